@@ -1,0 +1,73 @@
+"""What an operator is given beside its rows: models, seeded randomness, counters, a scratch folder."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry import Metric, StoredFile
+
+if TYPE_CHECKING:
+    from engine.llm.client import ChatModel
+    from engine.pulse import Pulse
+
+
+class Reject(Exception):  # noqa: N818  (it is an outcome, not an error of the program)
+    """Raised by an operator for a row that it cannot use; the row goes to the step's rejects with the reason."""
+
+
+@dataclass
+class Tally:
+    """Numbers that operators report, added up over a partition."""
+
+    counts: dict[tuple[str, str], float] = field(default_factory=dict)
+    values: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def metrics(self) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
+        """(counters, to be added up over partitions; values, which stand as they are)."""
+        counts = (Metric(metric=metric, slice=part, value=value) for (metric, part), value in sorted(self.counts.items()))
+        values = (Metric(metric=metric, slice=part, value=value) for (metric, part), value in self.values.items())
+        return tuple(counts), tuple(values)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The operator's view of the engine.
+
+    Attributes:
+        models: the models by role; `await ctx.models["teacher"].chat("...")`.
+        random: a generator seeded by the pipeline's seed, the operator and the row's content, so that the order of
+            rows and the number of workers do not matter.
+        log: a logger for the people who run the pipeline.
+        scratch: an empty folder that is removed afterwards.
+        seed: the number `random` was seeded with, for libraries that have generators of their own.
+    """
+
+    models: Mapping[str, ChatModel]
+    random: random.Random
+    log: logging.Logger
+    scratch: Path
+    seed: int
+    _tally: Tally
+    _keep: Callable[[Path], list[StoredFile]]
+    _pulse: Pulse
+
+    def count(self, metric: str, slice: str = "", by: float = 1) -> None:
+        """Add to a counter; counters are summed over all rows and stand in the view `metrics`."""
+        self._tally.counts[metric, slice] = self._tally.counts.get((metric, slice), 0) + by
+
+    def report(self, metric: str, value: float, slice: str = "") -> None:
+        """Record a measured number in the view `metrics`, for instance `ctx.report("loss", 0.7, "step 10")`."""
+        self._tally.values[metric, slice] = float(value)
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Tell the user how far a long operator on whole inputs is, such as a training loop at step `done` of `total`."""
+        self._pulse.show(done, total, note)
+
+    def keep(self, folder: Path) -> list[StoredFile]:
+        """Store a folder's files in the registry, to be named in an artifact's `files`."""
+        return self._keep(folder)

@@ -1,0 +1,144 @@
+"""What a worker is told (a job and a partition) and what it answers (a receipt). Plain data that travels between nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from engine.llm.weights import Weights
+from engine.spec import ModelSpec
+from registry import DataObject, Metric, SideObject
+from registry.store import CorruptError, ObjectStore, read_checked_json, write_checked_json
+
+
+class Travelling(BaseModel):
+    """Frozen data sent to workers and stored in receipts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputPart(Travelling):
+    """One version that an input is made of; `number` is its place among all the step's inputs."""
+
+    number: int
+    data: tuple[DataObject, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(part.rows for part in self.data)
+
+
+class ModelBinding(Travelling):
+    """A model in a role, as a worker needs it; `spent_usd` is what the run has spent on it so far."""
+
+    name: str
+    spec: ModelSpec
+    weights: Weights | None
+    identity: str
+    spent_usd: float = 0.0
+
+
+class Job(Travelling):
+    """All that the partitions of one step share."""
+
+    registry: Path
+    run_id: str
+    pipeline: str
+    step: str
+    step_key: str
+    operator: str
+    params: dict[str, Any]
+    inputs: dict[str, tuple[InputPart, ...]]
+    models: dict[str, ModelBinding]
+    seed: int
+    workers: int
+
+
+class Partition(Travelling):
+    """Rows [start, stop) of the input that comes row by row; of a whole-input operator, all of it."""
+
+    start: int
+    stop: int
+
+
+class Usage(Travelling):
+    """What a partition's model calls came to; reused answers are counted and cost nothing."""
+
+    calls: int = 0
+    calls_reused: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class OutputPart(Travelling):
+    """One output of one partition: its object (None: no rows), and its side objects with partition-local row numbers."""
+
+    data: DataObject | None = None
+    lineage: SideObject | None = None
+    calls: SideObject | None = None
+
+
+class Receipt(Travelling):
+    """A finished partition. Every input row led to an output, was filtered, or was rejected."""
+
+    partition: Partition
+    outputs: dict[str, OutputPart]
+    rejects: SideObject | None = None
+    attachments: tuple[DataObject, ...] = ()
+    led: int
+    filtered: int
+    rejected: int
+    opaque: bool = False
+    counts: tuple[Metric, ...] = ()
+    values: tuple[Metric, ...] = ()
+    usage: Usage = Usage()
+    spent: dict[str, float] = {}
+
+
+class Failure(Travelling):
+    """Why a partition did not finish; `kind` says whether it is the endpoint, the budget or the operator."""
+
+    partition: Partition
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+def receipt_path(receipts: Path, step_key: str, partition: Partition) -> Path:
+    """Where the receipt of a partition lies."""
+    return receipts / step_key / f"{partition.start}-{partition.stop}.json"
+
+
+def write_receipt(receipts: Path, step_key: str, receipt: Receipt) -> None:
+    """Note durably that a partition is finished; its objects are durable before."""
+    write_checked_json(receipt_path(receipts, step_key, receipt.partition), receipt.model_dump(mode="json"))
+
+
+def read_receipt(receipts: Path, store: ObjectStore, step_key: str, partition: Partition) -> Receipt | None:
+    """The receipt of a finished partition; None when it is absent or damaged or an object is gone: it runs again."""
+    try:
+        receipt = Receipt.model_validate(read_checked_json(receipt_path(receipts, step_key, partition)))
+    except (FileNotFoundError, CorruptError):
+        return None
+    needed = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls) if part]
+    needed += [*receipt.attachments, *([receipt.rejects] if receipt.rejects else [])]
+    return receipt if all(store.has(part.sha256, part.bytes) for part in needed) else None
+
+
+def partitions(rows: int, shape: str, calls_models: bool) -> list[Partition]:
+    """Split a step's rows. The split depends on nothing but these, so that an interrupted run finds its receipts.
+
+    Small partitions lose little when a worker dies; there are never many more than 500 of them.
+    """
+    if shape == "whole":
+        return [Partition(start=0, stop=rows)]
+    size = max(16, -(-rows // 512)) if calls_models else max(1024, -(-rows // 512))
+    return [Partition(start=start, stop=min(rows, start + size)) for start in range(0, rows, size)]
+

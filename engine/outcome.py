@@ -1,0 +1,104 @@
+"""From receipts to versions: puts a step's finished partitions together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.check import Pipeline, Step
+from engine.job import Receipt
+from engine.keys import code_of
+from engine.plan import Input, StepPlan, store_document
+from registry import DataObject, Draft, Metric, ObjectStore, Registry, SideObject, VersionRef, side
+from registry.content import content_id
+from registry.record import Artifact, fields_of
+
+
+def drafts(
+    pipeline: Pipeline,
+    step: Step,
+    plan: StepPlan,
+    inputs: Mapping[str, tuple[Input, ...]],
+    receipts: Sequence[Receipt],
+    registry: Registry,
+) -> list[Draft]:
+    """One draft for each output of a finished step; rows stand in the order of the input rows they came from."""
+    store = registry.store
+    ordered = sorted(receipts, key=lambda receipt: receipt.partition.start)
+    key_object = store_document(registry, plan.document or {}, code_of(step.operator.name).code)
+    refs = tuple(version.ref for versions in inputs.values() for version in versions)
+    models = tuple(ref for role in step.models if (ref := _model_ref(step, role, registry)))
+    made = []
+    for place, (output, record) in enumerate(step.operator.outputs.items()):
+        parts = [receipt.outputs[output] for receipt in ordered]
+        data = tuple(part.data for part in parts if part.data)
+        if not data:
+            stored = store.put_table(record.arrow_schema().empty_table())
+            data = (DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes),)
+        extra = _side_objects(store, ordered, output, rejects=place == 0)
+        identity = content_id(record.arrow_schema(), (store.read_table(each.sha256) for each in data))
+        attachments = tuple(each for receipt in ordered for each in receipt.attachments) if issubclass(record, Artifact) else ()
+        made.append(
+            Draft(
+                name=pipeline.output_name(step.name, output),
+                kind=record.kind,
+                type=record.type_name(),
+                fields=fields_of(record.arrow_schema()),
+                content_id=identity,
+                pipeline=pipeline.spec.name,
+                step=step.name,
+                op=step.operator.name,
+                output=output,
+                step_key=plan.key,
+                key_object=key_object,
+                inputs=refs,
+                models=models,
+                data=data,
+                side=extra,
+                attachments=attachments,
+                metrics=_metrics(ordered) if place == 0 else (),
+            )
+        )
+    return made
+
+
+def _side_objects(store: ObjectStore, receipts: Sequence[Receipt], output: str, *, rejects: bool) -> tuple[SideObject, ...]:
+    """A version's lineage as one object; its calls as they are, with the number of rows before them."""
+    extra, pieces, base = [], [], 0
+    for receipt in receipts:
+        part = receipt.outputs[output]
+        if part.lineage:
+            table = store.read_table(part.lineage.sha256)
+            shifted = pc.add(table["child_row"], pa.scalar(base, pa.int64()))
+            pieces.append(table.set_column(0, side.LINEAGE.field("child_row"), shifted))
+        if part.calls:
+            extra.append(part.calls.model_copy(update={"base": base}))
+        if rejects and receipt.rejects:
+            extra.append(receipt.rejects)
+        base += part.data.rows if part.data else 0
+    if pieces and not any(receipt.opaque for receipt in receipts):
+        edges = pa.concat_tables(pieces)
+        stored = store.put_table(edges, delta=("child_row", "parent_row"))
+        extra.insert(0, SideObject(kind="lineage", sha256=stored.sha256, rows=edges.num_rows, bytes=stored.bytes))
+    return tuple(extra)
+
+
+def _metrics(receipts: Sequence[Receipt]) -> tuple[Metric, ...]:
+    counts: dict[tuple[str, str], float] = {}
+    values: list[Metric] = []
+    for receipt in receipts:
+        for metric in receipt.counts:
+            counts[metric.metric, metric.slice] = counts.get((metric.metric, metric.slice), 0) + metric.value
+        values += receipt.values
+    added = (Metric(metric=name, slice=part, value=value) for (name, part), value in sorted(counts.items()))
+    return (*added, *values)
+
+
+def _model_ref(step: Step, role: str, registry: Registry) -> VersionRef | None:
+    weights = step.models[role].weights
+    if weights is None or weights.source != "registry":
+        return None
+    name, _, version = weights.location.rpartition("@")
+    return registry.manifest(name, int(version)).ref

@@ -1,0 +1,262 @@
+"""What a run would do: which sources must be read, which steps hit, resume or run, and what that may cost at most."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from engine import sources
+from engine.check import Pipeline, Source, Step
+from engine.job import partitions, read_receipt
+from engine.keys import changes, code_of, step_document, step_key
+from registry import DataObject, Draft, Manifest, Registry, VersionRef
+from registry.record import fields_of
+from registry.store import canonical_json
+
+_PACKING = 8
+"""Stored text is taken to be packed by at most this (zstd packs prose by about three)."""
+
+SOURCE = "source"
+"""The `op` under which external datasets stand in the registry."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A version that feeds a step, whether it is committed (has a number) or only read so far (number 0)."""
+
+    ref: VersionRef
+    data: tuple[DataObject, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(part.rows for part in self.data)
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """A source: `HIT` when its version is there, `READ` when it was read just now (and is not committed yet)."""
+
+    name: str
+    status: Literal["HIT", "READ"]
+    rows: int
+    input: Input
+    manifest: Manifest | None = None
+    draft: Draft | None = None
+    rejected: int = 0
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A step: `HIT`, `RUN`, `RESUME` (some partitions are done), or `WAIT` (its inputs are not made yet).
+
+    Calls and tokens are upper bounds for what is left to do; answers in the journal are not asked for again and make
+    the true number smaller.
+    """
+
+    name: str
+    op: str
+    status: Literal["HIT", "RUN", "RESUME", "WAIT"]
+    rows: int | None = None
+    done: int = 0
+    total: int = 0
+    key: str = ""
+    document: Mapping[str, Any] | None = None
+    manifests: tuple[Manifest, ...] = ()
+    calls: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    waits_for: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a whole pipeline."""
+
+    pipeline: str
+    sources: tuple[SourcePlan, ...]
+    steps: tuple[StepPlan, ...]
+
+
+def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False) -> Plan:
+    """Plan the selected steps and all they need; sources that are not versions yet are read and typed.
+
+    Raises:
+        PipelineError: a source has rows that do not fit.
+    """
+    chosen = needed(pipeline, select)
+    made: dict[tuple[str, str], Input] = {}
+    source_plans = [plan_source(pipeline, pipeline.sources[name], registry) for name in pipeline.sources if name in chosen]
+    for source in source_plans:
+        made[source.name, ""] = source.input
+    step_plans = []
+    for name, step in pipeline.steps.items():
+        if name not in chosen:
+            continue
+        waits = sorted({link.name for links in step.inputs.values() for link in links if _key(link) not in made and link.kind == "step"})
+        if waits:
+            plan = StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits))
+        else:
+            plan = plan_step(pipeline, step, resolve_inputs(step, made, registry), registry, force=name in force)
+        if why and plan.status in ("RUN", "RESUME"):
+            plan = replace(plan, why=tuple(explain(pipeline, step, plan, registry, forced=name in force)))
+        for manifest in plan.manifests:
+            made[name, manifest.output] = Input(manifest.ref, manifest.data)
+        step_plans.append(plan)
+    return Plan(pipeline.spec.name, tuple(source_plans), tuple(step_plans))
+
+
+def needed(pipeline: Pipeline, select: set[str]) -> set[str]:
+    """The selected steps (all, when none is named) with every dataset and step they need."""
+    if not select:
+        return {*pipeline.steps, *pipeline.sources}
+    found: set[str] = set()
+    waiting = list(select)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name in pipeline.steps:
+            waiting += pipeline.steps[name].needs
+    return found
+
+
+def _key(link: Any) -> tuple[str, str]:
+    return (link.name, link.output)
+
+
+def resolve_inputs(step: Step, made: Mapping[tuple[str, str], Input], registry: Registry) -> dict[str, tuple[Input, ...]]:
+    """The versions behind a step's references."""
+
+    def find(link: Any) -> Input:
+        if link.kind != "registry":
+            return made[_key(link)]
+        manifest = registry.manifest(link.name, link.version)
+        return Input(manifest.ref, manifest.data)
+
+    return {port: tuple(find(link) for link in links) for port, links in step.inputs.items()}
+
+
+def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> SourcePlan:
+    """Find a source's version, or read it."""
+    name = f"{pipeline.spec.name}/{source.name}"
+    beside, seed = pipeline.file.parent, pipeline.spec.seed
+    identity = sources.identity(source.spec, source.record, beside, seed)
+    if identity is not None and (found := _source_hit(name, identity, registry)):
+        return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
+    read = sources.ingest(source.name, source.spec, source.record, beside, seed, registry.store)
+    if identity is None:
+        identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
+        if found := _source_hit(name, identity, registry):
+            return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
+    document = {SOURCE: identity}
+    draft = Draft(
+        name=name,
+        kind=source.record.kind,
+        type=source.record.type_name(),
+        fields=fields_of(source.record.arrow_schema()),
+        content_id=read.content_id,
+        pipeline=pipeline.spec.name,
+        step=source.name,
+        op=SOURCE,
+        output="",
+        step_key=sources.source_key(identity),
+        key_object=store_document(registry, document),
+        data=read.data,
+        side=read.side,
+    )
+    made = Input(VersionRef(name=name, version=0, content_id=read.content_id), read.data)
+    return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
+
+
+def _source_hit(name: str, identity: Mapping[str, Any], registry: Registry) -> Manifest | None:
+    found = registry.find_step(sources.source_key(identity))
+    return next((manifest for manifest in found if manifest.name == name and registry.intact(manifest)), None)
+
+
+def plan_step(
+    pipeline: Pipeline, step: Step, inputs: Mapping[str, tuple[Input, ...]], registry: Registry, *, force: bool = False
+) -> StepPlan:
+    """Whether a step hits, resumes or runs over given inputs."""
+    refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
+    document = step_document(step, refs, pipeline.spec.seed)
+    key = step_key(document)
+    rows = streamed_rows(step, inputs)
+    names = {pipeline.output_name(step.name, output): output for output in step.operator.outputs}
+    found = {m.output: m for m in registry.find_step(key) if m.name in names and registry.intact(m)}
+    name, op = step.name, step.operator.name
+    if len(found) == len(names) and not force:
+        manifests = tuple(found[output] for output in step.operator.outputs)
+        return StepPlan(name, op, "HIT", rows=rows, key=key, document=document, manifests=manifests)
+    parts = partitions(rows, step.operator.shape, bool(step.operator.roles))
+    done = [] if force else [part for part in parts if read_receipt(registry.receipts, registry.store, key, part)]
+    left = rows - sum(part.stop - part.start for part in done)
+    calls, tokens, cost = _bounds(step, inputs, rows, left)
+    return StepPlan(
+        name,
+        op,
+        "RESUME" if done else "RUN",
+        rows=rows,
+        done=len(done),
+        total=len(parts),
+        key=key,
+        document=document,
+        calls=calls,
+        tokens=tokens,
+        cost_usd=cost,
+    )
+
+
+def streamed_rows(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
+    """Rows that a step is called for: those of its row-by-row input, or of all inputs together."""
+    ports = step.operator.inputs
+    counted = [name for name, port in ports.items() if not port.whole] or list(ports)
+    return sum(version.rows for name in counted for version in inputs.get(name, ()))
+
+
+def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left: int) -> tuple[int, int, float]:
+    """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
+
+    A prompt is bounded by the row's text and the operator's own texts, in bytes: a token has at least one.
+    """
+    calls = tokens = 0
+    cost = 0.0
+    stored = sum(data.bytes for versions in inputs.values() for version in versions for data in version.data)
+    row_bytes = _PACKING * stored // max(1, rows)
+    own = sum(len(text) for text in code_of(step.operator.name).code.values())
+    for role, per_row in step.operator.calls_per_row(step.params).items():
+        spec = step.models[role].spec
+        asked = per_row * left
+        tokens_in, tokens_out = asked * (row_bytes + own), asked * spec.max_tokens
+        calls += asked
+        tokens += tokens_in + tokens_out
+        cost += (tokens_in * spec.price.input + tokens_out * spec.price.output) / 1e6
+    return calls, tokens, cost
+
+
+def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:
+    """Why a step does not hit: what differs from its newest version."""
+    if forced:
+        return ["--force"]
+    if plan.status == "RESUME":
+        return [f"an earlier run finished {plan.done} of {plan.total} partitions"]
+    first = pipeline.output_name(step.name, next(iter(step.operator.outputs)))
+    newest = registry.newest(first)
+    if newest is None:
+        return ["it never ran"]
+    if newest.step_key == plan.key:
+        return ["an output is missing or its objects are gone"]
+    before = json.loads(registry.store.path(newest.key_object.sha256).read_bytes())
+    return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
+
+
+def store_document(registry: Registry, document: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> DataObject:
+    """Keep a key document (with the sources it hashes) as an object, for `plan --why` and for people."""
+    stored = registry.store.put_bytes(canonical_json({**document, "sources": dict(sources or {})}))
+    return DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes)
+

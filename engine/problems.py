@@ -1,0 +1,59 @@
+"""What is wrong with a pipeline, collected: every problem says what, where and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """A place in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where it stands, and (when known) what to do about it."""
+
+    message: str
+    position: Position | None = None
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.position}: " if self.position else ""
+        return f"{where}{self.message}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+class EngineError(Exception):
+    """An error meant for the user: its text says what, where and what to do; no traceback is needed."""
+
+
+class PipelineError(EngineError):
+    """A pipeline or its arguments are wrong; `problems` has all that was found."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda p: (p.position is None, p.position))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class StepError(EngineError):
+    """A step failed while it ran; what was finished is kept."""
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint for a misspelt word: the closest known one, else all known ones (when few), else `otherwise`."""
+    known = sorted(known)
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if otherwise:
+        return otherwise
+    return f"known here: {', '.join(known)}" if known and len(known) <= 20 else ""

@@ -1,0 +1,103 @@
+"""What a person sees while a pipeline runs: a live bar per step on a terminal, plain lines elsewhere. On stderr."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from engine.run import StepOutcome
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+def describe(outcome: StepOutcome) -> str:
+    """A finished step in one line."""
+    record = outcome.record
+    parts = [f"{record.rows_in} rows in, {record.rows_out} out"]
+    if record.rejected:
+        parts.append(f"{record.rejected} rejected")
+    if record.calls or record.calls_reused:
+        parts.append(f"{record.calls} calls" + (f" + {record.calls_reused} from the journal" if record.calls_reused else ""))
+    return f"{record.outcome}: " + ", ".join(parts) + f" ({record.seconds:.1f} s)"
+
+
+class PlainProgress:
+    """Lines for logs and pipes: a step's start, its progress every ten seconds, its end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = 0.0
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def message(self, text: str) -> None:
+        self._line(text)
+
+    def step_started(self, step: str, op: str, rows: int, done: int) -> None:
+        self._last = time.monotonic()
+        resumed = f", {done} of them done before" if done else ""
+        self._line(f"{step}: {op} on {rows} rows{resumed}")
+
+    def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
+        if time.monotonic() - self._last >= _LINE_EVERY_SECONDS:
+            self._last = time.monotonic()
+            self._line(f"{step}: {done}/{total} {note}".rstrip())
+
+    def step_finished(self, outcome: StepOutcome) -> None:
+        self._line(f"{outcome.record.step}: {describe(outcome)}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveProgress:
+    """A bar for each step that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/green]"),
+            TextColumn("[bold]{task.fields[step]}[/bold]"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[note]}", style="dim"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LiveProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def message(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def step_started(self, step: str, op: str, rows: int, done: int) -> None:
+        self._tasks[step] = self._progress.add_task(step, total=max(rows, 1), completed=done, step=step, note=f"{op} starting")
+
+    def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
+        self._progress.update(self._tasks[step], completed=done, total=max(total, 1), note=note)
+
+    def step_finished(self, outcome: StepOutcome) -> None:
+        record = outcome.record
+        task = self._tasks.get(record.step)
+        if task is None:
+            task = self._progress.add_task(record.step, total=max(record.rows_in, 1), step=record.step, note="")
+        rows = max(record.rows_in, 1)
+        failed = record.outcome == "failed"
+        self._progress.update(task, note=describe(outcome), total=rows, **({} if failed else {"completed": rows}))
+        self._progress.stop_task(task)
+
+
+def progress_on(console: Console) -> PlainProgress | LiveProgress:
+    """Bars on a terminal, lines elsewhere."""
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)

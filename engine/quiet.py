@@ -1,0 +1,20 @@
+"""Keeps libraries from talking over the engine's own output."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quiet_transformers() -> None:
+    """No progress bars, advice or warnings from transformers and the hub."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|torch|accelerate)(\..*)?")
+    for name in ("transformers", "accelerate", "trl", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)

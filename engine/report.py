@@ -1,0 +1,287 @@
+"""What commands print for people: tables and the summary of a run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from engine.operator import SINGLE, Operator
+from engine.plan import Plan, SourcePlan
+from engine.run import RunResult, StepOutcome
+from registry import Answer, Manifest
+from registry.record import fields_of
+
+CELL = 60
+
+
+def stdout_console() -> Console:
+    """Results; as wide as they need when nobody watches."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, soft_wrap=False)
+
+
+def stderr_console() -> Console:
+    """Progress and errors."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL) -> Table:
+    """A plain table; numbers to the right, long cells shortened to `cell` characters."""
+    rows = [list(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold" if cell is None else "ellipsis")
+    for row in rows:
+        table.add_row(*(cell_text(value, cell) for value in row))
+    return table
+
+
+def cell_text(value: Any, limit: int | None = CELL) -> str:
+    """A value on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+    elif isinstance(value, dt.datetime):
+        text = value.isoformat(sep=" ", timespec="seconds")
+    elif isinstance(value, list | dict):
+        text = json.dumps(plain(value), ensure_ascii=False)
+    else:
+        text = str(value)
+    text = text.replace("\r", "").replace("\n", "⏎")
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def as_json(value: Any) -> str:
+    """JSON for machines."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=2)
+
+
+def records(answer: Answer) -> list[dict[str, Any]]:
+    """A query's result as a list of objects."""
+    return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+
+
+# -- plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan_rows(plan: Plan) -> list[dict[str, Any]]:
+    """The plan as data."""
+    rows: list[dict[str, Any]] = [
+        {"step": source.name, "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
+        | {"ignored_fields": list(source.ignored)}
+        for source in plan.sources
+    ]
+    return rows + [
+        {"step": step.name, "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
+        | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
+        | {"waits_for": list(step.waits_for), "why": list(step.why)}
+        for step in plan.steps
+    ]
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The plan as a table, and its sums."""
+    rows = [[s.name, "source", s.status, s.rows, "", "", "", _source_note(s)] for s in plan.sources]
+    for step in plan.steps:
+        status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
+        cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
+        note = f"for {', '.join(step.waits_for)}" if step.waits_for else ""
+        shown_rows: Any = "?" if step.rows is None else step.rows
+        rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
+    console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
+    for step in plan.steps:
+        for reason in step.why:
+            console.print(f"{step.name}: {reason}", soft_wrap=True)
+    counts = {status: sum(step.status == status for step in plan.steps) for status in ("HIT", "RUN", "RESUME", "WAIT")}
+    if counts["HIT"] == len(plan.steps):
+        console.print("Nothing to do: every step is there already.")
+        return
+    console.print(
+        "HIT is there already, RUN is to be made, RESUME goes on where an earlier run stopped, WAIT depends on a step "
+        "that has not run. Calls, tokens and price are upper bounds; answers in the journal cost nothing.",
+        soft_wrap=True,
+    )
+
+
+def _source_note(source: SourcePlan) -> str:
+    notes = ["empty!"] if not source.rows else []
+    if source.rejected:
+        notes.append(f"{source.rejected} rows do not fit and are left out")
+    if source.ignored:
+        notes.append(f"fields left out: {', '.join(source.ignored)}")
+    return "; ".join(notes)
+
+
+# -- run ----------------------------------------------------------------------------------------------------------
+
+
+def run_document(result: RunResult) -> dict[str, Any]:
+    """A run as data."""
+    return {
+        "run_id": result.run_id,
+        "pipeline": result.pipeline,
+        "state": result.state,
+        "error": result.error,
+        "seconds": round(result.seconds, 3),
+        "sources": [{"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected} for s in result.sources],
+        "steps": [
+            {**outcome.record.model_dump(), "outputs": {str(m.ref): m.rows for m in outcome.outputs}}
+            | {"reject_reasons": dict(outcome.reasons)}
+            for outcome in result.steps
+        ],
+    }
+
+
+def print_run(result: RunResult, registry: str, console: Console) -> None:
+    """The summary of a run: what ran, what survived and why the rest did not, where it is, what to try next."""
+    console.print()
+    verb = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted"}[result.state]
+    console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
+    console.print()
+    rows = [[source.name, "source", _source_outcome(source), "", source.rows, _source_note(source)] for source in result.sources]
+    rows += [_step_row(outcome) for outcome in result.steps]
+    console.print(grid(["step", "op", "outcome", "rows in", "rows out", "what became of the rows"], rows, cell=None))
+    calls, reused = (sum(getattr(o.record, name) for o in result.steps) for name in ("calls", "calls_reused"))
+    if calls or reused:
+        tokens = sum(o.record.tokens_in + o.record.tokens_out for o in result.steps)
+        cost = sum(o.record.cost_usd for o in result.steps)
+        paid = f", ${cost:.4f}" if cost else ""
+        console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} answered from the journal.")
+    if result.error:
+        console.print(f"\n{result.error}", soft_wrap=True)
+        console.print("Finished work is kept: run the same command again to go on from here.")
+        return
+    console.print(f"\nEverything is in {registry}; the newest versions are:")
+    outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
+    console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
+    if suggestions := _suggestions(outputs):
+        console.print("\nTry next:")
+        for line in suggestions:
+            console.print(f"  {line}", soft_wrap=True)
+
+
+def _source_outcome(source: SourcePlan) -> str:
+    return "unchanged" if source.status == "HIT" else "read"
+
+
+def _step_row(outcome: StepOutcome) -> list[Any]:
+    record = outcome.record
+    shown = {"hit": "unchanged", "ran": "ran", "resumed": "resumed", "failed": "FAILED"}[record.outcome]
+    return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(outcome)]
+
+
+def _fate(outcome: StepOutcome) -> str:
+    """Where a step's rows went, in words."""
+    record = outcome.record
+    parts = []
+    if len(outcome.outputs) > 1:
+        parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
+    if record.filtered:
+        parts.append(f"{record.filtered} filtered")
+    if record.rejected:
+        reasons = "; ".join(reason for reason, _ in outcome.reasons)
+        parts.append(f"{record.rejected} rejected ({reasons})")
+    counted: dict[str, list[str]] = {}
+    for metric in outcome.metrics:
+        if metric.slice and not metric.slice.startswith("step "):
+            counted.setdefault(metric.metric, []).append(f"{metric.value:g} {metric.slice}")
+    parts += [f"{metric}: {', '.join(values)}" for metric, values in counted.items()]
+    losses = [metric for metric in outcome.metrics if metric.metric == "loss"]
+    if losses:
+        parts.append(f"loss {losses[0].value:.3f} -> {losses[-1].value:.3f} in {len(losses)} steps")
+    return "; ".join(parts)
+
+
+def _suggestions(outputs: Sequence[Manifest]) -> list[str]:
+    """Three commands that show something of this run."""
+    datasets = [manifest for manifest in outputs if manifest.kind == "dataset" and manifest.rows]
+    if not datasets:
+        return ["engine ls", "engine runs", 'engine sql "select * from rejects"']
+    last = datasets[-1]
+    return [
+        f"engine head {last.name}",
+        f"engine sql \"from trace('{last.ref}', 0)\"",
+        'engine sql "select name, version, row, prompt, response from llm_calls limit 5"',
+    ]
+
+
+# -- operators ----------------------------------------------------------------------------------------------------
+
+
+def operator_document(operator: Operator) -> dict[str, Any]:
+    """An operator as data."""
+    return {
+        "name": operator.name,
+        "shape": operator.shape,
+        "inputs": {name: port.record.type_name() for name, port in operator.inputs.items()},
+        "outputs": {name: record.type_name() for name, record in operator.outputs.items()},
+        "models": list(operator.roles),
+        "parameters": operator.params.model_json_schema(),
+        "doc": operator.doc,
+    }
+
+
+def print_operator(operator: Operator, console: Console) -> None:
+    """An operator's page: what goes in and out, its parameters, its docstring."""
+    console.print(f"{operator.name}  (one {operator.shape} at a time)" if operator.shape != "whole" else f"{operator.name}  (whole inputs)")
+    console.print(f"\n{operator.doc}\n", soft_wrap=True)
+    for name, port in operator.inputs.items():
+        fields = ", ".join(f"{key}: {label}" for key, label in fields_of(port.record.arrow_schema()).items())
+        console.print(f"in   {name}: {port.record.type_name()} ({fields})", soft_wrap=True)
+    for name, record in operator.outputs.items():
+        shown = "" if name == SINGLE else f"{name}: "
+        console.print(f"out  {shown}{record.type_name()}", soft_wrap=True)
+    for role in operator.roles:
+        console.print(f"model {role}")
+    schema = operator.params.model_json_schema()
+    rows = []
+    for name, field in operator.params.model_fields.items():
+        default = "required" if field.is_required() else json.dumps(plain(_default(field.default)))
+        rows.append([name, _type_of(schema["properties"][name]), default])
+    if rows:
+        console.print()
+        console.print(grid(["parameter (with:)", "type", "default"], rows))
+
+
+def _default(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _type_of(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " | ".join(_type_of(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(str(value) for value in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
+    return " ".join([str(schema.get("type", "any")), *bounds])
+
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+

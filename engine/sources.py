@@ -1,0 +1,320 @@
+"""External inputs: rows of files, hubs and generators, typed at the door.
+
+What is decided for bad input:
+
+* a row that does not fit its type stops the run before anything is paid, all such rows named (the first 20 of them);
+  `on_error: skip` keeps them in the dataset's rejects instead;
+* a file that is not UTF-8 is reported with the row and the byte; a row may have up to MAX_ROW_BYTES;
+* fields that the type does not know are left out, and `engine plan` and the run's summary say which;
+* an empty file gives an empty dataset, with a warning: it may be right (a test set to compare with), and operators
+  that cannot work on nothing say so.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from engine.operators import catalogue
+from engine.problems import EngineError, PipelineError, Problem
+from engine.spec import DatasetSpec
+from registry import DataObject, ObjectStore, Record, SideObject, side
+from registry.content import content_id
+from registry.store import json_digest
+
+MAX_ROW_BYTES = 64 << 20
+CHUNK_ROWS = 8192
+CHUNK_BYTES = 64 << 20
+SHOWN_BAD_ROWS = 20
+FORMATS = ("jsonl", "json", "csv", "parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a source before it is typed: where it stands, its fields, or why it cannot be read."""
+
+    where: str
+    fields: dict[str, Any] | None = None
+    error: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A source's rows in the object store, not yet a version."""
+
+    data: tuple[DataObject, ...]
+    content_id: str
+    side: tuple[SideObject, ...]
+    rows: int
+    rejected: int
+    ignored: tuple[str, ...]
+
+
+def find_files(path: str, beside: Path) -> list[str]:
+    """The files that `path` means: an fsspec URL, or a file or glob where the user stands, else beside the pipeline."""
+    if "://" in path:
+        import fsspec
+
+        system, inner = fsspec.core.url_to_fs(path)
+        return [system.unstrip_protocol(found) for found in sorted(system.glob(inner))]
+    for folder in (Path(), beside):
+        found = sorted(glob.glob(str(folder / Path(path).expanduser()), recursive=True))
+        if files := [name for name in found if Path(name).is_file()]:
+            return files
+    return []
+
+
+def format_of(file: str) -> str | None:
+    """jsonl, json, csv or parquet by the file's name; None when it is something else."""
+    suffix = Path(file.removesuffix(".gz")).suffix.lstrip(".").lower()
+    suffix = {"ndjson": "jsonl", "pq": "parquet"}.get(suffix, suffix)
+    return suffix if suffix in FORMATS else None
+
+
+def identity(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -> dict[str, Any] | None:
+    """Everything that determines a source's rows, for its step key; None when only reading it can tell."""
+    origin: dict[str, Any]
+    if spec.path is not None:
+        origin = {"files": [_digest(file) for file in find_files(spec.path, beside)]}
+    elif spec.generator is not None:
+        name, _, task = spec.generator.partition("/")
+        generator = catalogue().generators[name]
+        origin = {"generator": name, "task": task, "settings": dict(spec.with_), "seed": seed, "identity": generator.identity()}
+    else:
+        return None  # a hub's data can change behind its name
+    # The type's JSON schema holds its fields, their constraints and defaults: all that decides which rows fit.
+    shape = record.model_json_schema()
+    return {"origin": origin, "type": shape, "rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error}
+
+
+def source_key(identity: dict[str, Any]) -> str:
+    """The step key of a source."""
+    return json_digest({"source": identity})
+
+
+def ingest(name: str, spec: DatasetSpec, record: type[Record], beside: Path, seed: int, store: ObjectStore) -> Ingested:
+    """Read and type a source's rows into the object store.
+
+    Raises:
+        PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.
+        EngineError: the source cannot be read.
+    """
+    writer = _ChunkWriter(record, store)
+    problems: list[Problem] = []
+    rejects: list[dict[str, Any]] = []
+    ignored: set[str] = set()
+    bad = 0
+    known = set(record.model_fields)
+    for number, row in enumerate(_limited(_rows(spec, beside, seed), spec.limit)):
+        error = row.error
+        if row.fields is not None:
+            fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
+            ignored |= fields.keys() - known
+            try:
+                writer.add(record.model_validate({key: fields[key] for key in fields.keys() & known}), row.size)
+                continue
+            except ValidationError as invalid:
+                error = "; ".join(_explain(item) for item in invalid.errors())
+        bad += 1
+        if spec.on_error == "skip":
+            rejects.append({"input": 0, "parent_row": number, "reason": f"{row.where}: {error}"})
+        elif len(problems) < SHOWN_BAD_ROWS:
+            problems.append(Problem(f"{row.where}: not a {record.type_name()}: {error}"))
+    if problems:
+        if bad > len(problems):
+            problems.append(Problem(f"... and {bad - len(problems)} more rows of {name!r}"))
+        hint = "correct the rows, map columns with `rename`, or keep going without them: `on_error: skip`"
+        raise PipelineError([*problems[:-1], Problem(problems[-1].message, hint=hint)])
+    data, identity = writer.finish()
+    extra = []
+    if rejects:
+        stored = store.put_table(pa.Table.from_pylist(rejects, schema=side.REJECTS))
+        extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(rejects)))
+    return Ingested(data, identity, tuple(extra), sum(part.rows for part in data), bad, tuple(sorted(ignored)))
+
+
+class _ChunkWriter:
+    """Collects records and stores them in objects of bounded size."""
+
+    def __init__(self, record: type[Record], store: ObjectStore) -> None:
+        self._record = record
+        self._store = store
+        self._rows: list[Record] = []
+        self._size = 0
+        self._data: list[DataObject] = []
+
+    def add(self, record: Record, size: int) -> None:
+        self._rows.append(record)
+        self._size += size
+        if len(self._rows) >= CHUNK_ROWS or self._size >= CHUNK_BYTES:
+            self._flush()
+
+    def finish(self) -> tuple[tuple[DataObject, ...], str]:
+        if self._rows or not self._data:
+            self._flush()
+        tables = (self._store.read_table(data.sha256) for data in self._data)
+        return tuple(self._data), content_id(self._record.arrow_schema(), tables)
+
+    def _flush(self) -> None:
+        stored = self._store.put_table(self._record.to_table(self._rows))
+        self._data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(self._rows)))
+        self._rows, self._size = [], 0
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    given = error.get("input")
+    shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
+    return f"{where}: {error['msg']}{shown}"
+
+
+def _limited(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
+    for number, row in enumerate(rows):
+        if limit is not None and number >= limit:
+            return
+        yield row
+
+
+def _rows(spec: DatasetSpec, beside: Path, seed: int) -> Iterator[Row]:
+    if spec.path is not None:
+        for file in find_files(spec.path, beside):
+            yield from _READERS[format_of(file) or "jsonl"](file)
+    elif spec.generator is not None:
+        name, _, task = spec.generator.partition("/")
+        generator = catalogue().generators[name]
+        for number, fields in enumerate(generator.function(task, spec.limit or 100, seed, spec.with_)):
+            yield Row(f"{spec.generator} row {number + 1}", fields)
+    elif spec.hf is not None:
+        yield from _hub_rows(spec.hf, spec.split)
+
+
+def _hub_rows(name: str, split: str) -> Iterator[Row]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub's client raises errors of a dozen unrelated classes
+        raise EngineError(f"cannot load {name!r} (split {split!r}) from the hub: {type(error).__name__}: {error}") from error
+    for number, fields in enumerate(loaded):
+        yield Row(f"{name}[{split}] row {number + 1}", fields)
+
+
+def _open(file: str) -> IO[bytes]:
+    if "://" in file:
+        import fsspec
+
+        opened: IO[bytes] = fsspec.open(file, "rb", compression="infer").open()
+        return opened
+    return gzip.open(file, "rb") if file.endswith(".gz") else open(file, "rb")
+
+
+def _json_lines(file: str) -> Iterator[Row]:
+    with _open(file) as lines:
+        number = 0
+        while line := lines.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            where = f"{file}:{number}"
+            if len(line) > MAX_ROW_BYTES:
+                yield Row(where, error=f"the row has more than {MAX_ROW_BYTES >> 20} MiB")
+                while line and not line.endswith(b"\n"):
+                    line = lines.readline(MAX_ROW_BYTES)
+                continue
+            if not line.strip():
+                continue
+            try:
+                yield _json_row(where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), len(line))
+            except UnicodeDecodeError as error:
+                yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
+            except (ValueError, RecursionError) as error:
+                yield Row(where, error=f"not JSON: {error}")
+
+
+def _json_row(where: str, value: Any, size: int) -> Row:
+    if not isinstance(value, dict):
+        return Row(where, error=f"a row is a JSON object, this is a {type(value).__name__}")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Row(where, error="it has half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return Row(where, value, size=size)
+
+
+def _json_array(file: str) -> Iterator[Row]:
+    with _open(file) as content:
+        raw = content.read()
+    try:
+        document = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise EngineError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
+    except ValueError as error:
+        raise EngineError(f"{file}: not JSON: {error}. (One object a line is JSON Lines: name the file .jsonl)") from error
+    # A list of rows, or a mapping from ids to rows.
+    rows = list(document.values()) if isinstance(document, dict) else document
+    if not isinstance(rows, list):
+        raise EngineError(f"{file}: a JSON file holds a list of objects, or a mapping from ids to objects")
+    for number, value in enumerate(rows):
+        yield _json_row(f"{file} row {number + 1}", value, len(raw) // max(1, len(rows)))
+
+
+def _csv(file: str) -> Iterator[Row]:
+    with _open(file) as content:
+        csv.field_size_limit(MAX_ROW_BYTES)
+        reader = csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""), restkey=None)
+        while True:
+            try:
+                fields = next(reader, None)
+            except UnicodeDecodeError as error:
+                raise EngineError(f"{file}: not UTF-8 after line {reader.line_num}; save the file as UTF-8") from error
+            except csv.Error as error:
+                raise EngineError(f"{file}:{reader.line_num}: not CSV: {error}") from error
+            if fields is None:
+                return
+            # An empty cell is no value: it becomes the field's default, or is reported as missing.
+            present = {key: value for key, value in fields.items() if key is not None and value not in ("", None)}
+            yield Row(f"{file}:{reader.line_num}", present, size=sum(map(len, present.values())))
+
+
+def _parquet(file: str) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    try:
+        with _open(file) as content, pq.ParquetFile(content) as parquet:
+            number = 0
+            for batch in parquet.iter_batches(batch_size=1024):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{file} row {number}", fields, size=batch.nbytes // max(1, batch.num_rows))
+    except (pa.ArrowException, OSError) as error:
+        raise EngineError(f"{file}: not a readable Parquet file: {error}") from error
+
+
+_READERS = {"jsonl": _json_lines, "json": _json_array, "csv": _csv, "parquet": _parquet}
+
+
+def _digest(file: str) -> list[str]:
+    with _open_raw(file) as content:
+        return [format_of(file) or "", hashlib.file_digest(content, "sha256").hexdigest()]
+
+
+def _open_raw(file: str) -> IO[bytes]:
+    if "://" in file:
+        import fsspec
+
+        opened: IO[bytes] = fsspec.open(file, "rb").open()
+        return opened
+    return open(file, "rb")

@@ -1,0 +1,298 @@
+"""The pipeline file as frozen pydantic models; what is wrong with it is said with file:line:column."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from engine.problems import PipelineError, Problem, did_you_mean
+from engine.yaml_source import Loc, YamlSource, load
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+"""Names of pipelines, datasets, steps and roles: lower case, because SQL does not tell cases apart."""
+
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+_PARAM = re.compile(r"\$\{params\.([^}]*)\}")
+
+
+class Spec(BaseModel):
+    """A part of the file: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, strict=False)
+
+
+class Limits(Spec):
+    """How hard an endpoint may be driven. Never part of a cache key.
+
+    Args:
+        concurrency: requests in flight, over all workers of a step.
+        requests_per_minute: started requests a minute.
+        tokens_per_minute: prompt and completion tokens a minute.
+    """
+
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+
+
+class Price(Spec):
+    """US dollars for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)] = 0.0
+    output: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ModelSpec(Spec):
+    """A model that operators call or train.
+
+    Args:
+        provider: `openai` (any compatible server) or `transformers` (in this process).
+        model: the server's model name; for `transformers` a Hugging Face id, a folder, `smollm2-135m-instruct`
+            (embedded) or `registry:NAME@VERSION`.
+        base_url: the server, up to and including `/v1`.
+        api_key_env: the name of the environment variable that holds the key.
+        temperature, top_p, max_tokens, stop, seed: sampling; part of every cache key.
+        limits, price, budget_usd, timeout, retries, batch_size: how to call; never part of a cache key.
+            A run stops before `budget_usd` is exceeded. `timeout` is seconds for one request; `retries` counts further
+            tries after a passing failure. `batch_size` is for `transformers`: prompts generated together.
+    """
+
+    provider: Literal["openai", "transformers"]
+    model: Annotated[str, Field(min_length=1)]
+    base_url: str | None = None
+    api_key_env: EnvName | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    limits: Limits = Limits()
+    price: Price = Price()
+    budget_usd: Annotated[float, Field(gt=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    retries: Annotated[int, Field(ge=0, le=100)] = 6
+    batch_size: Annotated[int, Field(ge=1)] = 64
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go; for an in-process model, its provider."""
+        if self.provider == "openai":
+            return (self.base_url or "https://api.openai.com/v1").rstrip("/")
+        return self.provider
+
+    def sampling(self) -> dict[str, Any]:
+        """Every parameter that shapes an answer."""
+        return self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
+
+
+class DatasetSpec(Spec):
+    """An external input, typed at the door. Exactly one of path, hf, generator, registry says where it is.
+
+    Args:
+        type: the record type of its rows.
+        path: a file, a glob or an fsspec URL; jsonl, json, csv or parquet (also .gz).
+        hf: a Hugging Face Hub id; `split` names the split.
+        generator: `<generator>/<task>`; its settings stand under `with`.
+        registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest.
+        rename: {column in the source: field of the record}.
+        limit: the first so many rows.
+        on_error: `stop` at rows that do not fit the type, or `skip` them into the rejects.
+    """
+
+    type: str
+    path: str | None = None
+    hf: str | None = None
+    split: str = "train"
+    generator: str | None = None
+    registry: str | None = None
+    rename: dict[str, str] = {}
+    limit: Annotated[int, Field(ge=1)] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    with_: Annotated[dict[str, Any], Field(alias="with")] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DatasetSpec:
+        given = [name for name in ("path", "hf", "generator", "registry") if getattr(self, name) is not None]
+        if len(given) != 1:
+            have = " and ".join(given) or "none of them"
+            raise ValueError(f"give exactly one of path, hf, generator, registry (there is {have})")
+        if self.with_ and self.generator is None:
+            raise ValueError("'with' is for a generator's settings; this dataset has none")
+        return self
+
+
+class Resources(Spec):
+    """Ray's resources of one worker, and the number of workers. Never part of a cache key."""
+
+    num_cpus: Annotated[float, Field(ge=0)] | None = None
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    memory: Annotated[int, Field(gt=0)] | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
+
+
+Inputs = Any  # str | list[str] | dict[str, str | list[str]]: one message instead of one a union member
+
+
+def _inputs(value: Any) -> Inputs:
+    def reference(item: Any) -> bool:
+        return isinstance(item, str) or (isinstance(item, list) and bool(item) and all(isinstance(i, str) for i in item))
+
+    if reference(value) or (isinstance(value, dict) and value and all(reference(item) for item in value.values())):
+        return value
+    raise ValueError("give a reference, a list of them, or a mapping from input names to those")
+
+
+class StepSpec(Spec):
+    """One operator applied to references.
+
+    Args:
+        op: the operator's name.
+        in: a reference, a list of them (laid end to end), or a mapping from the operator's input names.
+        with: the operator's parameters.
+        models: which of the pipeline's models fills which role of the operator.
+        max_reject_ratio: the step fails when a larger share of its rows was rejected.
+    """
+
+    op: str
+    in_: Annotated[Inputs, BeforeValidator(_inputs), Field(alias="in")]
+    with_: Annotated[dict[str, Any], Field(alias="with")] = {}
+    models: dict[Name, Name] = {}
+    resources: Resources = Resources()
+    max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class PipelineSpec(Spec):
+    """A whole pipeline file."""
+
+    name: Name
+    params: dict[str, str | int | float | bool | None] = {}
+    seed: int = 0
+    models: dict[Name, ModelSpec] = {}
+    datasets: dict[Name, DatasetSpec] = {}
+    steps: Annotated[dict[Name, StepSpec], Field(min_length=1)]
+
+
+def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
+    """Load a pipeline with `--set` settings applied.
+
+    Returns the spec (None when it is too wrong to build one) and the source, whose `problems` has all that was found.
+    """
+    source = load(path)
+    params = _params(source, settings or [])
+    data = _fill(source, source.data, params, ())
+    while True:
+        try:
+            return PipelineSpec.model_validate(data), source
+        except ValidationError as error:
+            source.problems += [_problem(source, item) for item in error.errors()]
+            if not all([_prune(source, data, item) for item in error.errors()]):
+                return None, source
+
+
+def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
+    """Take what is wrong out of the data, so that the rest of the file can be checked in the same go.
+
+    Returns whether there is a rest. A model, dataset or step that cannot be understood without it goes as a whole; its
+    name is noted, so that references to it are not called wrong.
+    """
+    loc: Loc = tuple(error["loc"])
+    section = str(loc[0]) if loc else ""
+    if section not in _SECTIONS or len(loc) < 2:
+        if error["type"] != "extra_forbidden":
+            return False
+        del data[section]
+        return True
+    name, entries = str(loc[1]), data[section]
+    entry = entries.get(name) if isinstance(entries, dict) else None
+    optional = len(loc) > 2 and not any(
+        info.is_required() for key, info in _SECTIONS[section].model_fields.items() if loc[2] in (key, info.alias)
+    )
+    if isinstance(entry, dict) and optional and error["type"] != "missing":
+        place: Any = entry
+        if error["type"] == "extra_forbidden":
+            for part in loc[2:-1]:
+                place = place[part] if isinstance(place, dict) else {}
+            place.pop(loc[-1], None)
+        else:
+            entry.pop(loc[2], None)
+        return True
+    source.broken.add(name)
+    if isinstance(entries, dict):
+        entries.pop(name, None)
+        return bool(entries) or section != "steps"
+    return False
+
+
+def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
+    declared = source.data.get("params")
+    params = dict(declared) if isinstance(declared, dict) else {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise PipelineError([Problem(f"--set {setting}: write it as --set name=value")])
+        if name not in params:
+            hint = did_you_mean(name, params, "this pipeline has no params")
+            raise PipelineError([Problem(f"--set {setting}: the pipeline has no parameter {name!r}", hint=hint)])
+        try:
+            params[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise PipelineError([Problem(f"--set {setting}: not a YAML value")]) from error
+    return params
+
+
+def _fill(source: YamlSource, value: Any, params: dict[str, Any], loc: Loc) -> Any:
+    """Put parameters in place of `${params.NAME}`; a value that is nothing else keeps the parameter's type."""
+    if isinstance(value, dict):
+        if loc == ("params",):
+            return params
+        return {key: _fill(source, item, params, (*loc, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(source, item, params, (*loc, i)) for i, item in enumerate(value)]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    for name in _PARAM.findall(value):
+        if name not in params:
+            hint = did_you_mean(name, params, "declare it under params: at the top of the file")
+            source.problems.append(Problem(f"no parameter named {name!r}", source.position(loc), hint))
+            return value
+    whole = _PARAM.fullmatch(value)
+    if whole:
+        return params[whole[1]]
+    return _PARAM.sub(lambda match: str(params[match[1]]), value)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {"models": ModelSpec, "datasets": DatasetSpec, "steps": StepSpec}
+
+
+def _problem(source: YamlSource, error: Any) -> Problem:
+    loc: Loc = tuple(error["loc"])
+    kind, what = error["type"], ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        known = sorted(info.alias or name for name, info in _owner(loc).model_fields.items())
+        return Problem(f"unknown key {loc[-1]!r}", source.position(loc, key=True), did_you_mean(str(loc[-1]), known))
+    if kind == "missing":
+        return Problem(f"{what}: required, but not given", source.position(loc))
+    if kind == "string_pattern_mismatch" and loc[-1] == "[key]":
+        name = loc[-2]
+        place = source.position(loc[:-1], key=True)
+        return Problem(f"{name!r} is not a name", place, "use lower-case letters, digits, _ and -, a letter first")
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return Problem(f"{what}: {message}{shown}", source.position(loc))
+
+
+def _owner(loc: Loc) -> type[BaseModel]:
+    """The model whose key is at `loc`."""
+    owner: type[BaseModel] = PipelineSpec
+    if len(loc) >= 3 and loc[0] in _SECTIONS:
+        owner = _SECTIONS[str(loc[0])]
+        nested = {"limits": Limits, "price": Price, "resources": Resources}
+        if len(loc) > 3:
+            owner = nested.get(str(loc[2]), owner)
+    return owner

@@ -1,0 +1,123 @@
+"""YAML as plain data in which every key and value knows its place in the file.
+
+Loaded safely: only plain scalars, lists and mappings; duplicate keys are problems; the file's size, its depth and
+what aliases expand to are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.problems import PipelineError, Position, Problem
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 100_000
+MAX_DEPTH = 50
+
+Loc = tuple[str | int, ...]
+
+
+@dataclass
+class YamlSource:
+    """A loaded file: `data`, the positions of values and of keys by path, and what was wrong so far.
+
+    `broken` has the names of models, datasets and steps that could not be understood at all.
+    """
+
+    file: str
+    data: Any = None
+    values: dict[Loc, Position] = field(default_factory=dict)
+    keys: dict[Loc, Position] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+
+    def position(self, loc: Loc, *, key: bool = False) -> Position:
+        """Where the value (or the key) at `loc` stands; the nearest enclosing place when it is not in the file."""
+        while loc:
+            place = (self.keys.get(loc) if key else None) or self.values.get(loc)
+            if place:
+                return place
+            loc = loc[:-1]
+        return self.values.get((), Position(self.file, 1, 1))
+
+
+def load(path: Path, shown_as: str | None = None) -> YamlSource:
+    """Read a YAML mapping; raises PipelineError when it cannot be read at all, collects lesser problems."""
+    name = shown_as or str(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise PipelineError([Problem(f"cannot read {name}: {error.strerror}")]) from error
+    if len(raw) > MAX_BYTES:
+        raise PipelineError([Problem(f"{name} has {len(raw):,} bytes; a pipeline may have {MAX_BYTES:,}")])
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        place = Position(name, line, error.start - raw.rfind(b"\n", 0, error.start))
+        raise PipelineError([Problem("not UTF-8", place, "save the file as UTF-8")]) from error
+    source = YamlSource(name)
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise PipelineError([Problem("the file is empty", Position(name, 1, 1))])
+        builder = _Builder(source, loader)
+        source.data = builder.build(root, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Position(name, mark.line + 1, mark.column + 1) if mark else None
+        raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", place)]) from error
+    except yaml.YAMLError as error:
+        raise PipelineError([Problem(f"{name}: not valid YAML: {error}")]) from error
+    finally:
+        loader.dispose()
+    if not isinstance(source.data, dict):
+        raise PipelineError([Problem("a pipeline is a mapping with name, steps, ...", Position(name, 1, 1))])
+    return source
+
+
+class _Builder:
+    def __init__(self, source: YamlSource, loader: yaml.SafeLoader) -> None:
+        self.source = source
+        self.loader = loader
+        self.nodes = 0
+
+    def build(self, node: yaml.Node, loc: Loc) -> Any:
+        here = self.at(node)
+        self.nodes += 1
+        if self.nodes > MAX_NODES or len(loc) > MAX_DEPTH:
+            raise PipelineError([Problem("the YAML is too large or too deep (aliases count where they are used)", here)])
+        self.source.values[loc] = here
+        if isinstance(node, yaml.MappingNode):
+            return dict(self.pairs(node, loc))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*loc, i)) for i, item in enumerate(node.value)]
+        try:
+            return self.loader.construct_object(node)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
+    def pairs(self, node: yaml.MappingNode, loc: Loc) -> Iterator[tuple[str, Any]]:
+        seen: dict[str, Position] = {}
+        for key_node, value_node in node.value:
+            here = self.at(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.source.problems.append(Problem("a key must be a plain word", here))
+                continue
+            key = key_node.value
+            if key in seen:
+                message = f"duplicate key {key!r}; it was already given at line {seen[key].line}"
+                self.source.problems.append(Problem(message, here, "remove one of the two"))
+                continue
+            seen[key] = here
+            self.source.keys[(*loc, key)] = here
+            yield key, self.build(value_node, (*loc, key))
+
+    def at(self, node: yaml.Node) -> Position:
+        return Position(self.source.file, node.start_mark.line + 1, node.start_mark.column + 1)

@@ -1,0 +1,1 @@
+"""Operators on maths problems and their solutions."""

@@ -1,0 +1,73 @@
+"""Solve problems again with a detailed chain of thought, and keep what verifies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from pydantic import Field
+
+from engine.operator import Context, Reject, operator
+from engine.prompt import prompt_with, render
+from operators.math.verify import verify
+from operators.records import MathProblem, MathSolution
+
+
+@operator(
+    outputs={"solved": MathSolution, "unsolved": MathSolution},
+    models=["teacher"],
+    calls=lambda params: {"teacher": params.attempts},
+)
+async def regenerate_cot(
+    problem: MathProblem,
+    ctx: Context,
+    *,
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 1,
+    prompt: Annotated[str | None, prompt_with("question")] = None,
+) -> AsyncIterator[tuple[str, MathSolution]]:
+    """Solve a problem again with a detailed chain of thought.
+
+    The first sample whose final answer equals the gold answer goes to `solved`. When none does, the last complete
+    sample goes to `unsolved` with its verdict (reflection starts from it). A sample that max_tokens cut off is never
+    kept; a problem for which all samples were cut off is rejected.
+
+    Source: PersonaMath, stage 1 (arXiv 2410.01504); one attempt there.
+
+    Args:
+        attempts: samples per problem; the first correct one is kept.
+        prompt: a template with {{ question }} to use in place of the built-in one.
+    """
+    text = render(prompt or PROMPT, question=problem.question)
+    unsolved: MathSolution | None = None
+    for sample in range(attempts):
+        answer = await ctx.models["teacher"].chat(text, sample=sample)
+        if answer.truncated:
+            ctx.count("samples", "cut off")
+            continue
+        solution = answer.text.strip()
+        verdict, predicted = await verify(problem.answer, solution)
+        ctx.count("samples", verdict)
+        record = MathSolution(
+            question=problem.question,
+            answer=problem.answer,
+            solution=solution,
+            predicted=predicted,
+            verdict=verdict,
+            source=problem.source,
+            id=problem.id,
+        )
+        if verdict == "correct":
+            yield "solved", record
+            return
+        unsolved = record
+    if unsolved is None:
+        limit = ctx.models["teacher"].spec.max_tokens
+        raise Reject(f"the answer was cut off at max_tokens={limit}")
+    yield "unsolved", unsolved
+
+
+PROMPT = """\
+Solve the following problem. Think step by step: say what is given and what is asked, carry out each calculation on its \
+own line, and check the result. Then end with a line that has only the final answer in \\boxed{}.
+
+Problem: {{ question }}"""

@@ -1,0 +1,1 @@
+"""Generators: external datasets that a program makes."""

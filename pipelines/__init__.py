@@ -1,0 +1,1 @@
+"""The pipelines that come with the engine; `engine run quickstart` finds them by name."""

@@ -1,0 +1,68 @@
+"""Side objects of versions as tables that DuckDB scans: row lineage, model calls, rejects.
+
+Each object is a fragment of one Arrow dataset; the version it belongs to is its partition value, so a query for one
+version opens that version's files only. Every page's CRC is checked on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
+
+LINEAGE = pa.schema([("child_row", pa.int64()), ("input", pa.int16()), ("parent_row", pa.int64())])
+"""Row `child_row` came from row `parent_row` of the manifest's input number `input`."""
+
+CALLS = pa.schema(
+    [
+        ("local_row", pa.int64()),
+        ("call_id", pa.string()),
+        ("role", pa.string()),
+        ("model", pa.string()),
+        ("prompt", pa.large_string()),
+        ("response", pa.large_string()),
+        ("tokens_in", pa.int64()),
+        ("tokens_out", pa.int64()),
+        ("latency_ms", pa.float64()),
+        ("cost_usd", pa.float64()),
+    ]
+)
+"""A model call and a row that it helped to make (null: it led to no row). `prompt` is the messages as JSON."""
+
+REJECTS = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("reason", pa.large_string())])
+"""A row of input `input` that a step, or a source, did not accept."""
+
+
+class Fragment(NamedTuple):
+    """A Parquet file and the columns that are constant in it."""
+
+    path: Path
+    constants: dict[str, str | int]
+
+
+def scan(fragments: Iterable[Fragment], schema: pa.Schema) -> ds.Dataset | pa.Table:
+    """Files as one dataset of `schema` plus the constants of the fragments, read lazily."""
+    reader = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+    local = fs.LocalFileSystem()
+    parts = [reader.make_fragment(str(f.path), local, partition_expression=_equals(f.constants)) for f in fragments]
+    if not parts:
+        return schema.empty_table()
+    return ds.FileSystemDataset(parts, schema, reader, local)
+
+
+def _equals(constants: dict[str, str | int]) -> ds.Expression:
+    expression = ds.scalar(True)
+    for name, value in constants.items():
+        expression = expression & (ds.field(name) == value)
+    return expression
+
+
+def with_columns(schema: pa.Schema, extra: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    """`schema` with constant columns at its end."""
+    return pa.schema([*schema, *(pa.field(name, kind) for name, kind in extra)])

@@ -1,0 +1,42 @@
+-- The public views (documented in the README; stable). `internal` holds a snapshot of the catalog; the tables
+-- lineage_edges, call_edges and reject_edges are Arrow datasets over the versions' side objects.
+create view datasets as
+select name, kind, type, latest_version, rows, updated_at
+from (
+    select v.name, v.kind, v.type, r.version as latest_version, v.rows, coalesce(r.updated_at, v.created_at) as updated_at,
+        row_number() over (partition by v.name order by r.version is null, v.version desc) as place
+    from internal.versions v left join internal.refs r on r.name = v.name and r.version = v.version
+)
+where place = 1
+order by name;
+
+create view versions as
+select name, version, version_id, content_id, type, rows, bytes, run_id, step, created_at
+from internal.versions order by name, version;
+
+create view runs as
+select run_id, pipeline, state, started_at, ended_at, error from internal.runs order by started_at, run_id;
+
+create view step_runs as
+select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reused, tokens_in, tokens_out, cost_usd, seconds
+from internal.step_runs order by run_id, position;
+
+create view lineage as
+select distinct i.child, i.child_version, i.parent, i.parent_version, v.step, v.run_id
+from internal.inputs i join internal.versions v on v.name = i.child and v.version = i.child_version
+order by all;
+
+create view metrics as
+select name, version, metric, value, slice from internal.metrics;
+
+create view row_lineage as
+select e.child, e.child_version, e.child_row, i.parent, i.parent_version, e.parent_row
+from lineage_edges e join internal.inputs i
+    on i.child = e.child and i.child_version = e.child_version and i.position = e.input and i.role = 'data';
+
+create view llm_calls as
+select call_id, name, version, local_row + base as row, role, model, prompt, response, tokens_in, tokens_out, latency_ms, cost_usd
+from call_edges;
+
+create view rejects as
+select name, version, parent_row, reason from reject_edges;
