@@ -268,7 +268,9 @@ class _Checker:
             [port] = operator.inputs
             return {port: _listed(given, place)}
         for port in given.keys() - operator.inputs.keys():
-            self.problem(f"{operator.name} has no input {port!r}", (*place, port), did_you_mean(port, operator.inputs), key=True)
+            self.problem(
+                f"{operator.name} has no input {port!r}", (*place, port), did_you_mean(port, operator.inputs), key=True
+            )
         for port in operator.inputs.keys() - given.keys():
             record = operator.inputs[port].record.type_name()
             self.problem(f"{operator.name} needs the input {port!r} ({record})", place)
@@ -347,7 +349,9 @@ class _Checker:
             return list(TopologicalSorter(needs).static_order())
         except CycleError as error:
             cycle = list(reversed(error.args[1]))
-            self.problem(f"the steps form a cycle: {' -> '.join(cycle)}", ("steps", cycle[0], "in"), "remove one of the references")
+            self.problem(
+                f"the steps form a cycle: {' -> '.join(cycle)}", ("steps", cycle[0], "in"), "remove one of the references"
+            )
             return list(steps)
 
 

@@ -26,7 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PipelineArg = Annotated[str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes along.")]
+PipelineArg = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes along.")
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the file's params.")]
 SelectOption = Annotated[list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and what it needs.")]
 ForceOption = Annotated[list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step though it hits.")]
@@ -69,7 +71,8 @@ def main() -> NoReturn:
 @app.callback()
 def _options(
     registry: Annotated[
-        Path | None, typer.Option("--registry", metavar="DIR", help="The registry's folder (or ENGINE_REGISTRY).", show_default=".engine")
+        Path | None,
+        typer.Option("--registry", metavar="DIR", help="The registry's folder (or ENGINE_REGISTRY).", show_default=".engine"),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -293,7 +296,12 @@ def _reading() -> Any:
     registry = _registry()
     if not registry.exists:
         raise PipelineError(
-            [Problem(f"there is no registry at {_Settings.registry}", hint="run a pipeline first, or name another: engine --registry DIR ...")]
+            [
+                Problem(
+                    f"there is no registry at {_Settings.registry}",
+                    hint="run a pipeline first, or name another: engine --registry DIR ...",
+                )
+            ]
         )
     return registry
 
@@ -385,7 +393,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, EngineError | CorruptError | LockedError):
         _say(f"error: {error}")
         return 1
-    _say(f"error: {type(error).__name__}: {error}\n(this is a bug in the engine or an operator; `engine --debug ...` shows where)")
+    _say(f"error: {type(error).__name__}: {error}")
+    _say("(this is a bug in the engine or an operator; `engine --debug ...` shows where)")
     return 1
 
 

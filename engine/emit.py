@@ -101,7 +101,9 @@ class OutputWriter:
             stored = self._store.put_table(self._operator.outputs[name].to_table(rows))
             data = DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes)
         if edges := self._lineage[name]:
-            columns = [pa.array(column, kind) for column, kind in zip(zip(*edges, strict=True), side.LINEAGE.types, strict=True)]
+            columns = [
+                pa.array(column, kind) for column, kind in zip(zip(*edges, strict=True), side.LINEAGE.types, strict=True)
+            ]
             table = pa.Table.from_arrays(columns, schema=side.LINEAGE)
             lineage = self._side("lineage", table, delta=("child_row", "parent_row"))
         if made := self._calls[name]:

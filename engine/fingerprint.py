@@ -257,8 +257,8 @@ class _Walker:
             return f"{type(value).__qualname__}:{value.model_dump_json()}"
         if is_dataclass(value) and not isinstance(value, type):
             self.cls(type(value))
-            parts = (f"{f.name}={self.canonical(getattr(value, f.name), name)}" for f in fields(value))
-            return f"{type(value).__qualname__}({','.join(parts)})"
+            named = (f"{f.name}={self.canonical(getattr(value, f.name), name)}" for f in fields(value))
+            return f"{type(value).__qualname__}({','.join(named)})"
         if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType | functools.partial | types.MethodType):
             self.value(value, name)
             return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(type(value)))}"

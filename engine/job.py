@@ -141,4 +141,3 @@ def partitions(rows: int, shape: str, calls_models: bool) -> list[Partition]:
         return [Partition(start=0, stop=rows)]
     size = max(16, -(-rows // 512)) if calls_models else max(1024, -(-rows // 512))
     return [Partition(start=start, stop=min(rows, start + size)) for start in range(0, rows, size)]
-

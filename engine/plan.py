@@ -97,7 +97,9 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
     for name, step in pipeline.steps.items():
         if name not in chosen:
             continue
-        waits = sorted({link.name for links in step.inputs.values() for link in links if _key(link) not in made and link.kind == "step"})
+        waits = sorted(
+            {link.name for links in step.inputs.values() for link in links if _key(link) not in made and link.kind == "step"}
+        )
         if waits:
             plan = StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits))
         else:
@@ -259,4 +261,3 @@ def store_document(registry: Registry, document: Mapping[str, Any], sources: Map
     """Keep a key document (with the sources it hashes) as an object, for `plan --why` and for people."""
     stored = registry.store.put_bytes(canonical_json({**document, "sources": dict(sources or {})}))
     return DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes)
-

@@ -94,7 +94,7 @@ class LiveProgress:
             task = self._progress.add_task(record.step, total=max(record.rows_in, 1), step=record.step, note="")
         rows = max(record.rows_in, 1)
         failed = record.outcome == "failed"
-        self._progress.update(task, note=describe(outcome), total=rows, **({} if failed else {"completed": rows}))
+        self._progress.update(task, note=describe(outcome), total=rows, completed=None if failed else rows)
         self._progress.stop_task(task)
 
 

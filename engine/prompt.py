@@ -14,7 +14,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoesca
 
 def render(template: str, **variables: Any) -> str:
     """Fill a template such as `Problem: {{ question }}`; an unknown variable is an error."""
-    return _compiled(template).render(**variables)
+    return str(_compiled(template).render(**variables))
 
 
 def prompt_with(*variables: str) -> AfterValidator:

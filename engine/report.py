@@ -161,7 +161,9 @@ def print_run(result: RunResult, registry: str, console: Console) -> None:
     verb = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted"}[result.state]
     console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
     console.print()
-    rows = [[source.name, "source", _source_outcome(source), "", source.rows, _source_note(source)] for source in result.sources]
+    rows = [
+        [source.name, "source", _source_outcome(source), "", source.rows, _source_note(source)] for source in result.sources
+    ]
     rows += [_step_row(outcome) for outcome in result.steps]
     console.print(grid(["step", "op", "outcome", "rows in", "rows out", "what became of the rows"], rows, cell=None))
     calls, reused = (sum(getattr(o.record, name) for o in result.steps) for name in ("calls", "calls_reused"))
@@ -246,7 +248,11 @@ def operator_document(operator: Operator) -> dict[str, Any]:
 
 def print_operator(operator: Operator, console: Console) -> None:
     """An operator's page: what goes in and out, its parameters, its docstring."""
-    console.print(f"{operator.name}  (one {operator.shape} at a time)" if operator.shape != "whole" else f"{operator.name}  (whole inputs)")
+    console.print(
+        f"{operator.name}  (one {operator.shape} at a time)"
+        if operator.shape != "whole"
+        else f"{operator.name}  (whole inputs)"
+    )
     console.print(f"\n{operator.doc}\n", soft_wrap=True)
     for name, port in operator.inputs.items():
         fields = ", ".join(f"{key}: {label}" for key, label in fields_of(port.record.arrow_schema()).items())
@@ -284,4 +290,3 @@ def _type_of(schema: dict[str, Any]) -> str:
 
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-

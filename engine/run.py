@@ -329,4 +329,3 @@ class _Ticker:
                 rows = self._plan.rows or 0
                 done, total = (beat.done, beat.total) if beat.total else (min(rows, self._done + beat.done), rows)
                 self._observer.step_advanced(self._plan.name, done, total, beat.note)
-

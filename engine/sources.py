@@ -18,10 +18,10 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -99,9 +99,9 @@ def identity(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -
     return {"origin": origin, "type": shape, "rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error}
 
 
-def source_key(identity: dict[str, Any]) -> str:
+def source_key(identity: Mapping[str, Any]) -> str:
     """The step key of a source."""
-    return json_digest({"source": identity})
+    return json_digest({"source": dict(identity)})
 
 
 def ingest(name: str, spec: DatasetSpec, record: type[Record], beside: Path, seed: int, store: ObjectStore) -> Ingested:
@@ -220,7 +220,7 @@ def _open(file: str) -> IO[bytes]:
 
         opened: IO[bytes] = fsspec.open(file, "rb", compression="infer").open()
         return opened
-    return gzip.open(file, "rb") if file.endswith(".gz") else open(file, "rb")
+    return cast(IO[bytes], gzip.open(file, "rb")) if file.endswith(".gz") else open(file, "rb")
 
 
 def _json_lines(file: str) -> Iterator[Row]:
@@ -308,7 +308,7 @@ _READERS = {"jsonl": _json_lines, "json": _json_array, "csv": _csv, "parquet": _
 
 def _digest(file: str) -> list[str]:
     with _open_raw(file) as content:
-        return [format_of(file) or "", hashlib.file_digest(content, "sha256").hexdigest()]
+        return [format_of(file) or "", hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()]
 
 
 def _open_raw(file: str) -> IO[bytes]:

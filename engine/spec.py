@@ -190,7 +190,8 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
             return PipelineSpec.model_validate(data), source
         except ValidationError as error:
             source.problems += [_problem(source, item) for item in error.errors()]
-            if not all([_prune(source, data, item) for item in error.errors()]):
+            left = [_prune(source, data, item) for item in error.errors()]
+            if not all(left):
                 return None, source
 
 
@@ -267,6 +268,7 @@ def _fill(source: YamlSource, value: Any, params: dict[str, Any], loc: Loc) -> A
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {"models": ModelSpec, "datasets": DatasetSpec, "steps": StepSpec}
+_NESTED: dict[str, type[BaseModel]] = {"limits": Limits, "price": Price, "resources": Resources}
 
 
 def _problem(source: YamlSource, error: Any) -> Problem:
@@ -292,7 +294,6 @@ def _owner(loc: Loc) -> type[BaseModel]:
     owner: type[BaseModel] = PipelineSpec
     if len(loc) >= 3 and loc[0] in _SECTIONS:
         owner = _SECTIONS[str(loc[0])]
-        nested = {"limits": Limits, "price": Price, "resources": Resources}
         if len(loc) > 3:
-            owner = nested.get(str(loc[2]), owner)
+            owner = _NESTED.get(str(loc[2]), owner)
     return owner

@@ -128,7 +128,9 @@ class Worker:
             usage += self._usage(result.log, spent)
         return writer.receipt(part, led=led, filtered=filtered, rejected=rejected, usage=usage, spent=spent)
 
-    async def _row(self, stream: str, record: Record, number: int, whole: dict[str, Table[Any]], make_context: Any) -> RowResult:
+    async def _row(
+        self, stream: str, record: Record, number: int, whole: dict[str, Table[Any]], make_context: Any
+    ) -> RowResult:
         result = RowResult()
         current_log.set(result.log)
         # Seeded by content, not by place: moving a row, or adding one before it, changes no other row's draws.
@@ -217,7 +219,9 @@ class Worker:
         declared = outputs[output]
         if not isinstance(row, declared):
             given = type(row).__name__
-            raise OperatorError(f"operator {self.operator.name} yielded a {given} to {output!r}, which is {declared.type_name()}")
+            raise OperatorError(
+                f"operator {self.operator.name} yielded a {given} to {output!r}, which is {declared.type_name()}"
+            )
         try:
             return output, declared.model_validate(row.model_dump())
         except ValidationError as error:

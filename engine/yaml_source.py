@@ -39,9 +39,9 @@ class YamlSource:
     def position(self, loc: Loc, *, key: bool = False) -> Position:
         """Where the value (or the key) at `loc` stands; the nearest enclosing place when it is not in the file."""
         while loc:
-            place = (self.keys.get(loc) if key else None) or self.values.get(loc)
-            if place:
-                return place
+            found = self.keys.get(loc) if key and loc in self.keys else self.values.get(loc)
+            if found:
+                return found
             loc = loc[:-1]
         return self.values.get((), Position(self.file, 1, 1))
 

@@ -70,7 +70,8 @@ class Catalog:
     def commit(self, drafts: Sequence[Draft], run_id: str, step: StepRun | None) -> list[Manifest]:
         """Make a step's outputs visible, all at once. Drafts that are already versions keep their numbers."""
         with self._writing() as con:
-            committed, rows = [], defaultdict(list)
+            committed: list[Manifest] = []
+            rows: Rows = defaultdict(list)
             for draft in drafts:
                 path = self._manifests / f"{draft.version_id}.json"
                 if path.exists():

@@ -61,7 +61,9 @@ def _update(digest: hashlib._Hash, array: pa.Array | pa.ChunkedArray) -> None:
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         digest.update(_numbers(pc.list_value_length(array).cast(pa.int64())))
         _update(digest, array.flatten())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    elif (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    ):
         raw = array.cast(pa.large_binary()).fill_null(b"")
         digest.update(_numbers(pc.binary_length(raw)))
         offsets = np.frombuffer(raw.buffers()[1], dtype=np.int64)[raw.offset : raw.offset + len(raw) + 1]
@@ -77,4 +79,4 @@ def _update(digest: hashlib._Hash, array: pa.Array | pa.ChunkedArray) -> None:
 
 
 def _numbers(array: pa.Array) -> bytes:
-    return array.fill_null(0).to_numpy(zero_copy_only=False).tobytes()
+    return bytes(array.fill_null(0).to_numpy(zero_copy_only=False).tobytes())

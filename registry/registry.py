@@ -76,7 +76,7 @@ class Registry:
 
     def intact(self, manifest: Manifest) -> bool:
         """Whether all of a version's objects are there, in the size they were written with."""
-        parts = (*manifest.data, *manifest.side, *manifest.attachments, manifest.key_object)
+        parts: tuple[Any, ...] = (*manifest.data, *manifest.side, *manifest.attachments, manifest.key_object)
         return all(self.store.has(part.sha256, part.bytes) for part in parts)
 
     def _manifests(self, condition: str, values: list[Any]) -> list[Manifest]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-import pyarrow.dataset as ds
-from pyarrow import fs
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 LINEAGE = pa.schema([("child_row", pa.int64()), ("input", pa.int16()), ("parent_row", pa.int64())])
 """Row `child_row` came from row `parent_row` of the manifest's input number `input`."""
@@ -46,17 +47,21 @@ class Fragment(NamedTuple):
 
 def scan(fragments: Iterable[Fragment], schema: pa.Schema) -> ds.Dataset | pa.Table:
     """Files as one dataset of `schema` plus the constants of the fragments, read lazily."""
-    reader = ds.ParquetFileFormat(
-        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    )
+    fragments = list(fragments)
+    if not fragments:
+        return schema.empty_table()
+    import pyarrow.dataset as ds  # imports pandas, which costs more than all the rest of a command
+    from pyarrow import fs
+
+    reader = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
     local = fs.LocalFileSystem()
     parts = [reader.make_fragment(str(f.path), local, partition_expression=_equals(f.constants)) for f in fragments]
-    if not parts:
-        return schema.empty_table()
     return ds.FileSystemDataset(parts, schema, reader, local)
 
 
 def _equals(constants: dict[str, str | int]) -> ds.Expression:
+    import pyarrow.dataset as ds
+
     expression = ds.scalar(True)
     for name, value in constants.items():
         expression = expression & (ds.field(name) == value)

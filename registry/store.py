@@ -65,7 +65,7 @@ class ObjectStore:
     def put_table(self, table: pa.Table, *, delta: tuple[str, ...] = ()) -> Stored:
         """Store a table as Parquet with page checksums; `delta` names sorted integer columns to pack tightly."""
         sink = pa.BufferOutputStream()
-        encodings = {name: "DELTA_BINARY_PACKED" for name in delta} or None
+        encodings = dict.fromkeys(delta, "DELTA_BINARY_PACKED") or None
         plain = [name for name in table.schema.names if name not in delta]
         pq.write_table(
             table,

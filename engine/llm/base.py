@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,12 +110,12 @@ class Provider(Protocol):
         ...
 
 
-def as_messages(prompt: str | Sequence[Any]) -> tuple[dict[str, str], ...]:
+def as_messages(prompt: str | Iterable[Any]) -> tuple[dict[str, str], ...]:
     """A text (one user message) or a list of messages (records or dicts with role and content)."""
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
     messages = []
     for message in prompt:
-        fields = message if isinstance(message, dict) else message.model_dump()
+        fields = message.model_dump() if isinstance(message, BaseModel) else message
         messages.append({"role": str(fields["role"]), "content": str(fields["content"])})
     return tuple(messages)

@@ -142,7 +142,9 @@ class TransformersProvider:
                 answers += self._generate([request])
             else:
                 answers.append(
-                    RequestError(f"the prompt has {int(count)} tokens; with max_tokens that is {needed}, the model takes {room}")
+                    RequestError(
+                        f"the prompt has {int(count)} tokens; with max_tokens that is {needed}, the model takes {room}"
+                    )
                 )
         return answers
 

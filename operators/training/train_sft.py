@@ -197,5 +197,3 @@ def _tidy_adapter(folder: Path, base_model: str) -> None:
     if isinstance(config.get("target_modules"), list):
         config["target_modules"] = sorted(config["target_modules"])
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
