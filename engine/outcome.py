@@ -43,7 +43,7 @@ def drafts(
         made.append(
             Draft(
                 name=pipeline.output_name(step.name, output),
-                kind=record.kind,
+                kind=record.registry_kind,
                 type=record.type_name(),
                 fields=fields_of(record.arrow_schema()),
                 content_id=identity,

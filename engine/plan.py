@@ -159,7 +159,7 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     document = {SOURCE: identity}
     draft = Draft(
         name=name,
-        kind=source.record.kind,
+        kind=source.record.registry_kind,
         type=source.record.type_name(),
         fields=fields_of(source.record.arrow_schema()),
         content_id=read.content_id,

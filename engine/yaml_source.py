@@ -39,9 +39,9 @@ class YamlSource:
     def position(self, loc: Loc, *, key: bool = False) -> Position:
         """Where the value (or the key) at `loc` stands; the nearest enclosing place when it is not in the file."""
         while loc:
-            found = self.keys.get(loc) if key and loc in self.keys else self.values.get(loc)
-            if found:
-                return found
+            places = self.keys if key and loc in self.keys else self.values
+            if loc in places:
+                return places[loc]
             loc = loc[:-1]
         return self.values.get((), Position(self.file, 1, 1))
 
@@ -71,8 +71,8 @@ def load(path: Path, shown_as: str | None = None) -> YamlSource:
         source.data = builder.build(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Position(name, mark.line + 1, mark.column + 1) if mark else None
-        raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", place)]) from error
+        where = Position(name, mark.line + 1, mark.column + 1) if mark else None
+        raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", where)]) from error
     except yaml.YAMLError as error:
         raise PipelineError([Problem(f"{name}: not valid YAML: {error}")]) from error
     finally:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 Convert = Callable[[Any], Any] | None
 
+_RESERVED = ("row", "_row")
 _SCALARS: dict[type, pa.DataType] = {
     str: pa.large_string(),
     int: pa.int64(),
@@ -44,7 +45,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    kind: ClassVar[str] = "dataset"
+    registry_kind: ClassVar[str] = "dataset"
     """What a version of such rows is called in the registry: `dataset`, `model` or `calibration`."""
 
     @classmethod
@@ -100,7 +101,7 @@ class Model(Artifact):
         config: the resolved training settings, as JSON.
     """
 
-    kind: ClassVar[str] = "model"
+    registry_kind: ClassVar[str] = "model"
 
     base_model: str
     format: typing.Literal["adapter", "full"]
@@ -128,6 +129,8 @@ class _Layout(typing.NamedTuple):
 def _layout(cls: type[BaseModel]) -> _Layout:
     fields, encoders, decoders = [], {}, {}
     for name, info in cls.model_fields.items():
+        if name in _RESERVED:
+            raise UnsupportedTypeError(f"{cls.__name__}.{name}: this name is reserved for the row's number; call it otherwise")
         arrow, nullable, encode, decode = _column(info.annotation, f"{cls.__name__}.{name}")
         fields.append(pa.field(name, arrow, nullable=nullable))
         if encode:

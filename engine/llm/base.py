@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,12 +110,9 @@ class Provider(Protocol):
         ...
 
 
-def as_messages(prompt: str | Iterable[Any]) -> tuple[dict[str, str], ...]:
+def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[dict[str, str], ...]:
     """A text (one user message) or a list of messages (records or dicts with role and content)."""
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
-    messages = []
-    for message in prompt:
-        fields = message.model_dump() if isinstance(message, BaseModel) else message
-        messages.append({"role": str(fields["role"]), "content": str(fields["content"])})
-    return tuple(messages)
+    turns = [turn.model_dump() if isinstance(turn, BaseModel) else dict(turn) for turn in prompt]
+    return tuple({"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns)

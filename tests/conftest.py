@@ -1,0 +1,84 @@
+"""Shared by all tests: a real chat server, a tiny real model, folders of their own, Ray started once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from registry import Registry
+from tests.chat_server import ChatServer
+
+# No test may reach out: no hub, no telemetry.
+os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that the test stands in."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ENGINE_REGISTRY", "ENGINE_RAY_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def registry(workdir: Path) -> Registry:
+    """The registry where the test stands."""
+    return Registry(workdir / ".engine")
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ChatServer]:
+    """An OpenAI-compatible server on loopback that counts its requests."""
+    with ChatServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray, once for all tests that run pipelines in this process."""
+    import ray
+
+    from engine.execute import Cluster
+
+    cluster = Cluster()
+    cluster.start()
+    yield
+    cluster.stop()
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real Llama of about 100,000 random weights, a tokenizer and a chat template."""
+    from tests.tiny_model import build
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    build(folder)
+    return folder
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def engine(workdir: Path) -> Cli:
+    """Runs the `engine` command in a process of its own, in the test's folder."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "engine.cli", *arguments],
+            cwd=workdir,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,226 @@
+"""Commits are visible whole or not at all, survive dying processes, and can be made again from the files."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from registry import (
+    DataObject,
+    Draft,
+    LockedError,
+    Manifest,
+    Metric,
+    Record,
+    Registry,
+    SideObject,
+    StepRun,
+    VersionRef,
+    catalog,
+    side,
+)
+from registry.record import fields_of
+
+VIEWS = ("datasets", "versions", "runs", "step_runs", "lineage", "row_lineage", "llm_calls", "rejects", "metrics")
+
+
+class Word(Record):
+    word: str
+
+
+def draft(
+    registry: Registry, name: str, words: Sequence[str], key: str, inputs: Sequence[VersionRef] = (), edges: str = ""
+) -> Draft:
+    """A version of words; `edges` gives each row's parent row in the first input, as digits."""
+    stored = registry.store.put_table(Word.to_table([Word(word=word) for word in words]))
+    data = DataObject(sha256=stored.sha256, rows=len(words), bytes=stored.bytes)
+    extra = []
+    if edges:
+        columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": [int(digit) for digit in edges]}
+        lineage = registry.store.put_table(pa.table(columns, schema=side.LINEAGE))
+        extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
+    return Draft(
+        name=name,
+        kind="dataset",
+        type="Word",
+        fields=fields_of(Word.arrow_schema()),
+        content_id=f"content of {words}",
+        pipeline="p",
+        step=name.partition("/")[2],
+        op="test",
+        output="out",
+        step_key=key,
+        key_object=data,
+        inputs=tuple(inputs),
+        data=(data,),
+        side=tuple(extra),
+        metrics=(Metric(metric="words", value=len(words)),),
+    )
+
+
+def commit(registry: Registry, *drafts: Draft) -> list[Manifest]:
+    """One successful run of one step."""
+    run = registry.catalog.begin_run("p", {})
+    made = registry.catalog.commit(drafts, run, StepRun(step="s", op="test", outcome="ran"))
+    registry.catalog.end_run(run, "succeeded", refs={manifest.name: manifest.version for manifest in made})
+    return made
+
+
+def everything(registry: Registry) -> dict[str, list[tuple[object, ...]]]:
+    """The contents of all public views."""
+    with registry.session() as session:
+        return {view: sorted(session.ask(f"select * from {view}").rows, key=repr) for view in VIEWS}
+
+
+def three_generations(registry: Registry) -> list[VersionRef]:
+    [first] = commit(registry, draft(registry, "p/a", ["x", "y", "z"], "k1"))
+    [second] = commit(registry, draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20"))
+    [third] = commit(registry, draft(registry, "p/c", ["Z!", "Z?", "X!"], "k3", [second.ref], "001"))
+    return [first.ref, second.ref, third.ref]
+
+
+def test_versions_count_from_one_and_the_same_work_is_the_same_version(registry: Registry) -> None:
+    numbers = [
+        commit(registry, draft(registry, "p/a", words, key))[0].version for words, key in (("x", "1"), ("y", "2"), ("x", "1"))
+    ]
+    assert numbers == [1, 2, 1]
+    with registry.session() as session:
+        assert session.resolve("p/a") == ("p/a", 1)  # `latest` moved back with the last run
+        assert session.ask("select version, rows from versions").rows == [(1, 1), (2, 1)]
+
+
+def test_latest_moves_only_when_a_run_succeeds(registry: Registry) -> None:
+    run = registry.catalog.begin_run("p", {})
+    registry.catalog.commit([draft(registry, "p/a", "x", "1")], run, None)
+    registry.catalog.end_run(run, "failed", "boom")
+    with registry.session() as session:
+        assert session.ask("select latest_version from datasets").rows == [(None,)]
+        assert session.ask('select word from "p/a@1"').rows == [("x",)]
+        assert session.ask("select state, error from runs").rows == [("failed", "boom")]
+        with pytest.raises(ValueError, match="no latest version"):
+            session.resolve("p/a")
+
+
+def test_trace_walks_to_the_seed_rows_and_upstream_to_the_seed_versions(registry: Registry) -> None:
+    three_generations(registry)
+    with registry.session() as session:
+        assert [row[1:4] for row in session.ask("from trace('p/c@1', 1)").rows] == [("p/c", 1, 1), ("p/b", 1, 0), ("p/a", 1, 2)]
+        assert session.ask("from trace('p/c', 1)").rows == session.ask("from trace('p/c@1', 1)").rows
+        assert session.ask("from trace('p/c@1', 99)").rows == []
+        assert [row[:3] for row in session.ask("from upstream('p/c@1')").rows] == [(1, "p/b", 1), (2, "p/a", 1)]
+        assert [row[:3] for row in session.ask("from downstream('p/a@1')").rows] == [(1, "p/b", 1), (2, "p/c", 1)]
+
+
+def test_rebuild_gives_equal_views(registry: Registry) -> None:
+    three_generations(registry)
+    commit(registry, draft(registry, "p/a", ["x"], "other"))
+    before = everything(registry)
+    registry.catalog.file.unlink()
+    assert everything(registry) == before
+    assert registry.catalog.rebuild() == 4
+    assert everything(registry) == before
+
+
+def _die_when_there_is_something_to_insert(con: duckdb.DuckDBPyConnection, rows: catalog.Rows) -> None:
+    if rows:
+        raise KeyboardInterrupt
+
+
+def test_a_commit_whose_manifest_was_durable_is_rolled_forward(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    three_generations(registry)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "_insert", _die_when_there_is_something_to_insert)
+        run = "20200101-000000-dead00"
+        with pytest.raises(KeyboardInterrupt):
+            registry.catalog.commit([draft(registry, "p/d", "d", "k4")], run, None)
+    [manifest] = commit(registry, draft(registry, "p/e", "e", "k5"))
+    assert manifest.version == 1
+    with registry.session() as session:
+        assert session.ask("select version, rows from versions where name = 'p/d'").rows == [(1, 1)]
+
+
+def test_a_damaged_manifest_is_an_error_that_names_it(registry: Registry) -> None:
+    [manifest] = commit(registry, draft(registry, "p/a", "x", "k"))
+    path = registry.root / "manifests" / f"{manifest.version_id}.json"
+    document = json.loads(path.read_text())
+    document["body"]["name"] = "p/b"
+    path.write_text(json.dumps(document))
+    with registry.session() as session, pytest.raises(RuntimeError, match=manifest.version_id):
+        session.table("p/a@1")
+
+
+def _commit_many(root: Path, who: int, count: int) -> None:
+    registry = Registry(root)
+    for number in range(count):
+        commit(registry, draft(registry, f"p/w{who}", [str(number)], f"{who}-{number}"))
+
+
+def test_processes_commit_at_the_same_time_while_others_read(registry: Registry) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_commit_many, args=(registry.root, who, 5)) for who in range(3)]
+    commit(registry, draft(registry, "p/first", "x", "first"))
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        with registry.session() as session:
+            # A version is never seen without its metric, which is written in the same transaction.
+            [(versions, metrics)] = session.ask("select (select count(*) from versions), (select count(*) from metrics)").rows
+            assert versions == metrics
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    with registry.session() as session:
+        rows = session.ask("select name, max(version), count(*) from versions group by 1 order by 1").rows
+    assert rows == [("p/first", 1, 1), ("p/w0", 5, 5), ("p/w1", 5, 5), ("p/w2", 5, 5)]
+
+
+def test_a_reader_does_not_hold_up_a_commit(registry: Registry) -> None:
+    three_generations(registry)
+    with registry.session() as session:
+        commit(registry, draft(registry, "p/later", "x", "later"))
+        assert session.ask("select count(*) from versions").rows == [(3,)]  # what it saw when it began
+
+
+def test_a_held_lock_names_its_holder(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    three_generations(registry)
+    code = (
+        "import sys; from registry import Registry; r = Registry(sys.argv[1])\n"
+        "with r.catalog._locked(): print('locked', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(registry.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        os.kill(holder.pid, signal.SIGSTOP)
+        monkeypatch.setattr(catalog, "LOCK_SECONDS", 0.2)
+        with pytest.raises(LockedError, match=f"pid {holder.pid} on "):
+            registry.catalog.snapshot()
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+        holder.communicate("")
+
+
+def test_a_run_whose_process_died_is_called_interrupted(registry: Registry) -> None:
+    code = "import os, sys; from registry import Registry; Registry(sys.argv[1]).catalog.begin_run('p', {}); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(registry.root)], check=False)
+    alive = registry.catalog.begin_run("p", {})
+    registry.catalog.mark_dead_runs()
+    with registry.session() as session:
+        assert session.ask("select state from runs order by started_at").rows == [("interrupted",), ("running",)]
+    registry.catalog.end_run(alive, "succeeded")
+
+
+def test_the_file_opens_with_plain_duckdb_between_commits(registry: Registry) -> None:
+    three_generations(registry)
+    with duckdb.connect(str(registry.catalog.file), read_only=True) as con:
+        assert con.execute("select count(*) from versions").fetchall() == [(3,)]
