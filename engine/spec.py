@@ -190,8 +190,9 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
             return PipelineSpec.model_validate(data), source
         except ValidationError as error:
             source.problems += [_problem(source, item) for item in error.errors()]
+            before = repr(data)
             left = [_prune(source, data, item) for item in error.errors()]
-            if not all(left):
+            if not all(left) or repr(data) == before:
                 return None, source
 
 
@@ -210,23 +211,20 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
         return True
     name, entries = str(loc[1]), data[section]
     entry = entries.get(name) if isinstance(entries, dict) else None
-    optional = len(loc) > 2 and not any(
-        info.is_required() for key, info in _SECTIONS[section].model_fields.items() if loc[2] in (key, info.alias)
-    )
-    if isinstance(entry, dict) and optional and error["type"] != "missing":
-        place: Any = entry
-        if error["type"] == "extra_forbidden":
-            for part in loc[2:-1]:
-                place = place[part] if isinstance(place, dict) else {}
-            place.pop(loc[-1], None)
+    required = {info.alias or key for key, info in _SECTIONS[section].model_fields.items() if info.is_required()}
+    if len(loc) > 2 and isinstance(entry, dict) and loc[2] in entry and loc[2] not in required:
+        inner = entry[loc[2]]
+        if error["type"] == "extra_forbidden" and len(loc) > 3 and isinstance(inner, dict):
+            inner.pop(loc[-1], None)
         else:
-            entry.pop(loc[2], None)
+            del entry[loc[2]]
         return True
     source.broken.add(name)
-    if isinstance(entries, dict):
-        entries.pop(name, None)
-        return bool(entries) or section != "steps"
-    return False
+    if not isinstance(entries, dict):
+        return False
+    # Several errors of one entry: it went with the first of them.
+    entries.pop(name, None)
+    return bool(entries) or section != "steps"
 
 
 def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:

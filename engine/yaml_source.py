@@ -18,6 +18,7 @@ from engine.problems import PipelineError, Position, Problem
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
 MAX_DEPTH = 50
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 Loc = tuple[str | int, ...]
 
@@ -94,6 +95,8 @@ class _Builder:
         if self.nodes > MAX_NODES or len(loc) > MAX_DEPTH:
             raise PipelineError([Problem("the YAML is too large or too deep (aliases count where they are used)", here)])
         self.source.values[loc] = here
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not allowed", node.start_mark)
         if isinstance(node, yaml.MappingNode):
             return dict(self.pairs(node, loc))
         if isinstance(node, yaml.SequenceNode):

@@ -1,0 +1,158 @@
+"""Rows are typed at the door: good ones come in as they are, bad ones are named with file and row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.problems import EngineError, PipelineError
+from engine.sources import Ingested, find_files, identity, ingest
+from engine.spec import DatasetSpec
+from operators.records import MathProblem
+from registry import Registry
+
+ROW = {"question": "1+1", "answer": "2"}
+
+
+@pytest.fixture(autouse=True)
+def _stand(workdir: Path) -> None:
+    """Each test stands in an empty folder."""
+
+
+def read(registry: Registry, **spec: Any) -> tuple[Ingested, list[MathProblem]]:
+    dataset = DatasetSpec.model_validate({"type": "MathProblem", **spec})
+    got = ingest("problems", dataset, MathProblem, Path(), 0, registry.store)
+    return got, [row for data in got.data for row in MathProblem.from_table(registry.store.read_table(data.sha256))]
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_every_format_gives_the_same_content(registry: Registry) -> None:
+    rows = [{"question": f"{i}+1", "answer": f"0000{i + 1}", "id": f"é{i}"} for i in range(5)]
+    Path("a.jsonl").write_bytes(b"\n".join([lines(*rows), b""]))
+    Path("b.json").write_text(json.dumps(rows))
+    Path("c.json").write_text(json.dumps({row["id"]: row for row in rows}))
+    Path("d.csv").write_text("question,answer,id\n" + "".join(f"{r['question']},{r['answer']},{r['id']}\n" for r in rows))
+    pq.write_table(pa.Table.from_pylist(rows), "e.parquet")
+    Path("f.jsonl.gz").write_bytes(gzip.compress(lines(*rows)))
+    got = {file: read(registry, path=file) for file in ("a.jsonl", "b.json", "c.json", "d.csv", "e.parquet", "f.jsonl.gz")}
+    assert {ingested.content_id for ingested, _ in got.values()} == {got["a.jsonl"][0].content_id}
+    assert [row.answer for row in got["d.csv"][1]] == ["00001", "00002", "00003", "00004", "00005"]
+
+
+def test_globs_renames_and_limits(registry: Registry) -> None:
+    Path("x1.jsonl").write_bytes(lines({"q": "a", "answer": 1, "hint": "h"}))
+    Path("x2.jsonl").write_bytes(lines({"q": "b", "answer": 2.5}, {"q": "c", "answer": 3}))
+    got, rows = read(registry, path="x*.jsonl", rename={"q": "question"}, limit=2)
+    assert [(row.question, row.answer) for row in rows] == [("a", "1"), ("b", "2.5")]
+    assert got.ignored == ("hint",)
+
+
+def test_files_are_found_where_the_user_stands_then_beside_the_pipeline(tmp_path: Path) -> None:
+    Path("sub").mkdir()
+    Path("sub/d.jsonl").write_bytes(lines(ROW))
+    assert find_files("d.jsonl", Path("sub")) == ["sub/d.jsonl"]
+    Path("d.jsonl").write_bytes(lines(ROW))
+    assert find_files("d.jsonl", Path("sub")) == ["d.jsonl"]
+    assert find_files(f"file://{tmp_path}/d.jsonl", Path()) == [f"file://{tmp_path}/d.jsonl"]
+
+
+BAD = {
+    "a missing field": (lines(ROW, {"question": "x"}), "d.jsonl:2: not a MathProblem: answer is missing"),
+    "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: .*valid string"),
+    "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
+    "no object": (lines([1]), "d.jsonl:1: .*a row is a JSON object, this is a list"),
+    "not UTF-8": (lines(ROW) + b'{"question": "\xff", "answer": "1"}\n', "d.jsonl:2: .*not UTF-8 at byte 15"),
+    "half a surrogate pair": (b'{"question": "\\ud800", "answer": "1"}\n', "d.jsonl:1: .*surrogate"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_a_bad_row_stops_the_run_with_file_and_row(registry: Registry, case: tuple[bytes, str]) -> None:
+    raw, words = case
+    Path("d.jsonl").write_bytes(raw)
+    with pytest.raises(PipelineError, match=words) as wrong:
+        read(registry, path="d.jsonl")
+    assert "on_error: skip" in str(wrong.value)
+
+
+def test_skipped_rows_are_kept_as_rejects(registry: Registry) -> None:
+    Path("d.jsonl").write_bytes(lines(ROW, {"question": "x"}, ROW, [1]))
+    got, rows = read(registry, path="d.jsonl", on_error="skip")
+    assert (got.rows, got.rejected, len(rows)) == (2, 2, 2)
+    rejects = registry.store.read_table(got.side[0].sha256).to_pylist()
+    assert [(reject["parent_row"], reject["reason"].partition(": ")[0]) for reject in rejects] == [
+        (1, "d.jsonl:2"),
+        (3, "d.jsonl:4"),
+    ]
+
+
+def test_of_many_bad_rows_the_first_twenty_are_shown(registry: Registry) -> None:
+    Path("d.jsonl").write_bytes(lines(*[{"question": "x"}] * 50))
+    with pytest.raises(PipelineError, match="and 30 more rows") as wrong:
+        read(registry, path="d.jsonl")
+    assert len(wrong.value.problems) == 21
+
+
+def test_a_row_of_ten_megabytes_comes_in_whole_and_one_beyond_the_bound_does_not(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("d.jsonl").write_bytes(lines({"question": "x" * (10 << 20), "answer": "1"}, ROW))
+    _, rows = read(registry, path="d.jsonl")
+    assert [len(row.question) for row in rows] == [10 << 20, 3]
+    monkeypatch.setattr("engine.sources.MAX_ROW_BYTES", 1 << 20)
+    got, rows = read(registry, path="d.jsonl", on_error="skip")
+    assert [row.question for row in rows] == ["1+1"]
+    assert got.rejected == 1
+
+
+@pytest.mark.parametrize("raw", [b"", b"\n\n"])
+def test_an_empty_file_is_an_empty_dataset(registry: Registry, raw: bytes) -> None:
+    Path("d.jsonl").write_bytes(raw)
+    got, rows = read(registry, path="d.jsonl")
+    assert (got.rows, rows) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "words"),
+    [
+        ("d.json", b"3", "a list of objects"),
+        ("d.json", b"[", "not JSON"),
+        ("d.json", b'["\xff"]', "not UTF-8"),
+        ("d.csv", b"question,answer\n\xff,1\n", "not UTF-8"),
+        ("d.parquet", b"PAR1", "not a readable Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(registry: Registry, name: str, raw: bytes, words: str) -> None:
+    Path(name).write_bytes(raw)
+    with pytest.raises(EngineError, match=rf"{name}.*{words}"):
+        read(registry, path=name)
+
+
+def test_the_identity_follows_the_content_not_the_name_or_the_time() -> None:
+    def of(file: str, **more: Any) -> Any:
+        return identity(DatasetSpec.model_validate({"type": "MathProblem", "path": file, **more}), MathProblem, Path(), 0)
+
+    Path("a.jsonl").write_bytes(lines(ROW))
+    Path("b.jsonl").write_bytes(lines(ROW))
+    before = of("a.jsonl")
+    assert of("b.jsonl") == before
+    assert of("a.jsonl", limit=1) != before
+    Path("a.jsonl").write_bytes(lines(ROW, ROW))
+    assert of("a.jsonl") != before
+
+
+def test_generated_problems_are_typed_and_the_same_every_time(registry: Registry) -> None:
+    spec = {"generator": "reasoning_gym/chain_sum", "limit": 3, "with": {"min_terms": 2, "max_terms": 2}}
+    first, rows = read(registry, **spec)
+    assert len(rows) == 3
+    assert all(row.source == "chain_sum" and row.answer for row in rows)
+    assert read(registry, **spec)[0].content_id == first.content_id
