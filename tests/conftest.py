@@ -13,6 +13,11 @@ import pytest
 from registry import Registry
 from tests.chat_server import ChatServer
 
+# `tests/site` plays an installed package with operators of its own; Ray's workers and subprocesses see it, too.
+SITE = str(Path(__file__).parent / "site")
+sys.path.insert(0, SITE)
+os.environ["PYTHONPATH"] = os.pathsep.join([SITE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
+
 # No test may reach out: no hub, no telemetry.
 os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 

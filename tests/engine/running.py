@@ -1,0 +1,50 @@
+"""Runs pipelines in this process, on the session's Ray, and asks the registry about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from rich.console import Console
+
+from engine.check import check
+from engine.progress import PlainProgress
+from engine.run import RunResult, run
+from registry import Registry
+
+
+def run_text(
+    text: str, registry: Registry, *, select: str = "", force: str = "", settings: list[str] | None = None
+) -> RunResult:
+    """Run a pipeline given as YAML."""
+    Path("p.yaml").write_text(dedent(text))
+    if registry.exists:
+        with registry.session() as session:
+            pipeline = check(Path("p.yaml"), settings, session)
+    else:
+        pipeline = check(Path("p.yaml"), settings)
+    observer = PlainProgress(Console(quiet=True))
+    return run(pipeline, registry, observer, select=set(select.split()), force=set(force.split()))
+
+
+def words(*texts: str, file: str = "words.jsonl") -> None:
+    """Write a file of words."""
+    Path(file).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def ask(registry: Registry, query: str) -> list[tuple[Any, ...]]:
+    """The rows of a query."""
+    with registry.session() as session:
+        return session.ask(query).rows
+
+
+def texts(registry: Registry, target: str) -> list[str]:
+    """A version's words, in order."""
+    return [text for (text,) in ask(registry, f'select text from "{target}" order by row')]
+
+
+def outcomes(result: RunResult) -> dict[str, str]:
+    """Step -> hit, ran, resumed or failed."""
+    return {outcome.record.step: outcome.record.outcome for outcome in result.steps}

@@ -1,0 +1,101 @@
+"""A package of operators that is not the engine's, as a user would write one; the tests run pipelines of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pyarrow as pa
+
+from engine.operator import Batch, Context, Record, Reject, Table, operator
+
+
+class Word(Record):
+    """A word."""
+
+    text: str
+
+
+@operator(outputs=Word)
+async def shout(word: Word, *, mark: str = "!") -> AsyncIterator[Word]:
+    """Say it loud."""
+    yield Word(text=word.text.upper() + mark)
+
+
+@operator(outputs={"long": Word, "short": Word})
+async def split(word: Word, *, at: int = 2) -> AsyncIterator[tuple[str, Word]]:
+    """Letters of long words one by one; short words as they are; `skip` is filtered, `bad` rejected."""
+    if word.text == "skip":
+        return
+    if word.text == "bad":
+        raise Reject("it is bad")
+    if len(word.text) <= at:
+        yield "short", word
+        return
+    for letter in word.text:
+        yield "long", Word(text=letter)
+
+
+@operator(outputs=Word, models=["teacher"])
+async def ask(word: Word, ctx: Context, *, prompt: str = "Say") -> AsyncIterator[Word]:
+    """Two answers, each from a call of its own, and one that both have made."""
+    first = await ctx.models["teacher"].chat(f"{prompt} {word.text} once")
+    yield Word(text=first.text)
+    second = await ctx.models["teacher"].chat(f"{prompt} {word.text} twice")
+    ctx.count("asked", word.text[:1])
+    yield Word(text=second.text)
+
+
+@operator(outputs=Word, models=["teacher"])
+async def ask_once(word: Word, ctx: Context) -> AsyncIterator[Word]:
+    """One call a row."""
+    answer = await ctx.models["teacher"].chat(f"Say {word.text}")
+    yield Word(text=answer.text)
+
+
+@operator(outputs=Word)
+async def draw(word: Word, ctx: Context, others: Table[Word]) -> AsyncIterator[Word]:
+    """A seeded draw from another input."""
+    await asyncio.sleep(0)
+    yield Word(text=f"{word.text} {others[ctx.random.randrange(len(others))].text}")
+
+
+@operator(outputs=Word)
+def ordered(words: Batch[Word]) -> pa.Table:
+    """Sorted; keeps `_row`, so lineage is known."""
+    return words.sort_by("text")
+
+
+@operator(outputs=Word)
+def opaque(words: Batch[Word]) -> pa.Table:
+    """One row a batch; drops `_row`."""
+    return pa.table({"text": [",".join(words["text"].to_pylist())]})
+
+
+@operator(outputs=Word)
+def joined(words: Table[Word], ctx: Context) -> Iterator[Word]:
+    """All words as one."""
+    ctx.report("words", len(words))
+    yield Word(text=" ".join(word.text for word in words))
+
+
+@operator(outputs=Word)
+async def broken(word: Word) -> AsyncIterator[Word]:
+    """Raises on `boom`, makes an invalid record of `invalid`, and the wrong type of `wrong`."""
+    if word.text == "boom":
+        raise ZeroDivisionError("no such thing")
+    if word.text == "invalid":
+        yield Word.model_construct(text=3)
+    elif word.text == "wrong":
+        yield "a text"
+    else:
+        yield word
+
+
+@operator(outputs=Word)
+async def where(word: Word) -> AsyncIterator[Word]:
+    """The node that it runs on."""
+    import ray
+
+    await asyncio.sleep(0.2)
+    yield Word(text=ray.get_runtime_context().get_node_id())
