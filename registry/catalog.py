@@ -24,7 +24,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from registry.manifest import Draft, Event, Manifest, StepRun
-from registry.store import read_checked_json, write_checked_json
+from registry.store import ObjectStore, fsync_folder, read_checked_json, write_checked_json
 
 LOCK_SECONDS = 60.0
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs")
@@ -39,8 +39,9 @@ class LockedError(RuntimeError):
 class Catalog:
     """The DuckDB file of a registry and the truth it is made from."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, store: ObjectStore) -> None:
         self.root = root
+        self._store = store
         self.file = root / "registry.duckdb"
         self._manifests = root / "manifests"
         self._runs = root / "runs"
@@ -74,11 +75,13 @@ class Catalog:
             rows: Rows = defaultdict(list)
             for draft in drafts:
                 path = self._manifests / f"{draft.version_id}.json"
-                if path.exists():
-                    committed.append(self.manifest(draft.version_id))
+                earlier = self.manifest(draft.version_id) if path.exists() else None
+                if earlier and self.intact(earlier):
+                    committed.append(earlier)
                     continue
-                number = con.execute("select coalesce(max(version), 0) + 1 from versions where name = ?", [draft.name])
-                [(version,)] = number.fetchall()
+                # Objects of the earlier manifest are gone: the version keeps its number and gets the new objects.
+                version = earlier.version if earlier else self._next_version(con, draft.name)
+                self._remove(con, draft.name, version)
                 manifest = Manifest(**draft.model_dump(), version=version, run_id=run_id, created_at=_now())
                 write_checked_json(path, manifest.model_dump(mode="json"))
                 _merge(rows, _manifest_rows(manifest))
@@ -101,6 +104,7 @@ class Catalog:
         self._alive[run_id] = lock
         event = Event(event="started", at=started, run_id=run_id, pipeline=pipeline, source=source)
         with self._writing() as con:
+            self._recover_runs(con)
             self._append(event)
             _insert(con, _event_rows([event]))
         return run_id
@@ -119,18 +123,12 @@ class Catalog:
     def mark_dead_runs(self) -> None:
         """Call runs `interrupted` whose process is gone."""
         with self._writing() as con:
-            running = con.execute("select run_id from runs where state = 'running'").fetchall()
-            for (run_id,) in running:
-                if run_id in self._alive:
-                    continue
-                lock = FileLock(self._runs / f"{run_id}.lock")
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    continue
-                self._end(con, Event(event="ended", at=_now(), run_id=run_id, state="interrupted"))
-                lock.release()
-                Path(lock.lock_file).unlink(missing_ok=True)
+            self._recover_runs(con)
+
+    def intact(self, manifest: Manifest) -> bool:
+        """Whether all of a version's objects are there, in the size they were written with."""
+        parts: tuple[Any, ...] = (*manifest.data, *manifest.side, *manifest.attachments, manifest.key_object)
+        return all(self._store.has(part.sha256, part.bytes) for part in parts)
 
     def rebuild(self) -> int:
         """Make the DuckDB file again from manifests and run journals; returns the number of versions."""
@@ -141,6 +139,9 @@ class Catalog:
 
     def _end(self, con: duckdb.DuckDBPyConnection, event: Event) -> None:
         self._append(event)
+        self._show_end(con, event)
+
+    def _show_end(self, con: duckdb.DuckDBPyConnection, event: Event) -> None:
         con.execute(
             "update runs set state = ?, ended_at = ?, error = ? where run_id = ?",
             [event.state, _naive(event.at), event.error, event.run_id],
@@ -149,12 +150,51 @@ class Catalog:
             con.execute("delete from refs where name = ?", [name])
         _insert(con, {"refs": _event_rows([event])["refs"]})
 
+    def _next_version(self, con: duckdb.DuckDBPyConnection, name: str) -> int:
+        [(version,)] = con.execute("select coalesce(max(version), 0) + 1 from versions where name = ?", [name]).fetchall()
+        return int(version)
+
+    def _remove(self, con: duckdb.DuckDBPyConnection, name: str, version: int) -> None:
+        for table in ("versions", "side_objects", "metrics"):
+            con.execute(f"delete from {table} where name = ? and version = ?", [name, version])
+        con.execute("delete from inputs where child = ? and child_version = ?", [name, version])
+
+    def _recover_runs(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Take over what the journals of dead runs say, and end those that never came to their end."""
+        known = dict(con.execute("select run_id, state from runs").fetchall())
+        for path in sorted(self._runs.glob("*.ndjson")):
+            run_id = path.stem
+            if run_id in self._alive or known.get(run_id, "running") != "running":
+                continue
+            lock = FileLock(self._runs / f"{run_id}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            events = _read_journal(path)
+            for table in ("runs", "step_runs"):
+                con.execute(f"delete from {table} where run_id = ?", [run_id])
+            _insert(con, {name: rows for name, rows in _event_rows(events).items() if name != "refs"})
+            last = events[-1] if events else None
+            if last and last.event == "ended":
+                self._show_end(con, last)
+            elif last:
+                self._end(con, Event(event="ended", at=_now(), run_id=run_id, state="interrupted"))
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
     def _append(self, event: Event) -> None:
         path = self._runs / f"{event.run_id}.ndjson"
-        with path.open("ab") as journal:
+        fresh = not path.exists()
+        with path.open("r+b" if not fresh else "wb") as journal:
+            # What stands behind the last newline was being written when a process died.
+            journal.truncate(path.read_bytes().rfind(b"\n") + 1)
+            journal.seek(0, os.SEEK_END)
             journal.write(event.model_dump_json(exclude_defaults=True).encode() + b"\n")
             journal.flush()
             os.fsync(journal.fileno())
+        if fresh:
+            fsync_folder(self._runs)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -214,6 +254,9 @@ class Catalog:
         with duckdb.connect(str(fresh)) as con:
             con.execute(sql("tables.sql"))
             _insert(con, rows)
+        # A log of the old file would not fit the new one.
+        for log in (self.file, fresh):
+            log.with_name(f"{log.name}.wal").unlink(missing_ok=True)
         os.replace(fresh, self.file)
         return len(manifests)
 

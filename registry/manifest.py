@@ -5,9 +5,10 @@ the DuckDB catalog is made from them.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer
 
 from registry.store import json_digest
 
@@ -19,11 +20,17 @@ class Frozen(BaseModel):
 
 
 class DataObject(Frozen):
-    """A stored Parquet object: its rows follow those of the object before it."""
+    """A stored Parquet object: its rows follow those of the object before it.
+
+    Args:
+        bytes: its size on disk.
+        memory: the size of its rows in memory (0: not known).
+    """
 
     sha256: str
     rows: int
     bytes: int
+    memory: int = 0
 
 
 class VersionRef(Frozen):
@@ -44,6 +51,11 @@ class Metric(Frozen):
     value: float
     slice: str = ""
 
+    @field_serializer("value", when_used="json")
+    def _json_value(self, value: float) -> float | str:
+        # JSON has no infinity; a threshold of +inf and a loss of NaN are results all the same.
+        return value if math.isfinite(value) else str(value)
+
 
 class SideObject(Frozen):
     """A Parquet object that belongs to a version's rows.
@@ -61,7 +73,10 @@ class SideObject(Frozen):
 
 
 class Draft(Frozen):
-    """A version as a step made it, before the registry gave it a number."""
+    """A version as a step made it, before the registry gave it a number.
+
+    `rows_in`, `filtered` and `rejected` account for the step's input rows; the rest of them led to an output.
+    """
 
     name: str
     kind: str
@@ -80,6 +95,9 @@ class Draft(Frozen):
     side: tuple[SideObject, ...] = ()
     attachments: tuple[DataObject, ...] = ()
     metrics: tuple[Metric, ...] = ()
+    rows_in: int = 0
+    filtered: int = 0
+    rejected: int = 0
 
     @property
     def version_id(self) -> str:

@@ -21,6 +21,7 @@ from registry.catalog import Catalog, sql
 from registry.store import ObjectStore
 
 _DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>\d+))?")
+_EXPLAIN = re.compile(r"^\s*explain\s+(?:analyze\s+|\([^)]*\)\s*)?", re.IGNORECASE)
 _CONFINE = (
     "set autoinstall_known_extensions=false",
     "set autoload_known_extensions=false",
@@ -122,10 +123,17 @@ class Session:
             raise QueryError(str(error).strip()) from error
         if len(statements) != 1:
             raise QueryError(f"give one SQL statement at a time; this is {len(statements)}")
-        if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        if not self._only_reads(query, statements[0]):
             kind = str(statements[0].type).rpartition(".")[2]
             raise QueryError(f"the registry is read-only: {kind} statements are refused, only SELECT (and EXPLAIN) may run")
         return statements[0]
+
+    def _only_reads(self, query: str, statement: duckdb.Statement) -> bool:
+        if statement.type != duckdb.StatementType.EXPLAIN:
+            return bool(statement.type == duckdb.StatementType.SELECT)
+        # EXPLAIN ANALYZE runs what it explains.
+        explained = _EXPLAIN.sub("", query, count=1)
+        return [inner.type for inner in self._con.extract_statements(explained)] == [duckdb.StatementType.SELECT]
 
     def _attach_named(self, query: str) -> None:
         try:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 Convert = Callable[[Any], Any] | None
 
@@ -66,6 +66,28 @@ class Record(BaseModel):
         return pa.Table.from_pylist(dumped, schema=cls.arrow_schema())
 
     @classmethod
+    def conform(cls, table: pa.Table) -> pa.Table:
+        """The table with exactly this record's columns; a column that it lacks is filled with the field's default."""
+        columns = []
+        for field in cls.arrow_schema():
+            if field.name in table.schema.names:
+                columns.append(table.column(field.name))
+                continue
+            default = cls.model_fields[field.name].get_default(call_default_factory=True)
+            encode = _layout(cls).encoders.get(field.name)
+            value = encode(default) if encode else default
+            columns.append(pa.array([value] * table.num_rows, field.type))
+        return pa.Table.from_arrays(columns, schema=cls.arrow_schema())
+
+    @model_validator(mode="after")
+    def _ints_fit(self) -> Self:
+        for name in _layout(type(self)).ints:
+            value = getattr(self, name)
+            if value is not None and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name}: {value} does not fit into 64 bits")
+        return self
+
+    @classmethod
     def from_table(cls, table: pa.Table | pa.RecordBatch) -> Iterator[Self]:
         """Validated rows of a table that has at least this record's columns; others are ignored.
 
@@ -112,6 +134,7 @@ class _Layout(typing.NamedTuple):
     arrow: tuple[pa.Field, ...]
     encoders: dict[str, Callable[[Any], Any]]
     decoders: dict[str, Callable[[Any], Any]]
+    ints: tuple[str, ...]
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
         for name, convert in self.encoders.items():
@@ -137,7 +160,8 @@ def _layout(cls: type[BaseModel]) -> _Layout:
             encoders[name] = _skip_none(encode)
         if decode:
             decoders[name] = _skip_none(decode)
-    return _Layout(tuple(fields), encoders, decoders)
+    ints = tuple(field.name for field in fields if field.type == pa.int64())
+    return _Layout(tuple(fields), encoders, decoders, ints)
 
 
 def _skip_none(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -32,7 +32,7 @@ class Registry:
     @cached_property
     def catalog(self) -> Catalog:
         """Versions, runs and lineage."""
-        return Catalog(self.root)
+        return Catalog(self.root, self.store)
 
     @property
     def receipts(self) -> Path:
@@ -76,8 +76,7 @@ class Registry:
 
     def intact(self, manifest: Manifest) -> bool:
         """Whether all of a version's objects are there, in the size they were written with."""
-        parts: tuple[Any, ...] = (*manifest.data, *manifest.side, *manifest.attachments, manifest.key_object)
-        return all(self.store.has(part.sha256, part.bytes) for part in parts)
+        return self.catalog.intact(manifest)
 
     def _manifests(self, condition: str, values: list[Any]) -> list[Manifest]:
         if not self.exists:

@@ -42,10 +42,10 @@ class ObjectStore:
         return self.root / sha256[:2] / sha256
 
     def put_bytes(self, data: bytes) -> Stored:
-        """Store bytes durably; storing the same bytes again costs nothing."""
+        """Store bytes durably; an object that is there, and undamaged, is not written again."""
         stored = Stored(hashlib.sha256(data).hexdigest(), len(data))
         target = self.path(stored.sha256)
-        if not _same_size(target, stored.bytes):
+        if not _holds(target, stored):
             durable_write(target, data)
         return stored
 
@@ -55,7 +55,7 @@ class ObjectStore:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
             target = self.path(sha256)
-            if not _same_size(target, size):
+            if not _holds(target, Stored(sha256, size)):
                 file.seek(0)
                 with _replacing(target) as out:
                     while block := file.read(1 << 20):
@@ -147,6 +147,14 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _holds(path: Path, stored: Stored) -> bool:
+    """Whether the object is there undamaged; storing a damaged one again heals it."""
+    if not _same_size(path, stored.bytes):
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
 
 
 def _same_size(path: Path, size: int) -> bool:

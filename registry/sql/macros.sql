@@ -1,9 +1,10 @@
 -- Lineage as table functions. A version is written 'NAME@V'; 'NAME' alone is the latest.
 create macro version_of(target) as
-    coalesce(
-        try_cast(nullif(split_part(target, '@', 2), '') as integer),
-        (select latest_version from datasets d where d.name = split_part(target, '@', 1))
-    );
+    case
+        when target not like '%@%' then (select latest_version from datasets d where d.name = target)
+        when try_cast(split_part(target, '@', 2) as integer) is null then error('write a version as NAME@3, not ' || target)
+        else cast(split_part(target, '@', 2) as integer)
+    end;
 
 -- Versions that `target` was made from, nearest first.
 create macro upstream(target) as table (

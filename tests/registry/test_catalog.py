@@ -182,6 +182,60 @@ def test_processes_commit_at_the_same_time_while_others_read(registry: Registry)
     assert rows == [("p/first", 1, 1), ("p/w0", 5, 5), ("p/w1", 5, 5), ("p/w2", 5, 5)]
 
 
+def test_a_log_of_the_old_file_does_not_spoil_a_rebuild(registry: Registry) -> None:
+    code = """
+import os, sys, duckdb
+con = duckdb.connect(sys.argv[1])
+con.execute("pragma disable_checkpoint_on_shutdown"); con.execute("delete from metrics"); os._exit(9)
+"""
+    three_generations(registry)
+    subprocess.run([sys.executable, "-c", code, str(registry.catalog.file)], check=False)
+    assert registry.catalog.file.with_name("registry.duckdb.wal").exists()
+    registry.catalog.file.unlink()
+    assert registry.catalog.rebuild() == 3
+    assert len(everything(registry)["metrics"]) == 3
+
+
+def test_a_torn_line_of_a_run_journal_is_cut_off(registry: Registry) -> None:
+    three_generations(registry)
+    run = registry.catalog.begin_run("p", {})
+    journal = registry.root / "runs" / f"{run}.ndjson"
+    with journal.open("ab") as file:
+        file.write(b'{"event": "st')
+    registry.catalog.end_run(run, "succeeded")
+    before = everything(registry)
+    registry.catalog.rebuild()
+    assert everything(registry) == before
+
+
+def test_a_run_that_died_between_its_last_word_and_the_catalog_is_what_it_said(registry: Registry) -> None:
+    code = """
+import os, sys
+from registry import Registry, catalog
+registry = Registry(sys.argv[1])
+run = registry.catalog.begin_run("p", {})
+catalog.Catalog._show_end = lambda *_: os._exit(9)
+registry.catalog.end_run(run, "succeeded", refs={"p/a": 1})
+"""
+    three_generations(registry)
+    subprocess.run([sys.executable, "-c", code, str(registry.root)], check=False)
+    registry.catalog.mark_dead_runs()
+    before = everything(registry)
+    assert {row[2] for row in before["runs"]} == {"succeeded"}
+    registry.catalog.rebuild()
+    assert everything(registry) == before
+
+
+def test_a_version_whose_objects_are_gone_is_made_again_under_its_number(registry: Registry) -> None:
+    [manifest] = commit(registry, draft(registry, "p/a", "xy", "k"))
+    registry.store.path(manifest.data[0].sha256).unlink()
+    assert not registry.intact(manifest)
+    [again] = commit(registry, draft(registry, "p/a", "xy", "k"))
+    assert (again.version, registry.intact(again)) == (1, True)
+    with registry.session() as session:
+        assert session.ask("select version, rows from versions").rows == [(1, 2)]
+
+
 def test_a_reader_does_not_hold_up_a_commit(registry: Registry) -> None:
     three_generations(registry)
     with registry.session() as session:

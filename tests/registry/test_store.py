@@ -48,6 +48,13 @@ def test_a_flipped_byte_is_an_error_and_never_other_rows(store: ObjectStore) -> 
     assert wrong == []
 
 
+def test_storing_a_damaged_object_again_heals_it(store: ObjectStore) -> None:
+    stored = store.put_bytes(b"precious")
+    store.path(stored.sha256).write_bytes(b"precioux")
+    store.put_bytes(b"precious")
+    assert store.path(stored.sha256).read_bytes() == b"precious"
+
+
 def test_a_missing_object_is_an_error_that_names_it(store: ObjectStore) -> None:
     with pytest.raises(CorruptError, match="f" * 64):
         store.read_table("f" * 64)
