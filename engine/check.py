@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
+from engine.fingerprint import UnstableCodeError
+from engine.keys import code_of
 from engine.llm.weights import Weights, identify
 from engine.operator import SINGLE, Operator
 from engine.operators import Catalogue, catalogue
@@ -213,6 +215,11 @@ class _Checker:
         if found is None:
             hint = did_you_mean(op, self.known.operators, "`engine ops` lists them")
             self.problem(f"no operator named {op!r}", ("steps", name, "op"), hint)
+            return None
+        try:
+            code_of(op)  # now, while what was imported is what stands in the files
+        except UnstableCodeError as error:
+            self.problem(str(error), ("steps", name, "op"))
         return found
 
     def step(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,18 +45,22 @@ class Context:
         random: a generator seeded by the pipeline's seed, the operator and the row's content, so that the order of
             rows and the number of workers do not matter.
         log: a logger for the people who run the pipeline.
-        scratch: an empty folder that is removed afterwards.
         seed: the number `random` was seeded with, for libraries that have generators of their own.
     """
 
     models: Mapping[str, ChatModel]
     random: random.Random
     log: logging.Logger
-    scratch: Path
     seed: int
+    _folder: Path
     _tally: Tally
     _keep: Callable[[Path], list[StoredFile]]
     _pulse: Pulse
+
+    @cached_property
+    def scratch(self) -> Path:
+        """An empty folder of this row's (or step's) own, removed afterwards."""
+        return Path(tempfile.mkdtemp(dir=self._folder))
 
     def count(self, metric: str, slice: str = "", by: float = 1) -> None:
         """Add to a counter; counters are summed over all rows and stand in the view `metrics`."""

@@ -98,8 +98,9 @@ class OutputWriter:
     def _output(self, name: str) -> OutputPart:
         data = lineage = calls = None
         if rows := self._rows[name]:
-            stored = self._store.put_table(self._operator.outputs[name].to_table(rows))
-            data = DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes)
+            table = self._operator.outputs[name].to_table(rows)
+            stored = self._store.put_table(table)
+            data = DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes, memory=table.nbytes)
         if edges := self._lineage[name]:
             columns = [
                 pa.array(column, kind) for column, kind in zip(zip(*edges, strict=True), side.LINEAGE.types, strict=True)

@@ -15,7 +15,7 @@ from engine.spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
 PARTITIONS_IN_FLIGHT = 8
-"""Partitions that one worker has under way: enough to keep a model busy while the slow rows of some finish."""
+"""Partitions that one worker has under way at most: enough to keep a model busy while the slow rows of some finish."""
 
 
 class Cluster:
@@ -97,6 +97,8 @@ class Cluster:
         import ray.data
         from ray.exceptions import RayError
 
+        # The worker that is up first must not take the others' share.
+        in_flight = min(PARTITIONS_IN_FLIGHT, -(-len(parts) // (resources.workers or 1)))
         descriptors = [{"start": part.start, "stop": part.stop} for part in parts]
         dataset = ray.data.from_items(descriptors, override_num_blocks=len(descriptors)).map_batches(
             _RayWorker,
@@ -104,8 +106,8 @@ class Cluster:
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 size=resources.workers,
-                max_tasks_in_flight_per_actor=PARTITIONS_IN_FLIGHT,
-                max_concurrent_calls_per_actor=PARTITIONS_IN_FLIGHT,
+                max_tasks_in_flight_per_actor=in_flight,
+                max_concurrent_calls_per_actor=in_flight,
             ),
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus or None,

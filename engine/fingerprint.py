@@ -1,43 +1,37 @@
 """Code fingerprints: what an operator does, independent of comments, docstrings and formatting.
 
-From the operator's function on, every name that its code reads is followed: functions, classes with their bases,
-module constants, closure values, and names imported inside functions. Project code (the packages that bring operators,
-and any module that is not installed) is taken as normalised syntax; installed packages by name and version. A value
-that has no stable form is an error that names it.
+From the operator's function on, every name that its code reads is followed: functions with every layer of their
+decorators, classes with their bases, module constants, closure values, and names imported inside functions. Project
+code (the packages that bring operators, and any module that is not installed) is taken as normalised syntax; installed
+packages by name and version. A value that has no stable form is an error that names it.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
-import enum
 import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import logging
-import pathlib
-import re
 import sys
 import sysconfig
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, packages_distributions
 from importlib.metadata import version as distribution_version
 from typing import Any
 
-from pydantic import BaseModel
-
-from engine.operator import Operator
+from engine.operator import Operator, operator
 from engine.problems import EngineError
+from engine.stable import canonical, is_bare_typing
+from engine.syntax import code_node, imports, normalised, reads
 
 _ENGINE = ("engine", "registry")
 _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
-_PLAIN = (str, int, float, complex, bytes, bool, type(None), type(Ellipsis))
 
 
 class UnstableCodeError(EngineError):
@@ -49,7 +43,7 @@ class Fingerprint:
     """The code that an operator reaches.
 
     Attributes:
-        code: qualified name -> normalised source of a function or class, or canonical text of a constant.
+        code: name -> normalised source of a function, class or module, or canonical text of a constant.
         packages: installed packages by name -> version.
     """
 
@@ -58,277 +52,292 @@ class Fingerprint:
 
     def document(self) -> dict[str, Any]:
         """For a step key: hashes of the code, and the packages."""
-        hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(self.code.items())}
+        hashes = {name: _digest(text) for name, text in sorted(self.code.items())}
         return {"code": hashes, "packages": dict(sorted(self.packages.items()))}
 
 
-def fingerprint(operator: Operator, project: tuple[str, ...] = ()) -> Fingerprint:
-    """Fingerprint an operator.
+def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerprint:
+    """Fingerprint an operator, a function or a class.
 
     Args:
-        operator: what to follow.
+        root: what to follow.
+        label: what to call it in errors.
         project: top-level packages that count as project code even when installed.
 
     Raises:
         UnstableCodeError: when a value that the code reads has no stable form.
     """
-    walker = _Walker(operator.name, project)
-    walker.function(operator.function)
+    walker = _Walker(label, project)
+    walker.value(root, label)
     return walker.found
 
 
 class _Walker:
-    def __init__(self, operator: str, project: tuple[str, ...]) -> None:
-        self.operator = operator
+    def __init__(self, label: str, project: tuple[str, ...]) -> None:
+        self.label = label
         self.project = project
         self.found = Fingerprint()
-        self.seen: set[int] = set()
+        self.seen: dict[int, str] = {}
+        self.kept: list[Any] = []  # keeps what was seen alive, so that no two values share an id
 
     # -- what a name stands for ---------------------------------------------------------------------------------
 
-    def value(self, value: Any, name: str) -> None:
-        """Follow a value that code reads under `name`."""
+    def value(self, value: Any, name: str) -> str:
+        """Follow a value that code reads under `name`; returns a text that stands for all it does."""
+        if id(value) in self.seen:
+            return self.seen[id(value)]
+        followed = self._code(value, name)
+        if followed is not None:
+            return followed
+        text = canonical(value, lambda part: self._code(part, name))
+        if text is None:
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise self._unstable(name, f"a value of type {kind} has no stable form")
+        return self._put(name, text)
+
+    def _code(self, value: Any, name: str) -> str | None:
+        """The text of code that a value is; None when it is data."""
+        if typing.get_origin(value) is not None:
+            return None  # `list[int]` passes for the class it is made of
         if isinstance(value, Operator):
-            self.function(value.function)
-        elif isinstance(value, types.ModuleType):
-            self.package(value.__name__)
-        elif isinstance(value, types.FunctionType):
-            self.function(value)
-        elif isinstance(value, functools.partial):
-            self.value(value.func, f"{name}.func")
-            self.constant((value.args, value.keywords), name)
-        elif isinstance(value, types.MethodType):
-            self.value(value.__func__, name)
-            self.value(value.__self__, f"{name}.self")
-        elif hasattr(value, "__wrapped__"):
-            self.value(value.__wrapped__, name)
-        elif isinstance(value, type):
-            self.cls(value)
-        elif isinstance(value, types.BuiltinFunctionType):
-            self.package(getattr(value, "__module__", None) or "builtins")
-        elif isinstance(value, logging.Logger) or _is_bare_typing(value):
-            return
-        else:
-            self.constant(value, name)
+            return self._function(value.function)
+        if isinstance(value, types.ModuleType):
+            return self._module(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, functools.partial):
+            return f"partial({self.value(value.func, name)},{self.value((value.args, value.keywords), f'{name}.arguments')})"
+        if isinstance(value, types.MethodType):
+            return f"method({self.value(value.__func__, name)},{self.value(value.__self__, f'{name}.self')})"
+        if isinstance(value, logging.Logger) or is_bare_typing(value):
+            return repr(type(value))
+        if hasattr(value, "__wrapped__"):  # such as functools.cache makes
+            return self.value(value.__wrapped__, name)
+        if type(value).__module__.partition(".")[0] in _ENGINE and callable(value):
+            return self._package(type(value).__module__)
+        installed = getattr(value, "__module__", None) or type(value).__module__
+        if callable(value) and hasattr(value, "__name__") and not self._is_project(installed):
+            return f"{self._package(installed)}:{value.__name__}"
+        return None
 
-    def package(self, module: str) -> None:
+    def _package(self, module: str) -> str:
         top = module.partition(".")[0]
-        if top in sys.stdlib_module_names or top == "builtins" or top in self.found.packages:
-            return
-        distribution = "posttrain-engine" if top in _ENGINE else top
-        self.found.packages[top] = _version(distribution)
+        if top not in sys.stdlib_module_names and top != "builtins" and top not in self.found.packages:
+            self.found.packages[top] = _version("posttrain-engine" if top in _ENGINE else top)
+        return module
 
-    def is_project(self, module: str | None) -> bool:
-        if not module:
-            return False
-        top = module.partition(".")[0]
-        if top in _ENGINE:
+    def _is_project(self, module: str | None) -> bool:
+        top = (module or "").partition(".")[0]
+        if not module or top in _ENGINE:
             return False
         if top in self.project or module == "__main__":
             return True
         if top in sys.stdlib_module_names:
             return False
-        file = getattr(sys.modules.get(module), "__file__", None)
+        loaded = sys.modules.get(module)
+        file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
         return bool(file) and not str(file).startswith(_INSTALLED)
 
-    # -- functions and classes ----------------------------------------------------------------------------------
+    # -- functions, classes, modules ----------------------------------------------------------------------------
 
-    def function(self, function: Callable[..., Any]) -> None:
-        function = inspect.unwrap(function)
+    def _function(self, function: types.FunctionType | Callable[..., Any]) -> str:
         if id(function) in self.seen:
-            return
-        self.seen.add(id(function))
-        if not isinstance(function, types.FunctionType) or not self.is_project(function.__module__):
-            self.package(getattr(function, "__module__", None) or "builtins")
-            return
-        name = f"{function.__module__}:{function.__qualname__}"
-        tree = self.source(function, name)
-        self.found.code[name] = _normalised(tree)
-        closure = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        for free, cell in closure.items():
-            try:
-                self.value(cell.cell_contents, f"{name}.<closure>.{free}")
-            except ValueError:  # an empty cell: the name is not bound yet
-                continue
-        for index, default in enumerate(function.__defaults__ or ()):
-            self.value(default, f"{name}.<default {index}>")
-        for key, default in (function.__kwdefaults__ or {}).items():
-            self.value(default, f"{name}.<default {key}>")
-        self.names(tree, function.__globals__, skip=set(closure))
+            return self.seen[id(function)]
+        # Not __module__: functools.wraps gives a wrapper the name of what it wraps.
+        module = function.__globals__.get("__name__") if isinstance(function, types.FunctionType) else None
+        if not isinstance(function, types.FunctionType) or not self._is_project(module):
+            text = f"{self._package(module or function.__module__)}:{function.__qualname__}"
+            # Installed code may still wrap project code: functools.wraps, singledispatch, a decorator's closure.
+            return self._follow_inside(function, text)
+        name = f"{module}:{function.__code__.co_qualname}"
+        self._start(function, name)
+        node = self._node(function.__code__, function.__globals__, name)
+        skipped = {*function.__code__.co_varnames, *function.__code__.co_cellvars, *function.__code__.co_freevars}
+        text = f"{normalised(node, self._is_operator(function.__globals__))}\n{self._closure(function, name)}"
+        text += self._defaults(function, name)
+        self.names(node, function.__globals__, skipped)
+        return self._finish(function, name, text)
 
-    def cls(self, cls: type) -> None:
+    def _follow_inside(self, function: Any, text: str) -> str:
+        self._start(function, text)
+        for free, cell in _cells(function):
+            if isinstance(cell, types.FunctionType | type):
+                self.value(cell, f"{text}.{free}")
+            elif free == "registry" and isinstance(cell, Mapping):  # functools.singledispatch
+                for kind, implementation in sorted(cell.items(), key=lambda item: repr(item[0])):
+                    self.value(implementation, f"{text}[{kind!r}]")
+        return text
+
+    def _closure(self, function: types.FunctionType, name: str) -> str:
+        parts = []
+        for free, cell in _cells(function):
+            if not (free == "__class__" and isinstance(cell, type)):
+                parts.append(f"# {free} = {self.value(cell, f'{name}.<closure>.{free}')}")
+        return "\n".join(parts)
+
+    def _defaults(self, function: types.FunctionType, name: str) -> str:
+        given: dict[Any, Any] = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+        return "".join(f"\n# default {key} = {self.value(value, f'{name}.<default {key}>')}" for key, value in given.items())
+
+    def _class(self, cls: type) -> str:
         if id(cls) in self.seen:
-            return
-        self.seen.add(id(cls))
-        if not self.is_project(cls.__module__):
-            self.package(cls.__module__)
-            return
+            return self.seen[id(cls)]
+        if not self._is_project(cls.__module__):
+            return f"{self._package(cls.__module__)}:{cls.__qualname__}"
         name = f"{cls.__module__}:{cls.__qualname__}"
-        module = sys.modules[cls.__module__]
-        tree = self.source(cls, name)
-        self.found.code[name] = _normalised(tree)
+        self._start(cls, name)
+        scope = vars(sys.modules[cls.__module__])
+        node = self._class_node(cls, scope, name)
+        text = normalised(node, lambda _: False)
         for base in cls.__bases__:
-            self.cls(base)
-        self.names(tree, vars(module), skip=set())
+            text += f"\n# base {self.value(base, name)}"
+        for attribute, member in vars(cls).items():
+            inner = getattr(member, "__func__", getattr(member, "fget", member))
+            if isinstance(inner, types.FunctionType) and inner.__module__ == cls.__module__:
+                text += f"\n# {attribute}{self._closure(inner, f'{name}.{attribute}')}"
+        self.names(node, scope, set())
+        return self._finish(cls, name, text)
 
-    def source(self, thing: Any, name: str) -> ast.AST:
+    def _module(self, module: types.ModuleType) -> str:
+        """A module used as a value, or imported whole: all of it counts."""
+        if not self._is_project(module.__name__):
+            return self._package(module.__name__)
+        name = f"{module.__name__}:*"
+        if id(module) not in self.seen:
+            self._start(module, name)
+            tree = ast.parse(_module_source(vars(module)) or "")
+            self.names(tree, vars(module), set())
+            return self._finish(module, name, normalised(tree, lambda _: False))
+        return self.seen[id(module)]
+
+    def _start(self, value: Any, name: str) -> None:
+        self.seen[id(value)] = name  # what refers to itself stands for its name
+        self.kept.append(value)
+
+    def _finish(self, value: Any, name: str, text: str) -> str:
+        placed = self._put(name, text)
+        self.seen[id(value)] = placed
+        return placed
+
+    def _put(self, name: str, text: str) -> str:
+        """Keep a text under a name; another text under the same name (two lambdas) gets a number."""
+        place, count = name, 1
+        while self.found.code.get(place, text) != text:
+            count += 1
+            place = f"{name}#{count}"
+        self.found.code[place] = text
+        return f"{place} {_digest(text)[:16]}"
+
+    def _node(self, code: types.CodeType, scope: Mapping[str, Any], name: str) -> ast.AST:
+        source = _module_source(scope)
+        if source is None:
+            raise self._unstable(name, "its source cannot be read")
+        node = code_node(source, code)
+        if node is None:
+            raise self._unstable(name, "its source file is not what was imported; start again")
+        return node
+
+    def _class_node(self, cls: type, scope: Mapping[str, Any], name: str) -> ast.AST:
+        source = _module_source(scope)
+        path = cls.__qualname__.replace(".<locals>", "").split(".")
+        if source is not None:
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.ClassDef) and node.name == path[-1]:
+                    return node
+        raise self._unstable(name, "its source cannot be read")
+
+    def _is_operator(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:
+        """Tells `@operator(...)`: what it says is in the step key by itself, or (`calls`) never changes a result."""
+
+        def check(decorator: ast.expr) -> bool:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            value: Any = None
+            if isinstance(called, ast.Name):
+                value = scope.get(called.id)
+            elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+                value = getattr(scope.get(called.value.id), called.attr, None)
+            return value is operator
+
+        return check
+
+    def names(self, tree: ast.AST, scope: Mapping[str, Any], skipped: set[str]) -> None:
+        """Follow what code reads from its module and from what it imports itself."""
+        module = str(scope.get("__name__", "?"))
+        inner: dict[str, Any] = {}
+        for bound, source, attribute in imports(tree, str(scope.get("__package__") or "")):
+            value = self._imported(source, attribute)
+            if value is not None:
+                inner[bound] = value
+        for head, *rest in reads(tree):
+            if head in inner:
+                self._dotted(inner[head], rest, f"{module}:{head}")
+            elif head in scope and head not in skipped:
+                self._dotted(scope[head], rest, f"{module}:{head}")
+
+    def _imported(self, source: str, attribute: str | None) -> Any:
+        """What an import inside a function binds; installed packages are noted by version and not loaded."""
+        if source not in sys.modules and not self._may_be_project(source):
+            self._package(source)
+            return None
+        if not self._is_project(source) and not self._may_be_project(source):
+            self._package(source)
+            return None
+        module = importlib.import_module(source)
+        if attribute is None:
+            return module
+        if hasattr(module, attribute):
+            return getattr(module, attribute)
+        return importlib.import_module(f"{source}.{attribute}")
+
+    def _may_be_project(self, module: str) -> bool:
+        top = module.partition(".")[0]
+        if top in _ENGINE or top in sys.stdlib_module_names:
+            return False
+        if top in self.project or self._is_project(module):
+            return True
         try:
-            text = textwrap.dedent(inspect.getsource(thing))
-        except (OSError, TypeError) as error:
-            raise self.unstable(name, "its source cannot be read") from error
-        try:
-            return ast.parse(text)
-        except SyntaxError:
-            # A lambda inside an expression: the text around it is not a program. Take the whole statement's bytes.
-            if isinstance(thing, types.FunctionType) and thing.__name__ == "<lambda>":
-                code = thing.__code__
-                constants = [constant for constant in code.co_consts if isinstance(constant, _PLAIN)]
-                return ast.parse(repr((code.co_code.hex(), constants, code.co_names)))
-            raise self.unstable(name, "its source cannot be parsed") from None
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError):
+            return False
+        places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
+        return any(place and not str(place).startswith(_INSTALLED) for place in places)
 
-    def names(self, tree: ast.AST, scope: Mapping[str, Any], skip: set[str]) -> None:
-        """Follow what the code reads from its module, and what it imports inside."""
-        for dotted in _reads(tree):
-            head, *rest = dotted
-            if head in skip:
-                continue
-            if head in scope:
-                self.dotted(scope[head], rest, ".".join(dotted), scope.get("__name__", "?"))
-            elif hasattr(builtins, head):
-                continue
-        for module, name in _imports(tree, str(scope.get("__package__") or "")):
-            self.imported(module, name)
-
-    def dotted(self, value: Any, rest: list[str], label: str, module: str) -> None:
+    def _dotted(self, value: Any, rest: list[str], name: str) -> None:
         """`helpers.parse.inner` read from a module: go down through project modules to what is meant."""
-        while isinstance(value, types.ModuleType) and rest and self.is_project(value.__name__):
-            module, value = value.__name__, getattr(value, rest[0], None)
+        while isinstance(value, types.ModuleType) and rest and self._is_project(value.__name__):
+            name, value = f"{value.__name__}:{rest[0]}", getattr(value, rest[0], None)
             rest = rest[1:]
-        self.value(value, f"{module}:{label}")
+        self.value(value, name)
 
-    def imported(self, module: str, name: str | None) -> None:
-        if not self.is_project(module) and module.partition(".")[0] not in self.project:
-            loaded = sys.modules.get(module)
-            if loaded is None and not _is_local(module):
-                self.package(module)
-                return
-        loaded = importlib.import_module(module)
-        if not self.is_project(module):
-            self.package(module)
-        elif name is not None:
-            if hasattr(loaded, name):
-                self.dotted(getattr(loaded, name), [], name, module)
-            else:
-                self.imported(f"{module}.{name}", None)
-        else:
-            # `import helpers` inside a function: which of its names are used is not followed, so take all of it.
-            self.found.code[f"{module}:*"] = _normalised(ast.parse(inspect.getsource(loaded)))
-
-    # -- constants ----------------------------------------------------------------------------------------------
-
-    def constant(self, value: Any, name: str) -> None:
-        self.found.code[name] = self.canonical(value, name)
-
-    def canonical(self, value: Any, name: str) -> str:
-        """A text that is the same whenever the value is the same, in any process."""
-        if isinstance(value, enum.Enum):
-            self.cls(type(value))
-            return f"{type(value).__qualname__}.{value.name}"
-        if isinstance(value, _PLAIN):
-            return f"{type(value).__name__}:{value!r}"
-        if typing.get_origin(value) is not None:
-            parts = [self.canonical(part, name) for part in typing.get_args(value)]
-            return f"{typing.get_origin(value)!r}[{','.join(parts)}]"
-        if _is_bare_typing(value):
-            return repr(value)
-        if isinstance(value, list | tuple):
-            return f"{type(value).__name__}[{','.join(self.canonical(item, name) for item in value)}]"
-        if isinstance(value, set | frozenset):
-            return f"set[{','.join(sorted(self.canonical(item, name) for item in value))}]"
-        if isinstance(value, Mapping):
-            # A mapping's order can show in a prompt, so it counts.
-            return f"map[{','.join(self.canonical(k, name) + '=' + self.canonical(v, name) for k, v in value.items())}]"
-        if isinstance(value, re.Pattern):
-            return f"re:{value.pattern!r}:{value.flags}"
-        if isinstance(value, pathlib.PurePath):
-            return f"path:{value}"
-        if isinstance(value, BaseModel):
-            self.cls(type(value))
-            return f"{type(value).__qualname__}:{value.model_dump_json()}"
-        if is_dataclass(value) and not isinstance(value, type):
-            self.cls(type(value))
-            named = (f"{f.name}={self.canonical(getattr(value, f.name), name)}" for f in fields(value))
-            return f"{type(value).__qualname__}({','.join(named)})"
-        if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType | functools.partial | types.MethodType):
-            self.value(value, name)
-            return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(type(value)))}"
-        if type(value).__module__.partition(".")[0] in _ENGINE:
-            return f"engine:{type(value).__qualname__}"
-        raise self.unstable(name, f"a value of type {type(value).__module__}.{type(value).__qualname__} has no stable form")
-
-    def unstable(self, name: str, why: str) -> UnstableCodeError:
+    def _unstable(self, name: str, why: str) -> UnstableCodeError:
         return UnstableCodeError(
-            f"operator {self.operator}: cannot fingerprint {name}: {why}. "
+            f"operator {self.label}: cannot fingerprint {name}: {why}. "
             "Make it a plain constant, or build it inside the function that uses it."
         )
 
 
-def _is_bare_typing(value: Any) -> bool:
-    """`Any`, `Self`, a type variable: names of the type system with nothing behind them."""
-    return type(value).__module__ == "typing" and typing.get_origin(value) is None
+def _cells(function: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of a closure; names that are not bound yet are left out."""
+    code, closure = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    for free, cell in zip(code.co_freevars if code else (), closure or (), strict=True):
+        try:
+            yield free, cell.cell_contents
+        except ValueError:
+            continue
 
 
-def _is_local(module: str) -> bool:
-    """Whether a module that is not imported yet would come from outside the installed packages."""
+def _module_source(scope: Mapping[str, Any]) -> str | None:
+    module = sys.modules.get(str(scope.get("__name__")))
     try:
-        found = importlib.util.find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return False
-    return bool(found and found.origin and not found.origin.startswith((*_INSTALLED, sysconfig.get_paths()["stdlib"])))
+        return inspect.getsource(module) if module else None
+    except (OSError, TypeError):
+        return None
 
 
-def _normalised(tree: ast.AST) -> str:
-    """Source without comments, docstrings and formatting."""
-    return ast.unparse(ast.fix_missing_locations(_WithoutDocstrings().visit(tree)))
-
-
-class _WithoutDocstrings(ast.NodeTransformer):
-    def visit(self, node: ast.AST) -> Any:
-        super().generic_visit(node)
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:] or [ast.Pass()]
-        return node
-
-
-def _reads(tree: ast.AST) -> Iterator[list[str]]:
-    """Dotted names that the code reads, longest first from each place, in a stable order."""
-    found = set()
-    inner = set()
-    for node in ast.walk(tree):
-        parts: list[str] = []
-        place: ast.AST = node
-        while isinstance(place, ast.Attribute):
-            inner.add(id(place.value))
-            parts.append(place.attr)
-            place = place.value
-        if isinstance(place, ast.Name) and id(node) not in inner:
-            found.add((place.id, *reversed(parts)))
-        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
-            quoted = (part.value for part in ast.walk(node.annotation) if isinstance(part, ast.Constant))
-            # A quoted annotation such as "Table[Persona]" names types, too.
-            found.update((word,) for text in quoted if isinstance(text, str) for word in re.findall(r"[A-Za-z_]\w*", text))
-    yield from (list(parts) for parts in sorted(found))
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str | None]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
-            yield from ((str(module), alias.name) for alias in node.names)
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache

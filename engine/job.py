@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.llm.weights import Weights
 from engine.spec import ModelSpec
@@ -42,7 +42,7 @@ class ModelBinding(Travelling):
 
 
 class Job(Travelling):
-    """All that the partitions of one step share."""
+    """All that the partitions of one step share; `code` is the digest of the operator's code as the driver has it."""
 
     registry: Path
     run_id: str
@@ -50,6 +50,7 @@ class Job(Travelling):
     step: str
     step_key: str
     operator: str
+    code: str
     params: dict[str, Any]
     inputs: dict[str, tuple[InputPart, ...]]
     models: dict[str, ModelBinding]
@@ -103,17 +104,27 @@ class Receipt(Travelling):
 
 
 class Failure(Travelling):
-    """Why a partition did not finish; `kind` says whether it is the endpoint, the budget or the operator."""
+    """Why a partition did not finish, and what its calls came to all the same.
+
+    `stopped` partitions never began, because another one had failed.
+    """
 
     partition: Partition
-    kind: str
     message: str
     traceback: str = ""
+    stopped: bool = False
+    usage: Usage = Usage()
+    spent: dict[str, float] = {}
 
 
 def receipt_path(receipts: Path, step_key: str, partition: Partition) -> Path:
     """Where the receipt of a partition lies."""
     return receipts / step_key / f"{partition.start}-{partition.stop}.json"
+
+
+def stop_mark(receipts: Path, step_key: str) -> Path:
+    """A file that tells workers, on any node, to begin no further partition of a step."""
+    return receipts / step_key / "stop"
 
 
 def write_receipt(receipts: Path, step_key: str, receipt: Receipt) -> None:
@@ -125,7 +136,7 @@ def read_receipt(receipts: Path, store: ObjectStore, step_key: str, partition: P
     """The receipt of a finished partition; None when it is absent or damaged or an object is gone: it runs again."""
     try:
         receipt = Receipt.model_validate(read_checked_json(receipt_path(receipts, step_key, partition)))
-    except (FileNotFoundError, CorruptError):
+    except (FileNotFoundError, CorruptError, ValidationError):  # the last: of another version of the engine
         return None
     needed = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls) if part]
     needed += [*receipt.attachments, *([receipt.rejects] if receipt.rejects else [])]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.check import Step
 from engine.fingerprint import Fingerprint, fingerprint
 from engine.operators import catalogue, packages
+from registry import Record
 from registry.manifest import VersionRef
 from registry.record import fields_of
 from registry.store import json_digest
+
+if TYPE_CHECKING:
+    from engine.check import Step
 
 
 def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int) -> dict[str, Any]:
@@ -50,7 +53,22 @@ def step_key(document: Mapping[str, Any]) -> str:
 def code_of(operator: str) -> Fingerprint:
     """The fingerprint of a registered operator."""
     project = tuple({package.partition(".")[0] for package in packages()})
-    return fingerprint(catalogue().operators[operator], project)
+    return fingerprint(catalogue().operators[operator], operator, project)
+
+
+@cache
+def code_of_source(record: type[Record], generator: str | None) -> Mapping[str, Any]:
+    """What decides, in code, which rows a source has: the record type with its validators, and the generator."""
+    project = tuple({package.partition(".")[0] for package in packages()})
+    found = [fingerprint(record, record.type_name(), project).document()]
+    if generator:
+        found.append(fingerprint(catalogue().generators[generator].function, generator, project).document())
+    return {"code": found}
+
+
+def code_digest(operator: str) -> str:
+    """SHA-256 of an operator's fingerprint: workers compare theirs with the driver's."""
+    return json_digest(code_of(operator).document())
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[str, str]) -> list[str]:

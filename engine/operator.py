@@ -119,6 +119,8 @@ def operator(
     def register(function: Callable[..., Any]) -> Operator:
         label = name or function.__name__
         shape, inputs, context, params = _read_signature(function, label)
+        if shape == "batch" and len(named) > 1:
+            raise TypeError(f"operator {label}: an operator on batches has one output")
         try:
             for record in (*named.values(), *(port.record for port in inputs.values())):
                 record.arrow_schema()

@@ -59,6 +59,9 @@ def drafts(
                 side=extra,
                 attachments=attachments,
                 metrics=_metrics(ordered) if place == 0 else (),
+                rows_in=plan.rows or 0,
+                filtered=sum(receipt.filtered for receipt in ordered),
+                rejected=sum(receipt.rejected for receipt in ordered),
             )
         )
     return made

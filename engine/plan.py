@@ -11,12 +11,13 @@ from engine import sources
 from engine.check import Pipeline, Source, Step
 from engine.job import partitions, read_receipt
 from engine.keys import changes, code_of, step_document, step_key
+from engine.problems import EngineError
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.record import fields_of
 from registry.store import canonical_json
 
-_PACKING = 8
-"""Stored text is taken to be packed by at most this (zstd packs prose by about three)."""
+_BYTES_PER_TOKEN = 4
+"""Of a model's own answers, when they are shown to it again."""
 
 SOURCE = "source"
 """The `op` under which external datasets stand in the registry."""
@@ -157,6 +158,8 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         if found := _source_hit(name, identity, registry):
             return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
     document = {SOURCE: identity}
+    if identity != (sources.identity(source.spec, source.record, beside, seed) or identity):
+        raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
     draft = Draft(
         name=name,
         kind=source.record.registry_kind,
@@ -171,6 +174,8 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         key_object=store_document(registry, document),
         data=read.data,
         side=read.side,
+        rows_in=read.rows + read.rejected,
+        rejected=read.rejected,
     )
     made = Input(VersionRef(name=name, version=0, content_id=read.content_id), read.data)
     return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
@@ -224,21 +229,28 @@ def streamed_rows(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
 def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left: int) -> tuple[int, int, float]:
     """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
 
-    A prompt is bounded by the row's text and the operator's own texts, in bytes: a token has at least one.
+    A prompt is bounded in bytes (a token has at least one) by the row's text, the operator's own texts, its parameters
+    and the answers to the calls before it. Inputs that an operator takes whole count for every row.
     """
     calls = tokens = 0
     cost = 0.0
-    stored = sum(data.bytes for versions in inputs.values() for version in versions for data in version.data)
-    row_bytes = _PACKING * stored // max(1, rows)
-    own = sum(len(text) for text in code_of(step.operator.name).code.values())
+    streamed = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if not port.whole)
+    whole = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if port.whole)
+    own = sum(len(text) for text in code_of(step.operator.name).code.values()) + len(step.params.model_dump_json())
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
-        tokens_in, tokens_out = asked * (row_bytes + own), asked * spec.max_tokens
+        answers = per_row * spec.max_tokens * _BYTES_PER_TOKEN
+        tokens_in = per_row * streamed * left // max(1, rows) + asked * (own + whole + answers)
+        tokens_out = asked * spec.max_tokens
         calls += asked
         tokens += tokens_in + tokens_out
         cost += (tokens_in * spec.price.input + tokens_out * spec.price.output) / 1e6
     return calls, tokens, cost
+
+
+def _memory(versions: tuple[Input, ...]) -> int:
+    return sum(data.memory for version in versions for data in version.data)
 
 
 def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:

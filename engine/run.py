@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import Counter
@@ -12,13 +11,26 @@ from typing import Any, Protocol
 
 from engine.check import Pipeline, Step
 from engine.execute import Cluster
-from engine.job import Failure, InputPart, Job, ModelBinding, Partition, Receipt, Usage, partitions, read_receipt
+from engine.job import (
+    InputPart,
+    Job,
+    ModelBinding,
+    Partition,
+    Receipt,
+    Usage,
+    partitions,
+    read_receipt,
+    receipt_path,
+    stop_mark,
+)
+from engine.keys import code_digest
 from engine.outcome import drafts
 from engine.plan import Input, SourcePlan, StepPlan, needed, plan_source, plan_step, resolve_inputs
 from engine.problems import StepError
 from engine.pulse import Beat, read_pulse
 from engine.spec import Resources
 from registry import Manifest, Metric, Registry, SideObject, StepRun
+from registry.store import durable_write
 
 _REASONS_SHOWN = 3
 
@@ -140,6 +152,7 @@ class _Runner:
     run_id: str
     earlier: list[Receipt] = field(default_factory=list)
     fresh: list[Receipt] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
 
     def step(self, *, force: bool) -> None:
         """Hit, or execute what is missing and commit."""
@@ -149,10 +162,9 @@ class _Runner:
         if plan.status == "HIT":
             self._hit(plan, started)
             return
-        if force:
-            shutil.rmtree(self.registry.receipts / plan.key, ignore_errors=True)
         try:
-            self._execute(plan, inputs)
+            self._execute(plan, inputs, force=force)
+            self._check_rejects(plan)
         except (StepError, _FailedStepError) as error:
             failure = error if isinstance(error, _FailedStepError) else _FailedStepError(plan.name, str(error))
             record = self._record(plan, "failed", started)
@@ -164,7 +176,6 @@ class _Runner:
         made = drafts(self.pipeline, self.definition, plan, inputs, self._receipts, self.registry)
         record = self._record(plan, "resumed" if self.earlier else "ran", started, sum(draft.rows for draft in made))
         manifests = self.registry.catalog.commit(made, self.run_id, record)
-        shutil.rmtree(self.registry.receipts / plan.key, ignore_errors=True)
         self.state.add(plan.name, manifests)
         self._tell(record, manifests)
 
@@ -172,11 +183,14 @@ class _Runner:
     def _receipts(self) -> list[Receipt]:
         return [*self.earlier, *self.fresh]
 
-    def _execute(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]]) -> None:
+    def _execute(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], *, force: bool) -> None:
         """Collect the receipts of earlier runs, and run the partitions that have none."""
         operator = self.definition.operator
         parts = partitions(plan.rows or 0, operator.shape, bool(operator.roles))
-        self.earlier = [r for part in parts if (r := read_receipt(self.registry.receipts, self.registry.store, plan.key, part))]
+        if force:
+            for part in parts:
+                self._forget(plan.key, part)
+        self.earlier = self._on_disk(plan.key, parts)
         finished = {receipt.partition for receipt in self.earlier}
         missing = [part for part in parts if part not in finished]
         done = sum(receipt.partition.stop - receipt.partition.start for receipt in self.earlier)
@@ -186,15 +200,31 @@ class _Runner:
         self.cluster.start()
         resources = self._resources(len(missing))
         job = self._job(plan, inputs, resources)
+        mark = stop_mark(self.registry.receipts, plan.key)
+        mark.unlink(missing_ok=True)
+        failure: _FailedStepError | None = None
         with _Ticker(self, plan, done):
             for result in self.cluster.run(job, missing, resources):
-                if isinstance(result, Failure):
-                    raise _FailedStepError(plan.name, result.message, result.traceback)
-                self.fresh.append(result)
+                self.usage += result.usage
                 self._spend(result.spent)
-                self._check_rejects(plan)
+                if isinstance(result, Receipt):
+                    self.fresh.append(result)
+                    if failure is None and self._too_many_rejects(plan):
+                        failure = _FailedStepError(plan.name, "")
+                elif failure is None and not result.stopped:
+                    failure = _FailedStepError(plan.name, result.message, result.traceback)
+                if failure is not None and not mark.exists():
+                    # What is under way comes to its end (it is paid for); nothing new begins.
+                    durable_write(mark, b"")
+        if failure is not None:
+            self.earlier, self.fresh = [], self._on_disk(plan.key, parts)
+            self._check_rejects(plan)
+            raise failure
         if (lost := len(missing) - len(self.fresh)) > 0:
             raise StepError(f"{lost} of {len(missing)} partitions gave no result; run again to finish them")
+
+    def _on_disk(self, key: str, parts: Sequence[Partition]) -> list[Receipt]:
+        return [r for part in parts if (r := read_receipt(self.registry.receipts, self.registry.store, key, part))]
 
     def _spend(self, spent: Mapping[str, float]) -> None:
         for model, cost in spent.items():
@@ -224,6 +254,7 @@ class _Runner:
             step=plan.name,
             step_key=plan.key,
             operator=plan.op,
+            code=code_digest(plan.op),
             params=self.definition.params.model_dump(mode="json"),
             inputs=numbered,
             models={
@@ -240,9 +271,11 @@ class _Runner:
             workers=resources.workers or 1,
         )
 
+    def _too_many_rejects(self, plan: StepPlan) -> bool:
+        return sum(receipt.rejected for receipt in self._receipts) > self.definition.spec.max_reject_ratio * (plan.rows or 0)
+
     def _check_rejects(self, plan: StepPlan) -> None:
-        rejected, allowed = sum(receipt.rejected for receipt in self._receipts), self.definition.spec.max_reject_ratio
-        if rejected <= allowed * (plan.rows or 0):
+        if not self._too_many_rejects(plan):
             return
         reasons = self._reasons()
         # What was rejected is to be tried again once its cause is mended, so these partitions count as not done.
@@ -250,13 +283,14 @@ class _Runner:
             if receipt.rejected:
                 self._forget(plan.key, receipt.partition)
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        rejected, allowed = sum(receipt.rejected for receipt in self._receipts), self.definition.spec.max_reject_ratio
         raise StepError(
             f"{rejected} of {plan.rows} rows were rejected, and max_reject_ratio allows {allowed:.0%}: {listed}. "
             "Answers that were good are kept; mend the cause, or raise max_reject_ratio of the step."
         )
 
     def _forget(self, key: str, part: Partition) -> None:
-        (self.registry.receipts / key / f"{part.start}-{part.stop}.json").unlink(missing_ok=True)
+        receipt_path(self.registry.receipts, key, part).unlink(missing_ok=True)
 
     def _reasons(self, parts: Sequence[SideObject] | None = None) -> tuple[tuple[str, int], ...]:
         """The most frequent reasons in objects of rejects (by default, those of the receipts)."""
@@ -268,7 +302,6 @@ class _Runner:
         return tuple(counted.most_common(_REASONS_SHOWN))
 
     def _record(self, plan: StepPlan, outcome: Any, started: float, rows_out: int = 0) -> StepRun:
-        usage = sum((receipt.usage for receipt in self.fresh), Usage())
         return StepRun(
             step=plan.name,
             op=plan.op,
@@ -277,7 +310,7 @@ class _Runner:
             rows_out=rows_out,
             filtered=sum(receipt.filtered for receipt in self._receipts),
             rejected=sum(receipt.rejected for receipt in self._receipts),
-            **usage.model_dump(),
+            **self.usage.model_dump(),
             seconds=round(time.monotonic() - started, 3),
         )
 
@@ -289,7 +322,8 @@ class _Runner:
             outcome="hit",
             rows_in=plan.rows or 0,
             rows_out=sum(manifest.rows for manifest in plan.manifests),
-            rejected=sum(part.rows for part in rejects),
+            filtered=plan.manifests[0].filtered,
+            rejected=plan.manifests[0].rejected,
             seconds=round(time.monotonic() - started, 3),
         )
         self.registry.catalog.commit([], self.run_id, record)

@@ -26,12 +26,17 @@ from typing import IO, Any, cast
 import pyarrow as pa
 from pydantic import ValidationError
 
+from engine.keys import code_of_source
 from engine.operators import catalogue
 from engine.problems import EngineError, PipelineError, Problem
 from engine.spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject, side
 from registry.content import content_id
+from registry.record import fields_of
 from registry.store import json_digest
+
+READER_VERSION = 1
+"""To be raised when the readers below give other rows for the same bytes."""
 
 MAX_ROW_BYTES = 64 << 20
 CHUNK_ROWS = 8192
@@ -70,7 +75,10 @@ def find_files(path: str, beside: Path) -> list[str]:
         system, inner = fsspec.core.url_to_fs(path)
         return [system.unstrip_protocol(found) for found in sorted(system.glob(inner))]
     for folder in (Path(), beside):
-        found = sorted(glob.glob(str(folder / Path(path).expanduser()), recursive=True))
+        wanted = folder / Path(path).expanduser()
+        if wanted.is_file():  # a name may have brackets
+            return [str(wanted)]
+        found = sorted(glob.glob(str(wanted), recursive=True))
         if files := [name for name in found if Path(name).is_file()]:
             return files
     return []
@@ -86,6 +94,7 @@ def format_of(file: str) -> str | None:
 def identity(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -> dict[str, Any] | None:
     """Everything that determines a source's rows, for its step key; None when only reading it can tell."""
     origin: dict[str, Any]
+    name = None
     if spec.path is not None:
         origin = {"files": [_digest(file) for file in find_files(spec.path, beside)]}
     elif spec.generator is not None:
@@ -94,9 +103,8 @@ def identity(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -
         origin = {"generator": name, "task": task, "settings": dict(spec.with_), "seed": seed, "identity": generator.identity()}
     else:
         return None  # a hub's data can change behind its name
-    # The type's JSON schema holds its fields, their constraints and defaults: all that decides which rows fit.
-    shape = record.model_json_schema()
-    return {"origin": origin, "type": shape, "rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error}
+    rules = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
+    return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
 
 
 def source_key(identity: Mapping[str, Any]) -> str:
@@ -123,8 +131,12 @@ def ingest(name: str, spec: DatasetSpec, record: type[Record], beside: Path, see
             fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
             ignored |= fields.keys() - known
             try:
+                if len(fields) < len(row.fields):
+                    raise _RowError("after renaming, two columns have the same name")
                 writer.add(record.model_validate({key: fields[key] for key in fields.keys() & known}), row.size)
                 continue
+            except _RowError as invalid:
+                error = str(invalid)
             except ValidationError as invalid:
                 error = "; ".join(_explain(item) for item in invalid.errors())
         bad += 1
@@ -143,6 +155,10 @@ def ingest(name: str, spec: DatasetSpec, record: type[Record], beside: Path, see
         stored = store.put_table(pa.Table.from_pylist(rejects, schema=side.REJECTS))
         extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(rejects)))
     return Ingested(data, identity, tuple(extra), sum(part.rows for part in data), bad, tuple(sorted(ignored)))
+
+
+class _RowError(ValueError):
+    """Why a row cannot be taken as it is."""
 
 
 class _ChunkWriter:
@@ -168,8 +184,10 @@ class _ChunkWriter:
         return tuple(self._data), content_id(self._record.arrow_schema(), tables)
 
     def _flush(self) -> None:
-        stored = self._store.put_table(self._record.to_table(self._rows))
-        self._data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(self._rows)))
+        table = self._record.to_table(self._rows)
+        stored = self._store.put_table(table)
+        part = DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(self._rows), memory=table.nbytes)
+        self._data.append(part)
         self._rows, self._size = [], 0
 
 
@@ -192,7 +210,10 @@ def _limited(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
 def _rows(spec: DatasetSpec, beside: Path, seed: int) -> Iterator[Row]:
     if spec.path is not None:
         for file in find_files(spec.path, beside):
-            yield from _READERS[format_of(file) or "jsonl"](file)
+            try:
+                yield from _READERS[format_of(file) or "jsonl"](file)
+            except (EOFError, OSError) as error:
+                raise EngineError(f"{file}: cannot be read to its end: {error}") from error
     elif spec.generator is not None:
         name, _, task = spec.generator.partition("/")
         generator = catalogue().generators[name]
@@ -271,10 +292,14 @@ def _json_array(file: str) -> Iterator[Row]:
         yield _json_row(f"{file} row {number + 1}", value, len(raw) // max(1, len(rows)))
 
 
+_SURPLUS, _MISSING = "\0surplus", "\0missing"
+"""Cells beyond the header, and cells that a short row lacks, as the CSV reader is told to mark them."""
+
+
 def _csv(file: str) -> Iterator[Row]:
     with _open(file) as content:
         csv.field_size_limit(MAX_ROW_BYTES)
-        reader = csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""), restkey=None)
+        reader = csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""), restkey=_SURPLUS, restval=_MISSING)
         while True:
             try:
                 fields = next(reader, None)
@@ -284,9 +309,14 @@ def _csv(file: str) -> Iterator[Row]:
                 raise EngineError(f"{file}:{reader.line_num}: not CSV: {error}") from error
             if fields is None:
                 return
+            where = f"{file}:{reader.line_num}"
+            if _SURPLUS in fields or _MISSING in fields.values():
+                more = "more" if _SURPLUS in fields else "fewer"
+                yield Row(where, error=f"the row has {more} cells than the header; put text with commas in double quotes")
+                continue
             # An empty cell is no value: it becomes the field's default, or is reported as missing.
-            present = {key: value for key, value in fields.items() if key is not None and value not in ("", None)}
-            yield Row(f"{file}:{reader.line_num}", present, size=sum(map(len, present.values())))
+            present = {key: value for key, value in fields.items() if value != ""}
+            yield Row(where, present, size=sum(map(len, present.values())))
 
 
 def _parquet(file: str) -> Iterator[Row]:

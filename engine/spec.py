@@ -23,7 +23,7 @@ _PARAM = re.compile(r"\$\{params\.([^}]*)\}")
 class Spec(BaseModel):
     """A part of the file: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Limits(Spec):

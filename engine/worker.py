@@ -6,6 +6,7 @@ Knows nothing of Ray. A worker process keeps one `Worker` for a job, so that mod
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import shutil
@@ -22,9 +23,10 @@ from pydantic import ValidationError
 
 from engine.context import Context, Reject, Tally
 from engine.emit import Emitted, OutputWriter
-from engine.job import Failure, InputPart, Job, ModelBinding, Partition, Receipt, Usage, write_receipt
-from engine.llm.base import BudgetError, EndpointError, Provider, RequestError
-from engine.llm.client import CallLog, ChatModel, current_log
+from engine.job import Failure, InputPart, Job, ModelBinding, Partition, Receipt, Usage, stop_mark, write_receipt
+from engine.keys import code_digest
+from engine.llm.base import BudgetError, EndpointError, ModelError, Provider, RequestError, StoppedError
+from engine.llm.client import CallLog, ChatModel, SharedModel, current_log
 from engine.llm.journal import Journal
 from engine.llm.limits import Gate
 from engine.llm.weights import Weights, materialise
@@ -33,7 +35,6 @@ from engine.operators import catalogue
 from engine.problems import EngineError
 from engine.pulse import Pulse
 from registry import DataObject, Record, Registry, StoredFile
-from registry.store import json_digest
 
 
 class OperatorError(Exception):
@@ -42,15 +43,20 @@ class OperatorError(Exception):
 
 @dataclass
 class RowResult:
-    """What became of one input row."""
+    """What became of one input row: rows for the outputs, or a reason for its rejection, or an error of the step."""
 
     emitted: list[Emitted] = field(default_factory=list)
     rejected: str | None = None
+    error: Exception | None = None
     log: CallLog = field(default_factory=CallLog)
 
 
 class Worker:
-    """Runs partitions of one job; several may be under way on one event loop."""
+    """Runs partitions of one job; several may be under way on one event loop.
+
+    When a row fails the step, no further request is sent and no further partition begins; requests under way come to
+    their end, so that their answers, which are paid for, reach the journal.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -59,73 +65,90 @@ class Worker:
         self.params = self.operator.params.model_validate(job.params)
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.pulse = Pulse(self.registry.receipts / job.step_key)
-        self._models: dict[str, ChatModel] | None = None
+        self._shared: dict[str, SharedModel] = {}
         self._journal: Journal | None = None
         self._tables: dict[str, Table[Any]] = {}
 
     async def run(self, part: Partition) -> Receipt | Failure:
         """Run a partition; what goes wrong comes back as a Failure, not as an exception, so that Ray does not retry it."""
+        if stop_mark(self.registry.receipts, self.job.step_key).exists():
+            return Failure(partition=part, message="stopped", stopped=True)
         try:
-            receipt = await self._run(part)
-        except Exception as group:
-            error = _main_error(group)
-            trace = "".join(traceback.format_exception(error))
-            if isinstance(error, BudgetError):
-                return Failure(partition=part, kind="budget", message=str(error), traceback=trace)
-            if isinstance(error, EndpointError):
-                return Failure(partition=part, kind="endpoint", message=str(error), traceback=trace)
-            known = isinstance(error, OperatorError | EngineError)
-            message = str(error) if known else f"{type(error).__name__}: {error}"
-            return Failure(partition=part, kind="operator", message=message, traceback=trace)
-        write_receipt(self.registry.receipts, self.job.step_key, receipt)
-        return receipt
+            self._same_code()
+            result = await self._run(part)
+            if isinstance(result, Receipt):
+                write_receipt(self.registry.receipts, self.job.step_key, result)
+            return result
+        except Exception as error:
+            return self._failure(part, error)
 
     async def close(self) -> None:
         """Let models and the journal go."""
-        for model in (self._models or {}).values():
+        for model in self._shared.values():
             await model.close()
         if self._journal:
             self._journal.close()
 
+    def _same_code(self) -> None:
+        if code_digest(self.job.operator) != self.job.code:
+            raise EngineError(
+                f"the code of operator {self.job.operator!r} (or the version of a package it uses) is not the same here as "
+                "where the run was started; if it was edited just now, run again"
+            )
+
+    def _failure(self, part: Partition, error: Exception, logs: Sequence[CallLog] = ()) -> Failure:
+        self._stop()
+        spent: dict[str, float] = {}
+        usage = sum((self._usage(log, spent) for log in logs), Usage())
+        told = isinstance(error, OperatorError | EngineError | ModelError)
+        message = str(error) if told else f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+        return Failure(partition=part, message=message, traceback=trace, usage=usage, spent=spent)
+
+    def _stop(self) -> None:
+        for model in self._shared.values():
+            model.stop(StoppedError("the step has failed"))
+
     # -- the three shapes ---------------------------------------------------------------------------------------
 
-    async def _run(self, part: Partition) -> Receipt:
+    async def _run(self, part: Partition) -> Receipt | Failure:
         tally = Tally()
         keeper = _Keeper(self.registry)
         scratch = Path(tempfile.mkdtemp(prefix="engine-"))
         try:
             make_context = partial(self._context, tally, keeper, scratch)
             if self.operator.shape == "row":
-                receipt = await self._rows(part, make_context)
+                result = await self._rows(part, make_context)
             elif self.operator.shape == "batch":
-                receipt = self._batch(part, make_context)
+                result = self._batch(part, make_context)
             else:
-                receipt = await self._whole(part, make_context)
+                result = await self._whole(part, make_context)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(result, Failure):
+            return result
         counts, values = tally.metrics()
-        return receipt.model_copy(update={"counts": counts, "values": values, "attachments": tuple(keeper.kept)})
+        return result.model_copy(update={"counts": counts, "values": values, "attachments": tuple(keeper.kept)})
 
-    async def _rows(self, part: Partition, make_context: Any) -> Receipt:
+    async def _rows(self, part: Partition, make_context: Any) -> Receipt | Failure:
         [stream] = [name for name, port in self.operator.inputs.items() if not port.whole]
         record = self.operator.inputs[stream].record
         whole = {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
         writer = OutputWriter(self.registry.store, self.operator, self.job.inputs[stream])
-        records = list(record.from_table(self._slice(stream, part)))
-        async with asyncio.TaskGroup() as tasks:
-            rows = [
-                tasks.create_task(self._row(stream, row, part.start + place, whole, make_context))
-                for place, row in enumerate(records)
-            ]
-        usage, spent = Usage(), dict[str, float]()
-        led = filtered = rejected = 0
-        for place, task in enumerate(rows):
-            result = task.result()
+        records = record.from_table(self._slice(stream, part))
+        rows = [self._row(stream, row, part.start + place, whole, make_context) for place, row in enumerate(records)]
+        results = await asyncio.gather(*rows)
+        errors = [result.error for result in results if result.error]
+        if errors:
+            return self._failure(part, _main_error(errors), [result.log for result in results])
+        spent: dict[str, float] = {}
+        usage = Usage()
+        for place, result in enumerate(results):
             writer.row(part.start + place, result.emitted, result.rejected, result.log)
-            led += bool(result.emitted)
-            rejected += not result.emitted and result.rejected is not None
-            filtered += not result.emitted and result.rejected is None
             usage += self._usage(result.log, spent)
+        rejected = sum(result.rejected is not None for result in results)
+        led = sum(bool(result.emitted) for result in results)
+        filtered = len(results) - led - rejected
         return writer.receipt(part, led=led, filtered=filtered, rejected=rejected, usage=usage, spent=spent)
 
     async def _row(
@@ -134,39 +157,37 @@ class Worker:
         result = RowResult()
         current_log.set(result.log)
         # Seeded by content, not by place: moving a row, or adding one before it, changes no other row's draws.
-        seed = json_digest([self.job.seed, self.operator.name, record.model_dump(mode="json")])
+        seed = _seed(self.job.seed, self.operator.name, record.model_dump())
         arguments: dict[str, Any] = {stream: record, **whole, **_settings(self.params)}
         if self.operator.context:
             arguments[self.operator.context] = make_context(seed)
-        used = 0
-        calls: list[Any] = []
         try:
             async for item in self.operator.function(**arguments):
                 output, row = self._declared(item, f"row {number} of {stream}")
-                # Calls since the last yield made this row; with none since, the same calls made it, too.
-                if len(result.log.calls) > used:
-                    calls, used = result.log.calls[used:], len(result.log.calls)
-                result.emitted.append(Emitted(output, row, tuple(calls)))
+                # Which of the calls made so far a row came from cannot be told from outside: none is left out.
+                result.emitted.append(Emitted(output, row, tuple(result.log.calls)))
         except (Reject, RequestError) as error:
-            result.rejected = str(error)
-        except (EndpointError, BudgetError, OperatorError, EngineError):
-            raise
+            # A row is rejected as a whole; what it had yielded is not kept.
+            result.emitted, result.rejected = [], str(error)
+        except (ModelError, OperatorError, EngineError) as error:
+            result.error = error
         except Exception as error:
-            raise OperatorError(
-                f"operator {self.operator.name} raised {type(error).__name__} on row {number} of {stream!r}: {error}"
-            ) from error
+            said = f"operator {self.operator.name} raised {type(error).__name__} on row {number} of {stream!r}: {error}"
+            result.error = OperatorError(said)
+            result.error.__cause__ = error
+        if result.error:
+            self._stop()
         self.pulse.beat()
         return result
 
     def _batch(self, part: Partition, make_context: Any) -> Receipt:
         [stream] = [name for name, port in self.operator.inputs.items() if not port.whole]
-        record = self.operator.inputs[stream].record
-        table = self._slice(stream, part).select(record.arrow_schema().names)
+        table = self._slice(stream, part)
         numbered = table.add_column(0, "_row", pa.array(range(part.start, part.stop), pa.int64()))
         arguments: dict[str, Any] = {stream: numbered, **_settings(self.params)}
         arguments |= {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
         if self.operator.context:
-            arguments[self.operator.context] = make_context(json_digest([self.job.seed, self.operator.name, part.start]))
+            arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name, part.start))
         result = self.operator.function(**arguments)
         if not isinstance(result, pa.Table):
             raise OperatorError(f"operator {self.operator.name} works on batches and must return an Arrow table")
@@ -187,7 +208,7 @@ class Worker:
         tables = {name: self._whole_input(name) for name in self.operator.inputs}
         arguments: dict[str, Any] = {**tables, **_settings(self.params)}
         if self.operator.context:
-            arguments[self.operator.context] = make_context(json_digest([self.job.seed, self.operator.name]))
+            arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name))
         writer = OutputWriter(self.registry.store, self.operator, ())
         try:
             async for item in _any_generator(self.operator.function(**arguments)):
@@ -195,7 +216,7 @@ class Worker:
                 writer.batch(output, [row], None)
         except (Reject, RequestError) as error:
             raise OperatorError(f"operator {self.operator.name}: {error}") from error
-        except (EndpointError, BudgetError, OperatorError, EngineError):
+        except (ModelError, OperatorError, EngineError):
             raise
         except Exception as error:
             raise OperatorError(f"operator {self.operator.name} raised {type(error).__name__}: {error}") from error
@@ -229,26 +250,21 @@ class Worker:
                 f"operator {self.operator.name} made an invalid {declared.type_name()} from {where}: {error}"
             ) from error
 
-    def _context(self, tally: Tally, keeper: _Keeper, scratch: Path, seed: str) -> Context:
-        number = int(seed[:16], 16)
-        return Context(self._bind_models(), random.Random(number), self.log, scratch, number % 2**31, tally, keeper, self.pulse)
+    def _context(self, tally: Tally, keeper: _Keeper, scratch: Path, seed: int) -> Context:
+        return Context(self._models(), random.Random(seed), self.log, seed % 2**31, scratch, tally, keeper, self.pulse)
 
-    def _bind_models(self) -> dict[str, ChatModel]:
-        if self._models is None:
+    def _models(self) -> dict[str, ChatModel]:
+        return {role: self._model(role, binding) for role, binding in self.job.models.items()}
+
+    def _model(self, role: str, binding: ModelBinding) -> ChatModel:
+        if self._journal is None:
             self._journal = Journal(self.registry.journal)
-            self._models = {
-                role: ChatModel(
-                    role,
-                    binding.spec,
-                    binding.identity,
-                    self._journal,
-                    Gate(binding.spec, self.job.workers, binding.spent_usd),
-                    partial(_provider, binding, self.registry),
-                    partial(_folder, binding.weights, self.registry),
-                )
-                for role, binding in self.job.models.items()
-            }
-        return self._models
+        if binding.name not in self._shared:
+            gate = Gate(binding.spec, self.job.workers, binding.spent_usd)
+            provider = partial(_provider, binding, self.registry)
+            self._shared[binding.name] = SharedModel(binding.spec, binding.identity, self._journal, gate, provider)
+        name = binding.weights.location if binding.weights else binding.spec.model
+        return ChatModel(role, self._shared[binding.name], name, partial(_folder, binding.weights, self.registry))
 
     def _usage(self, log: CallLog, spent: dict[str, float]) -> Usage:
         """Sums of calls; what they cost is added to `spent` by the pipeline's name of the model."""
@@ -323,12 +339,13 @@ def _objects(parts: Sequence[InputPart]) -> Iterator[DataObject]:
 
 
 def _concatenated(pieces: list[pa.Table], record: type[Record]) -> pa.Table:
-    """Tables of different origins as one with the record's columns; a column that one lacks is null there."""
-    schema = record.arrow_schema()
-    names = [name for name in schema.names if all(name in piece.schema.names for piece in pieces)]
-    if not pieces:
-        return schema.empty_table()
-    return pa.concat_tables([piece.select(names) for piece in pieces], promote_options="permissive")
+    """Tables of different record types as one with the columns of `record`."""
+    return pa.concat_tables([record.arrow_schema().empty_table(), *(record.conform(piece) for piece in pieces)])
+
+
+def _seed(*parts: Any) -> int:
+    # repr, because JSON has no bytes and no infinity.
+    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:16], 16)
 
 
 def _settings(params: Any) -> dict[str, Any]:
@@ -367,9 +384,11 @@ async def _any_generator(result: Any) -> AsyncIterator[Any]:
             yield item
 
 
-def _main_error(error: BaseException) -> BaseException:
-    """Of errors that rows raised together, the one that says most: an endpoint's or a budget's before others."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    inner = [_main_error(each) for each in error.exceptions]
-    return next((each for each in inner if isinstance(each, EndpointError | BudgetError)), inner[0])
+def _main_error(errors: Sequence[Exception]) -> Exception:
+    """Of errors of several rows the one that says most: an endpoint's or a budget's before an operator's before others."""
+    order: tuple[type[Exception], ...] = (EndpointError, BudgetError, OperatorError, EngineError)
+    for kind in order:
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    return errors[0]

@@ -74,6 +74,8 @@ def load(path: Path, shown_as: str | None = None) -> YamlSource:
         mark = error.problem_mark or error.context_mark
         where = Position(name, mark.line + 1, mark.column + 1) if mark else None
         raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", where)]) from error
+    except RecursionError:
+        raise PipelineError([Problem(f"{name}: the YAML is too deep")]) from None
     except yaml.YAMLError as error:
         raise PipelineError([Problem(f"{name}: not valid YAML: {error}")]) from error
     finally:
@@ -103,7 +105,7 @@ class _Builder:
             return [self.build(item, (*loc, i)) for i, item in enumerate(node.value)]
         try:
             return self.loader.construct_object(node)
-        except ValueError as error:
+        except (ValueError, IndexError, TypeError, OverflowError) as error:  # such as `!!int ""`
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
     def pairs(self, node: yaml.MappingNode, loc: Loc) -> Iterator[tuple[str, Any]]:

@@ -126,7 +126,9 @@ def json_digest(document: Any) -> str:
 @contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
     """A temporary file beside `target` that takes its place, durably, when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fsync_folder(target.parent.parent)
     temporary = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as out:

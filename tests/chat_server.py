@@ -28,6 +28,7 @@ class ChatServer:
     most_in_flight: int = 0
 
     def __enter__(self) -> ChatServer:
+        self._arrived = threading.Event()
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
@@ -47,6 +48,11 @@ class ChatServer:
     def prompts(self) -> list[str]:
         """The last message of each request, in order of arrival."""
         return [request["messages"][-1]["content"] for request in self.requests]
+
+    def wait_for_request(self, seconds: float) -> None:
+        """Wait until another request arrives, at most so long."""
+        self._arrived.wait(seconds)
+        self._arrived.clear()
 
     def model(self, **more: Any) -> str:
         """The server as a model of a pipeline, in YAML's flow style."""
@@ -75,6 +81,7 @@ class ChatServer:
         seen = sum(1 for earlier in self.requests if earlier == body)
         self.requests.append(body)
         self.headers.append(dict(request.headers))
+        self._arrived.set()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:

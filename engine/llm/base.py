@@ -42,6 +42,10 @@ class BudgetError(ModelError):
     """The next call could exceed the model's budget: the step stops, finished work is kept."""
 
 
+class StoppedError(ModelError):
+    """The call was not sent, because the step has failed elsewhere."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One answer asked of a model. Every field shapes the answer, so every field is in its key.

@@ -15,6 +15,8 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
+from filelock import FileLock
+
 from engine.llm.base import Completion
 
 _SCHEMA = """
@@ -36,9 +38,10 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "answers.sqlite"
-        self._reader = _connect(self.file)
-        self._reader.execute(_SCHEMA)
-        self._queue: queue.SimpleQueue[tuple[str, str, Future[None]] | None] = queue.SimpleQueue()
+        with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes make a file
+            self._reader = _connect(self.file)
+            self._reader.execute(_SCHEMA)
+        self._queue: queue.SimpleQueue[tuple[str, str, Future[str]] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
 
@@ -55,11 +58,15 @@ class Journal:
             )
         return Completion.model_validate_json(answer)
 
-    async def put(self, key: str, completion: Completion) -> None:
-        """Keep an answer; returns when it is durable."""
-        done: Future[None] = Future()
+    async def put(self, key: str, completion: Completion) -> Completion:
+        """Keep an answer; returns, when it is durable, the answer that is kept.
+
+        That is another one when somebody else asked the same at the same time and was first: all use the same.
+        """
+        done: Future[str] = Future()
         self._queue.put((key, completion.model_dump_json(), done))
-        await asyncio.wrap_future(done)
+        kept = await asyncio.wrap_future(done)
+        return Completion.model_validate_json(kept)
 
     def count(self) -> int:
         """Number of answers."""
@@ -82,17 +89,22 @@ class Journal:
             entries = [entry for entry in batch if entry is not None]
             try:
                 with connection:
-                    connection.executemany(
-                        "insert or ignore into answers values (?, ?, ?)",
-                        [(key, answer, _checksum(key, answer)) for key, answer, _ in entries],
-                    )
+                    kept = [_insert(connection, key, answer) for key, answer, _ in entries]
             except sqlite3.Error as error:
                 for _, _, done in entries:
                     done.set_exception(error)
             else:
-                for _, _, done in entries:
-                    done.set_result(None)
+                for (_, _, done), answer in zip(entries, kept, strict=True):
+                    done.set_result(answer)
         connection.close()
+
+
+def _insert(connection: sqlite3.Connection, key: str, answer: str) -> str:
+    """Insert an answer unless there is one; returns the one that is there."""
+    values = (key, answer, _checksum(key, answer))
+    if connection.execute("insert or ignore into answers values (?, ?, ?)", values).rowcount:
+        return answer
+    return str(connection.execute("select answer from answers where key = ?", (key,)).fetchone()[0])
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -29,33 +29,42 @@ class Gate:
         self._tokens = _per_minute(limits.tokens_per_minute, workers)
         budget = spec.budget_usd
         self._left_usd = None if budget is None else (budget - spent_usd) / workers
+        self._held: dict[int, float] = {}
+        self._settled = asyncio.Event()
 
     @asynccontextmanager
     async def admit(self, request: Request) -> AsyncIterator[None]:
         """Wait for a turn; raises BudgetError when the call could cost more than is left."""
         tokens_in, tokens_out = token_bound(request)
-        cost = self.cost(tokens_in, tokens_out)
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._in_flight)
-            if self._left_usd is not None:
-                if cost > self._left_usd:
-                    raise BudgetError(
-                        f"budget_usd {self._spec.budget_usd} of model {self._spec.model} is used up: "
-                        f"{max(self._left_usd, 0):.4f} left for this worker, the next call may cost {cost:.4f}"
-                    )
-                self._left_usd -= cost  # set aside while the call is out; settled by `settle`
+            await self._hold(request, self.cost(tokens_in, tokens_out))
             if self._requests:
                 await self._requests.acquire()
             if self._tokens:
                 await self._tokens.acquire(min(tokens_in + tokens_out, self._tokens.max_rate))
             yield
 
-    def settle(self, request: Request, completion: Completion | None) -> float:
-        """Replace what was set aside by what the call cost (nothing when it failed); returns the cost in US dollars."""
-        actual = self.cost(completion.tokens_in, completion.tokens_out) if completion else 0.0
+    async def _hold(self, request: Request, cost: float) -> None:
+        """Set aside what a call may cost while it is out; what calls in flight give back is waited for."""
+        while self._left_usd is not None and cost > self._left_usd:
+            if not self._held:
+                raise BudgetError(
+                    f"budget_usd {self._spec.budget_usd} of model {self._spec.model} is used up: "
+                    f"${max(self._left_usd, 0):.4f} are left for this worker, and the next call may cost ${cost:.4f}"
+                )
+            self._settled.clear()
+            await self._settled.wait()
         if self._left_usd is not None:
-            self._left_usd += self.cost(*token_bound(request)) - actual
-        return actual
+            self._left_usd -= cost
+            self._held[id(request)] = cost
+
+    def settle(self, request: Request, completion: Completion | None) -> None:
+        """Replace what was set aside by what the call cost (nothing when it failed)."""
+        if self._left_usd is not None:
+            actual = self.cost(completion.tokens_in, completion.tokens_out) if completion else 0.0
+            self._left_usd += self._held.pop(id(request), actual) - actual
+            self._settled.set()
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Price of so many tokens in US dollars."""

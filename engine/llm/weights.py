@@ -84,7 +84,8 @@ def _from_registry(target: str, session: Session | None) -> Weights:
     [model] = Model.from_table(session.table(f"{name}@{version}"))
     base = identify(model.base_model, session) if model.format == "adapter" else None
     where = f"{name}@{version}"
-    return Weights(source="registry", location=where, identity=f"registry:{content_id}", model=model, base=base)
+    under = f" on {base.identity}" if base else ""
+    return Weights(source="registry", location=where, identity=f"registry:{content_id}{under}", model=model, base=base)
 
 
 def materialise(weights: Weights, store: ObjectStore) -> Path:

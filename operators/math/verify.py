@@ -7,6 +7,8 @@ can hang. So it runs unguarded in a process of its own, which is killed when it 
 from __future__ import annotations
 
 import asyncio
+import logging
+import multiprocessing
 import re
 import unicodedata
 from fractions import Fraction
@@ -17,7 +19,10 @@ from operators.records import Verdict
 
 TIMEOUT_SECONDS = 3.0
 
-_NUMBER = re.compile(r"[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:\s*/\s*\d+)?")
+_LOG = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:\s*/\s*\d+)?")
+_MOST_DIGITS = 400
 _FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*:?\s*(.+)", re.IGNORECASE)
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
 
@@ -30,11 +35,16 @@ def final_answer(solution: str) -> str | None:
     if (boxed := _last_boxed(text)) is not None:
         return boxed.strip() or None
     if "####" in text:
-        return text.rpartition("####")[2].strip().splitlines()[0].strip() or None
+        tail = text.rpartition("####")[2].strip()
+        return tail.splitlines()[0].strip() if tail else None
     stated = _FINAL.findall(text)
-    place = stated[-1] if stated else text
-    numbers = _NUMBER.findall(place) or _NUMBER.findall(text)
-    return str(numbers[0 if stated else -1]).strip() if numbers else None
+    if stated:
+        # "The answer is 3 + 4 = 7." ends in its answer; "The answer is 5, because 2 + 3 = 5" begins with it.
+        sentence = re.split(r"(?<!\d)[.,;](?=\s|$)|(?<=\d)[.,;](?=\s|$)|\b(?:because|since|as)\b", stated[-1])[0]
+        if numbers := _NUMBER.findall(sentence.rpartition("=")[2]):
+            return str(numbers[0]).strip()
+    numbers = _NUMBER.findall(text)
+    return str(numbers[-1]).strip() if numbers else None
 
 
 def normalise(text: str) -> str:
@@ -49,11 +59,9 @@ def as_number(text: str) -> Fraction | None:
     A percentage is its number of per cents: 25% is 25.
     """
     bare = normalise(text).strip().strip("$").strip().removesuffix("\\%").removesuffix("%").rstrip(".").strip()
-    if not _NUMBER.fullmatch(bare):
+    if not _NUMBER.fullmatch(bare) or len(bare) > _MOST_DIGITS:
         return None
     bare = bare.replace(" ", "")
-    if "," in bare and not re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", bare):
-        return None
     top, _, bottom = bare.replace(",", "").partition("/")
     if len(top.lower().partition("e")[2]) > 4:
         return None  # 1e99999 is not worth its digits
@@ -80,6 +88,9 @@ async def verify(gold: str, solution: str) -> tuple[Verdict, str | None]:
         return await asyncio.wrap_future(_pool().schedule(compare, (gold, predicted), timeout=TIMEOUT_SECONDS)), predicted
     except TimeoutError:
         return "timeout", predicted
+    except Exception as error:  # the parser and sympy raise whatever they like at what models write
+        _LOG.info("math-verify failed on %r: %r", predicted, error)
+        return "unparsed", predicted
 
 
 def compare(gold: str, predicted: str) -> Verdict:
@@ -109,9 +120,11 @@ def _last_boxed(text: str) -> str | None:
 
 @cache
 def _pool() -> Any:
-    import multiprocessing
-
     from pebble import ProcessPool
 
-    # Not fork: this process has threads.
-    return ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
+    # Not fork: this process has threads. The import is done before the clock of the first comparison starts.
+    return ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"), initializer=_load)
+
+
+def _load() -> None:
+    import math_verify  # noqa: F401

@@ -116,7 +116,7 @@ def train_sft(
     folder = ctx.scratch / "model"
     trainer.model.save_pretrained(folder)
     if lora:
-        _tidy_adapter(folder, student.spec.model)
+        _tidy_adapter(folder, student.name)
     else:
         tokenizer.save_pretrained(folder)
     settings = {
@@ -132,7 +132,7 @@ def train_sft(
         "seed": ctx.seed,
     }
     yield Model(
-        base_model=student.spec.model,
+        base_model=student.name,
         format="adapter" if lora else "full",
         config=json.dumps(settings, sort_keys=True),
         files=ctx.keep(folder),

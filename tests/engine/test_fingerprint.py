@@ -18,13 +18,16 @@ OPS = '''\
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import numpy as np
 
 import scratch.other as other
 from engine.operator import Context, Record, operator
+from pydantic import Field
 from scratch.helpers import Base, shout, wrapped
 
 
@@ -47,6 +50,15 @@ def local_helper(text: str, times: int = 2) -> str:
     return text * times
 
 
+def behind_lambda(text: str) -> str:
+    return text
+
+
+def bound(text: str, times: int) -> str:
+    rate: RATE = float(times)
+    return text * int(rate)
+
+
 def unrelated(text: str) -> str:
     return text.title()
 
@@ -64,6 +76,10 @@ def make(suffix: str):
 async def scratch_op(word: Word, ctx: Context, *, limit: int = 3) -> AsyncIterator[Word]:
     """Does something to a word."""
     text = local_helper(word.text)
+    text = TABLE["a"](text) + TABLE["b"](text) + TWO[1](text) + BOUND(text) + traced(text) + Made().value() + kinds(text)
+    from scratch import late2
+
+    text = late2.go(text)
     text = shout(text) + other.deep.inner(text) + Speaker().say(text) + ADD(text) + wrapped(text)
     if PATTERN.search(text) and text in WORDS:
         text = str(np.sum([len(text)]))
@@ -72,6 +88,44 @@ async def scratch_op(word: Word, ctx: Context, *, limit: int = 3) -> AsyncIterat
     yield Word(text=PROMPT.format(finish(text)[:limit]))
 
 
+def trace(function):
+    @functools.wraps(function)
+    def inner(*arguments):
+        return function(*arguments) + "t"
+
+    return inner
+
+
+@trace
+def traced(text: str) -> str:
+    return text + "1"
+
+
+def make_class(number):
+    class Inner:
+        def value(self):
+            return str(number)
+
+    return Inner
+
+
+@functools.singledispatch
+def kinds(value):
+    return ""
+
+
+@kinds.register
+def _(value: str):
+    return "s" + value
+
+
+Made = make_class(111)
+TABLE = {
+    "a": lambda text: local_helper(text) if text in ("u", "v") else "", "b": lambda text: behind_lambda(text),
+}
+TWO = [make("x"), make("y")]
+BOUND = functools.partial(bound, times=5)
+RATE = Annotated[float, Field(ge=0)]
 ADD = make("a")
 PATTERN = re.compile("x+")
 WORDS = {"one": 1, "two": 2}
@@ -104,6 +158,7 @@ def wrapped(text):
 """,
     "other.py": "import scratch.deep as deep\n\nUNUSED = 1\n",
     "deep.py": "FACTOR = 3\n\n\ndef inner(text):\n    return text * FACTOR\n\n\ndef not_used(text):\n    return text\n",
+    "late2.py": "def go(text):\n    return further(text)\n\n\ndef further(text):\n    return text + '2'\n",
     "late.py": "def finish(text):\n    return text.lower()\n",
 }
 
@@ -118,6 +173,18 @@ MUST_RERUN = {
     "a helper reached through modules": ("deep.py", "text * FACTOR", "text + str(FACTOR)"),
     "a constant of another module": ("deep.py", "FACTOR = 3", "FACTOR = 4"),
     "a helper imported inside the function": ("late.py", "text.lower()", "text.upper()"),
+    "the first of two lambdas": ("ops.py", '("u", "v")', '("u", "w")'),
+    "a helper of a lambda": ("ops.py", "text: str) -> str:\n    return text\n", "text: str) -> str:\n    return text[:1]\n"),
+    "the first of two closures": ("ops.py", 'make("x")', 'make("z")'),
+    "the order of two closures": ("ops.py", 'make("x"), make("y")', 'make("y"), make("x")'),
+    "a partial's argument": ("ops.py", "times=5", "times=6"),
+    "a type alias with a constraint": ("ops.py", "Field(ge=0)", "Field(ge=1)"),
+    "a decorator's wrapper": ("ops.py", 'function(*arguments) + "t"', 'function(*arguments) + "T"'),
+    "what a decorator wraps": ("ops.py", 'return text + "1"', 'return text + "2"'),
+    "a class's closure": ("ops.py", "make_class(111)", "make_class(112)"),
+    "an implementation of a single dispatch": ("ops.py", 'return "s" + value', 'return "S" + value'),
+    "a module imported inside the function": ("late2.py", "return further(text)", "return further(text) * 2"),
+    "a helper in a module imported inside the function": ("late2.py", "text + '2'", "text + '3'"),
     "a module constant": ("ops.py", '"two": 2', '"two": 3'),
     "a compiled pattern": ("ops.py", '"x+"', '"y+"'),
     "a prompt template": ("ops.py", '"Say {}"', '"Tell {}"'),
@@ -148,6 +215,11 @@ MUST_NOT_RERUN = {
     ),
     "an unrelated constant of a reached module": ("other.py", "UNUSED = 1", "UNUSED = 2"),
     "a new function": ("helpers.py", "import functools\n", "import functools\n\n\ndef brand_new():\n    return 1\n"),
+    "an attribute's docstring": (
+        "ops.py",
+        "    text: str\n\n\nclass Speaker",
+        '    text: str\n    """Letters."""\n\n\nclass Speaker',
+    ),
     "blank lines": ("ops.py", "\n\n\nclass Word", "\n\n\n\n\nclass Word"),
 }
 
@@ -174,7 +246,7 @@ def forget() -> None:
 def document() -> dict[str, Any]:
     """The fingerprint in a world that has just been imported."""
     forget()
-    return fingerprint(importlib.import_module("scratch.ops").scratch_op).document()
+    return fingerprint(importlib.import_module("scratch.ops").scratch_op, "scratch_op").document()
 
 
 def edit(package: Path, file: str, old: str, new: str) -> None:
@@ -215,7 +287,7 @@ def test_the_fingerprint_is_the_same_in_every_process(scratch: Path) -> None:
 
     code = (
         "import importlib, json; from engine.fingerprint import fingerprint\n"
-        "print(json.dumps(fingerprint(importlib.import_module('scratch.ops').scratch_op).document()))"
+        "print(json.dumps(fingerprint(importlib.import_module('scratch.ops').scratch_op, 'scratch_op').document()))"
     )
     outputs = {
         subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from engine.llm.base import BudgetError, Completion, EndpointError, Request, RequestError
-from engine.llm.client import CallLog, ChatModel, current_log
+from engine.llm.client import CallLog, ChatModel, SharedModel, current_log
 from engine.llm.journal import DamagedJournalError, Journal
 from engine.llm.limits import Gate
 from engine.llm.openai import OpenAIProvider
@@ -35,9 +35,9 @@ async def model(workdir: Path, chat_server: ChatServer) -> AsyncIterator[Make]:
         full = ModelSpec.model_validate(
             {"provider": "openai", "model": "test-model", "base_url": chat_server.base_url, "retries": 2, **spec}
         )
-        model = ChatModel("teacher", full, full.model, journal, Gate(full), lambda: OpenAIProvider(full), Path)
-        made.append(model)
-        return model
+        shared = SharedModel(full, full.model, journal, Gate(full), lambda: OpenAIProvider(full))
+        made.append(shared)
+        return ChatModel("teacher", shared, full.model, Path)
 
     current_log.set(CallLog())
     yield make
@@ -152,6 +152,24 @@ async def test_the_key_is_sent_and_never_shown(model: Make, chat_server: ChatSer
     assert "TEST_KEY" in str(wrong.value)
 
 
+async def test_the_same_question_of_two_processes_has_one_answer(model: Make, chat_server: ChatServer) -> None:
+    chat_server.latency = 0.05
+    chat_server.answer = lambda prompt, seen: f"answer {seen}"
+    one, other = await asyncio.gather(model().chat("q"), model().chat("q"))  # two clients that know nothing of each other
+    assert len(chat_server.requests) == 2
+    assert one == other == await model().chat("q")
+
+
+async def test_a_row_that_gives_up_does_not_take_others_with_it(model: Make, chat_server: ChatServer) -> None:
+    chat_server.latency = 0.2
+    one = model()
+    first = asyncio.create_task(one.chat("q"))
+    follower = asyncio.create_task(one.chat("q"))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    assert (await follower).text == "You said: q"
+
+
 async def test_no_more_requests_are_in_flight_than_allowed(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 0.02
     one = model(limits={"concurrency": 4})
@@ -166,6 +184,14 @@ async def test_requests_a_minute_are_counted(model: Make, chat_server: ChatServe
     assert (len(done), len(chat_server.requests)) == (5, 5)
     for task in waiting:
         task.cancel()
+
+
+async def test_a_budget_waits_for_what_calls_in_flight_give_back(model: Make, chat_server: ChatServer) -> None:
+    chat_server.latency = 0.01
+    # A call costs half a dollar and may cost ten; eleven dollars are enough for twenty, one after the other.
+    one = model(price={"output": 100_000}, max_tokens=100, budget_usd=20)
+    await asyncio.gather(*[one.chat(str(number)) for number in range(20)])
+    assert len(chat_server.requests) == 20
 
 
 async def test_a_budget_is_never_exceeded(model: Make, chat_server: ChatServer) -> None:

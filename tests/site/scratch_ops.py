@@ -85,7 +85,7 @@ async def broken(word: Word) -> AsyncIterator[Word]:
     if word.text == "boom":
         raise ZeroDivisionError("no such thing")
     if word.text == "invalid":
-        yield Word.model_construct(text=3)
+        yield Word.model_construct(text=None)
     elif word.text == "wrong":
         yield "a text"
     else:

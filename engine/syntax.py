@@ -1,0 +1,105 @@
+"""Questions about source code as a syntax tree: where a function stands, what it reads, and its text without comments."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import CodeType
+
+
+def code_node(source: str, code: CodeType) -> ast.AST | None:
+    """The function or lambda of a module's source that a code object was compiled from; None when it is not there."""
+    candidates = [
+        node for node in _functions(source) if _first_line(node) == code.co_firstlineno and _name(node) == code.co_name
+    ]
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    # Several lambdas on one line: the body's place tells them apart.
+    places = [(line, column) for line, _, column, _ in code.co_positions() if line is not None and column is not None]
+    for node in candidates:
+        body = node.body if isinstance(node, ast.Lambda) else node
+        start, end = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
+        inside = [start <= place <= end for place in places if place > (code.co_firstlineno, 0)]
+        if inside and all(inside):
+            return node
+    return None
+
+
+def normalised(tree: ast.AST, dropped: Callable[[ast.expr], bool]) -> str:
+    """Source without comments, docstrings and formatting; decorators of which `dropped` is true are left out."""
+    tree = _WithoutTexts().visit(copy.deepcopy(tree))
+    if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
+        tree.decorator_list = [decorator for decorator in tree.decorator_list if not dropped(decorator)]
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def reads(tree: ast.AST) -> list[tuple[str, ...]]:
+    """Dotted names that code reads, in a stable order: ("helpers", "parse") for `helpers.parse`."""
+    found: set[tuple[str, ...]] = set()
+    inner: set[int] = set()
+    for node in ast.walk(tree):
+        parts: list[str] = []
+        place: ast.AST = node
+        while isinstance(place, ast.Attribute):
+            inner.add(id(place.value))
+            parts.append(place.attr)
+            place = place.value
+        if isinstance(place, ast.Name) and id(node) not in inner:
+            found.add((place.id, *reversed(parts)))
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
+            quoted = (part.value for part in ast.walk(node.annotation) if isinstance(part, ast.Constant))
+            # A quoted annotation such as "Table[Persona]" names types, too.
+            found.update((word,) for text in quoted if isinstance(text, str) for word in re.findall(r"[A-Za-z_]\w*", text))
+    return sorted(found)
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str, str | None]]:
+    """(name bound, module, name in it or None) of the import statements in code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname:
+                    yield alias.asname, alias.name, None
+                else:
+                    yield alias.name.partition(".")[0], alias.name.partition(".")[0], None
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            for alias in node.names:
+                yield alias.asname or alias.name, str(module), None if alias.name == "*" else alias.name
+
+
+@lru_cache(maxsize=256)
+def _functions(source: str) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, ...]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    return tuple(node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+
+
+def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> int:
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(each.lineno for each in decorators)])
+
+
+def _name(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> str:
+    return "<lambda>" if isinstance(node, ast.Lambda) else node.name
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Drops strings that stand alone: docstrings of modules, classes, functions and attributes."""
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for part in ("body", "orelse", "finalbody"):
+            lines = getattr(node, part, None)
+            if isinstance(lines, list):
+                kept = [line for line in lines if not _is_text(line)]
+                if len(kept) < len(lines):
+                    setattr(node, part, kept or ([ast.Pass()] if part == "body" else []))
+        return node
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
