@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -131,6 +131,9 @@ class _Checker:
         operators = {name: self.operator(name) for name in self.spec.steps}
         bound = self.bind_models(operators)
         steps = {name: self.step(name, op, sources, operators, bound) for name, op in operators.items() if op}
+        for name in operators.keys() - steps.keys():
+            for reference, place in _references(self.spec.steps[name].in_, ("steps", name, "in")):
+                self.link(reference, place, sources, operators)
         order = self.order(steps)
         used = {name: source for name, source in sources.items() if source.spec.registry is None}
         return Pipeline(self.spec, self.file, used, {name: steps[name] for name in order if name in steps})
@@ -366,6 +369,13 @@ def _listed(given: str | list[str], loc: Loc) -> list[tuple[str, Loc]]:
     if isinstance(given, str):
         return [(given, loc)]
     return [(reference, (*loc, place)) for place, reference in enumerate(given)]
+
+
+def _references(given: Any, loc: Loc) -> list[tuple[str, Loc]]:
+    """All references of a step with their places, whatever inputs they are for."""
+    if not isinstance(given, dict):
+        return _listed(given, loc)
+    return [reference for port, inner in given.items() for reference in _listed(inner, (*loc, port))]
 
 
 def _outputs(operators: Mapping[str, Operator | None]) -> list[str]:

@@ -121,8 +121,9 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline; what is there already is not made again."""
+    from engine.output import stderr_console
     from engine.progress import progress_on
-    from engine.report import print_run, run_document, stderr_console
+    from engine.report import print_run, run_document
     from engine.run import run as run_pipeline
 
     checked = _check(pipeline, set_)
@@ -148,7 +149,7 @@ def sql(
 ) -> None:
     """Query the registry (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
     rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name."""
-    from engine.report import grid, records
+    from engine.output import grid, records
 
     text = sys.stdin.read() if query == "-" else query
     with _reading().session() as session:
@@ -181,7 +182,7 @@ def runs(json: JsonOption = False) -> None:
 @app.command()
 def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonOption = False) -> None:
     """Show a version: its type and fields, what it was made from, by which step and run, and its metrics."""
-    from engine.report import grid
+    from engine.output import grid
 
     registry = _reading()
     with registry.session() as session:
@@ -215,7 +216,7 @@ def head(
     json: JsonOption = False,
 ) -> None:
     """Show the first rows of a version."""
-    from engine.report import cell_text
+    from engine.output import cell_text
 
     with _reading().session() as session:
         name, version = session.resolve(target)
@@ -240,7 +241,8 @@ def ops(
 ) -> None:
     """List the operators, or show one: inputs, outputs, parameters, documentation."""
     from engine.operators import catalogue
-    from engine.report import grid, operator_document, print_operator
+    from engine.output import grid
+    from engine.report import operator_document, print_operator
 
     known = catalogue().operators
     if name is not None and name not in known:
@@ -336,7 +338,7 @@ def _steps(checked: Any, names: list[str] | None, option: str) -> set[str]:
 
 
 def _table(query: str, json: bool, empty: str) -> None:
-    from engine.report import grid, records
+    from engine.output import grid, records
 
     registry = _registry()
     if not registry.exists:
@@ -352,19 +354,19 @@ def _table(query: str, json: bool, empty: str) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    from engine.report import cell_text, plain
+    from engine.output import cell_text, plain
 
     return cell_text(value, None) if isinstance(value, list | dict) else plain(value)
 
 
 def _out() -> Any:
-    from engine.report import stdout_console
+    from engine.output import stdout_console
 
     return stdout_console()
 
 
 def _print_json(value: Any) -> None:
-    from engine.report import as_json
+    from engine.output import as_json
 
     print(as_json(value))
 

@@ -27,7 +27,7 @@ from engine.keys import code_digest
 from engine.outcome import drafts
 from engine.plan import Input, SourcePlan, StepPlan, needed, plan_source, plan_step, resolve_inputs
 from engine.problems import StepError
-from engine.pulse import Beat, read_pulse
+from engine.pulse import read_pulse
 from engine.spec import Resources
 from registry import Manifest, Metric, Registry, SideObject, StepRun
 from registry.store import durable_write
@@ -355,11 +355,8 @@ class _Ticker:
         self._thread.join()
 
     def _tick(self) -> None:
-        last = Beat(0, 0, "")
+        rows = self._plan.rows or 0
         while not self._ended.wait(0.5):
             beat = read_pulse(self._folder, self._since)
-            if beat != last:
-                last = beat
-                rows = self._plan.rows or 0
-                done, total = (beat.done, beat.total) if beat.total else (min(rows, self._done + beat.done), rows)
-                self._observer.step_advanced(self._plan.name, done, total, beat.note)
+            done, total = (beat.done, beat.total) if beat.total else (min(rows, self._done + beat.done), rows)
+            self._observer.step_advanced(self._plan.name, done, total, beat.note)

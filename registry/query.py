@@ -30,6 +30,16 @@ _CONFINE = (
 )
 
 
+_NAMED = (("name", pa.string()), ("version", pa.int32()))
+_EDGES = {
+    "lineage_edges": side.with_columns(side.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
+    "call_edges": side.with_columns(side.CALLS, (*_NAMED, ("base", pa.int64()))),
+    "reject_edges": side.with_columns(side.REJECTS, _NAMED),
+}
+_SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|trace|\w+_edges)\b", re.IGNORECASE)
+"""Names behind which side objects stand: only a query with one of them opens any."""
+
+
 class QueryError(ValueError):
     """A query that is refused or that DuckDB could not run; the message is for the user."""
 
@@ -49,12 +59,8 @@ class Session:
         self._store = store
         self._con = catalog.snapshot()
         self._attached: set[str] = set()
-        for name, schema, extra in (
-            ("lineage_edges", side.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
-            ("call_edges", side.CALLS, (("name", pa.string()), ("version", pa.int32()), ("base", pa.int64()))),
-            ("reject_edges", side.REJECTS, (("name", pa.string()), ("version", pa.int32()))),
-        ):
-            self._con.register(name, self._side(name, side.with_columns(schema, extra)))
+        for name, schema in _EDGES.items():
+            self._con.register(name, pa.Table.from_batches([], schema))  # empty_table() imports pandas
         self._con.execute(sql("views.sql"))
         self._con.execute(sql("macros.sql"))
         for statement in _CONFINE:
@@ -140,6 +146,10 @@ class Session:
             named = self._con.get_table_names(query.strip().rstrip(";"))
         except duckdb.Error:
             return  # the same error comes back, with its place, when the query runs
+        if _SIDE_VIEWS.search(query) and "edges" not in self._attached:
+            for name, schema in _EDGES.items():
+                self._con.register(name, self._side(name, schema))
+            self._attached.add("edges")
         known = set(self.names_in_catalog()) if named - self._attached else set()
         for label in named - self._attached:
             match = _DATASET.fullmatch(label)

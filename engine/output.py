@@ -1,0 +1,80 @@
+"""How results are printed: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from registry import Answer
+
+CELL = 60
+
+
+def stdout_console() -> Console:
+    """Results; as wide as they need when nobody watches."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, soft_wrap=False)
+
+
+def stderr_console() -> Console:
+    """Progress and errors."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL) -> Table:
+    """A plain table; numbers to the right, long cells shortened to `cell` characters."""
+    rows = [list(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold" if cell is None else "ellipsis")
+    for row in rows:
+        table.add_row(*(cell_text(value, cell) for value in row))
+    return table
+
+
+def cell_text(value: Any, limit: int | None = CELL) -> str:
+    """A value on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+    elif isinstance(value, dt.datetime):
+        text = value.isoformat(sep=" ", timespec="seconds")
+    elif isinstance(value, list | dict):
+        text = json.dumps(plain(value), ensure_ascii=False)
+    else:
+        text = str(value)
+    text = text.replace("\r", "").replace("\n", "⏎")
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def as_json(value: Any) -> str:
+    """JSON for machines."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=2)
+
+
+def records(answer: Answer) -> list[dict[str, Any]]:
+    """A query's result as a list of objects."""
+    return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]

@@ -1,0 +1,56 @@
+"""The first thing a newcomer runs: offline, with the embedded model, from the checkout or from an installed wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.conftest import Cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_quickstart_in_small(engine: Cli, workdir: Path) -> None:
+    small = ("--set", "problems=6", "--set", "attempts=1", "--set", "train_steps=1")
+    done = engine("run", "quickstart", *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "quickstart/sft@1" in done.stdout
+    assert "arithmetic" in done.stdout
+    [exposure] = json.loads(engine("sql", "select kind, rows from datasets where name = 'quickstart/sft'", "--json").stdout)
+    assert exposure == {"kind": "model", "rows": 1}
+    calls = json.loads(engine("sql", "select distinct model, role from llm_calls", "--json").stdout)
+    assert calls == [{"model": "smollm2-135m-instruct", "role": "teacher"}]
+    again = json.loads(engine("run", "quickstart", *small, "--json").stdout)
+    assert {step["outcome"] for step in again["steps"]} == {"hit"}
+
+
+def test_the_wheel_has_all_it_needs(workdir: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(workdir / "dist"), str(ROOT)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    [wheel] = (workdir / "dist").glob("posttrain_engine-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in ("registry/sql/views.sql", "pipelines/quickstart.yaml", "operators/math/verify.py", "engine/py.typed"):
+        assert needed in names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
+    # Installed beside the checkout's own installation, the wheel must be what is imported.
+    site = workdir / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    where = [
+        sys.executable,
+        "-c",
+        "import engine, operators, registry; print(engine.__path__, operators.__path__, registry.__path__)",
+    ]
+    paths = subprocess.run(where, cwd=workdir, env=env, capture_output=True, text=True, check=True).stdout
+    assert paths.count(str(site)) == 3
+    for arguments in (["check", "quickstart"], ["ops"], ["plan", "quickstart", "--set", "problems=2"], ["schema"]):
+        done = subprocess.run(
+            [str(site / "bin" / "engine"), *arguments], cwd=workdir, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,106 @@
+"""Training makes a model version that can be used, the same one every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry import Model, Registry
+from tests.engine.running import ask, run_text
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def train(registry: Registry, model: Path, rows: int = 6, question: str = "q", **settings: Any) -> Any:
+    """Train on `rows` examples."""
+    examples = [
+        {"prompt": [{"role": "user", "content": f"{question}{n}"}], "completion": [{"role": "assistant", "content": "yes"}]}
+        for n in range(rows)
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    document = {
+        "name": "demo",
+        "models": {"student": {"provider": "transformers", "model": str(model)}},
+        "datasets": {"rows": {"type": "SFTExample", "path": "rows.jsonl"}},
+        "steps": {
+            "sft": {"op": "train_sft", "in": "rows", "with": {"batch_size": 2, "max_length": 64, "epochs": 2, **settings}}
+        },
+    }
+    return run_text(json.dumps(document), registry)
+
+
+def losses(registry: Registry, version: int = 1) -> list[float]:
+    return [
+        value
+        for (value,) in ask(
+            registry,
+            f"select value from metrics where metric = 'loss' and version = {version} "
+            "order by cast(replace(slice, 'step ', '') as int)",
+        )
+    ]
+
+
+def test_an_adapter_is_trained_and_answers(registry: Registry, tiny_model: Path, tmp_path: Path) -> None:
+    result = train(registry, tiny_model, learning_rate=0.05)
+    assert result.state == "succeeded", result.error
+    curve = losses(registry)
+    assert len(curve) == 6
+    assert curve[-1] < curve[0]
+    assert ask(registry, "select kind, type, rows from datasets where name = 'demo/sft'") == [("model", "Model", 1)]
+    with registry.session() as session:
+        [model] = Model.from_table(session.table("demo/sft@1"))
+    assert (model.format, model.base_model) == ("adapter", str(tiny_model))
+    names = {file.name for file in model.files}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= names
+    assert (
+        str(tmp_path)
+        not in registry.store.path(next(f.sha256 for f in model.files if f.name == "adapter_config.json")).read_text()
+    )
+
+    Path("words.jsonl").write_text('{"text": "q1"}\n')
+    answered = run_text(
+        "{name: use, models: {teacher: {provider: transformers, model: 'registry:demo/sft@1', max_tokens: 5, temperature: 0}},"
+        " datasets: {words: {type: Word, path: words.jsonl}}, steps: {asked: {op: ask_once, in: words, max_reject_ratio: 1}}}",
+        registry,
+    )
+    assert answered.state == "succeeded", answered.error
+    assert ("use/asked", "demo/sft") in ask(registry, "select child, parent from lineage")
+
+
+def test_the_same_rows_and_seed_give_the_same_model(registry: Registry, tiny_model: Path, tmp_path: Path) -> None:
+    train(registry, tiny_model)
+    other = Registry(tmp_path / "other")
+    train(other, tiny_model)
+    content = "select content_id from versions where name = 'demo/sft'"
+    assert ask(registry, content) == ask(other, content)
+    assert losses(registry) == losses(other)
+
+
+def test_all_weights_can_be_trained(registry: Registry, tiny_model: Path) -> None:
+    train(registry, tiny_model, lora=None, max_steps=1)
+    with registry.session() as session:
+        [model] = Model.from_table(session.table("demo/sft@1"))
+    assert model.format == "full"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in model.files}
+
+
+def test_nothing_to_train_on_is_an_error(registry: Registry, tiny_model: Path) -> None:
+    result = train(registry, tiny_model, rows=0)
+    assert result.state == "failed"
+    assert "0 examples came in" in result.error
+
+
+def test_what_does_not_fit_is_counted_and_an_error_when_nothing_does(registry: Registry, tiny_model: Path) -> None:
+    result = train(registry, tiny_model, max_length=8)
+    assert result.state == "succeeded", result.error
+    assert ask(registry, "select metric, value from metrics where metric like 'rows%' order by 1") == [
+        ("rows", 6),
+        ("rows_dropped", 0),
+        ("rows_truncated", 6),
+    ]
+    result = train(registry, tiny_model, question="a question that is too long", max_length=8)
+    assert result.state == "failed"
+    assert "all 6 prompts are longer than max_length=8" in result.error
