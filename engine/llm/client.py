@@ -90,7 +90,7 @@ class SharedModel:
         answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._asking[key] = answer
         try:
-            completion = await self._journal.put(key, await self._ask(request))
+            completion = await self._ask(request)
             answer.set_result(completion)
         except asyncio.CancelledError:
             answer.cancel()
@@ -132,9 +132,6 @@ class SharedModel:
             self.stop(error)
             raise
         assert completion is not None
-        if not completion.text.strip():
-            # Not journalled: an empty answer is not one, and asking again may give one.
-            raise RequestError(f"empty answer (finish_reason {completion.finish_reason!r})")
         return completion
 
     async def _send(self, provider: Provider, request: Request) -> Completion:
@@ -146,7 +143,11 @@ class SharedModel:
                 completion = await provider.complete(request)
             finally:
                 self.gate.settle(request, completion)
-            return completion
+            if not completion.text.strip():
+                # Not journalled: an empty answer is not one, and asking again may give one.
+                raise RequestError(f"empty answer (finish_reason {completion.finish_reason!r})")
+            # The place among the requests in flight is kept until the answer is durable: a crash loses no more than those.
+            return await self._journal.put(request.key, completion)
 
 
 class ChatModel:
