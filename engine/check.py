@@ -157,8 +157,8 @@ class _Checker:
             self.files(spec.path, (*loc, "path"))
         elif spec.generator is not None:
             self.generator(spec, record, loc)
-        elif spec.registry is not None and (spec.limit or spec.rename):
-            self.problem("limit and rename do not apply to a registry version, which is used as it is", loc)
+        elif spec.registry is not None:
+            self.registry_dataset(spec, record, loc)
         return Source(name, spec, record)
 
     def files(self, path: str, loc: Loc) -> None:
@@ -173,6 +173,15 @@ class _Checker:
         for file in found:
             if format_of(file) is None:
                 self.problem(f"cannot tell the format of {file}", loc, f"name it .{', .'.join(FORMATS)} (or with .gz)")
+
+    def registry_dataset(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
+        if spec.limit or spec.rename:
+            self.problem("limit and rename do not apply to a registry version, which is used as it is", loc)
+        link = self.registry_link(str(spec.registry), str(spec.registry), (*loc, "registry"))
+        if link is None:
+            return
+        for why in missing_fields(record, dict(link.fields)):
+            self.problem(f"{spec.registry} is {link.type}, not {spec.type}: {why}", (*loc, "registry"))
 
     def generator(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
         name, _, task = (spec.generator or "").partition("/")

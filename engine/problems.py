@@ -40,7 +40,8 @@ class PipelineError(EngineError):
     """A pipeline or its arguments are wrong; `problems` has all that was found."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = sorted(problems, key=lambda p: (p.position is None, p.position))
+        # What several references stumble over is said once.
+        self.problems = sorted(dict.fromkeys(problems), key=lambda p: (p.position is None, p.position))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

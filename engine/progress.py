@@ -70,6 +70,7 @@ class LiveProgress:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._ops: dict[str, str] = {}
 
     def __enter__(self) -> LiveProgress:
         self._progress.start()
@@ -82,10 +83,11 @@ class LiveProgress:
         self._progress.console.print(text, markup=False, highlight=False)
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
+        self._ops[step] = op
         self._tasks[step] = self._progress.add_task(step, total=max(rows, 1), completed=done, step=step, note=f"{op} starting")
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
-        self._progress.update(self._tasks[step], completed=done, total=max(total, 1), note=note)
+        self._progress.update(self._tasks[step], completed=done, total=max(total, 1), note=note or self._ops[step])
 
     def step_finished(self, outcome: StepOutcome) -> None:
         record = outcome.record

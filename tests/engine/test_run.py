@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine import execute
+from engine.check import check
+from engine.plan import make_plan
 from engine.problems import PipelineError
 from registry import Registry
 from tests.chat_server import ChatServer, error
@@ -277,3 +279,39 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(registry: Registry, cha
     assert len(chat_server.requests) == 10
     assert run_text(text(50.0), registry).state == "succeeded"
     assert len(chat_server.requests) == 30
+
+
+# -- with the registry ---------------------------------------------------------------------------------------------
+
+
+def test_a_version_of_another_pipeline_is_an_input(registry: Registry) -> None:
+    words("a", "b")
+    run_text(pipeline("loud: {op: shout, in: words}"), registry)
+    text = "{name: other, datasets: {old: {type: %s, registry: demo/loud}}, steps: {more: {op: shout, in: [old, 'registry:demo/words@1']}}}"
+    assert run_text(text % "Word", registry).state == "succeeded"
+    assert texts(registry, "other/more") == ["A!!", "B!!", "A!", "B!"]
+    assert [row[1:4] for row in ask(registry, "from trace('other/more@1', 0)")] == [
+        ("other/more", 1, 0),
+        ("demo/loud", 1, 0),
+        ("demo/words", 1, 0),
+    ]
+    with pytest.raises(PipelineError, match=r"demo/loud is Word, not MathProblem: field 'question' \(str\) is missing"):
+        run_text(text % "MathProblem", registry)
+    with pytest.raises(PipelineError, match=r"'demo/words' has no version 9; it has 1"):
+        run_text("{name: x, steps: {more: {op: shout, in: 'registry:demo/words@9'}}}", registry)
+
+
+def test_an_interrupted_step_resumes_where_it_stopped(registry: Registry, chat_server: ChatServer) -> None:
+    words(*[str(number) for number in range(64)])
+    chat_server.answer = lambda prompt, seen: error(401, "wrong key") if len(chat_server.requests) > 40 else "fine"
+    text = pipeline("asked: {op: ask_once, in: words}", chat_server.model(limits={"concurrency": 1}))
+    assert run_text(text, registry).state == "failed"
+    with registry.session() as session:
+        plan = make_plan(check(Path("p.yaml"), None, session), registry, select=set(), force=set(), why=True)
+    [planned] = plan.steps
+    assert (planned.status, planned.total, planned.done > 0) == ("RESUME", 4, True)
+    assert planned.calls == 64 - 16 * planned.done
+    assert planned.why == (f"an earlier run finished {planned.done} of 4 partitions",)
+    chat_server.answer = lambda prompt, seen: "fine"
+    assert outcomes(run_text(text, registry)) == {"asked": "resumed"}
+    assert len(chat_server.requests) == 65  # each row once, and the one that failed again
