@@ -14,8 +14,8 @@ from engine.problems import EngineError, StepError
 from engine.spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
-PARTITIONS_IN_FLIGHT = 8
-"""Partitions that one worker has under way at most: enough to keep a model busy while the slow rows of some finish."""
+LEAST_IN_FLIGHT = 8
+"""Partitions that one worker has under way when there are enough."""
 
 
 class Cluster:
@@ -97,8 +97,7 @@ class Cluster:
         import ray.data
         from ray.exceptions import RayError
 
-        # The worker that is up first must not take the others' share.
-        in_flight = min(PARTITIONS_IN_FLIGHT, -(-len(parts) // (resources.workers or 1)))
+        in_flight = _partitions_in_flight(job, parts, resources.workers or 1)
         descriptors = [{"start": part.start, "stop": part.stop} for part in parts]
         dataset = ray.data.from_items(descriptors, override_num_blocks=len(descriptors)).map_batches(
             _RayWorker,
@@ -119,6 +118,18 @@ class Cluster:
                 yield kind.model_validate_json(row["result"])
         except RayError as error:
             raise StepError(f"a worker was lost and could not be replaced: {_last_line(error)}") from error
+
+
+def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int:
+    """Partitions that one worker has under way.
+
+    Enough rows to fill the busiest model's requests in flight twice over, so that the slow rows of some partitions do not
+    leave it idle; but no more than its share: the worker that is up first must not take all.
+    """
+    rows = max((part.stop - part.start for part in parts if part.stop > part.start), default=1)
+    busiest = max((model.spec.limits.concurrency for model in job.models.values()), default=0)
+    wanted = max(LEAST_IN_FLIGHT, -(-2 * busiest // (workers * rows)))
+    return min(wanted, -(-len(parts) // workers))
 
 
 class _RayWorker:

@@ -1,0 +1,52 @@
+"""Commands on what pipelines can be made of: ops, schema."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from engine.commands.shared import JsonOption, out, print_json
+from engine.problems import PipelineError, Problem, did_you_mean
+
+
+def ops(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the operators, or show one: inputs, outputs, parameters, documentation."""
+    from engine.operators import catalogue
+    from engine.output import grid
+    from engine.report import operator_document, print_operator
+
+    known = catalogue().operators
+    if name is not None and name not in known:
+        raise PipelineError([Problem(f"no operator named {name!r}", hint=did_you_mean(name, known))])
+    if name is not None:
+        if json:
+            print_json(operator_document(known[name]))
+        else:
+            print_operator(known[name], out())
+        return
+    operators = [known[each] for each in sorted(known)]
+    if json:
+        print_json([operator_document(each) for each in operators])
+        return
+    rows = [
+        [
+            each.name,
+            ", ".join(port.record.type_name() for port in each.inputs.values()),
+            ", ".join(sorted({record.type_name() for record in each.outputs.values()})),
+            ", ".join(each.roles),
+            each.doc.partition("\n")[0],
+        ]
+        for each in operators
+    ]
+    out().print(grid(["operator", "in", "out", "models", ""], rows))
+
+
+def schema() -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    from engine.schema import pipeline_schema
+
+    print_json(pipeline_schema())

@@ -1,0 +1,98 @@
+"""What commands share: the registry and the pipeline that the user means, and where output goes."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.problems import PipelineError, Problem, did_you_mean
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Settings:
+    """The options that stand before the command."""
+
+    registry = Path(".engine")
+    debug = False
+
+
+def the_registry() -> Any:
+    """The registry that the user named, whether it is there or not."""
+    from registry import Registry
+
+    return Registry(Settings.registry)
+
+
+def existing_registry() -> Any:
+    """The same, for commands that only read; raises PipelineError when nothing was ever written there."""
+    registry = the_registry()
+    if not registry.exists:
+        raise PipelineError(
+            [
+                Problem(
+                    f"there is no registry at {Settings.registry}",
+                    hint="run a pipeline first, or name another: engine --registry DIR ...",
+                )
+            ]
+        )
+    return registry
+
+
+def checked_pipeline(pipeline: str, settings: list[str] | None) -> Any:
+    """The pipeline that a command was given, checked."""
+    from engine.check import check as check_file
+
+    registry = the_registry()
+    if not registry.exists:
+        return check_file(_find_pipeline(pipeline), settings)
+    with registry.session() as session:
+        return check_file(_find_pipeline(pipeline), settings, session)
+
+
+def _find_pipeline(name: str) -> Path:
+    """A file; or, for a bare name, a pipeline that comes with the engine."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {Path(str(each)).stem: Path(str(each)) for each in files("pipelines").iterdir() if str(each).endswith(".yaml")}
+    if name in shipped:
+        return shipped[name]
+    hint = did_you_mean(path.stem, shipped, f"pipelines that come along, to be run by name: {', '.join(sorted(shipped))}")
+    raise PipelineError([Problem(f"there is no file {name}", hint=hint)])
+
+
+def chosen_steps(checked: Any, names: list[str] | None, option: str) -> set[str]:
+    """Names of steps from an option; raises PipelineError for one that is not there."""
+    for name in names or []:
+        if name not in checked.steps:
+            raise PipelineError([Problem(f"{option} {name}: no such step", hint=did_you_mean(name, checked.steps))])
+    return set(names or [])
+
+
+def out() -> Any:
+    """Where results go."""
+    from engine.output import stdout_console
+
+    return stdout_console()
+
+
+def print_json(value: Any) -> None:
+    """Print a result as JSON."""
+    from engine.output import as_json
+
+    print(as_json(value))
+
+
+def say(text: str) -> None:
+    """Print what is no result."""
+    print(text, file=sys.stderr)
+
+
+def row_count(count: int) -> str:
+    """`1 row`, `2 rows`."""
+    return "1 row" if count == 1 else f"{count:,} rows"
