@@ -188,7 +188,10 @@ class ChatModel:
             RequestError: the server refused this request, or answered nothing; left uncaught, the row is rejected.
             EndpointError: no request can succeed; left uncaught, the step stops.
         """
-        wanted = {**self.spec.sampling(), **sampling}
+        wanted = self.spec.sampling()
+        if sampling:
+            # Validated, so that 0 and 0.0 are one temperature and a misspelt parameter is an error.
+            wanted = ModelSpec.model_validate({**self.spec.model_dump(), **sampling}).sampling()
         request = Request(self.spec.endpoint, self._model.identity, as_messages(prompt), wanted, sample)
         completion, reused = await self._model.answer(request)
         cost = self._model.gate.cost(completion.tokens_in, completion.tokens_out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -29,6 +30,9 @@ class OpenAIProvider:
         self._spec = spec
         self._url = f"{spec.endpoint}/chat/completions"
         self._key = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
+        if spec.api_key_env and not self._key:
+            # Keys do not travel with jobs: every node of a cluster must have its own.
+            raise EndpointError(f"the environment variable {spec.api_key_env} is not set on {socket.gethostname()}")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._session = aiohttp.ClientSession(
             headers=headers,

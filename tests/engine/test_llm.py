@@ -170,6 +170,20 @@ async def test_a_row_that_gives_up_does_not_take_others_with_it(model: Make, cha
     assert (await follower).text == "You said: q"
 
 
+async def test_sampling_parameters_of_a_call_are_checked_and_spelt_one_way(model: Make, chat_server: ChatServer) -> None:
+    await model(temperature=0.0).chat("q")
+    await model().chat("q", temperature=0)
+    assert len(chat_server.requests) == 1
+    with pytest.raises(ValueError, match="temprature"):
+        await model().chat("q", temprature=0)
+
+
+async def test_a_key_that_is_missing_where_the_worker_runs_is_said(model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    with pytest.raises(EndpointError, match="TEST_KEY is not set on"):
+        await model(api_key_env="TEST_KEY").chat("q")
+
+
 async def test_no_more_requests_are_in_flight_than_allowed(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 0.02
     one = model(limits={"concurrency": 4})
