@@ -168,8 +168,12 @@ class _Checker:
             self.problem(f"cannot look up {path}: {error}", loc)
             return
         if not found:
-            hint = f"relative paths are looked up in {Path.cwd()} and in {self.beside.absolute()}"
-            self.problem(f"there is no file {path}", loc, hint)
+            places = dict.fromkeys(str(place) for place in (Path.cwd(), self.beside.absolute()))
+            hint = f"relative paths are looked up in {' and in '.join(places)}"
+            if Path(path).is_dir():
+                self.problem(f"{path} is a folder", loc, f"name its files, for instance {path.rstrip('/')}/*.jsonl")
+            else:
+                self.problem(f"there is no file {path}", loc, hint)
         for file in found:
             if format_of(file) is None:
                 self.problem(f"cannot tell the format of {file}", loc, f"name it .{', .'.join(FORMATS)} (or with .gz)")

@@ -97,6 +97,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, EngineError | CorruptError | LockedError):
         say(f"error: {error}")
         return 1
+    if isinstance(error, OSError):
+        say(f"error: {error.strerror or error}: {error.filename or Settings.registry}")
+        return 1
     say(f"error: {type(error).__name__}: {error}")
     say("(this is a bug in the engine or an operator; `engine --debug ...` shows where)")
     return 1

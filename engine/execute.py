@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +38,7 @@ class Cluster:
         if not ray.is_initialized():
             # Without a named address a stale cluster file must not be followed: it can hang for minutes.
             named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+            handler = signal.getsignal(signal.SIGTERM)
             try:
                 with _quiet_stderr():
                     ray.init(
@@ -49,6 +52,8 @@ class Cluster:
                 where = f"the Ray cluster at {named}" if named else "Ray on this machine"
                 raise EngineError(f"cannot reach {where}: {error}") from error
             self._started_here = True
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
         import ray.data
 
         for name in ("ray", "ray.data"):

@@ -127,6 +127,21 @@ def stop_mark(receipts: Path, step_key: str) -> Path:
     return receipts / step_key / "stop"
 
 
+def count_attempt(receipts: Path, step_key: str, partition: Partition) -> int:
+    """Note that a partition is begun; returns how often it was begun before (in this run) and never came to an end."""
+    file = receipts / step_key / f"{partition.start}-{partition.stop}.begun"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as marks:
+        marks.write(b".")
+        return marks.tell() - 1
+
+
+def forget_attempts(receipts: Path, step_key: str) -> None:
+    """Begin counting anew, at the start of a run."""
+    for file in (receipts / step_key).glob("*.begun"):
+        file.unlink(missing_ok=True)
+
+
 def write_receipt(receipts: Path, step_key: str, receipt: Receipt) -> None:
     """Note durably that a partition is finished; its objects are durable before."""
     write_checked_json(receipt_path(receipts, step_key, receipt.partition), receipt.model_dump(mode="json"))

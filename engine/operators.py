@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -67,10 +68,20 @@ def packages() -> list[str]:
 
 
 def _modules(name: str) -> Iterator[ModuleType]:
-    root = importlib.import_module(name)
+    root = _import(name)
     yield root
     for info in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{name}."):
-        yield importlib.import_module(info.name)
+        yield _import(info.name)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever a module of operators does while it is imported
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(__file__)]
+        where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+        raise EngineError(f"the operators in {name!r} cannot be loaded: {type(error).__name__}: {error}{where}") from error
 
 
 def _add(known: dict[str, Any], name: str, value: Any, what: str) -> None:

@@ -77,4 +77,9 @@ def as_json(value: Any) -> str:
 
 def records(answer: Answer) -> list[dict[str, Any]]:
     """A query's result as a list of objects."""
-    return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    names: list[str] = []
+    for column in answer.columns:
+        # Columns of the same name stay apart.
+        count = sum(name == column or name.startswith(f"{column}_") for name in names)
+        names.append(f"{column}_{count}" if column in names else column)
+    return [dict(zip(names, row, strict=True)) for row in answer.rows]

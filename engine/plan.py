@@ -236,11 +236,12 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     cost = 0.0
     streamed = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if not port.whole)
     whole = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if port.whole)
-    own = sum(len(text) for text in code_of(step.operator.name).code.values()) + len(step.params.model_dump_json())
+    texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.str:")]
+    own = sum(map(len, texts)) + len(step.params.model_dump_json())
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
-        answers = per_row * spec.max_tokens * _BYTES_PER_TOKEN
+        answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
         tokens_in = per_row * streamed * left // max(1, rows) + asked * (own + whole + answers)
         tokens_out = asked * spec.max_tokens
         calls += asked

@@ -130,12 +130,14 @@ def _fate(outcome: StepOutcome) -> str:
     """Where a step's rows went, in words."""
     record = outcome.record
     parts = []
+    if not record.rows_in:
+        parts.append("nothing came in!")
     if len(outcome.outputs) > 1:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
     if record.filtered:
         parts.append(f"{record.filtered} filtered")
     if record.rejected:
-        reasons = "; ".join(reason for reason, _ in outcome.reasons)
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
         parts.append(f"{record.rejected} rejected ({reasons})")
     counted: dict[str, list[str]] = {}
     for metric in outcome.metrics:
@@ -154,10 +156,12 @@ def _suggestions(outputs: Sequence[Manifest]) -> list[str]:
     if not datasets:
         return ["engine ls", "engine runs", 'engine sql "select * from rejects"']
     last = datasets[-1]
+    called = any(side.kind == "calls" for manifest in outputs for side in manifest.side)
+    calls = "select name, version, row, prompt, response from llm_calls limit 5"
     return [
         f"engine head {last.name}",
         f"engine sql \"from trace('{last.ref}', 0)\"",
-        'engine sql "select name, version, row, prompt, response from llm_calls limit 5"',
+        f'engine sql "{calls}"' if called else f"engine show {last.name}",
     ]
 
 

@@ -18,6 +18,7 @@ from engine.job import (
     Partition,
     Receipt,
     Usage,
+    forget_attempts,
     partitions,
     read_receipt,
     receipt_path,
@@ -165,6 +166,9 @@ class _Runner:
         try:
             self._execute(plan, inputs, force=force)
             self._check_rejects(plan)
+        except KeyboardInterrupt:
+            self.registry.catalog.commit([], self.run_id, self._record(plan, "failed", started))
+            raise
         except (StepError, _FailedStepError) as error:
             failure = error if isinstance(error, _FailedStepError) else _FailedStepError(plan.name, str(error))
             record = self._record(plan, "failed", started)
@@ -202,6 +206,7 @@ class _Runner:
         job = self._job(plan, inputs, resources)
         mark = stop_mark(self.registry.receipts, plan.key)
         mark.unlink(missing_ok=True)
+        forget_attempts(self.registry.receipts, plan.key)
         failure: _FailedStepError | None = None
         with _Ticker(self, plan, done):
             for result in self.cluster.run(job, missing, resources):

@@ -258,11 +258,27 @@ def _json_lines(file: str) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                yield _json_row(where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), len(line))
+                yield _json_row(where, _loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), len(line))
             except UnicodeDecodeError as error:
                 yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
             except (ValueError, RecursionError) as error:
                 yield Row(where, error=f"not JSON: {error}")
+
+
+def _loads(text: str) -> Any:
+    """JSON, without what the standard does not have: NaN, infinities, a key twice."""
+    return json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return fields
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _json_row(where: str, value: Any, size: int) -> Row:
@@ -279,14 +295,14 @@ def _json_array(file: str) -> Iterator[Row]:
     with _open(file) as content:
         raw = content.read()
     try:
-        document = json.loads(raw.decode("utf-8-sig"))
+        document = _loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise EngineError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
     except ValueError as error:
         raise EngineError(f"{file}: not JSON: {error}. (One object a line is JSON Lines: name the file .jsonl)") from error
     # A list of rows, or a mapping from ids to rows.
     rows = list(document.values()) if isinstance(document, dict) else document
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) or (isinstance(document, dict) and not all(isinstance(row, dict) for row in rows)):
         raise EngineError(f"{file}: a JSON file holds a list of objects, or a mapping from ids to objects")
     for number, value in enumerate(rows):
         yield _json_row(f"{file} row {number + 1}", value, len(raw) // max(1, len(rows)))
@@ -302,6 +318,8 @@ def _csv(file: str) -> Iterator[Row]:
         reader = csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""), restkey=_SURPLUS, restval=_MISSING)
         while True:
             try:
+                if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
+                    raise EngineError(f"{file}: the header names a column twice")
                 fields = next(reader, None)
             except UnicodeDecodeError as error:
                 raise EngineError(f"{file}: not UTF-8 after line {reader.line_num}; save the file as UTF-8") from error

@@ -205,10 +205,11 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     loc: Loc = tuple(error["loc"])
     section = str(loc[0]) if loc else ""
     if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] != "extra_forbidden":
-            return False
-        del data[section]
-        return True
+        if error["type"] == "extra_forbidden" or section in ("params", "seed"):
+            return data.pop(section, None) is not None
+        if section == "name":
+            data["name"] = "unnamed"
+        return section == "name"
     name, entries = str(loc[1]), data[section]
     entry = entries.get(name) if isinstance(entries, dict) else None
     required = {info.alias or key for key, info in _SECTIONS[section].model_fields.items() if info.is_required()}
@@ -235,7 +236,7 @@ def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
         if not equals:
             raise PipelineError([Problem(f"--set {setting}: write it as --set name=value")])
         if name not in params:
-            hint = did_you_mean(name, params, "this pipeline has no params")
+            hint = did_you_mean(name, params, "" if params else "this pipeline has no params")
             raise PipelineError([Problem(f"--set {setting}: the pipeline has no parameter {name!r}", hint=hint)])
         try:
             params[name] = yaml.safe_load(text)

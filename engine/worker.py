@@ -23,7 +23,18 @@ from pydantic import ValidationError
 
 from engine.context import Context, Reject, Tally
 from engine.emit import Emitted, OutputWriter
-from engine.job import Failure, InputPart, Job, ModelBinding, Partition, Receipt, Usage, stop_mark, write_receipt
+from engine.job import (
+    Failure,
+    InputPart,
+    Job,
+    ModelBinding,
+    Partition,
+    Receipt,
+    Usage,
+    count_attempt,
+    stop_mark,
+    write_receipt,
+)
 from engine.keys import code_digest
 from engine.llm.base import BudgetError, EndpointError, ModelError, Provider, RequestError, StoppedError
 from engine.llm.client import CallLog, ChatModel, SharedModel, current_log
@@ -35,6 +46,9 @@ from engine.operators import catalogue
 from engine.problems import EngineError
 from engine.pulse import Pulse
 from registry import DataObject, Record, Registry, StoredFile
+
+MOST_DEATHS = 3
+"""Ray replaces a worker that died and begins its partitions again; after so many deaths it is taken to be their fault."""
 
 
 class OperatorError(Exception):
@@ -74,6 +88,11 @@ class Worker:
         if stop_mark(self.registry.receipts, self.job.step_key).exists():
             return Failure(partition=part, message="stopped", stopped=True)
         try:
+            if count_attempt(self.registry.receipts, self.job.step_key, part) >= MOST_DEATHS:
+                raise EngineError(
+                    f"a worker process died {MOST_DEATHS} times at rows {part.start} to {part.stop - 1}: out of memory, or a "
+                    "crash in native code. Ask for more memory, or look at those rows"
+                )
             self._same_code()
             result = await self._run(part)
             if isinstance(result, Receipt):

@@ -25,6 +25,10 @@ def the_registry() -> Any:
     """The registry that the user named, whether it is there or not."""
     from registry import Registry
 
+    if Settings.registry.exists() and not Settings.registry.is_dir():
+        raise PipelineError(
+            [Problem(f"the registry {Settings.registry} is a file, not a folder", hint="name another: --registry DIR")]
+        )
     return Registry(Settings.registry)
 
 

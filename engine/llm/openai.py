@@ -56,7 +56,8 @@ class OpenAIProvider:
         except aiohttp.ClientConnectorDNSError as error:
             raise EndpointError(f"{self._url}: {error}; correct base_url, or check the network") from error
         except aiohttp.ClientConnectorError as error:
-            raise PassingError(f"{self._url}: {error}", unreachable=True) from error
+            said = f"nobody answers at {self._url} ({error.strerror or error}); is the server running, and base_url right?"
+            raise PassingError(said, unreachable=True) from error
         except (aiohttp.ClientError, ValueError) as error:
             raise PassingError(f"{self._url}: {type(error).__name__}: {error}") from error
         return self._completion(answer, (time.perf_counter() - started) * 1000)
@@ -72,11 +73,14 @@ class OpenAIProvider:
             usage = answer.get("usage") or {}
             if message.get("refusal"):
                 raise RequestError(f"the model refused: {message['refusal'][:_WORDS]}")
+            text = message.get("content") or ""
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise RequestError("the answer has half of a surrogate pair, which is no character")
             return Completion(
-                text=message.get("content") or "",
+                text=text,
                 finish_reason=choice.get("finish_reason") or "stop",
-                tokens_in=usage.get("prompt_tokens") or 0,
-                tokens_out=usage.get("completion_tokens") or 0,
+                tokens_in=_count(usage.get("prompt_tokens")),
+                tokens_out=_count(usage.get("completion_tokens")),
                 latency_ms=round(latency_ms, 3),
             )
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -95,6 +99,11 @@ class OpenAIProvider:
         if status in _PASSING or status >= 500:
             return PassingError(said, _retry_after(headers.get("Retry-After")))
         return RequestError(said)
+
+
+def _count(value: Any) -> int:
+    """A count of tokens; what is none does not cost the answer it comes with."""
+    return value if isinstance(value, int) and value >= 0 else 0
 
 
 def _sampling(sampling: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 -- Lineage as table functions. A version is written 'NAME@V'; 'NAME' alone is the latest.
 create macro version_of(target) as
-    case
-        when target not like '%@%' then (select latest_version from datasets d where d.name = target)
-        when try_cast(split_part(target, '@', 2) as integer) is null then error('write a version as NAME@3, not ' || target)
-        else cast(split_part(target, '@', 2) as integer)
-    end;
+    coalesce(
+        case
+            when target not like '%@%' then (select latest_version from datasets d where d.name = target)
+            else (
+                select v.version from versions v
+                where v.name = split_part(target, '@', 1) and v.version = try_cast(split_part(target, '@', 2) as integer)
+            )
+        end,
+        error('the registry has no version ' || target || '; write it as NAME@3, or NAME for the latest')
+    );
 
 -- Versions that `target` was made from, nearest first.
 create macro upstream(target) as table (

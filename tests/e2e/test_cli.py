@@ -124,6 +124,7 @@ def test_sql_formats(project: Path, engine: Cli) -> None:
         "question": "What is 3 + 1?",
         "answer": "4",
     }
+    assert json.loads(engine("sql", "select 1 a, 2 a", "--json").stdout) == [{"a": 1, "a_1": 2}]
     assert "(4 rows)" in engine("sql", query).stdout
     refused = engine("sql", "drop view datasets")
     assert (refused.returncode, refused.stdout) == (2, "")

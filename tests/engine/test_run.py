@@ -164,6 +164,14 @@ def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Regis
     assert ask(registry, "select state from runs") == [("failed",)]
 
 
+def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Registry) -> None:
+    words(*["fine"] * 1024, "die")
+    result = run_text(pipeline("d: {op: dies, in: words, resources: {workers: 1}}"), registry)
+    assert result.state == "failed"
+    assert result.error
+    assert "a worker process died 3 times at rows" in result.error
+
+
 def test_an_empty_dataset_flows_through(registry: Registry) -> None:
     words()
     result = run_text(pipeline("loud: {op: shout, in: words}, all: {op: joined, in: loud}"), registry)
@@ -240,16 +248,16 @@ def test_an_endpoint_that_refuses_stops_the_step_at_once(registry: Registry, cha
 
 def test_rows_that_the_server_refuses_are_rejected_with_its_words(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number) for number in range(40)])
-    chat_server.answer = lambda prompt, seen: (
-        error(400, "poison") if prompt == "Say 7" else ("" if prompt == "Say 9" else "fine")
-    )
+    answers = {"Say 7": error(400, "poison"), "Say 9": "", "Say 11": "half \ud800 a pair"}
+    chat_server.answer = lambda prompt, seen: answers.get(prompt, "fine")
     result = run_text(pipeline("asked: {op: ask_once, in: words}", chat_server.model()), registry)
     assert result.state == "succeeded"
-    assert ask(registry, 'select count(*) from "demo/asked"') == [(38,)]
+    assert ask(registry, 'select count(*) from "demo/asked"') == [(37,)]
     rejected = dict(ask(registry, "select parent_row, reason from rejects"))
-    assert rejected.keys() == {7, 9}
+    assert rejected.keys() == {7, 9, 11}
     assert "400: poison" in rejected[7]
     assert "empty answer" in rejected[9]
+    assert "surrogate" in rejected[11]
 
 
 def test_too_many_rejects_fail_the_step_and_mending_asks_only_for_them(registry: Registry, chat_server: ChatServer) -> None:

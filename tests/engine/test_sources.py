@@ -69,6 +69,8 @@ BAD = {
     "a missing field": (lines(ROW, {"question": "x"}), "d.jsonl:2: not a MathProblem: answer is missing"),
     "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: .*valid string"),
     "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
+    "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is no JSON value"),
+    "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*same key twice"),
     "no object": (lines([1]), "d.jsonl:1: .*a row is a JSON object, this is a list"),
     "not UTF-8": (lines(ROW) + b'{"question": "\xff", "answer": "1"}\n', "d.jsonl:2: .*not UTF-8 at byte 15"),
     "half a surrogate pair": (b'{"question": "\\ud800", "answer": "1"}\n', "d.jsonl:1: .*surrogate"),
@@ -82,6 +84,13 @@ def test_a_bad_row_stops_the_run_with_file_and_row(registry: Registry, case: tup
     with pytest.raises(PipelineError, match=words) as wrong:
         read(registry, path="d.jsonl")
     assert "on_error: skip" in str(wrong.value)
+
+
+@pytest.mark.parametrize(("row", "more"), [("What is 1,000 + 2?,1002", "more"), ("only one", "fewer")])
+def test_a_csv_row_with_too_many_or_too_few_cells_is_no_row(registry: Registry, row: str, more: str) -> None:
+    Path("d.csv").write_text(f"question,answer\n1+1,2\n{row}\n")
+    with pytest.raises(PipelineError, match=rf"d\.csv:3: .*{more} cells than the header"):
+        read(registry, path="d.csv")
 
 
 def test_skipped_rows_are_kept_as_rejects(registry: Registry) -> None:
@@ -127,7 +136,9 @@ def test_an_empty_file_is_an_empty_dataset(registry: Registry, raw: bytes) -> No
         ("d.json", b"3", "a list of objects"),
         ("d.json", b"[", "not JSON"),
         ("d.json", b'["\xff"]', "not UTF-8"),
+        ("d.json", b'{"question": "x", "answer": "1"}', "a list of objects"),
         ("d.csv", b"question,answer\n\xff,1\n", "not UTF-8"),
+        ("d.csv", b"question,question,answer\nx,y,1\n", "names a column twice"),
         ("d.parquet", b"PAR1", "not a readable Parquet file"),
     ],
 )

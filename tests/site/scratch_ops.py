@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pyarrow as pa
@@ -90,6 +91,14 @@ async def broken(word: Word) -> AsyncIterator[Word]:
         yield "a text"
     else:
         yield word
+
+
+@operator(outputs=Word)
+async def dies(word: Word) -> AsyncIterator[Word]:
+    """Takes its process with it on `die`."""
+    if word.text == "die":
+        os._exit(3)
+    yield word
 
 
 @operator(outputs=Word)
