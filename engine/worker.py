@@ -391,6 +391,10 @@ def _provider(binding: ModelBinding, registry: Registry) -> Provider:
 def _folder(weights: Weights | None, registry: Registry) -> Path:
     if weights is None:
         raise EngineError("this role needs a model in this process (provider: transformers), not an API")
+    if weights.base is not None:
+        raise EngineError(
+            f"{weights.location} is an adapter; training goes on from full weights only (train with `lora: null`)"
+        )
     return materialise(weights, registry.store)
 
 

@@ -69,6 +69,13 @@ def test_an_adapter_is_trained_and_answers(registry: Registry, tiny_model: Path,
     assert answered.state == "succeeded", answered.error
     assert ("use/asked", "demo/sft") in ask(registry, "select child, parent from lineage")
 
+    again = run_text(
+        "{name: more, models: {student: {provider: transformers, model: 'registry:demo/sft@1'}},"
+        " datasets: {rows: {type: SFTExample, path: rows.jsonl}}, steps: {sft: {op: train_sft, in: rows}}}",
+        registry,
+    )
+    assert "demo/sft@1 is an adapter" in str(again.error)
+
 
 def test_the_same_rows_and_seed_give_the_same_model(registry: Registry, tiny_model: Path, tmp_path: Path) -> None:
     train(registry, tiny_model)
