@@ -12,9 +12,9 @@ import random
 import shutil
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from pydantic import ValidationError
 
 from engine.context import Context, Reject, Tally
 from engine.emit import Emitted, OutputWriter
+from engine.inputs import read_slice, read_whole
 from engine.job import (
     Failure,
-    InputPart,
     Job,
     ModelBinding,
     Partition,
@@ -299,21 +299,12 @@ class Worker:
         return usage
 
     def _slice(self, port: str, part: Partition) -> pa.Table:
-        """Rows [start, stop) of an input, whatever objects they are in."""
-        pieces, start = [], 0
-        for data in _objects(self.job.inputs[port]):
-            stop = start + data.rows
-            if start < part.stop and stop > part.start:
-                table = _cached_table(self.registry.root, data.sha256)
-                pieces.append(table.slice(max(0, part.start - start), min(stop, part.stop) - max(start, part.start)))
-            start = stop
-        return _concatenated(pieces, self.operator.inputs[port].record)
+        return read_slice(self.registry.root, self.job.inputs[port], self.operator.inputs[port].record, part)
 
     def _whole_input(self, port: str) -> Table[Any]:
         if port not in self._tables:
             record = self.operator.inputs[port].record
-            pieces = [self.registry.store.read_table(data.sha256) for data in _objects(self.job.inputs[port])]
-            self._tables[port] = Table(record, _concatenated(pieces, record))
+            self._tables[port] = Table(record, read_whole(self.registry.store, self.job.inputs[port], record))
         return self._tables[port]
 
 
@@ -344,22 +335,6 @@ def _file_log(file: Path, name: str) -> logging.Logger:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     return log
-
-
-@lru_cache(maxsize=8)
-def _cached_table(root: Path, sha256: str) -> pa.Table:
-    """Neighbouring partitions are slices of the same object."""
-    return Registry(root).store.read_table(sha256)
-
-
-def _objects(parts: Sequence[InputPart]) -> Iterator[DataObject]:
-    for part in parts:
-        yield from part.data
-
-
-def _concatenated(pieces: list[pa.Table], record: type[Record]) -> pa.Table:
-    """Tables of different record types as one with the columns of `record`."""
-    return pa.concat_tables([record.arrow_schema().empty_table(), *(record.conform(piece) for piece in pieces)])
 
 
 def _seed(*parts: Any) -> int:
