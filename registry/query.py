@@ -82,7 +82,8 @@ class Session:
 
     def names(self) -> list[str]:
         """The names of all datasets, models and calibrations."""
-        return [name for (name,) in self.ask("select name from datasets").rows]
+        found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
+        return [name for (name,) in found]
 
     def resolve(self, target: str) -> tuple[str, int]:
         """`NAME` or `NAME@V` to name and version; raises QueryError when there is no such version."""
@@ -150,15 +151,12 @@ class Session:
             for name, schema in _EDGES.items():
                 self._con.register(name, self._side(name, schema))
             self._attached.add("edges")
-        known = set(self.names_in_catalog()) if named - self._attached else set()
+        known = set(self.names()) if named - self._attached else set()
         for label in named - self._attached:
             match = _DATASET.fullmatch(label)
             if match and match["name"] in known:
                 self._con.register(label, self._rows(*self.resolve(label)))
                 self._attached.add(label)
-
-    def names_in_catalog(self) -> list[str]:
-        return [name for (name,) in self._con.execute("select distinct name from internal.versions").fetchall()]
 
     def _rows(self, name: str, version: int) -> pa.Table:
         [(version_id,)] = self._con.execute(
