@@ -3,70 +3,142 @@
 SQLite in WAL mode: writers of several processes take turns by its own locking, a reader is never blocked, an entry is
 found by its key without reading the others, and a transaction survives `kill -9` and power cuts. Answers that arrive
 together are committed together, by a thread, so that one fsync serves many. Each entry carries a checksum of its own.
+
+Workers on other machines reach it through `engine.llm.sharing`, because SQLite's locks do not hold on network file
+systems. `benchmarks/journal.py` measures it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import queue
 import sqlite3
 import threading
-from concurrent.futures import Future
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from filelock import FileLock
 
 from engine.llm.base import Completion
+from engine.problems import EngineError
 
 _SCHEMA = """
 create table if not exists answers (
     key text primary key, answer text not null, checksum text not null
-) without rowid
+);
+create table if not exists notes (
+    name text primary key, value text not null
+) without rowid;
 """
 _BATCH = 512
 _BUSY_SECONDS = 60.0
 
 
-class DamagedJournalError(RuntimeError):
+class DamagedJournalError(EngineError):
     """An entry does not match its checksum."""
 
 
+class Answers(Protocol):
+    """Where answers are kept; the Journal, or the way to one on another machine."""
+
+    async def get(self, key: str) -> Completion | None:
+        """The answer to a request, if it was ever given; raises DamagedJournalError when it does not check."""
+        ...
+
+    async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
+        """Keep an answer; returns, when it is durable, the answer that is kept.
+
+        That is another one when somebody else asked the same at the same time and was first: all use the same. With
+        `replace` the new one takes the place of the old.
+        """
+        ...
+
+    async def note(self, name: str, value: str | None) -> None:
+        """Keep (None: forget) a small fact beside the answers, durably: a batch that is out, what a server can do."""
+        ...
+
+    async def notes(self, prefix: str) -> dict[str, str]:
+        """The facts whose names begin so."""
+        ...
+
+
+class Entry(NamedTuple):
+    """A write: an answer, or a note. `value` None deletes."""
+
+    table: str
+    key: str
+    value: str | None
+    replace: bool = True
+
+
+class _Write(NamedTuple):
+    entry: Entry
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[str | None]
+
+
 class Journal:
-    """Answers by request key, in `folder/answers.sqlite`. Use from one event loop; close when done."""
+    """The journal's file, `folder/answers.sqlite`. See Answers; close when done."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "answers.sqlite"
         with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes make a file
             self._reader = _connect(self.file)
-            self._reader.execute(_SCHEMA)
-        self._queue: queue.SimpleQueue[tuple[str, str, Future[str]] | None] = queue.SimpleQueue()
+            self._reader.executescript(_SCHEMA)
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
 
-    def get(self, key: str) -> Completion | None:
-        """The answer to a request, if it was ever given; raises DamagedJournalError when it does not check."""
-        found = self._reader.execute("select answer, checksum from answers where key = ?", (key,)).fetchone()
-        if found is None:
-            return None
-        answer, checksum = found
-        if _checksum(key, answer) != checksum:
-            raise DamagedJournalError(
-                f"the journal {self.file} is damaged at entry {key}; "
-                f"delete that entry to ask the model again: sqlite3 {self.file} \"delete from answers where key = '{key}'\""
-            )
-        return Completion.model_validate_json(answer)
+    async def get(self, key: str) -> Completion | None:
+        """See Answers."""
+        found = self.find([key]).get(key)
+        return None if found is None else Completion.model_validate_json(found)
 
-    async def put(self, key: str, completion: Completion) -> Completion:
-        """Keep an answer; returns, when it is durable, the answer that is kept.
+    async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
+        """See Answers."""
+        text = completion.model_dump_json(exclude_defaults=True)
+        kept = await self.write(Entry("answers", key, text, replace))
+        return completion if kept is None or kept == text else Completion.model_validate_json(kept)
 
-        That is another one when somebody else asked the same at the same time and was first: all use the same.
-        """
-        done: Future[str] = Future()
-        self._queue.put((key, completion.model_dump_json(), done))
-        kept = await asyncio.wrap_future(done)
-        return Completion.model_validate_json(kept)
+    async def note(self, name: str, value: str | None) -> None:
+        """See Answers."""
+        await self.write(Entry("notes", name, value))
+
+    async def notes(self, prefix: str) -> dict[str, str]:
+        """See Answers."""
+        rows = self._reader.execute("select name, value from notes where name >= ? and name < ?", (prefix, prefix + "\uffff"))
+        return dict(rows.fetchall())
+
+    def find(self, keys: Iterable[str]) -> Mapping[str, str]:
+        """The answers to some keys, as they are stored; raises DamagedJournalError when one does not check."""
+        found = {}
+        for key in keys:
+            try:
+                row = self._reader.execute("select answer, checksum from answers where key = ?", (key,)).fetchone()
+            except sqlite3.Error as error:
+                raise EngineError(f"cannot read the journal {self.file}: {error}") from error
+            if row is None:
+                continue
+            answer, checksum = row
+            if _checksum(key, answer) != checksum:
+                raise DamagedJournalError(
+                    f"the journal {self.file} is damaged at entry {key}; delete that entry to ask the model again: "
+                    f"sqlite3 {self.file} \"delete from answers where key = '{key}'\""
+                )
+            found[key] = answer
+        return found
+
+    async def write(self, entry: Entry) -> str | None:
+        """Write an entry; returns, when it is durable, the value that is kept."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[str | None] = loop.create_future()
+        self._queue.put(_Write(entry, loop, done))
+        return await done
 
     def count(self) -> int:
         """Number of answers."""
@@ -86,25 +158,49 @@ class Journal:
             while len(batch) < _BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             ending = None in batch
-            entries = [entry for entry in batch if entry is not None]
-            try:
-                with connection:
-                    kept = [_insert(connection, key, answer) for key, answer, _ in entries]
-            except sqlite3.Error as error:
-                for _, _, done in entries:
-                    done.set_exception(error)
-            else:
-                for (_, _, done), answer in zip(entries, kept, strict=True):
-                    done.set_result(answer)
+            _commit(connection, [write for write in batch if write is not None])
         connection.close()
 
 
-def _insert(connection: sqlite3.Connection, key: str, answer: str) -> str:
-    """Insert an answer unless there is one; returns the one that is there."""
-    values = (key, answer, _checksum(key, answer))
-    if connection.execute("insert or ignore into answers values (?, ?, ?)", values).rowcount:
-        return answer
-    return str(connection.execute("select answer from answers where key = ?", (key,)).fetchone()[0])
+def _commit(connection: sqlite3.Connection, writes: list[_Write]) -> None:
+    """Write entries in one transaction and tell those who wait, each event loop once."""
+    results: list[str | None] | Exception
+    try:
+        with connection:
+            results = [_store(connection, write.entry) for write in writes]
+    except Exception as error:  # whatever it is: those who wait must hear of it, and the thread must live
+        results = EngineError(f"cannot write the journal: {type(error).__name__}: {error}")
+    told: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[str | None], str | Exception | None]]] = defaultdict(list)
+    for place, write in enumerate(writes):
+        told[write.loop].append((write.done, results if isinstance(results, Exception) else results[place]))
+    for loop, results_of_loop in told.items():
+        with contextlib.suppress(RuntimeError):  # its event loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell, results_of_loop)
+
+
+def _tell(results: list[tuple[asyncio.Future[str | None], str | Exception | None]]) -> None:
+    for done, result in results:
+        if done.done():
+            continue
+        if isinstance(result, Exception):
+            done.set_exception(result)
+        else:
+            done.set_result(result)
+
+
+def _store(connection: sqlite3.Connection, entry: Entry) -> str | None:
+    if entry.table == "notes":
+        if entry.value is None:
+            connection.execute("delete from notes where name = ?", (entry.key,))
+        else:
+            connection.execute("insert or replace into notes values (?, ?)", (entry.key, entry.value))
+        return entry.value
+    assert entry.value is not None
+    values = (entry.key, entry.value, _checksum(entry.key, entry.value))
+    how = "replace" if entry.replace else "ignore"
+    if connection.execute(f"insert or {how} into answers values (?, ?, ?)", values).rowcount:
+        return entry.value
+    return str(connection.execute("select answer from answers where key = ?", (entry.key,)).fetchone()[0])
 
 
 def _connect(file: Path) -> sqlite3.Connection:
