@@ -1,82 +1,244 @@
-"""How hard an endpoint is driven: requests in flight, requests and tokens a minute, and what may be spent."""
+"""How hard a model is driven: requests in flight, requests and tokens a minute, and what may be spent.
+
+One `Governor` stands before a model, for all who use it at the same time. It knows neither HTTP nor Ray.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from aiolimiter import AsyncLimiter
-
-from engine.llm.base import BudgetError, Completion, Request
+from engine.llm.base import BudgetError, ModelError
+from engine.llm.window import START_SECONDS, Window
 from engine.spec import ModelSpec
 
+_BURST_SECONDS = 2.0
+"""Limits are per minute, but servers watch shorter spans: no more than this much of a minute goes out at once."""
 
-class Gate:
-    """One worker's share of a model's limits.
+
+@dataclass(frozen=True)
+class Ask:
+    """What one HTTP request may take at most. Requests of equal `key` go out one after the other."""
+
+    key: str
+    tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended and what it really took.
+
+    Args:
+        kind: `throttled` is a 429; `failed` any other request without an answer; `unsent` was let out and did not go.
+        retry_after: the server's wish in seconds, with `throttled`.
+    """
+
+    kind: Literal["answered", "throttled", "failed", "unsent"]
+    tokens: int = 0
+    cost: float = 0.0
+    retry_after: float | None = None
+
+
+class Gate(Protocol):
+    """What a client waits at before each request; a Governor, or the way to one in another process."""
+
+    async def admit(self, ask: Ask) -> int:
+        """Wait for a turn; gives a ticket. Raises BudgetError when the request could cost more than is left."""
+        ...
+
+    def settle(self, ticket: int, outcome: Outcome) -> None:
+        """Hand a ticket back, once the answer is durable."""
+        ...
+
+    def stop(self, why: ModelError) -> None:
+        """Turn away all who wait, and all who come."""
+        ...
+
+
+class Bucket:
+    """A token bucket: fills at a steady rate, never lets more than `per_minute` out in any minute, and takes back.
+
+    Args:
+        per_minute: units a minute.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
+        self.capacity = max(1.0, per_minute * _BURST_SECONDS / 60)
+        self._rate = max(per_minute - self.capacity, per_minute / 2) / 60
+        self._level = self.capacity
+        self._clock, self._at = clock, clock()
+
+    def wait(self, amount: float) -> float:
+        """Seconds until `amount` may be taken (0: now). More than the bucket holds is let out of a full one."""
+        now = self._clock()
+        self._level = min(self.capacity, self._level + (now - self._at) * self._rate)
+        self._at = now
+        return max(0.0, (min(amount, self.capacity) - self._level) / self._rate)
+
+    def take(self, amount: float) -> None:
+        """Take `amount`; the level may sink below zero and is waited for by those that follow."""
+        self._level -= amount
+
+    def give_back(self, amount: float) -> None:
+        """Put back what was taken too much (or take, when it was too little)."""
+        self._level = min(self.capacity, self._level + amount)
+
+
+@dataclass
+class _Waiting:
+    ask: Ask
+    admitted: asyncio.Future[int]
+
+
+class Governor:
+    """The limits of one model. Use from one event loop.
 
     Args:
         spec: the model.
-        workers: how many workers share the limits; each gets an equal part.
-        spent_usd: what the run has spent on this model before.
+        spent_usd, calls: what this run has spent on, and asked of, the model before.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, spec: ModelSpec, workers: int = 1, spent_usd: float = 0.0) -> None:
+    def __init__(
+        self, spec: ModelSpec, spent_usd: float = 0.0, calls: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         limits = spec.limits
-        self._spec = spec
-        self._in_flight = asyncio.Semaphore(max(1, limits.concurrency // workers))
-        self._requests = _per_minute(limits.requests_per_minute, workers)
-        self._tokens = _per_minute(limits.tokens_per_minute, workers)
-        budget = spec.budget_usd
-        self._left_usd = None if budget is None else (budget - spent_usd) / workers
-        self._held: dict[int, float] = {}
-        self._settled = asyncio.Event()
+        self.spec = spec
+        self.spent_usd = spent_usd
+        self.calls = calls
+        self.window = Window(spec.most_in_flight, clock, gently=spec.provider == "openai" and spec.mode == "chat")
+        self._requests = Bucket(limits.requests_per_minute, clock) if limits.requests_per_minute else None
+        self._tokens = Bucket(limits.tokens_per_minute, clock) if limits.tokens_per_minute else None
+        self._tickets = itertools.count()
+        self._waiting: deque[_Waiting] = deque()
+        self._out: dict[int, tuple[Ask, int]] = {}
+        self._same_key: dict[str, list[_Waiting]] = {}
+        self._held_usd = 0.0
+        self._stopped: ModelError | None = None
+        self._wake: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def admit(self, request: Request) -> AsyncIterator[None]:
-        """Wait for a turn; raises BudgetError when the call could cost more than is left."""
-        tokens_in, tokens_out = token_bound(request)
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(self._in_flight)
-            await self._hold(request, self.cost(tokens_in, tokens_out))
+    async def admit(self, ask: Ask) -> int:
+        """See Gate."""
+        if self._stopped:
+            raise type(self._stopped)(str(self._stopped))
+        waiting = _Waiting(ask, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._pump()
+        try:
+            return await waiting.admitted
+        except asyncio.CancelledError:
+            if waiting.admitted.done() and not waiting.admitted.cancelled() and not waiting.admitted.exception():
+                self.settle(waiting.admitted.result(), Outcome("unsent"))
+            raise
+
+    def stop(self, why: ModelError) -> None:
+        """See Gate."""
+        self._stopped = why
+        for waiting in (*self._waiting, *(each for parked in self._same_key.values() for each in parked)):
+            if not waiting.admitted.done():
+                waiting.admitted.set_exception(type(why)(str(why)))
+
+    def settle(self, ticket: int, outcome: Outcome) -> None:
+        """See Gate."""
+        ask, epoch = self._out.pop(ticket)
+        self._held_usd -= ask.cost
+        self.spent_usd += outcome.cost
+        if self._tokens:
+            # A request that gave nothing may still have been counted by the server: its prompt is not given back.
+            back = {"answered": ask.tokens - outcome.tokens, "unsent": ask.tokens}.get(outcome.kind, 0)
+            self._tokens.give_back(back)
+        if outcome.kind == "unsent":
+            self.calls -= 1
             if self._requests:
-                await self._requests.acquire()
-            if self._tokens:
-                await self._tokens.acquire(min(tokens_in + tokens_out, self._tokens.max_rate))
-            yield
+                self._requests.give_back(1)
+        if outcome.kind == "answered":
+            self.window.answered()
+        elif outcome.kind == "throttled":
+            self.window.throttled(epoch, len(self._out), outcome.retry_after)
+        self._waiting.extendleft(reversed(self._same_key.pop(ask.key, [])))
+        self._pump()
 
-    async def _hold(self, request: Request, cost: float) -> None:
-        """Set aside what a call may cost while it is out; what calls in flight give back is waited for."""
-        while self._left_usd is not None and cost > self._left_usd:
-            if not self._held:
-                raise BudgetError(
-                    f"budget_usd {self._spec.budget_usd} of model {self._spec.model} is used up: "
-                    f"${max(self._left_usd, 0):.4f} are left for this worker, and the next call may cost ${cost:.4f}"
-                )
-            self._settled.clear()
-            await self._settled.wait()
-        if self._left_usd is not None:
-            self._left_usd -= cost
-            self._held[id(request)] = cost
+    def _pump(self) -> None:
+        """Let out whoever may go, in order of arrival; come back when time alone can help."""
+        while self._waiting:
+            first = self._waiting[0]
+            if first.admitted.done():  # gave up
+                self._waiting.popleft()
+                continue
+            if first.ask.key in self._same_key:
+                self._same_key[first.ask.key].append(self._waiting.popleft())
+                continue
+            if self._refuse(first):
+                continue
+            wait = self._seconds_to_wait(first.ask)
+            if wait > 0:
+                self._come_back(wait)
+                return
+            self._waiting.popleft()
+            self._let_out(first)
 
-    def settle(self, request: Request, completion: Completion | None) -> None:
-        """Replace what was set aside by what the call cost (nothing when it failed)."""
-        if self._left_usd is not None:
-            actual = self.cost(completion.tokens_in, completion.tokens_out) if completion else 0.0
-            self._left_usd += self._held.pop(id(request), actual) - actual
-            self._settled.set()
+    def _let_out(self, waiting: _Waiting) -> None:
+        ask, ticket = waiting.ask, next(self._tickets)
+        if self._requests:
+            self._requests.take(1)
+        if self._tokens:
+            self._tokens.take(ask.tokens)
+        self._held_usd += ask.cost
+        self.calls += 1
+        self._out[ticket] = (ask, self.window.epoch)
+        self._same_key[ask.key] = []
+        waiting.admitted.set_result(ticket)
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """Price of so many tokens in US dollars."""
-        price = self._spec.price
-        return (tokens_in * price.input + tokens_out * price.output) / 1e6
+    def _seconds_to_wait(self, ask: Ask) -> float:
+        """0: now; infinity: until a request in flight ends."""
+        if len(self._out) >= self.window.size():
+            return START_SECONDS if self.window.starting else float("inf")
+        if self._over_budget(ask):
+            return float("inf")
+        waits = [self.window.pause()]
+        waits += [bucket.wait(amount) for bucket, amount in ((self._requests, 1), (self._tokens, ask.tokens)) if bucket]
+        return max(waits)
 
+    def _over_budget(self, ask: Ask) -> bool:
+        budget = self.spec.budget_usd
+        return budget is not None and self.spent_usd + self._held_usd + ask.cost > budget + 1e-12
 
-def token_bound(request: Request) -> tuple[int, int]:
-    """At most so many prompt and completion tokens: a token is at least one byte; a message's frame is under 16."""
-    prompt = sum(len(message["content"].encode()) + 16 for message in request.messages)
-    return prompt, int(request.sampling["max_tokens"])
+    def _refuse(self, waiting: _Waiting) -> bool:
+        """Turn a request away that the budget can never pay for; what calls in flight give back is waited for first."""
+        spec, ask = self.spec, waiting.ask
+        said = ""
+        if spec.max_calls is not None and self.calls >= spec.max_calls:
+            said = f"max_calls {spec.max_calls} of model {spec.model} is used up in this run; raise it to get further in one"
+        elif not self._out and self._over_budget(ask):
+            left = max(0.0, (spec.budget_usd or 0.0) - self.spent_usd)
+            said = (
+                f"budget_usd {spec.budget_usd:g} of model {spec.model} is used up: ${self.spent_usd:.4f} are spent, "
+                f"${left:.4f} are left, and the next call may cost ${ask.cost:.4f}; "
+                "it holds for one run: raise it to get further in one"
+            )
+        if said:
+            self._waiting.popleft()
+            waiting.admitted.set_exception(BudgetError(said))
+        return bool(said)
 
+    def _come_back(self, seconds: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._wake and self.window.starting and now < self._wake.when() <= now + seconds:
+            return  # the next step of the beginning is not to be put off by those who arrive
+        if self._wake:
+            self._wake.cancel()
+            self._wake = None
+        if seconds != float("inf"):
+            self._wake = asyncio.get_running_loop().call_later(seconds, self._awake)
 
-def _per_minute(rate: float | None, workers: int) -> AsyncLimiter | None:
-    return AsyncLimiter(rate / workers, 60) if rate else None
+    def _awake(self) -> None:
+        # From a timer, not from `admit`: between two steps the answers to the first have had a chance to be heard.
+        self.window.open_further()
+        self._pump()

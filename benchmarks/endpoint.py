@@ -1,0 +1,131 @@
+"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in a process of its own, with a set latency.
+
+It answers every prompt that names a number with that number in \\boxed{}, counts what it saw, can fail now and then, and
+can refuse to carry more than so many requests. `python -m benchmarks.endpoint` is not meant to be called by people: the
+benchmarks start it through `Endpoint`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class Endpoint:
+    """`with Endpoint(latency=0.2) as server:` serves `server.base_url`.
+
+    Args:
+        latency: seconds from a request to its answer.
+        carries: requests in flight that are served; one more is answered 429 at once, with Retry-After.
+        failing: share of requests that are answered 500.
+        retry_after: seconds, sent with a 429.
+    """
+
+    latency: float = 0.0
+    carries: int = 0
+    failing: float = 0.0
+    retry_after: float = 1.0
+    base_url: str = field(default="", init=False)
+
+    def __enter__(self) -> Endpoint:
+        options = [f"--{name}={getattr(self, name)}" for name in ("latency", "carries", "failing")]
+        command = [sys.executable, "-m", "benchmarks.endpoint", *options, f"--retry-after={self.retry_after}"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout
+        self.base_url = f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def seen(self) -> dict[str, Any]:
+        """What was seen since this was last asked: requests, answered, throttled, failed, most_in_flight, seconds
+        (from the first request to the last answer)."""
+        with urllib.request.urlopen(f"{self.base_url}/seen") as response:
+            seen: dict[str, Any] = json.load(response)
+        return seen
+
+
+class _Server:
+    def __init__(self, latency: float, carries: int, failing: float, retry_after: float) -> None:
+        self._latency, self._carries, self._failing, self._retry_after = latency, carries, failing, retry_after
+        self._random = random.Random(7)
+        self._in_flight = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._counts = dict.fromkeys(("requests", "answered", "throttled", "failed", "most_in_flight"), 0)
+        self._first = self._last = 0.0
+
+    async def chat(self, request: web.Request) -> web.Response:
+        now = time.perf_counter()
+        self._first = self._first or now
+        counts = self._counts
+        counts["requests"] += 1
+        if self._carries and self._in_flight >= self._carries:
+            counts["throttled"] += 1
+            error = {"error": {"message": "too many requests in flight", "code": "rate_limit_exceeded"}}
+            return web.json_response(error, status=429, headers={"Retry-After": f"{self._retry_after:g}"})
+        self._in_flight += 1
+        counts["most_in_flight"] = max(counts["most_in_flight"], self._in_flight)
+        try:
+            body = await request.json()
+            await asyncio.sleep(self._latency)
+        finally:
+            self._in_flight -= 1
+        if self._random.random() < self._failing:
+            counts["failed"] += 1
+            return web.json_response({"error": {"message": "a hiccup"}}, status=500)
+        counts["answered"] += 1
+        self._last = time.perf_counter()
+        found = _NUMBER.search(body["messages"][-1]["content"])
+        message = {"role": "assistant", "content": f"It is \\boxed{{{found[0] if found else 0}}}."}
+        choices = [{"index": index, "message": message, "finish_reason": "stop"} for index in range(body.get("n", 1))]
+        usage = {"prompt_tokens": 60, "completion_tokens": 8 * len(choices)}
+        return web.json_response(
+            {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices, "usage": usage}
+        )
+
+    async def report(self, _: web.Request) -> web.Response:
+        seen = {**self._counts, "seconds": self._last - self._first}
+        self._forget()
+        return web.json_response(seen)
+
+
+async def _serve(server: _Server) -> None:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_get("/v1/seen", server.report)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("latency", "failing", "retry-after"):
+        parser.add_argument(f"--{name}", type=float, default=0.0)
+    parser.add_argument("--carries", type=int, default=0)
+    options = parser.parse_args()
+    asyncio.run(_serve(_Server(options.latency, options.carries, options.failing, options.retry_after)))
+
+
+if __name__ == "__main__":
+    _main()
