@@ -5,44 +5,41 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
+from tests.serving import Served
+
 Answer = Callable[[str, int], "str | web.Response"]
-"""From (last user message, how often exactly this body was asked before) to a text, or a whole HTTP response."""
+"""From (last user message, how often exactly this body was asked before) to a text, or a whole HTTP response.
+
+With `n` in the request it is called for each of the answers. A function that takes the whole request body may be given
+instead, as `reply`.
+"""
 
 
 @dataclass
-class ChatServer:
+class ChatServer(Served):
     """`with ChatServer() as server:` serves `server.base_url`; `server.answer` may be replaced at any time."""
 
     answer: Answer = lambda prompt, seen: f"You said: {prompt}"
+    reply: Callable[[dict[str, Any]], web.Response | dict[str, Any] | None] | None = None
     latency: float = 0.0
     finish_reason: str = "stop"
+    carries: int = 0
+    retry_after: float = 1.0
+    throttled: int = 0
+    hold: Callable[[dict[str, Any]], float] = lambda body: 0.0
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
-
-    def __enter__(self) -> ChatServer:
-        self._arrived = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
-        self._thread.start()
-        ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+    _seen: Counter[str] = field(default_factory=Counter)
+    _arrived: threading.Event = field(default_factory=threading.Event)
 
     @property
     def prompts(self) -> list[str]:
@@ -58,46 +55,45 @@ class ChatServer:
         """The server as a model of a pipeline, in YAML's flow style."""
         return json.dumps({"provider": "openai", "model": "test-model", "base_url": self.base_url, **more})
 
-    def _serve(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._main(ready))
-        self._loop.close()
-
-    async def _main(self, ready: threading.Event) -> None:
-        self._stop = asyncio.Event()
+    def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        ready.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        return app
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        seen = sum(1 for earlier in self.requests if earlier == body)
+        seen = self._seen[key := json.dumps(body, sort_keys=True)]
+        self._seen[key] += 1
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         self._arrived.set()
+        if self.carries and self.in_flight >= self.carries:
+            self.throttled += 1
+            return error(429, "too many requests in flight", **{"Retry-After": f"{self.retry_after:g}"})
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if self.latency:
-                await asyncio.sleep(self.latency)
-            answer = self.answer(body["messages"][-1]["content"], seen)
+            if wait := self.latency + self.hold(body):
+                await asyncio.sleep(wait)
+            whole = self.reply(body) if self.reply else None
+            if whole is not None:
+                return whole if isinstance(whole, web.Response) else web.json_response(whole)
+            answers = [self.answer(body["messages"][-1]["content"], seen + place) for place in range(body.get("n", 1))]
         finally:
             self.in_flight -= 1
-        if isinstance(answer, web.Response):
-            return answer
-        return web.json_response(
-            {
-                "choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": self.finish_reason}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5},
-            }
-        )
+        for answer in answers:
+            if isinstance(answer, web.Response):
+                return answer
+        return web.json_response(completion(*answers, finish_reason=self.finish_reason))
+
+
+def completion(*texts: Any, finish_reason: str = "stop") -> dict[str, Any]:
+    """A chat completion with these answers; each counts five tokens, the prompt ten."""
+    messages = [{"role": "assistant", "content": text} for text in texts]
+    return {
+        "choices": [{"message": message, "finish_reason": finish_reason} for message in messages],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5 * len(texts)},
+    }
 
 
 def error(status: int, message: str, **headers: str) -> web.Response:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -20,7 +21,22 @@ class EndpointError(ModelError):
 
 
 class RequestError(ModelError):
-    """This request, or its answer's content, is at fault: the row is rejected with the reason."""
+    """This request, or its answer's content, is at fault: the row is rejected with the reason.
+
+    Args:
+        message: why, with the server's words.
+        completion: the answer, where there was one: it was paid for.
+        refused: the server refused the request as it was put (400, 422).
+
+    Attributes:
+        found: (request, answer) of other samples of the prompt, which are there.
+    """
+
+    def __init__(self, message: str, completion: Completion | None = None, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.completion = completion
+        self.refused = refused
+        self.found: list[Any] = []
 
 
 class PassingError(ModelError):
@@ -30,12 +46,24 @@ class PassingError(ModelError):
         message: what happened, with the server's words.
         retry_after: the server's wish in seconds.
         unreachable: nobody listens there; when that does not pass, it concerns every request.
+        throttled: the server takes no more for now (429).
+        differently: the provider will put it in other words, at once; this is no try of the request's.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None, *, unreachable: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after: float | None = None,
+        *,
+        unreachable: bool = False,
+        throttled: bool = False,
+        differently: bool = False,
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.unreachable = unreachable
+        self.throttled = throttled
+        self.differently = differently
 
 
 class BudgetError(ModelError):
@@ -54,8 +82,10 @@ class Request:
         endpoint: base URL, or the name of an in-process provider.
         model: model name; for an in-process model, what identifies its weights.
         messages: ({"role": ..., "content": ...}, ...).
-        sampling: temperature, top_p, max_tokens, stop, seed.
+        sampling: temperature, top_p, max_tokens, stop, seed; `logprobs` (how many alternatives) where they are asked for.
         sample: 0 for the first answer to this prompt, 1 for the second, ...
+        schema: a JSON Schema that the answer should follow. How it is asked for (`response_format`, or in words) is the
+            provider's business and not in the key: a server that learns the one or loses the other changes no key.
     """
 
     endpoint: str
@@ -63,19 +93,38 @@ class Request:
     messages: tuple[dict[str, str], ...]
     sampling: dict[str, Any]
     sample: int = 0
+    schema: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """SHA-256 of the request's canonical JSON: its name in the journal, and the `call_id` in SQL."""
-        return json_digest(
-            {
-                "endpoint": self.endpoint,
-                "model": self.model,
-                "messages": list(self.messages),
-                "sampling": self.sampling,
-                "sample": self.sample,
-            }
-        )
+        document = {
+            "endpoint": self.endpoint,
+            "model": self.model,
+            "messages": list(self.messages),
+            "sampling": self.sampling,
+            "sample": self.sample,
+        }
+        return json_digest(document if self.schema is None else document | {"schema": self.schema})
+
+    @property
+    def seed(self) -> int | None:
+        """The seed to send: samples of one prompt must differ, so each has its own."""
+        seed = self.sampling["seed"]
+        return None if seed is None else seed + self.sample
+
+
+class TokenLogprob(BaseModel):
+    """A generated token, the natural logarithm of its probability, and the likeliest alternatives (token -> logprob).
+
+    Probabilities are the model's own, before temperature and top_p, as OpenAI reports them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    token: str
+    logprob: float
+    top: dict[str, float] = {}
 
 
 class Completion(BaseModel):
@@ -84,8 +133,10 @@ class Completion(BaseModel):
     Args:
         text: the answer.
         finish_reason: `stop`, or `length` when max_tokens cut it off, or the server's word.
-        tokens_in, tokens_out: as the server counted them (0 when it does not say).
+        tokens_in, tokens_out: as the server counted them (0 when it does not say). Of several samples that came in one
+            answer, the prompt counts for the first.
         latency_ms: from sending to the whole answer.
+        logprobs: a line for each token of the answer, where they were asked for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,6 +146,7 @@ class Completion(BaseModel):
     tokens_in: int = 0
     tokens_out: int = 0
     latency_ms: float = 0.0
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def truncated(self) -> bool:
@@ -102,11 +154,37 @@ class Completion(BaseModel):
         return self.finish_reason == "length"
 
 
-class Provider(Protocol):
-    """Sends requests to one model. Retries, limits and the journal are not its work."""
+class Spent(BaseModel):
+    """What was spent on a model: US dollars, and requests (tries count)."""
 
-    async def complete(self, request: Request) -> Completion:
-        """One answer; raises PassingError, RequestError or EndpointError."""
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd: float = 0.0
+    calls: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(usd=self.usd + other.usd, calls=self.calls + other.calls)
+
+
+class Provider(Protocol):
+    """Sends requests to one model. Retries, limits and the journal are not its work.
+
+    Attributes:
+        notes: what users should know about the server, such as what it cannot do.
+    """
+
+    notes: list[str]
+
+    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answers to requests that differ in nothing but `sample`, in order.
+
+        A provider that cannot give several answers to a prompt at once gives those of the first requests only (at
+        least one), and is asked again for the others. Raises PassingError, RequestError or EndpointError.
+        """
+        ...
+
+    def stop(self, why: ModelError) -> None:
+        """The step has failed: requests that can be collected another time need not come to their end."""
         ...
 
     async def close(self) -> None:

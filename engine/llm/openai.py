@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's chat completions, over bare aiohttp.
 
-aiohttp costs a tenth of the `openai` package's CPU per request (0.46 ms against 5 ms), which on small machines is the
-difference between a saturated endpoint and a saturated client.
+aiohttp costs a tenth of the `openai` package's CPU per request, which on small machines is the difference between a
+saturated endpoint and a saturated client; `benchmarks/clients.py` measures both.
 """
 
 from __future__ import annotations
@@ -10,137 +10,168 @@ import json
 import os
 import socket
 import time
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
-from engine.llm.base import Completion, EndpointError, PassingError, Request, RequestError
+from engine.llm import wire
+from engine.llm.abilities import MEANING, Abilities, recall, remember
+from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.journal import Answers
 from engine.spec import ModelSpec
-
-_PASSING = {408, 409, 425, 429}
-_ENDPOINT = {401, 403, 404}
-_WORDS = 500
 
 
 class OpenAIProvider:
-    """A client for one endpoint; connections are kept and reused."""
+    """A client for one endpoint; connections are kept and reused.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    What the server turns out not to know (`n`, `response_format`) is done without from then on, and noted.
+
+    Args:
+        spec: the model.
+        answers: where it is noted what the server can do.
+    """
+
+    def __init__(self, spec: ModelSpec, answers: Answers) -> None:
+        self.notes: list[str] = []
         self._spec = spec
-        self._url = f"{spec.endpoint}/chat/completions"
-        self._key = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
-        if spec.api_key_env and not self._key:
-            # Keys do not travel with jobs: every node of a cluster must have its own.
-            raise EndpointError(f"the environment variable {spec.api_key_env} is not set on {socket.gethostname()}")
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=spec.timeout),
-            connector=aiohttp.TCPConnector(limit=spec.limits.concurrency),
-        )
+        self._answers = answers
+        self._abilities: Abilities | None = None
+        self._differently: dict[str, dict[str, bool]] = {}
+        self._odd_schemas: set[str] = set()
+        self._key = api_key(spec)
+        self._session = session(spec, self._key, aiohttp.ClientTimeout(total=spec.timeout))
 
-    async def complete(self, request: Request) -> Completion:
-        """One POST; see Provider."""
-        body = {"model": self._spec.model, "messages": list(request.messages), **_sampling(request.sampling)}
-        started = time.perf_counter()
+    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """One POST; see Provider.
+
+        A request that is refused because of what not every server knows raises a PassingError, and is put differently
+        when it is sent again. Only when that helps has anything been learnt of the server.
+        """
+        if self._abilities is None:
+            self._abilities = await recall(self._answers, self._spec)
+        first = requests[0]
+        told = self._differently.pop(first.key, {})
+        abilities = self._abilities.model_copy(update=told)
+        if first.schema is not None and str(first.schema["title"]) in self._odd_schemas:
+            abilities = abilities.model_copy(update={"response_format": False})
+        requests = requests[: 1 if abilities.n is False else wire.MOST_AT_ONCE]
         try:
-            async with self._session.post(self._url, json=body) as response:
-                if response.status != 200:
-                    raise self._failure(response.status, await response.text(errors="replace"), response.headers)
-                answer = await response.json(content_type=None)
-        except TimeoutError as error:
-            raise PassingError(f"{self._url}: no answer in {self._spec.timeout:.0f} s") from error
-        except aiohttp.InvalidURL as error:
-            raise EndpointError(f"{self._url} is not a URL; correct base_url") from error
-        except aiohttp.ClientConnectorDNSError as error:
-            raise EndpointError(f"{self._url}: {error}; correct base_url, or check the network") from error
-        except aiohttp.ClientConnectorError as error:
-            said = f"nobody answers at {self._url} ({error.strerror or error}); is the server running, and base_url right?"
-            raise PassingError(said, unreachable=True) from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise PassingError(f"{self._url}: {type(error).__name__}: {error}") from error
-        return self._completion(answer, (time.perf_counter() - started) * 1000)
+            found = await self._post(requests, abilities)
+        except RequestError as error:
+            more = self._other_words(requests, abilities, str(error)) if error.refused else None
+            if more is None:
+                raise
+            self._differently[first.key] = told | more
+            raise PassingError(str(error), differently=True) from error
+        await self._learn(told)
+        if len(requests) > 1:
+            await self._learn({"n": len(found) == len(requests)})
+        if first.schema is not None and abilities.response_format is not False:
+            if _is_json(found[0].text):
+                await self._learn({"response_format": True})
+            elif found[0].text.strip() and not found[0].truncated:
+                await self._learn({"response_format": False})
+        return found
+
+    def _other_words(self, requests: Sequence[Request], abilities: Abilities, refusal: str) -> dict[str, bool] | None:
+        """What to take the server for when a request that was refused is sent again; None when that is of no use."""
+        if abilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
+            return {"max_completion_tokens": True}
+        schema = requests[0].schema
+        held = schema is not None and abilities.response_format is not False
+        if held and "invalid schema" in refusal.lower():
+            self._odd_schemas.add(str(schema and schema["title"]))  # this one, not every one
+            return {}
+        more = {}
+        if len(requests) > 1 and abilities.n is None:
+            more["n"] = False
+        if held and abilities.response_format is None:
+            more["response_format"] = False
+        return more or None
+
+    def stop(self, why: ModelError) -> None:
+        """See Provider: what was sent is paid for, and comes to its end."""
 
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
 
-    def _completion(self, answer: Any, latency_ms: float) -> Completion:
-        try:
-            choice = answer["choices"][0]
-            message = choice["message"]
-            usage = answer.get("usage") or {}
-            if message.get("refusal"):
-                raise RequestError(f"the model refused: {message['refusal'][:_WORDS]}")
-            text = message.get("content") or ""
-            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise RequestError("the answer has half of a surrogate pair, which is no character")
-            return Completion(
-                text=text,
-                finish_reason=choice.get("finish_reason") or "stop",
-                tokens_in=_count(usage.get("prompt_tokens")),
-                tokens_out=_count(usage.get("completion_tokens")),
-                latency_ms=round(latency_ms, 3),
-            )
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise PassingError(f"{self._url}: the answer is not a chat completion ({type(error).__name__}: {error})") from error
+    async def _learn(self, found_out: Mapping[str, bool]) -> None:
+        assert self._abilities is not None
+        if news := {ability: able for ability, able in found_out.items() if getattr(self._abilities, ability) is None}:
+            self._abilities = self._abilities.model_copy(update=news)
+            self.notes += [
+                f"{self._spec.endpoint} does not know `{ability}` ({MEANING[ability]})"
+                for ability, able in news.items()
+                if not able
+            ]
+            await remember(self._answers, self._spec, self._abilities)
 
-    def _failure(self, status: int, body: str, headers: Any) -> Exception:
-        words = _hide(_server_words(body), self._key)
-        said = f"{self._url} answered {status}: {words}"
-        if status in _ENDPOINT:
-            hint = {
-                401: f"check the key in {self._spec.api_key_env}" if self._spec.api_key_env else "set api_key_env",
-                403: "this key may not use this model",
-                404: f"check base_url and the model name {self._spec.model!r}",
-            }[status]
-            return EndpointError(f"{said} ({hint})")
-        if status in _PASSING or status >= 500:
-            return PassingError(said, _retry_after(headers.get("Retry-After")))
-        return RequestError(said)
+    async def _post(self, requests: Sequence[Request], abilities: Abilities) -> list[Completion]:
+        asked = wire.body(self._spec, requests, abilities)
+        started = time.perf_counter()
+        answer = await post_json(self._session, f"{self._spec.endpoint}/chat/completions", asked, self._spec, self._key)
+        return wire.completions(answer, requests, (time.perf_counter() - started) * 1000)
 
 
-def _count(value: Any) -> int:
-    """A count of tokens; what is none does not cost the answer it comes with."""
-    return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _sampling(sampling: dict[str, Any]) -> dict[str, Any]:
-    body = {"temperature": sampling["temperature"], "max_tokens": sampling["max_tokens"]}
-    if sampling["top_p"] != 1.0:
-        body["top_p"] = sampling["top_p"]
-    if sampling["stop"]:
-        body["stop"] = list(sampling["stop"])
-    if sampling["seed"] is not None:
-        body["seed"] = sampling["seed"]
-    return body
-
-
-def _server_words(body: str) -> str:
-    """The message inside an error body, or the body, shortened."""
+async def post_json(client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, secret: str) -> Any:
+    """POST a JSON document and give the JSON that comes back; what goes wrong is raised by class."""
     try:
-        error = json.loads(body)
-        while isinstance(error, dict) and (inner := error.get("error") or error.get("message") or error.get("detail")):
-            error = inner
-        return str(error)[:_WORDS]
-    except ValueError:
-        return body.strip()[:_WORDS] or "(nothing)"
+        # A redirect would take the prompt to another host, and its answer would stand in the journal under this one.
+        async with client.post(url, json=asked, allow_redirects=False) as response:
+            if response.status != 200:
+                raise wire.failure(response.status, await response.text(errors="replace"), response.headers, spec, secret)
+            answer = await response.json(content_type=None)
+            if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
+                raise wire.failure(wire.status_inside(answer), json.dumps(answer), response.headers, spec, secret)
+            return answer
+    except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+        raise connection_failure(error, url, spec) from error
 
 
-def _hide(text: str, key: str) -> str:
-    """Servers repeat wrong keys in their errors; ours never shows one."""
-    return text.replace(key, "***") if key else text
+def connection_failure(error: Exception, url: str, spec: ModelSpec) -> PassingError | EndpointError:
+    """What went wrong before there was a response, or in the middle of it."""
+    if isinstance(error, TimeoutError):
+        return PassingError(f"{url}: no answer in {spec.timeout:g} s")
+    if isinstance(error, aiohttp.InvalidURL):
+        return EndpointError(f"{url} is not a URL; correct base_url")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return PassingError(f"{url}: {error}; correct base_url, or check the network", unreachable=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        said = f"nobody answers at {url} ({error.strerror or error}); is the server running, and base_url right?"
+        return PassingError(said, unreachable=True)
+    return PassingError(f"{url}: {type(error).__name__}: {error}")
 
 
-def _retry_after(value: str | None) -> float | None:
-    if value is None:
-        return None
+def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    """A client that keeps as many connections as requests may be in flight."""
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    return aiohttp.ClientSession(
+        headers=headers,
+        timeout=timeout,
+        connector=aiohttp.TCPConnector(limit=spec.limits.concurrency),
+        json_serialize=_dumps,
+    )
+
+
+def api_key(spec: ModelSpec) -> str:
+    """The key from the environment; raises EndpointError when it should be there and is not."""
+    secret = os.environ.get(spec.api_key_env, "").strip() if spec.api_key_env else ""
+    if any(not letter.isprintable() for letter in secret):
+        raise EndpointError(f"the key in {spec.api_key_env} has a line break or another control character in it")
+    if spec.api_key_env and not secret:
+        # Keys do not travel with jobs: every node of a cluster must have its own.
+        raise EndpointError(f"the environment variable {spec.api_key_env} is not set on {socket.gethostname()}")
+    return secret
+
+
+def _dumps(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _is_json(text: str) -> bool:
     try:
-        return max(0.0, float(value))
+        return isinstance(json.loads(text), dict)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        return False

@@ -1,0 +1,183 @@
+"""A model as an operator sees it: ask it, for one answer, for several, or for a validated object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from engine.llm.base import Completion, Request, RequestError, as_messages
+from engine.llm.client import SharedModel
+from engine.llm.structured import UnparsableError, json_schema, parse_answer, repair_prompt
+from engine.spec import ModelSpec
+
+T = TypeVar("T", bound=BaseModel)
+
+_SAMPLING = {"temperature", "top_p", "max_tokens", "stop", "seed", "extra_body"}
+_MOST_KNOWN = 1000
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that an operator made, as lineage: which answer, whether it was new, and what it cost when it was made."""
+
+    call_id: str
+    role: str
+    model: str
+    messages: tuple[dict[str, str], ...]
+    completion: Completion
+    reused: bool
+    cost_usd: float
+
+
+@dataclass
+class CallLog:
+    """The calls made for one row, in order of their answers; `asked` counts those that the journal did not answer."""
+
+    calls: list[Call] = field(default_factory=list)
+    asked: int = 0
+
+
+current_log: ContextVar[CallLog] = ContextVar("current_log")
+"""Set by the engine around each row, so that calls are linked to the row they were made for."""
+
+
+class ChatModel:
+    """A model in a role of an operator.
+
+    Args:
+        role: the operator's word for it (`teacher`).
+        model: the model that fills it.
+        name: what the model is called where it must be found again: for a version in the registry, NAME@V.
+        path: makes the folder of its weights, for a model in this process.
+    """
+
+    def __init__(self, role: str, model: SharedModel, name: str, path: Callable[[], Path]) -> None:
+        self.role = role
+        self.name = name
+        self._model = model
+        self._path = path
+        self._plain = model.spec.sampling()
+        self._known: dict[str, dict[str, Any]] = {}
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as the pipeline names it."""
+        return self._model.spec
+
+    @property
+    def notes(self) -> list[str]:
+        """What users should know about the model's server."""
+        return self._model.notes
+
+    @property
+    def path(self) -> Path:
+        """The folder with the weights and the tokenizer (in-process models only)."""
+        return self._path()
+
+    async def chat(
+        self, prompt: str | Sequence[Any], *, sample: int = 0, logprobs: int | None = None, **sampling: Any
+    ) -> Completion:
+        """The model's answer to a prompt.
+
+        Args:
+            prompt: a text, or messages (records or dicts with role and content).
+            sample: 0 for the first answer to this prompt, 1 for another one, ...
+            logprobs: ask for each token's log-probability and so many (0 to 20) alternatives, in the answer's
+                `logprobs`. What has none is a RequestError.
+            sampling: temperature, top_p, max_tokens, stop or seed in place of the pipeline's.
+
+        Raises:
+            RequestError: the server refused this request, or answered nothing; left uncaught, the row is rejected.
+            EndpointError: no request can succeed; left uncaught, the step stops.
+        """
+        [done] = await self._ask([self._request(prompt, sample, logprobs, sampling)])
+        return done
+
+    async def samples(
+        self, prompt: str | Sequence[Any], n: int, *, logprobs: int | None = None, **sampling: Any
+    ) -> list[Completion]:
+        """`n` answers to one prompt: samples 0 to n-1, those that are missing in one request where the server can.
+
+        Args and errors are those of `chat`.
+        """
+        return await self._ask([self._request(prompt, sample, logprobs, sampling) for sample in range(n)])
+
+    async def parse(self, prompt: str | Sequence[Any], answer: type[T], *, sample: int = 0, **sampling: Any) -> T:
+        """The model's answer as an object of a pydantic model.
+
+        The server is held to the model's JSON Schema where it can be (`response_format`), and asked for it in words
+        elsewhere. An answer that does not validate is shown to the model once, with what is wrong with it.
+
+        Args:
+            prompt: as for `chat`.
+            answer: the pydantic model.
+            sample, sampling: as for `chat`.
+
+        Raises:
+            RequestError: the second answer does not validate either, or see `chat`.
+        """
+        schema = json_schema(answer)
+        first = self._request(prompt, sample, None, sampling, schema)
+        [said] = await self._ask([first])
+        try:
+            return parse_answer(said.text, answer)
+        except UnparsableError as error:
+            again = self._request(repair_prompt(first.messages, said.text, error), sample, None, sampling, schema)
+            [said] = await self._ask([again])
+        try:
+            return parse_answer(said.text, answer)
+        except UnparsableError as error:
+            raise RequestError(f"the answer is no {answer.__name__}, also after it was asked to repair it: {error}") from error
+
+    def _request(
+        self,
+        prompt: str | Sequence[Any],
+        sample: int,
+        logprobs: int | None,
+        sampling: dict[str, Any],
+        schema: dict[str, Any] | None = None,
+    ) -> Request:
+        messages = as_messages(prompt)
+        if self.spec.system is not None and messages[0]["role"] != "system":
+            messages = ({"role": "system", "content": self.spec.system}, *messages)
+        wanted = self._sampling(sampling)
+        if logprobs is not None:
+            wanted = wanted | {"logprobs": min(max(logprobs, 0), 20)}
+        return Request(self.spec.endpoint, self._model.identity, messages, wanted, sample, schema)
+
+    def _sampling(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Every sampling parameter; validated, so that 0 and 0.0 are one temperature and a misspelt one is an error."""
+        if unknown := changes.keys() - _SAMPLING:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no sampling parameter; there are {', '.join(sorted(_SAMPLING))}")
+        if not changes:
+            return self._plain
+        name = repr(sorted(changes.items()))
+        if name not in self._known:
+            if len(self._known) >= _MOST_KNOWN:  # a seed for each row, say
+                self._known.clear()
+            self._known[name] = ModelSpec.model_validate({**self.spec.model_dump(), **changes}).sampling()
+        return self._known[name]
+
+    async def _ask(self, requests: list[Request]) -> list[Completion]:
+        try:
+            answers = await self._model.answer(requests)
+        except RequestError as error:
+            current_log.get().asked += 1
+            for request, answer in error.found:
+                self._log(request, answer.completion, reused=answer.reused)
+            if error.completion is not None:  # useless, but paid for
+                self._log(requests[len(error.found)], error.completion, reused=False)
+            raise
+        current_log.get().asked += sum(not answer.reused for answer in answers)
+        for request, answer in zip(requests, answers, strict=True):
+            self._log(request, answer.completion, reused=answer.reused)
+        return [answer.completion for answer in answers]
+
+    def _log(self, request: Request, done: Completion, *, reused: bool) -> None:
+        cost = self.spec.cost(done.tokens_in, done.tokens_out)
+        current_log.get().calls.append(Call(request.key, self.role, self.spec.model, request.messages, done, reused, cost))

@@ -1,0 +1,93 @@
+"""Answers as objects: from a pydantic model to what a server is held to, and from a text back to an object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+T = TypeVar("T", bound=BaseModel)
+
+_WORDS = 300
+
+
+class UnparsableError(Exception):
+    """A text is not the object that was asked for; the message says why."""
+
+
+@cache
+def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON Schema in the strict form that `response_format` wants: every property required, no others."""
+    schema: dict[str, Any] = _strict(model.model_json_schema())
+    return schema | {"title": model.__name__}
+
+
+def parse_answer(text: str, model: type[T]) -> T:
+    """The object in an answer: the whole text, what stands in a code fence, or the outermost braces.
+
+    Validation is strict: the text "true" is no boolean, and "3" no number.
+
+    Raises:
+        UnparsableError: there is no JSON, or it does not validate.
+    """
+    problem = "it holds no JSON object"
+    for candidate in _candidates(text):
+        try:
+            return model.model_validate_json(candidate, strict=True)
+        except ValidationError as error:
+            problem = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'the answer'}: {item['msg']}" for item in error.errors())
+    raise UnparsableError(f"{problem}; it reads: {text.strip()[:_WORDS]}")
+
+
+def in_words(messages: Sequence[dict[str, str]], schema: dict[str, Any]) -> list[dict[str, str]]:
+    """The messages, with the schema asked for at the end of the last one; for servers without `response_format`."""
+    *before, last = messages
+    return [*before, {**last, "content": last["content"] + IN_WORDS.format(schema=json.dumps(schema, ensure_ascii=False))}]
+
+
+def repair_prompt(messages: Sequence[dict[str, str]], answer: str, error: UnparsableError) -> list[dict[str, str]]:
+    """The conversation so far, and what is wrong with the last answer."""
+    return [
+        *messages,
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": REPAIR.format(problem=str(error).partition("; it reads:")[0])},
+    ]
+
+
+def _candidates(text: str) -> list[str]:
+    text = text.rpartition("</think>")[2]  # of models that think aloud
+    found = [text.strip()]
+    for part in text.split("```")[1::2]:
+        found.append(part.removeprefix("json").strip())
+    start, end = text.find("{"), text.rfind("}")
+    if 0 <= start < end:
+        found.append(text[start : end + 1])
+    return found
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs"):
+            strict[key] = {name: _strict(inner) for name, inner in value.items()}
+        elif key not in ("default", "title"):
+            strict[key] = _strict(value)
+    if "properties" in strict:
+        strict |= {"additionalProperties": False, "required": list(strict["properties"])}
+    return strict
+
+
+IN_WORDS = """
+
+Answer with one JSON object and nothing else. It must follow this JSON Schema:
+{schema}"""
+
+REPAIR = """\
+That is not the JSON object that was asked for: {problem}. Answer again, with the corrected JSON object and nothing else."""

@@ -1,0 +1,65 @@
+"""What operators need of the servers that they are given, found out before anything is paid for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import get_args
+
+from engine.check import Step
+from engine.llm.abilities import MEANING, Abilities, Ability
+from engine.llm.base import ModelError, Spent
+from engine.llm.journal import Journal
+from engine.llm.probe import Probed, probe
+from engine.problems import EngineError, StepError
+from engine.spec import ModelSpec
+from registry import Registry
+
+
+def check_needs(step: Step, registry: Registry) -> dict[str, Spent]:
+    """Ask the servers of a step's models what its operator needs to know; gives the requests that took, by model.
+
+    Raises:
+        StepError: a server cannot do what is needed, or does not answer.
+    """
+    wanted = step.operator.needs(step.params) if step.operator.needs else {}
+    spent: dict[str, Spent] = {}
+    for role, abilities in wanted.items():
+        spec = step.models[role].spec
+        if spec.provider != "openai":
+            continue
+        try:
+            found = ask_server(spec, registry, abilities)
+        except EngineError as error:
+            raise StepError(str(error)) from error
+        name = step.spec.models.get(role, role)
+        spent[name] = spent.get(name, Spent()) + Spent(calls=found.calls)
+        if missing := found.abilities.missing(abilities):
+            listed = " and ".join(f"`{ability}` ({MEANING[ability]})" for ability in missing)
+            raise StepError(
+                f"{spec.model} at {spec.endpoint} does not know {listed}, which {step.operator.name} needs of its {role}; "
+                "give it another model, or a server that does"
+            )
+    return spent
+
+
+def ask_server(
+    spec: ModelSpec, registry: Registry, wanted: Sequence[Ability] = get_args(Ability), *, anew: bool = False
+) -> Probed:
+    """What a model's server can do; it is asked for what is not known yet (`anew`: for all).
+
+    Raises:
+        EngineError: it does not answer, or with an error; the text has its words.
+    """
+    journal = Journal(registry.journal)
+    try:
+        return asyncio.run(probe(spec, journal, wanted, anew=anew))
+    except ModelError as error:
+        raise EngineError(str(error)) from error
+    finally:
+        journal.close()
+
+
+def ability_rows(names: Sequence[str], found: Sequence[Abilities]) -> list[dict[str, str | bool | None]]:
+    """Models and what they can do, as data."""
+    return [{"model": name, **abilities.model_dump()} for name, abilities in zip(names, found, strict=True)]

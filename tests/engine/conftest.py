@@ -1,0 +1,40 @@
+"""Models on the test's server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.llm.chat import CallLog, ChatModel, current_log
+from engine.llm.client import SharedModel
+from engine.llm.journal import Journal
+from engine.llm.limits import Governor
+from engine.llm.openai import OpenAIProvider
+from engine.spec import ModelSpec
+from tests.chat_server import ChatServer
+
+Make = Callable[..., ChatModel]
+
+
+@pytest.fixture
+async def model(workdir: Path, chat_server: ChatServer) -> AsyncIterator[Make]:
+    """Makes models on the test's server; all share one journal."""
+    journal = Journal(workdir / "journal")
+    made = []
+
+    def make(**spec: Any) -> ChatModel:
+        full = ModelSpec.model_validate(
+            {"provider": "openai", "model": "test-model", "base_url": chat_server.base_url, "retries": 2, **spec}
+        )
+        shared = SharedModel(full, full.model, journal, Governor(full), lambda: OpenAIProvider(full, journal))
+        made.append(shared)
+        return ChatModel("teacher", shared, full.model, Path)
+
+    current_log.set(CallLog())
+    yield make
+    for each in made:
+        await each.close()
+    journal.close()

@@ -1,0 +1,110 @@
+"""What a server cannot do is said before it is paid for, and found out once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from engine import execute
+from engine.llm.abilities import Abilities
+from engine.needs import ask_server
+from engine.problems import EngineError
+from engine.spec import ModelSpec
+from registry import Registry
+from tests.chat_server import ChatServer, completion, error
+from tests.conftest import Cli
+from tests.engine.running import run_text, words
+
+PIPELINE = """
+{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, models: {teacher: %s},
+ steps: {s: {op: sure, in: words, resources: {num_cpus: 0.5}}}}
+"""
+
+
+def able(body: dict[str, Any]) -> dict[str, Any]:
+    """A server that knows everything."""
+    if "response_format" in body:
+        return completion('{"city": "Paris"}')
+    able.counter += 1  # type: ignore[attr-defined]
+    done = completion(*[f"{able.counter}.{place}" for place in range(body.get("n", 1))])  # type: ignore[attr-defined]
+    if body.get("logprobs"):
+        for choice in done["choices"]:
+            choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]}
+    return done
+
+
+able.counter = 0  # type: ignore[attr-defined]
+
+
+def spec(server: ChatServer, **more: Any) -> ModelSpec:
+    return ModelSpec.model_validate({"provider": "openai", "model": "m", "base_url": server.base_url, **more})
+
+
+def test_a_server_that_knows_everything(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = able
+    found = ask_server(spec(chat_server), registry)
+    assert found.abilities == Abilities(n=True, logprobs=True, response_format=True, sampling=True)
+    assert found.calls == len(chat_server.requests) == 7
+    assert ask_server(spec(chat_server), registry) == (found.abilities, 0)
+    assert len(chat_server.requests) == 7
+
+
+def test_a_server_that_ignores_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: completion("always the same")
+    assert ask_server(spec(chat_server), registry).abilities.missing() == ["n", "logprobs", "response_format", "sampling"]
+
+
+def test_a_server_that_refuses_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
+    def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
+        unknown = [name for name in ("n", "logprobs", "response_format") if name in body]
+        return error(400, f"{unknown[0]}: unknown") if unknown else able(body)
+
+    chat_server.reply = reply
+    assert ask_server(spec(chat_server), registry).abilities.missing() == ["n", "logprobs", "response_format"]
+
+
+def test_only_what_is_needed_is_asked(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = able
+    assert ask_server(spec(chat_server), registry, ["logprobs"]).calls == 1
+    assert ask_server(spec(chat_server), registry, ["logprobs", "n"]).calls == 1
+
+
+def test_a_wrong_key_is_told_in_the_servers_words(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.answer = lambda prompt, seen: error(401, "wrong key")
+    with pytest.raises(EngineError, match="401: wrong key"):
+        ask_server(spec(chat_server), registry)
+    assert len(chat_server.requests) == 1
+
+
+def test_a_step_whose_model_lacks_what_it_needs_fails_before_it_starts(
+    registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute.Cluster, "start", lambda self: pytest.fail("Ray was started"))
+    words(*[str(number) for number in range(100)])
+    result = run_text(PIPELINE % chat_server.model(), registry)
+    assert result.error
+    assert "does not know `logprobs` (log-probabilities of tokens), which sure needs of its teacher" in result.error
+    assert len(chat_server.requests) == 1
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_step_whose_model_has_it_runs(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = able
+    words("a", "b")
+    assert run_text(PIPELINE % chat_server.model(), registry).state == "succeeded"
+    assert len(chat_server.requests) == 3
+
+
+def test_the_command_shows_what_servers_can_do(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
+    words("a")
+    (workdir / "p.yaml").write_text(PIPELINE % chat_server.model())
+    done = engine("probe", "p.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "teacher" in done.stdout
+    assert "logprobs: log-probabilities of tokens" in done.stdout
+    chat_server.reply = able  # servers learn
+    again = engine("probe", "p.yaml", "--json")
+    assert '"logprobs": true' in again.stdout
