@@ -6,205 +6,316 @@ Sampling is seeded by each request's own key, so that what a batch is made of do
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.llm.base import Completion, EndpointError, Request, RequestError
+from engine.llm.base import Completion, EndpointError, ModelError, Request, RequestError, StoppedError, TokenLogprob
+from engine.llm.generation import Ask, Generated, TokenScore, generate
+from engine.llm.structured import in_words
 from engine.quiet import quiet_transformers
 from engine.spec import ModelSpec
-
-if TYPE_CHECKING:
-    import torch
 
 _LINGER_SECONDS = 0.01
 
 
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A request that somebody waits for."""
+
+    request: Request
+    answer: asyncio.Future[Completion]
+
+    @functools.cached_property
+    def order(self) -> tuple[int, str]:
+        """Sorts requests of like length together, and samples of one prompt next to each other."""
+        text = "\n".join(message["content"] for message in self.request.messages) + str(self.request.schema or "")
+        return len(text), text
+
+    def settle(self, result: Completion | Exception) -> None:
+        """Tell the one who waits, who may have gone. In the event loop's thread."""
+        if self.answer.done():
+            return
+        if isinstance(result, Completion):
+            self.answer.set_result(result)
+        else:
+            self.answer.set_exception(result)
+
+
 class TransformersProvider:
-    """A causal language model with a chat template.
+    """A causal language model with a chat template, on the GPU where there is one.
 
     Args:
-        spec: the model; `batch_size` prompts are generated together.
+        spec: the model; `batch_size` answers are generated together.
         weights: (folder or id of the model, folder of an adapter on it or None), called in the generating thread.
+        threads: of the CPU, for a model that runs there; None leaves torch's choice.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Callable[[], tuple[Path, Path | None]]) -> None:
+    def __init__(self, spec: ModelSpec, weights: Callable[[], tuple[Path, Path | None]], threads: int | None = None) -> None:
+        self.notes: list[str] = []
         self._spec = spec
         self._weights = weights
+        self._threads = threads
+        self._most = spec.batch_size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
-        self._waiting: list[tuple[Request, asyncio.Future[Completion]]] = []
+        self._waiting: list[_Waiting] = []
         self._serving: asyncio.Task[None] | None = None
-        self._model: Any = None
-        self._tokenizer: Any = None
+        self._closed = threading.Event()
+        self._loaded: LocalModel | None = None
 
-    async def complete(self, request: Request) -> Completion:
-        """Join the next batch; see Provider."""
-        answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, answer))
+    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Join the next batches; see Provider.
+
+        Raises:
+            RequestError: the prompt and max_tokens are more than the model takes, or than the GPU's memory holds.
+            EndpointError: the model cannot be loaded, or its tokenizer has no chat template.
+            StoppedError: the provider was closed.
+        """
+        if self._closed.is_set():
+            raise StoppedError(f"the model {self._spec.model} was closed")
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(request, loop.create_future()) for request in requests]
+        self._waiting += waiting
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
-        return await answer
+        first, *others = await asyncio.gather(*[each.answer for each in waiting])
+        return [first, *[other.model_copy(update={"tokens_in": 0}) for other in others]]
+
+    def stop(self, why: ModelError) -> None:
+        """See Provider: what is being generated comes to its end, what waits for that has cost nothing yet."""
+        for each in self._waiting:
+            each.settle(why)
+        self._waiting = []
 
     async def close(self) -> None:
-        """Stop generating and free the model."""
+        """Stop generating at the next token and free the model; requests under way fail with StoppedError."""
+        self._closed.set()
         if self._serving:
             self._serving.cancel()
+            await asyncio.wait([self._serving])
+        self.stop(StoppedError(f"the model {self._spec.model} was closed"))
         self._thread.shutdown(wait=False, cancel_futures=True)
-        self._model = self._tokenizer = None
+        self._loaded = None
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             await asyncio.sleep(_LINGER_SECONDS)  # let requests that start together travel together
             batch = self._next_batch()
-            try:
-                completions = await loop.run_in_executor(self._thread, self._generate, [request for request, _ in batch])
-            except Exception as error:
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            for (_, answer), completion in zip(batch, completions, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(completion, Exception):
-                    answer.set_exception(completion)
-                else:
-                    answer.set_result(completion)
 
-    def _next_batch(self) -> list[tuple[Request, asyncio.Future[Completion]]]:
-        """Requests that can share one `generate`, those of like length together so that little is padding."""
-        first = self._waiting[0][0]
-        alike = [entry for entry in self._waiting if _shape(entry[0]) == _shape(first)]
-        alike.sort(key=lambda entry: sum(len(message["content"]) for message in entry[0].messages))
-        batch = alike[: self._spec.batch_size]
-        taken = {id(entry) for entry in batch}
-        self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
+            def settle(each: _Waiting, result: Completion | Exception) -> None:
+                loop.call_soon_threadsafe(each.settle, result)
+
+            try:
+                await loop.run_in_executor(self._thread, self._generate, batch, settle)
+            except asyncio.CancelledError:
+                self._waiting += batch  # `close` tells them
+                raise
+            except Exception as error:
+                for each in batch:
+                    each.settle(error)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The request that has waited longest, and those of most alike length, so that little is padding."""
+        self._waiting = [each for each in self._waiting if not each.answer.done()]
+        if not self._waiting:
+            return []
+        ordered = sorted(self._waiting, key=lambda each: each.order)
+        place = ordered.index(self._waiting[0])
+        # Blocks of the order rather than neighbours on both sides: what is left over is then a block, too.
+        start = max(0, min(place - place % self._most, len(ordered) - self._most))
+        batch = ordered[start : start + self._most]
+        taken = {id(each) for each in batch}
+        self._waiting = [each for each in self._waiting if id(each) not in taken]
         return batch
 
-    def _generate(self, requests: Sequence[Request]) -> list[Completion | Exception]:
-        import torch
-        from transformers import GenerationConfig, LogitsProcessorList
+    # -- in the generating thread --------------------------------------------------------------------------------------
 
-        self._load()
-        started = time.perf_counter()
-        prompts = [
-            self._tokenizer.apply_chat_template(list(r.messages), add_generation_prompt=True, tokenize=False) for r in requests
-        ]
-        encoded = self._tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        encoded = encoded.to(self._model.device)
-        sampling = requests[0].sampling
-        width = encoded["input_ids"].shape[1]
-        room = getattr(self._model.config, "max_position_embeddings", None)
-        if room and width + sampling["max_tokens"] > room:
-            return self._too_long(requests, encoded, room)
-        config = GenerationConfig(
-            max_new_tokens=sampling["max_tokens"],
-            do_sample=False,
-            eos_token_id=self._model.generation_config.eos_token_id,
-            pad_token_id=self._tokenizer.pad_token_id,
-            stop_strings=list(sampling["stop"]) or None,
-        )
-        with torch.inference_mode():
-            output = self._model.generate(
-                **encoded,
-                generation_config=config,
-                logits_processor=LogitsProcessorList([_RowSampler(requests, self._model.device)]),
-                tokenizer=self._tokenizer,
-            )
-        latency = round((time.perf_counter() - started) * 1000, 3)
-        counts = encoded["attention_mask"].sum(dim=1).tolist()
-        return [
-            self._completion(new.tolist(), request, int(count), latency)
-            for new, request, count in zip(output[:, width:], requests, counts, strict=True)
-        ]
-
-    def _completion(self, tokens: list[int], request: Request, tokens_in: int, latency: float) -> Completion:
-        ends = self._model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        end = next((place for place, token in enumerate(tokens) if token in ends), None)
-        kept = tokens if end is None else tokens[:end]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
-        reason = "stop" if end is not None or len(kept) < request.sampling["max_tokens"] else "length"
-        cuts = [text.find(word) for word in request.sampling["stop"] if word in text]
-        if cuts:
-            text, reason = text[: min(cuts)], "stop"
-        return Completion(text=text, finish_reason=reason, tokens_in=tokens_in, tokens_out=len(kept), latency_ms=latency)
-
-    def _too_long(self, requests: Sequence[Request], encoded: Any, room: int) -> list[Completion | Exception]:
-        """Requests that fit are generated alone; those that do not are refused."""
-        answers: list[Completion | Exception] = []
-        for request, count in zip(requests, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
-            needed = int(count) + request.sampling["max_tokens"]
-            if needed <= room:
-                answers += self._generate([request])
-            else:
-                answers.append(
-                    RequestError(
-                        f"the prompt has {int(count)} tokens; with max_tokens that is {needed}, the model takes {room}"
-                    )
-                )
-        return answers
-
-    def _load(self) -> None:
-        if self._model is not None:
+    def _generate(self, batch: Sequence[_Waiting], settle: Callable[[_Waiting, Completion | Exception], None]) -> None:
+        if not batch or self._closed.is_set():
             return
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        model = self._loaded or load(self._spec.model, *self._weights(), self._threads)
+        self._loaded = None if self._closed.is_set() else model
+        asks: list[tuple[_Waiting, Ask]] = []
+        for each in batch:
+            try:
+                asks.append((each, model.ask(each.request)))
+            except ModelError as error:
+                settle(each, error)
+        if asks:
+            self._within_memory(model, asks, settle)
 
-        quiet_transformers()
-        folder, adapter = self._weights()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        # bfloat16 is slow on most CPUs; on GPUs that have it, it halves the memory.
-        dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    def _within_memory(
+        self,
+        model: LocalModel,
+        asks: list[tuple[_Waiting, Ask]],
+        settle: Callable[[_Waiting, Completion | Exception], None],
+    ) -> None:
+        """Generate, in parts when the GPU's memory does not hold all."""
+        import torch
+
+        left = dict(enumerate(asks))
+        started = time.perf_counter()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise EndpointError(f"cannot load the model {self._spec.model}: {error}") from error
-        if self._tokenizer.pad_token_id is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+            with torch.inference_mode():
+                answers = generate(model.network, [ask for _, ask in asks], model.ends, self._closed.is_set)
+                for place, generated in answers:
+                    each, ask = left.pop(place)
+                    latency = round((time.perf_counter() - started) * 1000, 3)
+                    settle(each, model.completion(each.request, ask, generated, latency))
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            said = str(error).partition("\n")[0]
+        # Here and not in the handler: the error holds what filled the memory.
+        torch.cuda.empty_cache()
+        if len(asks) == 1:
+            settle(asks[0][0], RequestError(f"the GPU's memory does not hold one answer; lower max_tokens ({said})"))
+            return
+        half = -(-len(asks) // 2)
+        if half < self._most:
+            self._most = half
+            self.notes.append(f"the GPU's memory is full: {half} answers are generated together, not {len(asks)}")
+        rest = [*left.values()]
+        for start in range(0, len(rest), half):
+            self._within_memory(model, rest[start : start + half], settle)
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A loaded model, and how its requests become tokens and its tokens answers.
+
+    Args:
+        name: as the pipeline names it.
+        network, tokenizer: of transformers.
+        ends: tokens that end an answer.
+        room: tokens of a prompt and its answer that the model takes; None when it does not say.
+    """
+
+    name: str
+    network: Any
+    tokenizer: Any
+    ends: frozenset[int]
+    room: int | None
+
+    def ask(self, request: Request) -> Ask:
+        """What is to be generated for a request.
+
+        Raises:
+            RequestError: it does not fit, or the chat template refuses it.
+            EndpointError: there is no chat template.
+        """
+        sampling = request.sampling
+        prompt = self._tokens(request)
+        needed = len(prompt) + sampling["max_tokens"]
+        if self.room and needed > self.room:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; with max_tokens that is {needed}, the model takes {self.room}"
+            )
+        return Ask(
+            prompt=prompt,
+            max_tokens=sampling["max_tokens"],
+            temperature=sampling["temperature"],
+            top_p=sampling["top_p"],
+            seed=int(request.key[:15], 16),
+            logprobs=sampling.get("logprobs"),
+            is_over=self._stops([word for word in sampling["stop"] if word]),
+        )
+
+    def completion(self, request: Request, ask: Ask, generated: Generated, latency_ms: float) -> Completion:
+        """The answer as text. Tokens of a stop word are counted and have log-probabilities; the text ends before it."""
+        text = self.tokenizer.decode(generated.tokens, skip_special_tokens=True)
+        cuts = [text.find(word) for word in request.sampling["stop"] if word and word in text]
+        return Completion(
+            text=text[: min(cuts)] if cuts else text,
+            finish_reason="length" if generated.cut_off and not cuts else "stop",
+            tokens_in=len(ask.prompt),
+            tokens_out=len(generated.tokens),
+            latency_ms=latency_ms,
+            logprobs=None if generated.scores is None else tuple(map(self._line, generated.scores)),
+        )
+
+    def _tokens(self, request: Request) -> tuple[int, ...]:
+        from jinja2 import TemplateError
+
+        if not self.tokenizer.chat_template:
+            raise EndpointError(
+                f"the tokenizer of the model {self.name} has no chat template, so it cannot be asked in messages; take the"
+                " model's chat (instruct) version, or put a chat_template.jinja into its folder"
+            )
+        schema = request.schema
+        messages = [*request.messages] if schema is None else in_words(request.messages, schema)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise RequestError(f"the chat template of {self.name} refuses the messages: {error}") from error
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _stops(self, words: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+        if not words:
+            return None
+        # A token is at least a byte; a few more, because decoders treat the beginning of a text differently.
+        reach = max(len(word.encode()) for word in words) + 4
+
+        def is_over(tokens: Sequence[int]) -> bool:
+            tail = self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True)
+            return any(word in tail for word in words)
+
+        return is_over
+
+    def _line(self, score: TokenScore) -> TokenLogprob:
+        top: dict[str, float] = {}
+        for token, logprob in score.top:  # likeliest first; parts of characters look alike as text
+            top.setdefault(self._text(token), logprob)
+        return TokenLogprob(token=self._text(score.token), logprob=score.logprob, top=top)
+
+    @functools.cached_property
+    def _text(self) -> Callable[[int], str]:
+        def text(token: int) -> str:
+            decoded: str = self.tokenizer.decode([token])
+            return decoded
+
+        return functools.cache(text)
+
+
+def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> LocalModel:
+    """A model from its folder, an adapter merged into it, on the GPU where there is one.
+
+    Args:
+        name: as the pipeline names it.
+        folder: folder or Hugging Face id.
+        adapter: folder of an adapter, or None.
+        threads: of the CPU, for the calling thread; None leaves torch's choice.
+
+    Raises:
+        EndpointError: it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    quiet_transformers()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # bfloat16 is slow on most CPUs; on GPUs that have it, it halves the memory.
+    dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if device == "cpu" and threads:
+        torch.set_num_threads(threads)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         if adapter:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        self._model = model.to(device).eval()
-
-
-def _shape(request: Request) -> tuple[Any, ...]:
-    """What all requests of one `generate` must share."""
-    return request.sampling["max_tokens"], tuple(request.sampling["stop"])
-
-
-class _RowSampler:
-    """Samples each row with its own temperature, top_p and seed, by the Gumbel-max trick.
-
-    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T), so greedy search over what this returns samples.
-    """
-
-    def __init__(self, requests: Sequence[Request], device: torch.device) -> None:
-        import torch
-
-        self._rows = []
-        for row, request in enumerate(requests):
-            temperature = request.sampling["temperature"]
-            if temperature > 0:
-                generator = torch.Generator(device=device)
-                generator.manual_seed(int(request.key[:15], 16))
-                self._rows.append((row, temperature, request.sampling["top_p"], generator))
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        scores = scores.float()
-        for row, temperature, top_p, generator in self._rows:
-            logits = scores[row] / temperature
-            if top_p < 1.0:
-                ordered, order = logits.sort(descending=True)
-                before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-                logits = logits.index_fill(0, order[before >= top_p], float("-inf"))
-            # -log of an exponential draw is a Gumbel draw.
-            scores[row] = logits - torch.empty_like(logits).exponential_(generator=generator).log()
-        return scores
+            network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+        network = network.to(device).eval()
+    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
+        raise EndpointError(f"cannot load the model {name}: {error}") from error
+    found = network.generation_config.eos_token_id
+    ends = frozenset(found if isinstance(found, list) else [tokenizer.eos_token_id if found is None else found]) - {None}
+    # What a model's authors suggest (a repetition penalty, ...) is not what the pipeline asks for.
+    network.generation_config = GenerationConfig()
+    room = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return LocalModel(name, network, tokenizer, ends, room)
