@@ -65,6 +65,7 @@ for command in (
     pipelines.check,
     pipelines.plan,
     pipelines.run,
+    pipelines.probe,
     reading.sql,
     reading.ls,
     reading.show,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from registry import Metric, StoredFile
 
 if TYPE_CHECKING:
-    from engine.llm.client import ChatModel
+    from engine.llm.chat import ChatModel
     from engine.pulse import Pulse
 
 

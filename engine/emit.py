@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.job import InputPart, OutputPart, Partition, Receipt, Usage
-from engine.llm.client import Call, CallLog
+from engine.llm.chat import Call, CallLog
 from engine.operator import Operator
 from registry import DataObject, ObjectStore, Record, SideObject, side
 
@@ -77,7 +77,6 @@ class OutputWriter:
         rejected: int,
         opaque: bool = False,
         usage: Usage = Usage(),  # noqa: B008  (frozen)
-        spent: dict[str, float] | None = None,
     ) -> Receipt:
         """Write the objects; the receipt names them."""
         rejects = None
@@ -92,7 +91,6 @@ class OutputWriter:
             rejected=rejected,
             opaque=opaque,
             usage=usage,
-            spent=spent or {},
         )
 
     def _output(self, name: str) -> OutputPart:

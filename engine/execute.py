@@ -38,6 +38,10 @@ class Cluster:
         if not ray.is_initialized():
             # Without a named address a stale cluster file must not be followed: it can hang for minutes.
             named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+            if not named:
+                # A head of our own that is gone does not come back: better a run that ends than one that waits a minute.
+                os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+                os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests: nothing else here is urgent
             handler = signal.getsignal(signal.SIGTERM)
             try:
                 with _quiet_stderr():
@@ -61,6 +65,7 @@ class Cluster:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.memory_usage_poll_interval_s = None  # it reads all of /proc for every task, in the thread that sends requests
 
     def stop(self) -> None:
         """Stop what was started here."""
@@ -76,9 +81,7 @@ class Cluster:
         A model in this process gets all CPUs of a node (and a GPU, where there are any); an API needs one worker, whose
         requests overlap; other operators get a worker for each CPU.
         """
-        import ray
-
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        alive = [node["Resources"] for node in _alive_nodes()]
         node_cpus = max((node.get("CPU", 0) for node in alive), default=1)
         all_cpus = sum(node.get("CPU", 0) for node in alive)
         gpus = any(node.get("GPU", 0) >= 1 for node in alive)
@@ -102,11 +105,13 @@ class Cluster:
         import ray.data
         from ray.exceptions import RayError
 
-        in_flight = _partitions_in_flight(job, parts, resources.workers or 1)
+        workers = resources.workers or 1
+        in_flight = _partitions_in_flight(job, parts, workers)
+        service = _service(job) if job.models and (workers > 1 or len(_alive_nodes()) > 1) else None
         descriptors = [{"start": part.start, "stop": part.stop} for part in parts]
         dataset = ray.data.from_items(descriptors, override_num_blocks=len(descriptors)).map_batches(
             _RayWorker,
-            fn_constructor_args=(job.model_dump_json(),),
+            fn_constructor_args=(job.model_dump_json(), service, ray.get_runtime_context().get_node_id()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 size=resources.workers,
@@ -123,6 +128,15 @@ class Cluster:
                 yield kind.model_validate_json(row["result"])
         except RayError as error:
             raise StepError(f"a worker was lost and could not be replaced: {_last_line(error)}") from error
+        finally:
+            if service is not None:
+                ray.kill(service)
+
+
+def _alive_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int:
@@ -132,23 +146,73 @@ def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int
     leave it idle; but no more than its share: the worker that is up first must not take all.
     """
     rows = max((part.stop - part.start for part in parts if part.stop > part.start), default=1)
-    busiest = max((model.spec.limits.concurrency for model in job.models.values()), default=0)
-    wanted = max(LEAST_IN_FLIGHT, -(-2 * busiest // (workers * rows)))
+    busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
+    wanted = max(LEAST_IN_FLIGHT, -(-8 * busiest // (workers * rows)))
     return min(wanted, -(-len(parts) // workers))
 
 
 class _RayWorker:
-    """A Ray Data actor around a Worker."""
+    """A Ray Data actor around a Worker; `service` is what several workers share, on the driver's node."""
 
-    def __init__(self, job: str) -> None:
+    def __init__(self, job: str, service: Any, driver_node: str) -> None:
+        import ray
+
         from engine.worker import Worker
 
-        self._worker = Worker(Job.model_validate_json(job))
+        # The journal's thread must not wait 5 ms for its turn: requests in flight wait for it.
+        sys.setswitchinterval(0.0005)
+        far = service is not None and ray.get_runtime_context().get_node_id() != driver_node
+        self._worker = Worker(Job.model_validate_json(job), _RayLink(service) if service is not None else None, far=far)
 
     async def __call__(self, batch: dict[str, Any]) -> Any:
         for start, stop in zip(batch["start"], batch["stop"], strict=True):
             result = await self._worker.run(Partition(start=int(start), stop=int(stop)))
             yield {"failed": [isinstance(result, Failure)], "result": [result.model_dump_json()]}
+
+
+class _RayService:
+    """A Ray actor around a Service."""
+
+    def __init__(self, job: str) -> None:
+        from functools import partial
+
+        from engine.llm.sharing import Service
+        from engine.models import governor
+        from registry import Registry
+
+        told = Job.model_validate_json(job)
+        models = {binding.name: partial(governor, binding) for binding in told.models.values()}
+        self._service = Service(Registry(told.registry).journal, models)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return await getattr(self._service, method)(*arguments)
+
+
+class _RayLink:
+    """See Link."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await self._service.call.remote(method, *arguments)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            raise EngineError("the process that shares limits and journal among the workers is gone; run again") from error
+
+
+def _service(job: Job) -> Any:
+    """A Service on the driver's node, where the journal's file is safe to open."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(_RayService).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
+    return actor.remote(job.model_dump_json())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from engine.llm.base import Spent
 from engine.llm.weights import Weights
 from engine.spec import ModelSpec
 from registry import DataObject, Metric, SideObject
@@ -32,17 +33,23 @@ class InputPart(Travelling):
 
 
 class ModelBinding(Travelling):
-    """A model in a role, as a worker needs it; `spent_usd` is what the run has spent on it so far."""
+    """A model in a role, as a worker needs it; `spent` is by the run so far."""
 
     name: str
     spec: ModelSpec
     weights: Weights | None
     identity: str
-    spent_usd: float = 0.0
+    spent: Spent = Spent()
 
 
 class Job(Travelling):
-    """All that the partitions of one step share; `code` is the digest of the operator's code as the driver has it."""
+    """All that the partitions of one step share.
+
+    Args:
+        code: the digest of the operator's code as the driver has it.
+        threads: CPU threads of a worker.
+        retry_rejects: for rows that answers in the journal make rejects, the model is asked anew.
+    """
 
     registry: Path
     run_id: str
@@ -55,7 +62,8 @@ class Job(Travelling):
     inputs: dict[str, tuple[InputPart, ...]]
     models: dict[str, ModelBinding]
     seed: int
-    workers: int
+    threads: int = 1
+    retry_rejects: bool = False
 
 
 class Partition(Travelling):
@@ -100,13 +108,14 @@ class Receipt(Travelling):
     counts: tuple[Metric, ...] = ()
     values: tuple[Metric, ...] = ()
     usage: Usage = Usage()
-    spent: dict[str, float] = {}
+    spent: dict[str, Spent] = {}
+    notes: tuple[str, ...] = ()
 
 
 class Failure(Travelling):
     """Why a partition did not finish, and what its calls came to all the same.
 
-    `stopped` partitions never began, because another one had failed.
+    `stopped` partitions were not to be finished, because another one had failed or the user had said so.
     """
 
     partition: Partition
@@ -114,7 +123,7 @@ class Failure(Travelling):
     traceback: str = ""
     stopped: bool = False
     usage: Usage = Usage()
-    spent: dict[str, float] = {}
+    spent: dict[str, Spent] = {}
 
 
 def receipt_path(receipts: Path, step_key: str, partition: Partition) -> Path:
@@ -161,9 +170,11 @@ def read_receipt(receipts: Path, store: ObjectStore, step_key: str, partition: P
 def partitions(rows: int, shape: str, calls_models: bool) -> list[Partition]:
     """Split a step's rows. The split depends on nothing but these, so that an interrupted run finds its receipts.
 
-    Small partitions lose little when a worker dies; there are never many more than 500 of them.
+    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less for each row.
+    There are never many more than 500 of them.
     """
     if shape == "whole":
         return [Partition(start=0, stop=rows)]
-    size = max(16, -(-rows // 512)) if calls_models else max(1024, -(-rows // 512))
+    least = min(64, max(16, rows // 32)) if calls_models else 1024
+    size = max(least, -(-rows // 512))
     return [Partition(start=start, stop=min(rows, start + size)) for start in range(0, rows, size)]

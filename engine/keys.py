@@ -37,6 +37,7 @@ def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed
         },
         "models": {
             role: {"endpoint": model.spec.endpoint, "model": model.identity, **model.spec.sampling()}
+            | ({} if model.spec.system is None else {"system": model.spec.system})
             for role, model in step.models.items()
         },
         "seed": seed,

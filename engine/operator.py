@@ -27,6 +27,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, create_model
 
 from engine.context import Context, Reject
+from engine.llm.abilities import Ability
 from registry import Model, Record, StoredFile, UnsupportedTypeError
 
 R = TypeVar("R", bound=Record)
@@ -81,6 +82,7 @@ class Operator:
     context: str | None = None
     version: int = 1
     calls: Callable[[Any], Mapping[str, int]] | None = field(default=None, compare=False)
+    needs: Callable[[Any], Mapping[str, Sequence[Ability]]] | None = field(default=None, compare=False)
 
     @property
     def doc(self) -> str:
@@ -99,6 +101,7 @@ def operator(
     outputs: Mapping[str, type[Record]] | type[Record],
     models: Sequence[str] = (),
     calls: Callable[[Any], Mapping[str, int]] | None = None,
+    needs: Callable[[Any], Mapping[str, Sequence[Ability]]] | None = None,
     name: str | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Any]], Operator]:
@@ -108,6 +111,8 @@ def operator(
         outputs: record types by output name, or one record type for an operator with one output.
         models: roles that the pipeline's models fill; the operator finds them in `ctx.models`.
         calls: from the parameters to the most model calls a row needs, by role (default: one a role).
+        needs: from the parameters to what the models' servers must be able to do, by role; what one of them cannot is said
+            before the step starts.
         name: the operator's name, if it is not the function's.
         version: to be raised when the operator's meaning changes in a way that its code does not show.
 
@@ -126,7 +131,7 @@ def operator(
                 record.arrow_schema()
         except UnsupportedTypeError as error:
             raise TypeError(f"operator {label}: {error}") from error
-        return Operator(label, function, shape, inputs, dict(named), tuple(models), params, context, version, calls)
+        return Operator(label, function, shape, inputs, dict(named), tuple(models), params, context, version, calls, needs)
 
     return register
 
@@ -148,11 +153,11 @@ def _read_signature(function: Callable[..., Any], label: str) -> _Signature:
         hint = hints.get(parameter.name)
         if hint is None:
             raise TypeError(f"operator {label}: parameter {parameter.name!r} has no annotation")
-        if parameter.kind is parameter.KEYWORD_ONLY:
+        if hint is Context:
+            context = parameter.name
+        elif parameter.kind is parameter.KEYWORD_ONLY:
             default = ... if parameter.default is parameter.empty else parameter.default
             settings[parameter.name] = (hint, default)
-        elif hint is Context:
-            context = parameter.name
         elif typing.get_origin(hint) in (Table, Batch):
             batch = batch or typing.get_origin(hint) is Batch
             ports[parameter.name] = Port(typing.get_args(hint)[0], whole=typing.get_origin(hint) is Table)

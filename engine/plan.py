@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from engine import sources
 from engine.check import Pipeline, Source, Step
@@ -72,6 +72,7 @@ class StepPlan:
     cost_usd: float = 0.0
     waits_for: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def plan_step(
     parts = partitions(rows, step.operator.shape, bool(step.operator.roles))
     done = [] if force else [part for part in parts if read_receipt(registry.receipts, registry.store, key, part)]
     left = rows - sum(part.stop - part.start for part in done)
-    calls, tokens, cost = _bounds(step, inputs, rows, left)
+    bounds = _bounds(step, inputs, rows, left)
     return StepPlan(
         name,
         op,
@@ -213,9 +214,10 @@ def plan_step(
         total=len(parts),
         key=key,
         document=document,
-        calls=calls,
-        tokens=tokens,
-        cost_usd=cost,
+        calls=bounds.calls,
+        tokens=bounds.tokens,
+        cost_usd=bounds.cost_usd,
+        notes=bounds.notes,
     )
 
 
@@ -226,7 +228,14 @@ def streamed_rows(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
     return sum(version.rows for name in counted for version in inputs.get(name, ()))
 
 
-def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left: int) -> tuple[int, int, float]:
+class _Bounds(NamedTuple):
+    calls: int
+    tokens: int
+    cost_usd: float
+    notes: tuple[str, ...]
+
+
+def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left: int) -> _Bounds:
     """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
 
     A prompt is bounded in bytes (a token has at least one) by the row's text, the operator's own texts, its parameters
@@ -234,6 +243,7 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     """
     calls = tokens = 0
     cost = 0.0
+    notes = []
     streamed = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if not port.whole)
     whole = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if port.whole)
     texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.str:")]
@@ -246,8 +256,13 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
         tokens_out = asked * spec.max_tokens
         calls += asked
         tokens += tokens_in + tokens_out
-        cost += (tokens_in * spec.price.input + tokens_out * spec.price.output) / 1e6
-    return calls, tokens, cost
+        price = spec.cost(tokens_in, tokens_out)
+        cost += price
+        if spec.budget_usd is not None and price > spec.budget_usd:
+            notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop it")
+        if spec.max_calls is not None and asked > spec.max_calls:
+            notes.append(f"max_calls {spec.max_calls} of {role} may stop it")
+    return _Bounds(calls, tokens, cost, tuple(notes))
 
 
 def _memory(versions: tuple[Input, ...]) -> int:

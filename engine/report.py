@@ -28,7 +28,7 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
     return rows + [
         {"step": step.name, "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
         | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
-        | {"waits_for": list(step.waits_for), "why": list(step.why)}
+        | {"waits_for": list(step.waits_for), "why": list(step.why), "notes": list(step.notes)}
         for step in plan.steps
     ]
 
@@ -39,7 +39,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     for step in plan.steps:
         status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
         cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
-        note = f"for {', '.join(step.waits_for)}" if step.waits_for else ""
+        note = f"for {', '.join(step.waits_for)}" if step.waits_for else "; ".join(step.notes)
         shown_rows: Any = "?" if step.rows is None else step.rows
         rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
     console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
@@ -80,14 +80,21 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "sources": [{"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected} for s in result.sources],
         "steps": [
             {**outcome.record.model_dump(), "outputs": {str(m.ref): m.rows for m in outcome.outputs}}
-            | {"reject_reasons": dict(outcome.reasons)}
+            | {"reject_reasons": dict(outcome.reasons), "notes": list(outcome.notes)}
             for outcome in result.steps
         ],
     }
 
 
-def print_run(result: RunResult, registry: str, console: Console) -> None:
-    """The summary of a run: what ran, what survived and why the rest did not, where it is, what to try next."""
+def print_run(result: RunResult, registry: str, command: str, console: Console) -> None:
+    """The summary of a run: what ran, what survived and why the rest did not, where it is, what to try next.
+
+    Args:
+        result: the run.
+        registry: its folder, as the user knows it.
+        command: what the user typed, to be typed again.
+        console: where to.
+    """
     console.print()
     verb = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted"}[result.state]
     console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
@@ -95,7 +102,7 @@ def print_run(result: RunResult, registry: str, console: Console) -> None:
     rows = [
         [source.name, "source", _source_outcome(source), "", source.rows, _source_note(source)] for source in result.sources
     ]
-    rows += [_step_row(outcome) for outcome in result.steps]
+    rows += [_step_row(outcome, result.state) for outcome in result.steps]
     console.print(grid(["step", "op", "outcome", "rows in", "rows out", "what became of the rows"], rows, cell=None))
     calls, reused = (sum(getattr(o.record, name) for o in result.steps) for name in ("calls", "calls_reused"))
     if calls or reused:
@@ -103,26 +110,39 @@ def print_run(result: RunResult, registry: str, console: Console) -> None:
         cost = sum(o.record.cost_usd for o in result.steps)
         paid = f", ${cost:.4f}" if cost else ""
         console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} answered from the journal.")
+    for outcome in result.steps:
+        for note in outcome.notes:
+            console.print(f"\nNote on {outcome.record.step}: {note}.", soft_wrap=True)
     if result.error:
         console.print(f"\n{result.error}", soft_wrap=True)
-        console.print("Finished work is kept: run the same command again to go on from here.")
+        if any(outcome.record.outcome == "failed" and outcome.record.rejected for outcome in result.steps):
+            command = _retrying(command)  # or answers in the journal would make the same rejects again
+        console.print(f"Finished work is kept. To go on from here:\n  {command}", soft_wrap=True)
         return
     console.print(f"\nEverything is in {registry}; the newest versions are:")
     outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
     console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
-    if suggestions := _suggestions(outputs):
+    suggestions = _suggestions(outputs)
+    if any(outcome.record.rejected and (outcome.record.calls or outcome.record.calls_reused) for outcome in result.steps):
+        suggestions.insert(0, _retrying(command))
+    if suggestions:
         console.print("\nTry next:")
         for line in suggestions:
             console.print(f"  {line}", soft_wrap=True)
+
+
+def _retrying(command: str) -> str:
+    return command if "--retry-rejects" in command else f"{command} --retry-rejects"
 
 
 def _source_outcome(source: SourcePlan) -> str:
     return "unchanged" if source.status == "HIT" else "read"
 
 
-def _step_row(outcome: StepOutcome) -> list[Any]:
+def _step_row(outcome: StepOutcome, state: str) -> list[Any]:
     record = outcome.record
-    shown = {"hit": "unchanged", "ran": "ran", "resumed": "resumed", "failed": "FAILED"}[record.outcome]
+    failed = "INTERRUPTED" if state == "interrupted" else "FAILED"
+    shown = {"hit": "unchanged", "ran": "ran", "resumed": "resumed", "failed": failed}[record.outcome]
     return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(outcome)]
 
 

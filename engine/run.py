@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from engine.check import Pipeline, Step
 from engine.execute import Cluster
+from engine.interrupt import calls_end_first
 from engine.job import (
     InputPart,
     Job,
@@ -25,11 +27,14 @@ from engine.job import (
     stop_mark,
 )
 from engine.keys import code_digest
+from engine.llm.base import Spent
+from engine.needs import check_needs
 from engine.outcome import drafts
 from engine.plan import Input, SourcePlan, StepPlan, needed, plan_source, plan_step, resolve_inputs
 from engine.problems import StepError
-from engine.pulse import read_pulse
+from engine.pulse import Ticker
 from engine.spec import Resources
+from engine.turns import only_one
 from registry import Manifest, Metric, Registry, SideObject, StepRun
 from registry.store import durable_write
 
@@ -44,6 +49,7 @@ class StepOutcome:
     outputs: tuple[Manifest, ...] = ()
     reasons: tuple[tuple[str, int], ...] = ()
     metrics: tuple[Metric, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class _State:
     made: dict[tuple[str, str], Input] = field(default_factory=dict)
     refs: dict[str, int] = field(default_factory=dict)
     outcomes: list[StepOutcome] = field(default_factory=list)
-    spent: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
         for manifest in manifests:
@@ -91,11 +97,24 @@ class _State:
             self.refs[manifest.name] = manifest.version
 
 
-def run(pipeline: Pipeline, registry: Registry, observer: Observer, *, select: set[str], force: set[str]) -> RunResult:
+def run(
+    pipeline: Pipeline,
+    registry: Registry,
+    observer: Observer,
+    *,
+    select: set[str],
+    force: set[str],
+    retry_rejects: bool = False,
+) -> RunResult:
     """Run the selected steps (all, when none is named) and what they need.
 
     A failed step ends the run; everything finished before is committed, and finished partitions and model answers are
     kept for the next run. `latest` moves for all outputs together, when the run succeeds.
+
+    Args:
+        select: steps.
+        force: steps to run though they hit.
+        retry_rejects: run the rejected rows of every step again.
 
     Raises:
         PipelineError: a source has rows that do not fit; nothing was started.
@@ -115,7 +134,7 @@ def run(pipeline: Pipeline, registry: Registry, observer: Observer, *, select: s
             state.add(source.name, [manifest])
         for name, step in pipeline.steps.items():
             if name in chosen:
-                _Runner(pipeline, step, registry, cluster, observer, state, run_id).step(force=name in force)
+                _Runner(pipeline, step, registry, cluster, observer, state, run_id, retry_rejects).step(force=name in force)
         ended = "succeeded"
     except _FailedStepError as failure:
         error, trace = str(failure), failure.trace
@@ -151,6 +170,7 @@ class _Runner:
     observer: Observer
     state: _State
     run_id: str
+    retry_rejects: bool
     earlier: list[Receipt] = field(default_factory=list)
     fresh: list[Receipt] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
@@ -160,14 +180,29 @@ class _Runner:
         started = time.monotonic()
         inputs = resolve_inputs(self.definition, self.state.made, self.registry)
         plan = plan_step(self.pipeline, self.definition, inputs, self.registry, force=force)
-        if plan.status == "HIT":
+        if self._is_done(plan):
             self._hit(plan, started)
             return
+        folder = self.registry.receipts / plan.key
+        with only_one(folder, self.run_id, lambda text: self.observer.message(f"{plan.name}: {text}")):
+            # Another run may have finished the same step in the meantime.
+            plan = plan_step(self.pipeline, self.definition, inputs, self.registry, force=force)
+            if self._is_done(plan):
+                self._hit(plan, started)
+            else:
+                self._make(plan, inputs, started, force=force)
+
+    def _is_done(self, plan: StepPlan) -> bool:
+        return plan.status == "HIT" and not (self.retry_rejects and plan.manifests[0].rejected)
+
+    def _make(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], started: float, *, force: bool) -> None:
         try:
             self._execute(plan, inputs, force=force)
             self._check_rejects(plan)
         except KeyboardInterrupt:
-            self.registry.catalog.commit([], self.run_id, self._record(plan, "failed", started))
+            record = self._record(plan, "failed", started)
+            self.registry.catalog.commit([], self.run_id, record)
+            self._tell(record, ())
             raise
         except (StepError, _FailedStepError) as error:
             failure = error if isinstance(error, _FailedStepError) else _FailedStepError(plan.name, str(error))
@@ -195,20 +230,34 @@ class _Runner:
             for part in parts:
                 self._forget(plan.key, part)
         self.earlier = self._on_disk(plan.key, parts)
+        if self.retry_rejects:
+            self._forget_rejected(plan.key)
+            self.earlier = [receipt for receipt in self.earlier if not receipt.rejected]
         finished = {receipt.partition for receipt in self.earlier}
         missing = [part for part in parts if part not in finished]
         done = sum(receipt.partition.stop - receipt.partition.start for receipt in self.earlier)
         self.observer.step_started(plan.name, plan.op, plan.rows or 0, done)
         if not missing:
             return
+        self._spend(check_needs(self.definition, self.registry))
+        if any(model.spec.mode == "batch" for model in self.definition.models.values()):
+            self.observer.message(
+                f"{plan.name}: its calls go out in batches, which may take a day. Stop (Ctrl-C) and run again whenever you "
+                "like: what is out is collected, not sent again"
+            )
         self.cluster.start()
         resources = self._resources(len(missing))
-        job = self._job(plan, inputs, resources)
+        job = self._job(plan, inputs, threads=max(1, int(resources.num_cpus or 1)))
         mark = stop_mark(self.registry.receipts, plan.key)
         mark.unlink(missing_ok=True)
         forget_attempts(self.registry.receipts, plan.key)
         failure: _FailedStepError | None = None
-        with _Ticker(self, plan, done):
+        tell = partial(self.observer.step_advanced, plan.name)
+        paid = bool(operator.roles) and operator.shape == "row"
+        with (
+            Ticker(self.registry.receipts / plan.key, plan.rows or 0, done, tell),
+            calls_end_first(mark, self.observer.message) if paid else nullcontext(lambda: False) as interrupted,
+        ):
             for result in self.cluster.run(job, missing, resources):
                 self.usage += result.usage
                 self._spend(result.spent)
@@ -221,6 +270,8 @@ class _Runner:
                 if failure is not None and not mark.exists():
                     # What is under way comes to its end (it is paid for); nothing new begins.
                     durable_write(mark, b"")
+        if interrupted():
+            raise KeyboardInterrupt
         if failure is not None:
             self.earlier, self.fresh = [], self._on_disk(plan.key, parts)
             self._check_rejects(plan)
@@ -231,9 +282,9 @@ class _Runner:
     def _on_disk(self, key: str, parts: Sequence[Partition]) -> list[Receipt]:
         return [r for part in parts if (r := read_receipt(self.registry.receipts, self.registry.store, key, part))]
 
-    def _spend(self, spent: Mapping[str, float]) -> None:
-        for model, cost in spent.items():
-            self.state.spent[model] = self.state.spent.get(model, 0.0) + cost
+    def _spend(self, spent: Mapping[str, Spent]) -> None:
+        for model, more in spent.items():
+            self.state.spent[model] = self.state.spent.get(model, Spent()) + more
 
     def _resources(self, parts: int) -> Resources:
         operator, models = self.definition.operator, self.definition.models.values()
@@ -245,7 +296,7 @@ class _Runner:
             parts=parts,
         )
 
-    def _job(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], resources: Resources) -> Job:
+    def _job(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], *, threads: int) -> Job:
         numbered: dict[str, tuple[InputPart, ...]] = {}
         number = 0
         for port, versions in inputs.items():
@@ -268,12 +319,13 @@ class _Runner:
                     weights=model.weights,
                     identity=model.identity,
                     name=names.get(role, role),
-                    spent_usd=self.state.spent.get(names.get(role, role), 0.0),
+                    spent=self.state.spent.get(names.get(role, role), Spent()),
                 )
                 for role, model in self.definition.models.items()
             },
             seed=self.pipeline.spec.seed,
-            workers=resources.workers or 1,
+            threads=threads,
+            retry_rejects=self.retry_rejects,
         )
 
     def _too_many_rejects(self, plan: StepPlan) -> bool:
@@ -284,15 +336,18 @@ class _Runner:
             return
         reasons = self._reasons()
         # What was rejected is to be tried again once its cause is mended, so these partitions count as not done.
-        for receipt in self._receipts:
-            if receipt.rejected:
-                self._forget(plan.key, receipt.partition)
+        self._forget_rejected(plan.key)
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         rejected, allowed = sum(receipt.rejected for receipt in self._receipts), self.definition.spec.max_reject_ratio
         raise StepError(
             f"{rejected} of {plan.rows} rows were rejected, and max_reject_ratio allows {allowed:.0%}: {listed}. "
             "Answers that were good are kept; mend the cause, or raise max_reject_ratio of the step."
         )
+
+    def _forget_rejected(self, key: str) -> None:
+        for receipt in self._receipts:
+            if receipt.rejected:
+                self._forget(key, receipt.partition)
 
     def _forget(self, key: str, part: Partition) -> None:
         receipt_path(self.registry.receipts, key, part).unlink(missing_ok=True)
@@ -337,31 +392,7 @@ class _Runner:
 
     def _tell(self, record: StepRun, manifests: Sequence[Manifest], rejects: Sequence[SideObject] | None = None) -> None:
         metrics = manifests[0].metrics if manifests else ()
-        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), metrics)
+        notes = tuple(dict.fromkeys(note for receipt in self.fresh for note in receipt.notes))
+        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), metrics, notes)
         self.state.outcomes.append(outcome)
         self.observer.step_finished(outcome)
-
-
-class _Ticker:
-    """Passes workers' pulses on to the observer while a step runs."""
-
-    def __init__(self, runner: _Runner, plan: StepPlan, done: int) -> None:
-        self._folder = runner.registry.receipts / plan.key
-        self._observer, self._plan, self._done = runner.observer, plan, done
-        self._since = time.time()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _tick(self) -> None:
-        rows = self._plan.rows or 0
-        while not self._ended.wait(0.5):
-            beat = read_pulse(self._folder, self._since)
-            done, total = (beat.done, beat.total) if beat.total else (min(rows, self._done + beat.done), rows)
-            self._observer.step_advanced(self._plan.name, done, total, beat.note)

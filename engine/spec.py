@@ -17,6 +17,13 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
+MOST_IN_BATCH = 50_000
+"""Requests in one batch of OpenAI's Batch API."""
+
+_OURS = {"model", "messages", "n", "stream", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed"}
+_OURS |= {"response_format", "logprobs", "top_logprobs"}
+"""What requests say of their own accord, and `extra_body` must not."""
+
 _PARAM = re.compile(r"\$\{params\.([^}]*)\}")
 
 
@@ -30,7 +37,7 @@ class Limits(Spec):
     """How hard an endpoint may be driven. Never part of a cache key.
 
     Args:
-        concurrency: requests in flight, over all workers of a step.
+        concurrency: requests in flight, over all workers; fewer for as long as the server answers 429.
         requests_per_minute: started requests a minute.
         tokens_per_minute: prompt and completion tokens a minute.
     """
@@ -43,8 +50,8 @@ class Limits(Spec):
 class Price(Spec):
     """US dollars for a million tokens."""
 
-    input: Annotated[float, Field(ge=0)] = 0.0
-    output: Annotated[float, Field(ge=0)] = 0.0
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class ModelSpec(Spec):
@@ -56,24 +63,32 @@ class ModelSpec(Spec):
             (embedded) or `registry:NAME@VERSION`.
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
+        system: a system message before every prompt that has none of its own; part of every cache key.
         temperature, top_p, max_tokens, stop, seed: sampling; part of every cache key.
-        limits, price, budget_usd, timeout, retries, batch_size: how to call; never part of a cache key.
-            A run stops before `budget_usd` is exceeded. `timeout` is seconds for one request; `retries` counts further
-            tries after a passing failure. `batch_size` is for `transformers`: prompts generated together.
+        extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
+            they are; part of every cache key.
+        limits, price, timeout, retries, batch_size, mode: how to call; never part of a cache key. `timeout` is seconds
+            for one request; `retries` counts further tries after a passing failure. `batch_size` is for `transformers`:
+            answers generated together. `mode: batch` uses OpenAI's Batch API: half the price, within a day.
+        budget_usd, max_calls: a run stops before it spends more, or sends more requests (tries count).
     """
 
     provider: Literal["openai", "transformers"]
     model: Annotated[str, Field(min_length=1)]
     base_url: str | None = None
     api_key_env: EnvName | None = None
+    system: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    extra_body: dict[str, Any] = {}
     limits: Limits = Limits()
     price: Price = Price()
     budget_usd: Annotated[float, Field(gt=0)] | None = None
+    max_calls: Annotated[int, Field(ge=1)] | None = None
+    mode: Literal["chat", "batch"] = "chat"
     timeout: Annotated[float, Field(gt=0)] = 120.0
     retries: Annotated[int, Field(ge=0, le=100)] = 6
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -85,9 +100,34 @@ class ModelSpec(Spec):
             return (self.base_url or "https://api.openai.com/v1").rstrip("/")
         return self.provider
 
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that may be under way: a batch takes as many as there are, a model in a worker two of its batches."""
+        if self.provider == "transformers":
+            return 2 * self.batch_size
+        return MOST_IN_BATCH if self.mode == "batch" else self.limits.concurrency
+
     def sampling(self) -> dict[str, Any]:
         """Every parameter that shapes an answer."""
-        return self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
+        plain = self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
+        return plain | ({"extra_body": self.extra_body} if self.extra_body else {})
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """Price of so many tokens in US dollars."""
+        full = (tokens_in * self.price.input + tokens_out * self.price.output) / 1e6
+        return full / 2 if self.mode == "batch" else full
+
+    @model_validator(mode="after")
+    def _fits_the_provider(self) -> ModelSpec:
+        if self.provider != "openai":
+            for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
+                if given:
+                    raise ValueError(f"{name} is for provider: openai")
+        if self.budget_usd is not None and not (self.price.input or self.price.output):
+            raise ValueError("budget_usd needs a price: {input: ..., output: ...}; or limit the run with max_calls")
+        if ours := sorted(self.extra_body.keys() & _OURS):
+            raise ValueError(f"extra_body: {', '.join(ours)} is the engine's business; there are keys of the model for it")
+        return self
 
 
 class DatasetSpec(Spec):
@@ -283,6 +323,8 @@ def _problem(source: YamlSource, error: Any) -> Problem:
         place = source.position(loc[:-1], key=True)
         return Problem(f"{name!r} is not a name", place, "use lower-case letters, digits, _ and -, a letter first")
     message = error["msg"].removeprefix("Value error, ")
+    if loc and loc[-1] == "api_key_env":  # what was given may be the key itself: it is not shown
+        return Problem(f"{what}: give the name of the environment variable that holds the key", source.position(loc))
     given = error.get("input")
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     return Problem(f"{what}: {message}{shown}", source.position(loc))

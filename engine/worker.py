@@ -27,7 +27,6 @@ from engine.inputs import read_slice, read_whole
 from engine.job import (
     Failure,
     Job,
-    ModelBinding,
     Partition,
     Receipt,
     Usage,
@@ -36,17 +35,18 @@ from engine.job import (
     write_receipt,
 )
 from engine.keys import code_digest
-from engine.llm.base import BudgetError, EndpointError, ModelError, Provider, RequestError, StoppedError
-from engine.llm.client import CallLog, ChatModel, SharedModel, current_log
-from engine.llm.journal import Journal
-from engine.llm.limits import Gate
-from engine.llm.weights import Weights, materialise
+from engine.llm.base import BudgetError, EndpointError, ModelError, RequestError, StoppedError
+from engine.llm.chat import CallLog, current_log
+from engine.llm.client import ask_again
+from engine.llm.sharing import Link
+from engine.models import Models, usage
 from engine.operator import Operator, Table
 from engine.operators import catalogue
 from engine.problems import EngineError
 from engine.pulse import Pulse
 from registry import DataObject, Record, Registry, StoredFile
 
+_WATCH_SECONDS = 0.5
 MOST_DEATHS = 3
 """Ray replaces a worker that died and begins its partitions again; after so many deaths it is taken to be their fault."""
 
@@ -70,23 +70,30 @@ class Worker:
 
     When a row fails the step, no further request is sent and no further partition begins; requests under way come to
     their end, so that their answers, which are paid for, reach the journal.
+
+    Args:
+        job: what the partitions share.
+        link, far: see Models.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, link: Link | None = None, *, far: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
         self.operator: Operator = catalogue().operators[job.operator]
         self.params = self.operator.params.model_validate(job.params)
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.pulse = Pulse(self.registry.receipts / job.step_key)
-        self._shared: dict[str, SharedModel] = {}
-        self._journal: Journal | None = None
+        self.models = Models(job, self.registry, link, far=far)
+        self._mark = stop_mark(self.registry.receipts, job.step_key)
+        self._watching: asyncio.Task[None] | None = None
         self._tables: dict[str, Table[Any]] = {}
 
     async def run(self, part: Partition) -> Receipt | Failure:
         """Run a partition; what goes wrong comes back as a Failure, not as an exception, so that Ray does not retry it."""
-        if stop_mark(self.registry.receipts, self.job.step_key).exists():
+        if self._mark.exists():
             return Failure(partition=part, message="stopped", stopped=True)
+        if self._watching is None and self.job.models:
+            self._watching = asyncio.create_task(self._watch())
         try:
             if count_attempt(self.registry.receipts, self.job.step_key, part) >= MOST_DEATHS:
                 raise EngineError(
@@ -96,17 +103,25 @@ class Worker:
             self._same_code()
             result = await self._run(part)
             if isinstance(result, Receipt):
-                write_receipt(self.registry.receipts, self.job.step_key, result)
+                result = result.model_copy(update={"spent": self.models.spent(), "notes": self.models.notes()})
+                await asyncio.to_thread(write_receipt, self.registry.receipts, self.job.step_key, result)
             return result
         except Exception as error:
             return self._failure(part, error)
 
     async def close(self) -> None:
         """Let models and the journal go."""
-        for model in self._shared.values():
-            await model.close()
-        if self._journal:
-            self._journal.close()
+        if self._watching:
+            self._watching.cancel()
+        await self.models.close()
+
+    async def _watch(self) -> None:
+        """Send no further request once the step is to stop, because another worker failed or the user said so."""
+        while not self._mark.exists():
+            await asyncio.sleep(_WATCH_SECONDS)
+            self.models.keep_account()
+            self.pulse.say(self.models.trouble())
+        self._stop()
 
     def _same_code(self) -> None:
         if code_digest(self.job.operator) != self.job.code:
@@ -117,16 +132,15 @@ class Worker:
 
     def _failure(self, part: Partition, error: Exception, logs: Sequence[CallLog] = ()) -> Failure:
         self._stop()
-        spent: dict[str, float] = {}
-        usage = sum((self._usage(log, spent) for log in logs), Usage())
         told = isinstance(error, OperatorError | EngineError | ModelError)
         message = str(error) if told else f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
-        return Failure(partition=part, message=message, traceback=trace, usage=usage, spent=spent)
+        made = sum(map(usage, logs), Usage())
+        stopped = isinstance(error, StoppedError)
+        return Failure(partition=part, message=message, traceback=trace, stopped=stopped, usage=made, spent=self.models.spent())
 
     def _stop(self) -> None:
-        for model in self._shared.values():
-            model.stop(StoppedError("the step has failed"))
+        self.models.stop(StoppedError("the step has failed"))
 
     # -- the three shapes ---------------------------------------------------------------------------------------
 
@@ -160,29 +174,44 @@ class Worker:
         errors = [result.error for result in results if result.error]
         if errors:
             return self._failure(part, _main_error(errors), [result.log for result in results])
-        spent: dict[str, float] = {}
-        usage = Usage()
+        # In a thread: what it waits for the disk, other rows' answers do not wait.
+        return await asyncio.to_thread(self._written, part, writer, results)
+
+    def _written(self, part: Partition, writer: OutputWriter, results: Sequence[RowResult]) -> Receipt:
         for place, result in enumerate(results):
             writer.row(part.start + place, result.emitted, result.rejected, result.log)
-            usage += self._usage(result.log, spent)
         rejected = sum(result.rejected is not None for result in results)
         led = sum(bool(result.emitted) for result in results)
         filtered = len(results) - led - rejected
-        return writer.receipt(part, led=led, filtered=filtered, rejected=rejected, usage=usage, spent=spent)
+        made = sum((usage(result.log) for result in results), Usage())
+        return writer.receipt(part, led=led, filtered=filtered, rejected=rejected, usage=made)
 
     async def _row(
         self, stream: str, record: Record, number: int, whole: dict[str, Table[Any]], make_context: Any
     ) -> RowResult:
-        result = RowResult()
-        current_log.set(result.log)
         # Seeded by content, not by place: moving a row, or adding one before it, changes no other row's draws.
         seed = _seed(self.job.seed, self.operator.name, record.model_dump())
         arguments: dict[str, Any] = {stream: record, **whole, **_settings(self.params)}
+        result = await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
+        if self.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:
+            # Answers in the journal led to the reject once more.
+            ask_again.set(True)
+            first, result = result, await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
+            result.log.calls[:0] = first.log.calls
+        if result.error:
+            self._stop()
+        self.pulse.beat()
+        return result
+
+    async def _attempt(self, arguments: dict[str, Any], seed: int, where: str, make_context: Any) -> RowResult:
+        """Call the operator for a row."""
+        result = RowResult()
+        current_log.set(result.log)
         if self.operator.context:
-            arguments[self.operator.context] = make_context(seed)
+            arguments = {**arguments, self.operator.context: make_context(seed)}
         try:
             async for item in self.operator.function(**arguments):
-                output, row = self._declared(item, f"row {number} of {stream}")
+                output, row = self._declared(item, where)
                 # Which of the calls made so far a row came from cannot be told from outside: none is left out.
                 result.emitted.append(Emitted(output, row, tuple(result.log.calls)))
         except (Reject, RequestError) as error:
@@ -191,12 +220,9 @@ class Worker:
         except (ModelError, OperatorError, EngineError) as error:
             result.error = error
         except Exception as error:
-            said = f"operator {self.operator.name} raised {type(error).__name__} on row {number} of {stream!r}: {error}"
+            said = f"operator {self.operator.name} raised {type(error).__name__} on {where}: {error}"
             result.error = OperatorError(said)
             result.error.__cause__ = error
-        if result.error:
-            self._stop()
-        self.pulse.beat()
         return result
 
     def _batch(self, part: Partition, make_context: Any) -> Receipt:
@@ -240,10 +266,8 @@ class Worker:
         except Exception as error:
             raise OperatorError(f"operator {self.operator.name} raised {type(error).__name__}: {error}") from error
         writer.loose_calls(log.calls)
-        spent = dict[str, float]()
-        usage = self._usage(log, spent)
         rows = sum(len(table) for table in tables.values())
-        return writer.receipt(part, led=rows, filtered=0, rejected=0, opaque=True, usage=usage, spent=spent)
+        return writer.receipt(part, led=rows, filtered=0, rejected=0, opaque=True, usage=usage(log))
 
     # -- what operators are given -------------------------------------------------------------------------------
 
@@ -270,33 +294,7 @@ class Worker:
             ) from error
 
     def _context(self, tally: Tally, keeper: _Keeper, scratch: Path, seed: int) -> Context:
-        return Context(self._models(), random.Random(seed), self.log, seed % 2**31, scratch, tally, keeper, self.pulse)
-
-    def _models(self) -> dict[str, ChatModel]:
-        return {role: self._model(role, binding) for role, binding in self.job.models.items()}
-
-    def _model(self, role: str, binding: ModelBinding) -> ChatModel:
-        if self._journal is None:
-            self._journal = Journal(self.registry.journal)
-        if binding.name not in self._shared:
-            gate = Gate(binding.spec, self.job.workers, binding.spent_usd)
-            provider = partial(_provider, binding, self.registry)
-            self._shared[binding.name] = SharedModel(binding.spec, binding.identity, self._journal, gate, provider)
-        name = binding.weights.location if binding.weights else binding.spec.model
-        return ChatModel(role, self._shared[binding.name], name, partial(_folder, binding.weights, self.registry))
-
-    def _usage(self, log: CallLog, spent: dict[str, float]) -> Usage:
-        """Sums of calls; what they cost is added to `spent` by the pipeline's name of the model."""
-        usage = Usage()
-        for call in log.calls:
-            if call.reused:
-                usage += Usage(calls_reused=1)
-                continue
-            done = call.completion
-            usage += Usage(calls=1, tokens_in=done.tokens_in, tokens_out=done.tokens_out, cost_usd=call.cost_usd)
-            name = self.job.models[call.role].name
-            spent[name] = spent.get(name, 0.0) + call.cost_usd
-        return usage
+        return Context(self.models.by_role(), random.Random(seed), self.log, seed % 2**31, scratch, tally, keeper, self.pulse)
 
     def _slice(self, port: str, part: Partition) -> pa.Table:
         return read_slice(self.registry.root, self.job.inputs[port], self.operator.inputs[port].record, part)
@@ -344,33 +342,6 @@ def _seed(*parts: Any) -> int:
 
 def _settings(params: Any) -> dict[str, Any]:
     return {name: getattr(params, name) for name in type(params).model_fields}
-
-
-def _provider(binding: ModelBinding, registry: Registry) -> Provider:
-    if binding.spec.provider == "openai":
-        from engine.llm.openai import OpenAIProvider
-
-        return OpenAIProvider(binding.spec)
-    from engine.llm.transformers import TransformersProvider
-
-    def weights() -> tuple[Path, Path | None]:
-        assert binding.weights is not None
-        folder = materialise(binding.weights, registry.store)
-        if binding.weights.base is None:
-            return folder, None
-        return materialise(binding.weights.base, registry.store), folder
-
-    return TransformersProvider(binding.spec, weights)
-
-
-def _folder(weights: Weights | None, registry: Registry) -> Path:
-    if weights is None:
-        raise EngineError("this role needs a model in this process (provider: transformers), not an API")
-    if weights.base is not None:
-        raise EngineError(
-            f"{weights.location} is an adapter; training goes on from full weights only (train with `lora: null`)"
-        )
-    return materialise(weights, registry.store)
 
 
 async def _any_generator(result: Any) -> AsyncIterator[Any]:

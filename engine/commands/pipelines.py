@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
 
 from engine.commands.shared import JsonOption, Settings, checked_pipeline, chosen_steps, out, print_json, say, the_registry
 
+_SHOWN = {"True": "yes", "False": "no", "None": "not known"}
+
 PipelineArg = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes along.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the file's params.")]
 SelectOption = Annotated[list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and what it needs.")]
+RetryOption = Annotated[
+    bool, typer.Option("--retry-rejects", help="Ask again for rejected rows (and only for those) of steps that are done.")
+]
 ForceOption = Annotated[list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step though it hits.")]
 
 
@@ -51,6 +58,7 @@ def run(
     set_: SetOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
+    retry_rejects: RetryOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline; what is there already is not made again."""
@@ -63,12 +71,31 @@ def run(
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
     registry = the_registry()
     with progress_on(stderr_console()) as observer:
-        result = run_pipeline(checked, registry, observer, select=chosen, force=forced)
+        result = run_pipeline(checked, registry, observer, select=chosen, force=forced, retry_rejects=retry_rejects)
     if json:
         print_json(run_document(result))
     else:
-        print_run(result, str(Settings.registry), out())
+        print_run(result, str(Settings.registry), shlex.join(["engine", *sys.argv[1:]]), out())
     if Settings.debug and result.trace:
         say(result.trace)
     if result.state != "succeeded":
         raise typer.Exit(130 if result.state == "interrupted" else 1)
+
+
+def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Ask the servers of a pipeline's models what they can do, in a few tiny requests each."""
+    from engine.llm.abilities import MEANING
+    from engine.needs import ability_rows, ask_server
+    from engine.output import grid
+
+    checked = checked_pipeline(pipeline, set_)
+    models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
+    rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).abilities for spec in models.values()])
+    if json:
+        print_json(rows)
+        return
+    table = [[row["model"], *[_SHOWN[str(row[ability])] for ability in MEANING]] for row in rows]
+    out().print(grid(["model", *MEANING], table) if rows else "This pipeline has no model behind an API.")
+    for ability, meaning in MEANING.items():
+        if any(row[ability] is not True for row in rows):
+            out().print(f"{ability}: {meaning}", soft_wrap=True)
