@@ -1,0 +1,310 @@
+"""What does an edit cost? `python -m benchmarks.cache_correctness`
+
+Runs a pipeline to its end, makes one edit, runs it again, and prints how many model calls the second run may send and how
+many a counting server saw. Every line stands in a registry of its own; the exit code is 1 when one of them is not exact.
+`tests/e2e/test_cache.py` asserts the same table.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.chat_server import ChatServer
+from tests.processes import kill_tree
+
+ROWS = 24
+IN_FLIGHT = 4
+
+
+@dataclass
+class Work:
+    """What a user has on disk: a pipeline, its data, and (for some edits) operators of their own."""
+
+    pipeline: dict[str, Any]
+    rows: list[dict[str, Any]]
+    code: str = ""
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The pipeline's only model."""
+        found: dict[str, Any] = self.pipeline["models"]["teacher"]
+        return found
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The pipeline's steps."""
+        found: dict[str, Any] = self.pipeline["steps"]
+        return found
+
+    def write(self, folder: Path) -> Path:
+        """Put it into a folder; gives the pipeline file."""
+        (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        (folder / "p.yaml").write_text(json.dumps(self.pipeline))
+        if self.code:
+            installed = folder / "site" / "own_ops-0.1.dist-info"
+            installed.mkdir(parents=True, exist_ok=True)
+            (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: own-ops\nVersion: 0.1\n")
+            (installed / "entry_points.txt").write_text("[engine.operators]\nown-ops = own_ops\n")
+            (folder / "site" / "own_ops.py").write_text(self.code)
+        return folder / "p.yaml"
+
+
+def one_step(server: ChatServer) -> Work:
+    """One step that asks once for each of the rows."""
+    model = {"provider": "openai", "model": "m", "base_url": server.base_url, "api_key_env": "BENCH_KEY"}
+    pipeline = {
+        "name": "edits",
+        "models": {"teacher": {**model, "system": "Be brief.", "limits": {"concurrency": IN_FLIGHT}}},
+        "datasets": {"problems": {"type": "MathProblem", "path": "problems.jsonl"}},
+        "steps": {"first": {"op": "regenerate_cot", "in": "problems"}},
+    }
+    rows = [{"question": f"What is {number}?", "answer": f"{number:05d}", "id": f"{number:05d}"} for number in range(ROWS)]
+    return Work(pipeline, rows)
+
+
+def two_steps(server: ChatServer) -> Work:
+    """Two steps that ask once for each of the rows, each with a prompt of its own."""
+    work = one_step(server)
+    work.steps["second"] = {"op": "regenerate_cot", "in": "first.solved", "with": {"prompt": "Check this: {{ question }}"}}
+    return work
+
+
+def own_operator(server: ChatServer) -> Work:
+    """A step with an operator of the user's own, which has a verifier, which calls a helper."""
+    work = one_step(server)
+    work.steps["first"]["op"] = "own_solve"
+    work.code = OWN_OPERATOR
+    return work
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change between two runs.
+
+    Args:
+        name: what was done.
+        change: does it.
+        calls: what the second run may send, exactly.
+        start: what there was before.
+        outcomes: what becomes of the steps in the second run.
+        rows_out: of the last step, in the second run.
+    """
+
+    name: str
+    change: Callable[[Work], None]
+    calls: int
+    outcomes: tuple[str, ...]
+    start: Callable[[ChatServer], Work] = one_step
+    rows_out: int = ROWS
+
+    @property
+    def on_data(self) -> bool:
+        """Whether it leaves the code alone."""
+        return self.start is not own_operator
+
+
+def _model(**values: Any) -> Callable[[Work], None]:
+    return lambda work: work.model.update(values)
+
+
+def _with(step: str, **values: Any) -> Callable[[Work], None]:
+    return lambda work: work.steps[step].setdefault("with", {}).update(values)
+
+
+def _append(work: Work) -> None:
+    work.rows += [{"question": f"What is {number}?", "answer": str(number)} for number in range(100, 110)]
+
+
+def _edit_row(work: Work) -> None:
+    work.rows[5]["question"] = "And what is 5?"
+
+
+def _duplicate(work: Work) -> None:
+    work.rows += [dict(work.rows[0]), dict(work.rows[7])]
+
+
+def _how(work: Work) -> None:
+    work.model.update(limits={"concurrency": 2, "requests_per_minute": 100_000}, retries=1, timeout=9)
+    work.model.update(price={"input": 1, "output": 2}, budget_usd=50, max_calls=999, api_key_env="OTHER_KEY")
+    work.steps["first"]["resources"] = {"workers": 2, "num_cpus": 0.5}
+
+
+def _base_url(work: Work) -> None:
+    work.model["base_url"] = work.model["base_url"].replace("127.0.0.1", "localhost")
+
+
+def _wrong_then_right(server: ChatServer) -> Work:
+    work = one_step(server)
+    for row in work.rows:
+        row["answer"] = "7000"  # no sample is right, so all attempts are made
+    return work
+
+
+def _code(old: str, new: str) -> Callable[[Work], None]:
+    def change(work: Work) -> None:
+        assert old in work.code, old
+        work.code = work.code.replace(old, new)
+
+    return change
+
+
+def downstream(work: Work) -> None:
+    """A step that asks nobody."""
+    work.steps["rows"] = {"op": "to_sft", "in": "first.solved"}
+
+
+EDITS = (
+    Edit("nothing", lambda work: None, 0, ("hit",)),
+    Edit("append 10 rows", _append, 10, ("ran",), rows_out=ROWS + 10),
+    Edit("edit one row in place, same path", _edit_row, 1, ("ran",)),
+    Edit("reorder rows", lambda work: work.rows.reverse(), 0, ("ran",)),
+    Edit("duplicate two rows", _duplicate, 0, ("ran",), rows_out=ROWS + 2),
+    Edit("add a downstream step", downstream, 0, ("hit", "ran")),
+    Edit("change the second of two prompts", _with("second", prompt="Again: {{ question }}"), ROWS, ("hit", "ran"), two_steps),
+    Edit("change the first of two prompts", _with("first", prompt="Say: {{ question }}"), ROWS, ("ran", "hit"), two_steps),
+    Edit("change the system prompt", _model(system="Be thorough."), ROWS, ("ran",)),
+    Edit("change temperature", _model(temperature=0.1), ROWS, ("ran",)),
+    Edit("change seed", _model(seed=5), ROWS, ("ran",)),
+    Edit("change max_tokens", _model(max_tokens=99), ROWS, ("ran",)),
+    Edit("change model", _model(model="other"), ROWS, ("ran",)),
+    Edit("change base_url", _base_url, ROWS, ("ran",)),
+    Edit("change concurrency, limits, retries, timeout, price, budget, workers, API key", _how, 0, ("hit",)),
+    Edit("attempts 1 to 3", _with("first", attempts=3), 2 * ROWS, ("ran",), _wrong_then_right),
+    Edit("edit the verifier", _code("len(text) > 2", "len(text) > 1"), 0, ("ran",), own_operator),
+    Edit("edit a helper of the verifier", _code("text.strip()", "text.strip().lower()"), 0, ("ran",), own_operator),
+    Edit("edit a comment", _code("# a comment", "# another comment, and a longer one"), 0, ("hit",), own_operator),
+)
+
+
+def answer(prompt: str, _: int) -> str:
+    """What the counting server says: the last number of the prompt."""
+    return f"It is \\boxed{{{re.findall(r'[0-9]+', prompt)[-1]}}}."
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Where the engine and the user's own operators are found, and keys."""
+    paths = [str(folder / "site"), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "BENCH_KEY": "one", "OTHER_KEY": "two"}
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """`engine run` in a folder."""
+    command = [sys.executable, "-m", "engine.cli", "run", "p.yaml", "--json"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=pipe, stderr=pipe, text=True)
+
+
+def engine_run(folder: Path) -> dict[str, Any]:
+    """`engine run` to its end; gives its summary."""
+    process = start(folder)
+    out, err = process.communicate(timeout=300)
+    if process.returncode:
+        raise AssertionError(f"engine run failed: {out}\n{err}")
+    summary: dict[str, Any] = json.loads(out)
+    return summary
+
+
+def calls_of(edit: Edit, folder: Path, server: ChatServer, run: Callable[[Path], dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+    """Run, edit, run: what the second run sent, and its summary."""
+    server.answer = answer
+    work = edit.start(server)
+    work.write(folder)
+    run(folder)
+    before = len(server.requests)
+    work = copy.deepcopy(work)
+    edit.change(work)
+    work.write(folder)
+    summary = run(folder)
+    return len(server.requests) - before, summary
+
+
+def calls_after_a_kill(folder: Path, server: ChatServer) -> tuple[int, dict[str, Any]]:
+    """Kill a run when half of its calls are answered and the next ones hang; add a step; run."""
+    held = threading.Event()
+    hanging = threading.Semaphore(0)
+
+    def hold(body: dict[str, Any]) -> float:
+        if len(server.requests) <= ROWS // 2 or held.is_set():
+            return 0.0
+        hanging.release()
+        return 600.0
+
+    server.answer, server.hold = answer, hold
+    work = one_step(server)
+    work.write(folder)
+    process = start(folder)
+    for _ in range(IN_FLIGHT):  # a place among the requests in flight is free once the answer before it is durable
+        hanging.acquire(timeout=120)
+    kill_tree(process)
+    held.set()
+    before = len(server.requests)
+    downstream(work)
+    work.write(folder)
+    summary = engine_run(folder)
+    return len(server.requests) - before, summary
+
+
+def main() -> None:
+    table = Table("edit between two runs", "calls expected", "calls sent", "steps", "rows", "")
+    wrong = 0
+
+    def line(name: str, expected: int, outcomes: tuple[str, ...], rows: int, sent: int, summary: dict[str, Any]) -> int:
+        became = tuple(step["outcome"] for step in summary["steps"])
+        rows_out = summary["steps"][-1]["rows_out"]
+        exact = (sent, became, rows_out) == (expected, outcomes, rows)
+        table.add_row(name, str(expected), str(sent), ", ".join(became), str(rows_out), "exact" if exact else "WRONG")
+        return int(not exact)
+
+    for edit in EDITS:
+        with ChatServer() as server, tempfile.TemporaryDirectory() as folder:
+            sent, summary = calls_of(edit, Path(folder), server, engine_run)
+            wrong += line(edit.name, edit.calls, edit.outcomes, edit.rows_out, sent, summary)
+    with ChatServer() as server, tempfile.TemporaryDirectory() as folder:
+        sent, summary = calls_after_a_kill(Path(folder), server)
+        wrong += line("kill -9 at half, add a downstream step", ROWS // 2, ("ran", "ran"), ROWS, sent, summary)
+    Console().print(table)
+    sys.exit(bool(wrong))
+
+
+OWN_OPERATOR = '''
+"""An operator of one's own."""
+
+from collections.abc import AsyncIterator
+
+from engine.operator import Context, operator
+from operators.records import MathProblem
+
+
+@operator(outputs=MathProblem, models=["teacher"])
+async def own_solve(problem: MathProblem, ctx: Context) -> AsyncIterator[MathProblem]:
+    """Ask once, keep what verifies."""
+    answer = await ctx.models["teacher"].chat(problem.question)
+    if verified(answer.text):  # a comment
+        yield problem
+
+
+def verified(text: str) -> bool:
+    return len(text) > 2 and bool(stripped(text))
+
+
+def stripped(text: str) -> str:
+    return text.strip()
+'''
+
+
+if __name__ == "__main__":
+    main()

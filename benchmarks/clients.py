@@ -1,0 +1,116 @@
+"""How fast are model calls? `python -m benchmarks.clients`
+
+Prints, for a server with a set latency on this machine, the calls a second of bare aiohttp, of the `openai` package's
+AsyncClient (with its default transport, and over aiohttp) and of `engine run` with `regenerate_cot`, all with the same
+number of requests in flight, in one go; and what share of the ideal (N x latency / concurrency) and of bare aiohttp they
+reach. For `engine run` the calling phase counts: from the first request that the server sees to its last answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import openai
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.endpoint import Endpoint
+from benchmarks.runs import engine_run
+
+Ask = Callable[[str], Awaitable[None]]
+
+GOALS = {"200 ms, 64 in flight": ("ideal", 0.9), "50 ms, 64 in flight": ("bare aiohttp", 0.55)}
+
+
+def prompt(number: int) -> str:
+    """The text that `regenerate_cot` sends, about."""
+    return f"Solve the following problem. Think step by step.\n\nProblem: What is {number}?"
+
+
+async def drive(ask: Ask, requests: int, concurrency: int) -> float:
+    """Seconds for so many requests, with so many in flight."""
+    numbers = iter(range(requests))
+
+    async def worker() -> None:
+        for number in numbers:
+            await ask(prompt(number))
+
+    started = time.perf_counter()
+    await asyncio.gather(*[worker() for _ in range(concurrency)])
+    return time.perf_counter() - started
+
+
+async def bare_aiohttp(server: Endpoint, requests: int, concurrency: int) -> float:
+    """A POST and its JSON, nothing else."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as session:
+
+        async def ask(text: str) -> None:
+            body = {"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0.7, "max_tokens": 512}
+            async with session.post(f"{server.base_url}/chat/completions", json=body) as response:
+                assert (await response.json())["choices"]
+
+        return await drive(ask, requests, concurrency)
+
+
+async def openai_client(server: Endpoint, requests: int, concurrency: int, *, over_aiohttp: bool) -> float:
+    """The official client."""
+    transport = openai.DefaultAioHttpClient() if over_aiohttp else None
+    async with openai.AsyncOpenAI(base_url=server.base_url, api_key="none", http_client=transport) as client:
+
+        async def ask(text: str) -> None:
+            messages: Any = [{"role": "user", "content": text}]
+            done = await client.chat.completions.create(model="m", messages=messages, temperature=0.7, max_tokens=512)
+            assert done.choices
+
+        return await drive(ask, requests, concurrency)
+
+
+def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> dict[str, tuple[float, int]]:
+    """(calls a second, most in flight) by client."""
+    found: dict[str, tuple[float, int]] = {}
+
+    def note(name: str, seconds: float) -> None:
+        found[name] = (requests / seconds, server.seen()["most_in_flight"])
+
+    with Endpoint(latency=latency) as server:
+        note("bare aiohttp", asyncio.run(bare_aiohttp(server, requests, concurrency)))
+        if peers:
+            note("openai over aiohttp", asyncio.run(openai_client(server, requests, concurrency, over_aiohttp=True)))
+            note("openai", asyncio.run(openai_client(server, requests, concurrency, over_aiohttp=False)))
+        seen = engine_run(server, requests, limits={"concurrency": concurrency})
+        found["engine run"] = (requests / seen["seconds"], seen["most_in_flight"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--only-engine", action="store_true", help="leave the openai client out")
+    options = parser.parse_args()
+    console, missed = Console(), []
+    for latency, concurrency in ((0.2, 64), (0.05, 64), (0.2, 256)):
+        title = f"{latency * 1000:.0f} ms, {concurrency} in flight"
+        found = measure(latency, concurrency, options.requests, peers=not options.only_engine)
+        ideal, bare = concurrency / latency, found["bare aiohttp"][0]
+        table = Table("client", "calls/s", "of ideal", "of bare aiohttp", "most in flight", title=title, title_justify="left")
+        for name, (rate, in_flight) in found.items():
+            table.add_row(name, f"{rate:.0f}", f"{rate / ideal:.2f}", f"{rate / bare:.2f}", str(in_flight))
+        console.print(table)
+        rate, in_flight = found["engine run"]
+        against, goal = GOALS.get(title, ("ideal", 0.0))
+        reached = rate / {"ideal": ideal, "bare aiohttp": bare}[against]
+        if reached < goal or in_flight != concurrency:
+            missed.append(f"{title}: {reached:.2f} of {against} (goal {goal}), {in_flight} in flight")
+    for line in missed:
+        console.print(f"missed: {line}")
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()

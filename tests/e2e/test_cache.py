@@ -1,0 +1,63 @@
+"""The table of `benchmarks/cache_correctness.py`: what each edit costs, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.cache_correctness import EDITS, ROWS, Edit, calls_after_a_kill, calls_of, engine_run, environment
+from engine.check import check
+from engine.progress import PlainProgress
+from engine.report import run_document
+from engine.run import run
+from registry import Registry
+from tests.chat_server import ChatServer
+from tests.conftest import Cli
+
+
+def run_here(folder: Path) -> dict[str, Any]:
+    """A run in this process, on the session's Ray; gives its summary."""
+    registry = Registry(folder / ".engine")
+    if registry.exists:
+        with registry.session() as session:
+            pipeline = check(folder / "p.yaml", None, session)
+    else:
+        pipeline = check(folder / "p.yaml")
+    result = run(pipeline, registry, PlainProgress(Console(quiet=True)), select=set(), force=set())
+    assert result.state == "succeeded", result.error
+    return run_document(result)
+
+
+def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
+    """Compare what happened with the table."""
+    assert sent == edit.calls
+    assert tuple(step["outcome"] for step in summary["steps"]) == edit.outcomes
+    assert summary["steps"][-1]["rows_out"] == edit.rows_out
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("edit", [edit for edit in EDITS if edit.on_data], ids=lambda edit: edit.name)
+def test_an_edit_of_pipeline_or_data_costs_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
+    judged(edit, *calls_of(edit, workdir, chat_server, run_here))
+
+
+@pytest.mark.parametrize("edit", [edit for edit in EDITS if not edit.on_data], ids=lambda edit: edit.name)
+def test_an_edit_of_code_costs_nothing_and_is_shown(workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli) -> None:
+    said = ""
+
+    def run_edited(folder: Path) -> dict[str, Any]:
+        nonlocal said
+        said = engine("plan", "p.yaml", "--why", env=environment(folder)).stdout
+        return engine_run(folder)
+
+    judged(edit, *calls_of(edit, workdir, chat_server, run_edited))
+    assert ("+    return " in said) == (edit.outcomes == ("ran",))
+
+
+def test_a_kill_at_half_and_a_new_step_cost_the_missing_half(workdir: Path, chat_server: ChatServer) -> None:
+    sent, summary = calls_after_a_kill(workdir, chat_server)
+    assert sent == ROWS // 2
+    assert [step["rows_out"] for step in summary["steps"]] == [ROWS, ROWS]
