@@ -18,6 +18,9 @@ SITE = str(Path(__file__).parent / "site")
 sys.path.insert(0, SITE)
 os.environ["PYTHONPATH"] = os.pathsep.join([SITE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
 
+# Keys that pipelines of tests name; Ray's workers have them from here.
+os.environ.update({"BENCH_KEY": "one", "OTHER_KEY": "two"})
+
 # No test may reach out: no hub, no telemetry.
 os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 

@@ -16,7 +16,13 @@ from registry import Registry
 
 
 def run_text(
-    text: str, registry: Registry, *, select: str = "", force: str = "", settings: list[str] | None = None
+    text: str,
+    registry: Registry,
+    *,
+    select: str = "",
+    force: str = "",
+    settings: list[str] | None = None,
+    retry_rejects: bool = False,
 ) -> RunResult:
     """Run a pipeline given as YAML."""
     Path("p.yaml").write_text(dedent(text))
@@ -26,7 +32,7 @@ def run_text(
     else:
         pipeline = check(Path("p.yaml"), settings)
     observer = PlainProgress(Console(quiet=True))
-    return run(pipeline, registry, observer, select=set(select.split()), force=set(force.split()))
+    return run(pipeline, registry, observer, select=set(select.split()), force=set(force.split()), retry_rejects=retry_rejects)
 
 
 def words(*texts: str, file: str = "words.jsonl") -> None:

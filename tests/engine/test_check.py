@@ -9,6 +9,7 @@ import pytest
 
 from engine.check import Pipeline, check
 from engine.problems import PipelineError
+from tests.engine import running
 
 GOOD = """\
 name: demo
@@ -212,3 +213,15 @@ def test_a_file_that_is_no_pipeline_is_refused(raw: bytes, words: str) -> None:
 def test_a_missing_file_is_said() -> None:
     with pytest.raises(PipelineError, match=r"cannot read nothere\.yaml"):
         check(Path("nothere.yaml"))
+
+
+def test_a_budget_without_a_price_is_no_budget(workdir: Path) -> None:
+    running.words("a")
+    text = "{name: p, models: {teacher: {provider: openai, model: m, %s}}, datasets: {w: {type: Word, path: words.jsonl}}, steps: {s: {op: ask_once, in: w}}}"
+    Path("p.yaml").write_text(text % "budget_usd: 5")
+    with pytest.raises(PipelineError, match="budget_usd needs a price"):
+        check(Path("p.yaml"))
+    Path("p.yaml").write_text(text % "api_key_env: sk-secret-123")
+    with pytest.raises(PipelineError, match="give the name of the environment variable") as wrong:
+        check(Path("p.yaml"))
+    assert "sk-secret" not in str(wrong.value)

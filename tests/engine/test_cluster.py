@@ -7,6 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from registry import Registry
+from tests.chat_server import ChatServer
 
 SCRIPT = """
 import os, sys
@@ -15,13 +19,22 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 os.environ["ENGINE_RAY_ADDRESS"] = cluster.address
-sys.argv = ["engine", "run", "p.yaml", "--json"]
+sys.argv = ["engine", "run", "p.yaml", "--json", *sys.argv[1:]]
 from engine.cli import main
 try:
     main()
 finally:
     cluster.shutdown()
 """
+
+
+def run_on_two_nodes(workdir: Path, *options: str) -> dict[str, Any]:
+    """`engine run p.yaml` on a cluster of two nodes, each with one CPU."""
+    command = [sys.executable, "-c", SCRIPT, *options]
+    done = subprocess.run(command, cwd=workdir, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
 
 
 def test_two_nodes_both_do_work_and_one_lineage_comes_out(workdir: Path) -> None:
@@ -31,17 +44,30 @@ def test_two_nodes_both_do_work_and_one_lineage_comes_out(workdir: Path) -> None
         "{name: demo, datasets: {words: {type: Word, path: words.jsonl}},"
         " steps: {where: {op: where, in: words, resources: {num_cpus: 1, workers: 2}}}}"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=workdir, env=os.environ, capture_output=True, text=True, timeout=110, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["steps"][0]["rows_out"] == 8 * 1024
-
-    from registry import Registry
-
+    assert run_on_two_nodes(workdir)["steps"][0]["rows_out"] == 8 * 1024
     with Registry(workdir / ".engine").session() as session:
         nodes = session.ask('select text, count(*) from "demo/where" group by text').rows
         edges = session.ask("select count(*), sum(child_row = parent_row) from row_lineage").rows
     assert len(nodes) == 2
     assert sum(count for _, count in nodes) == 8 * 1024
     assert edges == [(8 * 1024, 8 * 1024)]
+
+
+def test_two_nodes_share_one_journal_and_one_set_of_limits(workdir: Path, chat_server: ChatServer) -> None:
+    """The journal's file is opened on the driver's node only; the other node reaches it through an actor."""
+    (workdir / "words.jsonl").write_text("".join(json.dumps({"text": str(number % 150)}) + "\n" for number in range(200)))
+    model = chat_server.model(limits={"concurrency": 6})
+    (workdir / "p.yaml").write_text(
+        f"{{name: demo, models: {{teacher: {model}}}, datasets: {{words: {{type: Word, path: words.jsonl}}}},"
+        " steps: {asked: {op: ask_where, in: words, resources: {num_cpus: 1, workers: 2}}}}"
+    )
+    chat_server.latency = 0.05
+    assert run_on_two_nodes(workdir)["steps"][0]["rows_out"] == 200
+    assert chat_server.most_in_flight == 6
+    assert len(chat_server.requests) == len(set(chat_server.prompts)) == 150
+    with Registry(workdir / ".engine").session() as session:
+        nodes = session.ask("select split_part(text, ' ', 1) as node, count(*) from \"demo/asked\" group by 1").rows
+    assert len(nodes) == 2
+    # All answers are there for the next run.
+    assert run_on_two_nodes(workdir, "--force", "asked")["steps"][0]["calls_reused"] == 200
+    assert len(chat_server.requests) == 150

@@ -149,7 +149,7 @@ def test_draws_follow_the_rows_content_and_not_its_place(registry: Registry) -> 
     ("text", "said"),
     [
         ("boom", r"operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
-        ("invalid", r"operator broken made an invalid Word from row 1 of word: .*text"),
+        ("invalid", r"operator broken made an invalid Word from row 1 of 'word': .*text"),
         ("wrong", r"operator broken yielded a str to 'out', which is Word"),
     ],
 )
@@ -162,6 +162,13 @@ def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Regis
     assert outcomes(result)["b"] == "failed"
     assert "Traceback" in result.trace
     assert ask(registry, "select state from runs") == [("failed",)]
+
+
+def test_a_model_that_an_operator_does_not_declare_is_named(registry: Registry) -> None:
+    words("a")
+    result = run_text(pipeline("u: {op: undeclared, in: words}"), registry)
+    assert result.error
+    assert "asks a model as 'teacher' and does not declare it: @operator(..., models=['teacher'])" in result.error
 
 
 def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Registry) -> None:
@@ -283,7 +290,7 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(registry: Registry, cha
 
     result = run_text(text(5.0), registry)
     assert result.error
-    assert "budget_usd 5.0" in result.error
+    assert "budget_usd 5 of model test-model is used up" in result.error
     assert len(chat_server.requests) == 10
     assert run_text(text(50.0), registry).state == "succeeded"
     assert len(chat_server.requests) == 30

@@ -54,6 +54,30 @@ async def ask_once(word: Word, ctx: Context) -> AsyncIterator[Word]:
     yield Word(text=answer.text)
 
 
+@operator(outputs=Word, models=["teacher"])
+async def number_of(word: Word, ctx: Context) -> AsyncIterator[Word]:
+    """The model's answer, if it is a number."""
+    answer = await ctx.models["teacher"].chat(f"Number of {word.text}")
+    if not answer.text.isdigit():
+        raise Reject(f"{answer.text!r} is no number")
+    yield Word(text=answer.text)
+
+
+@operator(outputs=Word, models=["teacher"], calls=lambda params: {"teacher": 3})
+async def three_of(word: Word, ctx: Context) -> AsyncIterator[Word]:
+    """Three samples of one prompt."""
+    for answer in await ctx.models["teacher"].samples(f"Say {word.text}", 3):
+        yield Word(text=answer.text)
+
+
+@operator(outputs=Word, models=["teacher"], needs=lambda params: {"teacher": ["logprobs"]})
+async def sure(word: Word, ctx: Context) -> AsyncIterator[Word]:
+    """How sure the model is of its first token."""
+    answer = await ctx.models["teacher"].chat(f"Say {word.text}", logprobs=0)
+    assert answer.logprobs
+    yield Word(text=str(answer.logprobs[0].logprob))
+
+
 @operator(outputs=Word)
 async def draw(word: Word, ctx: Context, others: Table[Word]) -> AsyncIterator[Word]:
     """A seeded draw from another input."""
@@ -108,3 +132,18 @@ async def where(word: Word) -> AsyncIterator[Word]:
 
     await asyncio.sleep(0.2)
     yield Word(text=ray.get_runtime_context().get_node_id())
+
+
+@operator(outputs=Word, models=["teacher"])
+async def ask_where(word: Word, ctx: Context) -> AsyncIterator[Word]:
+    """The node that it runs on and the model's answer."""
+    import ray
+
+    answer = await ctx.models["teacher"].chat(f"Say {word.text}")
+    yield Word(text=f"{ray.get_runtime_context().get_node_id()} {answer.text}")
+
+
+@operator(outputs=Word)
+async def undeclared(word: Word, *, ctx: Context) -> AsyncIterator[Word]:
+    """Asks a model that it does not declare."""
+    yield Word(text=(await ctx.models["teacher"].chat(word.text)).text)
