@@ -13,6 +13,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -72,19 +73,19 @@ async def openai_client(server: Endpoint, requests: int, concurrency: int, *, ov
 
 
 def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> dict[str, tuple[float, int]]:
-    """(calls a second, most in flight) by client."""
+    """(calls a second, most in flight) by client, each with a server of its own that has served nobody before."""
     found: dict[str, tuple[float, int]] = {}
-
-    def note(name: str, seconds: float) -> None:
-        found[name] = (requests / seconds, server.seen()["most_in_flight"])
-
+    clients: dict[str, Any] = {"bare aiohttp": bare_aiohttp}
+    if peers:
+        clients["openai over aiohttp"] = partial(openai_client, over_aiohttp=True)
+        clients["openai"] = partial(openai_client, over_aiohttp=False)
+    for name, client in clients.items():
+        with Endpoint(latency=latency) as server:
+            seconds = asyncio.run(client(server, requests, concurrency))
+            found[name] = (requests / seconds, server.seen()["most_in_flight"])
     with Endpoint(latency=latency) as server:
-        note("bare aiohttp", asyncio.run(bare_aiohttp(server, requests, concurrency)))
-        if peers:
-            note("openai over aiohttp", asyncio.run(openai_client(server, requests, concurrency, over_aiohttp=True)))
-            note("openai", asyncio.run(openai_client(server, requests, concurrency, over_aiohttp=False)))
         seen = engine_run(server, requests, limits={"concurrency": concurrency})
-        found["engine run"] = (requests / seen["seconds"], seen["most_in_flight"])
+    found["engine run"] = (requests / seen["seconds"], seen["most_in_flight"])
     return found
 
 
