@@ -142,8 +142,8 @@ def _alive_nodes() -> list[dict[str, Any]]:
 def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int:
     """Partitions that one worker has under way.
 
-    Enough rows to fill the busiest model's requests in flight twice over, so that the slow rows of some partitions do not
-    leave it idle; but no more than its share: the worker that is up first must not take all.
+    Enough rows to fill the busiest model's requests in flight eight times over, so that slow rows, and the writing of
+    partitions that are done, do not leave it idle; but no more than its share: the worker that is up first must not take all.
     """
     rows = max((part.stop - part.start for part in parts if part.stop > part.start), default=1)
     busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)

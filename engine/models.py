@@ -80,15 +80,6 @@ class Models:
         """What users should know about their servers."""
         return tuple(note for model in self._shared.values() for note in model.notes)
 
-    async def close(self) -> None:
-        """Let models and the journal go."""
-        for model in self._shared.values():
-            await model.close()
-        if self._post:
-            await self._post.close()
-        if isinstance(self._answers, Journal):
-            self._answers.close()
-
     def _chat_model(self, role: str, binding: ModelBinding) -> ChatModel:
         if binding.name not in self._shared:
             answers = self._journal()

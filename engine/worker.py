@@ -109,12 +109,6 @@ class Worker:
         except Exception as error:
             return self._failure(part, error)
 
-    async def close(self) -> None:
-        """Let models and the journal go."""
-        if self._watching:
-            self._watching.cancel()
-        await self.models.close()
-
     async def _watch(self) -> None:
         """Send no further request once the step is to stop, because another worker failed or the user said so."""
         while not self._mark.exists():
