@@ -1,9 +1,10 @@
 """The typed dataset registry: immutable versions, lineage as data, SQL. Knows neither the engine nor its operators."""
 
 from registry.catalog import Catalog, LockedError
+from registry.columns import UnsupportedTypeError
 from registry.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.query import Answer, QueryError, Session
-from registry.record import Artifact, Model, Record, StoredFile, UnsupportedTypeError
+from registry.record import Artifact, IncompatibleError, Model, Record, StoredFile
 from registry.registry import Registry
 from registry.store import CorruptError, ObjectStore
 
@@ -14,6 +15,7 @@ __all__ = [
     "CorruptError",
     "DataObject",
     "Draft",
+    "IncompatibleError",
     "LockedError",
     "Manifest",
     "Metric",

@@ -1,342 +1,368 @@
-"""The catalog: which versions and runs there are, in DuckDB, made from manifests and run journals.
+"""The catalog: which versions and runs there are. Manifests and run journals say so; DuckDB holds it in tables.
 
-DuckDB lets in one writing process or many readers, so a connection to the file is opened under an OS lock, for a
-moment. Readers copy the (small) tables into memory and let go: no query can hold up a commit.
+A change is written down in three steps, under the registry's lock: the intent, which names what will change; the truth
+(manifests, run journals, marks); and the tables, which are made to say what the truth says of what the intent names.
+After a crash, whoever comes next takes the last step.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
-import os
-import socket
-import sys
+import logging
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import duckdb
-import pyarrow as pa
-from filelock import FileLock, Timeout
 
+from registry import faults
+from registry.database import FULL, DamagedError, Database, StaleError, disk_error, in_memory, sql
+from registry.files import CorruptError, Files
+from registry.intent import Intent, IntentFile
+from registry.lock import LockedError, RegistryLock
 from registry.manifest import Draft, Event, Manifest, StepRun
-from registry.store import ObjectStore, fsync_folder, read_checked_json, write_checked_json
+from registry.rows import TABLES, replace_marks, replace_run, replace_versions
+from registry.runlog import RunLog, sealed
+from registry.shared_lock import SharedLock
+from registry.store import ObjectStore
+from registry.truth import Truth
 
-LOCK_SECONDS = 60.0
-TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs")
+__all__ = ["Catalog", "LockedError", "sql"]
 
-Rows = dict[str, list[dict[str, Any]]]
-
-
-class LockedError(RuntimeError):
-    """Another process held the registry's lock for too long."""
+_log = logging.getLogger("registry")
+T = TypeVar("T")
 
 
 class Catalog:
-    """The DuckDB file of a registry and the truth it is made from."""
+    """The tables of a registry and the truth that they are made from.
 
-    def __init__(self, root: Path, store: ObjectStore) -> None:
+    Args:
+        root: the folder of what is always on this machine: lock, DuckDB file, run journals, pins.
+        store: holds the versions' objects.
+        manifests: `<version_id>.json` each.
+    """
+
+    def __init__(self, root: Path, store: ObjectStore, manifests: Files) -> None:
         self.root = root
+        self.readers = SharedLock(root / "registry.readers", f"versions of the registry {root} are being removed")
         self._store = store
-        self.file = root / "registry.duckdb"
-        self._manifests = root / "manifests"
-        self._runs = root / "runs"
-        self._lock = FileLock(root / "registry.lock")
-        self._alive: dict[str, FileLock] = {}
+        self._truth = Truth(root, manifests)
+        self._lock = RegistryLock(root)
+        self._intent = IntentFile(root / "registry.intent")
+        self._database = Database(root / "registry.duckdb")
 
     # -- reading ------------------------------------------------------------------------------------------------
 
+    @property
+    def file(self) -> Path:
+        """The DuckDB file."""
+        return self._database.file
+
+    @property
+    def runs(self) -> RunLog:
+        """The journals of runs."""
+        return self._truth.runs
+
     def snapshot(self) -> duckdb.DuckDBPyConnection:
         """An in-memory database with a copy of the tables in schema `internal`; nothing on disk stays open."""
-        memory = duckdb.connect(":memory:")
-        memory.execute("create schema internal")
-        with self._locked():
-            self._ensure_file()
-            memory.execute(f"attach '{_quoted(self.file)}' as disk (read_only)")
-            for table in TABLES:
-                memory.execute(f"create table internal.{table} as from disk.{table}")
-            memory.execute("detach disk")
-        return memory
+        with self._held():
+            try:
+                self._settle()
+                return self._sound(self._database.copy)
+            except OSError as error:
+                _log.warning("the catalog cannot be written, so manifests and run journals are read instead: %s", error)
+                return in_memory(self._truth.rows())
 
     def manifest(self, version_id: str) -> Manifest:
-        """A version's manifest; raises CorruptError when it is damaged."""
-        return Manifest.model_validate(read_checked_json(self._manifests / f"{version_id}.json"))
+        """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
+        return self._truth.manifest(version_id)
+
+    def reading(self) -> IO[bytes]:
+        """Have no version removed until the file that this gives is closed. Raises LockedError."""
+        with self._held():  # who holds the lock can wait for those who read, while nobody else begins to
+            return self.readers.join()
+
+    def rely_on(self, version_id: str) -> Manifest:
+        """The same as `manifest`, and the version counts as made now: it is kept at least as long as a run that lives now."""
+        self._truth.renew(version_id)
+        return self.manifest(version_id)
+
+    def intact(self, manifest: Draft) -> bool:
+        """Whether all of a version's objects are there, in the size they were written with."""
+        return not self._missing(manifest)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def commit(self, drafts: Sequence[Draft], run_id: str, step: StepRun | None) -> list[Manifest]:
-        """Make a step's outputs visible, all at once. Drafts that are already versions keep their numbers."""
-        with self._writing() as con:
-            committed: list[Manifest] = []
-            rows: Rows = defaultdict(list)
-            for draft in drafts:
-                path = self._manifests / f"{draft.version_id}.json"
-                earlier = self.manifest(draft.version_id) if path.exists() else None
-                if earlier and self.intact(earlier):
-                    committed.append(earlier)
-                    continue
-                # Objects of the earlier manifest are gone: the version keeps its number and gets the new objects.
-                version = earlier.version if earlier else self._next_version(con, draft.name)
-                self._remove(con, draft.name, version)
-                manifest = Manifest(**draft.model_dump(), version=version, run_id=run_id, created_at=_now())
-                write_checked_json(path, manifest.model_dump(mode="json"))
-                _merge(rows, _manifest_rows(manifest))
-                committed.append(manifest)
-            if step:
-                event = Event(event="step", at=_now(), run_id=run_id, step=step)
-                [(position,)] = con.execute("select count(*) from step_runs where run_id = ?", [run_id]).fetchall()
-                self._append(event)
-                rows["step_runs"].append({"run_id": run_id, **step.model_dump(), "position": position})
-            _insert(con, rows)
-        return committed
+    def commit(
+        self, drafts: Sequence[Draft], run_id: str, step: StepRun | None, hits: Sequence[Manifest] = ()
+    ) -> list[Manifest]:
+        """Make a step's outputs visible, all at once. Drafts that are already versions keep their numbers.
 
-    def begin_run(self, pipeline: str, source: dict[str, Any]) -> str:
-        """Record that a run started; the run counts as alive while this process holds its lock."""
-        started = _now()
-        run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-        self._runs.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._runs / f"{run_id}.lock")
-        lock.acquire()
-        self._alive[run_id] = lock
-        event = Event(event="started", at=started, run_id=run_id, pipeline=pipeline, source=source)
-        with self._writing() as con:
-            self._recover_runs(con)
-            self._append(event)
-            _insert(con, _event_rows([event]))
+        Args:
+            drafts: what the step made.
+            step: what it did, if it is a step; sources are none.
+            hits: the versions that it stands for, if it made nothing.
+
+        Raises:
+            CorruptError: objects of a draft are gone. Nothing was changed.
+        """
+        with self._locked():
+            asked = [draft.version_id for draft in drafts]
+            query = "select version_id, version from versions where list_contains(?, version_id)"
+            earlier = dict(self._query(query, [asked]))
+            made = {version_id: self.rely_on(version_id) for version_id in earlier if self._is_whole(version_id)}
+            fresh = [draft for draft in drafts if draft.version_id not in made]
+            for draft in fresh:
+                if gone := self._missing(draft):
+                    raise CorruptError(
+                        f"{len(gone)} objects of {draft.name} are gone from the registry, such as {gone[0]}: they were removed "
+                        "before the version was committed. Run again to make them again."
+                    )
+            numbers = self._numbers_given(draft.name for draft in fresh)
+            for draft in fresh:
+                # The manifest is damaged, or objects are gone: the version keeps its number and gets the new objects.
+                if draft.version_id not in earlier:
+                    numbers[draft.name] += 1
+                number = earlier.get(draft.version_id, numbers[draft.name])
+                made[draft.version_id] = Manifest(**draft.model_dump(), version=number, run_id=run_id, created_at=_now())
+            manifests = [made[draft.version_id] for draft in drafts]
+            changed = [draft.version_id for draft in fresh]
+            if step or fresh:
+                with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if step else ())):
+                    for version_id in changed:
+                        self._truth.write(made[version_id])
+                    if step:
+                        pipeline = self.runs.pipeline(run_id)
+                        event = Event(event="step", at=_now(), run_id=run_id, pipeline=pipeline, step=step)
+                        self.runs.append(run_id, sealed(event, manifests or hits))
+        return manifests
+
+    def begin_run(self, pipeline: str, source: dict[str, Any], began: dt.datetime | None = None) -> str:
+        """Record that a run started; the run counts as alive while this process holds its lock.
+
+        Args:
+            began: when it began to look at what there is, if that was before.
+        """
+        at = began or _now()
+        run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        line = sealed(Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source))
+        with self._locked():
+            self._end_dead_runs()
+            self.runs.claim(run_id)
+            try:
+                with self._changing(Intent(runs=(run_id,))):
+                    self.runs.append(run_id, line)
+            except BaseException:
+                self.runs.release(run_id)
+                raise
         return run_id
 
     def end_run(self, run_id: str, state: str, error: str | None = None, refs: dict[str, int] | None = None) -> None:
         """Record a run's end; `refs` (name -> version) become the latest versions, together."""
-        event = Event.model_validate(
-            {"event": "ended", "at": _now(), "run_id": run_id, "state": state, "error": error, "refs": refs or {}}
-        )
-        with self._writing() as con:
-            self._end(con, event)
-        lock = self._alive.pop(run_id)
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with self._locked():
+            self._end([run_id], state, error, refs or {})
+        self.runs.release(run_id)
 
     def mark_dead_runs(self) -> None:
         """Call runs `interrupted` whose process is gone."""
-        with self._writing() as con:
-            self._recover_runs(con)
-
-    def intact(self, manifest: Manifest) -> bool:
-        """Whether all of a version's objects are there, in the size they were written with."""
-        parts: tuple[Any, ...] = (*manifest.data, *manifest.side, *manifest.attachments, manifest.key_object)
-        return all(self._store.has(part.sha256, part.bytes) for part in parts)
+        with self._locked():
+            self._end_dead_runs()
 
     def rebuild(self) -> int:
-        """Make the DuckDB file again from manifests and run journals; returns the number of versions."""
+        """Make the DuckDB file again from what the other files say; returns the number of versions."""
+        with self._held():
+            try:
+                self._database.check()
+            except StaleError as error:
+                return self._make_again(error)
+            return self._make_again(StaleError("somebody asked for it"))
+
+    def differences(self) -> list[str]:
+        """The tables that do not say what the truth says. There are none, unless somebody else wrote to the DuckDB file."""
+        with self._held(), self.snapshot() as tables, in_memory(self._truth.rows()) as truth:
+            queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
+            # By their words: a metric may be NaN, which Python finds unequal to itself.
+            return [
+                table
+                for table, query in queries.items()
+                if repr(tables.execute(query).fetchall()) != repr(truth.execute(query).fetchall())
+            ]
+
+    # -- keeping and forgetting ---------------------------------------------------------------------------------
+
+    def pin(self, name: str, version: int) -> None:
+        """Have a version kept for good; raises KeyError when there is none."""
         with self._locked():
-            return self._rebuild()
+            if not self._query("select 1 from versions where name = ? and version = ?", [name, version]):
+                raise KeyError(f"{name}@{version}")
+            with self._changing(Intent(marks=True)):
+                self._truth.pins.write([name, version], {"name": name, "version": version, "pinned_at": _now().isoformat()})
+
+    def unpin(self, name: str, version: int) -> None:
+        """Take back a pin; raises KeyError when there is none."""
+        with self._locked():
+            if not self._query("select 1 from pins where name = ? and version = ?", [name, version]):
+                raise KeyError(f"{name}@{version} is not pinned")
+            with self._changing(Intent(marks=True)):
+                self._truth.pins.remove([name, version])
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the registry's lock over a block: nobody else commits, begins to read, begins or ends a run meanwhile."""
+        return self._held()
+
+    def live_since(self) -> dt.datetime | None:
+        """When the oldest of the runs began that are alive; None when there is none."""
+        with self._locked():
+            running = self._query("select run_id, started_at from runs where state = 'running' order by started_at")
+            began = next((began for run_id, began in running if self.runs.is_live(run_id)), None)
+            return began.replace(tzinfo=dt.UTC) if began else None
+
+    def forget(self, version_ids: Sequence[str]) -> None:
+        """Remove versions, but not their objects. Their numbers are never given again."""
+        with self._locked():
+            gone = self._query(
+                "select name, max(version) from versions where list_contains(?, version_id) group by name", [list(version_ids)]
+            )
+            given = self._numbers_given(name for name, _ in gone)
+            with self._changing(Intent(versions=tuple(version_ids), marks=True)):
+                for name, version in gone:
+                    if version == given[name]:
+                        self._truth.numbers.write([name], {"name": name, "version": version})
+                for version_id in version_ids:
+                    self._truth.remove(version_id)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _end(self, con: duckdb.DuckDBPyConnection, event: Event) -> None:
-        self._append(event)
-        self._show_end(con, event)
-
-    def _show_end(self, con: duckdb.DuckDBPyConnection, event: Event) -> None:
-        con.execute(
-            "update runs set state = ?, ended_at = ?, error = ? where run_id = ?",
-            [event.state, _naive(event.at), event.error, event.run_id],
-        )
-        for name in event.refs:
-            con.execute("delete from refs where name = ?", [name])
-        _insert(con, {"refs": _event_rows([event])["refs"]})
-
-    def _next_version(self, con: duckdb.DuckDBPyConnection, name: str) -> int:
-        [(version,)] = con.execute("select coalesce(max(version), 0) + 1 from versions where name = ?", [name]).fetchall()
-        return int(version)
-
-    def _remove(self, con: duckdb.DuckDBPyConnection, name: str, version: int) -> None:
-        for table in ("versions", "side_objects", "metrics"):
-            con.execute(f"delete from {table} where name = ? and version = ?", [name, version])
-        con.execute("delete from inputs where child = ? and child_version = ?", [name, version])
-
-    def _recover_runs(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Take over what the journals of dead runs say, and end those that never came to their end."""
-        known = dict(con.execute("select run_id, state from runs").fetchall())
-        for path in sorted(self._runs.glob("*.ndjson")):
-            run_id = path.stem
-            if run_id in self._alive or known.get(run_id, "running") != "running":
-                continue
-            lock = FileLock(self._runs / f"{run_id}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            events = _read_journal(path)
-            for table in ("runs", "step_runs"):
-                con.execute(f"delete from {table} where run_id = ?", [run_id])
-            _insert(con, {name: rows for name, rows in _event_rows(events).items() if name != "refs"})
-            last = events[-1] if events else None
-            if last and last.event == "ended":
-                self._show_end(con, last)
-            elif last:
-                self._end(con, Event(event="ended", at=_now(), run_id=run_id, state="interrupted"))
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
-
-    def _append(self, event: Event) -> None:
-        path = self._runs / f"{event.run_id}.ndjson"
-        fresh = not path.exists()
-        with path.open("r+b" if not fresh else "wb") as journal:
-            # What stands behind the last newline was being written when a process died.
-            journal.truncate(path.read_bytes().rfind(b"\n") + 1)
-            journal.seek(0, os.SEEK_END)
-            journal.write(event.model_dump_json(exclude_defaults=True).encode() + b"\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-        if fresh:
-            fsync_folder(self._runs)
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        holder = self.root / "registry.lock.holder"
-        try:
-            self._lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            who = holder.read_text() if holder.exists() else "an unknown process"
-            raise LockedError(
-                f"the registry {self.root} has been locked for {LOCK_SECONDS:.0f} s by {who}. "
-                "If that process is stuck, end it and run again: nothing committed is lost."
-            ) from None
-        try:
-            holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv)[:200]})")
+        """Hold the lock, and have tables that say what the truth says."""
+        with self._held():
+            self._settle()
             yield
-        finally:
-            self._lock.release()
 
     @contextmanager
-    def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._locked():
-            self._ensure_file()
-            with duckdb.connect(str(self.file)) as con:
-                self._adopt(con)
-                con.execute("begin")
-                yield con
-                con.execute("commit")
+    def _held(self) -> Iterator[None]:
+        with self._lock.held():
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in FULL or error.filename:
+                    raise
+                # Python does not say which file it could not write to.
+                raise disk_error(error.errno, self.root) from error
+            finally:
+                self._database.let_go()
 
-    def _adopt(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Roll forward commits whose manifests were durable when their process died before the transaction."""
-        on_disk = {path.stem for path in self._manifests.glob("*.json")}
-        known = {version_id for (version_id,) in con.execute("select version_id from versions").fetchall()}
-        rows: Rows = defaultdict(list)
-        for version_id in sorted(on_disk - known):
-            _merge(rows, _manifest_rows(self.manifest(version_id)))
-        _insert(con, rows)
+    @contextmanager
+    def _changing(self, intent: Intent) -> Iterator[None]:
+        """Change the truth in the block; the tables follow. When it fails midway, they follow what was done."""
+        self._intent.write(intent)
+        yield
+        self._show(intent)
+        self._intent.clear()
 
-    def _ensure_file(self) -> None:
-        if not self.file.exists():
-            self._rebuild()
+    def _settle(self) -> None:
+        """Finish what a process left undone that died, or whose disk was full."""
+        intent = self._intent.read()
+        if intent is None and not self.file.exists():
+            intent = Intent(everything=True)
+        if intent:
+            self._show(intent)
+            self._intent.clear()
 
-    def _rebuild(self) -> int:
-        fresh = self.file.with_suffix(".building")
-        fresh.unlink(missing_ok=True)
-        rows: Rows = defaultdict(list)
-        manifests = [self.manifest(path.stem) for path in self._manifests.glob("*.json")]
-        for manifest in sorted(manifests, key=lambda m: (m.created_at, m.name, m.version)):
-            _merge(rows, _manifest_rows(manifest))
-        journals = [_read_journal(path) for path in sorted(self._runs.glob("*.ndjson"))]
-        latest: dict[str, dict[str, Any]] = {}
-        for events in journals:
-            _merge(rows, _event_rows(events))
-        for ref in sorted(rows.pop("refs", []), key=lambda ref: ref["updated_at"]):
-            latest[ref["name"]] = ref
-        rows["refs"] = list(latest.values())
-        with duckdb.connect(str(fresh)) as con:
-            con.execute(sql("tables.sql"))
-            _insert(con, rows)
-        # A log of the old file would not fit the new one.
-        for log in (self.file, fresh):
-            log.with_name(f"{log.name}.wal").unlink(missing_ok=True)
-        os.replace(fresh, self.file)
-        return len(manifests)
+    def _show(self, intent: Intent) -> None:
+        """Let the tables say what the truth says of what an intent names."""
+        if intent.everything:
+            self._make_again(StaleError("it was being made"))
+            return
+        found = [manifest for version_id in intent.versions if (manifest := self._truth.find(version_id))]
+        events = {run_id: self.runs.read(run_id) for run_id in intent.runs}
+        marks = self._truth.marks() if intent.marks else None
 
+        def apply(con: duckdb.DuckDBPyConnection) -> None:
+            if intent.versions:
+                replace_versions(con, intent.versions, found)
+            for run_id, told in events.items():
+                replace_run(con, run_id, told)
+            if marks is not None:
+                replace_marks(con, marks)
 
-def sql(name: str) -> str:
-    """The text of one of the registry's SQL files."""
-    return files("registry").joinpath("sql", name).read_text()
+        try:
+            self._database.change(apply)
+        except StaleError as error:
+            self._make_again(error)
 
+    def _sound(self, use: Callable[[], T]) -> T:
+        """Read the DuckDB file; one that turns out not to be sound is made again, and read then."""
+        try:
+            return use()
+        except StaleError as error:
+            self._make_again(error)
+            return use()
 
-def _read_journal(path: Path) -> list[Event]:
-    # A line without its newline was being written when the process died: it never took effect.
-    return [Event.model_validate_json(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    def _query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._sound(lambda: self._database.query(query, values))
 
+    def _make_again(self, reason: StaleError) -> int:
+        """Make the DuckDB file from the truth; gives the number of versions. A damaged one is kept beside it."""
+        rows = self._truth.rows()
+        self._intent.write(Intent(everything=True))
+        faults.point("rebuild.begun")
+        if isinstance(reason, DamagedError):
+            _log.warning(
+                "the catalog %s is damaged (%s). It was moved to %s and made again from manifests and run journals; "
+                "nothing is lost",
+                self.file,
+                reason,
+                self._database.set_aside().name,
+            )
+        self._database.make(rows)
+        self._intent.clear()
+        return len(rows["versions"])
 
-def _manifest_rows(m: Manifest) -> Rows:
-    here = {"name": m.name, "version": m.version}
-    version = m.model_dump(
-        include={"name", "version", "kind", "type", "content_id", "run_id", "pipeline", "step", "op", "output", "step_key"}
-    )
-    parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
-    return {
-        "versions": [
-            {
-                **version,
-                "version_id": m.version_id,
-                "fields": json.dumps(m.fields),
-                "rows": m.rows,
-                "bytes": m.bytes,
-                "created_at": _naive(m.created_at),
-            }
-        ],
-        "inputs": [
-            {"child": m.name, "child_version": m.version, "position": position, "role": role}
-            | {"parent": ref.name, "parent_version": ref.version}
-            for position, (role, ref) in enumerate(parents)
-        ],
-        "side_objects": [{**here, **side.model_dump(exclude={"bytes"})} for side in m.side],
-        "metrics": [{**here, **metric.model_dump()} for metric in m.metrics],
-    }
+    def _is_whole(self, version_id: str) -> bool:
+        try:
+            return self.intact(self.manifest(version_id))
+        except (CorruptError, FileNotFoundError):
+            return False
 
+    def _missing(self, version: Draft) -> list[str]:
+        """A version's objects that are not there, or not in the size they were written with."""
+        parts: tuple[Any, ...] = (*version.data, *version.side, *version.attachments, version.key_object)
+        return [part.sha256 for part in parts if not self._store.has(part.sha256, part.bytes)]
 
-def _event_rows(events: list[Event]) -> Rows:
-    """The rows of one run's events, in order."""
-    rows: Rows = defaultdict(list)
-    for event in events:
-        if event.event == "started":
-            run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
-            rows["runs"].append({**run, "ended_at": None, "error": None})
-        elif event.event == "step" and event.step:
-            position = len(rows["step_runs"])
-            rows["step_runs"].append({"run_id": event.run_id, **event.step.model_dump(), "position": position})
-        elif event.event == "ended":
-            for run in rows["runs"]:
-                run |= {"state": event.state, "ended_at": _naive(event.at), "error": event.error}
-            stamp = {"run_id": event.run_id, "updated_at": _naive(event.at)}
-            rows["refs"] += [{"name": name, "version": version, **stamp} for name, version in event.refs.items()]
-    return rows
+    def _numbers_given(self, names: Iterable[str]) -> dict[str, int]:
+        """The highest version number that each name ever had; 0 for a name that had none."""
+        wanted = list(names)
+        found = self._query(
+            "select name, max(version) from (select name, version from versions union all select name, version from numbers) "
+            "where list_contains(?, name) group by name",
+            [wanted],
+        )
+        return dict.fromkeys(wanted, 0) | dict(found)
 
+    def _end(self, run_ids: Sequence[str], state: str, error: str | None = None, refs: dict[str, int] | None = None) -> None:
+        [(last,)] = self._query("select max(updated_at) from refs")
+        # A clock may stand still, or go back; of two runs that move a reference, the later one is to be told by its time.
+        at = max(_now(), last.replace(tzinfo=dt.UTC) + dt.timedelta(microseconds=1)) if last else _now()
+        with self._changing(Intent(runs=tuple(run_ids))):
+            for run_id in run_ids:
+                told = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
+                event = Event.model_validate({**told, "state": state, "error": error, "refs": refs or {}})
+                self.runs.append(run_id, sealed(event))
 
-def _merge(into: Rows, rows: Rows) -> None:
-    for table, more in rows.items():
-        into[table].extend(more)
-
-
-def _insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    for table in TABLES:
-        if rows.get(table):
-            con.register("incoming", pa.Table.from_pylist(rows[table]))
-            con.execute(f"insert into {table} by name select * from incoming")
-            con.unregister("incoming")
-
-
-def _naive(moment: dt.datetime) -> dt.datetime:
-    """UTC without a zone: DuckDB's `timestamp`."""
-    return moment.astimezone(dt.UTC).replace(tzinfo=None)
+    def _end_dead_runs(self) -> None:
+        running = self._query("select run_id from runs where state = 'running' order by run_id")
+        dead = [run_id for (run_id,) in running if not self.runs.is_live(run_id)]
+        # Of a run whose journal is gone, or was never begun, there is nothing to tell.
+        lost = [run_id for run_id in dead if not self.runs.read(run_id)]
+        if lost:
+            self._show(Intent(runs=tuple(lost)))
+        if ended := [run_id for run_id in dead if run_id not in lost]:
+            self._end(ended, "interrupted")
 
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")

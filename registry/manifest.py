@@ -61,11 +61,12 @@ class SideObject(Frozen):
     """A Parquet object that belongs to a version's rows.
 
     Args:
-        kind: `lineage` (parents of rows), `calls` (model calls that made rows), `rejects` (parent rows left out).
+        kind: `lineage` (parents of rows), `calls` (model calls that made rows), `rejects` (parent rows left out),
+            `exposure` (rows that a trainer saw).
         base: to be added to the object's own row numbers.
     """
 
-    kind: Literal["lineage", "calls", "rejects"]
+    kind: Literal["lineage", "calls", "rejects", "exposure"]
     sha256: str
     rows: int
     bytes: int
@@ -76,6 +77,9 @@ class Draft(Frozen):
     """A version as a step made it, before the registry gave it a number.
 
     `rows_in`, `filtered` and `rejected` account for the step's input rows; the rest of them led to an output.
+
+    Args:
+        opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Draft(Frozen):
     key_object: DataObject
     inputs: tuple[VersionRef, ...] = ()
     models: tuple[VersionRef, ...] = ()
+    opaque: tuple[int, ...] = ()
     data: tuple[DataObject, ...] = ()
     side: tuple[SideObject, ...] = ()
     attachments: tuple[DataObject, ...] = ()

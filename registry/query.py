@@ -1,47 +1,62 @@
 """SQL over the registry: read-only, and confined to what the public views show.
 
-A query runs in a database in memory that has no access to files. Datasets appear as Arrow scans, attached when the
-query names them; only SELECT and EXPLAIN are let through.
+A query runs in a database in memory that has no access to files, in a transaction that cannot write. Datasets appear as
+Arrow scans, attached when the query names them; only SELECT and EXPLAIN are let through.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import Path
+from functools import cached_property
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from registry import side
 from registry.catalog import Catalog, sql
-from registry.store import ObjectStore
+from registry.functions import NAMES, create
+from registry.limits import Deadline
+from registry.lineage import Version
+from registry.manifest import Manifest
+from registry.statement import QueryError, reading
+from registry.store import CorruptError, ObjectStore
+from registry.tracing import Lineage
+
+__all__ = ["Answer", "QueryError", "Session"]
 
 _DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>\d+))?")
-_EXPLAIN = re.compile(r"^\s*explain\s+(?:analyze\s+|\([^)]*\)\s*)?", re.IGNORECASE)
 _CONFINE = (
+    "set allow_persistent_secrets=false",
+    "set secret_directory=''",
+    "set timezone='UTC'",
     "set autoinstall_known_extensions=false",
     "set autoload_known_extensions=false",
+    "set disabled_filesystems='LocalFileSystem'",
     "set enable_external_access=false",
     "set lock_configuration=true",
 )
-
+_BATCH = 2048
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
     "lineage_edges": side.with_columns(side.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
     "call_edges": side.with_columns(side.CALLS, (*_NAMED, ("base", pa.int64()))),
     "reject_edges": side.with_columns(side.REJECTS, _NAMED),
+    "exposure_edges": side.with_columns(side.EXPOSURE, _NAMED),
 }
-_SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|trace|\w+_edges)\b", re.IGNORECASE)
+_SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|\w+_edges)\b", re.IGNORECASE)
 """Names behind which side objects stand: only a query with one of them opens any."""
 
 
-class QueryError(ValueError):
-    """A query that is refused or that DuckDB could not run; the message is for the user."""
+_FUNCTIONS = re.compile(rf"\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
@@ -52,33 +67,74 @@ class Answer(NamedTuple):
 
 
 class Session:
-    """One snapshot of the catalog to ask questions of."""
+    """One snapshot of the catalog to ask questions of, one after the other.
 
-    def __init__(self, catalog: Catalog, store: ObjectStore) -> None:
+    Args:
+        memory: the most that DuckDB may take, such as `4GB` or `50%` (of the machine); without it 80%.
+    """
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
         self._catalog = catalog
         self._store = store
-        self._con = catalog.snapshot()
+        self._held = catalog.reading()  # what this session may read is not removed while it is open
+        try:
+            self._con = catalog.snapshot()
+        except BaseException:
+            self._held.close()
+            raise
         self._attached: set[str] = set()
+        self._failed: list[Exception] = []
         for name, schema in _EDGES.items():
             self._con.register(name, pa.Table.from_batches([], schema))  # empty_table() imports pandas
         self._con.execute(sql("views.sql"))
-        self._con.execute(sql("macros.sql"))
-        for statement in _CONFINE:
-            self._con.execute(statement)
+        self._confine(memory)
 
     def close(self) -> None:
         """Let the database go."""
         self._con.close()
+        self._held.close()
 
-    def ask(self, query: str, parameters: list[Any] | None = None) -> Answer:
+    @property
+    def memory(self) -> int:
+        """The most that DuckDB may take, in bytes."""
+        [(text,)] = self._con.execute("select current_setting('memory_limit')").fetchall()
+        number, unit = text.split()
+        return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
+
+    def ask(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> Answer:
         """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong."""
-        statement = self._allowed(query)
-        self._attach_named(query)
+        with self.stream(query, parameters, timeout) as (columns, batches):
+            return Answer(columns, [row for batch in batches for row in batch])
+
+    @contextmanager
+    def stream(
+        self,
+        query: str,
+        parameters: list[Any] | None = None,
+        timeout: float | None = None,
+        last_resort: Callable[[], None] | None = None,
+    ) -> Iterator[tuple[list[str], Iterator[list[tuple[Any, ...]]]]]:
+        """Run one SELECT or EXPLAIN; its columns, and its rows in batches, made while they are read.
+
+        Args:
+            timeout: seconds that the query may work; time that the reader of the rows takes does not count.
+            last_resort: called when DuckDB does not heed the timeout.
+
+        Raises:
+            QueryError: for anything else or anything wrong, then or while the rows are read.
+        """
+        statement, tables = reading(self._con, query, frozenset(NAMES))
+        self._attach_named(query, tables)
+        deadline = Deadline(timeout, self._con.interrupt, last_resort)
+        self._failed.clear()
+        self._con.execute("begin transaction read only")
         try:
-            cursor = self._con.execute(statement, parameters) if parameters else self._con.execute(statement)
-            return Answer([column[0] for column in cursor.description or []], cursor.fetchall())
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise QueryError(str(error).strip()) from error
+            with self._explained(deadline), deadline.running():
+                cursor = self._con.execute(statement, parameters) if parameters else self._con.execute(statement)
+                columns = [column[0] for column in cursor.description or []]
+            yield columns, self._batches(cursor, deadline)
+        finally:
+            self._con.execute("rollback")
 
     def names(self) -> list[str]:
         """The names of all datasets, models and calibrations."""
@@ -117,63 +173,129 @@ class Session:
         found = self._con.execute("select 1 from internal.versions where step_key = ? limit 1", [step_key]).fetchall()
         return bool(found)
 
+    @cached_property
+    def lineage(self) -> Lineage:
+        """Walks over the lineage of versions and rows."""
+        return Lineage(self._con, self._store)
+
+    def records_at(self, version: Version, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Rows of a version by their numbers; only the objects that hold them are read."""
+        data = self._manifest(*version).data
+        stops = list(accumulate(part.rows for part in data))
+        found: dict[int, dict[str, Any]] = {}
+        for place, numbers in groupby(sorted(set(map(int, rows))), key=lambda row: bisect_right(stops, row)):
+            wanted = list(numbers)
+            first = stops[place] - data[place].rows
+            table = self._store.read_table(data[place].sha256).take([row - first for row in wanted])
+            found |= dict(zip(wanted, table.to_pylist(), strict=True))
+        return found
+
     def table(self, target: str) -> pa.Table:
         """A version's rows (`NAME` or `NAME@V`) as Arrow, read whole with every checksum verified."""
         return self._rows(*self.resolve(target))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _allowed(self, query: str) -> duckdb.Statement:
-        try:
-            statements = self._con.extract_statements(query)
-        except duckdb.Error as error:
-            raise QueryError(str(error).strip()) from error
-        if len(statements) != 1:
-            raise QueryError(f"give one SQL statement at a time; this is {len(statements)}")
-        if not self._only_reads(query, statements[0]):
-            kind = str(statements[0].type).rpartition(".")[2]
-            raise QueryError(f"the registry is read-only: {kind} statements are refused, only SELECT (and EXPLAIN) may run")
-        return statements[0]
+    def _confine(self, memory: str | None) -> None:
+        # No spilling: the folder for it would be one that queries can read and write.
+        self._con.execute("set temp_directory=''")
+        if memory:
+            try:
+                self._con.execute("set memory_limit='{}'".format(memory.replace("'", "''")))
+            except duckdb.Error as error:
+                reason = str(error).splitlines()[0]
+                raise QueryError(f"--memory {memory!r} cannot be: write 4GB, 500MB or 50%. {reason}") from error
+        for statement in _CONFINE:
+            self._con.execute(statement)
 
-    def _only_reads(self, query: str, statement: duckdb.Statement) -> bool:
-        if statement.type != duckdb.StatementType.EXPLAIN:
-            return bool(statement.type == duckdb.StatementType.SELECT)
-        # EXPLAIN ANALYZE runs what it explains.
-        explained = _EXPLAIN.sub("", query, count=1)
-        return [inner.type for inner in self._con.extract_statements(explained)] == [duckdb.StatementType.SELECT]
+    def _batches(self, cursor: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[list[tuple[Any, ...]]]:
+        while True:
+            with self._explained(deadline), deadline.running():
+                batch = cursor.fetchmany(_BATCH)
+            if not batch:
+                return
+            yield batch
 
-    def _attach_named(self, query: str) -> None:
+    @contextmanager
+    def _explained(self, deadline: Deadline) -> Iterator[None]:
+        """Errors of DuckDB in words for the user."""
+        less = "or ask for less: one version, fewer columns, a narrower `where`"
+        memory = f"the query needs more memory than it may take. Allow more (--memory SIZE), {less}."
         try:
-            named = self._con.get_table_names(query.strip().rstrip(";"))
-        except duckdb.Error:
-            return  # the same error comes back, with its place, when the query runs
+            yield
+        except duckdb.InterruptException as error:
+            raise QueryError(
+                f"the query was stopped after {deadline.seconds:g} s. Allow more (--timeout SECONDS), {less}."
+            ) from error
+        except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
+            raise QueryError(memory) from error
+        except duckdb.TransactionException as error:
+            raise QueryError(f"the registry is read-only, only SELECT (and EXPLAIN) may run: {error}") from error
+        except duckdb.PermissionException as error:
+            raise QueryError(f"queries see the registry's views and datasets, and no files: {error}") from error
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if self._failed:
+                raise self._failed[0] from error
+            # What Arrow says after it is a traceback.
+            text = str(error).strip().partition(". Detail: Python exception")[0]
+            if "Out of memory: " in text:  # Arrow's, while DuckDB reads from it
+                raise QueryError(memory) from error
+            if "reading the stream registered" in text:
+                reason = text.partition("failed: ")[2]
+                raise CorruptError(f"the query was stopped, because data cannot be read: {reason}") from error
+            raise QueryError(text) from error
+
+    def _attach_named(self, query: str, tables: set[str]) -> None:
         if _SIDE_VIEWS.search(query) and "edges" not in self._attached:
             for name, schema in _EDGES.items():
                 self._con.register(name, self._side(name, schema))
             self._attached.add("edges")
-        known = set(self.names()) if named - self._attached else set()
-        for label in named - self._attached:
+        if _FUNCTIONS.search(query) and "functions" not in self._attached:
+            create(self._con, self.lineage, self._failed)
+            self._attached.add("functions")
+        known = set(self.names()) if tables - self._attached else set()
+        for label in tables - self._attached:
             match = _DATASET.fullmatch(label)
-            if match and match["name"] in known:
-                self._con.register(label, self._rows(*self.resolve(label)))
-                self._attached.add(label)
+            # No view has a slash in its name: what has one can only be meant as a dataset.
+            if "/" in label or (match and match["name"] in known):
+                self._attach(label)
+
+    def _attach(self, label: str) -> None:
+        """Make a version a view that reads, when it is used, the columns that are."""
+        scan, view = ('"{}"'.format(name.replace('"', '""')) for name in (f"rows of {label}", label))
+        self._con.register(f"rows of {label}", self._scan(*self.resolve(label)))
+        # Arrow gives the rows in the order of the files, and a window without an order keeps it.
+        self._con.execute(f"create temp view {view} as select row_number() over () - 1 as row, * from {scan}")
+        self._attached.add(label)
+
+    def _scan(self, name: str, version: int) -> Any:
+        objects = [data.sha256 for data in self._manifest(name, version).data]
+        try:
+            schema = pq.ParquetFile(self._store.open(objects[0])).schema_arrow
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptError(f"object {objects[0]} of {name}@{version} is not readable as Parquet: {error}") from error
+        return side.scan([side.Fragment(sha256, {}) for sha256 in objects], schema, self._store)
 
     def _rows(self, name: str, version: int) -> pa.Table:
+        table = pa.concat_tables([self._store.read_table(data.sha256) for data in self._manifest(name, version).data])
+        return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
+
+    def _manifest(self, name: str, version: int) -> Manifest:
         [(version_id,)] = self._con.execute(
             "select version_id from internal.versions where name = ? and version = ?", [name, version]
         ).fetchall()
-        manifest = self._catalog.manifest(version_id)
-        parts = [self._store.read_table(data.sha256) for data in manifest.data]
-        table = pa.concat_tables(parts)
-        return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
+        return self._catalog.manifest(version_id)
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
-        wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects"}[kind]
+        wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[
+            kind
+        ]
         keys: dict[str, Callable[[tuple[Any, ...]], dict[str, str | int]]] = {
             "lineage": lambda r: {"child": r[0], "child_version": r[1]},
             "calls": lambda r: {"name": r[0], "version": r[1], "base": r[3]},
             "rejects": lambda r: {"name": r[0], "version": r[1]},
+            "exposure": lambda r: {"name": r[0], "version": r[1]},
         }
         found = self._con.execute("select name, version, sha256, base from internal.side_objects where kind = ?", [wanted])
-        fragments = [side.Fragment(Path(self._store.path(row[2])), keys[wanted](row)) for row in found.fetchall()]
-        return side.scan(fragments, schema)
+        fragments = [side.Fragment(row[2], keys[wanted](row)) for row in found.fetchall()]
+        return side.scan(fragments, schema, self._store)

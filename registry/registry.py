@@ -1,38 +1,74 @@
-"""A registry: one folder with the object store, the catalog, receipts and the journal of model calls."""
+"""A registry: the object store, the catalog, receipts and the journal of model calls, all in one folder, or some at a URL."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from registry.catalog import Catalog
+from registry.files import CorruptError, Files, LocalFiles
 from registry.manifest import Manifest
 from registry.query import Session
+from registry.record import Record, ensure_readable
 from registry.store import ObjectStore
+
+R = TypeVar("R", bound=Record)
+
+_END = re.compile(r"(?<=[^:/])/+$")
 
 
 class Registry:
-    """The parts of a registry folder, by name.
+    """The parts of a registry, by name.
+
+    Objects and manifests may be at an fsspec URL. All the rest (catalog, lock, run journals, receipts, the journal of model
+    calls, copies of objects) is on this machine then: in `.engine-remote/<words of the URL>-<8 hex digits>` where the user
+    stands, or so named below ENGINE_REGISTRY_LOCAL. When it is lost, every version is found again; forgotten are the runs,
+    which versions were the latest, and the answers in the journal. Only one such folder at a time may write to a URL.
 
     Args:
-        root: the folder; it is made when something is first written.
+        root: the folder, or a URL such as `s3://bucket/prefix`; or what `location` gave. It is made when something is
+            first written.
+
+    Attributes:
+        root: the folder on this machine.
+        url: where objects and manifests are; None when they are in the folder.
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).absolute()
+        url, _, folder = str(root).partition("#") if "://" in str(root) else ("", "", str(root))
+        self.url = _END.sub("", url) or None
+        self.root = Path(folder or _folder_for(self.url or "")).absolute()
+
+    @property
+    def location(self) -> str:
+        """What makes the same registry in another process, wherever it stands."""
+        return f"{self.url}#{self.root}" if self.url else str(self.root)
+
+    @property
+    def where(self) -> str:
+        """The registry, for messages."""
+        return self.url or str(self.root)
 
     @cached_property
     def store(self) -> ObjectStore:
         """Immutable files by content."""
-        return ObjectStore(self.root / "objects")
+        return ObjectStore(self._files("objects"), cache=self.root / "objects")
+
+    @cached_property
+    def manifests(self) -> Files:
+        """The manifests of versions, `<version_id>.json`."""
+        return self._files("manifests")
 
     @cached_property
     def catalog(self) -> Catalog:
         """Versions, runs and lineage."""
-        return Catalog(self.root, self.store)
+        return Catalog(self.root, self.store, self.manifests)
 
     @property
     def receipts(self) -> Path:
@@ -47,20 +83,40 @@ class Registry:
     @property
     def exists(self) -> bool:
         """Whether anything was ever written here."""
-        return (self.root / "registry.duckdb").exists() or (self.root / "manifests").exists()
+        return (self.root / "registry.duckdb").exists() or self.manifests.exists()
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A consistent view for SQL and lookups, closed at the end of the block."""
-        session = Session(self.catalog, self.store)
+    def session(self, memory: str | None = None) -> Iterator[Session]:
+        """A consistent view for SQL and lookups, closed at the end of the block; `memory` as for Session."""
+        session = Session(self.catalog, self.store, memory)
         try:
             yield session
         finally:
             session.close()
 
+    def records(self, target: str, record: type[R]) -> Iterator[R]:
+        """Rows of a version (`NAME@V`, or `NAME` for the latest) as `record`, read object by object.
+
+        Raises:
+            QueryError: there is no such version.
+            IncompatibleError: its rows cannot be read as `record`; says which fields are in the way and why.
+        """
+        with self.session() as session:
+            name, version = session.resolve(target)
+        manifest = self.manifest(name, version)
+        ensure_readable(record, manifest.fields, f"{manifest.ref} ({manifest.type})")
+        return (row for data in manifest.data for row in record.from_table(self.store.read_table(data.sha256)))
+
     def find_step(self, step_key: str) -> list[Manifest]:
-        """The committed versions of a step key, or nothing."""
-        return self._manifests("step_key = ?", [step_key])
+        """The committed versions of a step key, or nothing; they are not removed before the runs that live now have ended.
+
+        One with a damaged manifest does not count: it is made again.
+        """
+        found = []
+        for version_id in self._ids("step_key = ?", [step_key]):
+            with suppress(CorruptError, FileNotFoundError):
+                found.append(self.catalog.rely_on(version_id))
+        return found
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A committed version; raises KeyError when there is none."""
@@ -79,12 +135,27 @@ class Registry:
         return self.catalog.intact(manifest)
 
     def _manifests(self, condition: str, values: list[Any]) -> list[Manifest]:
+        return [self.catalog.manifest(version_id) for version_id in self._ids(condition, values)]
+
+    def _ids(self, condition: str, values: list[Any]) -> list[str]:
         if not self.exists:
             return []
         con = self.catalog.snapshot()
         try:
             query = f"select version_id from internal.versions where {condition} order by name, version"
-            found = con.execute(query, values).fetchall()
+            return [version_id for (version_id,) in con.execute(query, values).fetchall()]
         finally:
             con.close()
-        return [self.catalog.manifest(version_id) for (version_id,) in found]
+
+    def _files(self, folder: str) -> Files:
+        if self.url is None:
+            return LocalFiles(self.root / folder)
+        from registry.remote import files_at
+
+        return files_at(self.url, folder)
+
+
+def _folder_for(url: str) -> Path:
+    words = re.sub(r"[^A-Za-z0-9]+", "-", url.partition("://")[2]).strip("-")[:40]
+    name = f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    return Path(os.environ.get("ENGINE_REGISTRY_LOCAL") or ".engine-remote", name)

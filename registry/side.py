@@ -1,16 +1,17 @@
 """Side objects of versions as tables that DuckDB scans: row lineage, model calls, rejects.
 
 Each object is a fragment of one Arrow dataset; the version it belongs to is its partition value, so a query for one
-version opens that version's files only. Every page's CRC is checked on the way.
+version opens that version's objects only. Each is verified, all of it, when it is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+
+from registry.store import ObjectStore
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -37,26 +38,25 @@ CALLS = pa.schema(
 REJECTS = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("reason", pa.large_string())])
 """A row of input `input` that a step, or a source, did not accept."""
 
+EXPOSURE = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("times_seen", pa.int64())])
+"""Row `parent_row` of input `input` went so many times through a trainer."""
+
 
 class Fragment(NamedTuple):
-    """A Parquet file and the columns that are constant in it."""
+    """A Parquet object and the columns that are constant in it."""
 
-    path: Path
+    sha256: str
     constants: dict[str, str | int]
 
 
-def scan(fragments: Iterable[Fragment], schema: pa.Schema) -> ds.Dataset | pa.Table:
-    """Files as one dataset of `schema` plus the constants of the fragments, read lazily."""
+def scan(fragments: Iterable[Fragment], schema: pa.Schema, store: ObjectStore) -> ds.Dataset | pa.Table:
+    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when they are."""
     fragments = list(fragments)
     if not fragments:
         return schema.empty_table()
-    import pyarrow.dataset as ds  # imports pandas, which costs more than all the rest of a command
-    from pyarrow import fs
+    from registry.verified import VerifiedDataset  # imports pandas, which costs more than all the rest of a command
 
-    reader = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
-    local = fs.LocalFileSystem()
-    parts = [reader.make_fragment(str(f.path), local, partition_expression=_equals(f.constants)) for f in fragments]
-    return ds.FileSystemDataset(parts, schema, reader, local)
+    return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store)
 
 
 def _equals(constants: dict[str, str | int]) -> ds.Expression:

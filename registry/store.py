@@ -1,25 +1,36 @@
-"""The object store: immutable files named by their SHA-256, written so that a crash leaves all or nothing."""
+"""The object store: immutable files named by their SHA-256. What is read was verified first, all of it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry.documents import canonical_json, json_digest, read_checked_json, write_checked_json
+from registry.files import CorruptError, Files, LocalFiles, durable_write, fsync_folder, replacing
+from registry.shared_lock import SharedLock
+
+__all__ = [
+    "CorruptError",
+    "Listed",
+    "ObjectStore",
+    "Stored",
+    "canonical_json",
+    "durable_write",
+    "fsync_folder",
+    "json_digest",
+    "read_checked_json",
+    "write_checked_json",
+]
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class CorruptError(RuntimeError):
-    """A stored file does not hold what was written."""
+_PACKED_ROWS = 65_536
+"""Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
 
 
 class Stored(NamedTuple):
@@ -29,47 +40,72 @@ class Stored(NamedTuple):
     bytes: int
 
 
-class ObjectStore:
-    """Content-addressed files under `root`: `ab/<sha256>`."""
+class Listed(NamedTuple):
+    """A file of the store: an object, or (`sha256` is None) what a crash left behind."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    sha256: str | None
+    name: str
+    bytes: int
+    modified: float
+
+
+class ObjectStore:
+    """Content-addressed files: `ab/<sha256>`.
+
+    Args:
+        files: where they are; a path is a folder of this machine.
+        cache: for files elsewhere, the folder that keeps copies of what was written or read.
+    """
+
+    def __init__(self, files: Files | Path, cache: Path | None = None) -> None:
+        self._files = LocalFiles(files) if isinstance(files, Path) else files
+        if isinstance(self._files, LocalFiles):
+            self._near = self._files
+        elif cache:
+            self._near = LocalFiles(cache)
+        else:
+            raise ValueError(f"objects at {self._files.where} need a folder for copies on this machine")
+        root = self._near.root
+        self._use = SharedLock(root.with_name(f"{root.name}.lock"), f"the objects in {root} are being collected")
+
+    @property
+    def root(self) -> Path:
+        """The folder of this machine with the objects, or with copies of them."""
+        return self._near.root
 
     def path(self, sha256: str) -> Path:
-        """Where an object lies. Only a SHA-256 in hex is a name, so no name can lead outside the store."""
-        if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"not an object name: {sha256!r}")
-        return self.root / sha256[:2] / sha256
+        """Where an object, or a copy of it, lies on this machine if it is there. Nothing is verified: see `open`."""
+        return self._near.path(_name(sha256))
 
     def put_bytes(self, data: bytes) -> Stored:
-        """Store bytes durably; an object that is there, and undamaged, is not written again."""
+        """Store bytes durably; an object that is there, and undamaged, is made young instead of written again."""
         stored = Stored(hashlib.sha256(data).hexdigest(), len(data))
-        target = self.path(stored.sha256)
-        if not _holds(target, stored):
-            durable_write(target, data)
+        if not self._renewed(stored):
+            self._files.write(_name(stored.sha256), data)
+            if self._near is not self._files:
+                self._near.write(_name(stored.sha256), data)  # whoever stores rows reads them soon: for their content id
         return stored
 
     def put_file(self, source: Path) -> Stored:
         """Copy a file into the store durably."""
         with source.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-            target = self.path(sha256)
-            if not _holds(target, Stored(sha256, size)):
-                file.seek(0)
-                with _replacing(target) as out:
-                    while block := file.read(1 << 20):
-                        out.write(block)
-        return Stored(sha256, size)
+            stored = Stored(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+        if not self._renewed(stored):
+            self._files.write_file(_name(stored.sha256), source)
+        return stored
 
     def put_table(self, table: pa.Table, *, delta: tuple[str, ...] = ()) -> Stored:
-        """Store a table as Parquet with page checksums; `delta` names sorted integer columns to pack tightly."""
+        """Store a table as Parquet with page checksums; `delta` names sorted integer columns to pack tightly.
+
+        A table with such columns is one to look up single rows in, so it is cut into small row groups.
+        """
         sink = pa.BufferOutputStream()
         encodings = dict.fromkeys(delta, "DELTA_BINARY_PACKED") or None
         plain = [name for name in table.schema.names if name not in delta]
         pq.write_table(
             table,
             sink,
+            row_group_size=_PACKED_ROWS if delta else None,
             compression="zstd",
             write_page_checksum=True,
             column_encoding=encodings,
@@ -77,92 +113,122 @@ class ObjectStore:
         )
         return self.put_bytes(sink.getvalue().to_pybytes())
 
+    def open(self, sha256: str) -> pa.NativeFile:
+        """An object as a seekable file on memory that was verified. Raises CorruptError when it is damaged or missing."""
+        return pa.BufferReader(self._verified(sha256))
+
+    def read_bytes(self, sha256: str) -> bytes:
+        """An object's bytes, verified. Raises CorruptError when it is damaged or missing."""
+        return bytes(self._verified(sha256))
+
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a Parquet object, checking every page's CRC. Raises CorruptError rather than give wrong rows."""
+        """A Parquet object's rows, verified. Raises CorruptError when it is damaged or missing, rather than give wrong rows."""
+        opened = self.open(sha256)
         try:
             # Not pq.read_table, which imports pandas on the way.
-            with pq.ParquetFile(self.path(sha256), page_checksum_verification=True) as file:
+            with pq.ParquetFile(opened, page_checksum_verification=True) as file:
                 return file.read(columns=columns)
-        except FileNotFoundError:
-            raise CorruptError(f"object {sha256} is missing from {self.root}") from None
         except (OSError, pa.ArrowException) as error:
-            raise CorruptError(f"object {sha256} is damaged: {error}") from error
+            raise CorruptError(f"object {sha256} in {self._files.where} is not readable as Parquet: {error}") from error
 
     def has(self, sha256: str, size: int) -> bool:
         """Whether the object is there with the size it was written with."""
-        return _same_size(self.path(sha256), size)
+        return self._files.size(_name(sha256)) == size
+
+    def verify(self, sha256: str) -> None:
+        """Read an object where it truly is, past any copy; raises CorruptError when it is damaged or missing."""
+        if self._files is self._near:
+            self._verified(sha256)
+            return
+        try:
+            data = self._files.read(_name(sha256))
+        except FileNotFoundError:
+            raise self._missing(sha256) from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise self._damaged(sha256)
+
+    def listing(self) -> Iterator[Listed]:
+        """All files of the store, in no particular order."""
+        for name, size, modified in self._files.listing():
+            last = name.rpartition("/")[2]
+            sha256 = last if _SHA256.fullmatch(last) and name == _name(last) else None
+            yield Listed(sha256, name, size, modified)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the listing by its `name`, and the copy of it on this machine."""
+        self._files.remove(name)
+        self._near.remove(name)
+
+    def remove_old(self, name: str, horizon: float) -> bool:
+        """Remove a file of the listing, unless it is younger than `horizon` by now. Only for objects in a folder.
+
+        Nobody finds an object there and makes it young between the look at its age and its removal.
+        """
+        path = self._near.path(name)
+        with self._use.take():
+            if not path.exists() or path.stat().st_mtime > horizon:
+                return False
+            path.unlink()
+        return True
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _renewed(self, stored: Stored) -> bool:
+        """Whether the object is there undamaged, and young. Storing a damaged one again heals it.
+
+        It is made young before it is looked at: whoever removes old objects either sees that, or was here before.
+        """
+        name = _name(stored.sha256)
+        with self._use.join():
+            if not (self._files.renew(name) and self._files.size(name) == stored.bytes):
+                return False
+        try:
+            self._verified(stored.sha256)
+        except CorruptError:
+            return False
+        return True
+
+    def _verified(self, sha256: str) -> pa.Buffer:
+        """An object's bytes, mapped into memory and hashed there: what is parsed is what was hashed."""
+        near = _mapped(self.path(sha256))
+        if near is None and self._files is self._near:
+            raise self._missing(sha256)
+        if near is not None and hashlib.sha256(near).hexdigest() == sha256:
+            return near
+        if self._files is self._near:
+            raise self._damaged(sha256)
+        return self._copied(sha256)
+
+    def _copied(self, sha256: str) -> pa.Buffer:
+        """The same from elsewhere; it becomes a copy on this machine once it is verified."""
+        with replacing(self.path(sha256)) as copy:
+            try:
+                self._files.read_file(_name(sha256), copy)
+            except FileNotFoundError:
+                raise self._missing(sha256) from None
+            data = _mapped(copy)
+            if data is None or hashlib.sha256(data).hexdigest() != sha256:
+                raise self._damaged(sha256)
+        return data
+
+    def _missing(self, sha256: str) -> CorruptError:
+        return CorruptError(f"object {sha256} is missing from {self._files.where}")
+
+    def _damaged(self, sha256: str) -> CorruptError:
+        return CorruptError(f"object {sha256} in {self._files.where} is damaged: its bytes do not have this SHA-256")
 
 
-def durable_write(target: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is either whole or as it was: tmp, fsync, rename, fsync of the folder."""
-    with _replacing(target) as out:
-        out.write(data)
+def _name(sha256: str) -> str:
+    """An object's file. Only a SHA-256 in hex is a name, so no name can lead outside the store."""
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"not an object name: {sha256!r}")
+    return f"{sha256[:2]}/{sha256}"
 
 
-def write_checked_json(target: Path, document: Any) -> None:
-    """Write JSON durably together with its SHA-256."""
-    durable_write(target, canonical_json({"sha256": json_digest(document), "body": document}) + b"\n")
-
-
-def read_checked_json(path: Path) -> Any:
-    """Read what write_checked_json wrote; raises CorruptError when a byte changed, FileNotFoundError when absent."""
+def _mapped(path: Path) -> pa.Buffer | None:
+    """A file's bytes, mapped; they stay there when the file is removed. None when it is absent."""
     try:
-        envelope = json.loads(path.read_bytes())
-        if envelope["sha256"] == json_digest(envelope["body"]):
-            return envelope["body"]
-    except (ValueError, KeyError, TypeError):
-        pass  # not even JSON: damaged all the same
-    raise CorruptError(f"{path} is damaged: its checksum does not match")
-
-
-def canonical_json(document: Any) -> bytes:
-    """The one spelling of a JSON document that is hashed: sorted keys, no spaces, UTF-8."""
-    return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-
-
-def json_digest(document: Any) -> str:
-    """Hex SHA-256 of a document's canonical JSON."""
-    return hashlib.sha256(canonical_json(document)).hexdigest()
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A temporary file beside `target` that takes its place, durably, when the block ends without an error."""
-    if not target.parent.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fsync_folder(target.parent.parent)
-    temporary = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_folder(target.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename or a new file in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _holds(path: Path, stored: Stored) -> bool:
-    """Whether the object is there undamaged; storing a damaged one again heals it."""
-    if not _same_size(path, stored.bytes):
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
-
-
-def _same_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
+        with pa.memory_map(str(path)) as file:
+            return file.read_buffer()
     except FileNotFoundError:
-        return False
+        return None

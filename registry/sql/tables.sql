@@ -1,11 +1,13 @@
--- The catalog's tables. All of them can be made again from manifests/ and runs/.
+-- The catalog's tables. All of them can be made again from manifests/, runs/, pins/ and numbers/. A file that was made
+-- with another text of this is made again.
 create table if not exists versions (
     version_id varchar, name varchar, version integer, kind varchar, type varchar, fields varchar, content_id varchar,
     rows bigint, bytes bigint, run_id varchar, pipeline varchar, step varchar, op varchar, output varchar,
     step_key varchar, created_at timestamp
 );
 create table if not exists inputs (
-    child varchar, child_version integer, position integer, role varchar, parent varchar, parent_version integer
+    child varchar, child_version integer, position integer, role varchar, parent varchar, parent_version integer,
+    opaque boolean
 );
 create table if not exists side_objects (
     name varchar, version integer, kind varchar, sha256 varchar, base bigint, rows bigint
@@ -20,3 +22,7 @@ create table if not exists step_runs (
     rejected bigint, calls bigint, calls_reused bigint, tokens_in bigint, tokens_out bigint, cost_usd double,
     seconds double, position bigint
 );
+-- Versions that are to be kept, and the highest number of each name among versions that are gone.
+create table if not exists pins (name varchar, version integer, pinned_at timestamp);
+create table if not exists numbers (name varchar, version integer);
+create table if not exists layout (digest varchar);

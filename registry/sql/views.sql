@@ -1,5 +1,5 @@
 -- The public views (documented in the README; stable). `internal` holds a snapshot of the catalog; the tables
--- lineage_edges, call_edges and reject_edges are Arrow datasets over the versions' side objects.
+-- lineage_edges, call_edges, reject_edges and exposure_edges are Arrow datasets over the versions' side objects.
 create view datasets as
 select name, kind, type, latest_version, rows, updated_at
 from (
@@ -22,9 +22,9 @@ select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reus
 from internal.step_runs order by run_id, position;
 
 create view lineage as
-select distinct i.child, i.child_version, i.parent, i.parent_version, v.step, v.run_id
+select i.child, i.child_version, i.parent, i.parent_version, v.step, v.run_id, bool_or(i.opaque) as opaque
 from internal.inputs i join internal.versions v on v.name = i.child and v.version = i.child_version
-order by all;
+group by all order by all;
 
 create view metrics as
 select name, version, metric, value, slice from internal.metrics;
@@ -40,3 +40,9 @@ from call_edges;
 
 create view rejects as
 select name, version, parent_row, reason from reject_edges;
+
+create view training_exposure as
+select e.name as model, e.version as model_version, i.parent as dataset, i.parent_version as dataset_version,
+    e.parent_row as row, e.times_seen
+from exposure_edges e join internal.inputs i
+    on i.child = e.name and i.child_version = e.version and i.position = e.input and i.role = 'data';

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -18,7 +12,6 @@ import pytest
 from registry import (
     DataObject,
     Draft,
-    LockedError,
     Manifest,
     Metric,
     Record,
@@ -26,12 +19,22 @@ from registry import (
     SideObject,
     StepRun,
     VersionRef,
-    catalog,
     side,
 )
 from registry.record import fields_of
 
-VIEWS = ("datasets", "versions", "runs", "step_runs", "lineage", "row_lineage", "llm_calls", "rejects", "metrics")
+VIEWS = (
+    "datasets",
+    "versions",
+    "runs",
+    "step_runs",
+    "lineage",
+    "row_lineage",
+    "llm_calls",
+    "rejects",
+    "training_exposure",
+    "metrics",
+)
 
 
 class Word(Record):
@@ -124,34 +127,6 @@ def test_trace_walks_to_the_seed_rows_and_upstream_to_the_seed_versions(registry
         assert [row[:3] for row in session.ask("from downstream('p/a@1')").rows] == [(1, "p/b", 1), (2, "p/c", 1)]
 
 
-def test_rebuild_gives_equal_views(registry: Registry) -> None:
-    three_generations(registry)
-    commit(registry, draft(registry, "p/a", ["x"], "other"))
-    before = everything(registry)
-    registry.catalog.file.unlink()
-    assert everything(registry) == before
-    assert registry.catalog.rebuild() == 4
-    assert everything(registry) == before
-
-
-def _die_when_there_is_something_to_insert(con: duckdb.DuckDBPyConnection, rows: catalog.Rows) -> None:
-    if rows:
-        raise KeyboardInterrupt
-
-
-def test_a_commit_whose_manifest_was_durable_is_rolled_forward(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    three_generations(registry)
-    with monkeypatch.context() as patch:
-        patch.setattr(catalog, "_insert", _die_when_there_is_something_to_insert)
-        run = "20200101-000000-dead00"
-        with pytest.raises(KeyboardInterrupt):
-            registry.catalog.commit([draft(registry, "p/d", "d", "k4")], run, None)
-    [manifest] = commit(registry, draft(registry, "p/e", "e", "k5"))
-    assert manifest.version == 1
-    with registry.session() as session:
-        assert session.ask("select version, rows from versions where name = 'p/d'").rows == [(1, 1)]
-
-
 def test_a_damaged_manifest_is_an_error_that_names_it(registry: Registry) -> None:
     [manifest] = commit(registry, draft(registry, "p/a", "x", "k"))
     path = registry.root / "manifests" / f"{manifest.version_id}.json"
@@ -160,73 +135,6 @@ def test_a_damaged_manifest_is_an_error_that_names_it(registry: Registry) -> Non
     path.write_text(json.dumps(document))
     with registry.session() as session, pytest.raises(RuntimeError, match=manifest.version_id):
         session.table("p/a@1")
-
-
-def _commit_many(root: Path, who: int, count: int) -> None:
-    registry = Registry(root)
-    for number in range(count):
-        commit(registry, draft(registry, f"p/w{who}", [str(number)], f"{who}-{number}"))
-
-
-def test_processes_commit_at_the_same_time_while_others_read(registry: Registry) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_commit_many, args=(registry.root, who, 5)) for who in range(3)]
-    commit(registry, draft(registry, "p/first", "x", "first"))
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        with registry.session() as session:
-            # A version is never seen without its metric, which is written in the same transaction.
-            [(versions, metrics)] = session.ask("select (select count(*) from versions), (select count(*) from metrics)").rows
-            assert versions == metrics
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    with registry.session() as session:
-        rows = session.ask("select name, max(version), count(*) from versions group by 1 order by 1").rows
-    assert rows == [("p/first", 1, 1), ("p/w0", 5, 5), ("p/w1", 5, 5), ("p/w2", 5, 5)]
-
-
-def test_a_log_of_the_old_file_does_not_spoil_a_rebuild(registry: Registry) -> None:
-    code = """
-import os, sys, duckdb
-con = duckdb.connect(sys.argv[1])
-con.execute("pragma disable_checkpoint_on_shutdown"); con.execute("delete from metrics"); os._exit(9)
-"""
-    three_generations(registry)
-    subprocess.run([sys.executable, "-c", code, str(registry.catalog.file)], check=False)
-    assert registry.catalog.file.with_name("registry.duckdb.wal").exists()
-    registry.catalog.file.unlink()
-    assert registry.catalog.rebuild() == 3
-    assert len(everything(registry)["metrics"]) == 3
-
-
-def test_a_torn_line_of_a_run_journal_is_cut_off(registry: Registry) -> None:
-    three_generations(registry)
-    run = registry.catalog.begin_run("p", {})
-    journal = registry.root / "runs" / f"{run}.ndjson"
-    with journal.open("ab") as file:
-        file.write(b'{"event": "st')
-    registry.catalog.end_run(run, "succeeded")
-    before = everything(registry)
-    registry.catalog.rebuild()
-    assert everything(registry) == before
-
-
-def test_a_run_that_died_between_its_last_word_and_the_catalog_is_what_it_said(registry: Registry) -> None:
-    code = """
-import os, sys
-from registry import Registry, catalog
-registry = Registry(sys.argv[1])
-run = registry.catalog.begin_run("p", {})
-catalog.Catalog._show_end = lambda *_: os._exit(9)
-registry.catalog.end_run(run, "succeeded", refs={"p/a": 1})
-"""
-    three_generations(registry)
-    subprocess.run([sys.executable, "-c", code, str(registry.root)], check=False)
-    registry.catalog.mark_dead_runs()
-    before = everything(registry)
-    assert {row[2] for row in before["runs"]} == {"succeeded"}
-    registry.catalog.rebuild()
-    assert everything(registry) == before
 
 
 def test_a_version_whose_objects_are_gone_is_made_again_under_its_number(registry: Registry) -> None:
@@ -244,37 +152,6 @@ def test_a_reader_does_not_hold_up_a_commit(registry: Registry) -> None:
     with registry.session() as session:
         commit(registry, draft(registry, "p/later", "x", "later"))
         assert session.ask("select count(*) from versions").rows == [(3,)]  # what it saw when it began
-
-
-def test_a_held_lock_names_its_holder(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    three_generations(registry)
-    code = (
-        "import sys; from registry import Registry; r = Registry(sys.argv[1])\n"
-        "with r.catalog._locked(): print('locked', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(registry.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "locked\n"
-        os.kill(holder.pid, signal.SIGSTOP)
-        monkeypatch.setattr(catalog, "LOCK_SECONDS", 0.2)
-        with pytest.raises(LockedError, match=f"pid {holder.pid} on "):
-            registry.catalog.snapshot()
-    finally:
-        os.kill(holder.pid, signal.SIGCONT)
-        holder.communicate("")
-
-
-def test_a_run_whose_process_died_is_called_interrupted(registry: Registry) -> None:
-    code = "import os, sys; from registry import Registry; Registry(sys.argv[1]).catalog.begin_run('p', {}); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code, str(registry.root)], check=False)
-    alive = registry.catalog.begin_run("p", {})
-    registry.catalog.mark_dead_runs()
-    with registry.session() as session:
-        assert session.ask("select state from runs order by started_at").rows == [("interrupted",), ("running",)]
-    registry.catalog.end_run(alive, "succeeded")
 
 
 def test_the_file_opens_with_plain_duckdb_between_commits(registry: Registry) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.content import BATCH_ROWS, content_id
+from registry import Record
+from registry.content import BATCH_ROWS, content_id, row_id, row_ids
 from tests.registry.test_record import Everything, everything
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.lists(everything, min_size=1, max_size=8), cut=st.integers(0, 8))
 def test_chunking_does_not_matter(rows: list[Everything], cut: int) -> None:
     table = Everything.to_table(rows)
@@ -50,3 +53,30 @@ def test_what_stands_behind_a_null_does_not_count() -> None:
     schema = pa.schema([("x", pa.int64())])
     assert one.is_null().equals(mask)
     assert content_id(schema, [pa.table({"x": one})]) == content_id(schema, [pa.table({"x": other})])
+
+
+def test_a_rows_id_stays_when_its_type_is_widened_also_inside() -> None:
+    class Inner(Record):
+        a: str
+
+    class Wider(Record):
+        a: str
+        b: str | None = None
+
+    class Old(Record):
+        at: dt.datetime
+        inner: Inner
+        many: list[Inner]
+
+    class New(Record):
+        at: dt.datetime
+        inner: Wider
+        many: list[Wider]
+        note: str | None = None
+
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    old = Old(at=at, inner=Inner(a="x"), many=[Inner(a="y")])
+    new = New(at=at, inner=Wider(a="x"), many=[Wider(a="y")])
+    assert row_id(old) == row_id(new)
+    assert row_id(new) != row_id(new.model_copy(update={"inner": Wider(a="x", b="z")}))
+    assert list(row_ids(Old.to_table([old]))) == [row_id(old)]

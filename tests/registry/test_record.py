@@ -1,4 +1,4 @@
-"""Records survive Arrow and Parquet unchanged; what cannot be stored is refused by name."""
+"""Records survive storage; what cannot be stored is refused by name; a type may grow, and older versions stay readable."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import enum
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, create_model
 
 from registry import ObjectStore, Record, UnsupportedTypeError
-from registry.record import fields_of, missing_fields
+from registry.record import IncompatibleError, ensure_readable, fields_of, missing_fields
 
 
 class Colour(enum.Enum):
@@ -68,6 +69,7 @@ everything = st.builds(
 )
 
 
+@settings(max_examples=5, deadline=None)  # tests/registry/test_round_trip.py draws the types, too
 @given(rows=st.lists(everything, max_size=5))
 def test_rows_survive_arrow_and_parquet(rows: list[Everything], tmp_path_factory: pytest.TempPathFactory) -> None:
     store = ObjectStore(tmp_path_factory.mktemp("objects"))
@@ -87,11 +89,122 @@ def test_a_record_is_read_from_a_wider_table() -> None:
     assert row == Narrow(text="x")
 
 
-@pytest.mark.parametrize("annotation", [Any, object, int | str, set[str], dict[int, str], complex, tuple[int, str]])
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    text: str
+
+
+class Nothing(BaseModel):
+    pass
+
+
+class Node(BaseModel):
+    children: list[Node]
+
+
+class Loud(BaseModel):
+    text: str
+    Text: str
+
+
+class Mixed(enum.Enum):
+    one = 1
+    two = "2"
+
+
+class Big(enum.IntEnum):
+    big = 2**63
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Any,
+        object,
+        int | str,
+        set[str],
+        dict[int, str],
+        complex,
+        tuple[int, str],
+        Literal[1, "a"],
+        Literal[2**63],
+        Mixed,
+        Big,
+        Open,
+        Nothing,
+        Node,
+        Loud,
+        RootModel[list[int]],
+        list[dict[str, Open | None]],
+    ],
+)
 def test_a_type_that_cannot_be_stored_is_refused_with_the_fields_name(annotation: Any) -> None:
     bad = type("Bad", (Record,), {"__annotations__": {"thing": annotation}, "model_config": {"arbitrary_types_allowed": True}})
     with pytest.raises(UnsupportedTypeError, match=r"Bad\.thing"):
         bad.arrow_schema()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["row"], "Bad.row: this name is reserved"),
+        (["Row"], "Bad.Row: this name is reserved"),
+        (["text", "Text"], "SQL does not tell the names 'text' and 'Text' apart"),
+        ([], "Bad has no fields"),
+    ],
+)
+def test_names_that_sql_cannot_tell_apart_are_refused(fields: list[str], words: str) -> None:
+    bad = create_model("Bad", __base__=Record, **dict.fromkeys(fields, (str, "")))
+    with pytest.raises(UnsupportedTypeError, match=words):
+        bad.arrow_schema()
+
+
+class Plain(BaseModel):
+    counts: list[int] = []
+    at: dt.datetime | None = None
+
+
+class Values(Record):
+    text: str = ""
+    number: int | None = None
+    inner: Plain = Plain()
+    scores: dict[str, list[int]] = {}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"number": 2**63}, "number: 9223372036854775808 does not fit into 64 bits"),
+        ({"inner": {"counts": [1, -(2**63) - 1]}}, "inner: counts: -9223372036854775809 does not fit"),
+        ({"scores": {"a": [2**63]}}, "scores: .* does not fit"),
+        ({"text": "half \ud83d"}, "text: it has half of a surrogate pair"),
+        ({"scores": {"\ud83d": []}}, "scores: it has half of a surrogate pair"),
+        ({"inner": {"at": "0001-01-01T00:00:00+05:00"}}, "inner: at: .* outside the years 1 to 9999 in UTC"),
+    ],
+)
+def test_a_value_that_cannot_be_stored_is_refused_when_the_record_is_made(value: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Values.model_validate(value)
+
+
+def test_a_moment_is_kept_in_utc_and_without_a_zone_utc_is_meant() -> None:
+    berlin = Values(inner={"at": "2024-07-01T12:00:00+02:00"})
+    bare = Values(inner={"at": "2024-07-01T10:00:00"})
+    assert berlin == bare
+    assert berlin.inner.at == dt.datetime(2024, 7, 1, 10, tzinfo=dt.UTC)
+
+
+def test_fields_are_stored_under_their_own_names_and_all_of_them() -> None:
+    class Aliased(Record):
+        model_config = ConfigDict(strict=True)
+        text: str = Field(alias="Text", exclude=True)
+        colour: Colour
+        words: tuple[str, ...]
+
+    row = Aliased(Text="x", colour=Colour.red, words=("a",))
+    table = Aliased.to_table([row])
+    assert table.schema.names == ["text", "colour", "words"]
+    assert list(Aliased.from_table(table)) == [row]
 
 
 def test_numbers_become_text_for_text_fields_only() -> None:
@@ -117,3 +230,100 @@ def test_missing_and_mistyped_fields_are_named() -> None:
     problems = missing_fields(Needed, fields_of(Given.arrow_schema()))
     assert problems == ["field 'question' is int where str is needed", "field 'answer' (str) is missing"]
     assert missing_fields(Needed, fields_of(Needed.arrow_schema())) == []
+
+
+# -- versions outlive classes -----------------------------------------------------------------------------------------
+
+
+class OldTurn(Record):
+    role: str
+    content: str
+
+
+class OldTalk(Record):
+    turns: list[OldTurn]
+    by_topic: dict[str, OldTurn] = {}
+
+
+class NewTurn(Record):
+    role: str
+    content: str
+    name: str | None = None
+    tags: list[str] = ["old"]
+
+
+class NewTalk(Record):
+    turns: list[NewTurn]
+    by_topic: dict[str, NewTurn] = {}
+    judge: NewTurn | None = None
+    greeting: NewTurn = NewTurn(role="system", content="hello")
+    at: dt.datetime = dt.datetime(2024, 1, 1)
+
+
+OLD = OldTalk(turns=[OldTurn(role="user", content="q")], by_topic={"t": OldTurn(role="user", content="q")})
+GROWN = NewTalk(turns=[NewTurn(role="user", content="q")], by_topic={"t": NewTurn(role="user", content="q")})
+
+
+def test_a_version_is_read_with_the_defaults_of_the_fields_that_came_later() -> None:
+    table = OldTalk.to_table([OLD])
+    assert missing_fields(NewTalk, fields_of(table.schema)) == []
+    assert list(NewTalk.from_table(table)) == [GROWN]
+    conformed = NewTalk.conform(table)
+    assert conformed.schema == NewTalk.arrow_schema()
+    assert list(NewTalk.from_table(conformed)) == [GROWN]
+
+
+def test_a_newer_version_is_read_as_the_older_type() -> None:
+    table = NewTalk.to_table([GROWN])
+    assert missing_fields(OldTalk, fields_of(table.schema)) == []
+    assert list(OldTalk.from_table(table)) == [OLD]
+    assert OldTalk.conform(table).equals(OldTalk.to_table([OLD]))
+
+
+def test_what_an_older_version_lacks_is_filled_in_without_touching_the_rest() -> None:
+    class Before(Record):
+        text: str
+
+    class After(Record):
+        text: str
+        note: str | None = None
+        turns: list[NewTurn] = [NewTurn(role="user", content="x")]
+
+    table = After.conform(Before.to_table([Before(text="a"), Before(text="b")]))
+    assert list(After.from_table(table)) == [After(text="a"), After(text="b")]
+
+
+def test_an_incompatible_change_is_refused_with_every_reason() -> None:
+    class Turn(Record):
+        role: str
+        content: list[str]
+        author: str
+
+    class Talk(Record):
+        turns: list[Turn]
+        by_topic: dict[str, int]
+        length: int
+
+    with pytest.raises(IncompatibleError) as refused:
+        ensure_readable(Talk, fields_of(OldTalk.arrow_schema()), "demo/talks@1 (OldTalk)")
+    assert str(refused.value).split("; ") == [
+        "demo/talks@1 (OldTalk) cannot be read as Talk: field 'turns[].content' is str where list[str] is needed",
+        "field 'turns[].author' (str) is missing",
+        "field 'by_topic[].value' is {role: str, content: str} where int is needed",
+        "field 'length' (int) is missing",
+    ]
+    with pytest.raises(ValidationError, match="author"):
+        list(Talk.from_table(OldTalk.to_table([OLD])))
+
+
+def test_a_field_that_must_have_a_value_is_not_read_from_one_that_may_have_none() -> None:
+    class Loose(Record):
+        words: list[str | None]
+
+    class Tight(Record):
+        words: list[str]
+
+    assert missing_fields(Loose, fields_of(Tight.arrow_schema())) == []
+    [problem] = missing_fields(Tight, fields_of(Loose.arrow_schema()))
+    assert problem == "field 'words[]' is str? where str is needed"
+    assert Loose.conform(Tight.to_table([Tight(words=["a"])])).equals(Loose.to_table([Loose(words=["a"])]))

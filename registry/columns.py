@@ -1,0 +1,250 @@
+"""How the fields of a record are stored: for each annotation an Arrow type, the way there and back, and what fits.
+
+The mapping is closed on purpose. A field is one of: str, int, float, bool, bytes, datetime, date, Literal, Enum,
+Optional, list, tuple[X, ...], dict[str, X], or another pydantic model made of those. Everything else is refused
+when the class is first used, with the field's name, so that no type is discovered to be unstorable after a model
+was paid for. The same holds for values: text that is no Unicode and numbers beyond 64 bits are refused when a
+record is made.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, RootModel
+
+Convert = Callable[[Any], Any]
+
+RESERVED = ("row", "_row")
+"""Names of columns that datasets have beside their fields."""
+
+DICT = {b"python": b"dict"}
+"""Metadata of the entries of a list that stands for a dict."""
+
+
+class UnsupportedTypeError(TypeError):
+    """A record's field has a type outside the closed set that can be stored."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How values of one annotation are stored.
+
+    Attributes:
+        arrow: the Arrow type.
+        nullable: whether None is a value.
+        encode: from a valid value to what Arrow takes; None where that is the value itself.
+        decode: from what Arrow gives to what pydantic takes, of rows of any version of the type; None likewise.
+        settle: gives the value in its stored form (a datetime in UTC), or raises ValueError when it cannot be stored.
+        parts: of a model, its fields; of a list, its items, as `[]`.
+        optional: of a model, the fields that older rows may lack.
+    """
+
+    arrow: pa.DataType
+    nullable: bool = False
+    encode: Convert | None = None
+    decode: Convert | None = None
+    settle: Convert | None = None
+    parts: Mapping[str, Column] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+
+@cache
+def columns_of(model: type[BaseModel]) -> Column:
+    """A record type as one column of structs; raises UnsupportedTypeError for a field that cannot be stored."""
+    for name in model.model_fields:
+        if name.lower() in RESERVED:
+            raise UnsupportedTypeError(
+                f"{model.__name__}.{name}: this name is reserved for the row's number; call it otherwise"
+            )
+    return _model(model, model.__name__, ())
+
+
+def _column(annotation: Any, where: str, within: tuple[type, ...]) -> Column:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _column(args[0], where, within)
+    if origin in (typing.Union, types.UnionType):
+        rest = [arg for arg in args if arg is not type(None)]
+        if len(rest) == 1 and len(rest) < len(args):
+            return _optional(_column(rest[0], where, within))
+    elif origin is typing.Literal:
+        return _constants(args, where, (str, int, bool))
+    elif origin is list or (origin is tuple and len(args) == 2 and args[1] is Ellipsis):
+        return _list(_column(args[0], f"{where}[]", within), origin)
+    elif origin is dict and args[0] is str:
+        return _dict(_column(args[1], f"{where}{{}}", within))
+    elif isinstance(annotation, type):
+        if issubclass(annotation, enum.Enum):
+            return _enum(annotation, where)
+        if annotation in _SCALARS:
+            return _SCALARS[annotation]
+        if issubclass(annotation, BaseModel):
+            return _model(annotation, where, within)
+    raise UnsupportedTypeError(
+        f"{where}: cannot store a value of type {annotation}. Use str, int, float, bool, bytes, datetime, date, "
+        "Literal, Enum, Optional, list, dict[str, X] or a nested record."
+    )
+
+
+# -- scalars ----------------------------------------------------------------------------------------------------------
+
+
+def _text(value: str) -> str:
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a surrogate pair, which is no character") from None
+    return value
+
+
+def _int64(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value} does not fit into 64 bits")
+    return value
+
+
+def _utc(value: dt.datetime) -> dt.datetime:
+    if value.utcoffset() is None:
+        return value.replace(tzinfo=dt.UTC)  # without a zone, UTC is meant
+    try:
+        return value.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError(f"{value} lies outside the years 1 to 9999 in UTC") from None
+
+
+_SCALARS: dict[type, Column] = {
+    str: Column(pa.large_string(), settle=_text),
+    int: Column(pa.int64(), settle=_int64),
+    float: Column(pa.float64()),
+    bool: Column(pa.bool_()),
+    bytes: Column(pa.large_binary()),
+    dt.datetime: Column(pa.timestamp("us", tz="UTC"), settle=_utc),
+    dt.date: Column(pa.date32()),
+}
+
+
+def _constants(values: tuple[Any, ...], where: str, kinds: tuple[type, ...]) -> Column:
+    """The column of a closed set of values, all of one kind."""
+    found = {type(value) for value in values}
+    if len(found) != 1 or (kind := found.pop()) not in kinds:
+        names = " or ".join(f"all {kind.__name__}" for kind in kinds)
+        raise UnsupportedTypeError(f"{where}: its possible values must be {names}; they are {', '.join(map(repr, values))}")
+    column = _SCALARS[kind]
+    try:
+        for value in values:
+            if column.settle:
+                column.settle(value)
+    except ValueError as error:
+        raise UnsupportedTypeError(f"{where}: one of its possible values cannot be stored: {error}") from error
+    return replace(column, settle=None)
+
+
+def _enum(annotation: type[enum.Enum], where: str) -> Column:
+    column = _constants(tuple(member.value for member in annotation), f"{where}, enum {annotation.__name__}", (str, int))
+    # A model may be configured to hold the value in place of the member.
+    return replace(column, encode=lambda member: annotation(member).value)
+
+
+# -- what is made of others -------------------------------------------------------------------------------------------
+
+
+def _optional(inner: Column) -> Column:
+    encode, settle = (convert and _unless_none(convert) for convert in (inner.encode, inner.settle))
+    return replace(inner, nullable=True, encode=encode, settle=settle)
+
+
+def _list(item: Column, kind: type) -> Column:
+    def each(convert: Convert | None, build: type) -> Convert | None:
+        return convert and (lambda values: build([convert(value) for value in values]))
+
+    return Column(
+        pa.list_(pa.field("item", item.arrow, nullable=item.nullable)),
+        encode=each(item.encode, list),
+        decode=each(item.decode and _unless_none(item.decode), list),
+        settle=each(item.settle, kind),
+        parts={"[]": item},
+    )
+
+
+def _dict(value: Column) -> Column:
+    # Hugging Face datasets refuse Arrow maps; a list of key/value structs says the same.
+    key = _SCALARS[str]
+    entry = pa.struct([pa.field("key", key.arrow, False), pa.field("value", value.arrow, value.nullable)])
+    encode, decode, settle = value.encode or _same, _unless_none(value.decode or _same), value.settle or _same
+    return Column(
+        pa.list_(pa.field("item", entry, nullable=False, metadata=DICT)),
+        encode=lambda mapping: [{"key": k, "value": encode(v)} for k, v in mapping.items()],
+        decode=lambda entries: {entry["key"]: decode(entry["value"]) for entry in entries},
+        settle=lambda mapping: {_text(k): settle(v) for k, v in mapping.items()},
+        parts={"[]": Column(entry, parts={"key": key, "value": value})},
+    )
+
+
+def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Column:
+    if model in within:
+        raise UnsupportedTypeError(f"{where}: {model.__name__} contains itself; rows have a fixed depth")
+    if issubclass(model, RootModel) or model.model_config.get("extra") == "allow":
+        raise UnsupportedTypeError(f"{where}: {model.__name__} has no fixed set of fields")
+    if not model.model_fields:
+        raise UnsupportedTypeError(f"{where}: {model.__name__} has no fields, so there is nothing to store")
+    parts: dict[str, Column] = {}
+    for name, info in model.model_fields.items():
+        if same := next((other for other in parts if other.lower() == name.lower()), None):
+            raise UnsupportedTypeError(f"{where}: SQL does not tell the names {same!r} and {name!r} apart; rename one of them")
+        parts[name] = _column(info.annotation, f"{where}.{name}", (*within, model))
+    encoders = {name: part.encode or _same for name, part in parts.items()}
+    decoders = [(name, _unless_none(part.decode)) for name, part in parts.items() if part.decode]
+    # Most fields are text and most text is ASCII: that is told without a call.
+    texts = [name for name, part in parts.items() if part.arrow == pa.large_string() and part.settle]
+    settlers = [(name, part.settle) for name, part in parts.items() if part.settle and name not in texts]
+
+    def encode(value: BaseModel) -> dict[str, Any]:
+        return {name: convert(value.__dict__[name]) for name, convert in encoders.items()}
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:
+        if row.keys() != parts.keys():
+            row = {name: value for name, value in row.items() if name in parts}
+        for name, convert in decoders:
+            if name in row:
+                row[name] = convert(row[name])
+        return row
+
+    def settle(value: BaseModel) -> BaseModel:
+        fields = value.__dict__
+        try:
+            for name in texts:
+                text = fields[name]
+                if text is not None and not text.isascii():
+                    _text(text)
+            for name, convert in settlers:
+                fields[name] = convert(fields[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        return value
+
+    return Column(
+        pa.struct([pa.field(name, part.arrow, part.nullable) for name, part in parts.items()]),
+        encode=encode,
+        decode=decode,
+        settle=settle if texts or settlers else None,
+        parts=parts,
+        optional=frozenset(name for name, info in model.model_fields.items() if not info.is_required()),
+    )
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _unless_none(convert: Convert) -> Convert:
+    """Lets None through. When decoding, also where there should be a value: that is for pydantic to refuse."""
+    return lambda value: None if value is None else convert(value)

@@ -1,0 +1,38 @@
+"""Named points at which tests kill the process, so that a crash can be put exactly where it hurts.
+
+`ENGINE_FAULT=manifest.written` kills where that point is passed first, `ENGINE_FAULT=any:17` at the 17th point passed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import count
+
+POINTS = (
+    "run.claimed",  # a run holds its lock; nothing says yet that there is such a run
+    "intent.written",  # what is going to change is durable; nothing has changed
+    "manifest.written",
+    "journal.appended",
+    "mark.written",  # of a pin, or of numbers that must not be given again
+    "mark.removed",
+    "manifest.removed",
+    "catalog.changed",  # in DuckDB's transaction, before its commit
+    "catalog.committed",
+    "intent.cleared",
+    "run.released",
+    "rebuild.begun",
+    "rebuild.filled",  # the new file is whole and lies beside the old one
+    "rebuild.replaced",
+    "damage.moved",
+)
+"""All points, roughly in the order in which a run passes them."""
+
+_passings = count(1)
+
+
+def point(name: str) -> None:
+    """Pass a point of POINTS; kills this process with SIGKILL when ENGINE_FAULT says here."""
+    wanted = os.environ.get("ENGINE_FAULT")
+    if wanted and wanted in (name, f"any:{next(_passings)}"):
+        os.kill(os.getpid(), signal.SIGKILL)

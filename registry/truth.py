@@ -1,0 +1,80 @@
+"""What the files of a registry say, from which the tables are made: manifests, run journals, pins, numbers given out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from registry import faults
+from registry.documents import checked_json, parse_checked_json
+from registry.files import CorruptError, Files
+from registry.manifest import Manifest
+from registry.marks import Marks
+from registry.rows import Rows, latest, manifest_rows, merged, run_rows
+from registry.runlog import RunLog
+
+
+class Truth:
+    """The files, and the rows of tables that they stand for.
+
+    Args:
+        root: the registry's folder on this machine, with the run journals and marks.
+        manifests: `<version_id>.json` each.
+    """
+
+    def __init__(self, root: Path, manifests: Files) -> None:
+        self.runs = RunLog(root / "runs")
+        self.pins = Marks(root / "pins")
+        self.numbers = Marks(root / "numbers")
+        self._manifests = manifests
+
+    def manifest(self, version_id: str) -> Manifest:
+        """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
+        return self._parsed(version_id, self._manifests.read(_file(version_id)))
+
+    def find(self, version_id: str) -> Manifest | None:
+        """The same, or None when there is none."""
+        try:
+            return self.manifest(version_id)
+        except FileNotFoundError:
+            return None
+
+    def write(self, manifest: Manifest) -> None:
+        """Write a version's manifest, durably; one that is there is replaced."""
+        self._manifests.write(_file(manifest.version_id), checked_json(manifest.model_dump(mode="json")))
+        faults.point("manifest.written")
+
+    def renew(self, version_id: str) -> None:
+        """Let a version's manifest be as young as if it were written now; raises FileNotFoundError when there is none."""
+        name = _file(version_id)
+        if not self._manifests.renew(name):
+            self._manifests.write(name, self._manifests.read(name))
+
+    def remove(self, version_id: str) -> None:
+        """Remove a version's manifest; one that is absent is no error."""
+        self._manifests.remove(_file(version_id))
+        faults.point("manifest.removed")
+
+    def rows(self) -> Rows:
+        """All rows of all tables; raises CorruptError, which names the file, when one is damaged."""
+        names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json")]
+        manifests = [self._parsed(Path(name).stem, data) for name, data in self._manifests.read_many(names).items()]
+        manifests.sort(key=lambda m: (m.created_at, m.name, m.version))
+        runs = [run_rows(self.runs.read(run_id)) for run_id in self.runs.run_ids()]
+        rows = merged([*map(manifest_rows, manifests), *runs, self.marks()])
+        rows["refs"] = latest(rows["refs"])
+        return rows
+
+    def marks(self) -> Rows:
+        """The rows of pins and numbers."""
+        return {"pins": self.pins.read(), "numbers": self.numbers.read()}
+
+    def _parsed(self, version_id: str, data: bytes) -> Manifest:
+        where = f"{self._manifests.where}/{_file(version_id)}"
+        manifest = Manifest.model_validate(parse_checked_json(data, where))
+        if manifest.version_id != version_id:
+            raise CorruptError(f"{where} is damaged: it is the manifest of version {manifest.version_id}")
+        return manifest
+
+
+def _file(version_id: str) -> str:
+    return f"{version_id}.json"
