@@ -4,94 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from engine.exclusion import Exclusions, read_exclusions
 from engine.fingerprint import UnstableCodeError
+from engine.graph import BoundModel, Link, Pipeline, Source, Step
 from engine.keys import code_of
-from engine.llm.weights import Weights, identify
+from engine.llm.weights import identify
 from engine.operator import SINGLE, Operator
 from engine.operators import Catalogue, catalogue
 from engine.problems import EngineError, PipelineError, Problem, did_you_mean
 from engine.sources import FORMATS, find_files, format_of, identity, source_key
-from engine.spec import DatasetSpec, ModelSpec, PipelineSpec, StepSpec, read_pipeline
+from engine.spec import DatasetSpec, PipelineSpec, StepSpec, read_pipeline
 from engine.yaml_source import Loc, YamlSource
 from registry import QueryError, Record, Session
+from registry.content import row_ids
+from registry.lineage import Version
 from registry.record import fields_of, missing_fields
-
-
-@dataclass(frozen=True)
-class Link:
-    """A resolved reference: an external dataset, a step's output, or a version in the registry.
-
-    `label` is the reference as written; `fields` what its rows have (name -> type).
-    """
-
-    kind: Literal["dataset", "step", "registry"]
-    name: str
-    output: str
-    label: str
-    type: str
-    fields: Mapping[str, str]
-    version: int = 0
-
-
-@dataclass(frozen=True)
-class Source:
-    """An external dataset and its record type."""
-
-    name: str
-    spec: DatasetSpec
-    record: type[Record]
-
-
-@dataclass(frozen=True)
-class BoundModel:
-    """A model in a role: the pipeline's spec and, for an in-process model, its weights."""
-
-    spec: ModelSpec
-    weights: Weights | None
-
-    @property
-    def identity(self) -> str:
-        """What determines the answers besides prompt and sampling parameters."""
-        return self.weights.identity if self.weights else self.spec.model
-
-
-@dataclass(frozen=True)
-class Step:
-    """A checked step: its operator, where each input comes from, its parameters, its models."""
-
-    name: str
-    spec: StepSpec
-    operator: Operator
-    inputs: Mapping[str, tuple[Link, ...]]
-    params: BaseModel
-    models: Mapping[str, BoundModel]
-
-    @property
-    def needs(self) -> set[str]:
-        """Names of the datasets and steps it reads."""
-        return {link.name for links in self.inputs.values() for link in links if link.kind != "registry"}
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """A checked pipeline; `steps` stand in an order in which they can run."""
-
-    spec: PipelineSpec
-    file: Path
-    sources: Mapping[str, Source]
-    steps: Mapping[str, Step]
-
-    def output_name(self, step: str, output: str) -> str:
-        """The dataset that an output is registered as: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""
-        only = len(self.steps[step].operator.outputs) == 1
-        return f"{self.spec.name}/{step}" if only else f"{self.spec.name}/{step}.{output}"
 
 
 def check(file: Path, settings: list[str] | None = None, session: Session | None = None) -> Pipeline:
@@ -123,6 +56,16 @@ class _Checker:
         self.file = file
         self.session = session
         self.known: Catalogue = catalogue()
+        self.excluded = self.exclusions()
+
+    def exclusions(self) -> Exclusions:
+        if self.spec.exclude is None:
+            return {}
+        try:
+            return read_exclusions(self.spec.exclude, self.beside)
+        except EngineError as error:
+            self.problem(str(error), ("exclude",))
+            return {}
 
     def pipeline(self) -> Pipeline:
         for name in self.spec.steps.keys() & self.spec.datasets.keys():
@@ -136,7 +79,7 @@ class _Checker:
                 self.link(reference, place, sources, operators)
         order = self.order(steps)
         used = {name: source for name, source in sources.items() if source.spec.registry is None}
-        return Pipeline(self.spec, self.file, used, {name: steps[name] for name in order if name in steps})
+        return Pipeline(self.spec, self.file, used, {name: steps[name] for name in order if name in steps}, self.excluded)
 
     def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
@@ -156,7 +99,7 @@ class _Checker:
         if spec.path is not None:
             self.files(spec.path, (*loc, "path"))
         elif spec.generator is not None:
-            self.generator(spec, record, loc)
+            self.generator(name, spec, record, loc)
         elif spec.registry is not None:
             self.registry_dataset(spec, record, loc)
         return Source(name, spec, record)
@@ -187,14 +130,15 @@ class _Checker:
         for why in missing_fields(record, dict(link.fields)):
             self.problem(f"{spec.registry} is {link.type}, not {spec.type}: {why}", (*loc, "registry"))
 
-    def generator(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
+    def generator(self, dataset: str, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
         name, _, task = (spec.generator or "").partition("/")
         generator = self.known.generators.get(name)
         if generator is None:
             hint = did_you_mean(name, self.known.generators)
             self.problem(f"no generator named {name!r}", (*loc, "generator"), hint)
             return
-        known = identity(spec, record, self.beside, self.spec.seed)
+        excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
+        known = identity(spec, record, self.beside, self.spec.seed, excluded)
         if known and self.session and self.session.has_step(source_key(known)):
             return  # it gave rows before; the generator's package need not be loaded
         for text in generator.check(task, spec.with_):
@@ -215,6 +159,8 @@ class _Checker:
                 except EngineError as error:
                     self.problem(str(error), (*loc, "model"))
                     continue
+                if self.excluded and self.session and weights.source == "registry":
+                    self.no_excluded(self.session, self.session.lineage.find(weights.location), (*loc, "model"))
             elif spec.api_key_env and not os.environ.get(spec.api_key_env):
                 hint = f"export {spec.api_key_env}=..."
                 self.problem(f"the environment variable {spec.api_key_env} is not set", (*loc, "api_key_env"), hint)
@@ -345,8 +291,24 @@ class _Checker:
         except QueryError as error:
             self.problem(str(error), loc)
             return None
+        if self.excluded:
+            self.no_excluded(self.session, Version(name, version), loc)
         kind, fields = self.session.shape(name, version)
         return Link("registry", name, "", label, kind, fields, version)
+
+    def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:
+        """Neither a fixed version nor anything that it was made from may have led rows on the exclusion list into it."""
+        above = [Version(each["name"], each["version"]) for each in session.lineage.versions(str(target), "up")]
+        for version in (target, *above):
+            ids = self.excluded.get(version.name)
+            if not ids:
+                continue
+            rows = [row for row, each in enumerate(row_ids(session.table(str(version)))) if each in ids]
+            if not any(found.version == target for found in session.lineage.walk(version, rows, "down").reached):
+                continue
+            said = f"has {len(rows)}" if version == target else f"was made from {len(rows)} of {version}'s"
+            hint = "run the pipeline that makes it with the same exclusion list, then name its new version here"
+            self.problem(f"{target} {said} rows that are on the exclusion list", loc, hint)
 
     def roles(self, name: str, operator: Operator, bound: Mapping[str, BoundModel]) -> dict[str, BoundModel]:
         spec, loc = self.spec.steps[name], ("steps", name)

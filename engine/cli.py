@@ -5,17 +5,17 @@ Progress goes to stderr, results to stdout.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from engine.commands import describing, pipelines, reading
+from engine.commands import describing, diffing, exporting, keeping, pipelines, proving, reading, tracing
 from engine.commands.shared import Settings, say
 from engine.problems import EngineError, PipelineError
 
@@ -32,6 +32,11 @@ app = typer.Typer(
 def main() -> NoReturn:
     """The entry point: runs a command and turns errors into messages and exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # Arrow's allocator is to give memory back at once, here and in workers: it would keep the most it ever had.
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("registry").addHandler(warnings)
     Settings.debug = "--debug" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)
@@ -52,12 +57,17 @@ def main() -> NoReturn:
 @app.callback()
 def _options(
     registry: Annotated[
-        Path | None,
-        typer.Option("--registry", metavar="DIR", help="The registry's folder (or ENGINE_REGISTRY).", show_default=".engine"),
+        str | None,
+        typer.Option(
+            "--registry",
+            metavar="DIR",
+            help="The registry's folder, or a URL such as s3://bucket/prefix (or ENGINE_REGISTRY).",
+            show_default=".engine",
+        ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    Settings.registry = registry or Path(os.environ.get("ENGINE_REGISTRY") or ".engine")
+    Settings.registry = registry or os.environ.get("ENGINE_REGISTRY") or ".engine"
     Settings.debug = debug or Settings.debug
 
 
@@ -70,17 +80,26 @@ for command in (
     reading.ls,
     reading.show,
     reading.head,
+    diffing.diff,
+    tracing.lineage,
+    tracing.impact,
     reading.runs,
     describing.ops,
     describing.schema,
-    reading.rebuild,
+    exporting.export,
+    proving.fsck,
+    proving.rebuild,
+    keeping.gc,
+    keeping.pin,
+    keeping.unpin,
 ):
     app.command()(command)
 
 
 def _explain(error: Exception) -> int:
     """Print an error for people; the exit code says whether the pipeline (2) or the work (1) was at fault."""
-    from registry import CorruptError, LockedError, QueryError, UnsupportedTypeError
+    from registry import CorruptError, IncompatibleError, LockedError, QueryError, UnsupportedTypeError
+    from registry.remote import UnreachableError
 
     if Settings.debug:
         traceback.print_exc()
@@ -92,10 +111,13 @@ def _explain(error: Exception) -> int:
         count = len(error.problems)
         say(f"error: {error}" if count == 1 else f"{count} problems:\n{error}")
         return 2
-    if isinstance(error, QueryError | UnsupportedTypeError):
+    if isinstance(error, QueryError | UnsupportedTypeError | IncompatibleError):
         say(f"error: {error}")
         return 2
-    if isinstance(error, EngineError | CorruptError | LockedError):
+    if isinstance(error, CorruptError):
+        say(f"error: {error}\n`engine fsck --deep` says what is hit and how to mend it")
+        return 1
+    if isinstance(error, EngineError | LockedError | UnreachableError):
         say(f"error: {error}")
         return 1
     if isinstance(error, OSError):

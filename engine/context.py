@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.origin import RowRef
 from registry import Metric, StoredFile
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Tally:
 
     counts: dict[tuple[str, str], float] = field(default_factory=dict)
     values: dict[tuple[str, str], float] = field(default_factory=dict)
+    seen: dict[RowRef, int] = field(default_factory=dict)
 
     def metrics(self) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
         """(counters, to be added up over partitions; values, which stand as they are)."""
@@ -73,6 +75,10 @@ class Context:
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Tell the user how far a long operator on whole inputs is, such as a training loop at step `done` of `total`."""
         self._pulse.show(done, total, note)
+
+    def seen(self, row: RowRef, times: int = 1) -> None:
+        """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`."""
+        self._tally.seen[row] = self._tally.seen.get(row, 0) + times
 
     def keep(self, folder: Path) -> list[StoredFile]:
         """Store a folder's files in the registry, to be named in an artifact's `files`."""

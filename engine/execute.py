@@ -17,7 +17,7 @@ from engine.spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
 LEAST_IN_FLIGHT = 8
-"""Partitions that one worker has under way when there are enough."""
+"""Partitions that one worker has under way when there are enough, and their rows wait for models."""
 
 
 class Cluster:
@@ -144,10 +144,11 @@ def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int
 
     Enough rows to fill the busiest model's requests in flight eight times over, so that slow rows, and the writing of
     partitions that are done, do not leave it idle; but no more than its share: the worker that is up first must not take all.
+    Without a model one partition is computed while another one is written; more would only fill the memory.
     """
     rows = max((part.stop - part.start for part in parts if part.stop > part.start), default=1)
     busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
-    wanted = max(LEAST_IN_FLIGHT, -(-8 * busiest // (workers * rows)))
+    wanted = max(LEAST_IN_FLIGHT, -(-8 * busiest // (workers * rows))) if job.models else 2
     return min(wanted, -(-len(parts) // workers))
 
 

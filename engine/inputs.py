@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -12,13 +11,13 @@ from engine.job import InputPart, Partition
 from registry import DataObject, ObjectStore, Record, Registry
 
 
-def read_slice(root: Path, parts: Sequence[InputPart], record: type[Record], part: Partition) -> pa.Table:
-    """Rows [start, stop) of an input as a table of `record`."""
+def read_slice(registry: str, parts: Sequence[InputPart], record: type[Record], part: Partition) -> pa.Table:
+    """Rows [start, stop) of an input as a table of `record`; the registry by its location."""
     pieces, start = [], 0
     for data in _objects(parts):
         stop = start + data.rows
         if start < part.stop and stop > part.start:
-            table = _cached_table(root, data.sha256)
+            table = _cached_table(registry, data.sha256)
             pieces.append(table.slice(max(0, part.start - start), min(stop, part.stop) - max(start, part.start)))
         start = stop
     return _concatenated(pieces, record)
@@ -29,10 +28,10 @@ def read_whole(store: ObjectStore, parts: Sequence[InputPart], record: type[Reco
     return _concatenated([store.read_table(data.sha256) for data in _objects(parts)], record)
 
 
-@lru_cache(maxsize=8)
-def _cached_table(root: Path, sha256: str) -> pa.Table:
-    """Neighbouring partitions are slices of the same object."""
-    return Registry(root).store.read_table(sha256)
+@lru_cache(maxsize=2)
+def _cached_table(registry: str, sha256: str) -> pa.Table:
+    """Neighbouring partitions are slices of the same object, or reach into the next; they are begun in order."""
+    return Registry(registry).store.read_table(sha256)
 
 
 def _objects(parts: Sequence[InputPart]) -> Iterator[DataObject]:

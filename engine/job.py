@@ -46,12 +46,14 @@ class Job(Travelling):
     """All that the partitions of one step share.
 
     Args:
+        registry: its location.
         code: the digest of the operator's code as the driver has it.
         threads: CPU threads of a worker.
         retry_rejects: for rows that answers in the journal make rejects, the model is asked anew.
+        excluded: ids of rows, by output, that are left out.
     """
 
-    registry: Path
+    registry: str
     run_id: str
     pipeline: str
     step: str
@@ -64,6 +66,7 @@ class Job(Travelling):
     seed: int
     threads: int = 1
     retry_rejects: bool = False
+    excluded: dict[str, frozenset[str]] = {}
 
 
 class Partition(Travelling):
@@ -87,11 +90,18 @@ class Usage(Travelling):
 
 
 class OutputPart(Travelling):
-    """One output of one partition: its object (None: no rows), and its side objects with partition-local row numbers."""
+    """One output of one partition: its object (None: no rows), and its side objects with partition-local row numbers.
+
+    Args:
+        told: inputs that rows are known to come from.
+        orphans: rows of which no source is known.
+    """
 
     data: DataObject | None = None
     lineage: SideObject | None = None
     calls: SideObject | None = None
+    told: tuple[str, ...] = ()
+    orphans: int = 0
 
 
 class Receipt(Travelling):
@@ -100,11 +110,11 @@ class Receipt(Travelling):
     partition: Partition
     outputs: dict[str, OutputPart]
     rejects: SideObject | None = None
+    exposure: SideObject | None = None
     attachments: tuple[DataObject, ...] = ()
     led: int
     filtered: int
     rejected: int
-    opaque: bool = False
     counts: tuple[Metric, ...] = ()
     values: tuple[Metric, ...] = ()
     usage: Usage = Usage()
@@ -163,18 +173,27 @@ def read_receipt(receipts: Path, store: ObjectStore, step_key: str, partition: P
     except (FileNotFoundError, CorruptError, ValidationError):  # the last: of another version of the engine
         return None
     needed = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls) if part]
-    needed += [*receipt.attachments, *([receipt.rejects] if receipt.rejects else [])]
+    needed += [*receipt.attachments, *(part for part in (receipt.rejects, receipt.exposure) if part)]
     return receipt if all(store.has(part.sha256, part.bytes) for part in needed) else None
 
 
-def partitions(rows: int, shape: str, calls_models: bool) -> list[Partition]:
+PARTITION_BYTES = 16 << 20
+"""Of a partition's rows in memory, at most; a worker holds them a few times over."""
+
+
+def partitions(rows: int, memory: int, shape: str, calls_models: bool) -> list[Partition]:
     """Split a step's rows. The split depends on nothing but these, so that an interrupted run finds its receipts.
 
     Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less for each row.
-    There are never many more than 500 of them.
+    There are never many more than 500 of them, unless rows are long.
+
+    Args:
+        memory: the size of all rows in memory (0: not known).
     """
     if shape == "whole":
         return [Partition(start=0, stop=rows)]
     least = min(64, max(16, rows // 32)) if calls_models else 1024
     size = max(least, -(-rows // 512))
+    if memory:
+        size = min(size, max(1, rows * PARTITION_BYTES // memory))
     return [Partition(start=start, stop=min(rows, start + size)) for start in range(0, rows, size)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from engine.exclusion import Exclusions, digest
 from engine.fingerprint import Fingerprint, fingerprint
 from engine.operators import catalogue, packages
 from registry import Record
@@ -15,13 +16,16 @@ from registry.record import fields_of
 from registry.store import json_digest
 
 if TYPE_CHECKING:
-    from engine.check import Step
+    from engine.graph import Step
 
 
-def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int) -> dict[str, Any]:
+def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int, excluded: Exclusions) -> dict[str, Any]:
     """The key document of a step over given inputs; its digest is the step key.
 
     Resources, limits, retries, prices and budgets are not in it: they never change a result.
+
+    Args:
+        excluded: rows, by output, that the exclusion list leaves out.
     """
     operator = step.operator
     return {
@@ -42,6 +46,7 @@ def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed
         },
         "seed": seed,
         "outputs": {name: [record.type_name(), fields_of(record.arrow_schema())] for name, record in operator.outputs.items()},
+        **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
     }
 
 
@@ -90,6 +95,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[s
         told.append(f"seed: {before.get('seed')} -> {after['seed']}")
     if before.get("outputs") != after["outputs"]:
         told.append("output types changed")
+    if before.get("excluded") != after.get("excluded"):
+        told.append("the exclusion list names other rows")
     old_code = before.get("code", {})
     for name in sorted(old_code.keys() | after["code"].keys()):
         if old_code.get(name) != after["code"].get(name):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import get_args
 
-from engine.check import Step
+from engine.graph import Step
 from engine.llm.abilities import MEANING, Abilities, Ability
 from engine.llm.base import ModelError, Spent
 from engine.llm.journal import Journal

@@ -9,10 +9,15 @@ Three shapes, told apart by the signature:
 * **row**: the first parameter is a record type. An async generator is called for each row and yields any number of
   rows. Further inputs that are needed whole are annotated `Table[...]`.
 * **batch**: the first parameter is `Batch[...]`. A function gets a partition as an Arrow table, with the column `_row`
-  (the row's number in the input), and returns a table. If it keeps `_row`, each row's lineage is known.
+  (the row's number in the input), and returns a table. If it keeps `_row` (one number a row, or a list of them where it
+  puts rows together), each row's lineage is known.
 * **whole**: all inputs are `Table[...]`. A generator (async or not) is called once.
 
 What is yielded is a record, or `(output, record)` when there is more than one output.
+
+**Lineage** is known by itself for what comes row by row, and for rows of a `Table` that are yielded as they are or as
+copies. For a new record made from rows of a `Table`, say so: `yield derived(Pair(...), chosen, rejected)`. What is not
+said is recorded as unknown.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from engine.context import Context, Reject
 from engine.llm.abilities import Ability
+from engine.origin import RowRef, derived, marked
 from registry import Model, Record, StoredFile, UnsupportedTypeError
 
 R = TypeVar("R", bound=Record)
@@ -38,22 +44,32 @@ SINGLE = "out"
 
 
 class Table(Generic[R]):
-    """A whole input: records in order, read when asked for. `table.arrow` is the same as one Arrow table."""
+    """A whole input: records in order, read when asked for. `table.arrow` is the same as one Arrow table.
 
-    def __init__(self, record: type[R], arrow: pa.Table) -> None:
+    Records remember which row they are, so that what is made of them has lineage; `table.ref(n)` stands for row `n` where
+    an operator works on the Arrow table.
+    """
+
+    def __init__(self, record: type[R], arrow: pa.Table, port: str = "") -> None:
         self.record = record
         self.arrow = arrow
+        self.port = port
 
     def __len__(self) -> int:
         return int(self.arrow.num_rows)
 
     def __iter__(self) -> Iterator[R]:
-        return self.record.from_table(self.arrow)
+        for row, record in enumerate(self.record.from_table(self.arrow)):
+            yield marked(record, self.ref(row))
+
+    def ref(self, row: int) -> RowRef:
+        """Row `row`, to be named as a source of a derived record."""
+        return RowRef(self.port, row)
 
     def __getitem__(self, row: int) -> R:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        return next(self.record.from_table(self.arrow.slice(row, 1)))
+        return marked(next(self.record.from_table(self.arrow.slice(row, 1))), self.ref(row))
 
 
 class Batch(Generic[R]):
@@ -180,4 +196,17 @@ def _read_signature(function: Callable[..., Any], label: str) -> _Signature:
     return _Signature(shape, ports, context, params)
 
 
-__all__ = ["Batch", "Context", "Model", "Operator", "Port", "Record", "Reject", "StoredFile", "Table", "operator"]
+__all__ = [
+    "Batch",
+    "Context",
+    "Model",
+    "Operator",
+    "Port",
+    "Record",
+    "Reject",
+    "RowRef",
+    "StoredFile",
+    "Table",
+    "derived",
+    "operator",
+]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.check import Pipeline, Step
+from engine.graph import Pipeline, Step
 from engine.job import Receipt
 from engine.keys import code_of
 from engine.plan import Input, StepPlan, store_document
-from registry import DataObject, Draft, Metric, ObjectStore, Registry, SideObject, VersionRef, side
+from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef, side
 from registry.content import content_id
 from registry.record import Artifact, fields_of
 
@@ -37,8 +37,9 @@ def drafts(
         if not data:
             stored = store.put_table(record.arrow_schema().empty_table())
             data = (DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes),)
-        extra = _side_objects(store, ordered, output, rejects=place == 0)
+        extra = _side_objects(store, ordered, output, record, rejects=place == 0)
         identity = content_id(record.arrow_schema(), (store.read_table(each.sha256) for each in data))
+        opaque = _opaque(step, inputs, output, ordered)
         attachments = tuple(each for receipt in ordered for each in receipt.attachments) if issubclass(record, Artifact) else ()
         made.append(
             Draft(
@@ -54,6 +55,7 @@ def drafts(
                 step_key=plan.key,
                 key_object=key_object,
                 inputs=refs,
+                opaque=opaque,
                 models=models,
                 data=data,
                 side=extra,
@@ -67,7 +69,21 @@ def drafts(
     return made
 
 
-def _side_objects(store: ObjectStore, receipts: Sequence[Receipt], output: str, *, rejects: bool) -> tuple[SideObject, ...]:
+def _opaque(step: Step, inputs: Mapping[str, tuple[Input, ...]], output: str, receipts: Sequence[Receipt]) -> tuple[int, ...]:
+    """Places (among all of a step's input versions) of those of which it is not known what rows they led to.
+
+    That is an input of which no row was named as a source, and every input as soon as one row has no known source.
+    """
+    parts = [receipt.outputs[output] for receipt in receipts if receipt.outputs[output].data]
+    told = {port for part in parts for port in part.told}
+    orphans = any(part.orphans for part in parts)
+    ports = [port for port, versions in inputs.items() for _ in versions]
+    return tuple(place for place, port in enumerate(ports) if parts and (orphans or port not in told))
+
+
+def _side_objects(
+    store: ObjectStore, receipts: Sequence[Receipt], output: str, record: type[Record], *, rejects: bool
+) -> tuple[SideObject, ...]:
     """A version's lineage as one object; its calls as they are, with the number of rows before them."""
     extra, pieces, base = [], [], 0
     for receipt in receipts:
@@ -80,8 +96,10 @@ def _side_objects(store: ObjectStore, receipts: Sequence[Receipt], output: str, 
             extra.append(part.calls.model_copy(update={"base": base}))
         if rejects and receipt.rejects:
             extra.append(receipt.rejects)
+        if receipt.exposure and record.registry_kind == "model":
+            extra.append(receipt.exposure)
         base += part.data.rows if part.data else 0
-    if pieces and not any(receipt.opaque for receipt in receipts):
+    if pieces:
         edges = pa.concat_tables(pieces)
         stored = store.put_table(edges, delta=("child_row", "parent_row"))
         extra.insert(0, SideObject(kind="lineage", sha256=stored.sha256, rows=edges.num_rows, bytes=stored.bytes))

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from engine import sources
-from engine.check import Pipeline, Source, Step
-from engine.job import partitions, read_receipt
+from engine.exclusion import digest
+from engine.graph import Pipeline, Source, Step
+from engine.job import Partition, partitions, read_receipt
 from engine.keys import changes, code_of, step_document, step_key
 from engine.problems import EngineError
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
@@ -150,16 +151,18 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     """Find a source's version, or read it."""
     name = f"{pipeline.spec.name}/{source.name}"
     beside, seed = pipeline.file.parent, pipeline.spec.seed
-    identity = sources.identity(source.spec, source.record, beside, seed)
+    excluded = pipeline.excluded.get(name, frozenset())
+    identity = sources.identity(source.spec, source.record, beside, seed, excluded)
     if identity is not None and (found := _source_hit(name, identity, registry)):
         return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
-    read = sources.ingest(source.name, source.spec, source.record, beside, seed, registry.store)
+    read = sources.ingest(source.name, source.spec, source.record, beside, seed, registry.store, excluded)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
+        identity |= {"excluded": digest(excluded)} if excluded else {}
         if found := _source_hit(name, identity, registry):
             return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
     document = {SOURCE: identity}
-    if identity != (sources.identity(source.spec, source.record, beside, seed) or identity):
+    if identity != (sources.identity(source.spec, source.record, beside, seed, excluded) or identity):
         raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
     draft = Draft(
         name=name,
@@ -192,7 +195,7 @@ def plan_step(
 ) -> StepPlan:
     """Whether a step hits, resumes or runs over given inputs."""
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
-    document = step_document(step, refs, pipeline.spec.seed)
+    document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step))
     key = step_key(document)
     rows = streamed_rows(step, inputs)
     names = {pipeline.output_name(step.name, output): output for output in step.operator.outputs}
@@ -201,7 +204,7 @@ def plan_step(
     if len(found) == len(names) and not force:
         manifests = tuple(found[output] for output in step.operator.outputs)
         return StepPlan(name, op, "HIT", rows=rows, key=key, document=document, manifests=manifests)
-    parts = partitions(rows, step.operator.shape, bool(step.operator.roles))
+    parts = split(step, inputs)
     done = [] if force else [part for part in parts if read_receipt(registry.receipts, registry.store, key, part)]
     left = rows - sum(part.stop - part.start for part in done)
     bounds = _bounds(step, inputs, rows, left)
@@ -221,11 +224,24 @@ def plan_step(
     )
 
 
+def excluded_of(pipeline: Pipeline, step: Step) -> dict[str, frozenset[str]]:
+    """Ids of the rows of a step's outputs that the exclusion list leaves out, by output."""
+    named = {output: pipeline.excluded.get(pipeline.output_name(step.name, output)) for output in step.operator.outputs}
+    return {output: ids for output, ids in named.items() if ids}
+
+
 def streamed_rows(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
     """Rows that a step is called for: those of its row-by-row input, or of all inputs together."""
     ports = step.operator.inputs
     counted = [name for name, port in ports.items() if not port.whole] or list(ports)
     return sum(version.rows for name in counted for version in inputs.get(name, ()))
+
+
+def split(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> list[Partition]:
+    """A step's partitions."""
+    return partitions(
+        streamed_rows(step, inputs), _streamed_memory(step, inputs), step.operator.shape, bool(step.operator.roles)
+    )
 
 
 class _Bounds(NamedTuple):
@@ -244,7 +260,7 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     calls = tokens = 0
     cost = 0.0
     notes = []
-    streamed = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if not port.whole)
+    streamed = _streamed_memory(step, inputs)
     whole = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if port.whole)
     texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.str:")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
@@ -265,6 +281,10 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     return _Bounds(calls, tokens, cost, tuple(notes))
 
 
+def _streamed_memory(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
+    return sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if not port.whole)
+
+
 def _memory(versions: tuple[Input, ...]) -> int:
     return sum(data.memory for version in versions for data in version.data)
 
@@ -281,7 +301,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
         return ["it never ran"]
     if newest.step_key == plan.key:
         return ["an output is missing or its objects are gone"]
-    before = json.loads(registry.store.path(newest.key_object.sha256).read_bytes())
+    before = json.loads(registry.store.read_bytes(newest.key_object.sha256))
     return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
 
 

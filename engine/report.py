@@ -60,7 +60,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 def _source_note(source: SourcePlan) -> str:
     notes = ["empty!"] if not source.rows else []
     if source.rejected:
-        notes.append(f"{source.rejected} rows do not fit and are left out")
+        notes.append(f"rows left out: {source.rejected} (`rejects` says why)")
     if source.ignored:
         notes.append(f"fields left out: {', '.join(source.ignored)}")
     return "; ".join(notes)

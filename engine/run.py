@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from engine.check import Pipeline, Step
 from engine.execute import Cluster
+from engine.graph import Pipeline, Step
 from engine.interrupt import calls_end_first
 from engine.job import (
     InputPart,
@@ -21,7 +22,6 @@ from engine.job import (
     Receipt,
     Usage,
     forget_attempts,
-    partitions,
     read_receipt,
     receipt_path,
     stop_mark,
@@ -30,7 +30,7 @@ from engine.keys import code_digest
 from engine.llm.base import Spent
 from engine.needs import check_needs
 from engine.outcome import drafts
-from engine.plan import Input, SourcePlan, StepPlan, needed, plan_source, plan_step, resolve_inputs
+from engine.plan import Input, SourcePlan, StepPlan, excluded_of, needed, plan_source, plan_step, resolve_inputs, split
 from engine.problems import StepError
 from engine.pulse import Ticker
 from engine.spec import Resources
@@ -119,19 +119,20 @@ def run(
     Raises:
         PipelineError: a source has rows that do not fit; nothing was started.
     """
-    started = time.monotonic()
+    began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)
-    source_plans = [plan_source(pipeline, source, registry) for name, source in pipeline.sources.items() if name in chosen]
-    run_id = registry.catalog.begin_run(pipeline.spec.name, {"file": pipeline.file.name, "params": dict(pipeline.spec.params)})
+    source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
+    source = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
+    run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
     state, cluster = _State(), Cluster()
     ended, error, trace = "failed", None, ""
     try:
-        for source in source_plans:
-            manifest = source.manifest
-            if source.draft is not None:
-                [manifest] = registry.catalog.commit([source.draft], run_id, None)
+        for each in source_plans:
+            manifest = each.manifest
+            if each.draft is not None:
+                [manifest] = registry.catalog.commit([each.draft], run_id, None)
             assert manifest is not None
-            state.add(source.name, [manifest])
+            state.add(each.name, [manifest])
         for name, step in pipeline.steps.items():
             if name in chosen:
                 _Runner(pipeline, step, registry, cluster, observer, state, run_id, retry_rejects).step(force=name in force)
@@ -147,7 +148,7 @@ def run(
         cluster.stop()
     refs = state.refs if ended == "succeeded" else {}
     registry.catalog.end_run(run_id, ended, error, refs)
-    seconds = time.monotonic() - started
+    seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
     return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.outcomes), seconds, error, trace)
 
 
@@ -225,7 +226,7 @@ class _Runner:
     def _execute(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], *, force: bool) -> None:
         """Collect the receipts of earlier runs, and run the partitions that have none."""
         operator = self.definition.operator
-        parts = partitions(plan.rows or 0, operator.shape, bool(operator.roles))
+        parts = split(self.definition, inputs)
         if force:
             for part in parts:
                 self._forget(plan.key, part)
@@ -304,7 +305,7 @@ class _Runner:
             number += len(versions)
         names = self.definition.spec.models
         return Job(
-            registry=self.registry.root,
+            registry=self.registry.location,
             run_id=self.run_id,
             pipeline=self.pipeline.spec.name,
             step=plan.name,
@@ -326,6 +327,7 @@ class _Runner:
             seed=self.pipeline.spec.seed,
             threads=threads,
             retry_rejects=self.retry_rejects,
+            excluded=excluded_of(self.pipeline, self.definition),
         )
 
     def _too_many_rejects(self, plan: StepPlan) -> bool:
@@ -386,7 +388,7 @@ class _Runner:
             rejected=plan.manifests[0].rejected,
             seconds=round(time.monotonic() - started, 3),
         )
-        self.registry.catalog.commit([], self.run_id, record)
+        self.registry.catalog.commit([], self.run_id, record, hits=plan.manifests)
         self.state.add(plan.name, plan.manifests)
         self._tell(record, plan.manifests, rejects)
 

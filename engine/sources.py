@@ -18,20 +18,23 @@ import gzip
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 from pydantic import ValidationError
 
+from engine.exclusion import EXCLUDED, digest
 from engine.keys import code_of_source
 from engine.operators import catalogue
 from engine.problems import EngineError, PipelineError, Problem
 from engine.spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject, side
-from registry.content import content_id
+from registry.content import content_id, row_id
 from registry.record import fields_of
 from registry.store import json_digest
 
@@ -40,7 +43,8 @@ READER_VERSION = 1
 
 MAX_ROW_BYTES = 64 << 20
 CHUNK_ROWS = 8192
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 16 << 20
+"""Of an object. Readers of a part of it decode all of it, and it is in memory a few times over while it is written."""
 SHOWN_BAD_ROWS = 20
 FORMATS = ("jsonl", "json", "csv", "parquet")
 
@@ -91,7 +95,9 @@ def format_of(file: str) -> str | None:
     return suffix if suffix in FORMATS else None
 
 
-def identity(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -> dict[str, Any] | None:
+def identity(
+    spec: DatasetSpec, record: type[Record], beside: Path, seed: int, excluded: frozenset[str] = frozenset()
+) -> dict[str, Any] | None:
     """Everything that determines a source's rows, for its step key; None when only reading it can tell."""
     origin: dict[str, Any]
     name = None
@@ -103,7 +109,9 @@ def identity(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -
         origin = {"generator": name, "task": task, "settings": dict(spec.with_), "seed": seed, "identity": generator.identity()}
     else:
         return None  # a hub's data can change behind its name
-    rules = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
+    rules: dict[str, Any] = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
+    if excluded:
+        rules["excluded"] = digest(excluded)
     return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
 
 
@@ -112,83 +120,103 @@ def source_key(identity: Mapping[str, Any]) -> str:
     return json_digest({"source": dict(identity)})
 
 
-def ingest(name: str, spec: DatasetSpec, record: type[Record], beside: Path, seed: int, store: ObjectStore) -> Ingested:
-    """Read and type a source's rows into the object store.
+def ingest(
+    name: str,
+    spec: DatasetSpec,
+    record: type[Record],
+    beside: Path,
+    seed: int,
+    store: ObjectStore,
+    excluded: frozenset[str] = frozenset(),
+) -> Ingested:
+    """Read and type a source's rows into the object store; those with an id in `excluded` are rejected.
 
     Raises:
         PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.
         EngineError: the source cannot be read.
     """
-    writer = _ChunkWriter(record, store)
-    problems: list[Problem] = []
-    rejects: list[dict[str, Any]] = []
-    ignored: set[str] = set()
-    bad = 0
-    known = set(record.model_fields)
-    for number, row in enumerate(_limited(_rows(spec, beside, seed), spec.limit)):
-        error = row.error
-        if row.fields is not None:
-            fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
-            ignored |= fields.keys() - known
-            try:
-                if len(fields) < len(row.fields):
-                    raise _RowError("after renaming, two columns have the same name")
-                writer.add(record.model_validate({key: fields[key] for key in fields.keys() & known}), row.size)
-                continue
-            except _RowError as invalid:
-                error = str(invalid)
-            except ValidationError as invalid:
-                error = "; ".join(_explain(item) for item in invalid.errors())
-        bad += 1
-        if spec.on_error == "skip":
-            rejects.append({"input": 0, "parent_row": number, "reason": f"{row.where}: {error}"})
-        elif len(problems) < SHOWN_BAD_ROWS:
-            problems.append(Problem(f"{row.where}: not a {record.type_name()}: {error}"))
-    if problems:
-        if bad > len(problems):
-            problems.append(Problem(f"... and {bad - len(problems)} more rows of {name!r}"))
+    found = _Findings()
+    data: list[DataObject] = []
+    typed = _typed(islice(_rows(spec, beside, seed), spec.limit), spec, record, excluded, found)
+    identity = content_id(record.arrow_schema(), _stored(typed, record, store, data))
+    if problems := found.problems:
+        if found.bad > len(problems):
+            problems.append(Problem(f"... and {found.bad - len(problems)} more rows of {name!r}"))
         hint = "correct the rows, map columns with `rename`, or keep going without them: `on_error: skip`"
         raise PipelineError([*problems[:-1], Problem(problems[-1].message, hint=hint)])
-    data, identity = writer.finish()
     extra = []
-    if rejects:
-        stored = store.put_table(pa.Table.from_pylist(rejects, schema=side.REJECTS))
-        extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(rejects)))
-    return Ingested(data, identity, tuple(extra), sum(part.rows for part in data), bad, tuple(sorted(ignored)))
+    if found.rejects:
+        stored = store.put_table(pa.Table.from_pylist(found.rejects, schema=side.REJECTS))
+        extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(found.rejects)))
+    rows, ignored = sum(part.rows for part in data), tuple(sorted(found.ignored))
+    return Ingested(tuple(data), identity, tuple(extra), rows, len(found.rejects), ignored)
 
 
 class _RowError(ValueError):
     """Why a row cannot be taken as it is."""
 
 
-class _ChunkWriter:
-    """Collects records and stores them in objects of bounded size."""
+@dataclass
+class _Findings:
+    """What comes to light while rows are typed."""
 
-    def __init__(self, record: type[Record], store: ObjectStore) -> None:
-        self._record = record
-        self._store = store
-        self._rows: list[Record] = []
-        self._size = 0
-        self._data: list[DataObject] = []
+    ignored: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    bad: int = 0
 
-    def add(self, record: Record, size: int) -> None:
-        self._rows.append(record)
-        self._size += size
-        if len(self._rows) >= CHUNK_ROWS or self._size >= CHUNK_BYTES:
-            self._flush()
 
-    def finish(self) -> tuple[tuple[DataObject, ...], str]:
-        if self._rows or not self._data:
-            self._flush()
-        tables = (self._store.read_table(data.sha256) for data in self._data)
-        return tuple(self._data), content_id(self._record.arrow_schema(), tables)
+def _typed(
+    rows: Iterator[Row], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: _Findings
+) -> Iterator[tuple[Record, int]]:
+    """The rows that fit and are not excluded, as records, each with its size."""
+    known = set(record.model_fields)
+    for number, row in enumerate(rows):
+        error = row.error
+        if row.fields is not None:
+            fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
+            found.ignored |= fields.keys() - known
+            try:
+                if len(fields) < len(row.fields):
+                    raise _RowError("after renaming, two columns have the same name")
+                typed = record.model_validate({key: fields[key] for key in fields.keys() & known})
+            except _RowError as invalid:
+                error = str(invalid)
+            except ValidationError as invalid:
+                error = "; ".join(_explain(item) for item in invalid.errors())
+            else:
+                if not (excluded and row_id(typed) in excluded):
+                    yield typed, row.size
+                    continue
+                error = EXCLUDED
+        if error == EXCLUDED or spec.on_error == "skip":
+            found.rejects.append({"input": 0, "parent_row": number, "reason": f"{row.where}: {error}"})
+            continue
+        found.bad += 1
+        if found.bad <= SHOWN_BAD_ROWS:
+            found.problems.append(Problem(f"{row.where}: not a {record.type_name()}: {error}"))
 
-    def _flush(self) -> None:
-        table = self._record.to_table(self._rows)
-        stored = self._store.put_table(table)
-        part = DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(self._rows), memory=table.nbytes)
-        self._data.append(part)
-        self._rows, self._size = [], 0
+
+def _stored(
+    rows: Iterator[tuple[Record, int]], record: type[Record], store: ObjectStore, data: list[DataObject]
+) -> Iterator[pa.Table]:
+    """Records as tables of bounded size, each in the store, and noted in `data`, before it is given; at least one."""
+    rows_left = True
+    while rows_left:
+        chunk: list[Record] = []
+        size = 0
+        for typed, bytes_ in rows:
+            chunk.append(typed)
+            size += bytes_
+            if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
+                break
+        else:
+            rows_left = False
+        if chunk or not data:
+            table = record.to_table(chunk)
+            stored = store.put_table(table)
+            data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(chunk), memory=table.nbytes))
+            yield table
 
 
 def _explain(error: Any) -> str:
@@ -198,13 +226,6 @@ def _explain(error: Any) -> str:
     given = error.get("input")
     shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
     return f"{where}: {error['msg']}{shown}"
-
-
-def _limited(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
-    for number, row in enumerate(rows):
-        if limit is not None and number >= limit:
-            return
-        yield row
 
 
 def _rows(spec: DatasetSpec, beside: Path, seed: int) -> Iterator[Row]:
@@ -258,7 +279,8 @@ def _json_lines(file: str) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                yield _json_row(where, _loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), len(line))
+                value = _loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                yield _json_row(where, value, len(line), halves=bool(_HALF.search(line)))
             except UnicodeDecodeError as error:
                 yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
             except (ValueError, RecursionError) as error:
@@ -281,11 +303,16 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _json_row(where: str, value: Any, size: int) -> Row:
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How half of a surrogate pair can be written: only so, for UTF-8 itself has none. (A whole pair has two of it.)"""
+
+
+def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
     if not isinstance(value, dict):
         return Row(where, error=f"a row is a JSON object, this is a {type(value).__name__}")
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        if halves:
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return Row(where, error="it has half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return Row(where, value, size=size)
@@ -304,8 +331,9 @@ def _json_array(file: str) -> Iterator[Row]:
     rows = list(document.values()) if isinstance(document, dict) else document
     if not isinstance(rows, list) or (isinstance(document, dict) and not all(isinstance(row, dict) for row in rows)):
         raise EngineError(f"{file}: a JSON file holds a list of objects, or a mapping from ids to objects")
+    halves = bool(_HALF.search(raw))
     for number, value in enumerate(rows):
-        yield _json_row(f"{file} row {number + 1}", value, len(raw) // max(1, len(rows)))
+        yield _json_row(f"{file} row {number + 1}", value, len(raw) // max(1, len(rows)), halves=halves)
 
 
 _SURPLUS, _MISSING = "\0surplus", "\0missing"

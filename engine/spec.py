@@ -123,6 +123,8 @@ class ModelSpec(Spec):
             for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
                 if given:
                     raise ValueError(f"{name} is for provider: openai")
+        if self.base_url and "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            raise ValueError("base_url has a user name or a password in it; name the variable with the key: api_key_env")
         if self.budget_usd is not None and not (self.price.input or self.price.output):
             raise ValueError("budget_usd needs a price: {input: ..., output: ...}; or limit the run with max_calls")
         if ours := sorted(self.extra_body.keys() & _OURS):
@@ -207,11 +209,12 @@ class StepSpec(Spec):
 
 
 class PipelineSpec(Spec):
-    """A whole pipeline file."""
+    """A whole pipeline file; `exclude` is an exclusion list, as `engine impact --takedown` writes one."""
 
     name: Name
     params: dict[str, str | int | float | bool | None] = {}
     seed: int = 0
+    exclude: str | None = None
     models: dict[Name, ModelSpec] = {}
     datasets: dict[Name, DatasetSpec] = {}
     steps: Annotated[dict[Name, StepSpec], Field(min_length=1)]
@@ -245,7 +248,7 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     loc: Loc = tuple(error["loc"])
     section = str(loc[0]) if loc else ""
     if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] == "extra_forbidden" or section in ("params", "seed"):
+        if error["type"] == "extra_forbidden" or section in ("params", "seed", "exclude"):
             return data.pop(section, None) is not None
         if section == "name":
             data["name"] = "unnamed"

@@ -6,6 +6,7 @@ Knows nothing of Ray. A worker process keeps one `Worker` for a job, so that mod
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 import random
@@ -36,12 +37,13 @@ from engine.job import (
 )
 from engine.keys import code_digest
 from engine.llm.base import BudgetError, EndpointError, ModelError, RequestError, StoppedError
-from engine.llm.chat import CallLog, current_log
+from engine.llm.chat import Call, CallLog, current_log
 from engine.llm.client import ask_again
 from engine.llm.sharing import Link
 from engine.models import Models, usage
 from engine.operator import Operator, Table
 from engine.operators import catalogue
+from engine.origin import RowRef, sources_of
 from engine.problems import EngineError
 from engine.pulse import Pulse
 from registry import DataObject, Record, Registry, StoredFile
@@ -128,6 +130,8 @@ class Worker:
         self._stop()
         told = isinstance(error, OperatorError | EngineError | ModelError)
         message = str(error) if told else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"there is no room left for {self.registry.where}: {error.strerror}. Make room and run again"
         trace = "".join(traceback.format_exception(error))
         made = sum(map(usage, logs), Usage())
         stopped = isinstance(error, StoppedError)
@@ -149,19 +153,20 @@ class Worker:
             elif self.operator.shape == "batch":
                 result = self._batch(part, make_context)
             else:
-                result = await self._whole(part, make_context)
+                result = await self._whole(part, make_context, tally)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(result, Failure):
             return result
         counts, values = tally.metrics()
-        return result.model_copy(update={"counts": counts, "values": values, "attachments": tuple(keeper.kept)})
+        return result.model_copy(
+            update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(keeper.kept)}
+        )
 
     async def _rows(self, part: Partition, make_context: Any) -> Receipt | Failure:
         [stream] = [name for name, port in self.operator.inputs.items() if not port.whole]
         record = self.operator.inputs[stream].record
         whole = {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
-        writer = OutputWriter(self.registry.store, self.operator, self.job.inputs[stream])
         records = record.from_table(self._slice(stream, part))
         rows = [self._row(stream, row, part.start + place, whole, make_context) for place, row in enumerate(records)]
         results = await asyncio.gather(*rows)
@@ -169,13 +174,15 @@ class Worker:
         if errors:
             return self._failure(part, _main_error(errors), [result.log for result in results])
         # In a thread: what it waits for the disk, other rows' answers do not wait.
-        return await asyncio.to_thread(self._written, part, writer, results)
+        return await asyncio.to_thread(self._written, part, stream, results)
 
-    def _written(self, part: Partition, writer: OutputWriter, results: Sequence[RowResult]) -> Receipt:
-        for place, result in enumerate(results):
-            writer.row(part.start + place, result.emitted, result.rejected, result.log)
+    def _written(self, part: Partition, stream: str, results: Sequence[RowResult]) -> Receipt:
+        writer = self._writer()
+        led = sum(
+            writer.row(RowRef(stream, part.start + place), result.emitted, result.rejected, result.log)
+            for place, result in enumerate(results)
+        )
         rejected = sum(result.rejected is not None for result in results)
-        led = sum(bool(result.emitted) for result in results)
         filtered = len(results) - led - rejected
         made = sum((usage(result.log) for result in results), Usage())
         return writer.receipt(part, led=led, filtered=filtered, rejected=rejected, usage=made)
@@ -184,7 +191,7 @@ class Worker:
         self, stream: str, record: Record, number: int, whole: dict[str, Table[Any]], make_context: Any
     ) -> RowResult:
         # Seeded by content, not by place: moving a row, or adding one before it, changes no other row's draws.
-        seed = _seed(self.job.seed, self.operator.name, record.model_dump())
+        seed = _seed(self.job.seed, self.operator.name, record.model_dump()) if self.operator.context else 0
         arguments: dict[str, Any] = {stream: record, **whole, **_settings(self.params)}
         result = await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
         if self.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:
@@ -205,9 +212,9 @@ class Worker:
             arguments = {**arguments, self.operator.context: make_context(seed)}
         try:
             async for item in self.operator.function(**arguments):
-                output, row = self._declared(item, where)
-                # Which of the calls made so far a row came from cannot be told from outside: none is left out.
-                result.emitted.append(Emitted(output, row, tuple(result.log.calls)))
+                # Which of the calls made so far a row came from cannot be told from outside: none is left out, unless
+                # the operator names them.
+                result.emitted.append(self._declared(item, where, tuple(result.log.calls)))
         except (Reject, RequestError) as error:
             # A row is rejected as a whole; what it had yielded is not kept.
             result.emitted, result.rejected = [], str(error)
@@ -231,41 +238,47 @@ class Worker:
         if not isinstance(result, pa.Table):
             raise OperatorError(f"operator {self.operator.name} works on batches and must return an Arrow table")
         [output] = self.operator.outputs
-        origins = result.column("_row").to_pylist() if "_row" in result.schema.names else None
+        origins = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
         try:
             rows = list(self.operator.outputs[output].from_table(result))
         except ValidationError as error:
             raise OperatorError(f"operator {self.operator.name} returned rows that are no {output}: {error}") from error
-        writer = OutputWriter(self.registry.store, self.operator, self.job.inputs[stream])
-        writer.batch(output, rows, origins)
-        led = len(set(origins)) if origins is not None else table.num_rows
-        return writer.receipt(part, led=led, filtered=table.num_rows - led, rejected=0, opaque=origins is None)
+        writer = self._writer()
+        # A null, as a join leaves it, is a row of unknown origin.
+        named = [each if isinstance(each, list) else [each] for each in origins]
+        sources = [[RowRef(stream, row) for row in each if row is not None] for each in named]
+        writer.free([Emitted(output, row, tuple(refs)) for row, refs in zip(rows, sources, strict=True)], CallLog())
+        known = writer.led(stream)
+        led = table.num_rows if known is None else len(known)
+        return writer.receipt(part, led=led, filtered=table.num_rows - led, rejected=0)
 
-    async def _whole(self, part: Partition, make_context: Any) -> Receipt:
+    async def _whole(self, part: Partition, make_context: Any, tally: Tally) -> Receipt:
         log = CallLog()
         current_log.set(log)
         tables = {name: self._whole_input(name) for name in self.operator.inputs}
         arguments: dict[str, Any] = {**tables, **_settings(self.params)}
         if self.operator.context:
             arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name))
-        writer = OutputWriter(self.registry.store, self.operator, ())
+        emitted: list[Emitted] = []
         try:
             async for item in _any_generator(self.operator.function(**arguments)):
-                output, row = self._declared(item, "its inputs")
-                writer.batch(output, [row], None)
+                emitted.append(self._declared(item, "its inputs"))
         except (Reject, RequestError) as error:
             raise OperatorError(f"operator {self.operator.name}: {error}") from error
         except (ModelError, OperatorError, EngineError):
             raise
         except Exception as error:
             raise OperatorError(f"operator {self.operator.name} raised {type(error).__name__}: {error}") from error
-        writer.loose_calls(log.calls)
-        rows = sum(len(table) for table in tables.values())
-        return writer.receipt(part, led=rows, filtered=0, rejected=0, opaque=True, usage=usage(log))
+        writer = self._writer()
+        writer.free(emitted, log)
+        writer.exposed(tally.seen)
+        known = {name: writer.led(name) for name in tables}
+        led = sum(len(table) if (rows := known[name]) is None else len(rows) for name, table in tables.items())
+        return writer.receipt(part, led=led, filtered=part.stop - led, rejected=0, usage=usage(log))
 
     # -- what operators are given -------------------------------------------------------------------------------
 
-    def _declared(self, item: Any, where: str) -> tuple[str, Record]:
+    def _declared(self, item: Any, where: str, calls: tuple[Call, ...] = ()) -> Emitted:
         """Check what an operator yielded against what it declared, and validate the record anew."""
         outputs = self.operator.outputs
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
@@ -281,7 +294,9 @@ class Worker:
                 f"operator {self.operator.name} yielded a {given} to {output!r}, which is {declared.type_name()}"
             )
         try:
-            return output, declared.model_validate(row.model_dump())
+            return Emitted(
+                output, declared.model_validate(row.model_dump(), by_name=True, by_alias=False), sources_of(row), calls
+            )
         except ValidationError as error:
             raise OperatorError(
                 f"operator {self.operator.name} made an invalid {declared.type_name()} from {where}: {error}"
@@ -290,13 +305,16 @@ class Worker:
     def _context(self, tally: Tally, keeper: _Keeper, scratch: Path, seed: int) -> Context:
         return Context(self.models.by_role(), random.Random(seed), self.log, seed % 2**31, scratch, tally, keeper, self.pulse)
 
+    def _writer(self) -> OutputWriter:
+        return OutputWriter(self.registry.store, self.operator, self.job.inputs, self.job.excluded)
+
     def _slice(self, port: str, part: Partition) -> pa.Table:
-        return read_slice(self.registry.root, self.job.inputs[port], self.operator.inputs[port].record, part)
+        return read_slice(self.registry.location, self.job.inputs[port], self.operator.inputs[port].record, part)
 
     def _whole_input(self, port: str) -> Table[Any]:
         if port not in self._tables:
             record = self.operator.inputs[port].record
-            self._tables[port] = Table(record, read_whole(self.registry.store, self.job.inputs[port], record))
+            self._tables[port] = Table(record, read_whole(self.registry.store, self.job.inputs[port], record), port)
         return self._tables[port]
 
 

@@ -1,15 +1,23 @@
-"""Commands on the registry: sql, ls, runs, show, head, rebuild."""
+"""Commands on the registry: sql, ls, runs, show, head."""
 
 from __future__ import annotations
 
 import csv
+import os
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
+from itertools import chain, islice
 from typing import Annotated, Any
 
 import typer
 
-from engine.commands.shared import JsonOption, existing_registry, out, print_json, row_count
+from engine.commands.shared import JsonOption, existing_registry, out, print_json, row_count, say
+
+TABLE_ROWS = 1000
+"""What `engine sql` shows as a table; other formats give all rows."""
+
+Batches = Iterator[list[tuple[Any, ...]]]
 
 
 class Format(StrEnum):
@@ -24,23 +32,25 @@ def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; `-` reads it from stdin.")],
     format: Annotated[Format, typer.Option("--format", help="How to print the rows.")] = Format.table,
     json: JsonOption = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Stop a query that works for longer.")
+    ] = 300,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="Stop a query that needs more: 4GB, or a part of the machine's.")
+    ] = "50%",
 ) -> None:
     """Query the registry (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
-    rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name."""
-    from engine.output import grid, records
+    rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name.
+    Tables show the first 1,000 rows; csv and json give all of them."""
+    from registry.limits import limit_memory
 
     text = sys.stdin.read() if query == "-" else query
-    with existing_registry().session() as session:
-        answer = session.ask(text)
-    if json or format is Format.json:
-        print_json(records(answer))
-    elif format is Format.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer.columns)
-        writer.writerows([_csv_cell(value) for value in row] for row in answer.rows)
-    else:
-        out().print(grid(answer.columns, answer.rows))
-        out().print(f"({row_count(len(answer.rows))})")
+    registry = existing_registry()
+    with registry.session(memory) as session:
+        limit_memory(session.memory)
+        with session.stream(text, timeout=timeout, last_resort=lambda: _end(timeout)) as (columns, batches):
+            first: list[tuple[Any, ...]] = next(batches, [])  # a query that fails at once prints nothing
+            _print_rows(columns, chain([first], batches), Format.json if json else format)
 
 
 def ls(json: JsonOption = False) -> None:
@@ -110,12 +120,6 @@ def head(
                 console.print(f"  {key}: {cell_text(value, 400)}", soft_wrap=True)
 
 
-def rebuild() -> None:
-    """Make registry.duckdb again from the manifests and run journals."""
-    count = existing_registry().catalog.rebuild()
-    out().print(f"rebuilt from {count} manifests")
-
-
 def _print_query(query: str, json: bool, empty: str) -> None:
     from engine.output import grid, records
 
@@ -127,6 +131,38 @@ def _print_query(query: str, json: bool, empty: str) -> None:
         out().print(empty)
     else:
         out().print(grid(answer.columns, answer.rows))
+
+
+def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
+    """Print rows as they come: only a table, which has a largest size, is ever whole in memory."""
+    from engine.output import as_json, grid, records
+    from registry import Answer
+
+    if format is Format.json:
+        separator = "["
+        for record in chain.from_iterable(records(Answer(columns, batch)) for batch in batches):
+            print(separator, as_json(record).replace("\n", "\n  "), sep="\n  ", end="")
+            separator = ","
+        print("[]" if separator == "[" else "\n]")
+    elif format is Format.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        for batch in batches:
+            writer.writerows([_csv_cell(value) for value in row] for row in batch)
+    else:
+        rows = list(islice(chain.from_iterable(batches), TABLE_ROWS + 1))
+        out().print(grid(columns, rows[:TABLE_ROWS]))
+        more = f"the first {row_count(TABLE_ROWS)}; --format csv or json prints all"
+        out().print(f"({more if len(rows) > TABLE_ROWS else row_count(len(rows))})")
+
+
+def _end(timeout: float) -> None:
+    """Some functions cannot be interrupted. Nothing is lost: a query holds no lock and writes nothing."""
+    try:
+        sys.stdout.flush()
+        say(f"error: the query was stopped after {timeout:g} s. Allow more (--timeout SECONDS), or ask for less.")
+    finally:
+        os._exit(2)
 
 
 def _csv_cell(value: Any) -> Any:

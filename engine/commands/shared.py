@@ -15,9 +15,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Settings:
-    """The options that stand before the command."""
+    """The options that stand before the command; the registry is a folder or a URL."""
 
-    registry = Path(".engine")
+    registry = ".engine"
     debug = False
 
 
@@ -25,9 +25,13 @@ def the_registry() -> Any:
     """The registry that the user named, whether it is there or not."""
     from registry import Registry
 
-    if Settings.registry.exists() and not Settings.registry.is_dir():
+    if Path(Settings.registry).exists() and not Path(Settings.registry).is_dir():
         raise PipelineError(
-            [Problem(f"the registry {Settings.registry} is a file, not a folder", hint="name another: --registry DIR")]
+            [
+                Problem(
+                    f"the registry {Settings.registry} is a file, not a folder", hint="name another: engine --registry DIR ..."
+                )
+            ]
         )
     return Registry(Settings.registry)
 
@@ -51,11 +55,24 @@ def checked_pipeline(pipeline: str, settings: list[str] | None) -> Any:
     """The pipeline that a command was given, checked."""
     from engine.check import check as check_file
 
-    registry = the_registry()
-    if not registry.exists:
-        return check_file(_find_pipeline(pipeline), settings)
-    with registry.session() as session:
-        return check_file(_find_pipeline(pipeline), settings, session)
+    registry, file = the_registry(), _find_pipeline(pipeline)
+    if registry.exists:
+        with registry.session() as session:
+            checked = check_file(file, settings, session)
+    else:
+        checked = check_file(file, settings)
+    _note_exclusions(checked)
+    return checked
+
+
+def _note_exclusions(checked: Any) -> None:
+    """An exclusion list is by dataset: say so when it names none that this pipeline makes or reads."""
+    own = {f"{checked.spec.name}/{source}" for source in checked.sources}
+    own |= {checked.output_name(step.name, output) for step in checked.steps.values() for output in step.operator.outputs}
+    own |= {link.name for step in checked.steps.values() for links in step.inputs.values() for link in links}
+    if checked.excluded and not own & checked.excluded.keys():
+        named = ", ".join(sorted(checked.excluded))
+        say(f"note: the exclusion list names rows of {named}, and no dataset of this pipeline: it leaves nothing out here")
 
 
 def _find_pipeline(name: str) -> Path:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from engine.llm.base import Completion, Request, RequestError, as_messages
 from engine.llm.client import SharedModel
 from engine.llm.structured import UnparsableError, json_schema, parse_answer, repair_prompt
+from engine.origin import marked
 from engine.spec import ModelSpec
 
 T = TypeVar("T", bound=BaseModel)
@@ -125,12 +126,13 @@ class ChatModel:
         first = self._request(prompt, sample, None, sampling, schema)
         [said] = await self._ask([first])
         try:
-            return parse_answer(said.text, answer)
+            return marked(parse_answer(said.text, answer), said)
         except UnparsableError as error:
+            unclear = said
             again = self._request(repair_prompt(first.messages, said.text, error), sample, None, sampling, schema)
             [said] = await self._ask([again])
         try:
-            return parse_answer(said.text, answer)
+            return marked(parse_answer(said.text, answer), unclear, said)
         except UnparsableError as error:
             raise RequestError(f"the answer is no {answer.__name__}, also after it was asked to repair it: {error}") from error
 

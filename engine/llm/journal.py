@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -31,9 +31,15 @@ create table if not exists answers (
     key text primary key, answer text not null, checksum text not null
 );
 create table if not exists notes (
-    name text primary key, value text not null
+    name text primary key, value text not null, checksum text
 ) without rowid;
 """
+_COLUMNS = """
+select t.name, c.name, c.type, c."notnull", c.pk from sqlite_master t, pragma_table_info(t.name) c
+where t.name in ('answers', 'notes')
+"""
+_WAL_MODE = b"\2\2"
+"""Bytes 18 and 19 of SQLite's file."""
 _BATCH = 512
 _BUSY_SECONDS = 60.0
 
@@ -87,9 +93,14 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "answers.sqlite"
-        with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes make a file
-            self._reader = _connect(self.file)
-            self._reader.executescript(_SCHEMA)
+        try:
+            with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes make a file
+                self._reader = _connect(self.file)
+                self._reader.executescript(_SCHEMA)
+                if ("checksum",) not in self._reader.execute("select name from pragma_table_info('notes')").fetchall():
+                    self._reader.execute("alter table notes add column checksum text")
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
+            raise EngineError(f"cannot open the journal {self.file}: {error}; `engine fsck --deep` says what to do") from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
@@ -111,8 +122,16 @@ class Journal:
 
     async def notes(self, prefix: str) -> dict[str, str]:
         """See Answers."""
-        rows = self._reader.execute("select name, value from notes where name >= ? and name < ?", (prefix, prefix + "\uffff"))
-        return dict(rows.fetchall())
+        query = "select name, value, checksum from notes where name >= ? and name < ?"
+        try:
+            rows = self._reader.execute(query, (prefix, prefix + "\uffff")).fetchall()
+        except sqlite3.Error as error:
+            raise EngineError(f"cannot read the journal {self.file}: {error}") from error
+        for name, value, checksum in rows:
+            if checksum not in (None, _checksum(name, value)):  # None: of a version that kept none
+                delete = f"sqlite3 {self.file} \"delete from notes where name = '{name}'\""
+                raise DamagedJournalError(f"the journal {self.file} is damaged at note {name}; delete that note: {delete}")
+        return {name: value for name, value, _ in rows}
 
     def find(self, keys: Iterable[str]) -> Mapping[str, str]:
         """The answers to some keys, as they are stored; raises DamagedJournalError when one does not check."""
@@ -162,6 +181,49 @@ class Journal:
         connection.close()
 
 
+class Damage(NamedTuple):
+    """What is wrong with a journal's file, and what to do about it."""
+
+    what: str
+    advice: str
+
+
+def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
+    """Look at a journal's file without changing it, whoever uses it; `deep` reads all of it."""
+    save = f"save what can be: sqlite3 {file} .recover | sqlite3 FRESH, and put FRESH in its place; what is lost is asked again"
+    with file.open("rb") as header:
+        if header.read(20)[18:] != _WAL_MODE:
+            yield Damage("is damaged: it is not in WAL mode", save)
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    expected = sqlite3.connect(":memory:")
+    expected.executescript(_SCHEMA)
+    try:
+        columns = set(connection.execute(_COLUMNS))
+        if unknown := columns - set(expected.execute(_COLUMNS)):
+            yield Damage(f"is damaged: it has columns that a journal does not have, such as {sorted(unknown)[0]}", save)
+        if not deep:
+            return
+        for (told,) in connection.execute("pragma integrity_check(3)"):
+            if told != "ok":
+                yield Damage(f"is damaged: {told}", save)
+        for place, key, answer, checksum in connection.execute("select rowid, key, answer, checksum from answers"):
+            if _checksum(key, answer) != checksum:
+                delete = f'sqlite3 {file} "delete from answers where rowid = {place}"'
+                yield Damage(f"is damaged at entry {key}", f"delete the entry to ask the model again: {delete}")
+        kept = "select name, value, checksum from notes where checksum is not null"
+        has_checksums = any(column[:2] == ("notes", "checksum") for column in columns)
+        for name, value, checksum in connection.execute(kept) if has_checksums else ():
+            if _checksum(name, value) != checksum:
+                delete = f"sqlite3 {file} \"delete from notes where name = '{name}'\""
+                yield Damage(f"is damaged at note {name}", f"delete the note: {delete}")
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
+        yield Damage(f"is damaged: {error}", save)
+    finally:
+        connection.close()
+        expected.close()
+
+
 def _commit(connection: sqlite3.Connection, writes: list[_Write]) -> None:
     """Write entries in one transaction and tell those who wait, each event loop once."""
     results: list[str | None] | Exception
@@ -193,7 +255,8 @@ def _store(connection: sqlite3.Connection, entry: Entry) -> str | None:
         if entry.value is None:
             connection.execute("delete from notes where name = ?", (entry.key,))
         else:
-            connection.execute("insert or replace into notes values (?, ?)", (entry.key, entry.value))
+            values = (entry.key, entry.value, _checksum(entry.key, entry.value))
+            connection.execute("insert or replace into notes values (?, ?, ?)", values)
         return entry.value
     assert entry.value is not None
     values = (entry.key, entry.value, _checksum(entry.key, entry.value))

@@ -104,7 +104,8 @@ def materialise(weights: Weights, store: ObjectStore) -> Path:
                     if not target.is_relative_to(building.resolve()):
                         raise EngineError(f"{weights.location}: the file name {file.name!r} leads out of its folder")
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(store.path(file.sha256), target)
+                    with store.open(file.sha256) as stored, target.open("wb") as copy:
+                        shutil.copyfileobj(stored, copy)
         return folder
     return Path(weights.location)
 

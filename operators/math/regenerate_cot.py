@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.operator import Context, Reject, operator
+from engine.operator import Context, Reject, derived, operator
 from engine.prompt import prompt_with, render
 from operators.math.verify import verify
 from operators.records import MathProblem, MathSolution
@@ -47,7 +47,7 @@ async def regenerate_cot(
         solution = answer.text.strip()
         verdict, predicted = await verify(problem.answer, solution)
         ctx.count("samples", verdict)
-        record = MathSolution(
+        made = MathSolution(
             question=problem.question,
             answer=problem.answer,
             solution=solution,
@@ -56,6 +56,7 @@ async def regenerate_cot(
             source=problem.source,
             id=problem.id,
         )
+        record = derived(made, answer)
         if verdict == "correct":
             yield "solved", record
             return

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.operator import Context, Model, Reject, Table, operator
 from engine.quiet import quiet_transformers
 from operators.records import SFTExample
+from operators.training.exposure import ROW, counting, with_rows
 
 
 class Lora(BaseModel):
@@ -48,6 +49,8 @@ def train_sft(
     lora: Lora | None = Lora(),  # noqa: B008  (frozen)
 ) -> Iterator[Model]:
     """Fine-tune the student on examples; the loss is on the completions only.
+
+    Which rows the trainer went through, and how often, stands in the view `training_exposure`.
 
     Metrics: `loss` and `learning_rate` by step, `rows`, `rows_truncated` and `rows_dropped` (longer than max_length with
     nothing of the completion left), `trainable_parameters`.
@@ -103,7 +106,7 @@ def train_sft(
         disable_tqdm=True,
         seed=ctx.seed,
     )
-    trainer = SFTTrainer(
+    trainer = counting(SFTTrainer, lambda row: ctx.seen(examples.ref(row)))(
         model,
         args=config,
         train_dataset=Dataset.from_list(rows),
@@ -112,6 +115,7 @@ def train_sft(
         callbacks=[_reporter(ctx)],
     )
     ctx.report("trainable_parameters", sum(p.numel() for p in trainer.model.parameters() if p.requires_grad))
+    trainer.data_collator = with_rows(trainer.data_collator)
     trainer.train()
     folder = ctx.scratch / "model"
     trainer.model.save_pretrained(folder)
@@ -143,8 +147,8 @@ def _fitting_rows(examples: Table[SFTExample], tokenizer: Any, max_length: int, 
     """Rows with something to learn within max_length; TRL would drop the others without a word."""
     kept = []
     truncated = dropped = 0
-    for example in examples:
-        row = example.model_dump()
+    for number, example in enumerate(examples):
+        row = example.model_dump() | {ROW: number}
         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
         whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
         if len(prompt) >= max_length:

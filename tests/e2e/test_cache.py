@@ -17,6 +17,18 @@ from registry import Registry
 from tests.chat_server import ChatServer
 from tests.conftest import Cli
 
+SAMPLE = {"nothing", "append 10 rows", "change the second of two prompts", "change temperature", "attempts 1 to 3"} | {
+    "edit a helper of the verifier",
+    "edit a comment",
+}
+"""Edits of every run of the tests; the rest of the table is for `make soak` (and the benchmark)."""
+
+
+def edits(*, on_data: bool) -> list[Any]:
+    """The table's lines."""
+    lines = [edit for edit in EDITS if edit.on_data is on_data]
+    return [pytest.param(edit, id=edit.name, marks=() if edit.name in SAMPLE else pytest.mark.soak) for edit in lines]
+
 
 def run_here(folder: Path) -> dict[str, Any]:
     """A run in this process, on the session's Ray; gives its summary."""
@@ -39,12 +51,12 @@ def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("edit", [edit for edit in EDITS if edit.on_data], ids=lambda edit: edit.name)
+@pytest.mark.parametrize("edit", edits(on_data=True))
 def test_an_edit_of_pipeline_or_data_costs_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
     judged(edit, *calls_of(edit, workdir, chat_server, run_here))
 
 
-@pytest.mark.parametrize("edit", [edit for edit in EDITS if not edit.on_data], ids=lambda edit: edit.name)
+@pytest.mark.parametrize("edit", edits(on_data=False))
 def test_an_edit_of_code_costs_nothing_and_is_shown(workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli) -> None:
     said = ""
 

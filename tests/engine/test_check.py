@@ -7,7 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from engine.check import Pipeline, check
+from engine.check import check
+from engine.graph import Pipeline
 from engine.problems import PipelineError
 from tests.engine import running
 

@@ -46,7 +46,8 @@ def test_the_first_right_sample_is_kept(registry: Registry, chat_server: ChatSer
         ("samples", "correct", 1),
         ("samples", "wrong", 1),
     ]
-    assert len(ask(registry, "select * from llm_calls where row = 0")) == 2
+    # The wrong sample led to no row.
+    assert ask(registry, "select row, response from llm_calls order by row") == [(0, "\\boxed{2}"), (None, "\\boxed{1}")]
 
 
 def test_more_attempts_ask_only_for_the_new_ones(registry: Registry, chat_server: ChatServer) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pyarrow as pa
 
-from engine.operator import Batch, Context, Record, Reject, Table, operator
+from engine.operator import Batch, Context, Record, Reject, Table, derived, operator
 
 
 class Word(Record):
@@ -102,6 +102,51 @@ def joined(words: Table[Word], ctx: Context) -> Iterator[Word]:
     """All words as one."""
     ctx.report("words", len(words))
     yield Word(text=" ".join(word.text for word in words))
+
+
+@operator(outputs=Word)
+def distinct(words: Table[Word]) -> Iterator[Word]:
+    """Each word once: yields rows that it read."""
+    seen: set[str] = set()
+    for word in words:
+        if word.text not in seen:
+            seen.add(word.text)
+            yield word
+
+
+@operator(outputs={"pairs": Word, "lump": Word})
+def paired(left: Table[Word], right: Table[Word]) -> Iterator[tuple[str, Word]]:
+    """Words of both inputs put together, each from two rows, and one of which nobody is told where it came from."""
+    for one, other in zip(left, right, strict=False):
+        yield "pairs", derived(Word(text=f"{one.text}-{other.text}"), one, other)
+    yield "lump", Word(text="lump")
+
+
+@operator(outputs=Word)
+async def tagged(word: Word, tags: Table[Word], *, tell: bool = True) -> AsyncIterator[Word]:
+    """The word with the tag that has its first letter."""
+    for tag in tags:
+        if tag.text[0] == word.text[0]:
+            made = Word(text=f"{word.text} {tag.text}")
+            yield derived(made, tag) if tell else made
+
+
+@operator(outputs=Word)
+def grouped(words: Batch[Word]) -> pa.Table:
+    """Words with the same first letter in one row; `_row` lists them."""
+    groups: dict[str, list[int]] = {}
+    texts = dict(zip(words["_row"].to_pylist(), words["text"].to_pylist(), strict=True))
+    for row, text in texts.items():
+        groups.setdefault(text[0], []).append(row)
+    return pa.table({"text": [" ".join(texts[r] for r in rows) for rows in groups.values()], "_row": list(groups.values())})
+
+
+@operator(outputs=Word, models=["teacher"])
+async def ask_best(word: Word, ctx: Context) -> AsyncIterator[Word]:
+    """The second of two answers: the first one led to nothing."""
+    await ctx.models["teacher"].chat(f"{word.text} first")
+    answer = await ctx.models["teacher"].chat(f"{word.text} second")
+    yield derived(Word(text=answer.text), answer)
 
 
 @operator(outputs=Word)

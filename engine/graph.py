@@ -1,0 +1,87 @@
+"""A checked pipeline as data: external datasets, steps, and the typed references between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from engine.exclusion import Exclusions
+from engine.llm.weights import Weights
+from engine.operator import Operator
+from engine.spec import DatasetSpec, ModelSpec, PipelineSpec, StepSpec
+from registry import Record
+
+
+@dataclass(frozen=True)
+class Link:
+    """A resolved reference: an external dataset, a step's output, or a version in the registry.
+
+    `label` is the reference as written; `fields` what its rows have (name -> type).
+    """
+
+    kind: Literal["dataset", "step", "registry"]
+    name: str
+    output: str
+    label: str
+    type: str
+    fields: Mapping[str, str]
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """An external dataset and its record type."""
+
+    name: str
+    spec: DatasetSpec
+    record: type[Record]
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """A model in a role: the pipeline's spec and, for an in-process model, its weights."""
+
+    spec: ModelSpec
+    weights: Weights | None
+
+    @property
+    def identity(self) -> str:
+        """What determines the answers besides prompt and sampling parameters."""
+        return self.weights.identity if self.weights else self.spec.model
+
+
+@dataclass(frozen=True)
+class Step:
+    """A checked step: its operator, where each input comes from, its parameters, its models."""
+
+    name: str
+    spec: StepSpec
+    operator: Operator
+    inputs: Mapping[str, tuple[Link, ...]]
+    params: BaseModel
+    models: Mapping[str, BoundModel]
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the datasets and steps it reads."""
+        return {link.name for links in self.inputs.values() for link in links if link.kind != "registry"}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A checked pipeline; `steps` stand in an order in which they can run."""
+
+    spec: PipelineSpec
+    file: Path
+    sources: Mapping[str, Source]
+    steps: Mapping[str, Step]
+    excluded: Exclusions = field(default_factory=dict)
+
+    def output_name(self, step: str, output: str) -> str:
+        """The dataset that an output is registered as: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""
+        only = len(self.steps[step].operator.outputs) == 1
+        return f"{self.spec.name}/{step}" if only else f"{self.spec.name}/{step}.{output}"

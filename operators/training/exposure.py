@@ -1,0 +1,47 @@
+"""Counts which rows a trainer really went through: not those it was given, those its training steps saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+ROW = "row"
+"""The column of a trainer's dataset with the row's number in the operator's input."""
+
+
+def counting(trainer: type[Any], seen: Callable[[int], None]) -> type[Any]:
+    """A Transformers trainer class that tells `seen` the number of each row that a training step takes.
+
+    Counted where the loss is computed, because a data loader reads ahead of the last step. The dataset has the column
+    ROW; the trainer's collator is to be wrapped by `with_rows`.
+    """
+
+    class Counting(trainer):  # type: ignore[misc]
+        """Keeps the row numbers in the batch up to the training step."""
+
+        _signature_columns: list[str]
+
+        def _set_signature_columns_if_needed(self) -> None:
+            super()._set_signature_columns_if_needed()
+            if ROW not in self._signature_columns:
+                self._signature_columns = [*self._signature_columns, ROW]
+
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+            for row in inputs.pop(ROW).tolist():
+                seen(row)
+            return super().training_step(model, inputs, *rest, **named)
+
+    return Counting
+
+
+def with_rows(collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """A collator that passes the row numbers on beside the batch."""
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        batch = collator(examples)
+        batch[ROW] = torch.tensor([example[ROW] for example in examples])
+        return batch
+
+    return collate
