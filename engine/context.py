@@ -16,6 +16,7 @@ from registry import Metric, StoredFile
 
 if TYPE_CHECKING:
     from engine.llm.chat import ChatModel
+    from engine.llm.encoder import Encoder
     from engine.pulse import Pulse
 
 
@@ -31,6 +32,13 @@ class Tally:
     values: dict[tuple[str, str], float] = field(default_factory=dict)
     seen: dict[RowRef, int] = field(default_factory=dict)
 
+    def add(self, other: Tally) -> None:
+        """Add what another one has."""
+        for key, value in other.counts.items():
+            self.counts[key] = self.counts.get(key, 0) + value
+        self.values |= other.values
+        self.seen |= other.seen
+
     def metrics(self) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
         """(counters, to be added up over partitions; values, which stand as they are)."""
         counts = (Metric(metric=metric, slice=part, value=value) for (metric, part), value in sorted(self.counts.items()))
@@ -44,29 +52,52 @@ class Context:
 
     Attributes:
         models: the models by role; `await ctx.models["teacher"].chat("...")`.
+        encoders: the sentence encoders by role; `await ctx.encoders["encoder"].embed(["...", "..."])`.
         random: a generator seeded by the pipeline's seed, the operator and the row's content, so that the order of
             rows and the number of workers do not matter.
         log: a logger for the people who run the pipeline.
+        device: what each of several devices may use, in Ray's words (`CPU`, `GPU`); see `devices` of @operator.
         seed: the number `random` was seeded with, for libraries that have generators of their own.
     """
 
     models: Mapping[str, ChatModel]
+    encoders: Mapping[str, Encoder]
     random: random.Random
     log: logging.Logger
     seed: int
+    device: Mapping[str, float]
     _folder: Path
+    _lasting: Path
     _tally: Tally
     _keep: Callable[[Path], list[StoredFile]]
     _pulse: Pulse
+    _rejects: list[str] = field(default_factory=list)
 
     @cached_property
     def scratch(self) -> Path:
         """An empty folder of this row's (or step's) own, removed afterwards."""
         return Path(tempfile.mkdtemp(dir=self._folder))
 
+    @cached_property
+    def checkpoints(self) -> Path:
+        """A folder that outlives a crash: what an operator on whole inputs left in it is there when the step runs again.
+
+        It is removed when the step is done, and belongs to this step over these very inputs, parameters and code.
+        """
+        self._lasting.mkdir(parents=True, exist_ok=True)
+        return self._lasting
+
     def count(self, metric: str, slice: str = "", by: float = 1) -> None:
         """Add to a counter; counters are summed over all rows and stand in the view `metrics`."""
         self._tally.counts[metric, slice] = self._tally.counts.get((metric, slice), 0) + by
+
+    def reject(self, reason: str) -> None:
+        """Say that one of the things that the row was to lead to cannot be used, while the row itself goes on.
+
+        The reason stands in the view `rejects` beside those of rows that are rejected as a whole (`raise Reject`); it does not
+        count for `max_reject_ratio`. For operators on rows.
+        """
+        self._rejects.append(reason)
 
     def report(self, metric: str, value: float, slice: str = "") -> None:
         """Record a measured number in the view `metrics`, for instance `ctx.report("loss", 0.7, "step 10")`."""

@@ -72,8 +72,12 @@ class OutputWriter:
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def row(self, at: RowRef, emitted: Sequence[Emitted], rejected: str | None, log: CallLog) -> bool:
-        """Take what became of an input row: it is a source of all that was yielded for it. Returns whether any of it stays."""
+    def row(self, at: RowRef, emitted: Sequence[Emitted], reasons: Sequence[str], log: CallLog) -> bool:
+        """Take what became of an input row: it is a source of all that was yielded for it. Returns whether any of it stays.
+
+        Args:
+            reasons: why it was rejected, or things that it was to lead to.
+        """
         linked: set[int] = set()
         kept = self._kept(emitted)
         for item in kept:
@@ -82,9 +86,8 @@ class OutputWriter:
             calls = [call for call in item.calls if id(call.completion) in answers] or item.calls
             self._take(item, calls, (at,))
             linked |= {id(call) for call in calls}
-        if rejected is not None:
-            number, parent_row = self._address(at)
-            self._rejects.append({"input": number, "parent_row": parent_row, "reason": rejected})
+        number, parent_row = self._address(at)
+        self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
         self._loose_calls(call for call in log.calls if id(call) not in linked)
         return bool(kept)
 

@@ -16,6 +16,9 @@ from engine.problems import EngineError, StepError
 from engine.spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
+NOTHING = Resources(num_cpus=0, num_gpus=0, workers=1)
+"""Of a worker that only waits for others."""
+
 LEAST_IN_FLIGHT = 8
 """Partitions that one worker has under way when there are enough, and their rows wait for models."""
 
@@ -75,11 +78,20 @@ class Cluster:
             ray.shutdown()
             self._started_here = False
 
-    def workers_for(self, resources: Resources, *, local_model: bool, calls_models: bool, whole: bool, parts: int) -> Resources:
+    def workers_for(
+        self,
+        resources: Resources,
+        *,
+        local_model: bool,
+        calls_models: bool,
+        whole: bool,
+        parts: int,
+        devices: int = 1,
+    ) -> Resources:
         """The resources of a step's workers, with what YAML leaves open filled in.
 
         A model in this process gets all CPUs of a node (and a GPU, where there are any); an API needs one worker, whose
-        requests overlap; other operators get a worker for each CPU.
+        requests overlap; other operators get a worker for each CPU. Several devices share a node.
         """
         alive = [node["Resources"] for node in _alive_nodes()]
         node_cpus = max((node.get("CPU", 0) for node in alive), default=1)
@@ -89,13 +101,17 @@ class Cluster:
         if gpu is None:
             gpu = 1.0 if local_model and gpus else 0.0
         if cpus is None:
-            cpus = max(1.0, node_cpus) if local_model and not gpu else 1.0
+            cpus = max(1.0, node_cpus // devices) if local_model and not gpu else 1.0
         if cpus > node_cpus or gpu > max((node.get("GPU", 0) for node in alive), default=0):
             raise StepError(
                 f"its resources ask for {cpus:g} CPUs and {gpu:g} GPUs a worker, and no node of the cluster has that many "
                 f"(the largest has {node_cpus:g} CPUs)"
             )
         workers = resources.workers
+        if devices > 1 and (cpus * devices > all_cpus or gpu * devices > sum(node.get("GPU", 0) for node in alive)):
+            raise StepError(
+                f"{devices} devices of {cpus:g} CPUs and {gpu:g} GPUs are more than the cluster has: see `resources`"
+            )
         if workers is None:
             workers = 1 if calls_models or whole else int(max(1, all_cpus // max(cpus, 1)))
         return Resources(num_cpus=cpus, num_gpus=gpu, memory=resources.memory, workers=max(1, min(workers, parts)))

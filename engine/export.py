@@ -19,9 +19,12 @@ import pyarrow.parquet as pq
 
 from engine import card, writers
 from engine.problems import EngineError, PipelineError, Problem
-from registry import Artifact, Manifest, Registry
+from registry import Artifact, Manifest, Model, Registry, Report
 
 Format = Literal["hf", "jsonl", "parquet"]
+
+_OF_FILES = (Model.registry_kind, Report.registry_kind)
+"""Kinds whose versions are folders of files."""
 
 MARK = ".export.json"
 """Says which files of a folder an export wrote. Its name keeps it out of what Hugging Face takes for data."""
@@ -44,7 +47,7 @@ def export(registry: Registry, target: str, format: Format, folder: Path, *, ove
         registry: where it is.
         target: `NAME@V`, or `NAME` for the latest version.
         format: `jsonl`, `parquet`, or `hf`: a dataset that both `datasets.load_from_disk` and `load_dataset` open, or,
-            for a model, its files.
+            for a model or a report, its files.
         folder: an empty or new folder.
         overwrite: replace what an earlier export wrote there; files of others stay.
 
@@ -58,12 +61,17 @@ def export(registry: Registry, target: str, format: Format, folder: Path, *, ove
     manifest = registry.manifest(name, version)
     before = _earlier_files(folder, overwrite)
     with _staged(folder) as staging:
-        if format == "hf" and manifest.kind == "model":
-            _write_model(registry, manifest, staging)
+        if format == "hf" and manifest.kind in _OF_FILES:
+            _write_files(registry, manifest, staging)
             data = None
         else:
             data = _write_rows(registry, manifest, format, staging)
-        (staging / "README.md").write_text(card.card(registry, manifest, data), encoding="utf-8")
+        if format == "hf" and manifest.kind == Report.registry_kind:
+            report = next(registry.records(str(manifest.ref), Report))
+            text = f"# {report.title}\n\n{report.text}\n"
+        else:
+            text = card.card(registry, manifest, data)
+        (staging / "README.md").write_text(text, encoding="utf-8")
         files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
         said = {"version": str(manifest.ref), "content_id": manifest.content_id, "format": format, "files": sorted(files)}
         (staging / MARK).write_text(json.dumps(said, indent=1) + "\n")
@@ -111,10 +119,11 @@ def _write_state(folder: Path, manifest: Manifest, files: list[Path]) -> None:
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": [writers.SPLIT]}) + "\n")
 
 
-def _write_model(registry: Registry, manifest: Manifest, folder: Path) -> None:
+def _write_files(registry: Registry, manifest: Manifest, folder: Path) -> None:
     artifacts = [row for data in manifest.data for row in Artifact.from_table(registry.store.read_table(data.sha256))]
     if len(artifacts) != 1:
-        raise EngineError(f"{manifest.ref} has {len(artifacts)} models, which are no one folder; export its rows: --to jsonl")
+        message = f"{manifest.ref} has {len(artifacts)} {manifest.kind}s, which are no one folder; export its rows: --to jsonl"
+        raise EngineError(message)
     for file in artifacts[0].files:
         try:
             target = _inside(folder, file.name)

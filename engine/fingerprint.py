@@ -17,6 +17,7 @@ import inspect
 import logging
 import sys
 import sysconfig
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from engine.problems import EngineError
 from engine.stable import canonical, is_bare_typing
 from engine.syntax import code_node, imports, normalised, reads
 
+_Lock = type(threading.Lock())
 _ENGINE = ("engine", "registry")
 _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
 
@@ -100,6 +102,12 @@ class _Walker:
         if typing.get_origin(value) is not None:
             return None  # `list[int]` passes for the class it is made of
         if isinstance(value, Operator):
+            if value.summary:
+                self.value(value.summary, f"{name}.summary")
+            for output, closing in value.closing.items():
+                self.value(closing, f"{name}.{output}")
+            if value.settings:
+                self.value(value.params, f"{name}.{value.settings}")
             return self._function(value.function)
         if isinstance(value, types.ModuleType):
             return self._module(value)
@@ -111,7 +119,7 @@ class _Walker:
             return f"partial({self.value(value.func, name)},{self.value((value.args, value.keywords), f'{name}.arguments')})"
         if isinstance(value, types.MethodType):
             return f"method({self.value(value.__func__, name)},{self.value(value.__self__, f'{name}.self')})"
-        if isinstance(value, logging.Logger) or is_bare_typing(value):
+        if isinstance(value, logging.Logger | _Lock) or is_bare_typing(value):
             return repr(type(value))
         if hasattr(value, "__wrapped__"):  # such as functools.cache makes
             return self.value(value.__wrapped__, name)
@@ -193,12 +201,20 @@ class _Walker:
         text = normalised(node, lambda _: False)
         for base in cls.__bases__:
             text += f"\n# base {self.value(base, name)}"
-        for attribute, member in vars(cls).items():
+        # What `@dataclass` and its like generate has no source, and follows from the fields and the decorator, which have.
+        written = {child.name for child in ast.iter_child_nodes(node) if hasattr(child, "name")} | _assigned(node)
+        for attribute, member in sorted(vars(cls).items()):
             inner = getattr(member, "__func__", getattr(member, "fget", member))
-            if isinstance(inner, types.FunctionType) and inner.__module__ == cls.__module__:
+            if not isinstance(inner, types.FunctionType) or inner.__module__ != cls.__module__:
+                continue
+            if attribute in written or self._has_source(inner):
                 text += f"\n# {attribute}{self._closure(inner, f'{name}.{attribute}')}"
         self.names(node, scope, set())
         return self._finish(cls, name, text)
+
+    def _has_source(self, function: types.FunctionType) -> bool:
+        """Whether a method stands in the project's files, such as one that a decorator of the project puts in."""
+        return self._is_project(function.__globals__.get("__name__")) and not function.__code__.co_filename.startswith("<")
 
     def _module(self, module: types.ModuleType) -> str:
         """A module used as a value, or imported whole: all of it counts."""
@@ -316,6 +332,11 @@ class _Walker:
             f"operator {self.label}: cannot fingerprint {name}: {why}. "
             "Make it a plain constant, or build it inside the function that uses it."
         )
+
+
+def _assigned(tree: ast.AST) -> set[str]:
+    """Names that a class body binds by assignment, such as `solve = cached(helper)`."""
+    return {name.id for name in ast.walk(tree) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
 
 
 def _cells(function: Any) -> Iterator[tuple[str, Any]]:

@@ -43,10 +43,14 @@ class Source:
 
 @dataclass(frozen=True)
 class BoundModel:
-    """A model in a role: the pipeline's spec and, for an in-process model, its weights."""
+    """A model in a role: the pipeline's spec and, for an in-process model, its weights.
+
+    A model that a step of the pipeline makes (`made_by`) has weights as soon as that step has run.
+    """
 
     spec: ModelSpec
     weights: Weights | None
+    made_by: Link | None = None
 
     @property
     def identity(self) -> str:
@@ -67,8 +71,30 @@ class Step:
 
     @property
     def needs(self) -> set[str]:
-        """Names of the datasets and steps it reads."""
-        return {link.name for links in self.inputs.values() for link in links if link.kind != "registry"}
+        """Names of the datasets and steps it reads, or whose models it uses."""
+        return {link.name for link in self.links if link.kind != "registry"}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What users should know before it runs: how parameters were read, and what is unwise."""
+        read: tuple[str, ...] = getattr(self.params, "notes", ())
+        return read + tuple(
+            f"{first} and {second} are the same model"
+            for first, second in self.operator.apart
+            if first in self.models and second in self.models and _same(self.models[first], self.models[second])
+        )
+
+    @property
+    def links(self) -> list[Link]:
+        """All it reads: its inputs, and models that steps make."""
+        made = [model.made_by for model in self.models.values() if model.made_by]
+        return [*(link for links in self.inputs.values() for link in links), *made]
+
+
+def _same(one: BoundModel, other: BoundModel) -> bool:
+    if one.made_by or other.made_by:
+        return one.made_by == other.made_by
+    return (one.spec.endpoint, one.identity) == (other.spec.endpoint, other.identity)
 
 
 @dataclass(frozen=True)

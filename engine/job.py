@@ -47,8 +47,10 @@ class Job(Travelling):
 
     Args:
         registry: its location.
+        types: the record types of the operator's inputs.
         code: the digest of the operator's code as the driver has it.
         threads: CPU threads of a worker.
+        device: see `devices` of @operator.
         retry_rejects: for rows that answers in the journal make rejects, the model is asked anew.
         excluded: ids of rows, by output, that are left out.
     """
@@ -59,12 +61,14 @@ class Job(Travelling):
     step: str
     step_key: str
     operator: str
+    types: dict[str, str]
     code: str
     params: dict[str, Any]
     inputs: dict[str, tuple[InputPart, ...]]
     models: dict[str, ModelBinding]
     seed: int
     threads: int = 1
+    device: dict[str, float] = {}
     retry_rejects: bool = False
     excluded: dict[str, frozenset[str]] = {}
 
@@ -139,6 +143,11 @@ class Failure(Travelling):
 def receipt_path(receipts: Path, step_key: str, partition: Partition) -> Path:
     """Where the receipt of a partition lies."""
     return receipts / step_key / f"{partition.start}-{partition.stop}.json"
+
+
+def checkpoints(receipts: Path, step_key: str) -> Path:
+    """A folder for what an operator wants to find again after a crash."""
+    return receipts / step_key / "checkpoints"
 
 
 def stop_mark(receipts: Path, step_key: str) -> Path:

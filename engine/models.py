@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.job import Job, ModelBinding, Usage
 from engine.llm.base import ModelError, Provider, Spent
@@ -13,9 +14,15 @@ from engine.llm.client import SharedModel
 from engine.llm.journal import Answers, Journal
 from engine.llm.limits import Gate, Governor
 from engine.llm.sharing import Link, Post, RemoteAnswers, RemoteGate
-from engine.llm.weights import Weights, materialise
+from engine.llm.weights import LocalWeights, Weights, materialise
 from engine.problems import EngineError
 from registry import Registry
+
+if TYPE_CHECKING:
+    from engine.llm.encoder import Encoder, LocalEncoder
+
+
+M = TypeVar("M")
 
 
 class Models:
@@ -39,19 +46,30 @@ class Models:
         self._account = registry.receipts / job.step_key / f"spent-{job.run_id}.json"
         self._earlier = _account(self._account)
         self._by_role: dict[str, ChatModel] = {}
+        self._by_encoder: dict[str, Encoder] = {}
+        self._encoding: dict[str, LocalEncoder] = {}
         self._reported: dict[str, Spent] = {}
 
     def by_role(self) -> dict[str, ChatModel]:
         """The models as the operator sees them."""
         if not self._by_role:
-            made = {role: self._chat_model(role, binding) for role, binding in self._job.models.items()}
-            self._by_role = _Roles(made)
+            bound = {role: binding for role, binding in self._job.models.items() if not binding.spec.encodes}
+            self._by_role = _Roles("models", {role: self._chat_model(role, binding) for role, binding in bound.items()})
         return self._by_role
+
+    def encoders(self) -> dict[str, Encoder]:
+        """The sentence encoders as the operator sees them."""
+        if not self._by_encoder:
+            bound = {role: binding for role, binding in self._job.models.items() if binding.spec.encodes}
+            self._by_encoder = _Roles("encoders", {role: self._encoder(role, binding) for role, binding in bound.items()})
+        return self._by_encoder
 
     def stop(self, why: ModelError) -> None:
         """Send no further request."""
         for model in self._shared.values():
             model.stop(why)
+        for encoder in self._encoding.values():
+            encoder.stop(why)
 
     def spent(self) -> dict[str, Spent]:
         """What was spent since this was last asked, by the pipeline's names of the models."""
@@ -85,8 +103,17 @@ class Models:
             answers = self._journal()
             make = partial(_provider, binding, self._registry, answers, self._job.threads)
             self._shared[binding.name] = SharedModel(binding.spec, binding.identity, answers, self._gate(binding), make)
-        name = binding.weights.location if binding.weights else binding.spec.model
-        return ChatModel(role, self._shared[binding.name], name, partial(_folder, binding.weights, self._registry))
+        here = partial(_local, binding.weights, self._registry) if binding.weights else None
+        return ChatModel(role, self._shared[binding.name], here)
+
+    def _encoder(self, role: str, binding: ModelBinding) -> Encoder:
+        from engine.llm.encoder import Encoder, LocalEncoder
+
+        assert binding.weights is not None
+        if binding.name not in self._encoding:
+            folder = partial(materialise, binding.weights, self._registry.store)
+            self._encoding[binding.name] = LocalEncoder(binding.spec, folder, self._job.threads)
+        return Encoder(role, self._encoding[binding.name], binding.weights.location)
 
     def _journal(self) -> Answers:
         if self._answers is None:
@@ -102,11 +129,15 @@ class Models:
         return RemoteGate(self._post, binding.name)
 
 
-class _Roles(dict[str, ChatModel]):
-    """Models by role."""
+class _Roles(dict[str, M]):
+    """Models by role; `kind` is the argument of @operator that declares them."""
 
-    def __missing__(self, role: str) -> ChatModel:
-        raise EngineError(f"the operator asks a model as {role!r} and does not declare it: @operator(..., models=[{role!r}])")
+    def __init__(self, kind: str, made: dict[str, M]) -> None:
+        super().__init__(made)
+        self._kind = kind
+
+    def __missing__(self, role: str) -> M:
+        raise EngineError(f"the operator asks {role!r} and does not declare it: @operator(..., {self._kind}=[{role!r}])")
 
 
 def _account(file: Path) -> dict[str, Spent]:
@@ -147,19 +178,14 @@ def _provider(binding: ModelBinding, registry: Registry, answers: Answers, threa
 
     def weights() -> tuple[Path, Path | None]:
         assert binding.weights is not None
-        folder = materialise(binding.weights, registry.store)
-        if binding.weights.base is None:
-            return folder, None
-        return materialise(binding.weights.base, registry.store), folder
+        here = _local(binding.weights, registry)
+        return here.folder, here.adapter
 
     return TransformersProvider(binding.spec, weights, threads)
 
 
-def _folder(weights: Weights | None, registry: Registry) -> Path:
-    if weights is None:
-        raise EngineError("this role needs a model in this process (provider: transformers), not an API")
-    if weights.base is not None:
-        raise EngineError(
-            f"{weights.location} is an adapter; training goes on from full weights only (train with `lora: null`)"
-        )
-    return materialise(weights, registry.store)
+def _local(weights: Weights, registry: Registry) -> LocalWeights:
+    folder = materialise(weights, registry.store)
+    if weights.base is None:
+        return LocalWeights(folder, None, weights.name)
+    return LocalWeights(materialise(weights.base, registry.store), folder, weights.base.name)

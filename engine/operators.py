@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.operator import Operator
 from engine.problems import EngineError
-from registry import Model, Record
+from registry import Model, Record, Report
 
 GROUP = "engine.operators"
 
@@ -48,7 +48,7 @@ class Catalogue:
 def catalogue() -> Catalogue:
     """Load every package of the entry-point group; raises EngineError when two define the same name."""
     operators: dict[str, Operator] = {}
-    records: dict[str, type[Record]] = {"Model": Model}
+    records: dict[str, type[Record]] = {"Model": Model, "Report": Report}
     generators: dict[str, Generator] = {}
     for root in packages():
         for module in _modules(root):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,6 +34,8 @@ def drafts(
     for place, (output, record) in enumerate(step.operator.outputs.items()):
         parts = [receipt.outputs[output] for receipt in ordered]
         data = tuple(part.data for part in parts if part.data)
+        if closing := step.operator.closing.get(output):
+            data = _closed(store, record, closing(_counted(ordered), step.params))
         if not data:
             stored = store.put_table(record.arrow_schema().empty_table())
             data = (DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes),)
@@ -60,7 +62,7 @@ def drafts(
                 data=data,
                 side=extra,
                 attachments=attachments,
-                metrics=_metrics(ordered) if place == 0 else (),
+                metrics=_metrics(step, ordered) if place == 0 else (),
                 rows_in=plan.rows or 0,
                 filtered=sum(receipt.filtered for receipt in ordered),
                 rejected=sum(receipt.rejected for receipt in ordered),
@@ -72,8 +74,11 @@ def drafts(
 def _opaque(step: Step, inputs: Mapping[str, tuple[Input, ...]], output: str, receipts: Sequence[Receipt]) -> tuple[int, ...]:
     """Places (among all of a step's input versions) of those of which it is not known what rows they led to.
 
-    That is an input of which no row was named as a source, and every input as soon as one row has no known source.
+    That is an input of which no row was named as a source, and every input as soon as one row has no known source. Rows
+    that are made from counters come from all.
     """
+    if output in step.operator.closing:
+        return tuple(range(sum(map(len, inputs.values()))))
     parts = [receipt.outputs[output] for receipt in receipts if receipt.outputs[output].data]
     told = {port for part in parts for port in part.told}
     orphans = any(part.orphans for part in parts)
@@ -106,15 +111,29 @@ def _side_objects(
     return tuple(extra)
 
 
-def _metrics(receipts: Sequence[Receipt]) -> tuple[Metric, ...]:
+def _closed(store: ObjectStore, record: type[Record], made: Iterable[Record]) -> tuple[DataObject, ...]:
+    rows = list(made)
+    if not rows:
+        return ()
+    table = record.to_table(rows)
+    stored = store.put_table(table)
+    return (DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes, memory=table.nbytes),)
+
+
+def _counted(receipts: Sequence[Receipt]) -> dict[tuple[str, str], float]:
     counts: dict[tuple[str, str], float] = {}
-    values: list[Metric] = []
     for receipt in receipts:
         for metric in receipt.counts:
             counts[metric.metric, metric.slice] = counts.get((metric.metric, metric.slice), 0) + metric.value
-        values += receipt.values
+    return counts
+
+
+def _metrics(step: Step, receipts: Sequence[Receipt]) -> tuple[Metric, ...]:
+    counts = _counted(receipts)
+    values = [metric for receipt in receipts for metric in receipt.values]
     added = (Metric(metric=name, slice=part, value=value) for (name, part), value in sorted(counts.items()))
-    return (*added, *values)
+    summary = step.operator.summary
+    return (*added, *values, *(summary(counts) if summary else ()))
 
 
 def _model_ref(step: Step, role: str, registry: Registry) -> VersionRef | None:

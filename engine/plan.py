@@ -12,6 +12,7 @@ from engine.exclusion import digest
 from engine.graph import Pipeline, Source, Step
 from engine.job import Partition, partitions, read_receipt
 from engine.keys import changes, code_of, step_document, step_key
+from engine.llm.weights import REGISTRY, identify
 from engine.problems import EngineError
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.record import fields_of
@@ -97,15 +98,15 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
     for source in source_plans:
         made[source.name, ""] = source.input
     step_plans = []
-    for name, step in pipeline.steps.items():
+    for name, checked in pipeline.steps.items():
+        step = checked
         if name not in chosen:
             continue
-        waits = sorted(
-            {link.name for links in step.inputs.values() for link in links if _key(link) not in made and link.kind == "step"}
-        )
+        waits = sorted({link.name for link in step.links if _key(link) not in made and link.kind == "step"})
         if waits:
-            plan = StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits))
+            plan = StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits), notes=step.notes)
         else:
+            step = with_models(step, made, registry)
             plan = plan_step(pipeline, step, resolve_inputs(step, made, registry), registry, force=name in force)
         if why and plan.status in ("RUN", "RESUME"):
             plan = replace(plan, why=tuple(explain(pipeline, step, plan, registry, forced=name in force)))
@@ -145,6 +146,20 @@ def resolve_inputs(step: Step, made: Mapping[tuple[str, str], Input], registry: 
         return Input(manifest.ref, manifest.data)
 
     return {port: tuple(find(link) for link in links) for port, links in step.inputs.items()}
+
+
+def with_models(step: Step, made: Mapping[tuple[str, str], Input], registry: Registry) -> Step:
+    """The step with the weights of models that other steps have made."""
+    if not any(model.made_by for model in step.models.values()):
+        return step
+    bound = {}
+    with registry.session() as session:
+        for role, model in step.models.items():
+            bound[role] = model
+            if model.made_by:
+                weights = identify(f"{REGISTRY}{made[_key(model.made_by)].ref}", session)
+                bound[role] = replace(model, weights=weights)
+    return replace(step, models=bound)
 
 
 def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> SourcePlan:
@@ -259,10 +274,10 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     """
     calls = tokens = 0
     cost = 0.0
-    notes = []
+    notes = [*step.notes]
     streamed = _streamed_memory(step, inputs)
-    whole = sum(_memory(inputs[name]) for name, port in step.operator.inputs.items() if port.whole)
-    texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.str:")]
+    whole = sum(_memory(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
+    texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec

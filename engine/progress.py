@@ -7,7 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from engine.run import StepOutcome
+from engine.result import StepOutcome
 
 _LINE_EVERY_SECONDS = 10.0
 

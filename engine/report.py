@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from engine.operator import SINGLE, Operator
 from engine.output import grid, plain
 from engine.plan import Plan, SourcePlan
-from engine.run import RunResult, StepOutcome
-from registry import Manifest
+from engine.result import RunResult, StepOutcome
+from registry import Manifest, Report
 from registry.record import fields_of
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -39,13 +41,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     for step in plan.steps:
         status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
         cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
-        note = f"for {', '.join(step.waits_for)}" if step.waits_for else "; ".join(step.notes)
+        note = f"for {', '.join(step.waits_for)}" if step.waits_for else ""
         shown_rows: Any = "?" if step.rows is None else step.rows
         rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
     console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
     for step in plan.steps:
-        for reason in step.why:
-            console.print(f"{step.name}: {reason}", soft_wrap=True)
+        for line in (*step.notes, *step.why):
+            console.print(f"{step.name}: {line}", soft_wrap=True)
     counts = {status: sum(step.status == status for step in plan.steps) for status in ("HIT", "RUN", "RESUME", "WAIT")}
     if counts["HIT"] == len(plan.steps):
         console.print("Nothing to do: every step is there already.")
@@ -86,11 +88,12 @@ def run_document(result: RunResult) -> dict[str, Any]:
     }
 
 
-def print_run(result: RunResult, registry: str, command: str, console: Console) -> None:
+def print_run(result: RunResult, reports: Sequence[Report], registry: str, command: str, console: Console) -> None:
     """The summary of a run: what ran, what survived and why the rest did not, where it is, what to try next.
 
     Args:
         result: the run.
+        reports: those that its steps wrote.
         registry: its folder, as the user knows it.
         command: what the user typed, to be typed again.
         console: where to.
@@ -122,6 +125,9 @@ def print_run(result: RunResult, registry: str, command: str, console: Console) 
     console.print(f"\nEverything is in {registry}; the newest versions are:")
     outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
     console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
+    for report in reports:
+        console.print()
+        print_report(report, console)
     suggestions = _suggestions(outputs)
     if any(outcome.record.rejected and (outcome.record.calls or outcome.record.calls_reused) for outcome in result.steps):
         suggestions.insert(0, _retrying(command))
@@ -129,6 +135,12 @@ def print_run(result: RunResult, registry: str, command: str, console: Console) 
         console.print("\nTry next:")
         for line in suggestions:
             console.print(f"  {line}", soft_wrap=True)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """A report; for a terminal its Markdown is laid out."""
+    text = f"# {report.title}\n\n{report.text}"
+    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
 
 
 def _retrying(command: str) -> str:
@@ -156,14 +168,17 @@ def _fate(outcome: StepOutcome) -> str:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
     if record.filtered:
         parts.append(f"{record.filtered} filtered")
-    if record.rejected:
+    if record.rejected or outcome.partial:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
-        parts.append(f"{record.rejected} rejected ({reasons})")
+        counted_as = [f"{record.rejected} rejected"] if record.rejected else []
+        counted_as += [f"{outcome.partial} rejected in part"] if outcome.partial else []
+        parts.append(f"{', '.join(counted_as)} ({reasons})")
     counted: dict[str, list[str]] = {}
     for metric in outcome.metrics:
         if metric.slice and not metric.slice.startswith("step "):
             counted.setdefault(metric.metric, []).append(f"{metric.value:g} {metric.slice}")
-    parts += [f"{metric}: {', '.join(values)}" for metric, values in counted.items()]
+    few = {metric: values for metric, values in counted.items() if len(values) <= _SLICES_SHOWN}
+    parts += [f"{metric}: {', '.join(values)}" for metric, values in few.items()]
     losses = [metric for metric in outcome.metrics if metric.metric == "loss"]
     if losses:
         parts.append(f"loss {losses[0].value:.3f} -> {losses[-1].value:.3f} in {len(losses)} steps")
@@ -193,9 +208,11 @@ def operator_document(operator: Operator) -> dict[str, Any]:
     return {
         "name": operator.name,
         "shape": operator.shape,
-        "inputs": {name: port.record.type_name() for name, port in operator.inputs.items()},
-        "outputs": {name: record.type_name() for name, record in operator.outputs.items()},
-        "models": list(operator.roles),
+        "inputs": {name: None if port.open else port.record.type_name() for name, port in operator.inputs.items()},
+        "outputs": {name: None if name in operator.like else record.type_name() for name, record in operator.outputs.items()},
+        "outputs_like": dict(operator.like),
+        "models": [role for role in operator.roles if role not in operator.encoders],
+        "encoders": list(operator.encoders),
         "parameters": operator.params.model_json_schema(),
         "doc": operator.doc,
     }
@@ -210,13 +227,20 @@ def print_operator(operator: Operator, console: Console) -> None:
     )
     console.print(f"\n{operator.doc}\n", soft_wrap=True)
     for name, port in operator.inputs.items():
+        if port.open:
+            console.print(f"in   {name}: rows of any type")
+            continue
         fields = ", ".join(f"{key}: {label}" for key, label in fields_of(port.record.arrow_schema()).items())
         console.print(f"in   {name}: {port.record.type_name()} ({fields})", soft_wrap=True)
     for name, record in operator.outputs.items():
         shown = "" if name == SINGLE else f"{name}: "
-        console.print(f"out  {shown}{record.type_name()}", soft_wrap=True)
+        kind = f"rows as they came in as {operator.like[name]}" if name in operator.like else record.type_name()
+        console.print(f"out  {shown}{kind}", soft_wrap=True)
     for role in operator.roles:
-        console.print(f"model {role}")
+        console.print(f"{'encoder' if role in operator.encoders else 'model'} {role}")
+    if operator.settings:
+        docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in reversed(operator.params.__mro__)]
+        console.print("\n" + "\n\n".join(doc for doc in docs if "\nArgs:" in doc), soft_wrap=True)
     schema = operator.params.model_json_schema()
     rows = []
     for name, field in operator.params.model_fields.items():
@@ -243,5 +267,8 @@ def _type_of(schema: dict[str, Any]) -> str:
     bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
     return " ".join([str(schema.get("type", "any")), *bounds])
 
+
+_SLICES_SHOWN = 8
+"""Of a counter; one with more slices is for SQL."""
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

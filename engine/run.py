@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from engine.execute import Cluster
+from engine.execute import NOTHING, Cluster
 from engine.graph import Pipeline, Step
 from engine.interrupt import calls_end_first
 from engine.job import (
@@ -21,6 +22,7 @@ from engine.job import (
     Partition,
     Receipt,
     Usage,
+    checkpoints,
     forget_attempts,
     read_receipt,
     receipt_path,
@@ -30,56 +32,26 @@ from engine.keys import code_digest
 from engine.llm.base import Spent
 from engine.needs import check_needs
 from engine.outcome import drafts
-from engine.plan import Input, SourcePlan, StepPlan, excluded_of, needed, plan_source, plan_step, resolve_inputs, split
+from engine.plan import (
+    Input,
+    StepPlan,
+    excluded_of,
+    needed,
+    plan_source,
+    plan_step,
+    resolve_inputs,
+    split,
+    with_models,
+)
 from engine.problems import StepError
 from engine.pulse import Ticker
+from engine.result import Observer, RunResult, StepOutcome
 from engine.spec import Resources
 from engine.turns import only_one
-from registry import Manifest, Metric, Registry, SideObject, StepRun
+from registry import Manifest, Registry, SideObject, StepRun
 from registry.store import durable_write
 
 _REASONS_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What a step did in this run, and the versions it stands for."""
-
-    record: StepRun
-    outputs: tuple[Manifest, ...] = ()
-    reasons: tuple[tuple[str, int], ...] = ()
-    metrics: tuple[Metric, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A run's end: `state` is succeeded, failed or interrupted; `error` is for the user."""
-
-    run_id: str
-    pipeline: str
-    state: str
-    sources: tuple[SourcePlan, ...]
-    steps: tuple[StepOutcome, ...]
-    seconds: float
-    error: str | None = None
-    trace: str = ""
-
-
-class Observer(Protocol):
-    """Is told what happens, to show it."""
-
-    def message(self, text: str) -> None:
-        """Something worth a line."""
-
-    def step_started(self, step: str, op: str, rows: int, done: int) -> None:
-        """A step begins (or resumes with `done` rows)."""
-
-    def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
-        """Rows (or an operator's own units) done so far."""
-
-    def step_finished(self, outcome: StepOutcome) -> None:
-        """A step hit, ran, resumed or failed."""
 
 
 @dataclass
@@ -179,6 +151,7 @@ class _Runner:
     def step(self, *, force: bool) -> None:
         """Hit, or execute what is missing and commit."""
         started = time.monotonic()
+        self.definition = with_models(self.definition, self.state.made, self.registry)
         inputs = resolve_inputs(self.definition, self.state.made, self.registry)
         plan = plan_step(self.pipeline, self.definition, inputs, self.registry, force=force)
         if self._is_done(plan):
@@ -194,7 +167,7 @@ class _Runner:
                 self._make(plan, inputs, started, force=force)
 
     def _is_done(self, plan: StepPlan) -> bool:
-        return plan.status == "HIT" and not (self.retry_rejects and plan.manifests[0].rejected)
+        return plan.status == "HIT" and not (self.retry_rejects and _rejects(plan.manifests))
 
     def _make(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], started: float, *, force: bool) -> None:
         try:
@@ -216,6 +189,7 @@ class _Runner:
         made = drafts(self.pipeline, self.definition, plan, inputs, self._receipts, self.registry)
         record = self._record(plan, "resumed" if self.earlier else "ran", started, sum(draft.rows for draft in made))
         manifests = self.registry.catalog.commit(made, self.run_id, record)
+        self._forget_checkpoints(plan.key)
         self.state.add(plan.name, manifests)
         self._tell(record, manifests)
 
@@ -230,14 +204,17 @@ class _Runner:
         if force:
             for part in parts:
                 self._forget(plan.key, part)
+            self._forget_checkpoints(plan.key)
         self.earlier = self._on_disk(plan.key, parts)
         if self.retry_rejects:
             self._forget_rejected(plan.key)
-            self.earlier = [receipt for receipt in self.earlier if not receipt.rejected]
+            self.earlier = [receipt for receipt in self.earlier if not receipt.rejects]
         finished = {receipt.partition for receipt in self.earlier}
         missing = [part for part in parts if part not in finished]
         done = sum(receipt.partition.stop - receipt.partition.start for receipt in self.earlier)
         self.observer.step_started(plan.name, plan.op, plan.rows or 0, done)
+        for note in self.definition.notes:
+            self.observer.message(f"{plan.name}: {note}")
         if not missing:
             return
         self._spend(check_needs(self.definition, self.registry))
@@ -248,7 +225,9 @@ class _Runner:
             )
         self.cluster.start()
         resources = self._resources(len(missing))
-        job = self._job(plan, inputs, threads=max(1, int(resources.num_cpus or 1)))
+        job = self._job(plan, inputs, resources)
+        if self._devices > 1:
+            resources = NOTHING  # the devices have them
         mark = stop_mark(self.registry.receipts, plan.key)
         mark.unlink(missing_ok=True)
         forget_attempts(self.registry.receipts, plan.key)
@@ -287,6 +266,11 @@ class _Runner:
         for model, more in spent.items():
             self.state.spent[model] = self.state.spent.get(model, Spent()) + more
 
+    @property
+    def _devices(self) -> int:
+        asked = self.definition.operator.devices
+        return asked(self.definition.params) if asked else 1
+
     def _resources(self, parts: int) -> Resources:
         operator, models = self.definition.operator, self.definition.models.values()
         return self.cluster.workers_for(
@@ -295,9 +279,10 @@ class _Runner:
             calls_models=bool(operator.roles),
             whole=operator.shape == "whole",
             parts=parts,
+            devices=self._devices,
         )
 
-    def _job(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], *, threads: int) -> Job:
+    def _job(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], resources: Resources) -> Job:
         numbered: dict[str, tuple[InputPart, ...]] = {}
         number = 0
         for port, versions in inputs.items():
@@ -311,6 +296,7 @@ class _Runner:
             step=plan.name,
             step_key=plan.key,
             operator=plan.op,
+            types={port: each.record.type_name() for port, each in self.definition.operator.inputs.items()},
             code=code_digest(plan.op),
             params=self.definition.params.model_dump(mode="json"),
             inputs=numbered,
@@ -325,7 +311,8 @@ class _Runner:
                 for role, model in self.definition.models.items()
             },
             seed=self.pipeline.spec.seed,
-            threads=threads,
+            threads=max(1, int(resources.num_cpus or 1)),
+            device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
             retry_rejects=self.retry_rejects,
             excluded=excluded_of(self.pipeline, self.definition),
         )
@@ -336,7 +323,7 @@ class _Runner:
     def _check_rejects(self, plan: StepPlan) -> None:
         if not self._too_many_rejects(plan):
             return
-        reasons = self._reasons()
+        reasons = self._reasons([receipt.rejects for receipt in self._receipts if receipt.rejects])
         # What was rejected is to be tried again once its cause is mended, so these partitions count as not done.
         self._forget_rejected(plan.key)
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
@@ -348,16 +335,17 @@ class _Runner:
 
     def _forget_rejected(self, key: str) -> None:
         for receipt in self._receipts:
-            if receipt.rejected:
+            if receipt.rejects:
                 self._forget(key, receipt.partition)
 
     def _forget(self, key: str, part: Partition) -> None:
         receipt_path(self.registry.receipts, key, part).unlink(missing_ok=True)
 
-    def _reasons(self, parts: Sequence[SideObject] | None = None) -> tuple[tuple[str, int], ...]:
-        """The most frequent reasons in objects of rejects (by default, those of the receipts)."""
-        if parts is None:
-            parts = [receipt.rejects for receipt in self._receipts if receipt.rejects]
+    def _forget_checkpoints(self, key: str) -> None:
+        shutil.rmtree(checkpoints(self.registry.receipts, key), ignore_errors=True)
+
+    def _reasons(self, parts: Sequence[SideObject]) -> tuple[tuple[str, int], ...]:
+        """The most frequent reasons in objects of rejects."""
         counted: Counter[str] = Counter()
         for part in parts:
             counted.update(self.registry.store.read_table(part.sha256, ["reason"]).column("reason").to_pylist())
@@ -377,7 +365,6 @@ class _Runner:
         )
 
     def _hit(self, plan: StepPlan, started: float) -> None:
-        rejects = [part for part in plan.manifests[0].side if part.kind == "rejects"]
         record = StepRun(
             step=plan.name,
             op=plan.op,
@@ -390,11 +377,19 @@ class _Runner:
         )
         self.registry.catalog.commit([], self.run_id, record, hits=plan.manifests)
         self.state.add(plan.name, plan.manifests)
-        self._tell(record, plan.manifests, rejects)
+        self._tell(record, plan.manifests, _rejects(plan.manifests))
 
     def _tell(self, record: StepRun, manifests: Sequence[Manifest], rejects: Sequence[SideObject] | None = None) -> None:
         metrics = manifests[0].metrics if manifests else ()
+        if rejects is None:
+            rejects = [receipt.rejects for receipt in self._receipts if receipt.rejects]
+        partial = sum(part.rows for part in rejects) - record.rejected
         notes = tuple(dict.fromkeys(note for receipt in self.fresh for note in receipt.notes))
-        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), metrics, notes)
+        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), partial, metrics, notes)
         self.state.outcomes.append(outcome)
         self.observer.step_finished(outcome)
+
+
+def _rejects(manifests: Sequence[Manifest]) -> list[SideObject]:
+    """Rejects stand with a step's first output."""
+    return [part for part in manifests[0].side if part.kind == "rejects"]

@@ -31,12 +31,12 @@ def pipeline_schema() -> dict[str, Any]:
 
 
 def _open_to_parameters(node: Any) -> Any:
-    """Let `${params.NAME}` stand where a number or a boolean is wanted."""
+    """Let `${params.NAME}` stand where a number, a boolean or a text of some form is wanted."""
     if isinstance(node, list):
         return [_open_to_parameters(item) for item in node]
     if not isinstance(node, dict):
         return node
-    if node.get("type") in ("integer", "number", "boolean"):
+    if node.get("type") in ("integer", "number", "boolean") or (node.get("type") == "string" and "pattern" in node):
         outer = {key: node[key] for key in ("title", "description", "default") if key in node}
         return {**outer, "anyOf": [{key: value for key, value in node.items() if key not in outer}, _PARAMETER]}
     return {key: _open_to_parameters(value) for key, value in node.items()}

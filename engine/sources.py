@@ -12,18 +12,13 @@ What is decided for bad input:
 
 from __future__ import annotations
 
-import csv
-import glob
-import gzip
 import hashlib
 import io
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -32,31 +27,20 @@ from engine.exclusion import EXCLUDED, digest
 from engine.keys import code_of_source
 from engine.operators import catalogue
 from engine.problems import EngineError, PipelineError, Problem
+from engine.readers import Row, find_files, format_of, open_raw, read_file
 from engine.spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject, side
 from registry.content import content_id, row_id
 from registry.record import fields_of
 from registry.store import json_digest
 
-READER_VERSION = 1
+READER_VERSION = 2
 """To be raised when the readers below give other rows for the same bytes."""
 
-MAX_ROW_BYTES = 64 << 20
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 16 << 20
 """Of an object. Readers of a part of it decode all of it, and it is in memory a few times over while it is written."""
 SHOWN_BAD_ROWS = 20
-FORMATS = ("jsonl", "json", "csv", "parquet")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a source before it is typed: where it stands, its fields, or why it cannot be read."""
-
-    where: str
-    fields: dict[str, Any] | None = None
-    error: str = ""
-    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,30 +53,6 @@ class Ingested:
     rows: int
     rejected: int
     ignored: tuple[str, ...]
-
-
-def find_files(path: str, beside: Path) -> list[str]:
-    """The files that `path` means: an fsspec URL, or a file or glob where the user stands, else beside the pipeline."""
-    if "://" in path:
-        import fsspec
-
-        system, inner = fsspec.core.url_to_fs(path)
-        return [system.unstrip_protocol(found) for found in sorted(system.glob(inner))]
-    for folder in (Path(), beside):
-        wanted = folder / Path(path).expanduser()
-        if wanted.is_file():  # a name may have brackets
-            return [str(wanted)]
-        found = sorted(glob.glob(str(wanted), recursive=True))
-        if files := [name for name in found if Path(name).is_file()]:
-            return files
-    return []
-
-
-def format_of(file: str) -> str | None:
-    """jsonl, json, csv or parquet by the file's name; None when it is something else."""
-    suffix = Path(file.removesuffix(".gz")).suffix.lstrip(".").lower()
-    suffix = {"ndjson": "jsonl", "pq": "parquet"}.get(suffix, suffix)
-    return suffix if suffix in FORMATS else None
 
 
 def identity(
@@ -110,6 +70,7 @@ def identity(
     else:
         return None  # a hub's data can change behind its name
     rules: dict[str, Any] = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
+    rules |= {"defaults": spec.defaults} if spec.defaults else {}
     if excluded:
         rules["excluded"] = digest(excluded)
     return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
@@ -175,9 +136,11 @@ def _typed(
         error = row.error
         if row.fields is not None:
             fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
+            twice = len(fields) < len(row.fields)
+            fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
             found.ignored |= fields.keys() - known
             try:
-                if len(fields) < len(row.fields):
+                if twice:
                     raise _RowError("after renaming, two columns have the same name")
                 typed = record.model_validate({key: fields[key] for key in fields.keys() & known})
             except _RowError as invalid:
@@ -232,7 +195,7 @@ def _rows(spec: DatasetSpec, beside: Path, seed: int) -> Iterator[Row]:
     if spec.path is not None:
         for file in find_files(spec.path, beside):
             try:
-                yield from _READERS[format_of(file) or "jsonl"](file)
+                yield from read_file(file)
             except (EOFError, OSError) as error:
                 raise EngineError(f"{file}: cannot be read to its end: {error}") from error
     elif spec.generator is not None:
@@ -256,141 +219,6 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
         yield Row(f"{name}[{split}] row {number + 1}", fields)
 
 
-def _open(file: str) -> IO[bytes]:
-    if "://" in file:
-        import fsspec
-
-        opened: IO[bytes] = fsspec.open(file, "rb", compression="infer").open()
-        return opened
-    return cast(IO[bytes], gzip.open(file, "rb")) if file.endswith(".gz") else open(file, "rb")
-
-
-def _json_lines(file: str) -> Iterator[Row]:
-    with _open(file) as lines:
-        number = 0
-        while line := lines.readline(MAX_ROW_BYTES + 1):
-            number += 1
-            where = f"{file}:{number}"
-            if len(line) > MAX_ROW_BYTES:
-                yield Row(where, error=f"the row has more than {MAX_ROW_BYTES >> 20} MiB")
-                while line and not line.endswith(b"\n"):
-                    line = lines.readline(MAX_ROW_BYTES)
-                continue
-            if not line.strip():
-                continue
-            try:
-                value = _loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                yield _json_row(where, value, len(line), halves=bool(_HALF.search(line)))
-            except UnicodeDecodeError as error:
-                yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
-            except (ValueError, RecursionError) as error:
-                yield Row(where, error=f"not JSON: {error}")
-
-
-def _loads(text: str) -> Any:
-    """JSON, without what the standard does not have: NaN, infinities, a key twice."""
-    return json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant)
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("an object has the same key twice")
-    return fields
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How half of a surrogate pair can be written: only so, for UTF-8 itself has none. (A whole pair has two of it.)"""
-
-
-def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
-    if not isinstance(value, dict):
-        return Row(where, error=f"a row is a JSON object, this is a {type(value).__name__}")
-    try:
-        if halves:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return Row(where, error="it has half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-    return Row(where, value, size=size)
-
-
-def _json_array(file: str) -> Iterator[Row]:
-    with _open(file) as content:
-        raw = content.read()
-    try:
-        document = _loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise EngineError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
-    except ValueError as error:
-        raise EngineError(f"{file}: not JSON: {error}. (One object a line is JSON Lines: name the file .jsonl)") from error
-    # A list of rows, or a mapping from ids to rows.
-    rows = list(document.values()) if isinstance(document, dict) else document
-    if not isinstance(rows, list) or (isinstance(document, dict) and not all(isinstance(row, dict) for row in rows)):
-        raise EngineError(f"{file}: a JSON file holds a list of objects, or a mapping from ids to objects")
-    halves = bool(_HALF.search(raw))
-    for number, value in enumerate(rows):
-        yield _json_row(f"{file} row {number + 1}", value, len(raw) // max(1, len(rows)), halves=halves)
-
-
-_SURPLUS, _MISSING = "\0surplus", "\0missing"
-"""Cells beyond the header, and cells that a short row lacks, as the CSV reader is told to mark them."""
-
-
-def _csv(file: str) -> Iterator[Row]:
-    with _open(file) as content:
-        csv.field_size_limit(MAX_ROW_BYTES)
-        reader = csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""), restkey=_SURPLUS, restval=_MISSING)
-        while True:
-            try:
-                if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
-                    raise EngineError(f"{file}: the header names a column twice")
-                fields = next(reader, None)
-            except UnicodeDecodeError as error:
-                raise EngineError(f"{file}: not UTF-8 after line {reader.line_num}; save the file as UTF-8") from error
-            except csv.Error as error:
-                raise EngineError(f"{file}:{reader.line_num}: not CSV: {error}") from error
-            if fields is None:
-                return
-            where = f"{file}:{reader.line_num}"
-            if _SURPLUS in fields or _MISSING in fields.values():
-                more = "more" if _SURPLUS in fields else "fewer"
-                yield Row(where, error=f"the row has {more} cells than the header; put text with commas in double quotes")
-                continue
-            # An empty cell is no value: it becomes the field's default, or is reported as missing.
-            present = {key: value for key, value in fields.items() if value != ""}
-            yield Row(where, present, size=sum(map(len, present.values())))
-
-
-def _parquet(file: str) -> Iterator[Row]:
-    import pyarrow.parquet as pq
-
-    try:
-        with _open(file) as content, pq.ParquetFile(content) as parquet:
-            number = 0
-            for batch in parquet.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{file} row {number}", fields, size=batch.nbytes // max(1, batch.num_rows))
-    except (pa.ArrowException, OSError) as error:
-        raise EngineError(f"{file}: not a readable Parquet file: {error}") from error
-
-
-_READERS = {"jsonl": _json_lines, "json": _json_array, "csv": _csv, "parquet": _parquet}
-
-
 def _digest(file: str) -> list[str]:
-    with _open_raw(file) as content:
+    with open_raw(file) as content:
         return [format_of(file) or "", hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()]
-
-
-def _open_raw(file: str) -> IO[bytes]:
-    if "://" in file:
-        import fsspec
-
-        opened: IO[bytes] = fsspec.open(file, "rb").open()
-        return opened
-    return open(file, "rb")

@@ -24,6 +24,11 @@ _OURS = {"model", "messages", "n", "stream", "temperature", "top_p", "max_tokens
 _OURS |= {"response_format", "logprobs", "top_logprobs"}
 """What requests say of their own accord, and `extra_body` must not."""
 
+STEP = "step:"
+
+_OF_ENCODERS = {"provider", "model", "batch_size"}
+"""Keys of a model that mean something for an encoder, which has no prompts, answers, server or price."""
+
 _PARAM = re.compile(r"\$\{params\.([^}]*)\}")
 
 
@@ -58,9 +63,11 @@ class ModelSpec(Spec):
     """A model that operators call or train.
 
     Args:
-        provider: `openai` (any compatible server) or `transformers` (in this process).
+        provider: `openai` (any compatible server) or `transformers` (in this process); `sentence-transformers` (in this
+            process) makes vectors of texts and takes `model` and `batch_size` only.
         model: the server's model name; for `transformers` a Hugging Face id, a folder, `smollm2-135m-instruct`
-            (embedded) or `registry:NAME@VERSION`.
+            (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline makes; for
+            `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
         system: a system message before every prompt that has none of its own; part of every cache key.
@@ -68,12 +75,13 @@ class ModelSpec(Spec):
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
             they are; part of every cache key.
         limits, price, timeout, retries, batch_size, mode: how to call; never part of a cache key. `timeout` is seconds
-            for one request; `retries` counts further tries after a passing failure. `batch_size` is for `transformers`:
-            answers generated together. `mode: batch` uses OpenAI's Batch API: half the price, within a day.
+            for one request; `retries` counts further tries after a passing failure. `batch_size` is for models in this
+            process: answers generated, or texts encoded, together. `mode: batch` uses OpenAI's Batch API: half the price,
+            within a day.
         budget_usd, max_calls: a run stops before it spends more, or sends more requests (tries count).
     """
 
-    provider: Literal["openai", "transformers"]
+    provider: Literal["openai", "transformers", "sentence-transformers"]
     model: Annotated[str, Field(min_length=1)]
     base_url: str | None = None
     api_key_env: EnvName | None = None
@@ -94,6 +102,16 @@ class ModelSpec(Spec):
     batch_size: Annotated[int, Field(ge=1)] = 64
 
     @property
+    def made_by(self) -> str | None:
+        """The step of this pipeline that makes the model: what follows `step:`."""
+        return self.model.removeprefix(STEP) if self.model.startswith(STEP) else None
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is an encoder, which makes vectors of texts; the others chat."""
+        return self.provider == "sentence-transformers"
+
+    @property
     def endpoint(self) -> str:
         """Where requests go; for an in-process model, its provider."""
         if self.provider == "openai":
@@ -103,12 +121,14 @@ class ModelSpec(Spec):
     @property
     def most_in_flight(self) -> int:
         """Requests that may be under way: a batch takes as many as there are, a model in a worker two of its batches."""
-        if self.provider == "transformers":
+        if self.provider != "openai":
             return 2 * self.batch_size
         return MOST_IN_BATCH if self.mode == "batch" else self.limits.concurrency
 
     def sampling(self) -> dict[str, Any]:
-        """Every parameter that shapes an answer."""
+        """Every parameter that shapes an answer; of an encoder none."""
+        if self.encodes:
+            return {}
         plain = self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
         return plain | ({"extra_body": self.extra_body} if self.extra_body else {})
 
@@ -119,6 +139,10 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _fits_the_provider(self) -> ModelSpec:
+        if self.encodes:
+            self._fits_an_encoder()
+        if self.made_by is not None and self.provider == "openai":
+            raise ValueError(f"{self.model} is made by a step, and such models run in this process: provider: transformers")
         if self.provider != "openai":
             for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
                 if given:
@@ -131,6 +155,14 @@ class ModelSpec(Spec):
             raise ValueError(f"extra_body: {', '.join(ours)} is the engine's business; there are keys of the model for it")
         return self
 
+    def _fits_an_encoder(self) -> None:
+        # By value: a spec that travels to a worker comes with every default.
+        others = {name: info.default for name, info in type(self).model_fields.items() if name not in _OF_ENCODERS}
+        if given := [name for name, default in others.items() if getattr(self, name) != default]:
+            raise ValueError(f"{', '.join(given)}: not for an encoder ({self.provider}), which takes model and batch_size")
+        if self.model.startswith((STEP, "registry:")):
+            raise ValueError(f"steps make models that chat, no encoders; {self.provider} takes a folder or a Hugging Face id")
+
 
 class DatasetSpec(Spec):
     """An external input, typed at the door. Exactly one of path, hf, generator, registry says where it is.
@@ -142,6 +174,7 @@ class DatasetSpec(Spec):
         generator: `<generator>/<task>`; its settings stand under `with`.
         registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest.
         rename: {column in the source: field of the record}.
+        defaults: {field of the record: value} for rows that have none.
         limit: the first so many rows.
         on_error: `stop` at rows that do not fit the type, or `skip` them into the rejects.
     """
@@ -153,6 +186,7 @@ class DatasetSpec(Spec):
     generator: str | None = None
     registry: str | None = None
     rename: dict[str, str] = {}
+    defaults: dict[str, str | int | float | bool] = {}
     limit: Annotated[int, Field(ge=1)] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     with_: Annotated[dict[str, Any], Field(alias="with")] = {}

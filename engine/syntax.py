@@ -31,12 +31,20 @@ def code_node(source: str, code: CodeType) -> ast.AST | None:
 
 def normalised(tree: ast.AST, dropped: Callable[[ast.expr], bool]) -> str:
     """Source without comments, docstrings and formatting; decorators of which `dropped` is true are left out."""
+    if not getattr(tree, "decorator_list", None):
+        return _plain(tree)
     tree = _WithoutTexts().visit(copy.deepcopy(tree))
     if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
         tree.decorator_list = [decorator for decorator in tree.decorator_list if not dropped(decorator)]
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
+@lru_cache(maxsize=4096)  # helpers that many operators share are looked at for each of them
+def _plain(tree: ast.AST) -> str:
+    return ast.unparse(ast.fix_missing_locations(_WithoutTexts().visit(copy.deepcopy(tree))))
+
+
+@lru_cache(maxsize=4096)
 def reads(tree: ast.AST) -> list[tuple[str, ...]]:
     """Dotted names that code reads, in a stable order: ("helpers", "parse") for `helpers.parse`."""
     found: set[tuple[str, ...]] = set()

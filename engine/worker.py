@@ -22,19 +22,11 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from engine.attachments import Keeper
 from engine.context import Context, Reject, Tally
 from engine.emit import Emitted, OutputWriter
 from engine.inputs import read_slice, read_whole
-from engine.job import (
-    Failure,
-    Job,
-    Partition,
-    Receipt,
-    Usage,
-    count_attempt,
-    stop_mark,
-    write_receipt,
-)
+from engine.job import Failure, Job, Partition, Receipt, Usage, checkpoints, count_attempt, stop_mark, write_receipt
 from engine.keys import code_digest
 from engine.llm.base import BudgetError, EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.chat import Call, CallLog, current_log
@@ -46,7 +38,7 @@ from engine.operators import catalogue
 from engine.origin import RowRef, sources_of
 from engine.problems import EngineError
 from engine.pulse import Pulse
-from registry import DataObject, Record, Registry, StoredFile
+from registry import Record, Registry
 
 _WATCH_SECONDS = 0.5
 MOST_DEATHS = 3
@@ -59,12 +51,22 @@ class OperatorError(Exception):
 
 @dataclass
 class RowResult:
-    """What became of one input row: rows for the outputs, or a reason for its rejection, or an error of the step."""
+    """What became of one input row: rows for the outputs, or a reason for its rejection, or an error of the step.
+
+    `partial` has reasons why not all came of it that was to (`ctx.reject`), `tally` the numbers that the operator reported.
+    """
 
     emitted: list[Emitted] = field(default_factory=list)
     rejected: str | None = None
+    partial: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
     error: Exception | None = None
     log: CallLog = field(default_factory=CallLog)
+
+    @property
+    def reasons(self) -> list[str]:
+        """All that stands in `rejects` for this row."""
+        return self.partial if self.rejected is None else [self.rejected]
 
 
 class Worker:
@@ -81,8 +83,11 @@ class Worker:
     def __init__(self, job: Job, link: Link | None = None, *, far: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
-        self.operator: Operator = catalogue().operators[job.operator]
-        self.params = self.operator.params.model_validate(job.params)
+        known = catalogue()
+        declared = known.operators[job.operator]
+        named = {port: known.records[name] for port, name in job.types.items() if declared.inputs[port].open}
+        self.operator: Operator = declared.typed(named)
+        self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.pulse = Pulse(self.registry.receipts / job.step_key)
         self.models = Models(job, self.registry, link, far=far)
@@ -144,16 +149,16 @@ class Worker:
 
     async def _run(self, part: Partition) -> Receipt | Failure:
         tally = Tally()
-        keeper = _Keeper(self.registry)
+        keeper = Keeper(self.registry)
         scratch = Path(tempfile.mkdtemp(prefix="engine-"))
         try:
-            make_context = partial(self._context, tally, keeper, scratch)
+            make_context = partial(self._context, keeper, scratch)
             if self.operator.shape == "row":
-                result = await self._rows(part, make_context)
+                result = await self._rows(part, make_context, tally)
             elif self.operator.shape == "batch":
-                result = self._batch(part, make_context)
+                result = self._batch(part, partial(make_context, tally))
             else:
-                result = await self._whole(part, make_context, tally)
+                result = await self._whole(part, partial(make_context, tally), tally)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(result, Failure):
@@ -163,7 +168,7 @@ class Worker:
             update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(keeper.kept)}
         )
 
-    async def _rows(self, part: Partition, make_context: Any) -> Receipt | Failure:
+    async def _rows(self, part: Partition, make_context: Any, tally: Tally) -> Receipt | Failure:
         [stream] = [name for name, port in self.operator.inputs.items() if not port.whole]
         record = self.operator.inputs[stream].record
         whole = {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
@@ -173,13 +178,15 @@ class Worker:
         errors = [result.error for result in results if result.error]
         if errors:
             return self._failure(part, _main_error(errors), [result.log for result in results])
+        for result in results:
+            tally.add(result.tally)
         # In a thread: what it waits for the disk, other rows' answers do not wait.
         return await asyncio.to_thread(self._written, part, stream, results)
 
     def _written(self, part: Partition, stream: str, results: Sequence[RowResult]) -> Receipt:
         writer = self._writer()
         led = sum(
-            writer.row(RowRef(stream, part.start + place), result.emitted, result.rejected, result.log)
+            writer.row(RowRef(stream, part.start + place), result.emitted, result.reasons, result.log)
             for place, result in enumerate(results)
         )
         rejected = sum(result.rejected is not None for result in results)
@@ -188,11 +195,11 @@ class Worker:
         return writer.receipt(part, led=led, filtered=filtered, rejected=rejected, usage=made)
 
     async def _row(
-        self, stream: str, record: Record, number: int, whole: dict[str, Table[Any]], make_context: Any
+        self, stream: str, record: Record, number: int, whole: dict[str, Table[Any] | None], make_context: Any
     ) -> RowResult:
         # Seeded by content, not by place: moving a row, or adding one before it, changes no other row's draws.
         seed = _seed(self.job.seed, self.operator.name, record.model_dump()) if self.operator.context else 0
-        arguments: dict[str, Any] = {stream: record, **whole, **_settings(self.params)}
+        arguments: dict[str, Any] = {stream: record, **whole, **self._settings}
         result = await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
         if self.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:
             # Answers in the journal led to the reject once more.
@@ -209,7 +216,7 @@ class Worker:
         result = RowResult()
         current_log.set(result.log)
         if self.operator.context:
-            arguments = {**arguments, self.operator.context: make_context(seed)}
+            arguments = {**arguments, self.operator.context: make_context(result.tally, seed, result.partial)}
         try:
             async for item in self.operator.function(**arguments):
                 # Which of the calls made so far a row came from cannot be told from outside: none is left out, unless
@@ -230,7 +237,7 @@ class Worker:
         [stream] = [name for name, port in self.operator.inputs.items() if not port.whole]
         table = self._slice(stream, part)
         numbered = table.add_column(0, "_row", pa.array(range(part.start, part.stop), pa.int64()))
-        arguments: dict[str, Any] = {stream: numbered, **_settings(self.params)}
+        arguments: dict[str, Any] = {stream: numbered, **self._settings}
         arguments |= {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
         if self.operator.context:
             arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name, part.start))
@@ -255,8 +262,8 @@ class Worker:
     async def _whole(self, part: Partition, make_context: Any, tally: Tally) -> Receipt:
         log = CallLog()
         current_log.set(log)
-        tables = {name: self._whole_input(name) for name in self.operator.inputs}
-        arguments: dict[str, Any] = {**tables, **_settings(self.params)}
+        given = {name: self._whole_input(name) for name in self.operator.inputs}
+        arguments: dict[str, Any] = {**given, **self._settings}
         if self.operator.context:
             arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name))
         emitted: list[Emitted] = []
@@ -272,6 +279,7 @@ class Worker:
         writer = self._writer()
         writer.free(emitted, log)
         writer.exposed(tally.seen)
+        tables = {name: table for name, table in given.items() if table is not None}
         known = {name: writer.led(name) for name in tables}
         led = sum(len(table) if (rows := known[name]) is None else len(rows) for name, table in tables.items())
         return writer.receipt(part, led=led, filtered=part.stop - led, rejected=0, usage=usage(log))
@@ -285,8 +293,9 @@ class Worker:
         if item is row and len(outputs) > 1:
             names = ", ".join(outputs)
             raise OperatorError(f"operator {self.operator.name} has outputs {names} and must yield (output, record)")
-        if output not in outputs:
-            raise OperatorError(f"operator {self.operator.name} yielded to {output!r}; its outputs are {', '.join(outputs)}")
+        if output not in outputs or output in self.operator.closing:
+            names = ", ".join(each for each in outputs if each not in self.operator.closing)
+            raise OperatorError(f"operator {self.operator.name} yielded to {output!r}; its outputs are {names}")
         declared = outputs[output]
         if not isinstance(row, declared):
             given = type(row).__name__
@@ -302,8 +311,26 @@ class Worker:
                 f"operator {self.operator.name} made an invalid {declared.type_name()} from {where}: {error}"
             ) from error
 
-    def _context(self, tally: Tally, keeper: _Keeper, scratch: Path, seed: int) -> Context:
-        return Context(self.models.by_role(), random.Random(seed), self.log, seed % 2**31, scratch, tally, keeper, self.pulse)
+    def _context(self, keeper: Keeper, scratch: Path, tally: Tally, seed: int, rejects: list[str] | None = None) -> Context:
+        draws = random.Random(seed)
+        lasting = checkpoints(self.registry.receipts, self.job.step_key)
+        if rejects is None:
+            rejects = _NoRow()
+        models, encoders = self.models.by_role(), self.models.encoders()
+        return Context(
+            models,
+            encoders,
+            draws,
+            self.log,
+            seed % 2**31,
+            self.job.device,
+            scratch,
+            lasting,
+            tally,
+            keeper,
+            self.pulse,
+            rejects,
+        )
 
     def _writer(self) -> OutputWriter:
         return OutputWriter(self.registry.store, self.operator, self.job.inputs, self.job.excluded)
@@ -311,27 +338,20 @@ class Worker:
     def _slice(self, port: str, part: Partition) -> pa.Table:
         return read_slice(self.registry.location, self.job.inputs[port], self.operator.inputs[port].record, part)
 
-    def _whole_input(self, port: str) -> Table[Any]:
+    def _whole_input(self, port: str) -> Table[Any] | None:
+        if port not in self.job.inputs:
+            return None  # the pipeline leaves it out
         if port not in self._tables:
             record = self.operator.inputs[port].record
             self._tables[port] = Table(record, read_whole(self.registry.store, self.job.inputs[port], record), port)
         return self._tables[port]
 
 
-class _Keeper:
-    """Stores the files of artifacts and remembers them for the manifest."""
+class _NoRow(list[str]):
+    """Where an operator that is not called for a row would put its reasons."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._store = registry.store
-        self.kept: list[DataObject] = []
-
-    def __call__(self, folder: Path) -> list[StoredFile]:
-        files = []
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            stored = self._store.put_file(path)
-            self.kept.append(DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes))
-            files.append(StoredFile(name=path.relative_to(folder).as_posix(), sha256=stored.sha256, bytes=stored.bytes))
-        return files
+    def append(self, reason: str) -> None:
+        raise EngineError(f"ctx.reject is for operators on rows; there is no row here to reject something of: {reason}")
 
 
 def _file_log(file: Path, name: str) -> logging.Logger:
@@ -350,10 +370,6 @@ def _file_log(file: Path, name: str) -> logging.Logger:
 def _seed(*parts: Any) -> int:
     # repr, because JSON has no bytes and no infinity.
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:16], 16)
-
-
-def _settings(params: Any) -> dict[str, Any]:
-    return {name: getattr(params, name) for name in type(params).model_fields}
 
 
 async def _any_generator(result: Any) -> AsyncIterator[Any]:

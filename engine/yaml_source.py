@@ -1,7 +1,7 @@
 """YAML as plain data in which every key and value knows its place in the file.
 
-Loaded safely: only plain scalars, lists and mappings; duplicate keys are problems; the file's size, its depth and
-what aliases expand to are bounded.
+Loaded safely: only plain scalars, lists and mappings, also merged ones (`<<: *name`); duplicate keys are problems; the
+file's size, its depth and what aliases expand to are bounded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engine.problems import PipelineError, Position, Problem
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
 MAX_DEPTH = 50
+_MERGE = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 Loc = tuple[str | int, ...]
@@ -93,9 +94,7 @@ class _Builder:
 
     def build(self, node: yaml.Node, loc: Loc) -> Any:
         here = self.at(node)
-        self.nodes += 1
-        if self.nodes > MAX_NODES or len(loc) > MAX_DEPTH:
-            raise PipelineError([Problem("the YAML is too large or too deep (aliases count where they are used)", here)])
+        self.count(node, len(loc))
         self.source.values[loc] = here
         if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
             raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not allowed", node.start_mark)
@@ -110,12 +109,21 @@ class _Builder:
 
     def pairs(self, node: yaml.MappingNode, loc: Loc) -> Iterator[tuple[str, Any]]:
         seen: dict[str, Position] = {}
+        merged: list[tuple[yaml.Node, yaml.Node]] = []
+        own = []
         for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                merged += self.merged(value_node)
+            else:
+                own.append((key_node, value_node))
+        for place, (key_node, value_node) in enumerate([*own, *merged]):
             here = self.at(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.source.problems.append(Problem("a key must be a plain word", here))
                 continue
             key = key_node.value
+            if key in seen and place >= len(own):
+                continue  # what stands here itself, or is merged first, wins
             if key in seen:
                 message = f"duplicate key {key!r}; it was already given at line {seen[key].line}"
                 self.source.problems.append(Problem(message, here, "remove one of the two"))
@@ -123,6 +131,29 @@ class _Builder:
             seen[key] = here
             self.source.keys[(*loc, key)] = here
             yield key, self.build(value_node, (*loc, key))
+
+    def merged(self, node: yaml.Node, depth: int = 0) -> list[tuple[yaml.Node, yaml.Node]]:
+        """The pairs that `<<: *name` or `<<: [*one, *two]` stands for, those that win first."""
+        self.count(node, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [pair for each in node.value for pair in self.merged(each, depth + 1)]
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "<< takes a mapping, or a list of them", node.start_mark)
+        own, more = [], []
+        for key_node, value_node in node.value:
+            self.count(key_node, depth)
+            if key_node.tag == _MERGE:
+                more += self.merged(value_node, depth + 1)
+            else:
+                own.append((key_node, value_node))
+        return own + more
+
+    def count(self, node: yaml.Node, depth: int) -> None:
+        """What aliases expand to is bounded."""
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            what = "the YAML is too large or too deep (aliases count where they are used)"
+            raise PipelineError([Problem(what, self.at(node))])
 
     def at(self, node: yaml.Node) -> Position:
         return Position(self.source.file, node.start_mark.line + 1, node.start_mark.column + 1)

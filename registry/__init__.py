@@ -4,7 +4,7 @@ from registry.catalog import Catalog, LockedError
 from registry.columns import UnsupportedTypeError
 from registry.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.query import Answer, QueryError, Session
-from registry.record import Artifact, IncompatibleError, Model, Record, StoredFile
+from registry.record import Artifact, IncompatibleError, Model, Record, Report, StoredFile
 from registry.registry import Registry
 from registry.store import CorruptError, ObjectStore
 
@@ -24,6 +24,7 @@ __all__ = [
     "QueryError",
     "Record",
     "Registry",
+    "Report",
     "Session",
     "SideObject",
     "StepRun",

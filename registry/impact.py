@@ -17,7 +17,7 @@ class Affected:
 
     Attributes:
         depth: hops from the chosen rows.
-        kind: dataset, model or calibration.
+        kind: dataset, model, calibration or report.
         rows: its rows that are known to descend from them.
         size: how many rows it has.
         unclear: whether others may descend from them, too, because an operator could not tell, or a model made them.

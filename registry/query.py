@@ -151,7 +151,7 @@ class Session:
         if not found:
             close = get_close_matches(name, self.names(), n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else " `engine ls` shows what there is."
-            raise QueryError(f"the registry has no dataset, model or calibration named {name!r}.{hint}")
+            raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}.{hint}")
         if version is None and found[0][1] is None:
             versions = ", ".join(f"{name}@{v}" for v, _ in sorted(found))
             raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. There is {versions}.")

@@ -30,7 +30,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     registry_kind: ClassVar[str] = "dataset"
-    """What a version of such rows is called in the registry: `dataset`, `model` or `calibration`."""
+    """What a version of such rows is called in the registry: `dataset`, `model`, `calibration` or `report`."""
 
     @classmethod
     def type_name(cls) -> str:
@@ -120,6 +120,21 @@ class Model(Artifact):
     base_model: str
     format: typing.Literal["adapter", "full"]
     config: str = "{}"
+
+
+class Report(Artifact):
+    """What a run found, for people to read.
+
+    Args:
+        title: a line.
+        text: Markdown; pictures are named as they are in `files`: `![accuracy](accuracy.png)`.
+        files: pictures and tables.
+    """
+
+    registry_kind: ClassVar[str] = "report"
+
+    title: str
+    text: str
 
 
 _NAMES = {

@@ -35,8 +35,8 @@ def ops(
     rows = [
         [
             each.name,
-            ", ".join(port.record.type_name() for port in each.inputs.values()),
-            ", ".join(sorted({record.type_name() for record in each.outputs.values()})),
+            ", ".join("any type" if port.open else port.record.type_name() for port in each.inputs.values()),
+            ", ".join(sorted({"the same" if name in each.like else r.type_name() for name, r in each.outputs.items()})),
             ", ".join(each.roles),
             each.doc.partition("\n")[0],
         ]

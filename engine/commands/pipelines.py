@@ -66,6 +66,7 @@ def run(
     from engine.progress import progress_on
     from engine.report import print_run, run_document
     from engine.run import run as run_pipeline
+    from registry import Report
 
     checked = checked_pipeline(pipeline, set_)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
@@ -75,7 +76,9 @@ def run(
     if json:
         print_json(run_document(result))
     else:
-        print_run(result, str(Settings.registry), shlex.join(["engine", *sys.argv[1:]]), out())
+        made = [manifest for outcome in result.steps for manifest in outcome.outputs]
+        reports = [next(registry.records(str(each.ref), Report)) for each in made if each.kind == Report.registry_kind]
+        print_run(result, reports, str(Settings.registry), shlex.join(["engine", *sys.argv[1:]]), out())
     if Settings.debug and result.trace:
         say(result.trace)
     if result.state != "succeeded":

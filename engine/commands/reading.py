@@ -54,7 +54,7 @@ def sql(
 
 
 def ls(json: JsonOption = False) -> None:
-    """List datasets, models and calibrations with their latest versions."""
+    """List datasets, models, calibrations and reports with their latest versions."""
     _print_query(
         "select name, kind, type, latest_version, rows, updated_at from datasets", json, empty="The registry is empty."
     )
@@ -70,6 +70,8 @@ def runs(json: JsonOption = False) -> None:
 def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonOption = False) -> None:
     """Show a version: its type and fields, what it was made from, by which step and run, and its metrics."""
     from engine.output import grid
+    from engine.report import print_report
+    from registry import Report
 
     registry = existing_registry()
     with registry.session() as session:
@@ -94,6 +96,9 @@ def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonO
     if manifest.metrics:
         console.print()
         console.print(grid(["metric", "slice", "value"], [[m.metric, m.slice, m.value] for m in manifest.metrics]))
+    if manifest.kind == Report.registry_kind:
+        console.print()
+        print_report(next(registry.records(str(manifest.ref), Report)), console)
 
 
 def head(

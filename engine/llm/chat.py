@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -13,7 +12,9 @@ from pydantic import BaseModel
 from engine.llm.base import Completion, Request, RequestError, as_messages
 from engine.llm.client import SharedModel
 from engine.llm.structured import UnparsableError, json_schema, parse_answer, repair_prompt
+from engine.llm.weights import LocalWeights
 from engine.origin import marked
+from engine.problems import EngineError
 from engine.spec import ModelSpec
 
 T = TypeVar("T", bound=BaseModel)
@@ -53,15 +54,13 @@ class ChatModel:
     Args:
         role: the operator's word for it (`teacher`).
         model: the model that fills it.
-        name: what the model is called where it must be found again: for a version in the registry, NAME@V.
-        path: makes the folder of its weights, for a model in this process.
+        weights: finds them on this machine, for a model in this process (None: it is an API's).
     """
 
-    def __init__(self, role: str, model: SharedModel, name: str, path: Callable[[], Path]) -> None:
+    def __init__(self, role: str, model: SharedModel, weights: Callable[[], LocalWeights] | None = None) -> None:
         self.role = role
-        self.name = name
         self._model = model
-        self._path = path
+        self._weights = weights
         self._plain = model.spec.sampling()
         self._known: dict[str, dict[str, Any]] = {}
 
@@ -76,9 +75,11 @@ class ChatModel:
         return self._model.notes
 
     @property
-    def path(self) -> Path:
-        """The folder with the weights and the tokenizer (in-process models only)."""
-        return self._path()
+    def weights(self) -> LocalWeights:
+        """Where the weights are on this machine (in-process models only)."""
+        if self._weights is None:
+            raise EngineError(f"{self.role!r} needs a model in this process (provider: transformers), not an API")
+        return self._weights()
 
     async def chat(
         self, prompt: str | Sequence[Any], *, sample: int = 0, logprobs: int | None = None, **sampling: Any

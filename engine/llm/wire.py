@@ -19,6 +19,8 @@ from engine.spec import ModelSpec
 MOST_AT_ONCE = 64
 """Answers asked for in one request: the most that common servers take."""
 
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair."""
 _PASSING = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}
 _WORDS = 500
@@ -134,7 +136,7 @@ def _text(choice: Any, paid: Completion) -> str:
         text = "".join(part.get("text") or "" for part in text if part.get("type") == "text")
     if not isinstance(text, str):
         raise TypeError("its content is no text")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and _HALF.search(text):
         raise RequestError("the answer has half of a surrogate pair, which is no character", paid)
     return text
 

@@ -31,7 +31,7 @@ async def model(workdir: Path, chat_server: ChatServer) -> AsyncIterator[Make]:
         )
         shared = SharedModel(full, full.model, journal, Governor(full), lambda: OpenAIProvider(full, journal))
         made.append(shared)
-        return ChatModel("teacher", shared, full.model, Path)
+        return ChatModel("teacher", shared)
 
     current_log.set(CallLog())
     yield make

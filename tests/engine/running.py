@@ -11,7 +11,8 @@ from rich.console import Console
 
 from engine.check import check
 from engine.progress import PlainProgress
-from engine.run import RunResult, run
+from engine.result import RunResult
+from engine.run import run
 from registry import Registry
 
 

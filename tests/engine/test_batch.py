@@ -87,7 +87,7 @@ async def test_a_model_of_a_pipeline_asks_in_batches_and_the_journal_makes_the_s
     server.answer = lambda prompt, seen: f"{prompt} {seen}"
     for _ in range(2):
         shared = SharedModel(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
-        chat = ChatModel("teacher", shared, spec.model, Path)
+        chat = ChatModel("teacher", shared)
         answers = await asyncio.gather(*[chat.samples(prompt, 3) for prompt in PROMPTS])
         await shared.close()
         assert [{answer.text for answer in three} for three in answers] == [
@@ -319,7 +319,7 @@ async def test_an_empty_sample_is_asked_for_once_more_and_others_are_not(server:
     server.answer = lambda prompt, seen: "" if seen == 0 else f"answer {seen}"  # the order is not that of the samples
     spec = model_spec(server)
     shared = SharedModel(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
-    answers = await ChatModel("teacher", shared, spec.model, Path).samples("q", 4)
+    answers = await ChatModel("teacher", shared).samples("q", 4)
     await shared.close()
     assert {answer.text for answer in answers} == {f"answer {number}" for number in range(1, 5)}
     assert [len(server.lines(each)) for each in server.batches.values()] == [4, 1]

@@ -92,7 +92,7 @@ CASES = {
     "a missing model": ("teacher: {", "techer: {", "regenerate_cot", ["needs a model as 'teacher'", "did you mean 'techer'?"]),
     "an unknown role": ("with: {attempts: 2}", "models: {judge: teacher}", "judge: t", ["no role 'judge'"]),
     "a missing key": ("{op: to_sft, in", "{in", "{in", ["op", "required"]),
-    "a bad provider": ("provider: openai, model: m, base", "provider: opnai, model: m, base", "opnai", ["provider", "'openai' or"]),
+    "a bad provider": ("provider: openai, model: m, base", "provider: opnai, model: m, base", "opnai", ["provider", "'openai', "]),
     "an unknown parameter of the file": ('"${params.limit}"', '"${params.limt}"', '"${params.limt}"', ["no parameter named 'limt'"]),
     "two sources": ("limit: \"${params.limit}\"", "hf: x/y", "{type", ["exactly one of path, hf, generator, registry"]),
     "a bad name": ("  cot: {", "  Cot: {", "Cot: {", ["'Cot' is not a name", "lower-case"]),

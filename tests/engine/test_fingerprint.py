@@ -72,7 +72,11 @@ def make(suffix: str):
     return add
 
 
-@operator(outputs=Word, models=["teacher"])
+def summed(counts):
+    return [len(counts)]
+
+
+@operator(outputs=Word, models=["teacher"], summary=summed)
 async def scratch_op(word: Word, ctx: Context, *, limit: int = 3) -> AsyncIterator[Word]:
     """Does something to a word."""
     text = local_helper(word.text)
@@ -137,6 +141,23 @@ FILES = {
     "ops.py": OPS,
     "helpers.py": """\
 import functools
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pair:
+    left: str
+    right: str = "r"
+
+    def joined(self):
+        return self.left + self.right
+
+
+def marking(mark):
+    return lambda self: mark
+
+
+Pair.mark = marking("m")
 
 
 class Base:
@@ -145,7 +166,7 @@ class Base:
 
 
 def shout(text):
-    return quietly(text).upper()
+    return quietly(Pair(text).joined()).upper()
 
 
 def quietly(text):
@@ -167,7 +188,7 @@ MUST_RERUN = {
     "a default of the operator": ("ops.py", "limit: int = 3", "limit: int = 4"),
     "a helper in the same module": ("ops.py", "return text * times", "return text * times * 2"),
     "a helper's default": ("ops.py", "times: int = 2", "times: int = 3"),
-    "a helper in another module": ("helpers.py", "return quietly(text).upper()", "return quietly(text).lower()"),
+    "a helper in another module": ("helpers.py", ".joined()).upper()", ".joined()).lower()"),
     "a helper of a helper": ("helpers.py", "return text.strip()", "return text.rstrip()"),
     "a helper behind a decorator": ("helpers.py", 'text + "w"', 'text + "v"'),
     "a helper reached through modules": ("deep.py", "text * FACTOR", "text + str(FACTOR)"),
@@ -190,6 +211,10 @@ MUST_RERUN = {
     "a prompt template": ("ops.py", '"Say {}"', '"Tell {}"'),
     "a closure value": ("ops.py", 'make("a")', 'make("b")'),
     "the code of a closure": ("ops.py", "return text + mark", "return mark + text"),
+    "a dataclass's default": ("helpers.py", 'right: str = "r"', 'right: str = "q"'),
+    "a dataclass's method": ("helpers.py", "self.left + self.right", "self.right + self.left"),
+    "a method that is put into a class": ("helpers.py", 'marking("m")', 'marking("n")'),
+    "the summary of its counters": ("ops.py", "return [len(counts)]", "return [len(counts) + 1]"),
     "a base class": ("helpers.py", 'return "b:"', 'return "c:"'),
     "a method of a class": ("ops.py", "self.prefix() + text", "text + self.prefix()"),
     "a record's field": (

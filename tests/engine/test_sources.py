@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.problems import EngineError, PipelineError
-from engine.sources import Ingested, find_files, identity, ingest
+from engine.readers import find_files
+from engine.sources import Ingested, identity, ingest
 from engine.spec import DatasetSpec
 from operators.records import MathProblem
 from registry import Registry
@@ -39,7 +40,7 @@ def test_every_format_gives_the_same_content(registry: Registry) -> None:
     rows = [{"question": f"{i}+1", "answer": f"0000{i + 1}", "id": f"é{i}"} for i in range(5)]
     Path("a.jsonl").write_bytes(b"\n".join([lines(*rows), b""]))
     Path("b.json").write_text(json.dumps(rows))
-    Path("c.json").write_text(json.dumps({row["id"]: row for row in rows}))
+    Path("c.json").write_text(json.dumps({row["id"]: {"question": row["question"], "answer": row["answer"]} for row in rows}))
     Path("d.csv").write_text("question,answer,id\n" + "".join(f"{r['question']},{r['answer']},{r['id']}\n" for r in rows))
     pq.write_table(pa.Table.from_pylist(rows), "e.parquet")
     Path("f.jsonl.gz").write_bytes(gzip.compress(lines(*rows)))
@@ -54,6 +55,17 @@ def test_globs_renames_and_limits(registry: Registry) -> None:
     got, rows = read(registry, path="x*.jsonl", rename={"q": "question"}, limit=2)
     assert [(row.question, row.answer) for row in rows] == [("a", "1"), ("b", "2.5")]
     assert got.ignored == ("hint",)
+
+
+def test_rows_that_lack_a_value_get_the_default(registry: Registry) -> None:
+    Path("x.jsonl").write_bytes(lines(ROW, {**ROW, "source": "theirs"}))
+    got, rows = read(registry, path="x.jsonl", defaults={"source": "ours"})
+    assert [row.source for row in rows] == ["ours", "theirs"]
+    plain, _ = read(registry, path="x.jsonl")
+    assert got.content_id != plain.content_id
+    spec = DatasetSpec.model_validate({"type": "MathProblem", "path": "x.jsonl", "defaults": {"source": "ours"}})
+    other = DatasetSpec.model_validate({"type": "MathProblem", "path": "x.jsonl", "defaults": {"source": "yours"}})
+    assert identity(spec, MathProblem, Path(), 0) != identity(other, MathProblem, Path(), 0)
 
 
 def test_files_are_found_where_the_user_stands_then_beside_the_pipeline(tmp_path: Path) -> None:
@@ -117,10 +129,46 @@ def test_a_row_of_ten_megabytes_comes_in_whole_and_one_beyond_the_bound_does_not
     Path("d.jsonl").write_bytes(lines({"question": "x" * (10 << 20), "answer": "1"}, ROW))
     _, rows = read(registry, path="d.jsonl")
     assert [len(row.question) for row in rows] == [10 << 20, 3]
-    monkeypatch.setattr("engine.sources.MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.readers.MAX_ROW_BYTES", 1 << 20)
     got, rows = read(registry, path="d.jsonl", on_error="skip")
     assert [row.question for row in rows] == ["1+1"]
     assert got.rejected == 1
+
+
+def test_rows_of_an_object_of_objects_have_their_keys_as_ids(registry: Registry) -> None:
+    Path("d.json").write_text(json.dumps({"first": ROW, "second": {**ROW, "id": "own"}, "": {**ROW, "id": None}}))
+    _, rows = read(registry, path="d.json")
+    assert [row.id for row in rows] == ["first", "own", None]
+    _, rows = read(registry, path="d.json", rename={"id": "source"})
+    assert [row.source for row in rows] == ["first", "own", None]
+    Path("d.json").write_text("{}")
+    assert read(registry, path="d.json")[1] == []
+
+
+def test_a_bad_row_of_an_object_of_objects_is_named_with_its_key(registry: Registry) -> None:
+    Path("d.json").write_text(json.dumps({"first": ROW, "second": {"question": "x"}}))
+    with pytest.raises(PipelineError, match=r"d\.json row 2 \('second'\): not a MathProblem: answer is missing"):
+        read(registry, path="d.json")
+    Path("d.json").write_text('{"\\ud800": {"question": "x", "answer": "1"}}')
+    with pytest.raises(PipelineError, match=r"d\.json row 1 \(.*surrogate"):
+        read(registry, path="d.json")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b'{"a": {"question": "x"}, "a": {}}', "same key twice: 'a'"),
+        (b'{"a": {"question": "x", "question": "y"}}', "same key twice: 'question'"),
+        (b'{"a": {}, "b": [1]}', "maps ids to objects; this is an object in which 'b' is a list"),
+        (b'{"question": "x", "answer": "1"}', "maps ids to objects; this is an object in which 'question' is a str"),
+        (b'"x"', "maps ids to objects; this is a str"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_an_object_that_holds_no_rows_is_said_so(registry: Registry, raw: bytes, words: str) -> None:
+    Path("d.json").write_bytes(raw)
+    with pytest.raises(EngineError, match=words):
+        read(registry, path="d.json")
 
 
 @pytest.mark.parametrize("raw", [b"", b"\n\n"])

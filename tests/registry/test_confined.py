@@ -249,7 +249,7 @@ def test_what_duckdb_tells_of_itself_names_no_folder_of_the_machine(session: Ses
         ("select 1 /* ; */ ; -- ;\n drop view datasets", "one SQL statement at a time; this is 2"),
         ("explain /* /* */ select */ delete from internal.versions", "EXPLAIN of other statements are refused"),
         ("select " + "-" * 2000 + "\n", "rror"),
-        ("from '/etc/passwd'", "the registry has no dataset, model or calibration named '/etc/passwd'"),
+        ("from '/etc/passwd'", "the registry has no dataset, model, calibration or report named '/etc/passwd'"),
         ("select 1; select 2", "one SQL statement at a time; this is 2"),
         ("pivot versions on name using count(*)", "Give PIVOT its values"),
         ("-- nothing", "one SQL statement at a time; this is 0"),

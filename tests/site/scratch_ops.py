@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
-from engine.operator import Batch, Context, Record, Reject, Table, derived, operator
+from engine.operator import Batch, Context, Counters, Record, Reject, Report, Table, derived, operator
 
 
 class Word(Record):
@@ -192,3 +195,97 @@ async def ask_where(word: Word, ctx: Context) -> AsyncIterator[Word]:
 async def undeclared(word: Word, *, ctx: Context) -> AsyncIterator[Word]:
     """Asks a model that it does not declare."""
     yield Word(text=(await ctx.models["teacher"].chat(word.text)).text)
+
+
+@operator(
+    outputs={"first": "rows", "again": "rows"},
+    checks=lambda params, types: [] if params.of in types["rows"].model_fields else [f"no {params.of}"],
+)
+def unique(rows: Table[Record], *, of: str = "text") -> Iterator[tuple[str, Record]]:
+    """Rows of any type, the first of each value apart from those that come again."""
+    seen = set()
+    for row in rows:
+        value = getattr(row, of)
+        yield ("again" if value in seen else "first"), row
+        seen.add(value)
+
+
+@operator(outputs=Word, models=["teacher"])
+async def thirds(word: Word, ctx: Context, *, hard: bool = False) -> AsyncIterator[Word]:
+    """Three answers a word; those that say `no` are rejected, the word is not."""
+    for part in range(3):
+        answer = await ctx.models["teacher"].chat(f"{part} {word.text}")
+        if answer.text == "no":
+            ctx.reject(f"part {part}: the answer is no")
+            continue
+        yield derived(Word(text=answer.text), answer)
+
+
+@operator(outputs=Word, models=["teacher", "judge"], uses=lambda params: ["judge"] if params.strict else ["teacher"])
+async def either(word: Word, ctx: Context, *, strict: bool = False) -> AsyncIterator[Word]:
+    """Asks one model or the other."""
+    answer = await ctx.models["judge" if strict else "teacher"].chat(word.text, max_tokens=4)
+    yield Word(text=answer.text)
+
+
+@operator(outputs=Report)
+def told(words: Table[Word], ctx: Context) -> Iterator[Report]:
+    """A report with a table and a file."""
+    (ctx.scratch / "words.csv").write_text("".join(f"{word.text}\n" for word in words))
+    yield Report(title="Words", text=f"| words |\n|---|\n| {len(words)} |", files=ctx.keep(ctx.scratch))
+
+
+class Size(BaseModel):
+    """How long a text is to be; inches are read, too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centimetres: float = 1.0
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it was read."""
+        return self._notes
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _inches(cls, given: Any, handler: ModelWrapValidatorHandler[Size]) -> Size:
+        if "inches" not in given:
+            return handler(given)
+        made = handler({"centimetres": given["inches"] * 2.54})
+        made._notes = (f"inches: {given['inches']} is centimetres: {made.centimetres}",)
+        return made
+
+
+def lengths(counts: Counters, params: Any) -> Iterator[Word]:
+    """A word for each length, with how many there were."""
+    for (_, length), number in sorted(counts.items()):
+        yield Word(text=f"{length}: {number:g} of {params.unit}")
+
+
+@operator(outputs={"words": Word, "lengths": Word}, closing={"lengths": lengths})
+async def measure(
+    word: Word, ctx: Context, others: Table[Word] | None = None, *, unit: str = "letters"
+) -> AsyncIterator[tuple[str, Word]]:
+    """Words with the number of others behind them, where there are any; their lengths in the end."""
+    ctx.count("length", str(len(word.text)))
+    yield "words", Word(text=word.text if others is None else f"{word.text} {len(others)}")
+
+
+@operator(outputs=Word, models=["teacher", "judge"], apart=[("teacher", "judge")])
+async def sized(word: Word, ctx: Context, size: Size) -> AsyncIterator[Word]:
+    """Its parameters are one model's fields."""
+    yield Word(text=f"{word.text} {size.centimetres:g}")
+
+
+@operator(outputs=Word)
+def count_up(words: Table[Word], ctx: Context, *, to: int = 3, fail: bool = False) -> Iterator[Word]:
+    """Goes on counting where it was, and fails while the file `fail` stands where it is told."""
+    file = ctx.checkpoints / "count"
+    begun = int(file.read_text()) if file.exists() else 0
+    for number in range(begun, to):
+        file.write_text(str(number + 1))
+        if number + 1 == to - 1 and Path(words[0].text).exists():
+            raise ValueError("not yet")
+    yield Word(text=f"from {begun} to {to}")
