@@ -9,7 +9,8 @@ from pydantic import Field
 
 from engine.operator import Context, Reject, derived, operator
 from engine.prompt import prompt_with, render
-from operators.math.verify import verify
+from operators.math.answers import gold_answer
+from operators.math.solving import attempt, cut_off
 from operators.records import MathProblem, MathSolution
 
 
@@ -31,39 +32,39 @@ async def regenerate_cot(
     sample goes to `unsolved` with its verdict (reflection starts from it). A sample that max_tokens cut off is never
     kept; a problem for which all samples were cut off is rejected.
 
+    The gold answer may be a bare answer, a worked solution that ends in `#### 72` (GSM8K), or one with a `\\boxed{}`
+    (MATH); solutions have it bare.
+
     Source: PersonaMath, stage 1 (arXiv 2410.01504); one attempt there.
 
     Args:
         attempts: samples per problem; the first correct one is kept.
         prompt: a template with {{ question }} to use in place of the built-in one.
     """
+    teacher, gold = ctx.models["teacher"], gold_answer(problem.answer)
     text = render(prompt or PROMPT, question=problem.question)
     unsolved: MathSolution | None = None
     for sample in range(attempts):
-        answer = await ctx.models["teacher"].chat(text, sample=sample)
-        if answer.truncated:
-            ctx.count("samples", "cut off")
+        made = await attempt(teacher, text, gold, sample=sample)
+        ctx.count("samples", made.verdict or "cut off")
+        if made.verdict is None:
             continue
-        solution = answer.text.strip()
-        verdict, predicted = await verify(problem.answer, solution)
-        ctx.count("samples", verdict)
-        made = MathSolution(
+        record = MathSolution(
             question=problem.question,
-            answer=problem.answer,
-            solution=solution,
-            predicted=predicted,
-            verdict=verdict,
+            answer=gold,
+            solution=made.solution,
+            predicted=made.predicted,
+            verdict=made.verdict,
             source=problem.source,
             id=problem.id,
         )
-        record = derived(made, answer)
-        if verdict == "correct":
+        record = derived(record, made.completion)
+        if made.verdict == "correct":
             yield "solved", record
             return
         unsolved = record
     if unsolved is None:
-        limit = ctx.models["teacher"].spec.max_tokens
-        raise Reject(f"the answer was cut off at max_tokens={limit}")
+        raise Reject(cut_off(teacher))
     yield "unsolved", unsolved
 
 

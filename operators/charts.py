@@ -1,0 +1,68 @@
+"""Charts as PNG files. The same data give the same bytes, because files of a report are known by what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def save_bars(file: Path, groups: Sequence[str], series: Mapping[str, Sequence[Bar]], title: str, label: str) -> None:
+    """Bars beside each other, one of each series in every group, with their intervals.
+
+    Args:
+        groups: names along the x axis.
+        series: name -> a bar for each group.
+        label: of the y axis.
+    """
+    figure, axes = _axes(max(5.0, 1.2 * len(groups) * len(series)))
+    width = 0.8 / len(series)
+    for number, (name, bars) in enumerate(series.items()):
+        places = [group + (number - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        values = [bar.value for bar in bars]
+        errors = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
+        axes.bar(places, values, width * 0.92, yerr=errors, capsize=3, label=name)
+    axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 4 else 0)
+    _finish(figure, axes, file, title, label)
+
+
+def save_lines(file: Path, series: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, label: str) -> None:
+    """Curves.
+
+    Args:
+        series: name -> points (x, y).
+        across, label: of the x and the y axis.
+    """
+    figure, axes = _axes(6.5)
+    for name, points in series.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="o" if len(points) < 15 else None, label=name)
+    axes.set_xlabel(across)
+    _finish(figure, axes, file, title, label)
+
+
+def _axes(width: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4), layout="constrained")
+    FigureCanvasAgg(figure)  # no window, whatever the user has set
+    return figure, figure.add_subplot()
+
+
+def _finish(figure: Any, axes: Any, file: Path, title: str, label: str) -> None:
+    axes.set_ylabel(label)
+    axes.set_title(title)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend()
+    figure.savefig(file, dpi=120, metadata={"Software": None})

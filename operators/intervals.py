@@ -1,0 +1,13 @@
+"""Shares with their uncertainty."""
+
+from __future__ import annotations
+
+
+def wilson(successes: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a share (Wilson 1927); (0, 1) without trials."""
+    if not trials:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    found = binomtest(round(successes), round(trials)).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
