@@ -1,0 +1,1 @@
+"""Operators on rows of any type that have texts."""

@@ -1,0 +1,104 @@
+"""The texts of rows of any type, and what is left of a text when only its wording counts."""
+
+from __future__ import annotations
+
+import re
+import typing
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from engine.operator import Record, Table
+from engine.problems import did_you_mean
+
+_TOKEN = re.compile(
+    r"\d+(?:[.,]\d+)+"  # 1.5 is one word, and another one than 15
+    r"|[\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese put no blanks between words
+    r"|[^\W_\u3040-\u30ff\u3400-\u9fff]+"
+    r"|(?<=[\d)])!"  # a factorial
+    r"|(?<![^\W\d_])-|-(?![^\W\d_])"  # a minus; between letters it is a hyphen
+    r"|[^\w\s.,;:?!\"'`´‘’‚‛“”„«»‹›·•‐‑‒–—―¿¡、。・「」『』《》〈〉【】$\\-]"
+)
+_INVISIBLE = dict.fromkeys([0xAD, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065)])
+_POWERS = {ord(sign): f"^{digit}" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}  # NFKC would make 102 of 10²
+_SAME = {**_INVISIBLE, **_POWERS, ord("−"): "-"}
+
+
+def tokens(text: str) -> list[str]:
+    """The text's words and symbols, in order; texts with the same tokens are exact duplicates.
+
+    Case, width, white space, quotes and other punctuation do not count. What makes another formula does: operators and
+    brackets are tokens, `1.5` is not `15`.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text.translate(_SAME))
+    text = text.casefold()
+    return _TOKEN.findall(text if text.isascii() else unicodedata.normalize("NFKC", text))
+
+
+def words(tokens: Sequence[str]) -> list[str]:
+    """Tokens without the symbols: what the n of an n-gram counts."""
+    return [token for token in tokens if token[0].isalnum()]
+
+
+def texts_of(table: Table[Any], fields: Sequence[str] | None = None) -> list[tuple[str, ...]]:
+    """For each row the texts of the fields, "" where there is none.
+
+    A conversation's text is that of its turns without the system's, which many rows have in common.
+
+    Args:
+        fields: names of fields that `wrong_fields` finds nothing wrong with; the type's `main_field` by default.
+    """
+    if fields is None:
+        main = main_field(table.record)
+        assert main, f"{table.record.type_name()} has no field of text"
+        fields = [main]
+    columns = [map(_text, table.arrow.column(name).to_pylist()) for name in fields]
+    return list(zip(*columns, strict=True))
+
+
+def as_one(texts: Sequence[str]) -> str:
+    """A row's texts as one text."""
+    return "\n\n".join(text for text in texts if text)
+
+
+def main_field(record: type[Record]) -> str | None:
+    """The first field of text or of turns that is no id: a problem's question, an example's prompt; None without one."""
+    for name, field in record.model_fields.items():
+        kind = record.arrow_schema().field(name).type
+        closed = pa.types.is_large_string(kind) and str not in (field.annotation, *typing.get_args(field.annotation))
+        if name != "id" and not name.endswith("_id") and _has_text(kind) and not closed:
+            return name
+    return None
+
+
+def wrong_fields(record: type[Record], fields: Sequence[str] | None, parameter: str = "fields") -> list[str]:
+    """Why these fields' texts cannot be had, for an operator's `checks`; empty when they can."""
+    if fields is None:
+        return [] if main_field(record) else [f"{record.type_name()} has no field of text"]
+    schema, wrong = record.arrow_schema(), []
+    for name in fields:
+        if name not in record.model_fields:
+            hint = did_you_mean(name, record.model_fields)
+            wrong.append(f"{parameter}: {record.type_name()} has no field {name!r}" + (f"; {hint}" if hint else ""))
+        elif not _has_text(schema.field(name).type):
+            wrong.append(f"{parameter}: field {name!r} of {record.type_name()} is no text")
+    return wrong
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind):
+        return _has_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return {"role", "content"} <= {field.name for field in kind}
+    return bool(pa.types.is_large_string(kind))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(text for text in map(_text, value) if text)
+    if isinstance(value, dict):
+        return "" if value["role"] == "system" else value["content"]
+    return value or ""
