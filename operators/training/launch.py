@@ -1,0 +1,99 @@
+"""Starts a training in this process, or on several devices through Ray Train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from operators.training.loop import Told, Training, last_checkpoint, run
+
+_FAILURES = 2
+_LOOK_SECONDS = 0.5
+
+
+def launch(training: Training, told: Told, resources: Mapping[str, float]) -> None:
+    """Train; see `run`.
+
+    Args:
+        training: what.
+        told: is told how far it is.
+        resources: of each device, in Ray's words (`CPU`, `GPU`).
+    """
+    _tidy(training)
+    if training.settings.devices == 1:
+        run(training, told)
+    else:
+        _on_several(training, told, resources)
+
+
+def _tidy(training: Training) -> None:
+    """Remove what a crash left: checkpoints that are not finished, how far it was."""
+    training.folder.mkdir(parents=True, exist_ok=True)
+    _progress(training.folder).unlink(missing_ok=True)
+    last = last_checkpoint(training.folder, training.settings.devices)
+    for path in training.folder.glob("checkpoint-*"):
+        if last is None or int(path.name.rpartition("-")[2]) > int(last.name.rpartition("-")[2]):
+            shutil.rmtree(path)
+
+
+def _on_several(training: Training, told: Told, resources: Mapping[str, float]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    scaling = ScalingConfig(
+        num_workers=training.settings.devices,
+        use_gpu=resources.get("GPU", 0) > 0,
+        resources_per_worker={name: amount for name, amount in resources.items() if amount},
+    )
+    config = RunConfig(name="ray", storage_path=str(training.folder), failure_config=FailureConfig(max_failures=_FAILURES))
+    trainer = TorchTrainer(_device, train_loop_config={"training": training}, scaling_config=scaling, run_config=config)
+    with _following(_progress(training.folder), told):
+        trainer.fit()
+
+
+def _device(config: dict[str, Any]) -> None:
+    """What each device does. It runs in a thread of a Ray worker, whose working folder is elsewhere."""
+    from ray.train import get_context
+
+    training: Training = config["training"]
+    rank = get_context().get_world_rank()
+    file = _progress(training.folder)
+
+    def write(step: int, total: int, loss: float) -> None:
+        if rank == 0:
+            building = file.with_suffix(".tmp")
+            building.write_text(json.dumps([step, total, loss]))
+            building.replace(file)
+
+    run(training, write, rank)
+
+
+def _progress(folder: Path) -> Path:
+    return folder / "progress.json"
+
+
+class _following:  # noqa: N801  (a context manager)
+    """Passes on what a device in another process writes into a file."""
+
+    def __init__(self, file: Path, told: Told) -> None:
+        self._file = file
+        self._told = told
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._done.wait(_LOOK_SECONDS):
+            with suppress(FileNotFoundError):
+                self._told(*json.loads(self._file.read_text()))

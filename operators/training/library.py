@@ -1,0 +1,113 @@
+"""The fields of TRL's and PEFT's configurations, known without importing them: a pipeline is checked in a moment.
+
+library.json is made from the installed packages by `python -m operators.training.library`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Config = Literal["SFTConfig", "DPOConfig", "KTOConfig", "LoraConfig"]
+FILE = Path(__file__).with_suffix(".json")
+_KINDS = {"bool": bool, "int": int, "float": (int, float), "str": str, "list": list, "dict": dict, "null": type(None)}
+
+_JSON_TYPES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "list": "array",
+    "dict": "object",
+    "null": "null",
+}
+
+
+class Field(NamedTuple):
+    """What a field takes: JSON's kinds of values, and of texts perhaps only some.
+
+    Attributes:
+        kinds: of `bool`, `int`, `float`, `str`, `list`, `dict`, `null`.
+        choices: the texts it takes; empty: any.
+    """
+
+    kinds: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The same as JSON Schema."""
+        known: dict[str, Any] = {"type": [_JSON_TYPES[kind] for kind in self.kinds]}
+        return known | ({"enum": [*self.choices, *([None] if "null" in self.kinds else [])]} if self.choices else {})
+
+    def trouble(self, value: Any) -> str | None:
+        """Why a value does not fit; None when it does."""
+        if not any(_is(value, kind) for kind in self.kinds):
+            return f"takes {' or '.join(self.kinds)} (given: {value!r})"
+        if isinstance(value, str) and self.choices and value not in self.choices:
+            return f"is one of {', '.join(self.choices)} (given: {value!r})"
+        return None
+
+
+@cache
+def fields(config: Config) -> Mapping[str, Field]:
+    """The fields of a configuration."""
+    known = json.loads(FILE.read_text())[config]
+    return {name: Field(tuple(each["kinds"]), tuple(each.get("choices", ()))) for name, each in known.items()}
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "bool"
+    return isinstance(value, _KINDS[kind])  # type: ignore[arg-type]
+
+
+def installed() -> dict[str, dict[str, Any]]:
+    """The same from the packages that are installed (imports them)."""
+    import dataclasses
+    import typing
+
+    from peft import LoraConfig
+    from trl import DPOConfig, KTOConfig, SFTConfig
+
+    found: dict[str, dict[str, Any]] = {}
+    for config in (SFTConfig, DPOConfig, KTOConfig, LoraConfig):
+        hints = typing.get_type_hints(config)
+        named = [field.name for field in dataclasses.fields(config) if field.init]
+        found[config.__name__] = {name: _described(hints[name]) for name in sorted(named)}
+    return found
+
+
+def _described(hint: Any) -> dict[str, Any]:
+    parts = list(_parts(hint))
+    kinds = [kind for kind in _KINDS if any(kind == name for name, _ in parts)]
+    choices = sorted({choice for _, given in parts for choice in given})
+    # A text beside an enumeration stands for one of its members; other texts beside choices are free.
+    return {"kinds": kinds, "choices": choices} if choices else {"kinds": kinds}
+
+
+def _parts(hint: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(kind, choices) of each type that a hint allows."""
+    import enum
+    import typing
+
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Literal:
+        texts = tuple(each for each in typing.get_args(hint) if isinstance(each, str))
+        yield "str", texts if not any("[" in text for text in texts) else ()
+    elif len(typing.get_args(hint)) > 0 and origin not in (list, dict):
+        for each in typing.get_args(hint):
+            yield from _parts(each)
+    elif isinstance(origin, type) and issubclass(origin, enum.Enum):
+        yield "str", tuple(str(each.value) for each in origin)
+    elif origin in (bool, int, float, str, list, dict, type(None)):
+        yield "null" if origin is type(None) else origin.__name__, ()
+    else:  # a configuration of its own, given by its fields
+        yield "dict", ()
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(installed(), indent=1) + "\n")

@@ -1,0 +1,207 @@
+"""A training on one device or as one of several: builds TRL's trainer, goes on from a checkpoint, keeps what came of it.
+
+Knows nothing of operators and Ray: it reads and writes one folder that all devices share.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.quiet import quiet_transformers
+from operators.training.exposure import counting, with_rows
+from operators.training.settings import DPOSettings, TrainingSettings
+from operators.training.students import Student, load, save
+
+Told = Callable[[int, int, float], None]
+"""Is told (step, of how many, loss)."""
+
+_LOGGED = ("loss", "learning_rate", "grad_norm", "rewards/accuracies", "rewards/margins", "kl")
+_KEPT = 2
+_TOLERANCE = 0.05
+
+
+class InvariantError(Exception):
+    """The first loss is not what it must be."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as data.
+
+    Attributes:
+        kind: which trainer.
+        settings: of the kind's type.
+        student: what is trained.
+        rows: in the form that TRL takes, each with its number in the column ROW.
+        seed: of everything random.
+        folder: where checkpoints and results lie; absolute, on a disk that all devices share.
+    """
+
+    kind: Literal["sft", "dpo", "kto"]
+    settings: TrainingSettings
+    student: Student
+    rows: list[dict[str, Any]]
+    seed: int
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model."""
+        return self.folder / "model"
+
+    @property
+    def history(self) -> Path:
+        """A file with (metric, step, value) of every step, and the number of parameters that are trained."""
+        return self.folder / "history.json"
+
+    def seen(self, rank: int) -> Path:
+        """A file with how often a device went through which rows."""
+        return self.folder / f"seen-{rank}.json"
+
+
+def run(training: Training, told: Told, rank: int = 0) -> None:
+    """Train, from the last checkpoint where there is one; what came of it lies in the training's folder.
+
+    Raises:
+        InvariantError: DPO's first loss is not ln 2, so its reference is not the model that it starts from.
+    """
+    from transformers import AutoTokenizer, set_seed
+
+    quiet_transformers()
+    set_seed(training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(training.student.folder)
+    checkpoint = last_checkpoint(training.folder, training.settings.devices)
+    seen = (
+        Counter({int(row): times for row, times in _read(checkpoint / training.seen(rank).name)}) if checkpoint else Counter()
+    )
+    trainer = _trainer(training, tokenizer, seen, told, rank)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    training.seen(rank).write_text(json.dumps(sorted(seen.items())))
+    if rank == 0:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        trainable = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        logged = [
+            (name, entry["step"], entry[name]) for entry in trainer.state.log_history for name in _LOGGED if name in entry
+        ]
+        shutil.rmtree(training.model, ignore_errors=True)
+        save(model, tokenizer, training.model, training.student, training.settings)
+        training.history.write_text(json.dumps({"trainable_parameters": trainable, "logged": logged}))
+
+
+def last_checkpoint(folder: Path, devices: int) -> Path | None:
+    """The newest checkpoint that every device has finished."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((path for path in found if len(list(path.glob("seen-*.json"))) == devices), None)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _trainer(training: Training, tokenizer: Any, seen: Counter[int], told: Told, rank: int) -> Any:
+    from datasets import Dataset
+
+    model, adapter = load(training.student, training.settings)
+    maker, config = _classes(training.kind)
+    more: dict[str, Any] = {"peft_config": adapter}
+    if training.kind != "sft" and training.settings.lora is None:
+        # Said here, because TRL would load it from where the student was loaded, without an adapter that is merged since.
+        more["ref_model"] = load(training.student, training.settings)[0]
+    trainer = counting(maker, lambda row: seen.update([row]))(
+        model,
+        args=config(**_arguments(training)),
+        train_dataset=Dataset.from_list(training.rows),
+        processing_class=tokenizer,
+        callbacks=[_callback(training, seen, told, rank)],
+        **more,
+    )
+    trainer.data_collator = with_rows(trainer.data_collator)
+    return trainer
+
+
+def _classes(kind: str) -> tuple[Any, Any]:
+    import trl
+
+    name = kind.upper()
+    return getattr(trl, f"{name}Trainer"), getattr(trl, f"{name}Config")
+
+
+def _arguments(training: Training) -> dict[str, Any]:
+    """The fields of TRL's configuration: ours, with what the pipeline says beside."""
+    import torch
+
+    settings = training.settings
+    cuda = torch.cuda.is_available()
+    ours: dict[str, Any] = {
+        "output_dir": str(training.folder),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "max_length": settings.max_length,
+        "warmup_steps": int(settings.warmup_ratio * settings.steps(len(training.rows))),
+        "lr_scheduler_type": settings.lr_scheduler,
+        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": cuda,
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_steps,
+        "save_total_limit": _KEPT,
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": training.seed,
+    }
+    if settings.devices > 1 and not cuda:
+        ours["ddp_backend"] = "gloo"
+    if training.kind == "sft":
+        ours["completion_only_loss"] = True
+    else:
+        own = settings.model_dump(include={"beta", "loss_type", "desirable_weight", "undesirable_weight"})
+        ours |= own
+    return ours | settings.config
+
+
+def _callback(training: Training, seen: Counter[int], told: Told, rank: int) -> Any:
+    from transformers import TrainerCallback
+
+    class Callback(TrainerCallback):  # type: ignore[misc]
+        """Tells the loss, and completes checkpoints with what was seen by then."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_save = False  # the model is saved in a moment
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            file = training.folder / f"checkpoint-{state.global_step}" / training.seen(rank).name
+            building = file.with_suffix(".tmp")
+            building.write_text(json.dumps(sorted(seen.items())))
+            building.replace(file)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in (logs or {}):
+                if state.global_step == 1:
+                    check_first_loss(training, logs["loss"])
+                told(state.global_step, state.max_steps, float(logs["loss"]))
+
+    return Callback()
+
+
+def check_first_loss(training: Training, loss: float) -> None:
+    """Before its first update a policy equals its reference, so that DPO's loss is ln 2 (Rafailov et al. 2023, eq. 7)."""
+    settings = training.settings
+    if not isinstance(settings, DPOSettings) or settings.loss_type not in ("sigmoid", ["sigmoid"]):
+        return
+    if not settings.config.get("disable_dropout", True):
+        return
+    if abs(loss - math.log(2)) > _TOLERANCE:
+        raise InvariantError(f"the first loss is {loss:.4f} and not ln 2: the reference is not the model that it starts from")

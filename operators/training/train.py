@@ -1,0 +1,73 @@
+"""What the training operators have in common: from rows and a student to a model with its metrics and its loss curve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from engine.operator import Context, Model, Reject, Table
+from operators.charts import save_lines
+from operators.training.fitting import fitting
+from operators.training.launch import launch
+from operators.training.loop import InvariantError, Training
+from operators.training.settings import TrainingSettings
+from operators.training.students import Student
+
+CURVE = "loss.png"
+
+
+def train(
+    kind: Literal["sft", "dpo", "kto"],
+    table: Table[Any],
+    completions: Sequence[str],
+    settings: TrainingSettings,
+    ctx: Context,
+) -> Model:
+    """Train the role `student` on a table's rows.
+
+    Metrics: those of `fitting`; `loss`, `learning_rate`, `grad_norm` and what the trainer measures besides, by step;
+    `trainable_parameters`.
+
+    Args:
+        kind: which trainer.
+        table: the rows.
+        completions: their fields with completions.
+    """
+    from transformers import AutoTokenizer
+
+    student = Student(*ctx.models["student"].weights)
+    if trouble := student.trouble(settings):
+        raise Reject(trouble)
+    tokenizer = AutoTokenizer.from_pretrained(student.folder)
+    rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx)
+    training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
+    try:
+        launch(training, lambda step, total, loss: ctx.progress(step, total, f"loss {loss:.3f}"), ctx.device)
+    except InvariantError as error:
+        raise Reject(str(error)) from error
+    for rank in range(settings.devices):
+        for row, times in json.loads(training.seen(rank).read_text()):
+            ctx.seen(table.ref(row), times)
+    return _finished(training, ctx)
+
+
+def _finished(training: Training, ctx: Context) -> Model:
+    found = json.loads(training.history.read_text())
+    curve: list[tuple[float, float]] = []
+    for name, step, value in found["logged"]:
+        ctx.report(name, value, f"step {step}")
+        if name == "loss":
+            curve.append((step, value))
+    ctx.report("trainable_parameters", found["trainable_parameters"])
+    folder = ctx.scratch / "model"
+    shutil.copytree(training.model, folder)
+    save_lines(folder / CURVE, {training.kind: curve}, "Training", "step", "loss")
+    settings = training.settings.model_dump(mode="json") | {"kind": training.kind, "seed": training.seed}
+    return Model(
+        base_model=training.student.name,
+        format=training.student.results_in(training.settings),
+        config=json.dumps(settings, sort_keys=True),
+        files=ctx.keep(folder),
+    )

@@ -1,0 +1,80 @@
+"""`kill -9` of a whole run in the middle of a training: the next run goes on from the last checkpoint to the same model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry import Registry
+from tests.engine.running import ask
+from tests.processes import kill_tree
+
+STEPS = 60
+
+
+def write_pipeline(folder: Path, model: Path, devices: int) -> None:
+    folder.mkdir()
+    turns = {"prompt": "user", "completion": "assistant"}
+    rows = [{field: [{"role": role, "content": f"{field} {n}"}] for field, role in turns.items()} for n in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"max_steps": STEPS, "batch_size": 2, "checkpoint_steps": 5, "devices": devices}
+    document = {
+        "name": "demo",
+        "models": {"student": {"provider": "transformers", "model": str(model)}},
+        "datasets": {"rows": {"type": "SFTExample", "path": "rows.jsonl"}},
+        "steps": {"sft": {"op": "train_sft", "in": "rows", "with": settings}},
+    }
+    (folder / "p.yaml").write_text(json.dumps(document))
+
+
+def killed_in_training(folder: Path, after: int) -> None:
+    """Run, and kill everything as soon as a checkpoint of so many steps is there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.cli", "run", "p.yaml"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(folder.glob(f".engine/receipts/*/checkpoints/checkpoint-{after}/seen-*.json")):
+        assert process.poll() is None, "the run came to its end before it could be killed"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    kill_tree(process)
+
+
+def finished(folder: Path) -> str:
+    """Run to the end; gives what was said on the way."""
+    command = [sys.executable, "-m", "engine.cli", "run", "p.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def found(folder: Path) -> tuple[list[Any], list[Any], list[Any]]:
+    registry = Registry(folder / ".engine")
+    return (
+        ask(registry, "select content_id from versions where name = 'demo/sft'"),
+        ask(registry, "select slice, value from metrics where metric = 'loss' order by all"),
+        ask(registry, "select row, times_seen from training_exposure order by row"),
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_killed_run_goes_on_with_its_training(workdir: Path, tiny_model: Path, devices: int) -> None:
+    for name in ("undisturbed", "killed"):
+        write_pipeline(workdir / name, tiny_model, devices)
+    finished(workdir / "undisturbed")
+    for after in (10, 30):
+        killed_in_training(workdir / "killed", after)
+    said = finished(workdir / "killed")
+    told = [int(step) for step in re.findall(rf"sft: (\d+)/{STEPS}", said)]
+    assert all(step > 30 for step in told)
+    assert told or devices > 1  # what devices in other processes say is looked at now and then only
+    assert found(workdir / "killed") == found(workdir / "undisturbed")
+    assert not list((workdir / "killed").glob(".engine/receipts/*/checkpoints"))
