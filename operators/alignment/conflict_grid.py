@@ -1,0 +1,150 @@
+"""Lay out each item over the cells of a grid: so many poisoned contexts, factual ones or none, in this or that order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from engine.operator import Context, Record, Reject, Table, derived, operator
+from operators.alignment.cells import cell_name
+from operators.alignment.conclusions import mentions, normalise
+from operators.records import ConflictCase, ConflictItem, FactualPassage
+
+
+def problems(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
+    """Values that are given twice: they would make the same case twice."""
+    return [
+        f"{name}: a value is given twice"
+        for name in ("pcn", "fc", "factual_first", "temperatures")
+        if len(set(getattr(params, name))) < len(getattr(params, name))
+    ]
+
+
+@operator(outputs=ConflictCase, checks=problems)
+async def conflict_grid(
+    item: ConflictItem,
+    ctx: Context,
+    facts: Table[FactualPassage] | None = None,
+    *,
+    pcn: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2, 3, 4, 5],  # noqa: B006  (pydantic copies it)
+    fc: Annotated[list[bool], Field(min_length=1)] = [False, True],  # noqa: B006
+    factual_first: Annotated[list[bool], Field(min_length=1)] = [True],  # noqa: B006
+    temperatures: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0],  # noqa: B006
+    factual_passages: Annotated[int, Field(ge=1, le=2)] = 1,
+    leaky: Literal["keep", "drop"] = "keep",
+) -> AsyncIterator[ConflictCase]:
+    """Make a case of every item in every cell: its question with poisoned passages, factual ones, both, or none.
+
+    Passages are drawn with a seed, so that an item always gives the same cases, and those of a cell with few poisoned
+    passages are among those of a cell with more. Passages that are equal count once. Cells that an item cannot fill are named
+    in `rejects` with the reason; an item that fills none is rejected, and so is one whose two answers are equal or empty. Cases
+    of an item without an id have one that follows from its question.
+
+    Metrics: `cases` by cell; `poisoned_passages`, and how many of them name the correct answer (11 and 19 % in
+    PoisonedRAG's files for NQ and HotpotQA).
+
+    Source: Dialectical Alignment (arXiv 2404.00486).
+
+    Args:
+        facts: further factual passages for items: those with its id, and those without an id with its question.
+        pcn: numbers of poisoned passages.
+        fc: without factual passages, with them, or both.
+        factual_first: where there are both, whether the factual ones come first; [true, false] makes a case of each.
+        temperatures: at which a model is to answer.
+        factual_passages: how many of them a case with factual passages has.
+        leaky: what becomes of poisoned passages that name the correct answer.
+    """
+    if trouble := _unusable(item):
+        raise Reject(trouble)
+    ident = question_id(item.question) if item.id is None else item.id
+    poisoned = _drawn(item.poisoned, ctx)
+    found = {fact.passage: fact for fact in _matching(facts, ident, item.question)} if facts is not None else {}
+    factual = _drawn([*item.factual, *found], ctx)
+
+    leaks = {passage for passage in poisoned if mentions(passage, item.correct_answer)}
+    ctx.count("poisoned_passages", "all", by=len(poisoned))
+    ctx.count("poisoned_passages", "naming the correct answer", by=len(leaks))
+    if leaky == "drop":
+        poisoned = [passage for passage in poisoned if passage not in leaks]
+
+    lacking: dict[str, list[str]] = {}
+    led = False
+    for number, with_facts in product(pcn, fc):
+        wanted = factual_passages if with_facts else 0
+        if lacks := _lacks("poisoned", number, poisoned) or _lacks("factual", wanted, factual):
+            lacking.setdefault(lacks, []).append(cell_name(number, with_facts))
+            continue
+        opposing, backing = poisoned[:number], factual[:wanted]
+        named = [found[passage] for passage in backing if passage not in item.factual]
+        for first, temperature in product(factual_first if opposing and backing else [False], temperatures):
+            case = ConflictCase(
+                question=item.question,
+                correct_answer=item.correct_answer,
+                incorrect_answer=item.incorrect_answer,
+                contexts=[*backing, *opposing] if first else [*opposing, *backing],
+                pcn=number,
+                fc=with_facts,
+                factual_first=first,
+                temperature=temperature,
+                source=item.source,
+                id=ident,
+            )
+            led = True
+            ctx.count("cases", cell_name(number, with_facts))
+            yield derived(case, *named)
+    reasons = [f"{lacks}, so it is not in {', '.join(cells)}" for lacks, cells in lacking.items()]
+    if not led:
+        raise Reject("; ".join(reasons))
+    for reason in reasons:
+        ctx.reject(reason)
+
+
+def question_id(question: str) -> str:
+    """An id that follows from a question; case, punctuation and accents make no difference."""
+    return hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
+
+
+def _unusable(item: ConflictItem) -> str | None:
+    correct, incorrect = normalise(item.correct_answer), normalise(item.incorrect_answer)
+    if not correct or not incorrect:
+        return f"its {'incorrect' if correct else 'correct'} answer is empty"
+    if correct == incorrect:
+        return f"the incorrect answer is the correct one: {item.correct_answer}"
+    return None
+
+
+def _drawn(passages: Iterable[str], ctx: Context) -> list[str]:
+    """The passages in random order, without those that are empty or there already."""
+    different = list(dict.fromkeys(passage for passage in passages if passage.strip()))
+    return ctx.random.sample(different, len(different))
+
+
+def _lacks(kind: str, wanted: int, passages: Sequence[str]) -> str | None:
+    return f"it has {len(passages)} {kind} passages" if len(passages) < wanted else None
+
+
+def _matching(facts: Table[FactualPassage], ident: str, question: str) -> Iterator[FactualPassage]:
+    """The facts for an item, in order."""
+    by_id, by_question = _places(facts)
+    for row in sorted({*by_id.get(ident, ()), *by_question.get(normalise(question), ())}):
+        yield facts[row]
+
+
+@lru_cache(maxsize=4)
+def _places(facts: Table[FactualPassage]) -> tuple[Mapping[str, list[int]], Mapping[str, list[int]]]:
+    """(id -> rows, question -> rows); a row with an id counts for that alone."""
+    by_id: dict[str, list[int]] = {}
+    by_question: dict[str, list[int]] = {}
+    for row, fact in enumerate(facts):
+        if fact.id is not None:
+            by_id.setdefault(fact.id, []).append(row)
+        elif fact.question is not None:
+            by_question.setdefault(normalise(fact.question), []).append(row)
+        else:
+            raise ValueError(f"row {row} of the facts belongs to no item: give it the item's `id`, or its `question`")
+    return by_id, by_question

@@ -1,0 +1,197 @@
+"""`generator: country_facts/capitals`: questions about capitals, with passages that back the right city or a wrong one.
+
+Rows are ConflictItems, at most one a country. The facts come from the package countryinfo, the passages are ours. Settings
+under `with`:
+
+* `split`: `train`, `test` or `all` (default) of the countries; no country, and no city, is in both.
+* `styles`: in which half of the styles the passages are written: `seen`, `unseen`, or `all` (default).
+* `population`: only countries with at least so many inhabitants (default 1000000), for models that know no others.
+* `seed`: the pipeline's unless given; it draws the wrong city, the wording and the styles.
+
+`limit` rows are drawn (100 by default), or what there is. A country is in the test split by a hash of its ISO code,
+so that another version of the package, with another country or other names, moves none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.operators import Generator
+from operators.alignment.conclusions import mentions
+from operators.sources.country_facts_passages import QUESTIONS, SEEN, UNSEEN
+
+PACKAGE = "countryinfo"
+TASK = "capitals"
+POISONED, FACTUAL = 5, 2
+TEST_SHARE = 0.4
+
+T = TypeVar("T")
+
+
+class Settings(BaseModel):
+    """What stands under `with`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Literal["train", "test", "all"] = "all"
+    styles: Literal["seen", "unseen", "all"] = "all"
+    population: int = Field(default=1_000_000, ge=0)
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Country:
+    """A state and its capital; `code` is ISO 3166's of two letters."""
+
+    code: str
+    name: str
+    capital: str
+    region: str
+    subregion: str
+    population: int
+
+    @property
+    def split(self) -> Literal["train", "test"]:
+        """By the code alone."""
+        return "test" if _draw("split", self.code) < TEST_SHARE else "train"
+
+    @property
+    def in_a_sentence(self) -> str:
+        """The name with its article."""
+        bare = self.name.removeprefix("The ")
+        return f"the {bare}" if bare != self.name or any(word in bare.split() for word in _WITH_ARTICLE) else bare
+
+
+def items(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of ConflictItem; id is the country, source the task."""
+    chosen = Settings.model_validate(settings)
+    seed = seed if chosen.seed is None else chosen.seed
+    known = countries()
+    styles = {"seen": SEEN, "unseen": UNSEEN, "all": SEEN | UNSEEN}[chosen.styles]
+    wanted = [each for each in known if each.population >= chosen.population and chosen.split in ("all", each.split)]
+    for country in _shuffled(wanted, seed, by=_code)[:limit]:
+        wrong = _confused_with(country, known, seed)
+        texts = _shuffled(styles.values(), seed, country.code)[: POISONED + FACTUAL]
+        yield {
+            "question": _filled(_shuffled(QUESTIONS, seed, country.code)[0], country, country.capital),
+            "correct_answer": country.capital,
+            "incorrect_answer": wrong,
+            "poisoned": [_filled(text, country, wrong) for text in texts[:POISONED]],
+            "factual": [_filled(text, country, country.capital) for text in texts[POISONED:]],
+            "source": task,
+            "id": country.name,
+        }
+
+
+def countries() -> list[Country]:
+    """States with one undisputed capital whose name is not the country's."""
+    from countryinfo import CountryInfo
+
+    found = {}
+    for entry in CountryInfo.all().values():
+        code = entry.get("ISO", {}).get("alpha2")
+        if not code or code in _LEFT_OUT or not isinstance(entry.get("capital"), str):
+            continue
+        name, capital = _NAMES.get(code, entry["name"]), _CAPITALS.get(code, entry["capital"])
+        if mentions(name, capital) or mentions(capital, name):
+            continue
+        found[code] = Country(code, name, capital, entry["region"], entry["subregion"], entry.get("population") or 0)
+    return sorted(found.values(), key=lambda country: country.name)
+
+
+def _confused_with(country: Country, known: Sequence[Country], seed: int) -> str:
+    """The capital of another country of the same split, from as near as there is one."""
+
+    def distance(other: Country) -> int:
+        return (other.region != country.region) + (other.subregion != country.subregion)
+
+    others = [each for each in known if each.split == country.split and each.population >= _WELL_KNOWN]
+    ordered = sorted(_shuffled(others, seed, country.code, by=_code), key=distance)
+    return next(each.capital for each in ordered if not _alike(each.capital, country))
+
+
+def _alike(city: str, country: Country) -> bool:
+    """Whether a city could be taken for the country's capital, or for the country, by its name."""
+    return any(mentions(one, other) for name in (country.capital, country.name) for one, other in ((city, name), (name, city)))
+
+
+def _filled(text: str, country: Country, city: str) -> str:
+    name = country.in_a_sentence
+    return text.format(country=name, Country=name[0].upper() + name[1:], city=city)
+
+
+def _code(country: Country) -> str:
+    return country.code
+
+
+def _draw(*parts: object) -> float:
+    """A number in [0, 1) that depends on nothing but the parts."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _shuffled(values: Iterable[T], *salt: object, by: Callable[[T], object] = str) -> list[T]:
+    """In an order drawn for each value by itself: what is added or left out does not change the order of the others."""
+    return sorted(values, key=lambda value: _draw(*salt, by(value)))
+
+
+def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a task's name or settings."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return [f"the package {PACKAGE} is not installed; install it with: pip install {PACKAGE}"]
+    if task != TASK:
+        return [f"country_facts has no task {task!r}; there is {TASK!r}"]
+    try:
+        Settings.model_validate(settings)
+    except ValidationError as error:
+        return [_explained(each) for each in error.errors()]
+    return []
+
+
+def _explained(error: Any) -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        return f"{name}: {error['msg']} (given: {error['input']!r:.60})"
+    close = get_close_matches(name, Settings.model_fields, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(Settings.model_fields)}"
+    return f"country_facts/{TASK} has no setting {name!r}; {hint}"
+
+
+def identity() -> str:
+    """The package's version: another one may know other capitals."""
+    return f"{PACKAGE} {version(PACKAGE)}"
+
+
+country_facts = Generator("country_facts", items, problems_with, identity)
+
+_WELL_KNOWN = 1_000_000
+"""Inhabitants of a country whose capital a person could mistake for another."""
+
+_NAMES = {"MK": "North Macedonia"}
+_CAPITALS = {"US": "Washington"}
+"""What the package (as of 1.0.1) has otherwise, by ISO code."""
+
+_WITH_ARTICLE = ("Republic", "Kingdom", "States", "Emirates", "Islands", "Netherlands", "Philippines", "Maldives", "Comoros")
+
+_SEVERAL = "BJ BO CI CL LK MY NL SZ TZ ZA"
+"""Several capitals, or a seat of government in another city."""
+_DISPUTED = "EH IL NR PS TW YE"
+"""The status of the place or of its capital; Nauru has none by law."""
+_MOVED = "BI GQ ID KZ"
+"""Moved or renamed lately, or about to: the package and models may have either."""
+_SPELT_TWICE = "AG GD MM MN UA"
+"""Capitals with several usual spellings, of which strict counts would miss one."""
+_NO_STATES = (
+    "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF NU PF PM "
+    "PN PR RE SH SJ SX TC TF TK UM VA VG VI WF YT"
+)
+"""Territories, and states that are no more."""
+_LEFT_OUT = frozenset(" ".join((_SEVERAL, _DISPUTED, _MOVED, _SPELT_TWICE, _NO_STATES)).split())

@@ -1,0 +1,146 @@
+"""Items in a grid of cells: nested passages, cells that cannot be filled, PoisonedRAG's files as they are."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operators.alignment.conflict_grid import question_id
+from registry import Registry
+from tests.engine.running import ask, run_text
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+RENAME = "{correct answer: correct_answer, incorrect answer: incorrect_answer, adv_texts: poisoned}"
+
+
+def poisoned(
+    correct: str = "Paris", incorrect: str = "Lyon", passages: int = 5, question: str = "Which city?"
+) -> dict[str, Any]:
+    """An item as PoisonedRAG writes it."""
+    texts = [f"Passage {number} says that it is {incorrect}." for number in range(passages)]
+    return {"question": question, "correct answer": correct, "incorrect answer": incorrect, "adv_texts": texts}
+
+
+def grid(
+    registry: Registry, items: dict[str, Any] | list[Any], facts: list[dict[str, str]] | None = None, **settings: Any
+) -> Any:
+    """Run the grid over a file of PoisonedRAG's kind, or over a list of such items."""
+    Path("items.json").write_text(json.dumps(items))
+    datasets = f"items: {{type: ConflictItem, path: items.json, rename: {RENAME}}}"
+    given = "items"
+    if facts is not None:
+        Path("facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+        datasets += ", facts: {type: FactualPassage, path: facts.jsonl}"
+        given = "{item: items, facts: facts}"
+    step = f"{{op: conflict_grid, in: {given}, with: {json.dumps(settings)}, max_reject_ratio: 1}}"
+    result = run_text(f"{{name: demo, datasets: {{{datasets}}}, steps: {{grid: {step}}}}}", registry)
+    assert result.state == "succeeded", result.error
+    return result
+
+
+def cases(registry: Registry, where: str = "true") -> list[tuple[Any, ...]]:
+    return ask(registry, f'select id, pcn, fc, contexts from "demo/grid" where {where} order by row')
+
+
+def test_every_item_stands_in_every_cell_and_larger_cells_hold_smaller_ones(registry: Registry) -> None:
+    facts = [{"id": "one", "passage": "It is Paris."}, {"question": "which  CITY", "passage": "Paris it is."}]
+    grid(registry, {"one": poisoned(), "two": poisoned(question="Which City!")}, facts)
+    assert ask(registry, 'select id, count(*) from "demo/grid" group by id order by id') == [("one", 12), ("two", 12)]
+    for name in ("one", "two"):
+        shown = [set(contexts) for _, _, _, contexts in cases(registry, f"id = '{name}' and not fc")]
+        assert [len(each) for each in shown] == [0, 1, 2, 3, 4, 5]
+        assert all(smaller < larger for smaller, larger in itertools.pairwise(shown))
+    [(_, _, _, contexts)] = cases(registry, "id = 'two' and pcn = 2 and fc")
+    assert contexts[0] == "Paris it is."  # the factual passage stands first
+    # Each case comes from its item, and from the passage that it shows.
+    query = "select distinct parent from row_lineage where child = 'demo/grid' order by parent"
+    assert ask(registry, query) == [("demo/facts",), ("demo/items",)]
+
+
+def test_the_order_of_passages_and_temperatures_multiply_cells(registry: Registry) -> None:
+    facts = [{"id": "one", "passage": "It is Paris."}]
+    more = {"pcn": [0, 2], "factual_first": [True, False], "temperatures": [0, 0.7]}
+    grid(registry, {"one": poisoned()}, facts, **more)
+    assert ask(registry, 'select pcn, fc, factual_first, temperature from "demo/grid" order by all') == [
+        (0, False, False, 0.0),
+        (0, False, False, 0.7),
+        (0, True, False, 0.0),
+        (0, True, False, 0.7),
+        (2, False, False, 0.0),
+        (2, False, False, 0.7),
+        (2, True, False, 0.0),
+        (2, True, False, 0.7),
+        (2, True, True, 0.0),
+        (2, True, True, 0.7),
+    ]
+    [(_, _, _, contexts)] = cases(registry, "fc and pcn = 2 and not factual_first and temperature = 0")
+    assert contexts[-1] == "It is Paris."
+
+
+def test_cells_that_cannot_be_filled_are_said(registry: Registry) -> None:
+    grid(registry, {"few": poisoned(passages=1), "same": poisoned(incorrect="PARIS.")}, pcn=[0, 1, 2], fc=[False, True])
+    assert [(pcn, fc) for _, pcn, fc, _ in cases(registry)] == [(0, False), (1, False)]
+    assert ask(registry, "select reason from rejects order by 1") == [
+        ("it has 0 factual passages, so it is not in pcn=0 fc=yes, pcn=1 fc=yes",),
+        ("it has 1 poisoned passages, so it is not in pcn=2 fc=no, pcn=2 fc=yes",),
+        ("the incorrect answer is the correct one: Paris",),
+    ]
+
+
+def test_poisoned_passages_that_name_the_correct_answer_are_counted_and_can_be_left_out(registry: Registry) -> None:
+    item = poisoned()
+    item["adv_texts"][0] = "It is Lyon, and no longer Paris."
+    grid(registry, {"one": item}, pcn=[4, 5], fc=[False], leaky="drop")
+    assert [pcn for _, pcn, _, _ in cases(registry)] == [4]
+    counted = "select slice, value from metrics where metric = 'poisoned_passages' order by slice"
+    assert ask(registry, counted) == [("all", 5), ("naming the correct answer", 1)]
+
+
+def test_the_same_items_and_seed_give_the_same_cases(registry: Registry, tmp_path: Path) -> None:
+    items = {name: poisoned(question=f"Which {name}?") for name in ("one", "two", "three")}
+    grid(registry, items)
+    other = Registry(tmp_path / "other")
+    grid(other, dict(reversed(items.items())))
+    contents = 'select id, pcn, contexts from "demo/grid" order by id, pcn'
+    assert ask(registry, contents) == ask(other, contents)
+
+
+def test_a_value_that_is_given_twice_is_an_error(registry: Registry) -> None:
+    with pytest.raises(Exception, match="pcn: a value is given twice"):
+        grid(registry, {"one": poisoned()}, pcn=[1, 1])
+
+
+def test_an_item_that_cannot_be_used_is_rejected_and_one_without_an_id_gets_one_from_its_question(registry: Registry) -> None:
+    grid(registry, [poisoned(passages=0), poisoned(correct=" "), poisoned(passages=1)], pcn=[1], fc=[False])
+    assert [ident for ident, *_ in cases(registry)] == [question_id("which  city")]
+    assert question_id("Which city?") == question_id("which  city") != question_id("Which town?")
+    assert ask(registry, "select parent_row, reason from rejects order by 1") == [
+        (0, "it has 0 poisoned passages, so it is not in pcn=1 fc=no"),
+        (1, "its correct answer is empty"),
+    ]
+
+
+def test_facts_belong_to_an_id_before_a_question_and_equal_passages_count_once(registry: Registry) -> None:
+    item = {**poisoned(), "adv_texts": ["It is Lyon.", " ", "It is Lyon."], "factual": ["Paris!"]}
+    facts = [
+        {"id": "other", "question": "Which city?", "passage": "Of another item."},
+        {"id": "one", "passage": "Paris!"},
+        {"question": "which city", "passage": "It is Paris."},
+    ]
+    grid(registry, {"one": item}, facts, pcn=[0, 1, 2], fc=[True], factual_passages=2)
+    assert [(pcn, sorted(contexts)) for _, pcn, _, contexts in cases(registry)] == [
+        (0, ["It is Paris.", "Paris!"]),
+        (1, ["It is Lyon.", "It is Paris.", "Paris!"]),
+    ]
+    # What the item has itself is not credited to the file of facts.
+    assert ask(registry, "select distinct parent_row from row_lineage where parent = 'demo/facts'") == [(2,)]
+
+
+def test_a_fact_that_belongs_to_nothing_is_an_error(registry: Registry) -> None:
+    with pytest.raises(AssertionError, match="row 0 of the facts belongs to no item"):
+        grid(registry, {"one": poisoned()}, [{"passage": "It is Paris."}])
