@@ -1,8 +1,8 @@
 """An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in a process of its own, with a set latency.
 
-It answers every prompt that names a number with that number in \\boxed{}, counts what it saw, can fail now and then, and
-can refuse to carry more than so many requests. `python -m benchmarks.endpoint` is not meant to be called by people: the
-benchmarks start it through `Endpoint`.
+It answers every prompt that names a number with that number in \\boxed{} (or as it is told), counts what it saw, can fail
+now and then, and can refuse to carry more than so many requests. `python -m benchmarks.endpoint` is not meant to be called
+by people: the benchmarks start it through `Endpoint`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import pkgutil
 import random
 import re
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,16 +35,18 @@ class Endpoint:
         carries: requests in flight that are served; one more is answered 429 at once, with Retry-After.
         failing: share of requests that are answered 500.
         retry_after: seconds, sent with a 429.
+        answer: `module:function` that makes the text of an answer from the request's JSON.
     """
 
     latency: float = 0.0
     carries: int = 0
     failing: float = 0.0
     retry_after: float = 1.0
+    answer: str = "benchmarks.endpoint:first_number"
     base_url: str = field(default="", init=False)
 
     def __enter__(self) -> Endpoint:
-        options = [f"--{name}={getattr(self, name)}" for name in ("latency", "carries", "failing")]
+        options = [f"--{name}={getattr(self, name)}" for name in ("latency", "carries", "failing", "answer")]
         command = [sys.executable, "-m", "benchmarks.endpoint", *options, f"--retry-after={self.retry_after}"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
@@ -61,9 +65,18 @@ class Endpoint:
         return seen
 
 
+def first_number(body: dict[str, Any]) -> str:
+    """The first number of a prompt, as an answer."""
+    found = _NUMBER.search(body["messages"][-1]["content"])
+    return f"It is \\boxed{{{found[0] if found else 0}}}."
+
+
 class _Server:
-    def __init__(self, latency: float, carries: int, failing: float, retry_after: float) -> None:
+    def __init__(
+        self, latency: float, carries: int, failing: float, retry_after: float, answer: Callable[[dict[str, Any]], str]
+    ) -> None:
         self._latency, self._carries, self._failing, self._retry_after = latency, carries, failing, retry_after
+        self._answer = answer
         self._random = random.Random(7)
         self._in_flight = 0
         self._forget()
@@ -93,8 +106,7 @@ class _Server:
             return web.json_response({"error": {"message": "a hiccup"}}, status=500)
         counts["answered"] += 1
         self._last = time.perf_counter()
-        found = _NUMBER.search(body["messages"][-1]["content"])
-        message = {"role": "assistant", "content": f"It is \\boxed{{{found[0] if found else 0}}}."}
+        message = {"role": "assistant", "content": self._answer(body)}
         choices = [{"index": index, "message": message, "finish_reason": "stop"} for index in range(body.get("n", 1))]
         usage = {"prompt_tokens": 60, "completion_tokens": 8 * len(choices)}
         return web.json_response(
@@ -123,8 +135,9 @@ def _main() -> None:
     for name in ("latency", "failing", "retry-after"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--carries", type=int, default=0)
+    parser.add_argument("--answer", type=pkgutil.resolve_name)
     options = parser.parse_args()
-    asyncio.run(_serve(_Server(options.latency, options.carries, options.failing, options.retry_after)))
+    asyncio.run(_serve(_Server(options.latency, options.carries, options.failing, options.retry_after, options.answer)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`engine run` of `regenerate_cot` on numbered problems against an Endpoint, for benchmarks."""
+"""`engine run` in a process and a folder of its own, for benchmarks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,47 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.endpoint import Endpoint
 
 
+@contextmanager
+def running(folder: Path, document: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """`engine run` of a pipeline in a folder, where its registry is then, too; waits for its end.
+
+    Raises SystemExit, with what it said, when it fails. What it prints is in the file `stdout`: see `outcome`.
+    """
+    (folder / "pipeline.yaml").write_text(json.dumps(document))
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "engine.cli", "--registry", "registry", "run", "pipeline.yaml", "--json"]
+    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+        run = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=out, stderr=err)
+        try:
+            yield run
+            run.wait()
+        finally:
+            run.terminate()
+            run.wait()
+    if run.returncode:
+        raise SystemExit((folder / "stderr").read_text() + (folder / "stdout").read_text())
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What `engine run --json` printed in that folder."""
+    printed: dict[str, Any] = json.loads((folder / "stdout").read_text())
+    return printed
+
+
 def engine_run(server: Endpoint, rows: int, **model: Any) -> dict[str, Any]:
-    """Run in a process and a folder of their own, check that every row is answered; gives what the server saw."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Run `regenerate_cot` on numbered problems, check that every row is answered; gives what the server saw."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         problems = [json.dumps({"question": f"What is {number}?", "answer": str(number)}) for number in range(rows)]
-        Path(folder, "problems.jsonl").write_text("\n".join(problems))
+        (folder / "problems.jsonl").write_text("\n".join(problems))
         teacher = {"provider": "openai", "model": "m", "base_url": server.base_url, **model}
         document = {
             "name": "speed",
@@ -25,15 +55,9 @@ def engine_run(server: Endpoint, rows: int, **model: Any) -> dict[str, Any]:
             "datasets": {"problems": {"type": "MathProblem", "path": "problems.jsonl"}},
             "steps": {"cot": {"op": "regenerate_cot", "in": "problems"}},
         }
-        Path(folder, "speed.yaml").write_text(json.dumps(document))
-        command = [sys.executable, "-m", "engine.cli", "run", "speed.yaml", "--json"]
-        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         server.seen()
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        [step] = json.loads(done.stdout)["steps"]
+        with running(folder, document):
+            pass
+        [step] = outcome(folder)["steps"]
         assert step["rows_out"] == rows, step
     return server.seen()

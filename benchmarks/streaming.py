@@ -15,39 +15,22 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.footprint import Sample, watch
+from benchmarks.runs import outcome, running
+
 MOST_BYTES = 2 * 10**9
-SAMPLE_SECONDS = 0.2
 PIPELINE = {
     "name": "stream",
     "datasets": {"solutions": {"type": "MathSolution", "path": "solutions.jsonl"}},
     "steps": {"rows": {"op": "to_sft", "in": "solutions"}},
 }
-
-
-class Sample(NamedTuple):
-    """Resident bytes at a moment."""
-
-    at: float
-    driver: int
-    workers: int
-    ray: int
-
-    @property
-    def all(self) -> int:
-        """Everything that `engine run` started, and itself."""
-        return self.driver + self.workers + self.ray
 
 
 def write_source(file: Path, size: int, least: int, most: int) -> int:
@@ -72,50 +55,6 @@ def write_source(file: Path, size: int, least: int, most: int) -> int:
     return rows
 
 
-def resident(process: psutil.Process) -> int:
-    """A process's memory, of shared pages its share; 0 when it is gone."""
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Whether it is a Ray worker that runs something; they call themselves `ray::...`."""
-    try:
-        return "_RayWorker" in " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
-
-
-def watch(run: subprocess.Popen[bytes]) -> Iterator[Sample]:
-    """Samples until a run ends."""
-    driver = psutil.Process(run.pid)
-    while run.poll() is None:
-        others = driver.children(recursive=True)
-        workers = [process for process in others if is_worker(process)]
-        ray = [process for process in others if process not in workers]
-        yield Sample(time.time(), resident(driver), sum(map(resident, workers)), sum(map(resident, ray)))
-        time.sleep(SAMPLE_SECONDS)
-
-
-def engine_run(folder: Path) -> list[Sample]:
-    """Run the pipeline in a process of its own."""
-    (folder / "stream.yaml").write_text(json.dumps(PIPELINE))
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "engine.cli", "--registry", "registry", "run", "stream.yaml", "--json"]
-    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        run = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=out, stderr=err)
-        try:
-            samples = list(watch(run))
-        finally:
-            run.terminate()
-            run.wait()
-    if run.returncode:
-        raise SystemExit((folder / "stderr").read_text() + (folder / "stdout").read_text())
-    return samples
-
-
 def phases(folder: Path, samples: list[Sample]) -> dict[str, tuple[float, float]]:
     """When each phase began and ended, by what the workers left behind."""
     begun = min(file.stat().st_mtime for file in folder.glob("registry/receipts/*/*.begun"))
@@ -138,20 +77,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_source(folder / "solutions.jsonl", int(options.gigabytes * 10**9), *options.row_bytes)
-        samples = engine_run(folder)
-        [step] = json.loads((folder / "stdout").read_text())["steps"]
+        with running(folder, PIPELINE) as run:
+            samples = list(watch(run))
+        [step] = outcome(folder)["steps"]
         assert step["rows_out"] == rows, step
         table = Table("phase", "s", "rows/s", *(f"{who}, MB" for who in ("driver", "workers", "Ray's own", "together")))
         table.title = f"{options.gigabytes:g} GB of jsonl, {rows:,} rows, {os.cpu_count()} CPUs; the most resident memory of"
         for phase, (start, stop) in phases(folder, samples).items():
             within = [sample for sample in samples if start <= sample.at <= stop] or samples[-1:]
-            most = [max(getattr(sample, who) for sample in within) for who in ("driver", "workers", "ray", "all")]
+            most = [max(getattr(sample.memory, who) for sample in within) for who in ("driver", "workers", "ray", "all")]
             seconds = stop - start
             table.add_row(
                 phase, f"{seconds:.1f}", f"{rows / max(seconds, 1e-3):,.0f}", *(f"{each / 1e6:,.0f}" for each in most)
             )
     console.print(table)
-    most_at_once = max(sample.all for sample in samples)
+    most_at_once = max(sample.memory.all for sample in samples)
     if most_at_once > MOST_BYTES:
         console.print(f"missed: {most_at_once / 1e9:.2f} GB of resident memory, and {MOST_BYTES / 1e9:g} GB is the goal")
     sys.exit(most_at_once > MOST_BYTES)
