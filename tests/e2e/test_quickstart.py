@@ -34,7 +34,13 @@ def test_the_wheel_has_all_it_needs(workdir: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     [wheel] = (workdir / "dist").glob("posttrain_engine-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("registry/sql/views.sql", "pipelines/quickstart.yaml", "operators/math/verify.py", "engine/py.typed"):
+    for needed in (
+        "registry/sql/views.sql",
+        "pipelines/quickstart.yaml",
+        "pipelines/personas.jsonl",
+        "operators/math/verify.py",
+        "engine/py.typed",
+    ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
     # Installed beside the checkout's own installation, the wheel must be what is imported.
