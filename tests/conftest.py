@@ -61,6 +61,14 @@ def ray_session() -> Iterator[None]:
     assert not ray.is_initialized()
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines that the test runs have their workers in this process; see tests/in_process.py."""
+    from tests.in_process import InProcess
+
+    monkeypatch.setattr("engine.run.Cluster", InProcess)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real Llama of about 100,000 random weights, a tokenizer and a chat template."""

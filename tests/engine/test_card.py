@@ -20,7 +20,7 @@ def text_of(registry: Registry, manifest: Manifest) -> str:
 
 
 def test_the_card_says_what_it_is_what_it_came_from_and_how(
-    registry: Registry, chat_server: ChatServer, ray_session: None, tmp_path: Path
+    registry: Registry, chat_server: ChatServer, in_process: None, tmp_path: Path
 ) -> None:
     words("a", "bb")
     result = run_text(

@@ -32,7 +32,7 @@ def exclude(registry: Registry, target: str, *rows: int) -> None:
     Path("gone.jsonl").write_text("".join(json.dumps({"dataset": name, "row_id": ids[row]}) + "\n" for row in rows))
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_rows_of_sources_steps_and_whole_operators_are_left_out(registry: Registry) -> None:
     words("ab", "cd", "ae")
     run_text(TEXT % "", registry)
@@ -69,7 +69,7 @@ def test_rows_of_sources_steps_and_whole_operators_are_left_out(registry: Regist
     assert set(outcomes(run_text(TEXT % "", registry)).values()) == {"hit"}
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_a_version_of_the_registry_with_excluded_rows_is_refused(registry: Registry) -> None:
     words("ab", "cd")
     run_text(TEXT % "", registry)

@@ -12,7 +12,7 @@ from tests.chat_server import ChatServer
 from tests.engine.running import ask, run_text, texts, words
 from tests.operators.test_train_sft import train
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 HEAD = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}, tags: {type: Word, path: tags.jsonl}}, "
 

@@ -23,7 +23,7 @@ PIPELINE = """
     """
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_outputs_have_the_type_of_what_came_in(registry: Registry) -> None:
     Path("problems.jsonl").write_text(PROBLEMS)
     result = run_text(PIPELINE, registry)

@@ -12,7 +12,7 @@ from engine.problems import PipelineError
 from registry import Registry
 from tests.engine.running import ask, run_text, texts, words
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 DATA = "datasets: {words: {type: Word, path: words.jsonl}, more: {type: Word, path: more.jsonl}}"
 

@@ -11,7 +11,7 @@ from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.running import ask, run_text, texts, words
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def run_thirds(registry: Registry, server: ChatServer, **more: bool) -> object:

@@ -155,7 +155,7 @@ steps:
 """
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_doing_what_fsck_says_makes_versions_whole_under_their_numbers(registry: Registry) -> None:
     words("one", "two", "three")
     run_text(PIPELINE, registry)

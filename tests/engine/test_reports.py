@@ -16,7 +16,7 @@ from tests.engine.running import ask, run_text, words
 PIPELINE = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {told: {op: told, in: words}}}"
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_a_report_is_shown_and_exported(registry: Registry, engine: Cli) -> None:
     words("one", "two")
     result = run_text(PIPELINE, registry)

@@ -35,7 +35,7 @@ def pipeline(model: Path, rate: float = 0.05) -> dict[str, Any]:
     }
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_a_step_uses_the_model_that_another_one_trained(registry: Registry, tiny_model: Path) -> None:
     document = pipeline(tiny_model)
     Path("p.yaml").write_text(json.dumps(document))
@@ -94,7 +94,7 @@ def test_a_step_that_needs_its_own_model_is_a_cycle(workdir: Path, tiny_model: P
         check(Path("p.yaml"))
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_only_the_models_that_the_parameters_call_for_are_needed(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     text = (

@@ -25,7 +25,7 @@ NEXT = "{name: next, steps: {loud: {op: shout, in: 'registry:demo/once@1'}, lump
 
 
 @pytest.fixture
-def family(registry: Registry, ray_session: None) -> Registry:
+def family(registry: Registry, in_process: None) -> Registry:
     """Two pipelines, of which the second goes on from the first."""
     words("ab", "ac")
     Path("gone.jsonl").touch()

@@ -45,7 +45,7 @@ steps:
 """
 
 
-def test_an_older_version_is_read_with_the_fields_that_came_later(registry: Registry, ray_session: None) -> None:
+def test_an_older_version_is_read_with_the_fields_that_came_later(registry: Registry, in_process: None) -> None:
     old = MathSolution(question="What is 1 + 1?", answer="2", solution="It is 2.", verdict="correct")
     commit(registry, "old/solutions", [[old]])
     result = run_text(PIPELINE, registry)

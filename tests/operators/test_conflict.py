@@ -11,7 +11,7 @@ from tests.chat_server import ChatServer, completion
 from tests.engine.running import ask
 from tests.operators.conflicts import asked, case, correct, incorrect, land_of, play, run_steps, write
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def evaluate(registry: Registry, server: ChatServer, *cases: dict[str, Any], **settings: Any) -> Any:

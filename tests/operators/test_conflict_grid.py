@@ -13,7 +13,7 @@ from operators.alignment.conflict_grid import question_id
 from registry import Registry
 from tests.engine.running import ask, run_text
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 RENAME = "{correct answer: correct_answer, incorrect answer: incorrect_answer, adv_texts: poisoned}"
 

@@ -12,7 +12,7 @@ from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.running import ask, run_text
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def run_cot(

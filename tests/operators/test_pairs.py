@@ -18,7 +18,7 @@ from tests.chat_server import ChatServer, completion, error
 from tests.engine.running import ask
 from tests.operators.conflicts import asked, correct, incorrect, land_of, play, response, run_steps, strategy, write
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 DATASETS = {"responses": "PathResponse", "strategies": "StrategyChoice"}
 NO_SHARES = {"ike_share": 0, "closed_book_share": 0}

@@ -13,7 +13,7 @@ from registry import Registry
 from tests.chat_server import ChatServer, error
 from tests.engine.running import ask, run_text
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 GOLD = "987654"
 

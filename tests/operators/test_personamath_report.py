@@ -11,7 +11,7 @@ import pytest
 from registry import Registry, Report
 from tests.engine.running import run_text
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def predicted(verdict: str, **more: Any) -> dict[str, Any]:

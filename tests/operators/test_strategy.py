@@ -138,7 +138,7 @@ def policy(conversation: list[dict[str, str]]) -> str:
     return "mumble" if (path, land) == ("cot_pk", 3) else text
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_the_strategy_is_found_from_what_the_judge_says(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, policy=policy)
     cases = [case(land, 2, temperature=0.3) for land in range(12)] + [case(land, 1, fc=True) for land in range(4)]
@@ -195,7 +195,7 @@ def test_the_strategy_is_found_from_what_the_judge_says(registry: Registry, chat
     assert all("mumble" in json.dumps(request["messages"]) for request in again)
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_a_judge_that_prefers_a_place_is_found_out(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, policy=policy, judge=lambda conversation: '{"reason": "", "gives": "first"}')
     strategy(registry, chat_server, *(case(land) for land in range(8)), use=["base"], check_order=1)
@@ -205,7 +205,7 @@ def test_a_judge_that_prefers_a_place_is_found_out(registry: Registry, chat_serv
     assert 0 < ask(registry, 'select sum(correct::int) from "demo/step.responses"')[0][0] < 8
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_paths_from_yaml_and_no_judge(registry: Registry, chat_server: ChatServer) -> None:
     def answer(conversation: list[dict[str, str]]) -> Any:
         last = conversation[-1]["content"]
@@ -235,7 +235,7 @@ def test_paths_from_yaml_and_no_judge(registry: Registry, chat_server: ChatServe
     assert ask(registry, 'select path, n, chosen from "demo/step.strategies"') == [("base", 1, False), ("twice", 2, True)]
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_an_outage_of_the_judge_fails_the_step_and_is_no_empty_result(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, policy=policy, judge=lambda conversation: error(500, "down"))
     result = strategy(registry, chat_server, case(1), case(2), use=["base", "tips"], ratio=0.1)

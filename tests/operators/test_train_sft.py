@@ -12,8 +12,6 @@ import pytest
 from registry import Model, Registry
 from tests.engine.running import ask, run_text
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-
 
 def train(registry: Registry, model: Path, rows: int = 6, question: str = "q", **settings: Any) -> Any:
     """Train on `rows` examples."""
@@ -44,6 +42,7 @@ def losses(registry: Registry, version: int = 1) -> list[float]:
     ]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_an_adapter_is_trained_and_answers(registry: Registry, tiny_model: Path, tmp_path: Path) -> None:
     result = train(registry, tiny_model, learning_rate=0.05)
     assert result.state == "succeeded", result.error
@@ -82,12 +81,14 @@ def test_an_adapter_is_trained_and_answers(registry: Registry, tiny_model: Path,
     assert ("more/sft", "demo/sft") in ask(registry, "select child, parent from lineage")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_nothing_to_train_on_is_an_error(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=0)
     assert result.state == "failed"
     assert "0 rows came in" in result.error
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_does_not_fit_is_counted_and_an_error_when_nothing_does(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, max_length=8)
     assert result.state == "succeeded", result.error
@@ -101,6 +102,7 @@ def test_what_does_not_fit_is_counted_and_an_error_when_nothing_does(registry: R
     assert "all 6 prompts are longer than max_length=8" in result.error
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_two_devices_train_together(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=8, devices=2, learning_rate=0.05)
     assert result.state == "succeeded", f"{result.error}\n{result.trace}"
@@ -110,11 +112,13 @@ def test_two_devices_train_together(registry: Registry, tiny_model: Path) -> Non
     assert ask(registry, "select row, times_seen from training_exposure order by row") == [(row, 2) for row in range(8)]
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_more_devices_than_there_are_is_an_error(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, devices=99)
     assert "99 devices of 1 CPUs and 0 GPUs are more than the cluster has" in str(result.error)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_preferences_are_learnt_on_top_of_what_a_step_has_trained(registry: Registry, tiny_model: Path) -> None:
     turns = {role: [{"role": "assistant", "content": text}] for role, text in (("chosen", "yes"), ("rejected", "no"))}
     rows = [{"prompt": [{"role": "user", "content": f"q{number}"}], **turns} for number in range(6)]

@@ -26,7 +26,7 @@ from operators.transforms.text import tokens
 from registry import Registry
 from tests.engine.running import ask, outcomes, run_text
 
-ray = pytest.mark.usefixtures("ray_session")
+ray = pytest.mark.usefixtures("in_process")
 
 APPLES = "Tom buys three apples at the market in the old town and eats one of them on the long way home to his house"
 NEARLY = APPLES.replace("house", "hut")
