@@ -29,7 +29,7 @@ from typing import Any
 from engine.operator import Operator, operator
 from engine.problems import EngineError
 from engine.stable import canonical, is_bare_typing
-from engine.syntax import code_node, imports, normalised, reads
+from engine.syntax import class_node, code_node, imports, normalised, parsed, reads
 
 _Lock = type(threading.Lock())
 _ENGINE = ("engine", "registry")
@@ -223,7 +223,7 @@ class _Walker:
         name = f"{module.__name__}:*"
         if id(module) not in self.seen:
             self._start(module, name)
-            tree = ast.parse(_module_source(vars(module)) or "")
+            tree = parsed(_module_source(vars(module)) or "")
             self.names(tree, vars(module), set())
             return self._finish(module, name, normalised(tree, lambda _: False))
         return self.seen[id(module)]
@@ -257,11 +257,9 @@ class _Walker:
 
     def _class_node(self, cls: type, scope: Mapping[str, Any], name: str) -> ast.AST:
         source = _module_source(scope)
-        path = cls.__qualname__.replace(".<locals>", "").split(".")
-        if source is not None:
-            for node in ast.walk(ast.parse(source)):
-                if isinstance(node, ast.ClassDef) and node.name == path[-1]:
-                    return node
+        node = None if source is None else class_node(source, cls.__qualname__.rpartition(".")[2])
+        if node is not None:
+            return node
         raise self._unstable(name, "its source cannot be read")
 
     def _is_operator(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:

@@ -6,9 +6,24 @@ import ast
 import copy
 import importlib.util
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import CodeType
+
+
+@lru_cache(maxsize=256)
+def parsed(source: str) -> ast.Module:
+    """A module's tree without strings that stand alone: docstrings of the module, of classes, functions and attributes."""
+    tree = ast.parse(source)
+    for node in _statements(tree):
+        for part in ("body", "orelse", "finalbody"):
+            lines = getattr(node, part, None)
+            if isinstance(lines, list):
+                kept = [line for line in lines if not _is_text(line)]
+                if len(kept) < len(lines):
+                    setattr(node, part, kept or ([ast.Pass()] if part == "body" else []))
+    return ast.fix_missing_locations(tree)
 
 
 def code_node(source: str, code: CodeType) -> ast.AST | None:
@@ -30,18 +45,31 @@ def code_node(source: str, code: CodeType) -> ast.AST | None:
 
 
 def normalised(tree: ast.AST, dropped: Callable[[ast.expr], bool]) -> str:
-    """Source without comments, docstrings and formatting; decorators of which `dropped` is true are left out."""
-    if not getattr(tree, "decorator_list", None):
-        return _plain(tree)
-    tree = _WithoutTexts().visit(copy.deepcopy(tree))
+    """The source of a part of a `parsed` module, without comments and formatting.
+
+    Args:
+        tree: the part.
+        dropped: tells which decorators of a function are left out.
+    """
     if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
-        tree.decorator_list = [decorator for decorator in tree.decorator_list if not dropped(decorator)]
-    return ast.unparse(ast.fix_missing_locations(tree))
+        kept = [decorator for decorator in tree.decorator_list if not dropped(decorator)]
+        if len(kept) < len(tree.decorator_list):
+            tree = copy.copy(tree)
+            tree.decorator_list = kept
+            return ast.unparse(tree)
+    return _unparsed(tree)
 
 
 @lru_cache(maxsize=4096)  # helpers that many operators share are looked at for each of them
-def _plain(tree: ast.AST) -> str:
-    return ast.unparse(ast.fix_missing_locations(_WithoutTexts().visit(copy.deepcopy(tree))))
+def _unparsed(tree: ast.AST) -> str:
+    return ast.unparse(tree)
+
+
+@lru_cache(maxsize=4096)
+def class_node(source: str, name: str) -> ast.ClassDef | None:
+    """The first class of this name in a module's source."""
+    found = (node for node in _statements(parsed(source)) if isinstance(node, ast.ClassDef) and node.name == name)
+    return next(found, None)
 
 
 @lru_cache(maxsize=4096)
@@ -67,7 +95,7 @@ def reads(tree: ast.AST) -> list[tuple[str, ...]]:
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str, str | None]]:
     """(name bound, module, name in it or None) of the import statements in code."""
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
@@ -83,7 +111,19 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str, str | None]
 @lru_cache(maxsize=256)
 def _functions(source: str) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, ...]:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    return tuple(node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    return tuple(node for node in ast.walk(parsed(source)) if isinstance(node, kinds))
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A tree's statements (with what holds some, such as `except`), in the order of ast.walk."""
+    waiting = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            inner = getattr(node, part, None)
+            if isinstance(inner, list):
+                waiting.extend(inner)
 
 
 def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> int:
@@ -93,20 +133,6 @@ def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> in
 
 def _name(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> str:
     return "<lambda>" if isinstance(node, ast.Lambda) else node.name
-
-
-class _WithoutTexts(ast.NodeTransformer):
-    """Drops strings that stand alone: docstrings of modules, classes, functions and attributes."""
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        for part in ("body", "orelse", "finalbody"):
-            lines = getattr(node, part, None)
-            if isinstance(lines, list):
-                kept = [line for line in lines if not _is_text(line)]
-                if len(kept) < len(lines):
-                    setattr(node, part, kept or ([ast.Pass()] if part == "body" else []))
-        return node
 
 
 def _is_text(line: ast.AST) -> bool:
