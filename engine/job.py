@@ -53,6 +53,7 @@ class Job(Travelling):
         device: see `devices` of @operator.
         retry_rejects: for rows that answers in the journal make rejects, the model is asked anew.
         excluded: ids of rows, by output, that are left out.
+        families: see engine/families.py.
     """
 
     registry: str
@@ -71,6 +72,7 @@ class Job(Travelling):
     device: dict[str, float] = {}
     retry_rejects: bool = False
     excluded: dict[str, frozenset[str]] = {}
+    families: dict[str, tuple[int, ...]] = {}
 
 
 class Partition(Travelling):

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from engine.exclusion import Exclusions, digest
+from engine.families import Families
 from engine.fingerprint import Fingerprint, fingerprint
 from engine.operators import catalogue, packages
 from registry import Record
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from engine.graph import Step
 
 
-def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int, excluded: Exclusions) -> dict[str, Any]:
+def step_document(
+    step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int, excluded: Exclusions, related: Families
+) -> dict[str, Any]:
     """The key document of a step over given inputs; its digest is the step key.
 
     Resources, limits, retries, prices and budgets are not in it: they never change a result.
 
     Args:
         excluded: rows, by output, that the exclusion list leaves out.
+        related: families of rows, where the operator asks for them.
     """
     operator = step.operator
     return {
@@ -47,6 +51,7 @@ def step_document(step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed
         "seed": seed,
         "outputs": {name: [record.type_name(), fields_of(record.arrow_schema())] for name, record in operator.outputs.items()},
         **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
+        **({"families": {port: json_digest(list(numbers)) for port, numbers in related.items()}} if related else {}),
     }
 
 
@@ -97,6 +102,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[s
         told.append("output types changed")
     if before.get("excluded") != after.get("excluded"):
         told.append("the exclusion list names other rows")
+    if before.get("families") != after.get("families"):
+        told.append("other rows come from one source row")
     old_code = before.get("code", {})
     for name in sorted(old_code.keys() | after["code"].keys()):
         if old_code.get(name) != after["code"].get(name):

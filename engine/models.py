@@ -113,7 +113,7 @@ class Models:
         if binding.name not in self._encoding:
             folder = partial(materialise, binding.weights, self._registry.store)
             self._encoding[binding.name] = LocalEncoder(binding.spec, folder, self._job.threads)
-        return Encoder(role, self._encoding[binding.name], binding.weights.location)
+        return Encoder(role, self._encoding[binding.name], binding.weights.location, binding.identity)
 
     def _journal(self) -> Answers:
         if self._answers is None:

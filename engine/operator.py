@@ -66,13 +66,14 @@ class Table(Generic[R]):
     """A whole input: records in order, read when asked for. `table.arrow` is the same as one Arrow table.
 
     Records remember which row they are, so that what is made of them has lineage; `table.ref(n)` stands for row `n` where
-    an operator works on the Arrow table.
+    an operator works on the Arrow table. `table.families` numbers the row's families, see `families` of @operator.
     """
 
-    def __init__(self, record: type[R], arrow: pa.Table, port: str = "") -> None:
+    def __init__(self, record: type[R], arrow: pa.Table, port: str = "", families: Sequence[int] = ()) -> None:
         self.record = record
         self.arrow = arrow
         self.port = port
+        self.families = families
 
     def __len__(self) -> int:
         return int(self.arrow.num_rows)
@@ -133,6 +134,8 @@ class Operator:
     closing: Mapping[str, Closing] = field(default_factory=dict, compare=False)
     apart: tuple[tuple[str, str], ...] = ()
     devices: Callable[[Any], int] | None = field(default=None, compare=False)
+    families: tuple[str, ...] = ()
+    asks: Callable[[Any], int] | None = field(default=None, compare=False)
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -190,6 +193,8 @@ def operator(
     closing: Mapping[str, Closing] | None = None,
     apart: Sequence[tuple[str, str]] = (),
     devices: Callable[[Any], int] | None = None,
+    families: Sequence[str] = (),
+    asks: Callable[[Any], int] | None = None,
     name: str | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Any]], Operator]:
@@ -213,6 +218,10 @@ def operator(
             both, users are warned.
         devices: from the parameters to how many GPUs (or processes without one) the operator itself uses at once, through
             Ray. With more than one, the step's `resources` are those of each, and `ctx.device` has them.
+        families: inputs, given whole, of which it is to be known which rows were made from one row of a source, such as
+            paraphrases of a question: `table.families` has a number for each row, the same for those.
+        asks: from the parameters to how many bytes a prompt has at most besides the row's own text. Without it the bound of
+            the price allows for all texts in the operator's code, whole inputs, and answers to the row's other calls.
         name: the operator's name, if it is not the function's.
         version: to be raised when the operator's meaning changes in a way that its code does not show.
 
@@ -232,6 +241,9 @@ def operator(
                 raise TypeError(f"operator {label}: output {output!r} is to be like {port!r}, and there is no such input")
         for output in (closing or {}).keys() - declared.keys():
             raise TypeError(f"operator {label}: `closing` makes {output!r}, which is none of its outputs")
+        for port in families:
+            if port not in inputs or not inputs[port].whole:
+                raise TypeError(f"operator {label}: families are asked of {port!r}, which is no input that it is given whole")
         named = {output: inputs[each].record if isinstance(each, str) else each for output, each in declared.items()}
         try:
             for record in (*named.values(), *(port.record for port in inputs.values())):
@@ -260,6 +272,8 @@ def operator(
             closing=dict(closing or {}),
             apart=tuple(apart),
             devices=devices,
+            families=tuple(families),
+            asks=asks,
         )
 
     return register

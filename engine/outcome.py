@@ -58,6 +58,7 @@ def drafts(
                 key_object=key_object,
                 inputs=refs,
                 opaque=opaque,
+                beside=_beside(step, inputs),
                 models=models,
                 data=data,
                 side=extra,
@@ -69,6 +70,13 @@ def drafts(
             )
         )
     return made
+
+
+def _beside(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> tuple[int, ...]:
+    if step.operator.shape == "whole":
+        return ()
+    whole = [step.operator.inputs[port].whole for port, versions in inputs.items() for _ in versions]
+    return tuple(place for place, each in enumerate(whole) if each)
 
 
 def _opaque(step: Step, inputs: Mapping[str, tuple[Input, ...]], output: str, receipts: Sequence[Receipt]) -> tuple[int, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from engine import sources
 from engine.exclusion import digest
+from engine.families import Families, families_of
 from engine.graph import Pipeline, Source, Step
 from engine.job import Partition, partitions, read_receipt
 from engine.keys import changes, code_of, step_document, step_key
@@ -75,6 +76,7 @@ class StepPlan:
     waits_for: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    families: Families = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ def plan_step(
 ) -> StepPlan:
     """Whether a step hits, resumes or runs over given inputs."""
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
-    document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step))
+    related = families_of(step, inputs, registry) if step.operator.families else {}
+    document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step), related)
     key = step_key(document)
     rows = streamed_rows(step, inputs)
     names = {pipeline.output_name(step.name, output): output for output in step.operator.outputs}
@@ -236,6 +239,7 @@ def plan_step(
         tokens=bounds.tokens,
         cost_usd=bounds.cost_usd,
         notes=bounds.notes,
+        families=related,
     )
 
 
@@ -270,7 +274,8 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
 
     A prompt is bounded in bytes (a token has at least one) by the row's text, the operator's own texts, its parameters
-    and the answers to the calls before it. Inputs that an operator takes whole count for every row.
+    and the answers to the calls before it, or by what the operator says that it `asks`. Inputs that an operator takes whole
+    count for every row.
     """
     calls = tokens = 0
     cost = 0.0
@@ -279,11 +284,13 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     whole = sum(_memory(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
     texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
+    asks = step.operator.asks(step.params) if step.operator.asks else None
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
         answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
-        tokens_in = per_row * streamed * left // max(1, rows) + asked * (own + whole + answers)
+        besides = (own + whole + answers if asks is None else asks) + len((spec.system or "").encode())
+        tokens_in = per_row * streamed * left // max(1, rows) + asked * besides
         tokens_out = asked * spec.max_tokens
         calls += asked
         tokens += tokens_in + tokens_out

@@ -315,6 +315,7 @@ class _Runner:
             device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
             retry_rejects=self.retry_rejects,
             excluded=excluded_of(self.pipeline, self.definition),
+            families=dict(plan.families),
         )
 
     def _too_many_rejects(self, plan: StepPlan) -> bool:

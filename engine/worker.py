@@ -343,7 +343,8 @@ class Worker:
             return None  # the pipeline leaves it out
         if port not in self._tables:
             record = self.operator.inputs[port].record
-            self._tables[port] = Table(record, read_whole(self.registry.store, self.job.inputs[port], record), port)
+            arrow = read_whole(self.registry.store, self.job.inputs[port], record)
+            self._tables[port] = Table(record, arrow, port, self.job.families.get(port, ()))
         return self._tables[port]
 
 

@@ -80,6 +80,7 @@ class Draft(Frozen):
 
     Args:
         opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
+        beside: places in `inputs` of those that the operator was given whole while others came row by row.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Draft(Frozen):
     inputs: tuple[VersionRef, ...] = ()
     models: tuple[VersionRef, ...] = ()
     opaque: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
     data: tuple[DataObject, ...] = ()
     side: tuple[SideObject, ...] = ()
     attachments: tuple[DataObject, ...] = ()

@@ -70,6 +70,11 @@ class ChatModel:
         return self._model.spec
 
     @property
+    def identity(self) -> str:
+        """What determines the answers besides prompt and sampling parameters: the model's name, or what its weights are."""
+        return self._model.identity
+
+    @property
     def notes(self) -> list[str]:
         """What users should know about the model's server."""
         return self._model.notes
@@ -101,13 +106,13 @@ class ChatModel:
         return done
 
     async def samples(
-        self, prompt: str | Sequence[Any], n: int, *, logprobs: int | None = None, **sampling: Any
+        self, prompt: str | Sequence[Any], n: int, *, first: int = 0, logprobs: int | None = None, **sampling: Any
     ) -> list[Completion]:
-        """`n` answers to one prompt: samples 0 to n-1, those that are missing in one request where the server can.
+        """`n` answers to one prompt: samples `first` to `first` + n - 1, those that are missing in one request where possible.
 
-        Args and errors are those of `chat`.
+        The other args, and errors, are those of `chat`.
         """
-        return await self._ask([self._request(prompt, sample, logprobs, sampling) for sample in range(n)])
+        return await self._ask([self._request(prompt, first + number, logprobs, sampling) for number in range(n)])
 
     async def parse(self, prompt: str | Sequence[Any], answer: type[T], *, sample: int = 0, **sampling: Any) -> T:
         """The model's answer as an object of a pydantic model.

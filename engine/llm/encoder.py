@@ -32,11 +32,13 @@ class Encoder:
         role: the operator's word for it (`encoder`).
         model: the model that fills it.
         name: what the model is called where it must be found again.
+        identity: what determines its vectors.
     """
 
-    def __init__(self, role: str, model: LocalEncoder, name: str) -> None:
+    def __init__(self, role: str, model: LocalEncoder, name: str, identity: str = "") -> None:
         self.role = role
         self.name = name
+        self.identity = identity
         self._model = model
 
     @property

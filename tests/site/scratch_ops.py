@@ -289,3 +289,19 @@ def count_up(words: Table[Word], ctx: Context, *, to: int = 3, fail: bool = Fals
         if number + 1 == to - 1 and Path(words[0].text).exists():
             raise ValueError("not yet")
     yield Word(text=f"from {begun} to {to}")
+
+
+@operator(outputs=Word)
+async def hinted(word: Word, hints: Table[Word]) -> AsyncIterator[Word]:
+    """The word and a hint, which is looked up."""
+    yield derived(Word(text=f"{word.text} {hints[0].text}"), hints[0])
+
+
+@operator(outputs=Word, families=["words"])
+async def family_sizes(words: Table[Word]) -> AsyncIterator[Word]:
+    """The words of each family put together."""
+    texts: dict[int, str] = {}
+    for family, word in zip(words.families, words, strict=True):
+        texts[family] = texts.get(family, "") + word.text
+    for text in texts.values():
+        yield Word(text=text)
