@@ -264,6 +264,7 @@ class _Checker:
             hint = did_you_mean(role, operator.roles, f"{operator.name} uses no model")
             self.problem(f"{operator.name} has no role {role!r}", (*loc, "models", role), hint, key=True)
         found = {}
+        needs = operator.needs(params) if operator.needs else {}
         for role in operator.used_roles(params):
             model = spec.models.get(role, role)
             if model in self.source.broken:
@@ -277,6 +278,11 @@ class _Checker:
                 given = f"model {model!r} is none (provider: {self.spec.models[model].provider})"
                 place = (*loc, "models", role) if role in spec.models else (*loc, "op")
                 self.problem(f"{operator.name} needs {needed} as {role!r}, and {given}", place)
+            elif "sampling" in needs.get(role, ()) and self.spec.models[model].temperature == 0:
+                why = "with 0, all answers to a prompt are the same"
+                self.problem(
+                    f"{operator.name} needs a {role} with a temperature above 0: {why}", ("models", model, "temperature")
+                )
             elif model in bound:
                 found[role] = bound[model]
         return found

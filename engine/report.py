@@ -14,7 +14,7 @@ from engine.operator import SINGLE, Operator
 from engine.output import grid, plain
 from engine.plan import Plan, SourcePlan
 from engine.result import RunResult, StepOutcome
-from registry import Manifest, Report
+from registry import Manifest, Metric, Report
 from registry.record import fields_of
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -173,16 +173,29 @@ def _fate(outcome: StepOutcome) -> str:
         counted_as = [f"{record.rejected} rejected"] if record.rejected else []
         counted_as += [f"{outcome.partial} rejected in part"] if outcome.partial else []
         parts.append(f"{', '.join(counted_as)} ({reasons})")
-    counted: dict[str, list[str]] = {}
-    for metric in outcome.metrics:
-        if metric.slice and not metric.slice.startswith("step "):
-            counted.setdefault(metric.metric, []).append(f"{metric.value:g} {metric.slice}")
-    few = {metric: values for metric, values in counted.items() if len(values) <= _SLICES_SHOWN}
-    parts += [f"{metric}: {', '.join(values)}" for metric, values in few.items()]
+    parts += _numbers(outcome.metrics)
     losses = [metric for metric in outcome.metrics if metric.metric == "loss"]
     if losses:
         parts.append(f"loss {losses[0].value:.3f} -> {losses[-1].value:.3f} in {len(losses)} steps")
     return "; ".join(parts)
+
+
+def _numbers(metrics: Sequence[Metric]) -> list[str]:
+    """Counters and measures by slice, as many as a glance takes in; bounds of intervals are for SQL."""
+    counted: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
+            counted.setdefault(metric.metric, []).append(f"{_short(metric.value)} {metric.slice}")
+    parts, room = [], _NUMBERS_SHOWN
+    for name, values in counted.items():
+        if len(values) <= min(room, _SLICES_SHOWN):
+            parts.append(f"{name}: {', '.join(values)}")
+            room -= len(values)
+    return parts
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def _suggestions(outputs: Sequence[Manifest]) -> list[str]:
@@ -270,5 +283,7 @@ def _type_of(schema: dict[str, Any]) -> str:
 
 _SLICES_SHOWN = 8
 """Of a counter; one with more slices is for SQL."""
+_NUMBERS_SHOWN = 16
+"""Of a step's counters."""
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
