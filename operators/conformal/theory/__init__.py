@@ -1,0 +1,75 @@
+"""The mathematics of conformal prediction sets over sampled answers: functions on numpy arrays, usable from a notebook.
+
+It knows neither the engine nor Ray. A nonconformity score is high for an unlikely answer; a prediction set holds the answers
+whose score is at most a threshold.
+"""
+
+from operators.conformal.theory.exchangeability import Drift, drift
+from operators.conformal.theory.groups import OTHERS, Taxonomy, taxonomy
+from operators.conformal.theory.measures import (
+    UNKNOWN,
+    Estimate,
+    Stratum,
+    average_size,
+    coverage,
+    coverage_band,
+    coverage_gap,
+    covers,
+    singleton_share,
+    size_strata,
+    size_stratified_miscoverage,
+)
+from operators.conformal.theory.quantile import Feasibility, exact, exceeding, p_values, quantiles, rank, smallest_alpha
+from operators.conformal.theory.risk import risk_threshold, smallest_risk
+from operators.conformal.theory.scores import (
+    Pools,
+    first_k_scores,
+    lofree_scores,
+    logit_scores,
+    normalised_entropy,
+    true_scores,
+    unseen_scores,
+)
+from operators.conformal.theory.stopping import settled
+from operators.conformal.theory.tuning import GRID, Tuned, Weights, scored, tune
+
+__all__ = [
+    "GRID",
+    "OTHERS",
+    "UNKNOWN",
+    "Drift",
+    "Estimate",
+    "Feasibility",
+    "Pools",
+    "Stratum",
+    "Taxonomy",
+    "Tuned",
+    "Weights",
+    "average_size",
+    "coverage",
+    "coverage_band",
+    "coverage_gap",
+    "covers",
+    "drift",
+    "exact",
+    "exceeding",
+    "first_k_scores",
+    "lofree_scores",
+    "logit_scores",
+    "normalised_entropy",
+    "p_values",
+    "quantiles",
+    "rank",
+    "risk_threshold",
+    "scored",
+    "settled",
+    "singleton_share",
+    "size_strata",
+    "size_stratified_miscoverage",
+    "smallest_alpha",
+    "smallest_risk",
+    "taxonomy",
+    "true_scores",
+    "tune",
+    "unseen_scores",
+]

@@ -1,0 +1,77 @@
+"""The weights of LofreeCP's score: those of a grid with the smallest mean set on questions that are used for nothing else.
+
+Source: LofreeCP (arXiv 2403.01216): lambda1 from 0 to 0.10, lambda2 from 0 to 0.20, 11 values each (its public code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from operators.conformal.theory.quantile import Level, quantiles
+from operators.conformal.theory.scores import (
+    Floats,
+    Pools,
+    lofree_scores,
+    normalised_entropy,
+    true_scores,
+    unseen_scores,
+)
+
+
+class Weights(NamedTuple):
+    """lambda1 (of the normalised entropy) and lambda2 (of the similarity)."""
+
+    entropy: float
+    similarity: float
+
+
+class Tuned(NamedTuple):
+    """The chosen weights at a level, and the mean size of their sets on the tuning questions."""
+
+    weights: Weights
+    size: float
+
+
+GRID: tuple[Weights, ...] = tuple(Weights(i / 100, j / 50) for i, j in product(range(11), range(11)))
+"""121 pairs, the smallest weights first."""
+
+
+def scored(pools: Pools, weights: Weights, unseen: bool = False) -> tuple[Floats, np.ndarray]:
+    """(scores, which of them are of true answers), with a last column for "none of these" where `unseen` is an answer."""
+    scores = lofree_scores(pools, *weights)
+    if not unseen:
+        return scores, pools.correct
+    none = unseen_scores(pools, weights.entropy)[:, None]
+    return np.hstack([scores, none]), np.hstack([pools.correct, ~pools.found[:, None]])
+
+
+def tune(pools: Pools, alphas: Sequence[Level], grid: Sequence[Weights] = GRID, *, unseen: bool = False) -> list[Tuned]:
+    """For each level the weights with the smallest mean set; of equal ones the first of the grid.
+
+    Where no weights give a finite threshold, all sets are whole and the first of the grid is taken.
+
+    Args:
+        pools: tuning questions; thresholds for the comparison come from themselves.
+        unseen: whether "none of these" is an answer, see `unseen_scores`.
+    """
+    best: list[Tuned | None] = [None] * len(alphas)
+    entropy = normalised_entropy(pools)[:, None]
+    base, candidates = -pools.frequency, pools.candidates
+    for weights in grid:
+        scores = np.where(candidates, base + weights.entropy * entropy - weights.similarity * pools.similarity, np.inf)
+        correct = pools.correct
+        if unseen:
+            scores, correct = scored(pools, weights, unseen=True)
+        ordered = np.sort(scores[np.isfinite(scores)])
+        thresholds = quantiles(true_scores(scores, correct), alphas)
+        for place, threshold in enumerate(thresholds):
+            size = float(np.searchsorted(ordered, threshold, side="right")) / max(len(pools), 1)
+            known = best[place]
+            if known is None or size < known.size:
+                best[place] = Tuned(weights, size)
+    assert all(best), "the grid has no weights"
+    return [each for each in best if each is not None]
