@@ -50,6 +50,48 @@ def save_lines(file: Path, series: Mapping[str, Sequence[tuple[float, float]]], 
     _finish(figure, axes, file, title, label)
 
 
+@dataclass(frozen=True)
+class Band:
+    """A shaded area between two curves: (x, low, high)."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
+
+
+def save_intervals(
+    file: Path,
+    series: Mapping[str, Sequence[tuple[float, Bar]]],
+    title: str,
+    across: str,
+    label: str,
+    *,
+    band: Band | None = None,
+    diagonal: str | None = None,
+) -> None:
+    """Measured points with their intervals, joined by lines.
+
+    Args:
+        series: name -> (x, what was measured there).
+        across, label: of the x and the y axis.
+        band: behind them.
+        diagonal: name of the line y = x, where it is wanted.
+    """
+    figure, axes = _axes(6.5)
+    places = [x for points in series.values() for x, _ in points]
+    if diagonal and places:
+        ends = [min(places), max(places)]
+        axes.plot(ends, ends, color="black", linestyle=":", label=diagonal)
+    if band and band.points:
+        x, low, high = zip(*band.points, strict=True)
+        axes.fill_between(x, low, high, alpha=0.2, color="gray", label=band.name)
+    for name, points in series.items():
+        values = [bar.value for _, bar in points]
+        errors = [[bar.value - bar.low for _, bar in points], [bar.high - bar.value for _, bar in points]]
+        axes.errorbar([x for x, _ in points], values, yerr=errors, marker="o", capsize=3, label=name)
+    axes.set_xlabel(across)
+    _finish(figure, axes, file, title, label)
+
+
 def _axes(width: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from registry import Record
+from registry import Artifact, Record
 
 Verdict = Literal["correct", "wrong", "unparsed", "timeout"]
 
@@ -172,3 +172,127 @@ class ConflictPrediction(Record):
     temperature: float = 0.0
     source: str | None = None
     id: str | None = None
+
+
+class Question(Record):
+    """A question with its accepted answers (aliases of the truth; none, when it is not known).
+
+    A question with `options` is one of multiple choice; its answers are options, as text or by letter (A, B, ...).
+    """
+
+    question: str
+    answers: list[str]
+    options: list[str] | None = None
+    group: str | None = None
+    id: str | None = None
+
+
+class Sampling(Record):
+    """How answers were sampled: all that a calibration is bound to.
+
+    `sampling` is the sampling parameters (without the seed) as JSON. With `at_least`, sampling stops after so many samples, or
+    later, once the last `patience` ones have changed nothing. `answer_pattern` took the answers out of the texts.
+    """
+
+    model: str
+    prompt: str
+    sampling: str
+    samples: int
+    at_least: int | None = None
+    patience: int | None = None
+    answer_pattern: str | None = None
+
+
+class SampledAnswers(Record):
+    """A question and what a model answered when it was asked several times.
+
+    `logprobs` has a line for each sample: the mean log-probability of its tokens. `option_logprobs` has one for each option:
+    that of its letter as the first token.
+    """
+
+    question: str
+    answers: list[str]
+    samples: list[str]
+    logprobs: list[float] | None = None
+    options: list[str] | None = None
+    option_logprobs: list[float] | None = None
+    group: str | None = None
+    id: str | None = None
+    made: Sampling | None = None
+
+    @model_validator(mode="after")
+    def _as_long(self) -> SampledAnswers:
+        if self.logprobs is not None and len(self.logprobs) != len(self.samples):
+            raise ValueError(f"logprobs has {len(self.logprobs)} numbers for {len(self.samples)} samples")
+        if self.option_logprobs is not None and len(self.option_logprobs) != len(self.options or ()):
+            raise ValueError(f"option_logprobs has {len(self.option_logprobs)} numbers for {len(self.options or ())} options")
+        return self
+
+
+class PredictionSet(Record):
+    """The answers that a method cannot rule out at a level; `covered`: an accepted answer is among them.
+
+    `abstained`: the truth may be something else than what was sampled. Where no set with the guarantee can be given, the
+    prediction is empty and `covered` null. `loss` is that of risk control.
+    """
+
+    question: str
+    alpha: float
+    prediction: list[str]
+    abstained: bool
+    covered: bool | None = None
+    group: str | None = None
+    id: str | None = None
+    method: str = "lofree"
+    loss: float | None = None
+
+
+class Threshold(Record):
+    """Of a level and a category of questions: answers that score at most `threshold` are in the set (null: infeasible).
+
+    `n` questions were calibrated on, in `unsampled` of them no accepted answer was sampled.
+    """
+
+    alpha: float
+    category: str
+    n: int
+    unsampled: int
+    entropy_weight: float
+    similarity_weight: float
+    threshold: float | None = None
+
+
+class Calibration(Artifact):
+    """What prediction sets for new questions need, and what it holds for.
+
+    Args:
+        made: how the answers were sampled; null, when it is not known.
+        equivalence, min_similarity: when two answers are the same.
+        encoder: what the vectors for similarities depend on; null without similarities.
+        thresholds: by level and category.
+        categories: groups that have thresholds of their own; null without groups.
+        none_of_these: whether "none of those that were sampled" is an answer.
+        on_infeasible: what to do where there is no threshold.
+        loss: what is kept below alpha.
+        smallest_alpha, smallest_alpha_low, smallest_alpha_high: the smallest feasible level, with a 95 % interval.
+        questions: digests of the questions that were calibrated on.
+        features: of each of them (entropy, share of the most frequent answer, share of different answers), for the test of
+            exchangeability.
+    """
+
+    registry_kind: ClassVar[str] = "calibration"
+
+    made: Sampling | None
+    equivalence: Literal["exact", "qa", "math", "embedding"]
+    min_similarity: float
+    encoder: str | None
+    thresholds: list[Threshold]
+    categories: list[str] | None
+    none_of_these: bool
+    on_infeasible: Literal["abstain", "sampled", "fail"]
+    loss: Literal["missed", "distance"]
+    smallest_alpha: float
+    smallest_alpha_low: float
+    smallest_alpha_high: float
+    questions: list[str]
+    features: list[list[float]]

@@ -77,11 +77,11 @@ def items(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> Iter
     known = countries()
     styles = {"seen": SEEN, "unseen": UNSEEN, "all": SEEN | UNSEEN}[chosen.styles]
     wanted = [each for each in known if each.population >= chosen.population and chosen.split in ("all", each.split)]
-    for country in _shuffled(wanted, seed, by=_code)[:limit]:
+    for country in shuffled(wanted, seed, by=_code)[:limit]:
         wrong = _confused_with(country, known, seed)
-        texts = _shuffled(styles.values(), seed, country.code)[: POISONED + FACTUAL]
+        texts = shuffled(styles.values(), seed, country.code)[: POISONED + FACTUAL]
         yield {
-            "question": _filled(_shuffled(QUESTIONS, seed, country.code)[0], country, country.capital),
+            "question": _filled(shuffled(QUESTIONS, seed, country.code)[0], country, country.capital),
             "correct_answer": country.capital,
             "incorrect_answer": wrong,
             "poisoned": [_filled(text, country, wrong) for text in texts[:POISONED]],
@@ -114,7 +114,7 @@ def _confused_with(country: Country, known: Sequence[Country], seed: int) -> str
         return (other.region != country.region) + (other.subregion != country.subregion)
 
     others = [each for each in known if each.split == country.split and each.population >= _WELL_KNOWN]
-    ordered = sorted(_shuffled(others, seed, country.code, by=_code), key=distance)
+    ordered = sorted(shuffled(others, seed, country.code, by=_code), key=distance)
     return next(each.capital for each in ordered if not _alike(each.capital, country))
 
 
@@ -138,7 +138,7 @@ def _draw(*parts: object) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _shuffled(values: Iterable[T], *salt: object, by: Callable[[T], object] = str) -> list[T]:
+def shuffled(values: Iterable[T], *salt: object, by: Callable[[T], object] = str) -> list[T]:
     """In an order drawn for each value by itself: what is added or left out does not change the order of the others."""
     return sorted(values, key=lambda value: _draw(*salt, by(value)))
 
@@ -152,17 +152,18 @@ def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     try:
         Settings.model_validate(settings)
     except ValidationError as error:
-        return [_explained(each) for each in error.errors()]
+        return [explained(each, f"country_facts/{TASK}", Settings) for each in error.errors()]
     return []
 
 
-def _explained(error: Any) -> str:
+def explained(error: Any, task: str, settings: type[BaseModel]) -> str:
+    """What pydantic found wrong with a generator's settings, for people."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
         return f"{name}: {error['msg']} (given: {error['input']!r:.60})"
-    close = get_close_matches(name, Settings.model_fields, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(Settings.model_fields)}"
-    return f"country_facts/{TASK} has no setting {name!r}; {hint}"
+    close = get_close_matches(name, settings.model_fields, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(settings.model_fields)}"
+    return f"{task} has no setting {name!r}; {hint}"
 
 
 def identity() -> str:

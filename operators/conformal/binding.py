@@ -1,0 +1,81 @@
+"""What a calibration is bound to: samples that were made in another way have no guarantee."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from engine.operator import Reject
+from operators.records import SampledAnswers, Sampling
+
+Part = Literal["model", "prompt", "answer_pattern", "sampling", "samples", "encoder"]
+
+_BY_ITSELF = 0.001
+"""A probability; what is less probable does not happen by itself."""
+
+
+def differences(one: Sampling | None, other: Sampling | None) -> dict[Part, str]:
+    """In which parts two ways of sampling differ, in words."""
+    if one == other:
+        return {}
+    if one is None or other is None:
+        return {"model": "it is not known of all how they were made"}
+    found: dict[Part, str] = {}
+    if one.model != other.model:
+        found["model"] = f"{one.model} and {other.model}"
+    if one.prompt != other.prompt:
+        found["prompt"] = f"{_short(one.prompt)} and {_short(other.prompt)}"
+    if one.answer_pattern != other.answer_pattern:
+        found["answer_pattern"] = f"{one.answer_pattern} and {other.answer_pattern}"
+    if one.sampling != other.sampling:
+        found["sampling"] = f"{one.sampling} and {other.sampling}"
+    if _rule(one) != _rule(other):
+        found["samples"] = f"{_rule(one)} and {_rule(other)}"
+    return found
+
+
+def refusal(found: Mapping[Part, str]) -> str:
+    """What to tell about samples that differ in these parts from a calibration's."""
+    said = "; ".join(f"{part}: {text}" for part, text in found.items())
+    return (
+        "these samples are not made as those of the calibration, so its guarantee does not hold for them. They differ in "
+        f"{said}. Sample them alike, or calibrate anew"
+    )
+
+
+def alike(rows: Sequence[SampledAnswers]) -> Sampling | None:
+    """How all of these samples were made; raises Reject when it is not one way."""
+    first = rows[0]
+    for row in rows:
+        if found := differences(first.made, row.made):
+            said = "; ".join(f"{part}: {text}" for part, text in found.items())
+            raise Reject(
+                f"the samples were made in more than one way, and a calibration is for one. They differ in {said} (in the "
+                f"questions {first.question!r} and {row.question!r})"
+            )
+    return first.made
+
+
+def must_vary(rows: Sequence[SampledAnswers], certain: float = 0.87) -> None:
+    """Raise Reject when all samples of every question are alike, and the questions too many for that to happen by itself.
+
+    Args:
+        rows: sampled answers.
+        certain: the share of questions whose samples are alike on a server that does sample (with the default, 50 are too
+            many).
+    """
+    if certain ** len(rows) < _BY_ITSELF and all(len(row.samples) > 1 and len(set(row.samples)) == 1 for row in rows):
+        raise Reject(
+            f"all samples of each of the {len(rows)} questions are alike, so how often an answer comes says nothing. The "
+            "server may ignore the temperature (`engine probe` tells), or have kept its first answer in a cache"
+        )
+
+
+def _rule(made: Sampling) -> str:
+    if made.at_least is None:
+        return f"{made.samples} samples"
+    return f"{made.at_least} to {made.samples} samples, until {made.patience} change nothing"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,151 @@
+"""When two sampled answers are the same answer, and whether it is an accepted one."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from operators.math.answers import as_number, final_answer, gold_answer
+from operators.math.verify import verify
+
+Equivalence = Literal["exact", "qa", "math", "embedding"]
+
+LETTERS = string.ascii_uppercase
+
+
+class Read(NamedTuple):
+    """A sampled text, read.
+
+    Args:
+        shown: the answer in it.
+        form: in which equal answers are equal.
+        possible: False where a question has options and this is none of them, so that it cannot be right.
+    """
+
+    shown: str
+    form: str
+    possible: bool = True
+
+
+def short(text: str) -> str:
+    """A sampled text's first line with something in it, without a label ("Answer:") and quotes around it."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return _LABEL.sub("", line).strip().strip("\"'*`“”").strip()
+
+
+def qa_form(text: str) -> str:
+    """Lower case, without accents, punctuation and articles, blanks as one; the text itself where nothing is left.
+
+    After the normalisation of SQuAD's evaluation (Rajpurkar et al., arXiv 1606.05250), and NFKD. Other than there, minus signs
+    and decimal points stay, and punctuation parts words, but for that of abbreviations and thousands ("U.S.", "1,000").
+    """
+    letters = "".join(each for each in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(each))
+    letters = _WITHIN.sub("", _MINUS.sub("-", letters))
+    kept = "".join(" " if unicodedata.category(each)[0] in "PSZ" and each not in "-." else each for each in letters)
+    kept = _LOOSE.sub(" ", kept)
+    words = [word for word in kept.split() if word not in _ARTICLES]
+    return " ".join(words) or text.strip()
+
+
+def same_question(text: str) -> str:
+    """A form in which questions are the same: case, articles, blanks and what ends them do not count; signs do."""
+    words = unicodedata.normalize("NFKC", text).casefold().rstrip(" ?.!").split()
+    return " ".join(word for word in words if word not in _ARTICLES) or text.strip()
+
+
+def chosen_option(text: str, options: Sequence[str]) -> str | None:
+    """The option that a text names, if any: by its letter (`B`, `(b)`, `B. Paris`, `the answer is B`) or its text.
+
+    A letter alone is the letter that was asked for, even where an option is called so.
+    """
+    line = short(text)
+    if (found := _LETTER.match(line)) and (place := LETTERS.index(found[1].upper())) < len(options):
+        return options[place]
+    if line in options:
+        return line
+    forms = Counter(qa_form(option) for option in options)
+    by_text = {form: option for option in options if forms[form := qa_form(option)] == 1}
+    if (same := by_text.get(qa_form(line))) is not None:
+        return same
+    if (found := _CHOICE.match(line)) and (place := LETTERS.index(found[1].upper())) < len(options):
+        return options[place]
+    named = {by_text[form] for form in by_text if re.search(rf"(?<!\w){re.escape(form)}(?!\w)", qa_form(line))}
+    return named.pop() if len(named) == 1 else None
+
+
+def right_options(answers: Sequence[str], options: Sequence[str]) -> set[str]:
+    """The options that accepted answers stand for: by their text, else as `chosen_option` reads them."""
+    found = {answer.strip() if answer.strip() in options else chosen_option(answer, options) for answer in answers}
+    return {option for option in found if option is not None}
+
+
+def reading(equivalence: Equivalence, options: Sequence[str] | None = None) -> Callable[[str], Read]:
+    """How a sampled text is read.
+
+    With options, an answer is the option that it names, whatever the equivalence; what names none is an answer of its own.
+    """
+
+    def read(text: str) -> Read:
+        if options and (option := chosen_option(text, options)) is not None:
+            return Read(option, f"{_OPTION}{options.index(option)}")
+        if equivalence == "exact":
+            return Read(text.strip(), text.strip(), not options)
+        if equivalence == "math":
+            answer = final_answer(text) or short(text)
+            number = as_number(answer)
+            return Read(answer, answer if number is None else str(number), not options)
+        answer = short(text)
+        return Read(answer, qa_form(answer), not options)
+
+    return read
+
+
+async def accepted(
+    equivalence: Equivalence, answers: Sequence[str], forms: dict[str, str], options: Sequence[str] | None
+) -> set[str]:
+    """Which of some answers (form -> as it is shown) are among the accepted ones."""
+    read = reading(equivalence, options)
+    if options:
+        right = right_options(answers, options)
+        return {form for form, shown in forms.items() if shown in right and form.startswith(_OPTION)}
+    if equivalence != "math":
+        return {read(answer).form for answer in answers} & forms.keys()
+    golds = [gold_answer(answer) for answer in answers]
+    return {form for form, shown in forms.items() for gold in golds if (await verify(gold, boxed(shown)))[0] == "correct"}
+
+
+async def merged(forms: dict[str, str]) -> dict[str, str]:
+    """Mathematical answers that are equal without being the same number: form -> the form that stands for it."""
+    stands: dict[str, str] = {}
+    numbers_first = sorted(forms.items(), key=lambda each: as_number(each[1]) is None)
+    for form, shown in numbers_first:
+        equal = None
+        if as_number(shown) is None:
+            for other in dict.fromkeys(stands.values()):
+                if (await verify(forms[other], boxed(shown)))[0] == "correct":
+                    equal = other
+                    break
+        stands[form] = equal or form
+    return stands
+
+
+def boxed(answer: str) -> str:
+    """A bare final answer as a solution that ends in it."""
+    return f"\\boxed{{{answer}}}"
+
+
+_ARTICLES = ("a", "an", "the")
+_OPTION = "option: "
+_MINUS = re.compile(r"(?<![\w)])[-\u2212\u2013](?=\d)")
+_WITHIN = re.compile(r"(?<=\d),(?=\d{3}(?!\d))|(?<=[^\W\d])\.(?!\d)|['\u2019]")
+_LOOSE = re.compile(r"(?<!\d)\.|\.(?!\d)|(?<=\S)-|-(?!\d)")
+"""Points and hyphens that are neither decimal points nor minus signs."""
+_LETTER = re.compile(r"^[(\[]?([A-Za-z])[)\].:]*$")
+_LABEL = re.compile(r"^(?:(?:final |short )?answer|a)\s*:\s*", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"^(?:the (?:correct )?answer is\s*:?\s*)?(?:option\s+)?[(\[]?([A-Za-z])(?:[)\].:,]|$|\s+(?:is|because)\b)", re.IGNORECASE
+)

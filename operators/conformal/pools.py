@@ -1,0 +1,187 @@
+"""From sampled texts to pools of answers: read, merged where they are equal, compared with the truth and with each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.llm.encoder import Encoder
+from operators.conformal.equivalence import Equivalence, accepted, merged, reading, right_options
+from operators.conformal.theory import Pools, normalised_entropy
+from operators.records import SampledAnswers
+
+Tell = Callable[[int, int], None]
+
+_DIGITS = 5
+"""Of similarities: the last digits of vectors depend on what a text is encoded with."""
+
+
+FEATURES = ("entropy", "top_share", "distinct_share")
+
+
+def features(pools: Pools) -> NDArray[np.float64]:
+    """(n, 3) of each question what the test of exchangeability compares, see FEATURES."""
+    distinct = pools.sampled.sum(axis=1) / np.maximum(pools.samples, 1)
+    return np.column_stack([normalised_entropy(pools), pools.frequency.max(axis=1, initial=0.0), distinct])
+
+
+@dataclass
+class Answer:
+    """A different answer to a question.
+
+    Args:
+        first: the number of the first sample that gave it.
+        shown: the forms in which it was given.
+        logprob: the highest of its samples.
+        possible: see `Read`.
+    """
+
+    first: int
+    count: int = 0
+    shown: Counter[str] = field(default_factory=Counter)
+    logprob: float = float("-inf")
+    correct: bool = False
+    possible: bool = True
+
+    @property
+    def text(self) -> str:
+        """The form in which it was given most often."""
+        return self.shown.most_common(1)[0][0]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Questions' pools as arrays, and the answers' texts in the same places.
+
+    Args:
+        distance: (n, a) 1 minus the similarity of an answer to the nearest accepted one, 0 to 1; None without an encoder.
+    """
+
+    pools: Pools
+    texts: list[list[str]]
+    distance: np.ndarray | None = None
+
+
+async def answered(
+    rows: Sequence[SampledAnswers],
+    equivalence: Equivalence,
+    encoder: Encoder | None,
+    min_similarity: float,
+    *,
+    distances: bool = False,
+    tell: Tell = lambda done, total: None,
+) -> Answered:
+    """The pools of sampled answers.
+
+    Args:
+        rows: questions with their samples.
+        encoder: for similarities; None: they are 0.
+        min_similarity: from which on two answers are the same under `embedding`.
+        distances: whether those to the accepted answers are wanted (with an encoder).
+        tell: called with how many questions are read, and of how many.
+    """
+    found: list[list[Answer]] = []
+    for number, row in enumerate(rows):
+        found.append(await _answers(row, equivalence))
+        if number % 64 == 0:
+            tell(number, len(rows))
+    truths = [_truths(row) if distances or equivalence == "embedding" else [] for row in rows]
+    vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
+    if equivalence == "embedding" and vectors:
+        found = [
+            answers if row.options else _joined(answers, own, true, min_similarity)
+            for row, answers, (own, true) in zip(rows, found, vectors, strict=True)
+        ]
+        vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
+    width = max((len(answers) for answers in found), default=0)
+    shape = (len(rows), width)
+    counts, first = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    correct, possible, logprob = np.zeros(shape, bool), np.ones(shape, bool), np.full(shape, -np.inf)
+    similarity, distance = np.zeros(shape), np.ones(shape)
+    for place, answers in enumerate(found):
+        order = sorted(range(len(answers)), key=lambda rank: (not answers[rank].possible, answers[rank].first))
+        for rank, answer in enumerate(answers):
+            counts[place, rank], correct[place, rank] = answer.count, answer.correct
+            first[place, rank], logprob[place, rank] = order.index(rank), answer.logprob
+            possible[place, rank] = answer.possible
+        if vectors and len(answers):
+            own, true = vectors[place]
+            similarity[place, 1 : len(answers)] = np.round(own[1:].astype(float) @ own[0].astype(float), _DIGITS)
+            if len(true):
+                near = np.round((own.astype(float) @ true.T.astype(float)).max(axis=1), _DIGITS)
+                distance[place, : len(answers)] = np.where(correct[place, : len(answers)], 0.0, 1 - np.clip(near, 0, 1))
+    known = all(row.logprobs is not None for row in rows) and bool(rows)
+    return Answered(
+        Pools(counts, similarity, first, correct, logprob if known else None, possible),
+        [[each.text for each in answers] for answers in found],
+        distance if distances else None,
+    )
+
+
+async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer]:
+    """The different answers to a question, possible ones first, the most frequent first (ties: the one sampled first)."""
+    read = reading(equivalence, row.options)
+    said = [read(text) for text in row.samples]
+    forms: dict[str, str] = {}
+    for shown, form, _ in said:
+        forms.setdefault(form, shown)
+    stands = await merged(forms) if equivalence == "math" and not row.options else {form: form for form in forms}
+    right = await accepted(equivalence, row.answers, forms, row.options)
+    answers: dict[str, Answer] = {}
+    for number, (shown, form, possible) in enumerate(said):
+        answer = answers.setdefault(stands[form], Answer(number, possible=possible))
+        answer.count += 1
+        answer.shown[shown] += 1
+        answer.correct = answer.correct or (possible and form in right)
+        if row.logprobs is not None:
+            answer.logprob = max(answer.logprob, row.logprobs[number])
+    return _ordered(list(answers.values()))
+
+
+def _truths(row: SampledAnswers) -> list[str]:
+    """The accepted answers as texts: letters of options are the options."""
+    return sorted(right_options(row.answers, row.options)) if row.options else row.answers
+
+
+def _ordered(answers: list[Answer]) -> list[Answer]:
+    return sorted(answers, key=lambda answer: (not answer.possible, -answer.count, answer.first))
+
+
+async def _vectors(
+    texts: Sequence[Sequence[str]], truths: Sequence[Sequence[str]], encoder: Encoder | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """By question the vectors of its answers and of the accepted ones; nothing without an encoder."""
+    if encoder is None:
+        return []
+    every = [text for own, true in zip(texts, truths, strict=True) for text in (*own, *true)]
+    vectors = await encoder.embed(every)
+    found, at = [], 0
+    for own, true in zip(texts, truths, strict=True):
+        middle, end = at + len(own), at + len(own) + len(true)
+        found.append((vectors[at:middle], vectors[middle:end]))
+        at = end
+    return found
+
+
+def _joined(answers: list[Answer], own: np.ndarray, true: np.ndarray, least: float) -> list[Answer]:
+    """Answers put together with a more frequent one that is as similar as this; correct where an accepted one is."""
+    alike = np.round(own.astype(float) @ own.T.astype(float), _DIGITS) >= least
+    right = (np.round(own.astype(float) @ true.T.astype(float), _DIGITS) >= least).any(axis=1)
+    kept: dict[int, Answer] = {}
+    for place, answer in enumerate(answers):
+        into = next((other for other in kept if alike[place, other]), place)
+        answer.correct = answer.correct or bool(right[place])
+        if into == place:
+            kept[place] = answer
+            continue
+        other = kept[into]
+        other.count += answer.count
+        other.first = min(other.first, answer.first)
+        other.shown.update(answer.shown)
+        other.correct = other.correct or answer.correct
+        other.logprob = max(other.logprob, answer.logprob)
+    return _ordered(list(kept.values()))
