@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from registry import Registry
 from tests.engine.running import ask
 from tests.processes import kill_tree
 
-STEPS = 60
+STEPS = 240  # so many that the rest of a killed training takes long enough to be told of
 
 
 def write_pipeline(folder: Path, model: Path, devices: int) -> None:
@@ -36,14 +37,18 @@ def write_pipeline(folder: Path, model: Path, devices: int) -> None:
 
 def killed_in_training(folder: Path, after: int) -> None:
     """Run, and kill everything as soon as a checkpoint of so many steps is there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "engine.cli", "run", "p.yaml"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not list(folder.glob(f".engine/receipts/*/checkpoints/checkpoint-{after}/seen-*.json")):
+    kill_tree(trained_until(folder, after))
+
+
+def trained_until(folder: Path, step: int) -> subprocess.Popen[bytes]:
+    """A run of which the checkpoint after so many steps is there."""
+    command = [sys.executable, "-m", "engine.cli", "run", "p.yaml"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(folder.glob(f".engine/receipts/*/checkpoints/checkpoint-{step}/seen-*.json")):
         assert process.poll() is None, "the run came to its end before it could be killed"
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
-    kill_tree(process)
+    return process
 
 
 def finished(folder: Path) -> str:
@@ -78,3 +83,19 @@ def test_a_killed_run_goes_on_with_its_training(workdir: Path, tiny_model: Path,
     assert told or devices > 1  # what devices in other processes say is looked at now and then only
     assert found(workdir / "killed") == found(workdir / "undisturbed")
     assert not list((workdir / "killed").glob(".engine/receipts/*/checkpoints"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_device_that_crashes_is_replaced_and_the_training_goes_on(workdir: Path, tiny_model: Path) -> None:
+    for name in ("undisturbed", "crashed"):
+        write_pipeline(workdir / name, tiny_model, devices=2)
+    finished(workdir / "undisturbed")
+    process = trained_until(workdir / "crashed", 10)
+    workers = [
+        each for each in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in " ".join(each.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[0].kill()
+    assert process.wait(300) == 0
+    assert found(workdir / "crashed") == found(workdir / "undisturbed")
