@@ -127,7 +127,7 @@ async def cp_calibrate(
     distances = loss == "distance"
     every = [row for side in drawn for row in side]
     found = await answered(every, equivalence, encoder, min_similarity, distances=distances, tell=ctx.progress)
-    tuning, calibration, evaluation = _sides(drawn, found, similarity)
+    tuning, calibration, evaluation = _sides(drawn, found)
     grid = {} if similarity else {"grid": tuple(Weights(step / 100, 0.0) for step in range(11))}
     chosen = tune(tuning.found.pools, alphas, **grid, unseen=none_of_these)
     groups = _taxonomy(tuning, calibration, min_group) if group_by else None
@@ -203,7 +203,7 @@ def _split(rows: Sequence[SampledAnswers], families: Sequence[int], shares: Shar
     return [[rows[number] for number in numbers] for numbers in drawn.rows.values()]
 
 
-def _sides(drawn: Sequence[Sequence[SampledAnswers]], found: Answered, similarity: bool) -> list[_Side]:
+def _sides(drawn: Sequence[Sequence[SampledAnswers]], found: Answered) -> list[_Side]:
     sides, start = [], 0
     for rows in drawn:
         stop = start + len(rows)

@@ -40,6 +40,7 @@ def project(workdir: Path, chat_server: ChatServer) -> Path:
     return workdir
 
 
+@pytest.mark.timeout(400)
 def test_the_whole_tour(project: Path, engine: Cli, chat_server: ChatServer) -> None:
     assert engine("check", "p.yaml").stdout == "p.yaml is fine: 2 steps, 1 external datasets.\n"
     planned = json.loads(engine("plan", "p.yaml", "--json").stdout)

@@ -69,7 +69,7 @@ def document(server: ChatServer, student: Path) -> dict[str, Any]:
     return whole
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_from_items_to_three_models_in_one_table(registry: Registry, chat_server: ChatServer, tiny_model: Path) -> None:
     Path("items.json").write_text(json.dumps(items("Ardia", "Borin")))
     Path("test.json").write_text(json.dumps(items("Cadmor")))

@@ -51,7 +51,7 @@ def document(server: ChatServer, name: str, **params: Any) -> str:
     return json.dumps(whole)
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_from_questions_to_sets_with_a_guarantee_and_to_new_questions(
     registry: Registry, chat_server: ChatServer, engine: Cli
 ) -> None:

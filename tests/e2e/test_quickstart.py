@@ -9,11 +9,14 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(400)
 def test_the_quickstart_in_small(engine: Cli, workdir: Path) -> None:
     small = ("--set", "problems=6", "--set", "attempts=1", "--set", "train_steps=1")
     done = engine("run", "quickstart", *small)
