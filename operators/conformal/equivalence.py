@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from operators.math.answers import as_number, final_answer, gold_answer
+from operators.math.answers import final_answer, gold_answer
+from operators.math.notation import as_number
 from operators.math.verify import verify
 
 Equivalence = Literal["exact", "qa", "math", "embedding"]

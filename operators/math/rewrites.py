@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from operators.math.answers import as_number, normalise
+from operators.math.notation import as_number, normalise
 
 _KEPT = 4096
 """Texts that are remembered: a problem is compared with each of its rewrites, and a worker has many in hand at a time."""
