@@ -43,5 +43,45 @@ def compatible(text: str) -> str:
     return "".join(map(_ascii_digit, unicodedata.normalize("NFKC", text)))
 
 
+def folded(text: str) -> str:
+    """`compatible`, in folded case, and without the accents that English texts drop, which only Latin letters lose.
+
+    A word with a mark of Vietnamese keeps all its marks.
+    """
+    text = compatible(text).casefold()
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", "".join(map(_without_accents, re.split(r"(\s+)", unicodedata.normalize("NFD", text)))))
+
+
+def has_meaningful_marks(text: str) -> bool:
+    """Whether a text has letters of a script other than Latin, or with marks that English texts keep."""
+    decomposed = unicodedata.normalize("NFD", compatible(text))
+    return any(
+        (unicodedata.combining(sign) and sign not in _ACCENTS - {"\u0306"})
+        or (sign.isalpha() and not sign.isascii() and sign not in _LATIN)
+        for sign in decomposed
+    )
+
+
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0326\u0327\u0328")
+"""Grave, acute, circumflex, tilde, macron, breve, dot, diaeresis, ring, double acute, caron, comma, cedilla, ogonek."""
+_LATIN = frozenset("ßæœøłðþÆŒØŁÐÞ")
+
+
+def _without_accents(word: str) -> str:
+    """A decomposed word without its accents, if these are all of its marks."""
+    if any(unicodedata.combining(sign) and sign not in _ACCENTS for sign in word):
+        return word
+    kept, base = [], ""
+    for sign in word:
+        if sign in _ACCENTS and base.isascii():
+            continue
+        if not unicodedata.combining(sign):
+            base = sign
+        kept.append(sign)
+    return "".join(kept)
+
+
 def _ascii_digit(sign: str) -> str:
     return sign if sign.isascii() else str(unicodedata.decimal(sign, sign))

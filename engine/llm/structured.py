@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 T = TypeVar("T", bound=BaseModel)
 
 _WORDS = 300
+_PROBLEMS = 5
+"""An answer can have thousands, and the first ones are what a model is asked to repair."""
 
 
 class UnparsableError(Exception):
@@ -38,7 +40,7 @@ def parse_answer(text: str, model: type[T]) -> T:
         try:
             return model.model_validate_json(candidate, strict=True)
         except ValidationError as error:
-            problem = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'the answer'}: {item['msg']}" for item in error.errors())
+            problem = "; ".join(map(_described, error.errors(include_input=False, include_url=False)[:_PROBLEMS]))
     raise UnparsableError(f"{problem}; it reads: {text.strip()[:_WORDS]}")
 
 
@@ -55,6 +57,11 @@ def repair_prompt(messages: Sequence[dict[str, str]], answer: str, error: Unpars
         {"role": "assistant", "content": answer},
         {"role": "user", "content": REPAIR.format(problem=str(error).partition("; it reads:")[0])},
     ]
+
+
+def _described(problem: Any) -> str:
+    place = ".".join(map(str, problem["loc"]))[:_WORDS] or "the answer"
+    return f"{place}: {problem['msg'][:_WORDS]}"
 
 
 def _candidates(text: str) -> list[str]:

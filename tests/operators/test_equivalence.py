@@ -87,7 +87,8 @@ def test_an_option_is_named_by_its_letter_or_its_text(text, option):
         ("x > 2", ["x > 2", "x < 2"], "x > 2"),
         ("III", ["I", "II", "III"], "III"),
         ("I", ["I", "II", "III"], "I"),
-        ("it is x < 2", ["x > 2", "x < 2"], None),
+        ("it is x < 2", ["x > 2", "x < 2"], "x < 2"),
+        ("it is x = 2", ["x > 2", "x < 2"], None),
     ],
 )
 def test_options_that_differ_in_signs_only_are_told_apart(text, options, option):
