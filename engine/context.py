@@ -114,3 +114,13 @@ class Context:
     def keep(self, folder: Path) -> list[StoredFile]:
         """Store a folder's files in the registry, to be named in an artifact's `files`."""
         return self._keep(folder)
+
+
+def caused_by_content(error: Exception) -> bool:
+    """Whether an operator that asked a model failed on how deep or large something in an answer is (a thousand brackets,
+    5,000 digits). The answer is in the journal and would end every later run, so its row is rejected.
+
+    A bug that raises one of these on every row still ends the step, through `max_reject_ratio`.
+    """
+    digits = isinstance(error, ValueError) and str(error).startswith("Exceeds the limit (")
+    return digits or isinstance(error, RecursionError | OverflowError)

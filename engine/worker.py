@@ -23,7 +23,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.attachments import Keeper
-from engine.context import Context, Reject, Tally
+from engine.context import Context, Reject, Tally, caused_by_content
 from engine.emit import Emitted, OutputWriter
 from engine.inputs import read_slice, read_whole
 from engine.job import Failure, Job, Partition, Receipt, Usage, checkpoints, count_attempt, stop_mark, write_receipt
@@ -229,8 +229,11 @@ class Worker:
             result.error = error
         except Exception as error:
             said = f"operator {self.operator.name} raised {type(error).__name__} on {where}: {error}"
-            result.error = OperatorError(said)
-            result.error.__cause__ = error
+            if result.log.calls and caused_by_content(error):
+                result.emitted, result.rejected = [], f"an answer cannot be read: {said}"
+            else:
+                result.error = OperatorError(said)
+                result.error.__cause__ = error
         return result
 
     def _batch(self, part: Partition, make_context: Any) -> Receipt:

@@ -58,15 +58,15 @@ def has_meaningful_marks(text: str) -> bool:
     """Whether a text has letters of a script other than Latin, or with marks that English texts keep."""
     decomposed = unicodedata.normalize("NFD", compatible(text))
     return any(
-        (unicodedata.combining(sign) and sign not in _ACCENTS - {"\u0306"})
-        or (sign.isalpha() and not sign.isascii() and sign not in _LATIN)
+        sign not in _WITHOUT_MEANING and (unicodedata.combining(sign) or (sign.isalpha() and not sign.isascii()))
         for sign in decomposed
     )
 
 
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0326\u0327\u0328")
 """Grave, acute, circumflex, tilde, macron, breve, dot, diaeresis, ring, double acute, caron, comma, cedilla, ogonek."""
-_LATIN = frozenset("ßæœøłðþÆŒØŁÐÞ")
+_WITHOUT_MEANING = (_ACCENTS - {"\u0306"}) | frozenset("ßæœøłðþÆŒØŁÐÞ")
+"""Not the breve: it may be Romanian or Vietnamese."""
 
 
 def _without_accents(word: str) -> str:

@@ -30,7 +30,7 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 def parse_answer(text: str, model: type[T]) -> T:
     """The object in an answer: the whole text, what stands in a code fence, or the outermost braces.
 
-    Validation is strict: the text "true" is no boolean, and "3" no number.
+    Validation is strict: the text "true" is no boolean, and "3" no number; every number is finite.
 
     Raises:
         UnparsableError: there is no JSON, or it does not validate.
@@ -38,9 +38,14 @@ def parse_answer(text: str, model: type[T]) -> T:
     problem = "it holds no JSON object"
     for candidate in _candidates(text):
         try:
-            return model.model_validate_json(candidate, strict=True)
+            found = model.model_validate_json(candidate, strict=True)
+            json.dumps(found.model_dump(), default=str, allow_nan=False)
         except ValidationError as error:
             problem = "; ".join(map(_described, error.errors(include_input=False, include_url=False)[:_PROBLEMS]))
+        except ValueError:
+            problem = "a number in it is not finite"
+        else:
+            return found
     raise UnparsableError(f"{problem}; it reads: {text.strip()[:_WORDS]}")
 
 

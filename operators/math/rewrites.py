@@ -94,7 +94,7 @@ def problem_with(
         return "the rewrite is empty"
     if len(rewrite) > _MOST_TIMES_LONGER * len(original) + _ALWAYS_ALLOWED:
         return f"the rewrite is far longer than the original: {len(rewrite):,} characters against {len(original):,}"
-    if _TOO_MANY_DIGITS.search(rewrite):
+    if _TOO_MANY_DIGITS.search(normalise(rewrite)):
         return f"the rewrite has a number of more than {MOST_DIGITS:,} digits"
     if _words(rewrite) == _words(original):
         return "the rewrite equals the original"
