@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from operators.math.expressions import Node, letter
+from operators.math.expressions import Node, letter, walk
 from operators.math.forms import Form
 from operators.math.notation import grouped_readings
 from operators.math.units import is_measure, may_be_converted
@@ -51,8 +51,10 @@ def compare(gold: Form, given: Form) -> Verdict:
         listed = len(gold.parts) == len(given.parts) and _in_any_order(gold, given) != "wrong"
         return "unparsed" if listed else "wrong"  # 1, 2 may be a point
     if kinds == {"bracket", "value"}:
-        [bracket] = [form for form in (gold, given) if form.kind == "bracket"]
-        return "unparsed" if len(bracket.parts) == 2 and bracket.text == "()" and not bracket.unit else "wrong"
+        bracket, value = (gold, given) if gold.kind == "bracket" else (given, gold)
+        if bracket.unit:  # an interval; of x > 3 some give the 3
+            return "unparsed" if any(compare(part, value) == "correct" for part in bracket.parts) else "wrong"
+        return "unparsed" if len(bracket.parts) == 2 and bracket.text == "()" else "wrong"
     if kinds & {"bracket", "matrix", "union"} and kinds != {"union"}:
         return "unparsed" if kinds & {"matrix", "union"} else "wrong"
     if "set" in kinds and (_is_empty(gold) or _is_empty(given)):
@@ -83,7 +85,7 @@ def _values(gold: Form, given: Form) -> Verdict:
     if gold.unit != given.unit:
         [unit] = {gold.unit, given.unit} - {""}
         if unit == "degree" and verdict != "correct":
-            return "unparsed" if _has_pi(gold.node) or _has_pi(given.node) else verdict  # degrees against radians
+            return "unparsed" if _is_angle(gold.node) or _is_angle(given.node) else verdict  # degrees against radians
         if verdict == "wrong" and is_measure(unit) and may_be_converted(exact(gold.node), exact(given.node)):
             return "unparsed"
     return _typed(gold.node, given.node) or verdict
@@ -96,14 +98,15 @@ def _typed(gold: Node, given: Node) -> Verdict | None:
             continue
         if letters.head == "variable":
             return "unparsed"
-        if letters.head == "product" and len(letters.parts) == 2 and letters.parts[1].head == "variable":
+        if letters.head == "product" and all(part.head == "variable" for part in letters.parts[1:]):
             same = exact(letters.parts[0]) == exact(number)
             return "unparsed" if same else None
     return None
 
 
-def _has_pi(node: Node) -> bool:
-    return node.name == "pi" or any(map(_has_pi, node.parts))
+def _is_angle(node: Node) -> bool:
+    """Whether an expression may be an angle in radians."""
+    return any(part.name == "pi" or part.name.startswith("arc") for part in walk(node))
 
 
 def _percentages(gold: Form, given: Form) -> Verdict:

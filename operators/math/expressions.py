@@ -172,7 +172,7 @@ class _Reader:
 
     def letter_times(self, left: Node) -> bool:
         """Whether an x here is a times sign, as in 6 x 10."""
-        return left.head == "number" and bool(re.compile(r"x ?\d").match(self.text, self.place))
+        return left.head == "number" and left.value != 0 and bool(re.compile(r"x ?\d").match(self.text, self.place))
 
     def digit_before(self) -> bool:
         return self.text[max(0, self.place - 3) : self.place].rstrip()[-1:].isdigit()

@@ -43,6 +43,7 @@ _LABELLED = re.compile(r"\(?[A-Z]\) ?(?![-+*/^_=<>,)!']|\\(?:times|cdot|cup|le|g
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_ ?(?:\{ ?(?:\\text ?\{ ?)?(\d+|two|eight|ten|sixteen) ?\}?\}?|(\d))")
 _MATRIX = re.compile(r"\\begin ?\{([pbB]?matrix)\}(.*)\\end ?\{\1\}", re.DOTALL)
 _COMMA = re.compile(r",(?!\d{3}(?!\d))|;")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _JOIN = re.compile(r",? ?\b(and|or)\b ?", re.IGNORECASE)
 _QUOTES = ("*", '"', "`", "'")
 INFINITY = Node("constant", name="infinity")
@@ -91,7 +92,7 @@ def _read(text: str, depth: int) -> Form:
     number = as_number(bare)
     if number is not None and not any(sign in bare for sign in "%$€£¥₹"):
         return Form("value", bare, node=value_of(number))
-    if grouped_readings(bare):
+    if number is None and grouped_readings(bare):
         return Form("grouped", bare, tuple(Form("value", each, node=value_of(Fraction(each))) for each in _listed_digits(bare)))
     if _EMPTY.fullmatch(unwrapped(bare)):
         return Form("set")
@@ -102,8 +103,8 @@ def _read(text: str, depth: int) -> Form:
     for reader in (_union, _without, _matrix, _bracketed, _list):
         if (form := reader(bare, depth + 1)) is not None:
             return form
-    if bare.count("\\pm") == 1:
-        return Form("set", parts=tuple(_read(bare.replace("\\pm", sign).removeprefix("+"), depth + 1) for sign in "+-"))
+    if len(_PLUS_MINUS.findall(bare)) == 1:
+        return Form("set", parts=tuple(_read(_PLUS_MINUS.sub(sign, bare).removeprefix("+"), depth + 1) for sign in "+-"))
     return _single(bare, depth + 1)
 
 

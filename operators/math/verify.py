@@ -41,7 +41,7 @@ async def verify(gold: str, solution: str) -> tuple[Verdict, str | None]:
         The verdict and the answer that was found. `wrong` means that both sides were read and differ; what took too long is
         a `timeout`, and what could not be read, or has several readings, is `unparsed`.
     """
-    wanted = gold_answer(gold)
+    wanted = normalise(gold_answer(gold))
     predicted = final_answer(solution)
     if predicted is None:
         return "unparsed", None

@@ -311,6 +311,27 @@ no | ! | yes
 even | ! | odd
 \text{June} | ! | July
 neither | ? | none
+# more than one thing that looks alike
+16 | ? | 0x10
+3 | ? | 3 \pmod{5}
+3 | ? | 3 (mod 5)
+2024 | ? | 2024 AD
+\arctan 1 | = | \frac{\pi}{4}
+\arctan 1 | ? | 45^\circ
+x>3 | ? | 3
+x>3 | ! | 4
+x>3 | ? | ]3,\infty[
+5 \text{ percent} | = | 0.05
+\$1,234.50 | = | 1234.5
+-\$1,234 | = | -1234
+12:00 | ? | noon
+5\% | ? | 5‰
+\sum_{i=1}^{3} i | ? | 6
+\lfloor 3.7 \rfloor | = | 3
+2^{3^2} | = | 512
+2^{n+1} | ! | 2^n+1
+-x^2 | ! | (-x)^2
+\frac34 x | ! | \frac{3}{4x}
 # markdown and dollar signs
 72 | = | **72**
 72 | = | $72$
