@@ -92,11 +92,12 @@ def chosen_option(text: str, options: Sequence[str]) -> str | None:
 
     A letter alone is the letter that was asked for, even where an option is called so.
     """
-    line = short(text)
+    whole = short(text)
+    line = " ".join(whole.split())  # one blank for many: patterns with several \s* take quadratic time in a run of them
     if (found := _LETTER.match(line)) and (place := LETTERS.index(found[1].upper())) < len(options):
         return options[place]
-    if line in options:
-        return line
+    if whole in options:
+        return whole
     loose = len({qa_form(option) for option in options}) == len(options)
     read = [qa_form(option, fold_accents=loose) for option in options]
     forms = Counter(read)

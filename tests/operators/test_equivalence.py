@@ -130,6 +130,8 @@ OPTIONS = ["Paris", "Rome", "New York", "York"]
         ("rome.", "Rome"),
         ("It is Rome, I think", "Rome"),
         ("York", "York"),
+        ("the answer is  :   B", "Rome"),
+        ("the answer is" + " " * 100_000 + "x!", None),
         ("E", None),
         ("A big city", None),
         ("Paris or Rome", None),
