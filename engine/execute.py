@@ -6,13 +6,15 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from typing import Any
 
 from engine.job import Failure, Job, Partition, Receipt
 from engine.problems import EngineError, StepError
+from engine.ray_environment import check_cluster, loopback_only, temporary_folder
 from engine.spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
@@ -28,6 +30,8 @@ class Cluster:
 
     def __init__(self) -> None:
         self._started_here = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._home: str | None = None
 
     def start(self) -> None:
         """Start or attach; raises EngineError with the address when a named cluster does not answer."""
@@ -35,27 +39,21 @@ class Cluster:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
+        named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+        with nullcontext() if named else loopback_only():
+            import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
-            # Without a named address a stale cluster file must not be followed: it can hang for minutes.
-            named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
-            if not named:
-                # A head of our own that is gone does not come back: better a run that ends than one that waits a minute.
-                os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
-                os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests: nothing else here is urgent
             handler = signal.getsignal(signal.SIGTERM)
             try:
-                with _quiet_stderr():
-                    ray.init(
-                        address=named or "local",
-                        include_dashboard=False if not named else None,
-                        log_to_driver=False,
-                        logging_level=logging.ERROR,
-                        configure_logging=False,
-                    )
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+                # Ray puts the driver's working folder first on the workers' import path: a `numpy.py` or a folder
+                # `operators` of the user's there would be imported in place of the installed one. This one is empty.
+                self._folder = tempfile.TemporaryDirectory(prefix="engine-ray-", ignore_cleanup_errors=True)
+                home = os.getcwd()
+                with chdir(self._folder.name), _quiet_stderr():
+                    self._attach(named) if named else self._start_private(home)
+            except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
                 where = f"the Ray cluster at {named}" if named else "Ray on this machine"
                 raise EngineError(f"cannot reach {where}: {error}") from error
             self._started_here = True
@@ -70,6 +68,31 @@ class Cluster:
         context.print_on_execution_start = False
         context.memory_usage_poll_interval_s = None  # it reads all of /proc for every task, in the thread that sends requests
 
+    def _attach(self, address: str) -> None:
+        import ray
+
+        check_cluster(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+
+    def _start_private(self, home: str) -> None:
+        import ray
+
+        self._home = home
+
+        # A head of our own that is gone does not come back: better a run that ends than one that waits a minute.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests: nothing else here is urgent
+        with loopback_only():
+            # "local", because a stale cluster file must not be followed: it can hang for minutes.
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _temp_dir=str(temporary_folder() / "ray"),
+            )
+
     def stop(self) -> None:
         """Stop what was started here."""
         if self._started_here:
@@ -77,6 +100,9 @@ class Cluster:
 
             ray.shutdown()
             self._started_here = False
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def workers_for(
         self,
@@ -127,7 +153,7 @@ class Cluster:
         descriptors = [{"start": part.start, "stop": part.stop} for part in parts]
         dataset = ray.data.from_items(descriptors, override_num_blocks=len(descriptors)).map_batches(
             _RayWorker,
-            fn_constructor_args=(job.model_dump_json(), service, ray.get_runtime_context().get_node_id()),
+            fn_constructor_args=(job.model_dump_json(), service, ray.get_runtime_context().get_node_id(), self._home),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 size=resources.workers,
@@ -171,9 +197,11 @@ def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int
 class _RayWorker:
     """A Ray Data actor around a Worker; `service` is what several workers share, on the driver's node."""
 
-    def __init__(self, job: str, service: Any, driver_node: str) -> None:
+    def __init__(self, job: str, service: Any, driver_node: str, home: str | None) -> None:
         import ray
 
+        if home is not None:
+            os.chdir(home)  # operators may read files by relative paths
         from engine.worker import Worker
 
         # The journal's thread must not wait 5 ms for its turn: requests in flight wait for it.
