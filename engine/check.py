@@ -83,7 +83,8 @@ class _Checker:
                 self.references.link(reference, place)
         order = self.order(steps)
         used = {name: source for name, source in self.sources.items() if source.spec.registry is None}
-        return Pipeline(self.spec, self.file, used, {name: steps[name] for name in order if name in steps}, self.excluded)
+        ordered = {name: steps[name] for name in order if name in steps}
+        return Pipeline(self.spec, self.file, used, ordered, self.excluded, self.source.data.get("params") or {})
 
     def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))

@@ -17,13 +17,13 @@ import typer
 
 from engine.commands import describing, diffing, exporting, keeping, pipelines, proving, reading, tracing
 from engine.commands.shared import Settings, say
+from engine.invocation import propose
 from engine.problems import EngineError, PipelineError
 
 app = typer.Typer(
     name="engine",
     help="Author YAML pipelines for LLM post-training data, run them, and query their lineage with SQL.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -54,6 +54,14 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"engine {version('posttrain-engine')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     registry: Annotated[
@@ -66,6 +74,9 @@ def _options(
         ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     Settings.registry = registry or os.environ.get("ENGINE_REGISTRY") or ".engine"
     Settings.debug = debug or Settings.debug
@@ -115,7 +126,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error}")
         return 2
     if isinstance(error, CorruptError):
-        say(f"error: {error}\n`engine fsck --deep` says what is hit and how to mend it")
+        say(f"error: {error}\n`{propose('fsck', '--deep')}` says what is affected and how to repair it")
         return 1
     if isinstance(error, EngineError | LockedError | UnreachableError):
         say(f"error: {error}")
@@ -124,7 +135,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error.strerror or error}: {error.filename or Settings.registry}")
         return 1
     say(f"error: {type(error).__name__}: {error}")
-    say("(this is a bug in the engine or an operator; `engine --debug ...` shows where)")
+    say("(this is a bug in the engine or an operator; the option --debug shows where)")
     return 1
 
 

@@ -197,6 +197,7 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         side=read.side,
         rows_in=read.rows + read.rejected,
         rejected=read.rejected,
+        files=sources.files_of(source.spec, beside),
     )
     made = Input(VersionRef(name=name, version=0, content_id=read.content_id), read.data)
     return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)

@@ -76,6 +76,13 @@ def identity(
     return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
 
 
+def files_of(spec: DatasetSpec, beside: Path) -> tuple[str, ...]:
+    """The files, or the Hub's dataset, that a source is read from, for people; none for a generator."""
+    if spec.path is not None:
+        return tuple(find_files(spec.path, beside))
+    return (f"hf:{spec.hf}",) if spec.hf else ()
+
+
 def source_key(identity: Mapping[str, Any]) -> str:
     """The step key of a source."""
     return json_digest({"source": dict(identity)})

@@ -81,6 +81,7 @@ class Draft(Frozen):
     Args:
         opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
         beside: places in `inputs` of those that the operator was given whole while others came row by row.
+        files: the files that a source was read from, as the pipeline names them.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Draft(Frozen):
     rows_in: int = 0
     filtered: int = 0
     rejected: int = 0
+    files: tuple[str, ...] = ()
 
     @property
     def version_id(self) -> str:

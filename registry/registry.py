@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -129,6 +130,21 @@ class Registry:
         """The version of a name that was committed last."""
         found = self._manifests("name = ?", [name])
         return found[-1] if found else None
+
+    def params_of_latest(self, pipeline: str) -> dict[str, Any] | None:
+        """The parameters of the run that moved `latest` of a pipeline's outputs last; None when none ever did."""
+        if not self.exists:
+            return None
+        con = self.catalog.snapshot()
+        try:
+            query = (
+                "select runs.params from internal.refs join internal.runs using (run_id) "
+                "where runs.pipeline = ? order by refs.updated_at desc limit 1"
+            )
+            found = con.execute(query, [pipeline]).fetchall()
+        finally:
+            con.close()
+        return json.loads(found[0][0]) if found else None
 
     def intact(self, manifest: Manifest) -> bool:
         """Whether all of a version's objects are there, in the size they were written with."""

@@ -34,7 +34,11 @@ def manifest_rows(m: Manifest) -> Rows:
     told = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
     parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
     return {
-        "versions": [m.model_dump(include=_VERSION) | told | {"created_at": _naive(m.created_at)}],
+        "versions": [
+            m.model_dump(include=_VERSION)
+            | told
+            | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None}
+        ],
         "inputs": [
             {"child": m.name, "child_version": m.version, "position": position, "role": role}
             | {"parent": ref.name, "parent_version": ref.version, "opaque": role == "model" or position in m.opaque}
@@ -51,7 +55,8 @@ def run_rows(events: Iterable[Event]) -> Rows:
     for event in events:
         if event.event == "started":
             run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
-            rows["runs"].append({**run, "ended_at": None, "error": None})
+            given = {"params": json.dumps(event.source.get("params", {})), "file": event.source.get("file")}
+            rows["runs"].append({**run, "ended_at": None, "error": None, **given})
         elif event.event == "step" and event.step:
             position = len(rows["step_runs"])
             rows["step_runs"].append({"run_id": event.run_id, **event.step.model_dump(), "position": position})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.commands.shared import JsonOption, existing_registry, out, print_json
+from engine.invocation import propose
 from engine.problems import PipelineError, Problem
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def pin(target: TargetArg) -> None:
     name, version = _resolved(target)
     registry = existing_registry()
     registry.catalog.pin(name, version)
-    out().print(f"{name}@{version} is pinned: it is kept until `engine unpin {name}@{version}`")
+    out().print(f"{name}@{version} is pinned: it is kept until `{propose('unpin', f'{name}@{version}')}`")
 
 
 def unpin(target: TargetArg) -> None:
@@ -121,7 +122,7 @@ def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Ite
         size = sum(each.bytes for each in found.young)
         yield f"kept for now: {_count(len(found.young), 'object')} ({size:,} bytes) that no version needs, {why}"
     if counts and not deleted:
-        yield "nothing was deleted; `engine gc --delete` deletes it"
+        yield f"nothing was deleted; `{propose('gc', '--delete')}` deletes it"
 
 
 def _first(names: Sequence[str]) -> Iterator[str]:

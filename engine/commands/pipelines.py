@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Annotated
 
 import typer
@@ -59,6 +57,9 @@ def run(
     select: SelectOption = None,
     force: ForceOption = None,
     retry_rejects: RetryOption = False,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Let the new versions become the latest, though --set changed parameters.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline; what is there already is not made again."""
@@ -72,13 +73,15 @@ def run(
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
     registry = the_registry()
     with progress_on(stderr_console()) as observer:
-        result = run_pipeline(checked, registry, observer, select=chosen, force=forced, retry_rejects=retry_rejects)
+        result = run_pipeline(
+            checked, registry, observer, select=chosen, force=forced, retry_rejects=retry_rejects, move_latest=latest
+        )
     if json:
         print_json(run_document(result))
     else:
         made = [manifest for outcome in result.steps for manifest in outcome.outputs]
         reports = [next(registry.records(str(each.ref), Report)) for each in made if each.kind == Report.registry_kind]
-        print_run(result, reports, str(Settings.registry), shlex.join(["engine", *sys.argv[1:]]), out())
+        print_run(result, reports, str(Settings.registry), out())
     if Settings.debug and result.trace:
         say(result.trace)
     if result.state != "succeeded":

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from itertools import chain, islice
+from json import loads
 from typing import Annotated, Any
 
 import typer
@@ -77,6 +78,8 @@ def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonO
     with registry.session() as session:
         name, version = session.resolve(target)
         versions = session.ask("select version from versions where name = ? order by 1", [name]).rows
+        asked = "select file, params from runs join versions using (run_id) where name = ? and version = ?"
+        run = session.ask(asked, [name, version]).rows
     manifest = registry.manifest(name, version)
     if json:
         print_json(manifest.model_dump(mode="json"))
@@ -85,6 +88,12 @@ def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonO
     console.print(f"{manifest.ref}  {manifest.kind} of {manifest.type}, {row_count(manifest.rows)}, {manifest.bytes:,} bytes")
     made = f"read as {manifest.step!r}" if manifest.op == "source" else f"made by step {manifest.step!r} ({manifest.op})"
     console.print(f"{made} in run {manifest.run_id}, {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
+    if manifest.files:
+        console.print(f"read from {', '.join(manifest.files)}", soft_wrap=True)
+    if run:
+        [(pipeline_file, params)] = run
+        given = ", ".join(f"{name}={_csv_cell(value)}" for name, value in loads(params or "{}").items())
+        console.print(f"pipeline {pipeline_file or manifest.pipeline}{f', with {given}' if given else ''}", soft_wrap=True)
     console.print(f"content {manifest.content_id}")
     console.print(f"step key {manifest.step_key}")
     for title, refs in (("from", manifest.inputs), ("by model", manifest.models)):
