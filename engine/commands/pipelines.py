@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Annotated
 
 import typer
@@ -41,10 +42,14 @@ def plan(
     """Show what a run would do: hits, steps to run, rows, and upper bounds of calls, tokens and price."""
     from engine.plan import make_plan
     from engine.report import plan_rows, print_plan
+    from registry import Registry
 
     checked = checked_pipeline(pipeline, set_)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
-    made = make_plan(checked, the_registry(), select=chosen, force=forced, why=why)
+    registry = the_registry()
+    with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
+        # A plan reads and types the sources; where nothing ever ran, it leaves nothing behind.
+        made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
     if json:
         print_json(plan_rows(made))
     else:

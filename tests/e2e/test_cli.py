@@ -46,6 +46,7 @@ def test_the_whole_tour(project: Path, engine: Cli, chat_server: ChatServer) -> 
     planned = json.loads(engine("plan", "p.yaml", "--json").stdout)
     assert [(step["step"], step["status"]) for step in planned] == [("problems", "READ"), ("cot", "RUN"), ("rows", "WAIT")]
     assert planned[1]["max_calls"] == 4
+    assert not (project / ".engine").exists(), "a plan where nothing ever ran leaves nothing behind"
     assert not chat_server.requests
 
     ran = engine("run", "p.yaml")
