@@ -42,6 +42,7 @@ def redact(text: str, secret: str) -> str:
         return text
     if len(secret) < PART:
         return text.replace(secret, HIDDEN)
+    text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)  # also one that looks like an escape
     plain, places = _plain(text)
     spans: list[tuple[int, int]] = []
     for grams in _grams(secret):
@@ -132,7 +133,8 @@ def _folded(text: str) -> str:
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:
-    kept, end = [], 0
+    kept: list[str] = []
+    end = 0
     for start, stop in sorted(spans):
         if start > end or not kept:
             kept += [text[end:start], HIDDEN]
