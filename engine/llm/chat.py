@@ -145,7 +145,8 @@ class ChatModel:
 
     def _parsed(self, said: Completion, answer: type[T]) -> T:
         """The object in an answer; one that was cut off has it only when it is nothing else."""
-        if said.truncated and not said.text.rstrip().endswith("}"):
+        text = said.text.rpartition("</think>")[2].strip()
+        if said.truncated and not (text.startswith("{") and text.endswith("}")):
             raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}; it reads: {excerpt(said.text, 300)}")
         return parse_answer(said.text, answer)
 

@@ -77,7 +77,7 @@ class SharedModel:
         said = f"{self.spec.endpoint} does not say how many tokens answers took; budgets reckon with the most"
         uncounted = [] if self._counts else [said]
         if unreadable := len(self._answers.unreadable):
-            uncounted.append(f"{unreadable} entries of the journal could not be read as answers, so these were asked for again")
+            uncounted.append(f"{unreadable} entries of the journal are not whole answers, so these were asked for again")
         return [*uncounted, *self._watch.notes, *(self._provider.notes if self._provider else [])]
 
     def stop(self, why: ModelError) -> None:

@@ -19,7 +19,7 @@ log-probabilities and their alternatives)."""
 _WORDS = 500
 _CHARSET = re.compile(r"iso8859-\d+|cp\d+|gbk|gb2312|gb18030|big5|shift_jis|euc_(jp|kr)|koi8-[ru]|ascii|utf-(8|16|32)(-[bl]e)?")
 _HALF = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class GarbledError(ValueError):
@@ -103,7 +103,7 @@ def from_json(text: str | bytes) -> Any:
 def excerpt(text: str, most: int = _WORDS) -> str:
     """The beginning of a server's text on one line, with control characters and halves of surrogate pairs made harmless."""
     line = " ".join(text[: 8 * most].split())
-    line = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", whole_characters(line))
+    line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], whole_characters(line))
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -26,6 +26,11 @@ _WORDS: dict[End, str] = {
 }
 _ENDS: dict[str, End] = {word: end for end, words in _WORDS.items() for word in words.split()}
 
+USABLE_AS: dict[End, str] = {"whole": "stop", "unsaid": "stop", "cut off": "length", "tools": "tool_calls"}
+"""The finish reason of an answer that operators may be given, by how it ended."""
+
+USABLE = frozenset(USABLE_AS.values())
+
 
 def ending(reason: Any) -> End:
     """The class of a finish reason as a server spells it: `length`, `MAX_TOKENS`, `FinishReason.SAFETY`, ..."""

@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 from filelock import FileLock
 
 from engine.llm.base import Completion, RequestError
+from engine.llm.finish import USABLE, USABLE_AS, ending
 from engine.problems import EngineError
 
 _SCHEMA = """
@@ -66,11 +67,15 @@ def as_kept(completion: Completion) -> str:
 
 
 def as_answer(text: str | None) -> Completion | None:
-    """What is kept, as an answer; None when it is not one, as an older version may have left it."""
+    """What is kept, as an answer; None when it is not one that can be used, as older versions may have left it."""
     try:
-        return None if text is None else Completion.model_validate_json(text)
+        answer = None if text is None else Completion.model_validate_json(text)
     except ValueError:
         return None
+    if answer is None or answer.finish_reason in USABLE:
+        return answer
+    usable = USABLE_AS.get(ending(answer.finish_reason))
+    return answer.model_copy(update={"finish_reason": usable}) if usable else None
 
 
 class Answers(Protocol):

@@ -11,7 +11,7 @@ from engine.llm.abilities import Abilities
 from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError, TokenLogprob, tokens
 from engine.llm.decoding import excerpt, has_half
 from engine.llm.failures import status_of
-from engine.llm.finish import ending
+from engine.llm.finish import USABLE_AS, ending
 from engine.llm.structured import in_words
 from engine.spec import ModelSpec
 
@@ -160,8 +160,7 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
     if end == "unsaid":
         # Small servers leave it out. What took all the tokens that it might was, in all likelihood, cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
-    finish = {"whole": "stop", "cut off": "length", "tools": "tool_calls"}[end]
-    return paid.answer(text, finish, _logprobs(choice, paid) if "logprobs" in request.sampling else None)
+    return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
 
 
 def _raise_failed(error: Any, said: str, paid: _Paid) -> None:

@@ -197,7 +197,15 @@ def poison(workdir: Path, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"text": "x", "logprobs": [{"token": "x", "logprob": null}]}', "[]", '{"text": null}', "[" * 5000, "no JSON"]
+    "answer",
+    [
+        '{"text": "x", "logprobs": [{"token": "x", "logprob": null}]}',
+        "[]",
+        '{"text": null}',
+        "[" * 5000,
+        "no JSON",
+        '{"text": "Half of", "finish_reason": "content_filter"}',
+    ],
 )
 async def test_an_entry_that_is_no_answer_is_asked_for_again_and_replaced(
     model: Make, chat_server: ChatServer, workdir: Path, answer: str
@@ -208,7 +216,7 @@ async def test_an_entry_that_is_no_answer_is_asked_for_again_and_replaced(
     assert (await one.chat("q")).text == "You said: q"
     assert (await model().chat("q")).text == "You said: q"
     assert len(chat_server.requests) == 2
-    assert any("could not be read as answers" in note for note in one.notes)
+    assert any("are not whole answers" in note for note in one.notes)
 
 
 async def test_counts_that_cannot_be_are_left_out_of_an_answer_that_is_there(
@@ -217,6 +225,15 @@ async def test_counts_that_cannot_be_are_left_out_of_an_answer_that_is_there(
     await model().chat("q")
     poison(workdir, '{"text": "kept", "tokens_in": 18446744073709551615, "tokens_out": -5}')
     assert await model().chat("q") == Completion(text="kept")
+    assert len(chat_server.requests) == 1
+
+
+async def test_an_answer_that_an_older_version_did_not_know_to_be_cut_off_is_known_now(
+    model: Make, chat_server: ChatServer, workdir: Path
+) -> None:
+    await model().chat("q")
+    poison(workdir, '{"text": "Half of", "finish_reason": "MAX_TOKENS"}')
+    assert (await model().chat("q")).truncated
     assert len(chat_server.requests) == 1
 
 
