@@ -42,8 +42,9 @@ from engine.pulse import Pulse
 from registry import Record, Registry
 
 _WATCH_SECONDS = 0.5
-_OF_CONTENT = (ValueError, RecursionError, OverflowError)
-"""What code raises that reads a text or a number that it was not made for."""
+_REASON = 1000
+_OF_CODE = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
+"""What an operator raises for reasons of its own, whatever a model wrote."""
 MOST_DEATHS = 3
 """Ray replaces a worker that died and begins its partitions again; after so many deaths it is taken to be their fault."""
 
@@ -232,9 +233,10 @@ class Worker:
             result.error = error
         except Exception as error:
             said = f"operator {self.operator.name} raised {type(error).__name__} on {where}: {error}"
-            if isinstance(error, _OF_CONTENT) and result.log.calls:
+            if result.log.calls and not isinstance(error, _OF_CODE):
                 # What a model wrote may be the cause, and is in the journal: the row fails, and not every run from now on.
-                result.emitted, result.rejected = [], whole_characters(f"{said} (after a model's answer)")
+                self.log.warning(said, exc_info=error)
+                result.emitted, result.rejected = [], whole_characters(f"{said[:_REASON]} (after a model's answer)")
                 return result
             result.error = OperatorError(said)
             result.error.__cause__ = error

@@ -14,6 +14,9 @@ from registry.store import json_digest
 MOST_TOKENS = 2**40
 """More tokens than any answer has: a server that counts more is not believed, and sums of such counts fit every column."""
 
+LEAST_LOGPROB = -1e9
+"""Stands for minus infinity, which JSON does not have."""
+
 
 class ModelError(Exception):
     """A call to a model did not give a usable answer."""

@@ -39,6 +39,21 @@ _NO_KEY = re.compile(
     r"|no auth(entication)? credentials",
     re.IGNORECASE | re.DOTALL,
 )
+_OF_PARAMETERS = re.compile(r"response_format|json.?schema|logprobs|requested parameters|structured output", re.IGNORECASE)
+_STATUSES = {
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
+"""Of errors that come with 200 and name no status."""
 _OURS = {"temperature", "top_p", "stop", "seed"}
 """Sampling parameters that every request has, and that nothing stands in for when a server refuses one."""
 _REFUSED_PARAMETER = {"unsupported_value", "unsupported_parameter"}
@@ -60,6 +75,8 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
         return EndpointError(f"{said} (it redirects to {to}; correct base_url)")
     if code in _NO_QUOTA or status == 402:
         return EndpointError(f"{said} (the account has no quota left)")
+    if status == 404 and _OF_PARAMETERS.search(words):  # a router found nobody who takes the request as it was put
+        return RequestError(said, refused=True)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
         form = "" if spec.endpoint.endswith("/v1") else ", which usually ends in /v1,"
         return EndpointError(f"{said} (check base_url{form} and the model name {spec.model!r})")
@@ -92,7 +109,7 @@ def status_of(error: Mapping[str, Any]) -> int:
         value = str(error.get(name))[:4]
         if value.isascii() and value.isdigit() and 400 <= int(value) < 600:
             return int(value)
-    return 502
+    return next((_STATUSES[word] for name in ("code", "type") if (word := str(error.get(name)).lower()) in _STATUSES), 502)
 
 
 def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bool = True) -> PassingError | EndpointError:

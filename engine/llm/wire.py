@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from engine.llm.abilities import Abilities
-from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError, TokenLogprob, tokens
+from engine.llm.base import (
+    LEAST_LOGPROB,
+    Completion,
+    EndpointError,
+    ModelError,
+    PassingError,
+    Request,
+    RequestError,
+    TokenLogprob,
+    tokens,
+)
 from engine.llm.decoding import excerpt, has_half
 from engine.llm.failures import status_of
 from engine.llm.finish import USABLE_AS, ending
@@ -17,9 +27,6 @@ from engine.spec import ModelSpec
 
 MOST_AT_ONCE = 64
 """Answers asked for in one request: the most that common servers take."""
-
-_LEAST_LOGPROB = -1e9
-"""Stands for minus infinity, which JSON does not have."""
 
 _ROUNDING = 1e-3
 """A logarithm of a probability may be this much above 0."""
@@ -220,7 +227,7 @@ def _token(each: Any) -> TokenLogprob:
 def _logprob(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or _is_nan(value) or value > _ROUNDING:
         raise ValueError(f"{value!r} is not the logarithm of a probability")
-    return max(float(value), _LEAST_LOGPROB)
+    return max(float(value), LEAST_LOGPROB)
 
 
 def _is_nan(value: Any) -> bool:

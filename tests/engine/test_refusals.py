@@ -94,6 +94,18 @@ async def test_a_response_format_that_is_answered_with_500_is_done_without(model
     assert any("does not know `response_format`" in note for note in one.notes)
 
 
+async def test_a_router_that_finds_nobody_for_a_response_format_is_asked_without_it(
+    model: Make, chat_server: ChatServer
+) -> None:
+    chat_server.reply = lambda body: (
+        error(404, "No endpoints found that can handle the requested parameters.")
+        if "response_format" in body
+        else completion('{"city": "Paris"}')
+    )
+    assert (await model().parse("q", City)).city == "Paris"
+    assert len(chat_server.requests) == 2
+
+
 async def test_a_server_that_breaks_down_without_naming_a_cause_is_not_judged_by_one_time(
     model: Make, chat_server: ChatServer
 ) -> None:

@@ -265,6 +265,9 @@ MODES: dict[str, Mode] = {
     "error-beside-an-answer": Mode(
         always({**completion(), "error": {"message": "half of it is lost"}}), "reject", "half of it is lost", 2
     ),
+    "error-code-in-words-at-200": Mode(
+        always({"error": {"message": "bad key", "code": "invalid_api_key"}}), "stop", "401: bad key", 1
+    ),
     "list": Mode(always([1, 2]), "reject", "[1, 2]", 2),
     "null": Mode(always("null"), "reject", "null", 2),
     "no-body": Mode(always(""), "reject", "(nothing)", 2),
@@ -363,6 +366,9 @@ MODES: dict[str, Mode] = {
         1,
     ),
     "key-litellm": Mode(error("Authentication Error, No api key passed in.", 400), "stop", "check the key in", 1),
+    "nobody-takes-it": Mode(
+        error("No endpoints found that can handle the requested parameters.", 404), "reject", "404: No endpoints", 1
+    ),
     "temperature": Mode(
         error(
             "Unsupported value: 'temperature' does not support 0.7 with this model.",
