@@ -29,7 +29,7 @@ def check_needs(step: Step, registry: Registry) -> dict[str, Spent]:
         if spec.provider != "openai":
             continue
         try:
-            found = ask_server(spec, registry, abilities)
+            found = ask_server(spec, registry, abilities, recheck=True)  # servers learn: an old "no" stops no step
         except EngineError as error:
             raise StepError(str(error)) from error
         name = step.spec.models.get(role, role)
@@ -38,22 +38,27 @@ def check_needs(step: Step, registry: Registry) -> dict[str, Spent]:
             listed = " and ".join(f"`{ability}` ({MEANING[ability]})" for ability in missing)
             raise StepError(
                 f"{spec.model} at {spec.endpoint} does not know {listed}, which {step.operator.name} needs of its {role}; "
-                "give it another model, or a server that does"
+                "give it another model, or a server that does (`engine probe` shows what the servers of a pipeline can do)"
             )
     return spent
 
 
 def ask_server(
-    spec: ModelSpec, registry: Registry, wanted: Sequence[Ability] = get_args(Ability), *, anew: bool = False
+    spec: ModelSpec,
+    registry: Registry,
+    wanted: Sequence[Ability] = get_args(Ability),
+    *,
+    anew: bool = False,
+    recheck: bool = False,
 ) -> Probed:
-    """What a model's server can do; it is asked for what is not known yet (`anew`: for all).
+    """What a model's server can do; it is asked for what is not known yet (`anew`: for all; `recheck`: for what it lacked).
 
     Raises:
         EngineError: it does not answer, or with an error; the text has its words.
     """
     journal = Journal(registry.journal)
     try:
-        return asyncio.run(probe(spec, journal, wanted, anew=anew))
+        return asyncio.run(probe(spec, journal, wanted, anew=anew, recheck=recheck))
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

@@ -31,6 +31,7 @@ from engine.keys import code_digest
 from engine.llm.base import BudgetError, EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.chat import Call, CallLog, current_log
 from engine.llm.client import ask_again
+from engine.llm.decoding import whole_characters
 from engine.llm.sharing import Link
 from engine.models import Models, usage
 from engine.operator import Operator, Table
@@ -41,6 +42,9 @@ from engine.pulse import Pulse
 from registry import Record, Registry
 
 _WATCH_SECONDS = 0.5
+_REASON = 1000
+_OF_CODE = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
+"""What an operator raises for reasons of its own, whatever a model wrote."""
 MOST_DEATHS = 3
 """Ray replaces a worker that died and begins its partitions again; after so many deaths it is taken to be their fault."""
 
@@ -229,6 +233,11 @@ class Worker:
             result.error = error
         except Exception as error:
             said = f"operator {self.operator.name} raised {type(error).__name__} on {where}: {error}"
+            if result.log.calls and not isinstance(error, _OF_CODE):
+                # What a model wrote may be the cause, and is in the journal: the row fails, and not every run from now on.
+                self.log.warning(said, exc_info=error)
+                result.emitted, result.rejected = [], whole_characters(f"{said[:_REASON]} (after a model's answer)")
+                return result
             result.error = OperatorError(said)
             result.error.__cause__ = error
         return result

@@ -22,6 +22,7 @@ from engine.llm.base import (
     RequestError,
     Spent,
 )
+from engine.llm.breaker import Breaker
 from engine.llm.journal import Answers
 from engine.llm.limits import Ask, Gate, Outcome
 from engine.spec import ModelSpec
@@ -66,6 +67,7 @@ class SharedModel:
         self.trouble = ""
         self._counts = True
         self._watch = SampleWatch(spec, answers)
+        self._breaker = Breaker()
         self._answered = 0
         self._stopped: ModelError | None = None
 
@@ -74,6 +76,8 @@ class SharedModel:
         """What users should know about the server."""
         said = f"{self.spec.endpoint} does not say how many tokens answers took; budgets reckon with the most"
         uncounted = [] if self._counts else [said]
+        if unreadable := len(self._answers.unreadable):
+            uncounted.append(f"{unreadable} entries of the journal are not whole answers, so these were asked for again")
         return [*uncounted, *self._watch.notes, *(self._provider.notes if self._provider else [])]
 
     def stop(self, why: ModelError) -> None:
@@ -95,6 +99,7 @@ class SharedModel:
         found: dict[str, Answer] = {}
         for request, answer in zip(requests, await asyncio.gather(*[self._known(r.key) for r in requests]), strict=True):
             if answer is not None:
+                self._breaker.answered()
                 found[request.key] = answer
         missing = {request.key: request for request in requests if request.key not in found}
         if missing:
@@ -207,6 +212,7 @@ class SharedModel:
             completions = await provider.complete(requests)
             outcome = self._paid(completions, most)
             self._answered += 1
+            self._breaker.answered()
             self.trouble = ""
             good = [done for done in completions if done.text.strip()]
             if not good:
@@ -225,11 +231,15 @@ class SharedModel:
             return [Answer(done, reused=False) for done in kept]
         except PassingError as error:
             outcome = Outcome("throttled" if error.throttled else "failed", retry_after=error.retry_after)
+            if error.completion is not None:  # it broke off, and may have been paid for
+                outcome = self._paid([error.completion], most)
             self.trouble = str(error)[:_WORDS]
             raise
         except RequestError as error:
             if error.completion is not None and outcome.kind == "failed":
                 outcome = self._paid([error.completion], most)
+            if (why := self._breaker.refused(error)) is not None:
+                raise EndpointError(why) from None
             raise
         finally:
             self._gate.settle(ticket, outcome)

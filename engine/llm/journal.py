@@ -23,7 +23,8 @@ from typing import NamedTuple, Protocol
 
 from filelock import FileLock
 
-from engine.llm.base import Completion
+from engine.llm.base import Completion, RequestError
+from engine.llm.finish import USABLE, USABLE_AS, ending
 from engine.problems import EngineError
 
 _SCHEMA = """
@@ -48,15 +49,50 @@ class DamagedJournalError(EngineError):
     """An entry does not match its checksum."""
 
 
+def as_kept(completion: Completion) -> str:
+    """An answer as it is kept.
+
+    Raises:
+        RequestError: it would not read back as it is; kept, it would fail every run that finds it.
+    """
+    try:
+        text = completion.model_dump_json(exclude_defaults=True)
+        if Completion.model_validate_json(text) == completion:
+            return text
+        said = "it would read back as another"
+    except ValueError as error:
+        said = str(error).partition("\n")[0]
+    nothing = Completion(text="", finish_reason="unknown", tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
+    raise RequestError(f"the answer cannot be kept: {said}", nothing)
+
+
+def as_answer(text: str | None) -> Completion | None:
+    """What is kept, as an answer; None when it is not one that can be used, as older versions may have left it."""
+    try:
+        answer = None if text is None else Completion.model_validate_json(text)
+    except ValueError:
+        return None
+    if answer is None or answer.finish_reason in USABLE:
+        return answer
+    usable = USABLE_AS.get(ending(answer.finish_reason))
+    return answer.model_copy(update={"finish_reason": usable}) if usable else None
+
+
 class Answers(Protocol):
-    """Where answers are kept; the Journal, or the way to one on another machine."""
+    """Where answers are kept; the Journal, or the way to one on another machine.
+
+    Attributes:
+        unreadable: keys of entries that were found and are not answers: they count as not there.
+    """
+
+    unreadable: set[str]
 
     async def get(self, key: str) -> Completion | None:
         """The answer to a request, if it was ever given; raises DamagedJournalError when it does not check."""
         ...
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
-        """Keep an answer; returns, when it is durable, the answer that is kept.
+        """Keep an answer; returns, when it is durable, the answer that is kept. Raises RequestError: see as_kept.
 
         That is another one when somebody else asked the same at the same time and was first: all use the same. With
         `replace` the new one takes the place of the old.
@@ -104,17 +140,21 @@ class Journal:
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
+        self.unreadable: set[str] = set()
 
     async def get(self, key: str) -> Completion | None:
         """See Answers."""
         found = self.find([key]).get(key)
-        return None if found is None else Completion.model_validate_json(found)
+        answer = as_answer(found)
+        if answer is None and found is not None:
+            self.unreadable.add(key)
+        return answer
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
         """See Answers."""
-        text = completion.model_dump_json(exclude_defaults=True)
+        text = as_kept(completion)
         kept = await self.write(Entry("answers", key, text, replace))
-        return completion if kept is None or kept == text else Completion.model_validate_json(kept)
+        return completion if kept == text else as_answer(kept) or completion
 
     async def note(self, name: str, value: str | None) -> None:
         """See Answers."""
@@ -263,7 +303,11 @@ def _store(connection: sqlite3.Connection, entry: Entry) -> str | None:
     how = "replace" if entry.replace else "ignore"
     if connection.execute(f"insert or {how} into answers values (?, ?, ?)", values).rowcount:
         return entry.value
-    return str(connection.execute("select answer from answers where key = ?", (entry.key,)).fetchone()[0])
+    kept = str(connection.execute("select answer from answers where key = ?", (entry.key,)).fetchone()[0])
+    if as_answer(kept) is not None:
+        return kept
+    connection.execute("replace into answers values (?, ?, ?)", values)
+    return entry.value
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from engine.llm.base import BudgetError, Completion, ModelError
-from engine.llm.journal import Entry, Journal
+from engine.llm.journal import Entry, Journal, as_answer, as_kept
 from engine.llm.limits import Ask, Governor, Outcome
 
 _BUNDLE_SECONDS = 0.002
@@ -238,6 +238,7 @@ class RemoteAnswers:
         self._link = link
         self._wanted: dict[str, asyncio.Future[str | None]] = {}
         self._written: list[tuple[Entry, asyncio.Future[str | None]]] = []
+        self.unreadable: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> Completion | None:
@@ -247,12 +248,15 @@ class RemoteAnswers:
             if len(self._wanted) == 1:
                 self._start(self._find())
         found = await asyncio.shield(self._wanted[key])
-        return None if found is None else Completion.model_validate_json(found)
+        answer = as_answer(found)
+        if answer is None and found is not None:
+            self.unreadable.add(key)
+        return answer
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
         """See Answers."""
-        kept = await self._write(Entry("answers", key, completion.model_dump_json(exclude_defaults=True), replace))
-        return Completion.model_validate_json(kept or "")
+        kept = await self._write(Entry("answers", key, as_kept(completion), replace))
+        return as_answer(kept) or completion
 
     async def note(self, name: str, value: str | None) -> None:
         """See Answers."""

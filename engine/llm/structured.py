@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 T = TypeVar("T", bound=BaseModel)
 
 _WORDS = 300
+_PROBLEMS = 5
 
 
 class UnparsableError(Exception):
@@ -38,7 +39,9 @@ def parse_answer(text: str, model: type[T]) -> T:
         try:
             return model.model_validate_json(candidate, strict=True)
         except ValidationError as error:
-            problem = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'the answer'}: {item['msg']}" for item in error.errors())
+            found = error.errors(include_url=False, include_context=False, include_input=False)[:_PROBLEMS]
+            named = [(".".join(map(str, item["loc"])) or "the answer", item["msg"]) for item in found]
+            problem = "; ".join(f"{place[:_WORDS]}: {message[:_WORDS]}" for place, message in named)
     raise UnparsableError(f"{problem}; it reads: {text.strip()[:_WORDS]}")
 
 
