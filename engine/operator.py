@@ -58,6 +58,9 @@ Summary = Callable[[Counters], Iterable[Metric]]
 Closing = Callable[[Counters, Any], Iterable[Record]]
 """From counters and the step's parameters to the rows of an output."""
 
+Foretelling = Callable[[Any, Mapping[str, Model]], Model | None]
+"""From the step's parameters and its models by role to the model that it makes, without files."""
+
 SINGLE = "out"
 """The name of an operator's only output when it gives none."""
 
@@ -136,6 +139,7 @@ class Operator:
     devices: Callable[[Any], int] | None = field(default=None, compare=False)
     families: tuple[str, ...] = ()
     asks: Callable[[Any], int] | None = field(default=None, compare=False)
+    foretells: Foretelling | None = field(default=None, compare=False)
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -195,6 +199,7 @@ def operator(
     devices: Callable[[Any], int] | None = None,
     families: Sequence[str] = (),
     asks: Callable[[Any], int] | None = None,
+    foretells: Foretelling | None = None,
     name: str | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Any]], Operator]:
@@ -222,6 +227,9 @@ def operator(
             paraphrases of a question: `table.families` has a number for each row, the same for those.
         asks: from the parameters to how many bytes a prompt has at most besides the row's own text. Without it the bound of
             the price allows for all texts in the operator's code, whole inputs, and answers to the row's other calls.
+        foretells: from the parameters and the models by role (those that are known) to the model that the operator makes, as
+            far as it can be known without making it. It raises ValueError for models that it cannot use; this is said before
+            anything runs.
         name: the operator's name, if it is not the function's.
         version: to be raised when the operator's meaning changes in a way that its code does not show.
 
@@ -274,6 +282,7 @@ def operator(
             devices=devices,
             families=tuple(families),
             asks=asks,
+            foretells=foretells,
         )
 
     return register

@@ -298,7 +298,8 @@ class _Runner:
             operator=plan.op,
             types={port: each.record.type_name() for port, each in self.definition.operator.inputs.items()},
             code=code_digest(plan.op),
-            params=self.definition.params.model_dump(mode="json"),
+            # What is set, and no defaults: some operators ask which of them were set.
+            params=self.definition.params.model_dump(mode="json", exclude_unset=True),
             inputs=numbered,
             models={
                 role: ModelBinding(

@@ -149,7 +149,7 @@ def _arguments(training: Training) -> dict[str, Any]:
         "max_length": settings.max_length,
         "warmup_steps": int(settings.warmup_ratio * settings.steps(len(training.rows))),
         "lr_scheduler_type": settings.lr_scheduler,
-        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "bf16": cuda and torch.cuda.is_bf16_supported() and not settings.config.get("fp16"),
         "gradient_checkpointing": cuda,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,

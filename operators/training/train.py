@@ -38,8 +38,10 @@ def train(
     from transformers import AutoTokenizer
 
     student = Student(*ctx.models["student"].weights)
-    if trouble := student.trouble(settings):
-        raise Reject(trouble)
+    try:
+        settings = student.trained_as(settings)
+    except ValueError as error:
+        raise Reject(str(error)) from error
     tokenizer = AutoTokenizer.from_pretrained(student.folder)
     rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx)
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
