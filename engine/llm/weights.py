@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.cache import cache_folder, cached, folder_of, place_in
 from engine.problems import EngineError
 from registry import Model, ObjectStore, Session
+from registry.content import content_id as content_id_of
 from registry.query import QueryError
 from registry.store import CorruptError
 
@@ -123,8 +124,13 @@ def _from_registry(target: str, session: Session | None) -> Weights:
     [(kind, content_id)] = found.rows
     if kind != Model.type_name():
         raise EngineError(f"{name}@{number} is a {kind}, not a model")
-    [model] = Model.from_table(session.table(f"{name}@{number}"))
     where = f"{name}@{number}"
+    rows = session.table(where).drop_columns(["row"])
+    if content_id_of(rows.schema, [rows]) != content_id:
+        raise EngineError(f"{where} does not hold what its content id says; `engine fsck --deep` looks at the whole registry")
+    if rows.num_rows != 1:
+        raise EngineError(f"{where} holds {rows.num_rows} models, not one")
+    [model] = Model.from_table(rows)
     base = _base(where, model, session) if model.format == "adapter" else None
     under = f" on {base.identity}" if base else ""
     return Weights(source="registry", location=where, identity=f"registry:{content_id}{under}", model=model, base=base)

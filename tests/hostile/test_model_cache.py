@@ -14,7 +14,8 @@ from engine.llm import cache, weights
 from engine.llm.cache import SUMS, cached, folder_of
 from engine.llm.weights import Weights, identify, materialise
 from engine.problems import EngineError
-from registry import Model, Registry, StoredFile
+from registry import Manifest, Model, Registry, StoredFile
+from registry.content import content_id
 from tests.engine.test_export import commit
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 40, "tokenizer/vocab.txt": b"a b c"}
@@ -38,6 +39,11 @@ def model(registry: Registry, files: dict[str, bytes], identity: str = "registry
     listed = [StoredFile(name=name, sha256=each.sha256, bytes=each.bytes) for name, each in stored.items()]
     row = Model(base_model="base", format="full", files=listed)
     return Weights(source="registry", location="demo/sft@1", identity=identity, model=row)
+
+
+def version(registry: Registry, name: str, row: Model) -> Manifest:
+    table = Model.to_table([row])
+    return commit(registry, name, [[row]], content_id=content_id(table.schema, [table]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -260,6 +266,15 @@ def test_a_folder_of_ones_own_that_changed_since_the_check_is_refused(tmp_path: 
 
 
 def test_adapters_on_adapters_end(registry: Registry) -> None:
-    commit(registry, "demo/self", [[Model(base_model="registry:demo/self@1", format="adapter")]])
+    version(registry, "demo/self", Model(base_model="registry:demo/self@1", format="adapter"))
     with registry.session() as session, pytest.raises(EngineError, match="an adapter on the adapter demo/self@1"):
         identify("registry:demo/self@1", session)
+
+
+def test_a_version_that_claims_the_content_id_of_another_is_refused(registry: Registry) -> None:
+    honest = version(registry, "demo/honest", Model(base_model="base", format="full", files=[]))
+    commit(registry, "demo/forged", [[Model(base_model="evil", format="full", files=[])]], content_id=honest.content_id)
+    with registry.session() as session:
+        assert identify("registry:demo/honest@1", session).identity == f"registry:{honest.content_id}"
+        with pytest.raises(EngineError, match="demo/forged@1 does not hold what its content id says"):
+            identify("registry:demo/forged@1", session)
