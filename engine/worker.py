@@ -110,7 +110,9 @@ class Worker:
             self._same_code()
             result = await self._run(part)
             if isinstance(result, Receipt):
-                result = result.model_copy(update={"spent": self.models.spent(), "notes": self.models.notes()})
+                result = result.model_copy(
+                    update={"spent": self.models.spent(), "notes": (*self.models.notes(), *result.notes)}
+                )
                 await asyncio.to_thread(write_receipt, self.registry.receipts, self.job.step_key, result)
             return result
         except Exception as error:
@@ -166,6 +168,7 @@ class Worker:
         counts, values = tally.metrics()
         return result.model_copy(
             update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(keeper.kept)}
+            | {"notes": tuple(dict.fromkeys(tally.notes))}
         )
 
     async def _rows(self, part: Partition, make_context: Any, tally: Tally) -> Receipt | Failure:

@@ -111,6 +111,8 @@ ALIASES: Translation = {
     "lr_scheduler_type": "lr_scheduler",
     "save_steps": "checkpoint_steps",
     "peft_config": "lora",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
     # of LLaMA-Factory
     "cutoff_len": "max_length",
     "finetuning_type": "lora",

@@ -316,6 +316,7 @@ def test_how_a_name_was_read_is_told() -> None:
         ({"bf16": True, "fp16": True}, "exclude each other"),
         ({"lora_target_linear": True, "lora_target_modules": ["q_proj"]}, "lora_target_linear: true and lora_target_modules"),
         ({"lora_target_linear": False}, "name the layers"),
+        ({"gradient_checkpointing": True, "activation_checkpointing": False}, "gradient_checkpointing: true and activation_"),
         ({"truncation_mode": "middle"}, "truncation_mode is one of keep_end, keep_start"),
         ({"optim": "adamm"}, "optim is one of adafactor"),
         ({"adam_beta2": "high"}, "adam_beta2 takes float"),
