@@ -134,13 +134,14 @@ def _peft(lora: Lora) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path, student: Student, settings: TrainingSettings) -> None:
-    """Write what was trained: an adapter, or full weights with the tokenizer. The files are the same in every process."""
+    """Write what was trained, an adapter or full weights, and the tokenizer. The files are the same in every process."""
     from peft import PeftModel
 
     if student.results_in(settings) == "adapter":
         # Beside the one that is trained, TRL keeps a copy of an adapter as reference.
         model.save_pretrained(folder, selected_adapters=["default"])
         _tidy(folder, student.name)
+        tokenizer.save_pretrained(folder)
         return
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
