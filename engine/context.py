@@ -115,7 +115,10 @@ class Context:
         self._pulse.show(done, total, note)
 
     def seen(self, row: RowRef, times: int = 1) -> None:
-        """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`."""
+        """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`.
+
+        A row with 0 times was to be trained on, and the training ended before it: it counts as unused, not as filtered.
+        """
         self._tally.seen[row] = self._tally.seen.get(row, 0) + times
 
     def keep(self, folder: Path) -> list[StoredFile]:

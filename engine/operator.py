@@ -140,6 +140,7 @@ class Operator:
     families: tuple[str, ...] = ()
     asks: Callable[[Any], int] | None = field(default=None, compare=False)
     foretells: Foretelling | None = field(default=None, compare=False)
+    aside: tuple[str, ...] = ()
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -200,6 +201,7 @@ def operator(
     families: Sequence[str] = (),
     asks: Callable[[Any], int] | None = None,
     foretells: Foretelling | None = None,
+    aside: Sequence[str] = (),
     name: str | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Any]], Operator]:
@@ -230,6 +232,8 @@ def operator(
         foretells: from the parameters and the models by role (those that are known) to the model that the operator makes, as
             far as it can be known without making it. It raises ValueError for models that it cannot use; this is said before
             anything runs.
+        aside: inputs, given whole, that other rows are only compared with or looked up in, such as a test set: their rows that
+            lead to no output are counted as unused, not as filtered.
         name: the operator's name, if it is not the function's.
         version: to be raised when the operator's meaning changes in a way that its code does not show.
 
@@ -249,6 +253,9 @@ def operator(
                 raise TypeError(f"operator {label}: output {output!r} is to be like {port!r}, and there is no such input")
         for output in (closing or {}).keys() - declared.keys():
             raise TypeError(f"operator {label}: `closing` makes {output!r}, which is none of its outputs")
+        for port in aside:
+            if port not in inputs or not inputs[port].whole:
+                raise TypeError(f"operator {label}: `aside` names {port!r}, which is no input that it is given whole")
         for port in families:
             if port not in inputs or not inputs[port].whole:
                 raise TypeError(f"operator {label}: families are asked of {port!r}, which is no input that it is given whole")
@@ -283,6 +290,7 @@ def operator(
             families=tuple(families),
             asks=asks,
             foretells=foretells,
+            aside=tuple(aside),
         )
 
     return register

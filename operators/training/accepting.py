@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -146,6 +146,7 @@ class Accepting(BaseModel):
         for place, each in meant.items():
             outer, _, inner = place.partition(".")
             part = cls.parts.get(outer)
+            found: Iterator[Given]
             if part and inner:
                 found = (leaf._replace(place=(outer, *leaf.place)) for leaf in part._one(inner, each, path, []))
             else:
@@ -179,7 +180,7 @@ class Accepting(BaseModel):
             refuse(f"{name} {trouble}", path, value)
 
 
-def refuse(why: str, path: Place, value: Any) -> None:
+def refuse(why: str, path: Place, value: Any) -> NoReturn:
     """Raise pydantic's error for the setting that was written at a path."""
     error = PydanticCustomError("setting", "{why}", {"why": why})
     raise ValidationError.from_exception_data("settings", [InitErrorDetails(type=error, loc=path, input=value)])

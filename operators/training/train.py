@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from engine.operator import Context, Model, Reject, Table
 from operators.charts import save_lines
+from operators.training.exposure import ROW
 from operators.training.fitting import Room, fitting
 from operators.training.launch import launch
 from operators.training.loop import InvariantError, Training
@@ -52,6 +53,8 @@ def train(
         launch(training, lambda step, total, loss: ctx.progress(step, total, f"loss {loss:.3f}"), ctx.device)
     except InvariantError as error:
         raise Reject(str(error)) from error
+    for each in rows:
+        ctx.seen(table.ref(each[ROW]), 0)
     for rank in range(settings.devices):
         for row, times in json.loads(training.seen(rank).read_text()):
             ctx.seen(table.ref(row), times)

@@ -76,7 +76,7 @@ def _listening(library: str, hear: object) -> Iterator[None]:
 def _forget_what_was_said_once() -> None:
     """`warning_once` is once per process, and this may be its second training."""
     with suppress(ImportError, AttributeError):
-        from accelerate.logging import MultiProcessAdapter
+        from accelerate.logging import MultiProcessAdapter  # type: ignore[import-untyped]
 
         MultiProcessAdapter.warning_once.cache_clear()
     with suppress(ImportError, AttributeError):
