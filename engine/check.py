@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from engine.exclusion import Exclusions, read_exclusions
 from engine.fingerprint import UnstableCodeError
+from engine.foretelling import misfits
 from engine.graph import BoundModel, Pipeline, Source, Step
 from engine.keys import code_of
 from engine.llm.weights import identify, identify_encoder
@@ -82,6 +83,8 @@ class _Checker:
             for reference, place in all_references(self.spec.steps[name].in_, ("steps", name, "in")):
                 self.references.link(reference, place)
         order = self.order(steps)
+        for name, why in misfits(steps[name] for name in order if name in self.params and name in steps):
+            self.problem(why, ("steps", name, "with") if self.spec.steps[name].with_ else ("steps", name, "op"))
         used = {name: source for name, source in self.sources.items() if source.spec.registry is None}
         ordered = {name: steps[name] for name in order if name in steps}
         return Pipeline(self.spec, self.file, used, ordered, self.excluded, self.source.data.get("params") or {})

@@ -170,6 +170,8 @@ def _fate(outcome: StepOutcome) -> str:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
     if record.filtered:
         parts.append(f"{record.filtered} filtered")
+    if record.unused:
+        parts.append(f"{record.unused} unused")
     if record.rejected or outcome.partial:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
         counted_as = [f"{record.rejected} rejected"] if record.rejected else []

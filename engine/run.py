@@ -197,8 +197,8 @@ class _Runner:
             self.registry.catalog.commit([], self.run_id, record)
             self._tell(record, ())
             raise failure from error
-        if sum(r.led + r.filtered + r.rejected for r in self._receipts) != plan.rows:
-            raise AssertionError(f"step {plan.name}: rows in are not rows led + filtered + rejected")
+        if sum(r.led + r.filtered + r.rejected + r.unused for r in self._receipts) != plan.rows:
+            raise AssertionError(f"step {plan.name}: rows in are not rows led + filtered + rejected + unused")
         made = drafts(self.pipeline, self.definition, plan, inputs, self._receipts, self.registry)
         record = self._record(plan, "resumed" if self.earlier else "ran", started, sum(draft.rows for draft in made))
         manifests = self.registry.catalog.commit(made, self.run_id, record)
@@ -311,7 +311,8 @@ class _Runner:
             operator=plan.op,
             types={port: each.record.type_name() for port, each in self.definition.operator.inputs.items()},
             code=code_digest(plan.op),
-            params=self.definition.params.model_dump(mode="json"),
+            # What is set, and no defaults: some operators ask which of them were set.
+            params=self.definition.params.model_dump(mode="json", exclude_unset=True),
             inputs=numbered,
             models={
                 role: ModelBinding(
@@ -374,6 +375,7 @@ class _Runner:
             rows_out=rows_out,
             filtered=sum(receipt.filtered for receipt in self._receipts),
             rejected=sum(receipt.rejected for receipt in self._receipts),
+            unused=sum(receipt.unused for receipt in self._receipts),
             **self.usage.model_dump(),
             seconds=round(time.monotonic() - started, 3),
         )
@@ -387,6 +389,7 @@ class _Runner:
             rows_out=sum(manifest.rows for manifest in plan.manifests),
             filtered=plan.manifests[0].filtered,
             rejected=plan.manifests[0].rejected,
+            unused=plan.manifests[0].unused,
             seconds=round(time.monotonic() - started, 3),
         )
         self.registry.catalog.commit([], self.run_id, record, hits=plan.manifests)

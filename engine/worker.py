@@ -114,7 +114,9 @@ class Worker:
             self._same_code()
             result = await self._run(part)
             if isinstance(result, Receipt):
-                result = result.model_copy(update={"spent": self.models.spent(), "notes": self.models.notes()})
+                result = result.model_copy(
+                    update={"spent": self.models.spent(), "notes": (*self.models.notes(), *result.notes)}
+                )
                 await asyncio.to_thread(write_receipt, self.registry.receipts, self.job.step_key, result)
             return result
         except Exception as error:
@@ -170,6 +172,7 @@ class Worker:
         counts, values = tally.metrics()
         return result.model_copy(
             update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(keeper.kept)}
+            | {"notes": tuple(dict.fromkeys(tally.notes))}
         )
 
     async def _rows(self, part: Partition, make_context: Any, tally: Tally) -> Receipt | Failure:
@@ -289,9 +292,15 @@ class Worker:
         writer.free(emitted, log)
         writer.exposed(tally.seen)
         tables = {name: table for name, table in given.items() if table is not None}
-        known = {name: writer.led(name) for name in tables}
-        led = sum(len(table) if (rows := known[name]) is None else len(rows) for name, table in tables.items())
-        return writer.receipt(part, led=led, filtered=part.stop - led, rejected=0, usage=usage(log))
+        led = unused = 0
+        for name, table in tables.items():
+            known = writer.led(name)
+            rows = len(table) if known is None else len(known)
+            led += rows
+            never = sum(times == 0 for ref, times in tally.seen.items() if ref.port == name)
+            unused += len(table) - rows if name in self.operator.aside else min(never, len(table) - rows)
+        filtered = part.stop - led - unused
+        return writer.receipt(part, led=led, filtered=filtered, rejected=0, unused=unused, usage=usage(log))
 
     # -- what operators are given -------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class SideObject(Frozen):
 class Draft(Frozen):
     """A version as a step made it, before the registry gave it a number.
 
-    `rows_in`, `filtered` and `rejected` account for the step's input rows; the rest of them led to an output.
+    `rows_in`, `filtered`, `rejected` and `unused` account for the step's input rows; the rest of them led to an output.
 
     Args:
         opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
@@ -106,6 +106,7 @@ class Draft(Frozen):
     rows_in: int = 0
     filtered: int = 0
     rejected: int = 0
+    unused: int = 0
     files: tuple[str, ...] = ()
 
     @property
@@ -147,6 +148,7 @@ class StepRun(Frozen):
     rows_out: int = 0
     filtered: int = 0
     rejected: int = 0
+    unused: int = 0
     calls: int = 0
     calls_reused: int = 0
     tokens_in: int = 0
