@@ -6,11 +6,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from engine.credentials import is_key, redacted, secret_in_url, secrets_in
 from engine.problems import PipelineError, Problem, did_you_mean
-from engine.yaml_source import Loc, YamlSource, load
+from engine.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Names of pipelines, datasets, steps and roles: lower case, because SQL does not tell cases apart."""
@@ -29,13 +38,18 @@ STEP = "step:"
 _OF_ENCODERS = {"provider", "model", "batch_size"}
 """Keys of a model that mean something for an encoder, which has no prompts, answers, server or price."""
 
-_PARAM = re.compile(r"\$\{params\.([^}]*)\}")
+_PARAM = re.compile(r"\$\{params\.([^${}]*)\}")
+
+_ENV = re.compile(r"\$\{env\.[A-Za-z_][A-Za-z0-9_]*\}")
+
+SHOWN_PROBLEMS = 100
+SHOWN_VALUE = 200
 
 
 class Spec(BaseModel):
     """A part of the file: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Limits(Spec):
@@ -55,8 +69,8 @@ class Limits(Spec):
 class Price(Spec):
     """US dollars for a million tokens."""
 
-    input: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    output: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    input: Annotated[float, Field(ge=0)] = 0.0
+    output: Annotated[float, Field(ge=0)] = 0.0
 
 
 class ModelSpec(Spec):
@@ -137,6 +151,21 @@ class ModelSpec(Spec):
         full = (tokens_in * self.price.input + tokens_out * self.price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
 
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret_in_base_url(cls, url: str | None) -> str | None:
+        if url and (secret := secret_in_url(url)):
+            raise ValueError(f"it has {secret} in it; put the key into an environment variable and name that: api_key_env")
+        return url
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_secret_in_extra_body(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if places := list(secrets_in(body, "extra_body")):
+            shown = ", ".join(places)
+            raise ValueError(f"{shown} is a secret; put the key into an environment variable and name that: api_key_env")
+        return body
+
     @model_validator(mode="after")
     def _fits_the_provider(self) -> ModelSpec:
         if self.encodes:
@@ -147,8 +176,6 @@ class ModelSpec(Spec):
             for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
                 if given:
                     raise ValueError(f"{name} is for provider: openai")
-        if self.base_url and "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            raise ValueError("base_url has a user name or a password in it; name the variable with the key: api_key_env")
         if self.budget_usd is not None and not (self.price.input or self.price.output):
             raise ValueError("budget_usd needs a price: {input: ..., output: ...}; or limit the run with max_calls")
         if ours := sorted(self.extra_body.keys() & _OURS):
@@ -169,7 +196,8 @@ class DatasetSpec(Spec):
 
     Args:
         type: the record type of its rows.
-        path: a file, a glob or an fsspec URL; jsonl, json, csv or parquet (also .gz).
+        path: a file, a glob or an fsspec URL; jsonl, json, csv, tsv or parquet (also .gz, .bz2, .xz, .zst). `${env.NAME}`
+            in it is an environment variable, for passwords and tokens.
         hf: a Hugging Face Hub id; `split` names the split.
         generator: `<generator>/<task>`; its settings stand under `with`.
         registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest.
@@ -177,6 +205,7 @@ class DatasetSpec(Spec):
         defaults: {field of the record: value} for rows that have none.
         limit: the first so many rows.
         on_error: `stop` at rows that do not fit the type, or `skip` them into the rejects.
+        allow_empty: whether it is right that there may be no rows.
     """
 
     type: str
@@ -189,7 +218,15 @@ class DatasetSpec(Spec):
     defaults: dict[str, str | int | float | bool] = {}
     limit: Annotated[int, Field(ge=1)] | None = None
     on_error: Literal["stop", "skip"] = "stop"
+    allow_empty: bool = False
     with_: Annotated[dict[str, Any], Field(alias="with")] = {}
+
+    @field_validator("path")
+    @classmethod
+    def _no_secret_in_path(cls, path: str | None) -> str | None:
+        if path and (secret := secret_in_url(_ENV.sub("", path))):
+            raise ValueError(f"it has {secret} in it; put it into an environment variable and write ${{env.NAME}} in its place")
+        return path
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
@@ -242,16 +279,25 @@ class StepSpec(Spec):
     max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
+def _scalar(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        raise ValueError("give a text, a number, true, false or null")
+    return value
+
+
+Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_scalar)]
+
+
 class PipelineSpec(Spec):
     """A whole pipeline file; `exclude` is an exclusion list, as `engine impact --takedown` writes one."""
 
     name: Name
-    params: dict[str, str | int | float | bool | None] = {}
-    seed: int = 0
+    params: dict[str, Scalar] = {}
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     exclude: str | None = None
     models: dict[Name, ModelSpec] = {}
     datasets: dict[Name, DatasetSpec] = {}
-    steps: Annotated[dict[Name, StepSpec], Field(min_length=1)]
+    steps: Annotated[dict[Name, StepSpec], Field(min_length=1, max_length=1000)]
 
 
 def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
@@ -260,15 +306,21 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
     Returns the spec (None when it is too wrong to build one) and the source, whose `problems` has all that was found.
     """
     source = load(path)
+    _no_keys(source, source.data, ())
     params = _params(source, settings or [])
-    data = _fill(source, source.data, params, ())
+    data = _Filling(source, params).fill(source.data, ())
+    said = {problem.position for problem in source.problems}  # a value that YAML should not have is said once
     while True:
         try:
             return PipelineSpec.model_validate(data), source
         except ValidationError as error:
-            source.problems += [_problem(source, item) for item in error.errors()]
+            found = error.errors()
+            problems = [_problem(source, item) for item in found[:SHOWN_PROBLEMS]]
+            source.problems += [problem for problem in problems if problem.position not in said]
+            if len(found) > SHOWN_PROBLEMS:
+                source.problems.append(Problem(f"... and {len(found) - SHOWN_PROBLEMS:,} more problems"))
             before = repr(data)
-            left = [_prune(source, data, item) for item in error.errors()]
+            left = [_prune(source, data, item) for item in found]
             if not all(left) or repr(data) == before:
                 return None, source
 
@@ -315,32 +367,73 @@ def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
         if name not in params:
             hint = did_you_mean(name, params, "" if params else "this pipeline has no params")
             raise PipelineError([Problem(f"--set {setting}: the pipeline has no parameter {name!r}", hint=hint)])
-        try:
-            params[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise PipelineError([Problem(f"--set {setting}: not a YAML value")]) from error
+        given = parse(text, f"--set {name}") if text.strip() else None
+        if given and given.problems:
+            raise PipelineError(given.problems)
+        if is_key(text):
+            raise PipelineError([Problem(f"--set {name}: {_KEY}", hint=_KEY_HINT)])
+        params[name] = given.data if given else None
     return params
 
 
-def _fill(source: YamlSource, value: Any, params: dict[str, Any], loc: Loc) -> Any:
-    """Put parameters in place of `${params.NAME}`; a value that is nothing else keeps the parameter's type."""
+_KEY = "this is an API key, which must not be in a pipeline"
+_KEY_HINT = "put it into an environment variable and give the name of that"
+
+
+def _no_keys(source: YamlSource, value: Any, loc: Loc) -> None:
+    """API keys are problems wherever they are written."""
     if isinstance(value, dict):
-        if loc == ("params",):
-            return params
-        return {key: _fill(source, item, params, (*loc, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(source, item, params, (*loc, i)) for i, item in enumerate(value)]
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    for name in _PARAM.findall(value):
-        if name not in params:
-            hint = did_you_mean(name, params, "declare it under params: at the top of the file")
-            source.problems.append(Problem(f"no parameter named {name!r}", source.position(loc), hint))
+        for key, item in value.items():
+            _no_keys(source, item, (*loc, key))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _no_keys(source, item, (*loc, place))
+    elif isinstance(value, str) and is_key(value):
+        source.problems.append(Problem(_KEY, source.position(loc), _KEY_HINT))
+
+
+class _Filling:
+    """Puts parameters in place of `${params.NAME}`; a value that is nothing else keeps the parameter's type."""
+
+    def __init__(self, source: YamlSource, params: dict[str, Any]) -> None:
+        self.source = source
+        self.params = params
+        self.size = 0
+
+    def fill(self, value: Any, loc: Loc) -> Any:
+        """The value with its parameters filled in; what is wrong is noted in the source's problems.
+
+        Raises:
+            PipelineError: all together they are larger than a pipeline may be.
+        """
+        if isinstance(value, dict):
+            if loc == ("params",):
+                return self.params
+            return {key: self.fill(item, (*loc, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill(item, (*loc, i)) for i, item in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
             return value
-    whole = _PARAM.fullmatch(value)
-    if whole:
-        return params[whole[1]]
-    return _PARAM.sub(lambda match: str(params[match[1]]), value)
+        names = _PARAM.findall(value)
+        if value.count("${params.") > len(names):
+            hint = "write ${params.NAME}, with the name of a parameter and both braces"
+            self.source.problems.append(Problem("this ${params. has no end", self.source.position(loc), hint))
+            return value
+        for name in dict.fromkeys(names):
+            if name not in self.params:
+                hint = did_you_mean(name[:SHOWN_VALUE], self.params, "declare it under params: at the top of the file")
+                self.source.problems.append(
+                    Problem(f"no parameter named {name!r:.{SHOWN_VALUE}}", self.source.position(loc), hint)
+                )
+                return value
+        if whole := _PARAM.fullmatch(value):
+            return self.params[whole[1]]
+        texts = {name: str(self.params[name]) for name in set(names)}
+        self.size += sum(len(texts[name]) for name in names)
+        if self.size > MAX_BYTES:
+            what = f"parameters make the pipeline larger than {MAX_BYTES:,} bytes"
+            raise PipelineError([*self.source.problems, Problem(what, self.source.position(loc))])
+        return _PARAM.sub(lambda match: texts[match[1]], value)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {"models": ModelSpec, "datasets": DatasetSpec, "steps": StepSpec}
@@ -352,18 +445,21 @@ def _problem(source: YamlSource, error: Any) -> Problem:
     kind, what = error["type"], ".".join(str(part) for part in loc)
     if kind == "extra_forbidden":
         known = sorted(info.alias or name for name, info in _owner(loc).model_fields.items())
-        return Problem(f"unknown key {loc[-1]!r}", source.position(loc, key=True), did_you_mean(str(loc[-1]), known))
+        hint = did_you_mean(str(loc[-1])[:SHOWN_VALUE], known)
+        return Problem(f"unknown key {loc[-1]!r:.{SHOWN_VALUE}}", source.position(loc, key=True), hint)
     if kind == "missing":
         return Problem(f"{what}: required, but not given", source.position(loc))
     if kind == "string_pattern_mismatch" and loc[-1] == "[key]":
         name = loc[-2]
         place = source.position(loc[:-1], key=True)
-        return Problem(f"{name!r} is not a name", place, "use lower-case letters, digits, _ and -, a letter first")
+        return Problem(
+            f"{name!r:.{SHOWN_VALUE}} is not a name", place, "use lower-case letters, digits, _ and -, a letter first"
+        )
     message = error["msg"].removeprefix("Value error, ")
     if loc and loc[-1] == "api_key_env":  # what was given may be the key itself: it is not shown
         return Problem(f"{what}: give the name of the environment variable that holds the key", source.position(loc))
     given = error.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    shown = f" (given: {redacted(repr(given))[:SHOWN_VALUE]})" if isinstance(given, str | int | float | bool) else ""
     return Problem(f"{what}: {message}{shown}", source.position(loc))
 
 

@@ -151,14 +151,15 @@ def test_a_cycle_is_shown() -> None:
     assert any("cycle: " in problem and "->" in problem for problem in problems(text))
 
 
-def test_an_unset_environment_variable_is_named_and_never_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_key_is_a_problem_of_a_run_only_and_its_value_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     text = GOOD.replace("model: m, base_url", "model: m, api_key_env: MY_TEST_KEY, base_url")
     monkeypatch.delenv("MY_TEST_KEY", raising=False)
-    [problem] = problems(text)
-    assert problem.startswith(place(text, "MY_TEST_KEY"))
-    assert "MY_TEST_KEY is not set" in problem
+    checked(text)
+    with pytest.raises(PipelineError, match="MY_TEST_KEY is not set") as wrong:
+        check(Path("p.yaml"), keys=True)
+    assert str(wrong.value).startswith(place(text, "MY_TEST_KEY"))
     monkeypatch.setenv("MY_TEST_KEY", "sk-secret")
-    assert "sk-secret" not in repr(checked(text))
+    assert "sk-secret" not in repr(check(Path("p.yaml"), keys=True))
 
 
 def test_all_problems_are_said_at_once() -> None:
