@@ -121,9 +121,8 @@ class _Checker:
         try:
             found = find_files(path, self.beside)
         except (EngineError, OSError, ValueError) as error:
-            self.problem(
-                str(error) if isinstance(error, EngineError) else f"cannot look up {path:.{SHOWN_VALUE}}: {error}", loc
-            )
+            why = f"cannot look up {path:.{SHOWN_VALUE}}: {getattr(error, 'strerror', None) or error}"
+            self.problem(str(error) if isinstance(error, EngineError) else why, loc)
             return []
         if not found:
             if Path(path).is_dir():

@@ -8,12 +8,12 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 _NAMES = re.compile(
-    r"(^|[._-])(api[_-]?key|apikey|access[_-]?key([_-]?id)?|secret([_-]?(access[_-]?)?key)?|client[_-]?secret|(access|auth|"
-    r"bearer|refresh|id|session|security|private|hf|sas)?[_-]?token|pass(word|wd|phrase)?|pwd|authorization|x-api-key|"
-    r"credentials?|signature|sig|subscription[_-]?key|code[_-]?key|private[_-]?key|cookie)$",
+    r"(^|[._-])(api[_-]?key|access[_-]?key([_-]?id)?|secret([_-]?(access[_-]?)?key)?|client[_-]?secret|pass(word|wd|phrase)?"
+    r"|(access|api|auth|bearer|refresh|session|security|private|hf|sas)[_-]?token|pwd|authorization|credentials?|signature|sig"
+    r"|(subscription|private|account)[_-]?key|cookie)$|^token$",
     re.IGNORECASE,
 )
-_SHORT = {"key", "auth", "sv", "sas", "code"}
+_SHORT = {"key", "auth", "sas", "code"}
 """Names that stand for a secret in a URL's query, and for all sorts of things elsewhere."""
 
 _KEYS = re.compile(

@@ -55,8 +55,8 @@ class SourceFile:
     """
 
     name: str
-    path: str
-    system: Any = field(default=None, compare=False)
+    path: str = field(repr=False)
+    system: Any = field(default=None, compare=False, repr=False)
     partition: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -24,9 +24,7 @@ def _finalize(value: Any) -> Any:
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_finalize
 )
-for _random in ("random", "pprint"):
-    del _ENVIRONMENT.filters[_random]
-_ENVIRONMENT.globals = {name: _ENVIRONMENT.globals[name] for name in ("range", "dict", "namespace")}
+del _ENVIRONMENT.filters["random"], _ENVIRONMENT.globals["lipsum"]
 
 
 def render(template: str, **variables: Any) -> str:
@@ -48,7 +46,7 @@ def prompt_with(*variables: str) -> AfterValidator:
             _compiled(template)
             parsed = _ENVIRONMENT.parse(template)
         except TemplateSyntaxError as error:
-            said = "random filters would make each run different" if "'random'" in str(error.message) else error.message
+            said = "`random` would make each run different" if "'random'" in str(error.message) else error.message
             raise ValueError(f"not a valid template: {said} (line {error.lineno} of the prompt)") from error
         except RecursionError:
             raise ValueError("not a valid template: it is nested too deeply") from None

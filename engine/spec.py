@@ -342,6 +342,7 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     name, entries = str(loc[1]), data[section]
     entry = entries.get(name) if isinstance(entries, dict) else None
     required = {info.alias or key for key, info in _SECTIONS[section].model_fields.items() if info.is_required()}
+    required |= {"path", "hf", "generator", "registry"} if section == "datasets" else set()  # one of them
     if len(loc) > 2 and isinstance(entry, dict) and loc[2] in entry and loc[2] not in required:
         inner = entry[loc[2]]
         if error["type"] == "extra_forbidden" and len(loc) > 3 and isinstance(inner, dict):

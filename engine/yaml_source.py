@@ -123,7 +123,10 @@ def _bounded(text: str, kind: Any, name: str) -> None:
 
 _KINDS = {"date": "a date", "datetime": "a time", "bytes": "binary data"}
 _TOO_LONG = "the number does not fit into 64 bits"
-_TOO_LARGE = f"the YAML is too large or too deep: more than {MAX_NODES:,} values or {MAX_DEPTH} levels (aliases count where they are used)"
+_TOO_LARGE = (
+    f"the YAML is too large or too deep: more than {MAX_NODES:,} values or {MAX_DEPTH} levels "
+    "(aliases count where they are used)"
+)
 
 
 class _Builder:
@@ -165,11 +168,14 @@ class _Builder:
 
     def text(self, value: str, node: yaml.Node) -> str:
         """Text in which escaped surrogate pairs are the characters they stand for."""
+        if value.isascii():
+            return value
+        raw = value.encode("utf-16", "surrogatepass")
         try:
-            return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16")
+            return raw.decode("utf-16")
         except UnicodeDecodeError:
             self.refused("half of a surrogate pair (\\ud800 to \\udfff) is not a character", node, "give both halves, or none")
-            return ""
+            return raw.decode("utf-16", "replace")
 
     def refused(self, message: str, node: yaml.Node, hint: str = "") -> None:
         self.source.problems.append(Problem(message, self.at(node), hint))
