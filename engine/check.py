@@ -254,6 +254,9 @@ class _Checker:
                     needed = operator.inputs[port].record.type_name()
                     self.problem(f"{operator.name} needs {needed} as {port!r}, but {reference} is {link.type}: {why}", place)
             inputs[port] = tuple(links)
+        for role in spec.models.keys() - set(operator.roles):
+            hint = did_you_mean(role, operator.roles, _listed(operator, operator.roles, "models"))
+            self.problem(f"{operator.name} has no role {role!r}", (*loc, "models", role), hint, key=True)
         params = self.params.get(name)
         if params is None:
             return Step(name, spec, operator, inputs, operator.params.model_construct(), {})
@@ -280,9 +283,6 @@ class _Checker:
 
     def roles(self, name: str, operator: Operator, params: BaseModel, bound: Mapping[str, BoundModel]) -> dict[str, BoundModel]:
         spec, loc = self.spec.steps[name], ("steps", name)
-        for role in spec.models.keys() - set(operator.roles):
-            hint = did_you_mean(role, operator.roles, _listed(operator, operator.roles, "models"))
-            self.problem(f"{operator.name} has no role {role!r}", (*loc, "models", role), hint, key=True)
         found = {}
         needs = operator.needs(params) if operator.needs else {}
         for role in operator.used_roles(params):

@@ -137,12 +137,13 @@ def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
 
 
 def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    raw = bytearray()
     with file.open() as content:
-        raw = content.read(MAX_DOCUMENT_BYTES + 1)
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        raise EngineError(
-            f"{file.name}: a JSON file may have {MAX_DOCUMENT_BYTES >> 20} MiB; write JSON Lines (one object a line, .jsonl)"
-        )
+        while part := content.read(1 << 20):
+            raw += part
+            if len(raw) > MAX_DOCUMENT_BYTES:
+                most = f"{MAX_DOCUMENT_BYTES >> 20} MiB"
+                raise EngineError(f"{file.name}: a JSON file may have {most}; write JSON Lines (one object a line, .jsonl)")
     name = file.name
     try:
         document = load_json(raw.decode("utf-8-sig"))

@@ -200,9 +200,10 @@ def _problems(name: str, spec: DatasetSpec, record: type[Record], found: _Findin
             known = did_you_mean(column, found.columns)
             problems.append(Problem(f"rename: {name!r} has no column {column!r}", hint=known))
     if complete and not problems and not taken and not found.excluded and not spec.allow_empty:
-        why = (
-            f"none of its {len(found.rejects):,} rows fits: {found.rejects[0]['reason']}" if found.rejects else "it has no rows"
-        )
+        where = spec.path or spec.hf or spec.generator
+        why = f"{where} has no rows"
+        if found.rejects:
+            why = f"none of the {len(found.rejects):,} rows of {where} fits: {found.rejects[0]['reason']}"
         problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is right, say so: `allow_empty: true`"))
     return problems
 

@@ -196,7 +196,7 @@ def test_an_object_that_holds_no_rows_is_said_so(registry: Registry, raw: bytes,
 @pytest.mark.parametrize("raw", [b"", b"\n\n"])
 def test_an_empty_file_is_an_error_unless_that_is_said_to_be_right(registry: Registry, raw: bytes) -> None:
     Path("d.jsonl").write_bytes(raw)
-    with pytest.raises(PipelineError, match=r"dataset 'problems' is empty: it has no rows\n.*allow_empty: true"):
+    with pytest.raises(PipelineError, match=r"dataset 'problems' is empty: d.jsonl has no rows\n.*allow_empty: true"):
         read(registry, path="d.jsonl")
     got, rows = read(registry, path="d.jsonl", allow_empty=True)
     assert (got.rows, rows) == (0, [])
@@ -204,7 +204,7 @@ def test_an_empty_file_is_an_error_unless_that_is_said_to_be_right(registry: Reg
 
 def test_a_file_of_which_no_row_fits_is_empty_too(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines({"q": "x"}, {"q": "y"}))
-    with pytest.raises(PipelineError, match=r"none of its 2 rows fits: d.jsonl:1: question is missing"):
+    with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fits: d.jsonl:1: question is missing"):
         read(registry, path="d.jsonl", on_error="skip")
 
 
