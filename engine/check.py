@@ -18,10 +18,11 @@ from engine.llm.weights import identify, identify_encoder
 from engine.locations import FORMATS, SourceFile, find_files
 from engine.operator import Operator
 from engine.operators import Catalogue, catalogue
+from engine.pipeline_file import SHOWN_VALUE, read_pipeline
 from engine.problems import EngineError, PipelineError, Problem, did_you_mean
 from engine.references import References, all_references
 from engine.sources import head_problems, identity, source_key
-from engine.spec import SHOWN_VALUE, DatasetSpec, ModelSpec, PipelineSpec, read_pipeline
+from engine.spec import DatasetSpec, ModelSpec, PipelineSpec
 from engine.yaml_source import Loc, YamlSource
 from registry import Model, Record, Session
 from registry.record import missing_fields

@@ -63,8 +63,12 @@ def _model(model: type[BaseModel]) -> Coerce:
             return value
         for key in value.keys() - parts.keys():
             report(str(key))
-        known = {key: inner for key, inner in value.items() if key in parts}
-        return {key: convert(inner, report) if (convert := parts[key]) else inner for key, inner in known.items()}
+        known = {}
+        for key, inner in value.items():
+            if key in parts:
+                convert = parts[key]
+                known[key] = convert(inner, report) if convert else inner
+        return known
 
     return convert_all
 

@@ -117,7 +117,8 @@ def _bounded(text: str, kind: Any, name: str) -> None:
     for nodes, event in enumerate(yaml.parse(text, Loader=kind)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH or nodes > 2 * MAX_NODES:  # a collection has two events
-            where = Position(name, event.start_mark.line + 1, event.start_mark.column + 1)
+            mark = event.start_mark
+            where = Position(name, mark.line + 1, mark.column + 1) if mark else None
             raise PipelineError([Problem(_TOO_LARGE, where)])
 
 
@@ -147,7 +148,7 @@ class _Builder:
             return [self.build(item, (*loc, i)) for i, item in enumerate(node.value)]
         return self.scalar(node)
 
-    def scalar(self, node: yaml.ScalarNode) -> Any:
+    def scalar(self, node: yaml.Node) -> Any:
         """A plain value; one that JSON does not have is a problem, and becomes None so that the rest can be checked."""
         try:
             value = self.loader.construct_object(node)
