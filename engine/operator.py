@@ -350,7 +350,9 @@ def _read_signature(function: Callable[..., Any], label: str) -> _Signature:
             )
         params = model
     else:
-        params = create_model(f"{label} parameters", __config__=ConfigDict(extra="forbid", frozen=True), **settings)
+        params = create_model(
+            f"{label} parameters", __config__=ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False), **settings
+        )
     return _Signature(shape, ports, context, params, whole_settings)
 
 

@@ -50,7 +50,7 @@ class SourcePlan:
     manifest: Manifest | None = None
     draft: Draft | None = None
     rejected: int = 0
-    ignored: tuple[str, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def _source_note(source: SourcePlan) -> str:
     if source.rejected:
         notes.append(f"rows left out: {source.rejected} (`rejects` says why)")
     if source.ignored:
-        notes.append(f"fields left out: {', '.join(source.ignored)}")
+        fields = (name if count == source.rows else f"{name} ({count:,})" for name, count in source.ignored.items())
+        notes.append(f"fields left out: {', '.join(fields)}")
     return "; ".join(notes)
 
 

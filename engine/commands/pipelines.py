@@ -74,7 +74,7 @@ def run(
     from engine.run import run as run_pipeline
     from registry import Report
 
-    checked = checked_pipeline(pipeline, set_)
+    checked = checked_pipeline(pipeline, set_, keys=True)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
     registry = the_registry()
     with progress_on(stderr_console()) as observer:
@@ -99,7 +99,7 @@ def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = Fals
     from engine.needs import ability_rows, ask_server
     from engine.output import grid
 
-    checked = checked_pipeline(pipeline, set_)
+    checked = checked_pipeline(pipeline, set_, keys=True)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
     rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).abilities for spec in models.values()])
     if json:

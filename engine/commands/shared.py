@@ -51,16 +51,16 @@ def existing_registry() -> Any:
     return registry
 
 
-def checked_pipeline(pipeline: str, settings: list[str] | None) -> Any:
-    """The pipeline that a command was given, checked."""
+def checked_pipeline(pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
+    """The pipeline that a command was given, checked; `keys`: API keys must be there, too."""
     from engine.check import check as check_file
 
     registry, file = the_registry(), _find_pipeline(pipeline)
     if registry.exists:
         with registry.session() as session:
-            checked = check_file(file, settings, session)
+            checked = check_file(file, settings, session, keys=keys)
     else:
-        checked = check_file(file, settings)
+        checked = check_file(file, settings, keys=keys)
     _note_exclusions(checked)
     return checked
 
