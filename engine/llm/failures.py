@@ -36,7 +36,7 @@ _NO_KEY = re.compile(
     r"(not valid|invalid|incorrect|missing|not (passed|provided|found|set)|expired|revoked|passed in|required)"
     r"|(invalid|incorrect|missing|no|expired|wrong|bad) (api|access|auth\w*|bearer|proxy)([ _-]server)?[ _-]?"
     r"(key|token|credentials)\b"
-    r"|no auth(entication)? credentials",
+    r"|no auth(entication)? credentials|no connected db",  # the last: LiteLLM, of any key but the master key
     re.IGNORECASE | re.DOTALL,
 )
 _OF_PARAMETERS = re.compile(r"response_format|json.?schema|logprobs|requested parameters|structured output", re.IGNORECASE)

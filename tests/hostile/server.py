@@ -369,6 +369,7 @@ MODES: dict[str, Mode] = {
     "nobody-takes-it": Mode(
         error("No endpoints found that can handle the requested parameters.", 404), "reject", "404: No endpoints", 1
     ),
+    "key-litellm-without-a-database": Mode(error("No connected db.", 400), "stop", "check the key in", 1),
     "temperature": Mode(
         error(
             "Unsupported value: 'temperature' does not support 0.7 with this model.",
