@@ -133,9 +133,9 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
     if not result.moves_latest:
         trial = "This was a trial with other parameters (--set), so `latest` stays where it was. To move it:"
         console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
-    retry = [again("--retry-rejects")] if any(_may_differ(outcome) for outcome in result.steps) else []
+    first = [again("--retry-rejects")] if any(_may_differ(outcome) for outcome in result.steps) else []
     console.print("\nTry next:")
-    for line in [*retry, *_suggestions(result)]:
+    for line in [*first, *_suggestions(result)]:
         console.print(f"  {line}", soft_wrap=True)
 
 

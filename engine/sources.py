@@ -89,7 +89,7 @@ def identity(
 def files_of(spec: DatasetSpec, beside: Path) -> tuple[str, ...]:
     """The files, or the Hub's dataset, that a source is read from, for people; none for a generator."""
     if spec.path is not None:
-        return tuple(find_files(spec.path, beside))
+        return tuple(file.name for file in find_files(spec.path, beside))
     return (f"hf:{spec.hf}",) if spec.hf else ()
 
 
