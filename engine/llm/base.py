@@ -48,6 +48,8 @@ class PassingError(ModelError):
         unreachable: nobody listens there; when that does not pass, it concerns every request.
         throttled: the server takes no more for now (429).
         differently: the provider will put it in other words, at once; this is no try of the request's.
+        down: the endpoint, not the request, is in trouble (nobody listens, a gateway without its server, a reset).
+        billed: the server may bill the request all the same, because it may have worked on it.
     """
 
     def __init__(
@@ -58,12 +60,16 @@ class PassingError(ModelError):
         unreachable: bool = False,
         throttled: bool = False,
         differently: bool = False,
+        down: bool = False,
+        billed: bool = True,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.unreachable = unreachable
         self.throttled = throttled
         self.differently = differently
+        self.down = down or unreachable
+        self.billed = billed and not (unreachable or throttled or differently)
 
 
 class BudgetError(ModelError):

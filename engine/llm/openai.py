@@ -141,7 +141,7 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec) -> PassingEr
     if isinstance(error, aiohttp.ClientConnectorError):
         said = f"nobody answers at {url} ({error.strerror or error}); is the server running, and base_url right?"
         return PassingError(said, unreachable=True)
-    return PassingError(f"{url}: {type(error).__name__}: {error}")
+    return PassingError(f"{url}: {type(error).__name__}: {error}", down=isinstance(error, aiohttp.ClientConnectionError))
 
 
 def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:

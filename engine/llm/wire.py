@@ -23,6 +23,10 @@ _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair."""
 _PASSING = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}
+_DOWN = {502, 503, 504, *range(520, 528)}
+"""Said by a gateway whose server does not answer, or by a server that starts or stops."""
+_NOT_BILLED = {409, 425, 429, 503, 529}
+"""Passing failures of requests that no model has worked on."""
 _WORDS = 500
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NO_MODEL = re.compile(
@@ -107,7 +111,8 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec,
         key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"
         return EndpointError(f"{said} ({key if status == 401 else 'this key may not use this model'})")
     if status in _PASSING or status >= 500:
-        return PassingError(said, _retry_after(headers.get("Retry-After")), throttled=status == 429)
+        wish, down, billed = _retry_after(headers.get("Retry-After")), status in _DOWN, status not in _NOT_BILLED
+        return PassingError(said, wish, throttled=status == 429, down=down, billed=billed)
     return RequestError(said, refused=status in (400, 422))
 
 

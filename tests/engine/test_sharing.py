@@ -11,7 +11,8 @@ import pytest
 
 from engine.llm import sharing
 from engine.llm.base import BudgetError, Completion, StoppedError
-from engine.llm.limits import Ask, Governor, Outcome
+from engine.llm.limits import Governor
+from engine.llm.requests import Ask, Outcome
 from engine.llm.sharing import Post, RemoteAnswers, RemoteGate, Service
 from engine.spec import ModelSpec
 
