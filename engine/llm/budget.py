@@ -12,6 +12,9 @@ TEMPLATE_TOKENS = 128
 UNSEEN_TEMPLATE_TOKENS = 16_384
 """The same for requests that are sent together before anything was answered: only a large budget lets them go at once."""
 
+UNSEEN_TEMPLATE_TOKENS_IN_BATCH = 1024
+"""The same in a batch, where an answer to learn from may take a day."""
+
 _ROUNDING = 1e-12
 
 
@@ -109,7 +112,8 @@ class Budget:
     def _margin(self, requests: int) -> float:
         """What each of so many requests may cost beyond its bound."""
         if self._template_usd is None:
-            return self._spec.cost(TEMPLATE_TOKENS if requests == 1 else UNSEEN_TEMPLATE_TOKENS, 0)
+            unseen = UNSEEN_TEMPLATE_TOKENS_IN_BATCH if self._spec.mode == "batch" else UNSEEN_TEMPLATE_TOKENS
+            return self._spec.cost(TEMPLATE_TOKENS if requests == 1 else unseen, 0)
         return max(self._template_usd, 2 * self._overrun_usd)
 
     def _learn(self, ask: Ask, outcome: Outcome) -> None:

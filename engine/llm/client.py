@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_none
 
 from engine.llm.abilities import SampleWatch
 from engine.llm.base import (
@@ -47,6 +47,10 @@ class Answer:
     reused: bool
 
 
+class _EmptyAnswerError(RequestError):
+    """The server answered without a word."""
+
+
 class SharedModel:
     """One model of a pipeline in one worker, whatever roles it fills: one client, one set of limits, one journal.
 
@@ -64,6 +68,7 @@ class SharedModel:
         self._answers = answers
         self._gate = gate
         self._make = provider
+        self._batch = spec.mode == "batch"
         self._provider: Provider | None = None
         self._asking: dict[str, asyncio.Future[Completion]] = {}
         self._renewed: set[str] = set()
@@ -144,9 +149,16 @@ class SharedModel:
         found: dict[str, Answer] = {}
         try:
             while left := [request for request in requests if request.key in asking and request.key not in found]:
-                for request, answer in zip(left, await self._ask(left), strict=False):
-                    found[request.key] = answer
-                    asking[request.key].set_result(answer.completion)
+                groups = [[request] for request in left] if self._batch else [left]  # each line of a batch is billed
+                results = await asyncio.gather(*[self._ask(group) for group in groups], return_exceptions=True)
+                for group, result in zip(groups, results, strict=True):
+                    for request, answer in zip(group, [] if isinstance(result, BaseException) else result, strict=False):
+                        found[request.key] = answer
+                        asking[request.key].set_result(answer.completion)
+                errors = [result for result in results if isinstance(result, BaseException)]
+                # Of several samples, those without a word are asked for again while others come.
+                if hard := [error for error in errors if not isinstance(error, _EmptyAnswerError)] or errors[len(groups) - 1 :]:
+                    raise hard[0]
         except asyncio.CancelledError:
             for future in asking.values():
                 future.cancel()
@@ -176,7 +188,7 @@ class SharedModel:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PassingError),
             stop=patience.is_used_up,
-            wait=_wait,
+            wait=wait_none() if self._batch else _wait,
             sleep=self._sleep,
             reraise=True,
         )
@@ -226,7 +238,7 @@ class SharedModel:
             if not good:
                 # Not journalled: an empty answer is not one, and asking again may give one.
                 empty = completions[0]
-                raise RequestError(f"empty answer (finish_reason {empty.finish_reason!r})", empty)
+                raise _EmptyAnswerError(f"empty answer (finish_reason {empty.finish_reason!r})", empty)
             return await self._kept(requests, good)
         except PassingError as error:
             outcome = self._failed(error, requests[0].key)
@@ -257,10 +269,12 @@ class SharedModel:
         return [Answer(done, reused=False) for done in kept]
 
     def _failed(self, error: PassingError, key: str) -> Outcome:
-        if error.throttled:
-            return Outcome("throttled", retry_after=error.retry_after)
         if error.differently:
             return Outcome("refused")
+        if self._batch:  # the server took the batch: a line that failed says nothing of the endpoint
+            return Outcome("failed", accounted=not error.billed)
+        if error.throttled:
+            return Outcome("throttled", retry_after=error.retry_after)
         self._failing.add(key)
         # One request that fails again and again is at fault itself; when all do, and were answered before, the endpoint is.
         error.down = error.down or (self._answered > 0 and len(self._failing) >= SUSPECTS)
@@ -334,6 +348,8 @@ class _Patience:
         return self.counted > self._retries
 
     def _is_excused(self, error: PassingError, progress: bool) -> bool:
+        if self._model.spec.mode == "batch":
+            return error.differently
         now = time.monotonic()
         self._since = now if self._since is None or progress else self._since
         if error.unreachable:
