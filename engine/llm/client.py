@@ -227,6 +227,7 @@ class SharedModel:
             # What was let out before the budget was used up is paid by it.
             if self._stopped and not isinstance(self._stopped, BudgetError):
                 raise type(self._stopped)(str(self._stopped))
+            await self._answers.room()
             # Whatever becomes of it (a time-out, a reset, a row that gives up): the server may bill it.
             outcome = Outcome("failed", accounted=False)
             completions = await provider.complete(requests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -11,7 +12,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from engine.llm.abilities import Abilities, Ability, recall, remember
 from engine.llm.base import PassingError, RequestError
+from engine.llm.gated import gated
 from engine.llm.journal import Answers
+from engine.llm.limits import Gate
 from engine.llm.openai import api_key, post_json, session
 from engine.spec import ModelSpec
 
@@ -32,18 +35,20 @@ class Probed(NamedTuple):
     calls: int
 
 
-async def probe(spec: ModelSpec, answers: Answers, wanted: Sequence[Ability], *, anew: bool = False) -> Probed:
+async def probe(spec: ModelSpec, answers: Answers, wanted: Sequence[Ability], gate: Gate, *, anew: bool = False) -> Probed:
     """Find out the wanted abilities of a model on its server, and keep them.
 
     Args:
         spec: the model.
         answers: where what is known is kept.
         wanted: abilities.
+        gate: the model's limits.
         anew: ask also for what is known: servers learn.
 
     Raises:
         EndpointError: no request can succeed there (key, model name, address).
         PassingError: the server does not answer now.
+        BudgetError: the limits allow no further request.
     """
     abilities, asker = await recall(answers, spec), None
     unknown = wanted if anew else abilities.unknown(wanted)
@@ -51,7 +56,7 @@ async def probe(spec: ModelSpec, answers: Answers, wanted: Sequence[Ability], *,
         return Probed(abilities, 0)
     secret = api_key(spec)
     async with session(spec, secret, aiohttp.ClientTimeout(total=spec.timeout)) as client:
-        asker = _Asker(client, spec, secret)
+        asker = _Asker(client, spec, secret, gate)
         found: dict[str, bool | None] = {ability: await _CHECKS[ability](asker) for ability in unknown}
     if asker.longest != "max_tokens":
         found["max_completion_tokens"] = True
@@ -61,8 +66,8 @@ async def probe(spec: ModelSpec, answers: Answers, wanted: Sequence[Ability], *,
 
 
 class _Asker:
-    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secret: str) -> None:
-        self._client, self._spec, self._secret = client, spec, secret
+    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secret: str, gate: Gate) -> None:
+        self._client, self._spec, self._secret, self._gate = client, spec, secret, gate
         self.calls = 0
         self.longest = "max_tokens"
 
@@ -78,7 +83,8 @@ class _Asker:
         messages = [{"role": "user", "content": prompt}]
         asked = {**self._spec.extra_body, "model": self._spec.model, "messages": messages, self.longest: max_tokens, **more}
         try:
-            answer = await post_json(self._client, f"{self._spec.endpoint}/chat/completions", asked, self._spec, self._secret)
+            send = partial(post_json, self._client, f"{self._spec.endpoint}/chat/completions", asked, self._spec, self._secret)
+            answer = await gated(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
         except RequestError as error:
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
                 self.longest = "max_completion_tokens"

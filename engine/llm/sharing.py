@@ -22,6 +22,7 @@ from engine.llm.requests import Ask, Outcome
 
 _BUNDLE_SECONDS = 0.002
 _LISTEN_SECONDS = 5.0
+_ROOMY_SECONDS = 0.5
 _SILENCE_SECONDS = 60.0
 """A worker that has not been heard of for so long counts as dead: its places among the requests in flight are free again."""
 
@@ -111,6 +112,10 @@ class Service:
     async def notes(self, prefix: str) -> dict[str, str]:
         """See Journal."""
         return await self._journal.notes(prefix)
+
+    async def room(self) -> None:
+        """See Journal."""
+        await self._journal.room()
 
     async def bury(self, worker: str) -> None:
         """A worker is dead: what it had goes to the others, at once.
@@ -292,6 +297,7 @@ class RemoteAnswers:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._wanted: dict[str, asyncio.Future[str | None]] = {}
+        self._roomy_until = 0.0
         self._written: list[tuple[Entry, asyncio.Future[str | None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -317,6 +323,12 @@ class RemoteAnswers:
         """See Answers."""
         found: dict[str, str] = await self._link.call("notes", prefix)
         return found
+
+    async def room(self) -> None:
+        """See Answers; asked again after a moment only."""
+        if time.monotonic() > self._roomy_until:
+            await self._link.call("room")
+            self._roomy_until = time.monotonic() + _ROOMY_SECONDS
 
     async def _write(self, entry: Entry) -> str | None:
         done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
