@@ -33,7 +33,7 @@ from engine.spec import ModelSpec
 
 _WORDS = 160
 _CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0
-_CAP_SECONDS_DOWN = 2.0
+_CAP_SECONDS_DOWN = 15.0
 
 ask_again: ContextVar[bool] = ContextVar("ask_again", default=False)
 """Set while a rejected row is run again: answers in the journal, which led to the reject, are asked for anew."""
@@ -336,8 +336,6 @@ class _Patience:
         self._model = model
         self._retries = retries
         self._answered = model._answered
-        patience = model.spec.limits.patience
-        self._seconds = PATIENCE_SECONDS if patience is None and model._answered else patience or 0.0
         self._since: float | None = None
         self.counted = 0
 
@@ -356,7 +354,9 @@ class _Patience:
         if error.unreachable:
             return True  # the gate gives up, for all
         if error.down:
-            return not progress and now - self._since < self._seconds
+            patience = self._model.spec.limits.patience
+            unset = PATIENCE_SECONDS if self._model._answered else 0.0
+            return not progress and now - self._since < (unset if patience is None else patience)
         return error.differently or (error.throttled and progress)
 
 

@@ -122,7 +122,10 @@ class Journal:
                 if ("checksum",) not in self._reader.execute("select name from pragma_table_info('notes')").fetchall():
                     self._reader.execute("alter table notes add column checksum text")
         except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
-            raise EngineError(f"cannot open the journal {self.file}: {error}; `engine fsck --deep` says what to do") from error
+            advice = "`engine fsck --deep` says what to do"
+            if _primary_code(error) in _NO_ROOM:
+                advice = f"is there room left on that disk? If so, {advice}"
+            raise EngineError(f"cannot open the journal {self.file}: {error}; {advice}") from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._reserve = Reserve(folder)
         self._ending = threading.Event()

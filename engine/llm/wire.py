@@ -23,7 +23,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair."""
 _PASSING = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}
-_DOWN = {502, 503, 504, *range(520, 528)}
+_DOWN = {502, 503, *range(520, 524)}
 """Said by a gateway whose server does not answer, or by a server that starts or stops."""
 _NOT_BILLED = {409, 425, 429, 503, 529}
 """Passing failures of requests that no model has worked on."""
