@@ -6,6 +6,7 @@ in the driver: the others go on at once, while a new worker starts.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections import deque
@@ -91,10 +92,12 @@ class Pool:
     def close(self) -> None:
         """End the workers."""
         import ray
+        from ray.exceptions import RayError
 
         for actor in (*(seat.actor for seat in self._seats), self._service):
             if actor is not None:
-                ray.kill(actor)
+                with contextlib.suppress(RayError):  # Ray itself is gone, and its workers with it
+                    ray.kill(actor)
 
     def _next(self) -> Receipt | Failure:
         """The next result, however many workers die meanwhile."""
