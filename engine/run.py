@@ -230,7 +230,7 @@ class _Runner:
             self.observer.message(f"{plan.name}: {note}")
         if not missing:
             return
-        self._spend(check_needs(self.definition, self.registry))
+        self._spend(check_needs(self.definition, self.registry, self.state.spent))
         if any(model.spec.mode == "batch" for model in self.definition.models.values()):
             self.observer.message(
                 f"{plan.name}: its calls go out in batches, which may take a day. Stop (Ctrl-C) and run again whenever you "

@@ -50,11 +50,14 @@ class Limits(Spec):
         concurrency: requests in flight, over all workers; fewer for as long as the server answers 429.
         requests_per_minute: started requests a minute.
         tokens_per_minute: prompt and completion tokens a minute.
+        patience: seconds that the endpoint may be down before the step gives up; 150 by default. An endpoint that has
+            never answered gets `retries` further tries, unless this is set.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    patience: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Price(Spec):
@@ -122,6 +125,11 @@ class ModelSpec(Spec):
         if self.provider == "openai":
             return (self.base_url or "https://api.openai.com/v1").rstrip("/")
         return self.provider
+
+    @property
+    def capped(self) -> bool:
+        """Whether a run may spend only so much on it."""
+        return self.max_calls is not None or self.budget_usd is not None
 
     @property
     def most_in_flight(self) -> int:

@@ -81,10 +81,10 @@ class Worker:
 
     Args:
         job: what the partitions share.
-        link, far: see Models.
+        link, name, far: see Models.
     """
 
-    def __init__(self, job: Job, link: Link | None = None, *, far: bool = False) -> None:
+    def __init__(self, job: Job, link: Link | None = None, name: str | None = None, *, far: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
         known = catalogue()
@@ -94,7 +94,7 @@ class Worker:
         self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.pulse = Pulse(self.registry.receipts / job.step_key)
-        self.models = Models(job, self.registry, link, far=far)
+        self.models = Models(job, self.registry, link, name, far=far)
         self._mark = stop_mark(self.registry.receipts, job.step_key)
         self._watching: asyncio.Task[None] | None = None
         self._tables: dict[str, Table[Any]] = {}
@@ -126,7 +126,6 @@ class Worker:
         """Send no further request once the step is to stop, because another worker failed or the user said so."""
         while not self._mark.exists():
             await asyncio.sleep(_WATCH_SECONDS)
-            self.models.keep_account()
             self.pulse.say(self.models.trouble())
         self._stop()
 

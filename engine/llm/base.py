@@ -61,6 +61,8 @@ class PassingError(ModelError):
         differently: the provider will put it in other words, at once; this is no try of the request's.
         refused: the server may have broken down over how the request was put (5xx).
         completion: the part of an answer that came, where one did: it may have been paid for.
+        down: the endpoint, not the request, is in trouble (nobody listens, a gateway without its server, a reset).
+        billed: the server may bill the request all the same, because it may have worked on it.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class PassingError(ModelError):
         differently: bool = False,
         refused: bool = False,
         completion: Completion | None = None,
+        down: bool = False,
+        billed: bool = True,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -81,6 +85,8 @@ class PassingError(ModelError):
         self.differently = differently
         self.refused = refused
         self.completion = completion
+        self.down = down or unreachable
+        self.billed = billed and not (unreachable or throttled or differently)
 
 
 class BudgetError(ModelError):

@@ -110,7 +110,11 @@ def pauses() -> Iterator[float]:
 
 
 class BatchApi:
-    """The server's side of it. A failure that may pass is waited out, unless said otherwise; others are EndpointErrors."""
+    """The server's side of it. A failure that may pass is waited out, unless said otherwise; others are EndpointErrors.
+
+    Attributes:
+        trouble: how the last call failed, in the server's words; nothing when it did not.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
@@ -118,6 +122,7 @@ class BatchApi:
         # Files are large: what is limited for them is silence.
         self._session = session(spec, self._secret, aiohttp.ClientTimeout(sock_connect=30, sock_read=spec.timeout))
         self._heard = False
+        self.trouble = ""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -230,6 +235,15 @@ class BatchApi:
                 await patience.wait(error)
 
     async def _call(self, method: str, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[T]], **more: Any) -> T:
+        try:
+            result = await self._request(method, path, read, **more)
+        except ModelError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return result
+
+    async def _request(self, method: str, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[T]], **more: Any) -> T:
         """One HTTP request. Nothing smaller than the whole batch is at fault: no RequestError."""
         url = f"{self._spec.endpoint}{path}"
         try:

@@ -18,6 +18,10 @@ from engine.spec import ModelSpec
 
 _PASSING = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}
+_DOWN = {502, 503, *range(520, 524)}
+"""From a gateway whose server does not answer, or a server that starts or stops."""
+_NOT_BILLED = {409, 425, 429, 503, 529}
+"""Passing failures of requests that no model has worked on."""
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NO_MODEL = re.compile(
     r"\bmodels?\b.{0,80}(not exist|doesn't exist|not found|not a valid model)|is not a valid model"
@@ -86,7 +90,14 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
     if status == 400 and code in _REFUSED_PARAMETER and param in _OURS:
         return EndpointError(f"{said} (every request has {param}: change it in the model or in the step that sets it)")
     if status in _PASSING or status >= 500:
-        return PassingError(said, retry_after(headers), throttled=status == 429, refused=status >= 500)
+        return PassingError(
+            said,
+            retry_after(headers),
+            throttled=status == 429,
+            refused=status >= 500,
+            down=status in _DOWN,
+            billed=status not in _NOT_BILLED,
+        )
     return RequestError(said, refused=status in (400, 422))
 
 
@@ -130,7 +141,8 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bo
         return PassingError(said, unreachable=True)
     if isinstance(error, GarbledError):
         return PassingError(f"{url}: {excerpt(str(error))}")
-    return PassingError(f"{url}: {type(error).__name__}: {excerpt(str(error))}")
+    down = isinstance(error, aiohttp.ClientConnectionError)
+    return PassingError(f"{url}: {type(error).__name__}: {excerpt(str(error))}", down=down)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -13,7 +14,9 @@ from engine.llm.abilities import Abilities, Ability, recall, remember
 from engine.llm.base import PassingError, RequestError
 from engine.llm.decoding import from_json
 from engine.llm.finish import ending
+from engine.llm.gated import gated
 from engine.llm.journal import Answers
+from engine.llm.limits import Gate
 from engine.llm.openai import api_key, post_json, session
 from engine.llm.redact import redacted
 from engine.spec import ModelSpec
@@ -36,7 +39,13 @@ class Probed(NamedTuple):
 
 
 async def probe(
-    spec: ModelSpec, answers: Answers, wanted: Sequence[Ability], *, anew: bool = False, recheck: bool = False
+    spec: ModelSpec,
+    answers: Answers,
+    wanted: Sequence[Ability],
+    gate: Gate,
+    *,
+    anew: bool = False,
+    recheck: bool = False,
 ) -> Probed:
     """Find out the wanted abilities of a model on its server, and keep each as soon as it is known.
 
@@ -44,12 +53,14 @@ async def probe(
         spec: the model.
         answers: where what is known is kept.
         wanted: abilities.
+        gate: the model's limits.
         anew: ask also for what is known: servers learn.
         recheck: ask also for what the server did not have.
 
     Raises:
         EndpointError: no request can succeed there (key, model name, address).
         PassingError: the server did not answer after `retries` further tries.
+        BudgetError: the limits allow no further request.
     """
     abilities = await recall(answers, spec)
     missing = abilities.missing(wanted) if recheck else []
@@ -58,7 +69,7 @@ async def probe(
         return Probed(abilities, 0)
     secret = api_key(spec)
     async with session(spec, secret, aiohttp.ClientTimeout(total=spec.timeout)) as client:
-        asker = _Asker(client, spec, secret)
+        asker = _Asker(client, spec, secret, gate)
         for ability in unknown:
             found: dict[str, bool | None] = {ability: await _CHECKS[ability](asker)}
             if asker.longest != "max_tokens":
@@ -69,8 +80,8 @@ async def probe(
 
 
 class _Asker:
-    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secret: str) -> None:
-        self._client, self._spec, self._secret = client, spec, secret
+    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secret: str, gate: Gate) -> None:
+        self._client, self._spec, self._secret, self._gate = client, spec, secret, gate
         self._heard = False
         self.calls = 0
         self.longest = "max_tokens"
@@ -111,7 +122,8 @@ class _Asker:
         url = f"{self._spec.endpoint}/chat/completions"
         try:
             with redacted(self._secret):
-                answer = await post_json(self._client, url, asked, self._spec, heard=self._heard)
+                send = partial(post_json, self._client, url, asked, self._spec, heard=self._heard)
+                answer = await gated(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
         except RequestError as error:
             self._heard = True
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
