@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any
 
@@ -32,10 +32,8 @@ class Number(float):
     text: str
 
     def __new__(cls, text: str) -> Number:
-        """Raises ValueError when it is beyond the range of a float."""
+        """Raises ValueError when it is not a number."""
         number = super().__new__(cls, text)
-        if math.isinf(number):
-            raise ValueError(f"{text:.40} is beyond the range of numbers (1.8e308)")
         number.text = text
         return number
 
@@ -134,6 +132,7 @@ def _below(convert: Coerce, path: str) -> Coerce:
 
 def _text(value: Any, path: str) -> Any:
     if isinstance(value, Number):
+        _finite(value, path)
         return value.text
     if isinstance(value, float):
         return repr(_finite(value, path))
@@ -143,9 +142,13 @@ def _text(value: Any, path: str) -> Any:
 
 
 def _whole(value: Any, path: str) -> Any:
-    if isinstance(value, Number):  # 9007199254740993.0 has no float
-        exact = Decimal(value.text)
-        return int(exact) if abs(exact) < 2**64 and exact == exact.to_integral_value() else value
+    """9007199254740993.0 is a whole number that no float can be."""
+    if isinstance(value, Number) and value.is_integer() and abs(value) < 2**64 and len(value.text) < 64:
+        try:
+            exact = Decimal(value.text)
+        except InvalidOperation:  # an exponent beyond all measure
+            return value
+        return int(exact) if exact == exact.to_integral_value() else value
     return value
 
 
@@ -157,5 +160,7 @@ def _finite(value: Any, path: str) -> Any:
         except ValueError:
             return value  # its own error
     if isinstance(number, float | Decimal) and not math.isfinite(number):
+        if isinstance(value, Number):
+            raise UnfitError(f"{path}: {value.text:.40} is beyond the range of numbers (1.8e308)")
         raise UnfitError(f"{path}: {value} is not a number that a row may have; leave it out, or use null")
     return value

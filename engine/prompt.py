@@ -9,20 +9,43 @@ import re
 from functools import cache
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, meta, pass_context
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator
 
+MAX_REPEATED = 1_000_000
+"""Characters or items that a template may make by `*`."""
+MAX_POWER_BITS = 10_000
+"""Size of a number that a template may make by `**`."""
 
-def _finalize(value: Any) -> Any:
+
+@pass_context  # so that Jinja computes nothing while it compiles
+def _finalize(context: Context, value: Any) -> Any:
     """What `{{ ... }}` may print: an object's address would differ each time."""
     if value is None or isinstance(value, str | int | float | list | tuple | dict | StrictUndefined):
         return value
     raise TypeError(f"a template prints a {type(value).__name__}, not text; is a call without its brackets?")
 
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_finalize
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox whose templates cannot fill the memory or compute for ever by one operator."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Multiply, or take to a power, within limits."""
+        if operator == "**" and isinstance(left, int) and left.bit_length() * abs(right) > MAX_POWER_BITS:
+            raise SecurityError(f"a power in a template may have {MAX_POWER_BITS:,} bits at most")
+        for many, times in ((left, right), (right, left)):
+            if isinstance(many, str | list | tuple) and isinstance(times, int) and len(many) * times > MAX_REPEATED:
+                raise SecurityError(f"a template may make {MAX_REPEATED:,} characters by repeating at most")
+        return super().call_binop(context, operator, left, right)
+
+
+_ENVIRONMENT = _Environment(
+    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_finalize, optimized=False
 )
 del _ENVIRONMENT.filters["random"], _ENVIRONMENT.globals["lipsum"]
 

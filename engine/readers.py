@@ -93,7 +93,7 @@ _DEEP = "it is nested too deeply"
 
 
 def load_json(text: str) -> Any:
-    """JSON, without what the standard does not have (NaN, infinities) or leaves open (a key twice, 1e400).
+    """JSON, without what the standard does not have (NaN, infinities) or leaves open (a key twice).
 
     Fractions are `Number`s, which know their text.
 

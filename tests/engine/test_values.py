@@ -90,6 +90,11 @@ def test_a_json_number_that_no_float_can_be_is_refused(registry: Registry, numbe
         read(registry, MathProblem, "d.jsonl")
 
 
+def test_a_number_beyond_all_floats_does_no_harm_where_nobody_wants_it(registry: Registry) -> None:
+    Path("d.jsonl").write_text('{"question": "q", "answer": 1, "size": 1e400}\n')
+    assert read(registry, MathProblem, "d.jsonl")[0].ignored == {"size": 1}
+
+
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_parquet_number_that_is_not_finite_is_refused(registry: Registry, kind: pa.DataType, number: float) -> None:

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from jinja2.exceptions import SecurityError
 
 from engine.check import check
 from engine.problems import PipelineError
+from engine.prompt import render
 from engine.yaml_source import MAX_BYTES, MAX_NODES, parse
 
 REST = "datasets: {rows: {type: MathProblem, path: rows.jsonl}}\nsteps: {once: {op: dedup, in: rows, with: {method: exact}}}\n"
@@ -228,3 +230,22 @@ def test_a_prompt_that_cannot_mean_what_it_says_is_refused(case: tuple[str, str]
 def test_a_prompt_with_other_braces_is_taken(template: str) -> None:
     Path("p.yaml").write_text(prompt(f"'{template}'".replace("'{question}'", "''{question}''")))
     check(Path("p.yaml"))
+
+
+@pytest.mark.parametrize(
+    "bomb", ["{{ 9 ** 999 ** 999 ** 999 }}", "{{ 'x' * 10 ** 11 }}", "{{ [1] * 99999999999 }}", "{{ 'x' | center(10 ** 12) }}"]
+)
+def test_a_prompt_that_is_a_bomb_does_not_go_off_in_check(bomb: str) -> None:
+    template = f"{bomb} {{{{ question }}}}"
+    Path("p.yaml").write_text(prompt(f'"{template}"'))
+    check(Path("p.yaml"))
+    if "center" not in bomb:
+        with pytest.raises(SecurityError, match="at most"):
+            render(template, question="q")
+
+
+def test_a_prompt_prints_what_is_text_and_the_same_each_time() -> None:
+    template = "{{ question * 3 }} {{ 2 ** 8 * 1.5 * 100000 }} {{ [1, 'a'] }} {{ none }} {{ question | upper }}"
+    assert render(template, question="q") == "qqq 38400000.0 [1, 'a'] None Q"
+    with pytest.raises(TypeError, match="a template prints a builtin_function_or_method"):
+        render("{{ question.upper }}", question="q")

@@ -168,6 +168,8 @@ def test_of_nothing_nothing_is_made(registry: Registry) -> None:
     types = {"problems": "MathProblem", "tests": "MathProblem"}
     document = json.loads(pipeline("decontaminate", {"rows": "problems", "reference": "tests"}, types))
     document["steps"]["once"] = {"op": "dedup", "in": "problems"}
+    for dataset in document["datasets"].values():
+        dataset["allow_empty"] = True
     run_ok(json.dumps(document), registry)
     assert ask(registry, "select sum(rows) from versions") == [(0,)]
 
