@@ -85,7 +85,7 @@ def test_a_mode_of_the_server_comes_to_what_it_should(outcomes: Outcomes, hostil
         assert 0 <= outcome.tokens_out <= MOST_TOKENS
         assert (outcome.logprobs is not None) == bool(mode.needs)
     else:
-        assert type(outcome) is {"reject": RequestError, "stop": EndpointError}[mode.outcome], repr(outcome)
+        assert isinstance(outcome, {"reject": RequestError, "stop": EndpointError}[mode.outcome]), repr(outcome)
         assert mode.words in str(outcome)
         assert len(str(outcome)) < 1500
     if mode.asked is not None:
