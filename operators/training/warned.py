@@ -21,7 +21,7 @@ def heard() -> Iterator[list[str]]:
     found: list[str] = []
 
     def hear(library: str, text: str) -> None:
-        said = f"{library}: {_RANK.sub('', ' '.join(text.split()))}"
+        said = f"{library}: {_RANK.sub('', ' '.join(text.split())).rstrip('.')}"
         said = said if len(said) <= _LONGEST else said[:_LONGEST] + "..."
         if said not in found and len(found) < _MOST:
             found.append(said)
