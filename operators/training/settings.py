@@ -295,10 +295,15 @@ class KTOSettings(PreferenceSettings):
     undesirable_weight: Annotated[float, Field(gt=0)] = 1.0
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
 
+    @property
+    def compares(self) -> bool:
+        """Whether the loss has a KL term, for which rows are compared with their neighbours."""
+        return self.loss_type != "apo_zero_unpaired"
+
     def examine(self, placed: Mapping[Place, Given]) -> None:
         """See Accepting. The KL term of a row is estimated with its neighbours in the batch of its device."""
         super().examine(placed)
-        if self.loss_type == "apo_zero_unpaired":
+        if not self.compares:
             return
         if self.batch_size == 1:
             given = placed[("batch_size",)]

@@ -13,7 +13,7 @@ from operators.training.exposure import ROW
 from operators.training.fitting import Room, fitting
 from operators.training.launch import launch
 from operators.training.loop import InvariantError, Training
-from operators.training.settings import TrainingSettings
+from operators.training.settings import KTOSettings, TrainingSettings
 from operators.training.students import Student
 from operators.training.warned import heard
 
@@ -48,6 +48,8 @@ def train(
         tokenizer = AutoTokenizer.from_pretrained(student.folder)
         room = Room.of(AutoConfig.from_pretrained(student.folder))
         rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, room)
+    if isinstance(settings, KTOSettings) and settings.compares and len(rows) < 2:
+        raise Reject("KTO estimates its KL term from other rows, and there is only one; give it more, or train_sft that one")
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
     try:
         launch(training, lambda step, total, loss: ctx.progress(step, total, f"loss {loss:.3f}"), ctx.device)

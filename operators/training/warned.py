@@ -21,7 +21,7 @@ def heard() -> Iterator[list[str]]:
     found: list[str] = []
 
     def hear(library: str, text: str) -> None:
-        said = f"{library}: {_RANK.sub('', ' '.join(text.split()))}"
+        said = f"{library}: {_RANK.sub('', ' '.join(text.split())).rstrip('.')}"
         said = said if len(said) <= _LONGEST else said[:_LONGEST] + "..."
         if said not in found and len(found) < _MOST:
             found.append(said)
@@ -31,14 +31,15 @@ def heard() -> Iterator[list[str]]:
         for library in _LIBRARIES:
             restored.enter_context(_listening(library, hear))
         restored.enter_context(warnings.catch_warnings())
-        # Deprecations are left to those who maintain this code; TRL uses FutureWarning for settings that a user chose.
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("always", FutureWarning)
         for quiet in (DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", quiet)
 
         def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
-            if (library := _library(filename)) is not None:
+            library = _library(filename)
+            # TRL says so of settings that a user chose; the others of calls that TRL makes.
+            if library == "trl" or (library is not None and not issubclass(category, FutureWarning)):
                 hear(library, str(message))
 
         warnings.showwarning = show

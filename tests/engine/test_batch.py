@@ -140,6 +140,9 @@ async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, j
     server.add_noise(250)
     assert await ask(make(), server, *PROMPTS) == SAID
     assert server.asked == dict.fromkeys(PROMPTS, 1)
+    if when == "at the end":  # all answers are there, so only the next question finds what was left of the batch
+        await ask(make(), server, "another")
+        assert server.asked == dict.fromkeys([*PROMPTS, "another"], 1)
     assert await journal.notes("") == {}
 
 

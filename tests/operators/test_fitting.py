@@ -68,6 +68,7 @@ PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected"
         ("sft", "", [GOOD, *[{**GOOD, "prompt": []}] * 9], "rows 1, 2, 3, 4, 5 and 4 more: `prompt` has no message"),
         ("dpo", "", [PAIR, {**PAIR, "rejected": []}], "row 1: `rejected` has no message"),
         ("kto", "", [{**GOOD, "label": True}, {**GOOD, "label": True, "completion": []}], "row 1: `completion` has no"),
+        ("kto", "", [{**GOOD, "label": True}], "there is only one"),
         (
             "sft",
             NO_SYSTEM,
@@ -87,7 +88,17 @@ PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected"
             "row 0: the student's chat template refuses its turns (user)",
         ),
     ],
-    ids=["no-completion", "no-prompt", "many", "no-rejected", "kto", "system", "alternation", "a-template-that-fails"],
+    ids=[
+        "no-completion",
+        "no-prompt",
+        "many",
+        "no-rejected",
+        "kto",
+        "one-for-kto",
+        "system",
+        "alternation",
+        "a-template-that-fails",
+    ],
 )
 def test_bad_rows_are_named_with_the_cure(
     kind: str, template: str, rows: list[dict[str, Any]], why: str, registry: Registry, student: Any
@@ -151,8 +162,14 @@ def test_settings_that_trl_advises_against_and_blank_completions_are_noted(regis
     assert result.state == "succeeded", result.error
     assert any("'keep_end'` truncation mode is deprecated" in note for note in notes(result))
     assert "row 1: a completion without text, from which the model learns to say nothing" in notes(result)
-    # And nothing is noted where there is nothing to say.
-    assert notes(train(registry, student(), [GOOD] * 2)) == []
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", ["sft", "dpo", "kto"])
+def test_nothing_is_noted_where_there_is_nothing_to_say(kind: str, registry: Registry, student: Any) -> None:
+    rows = [PAIR] * 2 if kind == "dpo" else [GOOD | ({"label": label} if kind == "kto" else {}) for label in (True, False)]
+    result = train(registry, student(), rows, kind)
+    assert (result.state, notes(result)) == ("succeeded", [])
 
 
 def test_warnings_are_collected_once_and_printed_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
