@@ -76,6 +76,7 @@ class BatchProvider:
 
     def __init__(self, spec: ModelSpec, answers: Answers) -> None:
         self.notes: list[str] = []
+        self._cleared: set[str] = set()
         self._spec = spec
         self._answers = answers
         self._api = BatchApi(spec)
@@ -213,6 +214,7 @@ class BatchProvider:
     async def _not_out(self, group: Sequence[_Asked]) -> list[_Asked]:
         """Those that are in no batch yet and have no answer; the others join their batch."""
         noted = await self._noted()
+        await self._clear(noted)
         where = {key: out for out in sorted(noted, key=lambda out: out.since) for key in out.keys}
         left = []
         for asked in group:
@@ -380,6 +382,16 @@ class BatchProvider:
 
     async def _forget(self, out: _Out) -> None:
         await self._answers.note(self._name(out.file), None)
+
+    async def _clear(self, noted: Sequence[_Out]) -> None:
+        """Forget batches whose answers are all there: a process died between keeping them and forgetting the batch."""
+        for out in noted:
+            if out.file in self._cleared or out.file in self._following or not out.batch or out.again:
+                continue
+            self._cleared.add(out.file)
+            answers = [await self._answers.get(key) for key in out.keys]
+            if all(answer is not None for answer in answers):
+                await self._forget(out)
 
     def _way_out(self, out: _Out) -> str:
         since = datetime.fromtimestamp(out.since, UTC).strftime("%Y-%m-%d %H:%M UTC")
