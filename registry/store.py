@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry import plain
 from registry.documents import canonical_json, json_digest, read_checked_json, write_checked_json
 from registry.files import CorruptError, Files, LocalFiles, durable_write, fsync_folder, replacing
+from registry.ids import is_sha256
 from registry.shared_lock import SharedLock
 
 __all__ = [
@@ -28,7 +31,6 @@ __all__ = [
     "write_checked_json",
 ]
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PACKED_ROWS = 65_536
 """Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
 
@@ -147,11 +149,11 @@ class ObjectStore:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise self._damaged(sha256)
 
-    def listing(self) -> Iterator[Listed]:
-        """All files of the store, in no particular order."""
-        for name, size, modified in self._files.listing():
+    def listing(self, strict: bool = True) -> Iterator[Listed]:
+        """All files of the store, in no particular order; `strict` as in Files.listing."""
+        for name, size, modified in self._files.listing(strict):
             last = name.rpartition("/")[2]
-            sha256 = last if _SHA256.fullmatch(last) and name == _name(last) else None
+            sha256 = last if is_sha256(last) and name == _name(last) else None
             yield Listed(sha256, name, size, modified)
 
     def remove(self, name: str) -> None:
@@ -166,9 +168,10 @@ class ObjectStore:
         """
         path = self._near.path(name)
         with self._use.take():
-            if not path.exists() or path.stat().st_mtime > horizon:
+            about = plain.about(path)
+            if not about or about.st_mtime > horizon:
                 return False
-            path.unlink()
+            path.unlink(missing_ok=True)
         return True
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ class ObjectStore:
 
 def _name(sha256: str) -> str:
     """An object's file. Only a SHA-256 in hex is a name, so no name can lead outside the store."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise ValueError(f"not an object name: {sha256!r}")
     return f"{sha256[:2]}/{sha256}"
 
@@ -228,7 +231,8 @@ def _name(sha256: str) -> str:
 def _mapped(path: Path) -> pa.Buffer | None:
     """A file's bytes, mapped; they stay there when the file is removed. None when it is absent."""
     try:
-        with pa.memory_map(str(path)) as file:
-            return file.read_buffer()
+        with plain.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return pa.py_buffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
     except FileNotFoundError:
         return None

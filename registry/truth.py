@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry import faults
+from pydantic import ValidationError
+
+from registry import faults, ids
 from registry.documents import checked_json, parse_checked_json
 from registry.files import CorruptError, Files
-from registry.manifest import Manifest
+from registry.manifest import Given, Manifest, Pin, unfit
 from registry.marks import Marks
-from registry.rows import Rows, latest, manifest_rows, merged, run_rows
+from registry.rows import Rows, latest, manifest_rows, mark_rows, merged, run_rows
 from registry.runlog import RunLog
 
 
@@ -23,8 +25,8 @@ class Truth:
 
     def __init__(self, root: Path, manifests: Files) -> None:
         self.runs = RunLog(root / "runs")
-        self.pins = Marks(root / "pins")
-        self.numbers = Marks(root / "numbers")
+        self.pins = Marks(root / "pins", Pin, ("name", "version"))
+        self.numbers = Marks(root / "numbers", Given, ("name",))
         self._manifests = manifests
 
     def manifest(self, version_id: str) -> Manifest:
@@ -66,15 +68,18 @@ class Truth:
 
     def marks(self) -> Rows:
         """The rows of pins and numbers."""
-        return {"pins": self.pins.read(), "numbers": self.numbers.read()}
+        return mark_rows(self.pins.read(), self.numbers.read())
 
     def _parsed(self, version_id: str, data: bytes) -> Manifest:
         where = f"{self._manifests.where}/{_file(version_id)}"
-        manifest = Manifest.model_validate(parse_checked_json(data, where))
+        try:
+            manifest = Manifest.model_validate(parse_checked_json(data, where))
+        except ValidationError as error:
+            raise CorruptError(f"{where} {unfit(error)}") from error
         if manifest.version_id != version_id:
             raise CorruptError(f"{where} is damaged: it is the manifest of version {manifest.version_id}")
         return manifest
 
 
 def _file(version_id: str) -> str:
-    return f"{version_id}.json"
+    return f"{ids.version_id(version_id)}.json"
