@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 import duckdb
 
-from registry import faults
+from registry import faults, plain
 from registry.database import FULL, DamagedError, Database, StaleError, disk_error, in_memory, sql
 from registry.files import CorruptError, Files
 from registry.intent import Intent, IntentFile
@@ -281,7 +281,7 @@ class Catalog:
     def _settle(self) -> None:
         """Finish what a process left undone that died, or whose disk was full."""
         intent = self._intent.read()
-        if intent is None and not self.file.exists():
+        if intent is None and not plain.kind(self.file):
             intent = Intent(everything=True)
         if intent:
             self._show(intent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -81,6 +82,20 @@ def folders(path: Path) -> list[Path]:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
+
+
+def only_plain(path: Path) -> Path:
+    """The path of a folder, or of nothing yet; raises CorruptError when something in it is neither a file nor a folder."""
+    for each in folder(path).iterdir() if kind(path) else ():
+        if (found := kind(each)) not in (None, "a file", "a folder"):
+            raise _wrong(each, found, "a file")
+    return path
+
+
+def files(path: Path) -> Iterator[os.stat_result]:
+    """What the system knows of all plain files in a folder, at any depth."""
+    for parent, _, names in os.walk(folder(path)):
+        yield from filter(None, (about(Path(parent, name)) for name in names))
 
 
 def below(root: Path, name: str) -> Path:

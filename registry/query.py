@@ -32,7 +32,7 @@ from registry.tracing import Lineage
 
 __all__ = ["Answer", "QueryError", "Session"]
 
-_DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>\d+))?")
+_DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _CONFINE = (
     "set allow_persistent_secrets=false",
     "set secret_directory=''",
@@ -123,10 +123,11 @@ class Session:
         Raises:
             QueryError: for anything else or anything wrong, then or while the rows are read.
         """
-        statement, tables = reading(self._con, query, frozenset(NAMES))
-        self._attach_named(query, tables)
         deadline = Deadline(timeout, self._con.interrupt, last_resort)
         self._failed.clear()
+        with self._explained(deadline), deadline.running():
+            statement, tables = reading(self._con, query, frozenset(NAMES))
+        self._attach_named(query, tables)
         self._con.execute("begin transaction read only")
         try:
             with self._explained(deadline), deadline.running():

@@ -25,10 +25,9 @@ _log = logging.getLogger("registry")
 
 
 class Unfit(NamedTuple):
-    """A sound line of a journal that is left out of the catalog: its number, the kind of its event, and why."""
+    """A sound line of a journal, of a step, that the catalog cannot hold: its number, and why."""
 
     line: int
-    event: str
     reason: str
 
 
@@ -78,7 +77,7 @@ class RunLog:
     def read(self, run_id: str) -> list[Event]:
         """A run's events; none when there is no journal. Raises CorruptError, which names file and line.
 
-        A line that the tables cannot hold is left out, with a warning: an engine before 0.3 could write one.
+        A step's line that the tables cannot hold is left out, with a warning: engines before 0.3 could write one.
         """
         events, unfit = self.scan(run_id)
         for line in unfit:
@@ -101,8 +100,10 @@ class RunLog:
             try:
                 event = Event.model_validate(told)
             except ValidationError as error:
-                kind = str(told.get("event")) if isinstance(told, dict) else ""
-                found.unfit.append(Unfit(number, kind, unfit(error)))
+                if not isinstance(told, dict) or told.get("event") != "step":
+                    # Which versions are the latest stands in the others: to leave one out would change that.
+                    raise CorruptError(f"{path}, line {number}, {unfit(error)}") from error
+                found.unfit.append(Unfit(number, unfit(error)))
                 continue
             if event.run_id != run_id:
                 raise CorruptError(f"{path}, line {number}, is damaged: it is of the run {event.run_id!r}")

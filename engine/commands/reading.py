@@ -112,12 +112,13 @@ def head(
     with existing_registry().session() as session:
         name, version = session.resolve(target)
         table = session.table(f"{name}@{version}")
-    found = table.slice(0, rows).to_pylist()
+    shown = min(rows, table.num_rows)
+    found = table.slice(0, shown).to_pylist()
     if json:
         print_json(found)
         return
     console = out()
-    console.print(f"{name}@{version}: {min(rows, table.num_rows)} of {table.num_rows} rows")
+    console.print(f"{name}@{version}: {shown} of {table.num_rows} rows")
     for row in found:
         console.print(f"\nrow {row.pop('row')}")
         for key, value in row.items():
@@ -171,6 +172,8 @@ def _end(timeout: float) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    from engine.output import cell_text, plain
+    from engine.harmless import harmless
+    from engine.output import json_line, plain
 
-    return cell_text(value, None) if isinstance(value, list | dict) else plain(value)
+    text = json_line(value) if isinstance(value, list | dict) else value if isinstance(value, float) else plain(value)
+    return harmless(text) if isinstance(text, str) and sys.stdout.isatty() else text

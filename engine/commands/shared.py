@@ -111,7 +111,9 @@ def print_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Print what is no result."""
-    print(text, file=sys.stderr)
+    from engine.harmless import harmless
+
+    print(harmless(text), file=sys.stderr)
 
 
 def row_count(count: int) -> str:
