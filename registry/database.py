@@ -57,7 +57,7 @@ class Database:
         self.file = file
         self._log = file.with_name(f"{file.name}.wal")
         self._con: duckdb.DuckDBPyConnection | None = None
-        self._trial: duckdb.DuckDBPyConnection | None = None
+        self._has_trial = False
         self._open = False
 
     def query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -76,14 +76,17 @@ class Database:
 
     def prove(self, rows: Rows) -> None:
         """See that the tables can hold rows, before anything is written that says so; raises UnfitError."""
-        if self._trial is None:
-            self._trial = in_memory({})
-            self._trial.execute("use memory.internal")
-        self._trial.execute("begin")
+        con = self._connected()
+        if not self._has_trial:
+            con.execute("create schema memory.trial; use memory.trial")
+            con.execute(sql("tables.sql"))
+            self._has_trial = True
+        con.execute("use memory.trial; begin")
         try:
-            insert(self._trial, rows)
+            insert(con, rows)
         finally:
-            self._trial.execute("rollback")
+            con.execute("rollback")
+            con.execute("use disk" if self._open else "use memory.main")
 
     def check(self) -> None:
         """See that the file opens, and that no other process has it open."""
@@ -177,7 +180,7 @@ class Database:
     def _drop(self) -> None:
         if self._con:
             self._con.close()
-        self._con, self._open = None, False
+        self._con, self._open, self._has_trial = None, False, False
 
     def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
         found = plain.kind(self.file)

@@ -84,6 +84,7 @@ class Session:
             raise
         self._attached: set[str] = set()
         self._failed: list[Exception] = []
+        self._missing: list[str] = []
         for name, schema in _EDGES.items():
             self._con.register(name, pa.Table.from_batches([], schema))  # empty_table() imports pandas
         self._con.execute(sql("views.sql"))
@@ -101,10 +102,23 @@ class Session:
         number, unit = text.split()
         return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
 
-    def ask(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> Answer:
-        """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong."""
-        with self.stream(query, parameters, timeout) as (columns, batches):
-            return Answer(columns, [row for batch in batches for row in batch])
+    def ask(
+        self,
+        query: str,
+        parameters: list[Any] | None = None,
+        timeout: float | None = None,
+        last_resort: Callable[[], None] | None = None,
+    ) -> Answer:
+        """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong.
+
+        Raises:
+            CorruptError: data cannot be read, or lineage, calls, rejects or exposures that the query needs are missing.
+        """
+        with self.stream(query, parameters, timeout, last_resort) as (columns, batches):
+            answer = Answer(columns, [row for batch in batches for row in batch])
+        if left_out := self.left_out():
+            raise CorruptError(left_out[0])
+        return answer
 
     @contextmanager
     def stream(
@@ -125,6 +139,7 @@ class Session:
         """
         deadline = Deadline(timeout, self._con.interrupt, last_resort)
         self._failed.clear()
+        self._missing.clear()
         with self._explained(deadline), deadline.running():
             statement, tables = reading(self._con, query, frozenset(NAMES))
         self._attach_named(query, tables)
@@ -136,6 +151,16 @@ class Session:
             yield columns, self._batches(cursor, deadline)
         finally:
             self._con.execute("rollback")
+
+    def left_out(self) -> list[str]:
+        """What the last query left out because it is missing, in words: objects with calls, lineage, rejects or exposures."""
+        query = "select name, version, kind from internal.side_objects where sha256 = ?"
+        found = []
+        for sha256 in dict.fromkeys(self._missing):
+            uses = sorted(set(self._con.execute(query, [sha256]).fetchall()))
+            of = ", ".join(f"{kind} of {name}@{version}" for name, version, kind in uses)
+            found.append(f"object {sha256} ({of}) is missing from {self._store.root}")
+        return found
 
     def names(self) -> list[str]:
         """The names of all datasets, models and calibrations."""
@@ -299,4 +324,4 @@ class Session:
         }
         found = self._con.execute("select name, version, sha256, base from internal.side_objects where kind = ?", [wanted])
         fragments = [side.Fragment(row[2], keys[wanted](row)) for row in found.fetchall()]
-        return side.scan(fragments, schema, self._store)
+        return side.scan(fragments, schema, self._store, self._missing)

@@ -21,6 +21,7 @@ from registry.shared_lock import SharedLock
 __all__ = [
     "CorruptError",
     "Listed",
+    "MissingError",
     "ObjectStore",
     "Stored",
     "canonical_json",
@@ -33,6 +34,10 @@ __all__ = [
 
 _PACKED_ROWS = 65_536
 """Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
+
+
+class MissingError(CorruptError):
+    """An object that was stored is not there."""
 
 
 class Stored(NamedTuple):
@@ -214,8 +219,8 @@ class ObjectStore:
                 raise self._damaged(sha256)
         return data
 
-    def _missing(self, sha256: str) -> CorruptError:
-        return CorruptError(f"object {sha256} is missing from {self._files.where}")
+    def _missing(self, sha256: str) -> MissingError:
+        return MissingError(f"object {sha256} is missing from {self._files.where}")
 
     def _damaged(self, sha256: str) -> CorruptError:
         return CorruptError(f"object {sha256} in {self._files.where} is damaged: its bytes do not have this SHA-256")
