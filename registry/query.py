@@ -227,12 +227,19 @@ class Session:
         self._con.execute("set temp_directory=''")
         if memory:
             try:
-                self._con.execute("set memory_limit='{}'".format(memory.replace("'", "''")))
+                self._con.execute("set memory_limit='{}'".format(self._amount(memory).replace("'", "''")))
             except duckdb.Error as error:
                 reason = str(error).splitlines()[0]
                 raise QueryError(f"--memory {memory!r} cannot be: write 4GB, 500MB or 50%. {reason}") from error
         for statement in _CONFINE:
             self._con.execute(statement)
+
+    def _amount(self, memory: str) -> str:
+        """An amount of memory in DuckDB's words. Before 2.0 it knows no percentages; its own limit is 80% of the machine's."""
+        share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) *%", memory.strip())
+        if not share or not 0 < float(share[1]) <= 100:
+            return memory
+        return f"{int(self.memory / 0.8 * float(share[1]) / 100) >> 10}KiB"
 
     def _batches(self, cursor: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[list[tuple[Any, ...]]]:
         while True:

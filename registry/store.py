@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,6 +128,16 @@ class ObjectStore:
     def read_bytes(self, sha256: str) -> bytes:
         """An object's bytes, verified. Raises CorruptError when it is damaged or missing."""
         return bytes(self._verified(sha256))
+
+    def read_document(self, sha256: str) -> dict[str, Any]:
+        """An object that is a JSON object, verified. Raises CorruptError when it is not, or is damaged or missing."""
+        try:
+            document = json.loads(self.read_bytes(sha256))
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise CorruptError(f"object {sha256} in {self._files.where} is not a JSON document")
+        return document
 
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object's rows, verified. Raises CorruptError when it is damaged or missing, rather than give wrong rows."""

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from engine import cli
-from registry import Registry, SideObject, StepRun, side
+from registry import DataObject, Registry, SideObject, StepRun, side
 from registry.documents import canonical_json, checked_json, json_digest
 from tests.registry.test_catalog import commit, draft
 
@@ -60,7 +60,9 @@ def _patched() -> Iterator[None]:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions with lineage and a model call, a pin, a number of a version that is gone, a step under way."""
     registry = Registry(tmp_path_factory.mktemp("kept") / "registry")
-    [first] = commit(registry, draft(registry, "p/a", ["x", "y", "z"], "k1"))
+    key = registry.store.put_bytes(b"{}")
+    keyed = {"key_object": DataObject(sha256=key.sha256, rows=0, bytes=key.bytes)}
+    [first] = commit(registry, draft(registry, "p/a", ["x", "y", "z"], "k1").model_copy(update=keyed))
     calls: dict[str, Any] = {"local_row": [0], "call_id": ["c"], "role": ["teacher"], "model": ["m"], "prompt": ["[]"]}
     calls |= {"response": ["r"], "tokens_in": [1], "tokens_out": [1], "latency_ms": [1.0], "cost_usd": [0.0]}
     import pyarrow as pa
@@ -68,7 +70,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored = registry.store.put_table(pa.table(calls, schema=side.CALLS))
     second = draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20")
     call = SideObject(kind="calls", sha256=stored.sha256, rows=1, bytes=stored.bytes)
-    commit(registry, second.model_copy(update={"side": (*second.side, call)}))
+    commit(registry, second.model_copy(update={"side": (*second.side, call), **keyed}))
     run = registry.catalog.begin_run("p", {})
     [gone] = registry.catalog.commit([draft(registry, "p/gone", "g", "k")], run, StepRun(step="s", op="o", outcome="ran"))
     registry.catalog.end_run(run, "failed")
@@ -300,7 +302,7 @@ def test_a_bricked_registry_is_read_again_and_says_what_it_left_out(
     root = copied(kept, tmp_path)
     journal = brick(root, tokens_in=2**63 + 615, tokens_out=2**70)
     assert [version["name"] for version in json.loads(ran(root, "ls", "--json").out)] == ["p/a", "p/b"]
-    assert f"{journal}, line 2, holds a value that the registry cannot keep (tokens_in: " in caplog.text
+    assert f"{journal}, line 2, holds a value that the registry cannot keep (step.tokens_in: " in caplog.text
     assert "moved" not in caplog.text  # nothing was called damaged
     checked = ran(root, "fsck")
     assert checked.code == 1
@@ -381,16 +383,20 @@ def test_absurd_numbers_are_messages(kept: Path, tmp_path: Path, arguments: tupl
     assert "this is a bug" not in answer.err
 
 
-def _read_as_nobody(root: str, answers: str) -> None:
+def _read_as_nobody(root: str, writable: str, answers: str) -> None:
+    commands = (*(each for each in COMMANDS if each != ("gc",)), ("export", "p/b", "--to", "jsonl"))
+    for number, command in enumerate(commands):
+        # Python's own files may be another user's, too: everything is imported before.
+        ran(Path(writable), *command, *([f"{writable}-{number}"] if command[0] == "export" else []))
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-    made = [ran(Path(root), *command) for command in (*COMMANDS, ("export", "p/b", "--to", "jsonl", f"{answers}/export"))]
+    made = [ran(Path(root), *each, *([f"{answers}/export"] if each[0] == "export" else [])) for each in commands]
     Path(answers, "answers.json").write_text(json.dumps(made))
 
 
-def test_a_registry_of_someone_else_can_be_read(kept: Path, right: dict[str, str]) -> None:
+def test_a_registry_of_someone_else_can_be_read(kept: Path, right: dict[str, str], tmp_path: Path) -> None:
     import tempfile
 
     from tests.registry.children import exit_code
@@ -403,7 +409,7 @@ def test_a_registry_of_someone_else_can_be_read(kept: Path, right: dict[str, str
             path.chmod(0o555 if path.is_dir() else 0o444)
         answers.chmod(0o777)
         try:
-            assert exit_code(_read_as_nobody, str(root), str(answers)) == 0
+            assert exit_code(_read_as_nobody, str(root), str(copied(kept, tmp_path)), str(answers)) == 0
             made = [Ran(*each) for each in json.loads((answers / "answers.json").read_text())]
         finally:
             for path in (Path(place), root, *(path for path in root.rglob("*") if path.is_dir())):
@@ -412,3 +418,22 @@ def test_a_registry_of_someone_else_can_be_read(kept: Path, right: dict[str, str
     for command, each in zip(COMMANDS, made, strict=False):
         if command[0] in (*EXACT, "ls", "sql", "runs"):
             assert each.out == right[command[0]]
+
+
+@pytest.mark.parametrize("name", ["data", "README.md", ".export.json", "data/train-00000-of-00001.parquet"])
+def test_an_export_is_not_written_through_a_link(kept: Path, tmp_path: Path, outside: Path, name: str) -> None:
+    root, folder = copied(kept, tmp_path), tmp_path / "out"
+    export = ("export", "p/b", "--to", "parquet", str(folder), "--overwrite")
+    assert ran(root, *export).code == 0
+    assert ran(root, *export).code == 0
+    planted = folder / name
+    if planted.is_dir():
+        shutil.rmtree(planted)
+    else:
+        planted.unlink()
+    planted.symlink_to(outside if name == "data" else outside / "x.tmp")
+    before = tree(outside)
+    answer = ran(root, *export)
+    assert answer.code == 2
+    assert str(planted if name != ".export.json" else folder) in answer.err
+    assert tree(outside) == before
