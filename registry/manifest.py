@@ -89,10 +89,10 @@ class DataObject(Frozen):
 
 
 class VersionRef(Frozen):
-    """A version, by name and number; `content_id` says what it holds."""
+    """A version, by name and number (0: it is not committed yet); `content_id` says what it holds."""
 
     name: Name
-    version: Number
+    version: Annotated[int, Field(ge=0, le=2**31 - 1)]
     content_id: str
 
     def __str__(self) -> str:
