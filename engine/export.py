@@ -147,7 +147,10 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
         return []
     try:
         mark = json.loads(plain.read(folder / MARK))
-        written, files = mark["version"], [name for name in mark["files"] if _inside(folder, name)]
+        written, files = mark["version"], list(mark["files"])
+        for name in files:
+            _no_links(folder, name)
+            _inside(folder, name)
     except (FileNotFoundError, CorruptError, ValueError, KeyError, TypeError, RecursionError):  # none, or somebody changed it
         hint = "name an empty folder, or one that is not there yet"
         raise PipelineError([Problem(f"{folder} is not empty, and no export wrote what is in it", hint=hint)]) from None

@@ -66,8 +66,8 @@ class Catalog:
         return self._truth.runs
 
     @property
-    def marks(self) -> Truth:
-        """Pins, and numbers that were given: `pins` and `numbers`."""
+    def truth(self) -> Truth:
+        """The files that the tables are made from."""
         return self._truth
 
     def snapshot(self) -> duckdb.DuckDBPyConnection:

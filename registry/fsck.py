@@ -77,7 +77,7 @@ class _Truth(NamedTuple):
 def _truth(registry: Registry) -> tuple[_Truth, Report]:
     manifests, unread, report = _manifests(registry)
     runs, left_out, of_runs = _runs(registry)
-    marks = registry.catalog.marks
+    marks = registry.catalog.truth
     pins, of_pins = _marks(marks.pins, "pins", "delete the file and pin the version again")
     numbers, of_numbers = _marks(
         marks.numbers,

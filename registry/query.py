@@ -314,10 +314,10 @@ class Session:
         return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
 
     def _manifest(self, name: str, version: int) -> Manifest:
-        [(version_id,)] = self._con.execute(
+        found = self._con.execute(
             "select version_id from internal.versions where name = ? and version = ?", [name, version]
         ).fetchall()
-        return self._catalog.manifest(version_id)
+        return self._catalog.truth.manifest_of(name, version, [version_id for (version_id,) in found])
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
         wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[

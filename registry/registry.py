@@ -121,10 +121,10 @@ class Registry:
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A committed version; raises KeyError when there is none."""
-        found = self._manifests("name = ? and version = ?", [name, version])
+        found = self._ids("name = ? and version = ?", [name, version])
         if not found:
             raise KeyError(f"{name}@{version}")
-        return found[0]
+        return self.catalog.truth.manifest_of(name, version, found)
 
     def newest(self, name: str) -> Manifest | None:
         """The version of a name that was committed last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,6 +33,19 @@ class Truth:
     def manifest(self, version_id: str) -> Manifest:
         """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
         return self._parsed(version_id, self._manifests.read(_file(version_id)))
+
+    def manifest_of(self, name: str, version: int, version_ids: Sequence[str]) -> Manifest:
+        """The manifest of the one version that the catalog knows by a name and a number.
+
+        Raises:
+            CorruptError: the catalog knows several, or the manifest is of another version, or damaged.
+        """
+        if len(version_ids) != 1:
+            raise CorruptError(f"the catalog has {len(version_ids)} versions {name}@{version}: run `engine rebuild`")
+        manifest = self.manifest(version_ids[0])
+        if (manifest.name, manifest.version) != (name, version):
+            raise CorruptError(f"the catalog takes {manifest.ref} for {name}@{version}: run `engine rebuild`")
+        return manifest
 
     def find(self, version_id: str) -> Manifest | None:
         """The same, or None when there is none."""

@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import pytest
 import typer
 
@@ -345,6 +346,29 @@ def test_calls_of_a_missing_object_are_left_out_and_said(kept: Path, tmp_path: P
     assert (answer.code, json.loads(answer.out)) == (0, [{"call_id": "d", "name": "p/c"}])
     assert f"left out: object {of_calls.sha256} (calls of p/b@1) is missing" in answer.err
     assert ran(root, "head", "p/b").code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("update versions set name = 'p/x' where name = 'p/b'", "takes p/b@1 for p/x@1"),
+        ("update versions set version_id = '../../outside/x' where name = 'p/b'", "is not the id of a version"),
+        ("insert into versions from versions", "has 2 versions"),
+        ("insert into runs select '../../outside/x', 'p', 'running', null, null, null", "is not the id of a run"),
+    ],
+)
+def test_a_crafted_catalog_is_not_believed(kept: Path, tmp_path: Path, outside: Path, change: str, said: str) -> None:
+    root = copied(kept, tmp_path)
+    with duckdb.connect(str(root / "registry.duckdb")) as con:
+        con.execute(change)
+    before = tree(outside)
+    name = "p/x@1" if "p/x" in change else "p/b@1"
+    answers = [ran(root, "head", name), ran(root, "show", name), ran(root, "runs")]
+    assert said in "".join(answer.err for answer in answers)
+    assert "this is a bug" not in "".join(answer.err for answer in answers)
+    assert tree(outside) == before
+    assert ran(root, "rebuild").code == 0
+    assert ran(root, "head", "p/b@1").code == 0
 
 
 def test_fsck_with_a_lost_manifest_says_one_thing(kept: Path, tmp_path: Path) -> None:
