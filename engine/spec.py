@@ -90,7 +90,7 @@ class ModelSpec(Spec):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
     stop: tuple[str, ...] = ()
-    seed: int | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     extra_body: dict[str, Any] = {}
     limits: Limits = Limits()
     price: Price = Price()
@@ -247,7 +247,7 @@ class PipelineSpec(Spec):
 
     name: Name
     params: dict[str, str | int | float | bool | None] = {}
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), le=2**63 - 1)
     exclude: str | None = None
     models: dict[Name, ModelSpec] = {}
     datasets: dict[Name, DatasetSpec] = {}
