@@ -23,7 +23,6 @@ from engine.commands.shared import (
     row_count,
     say,
 )
-from engine.interrupt import interrupted_at_once
 
 TABLE_ROWS = 1000
 """What `engine sql` shows as a table; other formats give all rows."""
@@ -49,6 +48,7 @@ def sql(
     """Query the registry (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
     rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name.
     Tables show the first 1,000 rows; csv and json give all of them."""
+    from engine.interrupt import interrupted_at_once
     from registry.limits import limit_memory
 
     text = sys.stdin.read() if query == "-" else query

@@ -19,7 +19,6 @@ from engine.commands.shared import (
     row_count,
     say,
 )
-from engine.interrupt import interrupted_at_once
 from engine.problems import PipelineError, Problem
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ def impact(
 ) -> None:
     """Show all rows, datasets and models that descend from rows of a version."""
     from engine.exclusion import Entry, add_to_list
+    from engine.interrupt import interrupted_at_once
     from engine.output import grid
     from registry.content import row_ids
     from registry.impact import chosen_rows, impact
