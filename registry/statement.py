@@ -87,7 +87,8 @@ def _explained(query: str) -> tuple[str, str]:
         for (place, kind), stop in zip(tokens, stops, strict=True)
         if kind != duckdb.token_type.comment
     ]
-    options, stop = [], words[0][1] if words and words[0][0] == "explain" else 0
+    options: list[str] = []
+    stop = words[0][1] if words and words[0][0] == "explain" else 0
     if len(words) > 1 and words[1][0] in _ANALYZE:
         options, stop = ["analyze"], words[1][1]
     elif len(words) > 2 and words[1][0] == "(" and words[2][0] in (*_ANALYZE, "format"):
