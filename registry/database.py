@@ -183,11 +183,11 @@ class Database:
         self._con, self._open, self._has_trial = None, False, False
 
     def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
-        found = plain.kind(self.file)
-        if not found:
+        kind = plain.kind(self.file)
+        if not kind:
             raise StaleError("there is no such file")
-        if found != "a file":
-            raise DamagedError(f"it is {found}")
+        if kind != "a file":
+            raise DamagedError(f"it is {kind}")
         log = plain.kind(self._log)
         if log not in (None, "a file"):
             raise DamagedError(f"{self._log.name} is {log}")

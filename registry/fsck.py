@@ -320,7 +320,7 @@ def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[st
         try:
             store.verify(each.sha256)
         except OSError as error:
-            return _reason(error)
+            return _reason(error, each.sha256)
         except CorruptError:
             # One that has gone by now had no need to be there.
             return "is damaged: its bytes do not have this SHA-256" if store.has(each.sha256, each.bytes) else ""

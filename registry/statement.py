@@ -65,9 +65,9 @@ def reading(con: duckdb.DuckDBPyConnection, query: str, functions: Set[str]) -> 
     if kind != "SELECT":
         hint = " Give PIVOT its values: `pivot t on a in (1, 2) using count(*)`." if kind == "MULTI" else ""
         raise QueryError(f"the registry is read-only: {kind} statements are refused, only SELECT (and EXPLAIN) may run.{hint}")
-    [(tables, within, called, error)] = con.execute(_NAMES, [select]).fetchall()
-    if error:
-        raise QueryError(f"the registry is read-only, and of this it cannot be told whether it only reads: {error}")
+    [(tables, within, called, refusal)] = con.execute(_NAMES, [select]).fetchall()
+    if refusal:
+        raise QueryError(f"the registry is read-only, and of this it cannot be told whether it only reads: {refusal}")
     allowed = TABLE_FUNCTIONS | functions
     if refused := sorted({name.lower() for name in called} - allowed):
         raise QueryError(
