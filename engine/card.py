@@ -96,7 +96,7 @@ def _edges(shown: Sequence[Manifest]) -> list[tuple[int, int, str]]:
 
 def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
     """A step in the words of its key document."""
-    document = json.loads(registry.store.read_bytes(manifest.key_object.sha256))
+    document = registry.store.read_document(manifest.key_object.sha256)
     if manifest.op == SOURCE:
         origin = document.get(SOURCE, {})
         told = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}

@@ -17,6 +17,7 @@ import typer
 
 from engine.commands import describing, diffing, exporting, keeping, pipelines, proving, reading, tracing
 from engine.commands.shared import Settings, say
+from engine.harmless import harmless
 from engine.invocation import propose
 from engine.problems import EngineError, PipelineError
 
@@ -35,7 +36,7 @@ def main() -> NoReturn:
     # Arrow's allocator is to give memory back at once, here and in workers: it would keep the most it ever had.
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
     warnings = logging.StreamHandler()
-    warnings.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    warnings.setFormatter(_HarmlessFormatter("%(levelname)s: %(message)s"))
     logging.getLogger("registry").addHandler(warnings)
     Settings.debug = "--debug" in sys.argv[1:]
     try:
@@ -52,6 +53,11 @@ def main() -> NoReturn:
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _HarmlessFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
 
 
 def _print_version(asked: bool) -> None:

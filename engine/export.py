@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from engine import card, writers
 from engine.exported_model import complete, refuse_merging
 from engine.problems import EngineError, PipelineError, Problem
-from registry import Artifact, Manifest, Model, Registry, Report
+from registry import Artifact, CorruptError, Manifest, Model, Registry, Report, plain
 
 Format = Literal["hf", "jsonl", "parquet"]
 
@@ -163,9 +163,12 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
     if not any(folder.iterdir()):
         return []
     try:
-        mark = json.loads((folder / MARK).read_text())
-        written, files = mark["version"], [name for name in mark["files"] if _inside(folder, name)]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or somebody changed it
+        mark = json.loads(plain.read(folder / MARK))
+        written, files = mark["version"], list(mark["files"])
+        for name in files:
+            _no_links(folder, name)
+            _inside(folder, name)
+    except (FileNotFoundError, CorruptError, ValueError, KeyError, TypeError, RecursionError):  # none, or somebody changed it
         hint = "name an empty folder, or one that is not there yet"
         raise PipelineError([Problem(f"{folder} is not empty, and no export wrote what is in it", hint=hint)]) from None
     if not overwrite:
@@ -191,8 +194,10 @@ def _publish(staging: Path, folder: Path, before: list[str]) -> None:
         staging.rename(folder)
         return
     files = [path.relative_to(staging).as_posix() for path in _files(staging)]
+    for name in sorted({*files, *before}):
+        _no_links(folder, name)
     for name in set(files) - {*before, MARK}:
-        if (folder / name).exists():
+        if plain.kind(folder / name):
             raise PipelineError([Problem(f"{folder / name} is in the way, and no export wrote it", hint="move it away")])
     for name in set(before) - set(files):
         (folder / name).unlink(missing_ok=True)
@@ -203,6 +208,15 @@ def _publish(staging: Path, folder: Path, before: list[str]) -> None:
     for name in sorted(files, key=lambda name: name != MARK):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
+
+
+def _no_links(folder: Path, name: str) -> None:
+    """Raise PipelineError when a file, or a folder on the way to it, is a link: what it leads to is not the export's."""
+    parts = Path(name).parts
+    for stop in range(1, len(parts) + 1):
+        path = folder.joinpath(*parts[:stop])
+        if (found := plain.kind(path)) not in (None, "a folder", "a file"):
+            raise PipelineError([Problem(f"{path} is {found}, which no export wrote", hint="move it away")])
 
 
 def _inside(folder: Path, name: str) -> Path:

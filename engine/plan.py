@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -324,7 +323,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
         return ["it never ran"]
     if newest.step_key == plan.key:
         return ["an output is missing or its objects are gone"]
-    before = json.loads(registry.store.read_bytes(newest.key_object.sha256))
+    before = registry.store.read_document(newest.key_object.sha256)
     return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
 
 

@@ -116,7 +116,7 @@ class LiveProgress:
             TextColumn("[bold]{task.fields[step]}[/bold]"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=console,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,12 @@ import typer
 from engine.problems import PipelineError, Problem, did_you_mean
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Stop a query that works for longer.")
+]
+MemoryOption = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", help="Stop a query that needs more: 4GB, or a part of the machine's.")
+]
 
 
 class Settings:
@@ -111,7 +118,18 @@ def print_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Print what is no result."""
-    print(text, file=sys.stderr)
+    from engine.harmless import harmless
+
+    print(harmless(text), file=sys.stderr)
+
+
+def end_query(timeout: float) -> None:
+    """End this process: some functions of DuckDB cannot be interrupted. Nothing is lost, for a query writes nothing."""
+    try:
+        sys.stdout.flush()
+        say(f"error: the query was stopped after {timeout:g} s. Allow more (--timeout SECONDS), or ask for less.")
+    finally:
+        os._exit(2)
 
 
 def row_count(count: int) -> str:
