@@ -13,6 +13,7 @@ T = TypeVar("T", bound=BaseModel)
 
 _WORDS = 300
 _PROBLEMS = 5
+"""An answer can have thousands, and the first ones are what a model is asked to repair."""
 
 
 class UnparsableError(Exception):
@@ -29,7 +30,7 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 def parse_answer(text: str, model: type[T]) -> T:
     """The object in an answer: the whole text, what stands in a code fence, or the outermost braces.
 
-    Validation is strict: the text "true" is no boolean, and "3" no number.
+    Validation is strict: the text "true" is no boolean, and "3" no number; every number is finite.
 
     Raises:
         UnparsableError: there is no JSON, or it does not validate.
@@ -37,11 +38,14 @@ def parse_answer(text: str, model: type[T]) -> T:
     problem = "it holds no JSON object"
     for candidate in _candidates(text):
         try:
-            return model.model_validate_json(candidate, strict=True)
+            found = model.model_validate_json(candidate, strict=True)
+            json.dumps(found.model_dump(), default=str, allow_nan=False)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)[:_PROBLEMS]
-            named = [(".".join(map(str, item["loc"])) or "the answer", item["msg"]) for item in found]
-            problem = "; ".join(f"{place[:_WORDS]}: {message[:_WORDS]}" for place, message in named)
+            problem = "; ".join(map(_described, error.errors(include_input=False, include_url=False)[:_PROBLEMS]))
+        except ValueError:
+            problem = "a number in it is not finite"
+        else:
+            return found
     raise UnparsableError(f"{problem}; it reads: {text.strip()[:_WORDS]}")
 
 
@@ -58,6 +62,11 @@ def repair_prompt(messages: Sequence[dict[str, str]], answer: str, error: Unpars
         {"role": "assistant", "content": answer},
         {"role": "user", "content": REPAIR.format(problem=str(error).partition("; it reads:")[0])},
     ]
+
+
+def _described(problem: Any) -> str:
+    place = ".".join(map(str, problem["loc"]))[:_WORDS] or "the answer"
+    return f"{place}: {problem['msg'][:_WORDS]}"
 
 
 def _candidates(text: str) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
+
+from operators.characters import folded
 
 Conclusion = Literal["correct", "incorrect", "neither"]
 
 
 def normalise(text: str) -> str:
-    """A text in the form in which answers are compared: its words in lower case, without accents and articles.
+    """A text in the form in which answers are compared: its words in lower case, without articles.
+
+    Latin letters lose the accents that English texts drop; Vietnamese and other scripts keep their marks.
 
     Numbers lose thousands separators and zeros behind the point, dates have the month before the day, `U.S.` is `us`, `Paris's`
     is `paris`. A text without any words is given as it stands.
@@ -97,10 +100,8 @@ _DETERMINES = re.compile(r"\s+(?!(?:because|since|as|but|and|for|according|based
 
 @lru_cache(maxsize=4096)
 def _plain(text: str) -> str:
-    """Lower case, without accents (of Latin, Greek and Cyrillic), one way to write quotes, dashes, numbers and dates."""
-    text = unicodedata.normalize("NFKC", _SPACES_IN_NUMBERS.sub("", text)).casefold().translate(_LETTERS)
-    text = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", text))
-    text = unicodedata.normalize("NFC", text)
+    """Lower case, without the accents that English texts drop, one way to write quotes, dashes, numbers and dates."""
+    text = folded(_SPACES_IN_NUMBERS.sub("", text)).translate(_LETTERS)
     for pattern, to in _PLAIN:
         text = pattern.sub(to, text)
     return text

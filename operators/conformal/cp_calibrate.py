@@ -99,8 +99,9 @@ async def cp_calibrate(
 
     Args:
         alphas: levels of miscoverage.
-        equivalence: when answers are the same: `exact` text; `qa`: the first line without case, punctuation, articles; `math`:
-            the final answer, verified; `embedding`: as `qa`, or as similar as `min_similarity`.
+        equivalence: when answers are the same: `exact` text; `qa`: the first line without case, punctuation, articles, and
+            without accents where the question is in English and its answers do not differ in them; `math`: the final answer,
+            verified; `embedding`: as `qa`, or as similar as `min_similarity`.
         min_similarity: cosine, for `embedding`.
         similarity: whether to use SS; without, no encoder is needed.
         split: shares to tune, calibrate and evaluate on.

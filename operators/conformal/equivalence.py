@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from operators.math.answers import as_number, final_answer, gold_answer
+from operators.characters import compatible, folded, has_meaningful_marks
+from operators.math.answers import final_answer, gold_answer
+from operators.math.notation import as_number
 from operators.math.verify import verify
 
 Equivalence = Literal["exact", "qa", "math", "embedding"]
@@ -37,23 +39,51 @@ def short(text: str) -> str:
     return _LABEL.sub("", line).strip().strip("\"'*`“”").strip()
 
 
-def qa_form(text: str) -> str:
-    """Lower case, without accents, punctuation and articles, blanks as one; the text itself where nothing is left.
+def qa_form(text: str, *, fold_accents: bool = True) -> str:
+    """Lower case, without punctuation and articles, width and blanks as one; the text itself where nothing is left.
 
-    After the normalisation of SQuAD's evaluation (Rajpurkar et al., arXiv 1606.05250), and NFKD. Other than there, minus signs
-    and decimal points stay, and punctuation parts words, but for that of abbreviations and thousands ("U.S.", "1,000").
+    After the normalisation of SQuAD's evaluation (Rajpurkar et al., arXiv 1606.05250). Unlike there, minus signs and decimal
+    points stay, and punctuation separates words, except in abbreviations and thousands ("U.S.", "1,000"). Signs that carry
+    meaning stay: C++, C# and C differ, as do A+ and A-, 10² and 102, x > 2 and x < 2. Currency signs do not count.
+
+    Args:
+        fold_accents: drop the accents that English texts drop, from Latin letters only ("São Paulo" is "Sao Paulo"). Marks
+            of other scripts, and those of Vietnamese (ơ, ạ, ả), always stay. See `accents_are_loose`.
     """
-    letters = "".join(each for each in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(each))
+    text = _FORMULA.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    letters = folded(text) if fold_accents else unicodedata.normalize("NFC", compatible(text).casefold())
+    letters = _GRADE.sub("\ue000", letters.replace("\u266f", "#"))
     letters = _WITHIN.sub("", _MINUS.sub("-", letters))
-    kept = "".join(" " if unicodedata.category(each)[0] in "PSZ" and each not in "-." else each for each in letters)
-    kept = _LOOSE.sub(" ", kept)
+    kept = _LOOSE.sub(" ", "".join(map(_kept, letters))).replace("\ue000", "-")
     words = [word for word in kept.split() if word not in _ARTICLES]
     return " ".join(words) or text.strip()
 
 
+def accents_are_loose(question: str, texts: Sequence[str]) -> bool:
+    """Whether the answers to a question can be compared without accents: the question is in English, no text has letters
+    of another script or of Vietnamese, and no two texts differ in their accents only, unless one of them has none.
+    """
+    if not _ENGLISH & set(re.findall(r"[a-z]+", question.casefold())):
+        return False
+    spellings: dict[str, set[str]] = {}
+    for text in texts:
+        if has_meaningful_marks(text):
+            return False
+        bare, marked = qa_form(text), qa_form(text, fold_accents=False)
+        if bare != marked:
+            spellings.setdefault(bare, set()).add(marked)
+    return all(len(marked) == 1 for marked in spellings.values())
+
+
+def _kept(sign: str) -> str:
+    category = unicodedata.category(sign)
+    dropped = category[0] in "PZ" or category in ("Sc", "Sk") or sign in "|~°©®™"
+    return sign if sign in "-.#^\ue000" or not dropped else " "
+
+
 def same_question(text: str) -> str:
     """A form in which questions are the same: case, articles, blanks and what ends them do not count; signs do."""
-    words = unicodedata.normalize("NFKC", text).casefold().rstrip(" ?.!").split()
+    words = compatible(text).casefold().rstrip(" ?.!").split()
     return " ".join(word for word in words if word not in _ARTICLES) or text.strip()
 
 
@@ -67,13 +97,16 @@ def chosen_option(text: str, options: Sequence[str]) -> str | None:
         return options[place]
     if line in options:
         return line
-    forms = Counter(qa_form(option) for option in options)
-    by_text = {form: option for option in options if forms[form := qa_form(option)] == 1}
-    if (same := by_text.get(qa_form(line))) is not None:
+    loose = len({qa_form(option) for option in options}) == len(options)
+    read = [qa_form(option, fold_accents=loose) for option in options]
+    forms = Counter(read)
+    by_text = {form: option for form, option in zip(read, options, strict=True) if forms[form] == 1}
+    said = qa_form(line, fold_accents=loose)
+    if (same := by_text.get(said)) is not None:
         return same
     if (found := _CHOICE.match(line)) and (place := LETTERS.index(found[1].upper())) < len(options):
         return options[place]
-    named = {by_text[form] for form in by_text if re.search(rf"(?<!\w){re.escape(form)}(?!\w)", qa_form(line))}
+    named = {by_text[form] for form in by_text if re.search(rf"(?<!\w){re.escape(form)}(?!\w)", said)}
     return named.pop() if len(named) == 1 else None
 
 
@@ -83,8 +116,10 @@ def right_options(answers: Sequence[str], options: Sequence[str]) -> set[str]:
     return {option for option in found if option is not None}
 
 
-def reading(equivalence: Equivalence, options: Sequence[str] | None = None) -> Callable[[str], Read]:
-    """How a sampled text is read.
+def reading(
+    equivalence: Equivalence, options: Sequence[str] | None = None, *, fold_accents: bool = True
+) -> Callable[[str], Read]:
+    """How a sampled text is read; for `fold_accents` see `qa_form`.
 
     With options, an answer is the option that it names, whatever the equivalence; what names none is an answer of its own.
     """
@@ -99,16 +134,21 @@ def reading(equivalence: Equivalence, options: Sequence[str] | None = None) -> C
             number = as_number(answer)
             return Read(answer, answer if number is None else str(number), not options)
         answer = short(text)
-        return Read(answer, qa_form(answer), not options)
+        return Read(answer, qa_form(answer, fold_accents=fold_accents), not options)
 
     return read
 
 
 async def accepted(
-    equivalence: Equivalence, answers: Sequence[str], forms: dict[str, str], options: Sequence[str] | None
+    equivalence: Equivalence,
+    answers: Sequence[str],
+    forms: dict[str, str],
+    options: Sequence[str] | None,
+    *,
+    fold_accents: bool = True,
 ) -> set[str]:
     """Which of some answers (form -> as it is shown) are among the accepted ones."""
-    read = reading(equivalence, options)
+    read = reading(equivalence, options, fold_accents=fold_accents)
     if options:
         right = right_options(answers, options)
         return {form for form, shown in forms.items() if shown in right and form.startswith(_OPTION)}
@@ -139,6 +179,11 @@ def boxed(answer: str) -> str:
 
 
 _ARTICLES = ("a", "an", "the")
+_ENGLISH = frozenset({"the", "what", "which", "who", "whom", "whose", "when", "where", "how", "why", "did", "does"})
+_FORMULA = re.compile("(?:(?<=[A-Z])|(?<=[A-Z][a-z]))[₀-₉]+")
+"""H₂O is H2O."""
+_GRADE = re.compile(r"(?<=(?<!\w)[a-z])-(?=[\s.,;:!?)]|$)")
+"""The minus of a grade or a blood group: A-, O-."""
 _OPTION = "option: "
 _MINUS = re.compile(r"(?<![\w)])[-\u2212\u2013](?=\d)")
 _WITHIN = re.compile(r"(?<=\d),(?=\d{3}(?!\d))|(?<=[^\W\d])\.(?!\d)|['\u2019]")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.llm.encoder import Encoder
-from operators.conformal.equivalence import Equivalence, accepted, merged, reading, right_options
+from operators.conformal.equivalence import Equivalence, accents_are_loose, accepted, merged, reading, right_options, short
 from operators.conformal.theory import Pools, normalised_entropy
 from operators.records import SampledAnswers
 
@@ -124,13 +124,14 @@ async def answered(
 
 async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer]:
     """The different answers to a question, possible ones first, the most frequent first (ties: the one sampled first)."""
-    read = reading(equivalence, row.options)
+    loose = accents_are_loose(row.question, [*row.answers, *map(short, row.samples)])
+    read = reading(equivalence, row.options, fold_accents=loose)
     said = [read(text) for text in row.samples]
     forms: dict[str, str] = {}
     for shown, form, _ in said:
         forms.setdefault(form, shown)
     stands = await merged(forms) if equivalence == "math" and not row.options else {form: form for form in forms}
-    right = await accepted(equivalence, row.answers, forms, row.options)
+    right = await accepted(equivalence, row.answers, forms, row.options, fold_accents=loose)
     answers: dict[str, Answer] = {}
     for number, (shown, form, possible) in enumerate(said):
         answer = answers.setdefault(stands[form], Answer(number, possible=possible))

@@ -1,344 +1,353 @@
-"""Reads what form an answer has (a value with its unit, words, a tuple, a set, a ratio, a relation), and compares forms.
+"""Reads what form an answer has: a value with its unit, words, a point or interval, a set, a matrix, a ratio, a relation.
 
-math-verify strips units, takes a tuple for an interval and the last side of any equation: forms are told apart here, so
-that it only ever sees two single expressions.
+What has no form here, or several, is None: it is compared as text only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
-from operators.math.answers import as_number, normalise
-from operators.records import Verdict
+from operators.math.expressions import Node, UnreadableError, parse, variables
+from operators.math.notation import as_number, grouped_readings, normalise
+from operators.math.scanning import enclosed, split
+from operators.math.units import CURRENCIES, split_unit
+from operators.math.words import unwrapped, word_form
 
-Kind = Literal["value", "words", "bracket", "set", "union", "ratio", "relation"]
-Same = Callable[[str, str], Verdict | None]
-"""Compares two single expressions; None where it cannot say."""
+Kind = Literal["value", "words", "bracket", "set", "union", "ratio", "relation", "matrix", "grouped", "approximation", "based"]
 
-_RELATION = re.compile(r"\\(?:le|leq|ge|geq|ne|neq|lt|gt|in|notin|subset|to|equiv|sim|mid)(?![A-Za-z])|[<>]|!=")
+_MOST_CHARACTERS = 2000
+_MOST_DEPTH = 8
+
 _NAME = re.compile(
-    r"(?!(?:sin|cos|tan|log|ln|exp|sqrt)\b)(?:\\(?:angle|triangle|alpha|beta|gamma|theta|lambda|mu|phi)\s*)?(?:[A-Z]{1,3}|[A-Za-z]"
-    r"|(?:[A-Za-z]{3,}\s*){1,5}|\\(?:alpha|beta|gamma|theta|lambda|mu|phi))?'*(?:_(?:\w|\{\w+\}))?(?:\([\w, ]{1,5}\))?"
+    r"(?!(?:sin|cos|tan|log|ln|exp|sqrt)\b)(?:\\(?:angle|triangle) ?)?(?:[A-Z]{1,3}|[A-Za-z]|(?:[A-Za-z]{3,} ?){1,5}"
+    r"|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|rho|sigma))?'*(?: ?_ ?(?:\w|\{\w+\}))?(?: ?\([\w, ]{1,5}\))?"
 )
-_OPERATORS_ONLY = re.compile(r"(?:[\d\s.,+\-*/^(){}$%]|\\(?:frac|sqrt|times|cdot|div|pi)(?![A-Za-z]))+")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|operatorname|mbox|rm|text(?:normal|rm))\s*\{([^{}]*)\}")
-_WORDS = re.compile(r"[^\W\d_]+(?:[-' ]+[^\W\d_]+)*")
-_AND = re.compile(r"\s*(?:,?\s*\b(?:and|or)\b)\s*", re.IGNORECASE)
-_MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])")
-
-_UNITS = {
-    "m": "meter", "cm": "centimeter", "mm": "millimeter", "km": "kilometer", "in": "inch", "ft": "foot", "feet": "foot",
-    "yd": "yard", "mi": "mile", "g": "gram", "kg": "kilogram", "mg": "milligram", "lb": "pound", "lbs": "pound", "oz": "ounce",
-    "s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "l": "liter", "L": "liter",
-    "ml": "milliliter", "mL": "milliliter", "mph": "mile per hour", "usd": "dollar", "cents": "cent", "inches": "inch",
-    "litre": "liter", "metre": "meter", "deg": "degree", "people": "person", "children": "child",
-    "sq": "square", "cu": "cubic", "kilometre": "kilometer", "centimetre": "centimeter", "millimetre": "millimeter",
+_ONLY_NUMBERS = re.compile(r"(?:[\d\s.,+\-*/^(){}$%!]|\\(?:frac|sqrt|times|cdot|div|pi|binom)(?![A-Za-z])|x(?= ?\d))+")
+_EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)")
+_COMPARES = re.compile(r"\\(?:leqslant|leq|le|geqslant|geq|ge|lt|gt|neq|ne)(?![A-Za-z])|<=|>=|!=|<|>")
+_OPERATORS = {
+    "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=", "lt": "<", "gt": ">",
+    "neq": "!=", "ne": "!=",
 }  # fmt: skip
-_SHORT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
-_POWER = r"(?:\s*\^\s*(?:\{\s*[23]\s*\}|[23]))?"
-_VALUE = r"(?P<value>.*?[\d})])"
-_WITH_UNIT = [
-    re.compile(_VALUE + r"\s*(?P<unit>\^\{\\circ\}\s*(?:[CF]|\\(?:text|mathrm)\s*\{[CF]\})?)"),
-    re.compile(_VALUE + rf"\s*\\(?:text|mathrm|mbox|textbf)\s*\{{(?P<unit>[A-Za-z ./-]*)\}}(?P<power>{_POWER})"),
-    re.compile(_VALUE + rf"(?P<gap>\s*)(?P<unit>(?:{_SHORT})(?:/(?:{_SHORT}))?)(?P<power>{_POWER})"),
-    re.compile(_VALUE + rf"\s+(?P<unit>(?:[A-Za-z]{{3,}}|(?:{_SHORT})\b)[A-Za-z /-]*)(?P<power>{_POWER})"),
-]
-_CURRENCY = re.compile(r"(?P<sign>-?)\s*\\?(?P<unit>[$€£])\s*(?P<value>.+)")
-_NO_UNIT = re.compile(
-    r"\b(?:hundred|thousand|million|billion|trillion|dozen|hal(?:f|ves)|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
-    r"|eighths?|ninths?|tenths?|hundredths?|thousandths?|squared|cubed|factorial|repeating|recurring|times|plus|minus|divided|over"
-    r"|less|more|fewer|short|below|above|under|out|mod|sin|cos|tan|log|ln|exp|sqrt|pi|and|or|to|not|than|choose|by|from|if|when|for"
-    r"|approx|approximately|factor|[xyznie])s?\b",
-    re.IGNORECASE,
+_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!="}
+_MEMBER = re.compile(r"([A-Za-z](?:_\d)?) ?\\in(?![A-Za-z]) ?")
+_EMPTY = re.compile(r"\\(?:emptyset|varnothing)|\\\{ ?\\\}|\{ ?\}|(?:the )?(?:empty|null) set", re.IGNORECASE)
+_REALS = re.compile(
+    r"\\mathbb ?\{? ?R ?\}?|\\(?:R|Reals|reals)|(?:the )?(?:set of )?(?:all )?(?:the )?real(?:s| numbers)", re.IGNORECASE
 )
-_ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_COUNTED = dict(zip([*_ONES, *_TENS], [*range(20), *range(20, 100, 10)], strict=True))
-_SYNONYMS = {"true": "yes", "false": "no"}
+_LABELLED = re.compile(r"\(?[A-Z]\) ?(?![-+*/^_=<>,)!']|\\(?:times|cdot|cup|le|ge|ne|in))\S|[A-H][.:] ?\S")
+_BASED = re.compile(r"\(?([0-9A-F]+)\)?_ ?(?:\{ ?(?:\\text ?\{ ?)?(\d+|two|eight|ten|sixteen) ?\}?\}?|(\d))")
+_MATRIX = re.compile(r"\\begin ?\{([pbB]?matrix)\}(.*)\\end ?\{\1\}", re.DOTALL)
+_COMMA = re.compile(r",(?!\d{3}(?!\d))|;")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
+_JOIN = re.compile(r",? ?\b(and|or)\b ?", re.IGNORECASE)
+_QUOTES = ("*", '"', "`", "'")
+INFINITY = Node("constant", name="infinity")
 
 
 @dataclass(frozen=True)
 class Form:
-    """An answer read: its kind, the expression of a single one or the parts of several, and what is around it."""
+    """An answer read.
+
+    Args:
+        text: of words, brackets ("(]"), operators of relations, bases, matrices ("2x1").
+        parts: of several; of relations the two sides; of approximations what is approximated, and its value.
+        name: of what the answer is a value (x of x = 5).
+        node: the expression of a value.
+    """
 
     kind: Kind
     text: str = ""
     parts: tuple[Form, ...] = ()
     name: str = ""
     unit: str = ""
+    node: Node | None = None
 
 
 def read(text: str) -> Form | None:
-    """The form of an answer; None where there is nothing to read."""
-    bare = _undressed(normalise(text))
-    if not bare:
+    """The form of an answer; None where it cannot be read for sure, or is longer than 2,000 characters."""
+    if len(text) > _MOST_CHARACTERS:
         return None
-    if as_number(bare) is not None and not _CURRENCY.match(bare):
-        return Form("value", bare)
+    try:
+        return _read(normalise(text), 0)
+    except UnreadableError:
+        return None
+
+
+def value_of(number: Fraction) -> Node:
+    """A number as an expression."""
+    return Node("number", value=number)
+
+
+def _read(text: str, depth: int) -> Form:
+    if depth > _MOST_DEPTH:
+        raise UnreadableError("too deep")
+    bare = _undressed(text)
+    if not bare:
+        raise UnreadableError("nothing to read")
+    number = as_number(bare)
+    if number is not None and not any(sign in bare for sign in "%$€£¥₹"):
+        return Form("value", bare, node=value_of(number))
+    if number is None and grouped_readings(bare):
+        return Form("grouped", bare, tuple(Form("value", each, node=value_of(Fraction(each))) for each in _listed_digits(bare)))
+    if _EMPTY.fullmatch(unwrapped(bare)):
+        return Form("set")
+    if _REALS.fullmatch(unwrapped(bare)):
+        return _interval("()", Node("negative", (INFINITY,)), INFINITY)
     if member := _MEMBER.match(bare):
-        bare = bare[member.end() :].strip()
-    pieces = _split(bare, r"\\cup(?![A-Za-z])")
-    if len(pieces) > 1:
-        return _several("union", pieces)
-    if (inside := _inside(bare)) is not None:
-        opening, closing, content = inside
-        pieces = _split(content, ",", "[,;]")
-        if opening == "\\{":
-            return _several("set", pieces)
-        if len(pieces) > 1:
-            return _several("bracket", pieces, opening + closing)
-        if opening == "(":
-            return read(content)
-    pieces = [piece for part in _split(bare, r",(?!\d{3}(?!\d))|;") for piece in _AND.split(_and(part)) if piece.strip()]
-    if len(pieces) > 1:
-        return _several("set", pieces)
-    if bare.count("\\pm") == 1:
-        return _several("set", [bare.replace("\\pm", "+"), bare.replace("\\pm", "-")])
-    return _single(bare)
-
-
-def compare(gold: Form, given: Form, same: Same) -> Verdict | None:
-    """Whether two forms say the same, with `same` for single expressions; None where that cannot say.
-
-    Not called wrong but unparsed, because two readings are possible: the same number in another unit, a ratio against a
-    fraction, a list against a tuple, words against other words or a value, a relation against a value.
-    """
-    if gold.name and given.name and gold.name != given.name:
-        return "wrong" if len(gold.name) == len(given.name) == 1 else "unparsed"
-    if gold.kind == "value" and given.kind == "value":
-        return _values(gold, given, same)
-    if gold.kind == "words" and given.kind == "words":
-        return _words(gold.text, given.text)
-    if gold.kind == "relation" and given.kind == "relation":
-        return same(gold.text, given.text)
-    kinds = {gold.kind, given.kind}
-    if kinds == {"words", "value"} and len(gold.text if gold.kind == "words" else given.text) == 1:
-        return same(gold.text, given.text)  # a variable
-    if kinds & {"words", "relation"}:
-        return "unparsed"
-    if "ratio" in kinds:
-        return _ratios(gold, given, same)
-    if gold.kind == "bracket" and given.kind == "bracket":
-        return "wrong" if gold.text != given.text else _in_order(gold, given, same)
-    if kinds == {"bracket", "set"}:
-        return "unparsed" if len(gold.parts) == len(given.parts) else "wrong"
-    if "bracket" in kinds:
-        return "wrong"
-    return _in_any_order(gold.parts or (gold,), given.parts or (given,), same)
+        return _read(bare[member.end() :], depth + 1)
+    for reader in (_union, _without, _matrix, _bracketed, _list):
+        if (form := reader(bare, depth + 1)) is not None:
+            return form
+    if len(_PLUS_MINUS.findall(bare)) == 1:
+        return Form("set", parts=tuple(_read(_PLUS_MINUS.sub(sign, bare).removeprefix("+"), depth + 1) for sign in "+-"))
+    return _single(bare, depth + 1)
 
 
 def _undressed(text: str) -> str:
     """Without what does not belong to the answer: dollar signs and words of LaTeX around it, quotes, a full stop."""
     while True:
         before = text
-        text = text.strip().strip("*\"'`").strip()
+        text = text.strip().strip("*").strip()
         text = re.sub(r"(?<!\.)\.$", "", text)
+        if len(text) > 2 and text[0] == text[-1] and text[0] in _QUOTES:
+            text = text[1:-1]
         if len(text) > 1 and text.startswith("$") and text.endswith("$") and text.count("$") == 2:
             text = text[1:-1]
-        if match := _TEXT.fullmatch(text):
-            text = match[1]
+        text = unwrapped(text, whole=True)
+        inside = enclosed(text)
         if (
-            text.startswith("{")
-            and text.endswith("}")
-            and _closing(text) == len(text) - 1
-            and len(_split(text[1:-1], ",")) == 1
+            inside is not None
+            and inside[0] == "{"
+            and len(split(inside[2], re.compile("[,:|;]|\\\\mid"))) == 1
+            and inside[2].strip()
         ):
-            text = text[1:-1]
+            text = inside[2]
         if text == before:
             return text.removesuffix("\\").strip()
 
 
-def _single(text: str) -> Form | None:
+def _union(text: str, depth: int) -> Form | None:
+    pieces = split(text, re.compile(r"\\cup(?![A-Za-z])"))
+    if len(pieces) == 1:
+        return None
+    parts = tuple(_read(piece, depth) for piece in pieces)
+    if all(part.kind == "set" for part in parts):
+        return Form("set", parts=tuple(member for part in parts for member in part.parts))
+    return Form("union", parts=tuple(inner for part in parts for inner in (part.parts if part.kind == "union" else (part,))))
+
+
+def _without(text: str, depth: int) -> Form | None:
+    """All numbers but one."""
+    pieces = split(text, re.compile(r"\\(?:setminus|backslash)(?![A-Za-z])"))
+    if len(pieces) == 1:
+        return None
+    whole, but = _read(pieces[0], depth), _read(pieces[1], depth)
+    missing = but.parts[0].node if but.kind == "set" and len(but.parts) == 1 else None
+    if len(pieces) > 2 or not _is_all(whole) or missing is None:
+        raise UnreadableError("a difference of sets")
+    return _all_but(missing)
+
+
+def _is_all(form: Form) -> bool:
+    ends = [part.node for part in form.parts]
+    return form.kind == "bracket" and ends == [Node("negative", (INFINITY,)), INFINITY]
+
+
+def _all_but(missing: Node, name: str = "") -> Form:
+    low, high = _interval("()", Node("negative", (INFINITY,)), missing), _interval("()", missing, INFINITY)
+    return Form("union", parts=(low, high), name=name)
+
+
+def _interval(brackets: str, low: Node, high: Node, name: str = "") -> Form:
+    return Form("bracket", brackets, (Form("value", node=low), Form("value", node=high)), name, "interval")
+
+
+def _matrix(text: str, depth: int) -> Form | None:
+    if not (found := _MATRIX.fullmatch(text)):
+        return None
+    rows = [split(row, re.compile("&")) for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2].strip()) if row.strip()]
+    if not rows or len({len(row) for row in rows}) != 1:
+        raise UnreadableError("rows of different lengths")
+    cells = tuple(_read(cell, depth) for row in rows for cell in row)
+    return Form("matrix", f"{len(rows)}x{len(rows[0])}", cells)
+
+
+def _bracketed(text: str, depth: int) -> Form | None:
+    inside = enclosed(text)
+    if inside is None:
+        return None
+    opening, closing, content = inside
+    if opening in ("\\{", "{"):
+        condition = split(content, re.compile(r":|\||\\mid(?![A-Za-z])|\\vert(?![A-Za-z])"))
+        if len(condition) == 2:
+            described = _read(condition[1], depth)
+            if not (described.kind == "union" or (described.kind == "bracket" and described.unit == "interval")):
+                raise UnreadableError("a set by its condition")
+            return replace(described, name="")
+        return Form("set", parts=tuple(_read(piece, depth) for piece in split(content, re.compile("[,;]"))))
+    pieces = split(content, re.compile("[,;]"))
+    if len(pieces) > 1:
+        parts = tuple(_read(piece, depth) for piece in pieces)
+        endless = any("infinity" in (part.name for part in _inner(part.node)) for part in parts)
+        return Form(
+            "bracket", opening + closing, parts, unit="interval" if endless or opening + closing in ("(]", "[)") else ""
+        )
+    return _read(content, depth) if opening == "(" and closing == ")" else None
+
+
+def _inner(node: Node | None) -> Sequence[Node]:
+    return [] if node is None else [node, *node.parts]
+
+
+def _list(text: str, depth: int) -> Form | None:
+    spelt = re.sub(r"\\(?:text|mathrm|mbox) ?\{ ?(and|or) ?\}", r" \1 ", text)
+    pieces = [piece for part in split(spelt, _COMMA) for piece in _JOIN.split(part)[::2] if piece.strip()]
+    if len(pieces) == 1:
+        if len(split(spelt, _COMMA)) > 1 or _JOIN.search(spelt):
+            raise UnreadableError("a list with a part that is missing")
+        return None
+    parts = tuple(_read(piece, depth) for piece in pieces)
+    if len({part.kind for part in parts if part.kind in ("words", "value")}) > 1 and any(
+        len(part.text) > 1 for part in parts if part.kind == "words"
+    ):
+        raise UnreadableError("numbers and words")
+    ranges = [part for part in parts if part.kind in ("union", "relation") or part.unit == "interval"]
+    if not ranges:
+        return Form("set", parts=parts)
+    joins = {found.lower() for part in split(spelt, _COMMA) for found in _JOIN.split(part)[1::2]}
+    names = {part.name for part in parts}
+    if joins != {"or"} or len(ranges) < len(parts) or len(names) > 1 or any(part.kind == "relation" for part in parts):
+        raise UnreadableError("conditions that hold together")
+    return Form("union", parts=parts, name=names.pop())
+
+
+def _single(text: str, depth: int) -> Form:
     """One value, ratio, relation or word."""
-    text = re.split(r"\\approx(?![A-Za-z])", text)[0].strip() or text
-    sides = [side.strip() for side in re.split(r"(?<![<>!=\\])=(?!=)", text)]
+    if _LABELLED.match(text) and not _BASED.fullmatch(text):
+        raise UnreadableError("a letter and something behind it")
+    about = split(text, re.compile(r"\\approx(?![A-Za-z])"))
+    if len(about) > 1:
+        if len(about) > 2 or not all(about):
+            raise UnreadableError("a value that is not exact")
+        right = _read(about[1], depth)
+        if _NAME.fullmatch(unwrapped(about[0])):
+            return replace(right, name=_name(about[0]))
+        return Form("approximation", parts=(_read(about[0], depth), right))
+    sides = split(text, _EQUALS)
     if len(sides) > 1:
-        if not sides[-1]:
-            return None
-        first = _unwrapped(sides[0])
-        if _NAME.fullmatch(first) and first:
-            form = read(sides[-1])
-            if form is None or form.name:
-                return None
-            return Form(form.kind, form.text, form.parts, re.sub(r"[\s{}]", "", first), form.unit)
-        if all(_OPERATORS_ONLY.fullmatch(side) for side in sides[:-1]):
-            return read(sides[-1])
-        return Form("relation", text)
-    text = sides[0]
-    if _RELATION.search(text):
-        return Form("relation", text)
-    ratio = text.split(":")
-    if len(ratio) > 1:
-        parts = [part.strip() for part in ratio]
-        return (
-            _several("ratio", parts) if all(as_number(part) is not None for part in parts) else Form("words", text.casefold())
-        )
-    plain = re.sub(r"\s+", " ", _unwrapped(text)).strip()
-    if _WORDS.fullmatch(plain) and not re.search(r"\b\w\s*-|-\s*\w\b", plain):  # p - q is a difference
-        return _word(plain)
-    return _with_unit(text)
+        return _equation(sides, depth)
+    if _COMPARES.search(text):
+        return _inequality(text)
+    if found := _BASED.fullmatch(text):
+        return Form("based", f"{found[1].lstrip('0') or '0'} {found[2] or found[3]}")
+    if ":" in text:
+        parts = [part.strip() for part in text.split(":")]
+        numbers = [as_number(part) for part in parts]
+        if all(number is not None for number in numbers):
+            return Form(
+                "ratio", text, tuple(Form("value", part, node=value_of(as_number(part) or Fraction(0))) for part in parts)
+            )
+        return Form("words", " ".join(unwrapped(text).casefold().replace(".", "").split()))
+    if (word := word_form(text)) is not None:
+        return Form("words", word) if isinstance(word, str) else Form("value", text, node=value_of(Fraction(word)))
+    return _with_unit(text, depth)
 
 
-def _word(text: str) -> Form:
-    bare = re.sub(r"^(?:the|an?)\s+(?=\w)", "", text, flags=re.IGNORECASE)
-    if len(bare) == 1:
-        return Form("words", bare)
-    lower = bare.casefold()
-    tens, _, ones = lower.replace("-", " ").partition(" ")
-    if tens in _COUNTED and (not ones or (tens in _TENS and ones in _ONES[1:10])):
-        return Form("value", str(_COUNTED[tens] + _COUNTED.get(ones, 0)))
-    return Form("words", _SYNONYMS.get(lower, lower))
+def _equation(sides: list[str], depth: int) -> Form:
+    if not all(sides):
+        raise UnreadableError("an equation without a side")
+    first, last = unwrapped(sides[0]), sides[-1]
+    if _NAME.fullmatch(first) and first:
+        form = _read(last, depth)
+        if form.name or form.kind == "relation" or (len(sides) > 2 and last == "0"):
+            raise UnreadableError("an equation of an equation")
+        if len(first) == 1 and form.node is not None and first in variables(form.node):
+            return Form("relation", "=", (Form("value", node=parse(first)), form))
+        return replace(form, name=_name(first))
+    if all(_ONLY_NUMBERS.fullmatch(side) for side in sides[:-1]):
+        if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", last):
+            return replace(_read(sides[0], depth), name=last)
+        form = _read(last, depth)
+        if form.kind == "words":
+            raise UnreadableError("a number that is a word")
+        if form.node is None or not variables(form.node):
+            return form
+    if len(sides) > 2:
+        raise UnreadableError("a chain of equations")
+    return Form("relation", "=", tuple(Form("value", node=parse(side)) for side in sides))
 
 
-def _with_unit(text: str) -> Form | None:
+def _inequality(text: str) -> Form:
+    signs = [_operator(found[0]) for found in _COMPARES.finditer(text)]
+    sides = [side.strip() for side in _COMPARES.split(text)]
+    if not all(sides) or len(signs) > 2:
+        raise UnreadableError("an inequality without a side")
+    named = [bool(_NAME.fullmatch(side)) and len(side) <= 5 for side in sides]
+    if len(signs) == 2:
+        if not named[1] or signs[0][0] != signs[1][0] or "!=" in signs:
+            raise UnreadableError("a chain of inequalities")
+        low, high, name = _constant(sides[0]), _constant(sides[2]), _name(sides[1])
+        if signs[0][0] == ">":
+            low, high, signs = high, low, [_MIRRORED[sign] for sign in reversed(signs)]
+        brackets = ("[" if "=" in signs[0] else "(") + ("]" if "=" in signs[1] else ")")
+        return _interval(brackets, low, high, name)
+    [sign] = signs
+    nodes = [parse(side) for side in sides]
+    if named[1] and not variables(nodes[0]):
+        nodes, named, sides, sign = nodes[::-1], named[::-1], sides[::-1], _MIRRORED[sign]
+    if not named[0] or variables(nodes[1]):
+        return Form("relation", sign, tuple(Form("value", node=node) for node in nodes))
+    bound, name = nodes[1], _name(sides[0])
+    if sign == "!=":
+        return _all_but(bound, name)
+    if sign[0] == "<":
+        return _interval("(" + ("]" if "=" in sign else ")"), Node("negative", (INFINITY,)), bound, name)
+    return _interval(("[" if "=" in sign else "(") + ")", bound, INFINITY, name)
+
+
+def _operator(text: str) -> str:
+    return _OPERATORS.get(text.removeprefix("\\"), text)
+
+
+def _constant(text: str) -> Node:
+    node = parse(text)
+    if variables(node):
+        raise UnreadableError("a bound that is not a number")
+    return node
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[\s{}]", "", unwrapped(text))
+
+
+def _with_unit(text: str, depth: int) -> Form:
     """A value without its unit; what looks like a unit but changes the number, as "5 million", cannot be read."""
-    if match := _CURRENCY.fullmatch(text):
-        form = read(match["sign"] + match["value"])
-        return form and replace(form, unit=form.unit or {"$": "dollar", "€": "euro", "£": "pound"}[match["unit"]])
-    for pattern in _WITH_UNIT:
-        match = pattern.fullmatch(text)
-        if match is None or (match.groupdict().get("gap") == "" and len(match["unit"]) == 1):
-            continue  # `5m` is an expression
-        if _NO_UNIT.search(match["unit"]) or len(match["unit"].split()) > 4:
-            return None
-        return Form("value", match["value"].strip(), unit=_unit(match["unit"] + (match.groupdict().get("power") or "")))
-    return None if _TEXT.search(text) else Form("value", text)
-
-
-def _unit(words: str) -> str:
-    """A unit in one spelling: "cm" and "centimeters" are the same."""
-    words = _unwrapped(words).replace("^{\\circ}", "degree ")
-    words = re.sub(r"\s*\^\s*\{?\s*([23])\s*\}?", r"^\1", words.replace("/", " per ")).strip()
-    names = []
-    for word in words.split():
-        name, _, power = word.partition("^")
-        name = _UNITS.get(name) or _UNITS.get(name.casefold()) or name.casefold()
-        if name.endswith("s") and not name.endswith("ss"):
-            name = _UNITS.get(name[:-1], name[:-1])
-        names.append({"2": "square ", "3": "cubic "}.get(power, "") + name)
-    return " ".join(names).replace("squared", "square")
-
-
-def _several(kind: Kind, pieces: list[str], text: str = "") -> Form | None:
-    parts = [read(piece) for piece in pieces]
-    return Form(kind, text, tuple(part for part in parts if part)) if all(parts) else None
-
-
-def _values(gold: Form, given: Form, same: Same) -> Verdict | None:
-    if gold.unit and given.unit and gold.unit != given.unit:
-        return "unparsed"
-    if "degree" in (gold.unit, given.unit) and gold.unit != given.unit and "\\pi" in gold.text + given.text:
-        return "unparsed"  # degrees against radians
-    return _percentages(gold.text, given.text, same)
-
-
-def _percentages(gold: str, given: str, same: Same) -> Verdict | None:
-    """25% is 0.25, and files leave the sign out (GSM8K): a bare 25 is 25%, too. A bare 0.25 may be 0.25%: unparsed."""
-    signs = [re.search(r"\\?%\s*$", text) for text in (gold, given)]
-    bare = [text[: sign.start()] if sign else text for text, sign in zip((gold, given), signs, strict=True)]
-    if bool(signs[0]) == bool(signs[1]):
-        return same(*bare)
-    percent, plain = (as_number(text) for text in (bare if signs[0] else reversed(bare)))
-    if percent is None or plain is None:
-        return "unparsed"
-    if percent == plain * 100:
-        return "correct"
-    return "wrong" if percent != plain else "correct" if abs(plain) > 1 else "unparsed"
-
-
-def _words(gold: str, given: str) -> Verdict:
-    if gold == given:
-        return "correct"
-    single = " " not in gold + given and sorted(gold.casefold()) != sorted(given.casefold())
-    return "wrong" if single else "unparsed"
-
-
-def _ratios(gold: Form, given: Form, same: Same) -> Verdict | None:
-    if gold.kind != given.kind:
-        return "unparsed"
-    verdict = _in_order(gold, given, same)
-    if verdict == "wrong" and len(gold.parts) == len(given.parts):
-        numbers = [(as_number(a.text), as_number(b.text)) for a, b in zip(gold.parts, given.parts, strict=True)]
-        (a, b), *others = numbers
-        if all(a * y == b * x for x, y in others):  # type: ignore[operator]
-            return "unparsed"  # 6:8 is 3:4, but 1:30 is no 2:60
-    return verdict
-
-
-def _in_order(gold: Form, given: Form, same: Same) -> Verdict | None:
-    if len(gold.parts) != len(given.parts):
-        return "wrong"
-    return _worst([compare(a, b, same) for a, b in zip(gold.parts, given.parts, strict=True)])
-
-
-def _in_any_order(gold: tuple[Form, ...], given: tuple[Form, ...], same: Same) -> Verdict | None:
-    if len(gold) != len(given):
-        return "wrong"
-    names = [{part.name for part in parts} for parts in (gold, given)]
-    if {""} in names and max(map(len, names)) > 1:
-        return _worst([compare(a, b, same) for a, b in zip(gold, given, strict=True)])  # "x=1, y=2" against "1, 2"
-    left = list(given)
-    verdicts: list[Verdict | None] = []
-    for part in gold:
-        found = [compare(part, other, same) for other in left]
-        if "correct" in found:
-            left.pop(found.index("correct"))
-        verdicts.append(
-            "correct" if "correct" in found else None if None in found else "unparsed" if "unparsed" in found else "wrong"
+    currency = re.match(r"(-?) ?\\?([$€£¥₹]) ?(?=[-\d.])", text)
+    if currency:
+        form = _read(currency[1] + text[currency.end() :], depth)
+        if form.kind != "value" or (form.unit and form.unit != CURRENCIES[currency[2]]):
+            raise UnreadableError("an amount of money with another unit")
+        return replace(form, unit=CURRENCIES[currency[2]])
+    if percent := re.search(r" ?\\?%$", text):
+        return Form("value", text, unit="%", node=parse(text[: percent.start()]))
+    try:
+        with_unit = split_unit(text)
+    except ValueError as error:
+        raise UnreadableError(str(error)) from error
+    if with_unit is None:
+        node = parse(text)
+        return (
+            Form("value", text, unit="degree", node=node.parts[0]) if node.head == "degree" else Form("value", text, node=node)
         )
-    return _worst(verdicts)
+    value, unit = with_unit
+    number = as_number(value)
+    return Form("value", value, unit=unit, node=parse(value) if number is None else value_of(number))
 
 
-def _worst(verdicts: list[Verdict | None]) -> Verdict | None:
-    if "wrong" in verdicts:
-        return "wrong"
-    return None if None in verdicts else "unparsed" if "unparsed" in verdicts else "correct"
-
-
-def _and(text: str) -> str:
-    return re.sub(r"\\(?:text|mathrm|mbox)\s*\{\s*(and|or)\s*\}", r" \1 ", text)
-
-
-def _unwrapped(text: str) -> str:
-    return _TEXT.sub(r"\1", text)
-
-
-def _split(text: str, pattern: str, again: str = "") -> list[str]:
-    """Split at matches that are in no brackets."""
-    pieces, depth, start = [], 0, 0
-    separator = re.compile(again or pattern)
-    place = 0
-    while place < len(text):
-        depth += (text[place] in "([{") - (text[place] in ")]}")
-        if depth == 0 and (match := separator.match(text, place)):
-            pieces.append(text[start:place])
-            start = place = match.end()
-            continue
-        place += 1
-    return [piece.strip() for piece in [*pieces, text[start:]]]
-
-
-def _closing(text: str) -> int:
-    """Where the bracket that a text begins with is closed, by whatever closes it; -1 if nowhere."""
-    depth = 0
-    for place, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0 and sign in ")]}":
-            return place
-    return -1
-
-
-def _inside(text: str) -> tuple[str, str, str] | None:
-    """Opening, closing and content of a text that is in brackets as a whole."""
-    for opening, closings in (("\\{", ("\\}",)), ("{", ("}",)), ("(", (")", "]")), ("[", ("]", ")"))):
-        for closing in closings:
-            if text.startswith(opening) and text.endswith(closing) and _closing(text) == len(text) - 1:
-                opened = "\\{" if opening == "{" else opening
-                return opened, closing, text[len(opening) : len(text) - len(closing)]
-    return None
+def _listed_digits(text: str) -> list[str]:
+    return text.split(",") if re.fullmatch(r"\d+(?:,\d+)+", text) else []

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from operators.math.answers import as_number, normalise
+from operators.math.notation import MOST_DIGITS, as_number, normalise
 
 _KEPT = 4096
 """Texts that are remembered: a problem is compared with each of its rewrites, and a worker has many in hand at a time."""
@@ -17,11 +17,14 @@ _TOKEN = re.compile(
     r"(?<![\d.,/])(?:(?P<whole>\d+)[ -])?(?P<top>\d+)\s*/\s*(?P<bottom>0*[1-9]\d*)(?![\d/])"
     rf"|(?P<ordinal>\d+(?:st|nd|rd|th)\b)|(?P<figure>{_FIGURE})|(?P<word>[^\W\d_]+|%)"
 )
+_TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
 _LATEX_FRACTION = re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
-_LABEL = re.compile(r"^\W*(?:rewritten|new|the)?\s*problem(?:[^\w\n]*:[\s*]*|[^\w\n]*\n\s*)", re.IGNORECASE)
-_PREAMBLE = re.compile(
-    r"^(?:sure|here|certainly|of course|okay)\b(?:[^\n]*:\s*\n|[^\n:]*\b(?:problem|version|rewrite)\b[^\n:]*:)", re.IGNORECASE
-)
+_LABEL = re.compile(r"^\W*+(?:rewritten|new|the)?\s*problem(?:[^\w\n]*:[\s*]*|[^\w\n]*\n\s*)", re.IGNORECASE)
+_PREAMBLE = re.compile(r"(?:sure|here|certainly|of course|okay)\b", re.IGNORECASE)
+_ANNOUNCED = re.compile(r"\b(?:problem|version|rewrite)\b", re.IGNORECASE)
+_MOST_TIMES_LONGER = 10
+_ALWAYS_ALLOWED = 2000
+"""Characters of a rewrite, however short the original is."""
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
 _ONES += "eighteen nineteen"
@@ -42,16 +45,28 @@ _UNCOUNTED = frozenset({Fraction(1)})
 
 def clean(rewrite: str) -> str:
     """The rewritten problem alone, without what models like to put around it."""
-    text = _LABEL.sub("", _PREAMBLE.sub("", rewrite.rpartition("</think>")[2].strip()).strip()).strip()
+    text = _LABEL.sub("", _without_preamble(rewrite.rpartition("</think>")[2].strip())).strip()
     if len(text) > 1 and text[0] in "\"“'" and text[-1] in "\"”'":
         text = text[1:-1].strip()
     return text
 
 
+def _without_preamble(text: str) -> str:
+    """Without "Sure, here is the problem:" and the like: a first line that ends in a colon, or announces up to a colon."""
+    if not _PREAMBLE.match(text):
+        return text
+    first, newline, rest = text.partition("\n")
+    if newline and first.rstrip().endswith(":"):
+        return rest.strip()
+    head, colon, behind = first.partition(":")
+    return (behind + newline + rest).strip() if colon and _ANNOUNCED.search(head) else text
+
+
 @lru_cache(maxsize=_KEPT)
 def quantities(text: str) -> frozenset[Fraction]:
     """The numbers that a problem names, the same in figures and in words: `1,200`, `3/4`, `25%` (a quarter), `half`,
-    `twenty-five`, `2.5 million`, `one and a half`, `a dozen`. Ordinals (`2nd`, `second`) are none.
+    `twenty-five`, `2.5 million`, `one and a half`, `a dozen`. Ordinals (`2nd`, `second`) and numbers of more than 1,000 digits
+    do not count.
     """
     found: set[Fraction] = set()
     tokens = _tokens(text)
@@ -77,6 +92,10 @@ def problem_with(
     """
     if not rewrite:
         return "the rewrite is empty"
+    if len(rewrite) > _MOST_TIMES_LONGER * len(original) + _ALWAYS_ALLOWED:
+        return f"the rewrite is far longer than the original: {len(rewrite):,} characters against {len(original):,}"
+    if _TOO_MANY_DIGITS.search(normalise(rewrite)):
+        return f"the rewrite has a number of more than {MOST_DIGITS:,} digits"
     if _words(rewrite) == _words(original):
         return "the rewrite equals the original"
     if any(_words(rewrite) == _words(other) for other in others):
@@ -114,7 +133,9 @@ def _tokens(text: str) -> list[Fraction | str]:
     """The text's figures as numbers, and its words."""
     tokens: list[Fraction | str] = []
     for match in _TOKEN.finditer(_LATEX_FRACTION.sub(r" \1/\2 ", normalise(text))):
-        if match["top"]:
+        if len(match[0]) > MOST_DIGITS:
+            tokens.append(match[0])
+        elif match["top"]:
             part = Fraction(int(match["top"]), int(match["bottom"]))
             whole = [Fraction(int(match["whole"]))] if match["whole"] else []
             tokens += [whole[0] + part] if whole and part < 1 else [*whole, part]

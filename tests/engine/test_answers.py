@@ -207,6 +207,24 @@ def test_what_is_almost_an_object_is_none(text: str) -> None:
         parse_answer(text, Verdict)
 
 
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
+def test_a_number_that_is_not_finite_is_no_answer(number: str) -> None:
+    class Weight(BaseModel):
+        kg: float
+
+    with pytest.raises(UnparsableError):
+        parse_answer(f'{{"kg": {number}}}', Weight)
+
+
+def test_of_many_problems_the_first_ones_are_named() -> None:
+    class Numbers(BaseModel):
+        each: list[int]
+
+    with pytest.raises(UnparsableError) as caught:
+        parse_answer('{"each": [' + '"a", ' * 5000 + "1]}", Numbers)
+    assert str(caught.value).count("valid integer") == 5
+
+
 def test_properties_called_like_keywords_of_json_schema_survive() -> None:
     class Odd(BaseModel):
         title: str = "x"

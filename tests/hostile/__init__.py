@@ -1,0 +1,1 @@
+"""Attacks: hostile answers, servers, registries and files."""

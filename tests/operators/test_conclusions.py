@@ -153,7 +153,22 @@ def test_texts_are_cleaned_as_poisonedrag_does() -> None:
     assert not attacked("anything", " ")
 
 
-@pytest.mark.parametrize(("one", "other"), [("3/4", "34"), ("C", "C++"), ("3.5", "35"), ("-5", "5"), ("a", ""), ("?", "!")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("3/4", "34"),
+        ("C", "C++"),
+        ("3.5", "35"),
+        ("-5", "5"),
+        ("a", ""),
+        ("?", "!"),
+        ("й", "и"),
+        ("bò", "bơ"),
+        ("か", "が"),
+        ("10²", "102"),
+        ("กา", "ก้า"),
+    ],
+)
 def test_answers_that_differ_for_a_reader_differ(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
 

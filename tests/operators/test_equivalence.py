@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from operators.conformal.equivalence import accepted, chosen_option, merged, qa_form, reading, right_options, short
+from operators.conformal.equivalence import (
+    accents_are_loose,
+    accepted,
+    chosen_option,
+    merged,
+    qa_form,
+    reading,
+    right_options,
+    short,
+)
 from operators.conformal.pools import answered
 from operators.records import SampledAnswers
 
@@ -50,6 +59,61 @@ def test_question_answering_compares_words_without_articles_and_punctuation(one,
     assert (qa_form(one) == qa_form(other)) is same
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("bò", "bơ"),
+        ("й", "и"),
+        ("かき", "がき"),
+        ("ﾊﾞｽ", "ハス"),
+        ("กา", "ก้า"),
+        ("कि", "की"),
+        ("क़लम", "कलम"),
+        ("νόμος", "νομός"),
+        ("ı", "i"),
+        ("10²", "102"),
+        ("log₂8", "log28"),
+        ("1½", "11/2"),
+        ("C++", "C"),
+        ("C#", "C"),
+        ("C♯", "C♭"),
+        ("A+", "A"),
+        ("A-", "A"),
+        ("O+", "O-"),
+        ("x > 2", "x < 2"),
+    ],
+)
+def test_marks_and_signs_that_tell_answers_apart_stay(one, other):
+    assert qa_form(one) != qa_form(other)
+
+
+@pytest.mark.parametrize(
+    ("question", "texts", "loose"),
+    [
+        ("What is the largest city of Brazil?", ["São Paulo", "Sao Paulo", "Rio"], True),
+        ("Who sang it?", ["Beyoncé", "Beyonce"], True),
+        ("What is the Vietnamese word for three?", ["ba", "bà", "bơ"], False),
+        ("What is the Vietnamese word for three?", ["bà", "bá", "ba"], False),
+        ("¿Cuánto dura?", ["un año", "un ano"], False),
+        ("Hauptstadt von Land 0", ["schon", "schön"], False),
+        ("What is it in Russian?", ["мой", "мои"], False),
+    ],
+)
+def test_accents_are_loose_only_in_english_answers_that_do_not_differ_in_them(question, texts, loose):
+    assert accents_are_loose(question, texts) is loose
+
+
+async def test_a_set_that_holds_another_word_does_not_cover():
+    row = SampledAnswers(question="海で とれる もの", answers=["かい"], samples=["がい", "がい", "かい"])
+    found = await answered([row], "qa", None, 0.85)
+    assert found.texts == [["がい", "かい"]]
+    assert found.pools.correct.tolist() == [[False, True]]
+
+
+def test_subscripts_of_formulas_do_not_count():
+    assert qa_form("H₂O") == qa_form("H2O")
+
+
 OPTIONS = ["Paris", "Rome", "New York", "York"]
 
 
@@ -87,7 +151,8 @@ def test_an_option_is_named_by_its_letter_or_its_text(text, option):
         ("x > 2", ["x > 2", "x < 2"], "x > 2"),
         ("III", ["I", "II", "III"], "III"),
         ("I", ["I", "II", "III"], "I"),
-        ("it is x < 2", ["x > 2", "x < 2"], None),
+        ("it is x < 2", ["x > 2", "x < 2"], "x < 2"),
+        ("it is x = 2", ["x > 2", "x < 2"], None),
     ],
 )
 def test_options_that_differ_in_signs_only_are_told_apart(text, options, option):

@@ -126,3 +126,14 @@ def test_scales_and_parts_belong_to_their_numbers() -> None:
 
 def test_an_answer_is_revealed_as_a_percentage_too() -> None:
     assert problem_with("What percent of 40 is 10?", "Of 40 nets 10 are torn, 25%?", "25") == "the rewrite reveals the answer"
+
+
+@pytest.mark.parametrize("rewrite", ["9" * 1500 + " apples?", "1/" + "0" * 1500 + " apples?", "²" * 1500])
+def test_a_number_that_is_too_long_is_a_reason(rewrite: str) -> None:
+    assert problem_with("He has 5 apples.", rewrite, "3") == "the rewrite has a number of more than 1,000 digits"
+    assert quantities("5 and " + "9" * 5000) == {Fraction(5)}
+
+
+def test_a_rewrite_that_is_far_longer_is_a_reason() -> None:
+    said = problem_with("He has 5 apples.", "5 apples and " * 1000, "3")
+    assert said == "the rewrite is far longer than the original: 13,000 characters against 16"

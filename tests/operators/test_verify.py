@@ -14,8 +14,9 @@ import pytest
 from engine.keys import code_of
 from operators.math import verify as verifying
 from operators.math.verify import as_number, final_answer, gold_answer, verify
+from tests.operators.hard_pairs import hard_pairs
 
-HANG = (r"\sum_{n=1}^{10^9} \frac{1}{n^3}", r"\boxed{\sum_{k=1}^{10^9} \frac{1}{k^3+1}}")
+HANG = (r"\pi", r"\boxed{9^{9^{9^{9}}}}")
 
 NUMBERS = [
     ("7", r"so \boxed{7}", "correct"),
@@ -31,7 +32,7 @@ NUMBERS = [
     ("1000", r"\boxed{1,\!000}", "correct"),
     ("1000", r"\boxed{1\,000}", "correct"),
     ("1000", "\\boxed{1\u202f000}", "correct"),
-    ("1,000", r"\boxed{1.000}", "wrong"),
+    ("1,000", r"\boxed{1.000}", "unparsed"),
     ("1,234,567", "The answer is 1234567.", "correct"),
     ("1000", r"\boxed{1e3}", "correct"),
     ("1500", r"\boxed{1.5 \times 10^{3}}", "correct"),
@@ -86,7 +87,7 @@ PERCENT_AND_UNITS = [
     ("20", "The answer is 20% of 100.", "unparsed"),
     (r"\frac{\pi}{3}", r"\boxed{60^\circ}", "unparsed"),
     ("5m", r"\boxed{5n}", "wrong"),
-    ("5m", r"\boxed{5}", "wrong"),
+    ("5m", r"\boxed{5}", "unparsed"),
     ("5.2", r"\boxed{\approx 5.2}", "unparsed"),
     ("$5", r"\boxed{€5}", "unparsed"),
     ("90", r"\boxed{90^\circ}", "correct"),
@@ -106,7 +107,7 @@ EXPRESSIONS = [
     ("5", r"\boxed{5_6}", "unparsed"),
     (r"2\sqrt{3}", r"\boxed{3.4641}", "wrong"),
     (r"\frac{\sqrt{2}}{2}", r"\boxed{\frac{1}{\sqrt{2}}}", "correct"),
-    (r"\sqrt{2} \times 10^{-34}", r"\boxed{\sqrt{3} \times 10^{-34}}", "unparsed"),
+    (r"\sqrt{2} \times 10^{-34}", r"\boxed{\sqrt{3} \times 10^{-34}}", "wrong"),
     (r"\pi", r"\boxed{3.14}", "wrong"),
     (r"\pi", r"\boxed{3.14159265358979323846}", "wrong"),
     (r"4\pi", r"\boxed{4π}", "correct"),
@@ -128,7 +129,7 @@ EXPRESSIONS = [
     ("x=5", r"\boxed{y=5}", "wrong"),
     ("7", r"\boxed{3 + 4 = 7}", "correct"),
     ("4", r"\boxed{x^2 = 4}", "unparsed"),
-    ("y = 2x + 1", r"\boxed{y - 2x = 1}", "unparsed"),
+    ("y = 2x + 1", r"\boxed{y - 2x = 1}", "correct"),
     ("2x - y + 1 = 0", r"\boxed{y - 2x = 1}", "correct"),
     ("x^2 + 1 = 0", r"\boxed{x^2 + 2 = 0}", "unparsed"),
     ("x < 2", r"\boxed{x > 2}", "wrong"),
@@ -153,7 +154,7 @@ SEVERAL = [
     ("1, 2", r"\boxed{x = 1 \text{ or } x = 2}", "correct"),
     ("1, 2", r"\boxed{x = 1, y = 3}", "wrong"),
     ("(1, 2)", r"\boxed{1, 2}", "unparsed"),
-    ("(1, 2)", r"\boxed{\{1\} \cup \{2\}}", "wrong"),
+    ("(1, 2)", r"\boxed{\{1\} \cup \{2\}}", "unparsed"),
     ("x = 1, y = 2", r"\boxed{x = 2, y = 1}", "wrong"),
     ("1, 2", r"\boxed{x = 2, y = 1}", "wrong"),
     ("5", r"\boxed{5 \text{ or } 6}", "wrong"),
@@ -211,8 +212,7 @@ SOLUTIONS = [
     ("7", r"cut off: \boxed{7", "unparsed"),
     ("7", "", "unparsed"),
 ]
-PAIRS = NUMBERS + PERCENT_AND_UNITS + EXPRESSIONS + SEVERAL + WORDS + SOLUTIONS
-EXPECTED = [verdict for _, _, verdict in PAIRS]
+PAIRS = NUMBERS + PERCENT_AND_UNITS + EXPRESSIONS + SEVERAL + WORDS + SOLUTIONS + hard_pairs()
 
 
 SECONDS = 3.0
