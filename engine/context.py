@@ -31,6 +31,7 @@ class Tally:
     counts: dict[tuple[str, str], float] = field(default_factory=dict)
     values: dict[tuple[str, str], float] = field(default_factory=dict)
     seen: dict[RowRef, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         """Add what another one has."""
@@ -38,6 +39,7 @@ class Tally:
             self.counts[key] = self.counts.get(key, 0) + value
         self.values |= other.values
         self.seen |= other.seen
+        self.notes += other.notes
 
     def metrics(self) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
         """(counters, to be added up over partitions; values, which stand as they are)."""
@@ -103,24 +105,22 @@ class Context:
         """Record a measured number in the view `metrics`, for instance `ctx.report("loss", 0.7, "step 10")`."""
         self._tally.values[metric, slice] = float(value)
 
+    def note(self, text: str) -> None:
+        """Say something to the people who run the pipeline; it stands in the run's summary, equal texts once."""
+        if text not in self._tally.notes:
+            self._tally.notes.append(text)
+
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Tell the user how far a long operator on whole inputs is, such as a training loop at step `done` of `total`."""
         self._pulse.show(done, total, note)
 
     def seen(self, row: RowRef, times: int = 1) -> None:
-        """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`."""
+        """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`.
+
+        A row with 0 times was to be trained on, and the training ended before it: it counts as unused, not as filtered.
+        """
         self._tally.seen[row] = self._tally.seen.get(row, 0) + times
 
     def keep(self, folder: Path) -> list[StoredFile]:
         """Store a folder's files in the registry, to be named in an artifact's `files`."""
         return self._keep(folder)
-
-
-def caused_by_content(error: Exception) -> bool:
-    """Whether an operator that asked a model failed on how deep or large something in an answer is (a thousand brackets,
-    5,000 digits). The answer is in the journal and would end every later run, so its row is rejected.
-
-    A bug that raises one of these on every row still ends the step, through `max_reject_ratio`.
-    """
-    digits = isinstance(error, ValueError) and str(error).startswith("Exceeds the limit (")
-    return digits or isinstance(error, RecursionError | OverflowError)

@@ -104,12 +104,12 @@ class OutputWriter:
 
     def exposed(self, seen: Mapping[RowRef, int]) -> None:
         """Take how often a trainer saw which rows: they are sources of the models that it made."""
-        self._exposure = dict(sorted(seen.items()))
+        self._exposure = {ref: times for ref, times in sorted(seen.items()) if times}
         for name, record in self._operator.outputs.items():
-            if record.registry_kind == "model" and seen:
+            if record.registry_kind == "model" and self._exposure:
                 rows = self._outputs[name]
                 rows.edges += [(row, *self._address(ref)) for row in range(len(rows.records)) for ref in self._exposure]
-                rows.told |= {ref.port for ref in seen}
+                rows.told |= {ref.port for ref in self._exposure}
                 rows.orphans = 0
 
     def led(self, port: str) -> set[int] | None:
@@ -129,6 +129,7 @@ class OutputWriter:
         led: int,
         filtered: int,
         rejected: int,
+        unused: int = 0,
         usage: Usage = Usage(),  # noqa: B008  (frozen)
     ) -> Receipt:
         """Write the objects; the receipt names them."""
@@ -146,6 +147,7 @@ class OutputWriter:
             led=led,
             filtered=filtered,
             rejected=rejected,
+            unused=unused,
             counts=tuple(Metric(metric=LEFT_OUT, value=count, slice=name) for name, count in sorted(self._left_out.items())),
             usage=usage,
         )

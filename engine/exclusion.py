@@ -6,14 +6,15 @@ left out wherever it stands in the next version, too.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engine.problems import EngineError
+from engine.readers import load_json
 from registry.store import durable_write, json_digest
 
 Exclusions = Mapping[str, frozenset[str]]
@@ -23,14 +24,19 @@ EXCLUDED = "left out, as the exclusion list says"
 """The reason of an excluded row in `rejects`."""
 
 
+def _text(value: str) -> str:
+    value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+    return value
+
+
 class Entry(BaseModel):
     """A line of an exclusion list; `seen_at` is for people."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str
+    dataset: Annotated[str, AfterValidator(_text)]
     row_id: str = Field(pattern="^[0-9a-f]{64}$")
-    seen_at: str = ""
+    seen_at: Annotated[str, AfterValidator(_text)] = ""
 
 
 def read_exclusions(file: str, beside: Path) -> Exclusions:
@@ -72,16 +78,30 @@ def digest(ids: Iterable[str]) -> str:
     return json_digest(sorted(ids))
 
 
+MAX_LINE_BYTES = 1 << 16
+"""Of a line of a list; each takes some 150."""
+
+
 def _entries(file: Path) -> list[Entry]:
-    entries = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if not line.strip():
+    try:
+        with file.open("rb") as content:
+            return list(_read(file, content))
+    except OSError as error:
+        raise EngineError(f"cannot read the exclusion list {file}: {error.strerror or error}") from error
+
+
+def _read(file: Path, content: IO[bytes]) -> Iterator[Entry]:
+    number = 0
+    while line := content.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if not line.strip() and len(line) <= MAX_LINE_BYTES:
             continue
         try:
-            entries.append(Entry.model_validate(json.loads(line)))
-        except (ValueError, ValidationError):
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError("too long")
+            yield Entry.model_validate(load_json(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+        except (ValueError, RecursionError):  # also pydantic's ValidationError
             raise EngineError(
                 f'{file}:{number}: not a line of an exclusion list; one is {{"dataset": "pipeline/dataset", "row_id": "<64 hex '
                 'digits>"} and `engine impact ... --takedown` writes them'
             ) from None
-    return entries

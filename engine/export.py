@@ -18,13 +18,16 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from engine import card, writers
+from engine.exported_model import complete, refuse_merging
 from engine.problems import EngineError, PipelineError, Problem
-from registry import Artifact, Manifest, Model, Registry, Report
+from registry import Artifact, CorruptError, Manifest, Model, Registry, Report, plain
 
 Format = Literal["hf", "jsonl", "parquet"]
 
 _OF_FILES = (Model.registry_kind, Report.registry_kind)
 """Kinds whose versions are folders of files."""
+
+STATE = "state.json"
 
 MARK = ".export.json"
 """Says which files of a folder an export wrote. Its name keeps it out of what Hugging Face takes for data."""
@@ -40,7 +43,9 @@ class Exported:
     files: dict[str, int]
 
 
-def export(registry: Registry, target: str, format: Format, folder: Path, *, overwrite: bool = False) -> Exported:
+def export(
+    registry: Registry, target: str, format: Format, folder: Path, *, overwrite: bool = False, merge: bool = False
+) -> Exported:
     """Write a version into a folder.
 
     Args:
@@ -50,6 +55,7 @@ def export(registry: Registry, target: str, format: Format, folder: Path, *, ove
             for a model or a report, its files.
         folder: an empty or new folder.
         overwrite: replace what an earlier export wrote there; files of others stay.
+        merge: of an adapter: full weights, with the adapter in them.
 
     Raises:
         QueryError: there is no such version.
@@ -59,18 +65,26 @@ def export(registry: Registry, target: str, format: Format, folder: Path, *, ove
     with registry.session() as session:
         name, version = session.resolve(target)
     manifest = registry.manifest(name, version)
+    if merge and not (format == "hf" and manifest.kind == Model.registry_kind):
+        raise refuse_merging(f"{manifest.ref} is {manifest.kind}" if format == "hf" else "it goes with --to hf")
     before = _earlier_files(folder, overwrite)
     with _staged(folder) as staging:
+        loading = None
         if format == "hf" and manifest.kind in _OF_FILES:
             _write_files(registry, manifest, staging)
             data = None
+            if manifest.kind == Model.registry_kind:
+                model = next(registry.records(str(manifest.ref), Model))
+                if merge and model.format != "adapter":
+                    raise refuse_merging(f"{manifest.ref} has full weights")
+                loading = complete(registry, manifest, model, staging, merge=merge)
         else:
             data = _write_rows(registry, manifest, format, staging)
         if format == "hf" and manifest.kind == Report.registry_kind:
             report = next(registry.records(str(manifest.ref), Report))
             text = f"# {report.title}\n\n{report.text}\n"
         else:
-            text = card.card(registry, manifest, data)
+            text = card.card(registry, manifest, data, loading)
         (staging / "README.md").write_text(text, encoding="utf-8")
         files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
         said = {"version": str(manifest.ref), "content_id": manifest.content_id, "format": format, "files": sorted(files)}
@@ -96,13 +110,16 @@ def _write_rows(registry: Registry, manifest: Manifest, format: Format, folder: 
     else:
         files = writers.write_arrow(folder / writers.SPLIT, schema, tables)
         _write_state(folder, manifest, files)
+        if not manifest.rows:
+            # `load_dataset` opens nothing without rows. With this it says so: "use load_from_disk instead".
+            shutil.copyfile(folder / writers.SPLIT / STATE, folder / STATE)
         pattern = f"{writers.SPLIT}/*.arrow"
     return card.Data(schema, pattern, sum(file.stat().st_size for file in files), format)
 
 
 def _write_state(folder: Path, manifest: Manifest, files: list[Path]) -> None:
-    """What `load_from_disk` reads beside the Arrow files. It stands in the split's folder, because a folder with a
-    `state.json` at its top is refused by `load_dataset`.
+    """What `load_from_disk` reads beside the Arrow files. It is in the split's folder: `load_dataset` refuses a folder with
+    a `state.json` at its top.
     """
     state: dict[str, Any] = {
         "_data_files": [{"filename": file.name} for file in files],
@@ -114,7 +131,7 @@ def _write_state(folder: Path, manifest: Manifest, files: list[Path]) -> None:
         "_split": writers.SPLIT,
     }
     info = {"description": f"{manifest.ref}, content {manifest.content_id}", "features": None}
-    for name, document in (("state.json", state), ("dataset_info.json", info)):
+    for name, document in ((STATE, state), ("dataset_info.json", info)):
         (folder / writers.SPLIT / name).write_text(json.dumps(document, indent=1) + "\n")
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": [writers.SPLIT]}) + "\n")
 
@@ -146,9 +163,12 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
     if not any(folder.iterdir()):
         return []
     try:
-        mark = json.loads((folder / MARK).read_text())
-        written, files = mark["version"], [name for name in mark["files"] if _inside(folder, name)]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or somebody changed it
+        mark = json.loads(plain.read(folder / MARK))
+        written, files = mark["version"], list(mark["files"])
+        for name in files:
+            _no_links(folder, name)
+            _inside(folder, name)
+    except (FileNotFoundError, CorruptError, ValueError, KeyError, TypeError, RecursionError):  # none, or somebody changed it
         hint = "name an empty folder, or one that is not there yet"
         raise PipelineError([Problem(f"{folder} is not empty, and no export wrote what is in it", hint=hint)]) from None
     if not overwrite:
@@ -174,8 +194,10 @@ def _publish(staging: Path, folder: Path, before: list[str]) -> None:
         staging.rename(folder)
         return
     files = [path.relative_to(staging).as_posix() for path in _files(staging)]
+    for name in sorted({*files, *before}):
+        _no_links(folder, name)
     for name in set(files) - {*before, MARK}:
-        if (folder / name).exists():
+        if plain.kind(folder / name):
             raise PipelineError([Problem(f"{folder / name} is in the way, and no export wrote it", hint="move it away")])
     for name in set(before) - set(files):
         (folder / name).unlink(missing_ok=True)
@@ -186,6 +208,15 @@ def _publish(staging: Path, folder: Path, before: list[str]) -> None:
     for name in sorted(files, key=lambda name: name != MARK):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
+
+
+def _no_links(folder: Path, name: str) -> None:
+    """Raise PipelineError when a file, or a folder on the way to it, is a link: what it leads to is not the export's."""
+    parts = Path(name).parts
+    for stop in range(1, len(parts) + 1):
+        path = folder.joinpath(*parts[:stop])
+        if (found := plain.kind(path)) not in (None, "a folder", "a file"):
+            raise PipelineError([Problem(f"{path} is {found}, which no export wrote", hint="move it away")])
 
 
 def _inside(folder: Path, name: str) -> Path:

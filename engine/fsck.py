@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from engine.job import Receipt
 from engine.llm.journal import damages
 from engine.llm.wal import first_damaged
-from registry import CorruptError, DataObject, Registry, SideObject
+from registry import CorruptError, DataObject, Registry, SideObject, plain
 from registry import fsck as of_registry
 from registry.fsck import Finding, Report, Tally
 from registry.store import read_checked_json
@@ -32,7 +32,7 @@ def fsck(registry: Registry, *, deep: bool = False) -> Report:
 def _receipts(registry: Registry) -> tuple[list[Receipt], Report]:
     found, findings, sizes = [], [], []
     unread = gone = 0
-    for path in sorted(registry.receipts.glob("*/*.json")):
+    for path in (path for folder in plain.folders(registry.receipts) for path in sorted(folder.glob("*.json"))):
         if not _RECEIPT.fullmatch(path.name):
             continue
         try:

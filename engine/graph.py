@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -14,6 +14,7 @@ from engine.llm.weights import Weights
 from engine.operator import Operator
 from engine.spec import DatasetSpec, ModelSpec, PipelineSpec, StepSpec
 from registry import Record
+from registry.store import canonical_json
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,19 @@ def _same(one: BoundModel, other: BoundModel) -> bool:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline; `steps` stand in an order in which they can run."""
+    """A checked pipeline; `steps` are in an order in which they can run, `defaults` are the file's own parameters."""
 
     spec: PipelineSpec
     file: Path
     sources: Mapping[str, Source]
     steps: Mapping[str, Step]
     excluded: Exclusions = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_own_params(self) -> bool:
+        """Whether the parameters are those of the file: `--set` changed none."""
+        return canonical_json(dict(self.spec.params)) == canonical_json(dict(self.defaults))
 
     def output_name(self, step: str, output: str) -> str:
         """The dataset that an output is registered as: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""

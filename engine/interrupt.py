@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,41 @@ from typing import Any
 from registry.store import durable_write
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """Let a Ctrl-C within the block end this process with exit code 130, whatever it does: DuckDB may not listen for seconds.
+
+    For work that writes nothing. Outside the main thread, signals are left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        while number := os.read(reading, 1):
+            if number[0] in _SIGNALS:
+                sys.stderr.write("interrupted; nothing was changed\n")
+                sys.stderr.flush()
+                os._exit(130)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    # The thread ends the process as soon as the system delivers a signal; Python's own handling must not come first.
+    handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
 
 
 @contextlib.contextmanager

@@ -111,7 +111,10 @@ class OutputPart(Travelling):
 
 
 class Receipt(Travelling):
-    """A finished partition. Every input row led to an output, was filtered, or was rejected."""
+    """A finished partition. Every input row led to an output, was filtered or rejected, or is unused.
+
+    A row is unused when the step only compared others with it, or when a training ended before it came to it.
+    """
 
     partition: Partition
     outputs: dict[str, OutputPart]
@@ -121,6 +124,7 @@ class Receipt(Travelling):
     led: int
     filtered: int
     rejected: int
+    unused: int = 0
     counts: tuple[Metric, ...] = ()
     values: tuple[Metric, ...] = ()
     usage: Usage = Usage()

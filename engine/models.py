@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,19 +31,20 @@ class Models:
         job: names the models.
         registry: has the journal, and weights.
         link: to the limits that this worker shares with others; None when it is the only one.
+        name: of the worker, as the link knows it.
         far: the journal is on another machine, and is reached through the link, too.
     """
 
-    def __init__(self, job: Job, registry: Registry, link: Link | None = None, *, far: bool = False) -> None:
+    def __init__(
+        self, job: Job, registry: Registry, link: Link | None = None, name: str | None = None, *, far: bool = False
+    ) -> None:
         self._job = job
         self._registry = registry
         self._link = link
         self._far = far
-        self._post = Post(link) if link else None
+        self._post = Post(link, name) if link else None
         self._answers: Answers | None = None
         self._shared: dict[str, SharedModel] = {}
-        self._account = registry.receipts / job.step_key / f"spent-{job.run_id}.json"
-        self._earlier = _account(self._account)
         self._by_role: dict[str, ChatModel] = {}
         self._by_encoder: dict[str, Encoder] = {}
         self._encoding: dict[str, LocalEncoder] = {}
@@ -72,7 +72,7 @@ class Models:
             encoder.stop(why)
 
     def spent(self) -> dict[str, Spent]:
-        """What was spent since this was last asked, by the pipeline's names of the models."""
+        """What was spent here since this was last asked, by the pipeline's names of the models. See Gate.spent."""
         news = {}
         for name, model in self._shared.items():
             before = self._reported.get(name, Spent())
@@ -80,15 +80,10 @@ class Models:
             news[name] = Spent(usd=model.spent.usd - before.usd, calls=model.spent.calls - before.calls)
         return news
 
-    def keep_account(self) -> None:
-        """Write down what was spent, for a worker that takes this one's place. Where there is a Service, it keeps it."""
-        if self._post is None and self._shared:
-            account = {
-                name: (self._earlier.get(name, Spent()) + model.spent).model_dump() for name, model in self._shared.items()
-            }
-            temporary = self._account.with_suffix(".tmp")
-            temporary.write_text(json.dumps(account))
-            temporary.replace(self._account)
+    async def delivered(self) -> None:
+        """Wait until the link has what was sent."""
+        if self._post:
+            await self._post.delivered()
 
     def trouble(self) -> str:
         """What keeps the models from answering now, in their servers' words; nothing when they answer."""
@@ -123,9 +118,8 @@ class Models:
 
     def _gate(self, binding: ModelBinding) -> Gate:
         # A model in this process shares nothing with those in others, except what may be spent.
-        capped = binding.spec.max_calls is not None or binding.spec.budget_usd is not None
-        if self._post is None or (binding.weights is not None and not capped):
-            return governor(binding.model_copy(update={"spent": binding.spent + self._earlier.get(binding.name, Spent())}))
+        if self._post is None or (binding.weights is not None and not binding.spec.capped):
+            return governor(binding)
         return RemoteGate(self._post, binding.name)
 
 
@@ -138,14 +132,6 @@ class _Roles(dict[str, M]):
 
     def __missing__(self, role: str) -> M:
         raise EngineError(f"the operator asks {role!r} and does not declare it: @operator(..., {self._kind}=[{role!r}])")
-
-
-def _account(file: Path) -> dict[str, Spent]:
-    """What a worker that was in this one's place has spent in this step, by model."""
-    try:
-        return {name: Spent.model_validate(spent) for name, spent in json.loads(file.read_text()).items()}
-    except (OSError, ValueError):  # there was none
-        return {}
 
 
 def governor(binding: ModelBinding) -> Governor:

@@ -58,6 +58,9 @@ Summary = Callable[[Counters], Iterable[Metric]]
 Closing = Callable[[Counters, Any], Iterable[Record]]
 """From counters and the step's parameters to the rows of an output."""
 
+Foretelling = Callable[[Any, Mapping[str, Model]], Model | None]
+"""From the step's parameters and its models by role to the model that it makes, without files."""
+
 SINGLE = "out"
 """The name of an operator's only output when it gives none."""
 
@@ -136,6 +139,8 @@ class Operator:
     devices: Callable[[Any], int] | None = field(default=None, compare=False)
     families: tuple[str, ...] = ()
     asks: Callable[[Any], int] | None = field(default=None, compare=False)
+    foretells: Foretelling | None = field(default=None, compare=False)
+    aside: tuple[str, ...] = ()
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -195,6 +200,8 @@ def operator(
     devices: Callable[[Any], int] | None = None,
     families: Sequence[str] = (),
     asks: Callable[[Any], int] | None = None,
+    foretells: Foretelling | None = None,
+    aside: Sequence[str] = (),
     name: str | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Any]], Operator]:
@@ -222,6 +229,11 @@ def operator(
             paraphrases of a question: `table.families` has a number for each row, the same for those.
         asks: from the parameters to how many bytes a prompt has at most besides the row's own text. Without it the bound of
             the price allows for all texts in the operator's code, whole inputs, and answers to the row's other calls.
+        foretells: from the parameters and the models by role (those that are known) to the model that the operator makes, as
+            far as it can be known without making it. It raises ValueError for models that it cannot use; this is said before
+            anything runs.
+        aside: inputs, given whole, that other rows are only compared with or looked up in, such as a test set: their rows that
+            lead to no output are counted as unused, not as filtered.
         name: the operator's name, if it is not the function's.
         version: to be raised when the operator's meaning changes in a way that its code does not show.
 
@@ -241,6 +253,9 @@ def operator(
                 raise TypeError(f"operator {label}: output {output!r} is to be like {port!r}, and there is no such input")
         for output in (closing or {}).keys() - declared.keys():
             raise TypeError(f"operator {label}: `closing` makes {output!r}, which is none of its outputs")
+        for port in aside:
+            if port not in inputs or not inputs[port].whole:
+                raise TypeError(f"operator {label}: `aside` names {port!r}, which is no input that it is given whole")
         for port in families:
             if port not in inputs or not inputs[port].whole:
                 raise TypeError(f"operator {label}: families are asked of {port!r}, which is no input that it is given whole")
@@ -274,6 +289,8 @@ def operator(
             devices=devices,
             families=tuple(families),
             asks=asks,
+            foretells=foretells,
+            aside=tuple(aside),
         )
 
     return register
@@ -333,7 +350,9 @@ def _read_signature(function: Callable[..., Any], label: str) -> _Signature:
             )
         params = model
     else:
-        params = create_model(f"{label} parameters", __config__=ConfigDict(extra="forbid", frozen=True), **settings)
+        params = create_model(
+            f"{label} parameters", __config__=ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False), **settings
+        )
     return _Signature(shape, ports, context, params, whole_settings)
 
 

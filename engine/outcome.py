@@ -67,6 +67,7 @@ def drafts(
                 rows_in=plan.rows or 0,
                 filtered=sum(receipt.filtered for receipt in ordered),
                 rejected=sum(receipt.rejected for receipt in ordered),
+                unused=sum(receipt.unused for receipt in ordered),
             )
         )
     return made

@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
+from engine.harmless import harmless, harmless_json
 from registry import Answer
 
 CELL = 60
 
 
+class SafeConsole(Console):
+    """A console that prints texts as they are, `[red]` and `:smile:` too, and shows control characters as escapes."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        width = None if (sys.stderr if stderr else sys.stdout).isatty() else 160
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See rich.console.Console."""
+        return super().render_str(harmless(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See rich.console.Console. Whatever is printed comes by here."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
 def stdout_console() -> Console:
     """Results; as wide as they need when nobody watches."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, soft_wrap=False)
+    return SafeConsole()
 
 
 def stderr_console() -> Console:
     """Progress and errors."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+    return SafeConsole(stderr=True)
 
 
 def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL) -> Table:
@@ -48,15 +69,17 @@ def cell_text(value: Any, limit: int | None = CELL) -> str:
     elif isinstance(value, dt.datetime):
         text = value.isoformat(sep=" ", timespec="seconds")
     elif isinstance(value, list | dict):
-        text = json.dumps(plain(value), ensure_ascii=False)
+        text = json_line(value)
     else:
         text = str(value)
-    text = text.replace("\r", "").replace("\n", "⏎")
+    text = harmless(text.replace("\r\n", "⏎").replace("\n", "⏎"))
     return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it."""
+    """A value as JSON knows it; NaN and infinity, which it does not know, are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, dt.datetime | dt.date):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -71,8 +94,13 @@ def plain(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """JSON for machines."""
-    return json.dumps(plain(value), ensure_ascii=False, indent=2)
+    """JSON for machines, which terminals can show as well."""
+    return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2))
+
+
+def json_line(value: Any) -> str:
+    """The same on one line."""
+    return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
 def records(answer: Answer) -> list[dict[str, Any]]:

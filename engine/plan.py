@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -50,7 +49,7 @@ class SourcePlan:
     manifest: Manifest | None = None
     draft: Draft | None = None
     rejected: int = 0
-    ignored: tuple[str, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,7 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         side=read.side,
         rows_in=read.rows + read.rejected,
         rejected=read.rejected,
+        files=sources.files_of(source.spec, beside),
     )
     made = Input(VersionRef(name=name, version=0, content_id=read.content_id), read.data)
     return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
@@ -323,7 +323,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
         return ["it never ran"]
     if newest.step_key == plan.key:
         return ["an output is missing or its objects are gone"]
-    before = json.loads(registry.store.read_bytes(newest.key_object.sha256))
+    before = registry.store.read_document(newest.key_object.sha256)
     return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
 
 

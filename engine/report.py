@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
+from engine.invocation import again, propose
 from engine.operator import SINGLE, Operator
 from engine.output import grid, plain
 from engine.plan import Plan, SourcePlan
 from engine.result import RunResult, StepOutcome
-from registry import Manifest, Metric, Report
+from registry import Metric, Report
 from registry.record import fields_of
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -64,7 +65,8 @@ def _source_note(source: SourcePlan) -> str:
     if source.rejected:
         notes.append(f"rows left out: {source.rejected} (`rejects` says why)")
     if source.ignored:
-        notes.append(f"fields left out: {', '.join(source.ignored)}")
+        fields = (name if count == source.rows else f"{name} ({count:,})" for name, count in source.ignored.items())
+        notes.append(f"fields left out: {', '.join(fields)}")
     return "; ".join(notes)
 
 
@@ -88,14 +90,13 @@ def run_document(result: RunResult) -> dict[str, Any]:
     }
 
 
-def print_run(result: RunResult, reports: Sequence[Report], registry: str, command: str, console: Console) -> None:
+def print_run(result: RunResult, reports: Sequence[Report], registry: str, console: Console) -> None:
     """The summary of a run: what ran, what survived and why the rest did not, where it is, what to try next.
 
     Args:
         result: the run.
         reports: those that its steps wrote.
         registry: its folder, as the user knows it.
-        command: what the user typed, to be typed again.
         console: where to.
     """
     console.print()
@@ -118,9 +119,10 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, comma
             console.print(f"\nNote on {outcome.record.step}: {note}.", soft_wrap=True)
     if result.error:
         console.print(f"\n{result.error}", soft_wrap=True)
-        if any(outcome.record.outcome == "failed" and outcome.record.rejected for outcome in result.steps):
-            command = _retrying(command)  # or answers in the journal would make the same rejects again
-        console.print(f"Finished work is kept. To go on from here:\n  {command}", soft_wrap=True)
+        # Without the option, answers in the journal would lead to the same rejects.
+        retry = any(outcome.record.outcome == "failed" and _may_differ(outcome) for outcome in result.steps)
+        command = again("--retry-rejects") if retry else again()
+        console.print(f"Finished work is kept. To continue from here:\n  {command}", soft_wrap=True)
         return
     console.print(f"\nEverything is in {registry}; the newest versions are:")
     outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
@@ -128,13 +130,13 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, comma
     for report in reports:
         console.print()
         print_report(report, console)
-    suggestions = _suggestions(outputs)
-    if any(outcome.record.rejected and (outcome.record.calls or outcome.record.calls_reused) for outcome in result.steps):
-        suggestions.insert(0, _retrying(command))
-    if suggestions:
-        console.print("\nTry next:")
-        for line in suggestions:
-            console.print(f"  {line}", soft_wrap=True)
+    if not result.moves_latest:
+        trial = "This was a trial with other parameters (--set), so `latest` stays where it was. To move it:"
+        console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
+    first = [again("--retry-rejects")] if any(_may_differ(outcome) for outcome in result.steps) else []
+    console.print("\nTry next:")
+    for line in [*first, *_suggestions(result)]:
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -143,8 +145,9 @@ def print_report(report: Report, console: Console) -> None:
     console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
 
 
-def _retrying(command: str) -> str:
-    return command if "--retry-rejects" in command else f"{command} --retry-rejects"
+def _may_differ(outcome: StepOutcome) -> bool:
+    """Whether asking again for the rejected rows can help: only a server may answer differently the next time."""
+    return bool(outcome.record.rejected) and outcome.asks_api
 
 
 def _source_outcome(source: SourcePlan) -> str:
@@ -168,6 +171,8 @@ def _fate(outcome: StepOutcome) -> str:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
     if record.filtered:
         parts.append(f"{record.filtered} filtered")
+    if record.unused:
+        parts.append(f"{record.unused} unused")
     if record.rejected or outcome.partial:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
         counted_as = [f"{record.rejected} rejected"] if record.rejected else []
@@ -198,18 +203,21 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
-def _suggestions(outputs: Sequence[Manifest]) -> list[str]:
+def _suggestions(result: RunResult) -> list[str]:
     """Three commands that show something of this run."""
-    datasets = [manifest for manifest in outputs if manifest.kind == "dataset" and manifest.rows]
+    # A step's first output is what it is for; the others hold what fell out.
+    first = [outcome.outputs[0] for outcome in result.steps if outcome.outputs]
+    datasets = [manifest for manifest in first if manifest.kind == "dataset" and manifest.rows]
     if not datasets:
-        return ["engine ls", "engine runs", 'engine sql "select * from rejects"']
+        return [propose("ls"), propose("runs"), propose("sql", "select * from rejects")]
     last = datasets[-1]
-    called = any(side.kind == "calls" for manifest in outputs for side in manifest.side)
+    name = last.name if result.moves_latest else str(last.ref)
+    called = any(side.kind == "calls" for outcome in result.steps for manifest in outcome.outputs for side in manifest.side)
     calls = "select name, version, row, prompt, response from llm_calls limit 5"
     return [
-        f"engine head {last.name}",
-        f"engine sql \"from trace('{last.ref}', 0)\"",
-        f'engine sql "{calls}"' if called else f"engine show {last.name}",
+        propose("head", name),
+        propose("sql", f"from trace('{last.ref}', 0)"),
+        propose("sql", calls) if called else propose("show", name),
     ]
 
 

@@ -13,7 +13,8 @@ from registry import Manifest, Metric, StepRun
 class StepOutcome:
     """What a step did in this run, and the versions it stands for.
 
-    `partial` counts what was rejected of rows that are not rejected as a whole (`ctx.reject`).
+    `partial` counts what was rejected of rows that are not rejected as a whole (`ctx.reject`); `asks_api` says whether the
+    step calls a model behind an API, which may answer differently when it is asked again.
     """
 
     record: StepRun
@@ -22,11 +23,15 @@ class StepOutcome:
     partial: int = 0
     metrics: tuple[Metric, ...] = ()
     notes: tuple[str, ...] = ()
+    asks_api: bool = False
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's end: `state` is succeeded, failed or interrupted; `error` is for the user."""
+    """A run's end: `state` is succeeded, failed or interrupted; `error` is for the user.
+
+    `moves_latest` is false for a trial whose versions are numbered but do not become the latest.
+    """
 
     run_id: str
     pipeline: str
@@ -36,6 +41,7 @@ class RunResult:
     seconds: float
     error: str | None = None
     trace: str = ""
+    moves_latest: bool = True
 
 
 class Observer(Protocol):

@@ -49,7 +49,7 @@ from engine.result import Observer, RunResult, StepOutcome
 from engine.spec import Resources
 from engine.turns import only_one
 from registry import Manifest, Registry, SideObject, StepRun
-from registry.store import durable_write
+from registry.store import canonical_json, durable_write
 
 _REASONS_SHOWN = 3
 
@@ -77,22 +77,26 @@ def run(
     select: set[str],
     force: set[str],
     retry_rejects: bool = False,
+    move_latest: bool = False,
 ) -> RunResult:
     """Run the selected steps (all, when none is named) and what they need.
 
     A failed step ends the run; everything finished before is committed, and finished partitions and model answers are
-    kept for the next run. `latest` moves for all outputs together, when the run succeeds.
+    kept for the next run. `latest` moves for all outputs together, when the run succeeds. A trial with other parameters
+    than the pipeline's own does not move it: others rely on it.
 
     Args:
         select: steps.
         force: steps to run though they hit.
         retry_rejects: run the rejected rows of every step again.
+        move_latest: move `latest` whatever the parameters are.
 
     Raises:
         PipelineError: a source has rows that do not fit; nothing was started.
     """
     began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)
+    moves = move_latest or _moves_latest(pipeline, registry)
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     source = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
     run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
@@ -118,10 +122,19 @@ def run(
         raise
     finally:
         cluster.stop()
-    refs = state.refs if ended == "succeeded" else {}
-    registry.catalog.end_run(run_id, ended, error, refs)
+    registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
-    return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.outcomes), seconds, error, trace)
+    return RunResult(
+        run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.outcomes), seconds, error, trace, moves
+    )
+
+
+def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:
+    """Whether `latest` moves: with the file's own parameters, with those that it moved with last, or for the first time."""
+    if pipeline.has_own_params:
+        return True
+    before = registry.params_of_latest(pipeline.spec.name)
+    return before is None or canonical_json(before) == canonical_json(dict(pipeline.spec.params))
 
 
 class _FailedStepError(Exception):
@@ -184,8 +197,8 @@ class _Runner:
             self.registry.catalog.commit([], self.run_id, record)
             self._tell(record, ())
             raise failure from error
-        if sum(r.led + r.filtered + r.rejected for r in self._receipts) != plan.rows:
-            raise AssertionError(f"step {plan.name}: rows in are not rows led + filtered + rejected")
+        if sum(r.led + r.filtered + r.rejected + r.unused for r in self._receipts) != plan.rows:
+            raise AssertionError(f"step {plan.name}: rows in are not rows led + filtered + rejected + unused")
         made = drafts(self.pipeline, self.definition, plan, inputs, self._receipts, self.registry)
         record = self._record(plan, "resumed" if self.earlier else "ran", started, sum(draft.rows for draft in made))
         manifests = self.registry.catalog.commit(made, self.run_id, record)
@@ -217,7 +230,7 @@ class _Runner:
             self.observer.message(f"{plan.name}: {note}")
         if not missing:
             return
-        self._spend(check_needs(self.definition, self.registry))
+        self._spend(check_needs(self.definition, self.registry, self.state.spent))
         if any(model.spec.mode == "batch" for model in self.definition.models.values()):
             self.observer.message(
                 f"{plan.name}: its calls go out in batches, which may take a day. Stop (Ctrl-C) and run again whenever you "
@@ -298,7 +311,8 @@ class _Runner:
             operator=plan.op,
             types={port: each.record.type_name() for port, each in self.definition.operator.inputs.items()},
             code=code_digest(plan.op),
-            params=self.definition.params.model_dump(mode="json"),
+            # What is set, and no defaults: some operators ask which of them were set.
+            params=self.definition.params.model_dump(mode="json", exclude_unset=True),
             inputs=numbered,
             models={
                 role: ModelBinding(
@@ -361,6 +375,7 @@ class _Runner:
             rows_out=rows_out,
             filtered=sum(receipt.filtered for receipt in self._receipts),
             rejected=sum(receipt.rejected for receipt in self._receipts),
+            unused=sum(receipt.unused for receipt in self._receipts),
             **self.usage.model_dump(),
             seconds=round(time.monotonic() - started, 3),
         )
@@ -374,6 +389,7 @@ class _Runner:
             rows_out=sum(manifest.rows for manifest in plan.manifests),
             filtered=plan.manifests[0].filtered,
             rejected=plan.manifests[0].rejected,
+            unused=plan.manifests[0].unused,
             seconds=round(time.monotonic() - started, 3),
         )
         self.registry.catalog.commit([], self.run_id, record, hits=plan.manifests)
@@ -386,7 +402,8 @@ class _Runner:
             rejects = [receipt.rejects for receipt in self._receipts if receipt.rejects]
         partial = sum(part.rows for part in rejects) - record.rejected
         notes = tuple(dict.fromkeys(note for receipt in self.fresh for note in receipt.notes))
-        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), partial, metrics, notes)
+        asks_api = any(model.spec.provider == "openai" for model in self.definition.models.values())
+        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), partial, metrics, notes, asks_api)
         self.state.outcomes.append(outcome)
         self.observer.step_finished(outcome)
 

@@ -1,16 +1,21 @@
-"""The pipeline file as frozen pydantic models; what is wrong with it is said with file:line:column."""
+"""The pipeline file as frozen pydantic models."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-from engine.problems import PipelineError, Problem, did_you_mean
-from engine.yaml_source import Loc, YamlSource, load
+from engine.credentials import secret_in_url, secrets_in
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Names of pipelines, datasets, steps and roles: lower case, because SQL does not tell cases apart."""
@@ -29,13 +34,13 @@ STEP = "step:"
 _OF_ENCODERS = {"provider", "model", "batch_size"}
 """Keys of a model that mean something for an encoder, which has no prompts, answers, server or price."""
 
-_PARAM = re.compile(r"\$\{params\.([^}]*)\}")
+_ENV = re.compile(r"\$\{env\.[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class Spec(BaseModel):
     """A part of the file: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Limits(Spec):
@@ -45,18 +50,21 @@ class Limits(Spec):
         concurrency: requests in flight, over all workers; fewer for as long as the server answers 429.
         requests_per_minute: started requests a minute.
         tokens_per_minute: prompt and completion tokens a minute.
+        patience: seconds that the endpoint may be down before the step gives up; 150 by default. An endpoint that has
+            never answered gets `retries` further tries, unless this is set.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    patience: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Price(Spec):
     """US dollars for a million tokens."""
 
-    input: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    output: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    input: Annotated[float, Field(ge=0)] = 0.0
+    output: Annotated[float, Field(ge=0)] = 0.0
 
 
 class ModelSpec(Spec):
@@ -90,7 +98,7 @@ class ModelSpec(Spec):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
     stop: tuple[str, ...] = ()
-    seed: int | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     extra_body: dict[str, Any] = {}
     limits: Limits = Limits()
     price: Price = Price()
@@ -119,6 +127,11 @@ class ModelSpec(Spec):
         return self.provider
 
     @property
+    def capped(self) -> bool:
+        """Whether a run may spend only so much on it."""
+        return self.max_calls is not None or self.budget_usd is not None
+
+    @property
     def most_in_flight(self) -> int:
         """Requests that may be under way: a batch takes as many as there are, a model in a worker two of its batches."""
         if self.provider != "openai":
@@ -137,6 +150,21 @@ class ModelSpec(Spec):
         full = (tokens_in * self.price.input + tokens_out * self.price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
 
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret_in_base_url(cls, url: str | None) -> str | None:
+        if url and (secret := secret_in_url(url)):
+            raise ValueError(f"it has {secret} in it; put the key into an environment variable and name that: api_key_env")
+        return url
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_secret_in_extra_body(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if places := list(secrets_in(body, "extra_body")):
+            shown = ", ".join(places)
+            raise ValueError(f"{shown} is a secret; put the key into an environment variable and name that: api_key_env")
+        return body
+
     @model_validator(mode="after")
     def _fits_the_provider(self) -> ModelSpec:
         if self.encodes:
@@ -147,8 +175,6 @@ class ModelSpec(Spec):
             for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
                 if given:
                     raise ValueError(f"{name} is for provider: openai")
-        if self.base_url and "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            raise ValueError("base_url has a user name or a password in it; name the variable with the key: api_key_env")
         if self.budget_usd is not None and not (self.price.input or self.price.output):
             raise ValueError("budget_usd needs a price: {input: ..., output: ...}; or limit the run with max_calls")
         if ours := sorted(self.extra_body.keys() & _OURS):
@@ -169,7 +195,8 @@ class DatasetSpec(Spec):
 
     Args:
         type: the record type of its rows.
-        path: a file, a glob or an fsspec URL; jsonl, json, csv or parquet (also .gz).
+        path: a file, a glob or an fsspec URL; jsonl, json, csv, tsv or parquet (also .gz, .bz2, .xz, .zst). `${env.NAME}`
+            in it is an environment variable, for passwords and tokens.
         hf: a Hugging Face Hub id; `split` names the split.
         generator: `<generator>/<task>`; its settings stand under `with`.
         registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest.
@@ -177,6 +204,7 @@ class DatasetSpec(Spec):
         defaults: {field of the record: value} for rows that have none.
         limit: the first so many rows.
         on_error: `stop` at rows that do not fit the type, or `skip` them into the rejects.
+        allow_empty: whether it is right that there may be no rows.
     """
 
     type: str
@@ -189,7 +217,15 @@ class DatasetSpec(Spec):
     defaults: dict[str, str | int | float | bool] = {}
     limit: Annotated[int, Field(ge=1)] | None = None
     on_error: Literal["stop", "skip"] = "stop"
+    allow_empty: bool = False
     with_: Annotated[dict[str, Any], Field(alias="with")] = {}
+
+    @field_validator("path")
+    @classmethod
+    def _no_secret_in_path(cls, path: str | None) -> str | None:
+        if path and (secret := secret_in_url(_ENV.sub("", path))):
+            raise ValueError(f"it has {secret} in it; put it into an environment variable and write ${{env.NAME}} in its place")
+        return path
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
@@ -242,136 +278,22 @@ class StepSpec(Spec):
     max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
+def _scalar(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        raise ValueError("give a text, a number, true, false or null")
+    return value
+
+
+Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_scalar)]
+
+
 class PipelineSpec(Spec):
     """A whole pipeline file; `exclude` is an exclusion list, as `engine impact --takedown` writes one."""
 
     name: Name
-    params: dict[str, str | int | float | bool | None] = {}
-    seed: int = 0
+    params: dict[str, Scalar] = {}
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     exclude: str | None = None
     models: dict[Name, ModelSpec] = {}
     datasets: dict[Name, DatasetSpec] = {}
-    steps: Annotated[dict[Name, StepSpec], Field(min_length=1)]
-
-
-def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
-    """Load a pipeline with `--set` settings applied.
-
-    Returns the spec (None when it is too wrong to build one) and the source, whose `problems` has all that was found.
-    """
-    source = load(path)
-    params = _params(source, settings or [])
-    data = _fill(source, source.data, params, ())
-    while True:
-        try:
-            return PipelineSpec.model_validate(data), source
-        except ValidationError as error:
-            source.problems += [_problem(source, item) for item in error.errors()]
-            before = repr(data)
-            left = [_prune(source, data, item) for item in error.errors()]
-            if not all(left) or repr(data) == before:
-                return None, source
-
-
-def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
-    """Take what is wrong out of the data, so that the rest of the file can be checked in the same go.
-
-    Returns whether there is a rest. A model, dataset or step that cannot be understood without it goes as a whole; its
-    name is noted, so that references to it are not called wrong.
-    """
-    loc: Loc = tuple(error["loc"])
-    section = str(loc[0]) if loc else ""
-    if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] == "extra_forbidden" or section in ("params", "seed", "exclude"):
-            return data.pop(section, None) is not None
-        if section == "name":
-            data["name"] = "unnamed"
-        return section == "name"
-    name, entries = str(loc[1]), data[section]
-    entry = entries.get(name) if isinstance(entries, dict) else None
-    required = {info.alias or key for key, info in _SECTIONS[section].model_fields.items() if info.is_required()}
-    if len(loc) > 2 and isinstance(entry, dict) and loc[2] in entry and loc[2] not in required:
-        inner = entry[loc[2]]
-        if error["type"] == "extra_forbidden" and len(loc) > 3 and isinstance(inner, dict):
-            inner.pop(loc[-1], None)
-        else:
-            del entry[loc[2]]
-        return True
-    source.broken.add(name)
-    if not isinstance(entries, dict):
-        return False
-    # Several errors of one entry: it went with the first of them.
-    entries.pop(name, None)
-    return bool(entries) or section != "steps"
-
-
-def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
-    declared = source.data.get("params")
-    params = dict(declared) if isinstance(declared, dict) else {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise PipelineError([Problem(f"--set {setting}: write it as --set name=value")])
-        if name not in params:
-            hint = did_you_mean(name, params, "" if params else "this pipeline has no params")
-            raise PipelineError([Problem(f"--set {setting}: the pipeline has no parameter {name!r}", hint=hint)])
-        try:
-            params[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise PipelineError([Problem(f"--set {setting}: not a YAML value")]) from error
-    return params
-
-
-def _fill(source: YamlSource, value: Any, params: dict[str, Any], loc: Loc) -> Any:
-    """Put parameters in place of `${params.NAME}`; a value that is nothing else keeps the parameter's type."""
-    if isinstance(value, dict):
-        if loc == ("params",):
-            return params
-        return {key: _fill(source, item, params, (*loc, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(source, item, params, (*loc, i)) for i, item in enumerate(value)]
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    for name in _PARAM.findall(value):
-        if name not in params:
-            hint = did_you_mean(name, params, "declare it under params: at the top of the file")
-            source.problems.append(Problem(f"no parameter named {name!r}", source.position(loc), hint))
-            return value
-    whole = _PARAM.fullmatch(value)
-    if whole:
-        return params[whole[1]]
-    return _PARAM.sub(lambda match: str(params[match[1]]), value)
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {"models": ModelSpec, "datasets": DatasetSpec, "steps": StepSpec}
-_NESTED: dict[str, type[BaseModel]] = {"limits": Limits, "price": Price, "resources": Resources}
-
-
-def _problem(source: YamlSource, error: Any) -> Problem:
-    loc: Loc = tuple(error["loc"])
-    kind, what = error["type"], ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
-        known = sorted(info.alias or name for name, info in _owner(loc).model_fields.items())
-        return Problem(f"unknown key {loc[-1]!r}", source.position(loc, key=True), did_you_mean(str(loc[-1]), known))
-    if kind == "missing":
-        return Problem(f"{what}: required, but not given", source.position(loc))
-    if kind == "string_pattern_mismatch" and loc[-1] == "[key]":
-        name = loc[-2]
-        place = source.position(loc[:-1], key=True)
-        return Problem(f"{name!r} is not a name", place, "use lower-case letters, digits, _ and -, a letter first")
-    message = error["msg"].removeprefix("Value error, ")
-    if loc and loc[-1] == "api_key_env":  # what was given may be the key itself: it is not shown
-        return Problem(f"{what}: give the name of the environment variable that holds the key", source.position(loc))
-    given = error.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return Problem(f"{what}: {message}{shown}", source.position(loc))
-
-
-def _owner(loc: Loc) -> type[BaseModel]:
-    """The model whose key is at `loc`."""
-    owner: type[BaseModel] = PipelineSpec
-    if len(loc) >= 3 and loc[0] in _SECTIONS:
-        owner = _SECTIONS[str(loc[0])]
-        if len(loc) > 3:
-            owner = _NESTED.get(str(loc[2]), owner)
-    return owner
+    steps: Annotated[dict[Name, StepSpec], Field(min_length=1, max_length=1000)]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from registry import plain
+
 
 @contextlib.contextmanager
 def only_one(folder: Path, run_id: str, tell: Callable[[str], None]) -> Iterator[None]:
@@ -23,7 +25,7 @@ def only_one(folder: Path, run_id: str, tell: Callable[[str], None]) -> Iterator
         run_id: who we are, for those who come after us.
         tell: is told whom we wait for.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    plain.only_plain(folder).mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / "lock"), folder / "holder.json"
     try:
         lock.acquire(timeout=0)

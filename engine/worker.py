@@ -23,7 +23,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.attachments import Keeper
-from engine.context import Context, Reject, Tally, caused_by_content
+from engine.context import Context, Reject, Tally
 from engine.emit import Emitted, OutputWriter
 from engine.inputs import read_slice, read_whole
 from engine.job import Failure, Job, Partition, Receipt, Usage, checkpoints, count_attempt, stop_mark, write_receipt
@@ -31,6 +31,7 @@ from engine.keys import code_digest
 from engine.llm.base import BudgetError, EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.chat import Call, CallLog, current_log
 from engine.llm.client import ask_again
+from engine.llm.decoding import whole_characters
 from engine.llm.sharing import Link
 from engine.models import Models, usage
 from engine.operator import Operator, Table
@@ -41,6 +42,9 @@ from engine.pulse import Pulse
 from registry import Record, Registry
 
 _WATCH_SECONDS = 0.5
+_REASON = 1000
+_OF_CODE = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
+"""What an operator raises for reasons of its own, whatever a model wrote."""
 MOST_DEATHS = 3
 """Ray replaces a worker that died and begins its partitions again; after so many deaths it is taken to be their fault."""
 
@@ -77,10 +81,10 @@ class Worker:
 
     Args:
         job: what the partitions share.
-        link, far: see Models.
+        link, name, far: see Models.
     """
 
-    def __init__(self, job: Job, link: Link | None = None, *, far: bool = False) -> None:
+    def __init__(self, job: Job, link: Link | None = None, name: str | None = None, *, far: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
         known = catalogue()
@@ -90,7 +94,7 @@ class Worker:
         self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.pulse = Pulse(self.registry.receipts / job.step_key)
-        self.models = Models(job, self.registry, link, far=far)
+        self.models = Models(job, self.registry, link, name, far=far)
         self._mark = stop_mark(self.registry.receipts, job.step_key)
         self._watching: asyncio.Task[None] | None = None
         self._tables: dict[str, Table[Any]] = {}
@@ -110,7 +114,9 @@ class Worker:
             self._same_code()
             result = await self._run(part)
             if isinstance(result, Receipt):
-                result = result.model_copy(update={"spent": self.models.spent(), "notes": self.models.notes()})
+                result = result.model_copy(
+                    update={"spent": self.models.spent(), "notes": (*self.models.notes(), *result.notes)}
+                )
                 await asyncio.to_thread(write_receipt, self.registry.receipts, self.job.step_key, result)
             return result
         except Exception as error:
@@ -120,7 +126,6 @@ class Worker:
         """Send no further request once the step is to stop, because another worker failed or the user said so."""
         while not self._mark.exists():
             await asyncio.sleep(_WATCH_SECONDS)
-            self.models.keep_account()
             self.pulse.say(self.models.trouble())
         self._stop()
 
@@ -166,6 +171,7 @@ class Worker:
         counts, values = tally.metrics()
         return result.model_copy(
             update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(keeper.kept)}
+            | {"notes": tuple(dict.fromkeys(tally.notes))}
         )
 
     async def _rows(self, part: Partition, make_context: Any, tally: Tally) -> Receipt | Failure:
@@ -229,11 +235,13 @@ class Worker:
             result.error = error
         except Exception as error:
             said = f"operator {self.operator.name} raised {type(error).__name__} on {where}: {error}"
-            if result.log.calls and caused_by_content(error):
-                result.emitted, result.rejected = [], f"an answer cannot be read: {said}"
-            else:
-                result.error = OperatorError(said)
-                result.error.__cause__ = error
+            if result.log.calls and not isinstance(error, _OF_CODE):
+                # What a model wrote may be the cause, and is in the journal: the row fails, and not every run from now on.
+                self.log.warning(said, exc_info=error)
+                result.emitted, result.rejected = [], whole_characters(f"{said[:_REASON]} (after a model's answer)")
+                return result
+            result.error = OperatorError(said)
+            result.error.__cause__ = error
         return result
 
     def _batch(self, part: Partition, make_context: Any) -> Receipt:
@@ -283,9 +291,15 @@ class Worker:
         writer.free(emitted, log)
         writer.exposed(tally.seen)
         tables = {name: table for name, table in given.items() if table is not None}
-        known = {name: writer.led(name) for name in tables}
-        led = sum(len(table) if (rows := known[name]) is None else len(rows) for name, table in tables.items())
-        return writer.receipt(part, led=led, filtered=part.stop - led, rejected=0, usage=usage(log))
+        led = unused = 0
+        for name, table in tables.items():
+            known = writer.led(name)
+            rows = len(table) if known is None else len(known)
+            led += rows
+            never = sum(times == 0 for ref, times in tally.seen.items() if ref.port == name)
+            unused += len(table) - rows if name in self.operator.aside else min(never, len(table) - rows)
+        filtered = part.stop - led - unused
+        return writer.receipt(part, led=led, filtered=filtered, rejected=0, unused=unused, usage=usage(log))
 
     # -- what operators are given -------------------------------------------------------------------------------
 

@@ -17,13 +17,13 @@ from typing import IO, Any, TypeVar
 
 import duckdb
 
-from registry import faults
+from registry import faults, plain
 from registry.database import FULL, DamagedError, Database, StaleError, disk_error, in_memory, sql
 from registry.files import CorruptError, Files
 from registry.intent import Intent, IntentFile
-from registry.lock import LockedError, RegistryLock
-from registry.manifest import Draft, Event, Manifest, StepRun
-from registry.rows import TABLES, replace_marks, replace_run, replace_versions
+from registry.lock import READ_ONLY, LockedError, RegistryLock
+from registry.manifest import Draft, Event, Given, Manifest, Pin, StepRun
+from registry.rows import TABLES, manifest_rows, merged, replace_marks, replace_run, replace_versions, run_rows
 from registry.runlog import RunLog, sealed
 from registry.shared_lock import SharedLock
 from registry.store import ObjectStore
@@ -65,14 +65,20 @@ class Catalog:
         """The journals of runs."""
         return self._truth.runs
 
+    @property
+    def truth(self) -> Truth:
+        """The files that the tables are made from."""
+        return self._truth
+
     def snapshot(self) -> duckdb.DuckDBPyConnection:
         """An in-memory database with a copy of the tables in schema `internal`; nothing on disk stays open."""
-        with self._held():
+        with self._held(to_read=True):
             try:
                 self._settle()
                 return self._sound(self._database.copy)
             except OSError as error:
-                _log.warning("the catalog cannot be written, so manifests and run journals are read instead: %s", error)
+                if error.errno not in READ_ONLY:
+                    _log.warning("the catalog cannot be written, so manifests and run journals are read instead: %s", error)
                 return in_memory(self._truth.rows())
 
     def manifest(self, version_id: str) -> Manifest:
@@ -81,7 +87,7 @@ class Catalog:
 
     def reading(self) -> IO[bytes]:
         """Have no version removed until the file that this gives is closed. Raises LockedError."""
-        with self._held():  # who holds the lock can wait for those who read, while nobody else begins to
+        with self._held(to_read=True):  # who holds the lock can wait for those who read, while nobody else begins to
             return self.readers.join()
 
     def rely_on(self, version_id: str) -> Manifest:
@@ -107,6 +113,7 @@ class Catalog:
 
         Raises:
             CorruptError: objects of a draft are gone. Nothing was changed.
+            UnfitError: the catalog cannot hold what the step or a draft says. Nothing was changed.
         """
         with self._locked():
             asked = [draft.version_id for draft in drafts]
@@ -128,15 +135,19 @@ class Catalog:
                 number = earlier.get(draft.version_id, numbers[draft.name])
                 made[draft.version_id] = Manifest(**draft.model_dump(), version=number, run_id=run_id, created_at=_now())
             manifests = [made[draft.version_id] for draft in drafts]
-            changed = [draft.version_id for draft in fresh]
-            if step or fresh:
-                with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if step else ())):
-                    for version_id in changed:
-                        self._truth.write(made[version_id])
-                    if step:
-                        pipeline = self.runs.pipeline(run_id)
-                        event = Event(event="step", at=_now(), run_id=run_id, pipeline=pipeline, step=step)
-                        self.runs.append(run_id, sealed(event, manifests or hits))
+            changed = {draft.version_id: made[draft.version_id] for draft in fresh}
+            self._database.prove(merged(map(manifest_rows, changed.values())))
+            line = None
+            if step:
+                pipeline = self.runs.pipeline(run_id)
+                event = Event(event="step", at=_now(), run_id=run_id, pipeline=pipeline, step=step)
+                line = self._sealed(event, manifests or hits)
+            if line or changed:
+                with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if line else ())):
+                    for manifest in changed.values():
+                        self._truth.write(manifest)
+                    if line:
+                        self.runs.append(run_id, line)
         return manifests
 
     def begin_run(self, pipeline: str, source: dict[str, Any], began: dt.datetime | None = None) -> str:
@@ -147,7 +158,7 @@ class Catalog:
         """
         at = began or _now()
         run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-        line = sealed(Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source))
+        line = self._sealed(Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source))
         with self._locked():
             self._end_dead_runs()
             self.runs.claim(run_id)
@@ -166,9 +177,13 @@ class Catalog:
         self.runs.release(run_id)
 
     def mark_dead_runs(self) -> None:
-        """Call runs `interrupted` whose process is gone."""
-        with self._locked():
-            self._end_dead_runs()
+        """Call runs `interrupted` whose process is gone; not in a registry that one may only read."""
+        try:
+            with self._locked():
+                self._end_dead_runs()
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
 
     def rebuild(self) -> int:
         """Make the DuckDB file again from what the other files say; returns the number of versions."""
@@ -181,7 +196,7 @@ class Catalog:
 
     def differences(self) -> list[str]:
         """The tables that do not say what the truth says. There are none, unless somebody else wrote to the DuckDB file."""
-        with self._held(), self.snapshot() as tables, in_memory(self._truth.rows()) as truth:
+        with self._held(to_read=True), self.snapshot() as tables, in_memory(self._truth.rows()) as truth:
             queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
             # By their words: a metric may be NaN, which Python finds unequal to itself.
             return [
@@ -198,7 +213,7 @@ class Catalog:
             if not self._query("select 1 from versions where name = ? and version = ?", [name, version]):
                 raise KeyError(f"{name}@{version}")
             with self._changing(Intent(marks=True)):
-                self._truth.pins.write([name, version], {"name": name, "version": version, "pinned_at": _now().isoformat()})
+                self._truth.pins.write(Pin(name=name, version=version, pinned_at=_now()))
 
     def unpin(self, name: str, version: int) -> None:
         """Take back a pin; raises KeyError when there is none."""
@@ -229,7 +244,7 @@ class Catalog:
             with self._changing(Intent(versions=tuple(version_ids), marks=True)):
                 for name, version in gone:
                     if version == given[name]:
-                        self._truth.numbers.write([name], {"name": name, "version": version})
+                        self._truth.numbers.write(Given(name=name, version=version))
                 for version_id in version_ids:
                     self._truth.remove(version_id)
 
@@ -243,8 +258,8 @@ class Catalog:
             yield
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
-        with self._lock.held():
+    def _held(self, to_read: bool = False) -> Iterator[None]:
+        with self._lock.held(to_read):
             try:
                 yield
             except OSError as error:
@@ -266,7 +281,7 @@ class Catalog:
     def _settle(self) -> None:
         """Finish what a process left undone that died, or whose disk was full."""
         intent = self._intent.read()
-        if intent is None and not self.file.exists():
+        if intent is None and not plain.kind(self.file):
             intent = Intent(everything=True)
         if intent:
             self._show(intent)
@@ -347,11 +362,19 @@ class Catalog:
         [(last,)] = self._query("select max(updated_at) from refs")
         # A clock may stand still, or go back; of two runs that move a reference, the later one is to be told by its time.
         at = max(_now(), last.replace(tzinfo=dt.UTC) + dt.timedelta(microseconds=1)) if last else _now()
+        lines = {}
+        for run_id in run_ids:
+            said = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
+            event = Event.model_validate({**said, "state": state, "error": error, "refs": refs or {}})
+            lines[run_id] = self._sealed(event)
         with self._changing(Intent(runs=tuple(run_ids))):
-            for run_id in run_ids:
-                told = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
-                event = Event.model_validate({**told, "state": state, "error": error, "refs": refs or {}})
-                self.runs.append(run_id, sealed(event))
+            for run_id, line in lines.items():
+                self.runs.append(run_id, line)
+
+    def _sealed(self, event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
+        """An event as a line of a journal; raises UnfitError when the tables could not hold what it says."""
+        self._database.prove(run_rows([event]))
+        return sealed(event, manifests)
 
     def _end_dead_runs(self) -> None:
         running = self._query("select run_id from runs where state = 'running' order by run_id")

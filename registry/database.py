@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from registry import faults
+from registry import faults, plain
 from registry.files import fsync_folder
 from registry.lock import wait_for
 from registry.rows import TABLES, Rows, insert
@@ -29,6 +29,9 @@ _BLOCK_BYTES = 16384
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room."""
+
+_NEWER = "Trying to read a database file with version number"
+"""What DuckDB says of a file of a version that it does not know."""
 
 _DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
 """Errors of the disk, not of the file on it, which DuckDB tells in the system's words."""
@@ -54,6 +57,7 @@ class Database:
         self.file = file
         self._log = file.with_name(f"{file.name}.wal")
         self._con: duckdb.DuckDBPyConnection | None = None
+        self._has_trial = False
         self._open = False
 
     def query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -69,6 +73,20 @@ class Database:
             faults.point("catalog.changed")
             con.execute("commit")
         faults.point("catalog.committed")
+
+    def prove(self, rows: Rows) -> None:
+        """See that the tables can hold rows, before anything is written that says so; raises UnfitError."""
+        con = self._connected()
+        if not self._has_trial:
+            con.execute("create schema memory.trial; use memory.trial")
+            con.execute(sql("tables.sql"))
+            self._has_trial = True
+        con.execute("use memory.trial; begin")
+        try:
+            insert(con, rows)
+        finally:
+            con.execute("rollback")
+            con.execute("use disk" if self._open else "use memory.main")
 
     def check(self) -> None:
         """See that the file opens, and that no other process has it open."""
@@ -131,7 +149,7 @@ class Database:
         self.let_go()
         aside = self.file.with_name(f"{self.file.name}.damaged-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}")
         os.replace(self.file, aside)
-        if self._log.exists():
+        if plain.kind(self._log):
             os.replace(self._log, aside.with_name(f"{aside.name}.wal"))
         faults.point("damage.moved")
         return aside
@@ -162,12 +180,17 @@ class Database:
     def _drop(self) -> None:
         if self._con:
             self._con.close()
-        self._con, self._open = None, False
+        self._con, self._open, self._has_trial = None, False, False
 
     def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
-        if not self.file.exists():
+        kind = plain.kind(self.file)
+        if not kind:
             raise StaleError("there is no such file")
-        log = self._log.exists()
+        if kind != "a file":
+            raise DamagedError(f"it is {kind}")
+        log = plain.kind(self._log)
+        if log not in (None, "a file"):
+            raise DamagedError(f"{self._log.name} is {log}")
         in_use = ""
 
         def attached() -> bool:
@@ -203,6 +226,8 @@ def _explained(file: Path) -> Iterator[None]:
         for code in _DISK:
             if os.strerror(code) in text:
                 raise disk_error(code, file) from error
+        if _NEWER in text:
+            raise StaleError("another version of DuckDB wrote it") from error
         raise DamagedError(text.partition("\n")[0]) from error
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from registry import plain
 from registry.files import CorruptError, durable_write
 
 
@@ -17,7 +18,7 @@ def write_checked_json(target: Path, document: Any) -> None:
 
 def read_checked_json(path: Path) -> Any:
     """Read what write_checked_json wrote; raises CorruptError when a byte changed, FileNotFoundError when absent."""
-    return parse_checked_json(path.read_bytes(), str(path))
+    return parse_checked_json(plain.read(path), str(path))
 
 
 def checked_json(document: Any) -> bytes:
@@ -31,7 +32,7 @@ def parse_checked_json(data: bytes, where: str) -> Any:
         envelope = json.loads(data)
         if envelope["sha256"] == json_digest(envelope["body"]):
             return envelope["body"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass  # not even JSON: damaged all the same
     raise CorruptError(f"{where} is damaged: its checksum does not match")
 

@@ -10,9 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from registry import plain
+from registry.plain import CorruptError
 
-class CorruptError(RuntimeError):
-    """A stored file does not hold what was written."""
+__all__ = [
+    "CorruptError",
+    "FileEntry",
+    "Files",
+    "LocalFiles",
+    "durable_write",
+    "fsync_folder",
+    "plain_name",
+    "replacing",
+]
 
 
 class FileEntry(NamedTuple):
@@ -26,7 +36,8 @@ class FileEntry(NamedTuple):
 class Files(Protocol):
     """A folder of files. Names are relative (`x.json`, `ab/cd`); one that leads out of the folder is a ValueError.
 
-    The folder is made when something is first written.
+    The folder is made when something is first written. What is not a plain file (a link, a pipe) is a CorruptError to whoever
+    reads it, and for everyone else it is not there.
     """
 
     @property
@@ -57,15 +68,18 @@ class Files(Protocol):
     def renew(self, name: str) -> bool:
         """Make a file as young as if it were written now. False when it is absent, or can only be written again."""
 
-    def listing(self) -> Iterator[FileEntry]:
-        """All files, also what crashes left behind (`*.tmp`), in no particular order."""
+    def listing(self, strict: bool = True) -> Iterator[FileEntry]:
+        """All files, also what crashes left behind (`*.tmp`), in no particular order.
+
+        Raises CorruptError when it meets a link, a pipe or the like; unless `strict`, these are left out.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is absent is no error."""
 
 
 class LocalFiles(Files):
-    """Files in a folder of this machine."""
+    """Files in a folder of this machine. Links are never followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -75,20 +89,21 @@ class LocalFiles(Files):
         return str(self.root)
 
     def path(self, name: str) -> Path:
-        """Where a file lies, or would lie."""
-        return self.root / plain_name(name)
+        """Where a file lies, or would lie; raises CorruptError when a folder on the way is not a folder."""
+        return plain.below(self.root, plain_name(name))
 
     def exists(self) -> bool:
-        return self.root.is_dir()
+        return plain.kind(self.root) is not None
 
     def read(self, name: str) -> bytes:
-        return self.path(name).read_bytes()
+        return plain.read(self.path(name))
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         return {name: self.read(name) for name in names}
 
     def read_file(self, name: str, target: Path) -> None:
-        shutil.copyfile(self.path(name), target)
+        with plain.opened(self.path(name)) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
 
     def write(self, name: str, data: bytes) -> None:
         durable_write(self.path(name), data)
@@ -98,27 +113,29 @@ class LocalFiles(Files):
             shutil.copyfile(source, temporary)
 
     def size(self, name: str) -> int | None:
-        try:
-            return self.path(name).stat().st_size
-        except FileNotFoundError:
-            return None
+        about = plain.about(self.path(name))
+        return about.st_size if about else None
 
     def renew(self, name: str) -> bool:
+        path = self.path(name)
+        if not plain.about(path):
+            return False
         try:
-            os.utime(self.path(name))
+            os.utime(path, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True
 
-    def listing(self) -> Iterator[FileEntry]:
-        for folder, _, names in os.walk(self.root):
+    def listing(self, strict: bool = True) -> Iterator[FileEntry]:
+        for folder, folders, names in os.walk(plain.folder(self.root)):
             for name in names:
                 path = Path(folder, name)
-                try:
-                    found = path.stat()
-                except FileNotFoundError:
-                    continue  # it went meanwhile
-                yield FileEntry(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+                if found := plain.about(path):  # it may have gone meanwhile
+                    yield FileEntry(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+                elif strict:
+                    plain.refuse(path, "a file")
+            for name in folders if strict else ():
+                plain.folder(Path(folder, name))
 
     def remove(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)

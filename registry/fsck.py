@@ -5,79 +5,31 @@ Reads only: whatever is damaged stays where it is. Rows are proven in registry.p
 
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import duckdb
-from pydantic import ValidationError
 
+from registry import plain
 from registry.database import DamagedError, Database, StaleError, sql
-from registry.documents import read_checked_json
 from registry.files import CorruptError, Files
+from registry.findings import Finding, Report, Tally
 from registry.intent import IntentFile
 from registry.lock import RegistryLock
-from registry.manifest import DataObject, Event, Manifest, SideObject
+from registry.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
+from registry.marks import Marks
 from registry.registry import Registry
-from registry.rows import TABLES, Rows, insert, latest, manifest_rows, merged, run_rows
+from registry.rows import TABLES, Rows, UnfitError, insert, latest, manifest_rows, mark_rows, merged, run_rows
 from registry.store import Listed, ObjectStore
 
+__all__ = ["Finding", "Need", "Report", "Tally", "fsck"]
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not as it should be.
-
-    Args:
-        severity: `error`: something is damaged or lost; `note`: something is left over, or behind, and nothing is lost.
-        where: a file or folder, below the registry.
-        what: is the matter with it.
-        advice: what to do about it.
-        versions: `NAME@V` of the versions that it hits.
-    """
-
-    severity: Literal["error", "note"]
-    where: str
-    what: str
-    advice: str
-    versions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How many there are, and their size in bytes."""
-
-    count: int
-    bytes: int
-
-    @classmethod
-    def of(cls, sizes: Iterable[int]) -> Tally:
-        """Of things of these sizes."""
-        sizes = list(sizes)
-        return cls(len(sizes), sum(sizes))
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was looked at, by kind, and what was found."""
-
-    looked_at: Mapping[str, Tally] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
-
-    def __add__(self, other: Report) -> Report:
-        return Report({**self.looked_at, **other.looked_at}, self.findings + other.findings)
-
-    @property
-    def errors(self) -> list[Finding]:
-        """What is damaged or lost."""
-        return [finding for finding in self.findings if finding.severity == "error"]
-
-    @property
-    def notes(self) -> list[Finding]:
-        """What is left over, or behind."""
-        return [finding for finding in self.findings if finding.severity == "note"]
+M = TypeVar("M", bound=Frozen)
 
 
 def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ()) -> Report:
@@ -94,23 +46,26 @@ def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ())
         LockedError: another process has held the registry's lock for too long.
     """
     with registry.catalog.reading():
-        with RegistryLock(registry.root).held():
+        with RegistryLock(registry.root).held(to_read=True):
             truth, report = _truth(registry)
-            report += _catalog(registry, truth, comparable=not (report.errors or truth.unread))
-        report += _objects(registry.store, truth.manifests, frozenset(named), deep=deep, all_known=not truth.unread)
-        return report + _rests(registry.root)
+            report += _catalog(registry, truth)
+        lost = any(finding.what == _MISSING for finding in report.errors)
+        known = not (truth.unread or lost)
+        report += _objects(registry.store, truth.manifests, frozenset(named), deep=deep, all_known=known)
+        return report + _strangers(registry.root) + _rests(registry.root)
 
 
 # -- the small files --------------------------------------------------------------------------------------------------
 
 
 class _Truth(NamedTuple):
-    """What those files say that are undamaged; and of which versions the manifest is not, and why."""
+    """What those files say that are undamaged; of which versions the manifest is not, and why; whether that is all."""
 
     manifests: Sequence[Manifest]
     unread: Mapping[str, str]
     runs: Sequence[Sequence[Event]]
     marks: Rows
+    whole: bool
 
     @property
     def rows(self) -> Rows:
@@ -121,15 +76,17 @@ class _Truth(NamedTuple):
 
 def _truth(registry: Registry) -> tuple[_Truth, Report]:
     manifests, unread, report = _manifests(registry)
-    runs, of_runs = _runs(registry)
-    pins, of_pins = _marks(registry.root / "pins", "pins", "delete the file and pin the version again")
+    runs, left_out, of_runs = _runs(registry)
+    marks = registry.catalog.truth
+    pins, of_pins = _marks(marks.pins, "pins", "delete the file and pin the version again")
     numbers, of_numbers = _marks(
-        registry.root / "numbers",
+        marks.numbers,
         "numbers",
         "delete the file and run `engine rebuild`: numbers of versions that are gone may then be given again",
     )
-    truth = _Truth(manifests, unread, runs, {"pins": pins, "numbers": numbers})
-    return truth, report + of_runs + of_pins + of_numbers
+    report += of_runs + of_pins + of_numbers
+    truth = _Truth(manifests, unread, runs, mark_rows(pins, numbers), whole=not (report.errors or unread))
+    return truth, report + Report({}, tuple(left_out))
 
 
 def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], Report]:
@@ -139,8 +96,8 @@ def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], Repo
     for name in files:
         try:
             found[Path(name).stem] = registry.catalog.manifest(Path(name).stem)
-        except (CorruptError, ValidationError, OSError) as error:
-            unread[Path(name).stem] = _reason(error)
+        except (CorruptError, OSError) as error:
+            unread[Path(name).stem] = _reason(error, name)
     findings = []
     numbers: defaultdict[str, list[str]] = defaultdict(list)
     for version_id, manifest in found.items():
@@ -152,83 +109,103 @@ def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], Repo
     return list(found.values()), unread, Report({"manifests": Tally.of(files.values())}, tuple(findings))
 
 
-def _runs(registry: Registry) -> tuple[list[list[Event]], Report]:
+def _runs(registry: Registry) -> tuple[list[list[Event]], list[Finding], Report]:
+    """The journals' events, what is said of lines that are left out, and what is damaged."""
     advice = (
         "versions are not hit, and the catalog still has what the run told, as long as it is not made again. For `engine "
         "rebuild` to work, move the file away: it then forgets the run and the latest versions that it set"
     )
     log = registry.catalog.runs
-    found, findings, sizes = [], [], []
+    found: list[list[Event]] = []
+    left_out, findings, sizes = [], [], []
     for run_id in log.run_ids():
-        path = log.path(run_id)
+        where = f"runs/{run_id}.ndjson"
         try:
-            sizes.append(path.stat().st_size)
-            found.append(log.read(run_id))
-        except (CorruptError, ValidationError, OSError) as error:
-            findings.append(Finding("error", f"runs/{path.name}", _reason(error), advice))
-    return found, Report({"run journals": Tally.of(sizes)}, tuple(findings))
-
-
-def _marks(folder: Path, kind: str, advice: str) -> tuple[list[dict[str, Any]], Report]:
-    found, findings, sizes = [], [], []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            sizes.append(path.stat().st_size)
-            found.append(read_checked_json(path))
+            events, unfit = log.scan(run_id)
+            sizes.append(log.path(run_id).stat().st_size)
         except (CorruptError, OSError) as error:
-            findings.append(Finding("error", f"{folder.name}/{path.name}", _reason(error), advice))
+            findings.append(Finding("error", where, _reason(error, where), advice))
+            continue
+        found.append(events)
+        for line in unfit:
+            what = f"line {line.line} {line.reason}"
+            left_out.append(Finding("error", where, what, "no version is hit: the line is left out of `runs` and `step_runs`"))
+    return found, left_out, Report({"run journals": Tally.of(sizes)}, tuple(findings))
+
+
+def _marks(marks: Marks[M], kind: str, advice: str) -> tuple[list[M], Report]:
+    found, findings, sizes = [], [], []
+    for path in marks.files():
+        try:
+            found.append(marks.read_one(path))
+            sizes.append(path.stat().st_size)
+        except (CorruptError, OSError) as error:
+            where = f"{path.parent.name}/{path.name}"
+            findings.append(Finding("error", where, _reason(error, where), advice))
     return found, Report({kind: Tally.of(sizes)} if sizes else {}, tuple(findings))
 
 
 def _documents(files: Files) -> dict[str, int]:
     """The JSON files of a folder with their sizes."""
-    return {entry.name: entry.bytes for entry in sorted(files.listing()) if entry.name.endswith(".json")}
+    return {entry.name: entry.bytes for entry in sorted(files.listing(strict=False)) if entry.name.endswith(".json")}
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "was written by another version of the engine, and cannot be read by this one"
+def _reason(error: Exception, where: str) -> str:
+    """What an error says of the file `where`."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    line = str(error).partition(", line ")[2].partition(",")[0]
-    return f"is damaged{f' in line {line}' if line else ''}: its checksum does not match"
+    said = str(error).rpartition(where)[2].lstrip(", ") or str(error)
+    return re.sub(r"^(line \d+), is damaged", r"is damaged in \1", said)
 
 
 # -- the catalog ------------------------------------------------------------------------------------------------------
 
+_MISSING = "is missing"
+_ONLY_COPY = "the catalog alone still knows of it. Bring the file back from a copy: `engine rebuild` would forget it"
 _LATER = "nothing is lost: the next command sees to it"
 
 
-def _catalog(registry: Registry, truth: _Truth, comparable: bool) -> Report:
+def _catalog(registry: Registry, truth: _Truth) -> Report:
     """Whether the DuckDB file can be read, and holds what the other files say. It knows what unread manifests are of."""
     file = registry.catalog.file
-    opened = _opened(registry, comparable)
+    opened = _opened(registry, truth)
     if isinstance(opened, Finding):
-        return Report({}, (*_unread(truth, {}), opened))
+        return Report({}, (*_unread(truth, {}), *_lost(truth, {}), opened))
     looked_at = {"catalog": Tally.of([file.stat().st_size])}
     with opened as tables:
         names = dict(tables.execute("select version_id, name || '@' || version from internal.versions").fetchall())
-        if not comparable:
-            what = "was not compared with the other files, because some of these are damaged"
-            return Report(looked_at, (*_unread(truth, names), Finding("note", file.name, what, "mend these and look again")))
+        runs = [run_id for (run_id,) in tables.execute("select run_id from internal.runs order by run_id").fetchall()]
+        lost = [*_lost(truth, names), *_lost_runs(registry, runs)]
+        if lost or not truth.whole:
+            what = f"was not compared with the other files, because some of these are {'missing' if lost else 'damaged'}"
+            note = Finding("note", file.name, what, "mend these and look again")
+            return Report(looked_at, (*_unread(truth, names), *lost, note))
         tables.execute("create schema truth")
         tables.execute("use memory.truth")
         tables.execute(sql("tables.sql"))
-        insert(tables, truth.rows)
+        try:
+            insert(tables, truth.rows)
+        except UnfitError as error:
+            what = f"cannot be made again from the other files: {error}"
+            return Report(looked_at, (Finding("error", file.name, what, "report it: this is a bug of the engine"),))
         tables.execute("use memory.main")
         return Report(looked_at, tuple(_differences(file.name, tables)))
 
 
-def _opened(registry: Registry, comparable: bool) -> duckdb.DuckDBPyConnection | Finding:
+def _opened(registry: Registry, truth: _Truth) -> duckdb.DuckDBPyConnection | Finding:
     """A copy of the tables, or why there is none."""
     file = registry.catalog.file
-    if IntentFile(registry.root / "registry.intent").read():
+    try:
+        begun = IntentFile(registry.root / "registry.intent").read()
+    except CorruptError as error:
+        return Finding("error", "registry.intent", _reason(error, "registry.intent"), "delete it")
+    if begun:
         return Finding("note", "registry.intent", "a change was begun and did not come to its end", _LATER)
     try:
         return Database(file).copy()
     except DamagedError as error:
         moved = "nothing is lost: the next command moves it aside and makes it again from the other files"
-        advice = moved if comparable else "mend the other files first: it is made again from them"
+        advice = moved if truth.whole else "mend the other files first: it is made again from them"
         return Finding("error", file.name, f"is damaged: {error}", advice)
     except StaleError as error:
         return Finding("note", file.name, f"is to be made again: {error}", _LATER)
@@ -241,14 +218,38 @@ def _unread(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("error", f"manifests/{version_id}.json", what, advice, hit)
 
 
+def _lost(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
+    """Manifests that are gone: the catalog, a version made from theirs, or a run that made it the latest, names their version.
+
+    Args:
+        names: version ids, and `NAME@V`, that the catalog knows.
+    """
+    there = {manifest.version_id for manifest in truth.manifests} | truth.unread.keys()
+    for version_id in sorted(names.keys() - there):
+        yield Finding("error", f"manifests/{version_id}.json", _MISSING, _ONLY_COPY, (names[version_id],))
+    if not truth.whole:
+        return  # one of the damaged files may be meant
+    known = {str(manifest.ref) for manifest in truth.manifests} | set(names.values())
+    known |= {f"{gone['name']}@{gone['version']}" for gone in truth.marks["numbers"]}
+    needed = {str(ref): f"{manifest.ref} was made from it" for manifest in truth.manifests for ref in _made_from(manifest)}
+    for row in truth.rows["refs"]:
+        needed.setdefault(f"{row['name']}@{row['version']}", f"run {row['run_id']} made it the latest")
+    for ref in sorted(needed.keys() - known):
+        advice = f"{needed[ref]}. Bring the file back from a copy, or run the pipeline that made it again"
+        yield Finding("error", "manifests", _MISSING, advice, (ref,))
+
+
+def _lost_runs(registry: Registry, runs: Iterable[str]) -> Iterator[Finding]:
+    """Journals that are gone, of runs that the catalog knows."""
+    for run_id in sorted(set(runs) - set(registry.catalog.runs.run_ids())):
+        yield Finding("error", f"runs/{run_id}.ndjson", _MISSING, _ONLY_COPY)
+
+
+def _made_from(manifest: Manifest) -> tuple[VersionRef, ...]:
+    return (*manifest.inputs, *manifest.models)
+
+
 def _differences(file: str, tables: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
-    lost = "the catalog alone still knows of it. Bring the file back from a copy: `engine rebuild` would forget it"
-    query = "select name || '@' || version, version_id from internal.versions anti join truth.versions using (version_id)"
-    for ref, version_id in tables.execute(query).fetchall():
-        yield Finding("error", f"manifests/{version_id}.json", "is missing", lost, (ref,))
-    query = "select run_id from internal.runs anti join truth.runs using (run_id)"
-    for (run_id,) in tables.execute(query).fetchall():
-        yield Finding("error", f"runs/{run_id}.ndjson", "is missing", lost)
     for table in TABLES:
         query = "select count(*) from (from {0}.{2} except all from {1}.{2})"
         [(more,)] = tables.execute(query.format("internal", "truth", table)).fetchall()
@@ -273,7 +274,7 @@ def _objects(
     store: ObjectStore, manifests: Sequence[Manifest], named: frozenset[str], *, deep: bool, all_known: bool
 ) -> Report:
     """Look at objects. Which of them are left over is not told unless all manifests are known."""
-    listed = list(store.listing())
+    listed = list(store.listing(strict=False))
     there = {each.sha256: each for each in listed if each.sha256}
     needs: defaultdict[str, list[Need]] = defaultdict(list)
     for manifest in manifests:
@@ -306,7 +307,7 @@ def _missing(needs: Mapping[str, Sequence[Need]], there: Mapping[str, Listed]) -
     for sha256, wanted in needs.items():
         size, listed = wanted[0].part.bytes, there.get(sha256)
         if listed is None:
-            yield sha256, "is missing"
+            yield sha256, _MISSING
         elif listed.bytes != size:
             yield sha256, f"has {listed.bytes:,} bytes instead of {size:,}"
 
@@ -319,7 +320,7 @@ def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[st
         try:
             store.verify(each.sha256)
         except OSError as error:
-            return _reason(error)
+            return _reason(error, each.sha256)
         except CorruptError:
             # One that has gone by now had no need to be there.
             return "is damaged: its bytes do not have this SHA-256" if store.has(each.sha256, each.bytes) else ""
@@ -338,7 +339,7 @@ def _of_object(sha256: str, what: str, needs: Sequence[Need], named: bool) -> Fi
         return Finding("error", where, what, f"delete it: {advice}")
     uses = ", ".join(sorted({need.what for need in needs}))
     pipelines = " and ".join(sorted({need.manifest.pipeline for need in needs}))
-    advice = f"{'' if what == 'is missing' else 'delete it and '}run {pipelines} again: it is made anew for the same versions"
+    advice = f"{'' if what == _MISSING else 'delete it and '}run {pipelines} again: it is made anew for the same versions"
     return Finding("error", where, f"({uses}) {what}", advice, tuple(sorted({str(need.manifest.ref) for need in needs})))
 
 
@@ -361,6 +362,17 @@ def _leftovers(loose: Sequence[Listed], rests: Sequence[Listed]) -> Iterator[Fin
     if rests:
         what = f"{_files(Tally.of(each.bytes for each in rests))} that is no object, such as {rests[0].name}"
         yield Finding("note", "objects", what, _COLLECT)
+
+
+def _strangers(root: Path) -> Report:
+    """What is neither a file nor a folder: nothing here follows it, but other programs do."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        for path in sorted(Path(folder, name) for name in (*folders, *names)):
+            if (kind := plain.kind(path)) not in (None, "a file", "a folder"):
+                where = path.relative_to(root).as_posix()
+                found.append(Finding("error", where, f"is {kind}, and the registry did not put it there", "delete it"))
+    return Report({}, tuple(found))
 
 
 def _rests(root: Path) -> Report:

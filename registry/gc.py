@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from registry import faults
+from registry import faults, plain
 from registry.documents import read_checked_json
 from registry.files import CorruptError, LocalFiles
 from registry.lock import wait_for
@@ -69,6 +69,7 @@ class Garbage:
         versions: the newest first.
         objects: those that no version, and no step under way, names.
         leftovers: what finished steps and crashes left.
+        paused: what steps have kept that are not finished, to go on from; it stays.
         kept: the number of versions that stay.
         young: objects that nobody needs, and that stay because they are young.
         horizon: the moment since which nothing goes.
@@ -78,6 +79,7 @@ class Garbage:
     versions: tuple[Manifest, ...]
     objects: tuple[Listed, ...]
     leftovers: tuple[Leftover, ...]
+    paused: tuple[Leftover, ...]
     kept: int
     young: tuple[Listed, ...]
     horizon: dt.datetime
@@ -162,7 +164,7 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta) ->
     if live:
         horizon = min(horizon, live - _CLOCKS)
     oldest = horizon.timestamp()
-    steps = [_Step(folder, oldest) for folder in sorted(registry.receipts.glob("*/"))]
+    steps = [_Step(folder, oldest) for folder in plain.folders(registry.receipts)]
     manifests, young = _manifests(registry, oldest)
     told = _told(registry)
     lost = told.versions - {manifest.version_id for manifest in manifests.values()}
@@ -176,7 +178,7 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta) ->
     sizes = {each.sha256: each.bytes for each in listed}
     broken = {manifests[ref].step_key for ref in kept if not _whole(manifests[ref], sizes)}
     made = {manifest.step_key for manifest in manifests.values()} - broken
-    done = [step for step in steps if not step.young and (step.key in made or not step.needs)]
+    done = [step for step in steps if not step.young and (step.key in made or not step.is_begun)]
     needed = {part.sha256 for ref in kept for part in _parts(manifests[ref])}
     needed.update(chain.from_iterable(step.needs for step in steps if step not in done))
     loose = sorted((each for each in listed if each.sha256 not in needed), key=lambda each: each.name)
@@ -186,7 +188,11 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta) ->
     return Garbage(
         versions=tuple(sorted(gone, key=lambda manifest: manifest.created_at, reverse=True)),
         objects=tuple(each for each in loose if each in old),
-        leftovers=(*(_of_step(step) for step in done if step.bytes or not live), *_rests(registry, listed, oldest)),
+        leftovers=(
+            *(_of_step(step, step.key in made) for step in done if step.bytes or not live),
+            *_rests(registry, listed, oldest),
+        ),
+        paused=tuple(_of_paused(step) for step in steps if step.checkpoints and step.key not in made),
         kept=len(kept),
         young=tuple(each for each in loose if each not in old),
         horizon=horizon,
@@ -255,10 +261,16 @@ class _Step:
     def __init__(self, folder: Path, oldest: float) -> None:
         self.key = folder.name
         self._folder = folder
-        files = [about for path in _beside_lock(folder) if (about := _about(path))]
+        files = [about for path in _beside_lock(folder) for about in _files(path)]
         self.bytes = sum(about.st_size for about in files)
+        self.checkpoints = sum(about.st_size for each in plain.folders(folder) for about in plain.files(each))
         # Who makes a step takes its lock first, and then looks for its versions, for which we would have to be done.
         self.young = any(about.st_mtime > oldest for about in files) or _busy(folder)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it left something to go on from."""
+        return bool(self.needs or self.checkpoints)
 
     @cached_property
     def needs(self) -> frozenset[str]:
@@ -266,12 +278,25 @@ class _Step:
         return frozenset(sha256 for path in self._folder.glob("*.json") for sha256 in _named(path))
 
 
-def _of_step(step: _Step) -> Leftover:
-    return Leftover(f"receipts/{step.key}", "of a step that is finished", step.bytes)
+def _of_step(step: _Step, finished: bool) -> Leftover:
+    what = "of a step that is finished" if finished else "of a step that has nothing to go on from"
+    return Leftover(f"receipts/{step.key}", what, step.bytes)
+
+
+def _of_paused(step: _Step) -> Leftover:
+    return Leftover(f"receipts/{step.key}", "checkpoints of a step that is not finished", step.checkpoints)
 
 
 def _beside_lock(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != "lock"]
+
+
+def _files(path: Path) -> Iterator[os.stat_result]:
+    """A file, or the files in a folder."""
+    if plain.kind(path) == "a folder":
+        yield from plain.files(path)
+    elif found := _about(path):
+        yield found
 
 
 def _step_lock(folder: Path) -> Any:
@@ -280,7 +305,7 @@ def _step_lock(folder: Path) -> Any:
 
 
 def _busy(folder: Path) -> bool:
-    if not (folder / "lock").exists():
+    if not plain.kind(folder / "lock"):
         return False
     if lock := _step_lock(folder):
         lock.close()
@@ -288,9 +313,9 @@ def _busy(folder: Path) -> bool:
 
 
 def _about(path: Path) -> os.stat_result | None:
-    """None: it has gone meanwhile."""
+    """Of the file itself, when it is a link. None: it has gone meanwhile."""
     try:
-        return path.stat()
+        return path.lstat()
     except FileNotFoundError:
         return None
 
@@ -312,7 +337,10 @@ def _named(path: Path) -> Iterator[str]:
 
 def _rests(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
     """What crashes left, and, of objects at a URL that are gone, copies."""
-    found = {path: what for pattern, what in _RESTS.items() for path in registry.root.glob(pattern)}
+    found: dict[Path, str] = {}
+    for pattern, what in _RESTS.items():
+        folder = plain.folder((registry.root / pattern).parent)
+        found |= dict.fromkeys(folder.glob(Path(pattern).name), what)
     if registry.url:
         there = {each.name for each in listed}
         copies = LocalFiles(registry.store.root)
@@ -326,15 +354,18 @@ def _rests(registry: Registry, listed: Iterable[Listed], oldest: float) -> Itera
 
 
 def _removed(path: Path, live: dt.datetime | None) -> bool:
-    if not path.is_dir():
+    if plain.kind(path) != "a folder":
         path.unlink(missing_ok=True)
         return True
     lock = _step_lock(path)
     if lock is None:
         return False
     with lock:
-        for file in _beside_lock(path):
-            file.unlink()
+        for each in _beside_lock(path):
+            if plain.kind(each) == "a folder":
+                shutil.rmtree(each)
+            else:
+                each.unlink()
         if not live:
             # A run that lives may be about to take the lock.
             shutil.rmtree(path)

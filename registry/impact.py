@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +37,17 @@ class Affected:
     seen: int | None = None
 
 
-def chosen_rows(session: Session, version: Version, where: str | None) -> Rows:
+def chosen_rows(
+    session: Session,
+    version: Version,
+    where: str | None,
+    timeout: float | None = None,
+    last_resort: Callable[[], None] | None = None,
+) -> Rows:
     """The numbers of a version's rows that an SQL condition on its columns (and `row`) holds for.
+
+    Args:
+        timeout, last_resort: as for Session.stream.
 
     Raises:
         QueryError: the condition is none.
@@ -45,7 +55,7 @@ def chosen_rows(session: Session, version: Version, where: str | None) -> Rows:
     condition = where or "true"
     try:
         # Behind the line break, a comment in the condition cannot hide the parenthesis.
-        found = session.ask(f'select row from "{version}" where ({condition}\n) order by row')
+        found = session.ask(f'select row from "{version}" where ({condition}\n) order by row', None, timeout, last_resort)
     except QueryError as error:
         raise QueryError(f"--where {where!r}: {error}") from error
     return np.array([row for (row,) in found.rows], np.int64)

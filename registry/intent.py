@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from registry import faults
+from registry import faults, ids, plain
 from registry.documents import checked_json, parse_checked_json
 from registry.files import CorruptError, fsync_folder
 
@@ -37,21 +37,24 @@ class IntentFile:
     def read(self) -> Intent | None:
         """The change that did not come to its end; everything, when what is there cannot be read."""
         try:
-            data = self._path.read_bytes()
+            data = plain.read(self._path)
         except FileNotFoundError:
             return None
         if not data:
             return None
         try:
-            told = parse_checked_json(data, str(self._path))
-        except CorruptError:
+            said = parse_checked_json(data, str(self._path))
+            versions = tuple(ids.version_id(each) for each in said["versions"])
+            runs = tuple(ids.run_id(each) for each in said["runs"])
+            return Intent(versions, runs, bool(said["marks"]), bool(said["everything"]))
+        except (CorruptError, TypeError, KeyError):
             return Intent(everything=True)
-        return Intent(tuple(told["versions"]), tuple(told["runs"]), told["marks"], told["everything"])
 
     def write(self, intent: Intent) -> None:
         """Make an intent durable. In place, which takes one fsync: one that was cut off reads as `everything`."""
         fresh, data = not self._path.exists(), checked_json(asdict(intent))
-        with self._path.open("wb", buffering=0) as file:
+        with plain.written(self._path) as file:
+            file.truncate(0)
             try:
                 while data:
                     data = data[file.write(data) :]
@@ -65,5 +68,6 @@ class IntentFile:
 
     def clear(self) -> None:
         """The change came to its end. Should a power cut undo this, the same is shown once more."""
-        self._path.write_bytes(b"")
+        with plain.written(self._path) as file:
+            file.truncate(0)
         faults.point("intent.cleared")

@@ -21,7 +21,7 @@ class Deadline:
     """Interrupts work that takes too long. Only time within `running()` counts, not what is done with its results.
 
     Args:
-        seconds: how long; None for as long as it takes.
+        seconds: how long; None, or more than a timer can count, for as long as it takes.
         interrupt: asks the work to stop, from another thread; called again until it does.
         last_resort: called when it does not.
     """
@@ -30,7 +30,7 @@ class Deadline:
         self, seconds: float | None, interrupt: Callable[[], None], last_resort: Callable[[], None] | None = None
     ) -> None:
         self.seconds = seconds
-        self._left = seconds
+        self._left = seconds if seconds is not None and seconds < threading.TIMEOUT_MAX else None
         self._interrupt = interrupt
         self._last_resort = last_resort
 

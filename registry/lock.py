@@ -6,6 +6,8 @@ The lock is the operating system's, so it is free as soon as its holder is gone,
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -15,11 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from registry import plain
+from registry.plain import CorruptError
+
 LOCK_SECONDS = 60.0
 """How long a lock is waited for; ENGINE_LOCK_SECONDS names another time."""
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a folder that one may not write to."""
 
 _TELL_SECONDS = 2.0
 _POLL_SECONDS = 0.005
@@ -37,23 +46,55 @@ class RegistryLock:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = FileLock(root / "registry.lock")
+        self._read_only: BinaryIO | None = None
         self._holder = root / "registry.lock.holder"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock; raises LockedError, which names the holder, when it does not come free."""
-        if self._lock.is_locked:
+    def held(self, to_read: bool = False) -> Iterator[None]:
+        """Hold the lock; raises LockedError, which names the holder, when it does not come free.
+
+        Args:
+            to_read: nothing is to be written, so a registry will do that one may only read.
+        """
+        if self._lock.is_locked or self._read_only:
             yield
             return
-        self._root.mkdir(parents=True, exist_ok=True)
-        wait_for(self._acquired, f"the registry {self._root} is locked", lambda: f"by {self._who()}", _POLL_SECONDS)
         try:
-            self._sign(_signature())
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._wait(self._acquired)
+        except OSError as error:
+            if not to_read or error.errno not in READ_ONLY:
+                raise
+        else:
+            try:
+                self._sign(_signature())
+                yield
+            finally:
+                # Wiped before the lock is free: a signature of a living process is that of the holder.
+                self._sign("")
+                self._lock.release()
+            return
+        with self._held_read_only():
             yield
-        finally:
-            # Wiped before the lock is free: a signature of a living process is that of the holder.
-            self._sign("")
-            self._lock.release()
+
+    @contextmanager
+    def _held_read_only(self) -> Iterator[None]:
+        """Hold the lock through a file that cannot be written to. Where nobody can have made one, nobody writes."""
+        try:
+            file = plain.opened(self._root / "registry.lock")
+        except (FileNotFoundError, PermissionError):
+            yield
+            return
+        with file:
+            self._wait(lambda: flocked(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            self._read_only = file
+            try:
+                yield
+            finally:
+                self._read_only = None
+
+    def _wait(self, attempt: Callable[[], bool]) -> None:
+        wait_for(attempt, f"the registry {self._root} is locked", lambda: f"by {self._who()}", _POLL_SECONDS)
 
     def _acquired(self) -> bool:
         try:
@@ -63,20 +104,34 @@ class RegistryLock:
         return True
 
     def _sign(self, text: str) -> None:
-        # For messages only: a full disk must not keep anyone from reading.
-        with suppress(OSError):
-            self._holder.write_text(text)
+        # For messages only: neither a full disk nor a link in the way keeps anyone from reading.
+        with suppress(OSError, CorruptError), plain.written(self._holder) as file:
+            file.truncate(0)
+            file.write(text.encode())
 
     def _who(self) -> str:
         try:
-            told = json.loads(self._holder.read_text())
-        except (OSError, ValueError):
+            told = json.loads(plain.read(self._holder))
+            told["host"], told["pid"], told["birth"], told["command"], told["since"]
+        except (OSError, ValueError, CorruptError, TypeError, KeyError, RecursionError):
             return "a process that has not given its name yet"
         here = told["host"] == socket.gethostname()
         if here and _birth(told["pid"]) != told["birth"]:
             # What a process left that was killed while it held the lock.
             return "a process that has not given its name yet"
         return f"process {told['pid']} on {told['host']} ({told['command']}) since {told['since']}"
+
+
+def flocked(file: IO[bytes], how: int) -> bool:
+    """Whether a lock on an open file was free. Where files that cannot be written to cannot be locked, it counts as free."""
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EBADF:  # what NFS gives
+            raise
+    return True
 
 
 def wait_for(attempt: Callable[[], bool], what: str, who: Callable[[], str], every: float = 0.05) -> None:

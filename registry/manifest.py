@@ -6,11 +6,66 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, field_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
-from registry.store import json_digest
+from registry.documents import json_digest
+from registry.ids import RunId, Sha256
+
+MOST = 2**53 - 1
+"""The largest count: tables hold it, sums of it, and every JSON reader reads it exactly."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+"""Of rows, bytes, calls or tokens."""
+
+Place = Annotated[int, Field(ge=0, le=2**15 - 1)]
+"""Of an input among a step's inputs, as row lineage keeps it."""
+
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Of a version."""
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Of dollars or seconds."""
+
+
+def _a_name(text: str) -> str:
+    if not text or len(text) > 400 or "@" in text or ".." in text or not text.isprintable():
+        raise ValueError("not a name of a dataset")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_a_name)]
+"""The name of a dataset, model, calibration or report."""
+
+
+def _in_utc(moment: dt.datetime) -> dt.datetime:
+    try:
+        return moment.astimezone(dt.UTC)
+    except (OverflowError, ValueError) as error:
+        raise ValueError("a moment out of range") from error
+
+
+Moment = Annotated[dt.datetime, AfterValidator(_in_utc)]
+"""A moment, in UTC."""
+
+
+def _unicode(value: Any) -> Any:
+    """A value whose texts can be stored: halves of surrogate pairs, which Python lets into a text, become `?`."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_unicode(key): _unicode(item) for key, item in value.items()}
+    return [_unicode(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Frozen(BaseModel):
@@ -27,17 +82,17 @@ class DataObject(Frozen):
         memory: the size of its rows in memory (0: not known).
     """
 
-    sha256: str
-    rows: int
-    bytes: int
-    memory: int = 0
+    sha256: Sha256
+    rows: Count
+    bytes: Count
+    memory: Count = 0
 
 
 class VersionRef(Frozen):
-    """A version, by name and number; `content_id` says what it holds."""
+    """A version, by name and number (0: it is not committed yet); `content_id` says what it holds."""
 
-    name: str
-    version: int
+    name: Name
+    version: Annotated[int, Field(ge=0, le=2**31 - 1)]
     content_id: str
 
     def __str__(self) -> str:
@@ -67,23 +122,24 @@ class SideObject(Frozen):
     """
 
     kind: Literal["lineage", "calls", "rejects", "exposure"]
-    sha256: str
-    rows: int
-    bytes: int
-    base: int = 0
+    sha256: Sha256
+    rows: Count
+    bytes: Count
+    base: Count = 0
 
 
 class Draft(Frozen):
     """A version as a step made it, before the registry gave it a number.
 
-    `rows_in`, `filtered` and `rejected` account for the step's input rows; the rest of them led to an output.
+    `rows_in`, `filtered`, `rejected` and `unused` account for the step's input rows; the rest of them led to an output.
 
     Args:
         opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
         beside: places in `inputs` of those that the operator was given whole while others came row by row.
+        files: the files that a source was read from, as the pipeline names them.
     """
 
-    name: str
+    name: Name
     kind: str
     type: str
     fields: dict[str, str]
@@ -96,15 +152,23 @@ class Draft(Frozen):
     key_object: DataObject
     inputs: tuple[VersionRef, ...] = ()
     models: tuple[VersionRef, ...] = ()
-    opaque: tuple[int, ...] = ()
-    beside: tuple[int, ...] = ()
+    opaque: tuple[Place, ...] = ()
+    beside: tuple[Place, ...] = ()
     data: tuple[DataObject, ...] = ()
     side: tuple[SideObject, ...] = ()
     attachments: tuple[DataObject, ...] = ()
     metrics: tuple[Metric, ...] = ()
-    rows_in: int = 0
-    filtered: int = 0
-    rejected: int = 0
+    rows_in: Count = 0
+    filtered: Count = 0
+    rejected: Count = 0
+    unused: Count = 0
+    files: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _sums_fit(self) -> Self:
+        if self.rows > MOST or self.bytes > MOST:
+            raise ValueError("more rows or bytes than can be counted")
+        return self
 
     @property
     def version_id(self) -> str:
@@ -125,9 +189,9 @@ class Draft(Frozen):
 class Manifest(Draft):
     """A committed version, as it stands in `manifests/<version_id>.json`."""
 
-    version: int
-    run_id: str
-    created_at: dt.datetime
+    version: Number
+    run_id: RunId
+    created_at: Moment
 
     @property
     def ref(self) -> VersionRef:
@@ -141,27 +205,52 @@ class StepRun(Frozen):
     step: str
     op: str
     outcome: Literal["hit", "ran", "resumed", "failed"]
-    rows_in: int = 0
-    rows_out: int = 0
-    filtered: int = 0
-    rejected: int = 0
-    calls: int = 0
-    calls_reused: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_usd: float = 0.0
-    seconds: float = 0.0
+    rows_in: Count = 0
+    rows_out: Count = 0
+    filtered: Count = 0
+    rejected: Count = 0
+    unused: Count = 0
+    calls: Count = 0
+    calls_reused: Count = 0
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    cost_usd: Amount = 0.0
+    seconds: Amount = 0.0
 
 
 class Event(Frozen):
     """One line of `runs/<run_id>.ndjson`."""
 
     event: Literal["started", "step", "ended"]
-    at: dt.datetime
-    run_id: str
+    at: Moment
+    run_id: RunId
     pipeline: str = ""
     state: Literal["running", "succeeded", "failed", "interrupted"] = "running"
-    error: str | None = None
+    error: Annotated[str | None, BeforeValidator(_unicode)] = None
     step: StepRun | None = None
-    refs: dict[str, int] = {}
-    source: dict[str, Any] = {}
+    refs: dict[Name, Number] = {}
+    source: Annotated[dict[str, Any], BeforeValidator(_unicode)] = {}
+
+
+class Pin(Frozen):
+    """A version that is to be kept."""
+
+    name: Name
+    version: Number
+    pinned_at: Moment
+
+
+class Given(Frozen):
+    """The highest number that a name's versions ever had, when that version is gone."""
+
+    name: Name
+    version: Number
+
+
+def unfit(error: ValidationError) -> str:
+    """Why a sound document cannot be used, in words: another engine wrote it, or the tables cannot hold what it says."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] in ("extra_forbidden", "missing", "literal_error"):
+        return "was written by another version of the engine, and cannot be read by this one"
+    where = ".".join(map(str, first["loc"]))
+    return f"holds a value that the registry cannot keep ({where}: {first['msg'].removeprefix('Value error, ')})"

@@ -3,35 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from registry import faults
+from pydantic import ValidationError
+
+from registry import faults, plain
 from registry.documents import json_digest, read_checked_json, write_checked_json
-from registry.files import fsync_folder
+from registry.files import CorruptError, fsync_folder
+from registry.manifest import Frozen, unfit
+
+M = TypeVar("M", bound=Frozen)
 
 
-class Marks:
-    """Documents by key in one folder; writing one again replaces it."""
+class Marks(Generic[M]):
+    """Documents of one kind in one folder; writing one with the same key again replaces it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        key: the fields by which a document is found.
+    """
+
+    def __init__(self, folder: Path, kind: type[M], key: tuple[str, ...]) -> None:
         self._folder = folder
+        self._kind = kind
+        self._key = key
 
-    def write(self, key: list[Any], document: dict[str, Any]) -> None:
+    def write(self, document: M) -> None:
         """Keep a document, durably."""
-        write_checked_json(self._path(key), document)
+        write_checked_json(self._path(self._key_of(document)), document.model_dump(mode="json"))
         faults.point("mark.written")
 
     def remove(self, key: list[Any]) -> None:
         """Remove a document; one that is absent is no error."""
         path = self._path(key)
-        if path.exists():
+        if plain.kind(path):
             path.unlink()
             fsync_folder(self._folder)
         faults.point("mark.removed")
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[M]:
         """All documents; raises CorruptError, which names the file, when one is damaged."""
-        return [read_checked_json(path) for path in sorted(self._folder.glob("*.json"))]
+        return [self.read_one(path) for path in self.files()]
+
+    def files(self) -> list[Path]:
+        """Where the documents are."""
+        return sorted(plain.folder(self._folder).glob("*.json"))
+
+    def read_one(self, path: Path) -> M:
+        """One of `files`; raises CorruptError, which names the file, when it is damaged."""
+        try:
+            found = self._kind.model_validate(read_checked_json(path))
+        except ValidationError as error:
+            raise CorruptError(f"{path} {unfit(error)}") from error
+        if self._path(self._key_of(found)).name != path.name:
+            raise CorruptError(f"{path} is damaged: it is about {' '.join(map(str, self._key_of(found)))}")
+        return found
+
+    def _key_of(self, document: M) -> list[Any]:
+        return [getattr(document, field) for field in self._key]
 
     def _path(self, key: list[Any]) -> Path:
-        return self._folder / f"{json_digest(key)}.json"
+        return plain.folder(self._folder) / f"{json_digest(key)}.json"

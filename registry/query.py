@@ -32,7 +32,7 @@ from registry.tracing import Lineage
 
 __all__ = ["Answer", "QueryError", "Session"]
 
-_DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>\d+))?")
+_DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _CONFINE = (
     "set allow_persistent_secrets=false",
     "set secret_directory=''",
@@ -84,6 +84,7 @@ class Session:
             raise
         self._attached: set[str] = set()
         self._failed: list[Exception] = []
+        self._missing: list[str] = []
         for name, schema in _EDGES.items():
             self._con.register(name, pa.Table.from_batches([], schema))  # empty_table() imports pandas
         self._con.execute(sql("views.sql"))
@@ -101,10 +102,23 @@ class Session:
         number, unit = text.split()
         return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
 
-    def ask(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> Answer:
-        """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong."""
-        with self.stream(query, parameters, timeout) as (columns, batches):
-            return Answer(columns, [row for batch in batches for row in batch])
+    def ask(
+        self,
+        query: str,
+        parameters: list[Any] | None = None,
+        timeout: float | None = None,
+        last_resort: Callable[[], None] | None = None,
+    ) -> Answer:
+        """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong.
+
+        Raises:
+            CorruptError: data cannot be read, or lineage, calls, rejects or exposures that the query needs are missing.
+        """
+        with self.stream(query, parameters, timeout, last_resort) as (columns, batches):
+            answer = Answer(columns, [row for batch in batches for row in batch])
+        if left_out := self.left_out():
+            raise CorruptError(left_out[0])
+        return answer
 
     @contextmanager
     def stream(
@@ -123,10 +137,12 @@ class Session:
         Raises:
             QueryError: for anything else or anything wrong, then or while the rows are read.
         """
-        statement, tables = reading(self._con, query, frozenset(NAMES))
-        self._attach_named(query, tables)
         deadline = Deadline(timeout, self._con.interrupt, last_resort)
         self._failed.clear()
+        self._missing.clear()
+        with self._explained(deadline), deadline.running():
+            statement, tables = reading(self._con, query, frozenset(NAMES))
+        self._attach_named(query, tables)
         self._con.execute("begin transaction read only")
         try:
             with self._explained(deadline), deadline.running():
@@ -135,6 +151,16 @@ class Session:
             yield columns, self._batches(cursor, deadline)
         finally:
             self._con.execute("rollback")
+
+    def left_out(self) -> list[str]:
+        """What the last query left out because it is missing, in words: objects with calls, lineage, rejects or exposures."""
+        query = "select name, version, kind from internal.side_objects where sha256 = ?"
+        found = []
+        for sha256 in dict.fromkeys(self._missing):
+            uses = sorted(set(self._con.execute(query, [sha256]).fetchall()))
+            of = ", ".join(f"{kind} of {name}@{version}" for name, version, kind in uses)
+            found.append(f"object {sha256} ({of}) is missing from {self._store.root}")
+        return found
 
     def names(self) -> list[str]:
         """The names of all datasets, models and calibrations."""
@@ -201,12 +227,19 @@ class Session:
         self._con.execute("set temp_directory=''")
         if memory:
             try:
-                self._con.execute("set memory_limit='{}'".format(memory.replace("'", "''")))
+                self._con.execute("set memory_limit='{}'".format(self._amount(memory).replace("'", "''")))
             except duckdb.Error as error:
                 reason = str(error).splitlines()[0]
                 raise QueryError(f"--memory {memory!r} cannot be: write 4GB, 500MB or 50%. {reason}") from error
         for statement in _CONFINE:
             self._con.execute(statement)
+
+    def _amount(self, memory: str) -> str:
+        """An amount of memory in DuckDB's words. Before 2.0 it knows no percentages; its own limit is 80% of the machine's."""
+        share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) *%", memory.strip())
+        if not share or not 0 < float(share[1]) <= 100:
+            return memory
+        return f"{int(self.memory / 0.8 * float(share[1]) / 100) >> 10}KiB"
 
     def _batches(self, cursor: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[list[tuple[Any, ...]]]:
         while True:
@@ -281,10 +314,10 @@ class Session:
         return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
 
     def _manifest(self, name: str, version: int) -> Manifest:
-        [(version_id,)] = self._con.execute(
+        found = self._con.execute(
             "select version_id from internal.versions where name = ? and version = ?", [name, version]
         ).fetchall()
-        return self._catalog.manifest(version_id)
+        return self._catalog.truth.manifest_of(name, version, [version_id for (version_id,) in found])
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
         wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[
@@ -298,4 +331,4 @@ class Session:
         }
         found = self._con.execute("select name, version, sha256, base from internal.side_objects where kind = ?", [wanted])
         fragments = [side.Fragment(row[2], keys[wanted](row)) for row in found.fetchall()]
-        return side.scan(fragments, schema, self._store)
+        return side.scan(fragments, schema, self._store, self._missing)

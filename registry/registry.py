@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from registry import plain
 from registry.catalog import Catalog
 from registry.files import CorruptError, Files, LocalFiles
 from registry.manifest import Manifest
@@ -73,17 +75,17 @@ class Registry:
     @property
     def receipts(self) -> Path:
         """Where finished partitions of steps are noted."""
-        return self.root / "receipts"
+        return plain.folder(self.root / "receipts")
 
     @property
     def journal(self) -> Path:
         """Where answers of models are kept."""
-        return self.root / "journal"
+        return plain.only_plain(self.root / "journal")
 
     @property
     def exists(self) -> bool:
         """Whether anything was ever written here."""
-        return (self.root / "registry.duckdb").exists() or self.manifests.exists()
+        return plain.kind(self.root / "registry.duckdb") is not None or self.manifests.exists()
 
     @contextmanager
     def session(self, memory: str | None = None) -> Iterator[Session]:
@@ -120,15 +122,30 @@ class Registry:
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A committed version; raises KeyError when there is none."""
-        found = self._manifests("name = ? and version = ?", [name, version])
+        found = self._ids("name = ? and version = ?", [name, version])
         if not found:
             raise KeyError(f"{name}@{version}")
-        return found[0]
+        return self.catalog.truth.manifest_of(name, version, found)
 
     def newest(self, name: str) -> Manifest | None:
         """The version of a name that was committed last."""
         found = self._manifests("name = ?", [name])
         return found[-1] if found else None
+
+    def params_of_latest(self, pipeline: str) -> dict[str, Any] | None:
+        """The parameters of the run that moved `latest` of a pipeline's outputs last; None when none ever did."""
+        if not self.exists:
+            return None
+        con = self.catalog.snapshot()
+        try:
+            query = (
+                "select runs.params from internal.refs join internal.runs using (run_id) "
+                "where runs.pipeline = ? order by refs.updated_at desc limit 1"
+            )
+            found = con.execute(query, [pipeline]).fetchall()
+        finally:
+            con.close()
+        return json.loads(found[0][0]) if found else None
 
     def intact(self, manifest: Manifest) -> bool:
         """Whether all of a version's objects are there, in the size they were written with."""

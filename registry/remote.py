@@ -113,7 +113,7 @@ class RemoteFiles(Files):
         plain_name(name)
         return False  # object stores have no `touch`; what is put again is young
 
-    def listing(self) -> Iterator[FileEntry]:
+    def listing(self, strict: bool = True) -> Iterator[FileEntry]:
         try:
             with self._explained("read"):
                 found = self._system.find(self._root, detail=True)

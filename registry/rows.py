@@ -10,11 +10,14 @@ from typing import Any
 
 import duckdb
 
-from registry.manifest import Event, Manifest
+from registry.manifest import Event, Given, Manifest, Pin
 
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
 
 Rows = dict[str, list[dict[str, Any]]]
+
+_UNFIT = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException, duckdb.InvalidTypeException)
+"""What DuckDB raises about values, rather than about the file."""
 
 _VERSION = {"name", "version", "kind", "type", "content_id", "run_id", "pipeline", "step", "op", "output", "step_key"}
 
@@ -34,7 +37,11 @@ def manifest_rows(m: Manifest) -> Rows:
     told = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
     parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
     return {
-        "versions": [m.model_dump(include=_VERSION) | told | {"created_at": _naive(m.created_at)}],
+        "versions": [
+            m.model_dump(include=_VERSION)
+            | told
+            | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None}
+        ],
         "inputs": [
             {"child": m.name, "child_version": m.version, "position": position, "role": role}
             | {"parent": ref.name, "parent_version": ref.version, "opaque": role == "model" or position in m.opaque}
@@ -51,7 +58,8 @@ def run_rows(events: Iterable[Event]) -> Rows:
     for event in events:
         if event.event == "started":
             run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
-            rows["runs"].append({**run, "ended_at": None, "error": None})
+            given = {"params": json.dumps(event.source.get("params", {})), "file": event.source.get("file")}
+            rows["runs"].append({**run, "ended_at": None, "error": None, **given})
         elif event.event == "step" and event.step:
             position = len(rows["step_runs"])
             rows["step_runs"].append({"run_id": event.run_id, **event.step.model_dump(), "position": position})
@@ -63,19 +71,36 @@ def run_rows(events: Iterable[Event]) -> Rows:
     return rows
 
 
+def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
+    """What the catalog knows of versions that are to be kept, and of numbers that were given."""
+    return {
+        "pins": [pin.model_dump() | {"pinned_at": _naive(pin.pinned_at)} for pin in pins],
+        "numbers": [given.model_dump() for given in numbers],
+    }
+
+
 def latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the references of all runs, those that count: the last one of each name."""
     return list({ref["name"]: ref for ref in sorted(refs, key=lambda ref: ref["updated_at"])}.values())
 
 
+class UnfitError(ValueError):
+    """The tables cannot hold a row: a number is too large for its column, or a text is not Unicode."""
+
+
 def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    """Insert rows into the tables of the connection's schema."""
+    """Insert rows into the tables of the connection's schema; raises UnfitError when one cannot be held."""
     for table in TABLES:
         if more := rows.get(table):
             # Columns go in as lists: one statement a table, without Arrow, whose conversion of lists imports pandas.
             names = list(more[0])
             columns = ", ".join(f"unnest(${place}) as {name}" for place, name in enumerate(names, 1))
-            con.execute(f"insert into {table} by name select {columns}", [[row[name] for row in more] for name in names])
+            values = [[row[name] for row in more] for name in names]
+            try:
+                con.execute(f"insert into {table} by name select {columns}", values)
+            except (*_UNFIT, OverflowError) as error:
+                reason = str(error).partition("\n")[0]
+                raise UnfitError(f"the catalog's table {table} cannot hold this: {reason}") from error
 
 
 def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str], manifests: Iterable[Manifest]) -> None:

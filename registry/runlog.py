@@ -7,17 +7,35 @@ crash; every other one is whole or damaged.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from registry import faults
+from registry import faults, ids, plain
 from registry.documents import canonical_json, json_digest
 from registry.files import CorruptError, durable_write, fsync_folder
-from registry.manifest import Event, Manifest
+from registry.manifest import Event, Manifest, unfit
+
+_log = logging.getLogger("registry")
+
+
+class Unfit(NamedTuple):
+    """A sound line of a journal, of a step, that the catalog cannot hold: its number, and why."""
+
+    line: int
+    reason: str
+
+
+class Journal(NamedTuple):
+    """The events of a run, and the lines that are left out of them."""
+
+    events: list[Event]
+    unfit: list[Unfit]
 
 
 class RunLog:
@@ -29,21 +47,21 @@ class RunLog:
 
     def run_ids(self) -> list[str]:
         """The runs that have a journal."""
-        return sorted(path.stem for path in self._folder.glob("*.ndjson"))
+        return sorted(path.stem for path in plain.folder(self._folder).glob("*.ndjson"))
 
     def path(self, run_id: str) -> Path:
-        """Where a run's journal lies, or would lie."""
-        return self._folder / f"{run_id}.ndjson"
+        """Where a run's journal lies, or would lie; raises CorruptError when this is not the id of a run."""
+        return plain.folder(self._folder) / f"{ids.run_id(run_id)}.ndjson"
 
     def append(self, run_id: str, line: bytes) -> None:
         """Write what `sealed` gave, durably; when that fails, the journal is as it was."""
         path = self.path(run_id)
-        fresh = not path.exists()
+        fresh = not plain.kind(path)
         if fresh and not self._folder.exists():
             self._folder.mkdir(parents=True)
             fsync_folder(self._folder.parent)
         _mend(path)
-        with path.open("ab", buffering=0) as journal:
+        with plain.written(path) as journal:
             kept = journal.seek(0, os.SEEK_END)
             try:
                 while line:
@@ -57,31 +75,59 @@ class RunLog:
         faults.point("journal.appended")
 
     def read(self, run_id: str) -> list[Event]:
-        """A run's events; none when there is no journal. Raises CorruptError, which names file and line."""
+        """A run's events; none when there is no journal. Raises CorruptError, which names file and line.
+
+        A step's line that the tables cannot hold is left out, with a warning: engines before 0.3 could write one.
+        """
+        events, unfit = self.scan(run_id)
+        for line in unfit:
+            _log.warning("%s, line %d, %s. It is left out.", self.path(run_id), line.line, line.reason)
+        return events
+
+    def scan(self, run_id: str) -> Journal:
+        """A run's events, and the lines that cannot be among them. Raises CorruptError as `read`."""
         path = self.path(run_id)
         try:
-            *whole, last = path.read_bytes().split(b"\n")
+            *whole, last = plain.read(path).split(b"\n")
         except FileNotFoundError:
-            return []
-        events = [_opened(text, path, number) for number, text in enumerate(whole, 1)]
-        unended = _unended(last)
-        return [*events, _event(unended)] if unended else events
+            return Journal([], [])
+        documents = [_opened(text, path, number) for number, text in enumerate(whole, 1)]
+        if unended := _unended(last):
+            documents.append(unended)
+        found = Journal([], [])
+        for number, document in enumerate(documents, 1):
+            told = document["run"]["facets"]["engine"].get("event")
+            try:
+                event = Event.model_validate(told)
+            except ValidationError as error:
+                if not isinstance(told, dict) or told.get("event") != "step":
+                    # Which versions are the latest stands in the others: to leave one out would change that.
+                    raise CorruptError(f"{path}, line {number}, {unfit(error)}") from error
+                found.unfit.append(Unfit(number, unfit(error)))
+                continue
+            if event.run_id != run_id:
+                raise CorruptError(f"{path}, line {number}, is damaged: it is of the run {event.run_id!r}")
+            found.events.append(event)
+        return found
 
     def pipeline(self, run_id: str) -> str:
         """The pipeline of a run, which its first event names; raises CorruptError when it has none."""
         path = self.path(run_id)
         try:
-            with path.open("rb") as journal:
+            with plain.opened(path) as journal:
                 first = journal.readline()
         except FileNotFoundError:
             first = b""
         if document := _unended(first):
-            return _event(document).pipeline
+            try:
+                return Event.model_validate(document["run"]["facets"]["engine"].get("event")).pipeline
+            except ValidationError as error:
+                raise CorruptError(f"{path}, line 1, {unfit(error)}") from error
         raise CorruptError(f"{path} is missing, or its first line is damaged: nothing can be told of this run any more")
 
     def claim(self, run_id: str) -> None:
         """Let a run count as alive as long as this process lives, or until it is released."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        plain.folder(self._folder).mkdir(parents=True, exist_ok=True)
         lock = self._lock(run_id)
         lock.acquire()
         self._claimed[run_id] = lock
@@ -108,7 +154,7 @@ class RunLog:
         return False
 
     def _lock(self, run_id: str) -> FileLock:
-        return FileLock(self._folder / f"{run_id}.lock", thread_local=False)
+        return FileLock(plain.folder(self._folder) / f"{ids.run_id(run_id)}.lock", thread_local=False)
 
 
 def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
@@ -127,12 +173,12 @@ def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
     return canonical_json(document) + b"\n"
 
 
-def _opened(line: bytes, path: Path, number: int) -> Event:
+def _opened(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        document = json.loads(line)
+        document: dict[str, Any] = json.loads(line)
         if _intact(document):
-            return _event(document)
-    except ValueError:
+            return document
+    except (ValueError, RecursionError):
         pass  # not even JSON: damaged all the same
     raise CorruptError(f"{path}, line {number}, is damaged: its checksum does not match")
 
@@ -143,22 +189,22 @@ def _unended(rest: bytes) -> dict[str, Any] | None:
     """
     try:
         document, _ = json.JSONDecoder().raw_decode(rest.decode(errors="replace"))
-    except ValueError:
+        return document if _intact(document) else None
+    except (ValueError, RecursionError):
         return None
-    return document if _intact(document) else None
 
 
 def _mend(path: Path) -> None:
     """Make a journal end with a newline, so that a line can follow."""
-    if not path.exists():
+    if not plain.kind(path):
         return
-    with path.open("rb") as journal:
+    with plain.opened(path) as journal:
         if not journal.seek(0, os.SEEK_END):
             return
         journal.seek(-1, os.SEEK_END)
         if journal.read() == b"\n":
             return
-    whole, newline, rest = path.read_bytes().rpartition(b"\n")
+    whole, newline, rest = plain.read(path).rpartition(b"\n")
     unended = _unended(rest)
     durable_write(path, whole + newline + (canonical_json(unended) + b"\n" if unended else b""))
 
@@ -172,7 +218,3 @@ def _intact(document: Any) -> bool:
         return bool(facet["sha256"] == json_digest(document | {"run": document["run"] | {"facets": facets}}))
     except (KeyError, TypeError, AttributeError):
         return False
-
-
-def _event(document: dict[str, Any]) -> Event:
-    return Event.model_validate(document["run"]["facets"]["engine"]["event"])

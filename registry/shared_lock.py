@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from registry.lock import wait_for
+from registry import plain
+from registry.lock import READ_ONLY, flocked, wait_for
 
 _SHARED, _ALONE = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
 _POLL_SECONDS = 0.002
@@ -58,14 +60,24 @@ class SharedLock:
         return held[0]
 
     def _held(self, how: int) -> IO[bytes] | None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("ab")
+        file = self._opened(to_read=how == _SHARED)
+        if flocked(file, how):
+            return file
+        file.close()
+        return None
+
+    def _opened(self, to_read: bool) -> IO[bytes]:
         try:
-            fcntl.flock(file, how)
-        except BlockingIOError:
-            file.close()
-            return None
-        return file
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return plain.written(self._path)
+        except OSError as error:
+            if not to_read or error.errno not in READ_ONLY:
+                raise
+        try:
+            return plain.opened(self._path)
+        except (FileNotFoundError, PermissionError):
+            # Nobody ever wrote here, and this process cannot: a lock on nothing does no harm.
+            return Path(os.devnull).open("rb")
 
 
 def _told(pid: int) -> str:

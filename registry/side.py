@@ -49,14 +49,20 @@ class Fragment(NamedTuple):
     constants: dict[str, str | int]
 
 
-def scan(fragments: Iterable[Fragment], schema: pa.Schema, store: ObjectStore) -> ds.Dataset | pa.Table:
-    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when they are."""
+def scan(
+    fragments: Iterable[Fragment], schema: pa.Schema, store: ObjectStore, missing: list[str] | None = None
+) -> ds.Dataset | pa.Table:
+    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when they are.
+
+    Args:
+        missing: takes the SHA-256 of objects that are not there, which are left out. Without it, they are errors.
+    """
     fragments = list(fragments)
     if not fragments:
         return schema.empty_table()
     from registry.verified import VerifiedDataset  # imports pandas, which costs more than all the rest of a command
 
-    return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store)
+    return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store, missing)
 
 
 def _equals(constants: dict[str, str | int]) -> ds.Expression:

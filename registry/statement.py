@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Set
 from typing import NamedTuple
 
@@ -23,10 +22,9 @@ TABLE_FUNCTIONS = frozenset(
 )
 """Of DuckDB's own, what may stand behind FROM. Others read files, and one runs statements from a text, past all refusals."""
 
-_BLANK = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)"
-_EXPLAIN = re.compile(
-    rf"{_BLANK}*explain(?:{_BLANK}+(?:analyze|analyse)\b|{_BLANK}*\([^)]*\))?(?={_BLANK}|\W)", re.IGNORECASE | re.DOTALL
-)
+_FORMATS = frozenset({"default", "text", "json", "html", "graphviz", "yaml", "mermaid"})
+_ANALYZE = ("analyze", "analyse")
+
 _NAMES = """
     select json_extract_string(tree, '$..table_name'), json_extract_string(tree, '$..cte_map.map[*].key'),
         json_extract_string(tree, '$..function.function_name'), tree ->> 'error_message'
@@ -39,9 +37,9 @@ class QueryError(ValueError):
 
 
 class Reading(NamedTuple):
-    """A statement that only reads, and the tables that it names."""
+    """A statement that only reads, and the tables that it names. What was looked at is what runs."""
 
-    statement: duckdb.Statement
+    statement: str
     tables: set[str]
 
 
@@ -51,32 +49,63 @@ def reading(con: duckdb.DuckDBPyConnection, query: str, functions: Set[str]) -> 
     Raises:
         QueryError: for anything else.
     """
+    try:
+        query.encode()
+    except UnicodeEncodeError as error:
+        raise QueryError("the query is not Unicode") from error
     statements = _parsed(con, query)
     if len(statements) != 1:
         raise QueryError(f"give one SQL statement at a time; this is {len(statements)}")
-    kind, select = statements[0].type.name, query
+    kind, select, explain = statements[0].type.name, query, ""
     if kind == "EXPLAIN":
         # EXPLAIN ANALYZE runs what it explains.
-        select = _EXPLAIN.sub("", query, count=1)
+        explain, select = _explained(query)
         inner = [statement.type.name for statement in _parsed(con, select)]
         kind = "SELECT" if inner == ["SELECT"] else "EXPLAIN of other"
     if kind != "SELECT":
         hint = " Give PIVOT its values: `pivot t on a in (1, 2) using count(*)`." if kind == "MULTI" else ""
         raise QueryError(f"the registry is read-only: {kind} statements are refused, only SELECT (and EXPLAIN) may run.{hint}")
-    [(tables, within, called, error)] = con.execute(_NAMES, [select]).fetchall()
-    if error:
-        raise QueryError(f"the registry is read-only, and of this it cannot be told whether it only reads: {error}")
+    [(tables, within, called, refusal)] = con.execute(_NAMES, [select]).fetchall()
+    if refusal:
+        raise QueryError(f"the registry is read-only, and of this it cannot be told whether it only reads: {refusal}")
     allowed = TABLE_FUNCTIONS | functions
     if refused := sorted({name.lower() for name in called} - allowed):
         raise QueryError(
             f"{refused[0]}() may not be used here: queries see the registry's views and datasets, and no files or settings. "
             f"Table functions are {', '.join(sorted(allowed))}."
         )
-    return Reading(statements[0], set(tables) - set(within))
+    return Reading(f"{explain} {select}" if explain else select, set(tables) - set(within))
+
+
+def _explained(query: str) -> tuple[str, str]:
+    """The head of an EXPLAIN, written anew, and what it explains, by DuckDB's own tokens."""
+    text = query.encode()  # tokens begin at bytes
+    tokens = duckdb.tokenize(query)
+    stops = [*(place for place, _ in tokens[1:]), len(text)]
+    words = [
+        (text[place:stop].decode().strip().strip('"').lower(), stop)
+        for (place, kind), stop in zip(tokens, stops, strict=True)
+        if kind != duckdb.token_type.comment
+    ]
+    options: list[str] = []
+    stop = words[0][1] if words and words[0][0] == "explain" else 0
+    if len(words) > 1 and words[1][0] in _ANALYZE:
+        options, stop = ["analyze"], words[1][1]
+    elif len(words) > 2 and words[1][0] == "(" and words[2][0] in (*_ANALYZE, "format"):
+        depth = 0
+        for word, stop in words[1:]:  # noqa: B007
+            depth += {"(": 1, ")": -1}.get(word, 0)
+            options.append("analyze" if word in _ANALYZE else f"format {word}" if word in _FORMATS else "")
+            if not depth:
+                break
+    chosen = ", ".join(sorted(set(options) - {""}))
+    return f"explain ({chosen})" if chosen else "explain", text[stop:].decode()
 
 
 def _parsed(con: duckdb.DuckDBPyConnection, query: str) -> list[duckdb.Statement]:
     try:
         return con.extract_statements(query)
+    except duckdb.InterruptException:
+        raise
     except duckdb.Error as error:
         raise QueryError(str(error).strip()) from error

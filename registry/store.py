@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import json
+import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry import plain
 from registry.documents import canonical_json, json_digest, read_checked_json, write_checked_json
 from registry.files import CorruptError, Files, LocalFiles, durable_write, fsync_folder, replacing
+from registry.ids import is_sha256
 from registry.shared_lock import SharedLock
 
 __all__ = [
     "CorruptError",
     "Listed",
+    "MissingError",
     "ObjectStore",
     "Stored",
     "canonical_json",
@@ -28,9 +33,12 @@ __all__ = [
     "write_checked_json",
 ]
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PACKED_ROWS = 65_536
 """Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
+
+
+class MissingError(CorruptError):
+    """An object that was stored is not there."""
 
 
 class Stored(NamedTuple):
@@ -121,6 +129,16 @@ class ObjectStore:
         """An object's bytes, verified. Raises CorruptError when it is damaged or missing."""
         return bytes(self._verified(sha256))
 
+    def read_document(self, sha256: str) -> dict[str, Any]:
+        """An object that is a JSON object, verified. Raises CorruptError when it is not, or is damaged or missing."""
+        try:
+            document = json.loads(self.read_bytes(sha256))
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise CorruptError(f"object {sha256} in {self._files.where} is not a JSON document")
+        return document
+
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object's rows, verified. Raises CorruptError when it is damaged or missing, rather than give wrong rows."""
         opened = self.open(sha256)
@@ -147,11 +165,11 @@ class ObjectStore:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise self._damaged(sha256)
 
-    def listing(self) -> Iterator[Listed]:
-        """All files of the store, in no particular order."""
-        for name, size, modified in self._files.listing():
+    def listing(self, strict: bool = True) -> Iterator[Listed]:
+        """All files of the store, in no particular order; `strict` as in Files.listing."""
+        for name, size, modified in self._files.listing(strict):
             last = name.rpartition("/")[2]
-            sha256 = last if _SHA256.fullmatch(last) and name == _name(last) else None
+            sha256 = last if is_sha256(last) and name == _name(last) else None
             yield Listed(sha256, name, size, modified)
 
     def remove(self, name: str) -> None:
@@ -166,9 +184,10 @@ class ObjectStore:
         """
         path = self._near.path(name)
         with self._use.take():
-            if not path.exists() or path.stat().st_mtime > horizon:
+            about = plain.about(path)
+            if not about or about.st_mtime > horizon:
                 return False
-            path.unlink()
+            path.unlink(missing_ok=True)
         return True
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -211,8 +230,8 @@ class ObjectStore:
                 raise self._damaged(sha256)
         return data
 
-    def _missing(self, sha256: str) -> CorruptError:
-        return CorruptError(f"object {sha256} is missing from {self._files.where}")
+    def _missing(self, sha256: str) -> MissingError:
+        return MissingError(f"object {sha256} is missing from {self._files.where}")
 
     def _damaged(self, sha256: str) -> CorruptError:
         return CorruptError(f"object {sha256} in {self._files.where} is damaged: its bytes do not have this SHA-256")
@@ -220,7 +239,7 @@ class ObjectStore:
 
 def _name(sha256: str) -> str:
     """An object's file. Only a SHA-256 in hex is a name, so no name can lead outside the store."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise ValueError(f"not an object name: {sha256!r}")
     return f"{sha256[:2]}/{sha256}"
 
@@ -228,7 +247,8 @@ def _name(sha256: str) -> str:
 def _mapped(path: Path) -> pa.Buffer | None:
     """A file's bytes, mapped; they stay there when the file is removed. None when it is absent."""
     try:
-        with pa.memory_map(str(path)) as file:
-            return file.read_buffer()
+        with plain.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return pa.py_buffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
     except FileNotFoundError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from difflib import get_close_matches
@@ -63,7 +64,11 @@ class Lineage:
     def find(self, target: str) -> Version:
         """The version that `NAME@V`, or `NAME` for the latest, means; raises QueryError when there is none."""
         name, at, number = target.rpartition("@") if "@" in target else (target, "", "")
-        found = Version(name, int(number) if number.isdecimal() else -1) if at else Version(name, self._latest.get(name, -1))
+        found = (
+            Version(name, int(number) if re.fullmatch("[0-9]{1,10}", number) else -1)
+            if at
+            else Version(name, self._latest.get(name, -1))
+        )
         if found in self.facts:
             return found
         near = get_close_matches(target, sorted({str(version) for version in self.facts}), n=1)

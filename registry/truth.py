@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from registry import faults
+from pydantic import ValidationError
+
+from registry import faults, ids
 from registry.documents import checked_json, parse_checked_json
 from registry.files import CorruptError, Files
-from registry.manifest import Manifest
+from registry.manifest import Given, Manifest, Pin, unfit
 from registry.marks import Marks
-from registry.rows import Rows, latest, manifest_rows, merged, run_rows
+from registry.rows import Rows, latest, manifest_rows, mark_rows, merged, run_rows
 from registry.runlog import RunLog
 
 
@@ -23,13 +26,26 @@ class Truth:
 
     def __init__(self, root: Path, manifests: Files) -> None:
         self.runs = RunLog(root / "runs")
-        self.pins = Marks(root / "pins")
-        self.numbers = Marks(root / "numbers")
+        self.pins = Marks(root / "pins", Pin, ("name", "version"))
+        self.numbers = Marks(root / "numbers", Given, ("name",))
         self._manifests = manifests
 
     def manifest(self, version_id: str) -> Manifest:
         """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
         return self._parsed(version_id, self._manifests.read(_file(version_id)))
+
+    def manifest_of(self, name: str, version: int, version_ids: Sequence[str]) -> Manifest:
+        """The manifest of the one version that the catalog knows by a name and a number.
+
+        Raises:
+            CorruptError: the catalog knows several, or the manifest is of another version, or damaged.
+        """
+        if len(version_ids) != 1:
+            raise CorruptError(f"the catalog has {len(version_ids)} versions {name}@{version}: run `engine rebuild`")
+        manifest = self.manifest(version_ids[0])
+        if (manifest.name, manifest.version) != (name, version):
+            raise CorruptError(f"the catalog takes {manifest.ref} for {name}@{version}: run `engine rebuild`")
+        return manifest
 
     def find(self, version_id: str) -> Manifest | None:
         """The same, or None when there is none."""
@@ -66,15 +82,18 @@ class Truth:
 
     def marks(self) -> Rows:
         """The rows of pins and numbers."""
-        return {"pins": self.pins.read(), "numbers": self.numbers.read()}
+        return mark_rows(self.pins.read(), self.numbers.read())
 
     def _parsed(self, version_id: str, data: bytes) -> Manifest:
         where = f"{self._manifests.where}/{_file(version_id)}"
-        manifest = Manifest.model_validate(parse_checked_json(data, where))
+        try:
+            manifest = Manifest.model_validate(parse_checked_json(data, where))
+        except ValidationError as error:
+            raise CorruptError(f"{where} {unfit(error)}") from error
         if manifest.version_id != version_id:
             raise CorruptError(f"{where} is damaged: it is the manifest of version {manifest.version_id}")
         return manifest
 
 
 def _file(version_id: str) -> str:
-    return f"{version_id}.json"
+    return f"{ids.version_id(version_id)}.json"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from registry.store import ObjectStore
+from registry.store import MissingError, ObjectStore
 
 _AT_ONCE = 16
 """Objects that are verified, and then scanned side by side. More are read faster; of fewer, `limit 1` reads less."""
@@ -26,10 +26,18 @@ class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
         parts: an object's SHA-256 and an expression that is true for all of its rows.
         schema: the columns, with those that only the expressions know.
         store: has the objects.
+        missing: takes the SHA-256 of objects that are not there, which are left out; None: they are errors.
     """
 
-    def __init__(self, parts: Iterable[tuple[str, ds.Expression]], schema: pa.Schema, store: ObjectStore) -> None:
+    def __init__(
+        self,
+        parts: Iterable[tuple[str, ds.Expression]],
+        schema: pa.Schema,
+        store: ObjectStore,
+        missing: list[str] | None = None,
+    ) -> None:
         self._store = store
+        self._missing = missing
         self._format = ds.ParquetFileFormat(
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         )
@@ -42,14 +50,28 @@ class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
         return Scan(self, columns, filter)
 
     def batches(self, columns: list[str] | None, filter: ds.Expression | None) -> Iterator[pa.RecordBatch]:
-        """The rows, in the order of the objects; raises CorruptError when it comes to a damaged or missing one."""
+        """The rows, in the order of the objects; raises CorruptError when it comes to a damaged one, or a missing one that
+        is not to be left out.
+        """
         left = iter(self.get_fragments(filter))
         while group := list(islice(left, _AT_ONCE)):
             verified = [
-                self._format.make_fragment(self._store.open(part.path), partition_expression=part.partition_expression)
+                self._format.make_fragment(opened, partition_expression=part.partition_expression)
                 for part in group
+                if (opened := self._opened(part.path))
             ]
+            if not verified:
+                continue
             yield from ds.FileSystemDataset(verified, self.schema, self._format).to_batches(columns=columns, filter=filter)
+
+    def _opened(self, sha256: str) -> pa.NativeFile | None:
+        try:
+            return self._store.open(sha256)
+        except MissingError:
+            if self._missing is None:
+                raise
+            self._missing.append(sha256)
+            return None
 
 
 class Scan:

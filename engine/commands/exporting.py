@@ -24,12 +24,13 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
     to: Annotated[To, typer.Option("--to", help="A Hugging Face dataset (of a model: its files), JSON Lines, or Parquet.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier export wrote there.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Of an adapter: full weights with the adapter in them.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a version into a folder, with a card (README.md) that says what it holds, what it came from and how."""
     from engine.export import export as write
 
-    done = write(existing_registry(), target, to.value, folder, overwrite=overwrite)
+    done = write(existing_registry(), target, to.value, folder, overwrite=overwrite, merge=merge)
     manifest = done.manifest
     if json:
         print_json(
@@ -49,3 +50,5 @@ def export(
     console.print(f"{manifest.ref} ({row_count(manifest.rows)}) is in {folder}: {len(done.files)} files, {size:,} bytes")
     for name, number in done.files.items():
         console.print(f"  {name}  {number:,}", soft_wrap=True)
+    if done.format == "hf" and not manifest.rows:
+        console.print("It has no rows: datasets.load_from_disk opens it, datasets.load_dataset opens nothing without rows.")

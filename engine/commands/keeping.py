@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.commands.shared import JsonOption, existing_registry, out, print_json
+from engine.invocation import propose
 from engine.problems import PipelineError, Problem
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Of each kind, how many are listed by name."""
 
+_LONGEST = dt.timedelta(days=36500)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 TargetArg = Annotated[str, typer.Argument(metavar="NAME[@V]")]
@@ -59,7 +61,7 @@ def pin(target: TargetArg) -> None:
     name, version = _resolved(target)
     registry = existing_registry()
     registry.catalog.pin(name, version)
-    out().print(f"{name}@{version} is pinned: it is kept until `engine unpin {name}@{version}`")
+    out().print(f"{name}@{version} is pinned: it is kept until `{propose('unpin', f'{name}@{version}')}`")
 
 
 def unpin(target: TargetArg) -> None:
@@ -79,10 +81,13 @@ def _resolved(target: str) -> tuple[str, int]:
 
 
 def _duration(text: str) -> dt.timedelta:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text)
     if not match or not (match[2] or float(match[1]) == 0):
-        raise PipelineError([Problem(f"--grace {text} is no time", hint="write it like 90s, 30m, 2h or 7d")])
-    return dt.timedelta(seconds=float(match[1]) * _UNITS[match[2] or "s"])
+        raise PipelineError([Problem(f"--grace {text} is not a time", hint="write it like 90s, 30m, 2h or 7d")])
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if seconds > _LONGEST.total_seconds():
+        raise PipelineError([Problem(f"--grace {text} is too long", hint=f"give {_LONGEST.days}d at most")])
+    return dt.timedelta(seconds=seconds)
 
 
 def _document(found: Garbage, deleted: bool) -> dict[str, Any]:
@@ -95,6 +100,7 @@ def _document(found: Garbage, deleted: bool) -> dict[str, Any]:
         ],
         "objects": [{"file": each.name, "bytes": each.bytes} for each in found.objects],
         "leftovers": [{"where": each.where, "what": each.what, "bytes": each.bytes} for each in found.leftovers],
+        "paused": [{"where": each.where, "what": each.what, "bytes": each.bytes} for each in found.paused],
         "kept_versions": found.kept,
         "young_objects": {"count": len(found.young), "bytes": sum(each.bytes for each in found.young)},
         "horizon": found.horizon,
@@ -120,8 +126,13 @@ def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Ite
             why = "at a URL, where no object goes while a run is alive"
         size = sum(each.bytes for each in found.young)
         yield f"kept for now: {_count(len(found.young), 'object')} ({size:,} bytes) that no version needs, {why}"
+    if found.paused:
+        size = sum(each.bytes for each in found.paused)
+        count = _count(len(found.paused), "unfinished step")
+        yield f"kept for now: checkpoints of {count} ({size:,} bytes), to go on from. Delete the folder of one to give it up:"
+        yield from _first([f"{each.where}  {each.bytes:,} bytes" for each in found.paused])
     if counts and not deleted:
-        yield "nothing was deleted; `engine gc --delete` deletes it"
+        yield f"nothing was deleted; `{propose('gc', '--delete')}` deletes it"
 
 
 def _first(names: Sequence[str]) -> Iterator[str]:

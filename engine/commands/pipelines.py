@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import tempfile
 from typing import Annotated
 
 import typer
@@ -43,10 +42,14 @@ def plan(
     """Show what a run would do: hits, steps to run, rows, and upper bounds of calls, tokens and price."""
     from engine.plan import make_plan
     from engine.report import plan_rows, print_plan
+    from registry import Registry
 
     checked = checked_pipeline(pipeline, set_)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
-    made = make_plan(checked, the_registry(), select=chosen, force=forced, why=why)
+    registry = the_registry()
+    with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
+        # A plan reads and types the sources; where nothing ever ran, it leaves nothing behind.
+        made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
     if json:
         print_json(plan_rows(made))
     else:
@@ -59,6 +62,9 @@ def run(
     select: SelectOption = None,
     force: ForceOption = None,
     retry_rejects: RetryOption = False,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Let the new versions become the latest, though --set changed parameters.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline; what is there already is not made again."""
@@ -68,17 +74,19 @@ def run(
     from engine.run import run as run_pipeline
     from registry import Report
 
-    checked = checked_pipeline(pipeline, set_)
+    checked = checked_pipeline(pipeline, set_, keys=True)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
     registry = the_registry()
     with progress_on(stderr_console()) as observer:
-        result = run_pipeline(checked, registry, observer, select=chosen, force=forced, retry_rejects=retry_rejects)
+        result = run_pipeline(
+            checked, registry, observer, select=chosen, force=forced, retry_rejects=retry_rejects, move_latest=latest
+        )
     if json:
         print_json(run_document(result))
     else:
         made = [manifest for outcome in result.steps for manifest in outcome.outputs]
         reports = [next(registry.records(str(each.ref), Report)) for each in made if each.kind == Report.registry_kind]
-        print_run(result, reports, str(Settings.registry), shlex.join(["engine", *sys.argv[1:]]), out())
+        print_run(result, reports, str(Settings.registry), out())
     if Settings.debug and result.trace:
         say(result.trace)
     if result.state != "succeeded":
@@ -91,7 +99,7 @@ def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = Fals
     from engine.needs import ability_rows, ask_server
     from engine.output import grid
 
-    checked = checked_pipeline(pipeline, set_)
+    checked = checked_pipeline(pipeline, set_, keys=True)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
     rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).abilities for spec in models.values()])
     if json:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from itertools import chain, islice
+from json import loads
 from typing import Annotated, Any
 
 import typer
 
-from engine.commands.shared import JsonOption, existing_registry, out, print_json, row_count, say
+from engine.commands.shared import (
+    JsonOption,
+    MemoryOption,
+    TimeoutOption,
+    end_query,
+    existing_registry,
+    out,
+    print_json,
+    row_count,
+    say,
+)
 
 TABLE_ROWS = 1000
 """What `engine sql` shows as a table; other formats give all rows."""
@@ -32,25 +43,25 @@ def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; `-` reads it from stdin.")],
     format: Annotated[Format, typer.Option("--format", help="How to print the rows.")] = Format.table,
     json: JsonOption = False,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Stop a query that works for longer.")
-    ] = 300,
-    memory: Annotated[
-        str, typer.Option("--memory", metavar="SIZE", help="Stop a query that needs more: 4GB, or a part of the machine's.")
-    ] = "50%",
+    timeout: TimeoutOption = 300,
+    memory: MemoryOption = "50%",
 ) -> None:
     """Query the registry (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
     rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name.
     Tables show the first 1,000 rows; csv and json give all of them."""
+    from engine.interrupt import interrupted_at_once
     from registry.limits import limit_memory
 
     text = sys.stdin.read() if query == "-" else query
     registry = existing_registry()
     with registry.session(memory) as session:
         limit_memory(session.memory)
-        with session.stream(text, timeout=timeout, last_resort=lambda: _end(timeout)) as (columns, batches):
+        last_resort = partial(end_query, timeout)
+        with interrupted_at_once(), session.stream(text, timeout=timeout, last_resort=last_resort) as (columns, batches):
             first: list[tuple[Any, ...]] = next(batches, [])  # a query that fails at once prints nothing
             _print_rows(columns, chain([first], batches), Format.json if json else format)
+        for each in session.left_out():
+            say(f"warning: left out: {each}; `engine fsck` says how to mend it")
 
 
 def ls(json: JsonOption = False) -> None:
@@ -77,6 +88,8 @@ def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonO
     with registry.session() as session:
         name, version = session.resolve(target)
         versions = session.ask("select version from versions where name = ? order by 1", [name]).rows
+        asked = "select file, params from runs join versions using (run_id) where name = ? and version = ?"
+        run = session.ask(asked, [name, version]).rows
     manifest = registry.manifest(name, version)
     if json:
         print_json(manifest.model_dump(mode="json"))
@@ -85,6 +98,12 @@ def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonO
     console.print(f"{manifest.ref}  {manifest.kind} of {manifest.type}, {row_count(manifest.rows)}, {manifest.bytes:,} bytes")
     made = f"read as {manifest.step!r}" if manifest.op == "source" else f"made by step {manifest.step!r} ({manifest.op})"
     console.print(f"{made} in run {manifest.run_id}, {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
+    if manifest.files:
+        console.print(f"read from {', '.join(manifest.files)}", soft_wrap=True)
+    if run:
+        [(pipeline_file, params)] = run
+        given = ", ".join(f"{name}={_csv_cell(value)}" for name, value in loads(params or "{}").items())
+        console.print(f"pipeline {pipeline_file or manifest.pipeline}{f', with {given}' if given else ''}", soft_wrap=True)
     console.print(f"content {manifest.content_id}")
     console.print(f"step key {manifest.step_key}")
     for title, refs in (("from", manifest.inputs), ("by model", manifest.models)):
@@ -112,12 +131,13 @@ def head(
     with existing_registry().session() as session:
         name, version = session.resolve(target)
         table = session.table(f"{name}@{version}")
-    found = table.slice(0, rows).to_pylist()
+    shown = min(rows, table.num_rows)
+    found = table.slice(0, shown).to_pylist()
     if json:
         print_json(found)
         return
     console = out()
-    console.print(f"{name}@{version}: {min(rows, table.num_rows)} of {table.num_rows} rows")
+    console.print(f"{name}@{version}: {shown} of {table.num_rows} rows")
     for row in found:
         console.print(f"\nrow {row.pop('row')}")
         for key, value in row.items():
@@ -161,16 +181,9 @@ def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
         out().print(f"({more if len(rows) > TABLE_ROWS else row_count(len(rows))})")
 
 
-def _end(timeout: float) -> None:
-    """Some functions cannot be interrupted. Nothing is lost: a query holds no lock and writes nothing."""
-    try:
-        sys.stdout.flush()
-        say(f"error: the query was stopped after {timeout:g} s. Allow more (--timeout SECONDS), or ask for less.")
-    finally:
-        os._exit(2)
-
-
 def _csv_cell(value: Any) -> Any:
-    from engine.output import cell_text, plain
+    from engine.harmless import harmless
+    from engine.output import json_line, plain
 
-    return cell_text(value, None) if isinstance(value, list | dict) else plain(value)
+    text = json_line(value) if isinstance(value, list | dict) else value if isinstance(value, float) else plain(value)
+    return harmless(text) if isinstance(text, str) and sys.stdout.isatty() else text

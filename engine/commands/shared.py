@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,12 @@ import typer
 from engine.problems import PipelineError, Problem, did_you_mean
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Stop a query that works for longer.")
+]
+MemoryOption = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", help="Stop a query that needs more: 4GB, or a part of the machine's.")
+]
 
 
 class Settings:
@@ -51,16 +58,16 @@ def existing_registry() -> Any:
     return registry
 
 
-def checked_pipeline(pipeline: str, settings: list[str] | None) -> Any:
-    """The pipeline that a command was given, checked."""
+def checked_pipeline(pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
+    """The pipeline that a command was given, checked; `keys`: API keys must be there, too."""
     from engine.check import check as check_file
 
     registry, file = the_registry(), _find_pipeline(pipeline)
     if registry.exists:
         with registry.session() as session:
-            checked = check_file(file, settings, session)
+            checked = check_file(file, settings, session, keys=keys)
     else:
-        checked = check_file(file, settings)
+        checked = check_file(file, settings, keys=keys)
     _note_exclusions(checked)
     return checked
 
@@ -111,7 +118,18 @@ def print_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Print what is no result."""
-    print(text, file=sys.stderr)
+    from engine.harmless import harmless
+
+    print(harmless(text), file=sys.stderr)
+
+
+def end_query(timeout: float) -> None:
+    """End this process: some functions of DuckDB cannot be interrupted. Nothing is lost, for a query writes nothing."""
+    try:
+        sys.stdout.flush()
+        say(f"error: the query was stopped after {timeout:g} s. Allow more (--timeout SECONDS), or ask for less.")
+    finally:
+        os._exit(2)
 
 
 def row_count(count: int) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.commands.shared import JsonOption, existing_registry, out, print_json, row_count, say
+from engine.commands.shared import (
+    JsonOption,
+    MemoryOption,
+    TimeoutOption,
+    end_query,
+    existing_registry,
+    out,
+    print_json,
+    row_count,
+    say,
+)
 from engine.problems import PipelineError, Problem
 
 if TYPE_CHECKING:
@@ -58,18 +69,24 @@ def impact(
     takedown: Annotated[
         Path | None, typer.Option("--takedown", metavar="FILE", help="Write the rows to an exclusion list (or add them).")
     ] = None,
+    timeout: TimeoutOption = 300,
+    memory: MemoryOption = "50%",
     json: JsonOption = False,
 ) -> None:
     """Show all rows, datasets and models that descend from rows of a version."""
     from engine.exclusion import Entry, add_to_list
+    from engine.interrupt import interrupted_at_once
     from engine.output import grid
     from registry.content import row_ids
     from registry.impact import chosen_rows, impact
+    from registry.limits import limit_memory
     from registry.lineage import Version
 
-    with existing_registry().session() as session:
+    with existing_registry().session(memory) as session:
+        limit_memory(session.memory)
         version = Version(*session.resolve(target))
-        rows = chosen_rows(session, version, where)
+        with interrupted_at_once():
+            rows = chosen_rows(session, version, where, timeout, partial(end_query, timeout))
         affected = impact(session, version, rows)
         entries = []
         if takedown is not None:

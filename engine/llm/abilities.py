@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.llm.base import Completion, Request
 from engine.llm.journal import Answers
 from engine.spec import ModelSpec
+from registry.store import json_digest
 
 Ability = Literal["n", "logprobs", "response_format", "sampling"]
 
@@ -77,7 +78,7 @@ class SampleWatch:
 
     async def see(self, request: Request, answer: Completion) -> None:
         """Look at a new answer."""
-        if self._settled or request.sample == 0:
+        if self._settled or request.sample == 0 or answer.truncated:
             return
         if request.sampling["temperature"] == 0:
             self._settled = True
@@ -85,7 +86,7 @@ class SampleWatch:
             return
         key = replace(request, sample=0).key
         first = await self._answers.get(key)
-        if first is None:
+        if first is None or first.truncated:  # beginnings agree more often than answers
             return
         if first.text != answer.text:
             self._settled = True
@@ -101,4 +102,5 @@ class SampleWatch:
 
 
 def _name(spec: ModelSpec) -> str:
-    return f"abilities {spec.endpoint} {spec.model}"
+    further = f" {json_digest(spec.extra_body)}" if spec.extra_body else ""  # it may switch abilities on and off
+    return f"abilities {spec.endpoint} {spec.model}{further}"

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat
 
 from registry.store import json_digest
+
+MOST_TOKENS = 2**40
+"""More tokens than any answer has: a server that counts more is not believed, and sums of such counts fit every column."""
+
+LEAST_LOGPROB = -1e9
+"""Stands for minus infinity, which JSON does not have."""
 
 
 class ModelError(Exception):
@@ -32,6 +38,11 @@ class RequestError(ModelError):
         found: (request, answer) of other samples of the prompt, which are there.
     """
 
+    @property
+    def declined(self) -> bool:
+        """Whether the model itself gave no answer: it ended its turn at once, or refused."""
+        return self.completion is not None and self.completion.finish_reason in ("stop", "length", "refusal")
+
     def __init__(self, message: str, completion: Completion | None = None, *, refused: bool = False) -> None:
         super().__init__(message)
         self.completion = completion
@@ -48,6 +59,10 @@ class PassingError(ModelError):
         unreachable: nobody listens there; when that does not pass, it concerns every request.
         throttled: the server takes no more for now (429).
         differently: the provider will put it in other words, at once; this is no try of the request's.
+        refused: the server may have broken down over how the request was put (5xx).
+        completion: the part of an answer that came, where one did: it may have been paid for.
+        down: the endpoint, not the request, is in trouble (nobody listens, a gateway without its server, a reset).
+        billed: the server may bill the request all the same, because it may have worked on it.
     """
 
     def __init__(
@@ -58,12 +73,20 @@ class PassingError(ModelError):
         unreachable: bool = False,
         throttled: bool = False,
         differently: bool = False,
+        refused: bool = False,
+        completion: Completion | None = None,
+        down: bool = False,
+        billed: bool = True,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.unreachable = unreachable
         self.throttled = throttled
         self.differently = differently
+        self.refused = refused
+        self.completion = completion
+        self.down = down or unreachable
+        self.billed = billed and not (unreachable or throttled or differently)
 
 
 class BudgetError(ModelError):
@@ -114,6 +137,11 @@ class Request:
         return None if seed is None else seed + self.sample
 
 
+def tokens(value: Any) -> int:
+    """A server's count of tokens, or 0 (it does not say) where that is none: negative, absurd, not an integer."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+
+
 class TokenLogprob(BaseModel):
     """A generated token, the natural logarithm of its probability, and the likeliest alternatives (token -> logprob).
 
@@ -123,8 +151,8 @@ class TokenLogprob(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     token: str
-    logprob: float
-    top: dict[str, float] = {}
+    logprob: FiniteFloat
+    top: dict[str, FiniteFloat] = {}
 
 
 class Completion(BaseModel):
@@ -132,7 +160,8 @@ class Completion(BaseModel):
 
     Args:
         text: the answer.
-        finish_reason: `stop`, or `length` when max_tokens cut it off, or the server's word.
+        finish_reason: `stop`; `length` when max_tokens, or another limit, cut it off; `tool_calls`. In an error's completion
+            also `refusal`, `content_filter`, `error` or `unknown`.
         tokens_in, tokens_out: as the server counted them (0 when it does not say). Of several samples that came in one
             answer, the prompt counts for the first.
         latency_ms: from sending to the whole answer.
@@ -143,14 +172,14 @@ class Completion(BaseModel):
 
     text: str
     finish_reason: str = "stop"
-    tokens_in: int = 0
-    tokens_out: int = 0
-    latency_ms: float = 0.0
+    tokens_in: Annotated[int, BeforeValidator(tokens)] = 0
+    tokens_out: Annotated[int, BeforeValidator(tokens)] = 0
+    latency_ms: FiniteFloat = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def truncated(self) -> bool:
-        """Whether max_tokens cut the answer off."""
+        """Whether max_tokens, or another limit, cut the answer off."""
         return self.finish_reason == "length"
 
 

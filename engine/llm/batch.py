@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.llm import wire
 from engine.llm.abilities import Abilities, recall
-from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.base import BudgetError, Completion, EndpointError, ModelError, PassingError, Request, RequestError
 from engine.llm.batch_api import CLAIM_SECONDS, BatchApi, Claim, Outcome, Patience, pauses
 from engine.llm.client import ask_again
 from engine.llm.journal import Answers
@@ -30,7 +30,6 @@ LINGER_SECONDS = 1.0
 MOST_BYTES = 200_000_000
 """Of a batch's input file."""
 
-_UNFINISHED = 2
 _DOWNLOADS = 5
 _ENDED = {"completed", "failed", "expired", "cancelled"}
 
@@ -65,9 +64,6 @@ class _Asked:
     again: bool
     answer: asyncio.Future[Completion] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     file: str = ""
-    failed: int = 0
-    unfinished: int = 0
-    reworded: bool = False
 
 
 class BatchProvider:
@@ -80,6 +76,7 @@ class BatchProvider:
 
     def __init__(self, spec: ModelSpec, answers: Answers) -> None:
         self.notes: list[str] = []
+        self._cleared: set[str] = set()
         self._spec = spec
         self._answers = answers
         self._api = BatchApi(spec)
@@ -90,14 +87,16 @@ class BatchProvider:
         self._linger: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: set[str] = set()
+        self._differently: dict[str, Abilities] = {}
         self._creating = asyncio.Lock()
         self._stopped: ModelError | None = None
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Answers, when their batch is done; see Provider. All samples of a prompt go out together.
 
-        `latency_ms` is 0.0: how long the server worked on an answer is unknown. Raises RequestError or EndpointError; what
-        may pass is waited out here.
+        `latency_ms` is 0.0: how long the server worked on an answer is unknown. Trouble with the batch itself is waited out
+        here. A request that failed in it raises a PassingError: it may be sent again, in another batch, once the limits
+        allow it.
         """
         if self._abilities is None:
             self._abilities = await recall(self._answers, self._spec)
@@ -115,11 +114,21 @@ class BatchProvider:
         return found[: max(1, empty[0])] if empty else found  # an empty one is asked for again
 
     def stop(self, why: ModelError) -> None:
-        """See Provider: nobody waits a day for a step that has failed. What is out is collected by the next run."""
+        """See Provider: nobody waits a day for a step that has failed. What is out is collected by the next run.
+
+        When a budget is used up, what it pays for goes out, and is waited for.
+        """
+        if isinstance(why, BudgetError):
+            return
         if self._linger:
             self._linger.cancel()
         self._waiting, self._bytes, self._stopped = [], 0, why
         self._start(self._give_up(why))
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the server from taking a batch or telling of it, in its words; nothing when it does."""
+        return self._api.trouble
 
     async def _give_up(self, why: ModelError) -> None:
         async with self._creating:
@@ -146,6 +155,7 @@ class BatchProvider:
     def _ask(self, request: Request, abilities: Abilities) -> _Asked:
         if (there := self._asked.get(request.key)) is not None:
             return there
+        abilities = self._differently.get(request.key, abilities)
         asked = _Asked(request, self._line(request, abilities), ask_again.get())
         self._asked[request.key] = asked
         self._wait(asked)
@@ -204,6 +214,7 @@ class BatchProvider:
     async def _not_out(self, group: Sequence[_Asked]) -> list[_Asked]:
         """Those that are in no batch yet and have no answer; the others join their batch."""
         noted = await self._noted()
+        await self._clear(noted)
         where = {key: out for out in sorted(noted, key=lambda out: out.since) for key in out.keys}
         left = []
         for asked in group:
@@ -326,25 +337,17 @@ class BatchProvider:
         return outcomes | dict(zip(answers, await asyncio.gather(*put), strict=True))
 
     def _settle(self, out: _Out, outcomes: dict[str, Outcome]) -> None:
-        """Tell those who wait; what can still become something goes into the next batch."""
+        """Tell those who wait."""
         for asked in self._members(out):
-            outcome = outcomes.get(asked.request.key)
+            key = asked.request.key
+            outcome = outcomes.get(key)
             if isinstance(outcome, Completion):
                 self._tell(asked, outcome)
-            elif (other := self._other_words(outcome, asked)) is not None and not asked.reworded:
-                asked.reworded, asked.line = True, self._line(asked.request, other)
-                self._wait(asked)
-            elif isinstance(outcome, PassingError) and asked.failed < self._spec.retries:
-                asked.failed += 1
-                self._wait(asked)
-            elif outcome is None and asked.unfinished < _UNFINISHED:
-                asked.unfinished += 1
-                self._wait(asked)
-            elif isinstance(outcome, PassingError):
-                self._fail([asked], RequestError(f"no answer in {asked.failed + 1} batches; the last: {outcome}"))
+            elif key not in self._differently and (other := self._other_words(outcome, asked)) is not None:
+                self._differently[key] = other
+                self._fail([asked], PassingError(str(outcome), differently=True))
             else:
-                ended = f"{asked.unfinished + 1} batches ended without an answer; the last: {out.batch}"
-                self._fail([asked], outcome or RequestError(ended))
+                self._fail([asked], outcome or PassingError(f"batch {out.batch} ended without an answer", billed=False))
 
     def _members(self, out: _Out) -> list[_Asked]:
         return [asked for key in out.keys if (asked := self._asked.get(key)) is not None and asked.file == out.file]
@@ -357,7 +360,8 @@ class BatchProvider:
         for asked in those:
             if self._asked.pop(asked.request.key, None) is asked and not asked.answer.done():
                 # One each: an exception grows with every place that it is raised at.
-                asked.answer.set_exception(type(error)(str(error)) if isinstance(error, ModelError) else error)
+                copied = len(those) > 1 and isinstance(error, ModelError)
+                asked.answer.set_exception(type(error)(str(error)) if copied else error)
                 asked.answer.exception()  # seen: the row may have given up
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -378,6 +382,16 @@ class BatchProvider:
 
     async def _forget(self, out: _Out) -> None:
         await self._answers.note(self._name(out.file), None)
+
+    async def _clear(self, noted: Sequence[_Out]) -> None:
+        """Forget batches whose answers are all there: a process died between keeping them and forgetting the batch."""
+        for out in noted:
+            if out.file in self._cleared or out.file in self._following or not out.batch or out.again:
+                continue
+            self._cleared.add(out.file)
+            answers = [await self._answers.get(key) for key in out.keys]
+            if all(answer is not None for answer in answers):
+                await self._forget(out)
 
     def _way_out(self, out: _Out) -> str:
         since = datetime.fromtimestamp(out.since, UTC).strftime("%Y-%m-%d %H:%M UTC")

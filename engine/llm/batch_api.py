@@ -9,15 +9,18 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
 
 from engine.llm import wire
 from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.decoding import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
+from engine.llm.failures import connection_failure, failure
 from engine.llm.journal import Answers
-from engine.llm.openai import api_key, connection_failure, session
+from engine.llm.openai import api_key, session
+from engine.llm.redact import holds, redact, redacted
 from engine.spec import ModelSpec
 
 POLL_SECONDS, MOST_POLL_SECONDS = 1.0, 60.0
@@ -107,7 +110,11 @@ def pauses() -> Iterator[float]:
 
 
 class BatchApi:
-    """The server's side of it. A failure that may pass is waited out, unless said otherwise; others are EndpointErrors."""
+    """The server's side of it. A failure that may pass is waited out, unless said otherwise; others are EndpointErrors.
+
+    Attributes:
+        trouble: how the last call failed, in the server's words; nothing when it did not.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
@@ -115,6 +122,7 @@ class BatchApi:
         # Files are large: what is limited for them is silence.
         self._session = session(spec, self._secret, aiohttp.ClientTimeout(sock_connect=30, sock_read=spec.timeout))
         self._heard = False
+        self.trouble = ""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -171,13 +179,14 @@ class BatchApi:
         """Why a batch failed, in the server's words."""
         errors = (state.get("errors") or {}).get("data") or []
         said = "; ".join(f"line {each['line']}: {each['message']}" if each.get("line") else each["message"] for each in errors)
-        return wire.hide(f"{self._spec.endpoint}: batch {state['id']} failed: {said[:1000] or 'no reason given'}", self._secret)
+        words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(said, 1000) or 'no reason given'}"
+        return redact(words, self._secret)
 
     def _take(self, line: bytes, logprobs: frozenset[str], found: dict[str, Outcome]) -> bool:
         if not line.strip():
             return True
         try:
-            document = json.loads(line)
+            document = from_json(line)
             key = str(document["custom_id"])
             found[key] = self._outcome(document, key in logprobs)
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -190,13 +199,25 @@ class BatchApi:
             return None
         status, body = int(response.get("status_code") or 500), response.get("body")
         if status != 200:
-            return wire.failure(status, json.dumps(body or {"error": error}), {}, self._spec, self._secret)
+            return self._failure(status, json.dumps(body or {"error": error}), {})
         # Whoever asked may be gone; for reading the answer only this much of the request matters.
-        asked = Request(self._spec.endpoint, self._spec.model, (), {"logprobs": 0} if logprobs else {})
+        sampling = {"extra_body": self._spec.extra_body, **({"logprobs": 0} if logprobs else {})}
+        asked = Request(self._spec.endpoint, self._spec.model, (), sampling)
         try:
-            return wire.completions(body, [asked], 0.0)[0]
-        except ModelError as failure:
-            return failure
+            with redacted(self._secret):
+                answer = wire.completions(body, [asked], 0.0).completions[0]
+                if holds(answer.text, self._secret):
+                    raise RequestError("the answer has the API key in it, so it is not kept")
+                return answer
+        except ModelError as error_in_it:
+            return error_in_it
+
+    def _failure(self, status: int, text: str, headers: Mapping[str, str]) -> ModelError:
+        try:
+            with redacted(self._secret):
+                raise failure(status, text, headers, self._spec)
+        except ModelError as error:
+            return error
 
     def _timeout(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=self._spec.timeout)
@@ -214,6 +235,15 @@ class BatchApi:
                 await patience.wait(error)
 
     async def _call(self, method: str, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[T]], **more: Any) -> T:
+        try:
+            result = await self._request(method, path, read, **more)
+        except ModelError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return result
+
+    async def _request(self, method: str, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[T]], **more: Any) -> T:
         """One HTTP request. Nothing smaller than the whole batch is at fault: no RequestError."""
         url = f"{self._spec.endpoint}{path}"
         try:
@@ -221,15 +251,16 @@ class BatchApi:
                 self._heard = True
                 if response.status == 200:
                     return await read(response)
-                text = await response.text(errors="replace")
-        except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
-            raise connection_failure(error, url, self._spec) from error
-        failure = wire.failure(response.status, text, response.headers, self._spec, self._secret)
-        raise EndpointError(str(failure)) if isinstance(failure, RequestError) else failure
+                text = (await read_start(response)).decode(errors="replace")
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
+            with redacted(self._secret):
+                raise connection_failure(error, url, self._spec, heard=self._heard) from None
+        failed = self._failure(response.status, text, response.headers)
+        raise EndpointError(str(failed)) if isinstance(failed, RequestError) else failed
 
 
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    document = await response.json(content_type=None)
+    document = from_json(decoded(await read_body(response, MOST_BYTES), response.charset))
     if not isinstance(document, dict):
         raise TypeError("not a JSON object")
     return document

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from engine.llm.base import Completion, Request, RequestError, as_messages
 from engine.llm.client import SharedModel
+from engine.llm.decoding import excerpt
 from engine.llm.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.origin import marked
@@ -132,15 +133,22 @@ class ChatModel:
         first = self._request(prompt, sample, None, sampling, schema)
         [said] = await self._ask([first])
         try:
-            return marked(parse_answer(said.text, answer), said)
+            return marked(self._parsed(said, answer), said)
         except UnparsableError as error:
             unclear = said
             again = self._request(repair_prompt(first.messages, said.text, error), sample, None, sampling, schema)
             [said] = await self._ask([again])
         try:
-            return marked(parse_answer(said.text, answer), unclear, said)
+            return marked(self._parsed(said, answer), unclear, said)
         except UnparsableError as error:
             raise RequestError(f"the answer is no {answer.__name__}, also after it was asked to repair it: {error}") from error
+
+    def _parsed(self, said: Completion, answer: type[T]) -> T:
+        """The object in an answer; one that was cut off has it only when it is nothing else."""
+        text = said.text.rpartition("</think>")[2].strip()
+        if said.truncated and not (text.startswith("{") and text.endswith("}")):
+            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}; it reads: {excerpt(said.text, 300)}")
+        return parse_answer(said.text, answer)
 
     def _request(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_none
 
 from engine.llm.abilities import SampleWatch
 from engine.llm.base import (
@@ -22,12 +24,17 @@ from engine.llm.base import (
     RequestError,
     Spent,
 )
+from engine.llm.breaker import Breaker
 from engine.llm.journal import Answers
-from engine.llm.limits import Ask, Gate, Outcome
+from engine.llm.limits import Gate
+from engine.llm.outage import PATIENCE_SECONDS, SUSPECTS
+from engine.llm.requests import Ask, Outcome
+from engine.llm.structured import in_words
 from engine.spec import ModelSpec
 
 _WORDS = 160
 _CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0
+_CAP_SECONDS_DOWN = 15.0
 
 ask_again: ContextVar[bool] = ContextVar("ask_again", default=False)
 """Set while a rejected row is run again: answers in the journal, which led to the reject, are asked for anew."""
@@ -39,6 +46,10 @@ class Answer:
 
     completion: Completion
     reused: bool
+
+
+class _EmptyAnswerError(RequestError):
+    """The server answered without a word."""
 
 
 class SharedModel:
@@ -58,22 +69,36 @@ class SharedModel:
         self._answers = answers
         self._gate = gate
         self._make = provider
+        self._batch = spec.mode == "batch"
         self._provider: Provider | None = None
         self._asking: dict[str, asyncio.Future[Completion]] = {}
         self._renewed: set[str] = set()
         self._sleeping: set[asyncio.Future[None]] = set()
-        self.spent = Spent()
-        self.trouble = ""
+        self._trouble = ""
         self._counts = True
+        self._failing: set[str] = set()
         self._watch = SampleWatch(spec, answers)
+        self._breaker = Breaker()
         self._answered = 0
         self._stopped: ModelError | None = None
+
+    @property
+    def spent(self) -> Spent:
+        """What was spent here; nothing when another process keeps the account."""
+        return self._gate.spent
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the server from answering now, in its words; nothing when it answers."""
+        return self._trouble or str(getattr(self._provider, "trouble", ""))
 
     @property
     def notes(self) -> list[str]:
         """What users should know about the server."""
         said = f"{self.spec.endpoint} does not say how many tokens answers took; budgets reckon with the most"
         uncounted = [] if self._counts else [said]
+        if unreadable := len(self._answers.unreadable):
+            uncounted.append(f"{unreadable} entries of the journal are not whole answers, so these were asked for again")
         return [*uncounted, *self._watch.notes, *(self._provider.notes if self._provider else [])]
 
     def stop(self, why: ModelError) -> None:
@@ -95,6 +120,7 @@ class SharedModel:
         found: dict[str, Answer] = {}
         for request, answer in zip(requests, await asyncio.gather(*[self._known(r.key) for r in requests]), strict=True):
             if answer is not None:
+                self._breaker.answered()
                 found[request.key] = answer
         missing = {request.key: request for request in requests if request.key not in found}
         if missing:
@@ -128,9 +154,16 @@ class SharedModel:
         found: dict[str, Answer] = {}
         try:
             while left := [request for request in requests if request.key in asking and request.key not in found]:
-                for request, answer in zip(left, await self._ask(left), strict=False):
-                    found[request.key] = answer
-                    asking[request.key].set_result(answer.completion)
+                groups = [[request] for request in left] if self._batch else [left]  # each line of a batch is billed
+                results = await asyncio.gather(*[self._ask(group) for group in groups], return_exceptions=True)
+                for group, result in zip(groups, results, strict=True):
+                    for request, answer in zip(group, [] if isinstance(result, BaseException) else result, strict=False):
+                        found[request.key] = answer
+                        asking[request.key].set_result(answer.completion)
+                errors = [result for result in results if isinstance(result, BaseException)]
+                # Of several samples, those without a word are asked for again while others come.
+                if hard := [error for error in errors if not isinstance(error, _EmptyAnswerError)] or errors[len(groups) - 1 :]:
+                    raise hard[0]
         except asyncio.CancelledError:
             for future in asking.values():
                 future.cancel()
@@ -160,7 +193,7 @@ class SharedModel:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PassingError),
             stop=patience.is_used_up,
-            wait=_wait,
+            wait=wait_none() if self._batch else _wait,
             sleep=self._sleep,
             reraise=True,
         )
@@ -168,11 +201,7 @@ class SharedModel:
             return await retrying(self._send, self._provider, requests)
         except PassingError as error:
             tried = "1 try" if patience.counted == 1 else f"{patience.counted} tries"
-            said = f"no answer in {tried}; the last: {error}"
-            raised = EndpointError(said) if error.unreachable else RequestError(said)
-            if isinstance(raised, EndpointError):
-                self.stop(raised)
-            raise raised from error
+            raise RequestError(f"no answer in {tried}; the last: {error}") from error
         except (EndpointError, BudgetError) as error:
             self.stop(error)
             raise
@@ -200,51 +229,89 @@ class SharedModel:
             known = None if self._again(requests[0].key) else await self._answers.get(requests[0].key)
             if known is not None:
                 return [Answer(known, reused=True)]
-            if self._stopped:
+            # What was let out before the budget was used up is paid by it.
+            if self._stopped and not isinstance(self._stopped, BudgetError):
                 raise type(self._stopped)(str(self._stopped))
-            outcome = Outcome("failed")
-            self.spent += Spent(calls=1)
+            await self._answers.room()
+            # Whatever becomes of it (a time-out, a reset, a row that gives up): the server may bill it.
+            outcome = Outcome("failed", accounted=False)
             completions = await provider.complete(requests)
             outcome = self._paid(completions, most)
             self._answered += 1
-            self.trouble = ""
+            self._breaker.answered()
+            self._failing.clear()
+            self._trouble = ""
             good = [done for done in completions if done.text.strip()]
             if not good:
                 # Not journalled: an empty answer is not one, and asking again may give one.
                 empty = completions[0]
-                raise RequestError(f"empty answer (finish_reason {empty.finish_reason!r})", empty)
-            # The place among the requests in flight is kept until the answers are durable: a crash loses no more than those.
-            again = ask_again.get()
-            kept = await asyncio.gather(
-                *[self._answers.put(request.key, done, replace=again) for request, done in zip(requests, good, strict=False)]
-            )
-            if again:
-                self._renewed |= {request.key for request in requests[: len(kept)]}
-            for request, done in zip(requests, kept, strict=False):
-                await self._watch.see(request, done)
-            return [Answer(done, reused=False) for done in kept]
+                raise _EmptyAnswerError(f"empty answer (finish_reason {empty.finish_reason!r})", empty)
+            return await self._kept(requests, good)
         except PassingError as error:
-            outcome = Outcome("throttled" if error.throttled else "failed", retry_after=error.retry_after)
-            self.trouble = str(error)[:_WORDS]
+            # An answer that broke off may have been paid for.
+            broken = error.completion
+            outcome = self._failed(error, requests[0].key) if broken is None else self._paid([broken], most)
+            self._trouble = str(error)[:_WORDS]
             raise
         except RequestError as error:
-            if error.completion is not None and outcome.kind == "failed":
+            if outcome.kind == "failed" and error.completion is not None:
                 outcome = self._paid([error.completion], most)
+            elif outcome.kind == "failed" and error.refused:
+                outcome = Outcome("refused")
+            if (why := self._breaker.refused(error)) is not None:
+                raise EndpointError(why) from None
             raise
         finally:
             self._gate.settle(ticket, outcome)
 
+    async def _kept(self, requests: Sequence[Request], good: Sequence[Completion]) -> list[Answer]:
+        """Put answers into the journal.
+
+        The place among the requests in flight is kept until they are durable: a crash loses no more than those.
+        """
+        again = ask_again.get()
+        kept = await asyncio.gather(
+            *[self._answers.put(request.key, done, replace=again) for request, done in zip(requests, good, strict=False)]
+        )
+        if again:
+            self._renewed |= {request.key for request in requests[: len(kept)]}
+        for request, done in zip(requests, kept, strict=False):
+            await self._watch.see(request, done)
+        return [Answer(done, reused=False) for done in kept]
+
+    def _failed(self, error: PassingError, key: str) -> Outcome:
+        if error.differently:
+            return Outcome("refused")
+        if self._batch:  # the server took the batch: a line that failed says nothing of the endpoint
+            return Outcome("failed", accounted=not error.billed)
+        if error.throttled:
+            return Outcome("throttled", retry_after=error.retry_after)
+        self._failing.add(key)
+        # One request that fails again and again is at fault itself; when all do, and were answered before, the endpoint is.
+        error.down = error.down or (self._answered > 0 and len(self._failing) >= SUSPECTS)
+        return Outcome(
+            "failed",
+            accounted=not error.billed,
+            retry_after=error.retry_after,
+            down=error.down,
+            unreachable=error.unreachable,
+            why=str(error),
+        )
+
     def _paid(self, completions: Sequence[Completion], most: Ask) -> Outcome:
-        """What an answer took; of a server that does not count, what it may have taken at most."""
-        usage = [(done.tokens_in, done.tokens_out) for done in completions]
-        tokens, cost = sum(map(sum, usage)), sum(self.spec.cost(*each) for each in usage)
-        self.spent += Spent(usd=cost if tokens else most.cost)
-        self._counts = self._counts and bool(tokens)
-        return Outcome("answered", tokens, cost) if tokens else Outcome("answered", most.tokens, most.cost)
+        """What an answer took. Counts that are missing or impossible give nothing back of what it may take at most."""
+        tokens_in, tokens_out = (
+            sum(max(0, getattr(done, name)) for done in completions) for name in ("tokens_in", "tokens_out")
+        )
+        accounted = tokens_in > 0 and tokens_out > 0
+        self._counts = self._counts and (accounted or not any(done.text for done in completions))
+        tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
+        return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out), tokens_in, accounted)
 
     def _most(self, requests: Sequence[Request]) -> Ask:
         """What some requests may take at most."""
         tokens_in, tokens_out = token_bound(requests[0])
+        tokens_in += len(json.dumps(self.spec.extra_body)) if self.spec.extra_body else 0
         tokens_out *= len(requests)
         return Ask(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, self.spec.cost(tokens_in, tokens_out))
 
@@ -254,9 +321,13 @@ BYTES_PER_TOKEN = 4
 
 
 def token_bound(request: Request) -> tuple[int, int]:
-    """At most so many prompt and completion tokens: a token is at least one byte; a message's frame is under 16."""
-    prompt = sum(len(message["content"].encode()) + 16 for message in request.messages)
-    return prompt + (len(str(request.schema)) if request.schema else 0), int(request.sampling["max_tokens"])
+    """At most so many prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
+
+    What the server's chat template adds to the whole is not in it: see Budget.
+    """
+    messages = in_words(request.messages, request.schema) if request.schema else request.messages
+    prompt = sum(len(message["content"].encode()) + 16 for message in messages)
+    return prompt, int(request.sampling["max_tokens"])
 
 
 def _wake(sleeping: asyncio.Future[None]) -> None:
@@ -267,29 +338,44 @@ def _wake(sleeping: asyncio.Future[None]) -> None:
 class _Patience:
     """When to give up on a request: after `retries` further tries.
 
-    A 429 is no try of this request's as long as others are answered: the server is busy, not broken.
+    A 429 is no try of this request's as long as others are answered: the server is busy, not broken. Trouble of the
+    endpoint is none as long as nobody is answered, for as long as an outage may last: see Outage.
     """
 
     def __init__(self, model: SharedModel, retries: int) -> None:
         self._model = model
         self._retries = retries
         self._answered = model._answered
+        self._since: float | None = None
         self.counted = 0
 
     def is_used_up(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         progress = self._model._answered > self._answered
         self._answered = self._model._answered
-        if not (isinstance(error, PassingError) and (error.differently or (error.throttled and progress))):
-            self.counted += 1
+        self.counted += not (isinstance(error, PassingError) and self._is_excused(error, progress))
         return self.counted > self._retries
+
+    def _is_excused(self, error: PassingError, progress: bool) -> bool:
+        if self._model.spec.mode == "batch":
+            return error.differently
+        now = time.monotonic()
+        self._since = now if self._since is None or progress else self._since
+        if error.unreachable:
+            return True  # the gate gives up, for all
+        if error.down:
+            patience = self._model.spec.limits.patience
+            unset = PATIENCE_SECONDS if self._model._answered else 0.0
+            return not progress and now - self._since < (unset if patience is None else patience)
+        return error.differently or (error.throttled and progress)
 
 
 def _wait(state: RetryCallState) -> float:
     """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, PassingError) and error.differently:
-        return 0.0
+    if isinstance(error, PassingError) and (error.differently or error.unreachable):
+        return 0.0  # in an outage the gate says when
     if isinstance(error, PassingError) and error.retry_after is not None:
         return min(error.retry_after, _MOST_RETRY_AFTER) + random.uniform(0, 0.1)
-    return random.uniform(0, min(_CAP_SECONDS, 0.5 * 2 ** min(state.attempt_number, 10)))
+    cap = _CAP_SECONDS_DOWN if isinstance(error, PassingError) and error.down else _CAP_SECONDS
+    return random.uniform(0, min(cap, 0.5 * 2 ** min(state.attempt_number, 10)))

@@ -16,6 +16,7 @@ import hashlib
 import queue
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import NamedTuple, Protocol
 
 from filelock import FileLock
 
-from engine.llm.base import Completion
+from engine.llm.base import Completion, RequestError
+from engine.llm.finish import USABLE, USABLE_AS, ending
+from engine.llm.reserve import Reserve
 from engine.problems import EngineError
 
 _SCHEMA = """
@@ -42,21 +45,68 @@ _WAL_MODE = b"\2\2"
 """Bytes 18 and 19 of SQLite's file."""
 _BATCH = 512
 _BUSY_SECONDS = 60.0
+_HOLD_SECONDS, _LOOK_SECONDS = 120.0, 0.5
+"""For so long answers wait for room on a full disk, when not even the reserve is enough; the pause between two tries."""
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_NOT_DAMAGED = {
+    *_NO_ROOM,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+"""Errors that tell of the disk or of other processes, and nothing of what is in the file."""
 
 
 class DamagedJournalError(EngineError):
     """An entry does not match its checksum."""
 
 
+def as_kept(completion: Completion) -> str:
+    """An answer as it is kept.
+
+    Raises:
+        RequestError: it would not read back as it is; kept, it would fail every run that finds it.
+    """
+    try:
+        text = completion.model_dump_json(exclude_defaults=True)
+        if Completion.model_validate_json(text) == completion:
+            return text
+        said = "it would read back as another"
+    except ValueError as error:
+        said = str(error).partition("\n")[0]
+    nothing = Completion(text="", finish_reason="unknown", tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
+    raise RequestError(f"the answer cannot be kept: {said}", nothing)
+
+
+def as_answer(text: str | None) -> Completion | None:
+    """What is kept, as an answer; None when it is not one that can be used, as older versions may have left it."""
+    try:
+        answer = None if text is None else Completion.model_validate_json(text)
+    except ValueError:
+        return None
+    if answer is None or answer.finish_reason in USABLE:
+        return answer
+    usable = USABLE_AS.get(ending(answer.finish_reason))
+    return answer.model_copy(update={"finish_reason": usable}) if usable else None
+
+
 class Answers(Protocol):
-    """Where answers are kept; the Journal, or the way to one on another machine."""
+    """Where answers are kept; the Journal, or the way to one on another machine.
+
+    Attributes:
+        unreadable: keys of entries that were found and are not answers: they count as not there.
+    """
+
+    unreadable: set[str]
 
     async def get(self, key: str) -> Completion | None:
         """The answer to a request, if it was ever given; raises DamagedJournalError when it does not check."""
         ...
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
-        """Keep an answer; returns, when it is durable, the answer that is kept.
+        """Keep an answer; returns, when it is durable, the answer that is kept. Raises RequestError: see as_kept.
 
         That is another one when somebody else asked the same at the same time and was first: all use the same. With
         `replace` the new one takes the place of the old.
@@ -69,6 +119,14 @@ class Answers(Protocol):
 
     async def notes(self, prefix: str) -> dict[str, str]:
         """The facts whose names begin so."""
+        ...
+
+    async def room(self) -> None:
+        """Make sure that answers can be kept before they are paid for.
+
+        Raises:
+            EngineError: the disk is full.
+        """
         ...
 
 
@@ -100,21 +158,30 @@ class Journal:
                 if ("checksum",) not in self._reader.execute("select name from pragma_table_info('notes')").fetchall():
                     self._reader.execute("alter table notes add column checksum text")
         except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
-            raise EngineError(f"cannot open the journal {self.file}: {error}; `engine fsck --deep` says what to do") from error
+            advice = "`engine fsck --deep` says what to do"
+            if _primary_code(error) in _NO_ROOM:
+                advice = f"is there room left on that disk? If so, {advice}"
+            raise EngineError(f"cannot open the journal {self.file}: {error}; {advice}") from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._reserve = Reserve(folder)
+        self._ending = threading.Event()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
+        self.unreadable: set[str] = set()
 
     async def get(self, key: str) -> Completion | None:
         """See Answers."""
         found = self.find([key]).get(key)
-        return None if found is None else Completion.model_validate_json(found)
+        answer = as_answer(found)
+        if answer is None and found is not None:
+            self.unreadable.add(key)
+        return answer
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
         """See Answers."""
-        text = completion.model_dump_json(exclude_defaults=True)
+        text = as_kept(completion)
         kept = await self.write(Entry("answers", key, text, replace))
-        return completion if kept is None or kept == text else Completion.model_validate_json(kept)
+        return completion if kept == text else as_answer(kept) or completion
 
     async def note(self, name: str, value: str | None) -> None:
         """See Answers."""
@@ -159,15 +226,22 @@ class Journal:
         self._queue.put(_Write(entry, loop, done))
         return await done
 
+    async def room(self) -> None:
+        """See Answers."""
+        if not self._reserve.take():
+            raise EngineError(f"there is no room left for answers in {self.file.parent}: make room on that disk and run again")
+
     def count(self) -> int:
         """Number of answers."""
         return int(self._reader.execute("select count(*) from answers").fetchone()[0])
 
     def close(self) -> None:
         """Finish writing and let the file go."""
+        self._ending.set()
         self._queue.put(None)
         self._writer.join()
         self._reader.close()
+        self._reserve.release()
 
     def _write(self) -> None:
         connection = _connect(self.file)
@@ -177,8 +251,37 @@ class Journal:
             while len(batch) < _BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             ending = None in batch
-            _commit(connection, [write for write in batch if write is not None])
+            self._commit(connection, [write for write in batch if write is not None])
         connection.close()
+
+    def _commit(self, connection: sqlite3.Connection, writes: list[_Write]) -> None:
+        """Write entries in one transaction and tell those who wait, each event loop once.
+
+        On a full disk the reserve is given up for them: no further request is sent then (see `room`), and those in flight
+        find room. What does not fit is held for a while.
+        """
+        results: list[str | None] | Exception
+        until = time.monotonic() + _HOLD_SECONDS
+        while True:
+            try:
+                with connection:
+                    results = [_store(connection, write.entry) for write in writes]
+            except Exception as error:  # whatever it is: those who wait must hear of it, and the thread must live
+                if _primary_code(error) in _NO_ROOM:
+                    if self._reserve.release():
+                        continue
+                    if time.monotonic() < until and not self._ending.wait(_LOOK_SECONDS):
+                        continue
+                results = EngineError(f"cannot write the journal: {type(error).__name__}: {error}")
+            break
+        told: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[str | None], str | Exception | None]]] = defaultdict(
+            list
+        )
+        for place, write in enumerate(writes):
+            told[write.loop].append((write.done, results if isinstance(results, Exception) else results[place]))
+        for loop, results_of_loop in told.items():
+            with contextlib.suppress(RuntimeError):  # its event loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_tell, results_of_loop)
 
 
 class Damage(NamedTuple):
@@ -218,26 +321,20 @@ def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
                 delete = f"sqlite3 {file} \"delete from notes where name = '{name}'\""
                 yield Damage(f"is damaged at note {name}", f"delete the note: {delete}")
     except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
-        yield Damage(f"is damaged: {error}", save)
+        if _primary_code(error) in _NOT_DAMAGED:
+            yield Damage(
+                f"cannot be checked: {error}", "make sure that the disk has room and the file can be read, and check again"
+            )
+        else:
+            yield Damage(f"is damaged: {error}", save)
     finally:
         connection.close()
         expected.close()
 
 
-def _commit(connection: sqlite3.Connection, writes: list[_Write]) -> None:
-    """Write entries in one transaction and tell those who wait, each event loop once."""
-    results: list[str | None] | Exception
-    try:
-        with connection:
-            results = [_store(connection, write.entry) for write in writes]
-    except Exception as error:  # whatever it is: those who wait must hear of it, and the thread must live
-        results = EngineError(f"cannot write the journal: {type(error).__name__}: {error}")
-    told: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[str | None], str | Exception | None]]] = defaultdict(list)
-    for place, write in enumerate(writes):
-        told[write.loop].append((write.done, results if isinstance(results, Exception) else results[place]))
-    for loop, results_of_loop in told.items():
-        with contextlib.suppress(RuntimeError):  # its event loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_tell, results_of_loop)
+def _primary_code(error: Exception) -> int:
+    """SQLite's result code without its extension; 0 for an error that is not SQLite's."""
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
 def _tell(results: list[tuple[asyncio.Future[str | None], str | Exception | None]]) -> None:
@@ -263,7 +360,11 @@ def _store(connection: sqlite3.Connection, entry: Entry) -> str | None:
     how = "replace" if entry.replace else "ignore"
     if connection.execute(f"insert or {how} into answers values (?, ?, ?)", values).rowcount:
         return entry.value
-    return str(connection.execute("select answer from answers where key = ?", (entry.key,)).fetchone()[0])
+    kept = str(connection.execute("select answer from answers where key = ?", (entry.key,)).fetchone()[0])
+    if as_answer(kept) is not None:
+        return kept
+    connection.execute("replace into answers values (?, ?, ?)", values)
+    return entry.value
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -11,9 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from engine.llm.base import BudgetError, ModelError
+from engine.llm.base import BudgetError, EndpointError, ModelError, Spent
+from engine.llm.budget import Budget
+from engine.llm.outage import Outage
+from engine.llm.requests import Ask, Outcome
 from engine.llm.window import START_SECONDS, Window
 from engine.spec import ModelSpec
 
@@ -21,35 +24,16 @@ _BURST_SECONDS = 2.0
 """Limits are per minute, but servers watch shorter spans: no more than this much of a minute goes out at once."""
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What one HTTP request may take at most. Requests of equal `key` go out one after the other."""
-
-    key: str
-    tokens: int = 0
-    cost: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a request ended and what it really took.
-
-    Args:
-        kind: `throttled` is a 429; `failed` any other request without an answer; `unsent` was let out and did not go.
-        retry_after: the server's wish in seconds, with `throttled`.
-    """
-
-    kind: Literal["answered", "throttled", "failed", "unsent"]
-    tokens: int = 0
-    cost: float = 0.0
-    retry_after: float | None = None
-
-
 class Gate(Protocol):
     """What a client waits at before each request; a Governor, or the way to one in another process."""
 
     async def admit(self, ask: Ask) -> int:
-        """Wait for a turn; gives a ticket. Raises BudgetError when the request could cost more than is left."""
+        """Wait for a turn; gives a ticket.
+
+        Raises:
+            BudgetError: the request could cost more than is left.
+            EndpointError: the endpoint was down for too long.
+        """
         ...
 
     def settle(self, ticket: int, outcome: Outcome) -> None:
@@ -58,6 +42,11 @@ class Gate(Protocol):
 
     def stop(self, why: ModelError) -> None:
         """Turn away all who wait, and all who come."""
+        ...
+
+    @property
+    def spent(self) -> Spent:
+        """What was spent here; nothing when another process keeps the account."""
         ...
 
 
@@ -97,6 +86,13 @@ class _Waiting:
     admitted: asyncio.Future[int]
 
 
+@dataclass(frozen=True)
+class _InFlight:
+    ask: Ask
+    epoch: int
+    probe: bool
+
+
 class Governor:
     """The limits of one model. Use from one event loop.
 
@@ -111,16 +107,16 @@ class Governor:
     ) -> None:
         limits = spec.limits
         self.spec = spec
-        self.spent_usd = spent_usd
-        self.calls = calls
+        self.budget = Budget(spec, Spent(usd=spent_usd, calls=calls))
+        self._outage = Outage(limits.patience, spec.retries, calls > 0, clock)
         self.window = Window(spec.most_in_flight, clock, gently=spec.provider == "openai" and spec.mode == "chat")
         self._requests = Bucket(limits.requests_per_minute, clock) if limits.requests_per_minute else None
         self._tokens = Bucket(limits.tokens_per_minute, clock) if limits.tokens_per_minute else None
         self._tickets = itertools.count()
         self._waiting: deque[_Waiting] = deque()
-        self._out: dict[int, tuple[Ask, int]] = {}
+        self._out: dict[int, _InFlight] = {}
         self._same_key: dict[str, list[_Waiting]] = {}
-        self._held_usd = 0.0
+        self._probing = False
         self._stopped: ModelError | None = None
         self._wake: asyncio.TimerHandle | None = None
 
@@ -147,23 +143,44 @@ class Governor:
 
     def settle(self, ticket: int, outcome: Outcome) -> None:
         """See Gate."""
-        ask, epoch = self._out.pop(ticket)
-        self._held_usd -= ask.cost
-        self.spent_usd += outcome.cost
+        sent = self._out.pop(ticket)
+        ask = sent.ask
+        self._probing = self._probing and not sent.probe
+        self.budget.settle(ask, outcome)
         if self._tokens:
             # A request that gave nothing may still have been counted by the server: its prompt is not given back.
             back = {"answered": ask.tokens - outcome.tokens, "unsent": ask.tokens}.get(outcome.kind, 0)
             self._tokens.give_back(back)
-        if outcome.kind == "unsent":
-            self.calls -= 1
-            if self._requests:
-                self._requests.give_back(1)
+        if outcome.kind == "unsent" and self._requests:
+            self._requests.give_back(1)
         if outcome.kind == "answered":
             self.window.answered()
         elif outcome.kind == "throttled":
-            self.window.throttled(epoch, len(self._out), outcome.retry_after)
+            self.window.throttled(sent.epoch, len(self._out), outcome.retry_after)
+        self._look_after(sent, outcome)
         self._waiting.extendleft(reversed(self._same_key.pop(ask.key, [])))
         self._pump()
+
+    @property
+    def spent(self) -> Spent:
+        """See Gate."""
+        return self.budget.made
+
+    @property
+    def spent_usd(self) -> float:
+        """What the run has spent on the model in all, without requests in flight."""
+        return self.budget.spent_usd
+
+    def _look_after(self, sent: _InFlight, outcome: Outcome) -> None:
+        """Keep track of whether the endpoint is down."""
+        if outcome.down or (sent.probe and outcome.kind == "failed"):
+            self._outage.failed(
+                sent.ask.key, outcome.why, outcome.retry_after, unreachable=outcome.unreachable, probe=sent.probe
+            )
+            if said := self._outage.given_up():
+                self.stop(EndpointError(said))
+        elif outcome.kind in ("answered", "throttled", "refused"):
+            self._outage.alive(answered=outcome.kind == "answered")
 
     def _pump(self) -> None:
         """Let out whoever may go, in order of arrival; come back when time alone can help."""
@@ -190,9 +207,9 @@ class Governor:
             self._requests.take(1)
         if self._tokens:
             self._tokens.take(ask.tokens)
-        self._held_usd += ask.cost
-        self.calls += 1
-        self._out[ticket] = (ask, self.window.epoch)
+        self.budget.hold(ask)
+        self._probing = self._probing or self._outage.down
+        self._out[ticket] = _InFlight(ask, self.window.epoch, self._outage.down)
         self._same_key[ask.key] = []
         waiting.admitted.set_result(ticket)
 
@@ -200,30 +217,15 @@ class Governor:
         """0: now; infinity: until a request in flight ends."""
         if len(self._out) >= self.window.size():
             return START_SECONDS if self.window.starting else float("inf")
-        if self._over_budget(ask):
+        if (self._outage.down and self._probing) or not self.budget.fits(ask):
             return float("inf")
-        waits = [self.window.pause()]
+        waits = [self.window.pause(), self._outage.wait()]
         waits += [bucket.wait(amount) for bucket, amount in ((self._requests, 1), (self._tokens, ask.tokens)) if bucket]
         return max(waits)
 
-    def _over_budget(self, ask: Ask) -> bool:
-        budget = self.spec.budget_usd
-        return budget is not None and self.spent_usd + self._held_usd + ask.cost > budget + 1e-12
-
     def _refuse(self, waiting: _Waiting) -> bool:
         """Turn a request away that the budget can never pay for; what calls in flight give back is waited for first."""
-        spec, ask = self.spec, waiting.ask
-        said = ""
-        if spec.max_calls is not None and self.calls >= spec.max_calls:
-            said = f"max_calls {spec.max_calls} of model {spec.model} is used up in this run; raise it to get further in one"
-        elif not self._out and self._over_budget(ask):
-            left = max(0.0, (spec.budget_usd or 0.0) - self.spent_usd)
-            said = (
-                f"budget_usd {spec.budget_usd:g} of model {spec.model} is used up: ${self.spent_usd:.4f} are spent, "
-                f"${left:.4f} are left, and the next call may cost ${ask.cost:.4f}; "
-                "it holds for one run: raise it to get further in one"
-            )
-        if said:
+        if said := self.budget.refusal(waiting.ask):
             self._waiting.popleft()
             waiting.admitted.set_exception(BudgetError(said))
         return bool(said)

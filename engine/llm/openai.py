@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -18,8 +21,33 @@ import aiohttp
 from engine.llm import wire
 from engine.llm.abilities import MEANING, Abilities, recall, remember
 from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.decoding import MOST_BYTES, GarbledError, body_limit, decoded, excerpt, from_json, read_body, read_start
+from engine.llm.failures import connection_failure, error_inside, failure
 from engine.llm.journal import Answers
+from engine.llm.redact import holds, redacted
 from engine.spec import ModelSpec
+
+_NAMES_IT = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
+_GUESSES = 3
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a server is taken for when a request is put differently.
+
+    Attributes:
+        to: abilities that it is taken to have, or not to have.
+        sure: whether it said so.
+    """
+
+    to: Mapping[str, bool]
+    sure: bool = True
+
+    def and_also(self, more: Mapping[str, bool], *, sure: bool) -> _Change:
+        return _Change({**self.to, **more}, sure=self.sure and sure)
+
+
+_AS_IS = _Change({})
 
 
 class OpenAIProvider:
@@ -37,8 +65,11 @@ class OpenAIProvider:
         self._spec = spec
         self._answers = answers
         self._abilities: Abilities | None = None
-        self._differently: dict[str, dict[str, bool]] = {}
+        self._differently: dict[str, _Change] = {}
+        self._guesses: Counter[str] = Counter()
+        self._broke_down: set[str] = set()
         self._odd_schemas: set[str] = set()
+        self._heard = False
         self._key = api_key(spec)
         self._session = session(spec, self._key, aiohttp.ClientTimeout(total=spec.timeout))
 
@@ -51,22 +82,29 @@ class OpenAIProvider:
         if self._abilities is None:
             self._abilities = await recall(self._answers, self._spec)
         first = requests[0]
-        told = self._differently.pop(first.key, {})
-        abilities = self._abilities.model_copy(update=told)
+        change = self._differently.pop(first.key, _AS_IS)
+        abilities = self._abilities.model_copy(update=change.to)
         if first.schema is not None and str(first.schema["title"]) in self._odd_schemas:
             abilities = abilities.model_copy(update={"response_format": False})
         requests = requests[: 1 if abilities.n is False else wire.MOST_AT_ONCE]
         try:
-            found = await self._post(requests, abilities)
-        except RequestError as error:
-            more = self._other_words(requests, abilities, str(error)) if error.refused else None
-            if more is None:
+            with redacted(self._key):
+                found, choices, says_why = await self._post(requests, abilities)
+        except (RequestError, PassingError) as error:
+            self._heard = self._heard or not (isinstance(error, PassingError) and error.unreachable)
+            if not error.refused or (more := self._other_words(requests, abilities, error, change)) is None:
                 raise
-            self._differently[first.key] = told | more
-            raise PassingError(str(error), differently=True) from error
-        await self._learn(told)
+            self._differently[first.key] = more
+            raise PassingError(str(error), differently=True) from None
+        self._broke_down.discard(first.key)
+        await self._learn_from(change)
         if len(requests) > 1:
-            await self._learn({"n": len(found) == len(requests)})
+            await self._learn({"n": choices >= len(requests)})
+        if not says_why:
+            self._note(
+                f"{self._spec.endpoint} does not say why answers end (finish_reason); they are taken as whole unless they took "
+                "all of max_tokens"
+            )
         if first.schema is not None and abilities.response_format is not False:
             if _is_json(found[0].text):
                 await self._learn({"response_format": True})
@@ -74,21 +112,30 @@ class OpenAIProvider:
                 await self._learn({"response_format": False})
         return found
 
-    def _other_words(self, requests: Sequence[Request], abilities: Abilities, refusal: str) -> dict[str, bool] | None:
-        """What to take the server for when a request that was refused is sent again; None when that is of no use."""
+    def _other_words(
+        self, requests: Sequence[Request], abilities: Abilities, error: RequestError | PassingError, change: _Change
+    ) -> _Change | None:
+        """How a request that was refused is to be put when it is sent again; None when that is of no use."""
+        refusal = str(error)
+        if isinstance(error, PassingError):
+            if requests[0].key in self._broke_down:  # putting it differently did not help
+                return None
+            self._broke_down.add(requests[0].key)
         if abilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
-            return {"max_completion_tokens": True}
+            return change.and_also({"max_completion_tokens": True}, sure=True)
         schema = requests[0].schema
         held = schema is not None and abilities.response_format is not False
         if held and "invalid schema" in refusal.lower():
             self._odd_schemas.add(str(schema and schema["title"]))  # this one, not every one
-            return {}
+            return change
         more = {}
         if len(requests) > 1 and abilities.n is None:
             more["n"] = False
         if held and abilities.response_format is None:
             more["response_format"] = False
-        return more or None
+        # A server that breaks down (5xx) may do so for other reasons; one that names what it does not know does not.
+        sure = isinstance(error, RequestError) or _NAMES_IT.search(refusal) is not None
+        return change.and_also(more, sure=sure) if more else None
 
     def stop(self, why: ModelError) -> None:
         """See Provider: what was sent is paid for, and comes to its end."""
@@ -108,40 +155,56 @@ class OpenAIProvider:
             ]
             await remember(self._answers, self._spec, self._abilities)
 
-    async def _post(self, requests: Sequence[Request], abilities: Abilities) -> list[Completion]:
+    async def _learn_from(self, change: _Change) -> None:
+        """What helped is true of the server: at once where its refusal was clear, else when it helped several times."""
+        if not change.to:
+            return
+        self._guesses.update(list(change.to))
+        if change.sure or all(self._guesses[ability] >= _GUESSES for ability in change.to):
+            await self._learn(change.to)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    async def _post(self, requests: Sequence[Request], abilities: Abilities) -> wire.Reply:
+        sampling = requests[0].sampling
+        most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
         asked = wire.body(self._spec, requests, abilities)
+        url = f"{self._spec.endpoint}/chat/completions"
         started = time.perf_counter()
-        answer = await post_json(self._session, f"{self._spec.endpoint}/chat/completions", asked, self._spec, self._key)
-        return wire.completions(answer, requests, (time.perf_counter() - started) * 1000)
+        answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
+        self._heard = True
+        reply = wire.completions(answer, requests, (time.perf_counter() - started) * 1000)
+        if any(holds(each.text, self._key) for each in reply.completions):
+            raise RequestError("the answer has the API key in it, so it is not kept", wire.unused(reply))
+        return reply
 
 
-async def post_json(client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, secret: str) -> Any:
-    """POST a JSON document and give the JSON that comes back; what goes wrong is raised by class."""
+async def post_json(
+    client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, *, most: int = MOST_BYTES, heard: bool = True
+) -> Any:
+    """POST a JSON document and give the JSON that comes back; what goes wrong is raised by class.
+
+    The errors have the server's words as they are: raise them through `redacted`.
+
+    Args:
+        most: the most bytes that the response may have.
+        heard: whether the server has ever answered.
+    """
     try:
         # A redirect would take the prompt to another host, and its answer would stand in the journal under this one.
         async with client.post(url, json=asked, allow_redirects=False) as response:
             if response.status != 200:
-                raise wire.failure(response.status, await response.text(errors="replace"), response.headers, spec, secret)
-            answer = await response.json(content_type=None)
-            if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-                raise wire.failure(wire.status_inside(answer), json.dumps(answer), response.headers, spec, secret)
+                text = (await read_start(response)).decode(errors="replace")
+                raise failure(response.status, text, response.headers, spec)
+            text = decoded(await read_body(response, most), response.charset)
+            answer = _parsed(text)
+            if (status := error_inside(answer)) is not None:
+                raise failure(status, text, response.headers, spec)
             return answer
-    except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-        raise connection_failure(error, url, spec) from error
-
-
-def connection_failure(error: Exception, url: str, spec: ModelSpec) -> PassingError | EndpointError:
-    """What went wrong before there was a response, or in the middle of it."""
-    if isinstance(error, TimeoutError):
-        return PassingError(f"{url}: no answer in {spec.timeout:g} s")
-    if isinstance(error, aiohttp.InvalidURL):
-        return EndpointError(f"{url} is not a URL; correct base_url")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return PassingError(f"{url}: {error}; correct base_url, or check the network", unreachable=True)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        said = f"nobody answers at {url} ({error.strerror or error}); is the server running, and base_url right?"
-        return PassingError(said, unreachable=True)
-    return PassingError(f"{url}: {type(error).__name__}: {error}")
+    except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
+        raise connection_failure(error, url, spec, heard=heard) from None
 
 
 def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
@@ -170,8 +233,25 @@ def _dumps(document: Any) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
+def _parsed(text: str) -> Any:
+    try:
+        answer = from_json(text)
+    except GarbledError as error:
+        raise GarbledError(f"{error}; it begins: {excerpt(text) or '(nothing)'}{_streams(text)}") from None
+    if not isinstance(answer, dict):
+        raise GarbledError(f"the response is not a chat completion; it reads: {excerpt(text)}")
+    if "choices" not in answer and error_inside(answer) is None:
+        raise GarbledError(f"the response is not a chat completion, because it has no choices; it reads: {excerpt(text)}")
+    return answer
+
+
+def _streams(text: str) -> str:
+    streams = text.lstrip().startswith(("data:", "event:", ": "))
+    return " (the server streams, though it was not asked to; look for `stream` in its settings)" if streams else ""
+
+
 def _is_json(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
+        return isinstance(from_json(text), dict)
+    except GarbledError:
         return False

@@ -15,14 +15,19 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from engine.llm.base import BudgetError, Completion, ModelError
-from engine.llm.journal import Entry, Journal
-from engine.llm.limits import Ask, Governor, Outcome
+from engine.llm.base import BudgetError, Completion, EndpointError, ModelError, Spent
+from engine.llm.journal import Entry, Journal, as_answer, as_kept
+from engine.llm.limits import Governor
+from engine.llm.requests import Ask, Outcome
 
 _BUNDLE_SECONDS = 0.002
 _LISTEN_SECONDS = 5.0
+_ROOMY_SECONDS = 0.5
 _SILENCE_SECONDS = 60.0
-"""A worker that has not been heard of for so long is dead: its places among the requests in flight are free again."""
+"""A worker that has not been heard of for so long counts as dead: its places among the requests in flight are free again."""
+
+_UNACCOUNTED = Outcome("failed", accounted=False)
+"""Of a request that a dead worker had sent, or may have."""
 
 
 class Link(Protocol):
@@ -48,6 +53,13 @@ class Settlement(NamedTuple):
     outcome: Outcome
 
 
+class Decision(NamedTuple):
+    """A message: `number` is let out, or turned away with an error."""
+
+    number: int
+    error: ModelError | None = None
+
+
 class Service:
     """What the workers of a step share. Use from one event loop."""
 
@@ -57,16 +69,19 @@ class Service:
         self._governors: dict[str, Governor] = {}
         self._admitting: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._tickets: dict[tuple[str, int], tuple[Governor, int]] = {}
-        self._buried: dict[tuple[str, int], Governor] = {}
-        self._decided: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        self._buried: dict[tuple[str, int], tuple[Governor, float]] = {}
+        self._decided: dict[str, list[Decision]] = defaultdict(list)
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._heard: dict[str, float] = {}
+        self._dead: set[str] = set()
 
     async def submit(self, worker: str, messages: Sequence[Admission | Settlement]) -> None:
         """Take a worker's bundle."""
-        self._heard[worker] = time.monotonic()
+        self._hear(worker)
         for message in messages:
             if isinstance(message, Admission):
+                if worker in self._dead:  # its last words
+                    continue
                 if message.model not in self._governors:
                     self._governors[message.model] = self._make[message.model]()
                 governor = self._governors[message.model]
@@ -75,9 +90,9 @@ class Service:
             else:
                 self._settle((worker, message.number), message.outcome)
 
-    async def listen(self, worker: str) -> list[tuple[int, str]]:
-        """The worker's admissions since the last time, each with an error or nothing; waits a while for the first."""
-        self._heard[worker] = time.monotonic()
+    async def listen(self, worker: str) -> list[Decision]:
+        """What was decided for a worker since the last time; waits a while for the first."""
+        self._hear(worker)
         self._bury_the_dead()
         try:
             await asyncio.wait_for(self._news[worker].wait(), _LISTEN_SECONDS)
@@ -98,16 +113,44 @@ class Service:
         """See Journal."""
         return await self._journal.notes(prefix)
 
+    async def room(self) -> None:
+        """See Journal."""
+        await self._journal.room()
+
+    async def bury(self, worker: str) -> None:
+        """A worker is dead: what it had goes to the others, at once.
+
+        Its requests in flight may be billed and count with the most that they can cost. What it waited for, and what it
+        was granted and had not heard of, was never sent.
+        """
+        self._dead.add(worker)
+        self._heard.pop(worker, None)
+        for place in [place for place in self._admitting if place[0] == worker]:
+            self._admitting.pop(place).cancel()
+        unheard = {decision.number for decision in self._decided.pop(worker, [])}
+        for place in [place for place in self._tickets if place[0] == worker]:
+            governor, ticket = self._tickets.pop(place)
+            governor.settle(ticket, Outcome("unsent") if place[1] in unheard else _UNACCOUNTED)
+        self._news.pop(worker, asyncio.Event()).set()
+
+    async def spent(self) -> dict[str, Spent]:
+        """What the workers have spent, by model; requests in flight count with the most that they can cost."""
+        return {model: governor.spent for model, governor in self._governors.items()}
+
     async def _admit(self, worker: str, number: int, governor: Governor, ask: Ask) -> None:
-        error = ""
+        error = None
         try:
             self._tickets[worker, number] = (governor, await governor.admit(ask))
-        except BudgetError as refused:
-            error = str(refused)
+        except (BudgetError, EndpointError) as refused:
+            error = refused
         finally:
             self._admitting.pop((worker, number), None)
-        self._decided[worker].append((number, error))
+        self._decided[worker].append(Decision(number, error))
         self._news[worker].set()
+
+    def _hear(self, worker: str) -> None:
+        if worker not in self._dead:
+            self._heard[worker] = time.monotonic()
 
     def _settle(self, place: tuple[str, int], outcome: Outcome) -> None:
         if place in self._admitting:
@@ -116,16 +159,19 @@ class Service:
             governor, ticket = self._tickets.pop(place)
             governor.settle(ticket, outcome)
         elif place in self._buried:  # it was not dead after all
-            self._buried.pop(place).spent_usd += outcome.cost
+            governor, counted = self._buried.pop(place)
+            governor.budget.correct(outcome.cost - counted if outcome.accounted else 0.0)
 
     def _bury_the_dead(self) -> None:
+        """Free the places of workers that are cut off; the death of others is told to `bury`."""
         now = time.monotonic()
         for worker in [worker for worker, heard in self._heard.items() if heard < now - _SILENCE_SECONDS]:
             # Who still waits to be admitted is left alone: should the worker be alive, it would wait for ever.
             for place in [place for place in self._tickets if place[0] == worker]:
-                self._buried[place] = self._tickets[place][0]
                 governor, ticket = self._tickets.pop(place)
-                governor.settle(ticket, Outcome("failed"))
+                before = governor.budget.usd
+                governor.settle(ticket, _UNACCOUNTED)
+                self._buried[place] = (governor, governor.budget.usd - before)
             self._heard[worker] = now
 
 
@@ -148,13 +194,23 @@ class RemoteGate:
         """See Gate."""
         self._post.turn_away(self._model, why)
 
+    @property
+    def spent(self) -> Spent:
+        """See Gate: the Service keeps the account."""
+        return Spent()
+
 
 class Post:
-    """A worker's side: bundles what it sends, listens for what is decided. Use from one event loop."""
+    """A worker's side: bundles what it sends, listens for what is decided. Use from one event loop.
 
-    def __init__(self, link: Link) -> None:
+    Args:
+        link: to the Service.
+        name: of the worker, by which its death is told to the Service.
+    """
+
+    def __init__(self, link: Link, name: str | None = None) -> None:
         self._link = link
-        self._name = uuid.uuid4().hex
+        self._name = name or uuid.uuid4().hex
         self._numbers = itertools.count()
         self._outgoing: list[Admission | Settlement] = []
         self._waiting: dict[int, tuple[str, asyncio.Future[int]]] = {}
@@ -189,11 +245,15 @@ class Post:
         if len(self._outgoing) == 1:
             self._start(self._flush())
 
+    async def delivered(self) -> None:
+        """Wait until what was sent has arrived."""
+        await asyncio.gather(*self._tasks)
+
     async def close(self) -> None:
         """Send what is left."""
         if self._listening:
             self._listening.cancel()
-        await asyncio.gather(*self._tasks)
+        await self.delivered()
 
     async def _flush(self) -> None:
         await asyncio.sleep(_BUNDLE_SECONDS)
@@ -214,7 +274,7 @@ class Post:
                         self.send(Settlement(number, Outcome("unsent")))
                         continue
                     if error:
-                        waiting.set_exception(BudgetError(error))
+                        waiting.set_exception(error)
                     else:
                         waiting.set_result(number)
         except Exception as error:
@@ -237,7 +297,9 @@ class RemoteAnswers:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._wanted: dict[str, asyncio.Future[str | None]] = {}
+        self._roomy_until = 0.0
         self._written: list[tuple[Entry, asyncio.Future[str | None]]] = []
+        self.unreadable: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> Completion | None:
@@ -247,12 +309,15 @@ class RemoteAnswers:
             if len(self._wanted) == 1:
                 self._start(self._find())
         found = await asyncio.shield(self._wanted[key])
-        return None if found is None else Completion.model_validate_json(found)
+        answer = as_answer(found)
+        if answer is None and found is not None:
+            self.unreadable.add(key)
+        return answer
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
         """See Answers."""
-        kept = await self._write(Entry("answers", key, completion.model_dump_json(exclude_defaults=True), replace))
-        return Completion.model_validate_json(kept or "")
+        kept = await self._write(Entry("answers", key, as_kept(completion), replace))
+        return as_answer(kept) or completion
 
     async def note(self, name: str, value: str | None) -> None:
         """See Answers."""
@@ -262,6 +327,12 @@ class RemoteAnswers:
         """See Answers."""
         found: dict[str, str] = await self._link.call("notes", prefix)
         return found
+
+    async def room(self) -> None:
+        """See Answers; asked again after a moment only."""
+        if time.monotonic() > self._roomy_until:
+            await self._link.call("room")
+            self._roomy_until = time.monotonic() + _ROOMY_SECONDS
 
     async def _write(self, entry: Entry) -> str | None:
         done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.llm.base import Completion, EndpointError, ModelError, Request, RequestError, StoppedError, TokenLogprob
+from engine.llm.base import (
+    LEAST_LOGPROB,
+    Completion,
+    EndpointError,
+    ModelError,
+    Request,
+    RequestError,
+    StoppedError,
+    TokenLogprob,
+)
 from engine.llm.generation import Ask, Generated, TokenScore, generate
 from engine.llm.structured import in_words
 from engine.quiet import quiet_transformers
@@ -167,7 +176,10 @@ class TransformersProvider:
                 for place, generated in answers:
                     each, ask = left.pop(place)
                     latency = round((time.perf_counter() - started) * 1000, 3)
-                    settle(each, model.completion(each.request, ask, generated, latency))
+                    try:
+                        settle(each, model.completion(each.request, ask, generated, latency))
+                    except RequestError as error:
+                        settle(each, error)
             return
         except torch.cuda.OutOfMemoryError as error:
             said = str(error).partition("\n")[0]
@@ -227,7 +239,11 @@ class LocalModel:
         )
 
     def completion(self, request: Request, ask: Ask, generated: Generated, latency_ms: float) -> Completion:
-        """The answer as text. Tokens of a stop word are counted and have log-probabilities; the text ends before it."""
+        """The answer as text. Tokens of a stop word are counted and have log-probabilities; the text ends before it.
+
+        Raises:
+            RequestError: a log-probability is not a number.
+        """
         text = self.tokenizer.decode(generated.tokens, skip_special_tokens=True)
         cuts = [text.find(word) for word in request.sampling["stop"] if word and word in text]
         return Completion(
@@ -270,8 +286,11 @@ class LocalModel:
     def _line(self, score: TokenScore) -> TokenLogprob:
         top: dict[str, float] = {}
         for token, logprob in score.top:  # likeliest first; parts of characters look alike as text
-            top.setdefault(self._text(token), logprob)
-        return TokenLogprob(token=self._text(score.token), logprob=score.logprob, top=top)
+            top.setdefault(self._text(token), max(logprob, LEAST_LOGPROB))
+        try:
+            return TokenLogprob(token=self._text(score.token), logprob=max(score.logprob, LEAST_LOGPROB), top=top)
+        except ValueError as error:
+            raise RequestError(f"the model {self.name} gives log-probabilities that are not numbers (NaN)") from error
 
     @functools.cached_property
     def _text(self) -> Callable[[int], str]:

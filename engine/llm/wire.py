@@ -1,33 +1,51 @@
-"""OpenAI's chat completions as JSON: from requests to a body, from a response to completions or a failure by class."""
+"""OpenAI's chat completions as JSON: from requests to a body, from a response to completions that are whole, or an error."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import re
-import time
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.llm.abilities import Abilities
-from engine.llm.base import Completion, EndpointError, ModelError, PassingError, Request, RequestError, TokenLogprob
+from engine.llm.base import (
+    LEAST_LOGPROB,
+    Completion,
+    EndpointError,
+    ModelError,
+    PassingError,
+    Request,
+    RequestError,
+    TokenLogprob,
+    tokens,
+)
+from engine.llm.decoding import excerpt, has_half
+from engine.llm.failures import status_of
+from engine.llm.finish import USABLE_AS, ending
 from engine.llm.structured import in_words
 from engine.spec import ModelSpec
 
 MOST_AT_ONCE = 64
 """Answers asked for in one request: the most that common servers take."""
 
-_HALF = re.compile("[\ud800-\udfff]")
-"""Half of a surrogate pair."""
-_PASSING = {408, 409, 425, 429}
-_ENDPOINT = {401, 402, 403, 404}
-_WORDS = 500
-_NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_NO_MODEL = re.compile(
-    r"\bmodel\b.{0,80}(does not exist|doesn't exist|not exist|not found|not available|not supported)", re.IGNORECASE | re.DOTALL
-)
+_ROUNDING = 1e-3
+"""A logarithm of a probability may be this much above 0."""
+
+_RETRIED = {408, 409, 425, 429}
+
+
+class Reply(NamedTuple):
+    """A server's answers to requests for one prompt.
+
+    Attributes:
+        completions: those that can be used, at most one for each request: whole, or cut off by a limit.
+        choices: how many came.
+        says_why: whether the server says why its answers ended.
+    """
+
+    completions: list[Completion]
+    choices: int
+    says_why: bool
 
 
 def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> dict[str, Any]:
@@ -56,145 +74,161 @@ def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> 
     return {**sampling.get("extra_body", {}), **asked}
 
 
-def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> list[Completion]:
-    """The answers in a response, at most one for each request.
+def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> Reply:
+    """The answers in a response. Of several choices, those that cannot be used are left out as long as one can.
 
     Raises:
-        PassingError: the response is not a chat completion.
-        RequestError: the model refused, or its answer is no text.
+        PassingError: the response is not a chat completion, or the server broke down while it answered.
+        RequestError: the model refused, a filter stopped it, or its answer is not one that can be used.
         EndpointError: log-probabilities were asked for, and there are none.
     """
     try:
-        usage = answer.get("usage") or {}
-        paid = Completion(
-            text="",
-            finish_reason="refusal",
-            tokens_in=_count(usage.get("prompt_tokens")),
-            tokens_out=_count(usage.get("completion_tokens")),
-            latency_ms=round(latency_ms, 3),
+        choices = answer["choices"]
+        if not isinstance(choices, list) or not choices:
+            raise ValueError("it has no choices")
+        paid = _Paid(answer, latency_ms)
+        usable, failed = [], []
+        for choice in choices[: len(requests)]:
+            try:
+                usable.append(_read(choice, requests[0], paid))
+            except ModelError as error:
+                failed.append(error)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise PassingError(
+            f"the response is not a chat completion ({excerpt(f'{type(error).__name__}: {error}', 200)})"
+        ) from None
+    if not usable:
+        raise failed[0]
+    if not paid.tokens_out and any(each.text for each in usable):
+        paid.tokens_in = 0  # a text of no tokens: the server does not count
+    shares = _shares(paid.tokens_out, [each.text for each in usable])
+    for place, each in enumerate(usable):
+        usable[place] = each.model_copy(update={"tokens_in": 0 if place else paid.tokens_in, "tokens_out": shares[place]})
+    return Reply(usable, len(choices), any(_says_why(choice) for choice in choices))
+
+
+def unused(reply: Reply) -> Completion:
+    """What stands for answers that are not used: they were paid for."""
+    count = [sum(each) for each in zip(*((each.tokens_in, each.tokens_out) for each in reply.completions), strict=True)]
+    return Completion(text="", finish_reason="unknown", tokens_in=count[0], tokens_out=count[1])
+
+
+class _Paid:
+    """What a response took, by the server's own count; where that is impossible, the server does not say."""
+
+    def __init__(self, answer: Any, latency_ms: float) -> None:
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        known = all(type(count) is int and tokens(count) == count for count in counts)
+        self.tokens_in, self.tokens_out = (int(counts[0] or 0), int(counts[1] or 0)) if known else (0, 0)
+        self.latency_ms = round(latency_ms, 3)
+
+    def nothing(self, finish_reason: str) -> Completion:
+        """An answer that is not used."""
+        return self.answer("", finish_reason)
+
+    def answer(self, text: str, finish_reason: str, logprobs: tuple[TokenLogprob, ...] | None = None) -> Completion:
+        """An answer, to which all that the response took is reckoned."""
+        return Completion(
+            text=text,
+            finish_reason=finish_reason,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            latency_ms=self.latency_ms,
+            logprobs=logprobs,
         )
-        choices = answer["choices"][: len(requests)]
-        texts = [_text(choice, paid) for choice in choices]
-        shares = _shares(_count(usage.get("completion_tokens")), texts)
-        asked_logprobs = "logprobs" in requests[0].sampling
-        return [
-            Completion(
-                text=text,
-                finish_reason=choice.get("finish_reason") or "stop",
-                tokens_in=0 if place else _count(usage.get("prompt_tokens")),
-                tokens_out=shares[place],
-                latency_ms=round(latency_ms, 3),
-                logprobs=_logprobs(choice) if asked_logprobs else None,
-            )
-            for place, (choice, text) in enumerate(zip(choices, texts, strict=True))
-        ] or _nothing()
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise PassingError(f"the answer is not a chat completion ({type(error).__name__}: {error})") from error
 
 
-def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec, secret: str) -> ModelError:
-    """A response that is not 200, by class, in the server's words (and never with the key)."""
-    code, words = _server_words(hide(text, secret))
-    said = f"{spec.endpoint} answered {status}: {words}"
-    if 300 <= status < 400:
-        return EndpointError(f"{said} (it redirects to {headers.get('Location', 'another address')}; correct base_url)")
-    if code in _NO_QUOTA or status == 402:
-        return EndpointError(f"{said} (the account has no quota left)")
-    if status == 404 or code == "model_not_found" or (status == 400 and _NO_MODEL.search(words)):
-        form = "" if spec.endpoint.endswith("/v1") else ", which usually ends in /v1,"
-        return EndpointError(f"{said} (check base_url{form} and the model name {spec.model!r})")
-    if status in _ENDPOINT:
-        key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"
-        return EndpointError(f"{said} ({key if status == 401 else 'this key may not use this model'})")
-    if status in _PASSING or status >= 500:
-        return PassingError(said, _retry_after(headers.get("Retry-After")), throttled=status == 429)
-    return RequestError(said, refused=status in (400, 422))
+def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
+    """A choice that can be used; see completions."""
+    error, reason = choice.get("error"), choice.get("finish_reason")
+    said = f"finish_reason {excerpt(str(reason), 60)!r}"
+    if error:
+        _raise_failed(error, said, paid)
+    if refusal := choice["message"].get("refusal"):
+        raise RequestError(f"the model refused: {excerpt(str(refusal))}", paid.nothing("refusal"))
+    end = ending(reason)
+    if end == "failed":
+        raise PassingError(f"the server broke off its answer ({said})", completion=paid.nothing("error"))
+    if end == "filtered":
+        raise RequestError(f"the server's content filter stopped the answer ({said})", paid.nothing("content_filter"))
+    if end == "unknown":
+        raise RequestError(
+            f"the server ended its answer for an unknown reason ({said}), so it is not taken as whole", paid.nothing("unknown")
+        )
+    if end == "tools" and not _offers_tools(request):
+        raise RequestError(
+            f"the model called a tool instead of answering, and none was offered ({said})", paid.nothing("unknown")
+        )
+    text = _text(choice["message"])
+    if has_half(text):
+        raise RequestError("the answer has half of a surrogate pair, which is no character", paid.nothing("unknown"))
+    if end == "unsaid":
+        # Small servers leave it out. What took all the tokens that it might was, in all likelihood, cut off.
+        end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
+    return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
 
 
-def status_inside(answer: Mapping[str, Any]) -> int:
-    """The status of an error that came with 200, as some proxies send them; 502 when it names none."""
-    error = answer["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    return int(str(code)) if str(code).isdigit() and 400 <= int(str(code)) < 600 else 502
+def _raise_failed(error: Any, said: str, paid: _Paid) -> None:
+    """An error inside a choice: the answer broke off."""
+    status = status_of(error) if isinstance(error, dict) else 502
+    words = error.get("message") if isinstance(error, dict) else error
+    said = f"the server broke off its answer ({said}): {status}: {excerpt(str(words or error))}"
+    if status in _RETRIED or status >= 500:
+        raise PassingError(said, throttled=status == 429, completion=paid.nothing("error"))
+    raise RequestError(said, paid.nothing("error"))
 
 
-def hide(text: str, secret: str) -> str:
-    """Servers repeat wrong keys in their errors; ours never shows one."""
-    return text.replace(secret, "***") if secret else text
+def _offers_tools(request: Request) -> bool:
+    further = request.sampling.get("extra_body", {})
+    return bool(further.get("tools") or further.get("functions"))
 
 
-def _nothing() -> list[Completion]:
-    raise ValueError("it has no choices")
+def _says_why(choice: Any) -> bool:
+    return ending(choice.get("finish_reason")) != "unsaid"
 
 
-def _text(choice: Any, paid: Completion) -> str:
-    message = choice["message"]
-    if message.get("refusal"):
-        raise RequestError(f"the model refused: {str(message['refusal'])[:_WORDS]}", paid)
+def _text(message: Mapping[str, Any]) -> str:
     text = message.get("content") or ""
     if isinstance(text, list):  # of parts
-        text = "".join(part.get("text") or "" for part in text if part.get("type") == "text")
+        text = "".join(part.get("text") or "" for part in text if part.get("type") in ("text", "output_text"))
     if not isinstance(text, str):
-        raise TypeError("its content is no text")
-    if not text.isascii() and _HALF.search(text):
-        raise RequestError("the answer has half of a surrogate pair, which is no character", paid)
+        raise TypeError("its content is not text")
     return text
 
 
-def _shares(tokens: int, texts: Sequence[str]) -> list[int]:
+def _shares(count: int, texts: Sequence[str]) -> list[int]:
     """Servers count the tokens of all choices together; each is given its share by length, and the sum is kept."""
     ends = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
-    return [end * tokens // ends[-1] - start * tokens // ends[-1] for start, end in itertools.pairwise(ends)]
+    return [end * count // ends[-1] - start * count // ends[-1] for start, end in itertools.pairwise(ends)]
 
 
-def _logprobs(choice: Any) -> tuple[TokenLogprob, ...]:
-    content = (choice.get("logprobs") or {}).get("content")
+def _logprobs(choice: Any, paid: _Paid) -> tuple[TokenLogprob, ...]:
+    given = choice.get("logprobs")
+    content = given.get("content") if isinstance(given, dict) else None
     if content is None:
         raise EndpointError("the server gives no log-probabilities, and the step needs them")
-    return tuple(
-        TokenLogprob(
-            token=each["token"],
-            logprob=max(float(each["logprob"]), -1e9),
-            top={top["token"]: max(float(top["logprob"]), -1e9) for top in each.get("top_logprobs") or () if _finite(top)},
-        )
-        for each in content
-    )
-
-
-def _finite(top: Any) -> bool:
-    return not math.isnan(float(top["logprob"]))
-
-
-def _count(value: Any) -> int:
-    """A count of tokens; what is none does not cost the answer it comes with."""
-    return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _server_words(text: str) -> tuple[str, str]:
-    """The code and the message inside an error body, or (nothing, the body), shortened."""
     try:
-        error = json.loads(text)
-    except ValueError:
-        return "", text.strip()[:_WORDS] or "(nothing)"
-    code = ""
-    while isinstance(error, dict):
-        code = str(error.get("code") or error.get("type") or code)
-        inner = error.get("error") or error.get("message") or error.get("detail")
-        if not inner:
-            break
-        error = inner
-    return code, str(error)[:_WORDS]
+        return tuple(_token(each) for each in content)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        said = f"its log-probabilities cannot be read ({excerpt(f'{type(error).__name__}: {error}', 200)})"
+        raise RequestError(said, paid.nothing("unknown")) from None
 
 
-def _retry_after(value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+def _token(each: Any) -> TokenLogprob:
+    top = {str(one["token"]): one["logprob"] for one in each.get("top_logprobs") or ()}
+    known = {token: _logprob(value) for token, value in top.items() if not _is_nan(value)}
+    if any(has_half(token) for token in (str(each["token"]), *known)):
+        raise ValueError("a token has half of a surrogate pair")
+    return TokenLogprob(token=each["token"], logprob=_logprob(each["logprob"]), top=known)
+
+
+def _logprob(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or _is_nan(value) or value > _ROUNDING:
+        raise ValueError(f"{value!r} is not the logarithm of a probability")
+    return max(float(value), LEAST_LOGPROB)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -39,7 +39,7 @@ def problems(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
     return [] if shares < 1 else [f"ike_share and closed_book_share leave no room for conflicts: together they are {shares:g}"]
 
 
-@operator(outputs={"sft": SFTExample, "pairs": PreferencePair}, checks=problems)
+@operator(outputs={"sft": SFTExample, "pairs": PreferencePair}, checks=problems, aside=["strategies"])
 def build_dpo_pairs(
     responses: Table[PathResponse],
     strategies: Table[StrategyChoice],

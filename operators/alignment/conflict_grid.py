@@ -13,6 +13,7 @@ from pydantic import Field
 from engine.operator import Context, Record, Reject, Table, derived, operator
 from operators.alignment.cells import cell_name
 from operators.alignment.conclusions import mentions, normalise
+from operators.ids import same_id
 from operators.records import ConflictCase, ConflictItem, FactualPassage
 
 
@@ -45,8 +46,10 @@ async def conflict_grid(
     in `rejects` with the reason; an item that fills none is rejected, and so is one whose two answers are equal or empty. Cases
     of an item without an id have one that follows from its question.
 
-    Metrics: `cases` by cell; `poisoned_passages`, and how many of them name the correct answer (11 and 19 % in
-    PoisonedRAG's files for NQ and HotpotQA).
+    Ids that differ only in how a whole number is written are the same: pandas makes 1.0 of 1 in a column that has gaps.
+
+    Metrics: `cases` by cell; `facts` that were given, and how many of them belong to an item; `poisoned_passages`, and how
+    many of them name the correct answer (11 and 19 % in PoisonedRAG's files for NQ and HotpotQA).
 
     Source: Dialectical Alignment (arXiv 2404.00486).
 
@@ -59,11 +62,15 @@ async def conflict_grid(
         factual_passages: how many of them a case with factual passages has.
         leaky: what becomes of poisoned passages that name the correct answer.
     """
+    ident = question_id(item.question) if item.id is None else item.id
+    matching = list(_matching(facts, ident, item.question)) if facts is not None else []
+    if facts is not None:
+        ctx.report("facts", len(facts), "given")
+        ctx.count("facts", "matched to an item", by=len(matching))
     if trouble := _unusable(item):
         raise Reject(trouble)
-    ident = question_id(item.question) if item.id is None else item.id
     poisoned = _drawn(item.poisoned, ctx)
-    found = {fact.passage: fact for fact in _matching(facts, ident, item.question)} if facts is not None else {}
+    found = {fact.passage: fact for fact in matching}
     factual = _drawn([*item.factual, *found], ctx)
 
     leaks = {passage for passage in poisoned if mentions(passage, item.correct_answer)}
@@ -131,7 +138,7 @@ def _lacks(kind: str, wanted: int, passages: Sequence[str]) -> str | None:
 def _matching(facts: Table[FactualPassage], ident: str, question: str) -> Iterator[FactualPassage]:
     """The facts for an item, in order."""
     by_id, by_question = _places(facts)
-    for row in sorted({*by_id.get(ident, ()), *by_question.get(normalise(question), ())}):
+    for row in sorted({*by_id.get(same_id(ident), ()), *by_question.get(normalise(question), ())}):
         yield facts[row]
 
 
@@ -142,7 +149,7 @@ def _places(facts: Table[FactualPassage]) -> tuple[Mapping[str, list[int]], Mapp
     by_question: dict[str, list[int]] = {}
     for row, fact in enumerate(facts):
         if fact.id is not None:
-            by_id.setdefault(fact.id, []).append(row)
+            by_id.setdefault(same_id(fact.id), []).append(row)
         elif fact.question is not None:
             by_question.setdefault(normalise(fact.question), []).append(row)
         else:

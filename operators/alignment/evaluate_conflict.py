@@ -82,7 +82,7 @@ async def evaluate_conflict(
         answers.append(await ctx.models["student"].chat(turns, temperature=case.temperature))
         response = answers[0].text.strip()
     except RequestError as error:
-        if error.completion is None:
+        if not error.declined:
             raise
         response = ""  # the model ended its turn at once: that is an answer, too
     correct, said = await _judged(case, response, ctx, judging, judge_prompt, swapped)

@@ -22,6 +22,7 @@ from operators.records import Calibration, PredictionSet, SampledAnswers
     outputs={"sets": PredictionSet},
     encoders=["encoder"],
     uses=lambda params: ["encoder"] if params.similarity else [],
+    aside=["calibration"],
 )
 async def cp_predict(
     samples: Table[SampledAnswers],

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from operators.conformal.equivalence import same_question
+from operators.ids import same_id
 from operators.records import SampledAnswers
 
 Side = Literal["tune", "calibrate", "evaluate"]
@@ -71,7 +72,7 @@ def _joined(rows: Sequence[SampledAnswers], families: Sequence[int]) -> list[int
 
     met: dict[tuple[str, object], int] = {}
     for number, row in enumerate(rows):
-        names = [("text", same_question(row.question)), ("id", row.id or None)] + (
+        names = [("text", same_question(row.question)), ("id", same_id(row.id) if row.id else None)] + (
             [("seed", families[number])] if families else []
         )
         for name in names:

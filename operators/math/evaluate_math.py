@@ -66,7 +66,7 @@ async def evaluate_math(
         if answer.truncated and not _STATED.search(text):
             verdict, predicted = "unparsed", None
     except RequestError as error:
-        if error.completion is None:
+        if not error.declined:
             raise
         text, verdict, predicted = "", "unparsed", None  # the model ended its turn at once: that is an answer, too
     for part in dict.fromkeys((_ALL, problem.source or _ALL)):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from engine.llm.base import RequestError
 from engine.operator import Context, Reject, derived, operator
 from engine.prompt import prompt_with, render
 from operators.math.answers import gold_answer
@@ -30,7 +31,7 @@ async def regenerate_cot(
 
     The first sample whose final answer equals the gold answer goes to `solved`. When none does, the last complete
     sample goes to `unsolved` with its verdict (reflection starts from it). A sample that max_tokens cut off is never
-    kept; a problem for which all samples were cut off is rejected.
+    kept, and neither is one that was refused, filtered or empty; a problem with no other samples is rejected.
 
     The gold answer may be a bare answer, a worked solution that ends in `#### 72` (GSM8K), or one with a `\\boxed{}`
     (MATH); solutions have it bare.
@@ -44,8 +45,16 @@ async def regenerate_cot(
     teacher, gold = ctx.models["teacher"], gold_answer(problem.answer)
     text = render(prompt or PROMPT, question=problem.question)
     unsolved: MathSolution | None = None
+    failed: RequestError | None = None
     for sample in range(attempts):
-        made = await attempt(teacher, text, gold, sample=sample)
+        try:
+            made = await attempt(teacher, text, gold, sample=sample)
+        except RequestError as error:
+            if error.completion is None:  # the request failed, not the answer
+                raise
+            failed = error
+            ctx.count("samples", "unusable")
+            continue
         ctx.count("samples", made.verdict or "cut off")
         if made.verdict is None:
             continue
@@ -64,7 +73,7 @@ async def regenerate_cot(
             return
         unsolved = record
     if unsolved is None:
-        raise Reject(cut_off(teacher))
+        raise failed or Reject(cut_off(teacher))
     yield "unsolved", unsolved
 
 

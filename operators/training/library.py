@@ -6,7 +6,7 @@ library.json is made from the installed packages by `python -m operators.trainin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,7 +31,7 @@ class Field(NamedTuple):
 
     Attributes:
         kinds: of `bool`, `int`, `float`, `str`, `list`, `dict`, `null`.
-        choices: the texts it takes; empty: any.
+        choices: the texts it takes, or a list of it holds; empty: any.
     """
 
     kinds: tuple[str, ...]
@@ -41,14 +41,17 @@ class Field(NamedTuple):
     def schema(self) -> dict[str, Any]:
         """The same as JSON Schema."""
         known: dict[str, Any] = {"type": [_JSON_TYPES[kind] for kind in self.kinds]}
+        if "list" in self.kinds:
+            return known
         return known | ({"enum": [*self.choices, *([None] if "null" in self.kinds else [])]} if self.choices else {})
 
     def trouble(self, value: Any) -> str | None:
         """Why a value does not fit; None when it does."""
         if not any(_is(value, kind) for kind in self.kinds):
             return f"takes {' or '.join(self.kinds)} (given: {value!r})"
-        if isinstance(value, str) and self.choices and value not in self.choices:
-            return f"is one of {', '.join(self.choices)} (given: {value!r})"
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and self.choices and each not in self.choices:
+                return f"is one of {', '.join(self.choices)} (given: {each!r})"
         return None
 
 
@@ -76,15 +79,16 @@ def installed() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for config in (SFTConfig, DPOConfig, KTOConfig, LoraConfig):
         hints = typing.get_type_hints(config)
-        named = [field.name for field in dataclasses.fields(config) if field.init]
-        found[config.__name__] = {name: _described(hints[name]) for name in sorted(named)}
+        named = {field.name: field.metadata.get("choices") or () for field in dataclasses.fields(config) if field.init}
+        found[config.__name__] = {name: _described(hints[name], choices) for name, choices in sorted(named.items())}
     return found
 
 
-def _described(hint: Any) -> dict[str, Any]:
+def _described(hint: Any, listed: Iterable[str]) -> dict[str, Any]:
+    """What a field takes, from its type and the choices that its metadata lists."""
     parts = list(_parts(hint))
     kinds = [kind for kind in _KINDS if any(kind == name for name, _ in parts)]
-    choices = sorted({choice for _, given in parts for choice in given})
+    choices = sorted({*listed, *(choice for _, given in parts for choice in given)})
     # A text beside an enumeration stands for one of its members; other texts beside choices are free.
     return {"kinds": kinds, "choices": choices} if choices else {"kinds": kinds}
 

@@ -18,6 +18,7 @@ from engine.quiet import quiet_transformers
 from operators.training.exposure import counting, with_rows
 from operators.training.settings import DPOSettings, TrainingSettings
 from operators.training.students import Student, load, save
+from operators.training.warned import heard
 
 Told = Callable[[int, int, float], None]
 """Is told (step, of how many, loss)."""
@@ -58,7 +59,7 @@ class Training:
 
     @property
     def history(self) -> Path:
-        """A file with (metric, step, value) of every step, and the number of parameters that are trained."""
+        """A file with (metric, step, value) of every step, the number of parameters that are trained, and notes for users."""
         return self.folder / "history.json"
 
     def seen(self, rank: int) -> Path:
@@ -72,9 +73,14 @@ def run(training: Training, told: Told, rank: int = 0) -> None:
     Raises:
         InvariantError: DPO's first loss is not ln 2, so its reference is not the model that it starts from.
     """
+    quiet_transformers()
+    with heard() as warned:
+        _run(training, told, rank, warned)
+
+
+def _run(training: Training, told: Told, rank: int, warned: list[str]) -> None:
     from transformers import AutoTokenizer, set_seed
 
-    quiet_transformers()
     set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(training.student.folder)
     checkpoint = last_checkpoint(training.folder, training.settings.devices)
@@ -82,6 +88,8 @@ def run(training: Training, told: Told, rank: int = 0) -> None:
         Counter({int(row): times for row, times in _read(checkpoint / training.seen(rank).name)}) if checkpoint else Counter()
     )
     trainer = _trainer(training, tokenizer, seen, told, rank)
+    if left_out := len(training.rows) - len(trainer.train_dataset):
+        warned.append(f"trl: {left_out} of {len(training.rows)} rows were left out, as nothing of them is left to learn")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training.seen(rank).write_text(json.dumps(sorted(seen.items())))
     if rank == 0:
@@ -92,7 +100,7 @@ def run(training: Training, told: Told, rank: int = 0) -> None:
         ]
         shutil.rmtree(training.model, ignore_errors=True)
         save(model, tokenizer, training.model, training.student, training.settings)
-        training.history.write_text(json.dumps({"trainable_parameters": trainable, "logged": logged}))
+        training.history.write_text(json.dumps({"trainable_parameters": trainable, "logged": logged, "notes": warned}))
 
 
 def last_checkpoint(folder: Path, devices: int) -> Path | None:
@@ -149,8 +157,8 @@ def _arguments(training: Training) -> dict[str, Any]:
         "max_length": settings.max_length,
         "warmup_steps": int(settings.warmup_ratio * settings.steps(len(training.rows))),
         "lr_scheduler_type": settings.lr_scheduler,
-        "bf16": cuda and torch.cuda.is_bf16_supported(),
-        "gradient_checkpointing": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported() and not settings.config.get("fp16"),
+        "activation_checkpointing": cuda,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
         "logging_steps": 1,

@@ -2,144 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import Field
 
 from operators.training import library
-
-Translation = Mapping[str, str]
-"""Another name -> our name, or `lora.NAME` for a part of the adapter's settings."""
-
-
-class Accepting(BaseModel):
-    """Settings that take the fields of a library's configuration beside their own, and other names for both.
-
-    What is no field of our own stands in `config` afterwards, under the library's name.
-
-    Attributes:
-        configures: the configuration.
-        aliases: other names of our fields.
-        owned: fields of the configuration that cannot be set, and why.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    configures: ClassVar[library.Config]
-    aliases: ClassVar[Translation]
-    owned: ClassVar[Mapping[str, str]]
-    _notes: list[str] = PrivateAttr(default_factory=list)
-
-    config: dict[str, Any] = {}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """How names that are not ours were read, for people."""
-        inner = [
-            note
-            for name in type(self).model_fields
-            if isinstance(part := getattr(self, name), Accepting)
-            for note in part.notes
-        ]
-        return (*self._notes, *inner)
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Every name that can be given."""
-        return [*cls.model_fields, *cls.aliases, *(name for name in library.fields(cls.configures) if name not in cls.owned)]
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
-        """With the names of the library and of other trainers, so that editors know them."""
-        schema: dict[str, Any] = handler.resolve_ref_schema(handler(core))
-        own = dict(schema["properties"])
-        of_library = {name: each.schema for name, each in library.fields(cls.configures).items() if name not in cls.owned}
-        others = {name: {"description": f"{name} is {place}"} for name, place in cls.aliases.items()}
-        schema["properties"] = {**of_library, **others, **own}
-        return schema
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _read(cls, given: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        if not isinstance(given, Mapping):
-            return handler(given)
-        notes: list[str] = []
-        made = handler(cls._resolved(dict(given), notes))
-        made._notes = notes
-        return made
-
-    @classmethod
-    def _resolved(cls, given: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-        """The settings under our names and those of the library."""
-        settings, config = {}, dict(given.pop("config", None) or {})
-        told: dict[str, str] = {}
-        for name, value in given.items():
-            if name in cls.model_fields:
-                places = {name: value}
-            elif name in cls.aliases:
-                places = cls.translated(name, value)
-                notes.append(f"{name}: {_short(value)} is " + ", ".join(f"{k}: {_short(v)}" for k, v in places.items()))
-            elif name in library.fields(cls.configures) or name in cls.owned:
-                config[name] = value
-                continue
-            else:
-                settings[name] = value  # pydantic says that there is no such field
-                continue
-            for place, each in places.items():
-                if place in told:
-                    raise ValueError(f"{told[place]} and {name} are the same setting, and both are given")
-                told[place] = name
-                if place.partition(".")[0] in cls.model_fields:
-                    _put(settings, place, each)
-                else:
-                    config[place] = each
-        if config:
-            settings["config"] = cls._fitting(config)
-        return settings
-
-    @classmethod
-    def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """What another name stands for: our names (with dots for parts) and their values."""
-        return {cls.aliases[name]: value}
-
-    @classmethod
-    def _fitting(cls, config: dict[str, Any]) -> dict[str, Any]:
-        known = library.fields(cls.configures)
-        for name, value in config.items():
-            if name in cls.owned:
-                raise ValueError(f"{name} cannot be set: {cls.owned[name]}")
-            if name not in known:
-                raise ValueError(f"{cls.configures} has no field {name!r}")
-            if trouble := known[name].trouble(value):
-                raise ValueError(f"{name} {trouble}")
-        return config
-
-
-def _put(settings: dict[str, Any], place: str, value: Any) -> None:
-    """Set a value at a place such as `lora.r`."""
-    outer, _, inner = place.partition(".")
-    if not inner:
-        settings[outer] = value
-    elif settings.get(outer, {}) is None:
-        raise ValueError(f"{place} is given, and {outer} is null")
-    else:
-        settings[outer] = {**settings.get(outer, {}), inner: value}
-
-
-def _short(value: Any) -> str:
-    return "null" if value is None else str(value)
+from operators.training.accepting import Accepting, Given, Place, Translation, refuse
 
 
 class Lora(Accepting):
     """A low-rank adapter (Hu et al. 2021); takes every other field of PEFT's LoraConfig, too.
 
     Args:
-        r: its rank.
-        alpha: its scale; updates are multiplied by alpha / r.
-        dropout: on its input while training.
-        target_modules: names of the layers it sits on (or a pattern); `all-linear` is every linear layer but the head.
+        r: its rank (16).
+        alpha: its scale (32); updates are multiplied by alpha / r.
+        dropout: on its input while training (0).
+        target_modules: names of the layers it sits on (or a pattern); `all-linear`, the default, is every linear layer but
+            the head.
         config: fields of LoraConfig.
+
+    An adapter that is trained further keeps what it was made with: leave these out, or repeat them as they are.
     """
 
     configures: ClassVar[library.Config] = "LoraConfig"
@@ -158,10 +41,42 @@ class Lora(Accepting):
         "revision": "name the student's version in its model: entry",
     }
 
-    r: Annotated[int, Field(ge=1)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: list[str] | str = "all-linear"
+    r: Annotated[int, Field(ge=1)] | None = None
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    target_modules: list[str] | str | None = None
+
+    @property
+    def complete(self) -> Lora:
+        """With the defaults of a new adapter for what is not set."""
+        given = {name: value for name in _NEW if (value := getattr(self, name)) is not None}
+        return self.model_copy(update={**_NEW, **given})
+
+    def disagreement(self, adapter: Lora) -> str | None:
+        """Why an adapter cannot be trained further with these settings; None when it can."""
+        own = {name: (getattr(self, name), getattr(adapter, name)) for name in _NEW}
+        rest = {name: (value, adapter.config.get(name)) for name, value in sorted(self.config.items())}
+        for name, (wanted, has) in (own | rest).items():
+            if not _agrees(wanted, has):
+                return (
+                    f"the student is an adapter with {name} {_shown(has)}, which is trained further, and lora.{name} says "
+                    f"{_shown(wanted)}: leave it out, or set student_adapter: merge"
+                )
+        return None
+
+
+def _agrees(wanted: Any, has: Any) -> bool:
+    if isinstance(wanted, list) and isinstance(has, list):
+        return sorted(map(str, wanted)) == sorted(map(str, has))
+    return wanted is None or wanted == has or (not wanted and not has)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+_NEW: Mapping[str, Any] = {"r": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
+"""A new adapter, where the pipeline says nothing else."""
 
 
 _EVALUATION = "a training step does not evaluate; let a step of its own do it, on the model that this one makes"
@@ -196,6 +111,8 @@ ALIASES: Translation = {
     "lr_scheduler_type": "lr_scheduler",
     "save_steps": "checkpoint_steps",
     "peft_config": "lora",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
     # of LLaMA-Factory
     "cutoff_len": "max_length",
     "finetuning_type": "lora",
@@ -221,6 +138,10 @@ ALIASES: Translation = {
 }
 
 
+_RIVALS = (("warmup_ratio", "warmup_steps"), ("bf16", "fp16"))
+"""Settings of which the trainer uses one only."""
+
+
 class TrainingSettings(Accepting):
     """What every training takes.
 
@@ -243,6 +164,7 @@ class TrainingSettings(Accepting):
 
     aliases: ClassVar[Translation] = ALIASES
     owned: ClassVar[Mapping[str, str]] = OWNED
+    parts: ClassVar[Mapping[str, type[Accepting]]] = {"lora": Lora}
 
     epochs: Annotated[float, Field(gt=0)] = 3
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -257,26 +179,45 @@ class TrainingSettings(Accepting):
     checkpoint_steps: Annotated[int, Field(ge=1)] = 200
     devices: Annotated[int, Field(ge=1)] = 1
 
-    @model_validator(mode="after")
-    def _known_scheduler(self) -> TrainingSettings:
-        if trouble := library.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
-            raise ValueError(f"lr_scheduler {trouble}")
-        return self
+    @classmethod
+    def _placed(cls, given: Mapping[str, Any], path: Place, notes: list[str]) -> Iterator[Given]:
+        if given.get("lora_target_linear") is False and given.keys() & {"lora_target", "lora_target_modules"}:
+            given = {name: value for name, value in given.items() if name != "lora_target_linear"}
+        return super()._placed(given, path, notes)
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
         """See Accepting; here also values have other names (`lora_target: all`)."""
         place = cls.aliases[name]
         if place == "lora" and name != "peft_config":
-            if value not in ("lora", "full", "none", None):
+            if value not in ("lora", "full", "none", "", None):
                 raise ValueError(f"{name}: {value} is not supported; there are lora and full")
-            return {} if value == "lora" else {"lora": None}
+            return {"lora": {} if value == "lora" else None}
         if place == "lora.target_modules":
             if name == "lora_target_linear":
-                return {place: "all-linear"} if value else {}
+                if not value:
+                    raise ValueError(f"{name}: false says what not to train; name the layers in lora_target_modules")
+                return {place: "all-linear"}
             if isinstance(value, str) and value != "all-linear":
                 value = "all-linear" if value == "all" else [each.strip() for each in value.split(",")]
         return {place: value}
+
+    def examine(self, placed: Mapping[Place, Given]) -> None:
+        """See Accepting."""
+        if trouble := library.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
+            refuse(f"lr_scheduler {trouble}", placed[("lr_scheduler",)].path, self.lr_scheduler)
+        by_name = {place[-1]: given for place, given in placed.items() if place[0] != "lora"}
+        for names in _RIVALS:
+            one, other = (by_name.get(name) for name in names)
+            if one and other and one.value and other.value:
+                refuse(f"{one.shown} and {other.shown} exclude each other; keep one", other.path, other.value)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See Accepting."""
+        if self.max_steps and "epochs" in self.model_fields_set:
+            return (*super().notes, f"max_steps: {self.max_steps} decides how long it trains, not epochs: {self.epochs:g}")
+        return super().notes
 
     def steps(self, rows: int) -> int:
         """Optimizer steps over so many rows."""
@@ -312,12 +253,26 @@ class PreferenceSettings(TrainingSettings):
     beta: Annotated[float, Field(gt=0)] = 0.1
 
 
+DPO_LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+"""TRL's, which its configuration does not list; a test compares them."""
+
+
 class DPOSettings(PreferenceSettings):
     """What train_dpo takes."""
 
     configures: ClassVar[library.Config] = "DPOConfig"
 
     loss_type: list[str] | str = "sigmoid"
+
+    def examine(self, placed: Mapping[Place, Given]) -> None:
+        """See Accepting."""
+        super().examine(placed)
+        for loss in [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type:
+            if loss not in DPO_LOSSES:
+                refuse(f"loss_type is one of {', '.join(DPO_LOSSES)} (given: {loss!r})", placed[("loss_type",)].path, loss)
 
 
 class KTOSettings(PreferenceSettings):
@@ -328,7 +283,38 @@ class KTOSettings(PreferenceSettings):
     """
 
     configures: ClassVar[library.Config] = "KTOConfig"
+    aliases: ClassVar[Translation] = {
+        **PreferenceSettings.aliases,
+        "kto_chosen_weight": "desirable_weight",
+        "kto_rejected_weight": "undesirable_weight",
+        "kto_desirable_weight": "desirable_weight",
+        "kto_undesirable_weight": "undesirable_weight",
+    }
 
     desirable_weight: Annotated[float, Field(gt=0)] = 1.0
     undesirable_weight: Annotated[float, Field(gt=0)] = 1.0
-    loss_type: str = "kto"
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss has a KL term, for which rows are compared with their neighbours."""
+        return self.loss_type != "apo_zero_unpaired"
+
+    def examine(self, placed: Mapping[Place, Given]) -> None:
+        """See Accepting. The KL term of a row is estimated with its neighbours in the batch of its device."""
+        super().examine(placed)
+        if not self.compares:
+            return
+        if self.batch_size == 1:
+            given = placed[("batch_size",)]
+            why = (
+                f"{given.shown} leaves KTO without a second row to estimate its KL term from; set it to 2 or more "
+                "(gradient_accumulation_steps and devices do not help), or set loss_type: apo_zero_unpaired"
+            )
+            refuse(why, given.path, given.value)
+        order = placed.get(("config", "train_sampling_strategy"))
+        if order and order.value != "sequential":
+            why = (
+                f"{order.shown} does not work with KTO, which compares a row with its neighbours in a fixed order; leave it out"
+            )
+            refuse(why, order.path, order.value)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.operator import Model
+from operators.training import library
 from operators.training.settings import Lora, TrainingSettings
 
 
@@ -29,20 +32,73 @@ class Student:
         merged = self.adapter is not None and settings.student_adapter == "merge"
         return "adapter" if settings.lora and not merged else "full"
 
-    def trouble(self, settings: TrainingSettings) -> str | None:
-        """Why it cannot be trained with these settings; None when it can."""
-        if self.adapter is None or settings.lora is None or settings.student_adapter == "merge":
-            return None
-        has = json.loads((self.adapter / "adapter_config.json").read_text())
-        names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
-        for ours in sorted(settings.lora.model_fields_set & names.keys()):
-            wanted, given = getattr(settings.lora, ours), has.get(names[ours])
-            if wanted != given:
-                return (
-                    f"the student is an adapter with {ours} {given:g}, which is trained on, and lora.{ours} says {wanted:g}: "
-                    "leave it out, or say student_adapter: merge"
-                )
+    def trained_as(self, settings: TrainingSettings) -> TrainingSettings:
+        """The settings with those of the adapter that is trained: a new one, or the student's own.
+
+        Raises:
+            ValueError: the settings say something else about the adapter than what it is; says what to do.
+        """
+        if settings.lora is None:
+            return settings
+        lora = settings.lora.complete
+        if self.adapter is not None and settings.student_adapter == "continue":
+            lora = _read(self.adapter, settings.lora.target_modules)
+            if why := settings.lora.disagreement(lora):
+                raise ValueError(why)
+        return settings.model_copy(update={"lora": lora})
+
+
+def foretold(settings: TrainingSettings, models: Mapping[str, Model]) -> Model | None:
+    """What a training makes of the model in the role `student`, as far as can be said before; None when it cannot.
+
+    Raises:
+        ValueError: the student is an adapter that the settings do not fit; says what to do.
+    """
+    student = models.get("student")
+    lora = settings.lora
+    if student is None:
         return None
+    if lora is not None and student.format == "adapter" and settings.student_adapter == "continue":
+        before = _recorded(student)
+        if before is None:
+            return None
+        if why := lora.disagreement(before):
+            raise ValueError(why)
+        lora = before
+    merged = student.format == "adapter" and settings.student_adapter == "merge"
+    config = json.dumps({"lora": lora.complete.model_dump(mode="json") if lora else None})
+    return Model(base_model=student.base_model, format="adapter" if lora and not merged else "full", config=config)
+
+
+def _recorded(model: Model) -> Lora | None:
+    """How a model of the registry was trained; None when another tool made it."""
+    try:
+        return Lora.model_validate(json.loads(model.config)["lora"]).complete
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _read(adapter: Path, all_linear: Any) -> Lora:
+    """An adapter's settings, without PEFT's defaults.
+
+    Args:
+        adapter: its folder.
+        all_linear: `all-linear` is taken for the layers that the adapter sits on: their names are all that it knows.
+    """
+    from peft import LoraConfig
+
+    found = json.loads((adapter / "adapter_config.json").read_text())
+    usual = LoraConfig().to_dict()
+    own = {"r", "lora_alpha", "lora_dropout", "target_modules"}
+    known = library.fields("LoraConfig").keys() - own - Lora.owned.keys()
+    config = {name: value for name, value in found.items() if name in known and value != usual.get(name)}
+    return Lora(
+        r=found["r"],
+        alpha=found["lora_alpha"],
+        dropout=found["lora_dropout"],
+        target_modules=all_linear if all_linear == "all-linear" else found["target_modules"],
+        config=config,
+    )
 
 
 def load(student: Student, settings: TrainingSettings) -> tuple[Any, Any]:
@@ -72,18 +128,20 @@ def _full(folder: Path) -> Any:
 def _peft(lora: Lora) -> Any:
     from peft import LoraConfig
 
+    lora = lora.complete
     given = lora.config | {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     return LoraConfig(**given, target_modules=lora.target_modules, task_type="CAUSAL_LM")
 
 
 def save(model: Any, tokenizer: Any, folder: Path, student: Student, settings: TrainingSettings) -> None:
-    """Write what was trained: an adapter, or full weights with the tokenizer. The files are the same in every process."""
+    """Write what was trained, an adapter or full weights, and the tokenizer. The files are the same in every process."""
     from peft import PeftModel
 
     if student.results_in(settings) == "adapter":
         # Beside the one that is trained, TRL keeps a copy of an adapter as reference.
         model.save_pretrained(folder, selected_adapters=["default"])
         _tidy(folder, student.name)
+        tokenizer.save_pretrained(folder)
         return
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from engine.operator import Context, Model, Reject, Table
 from operators.charts import save_lines
-from operators.training.fitting import fitting
+from operators.training.exposure import ROW
+from operators.training.fitting import Room, fitting
 from operators.training.launch import launch
 from operators.training.loop import InvariantError, Training
-from operators.training.settings import TrainingSettings
+from operators.training.settings import KTOSettings, TrainingSettings
 from operators.training.students import Student
+from operators.training.warned import heard
 
 CURVE = "loss.png"
 
@@ -35,21 +37,31 @@ def train(
         table: the rows.
         completions: their fields with completions.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     student = Student(*ctx.models["student"].weights)
-    if trouble := student.trouble(settings):
-        raise Reject(trouble)
-    tokenizer = AutoTokenizer.from_pretrained(student.folder)
-    rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx)
+    try:
+        settings = student.trained_as(settings)
+    except ValueError as error:
+        raise Reject(str(error)) from error
+    with heard() as warned:
+        tokenizer = AutoTokenizer.from_pretrained(student.folder)
+        room = Room.of(AutoConfig.from_pretrained(student.folder))
+        rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, room)
+    if isinstance(settings, KTOSettings) and settings.compares and len(rows) < 2:
+        raise Reject("KTO estimates its KL term from other rows, and there is only one; give it more, or train_sft that one")
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
     try:
         launch(training, lambda step, total, loss: ctx.progress(step, total, f"loss {loss:.3f}"), ctx.device)
     except InvariantError as error:
         raise Reject(str(error)) from error
+    for each in rows:
+        ctx.seen(table.ref(each[ROW]), 0)
     for rank in range(settings.devices):
         for row, times in json.loads(training.seen(rank).read_text()):
             ctx.seen(table.ref(row), times)
+    for text in dict.fromkeys((*warned, *json.loads(training.history.read_text())["notes"])):
+        ctx.note(text)
     return _finished(training, ctx)
 
 

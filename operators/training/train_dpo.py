@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from engine.operator import Context, Model, Table, operator
 from operators.records import PreferencePair
 from operators.training.settings import DPOSettings
+from operators.training.students import foretold
 from operators.training.train import train
 
 
-@operator(outputs={"model": Model}, models=["student"], calls=lambda settings: {}, devices=lambda settings: settings.devices)
+@operator(
+    outputs={"model": Model},
+    models=["student"],
+    calls=lambda settings: {},
+    devices=lambda settings: settings.devices,
+    foretells=foretold,
+)
 def train_dpo(pairs: Table[PreferencePair], ctx: Context, settings: DPOSettings) -> Iterator[Model]:
     """Train the student to prefer what was chosen to what was rejected, without leaving itself too far behind.
 

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from engine.operator import Context, Model, Table, operator
 from operators.records import LabelledExample
 from operators.training.settings import KTOSettings
+from operators.training.students import foretold
 from operators.training.train import train
 
 
-@operator(outputs={"model": Model}, models=["student"], calls=lambda settings: {}, devices=lambda settings: settings.devices)
+@operator(
+    outputs={"model": Model},
+    models=["student"],
+    calls=lambda settings: {},
+    devices=lambda settings: settings.devices,
+    foretells=foretold,
+)
 def train_kto(examples: Table[LabelledExample], ctx: Context, settings: KTOSettings) -> Iterator[Model]:
     """Train the student on completions that are wanted (label true) or not, which need not come in pairs.
 

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from engine.operator import Context, Model, Table, operator
 from operators.records import SFTExample
 from operators.training.settings import SFTSettings
+from operators.training.students import foretold
 from operators.training.train import train
 
 
-@operator(outputs={"model": Model}, models=["student"], calls=lambda settings: {}, devices=lambda settings: settings.devices)
+@operator(
+    outputs={"model": Model},
+    models=["student"],
+    calls=lambda settings: {},
+    devices=lambda settings: settings.devices,
+    foretells=foretold,
+)
 def train_sft(examples: Table[SFTExample], ctx: Context, settings: SFTSettings) -> Iterator[Model]:
     """Fine-tune the student on examples; the loss is on the completions only.
 

@@ -35,7 +35,7 @@ def _wrong(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
     return wrong
 
 
-@operator(outputs={"clean": "rows", "contaminated": Contaminated}, checks=_wrong)
+@operator(outputs={"clean": "rows", "contaminated": Contaminated}, checks=_wrong, aside=["reference"])
 def decontaminate(
     rows: Table[Record],
     reference: Table[Record],

@@ -11,11 +11,11 @@ where place = 1
 order by name;
 
 create view versions as
-select name, version, version_id, content_id, type, rows, bytes, run_id, step, created_at
+select name, version, version_id, content_id, type, rows, bytes, run_id, step, created_at, from_json(files, '["varchar"]') as files
 from internal.versions order by name, version;
 
 create view runs as
-select run_id, pipeline, state, started_at, ended_at, error from internal.runs order by started_at, run_id;
+select run_id, pipeline, state, started_at, ended_at, error, params::json as params, file from internal.runs order by started_at, run_id;
 
 create view step_runs as
 select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reused, tokens_in, tokens_out, cost_usd, seconds

@@ -46,6 +46,7 @@ def test_the_whole_tour(project: Path, engine: Cli, chat_server: ChatServer) -> 
     planned = json.loads(engine("plan", "p.yaml", "--json").stdout)
     assert [(step["step"], step["status"]) for step in planned] == [("problems", "READ"), ("cot", "RUN"), ("rows", "WAIT")]
     assert planned[1]["max_calls"] == 4
+    assert not (project / ".engine").exists(), "a plan where nothing ever ran leaves nothing behind"
     assert not chat_server.requests
 
     ran = engine("run", "p.yaml")
@@ -59,20 +60,14 @@ def test_the_whole_tour(project: Path, engine: Cli, chat_server: ChatServer) -> 
     suggested = [line.strip() for line in ran.stdout.partition("Try next:")[2].splitlines() if line.strip()]
     assert len(suggested) == 3
     for line in suggested:
-        done = subprocess.run(
-            f"{sys.executable} -m engine.cli {line.removeprefix('engine ')}",
-            shell=True,
-            cwd=project,
-            capture_output=True,
-            check=False,
-        )
+        done = subprocess.run(line, shell=True, cwd=project, capture_output=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
         assert done.stdout
 
     again = json.loads(engine("run", "p.yaml", "--json").stdout)
     assert again["state"] == "succeeded"
     assert [step["outcome"] for step in again["steps"]] == ["hit", "hit"]
-    more = json.loads(engine("run", "p.yaml", "--set", "limit=6", "--json").stdout)
+    more = json.loads(engine("run", "p.yaml", "--set", "limit=6", "--latest", "--json").stdout)
     assert more["steps"][0]["calls"] == 2
     assert more["steps"][0]["calls_reused"] == 4
     assert len(chat_server.requests) == 6

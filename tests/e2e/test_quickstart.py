@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.timeout(400)
@@ -27,6 +29,11 @@ def test_the_quickstart_in_small(engine: Cli, workdir: Path) -> None:
     assert exposure == {"kind": "model", "rows": 1}
     calls = json.loads(engine("sql", "select distinct model, role from llm_calls", "--json").stdout)
     assert calls == [{"model": "smollm2-135m-instruct", "role": "teacher"}]
+    quickstart = README.partition("## The quickstart")[2].partition("```sh\n")[2].partition("```")[0]
+    for line in quickstart.splitlines():
+        shown = engine(*shlex.split(line, comments=True)[1:])
+        assert shown.returncode == 0, (line, shown.stderr)
+        assert shown.stdout, line
     again = json.loads(engine("run", "quickstart", *small, "--json").stdout)
     assert {step["outcome"] for step in again["steps"]} == {"hit"}
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.llm import batch, batch_api
-from engine.llm.base import Completion, EndpointError, RequestError
+from engine.llm.base import BudgetError, Completion, EndpointError, RequestError
 from engine.llm.batch import BatchProvider
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import SharedModel, ask_again
@@ -66,8 +66,10 @@ async def make(server: BatchServer, journal: Journal) -> AsyncIterator[Make]:
 
 async def ask(provider: BatchProvider, server: BatchServer, *prompts: str) -> list[str]:
     """The answers to some prompts that are asked at the same time."""
-    done = await asyncio.gather(*[provider.complete([request(server, prompt)]) for prompt in prompts])
-    return [answer.text for [answer] in done]
+    spec = provider._spec
+    shared = SharedModel(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
+    done = await asyncio.gather(*[shared.answer([request(server, prompt)]) for prompt in prompts])
+    return [answer.completion.text for [answer] in done]
 
 
 async def test_many_requests_are_one_batch_and_each_has_its_answer(make: Make, server: BatchServer, journal: Journal) -> None:
@@ -138,6 +140,9 @@ async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, j
     server.add_noise(250)
     assert await ask(make(), server, *PROMPTS) == SAID
     assert server.asked == dict.fromkeys(PROMPTS, 1)
+    if when == "at the end":  # all answers are there, so only the next question finds what was left of the batch
+        await ask(make(), server, "another")
+        assert server.asked == dict.fromkeys([*PROMPTS, "another"], 1)
     assert await journal.notes("") == {}
 
 
@@ -263,7 +268,7 @@ async def test_what_was_not_reached_goes_into_the_next_batch(
 
 async def test_what_is_never_reached_is_given_up(make: Make, server: BatchServer) -> None:
     server.ends = ["expired"] * 9
-    with pytest.raises(RequestError, match=r"3 batches ended without an answer; the last: batch_"):
+    with pytest.raises(RequestError, match=r"no answer in 3 tries; the last: batch batch_\d+ ended without an answer"):
         await ask(make(), server, "q")
     assert len(server.batches) == 3
 
@@ -297,7 +302,7 @@ async def test_a_request_that_failed_in_passing_goes_into_the_next_batch(
 
 async def test_a_request_that_keeps_failing_is_given_up_after_its_retries(make: Make, server: BatchServer) -> None:
     server.answer = lambda prompt, seen: (500, {"error": {"message": "oops"}})
-    with pytest.raises(RequestError, match=r"no answer in 3 batches; the last: .* answered 500: oops"):
+    with pytest.raises(RequestError, match=r"no answer in 3 tries; the last: .* answered 500: oops"):
         await ask(make(retries=2), server, "q")
     assert len(server.batches) == 3
 
@@ -310,7 +315,8 @@ async def test_a_model_that_is_not_there_concerns_the_endpoint(make: Make, serve
 
 async def test_an_empty_answer_is_told_and_not_journalled(make: Make, server: BatchServer, journal: Journal) -> None:
     server.answer = lambda prompt, seen: " "
-    assert await ask(make(), server, "q") == [" "]
+    with pytest.raises(RequestError, match="empty answer"):
+        await ask(make(), server, "q")
     assert journal.count() == 0
 
 
@@ -398,3 +404,36 @@ def test_a_killed_run_goes_on_with_its_batch(workdir: Path, engine: Cli, server:
     assert done.returncode == 0, done.stderr
     assert [len(server.lines(each)) for each in server.batches.values()] == [100]
     assert texts(Registry(workdir / ".engine"), "demo/asked") == [f"You said: Say {number}" for number in range(100)]
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+async def test_tries_of_a_request_count_against_max_calls(make: Make, server: BatchServer) -> None:
+    server.answer = lambda prompt, seen: (500, {"error": {"message": "oops"}})
+    provider = make(retries=3, max_calls=12)
+    spec = provider._spec
+    shared = SharedModel(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
+    await asyncio.gather(*[shared.answer([request(server, prompt)]) for prompt in PROMPTS], return_exceptions=True)
+    assert server.asked.total() == 12
+
+
+async def test_what_max_calls_allows_goes_out_and_the_next_run_goes_further(make: Make, server: BatchServer) -> None:
+    for run in (1, 2):
+        provider = make(max_calls=6)
+        spec = provider._spec
+        shared = SharedModel(spec, spec.model, provider._answers, Governor(spec), lambda p=provider: p)
+        rows = [shared.answer([request(server, prompt)]) for prompt in PROMPTS]
+        done = await asyncio.gather(*rows, return_exceptions=True)
+        refused = [each for each in done if isinstance(each, BudgetError)]
+        assert len(refused) == (4 if run == 1 else 0)
+    assert server.asked == dict.fromkeys(PROMPTS, 1)
+
+
+async def test_trouble_with_a_batch_is_shown_while_it_lasts(make: Make, server: BatchServer) -> None:
+    server.faults["look"] = [503] * 5
+    provider = make()
+    asked = asyncio.create_task(ask(provider, server, "q"))
+    await until(lambda: "answered 503" in provider.trouble)
+    assert await asked == ["You said: q"]
+    assert provider.trouble == ""

@@ -151,14 +151,15 @@ def test_a_cycle_is_shown() -> None:
     assert any("cycle: " in problem and "->" in problem for problem in problems(text))
 
 
-def test_an_unset_environment_variable_is_named_and_never_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_key_is_a_problem_of_a_run_only_and_its_value_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     text = GOOD.replace("model: m, base_url", "model: m, api_key_env: MY_TEST_KEY, base_url")
     monkeypatch.delenv("MY_TEST_KEY", raising=False)
-    [problem] = problems(text)
-    assert problem.startswith(place(text, "MY_TEST_KEY"))
-    assert "MY_TEST_KEY is not set" in problem
+    checked(text)
+    with pytest.raises(PipelineError, match="MY_TEST_KEY is not set") as wrong:
+        check(Path("p.yaml"), keys=True)
+    assert str(wrong.value).startswith(place(text, "MY_TEST_KEY"))
     monkeypatch.setenv("MY_TEST_KEY", "sk-secret")
-    assert "sk-secret" not in repr(checked(text))
+    assert "sk-secret" not in repr(check(Path("p.yaml"), keys=True))
 
 
 def test_all_problems_are_said_at_once() -> None:
@@ -226,3 +227,41 @@ def test_a_budget_without_a_price_is_no_budget(workdir: Path) -> None:
     with pytest.raises(PipelineError, match="give the name of the environment variable") as wrong:
         check(Path("p.yaml"))
     assert "sk-secret" not in str(wrong.value)
+
+
+HEADS = {
+    "a row that does not fit": ("data.jsonl", '{"question": "1+1"}', "", ["data.jsonl:1: not a MathProblem: answer is missing; the row has question"]),
+    "a column that is not there": ("data.csv", "question,answer\n1,2\n", "rename: {quetsion: source}", ["no column 'quetsion'", "did you mean 'question'?"]),
+    "one in a file of a few lines": ("data.jsonl", '{"question": "1", "answer": "2"}', "rename: {frage: source}", ["no column 'frage'"]),
+    "a file without rows": ("data.csv", "question,answer\n", "", ["dataset 'problems' is empty: data.csv has no rows", "allow_empty: true"]),
+    "no JSON": ("data.json", "[", "", ["data.json: not JSON"]),
+    "no Parquet": ("data.parquet", "PAR1", "", ["data.parquet: not a readable Parquet file"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADS.values(), ids=HEADS)
+def test_what_the_first_rows_of_a_file_show_is_a_problem_with_its_place(case: tuple[str, str, str, list[str]]) -> None:
+    name, content, more, words = case
+    Path(name).write_text(content)
+    text = GOOD.replace('limit: "${params.limit}"', more or "limit: 3").replace("data.jsonl", name)
+    [problem] = problems(text)
+    assert problem.startswith(place(text, '"${params.path}"') + ": ")
+    assert all(word in problem for word in words), problem
+
+
+def test_check_reads_no_more_than_the_head_of_a_file() -> None:
+    good, bad = '{"question": "1+1", "answer": "2"}\n', "oops\n"
+    Path("data.jsonl").write_text(good * 20 + bad)
+    text = GOOD.replace('limit: "${params.limit}"', "rename: {rare: source}")
+    checked(text)  # a later row may have the column
+    checked(text.replace("rename: {rare: source}", "on_error: skip"))
+    Path("data.jsonl").write_text(good * 3 + bad)
+    checked(GOOD)  # the limit of 3 leaves the bad row out
+
+
+def test_a_hint_says_nothing_that_is_not_so() -> None:
+    [parameter, role] = problems(GOOD.replace("with: {attempts: 2}", "models: {zzz: teacher}, with: {qqq: 2}"))
+    assert "has no parameter 'qqq'\n    known here: attempts, prompt" in parameter + role
+    assert "has no role 'zzz'\n    known here: teacher" in parameter + role
+    [nothing] = problems(GOOD.replace("[cot.solved, cot.unsolved]}", "[cot.solved], models: {zzz: teacher}}"))
+    assert "to_sft takes no models" in nothing

@@ -202,9 +202,12 @@ def test_a_dataset_without_rows_is_a_dataset(registry: Registry, tmp_path: Path,
         assert (tmp_path / "out" / "demo-none.jsonl").read_bytes() == b""
     elif format == "parquet":
         assert pq.read_table(tmp_path / "out/data") == empty
-    else:  # load_dataset opens nothing that has no rows
+    else:
         loaded = datasets.load_from_disk(str(tmp_path / "out"))["train"]
         assert (loaded.num_rows, loaded.column_names) == (0, list(Row.model_fields))
+        assert "load_from_disk" in (tmp_path / "out" / "README.md").read_text()
+        with pytest.raises(ValueError, match="use `load_from_disk` instead"):  # it opens nothing without rows
+            datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("format", ["hf", "parquet"])
@@ -265,12 +268,14 @@ def test_a_model_is_exported_as_its_folder_with_a_card(registry: Registry, tmp_p
     trained(registry, WEIGHTS)
     export(registry, "demo/sft", "hf", tmp_path / "out")
     for name, data in WEIGHTS.items():
-        assert (tmp_path / "out" / name).read_bytes() == data
+        if name != "adapter_config.json":  # which names the base model
+            assert (tmp_path / "out" / name).read_bytes() == data
     assert front(tmp_path / "out") == {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["posttrain-engine"],
         "base_model": "org/base",
+        "base_model_relation": "adapter",
     }
     text = (tmp_path / "out" / "README.md").read_text()
     for said in ("epochs: 3", "adapter (LoRA) on `org/base`", "| loss (100 values, first and last) | step 100 | 0.01 |"):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engine.llm.base import BudgetError
-from engine.llm.limits import Ask, Bucket, Governor, Outcome
+from engine.llm.limits import Bucket, Governor
+from engine.llm.requests import Ask, Outcome
 from engine.llm.window import START, START_SECONDS, Window
 from engine.spec import ModelSpec
 

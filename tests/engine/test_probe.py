@@ -108,3 +108,73 @@ def test_the_command_shows_what_servers_can_do(workdir: Path, engine: Cli, chat_
     chat_server.reply = able  # servers learn
     again = engine("probe", "p.yaml", "--json")
     assert '"logprobs": true' in again.stdout
+
+
+def test_a_busy_server_is_waited_for_as_it_asks_and_what_was_found_is_kept(registry: Registry, chat_server: ChatServer) -> None:
+    def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
+        place = len(chat_server.requests)
+        if 2 <= place <= 7:
+            return error(429, "busy", **{"Retry-After": "0"})
+        return able(body) if place < 10 else error(401, "the key was revoked")
+
+    chat_server.reply = reply
+    with pytest.raises(EngineError, match="revoked"):
+        ask_server(spec(chat_server, retries=6), registry)
+    # n, six times busy, logprobs, response_format, and the first of the samples
+    assert len(chat_server.requests) == 10
+    chat_server.reply = able
+    assert ask_server(spec(chat_server), registry, ["n", "logprobs", "response_format"]).calls == 0
+
+
+def test_a_server_that_stays_busy_is_asked_as_often_as_retries_allow(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: error(429, "busy", **{"Retry-After": "0"})
+    with pytest.raises(EngineError, match="429: busy"):
+        ask_server(spec(chat_server, retries=2), registry, ["n"])
+    assert len(chat_server.requests) == 3
+
+
+def test_a_server_that_breaks_down_over_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: (
+        error(500, "internal error") if {"n", "logprobs", "response_format"} & body.keys() else able(body)
+    )
+    assert ask_server(spec(chat_server), registry).abilities.missing() == ["n", "logprobs", "response_format"]
+    assert len(chat_server.requests) == 3 * 3 + 4
+
+
+def test_a_server_that_breaks_down_over_everything_is_not_judged(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: error(500, "internal error")
+    with pytest.raises(EngineError, match="500: internal error"):
+        ask_server(spec(chat_server, retries=1), registry, ["n"])
+    chat_server.reply = able
+    assert ask_server(spec(chat_server), registry, ["n"]).abilities.n is True
+
+
+def test_what_a_server_did_not_know_is_asked_again_before_it_stops_a_step(
+    registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute.Cluster, "start", lambda self: pytest.fail("Ray was started"))
+    words("a")
+    for asked in (1, 2):
+        result = run_text(PIPELINE % chat_server.model(), registry)
+        assert "does not know `logprobs`" in str(result.error)
+        assert "`engine probe`" in str(result.error)
+        assert len(chat_server.requests) == asked
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_server_that_has_learnt_what_it_did_not_know_is_used(registry: Registry, chat_server: ChatServer) -> None:
+    words("a")
+    assert run_text(PIPELINE % chat_server.model(), registry).error
+    chat_server.reply = able
+    assert run_text(PIPELINE % chat_server.model(), registry).state == "succeeded"
+
+
+def test_what_is_known_with_other_further_parameters_says_nothing(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: completion("x") if body.get("thinking") else able(body)
+    assert ask_server(spec(chat_server, extra_body={"thinking": True}), registry, ["n"]).abilities.n is False
+    assert ask_server(spec(chat_server), registry, ["n"]).abilities.n is True
+
+
+def test_samples_that_were_cut_off_say_nothing_about_sampling(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: completion("Sure! Here is a random number of", finish_reason="length")
+    assert ask_server(spec(chat_server), registry, ["sampling"]).abilities.sampling is None

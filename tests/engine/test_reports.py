@@ -24,7 +24,7 @@ def test_a_report_is_shown_and_exported(registry: Registry, engine: Cli) -> None
 
     [report] = registry.records("demo/told@1", Report)
     summary = StringIO()
-    print_run(result, [report], ".engine", "engine run p.yaml", Console(file=summary, width=160))
+    print_run(result, [report], ".engine", Console(file=summary, width=160))
     assert "# Words\n\n| words |\n|---|\n| 2 |\n" in summary.getvalue()
 
     shown = engine("show", "demo/told")

@@ -181,7 +181,8 @@ def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Re
 
 def test_an_empty_dataset_flows_through(registry: Registry) -> None:
     words()
-    result = run_text(pipeline("loud: {op: shout, in: words}, all: {op: joined, in: loud}"), registry)
+    text = pipeline("loud: {op: shout, in: words}, all: {op: joined, in: loud}")
+    result = run_text(text.replace("words.jsonl", "words.jsonl, allow_empty: true"), registry)
     assert result.state == "succeeded"
     assert texts(registry, "demo/loud") == []
     assert texts(registry, "demo/all") == [""]

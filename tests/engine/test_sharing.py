@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from engine.llm import sharing
-from engine.llm.base import BudgetError, Completion, StoppedError
-from engine.llm.limits import Ask, Governor, Outcome
+from engine.llm import reserve, sharing
+from engine.llm.base import BudgetError, Completion, EndpointError, Spent, StoppedError
+from engine.llm.limits import Governor
+from engine.llm.requests import Ask, Outcome
 from engine.llm.sharing import Post, RemoteAnswers, RemoteGate, Service
+from engine.problems import EngineError
 from engine.spec import ModelSpec
 
 
@@ -91,3 +93,53 @@ async def test_the_journal_is_reached_from_afar(link: Link) -> None:
     assert await asyncio.gather(*[answers.get(str(number)) for number in range(52)]) == [*done, None, None]
     await answers.note("a b", "c")
     assert await answers.notes("a") == {"a b": "c"}
+
+
+async def test_what_a_dead_worker_had_goes_to_the_others_at_once(workdir: Path) -> None:
+    spec = ModelSpec.model_validate(
+        {"provider": "openai", "model": "m", "limits": {"concurrency": 2}, "budget_usd": 1, "price": {"output": 1}}
+    )
+    link = Link(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    dead, other = Post(link, "dead"), Post(link, "other")
+    await RemoteGate(dead, "m").admit(Ask("sent", cost=0.25))
+    dead._listening.cancel()  # type: ignore[union-attr] - it hears no more
+    dead.send(sharing.Admission("m", 100, Ask("granted", cost=0.25)))
+    dead.send(sharing.Admission("m", 101, Ask("waiting", cost=0.25)))
+    await dead.close()
+    waiting = asyncio.create_task(RemoteGate(other, "m").admit(Ask("a", cost=0.5)))
+    await asyncio.wait([waiting], timeout=0.05)
+    assert not waiting.done()
+    await link.call("bury", "dead")
+    ticket = await asyncio.wait_for(waiting, timeout=2)
+    # What was sent may be billed; what was granted and not heard of was never sent.
+    assert (await link.call("spent"))["m"] == Spent(usd=0.75, calls=2)
+    dead.send(sharing.Admission("m", 102, Ask("last words", cost=0.25)))
+    await dead.close()
+    RemoteGate(other, "m").settle(ticket, Outcome("answered", cost=0.5))
+    await other.close()
+    assert (await link.call("spent"))["m"] == Spent(usd=0.75, calls=2)
+    assert not link.service._admitting
+
+
+async def test_an_outage_is_known_to_all_workers(workdir: Path) -> None:
+    spec = ModelSpec.model_validate({"provider": "openai", "model": "m", "retries": 0})
+    link = Link(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    posts = [Post(link), Post(link)]
+    ticket = await RemoteGate(posts[0], "m").admit(Ask("a"))
+    RemoteGate(posts[0], "m").settle(ticket, Outcome("failed", down=True, unreachable=True, why="nobody answers"))
+    await posts[0].delivered()
+    with pytest.raises(EndpointError, match="no answer in 1 try; the last: nobody answers"):
+        await RemoteGate(posts[1], "m").admit(Ask("b"))
+    for post in posts:
+        await post.close()
+
+
+async def test_a_full_disk_is_said_from_afar(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = RemoteAnswers(link)
+    await answers.room()
+    link.service._journal._reserve.release()
+    monkeypatch.setattr(reserve, "_LEAST_BYTES", 1 << 60)
+    await asyncio.sleep(0)
+    answers._roomy_until = 0.0
+    with pytest.raises(EngineError, match="no room left for answers"):
+        await answers.room()

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.locations import find_files
 from engine.problems import EngineError, PipelineError
-from engine.readers import find_files
 from engine.sources import Ingested, identity, ingest
 from engine.spec import DatasetSpec
 from operators.records import MathProblem
@@ -54,7 +54,7 @@ def test_globs_renames_and_limits(registry: Registry) -> None:
     Path("x2.jsonl").write_bytes(lines({"q": "b", "answer": 2.5}, {"q": "c", "answer": 3}))
     got, rows = read(registry, path="x*.jsonl", rename={"q": "question"}, limit=2)
     assert [(row.question, row.answer) for row in rows] == [("a", "1"), ("b", "2.5")]
-    assert got.ignored == ("hint",)
+    assert got.ignored == {"hint": 1}
 
 
 def test_rows_that_lack_a_value_get_the_default(registry: Registry) -> None:
@@ -71,17 +71,17 @@ def test_rows_that_lack_a_value_get_the_default(registry: Registry) -> None:
 def test_files_are_found_where_the_user_stands_then_beside_the_pipeline(tmp_path: Path) -> None:
     Path("sub").mkdir()
     Path("sub/d.jsonl").write_bytes(lines(ROW))
-    assert find_files("d.jsonl", Path("sub")) == ["sub/d.jsonl"]
+    assert [file.name for file in find_files("d.jsonl", Path("sub"))] == ["sub/d.jsonl"]
     Path("d.jsonl").write_bytes(lines(ROW))
-    assert find_files("d.jsonl", Path("sub")) == ["d.jsonl"]
-    assert find_files(f"file://{tmp_path}/d.jsonl", Path()) == [f"file://{tmp_path}/d.jsonl"]
+    assert [file.name for file in find_files("d.jsonl", Path("sub"))] == ["d.jsonl"]
+    assert [file.name for file in find_files(f"file://{tmp_path}/d.jsonl", Path())] == [f"file://{tmp_path}/d.jsonl"]
 
 
 BAD = {
     "a missing field": (lines(ROW, {"question": "x"}), "d.jsonl:2: not a MathProblem: answer is missing"),
     "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: .*valid string"),
     "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
-    "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is no JSON value"),
+    "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is not a JSON value"),
     "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*same key twice"),
     "no object": (lines([1]), "d.jsonl:1: .*a row is a JSON object, this is a list"),
     "not UTF-8": (lines(ROW) + b'{"question": "\xff", "answer": "1"}\n', "d.jsonl:2: .*not UTF-8 at byte 15"),
@@ -116,11 +116,33 @@ def test_skipped_rows_are_kept_as_rejects(registry: Registry) -> None:
     ]
 
 
-def test_of_many_bad_rows_the_first_twenty_are_shown(registry: Registry) -> None:
-    Path("d.jsonl").write_bytes(lines(*[{"question": "x"}] * 50))
+def test_equal_errors_are_one_line_with_a_count_and_of_others_twenty_are_shown(registry: Registry) -> None:
+    Path("d.jsonl").write_bytes(lines(*[{"question": "x", "hint": "y"}] * 50))
+    with pytest.raises(
+        PipelineError, match=r"d\.jsonl:1 \(49 more rows have the same error, the last is d\.jsonl:50\)"
+    ) as wrong:
+        read(registry, path="d.jsonl")
+    assert len(wrong.value.problems) == 1
+    Path("d.jsonl").write_bytes(lines(*[{"question": [n], "answer": "1"} for n in range(50)]))
     with pytest.raises(PipelineError, match="and 30 more rows") as wrong:
         read(registry, path="d.jsonl")
     assert len(wrong.value.problems) == 21
+
+
+def test_a_row_that_lacks_a_field_is_told_which_columns_it_has(registry: Registry) -> None:
+    Path("d.jsonl").write_bytes(lines({"question": "x", "anwser": "1"}))
+    with pytest.raises(PipelineError, match=r"answer is missing; the row has question, anwser \(did you mean 'anwser'\?\)"):
+        read(registry, path="d.jsonl")
+    pq.write_table(pa.table({"question": ["x"], "solution": ["1"]}), "d.parquet")
+    with pytest.raises(PipelineError, match="answer is missing; the row has question, solution"):
+        read(registry, path="d.parquet")
+
+
+def test_a_rename_of_a_column_that_is_not_there_is_an_error(registry: Registry) -> None:
+    Path("d.jsonl").write_bytes(lines(ROW, ROW))
+    with pytest.raises(PipelineError, match=r"rename: 'problems' has no column 'anser'"):
+        read(registry, path="d.jsonl", rename={"anser": "source"})
+    assert read(registry, path="d.jsonl", rename={"maybe_later": "source"}, limit=1)[0].rows == 1
 
 
 def test_a_row_of_ten_megabytes_comes_in_whole_and_one_beyond_the_bound_does_not(
@@ -142,7 +164,7 @@ def test_rows_of_an_object_of_objects_have_their_keys_as_ids(registry: Registry)
     _, rows = read(registry, path="d.json", rename={"id": "source"})
     assert [row.source for row in rows] == ["first", "own", None]
     Path("d.json").write_text("{}")
-    assert read(registry, path="d.json")[1] == []
+    assert read(registry, path="d.json", allow_empty=True)[1] == []
 
 
 def test_a_bad_row_of_an_object_of_objects_is_named_with_its_key(registry: Registry) -> None:
@@ -172,10 +194,18 @@ def test_an_object_that_holds_no_rows_is_said_so(registry: Registry, raw: bytes,
 
 
 @pytest.mark.parametrize("raw", [b"", b"\n\n"])
-def test_an_empty_file_is_an_empty_dataset(registry: Registry, raw: bytes) -> None:
+def test_an_empty_file_is_an_error_unless_that_is_said_to_be_right(registry: Registry, raw: bytes) -> None:
     Path("d.jsonl").write_bytes(raw)
-    got, rows = read(registry, path="d.jsonl")
+    with pytest.raises(PipelineError, match=r"dataset 'problems' is empty: d.jsonl has no rows\n.*allow_empty: true"):
+        read(registry, path="d.jsonl")
+    got, rows = read(registry, path="d.jsonl", allow_empty=True)
     assert (got.rows, rows) == (0, [])
+
+
+def test_a_file_of_which_no_row_fits_is_empty_too(registry: Registry) -> None:
+    Path("d.jsonl").write_bytes(lines({"q": "x"}, {"q": "y"}))
+    with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fits: d.jsonl:1: question is missing"):
+        read(registry, path="d.jsonl", on_error="skip")
 
 
 @pytest.mark.parametrize(
@@ -187,10 +217,14 @@ def test_an_empty_file_is_an_empty_dataset(registry: Registry, raw: bytes) -> No
         ("d.json", b'{"question": "x", "answer": "1"}', "a list of objects"),
         ("d.csv", b"question,answer\n\xff,1\n", "not UTF-8"),
         ("d.csv", b"question,question,answer\nx,y,1\n", "names a column twice"),
+        ("d.csv", b'question,answer\n"' + b"x" * 200, "a row has more than 0 MiB; is a double quote not closed"),
         ("d.parquet", b"PAR1", "not a readable Parquet file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(registry: Registry, name: str, raw: bytes, words: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str, raw: bytes, words: str
+) -> None:
+    monkeypatch.setattr("engine.readers.MAX_ROW_BYTES", 100)
     Path(name).write_bytes(raw)
     with pytest.raises(EngineError, match=rf"{name}.*{words}"):
         read(registry, path=name)

@@ -1,14 +1,11 @@
-"""Whatever a model writes is read in linear time and without running it; what cannot be read is a reject at most."""
+"""Whatever a server answers: an answer as it was sent, a rejected row, or the end of the step, in words and without the key."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import asyncio
+import base64
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,184 +13,260 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.llm.structured import UnparsableError, parse_answer
-from operators.alignment.conclusions import attacked, conclusion
-from operators.alignment.judge import Judgement
-from operators.conformal.equivalence import accents_are_loose, chosen_option, reading, same_question
-from operators.math.answers import final_answer, gold_answer
-from operators.math.forms import read
-from operators.math.notation import as_number
-from operators.math.rewrites import clean, problem_with
-from operators.math.verify import verify
+from engine.llm import wire
+from engine.llm.base import MOST_TOKENS, Completion, EndpointError, ModelError, Request, RequestError
+from engine.llm.chat import CallLog, ChatModel, current_log
+from engine.llm.client import SharedModel
+from engine.llm.failures import error_inside, failure, retry_after
+from engine.llm.journal import Journal
+from engine.llm.limits import Governor
+from engine.llm.openai import OpenAIProvider
+from engine.llm.redact import redact
+from engine.spec import ModelSpec
 from registry import Registry
-from tests.chat_server import ChatServer
-from tests.engine.running import ask, run_text
+from tests.engine.running import ask, run_text, words
+from tests.hostile.server import KEY, MODES, TEXT, HostileServer
 
-UNITS = [
-    *" \n~\\$&|_{}()[]<>!?.,;:'\"`*#%^=+-/°½²٣é",
-    "\u0301\u0323", "\ue000", "\udc00", "\\ ", "$ ", "\\,", "\\left", "\\text{", "\\frac{1}{", "\\frac", "\\sqrt", "\\boxed{",
-    "\\boxed{1}, ", "\\boxed{1} and ", "\\{", "\\begin{pmatrix}", "\\cup ", "\\pm ", "\\approx ", "^\\circ", "^{9", "9", "9,999",
-    "0.", "1/", "1 ", "x!", "(1,2),", "cm ", "e9", "the answer is ", "answer: ", "answer to ", "is ", "not ", "not the ",
-    "than ", "or ", "and ", "no ", "Paris ", "Paris, which ", "Rome.", "I don't know ", "option ", "B. ", "U.", "sure: ",
-    "problem ", "```json", '{"reason":', '"gives": "first"}', "[", "\\ud800", "twenty ", "half a ", "**a ", "__a ", "</think>",
-]  # fmt: skip
-OPTIONS = ["Paris", "Rome", "x > 2", *(f"New place {number}" for number in range(20))]
+Outcomes = dict[str, Completion | Exception]
 
 
-def _structured(text: str) -> None:
-    with contextlib.suppress(UnparsableError):
-        parse_answer(text, Judgement)
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[HostileServer]:
+    """The server, for all tests of this file."""
+    with HostileServer() as server:
+        yield server
 
 
-READERS: dict[str, Callable[[str], Any]] = {
-    "final_answer": final_answer,
-    "gold_answer": gold_answer,
-    "as_number": as_number,
-    "form": read,
-    "math": reading("math"),
-    "qa": reading("qa"),
-    "option": lambda text: chosen_option(text, OPTIONS),
-    "accents": lambda text: accents_are_loose("What is this?", [text, "x"]),
-    "question": same_question,
-    "conclusion": lambda text: conclusion(text, "Paris", "Rome"),
-    "yes or no": lambda text: conclusion(text, "yes", "no"),
-    "attacked": lambda text: attacked(text, "Paris"),
-    "rewrite": lambda text: problem_with("Tom has 5 apples and eats 2.", clean(text), "3"),
-    "structured": _structured,
-}
+@pytest.fixture(scope="module")
+def outcomes(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What came of one question in each mode; all are asked at the same time, with one retry."""
 
-pieces = st.tuples(st.lists(st.sampled_from(UNITS), min_size=1, max_size=3).map("".join), st.integers(1, 5000))
-answers = st.lists(pieces, min_size=1, max_size=4)
+    async def one(name: str, journal: Journal) -> Completion | Exception:
+        current_log.set(CallLog())
+        spec = ModelSpec.model_validate(
+            {
+                "provider": "openai",
+                "model": name,
+                "base_url": hostile.base_url,
+                "api_key_env": "HOSTILE_KEY",
+                "retries": 1,
+                "timeout": 0.5 if name == "silence" else 60,
+                "max_tokens": 64,
+            }
+        )
+        model = SharedModel(spec, name, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
+        try:
+            return await ChatModel("teacher", model).chat("What is 3 + 4?", **MODES[name].needs)
+        except Exception as error:
+            return error
+        finally:
+            await model.close()
 
+    async def all_of_them() -> list[Completion | Exception]:
+        journal = Journal(tmp_path_factory.mktemp("journal"))
+        try:
+            return await asyncio.gather(*[one(name, journal) for name in MODES])
+        finally:
+            journal.close()
 
-BOXED_BOMBS = [
-    "$ " * 990, "[" * 990, "(" * 990 + ")" * 990, "{" * 990 + "1" + "}" * 990, "\\text{" * 300 + "a" + "}" * 300,
-    "\\frac{1}{" * 200 + "1" + "}" * 200, "\\sqrt" * 390, "-" * 1900 + "1", "1," * 900 + "1", "9" * 1990, "₁" * 1900,
-    "1e999999999", "99999999!", "\\binom{99999999}{7}", "2*" * 900 + "1", "0.\\overline{" + "1" * 1900 + "}", "|" * 1900,
-    ",".join(map(str, range(400))), "x" + "'" * 1900, "\\pm" * 600, "a" * 1900, "a=" * 900, "\\{" * 900,
-]  # fmt: skip
-
-
-@pytest.fixture
-def without_collections() -> Iterator[None]:
-    """No garbage collection while times are measured: a full one takes a tenth of a second."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-def written(parts: list[tuple[str, int]], longest: int) -> str:
-    """An answer of pieces, each repeated, of at most so many characters."""
-    return "".join((unit * times)[: longest // len(parts)] for unit, times in parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOSTILE_KEY", KEY)
+        return dict(zip(MODES, asyncio.run(all_of_them()), strict=True))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(answers)
-def test_no_answer_makes_a_reader_raise(parts: list[tuple[str, int]]) -> None:
-    text = written(parts, 2500)
-    for reader in READERS.values():
-        reader(text)
+@pytest.mark.parametrize("name", MODES)
+def test_a_mode_of_the_server_comes_to_what_it_should(outcomes: Outcomes, hostile: HostileServer, name: str) -> None:
+    mode, outcome = MODES[name], outcomes[name]
+    if mode.outcome == "answer":
+        assert isinstance(outcome, Completion), outcome
+        assert outcome.text == mode.words
+        assert outcome.truncated == name.startswith("cut-off")
+        assert 0 <= outcome.tokens_in <= MOST_TOKENS
+        assert 0 <= outcome.tokens_out <= MOST_TOKENS
+        assert (outcome.logprobs is not None) == bool(mode.needs)
+    else:
+        assert isinstance(outcome, {"reject": RequestError, "stop": EndpointError}[mode.outcome]), repr(outcome)
+        assert mode.words in str(outcome)
+        assert len(str(outcome)) < 1500
+    if mode.asked is not None:
+        assert hostile.asked[name] == mode.asked
 
 
-@pytest.mark.soak
-@pytest.mark.usefixtures("without_collections")
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(answers)
-def test_ten_thousand_answers_take_no_reader_over_a_tenth_of_a_second(parts: list[tuple[str, int]]) -> None:
-    text = written(parts, 8_000)
-    for name, reader in READERS.items():
-        started = time.thread_time()
-        reader(text)
-        if time.thread_time() - started > 0.1:  # once more, for the garbage collector and other threads
-            started = time.thread_time()
-            reader(text)
-            assert time.thread_time() - started < 0.1, name
+@pytest.mark.parametrize("name", MODES)
+def test_no_error_repeats_the_key_in_any_spelling(outcomes: Outcomes, name: str) -> None:
+    seen: BaseException | None = outcomes[name] if isinstance(outcomes[name], Exception) else None
+    while seen is not None:  # the causes, too: tracebacks show them
+        _has_no_part_of_the_key(str(seen))
+        seen = seen.__cause__ or seen.__context__
 
 
-@pytest.mark.soak
-@pytest.mark.usefixtures("without_collections")
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize(
-    "frame", [("", ""), ("the answer is ", "x!"), ("\\boxed{", "}"), ("Paris ", "x"), ("\\boxed{5", " cm}")]
-)
-def test_four_times_the_answer_does_not_take_sixteen_times_as_long(unit: str, frame: tuple[str, str]) -> None:
-    for name, reader in READERS.items():
-        took = []
-        for size in (10_000, 40_000):
-            text = frame[0] + unit * (size // len(unit)) + frame[1]
-            started = time.thread_time()
-            reader(text)
-            took.append(time.thread_time() - started)
-        assert took[1] < max(0.1, 8 * took[0]), (name, took)  # 4 where linear, 16 where quadratic
+def _has_no_part_of_the_key(text: str) -> None:
+    for form in (KEY, base64.b64encode(KEY.encode()).decode()[:-4], KEY.encode().hex()):
+        for start in range(len(form) - 12):
+            assert form[start : start + 12].lower() not in text.lower()
 
 
-@pytest.mark.parametrize("answer", BOXED_BOMBS)
-@pytest.mark.parametrize("gold", ["7", r"\{1, 2\}"])
-async def test_a_boxed_bomb_has_a_verdict(gold: str, answer: str) -> None:
-    assert (await verify(gold, f"\\boxed{{{answer}}}"))[0] in ("wrong", "unparsed", "timeout")
+def test_there_are_many_modes() -> None:
+    assert len(MODES) >= 60
 
 
-WITHOUT_EVALUATION = r"""
-import sys
-from operators.math.comparing import compare
-from operators.math.forms import read
-from tests.operators.hard_pairs import hard_pairs
-
-hostile = ["__import__('os').system('id')", "exec('1')", "(lambda: 1)()", "x.__class__", "open('/etc/passwd')", "f'{1}'", "1 if 1 else 2",
-           r"\text{__import__('os')}", "Symbol('x')", "eval(1)", "[i for i in (1,2)]", "{}.__class__", "x:=1"]
-pairs = [(gold, answer[7:-1]) for gold, answer, _ in hard_pairs()]
-seen = []
-
-def forms():
-    for gold, answer in [*pairs, *(("x", each) for each in hostile)]:
-        one, other = read(gold), read(answer)
-        if one and other:
-            compare(one, other)
-
-forms()  # imports, which run code
-sys.addaudithook(lambda event, _: seen.append(event) if event in ("compile", "exec", "import", "open", "os.system") else None)
-forms()
-assert seen == [], seen
-assert not {"sympy", "math_verify"} & sys.modules.keys()
-print("nothing was evaluated")
-"""
-
-
-def test_no_answer_is_evaluated_or_reaches_sympy() -> None:
-    found = subprocess.run([sys.executable, "-c", WITHOUT_EVALUATION], capture_output=True, text=True, timeout=120, check=False)
-    assert found.stdout == "nothing was evaluated\n", found.stderr
-
-
-BOMBS = {"deep": "[" * 100_000, "long": "9" * 5000, "fine": "41", "shallow": "[1]"}
+STORED = ["usage-2-to-the-64", "usage-negative", "nul-in-the-answer", "refused-with-half-a-pair", "echo-in-an-answer", "deep"]
 
 
 @pytest.mark.usefixtures("in_process")
-class TestAnOperatorThatReadsWithoutCare:
-    """An answer's content rejects its row; another error of an operator ends the step."""
-
-    def run(self, registry: Registry, server: ChatServer, words: dict[str, str], **more: Any) -> Any:
-        Path("words.jsonl").write_text("".join(json.dumps({"text": word}) + "\n" for word in words))
-        server.answer = lambda prompt, seen: words[prompt.rpartition(" ")[2]]
-        document = {
-            "name": "demo",
-            "models": {"teacher": json.loads(server.model())},
-            "datasets": {"words": {"type": "Word", "path": "words.jsonl"}},
-            "steps": {"numbers": {"op": "ask_number", "in": "words", "max_reject_ratio": 0.9}},
+def test_a_registry_that_was_fed_by_a_hostile_server_can_be_read(
+    hostile: HostileServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTILE_KEY", KEY)
+    words("a", "b")
+    names = STORED
+    models, steps = {}, {}
+    for number, name in enumerate(names):
+        models[f"m{number}"] = {
+            "provider": "openai",
+            "model": name,
+            "base_url": hostile.base_url,
+            "api_key_env": "HOSTILE_KEY",
+            "price": {"input": 1.0, "output": 2.0},
+            "max_tokens": 64,
+            "retries": 0,
         }
-        return run_text(json.dumps(document), registry, **more)
+        steps[f"s{number}"] = {"op": "ask", "in": "words", "models": {"teacher": f"m{number}"}, "max_reject_ratio": 1.0}
+    document = {
+        "name": "demo",
+        "datasets": {"words": {"type": "Word", "path": "words.jsonl"}},
+        "models": models,
+        "steps": steps,
+    }
+    result = run_text(json.dumps(document), registry)
+    assert result.state == "succeeded", result.error
+    counted = dict(ask(registry, "select step, rejected from step_runs"))
+    assert counted == {f"s{place}": 0 if MODES[name].outcome == "answer" else 2 for place, name in enumerate(names)}
+    [(least, most)] = ask(registry, "select min(tokens_in), max(tokens_in) from llm_calls")
+    assert 0 <= least <= most <= MOST_TOKENS
+    registry.catalog.rebuild()
+    assert ask(registry, "select count(*) from step_runs") == [(len(names),)]
+    for file in Path(registry.location).rglob("*"):
+        if file.is_file():
+            assert KEY.encode() not in file.read_bytes(), file
 
-    def test_rejects_the_row_with_the_reason(self, registry: Registry, chat_server: ChatServer) -> None:
-        self.run(registry, chat_server, BOMBS)
-        assert ask(registry, 'select text from "demo/numbers" order by text') == [("42",), ("[1]",)]
-        reasons = [reason for (reason,) in ask(registry, "select reason from rejects order by reason")]
-        assert ["RecursionError on row 0" in reasons[0], "4300 digits" in reasons[1]] == [True, True]
 
-    def test_ends_the_step_where_it_is_a_bug(self, registry: Registry, chat_server: ChatServer) -> None:
-        result = self.run(registry, chat_server, {"fine": "41", "words": "forty-one"})
-        assert result.state == "failed"
-        assert "ask_number raised ValueError on row 1 of 'word': invalid literal" in str(result.error)
+# -- any JSON at all -------------------------------------------------------------------------------------------------
 
-    def test_is_asked_anew_with_retry_rejects(self, registry: Registry, chat_server: ChatServer) -> None:
-        self.run(registry, chat_server, BOMBS)
-        self.run(registry, chat_server, {**BOMBS, "deep": "1"}, retry_rejects=True)
-        assert ask(registry, 'select text from "demo/numbers" order by text') == [("2",), ("42",), ("[1]",)]
+numbers = st.one_of(
+    st.integers(), st.integers(-(10**30), 10**30), st.floats(), st.sampled_from([2**62, 2**63, -1, 10**400, float("inf")])
+)
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=8), st.sampled_from(["stop", "length", "error", "text"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["content", "message", "code", "error", "type", "text", "token", "logprob"]), inner),
+    ),
+    max_leaves=8,
+)
+messages = st.one_of(anything, st.fixed_dictionaries({"content": anything}, optional={"refusal": anything}))
+tokens = st.one_of(
+    anything,
+    st.fixed_dictionaries({"token": anything, "logprob": st.one_of(numbers, anything)}, optional={"top_logprobs": anything}),
+)
+choices = st.one_of(
+    anything,
+    st.fixed_dictionaries(
+        {"message": messages, "finish_reason": anything},
+        optional={"logprobs": st.one_of(anything, st.fixed_dictionaries({"content": st.lists(tokens)})), "error": anything},
+    ),
+)
+usages = st.one_of(anything, st.fixed_dictionaries({"prompt_tokens": numbers, "completion_tokens": numbers}))
+answers = st.one_of(
+    anything,
+    st.fixed_dictionaries({"choices": st.one_of(anything, st.lists(choices, max_size=4))}, optional={"usage": usages}),
+)
+
+
+@given(answer=answers, samples=st.integers(1, 3), logprobs=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_json_is_answers_that_can_be_kept_or_a_model_error(answer: Any, samples: int, logprobs: bool) -> None:
+    sampling = {"max_tokens": 64, **({"logprobs": 2} if logprobs else {})}
+    requests = [Request("e", "m", (), sampling, sample) for sample in range(samples)]
+    try:
+        found = wire.completions(answer, requests, 1.0).completions
+    except ModelError as error:
+        str(error).encode()  # it has no half of a surrogate pair
+        paid = getattr(error, "completion", None)
+        found = [paid] if paid else []
+    for each in found:
+        assert Completion.model_validate_json(each.model_dump_json(exclude_defaults=True)) == each
+        assert 0 <= each.tokens_in <= MOST_TOKENS
+        assert 0 <= each.tokens_out <= MOST_TOKENS
+        assert each.finish_reason in {"stop", "length", "tool_calls", "refusal", "content_filter", "error", "unknown"}
+
+
+SPEC = ModelSpec.model_validate({"provider": "openai", "model": "m"})
+
+
+@given(answer=anything, status=st.integers(300, 599), after=st.one_of(st.text(max_size=20), st.floats().map(str)))
+@settings(max_examples=100, deadline=None)
+def test_any_json_as_an_error_is_a_failure_by_class(answer: Any, status: int, after: str) -> None:
+    error_inside(answer)
+    error = failure(status, json.dumps(answer), {"Retry-After": after, "Location": after}, SPEC)
+    assert isinstance(error, ModelError)
+    str(error).encode()
+    seconds = retry_after({"Retry-After": after})
+    assert seconds is None or 0 <= seconds <= 86_400
+
+
+SPELLINGS = [
+    str,
+    lambda part: "".join(f"\\u{ord(each):04X}" for each in part),
+    lambda part: "".join(f"%{ord(each):02x}" for each in part),
+    lambda part: "".join(f"&#x{ord(each):x};" for each in part),
+    lambda part: part.replace("/", "\\/").replace("+", "\\u002b"),
+    str.swapcase,
+]
+
+
+@given(
+    key=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=40),
+    around=st.tuples(st.text(max_size=10), st.text(max_size=10)),
+    pieces=st.lists(st.tuples(st.integers(1, 5), st.sampled_from(SPELLINGS)), min_size=1, max_size=8),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_key_is_hidden_however_its_pieces_are_spelt(key: str, around: tuple[str, str], pieces: list[Any]) -> None:
+    spelt, start = "", 0
+    for length, spell in pieces:
+        spelt += spell(key[start : start + length])
+        start += length
+    spelt += key[start:]
+    if any(mark in key for mark in "\\%&"):
+        spelt = key  # a key that looks like an escape is hidden as it is
+    shown = redact(f"{around[0]}<{spelt}>{around[1]}", key)
+    assert key.lower() not in shown.lower()
+    assert spelt not in shown
+
+
+@pytest.mark.parametrize("text", ["the key is wrong", "Incorrect API key provided", "100% of it & more \\o/ %zz &nosuch;", ""])
+def test_words_without_the_key_stay_as_they_are(text: str) -> None:
+    assert redact(text, KEY) == text
+
+
+@pytest.fixture
+async def journal(workdir: Path) -> AsyncIterator[Journal]:
+    """A journal of its own."""
+    made = Journal(workdir / "journal")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Completion.model_construct(text="\ud800"),
+        Completion.model_construct(text=TEXT, latency_ms=float("nan")),
+        Completion.model_construct(text=TEXT, tokens_in=2**63, tokens_out=0),
+        Completion.model_construct(text=TEXT, finish_reason="\udfff", tokens_in=0, tokens_out=0),
+    ],
+)
+async def test_the_journal_keeps_only_what_it_can_read_back(journal: Journal, bad: Completion) -> None:
+    with pytest.raises(RequestError, match="cannot be kept"):
+        await journal.put("k", bad)
+    assert await journal.get("k") is None

@@ -62,6 +62,18 @@ def test_every_item_stands_in_every_cell_and_larger_cells_hold_smaller_ones(regi
     assert ask(registry, query) == [("demo/facts",), ("demo/items",)]
 
 
+def test_ids_that_pandas_made_floats_are_the_ids_that_they_were_and_other_facts_are_counted(registry: Registry) -> None:
+    item = {**poisoned(passages=1), "id": 7}
+    dotted = {**poisoned(passages=1, question="Which?"), "id": "1.10"}
+    facts = [{"id": value, "passage": f"It is Paris ({value})."} for value in (7.0, "7.00", 8.0, "1.1", 7.5)]
+    result = grid(registry, [item, dotted], facts, pcn=[0], factual_passages=2, fc=[True])  # type: ignore[arg-type]
+    [(ident, _, _, contexts)] = cases(registry)
+    assert (ident, sorted(contexts)) == ("7", ["It is Paris (7.0).", "It is Paris (7.00)."])
+    shown = ask(registry, "select slice, value from metrics where metric = 'facts' order by slice")
+    assert shown == [("given", 5), ("matched to an item", 2)]
+    assert result.steps[-1].partial or result.steps[-1].record.rejected  # the other item has no facts, and that is said
+
+
 def test_the_order_of_passages_and_temperatures_multiply_cells(registry: Registry) -> None:
     facts = [{"id": "one", "passage": "It is Paris."}]
     more = {"pcn": [0, 2], "factual_first": [True, False], "temperatures": [0, 0.7]}

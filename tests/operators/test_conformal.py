@@ -47,7 +47,9 @@ def run_conformal(registry: Registry, steps: dict[str, Any], models: dict[str, A
     """Run steps over `samples.jsonl`, and whatever other files of the types there are."""
     files = {"samples": "SampledAnswers", "new": "SampledAnswers", "questions": "Question"}
     datasets = {
-        name: {"type": record, "path": f"{name}.jsonl"} for name, record in files.items() if Path(f"{name}.jsonl").exists()
+        name: {"type": record, "path": f"{name}.jsonl", "allow_empty": True}
+        for name, record in files.items()
+        if Path(f"{name}.jsonl").exists()
     }
     return run_text(json.dumps({"name": "demo", "models": models or {}, "datasets": datasets, "steps": steps}), registry, **how)
 

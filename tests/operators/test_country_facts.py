@@ -46,7 +46,7 @@ def styles_of(row: dict[str, Any], kind: str, answer: str) -> set[str]:
 def test_rows_are_conflict_items(registry: Registry) -> None:
     spec = DatasetSpec.model_validate({"type": "ConflictItem", "generator": "country_facts/capitals", "limit": 20})
     got = ingest("items", spec, ConflictItem, Path(), 0, registry.store)
-    assert (got.rows, got.rejected, got.ignored) == (20, 0, ())
+    assert (got.rows, got.rejected, got.ignored) == (20, 0, {})
 
 
 def test_only_the_answer_tells_a_factual_passage_from_a_poisoned_one() -> None:

@@ -26,7 +26,7 @@ def report_on(registry: Registry, **tables: list[dict[str, Any]]) -> str:
     types = {name: "MathProblem" if name == "problems" else "MathSolution" for name in names}
     document = {
         "name": "demo",
-        "datasets": {name: {"type": types[name], "path": f"{name}.jsonl"} for name in names},
+        "datasets": {name: {"type": types[name], "path": f"{name}.jsonl", "allow_empty": True} for name in names},
         "steps": {
             "report": {"op": "personamath_report", "in": {name: name for name in names}, "with": {"embeddings": False}},
         },

@@ -102,6 +102,22 @@ def test_what_does_not_fit_is_counted_and_an_error_when_nothing_does(registry: R
     assert "all 6 prompts are longer than max_length=8" in result.error
 
 
+@pytest.mark.usefixtures("in_process")
+def test_rows_that_a_training_never_reached_are_unused_and_not_filtered(registry: Registry, tiny_model: Path) -> None:
+    result = train(registry, tiny_model, rows=7, max_steps=2, max_length=64)
+    [step] = result.steps
+    assert (step.record.rows_in, step.record.filtered, step.record.unused) == (7, 0, 3)
+    assert ask(registry, "select count(*) from training_exposure") == [(4,)]
+    assert registry.manifest("demo/sft", 1).unused == 3
+
+    long = train(registry, tiny_model, rows=12, question="a question of some length", max_steps=2, max_length=30)
+    assert long.error is None
+    [step] = long.steps  # two digits are too many
+    assert (step.record.filtered, step.record.unused) == (2, 6)
+    again = train(registry, tiny_model, rows=12, question="a question of some length", max_steps=2, max_length=30)
+    assert (again.steps[0].record.outcome, again.steps[0].record.unused) == ("hit", 6)
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_two_devices_train_together(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=8, devices=2, learning_rate=0.05)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 from operator import attrgetter
@@ -18,7 +20,7 @@ from operators.training import library
 from operators.training.exposure import ROW
 from operators.training.launch import launch
 from operators.training.loop import InvariantError, Training, check_first_loss
-from operators.training.settings import DPOSettings, KTOSettings, Lora, SFTSettings, TrainingSettings
+from operators.training.settings import DPO_LOSSES, DPOSettings, KTOSettings, SFTSettings, TrainingSettings
 from operators.training.students import Student
 
 LORA = {"r": 4, "alpha": 8}
@@ -134,7 +136,7 @@ def test_the_same_rows_and_seed_give_the_same_files(lora: Any, tiny_model: Path,
     assert one == other
     weights = {"adapter_config.json", "adapter_model.safetensors"} if lora else {"config.json", "model.safetensors"}
     assert weights <= one.keys()
-    assert ("tokenizer.json" in one) is (lora is None)
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= one.keys()
     assert logged(made[0]) == logged(made[1])
 
 
@@ -168,11 +170,32 @@ def test_a_merged_adapter_gives_full_weights_that_say_the_same(
     assert torch.allclose(merged, before(ids).logits, atol=1e-4)
 
 
-def test_an_adapter_of_another_rank_is_not_trained_on(adapter: Path, tiny_model: Path) -> None:
+def test_an_adapter_is_trained_further_as_it_is(adapter: Path, tiny_model: Path) -> None:
     student = Student(tiny_model, adapter, "tiny")
-    assert "with r 4, which is trained on, and lora.r says 8" in str(student.trouble(SFTSettings(lora=Lora(r=8))))
-    assert student.trouble(SFTSettings(lora=Lora(r=8), student_adapter="merge")) is None
-    assert student.trouble(SFTSettings()) is None
+    for given in ({}, {"lora": {}}, {"lora": {"r": 4}}, {"lora": {"alpha": 8, "target_modules": "all-linear"}}):
+        trained = student.trained_as(SFTSettings.model_validate(given)).lora
+        assert trained is not None
+        assert (trained.r, trained.alpha, trained.dropout) == (4, 8, 0)
+
+
+MADE_OTHERWISE = {
+    "lora.r says 8": {"r": 8},
+    "an adapter with r 4, which is trained further, and lora.r says 16": {"r": 16},
+    "lora.alpha says 32": {"alpha": 32},
+    "lora.dropout says 0.1": {"dropout": 0.1},
+    "lora.target_modules says ['q_proj']": {"target_modules": ["q_proj"]},
+    "lora.use_dora says True": {"use_dora": True},
+}
+
+
+def test_an_adapter_made_otherwise_is_not_trained_further(adapter: Path, tiny_model: Path) -> None:
+    student = Student(tiny_model, adapter, "tiny")
+    for why, lora in MADE_OTHERWISE.items():
+        with pytest.raises(ValueError, match=re.escape(why)):
+            student.trained_as(SFTSettings.model_validate({"lora": lora}))
+        merged = SFTSettings.model_validate({"lora": lora, "student_adapter": "merge"})
+        assert merged.lora is not None
+        assert student.trained_as(merged).lora == merged.lora.complete
 
 
 # -- kills ----------------------------------------------------------------------------------------------------------------
@@ -254,6 +277,13 @@ def test_the_known_fields_are_those_of_the_installed_packages() -> None:
         ({"adam_beta2": 0.95, "weight_decay": 0}, {"config": {"adam_beta2": 0.95, "weight_decay": 0}}),
         ({"lora": {"use_rslora": True}}, {"lora.config": {"use_rslora": True}}),
         ({"use_dora": True}, {"lora.config": {"use_dora": True}}),
+        ({"config": {"per_device_train_batch_size": 4}}, {"batch_size": 4, "config": {}}),
+        ({"config": {"max_length": 64}, "cutoff_len": 64, "max_length": 64}, {"max_length": 64}),
+        ({"learning_rate": "1e-5", "config": {"learning_rate": 0.00001}}, {"learning_rate": 1e-5}),
+        ({"lora_rank": 8, "lora": {"rank": 8, "config": {"r": 8}}}, {"lora.r": 8, "lora.config": {}}),
+        ({"peft_config": {"r": 4}, "lora": {"dropout": 0.1}}, {"lora.r": 4, "lora.dropout": 0.1}),
+        ({"lora_target_linear": False, "lora_target_modules": ["q_proj"]}, {"lora.target_modules": ["q_proj"]}),
+        ({"adapter": "", "lora": None}, {"lora": None}),
     ],
     ids=str,
 )
@@ -271,13 +301,29 @@ def test_how_a_name_was_read_is_told() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"cutoff_len": 512, "max_length": 64}, "cutoff_len and max_length are the same setting"),
+        ({"cutoff_len": 512, "max_length": 64}, "cutoff_len: 512 and max_length: 64 are the same setting with two values"),
+        ({"lora_rank": 16, "lora": {"r": 2}}, "lora_rank: 16 and lora.r: 2 are"),
+        ({"lora_rank": 16, "lora": {"config": {"r": 2}}}, "lora_rank: 16 and lora.config.r: 2 are"),
+        ({"lora": {"lora_alpha": 4, "config": {"lora_alpha": 8}}}, "lora.lora_alpha: 4 and lora.config.lora_alpha: 8"),
+        ({"peft_config": {"r": 2}, "lora_r": 3}, "peft_config.r: 2 and lora_r: 3 are"),
+        ({"use_dora": True, "lora": {"use_dora": False}}, "use_dora: true and lora.use_dora: false"),
+        ({"config": {"adam_beta1": 0.8}, "adam_beta1": 0.9}, "config.adam_beta1: 0.8 and adam_beta1: 0.9"),
+        ({"config": {"num_train_epochs": 2}, "epochs": 1}, "config.num_train_epochs: 2 and epochs: 1"),
+        ({"optimizer": "adafactor", "optim": "adamw_torch"}, "optimizer: adafactor and optim: adamw_torch"),
+        ({"finetuning_type": "lora", "lora": None}, "finetuning_type: lora and lora: null"),
+        ({"adapter": "lora", "finetuning_type": "full"}, "adapter: lora and finetuning_type: full"),
+        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "warmup_ratio: 0.1 and warmup_steps: 5 exclude each other"),
+        ({"bf16": True, "fp16": True}, "exclude each other"),
+        ({"lora_target_linear": True, "lora_target_modules": ["q_proj"]}, "lora_target_linear: true and lora_target_modules"),
+        ({"lora_target_linear": False}, "name the layers"),
+        ({"gradient_checkpointing": True, "activation_checkpointing": False}, "gradient_checkpointing: true and activation_"),
+        ({"truncation_mode": "middle"}, "truncation_mode is one of keep_end, keep_start"),
         ({"optim": "adamm"}, "optim is one of adafactor"),
         ({"adam_beta2": "high"}, "adam_beta2 takes float"),
         ({"output_dir": "here"}, "output_dir cannot be set: the engine decides where files lie"),
         ({"seed": 3}, "seed cannot be set: it is the pipeline's `seed`"),
         ({"adapter": "qlora"}, "qlora is not supported"),
-        ({"lora": None, "lora_rank": 4}, "lora.r is given, and lora is null"),
+        ({"lora": None, "lora_rank": 4}, "lora_rank: 4 is given, and lora: null"),
         ({"lr_scheduler": "cosin"}, "lr_scheduler is one of constant"),
         ({"lora": {"ranks": 4}}, "Extra inputs"),
     ],
@@ -286,3 +332,24 @@ def test_how_a_name_was_read_is_told() -> None:
 def test_what_cannot_be_set_is_an_error(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         SFTSettings.model_validate(given)
+
+
+def test_preference_settings_that_trl_refuses_are_errors() -> None:
+    for name in ("batch_size", "micro_batch_size", "per_device_train_batch_size"):
+        with pytest.raises(ValueError, match=f"{name}: 1 leaves KTO without a second row"):
+            KTOSettings.model_validate({name: 1, "gradient_accumulation_steps": 8})
+    assert KTOSettings.model_validate({"batch_size": 1, "loss_type": "apo_zero_unpaired"}).batch_size == 1
+    with pytest.raises(ValueError, match="train_sampling_strategy: random does not work with KTO"):
+        KTOSettings.model_validate({"train_sampling_strategy": "random"})
+    for settings in (DPOSettings, KTOSettings):
+        with pytest.raises(ValueError, match=r"loss_type is one of|Input should be 'kto'"):
+            settings.model_validate({"pref_loss": "simpo"})
+    with pytest.raises(ValueError, match=r"pref_beta: 0\.2 and config\.beta: 0\.3"):
+        DPOSettings.model_validate({"pref_beta": 0.2, "config": {"beta": 0.3}})
+
+
+def test_the_dpo_losses_are_those_of_trl() -> None:
+    from trl import DPOTrainer
+
+    source = inspect.getsource(DPOTrainer)
+    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(DPO_LOSSES)

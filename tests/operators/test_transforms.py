@@ -168,6 +168,8 @@ def test_of_nothing_nothing_is_made(registry: Registry) -> None:
     types = {"problems": "MathProblem", "tests": "MathProblem"}
     document = json.loads(pipeline("decontaminate", {"rows": "problems", "reference": "tests"}, types))
     document["steps"]["once"] = {"op": "dedup", "in": "problems"}
+    for dataset in document["datasets"].values():
+        dataset["allow_empty"] = True
     run_ok(json.dumps(document), registry)
     assert ask(registry, "select sum(rows) from versions") == [(0,)]
 
@@ -298,6 +300,8 @@ def test_rows_that_share_words_with_a_reference_are_put_aside_with_both_texts(re
         (3, "What is 3 - 4?", "what is 3 - 4", 2, "what is 3 - 4"),
     ]
     assert ask(registry, "select type from datasets where name = 'demo/step.clean'") == [("MathProblem",)]
+    # All rows led to an output; a reference row was only compared with.
+    assert ask(registry, "select rows_in, filtered, unused from internal.step_runs") == [(7, 0, 1)]
     assert ask(registry, "select slice, value from metrics where metric = 'rows' order by 1") == [
         ("clean", 2),
         ("contaminated", 2),

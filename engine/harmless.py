@@ -1,0 +1,40 @@
+"""Text from outside, made harmless for a terminal.
+
+Characters that move the cursor, change the order of what is shown, or hide are shown as escapes, such as `\\x1b` or
+`\\u202e`. Everything else stays as it is, emoji and all scripts included.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Control and format characters (categories Cc, Cf, Cs, Zl, Zp), but not those that are a part of words and emoji.
+_HARMFUL = (
+    r"\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f"
+)
+_IN_TEXT = re.compile(rf"[\x00-\x08\x0b-\x1f{_HARMFUL}]")
+_IN_JSON = re.compile(rf"[{_HARMFUL}]")
+
+
+def harmless(text: str) -> str:
+    """The text with escapes in place of harmful characters; line breaks and tabs stay."""
+    return _IN_TEXT.sub(_escape, text)
+
+
+def harmless_json(text: str) -> str:
+    """The same for JSON, which means the same afterwards."""
+    return _IN_JSON.sub(_json_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if number < 0x10000:
+        return f"\\u{number:04x}"
+    high, low = divmod(number - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"

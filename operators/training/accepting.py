@@ -1,0 +1,215 @@
+"""Settings that also take a library's own names and other tools' names; every setting is given once, or twice alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from operators.training import library
+
+Translation = Mapping[str, str]
+"""Another name -> our name, or `lora.NAME` for a part of the adapter's settings."""
+
+Place = tuple[str, ...]
+"""The path of a setting: `("lora", "r")`."""
+
+
+class Given(NamedTuple):
+    """A setting as the user gave it.
+
+    Attributes:
+        place: what it sets, under our names and the library's.
+        path: where it was written, under the names used there.
+        value: its value.
+        written: the value before it was translated.
+    """
+
+    place: Place
+    path: Place
+    value: Any
+    written: Any
+
+    @property
+    def shown(self) -> str:
+        """As it was written: `lora.r: 4`."""
+        return f"{'.'.join(self.path)}: {_short(self.written)}"
+
+
+class Accepting(BaseModel):
+    """Settings that take the fields of a library's configuration beside their own, and other names for both.
+
+    A field that is not our own ends up in `config`, under the library's name. Whatever sets the same thing is compared,
+    wherever it was written and under whatever name: values that disagree are an error.
+
+    Attributes:
+        configures: the configuration.
+        aliases: other names of our fields.
+        owned: fields of the configuration that cannot be set, and why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    configures: ClassVar[library.Config]
+    aliases: ClassVar[Translation]
+    owned: ClassVar[Mapping[str, str]]
+    parts: ClassVar[Mapping[str, type[Accepting]]] = {}
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
+    config: dict[str, Any] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How names that are not ours were read, for people."""
+        return tuple(self._notes)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every name that can be given."""
+        return [*cls.model_fields, *cls.aliases, *(name for name in library.fields(cls.configures) if name not in cls.owned)]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """With the names of the library and of other trainers, so that editors know them."""
+        schema: dict[str, Any] = handler.resolve_ref_schema(handler(core))
+        own = dict(schema["properties"])
+        of_library = {name: each.schema for name, each in library.fields(cls.configures).items() if name not in cls.owned}
+        others = {name: {"description": f"{name} is {place}"} for name, place in cls.aliases.items()}
+        schema["properties"] = {**of_library, **others, **own}
+        return schema
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, given: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        if not isinstance(given, Mapping):
+            return handler(given)
+        notes: list[str] = []
+        placed = cls._distinct(cls._placed(given, (), notes))
+        made = handler(_nested(placed))
+        made.examine(placed)
+        made._notes = notes
+        return made
+
+    @classmethod
+    def translated(cls, name: str, value: Any) -> dict[str, Any]:
+        """What another name stands for: our names (with dots for parts) and their values."""
+        return {cls.aliases[name]: value}
+
+    def examine(self, placed: Mapping[Place, Given]) -> None:
+        """Refuse settings that do not go together; see `refuse`.
+
+        Args:
+            placed: what was given, by place.
+        """
+
+    @classmethod
+    def _placed(cls, given: Mapping[str, Any], path: Place, notes: list[str]) -> Iterator[Given]:
+        """What is set, one leaf at a time. Adds to `notes` how other names were read."""
+        for name, value in given.items():
+            yield from cls._one(name, value, (*path, name), notes)
+
+    @classmethod
+    def _one(cls, name: str, value: Any, path: Place, notes: list[str]) -> Iterator[Given]:
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
+        if name == "config" and isinstance(value, Mapping):
+            for inner, each in value.items():
+                if inner in library.fields(cls.configures) and inner in {*cls.model_fields, *cls.aliases}:
+                    yield from cls._one(inner, each, (*path, inner), notes)
+                else:
+                    cls._fits(inner, each, (*path, inner))
+                    yield Given(("config", inner), (*path, inner), each, each)
+        elif name in cls.parts and isinstance(value, Mapping):
+            yield Given((name,), path, {}, value)  # it is there, even with nothing in it
+            for each in cls.parts[name]._placed(value, path, notes):
+                yield each._replace(place=(name, *each.place))
+        elif name in cls.model_fields:
+            yield Given((name,), path, value, value)
+        elif name in cls.aliases:
+            yield from cls._alias(name, value, path, notes)
+        elif name in library.fields(cls.configures) or name in cls.owned:
+            cls._fits(name, value, path)
+            yield Given(("config", name), path, value, value)
+        else:
+            yield Given((name,), path, value, value)  # pydantic says that there is no such field
+
+    @classmethod
+    def _alias(cls, name: str, value: Any, path: Place, notes: list[str]) -> Iterator[Given]:
+        try:
+            meant = cls.translated(name, value)
+        except ValueError as error:
+            refuse(str(error), path, value)
+        if any(place != name for place in meant):
+            notes.append(f"{name}: {_short(value)} is " + ", ".join(f"{k}: {_short(v)}" for k, v in meant.items()))
+        for place, each in meant.items():
+            outer, _, inner = place.partition(".")
+            part = cls.parts.get(outer)
+            found: Iterator[Given]
+            if part and inner:
+                found = (leaf._replace(place=(outer, *leaf.place)) for leaf in part._one(inner, each, path, []))
+            else:
+                found = cls._one(outer, each, path, notes)
+            for leaf in found:
+                yield leaf._replace(written=value) if leaf.path == path else leaf
+
+    @classmethod
+    def _distinct(cls, given: Iterator[Given]) -> dict[Place, Given]:
+        """By place; refuses two that say different things."""
+        placed: dict[Place, Given] = {}
+        for each in given:
+            first = placed.setdefault(each.place, each)
+            if not _same(first.value, each.value):
+                refuse(f"{first.shown} and {each.shown} are the same setting with two values; keep one", each.path, each.value)
+        for each in placed.values():
+            outer = placed.get(each.place[:-1])
+            if outer is not None and outer.value is None:
+                refuse(f"{each.shown} is given, and {outer.shown}; keep one", each.path, each.value)
+        return placed
+
+    @classmethod
+    def _fits(cls, name: str, value: Any, path: Place) -> None:
+        """Refuse what the library does not take."""
+        if name in cls.owned:
+            refuse(f"{name} cannot be set: {cls.owned[name]}", path, value)
+        known = library.fields(cls.configures)
+        if name not in known:
+            refuse(f"{cls.configures} has no field {name!r}", path, value)
+        if trouble := known[name].trouble(value):
+            refuse(f"{name} {trouble}", path, value)
+
+
+def refuse(why: str, path: Place, value: Any) -> NoReturn:
+    """Raise pydantic's error for the setting that was written at a path."""
+    error = PydanticCustomError("setting", "{why}", {"why": why})
+    raise ValidationError.from_exception_data("settings", [InitErrorDetails(type=error, loc=path, input=value)])
+
+
+def _nested(placed: Mapping[Place, Given]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for place, given in placed.items():
+        inside = settings
+        for outer in place[:-1]:
+            inside = inside.setdefault(outer, {})
+        if given.value == {} and isinstance(inside.get(place[-1]), dict):
+            continue
+        inside[place[-1]] = dict(given.value) if given.value == {} else given.value
+    return settings
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if one == other:
+        return True
+    try:  # YAML reads 1e-4 as text
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return False
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)

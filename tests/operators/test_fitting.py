@@ -1,0 +1,190 @@
+"""Rows that a trainer would fail on are named before a model is loaded; what its libraries warn of is passed on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operators.training.warned import heard
+from registry import Registry
+from tests.engine.running import run_text
+from tests.tiny_model import TEMPLATE
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('turns must alternate') }}{% endif %}{% endfor %}"
+)
+THINKING = "{% if add_generation_prompt %}<|system|>{% endif %}"
+
+
+def turn(role: str, content: str = "x") -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+@pytest.fixture
+def student(tiny_model: Path, tmp_path: Path) -> Any:
+    """Makes a copy of the tiny model with another chat template."""
+    import shutil
+
+    def copy(template: str = TEMPLATE) -> Path:
+        folder = tmp_path / f"student-{abs(hash(template))}"
+        if not folder.exists():
+            shutil.copytree(tiny_model, folder)
+            (folder / "chat_template.jinja").write_text(template)
+        return folder
+
+    return copy
+
+
+def train(registry: Registry, model: Path, rows: list[dict[str, Any]], kind: str = "sft", **settings: Any) -> Any:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    types = {"sft": "SFTExample", "dpo": "PreferencePair", "kto": "LabelledExample"}
+    given = {"batch_size": 2, "max_steps": 1, "max_length": 64, "lora": None, **settings}
+    document = {
+        "name": "demo",
+        "models": {"student": {"provider": "transformers", "model": str(model)}},
+        "datasets": {"rows": {"type": types[kind], "path": "rows.jsonl"}},
+        "steps": {"trained": {"op": f"train_{kind}", "in": "rows", "with": given}},
+    }
+    return run_text(json.dumps(document), registry)
+
+
+GOOD = {"prompt": [turn("user")], "completion": [turn("assistant")]}
+PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected": [turn("assistant", "n")]}
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("kind", "template", "rows", "why"),
+    [
+        ("sft", "", [{**GOOD, "completion": []}, GOOD], "row 0: `completion` has no message; give it one"),
+        ("sft", "", [GOOD, {**GOOD, "prompt": []}], "row 1: `prompt` has no message"),
+        ("sft", "", [GOOD, *[{**GOOD, "prompt": []}] * 9], "rows 1, 2, 3, 4, 5 and 4 more: `prompt` has no message"),
+        ("dpo", "", [PAIR, {**PAIR, "rejected": []}], "row 1: `rejected` has no message"),
+        ("kto", "", [{**GOOD, "label": True}, {**GOOD, "label": True, "completion": []}], "row 1: `completion` has no"),
+        ("kto", "", [{**GOOD, "label": True}], "there is only one"),
+        (
+            "sft",
+            NO_SYSTEM,
+            [GOOD, {**GOOD, "prompt": [turn("system"), turn("user")]}],
+            "row 1: the student's chat template refuses its turns (system, user): no system role here; put the system text into",
+        ),
+        (
+            "dpo",
+            ALTERNATING,
+            [PAIR, {**PAIR, "prompt": [turn("user"), turn("user")]}],
+            "row 1: the student's chat template refuses its turns (user, user): turns must alternate; join turns of one role",
+        ),
+        (
+            "sft",
+            "{{ messages[3].content }}",
+            [GOOD],
+            "row 0: the student's chat template refuses its turns (user)",
+        ),
+    ],
+    ids=[
+        "no-completion",
+        "no-prompt",
+        "many",
+        "no-rejected",
+        "kto",
+        "one-for-kto",
+        "system",
+        "alternation",
+        "a-template-that-fails",
+    ],
+)
+def test_bad_rows_are_named_with_the_cure(
+    kind: str, template: str, rows: list[dict[str, Any]], why: str, registry: Registry, student: Any
+) -> None:
+    import transformers
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transformers.AutoModelForCausalLM, "from_pretrained", pytest.fail)
+        result = train(registry, student(template + TEMPLATE), rows, kind)
+    assert result.state == "failed"
+    assert why in result.error
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_student_without_a_chat_template_is_named(registry: Registry, student: Any) -> None:
+    folder = student("{# another folder #}")
+    (folder / "chat_template.jinja").unlink()
+    assert "no chat template" in train(registry, folder, [GOOD]).error
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_beyond_the_positions_of_the_student(registry: Registry, tiny_model: Path, student: Any) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    long = {**GOOD, "completion": [turn("assistant", "y" * 90)]}
+    fixed = student("{# learned positions #}" + TEMPLATE)
+    torch.manual_seed(0)
+    shape = GPT2Config(vocab_size=260, n_positions=40, n_embd=16, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(shape).save_pretrained(fixed)
+    refused = train(registry, fixed, [GOOD, long])
+    assert "row 1: longer than the 40 tokens that the model takes, and max_length is 64. Set max_length: 40" in refused.error
+    assert train(registry, fixed, [GOOD, long], max_length=40).state == "succeeded"
+
+    rotary = student("{# rotary positions #}" + TEMPLATE)
+    config = json.loads((rotary / "config.json").read_text())
+    (rotary / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 40}))
+    result = train(registry, rotary, [GOOD, long])
+    assert result.state == "succeeded", result.error
+    assert any("row 1: longer than the 40 tokens" in note for note in notes(result))
+
+
+def notes(result: Any) -> list[str]:
+    return [note for outcome in result.steps for note in outcome.notes]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", ["sft", "dpo", "kto"])
+def test_what_trl_warns_of_reaches_the_user_once(kind: str, registry: Registry, student: Any) -> None:
+    row = PAIR if kind == "dpo" else GOOD | ({"label": True} if kind == "kto" else {})
+    result = train(registry, student(TEMPLATE + THINKING), [row] * 3, kind)
+    assert result.state == "succeeded", result.error
+    told = [note for note in notes(result) if note.startswith("trl: The tokenized prompt is not a prefix")]
+    assert len(told) == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_settings_that_trl_advises_against_and_blank_completions_are_noted(registry: Registry, student: Any) -> None:
+    blank = {**GOOD, "completion": [turn("assistant", " ")]}
+    result = train(registry, student(), [GOOD, blank], truncation_mode="keep_end")
+    assert result.state == "succeeded", result.error
+    assert any("'keep_end'` truncation mode is deprecated" in note for note in notes(result))
+    assert "row 1: a completion without text, from which the model learns to say nothing" in notes(result)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", ["sft", "dpo", "kto"])
+def test_nothing_is_noted_where_there_is_nothing_to_say(kind: str, registry: Registry, student: Any) -> None:
+    rows = [PAIR] * 2 if kind == "dpo" else [GOOD | ({"label": label} if kind == "kto" else {}) for label in (True, False)]
+    result = train(registry, student(), rows, kind)
+    assert (result.state, notes(result)) == ("succeeded", [])
+
+
+def test_warnings_are_collected_once_and_printed_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    import transformers
+
+    before = logging.getLogger("transformers").level, warnings.showwarning
+    with heard() as found:
+        for _ in range(2):
+            logging.getLogger("trl.trainer.sft_trainer").warning("[RANK 0] mind  the\ngap %d", 3)
+            transformers.logging.get_logger("transformers.tokenization").warning_once("too long")
+            warnings.warn("of ours", FutureWarning, stacklevel=1)
+        logging.getLogger("trl.trainer").info("chatter")
+    with heard() as again:
+        transformers.logging.get_logger("transformers.tokenization").warning_once("too long")
+    assert found == ["trl: mind the gap 3", "transformers: too long", "trl: of ours"]
+    assert again == ["transformers: too long"]
+    assert capfd.readouterr() == ("", "")
+    assert (logging.getLogger("transformers").level, warnings.showwarning) == before
