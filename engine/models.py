@@ -85,9 +85,11 @@ class Models:
         if self._post:
             await self._post.delivered()
 
-    def trouble(self) -> str:
-        """What keeps the models from answering now, in their servers' words; nothing when they answer."""
-        return "; ".join(model.trouble for model in self._shared.values() if model.trouble)
+    def waiting(self) -> str:
+        """What rows wait for: the trouble of servers that do not answer now, in their words, or how many answers."""
+        said = [model.trouble for model in self._shared.values() if model.trouble]
+        asked = sum(model.asking for model in self._shared.values())
+        return "; ".join(said) or (f"waiting for {asked} answers" if asked else "")
 
     def notes(self) -> tuple[str, ...]:
         """What users should know about their servers."""

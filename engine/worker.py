@@ -126,7 +126,7 @@ class Worker:
         """Send no further request once the step is to stop, because another worker failed or the user said so."""
         while not self._mark.exists():
             await asyncio.sleep(_WATCH_SECONDS)
-            self.pulse.say(self.models.trouble())
+            self.pulse.say(self.models.waiting())
         self._stop()
 
     def _same_code(self) -> None:

@@ -88,6 +88,11 @@ class SharedModel:
         return self._gate.spent
 
     @property
+    def asking(self) -> int:
+        """How many answers are being asked for now."""
+        return len(self._asking)
+
+    @property
     def trouble(self) -> str:
         """What keeps the server from answering now, in its words; nothing when it answers."""
         return self._trouble or str(getattr(self._provider, "trouble", ""))

@@ -20,7 +20,7 @@ SIDES: tuple[Side, ...] = ("tune", "calibrate", "evaluate")
 class Shares(BaseModel):
     """The shares of the questions; they are drawn by a hash of each question, so that a new one moves no other."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tune: float = Field(default=0.2, ge=0, lt=1)
     calibrate: float = Field(default=0.4, gt=0, le=1)

@@ -50,7 +50,7 @@ class Accepting(BaseModel):
         owned: fields of the configuration that cannot be set, and why.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     configures: ClassVar[library.Config]
     aliases: ClassVar[Translation]

@@ -84,6 +84,7 @@ _HUB = "models go to the registry; `engine export` writes a folder to upload"
 _PLACES = "the engine decides where files lie"
 
 OWNED: Mapping[str, str] = {
+    "trust_remote_code": "code that comes with a model or a dataset is never run",
     **dict.fromkeys(("output_dir", "resume_from_checkpoint", "save_on_each_node", "local_rank"), _PLACES),
     **dict.fromkeys(("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica"), "see `metrics`"),
     **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), "see `metrics`"),
