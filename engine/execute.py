@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.job import Failure, Job, Partition, Receipt
 from engine.problems import EngineError, StepError
-from engine.ray_environment import check_cluster, loopback_only, temporary_folder
+from engine.ray_environment import Home, check_cluster, loopback_only, temporary_folder
 from engine.spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
@@ -31,7 +31,7 @@ class Cluster:
     def __init__(self) -> None:
         self._started_here = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._home: str | None = None
+        self._home: Home | None = None
 
     def start(self) -> None:
         """Start or attach; raises EngineError with the address when a named cluster does not answer."""
@@ -50,7 +50,7 @@ class Cluster:
                 # Ray puts the driver's working folder first on the workers' import path: a `numpy.py` or a folder
                 # `operators` of the user's there would be imported in place of the installed one. This one is empty.
                 self._folder = tempfile.TemporaryDirectory(prefix="engine-ray-", ignore_cleanup_errors=True)
-                home = os.getcwd()
+                home = Home(os.getcwd(), tuple(sys.path))
                 with chdir(self._folder.name), _quiet_stderr():
                     self._attach(named) if named else self._start_private(home)
             except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
@@ -66,7 +66,7 @@ class Cluster:
         check_cluster(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
 
-    def _start_private(self, home: str) -> None:
+    def _start_private(self, home: Home) -> None:
         import ray
 
         self._home = home

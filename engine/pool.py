@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from engine.job import Failure, Job, Partition, Receipt
 from engine.llm.base import Spent
 from engine.problems import EngineError, StepError
+from engine.ray_environment import Home
 from engine.spec import Resources
 
 _MOST_FAILED_STARTS = 3
@@ -48,11 +48,11 @@ class Pool:
         job: what the partitions share.
         resources: of each worker, and their number.
         in_flight: partitions that one worker has under way.
-        home: the folder that workers stand in, because operators may read files by relative paths; None: where Ray puts them.
+        home: where workers on this machine stand and look for modules; None: where Ray puts them.
         shared: the workers share limits and journal through a Service.
     """
 
-    def __init__(self, job: Job, resources: Resources, in_flight: int, home: str | None, *, shared: bool) -> None:
+    def __init__(self, job: Job, resources: Resources, in_flight: int, home: Home | None, *, shared: bool) -> None:
         import ray
 
         self._job = job.model_dump_json()
@@ -166,11 +166,11 @@ class Pool:
 class _RayWorker:
     """A Ray actor around a Worker; `service` is what several workers share, on the driver's node."""
 
-    def __init__(self, job: str, service: Any, driver_node: str, name: str, home: str | None) -> None:
+    def __init__(self, job: str, service: Any, driver_node: str, name: str, home: Home | None) -> None:
         import ray
 
         if home is not None:
-            os.chdir(home)
+            home.enter()
 
         from engine.worker import Worker
 

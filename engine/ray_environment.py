@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.problems import EngineError
 
@@ -21,6 +22,21 @@ _ATTACH = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, c
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _LOOPBACK_READ = "ENABLE_RAY_CLUSTER"
 """Ray's switch for using 127.0.0.1, and its name once ray is imported. Without it, Ray listens on every interface."""
+
+
+class Home(NamedTuple):
+    """Where the driver stands and where it looks for modules; a worker on the same machine does likewise.
+
+    Operators may read files by relative paths, and may be in a module that is not installed.
+    """
+
+    folder: str
+    path: tuple[str, ...]
+
+    def enter(self) -> None:
+        """Stand there, and look there first."""
+        os.chdir(self.folder)
+        sys.path[:] = [*self.path, *(each for each in sys.path if each not in self.path)]
 
 
 def temporary_folder() -> Path:

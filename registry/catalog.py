@@ -158,8 +158,10 @@ class Catalog:
         """
         at = began or _now()
         run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-        line = self._sealed(Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source))
+        event = Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source)
+        line = sealed(event)  # before the lock, because the first time takes a while
         with self._locked():
+            self._database.prove(run_rows([event]))
             self._end_dead_runs()
             self.runs.claim(run_id)
             try:

@@ -16,7 +16,9 @@ from tests.chat_server import ChatServer
 # `tests/site` plays an installed package with operators of its own; Ray's workers and subprocesses see it, too.
 SITE = str(Path(__file__).parent / "site")
 sys.path.insert(0, SITE)
-os.environ["PYTHONPATH"] = os.pathsep.join([SITE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
+# So do the tests' own actors, which are in `tests`.
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([SITE, ROOT, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
 
 # Keys that pipelines of tests name; Ray's workers have them from here.
 os.environ.update({"BENCH_KEY": "one", "OTHER_KEY": "two"})
@@ -45,6 +47,15 @@ def chat_server() -> Iterator[ChatServer]:
     """An OpenAI-compatible server on loopback that counts its requests."""
     with ChatServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 server with a bucket, on loopback; one for all tests, because clients remember it."""
+    from tests.s3_server import s3_server
+
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from engine.commands import keeping
 from engine.commands.shared import Settings
+from engine.invocation import propose
 from engine.problems import PipelineError
 from registry import QueryError, Registry
 from tests.registry.test_gc import receipt, three_versions, versions
@@ -45,7 +46,7 @@ def test_gc_shows_what_goes_and_deletes_it_only_when_told(registry: Registry, ap
     assert lines[6].startswith(f"  receipts/{third.step_key}  of a step that is finished, ")
     assert lines[7:] == [
         "kept: 1 version, and answers of models (1,234 bytes), which were paid for",
-        "nothing was deleted; `engine gc --delete` deletes it",
+        f"nothing was deleted; `{propose('gc', '--delete')}` deletes it",
     ]
     assert len(versions(registry)) == 3
     deleted = printed(app, "gc", "--grace", "0", "--delete")
@@ -79,7 +80,7 @@ def test_gc_as_json_names_everything(registry: Registry, app: typer.Typer) -> No
 
 def test_a_pinned_version_stays_until_it_is_unpinned(registry: Registry, app: typer.Typer) -> None:
     three_versions(registry)
-    assert printed(app, "pin", "p/a@1") == ["p/a@1 is pinned: it is kept until `engine unpin p/a@1`"]
+    assert printed(app, "pin", "p/a@1") == [f"p/a@1 is pinned: it is kept until `{propose('unpin', 'p/a@1')}`"]
     printed(app, "gc", "--grace", "0", "--delete")
     assert versions(registry) == ["p/a@1", "p/a@3"]
     assert printed(app, "unpin", "p/a@1") == ["p/a@1 is not pinned any more"]

@@ -27,7 +27,7 @@ from engine.sources import ingest
 from engine.spec import DatasetSpec
 from operators.records import MathProblem
 from registry import Registry
-from tests.s3_server import s3_files, s3_server
+from tests.s3_server import s3_files
 
 ROWS = [{"question": f"{n} + 1", "answer": str(n + 1)} for n in range(3)]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
@@ -121,22 +121,19 @@ def test_every_format_is_read_from_here_and_through_chains(registry: Registry, s
     assert find_files(f"zip://a/none.jsonl::file://{tmp_path}/rows.zip", Path()) == []
 
 
-def test_every_format_is_read_from_s3(registry: Registry) -> None:
-    with s3_server():
-        for name, content in FILES.items():
-            s3_files().pipe_file(f"bucket/d/source=it/{name}", content)
-        s3_files().pipe_file("bucket/d/[odd] name?.jsonl", LINES)
-        for name in FILES:
-            assert read(registry, f"s3://bucket/d/source=it/{name}") == ROWS, name
-        assert read(registry, "s3://bucket/d/[odd] name?.jsonl") == ROWS
-        files = find_files("s3://bucket/d/*/*.jsonl*", Path())
-        assert files[0].name == "s3://bucket/d/source=it/rows.jsonl"
-        assert all(file.partition == {"source": "it"} for file in files)
-        assert find_files("s3://bucket/none.jsonl", Path()) == []
-        with pytest.raises(
-            EngineError, match=r"s3://bucket/d is a folder; name its files, for instance s3://bucket/d/\*.jsonl"
-        ):
-            find_files("s3://bucket/d/", Path())
+def test_every_format_is_read_from_s3(registry: Registry, s3: str) -> None:
+    for name, content in FILES.items():
+        s3_files().pipe_file(f"bucket/d/source=it/{name}", content)
+    s3_files().pipe_file("bucket/d/[odd] name?.jsonl", LINES)
+    for name in FILES:
+        assert read(registry, f"s3://bucket/d/source=it/{name}") == ROWS, name
+    assert read(registry, "s3://bucket/d/[odd] name?.jsonl") == ROWS
+    files = find_files("s3://bucket/d/*/*.jsonl*", Path())
+    assert files[0].name == "s3://bucket/d/source=it/rows.jsonl"
+    assert all(file.partition == {"source": "it"} for file in files)
+    assert find_files("s3://bucket/none.jsonl", Path()) == []
+    with pytest.raises(EngineError, match=r"s3://bucket/d is a folder; name its files, for instance s3://bucket/d/\*.jsonl"):
+        find_files("s3://bucket/d/", Path())
 
 
 PIPELINE = """\

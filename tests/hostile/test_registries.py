@@ -354,7 +354,7 @@ def test_calls_of_a_missing_object_are_left_out_and_said(kept: Path, tmp_path: P
         ("update versions set name = 'p/x' where name = 'p/b'", "takes p/b@1 for p/x@1"),
         ("update versions set version_id = '../../outside/x' where name = 'p/b'", "is not the id of a version"),
         ("insert into versions from versions", "has 2 versions"),
-        ("insert into runs select '../../outside/x', 'p', 'running', null, null, null", "is not the id of a run"),
+        ("insert into runs select '../../outside/x', 'p', 'running', null, null, null, null, null", "is not the id of a run"),
     ],
 )
 def test_a_crafted_catalog_is_not_believed(kept: Path, tmp_path: Path, outside: Path, change: str, said: str) -> None:

@@ -23,7 +23,7 @@ def train(registry: Registry, model: Path, rows: int = 6, question: str = "q", *
     document = {
         "name": "demo",
         "models": {"student": {"provider": "transformers", "model": str(model)}},
-        "datasets": {"rows": {"type": "SFTExample", "path": "rows.jsonl"}},
+        "datasets": {"rows": {"type": "SFTExample", "path": "rows.jsonl", "allow_empty": True}},
         "steps": {
             "sft": {"op": "train_sft", "in": "rows", "with": {"batch_size": 2, "max_length": 64, "epochs": 2, **settings}}
         },

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,14 +18,7 @@ from registry.remote import UnreachableError, files_at
 from tests.conftest import Cli
 from tests.engine.running import run_text, texts, words
 from tests.registry.test_catalog import commit, draft
-from tests.s3_server import s3_files, s3_server
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of an S3 server with a bucket."""
-    with s3_server() as address:
-        yield address
+from tests.s3_server import s3_files
 
 
 @pytest.fixture
