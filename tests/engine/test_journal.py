@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from engine.llm.base import Completion, TokenLogprob
 from engine.llm.journal import DamagedJournalError, Journal
+from registry.store import json_digest
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +74,24 @@ async def test_a_changed_entry_is_an_error(workdir: Path) -> None:
     with pytest.raises(DamagedJournalError, match="entry k"):
         await journal.get("k")
     journal.close()
+
+
+async def test_a_flipped_byte_in_an_index_hides_no_answer(workdir: Path) -> None:
+    keys = [json_digest(number) for number in range(300)]
+    journal = Journal(workdir / "j")
+    await asyncio.gather(*[journal.put(key, Completion(text=f"answer {place}")) for place, key in enumerate(keys)])
+    journal.close()
+    with sqlite3.connect(journal.file) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+    connection.close()
+    whole = journal.file.read_bytes()
+    places = [match.start() for match in re.finditer(keys[150].encode(), whole)]
+    assert len(places) == 2, "in the table and in its index"
+    for place in places:
+        journal.file.write_bytes(whole[:place] + b"g" + whole[place + 1 :])
+        damaged = Journal(workdir / "j")
+        assert (await damaged.get(keys[150])) == Completion(text="answer 150")
+        damaged.close()
 
 
 async def test_the_first_of_two_answers_is_kept_unless_it_is_to_be_replaced(workdir: Path) -> None:
