@@ -103,7 +103,7 @@ def check_cluster(address: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise _unreachable(address, f"no answer within {_ATTACH_SECONDS:g} s; is it a Ray cluster's address?") from error
+        raise _unreachable(address, f"no answer within {_ATTACH_SECONDS:g} s, so it may not be a Ray cluster") from error
     if tried.returncode != 0:
         raise _unreachable(address, (tried.stderr.strip().splitlines() or ["no reason given"])[-1])
 

@@ -209,7 +209,8 @@ def _suggestions(result: RunResult) -> list[str]:
     first = [outcome.outputs[0] for outcome in result.steps if outcome.outputs]
     datasets = [manifest for manifest in first if manifest.kind == "dataset" and manifest.rows]
     if not datasets:
-        return [propose("ls"), propose("runs"), propose("sql", "select * from rejects")]
+        made = [propose("show", str(manifest.ref)) for manifest in first[-1:]]
+        return [propose("ls"), propose("runs"), *made]
     last = datasets[-1]
     name = last.name if result.moves_latest else str(last.ref)
     called = any(side.kind == "calls" for outcome in result.steps for manifest in outcome.outputs for side in manifest.side)

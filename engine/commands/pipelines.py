@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sized
 from typing import Annotated
 
 import typer
@@ -28,7 +29,14 @@ def check(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = Fals
     if json:
         print_json({"pipeline": checked.spec.name, "steps": list(checked.steps), "problems": []})
     else:
-        out().print(f"{pipeline} is fine: {len(checked.steps)} steps, {len(checked.sources)} external datasets.")
+        steps, sources = (
+            _counted(each, word) for each, word in ((checked.steps, "step"), (checked.sources, "external dataset"))
+        )
+        out().print(f"{pipeline} is fine: {steps}, {sources}.")
+
+
+def _counted(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 def plan(

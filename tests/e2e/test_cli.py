@@ -42,7 +42,7 @@ def project(workdir: Path, chat_server: ChatServer) -> Path:
 
 @pytest.mark.timeout(400)
 def test_the_whole_tour(project: Path, engine: Cli, chat_server: ChatServer) -> None:
-    assert engine("check", "p.yaml").stdout == "p.yaml is fine: 2 steps, 1 external datasets.\n"
+    assert engine("check", "p.yaml").stdout == "p.yaml is fine: 2 steps, 1 external dataset.\n"
     planned = json.loads(engine("plan", "p.yaml", "--json").stdout)
     assert [(step["step"], step["status"]) for step in planned] == [("problems", "READ"), ("cot", "RUN"), ("rows", "WAIT")]
     assert planned[1]["max_calls"] == 4

@@ -96,6 +96,7 @@ def test_no_answer_makes_a_reader_raise(parts: list[tuple[str, int]]) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("without_collections")
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(answers)
