@@ -101,10 +101,11 @@ def _braces(text: str, start: int) -> str | None:
 
 def _said(rest: str) -> str | None:
     """The answer that a sentence begins with, or the only number in it."""
-    rest = rest.lstrip("*_ \n")
+    opened = len(rest) - len(rest.lstrip("*_ \n"))
+    stars, rest = rest[:opened].count("*"), rest[opened:]
     if (match := _MATH.match(rest)) and not re.match(r"\s*(?:,|and\b|or\b|to\b|[-+*/=])", rest[match.end() :]):
         return match[1].strip()
-    clause = _CLAUSE.split(rest.partition("\n")[0])[0].strip().strip("*").strip()
+    clause = _CLAUSE.split(rest.partition("\n")[0])[0].strip().removesuffix("*" * stars).strip()
     clause = re.sub(r"\$(?!\d)|(?<=[\d}])\$", "", clause).strip()
     if "=" in clause and not re.match(r"\S{1,9}\s*=[^=]*$", clause):
         clause = clause.rpartition("=")[2].strip()

@@ -112,7 +112,7 @@ def _undressed(text: str) -> str:
     """Without what does not belong to the answer: dollar signs and words of LaTeX around it, quotes, a full stop."""
     while True:
         before = text
-        text = text.strip().strip("*").strip()
+        text = text.strip()
         text = re.sub(r"(?<!\.)\.$", "", text)
         if len(text) > 2 and text[0] == text[-1] and text[0] in _QUOTES:
             text = text[1:-1]
@@ -341,9 +341,11 @@ def _with_unit(text: str, depth: int) -> Form:
         raise UnreadableError(str(error)) from error
     if with_unit is None:
         node = parse(text)
-        return (
-            Form("value", text, unit="degree", node=node.parts[0]) if node.head == "degree" else Form("value", text, node=node)
-        )
+        if node.head != "degree":
+            return Form("value", text, node=node)
+        if variables(node.parts[0]):
+            raise UnreadableError("a degree sign on a letter")
+        return Form("value", text, unit="degree", node=node.parts[0])
     value, unit = with_unit
     number = as_number(value)
     return Form("value", value, unit=unit, node=parse(value) if number is None else value_of(number))

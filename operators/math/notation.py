@@ -19,9 +19,14 @@ _CHARACTERS = {
     "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "°": r"^\circ ", "∈": r"\in ",
     "√": r"\sqrt ", "∅": r"\emptyset ", "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ",
     "〉": r"\rangle ", "∼": r"\sim ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ",
-    "μ": r"\mu ", "φ": r"\phi ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "φ": r"\phi ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
 }  # fmt: skip
-_TRANSLATED = str.maketrans(_CHARACTERS)
+_GREEK = {
+    "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi",
+    "Ω": "Omega", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "κ": "kappa", "μ": "mu", "ν": "nu", "ξ": "xi",
+    "ρ": "rho", "σ": "sigma", "τ": "tau", "χ": "chi", "ψ": "psi", "ω": "omega",
+}  # fmt: skip
+_TRANSLATED = str.maketrans(_CHARACTERS | {letter: f"\\{name} " for letter, name in _GREEK.items()})
 _BEFORE_NFKC = str.maketrans({
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
     "\u2033": "''", "\u2034": "'''",
@@ -36,7 +41,7 @@ _LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(rf"(?<=\d)(?:\{{,\}}|,?\\!|\\[,;: ]|~){_THOUSANDS}"), ""),
     (re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr|displaystyle|!)(?![A-Za-z])(?:\.(?!\d))?"), ""),
     (re.compile(r"(?<![\w}])~ ?(?=\$?\d)"), r"\\approx "),
-    (re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])"), " "),
+    (re.compile(r"(?<!\\)\\[,;: ]|(?:(?<=[\w.,)}$%])|(?<=(?:rm|xt|bf|it)\{))~(?=[\w\\({$])|\\q?quad(?![A-Za-z])"), " "),
     (re.compile(r"(?<=[\d}]) ?(?:per ?cent|pct|\\text\{ ?per ?cent ?\})(?![A-Za-z])", re.IGNORECASE), "%"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"(?<!\\)\\[()\[\]]|\$\$"), "$"),

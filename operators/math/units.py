@@ -22,7 +22,7 @@ _NOT_A_UNIT = re.compile(
     r"|eighths?|ninths?|tenths?|hundredths?|thousandths?|squared|cubed|factorial|repeating|recurring|times|plus|minus|divided|over"
     r"|less|more|fewer|short|below|above|under|out|mod|modulo|sin|cos|tan|log|ln|exp|sqrt|pi|and|or|to|not|than|choose|by|from|if"
     r"|when|for|approx|approximately|factor|with|without|remainder|base|per\s*$|of|is|are|was|bn|mn|mil|tens?|ones?|pairs?"
-    r"|am|pm|a\.m|p\.m|st|nd|rd|th|percentage|points?|[xyznie])s?\b",
+    r"|lakhs?|crores?|grand|score|gross|kilo|mega|myriads?|am|pm|a\.m|p\.m|st|nd|rd|th|percentage|points?|[xyznie])s?\b",
     re.IGNORECASE,
 )
 _COMMAND = r"\\(?:text|mathrm|mbox|textbf|textrm|textit|operatorname|rm) ?"

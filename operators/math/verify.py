@@ -18,6 +18,7 @@ from typing import Any
 
 from operators.math.answers import final_answer, gold_answer
 from operators.math.comparing import compare
+from operators.math.doubts import doubtful
 from operators.math.forms import read
 from operators.math.notation import as_number, grouped_readings, normalise
 from operators.records import Verdict
@@ -45,7 +46,8 @@ async def verify(gold: str, solution: str) -> tuple[Verdict, str | None]:
     predicted = final_answer(solution)
     if predicted is None:
         return "unparsed", None
-    return _plainly(wanted, predicted) or await _elsewhere(wanted, predicted), predicted
+    verdict = _plainly(wanted, predicted) or await _elsewhere(wanted, predicted)
+    return "unparsed" if verdict == "wrong" and doubtful(wanted, predicted) else verdict, predicted
 
 
 def _plainly(gold: str, given: str) -> Verdict | None:

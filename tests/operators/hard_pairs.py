@@ -345,6 +345,66 @@ x>3 | ? | ]3,\infty[
 5 | ? | ~5
 7 | ? | 7 or so
 1 + \sqrt{2} | = | 1 + √2
+# stars, tildes, degree signs on letters, commas of other countries, words for scales, Greek letters
+A* | ? | A
+A | ? | A*
+x* | ? | x
+5* | ? | 5
+A** | ? | A
+*A | ? | A
+~A | ? | A
+p | ? | ~p
+A~ | ? | A
+A^\circ | ? | A
+A | ? | A^\circ
+x | ? | x^\circ
+A° | ? | A
+2.5 | ? | x=2,50
+1.5 | ? | x = 1,5
+1 | ? | x=1,00
+3.14 | ? | \pi = 3,14
+3.5 | ? | x \approx 3,5
+2.5 | ? | \frac{5}{2} = 2,5
+3.5 cm | ? | 3,5 cm
+3.5 | ? | 3,5 m^2
+3.5 | ? | \$3,50
+1.5\% | ? | 1,5\%
+2.5\pi | ? | 2,5\pi
+2.5x | ? | 2,5x
+1.5\times 10^3 | ? | 1,5\times 10^3
+1234.5 | ? | x = 1.234,5
+(1.5,2.5) | ? | (1,5;2,5)
+100000 | ? | 1,00,000 rupees
+100000 | ? | \$1,00,000
+100000 | ? | x=1,00,000
+1234567 | ? | 1,234567
+12345 | ? | 1,23,45
+100000 | ? | 1 lakh
+20000000 | ? | 2 crore
+1000 | ? | 1 grand
+20 | ? | 1 score
+144 | ? | 1 gross
+1000 | ? | 1 kilo
+Δ | = | \Delta
+\Omega | = | Ω
+\Gamma | = | Γ
+\epsilon | = | ε
+\sin 30^o | ? | 0.5
+0.5 | ? | \sin(30^o)
+30^\circ | ? | 30^o
+30^\circ | ? | 30o
+60^\circ | ? | 60^0
+0.5 | ? | \cos 60^0
+\emptyset | ? | \phi
+\varnothing | ? | \phi
+5~cm | = | 5 cm
+(1,2) | ! | (2,1)
+1,234 | ! | 1,235
+10 kilometers | ! | 11 kilometers
+A | = | *A*
+B | = | **B**
+3 | ! | 4
+x=1,234 | ! | 1235
 """
 
 
