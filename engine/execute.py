@@ -38,6 +38,7 @@ class Cluster:
         # Logs of Ray's own processes stay in its session folder; what users must know comes back in results.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would ask the clouds' metadata servers where it runs
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
         with nullcontext() if named else loopback_only():

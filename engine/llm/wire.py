@@ -21,7 +21,7 @@ from engine.llm.base import (
 )
 from engine.llm.decoding import excerpt, has_half
 from engine.llm.failures import status_of
-from engine.llm.finish import USABLE_AS, ending
+from engine.llm.finish import USABLE_AS, End, ending
 from engine.llm.structured import in_words
 from engine.spec import ModelSpec
 
@@ -149,6 +149,8 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
     if refusal := choice["message"].get("refusal"):
         raise RequestError(f"the model refused: {excerpt(str(refusal))}", paid.nothing("refusal"))
     end = ending(reason)
+    if end == "whole" and (beside := _ended_otherwise(choice)) is not None:
+        end, said = beside
     if end == "failed":
         raise PassingError(f"the server broke off its answer ({said})", completion=paid.nothing("error"))
     if end == "filtered":
@@ -168,6 +170,17 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
         # Small servers leave it out. What took all the tokens that it might was, in all likelihood, cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
     return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
+
+
+def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
+    """How an answer ended, and the words for it, where a router's `stop` is contradicted by what its provider said."""
+    native = choice.get("native_finish_reason")
+    if (end := ending(native)) in ("cut off", "filtered", "failed"):
+        return end, f"native_finish_reason {excerpt(str(native), 60)!r}"
+    filters = choice.get("content_filter_results")
+    found = [name for name, each in filters.items() if isinstance(each, dict)] if isinstance(filters, dict) else []
+    hit = [name for name in found if filters[name].get("filtered") is True]
+    return ("filtered", f"content_filter_results: {excerpt(str(hit[0]), 60)}") if hit else None
 
 
 def _raise_failed(error: Any, said: str, paid: _Paid) -> None:

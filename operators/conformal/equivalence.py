@@ -44,7 +44,8 @@ def qa_form(text: str, *, fold_accents: bool = True) -> str:
 
     After the normalisation of SQuAD's evaluation (Rajpurkar et al., arXiv 1606.05250). Unlike there, minus signs and decimal
     points stay, and punctuation separates words, except in abbreviations and thousands ("U.S.", "1,000"). Signs that carry
-    meaning stay: C++, C# and C differ, as do A+ and A-, 10² and 102, x > 2 and x < 2. Currency signs do not count.
+    meaning stay: C++, C# and C differ, as do A+ and A-, 10² and 102, x > 2 and x < 2, 5% and 5, 5° and 5, F* and F, ~p and p.
+    Currency signs and quotes do not count.
 
     Args:
         fold_accents: drop the accents that English texts drop, from Latin letters only ("São Paulo" is "Sao Paulo"). Marks
@@ -53,6 +54,8 @@ def qa_form(text: str, *, fold_accents: bool = True) -> str:
     text = _FORMULA.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     letters = folded(text) if fold_accents else unicodedata.normalize("NFC", compatible(text).casefold())
     letters = _GRADE.sub("\ue000", letters.replace("\u266f", "#"))
+    for sign, word in _SIGNS:
+        letters = sign.sub(word, letters)
     letters = _WITHIN.sub("", _MINUS.sub("-", letters))
     kept = _LOOSE.sub(" ", "".join(map(_kept, letters))).replace("\ue000", "-")
     words = [word for word in kept.split() if word not in _ARTICLES]
@@ -61,18 +64,25 @@ def qa_form(text: str, *, fold_accents: bool = True) -> str:
 
 def accents_are_loose(question: str, texts: Sequence[str]) -> bool:
     """Whether the answers to a question can be compared without accents: the question is in English, no text has letters
-    of another script or of Vietnamese, and no two texts differ in their accents only, unless one of them has none.
+    of another script or of Vietnamese, and no two texts differ in their accents only, unless one of them has none and
+    the other has them in names ("São Paulo"; "año" and "ano" are different words).
     """
     if not _ENGLISH & set(re.findall(r"[a-z]+", question.casefold())):
         return False
     spellings: dict[str, set[str]] = {}
+    common: set[str] = set()
+    plain: set[str] = set()
     for text in texts:
         if has_meaningful_marks(text):
             return False
         bare, marked = qa_form(text), qa_form(text, fold_accents=False)
         if bare != marked:
             spellings.setdefault(bare, set()).add(marked)
-    return all(len(marked) == 1 for marked in spellings.values())
+            if any(folded(word) != word.casefold() and not word[:1].isupper() for word in _WORD.findall(text)):
+                common.add(bare)
+        else:
+            plain.add(bare)
+    return not common & plain and all(len(marked) == 1 for marked in spellings.values())
 
 
 def _kept(sign: str) -> str:
@@ -188,7 +198,15 @@ _GRADE = re.compile(r"(?<=(?<!\w)[a-z])-(?=[\s.,;:!?)]|$)")
 _OPTION = "option: "
 _MINUS = re.compile(r"(?<![\w)])[-\u2212\u2013](?=\d)")
 _WITHIN = re.compile(r"(?<=\d),(?=\d{3}(?!\d))|(?<=[^\W\d])\.(?!\d)|['\u2019]")
-_LOOSE = re.compile(r"(?<!\d)\.|\.(?!\d)|(?<=\S)-|-(?!\d)")
+_WORD = re.compile(r"[^\W\d_]+")
+_SIGNS = [
+    (re.compile(r"(?<=\d)\s?%"), " percent "),
+    (re.compile(r"(?<=\d)\s?°"), " degrees "),
+    (re.compile(r"(?<![\w*])(\w)\*(?![\w*])"), r"\1 star "),
+    (re.compile(r"(?<!\w)[~¬](?=[^\W\d])"), "not "),
+]
+"""Signs that carry meaning where they stand right beside a number or a letter, as words."""
+_LOOSE = re.compile(r"(?<=[^\W\d])\.|\.(?!\d)|(?<=\S)-|-(?!\d)")
 """Points and hyphens that are neither decimal points nor minus signs."""
 _LETTER = re.compile(r"^[(\[]?([A-Za-z])[)\].:]*$")
 _LABEL = re.compile(r"^(?:(?:final |short )?answer|a)\s*:\s*", re.IGNORECASE)

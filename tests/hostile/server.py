@@ -172,6 +172,10 @@ MODES: dict[str, Mode] = {
     "usage-nested": _usage('{"prompt_tokens": {"a": 1}, "completion_tokens": [5]}'),
     # -- answers that are not whole
     "cut-off": Mode(always(completion(finish="length")), "answer", TEXT, 1),
+    "cut-off-by-the-provider-of-a-router": Mode(always(completion(native_finish_reason="MAX_TOKENS")), "answer", TEXT, 1),
+    "whole-by-both": Mode(always(completion(native_finish_reason="end_turn", content_filter_results={})), "answer", TEXT, 1),
+    "filtered-by-the-provider-of-a-router": Mode(always(completion(native_finish_reason="SAFETY")), "reject", "SAFETY"),
+    "filtered-beside-stop": Mode(always(completion(content_filter_results={"hate": {"filtered": True}})), "reject", "hate"),
     "cut-off-MAX_TOKENS": Mode(always(completion(finish="MAX_TOKENS")), "answer", TEXT, 1),
     "cut-off-model_length": Mode(always(completion(finish="model_length")), "answer", TEXT, 1),
     "cut-off-without-a-word": Mode(
