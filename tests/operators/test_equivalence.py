@@ -214,3 +214,31 @@ async def test_pools_of_different_sizes_are_padded():
     assert found.pools.counts.tolist() == [[1, 1], [2, 0]]
     assert found.pools.log_probability is None
     assert (await answered([], "qa", None, 0.85)).pools.counts.shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(".5", "5"), ("C*", "C"), ("5%", "5"), ("5°", "5"), ("~p", "p"), ("F* algebra", "F algebra")]
+)
+def test_signs_right_beside_a_number_or_letter_count(one: str, other: str) -> None:
+    assert qa_form(one) != qa_form(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("5%", "5 percent"), ("*Paris*", "Paris"), ("**C**", "C"), ("0.5.", "0.5"), ("no. 5", "no 5")]
+)
+def test_signs_that_only_dress_an_answer_do_not_count(one: str, other: str) -> None:
+    assert qa_form(one) == qa_form(other)
+
+
+@pytest.mark.parametrize(
+    ("texts", "loose"),
+    [
+        (["São Paulo", "Sao Paulo"], True),
+        (["Beyoncé", "Beyonce"], True),
+        (["año", "ano"], False),
+        (["sí", "si"], False),
+        (["schön", "schon"], False),
+    ],
+)
+def test_accents_are_loose_in_names_only(texts: list[str], loose: bool) -> None:
+    assert accents_are_loose("What is the word for it?", texts) is loose
