@@ -76,7 +76,9 @@ def problems(document: dict[str, Any]) -> list[str]:
     ],
     ids=str,
 )
-def test_an_adapter_that_will_not_fit_is_found_by_check(settings: dict[str, Any], why: str | None, tiny_model: Path) -> None:
+def test_an_adapter_that_will_not_fit_is_found_by_check(
+    settings: dict[str, Any], why: str | None, tiny_model: Path, workdir: Path
+) -> None:
     found = problems(pipeline(tiny_model, **settings))
     assert len(found) == (0 if why is None else 1)
     assert (why or "") in "".join(found)
