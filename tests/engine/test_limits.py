@@ -13,16 +13,7 @@ from engine.llm.limits import Bucket, Governor
 from engine.llm.requests import Ask, Outcome
 from engine.llm.window import START, START_SECONDS, Window
 from engine.spec import ModelSpec
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

@@ -15,19 +15,10 @@ from engine.llm.outage import PATIENCE_SECONDS, Outage
 from engine.llm.requests import Ask, Outcome
 from engine.spec import ModelSpec
 from tests.chat_server import ChatServer, error
+from tests.clock import Clock
 from tests.engine.conftest import Make
 
 REFUSED = Outcome("failed", down=True, unreachable=True, why="nobody answers")
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
