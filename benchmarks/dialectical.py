@@ -28,9 +28,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engine.check import check
-from engine.progress import PlainProgress
-from engine.run import run
+from engine.cli.progress import PlainProgress
+from engine.pipeline.check import check
+from engine.running.run import run
 from operators.alignment.conflict_report import GROUPS, MEASURES, Cell
 from operators.charts import Bar, save_bars
 from operators.records import ConflictPrediction, StrategyChoice

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from registry import DataObject, Draft, Record, Registry
-from registry.content import content_id
-from registry.record import fields_of
+from registry.records.content import content_id
+from registry.records.record import fields_of
 
 GOAL = 5.0
 PART = 100_000

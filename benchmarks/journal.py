@@ -25,10 +25,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from engine.llm.base import Completion
-from engine.llm.journal import Answers, Journal, _checksum
-from engine.llm.sharing import RemoteAnswers, Service
-from registry.store import durable_write, json_digest
+from engine.llm.journal.answers import Answers, Journal, _checksum
+from engine.llm.shared_service import RemoteAnswers, Service
+from engine.llm.types.requests import Completion
+from registry.storage.objects import durable_write, json_digest
 
 ANSWER = Completion(text="Step by step: " + "the sum grows by one. " * 40, tokens_in=180, tokens_out=240, latency_ms=812.5)
 AT_A_TIME = 64

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from engine.llm.base import Request
-from engine.llm.transformers import LocalModel, TransformersProvider, load
+from engine.llm.providers.transformers import LocalModel, TransformersProvider, load
+from engine.llm.types.requests import Request
 from engine.llm.weights import identify, materialise
-from engine.spec import ModelSpec
-from registry.store import ObjectStore
+from engine.spec.pipeline_spec import ModelSpec
+from registry.storage.objects import ObjectStore
 
 GOAL = 0.9
 TEMPERATURE = 0.7

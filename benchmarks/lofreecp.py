@@ -32,12 +32,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engine.check import check
-from engine.llm.encoder import Encoder, LocalEncoder
+from engine.cli.progress import PlainProgress
+from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
 from engine.llm.weights import identify_encoder, materialise
-from engine.progress import PlainProgress
-from engine.run import run
-from engine.spec import ModelSpec
+from engine.pipeline.check import check
+from engine.running.run import run
+from engine.spec.pipeline_spec import ModelSpec
 from operators.charts import Bar, save_intervals
 from operators.conformal.baselines import all_options_scored, baselines
 from operators.conformal.pools import Answered, answered

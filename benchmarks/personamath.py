@@ -39,9 +39,9 @@ from rich.table import Table
 from benchmarks import student
 from benchmarks.teacher import Teacher, solution
 from benchmarks.word_problems import Known, is_whole, recognise, rewrite
-from engine.check import check
-from engine.progress import PlainProgress
-from engine.run import run
+from engine.cli.progress import PlainProgress
+from engine.pipeline.check import check
+from engine.running.run import run
 from operators.charts import Bar, save_bars
 from operators.math.rewrites import problem_with
 from operators.records import SFTExample

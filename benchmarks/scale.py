@@ -40,11 +40,11 @@ from benchmarks.footprint import Sample, watch
 from benchmarks.runs import outcome, running
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import SharedModel
-from engine.llm.journal import Journal
-from engine.llm.limits import Governor
-from engine.llm.openai import OpenAIProvider
-from engine.prompt import render
-from engine.spec import ModelSpec
+from engine.llm.journal.answers import Journal
+from engine.llm.limits.governor import Governor
+from engine.llm.providers.openai import OpenAIProvider
+from engine.operator.prompts import render
+from engine.spec.pipeline_spec import ModelSpec
 from operators.math.persona_augment import REWRITE_PROMPT
 from operators.math.regenerate_cot import PROMPT as SOLVE_PROMPT
 

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from registry import plain
-from registry.catalog import Catalog
-from registry.files import CorruptError, Files, LocalFiles
-from registry.manifest import Manifest
-from registry.query import Session
-from registry.record import Record, ensure_readable
-from registry.store import ObjectStore
+from registry.catalog.catalog import Catalog
+from registry.catalog.manifest import Manifest
+from registry.query.session import Session
+from registry.records.record import Record, ensure_readable
+from registry.storage import plain_files
+from registry.storage.files import CorruptError, Files, LocalFiles
+from registry.storage.objects import ObjectStore
 
 R = TypeVar("R", bound=Record)
 
@@ -75,17 +75,17 @@ class Registry:
     @property
     def receipts(self) -> Path:
         """Where finished partitions of steps are noted."""
-        return plain.folder(self.root / "receipts")
+        return plain_files.folder(self.root / "receipts")
 
     @property
     def journal(self) -> Path:
         """Where answers of models are kept."""
-        return plain.only_plain(self.root / "journal")
+        return plain_files.only_plain(self.root / "journal")
 
     @property
     def exists(self) -> bool:
         """Whether anything was ever written here."""
-        return plain.kind(self.root / "registry.duckdb") is not None or self.manifests.exists()
+        return plain_files.kind(self.root / "registry.duckdb") is not None or self.manifests.exists()
 
     @contextmanager
     def session(self, memory: str | None = None) -> Iterator[Session]:
@@ -167,7 +167,7 @@ class Registry:
     def _files(self, folder: str) -> Files:
         if self.url is None:
             return LocalFiles(self.root / folder)
-        from registry.remote import files_at
+        from registry.storage.remote_files import files_at
 
         return files_at(self.url, folder)
 

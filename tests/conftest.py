@@ -63,7 +63,7 @@ def ray_session() -> Iterator[None]:
     """Ray, once for all tests that run pipelines in this process."""
     import ray
 
-    from engine.execute import Cluster
+    from engine.running.cluster import Cluster
 
     cluster = Cluster()
     cluster.start()
@@ -77,7 +77,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines that the test runs have their workers in this process; see tests/in_process.py."""
     from tests.in_process import InProcess
 
-    monkeypatch.setattr("engine.run.Cluster", InProcess)
+    monkeypatch.setattr("engine.running.run.Cluster", InProcess)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Partitions run in the test's own process: real workers without Ray, for tests of what operators do.
 
-Stands in for `engine.execute.Cluster`. What Ray adds (processes, nodes, replacement of lost workers) is tested elsewhere.
+Stands in for `engine.running.cluster.Cluster`. What Ray adds (processes, nodes, replacement of lost workers) is tested elsewhere.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import asyncio
 import threading
 from collections.abc import Iterator
 
-from engine.job import Failure, Job, Partition, Receipt
-from engine.llm.journal import Journal
-from engine.spec import Resources
-from engine.worker import Worker
+from engine.jobs.messages import Failure, Job, Partition, Receipt
+from engine.llm.journal.answers import Journal
+from engine.spec.pipeline_spec import Resources
+from engine.worker.partition_worker import Worker
 
 
 class InProcess:
-    """See engine.execute.Cluster."""
+    """See engine.running.cluster.Cluster."""
 
     def start(self) -> None:
         """There is nothing to start."""

@@ -11,9 +11,9 @@ import pytest
 import typer
 import yaml
 
-from engine.check import check
-from engine.cli import app
-from engine.problems import PipelineError
+from engine.cli.app import app
+from engine.errors import PipelineError
+from engine.pipeline.check import check
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

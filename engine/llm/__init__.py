@@ -1,1 +1,1 @@
-"""Model clients: one interface over API servers and in-process models, with a journal in front of both."""
+"""Asking models: a client with a journal, limits and retries in front of API servers and in-process models."""

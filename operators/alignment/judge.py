@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel
 
 from engine.llm.chat import ChatModel
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.alignment.conclusions import conclusion
 from operators.records import ConflictCase, PathResponse
 

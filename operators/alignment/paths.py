@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from engine.llm.base import Completion
 from engine.llm.chat import ChatModel
-from engine.prompt import prompt_with, render
+from engine.llm.types.requests import Completion
+from engine.operator.prompts import prompt_with, render
 from operators.records import Message
 
 Turn = Annotated[str, prompt_with("question", "contexts")]

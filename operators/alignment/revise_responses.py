@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from engine.operator import Context, Table, derived, operator
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.alignment.ai_feedback_strategy import chosen
 from operators.alignment.judge import CALLS, JudgePrompt, Judging, verdict, with_judge
 from operators.records import PathResponse, StrategyChoice

@@ -10,11 +10,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from engine.llm.base import Completion
+from engine.errors import EngineError
 from engine.llm.chat import ChatModel
+from engine.llm.types.requests import Completion
 from engine.operator import Context, Reject, Table, derived, operator
-from engine.problems import EngineError
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.conformal.binding import differences, refusal
 from operators.conformal.equivalence import LETTERS, reading, right_options
 from operators.conformal.theory import settled

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel
 
 from engine.operator import Context, operator
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.math.occupations import DESCRIPTIONS, OCCUPATIONS, Occupation
 from operators.records import Persona
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Literal
 
-from engine.llm.base import RequestError
+from engine.llm.types.requests import RequestError
 from engine.operator import Context, Metric, derived, operator
-from engine.prompt import prompt_with
+from engine.operator.prompts import prompt_with
 from operators.intervals import wilson
 from operators.math.answers import gold_answer
 from operators.math.prompts import conversation

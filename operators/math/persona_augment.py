@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.llm.base import Completion, RequestError
 from engine.llm.chat import ChatModel
+from engine.llm.types.requests import Completion, RequestError
 from engine.operator import Context, Reject, Table, derived, operator
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.math.answers import gold_answer
 from operators.math.reflect import PROMPT as REFLECT_PROMPT
 from operators.math.reflect import repair

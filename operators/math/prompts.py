@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engine.prompt import render
+from engine.operator.prompts import render
 from operators.records import Message
 
 

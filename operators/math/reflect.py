@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.llm.base import Completion
 from engine.llm.chat import ChatModel
+from engine.llm.types.requests import Completion
 from engine.operator import Context, Metric, derived, operator
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.math.solving import Attempt, attempt
 from operators.records import MathSolution
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.llm.base import RequestError
+from engine.llm.types.requests import RequestError
 from engine.operator import Context, Reject, derived, operator
-from engine.prompt import prompt_with, render
+from engine.operator.prompts import prompt_with, render
 from operators.math.answers import gold_answer
 from operators.math.solving import attempt, cut_off
 from operators.records import MathProblem, MathSolution

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.llm.base import Completion
 from engine.llm.chat import ChatModel
+from engine.llm.types.requests import Completion
 from operators.math.verify import verify
 from operators.records import Verdict
 

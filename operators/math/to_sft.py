@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from engine.operator import operator
-from engine.prompt import prompt_with
+from engine.operator.prompts import prompt_with
 from operators.math.prompts import conversation
 from operators.records import MathSolution, Message, SFTExample
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.operators import Generator
+from engine.operator.catalogue import Generator
 from operators.alignment.conclusions import mentions
 from operators.sources.country_facts_passages import QUESTIONS, SEEN, UNSEEN
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.operators import Generator
+from engine.operator.catalogue import Generator
 from operators.sources.country_facts import PACKAGE, Country, countries, explained, identity, shuffled
 
 Kind = Literal["capital", "country", "continent", "neighbour", "demonym", "domain"]

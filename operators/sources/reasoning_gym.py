@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any
 
-from engine.operators import Generator
+from engine.operator.catalogue import Generator
 
 PACKAGE = "reasoning_gym"
 

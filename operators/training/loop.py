@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.quiet import quiet_transformers
+from engine.library_noise import quiet_transformers
 from operators.training.exposure import counting, with_rows
 from operators.training.settings import DPOSettings, TrainingSettings
 from operators.training.students import Student, load, save

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from engine.errors import did_you_mean
 from engine.operator import Record, Table
-from engine.problems import did_you_mean
 
 _TOKEN = re.compile(
     r"\d+(?:[.,]\d+)+"  # 1.5 is one word, and another one than 15

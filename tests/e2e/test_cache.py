@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.cache_correctness import EDITS, ROWS, Edit, calls_after_a_kill, calls_of, engine_run, environment
-from engine.check import check
-from engine.progress import PlainProgress
-from engine.report import run_document
-from engine.run import run
+from engine.cli.progress import PlainProgress
+from engine.cli.report import run_document
+from engine.pipeline.check import check
+from engine.running.run import run
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.conftest import Cli

@@ -10,10 +10,10 @@ import pytest
 
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import SharedModel
-from engine.llm.journal import Journal
-from engine.llm.limits import Governor
-from engine.llm.openai import OpenAIProvider
-from engine.spec import ModelSpec
+from engine.llm.journal.answers import Journal
+from engine.llm.limits.governor import Governor
+from engine.llm.providers.openai import OpenAIProvider
+from engine.spec.pipeline_spec import ModelSpec
 from tests.chat_server import ChatServer
 
 Make = Callable[..., ChatModel]

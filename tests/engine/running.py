@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from engine.check import check
-from engine.progress import PlainProgress
-from engine.result import RunResult
-from engine.run import run
+from engine.cli.progress import PlainProgress
+from engine.pipeline.check import check
+from engine.running.result import RunResult
+from engine.running.run import run
 from registry import Registry
 
 

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.llm import wire
-from engine.llm.base import MOST_TOKENS, Completion, EndpointError, ModelError, Request, RequestError
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import SharedModel
-from engine.llm.failures import error_inside, failure, retry_after
-from engine.llm.journal import Journal
-from engine.llm.limits import Governor
-from engine.llm.openai import OpenAIProvider
-from engine.llm.redact import redact
-from engine.spec import ModelSpec
+from engine.llm.journal.answers import Journal
+from engine.llm.limits.governor import Governor
+from engine.llm.providers import chat_completions
+from engine.llm.providers.failures import error_inside, failure, retry_after
+from engine.llm.providers.openai import OpenAIProvider
+from engine.llm.providers.redaction import redact
+from engine.llm.types.requests import MOST_TOKENS, Completion, EndpointError, ModelError, Request, RequestError
+from engine.spec.pipeline_spec import ModelSpec
 from registry import Registry
 from tests.engine.running import ask, run_text, words
 from tests.hostile.server import KEY, MODES, TEXT, HostileServer
@@ -189,7 +189,7 @@ def test_any_json_is_answers_that_can_be_kept_or_a_model_error(answer: Any, samp
     sampling = {"max_tokens": 64, **({"logprobs": 2} if logprobs else {})}
     requests = [Request("e", "m", (), sampling, sample) for sample in range(samples)]
     try:
-        found = wire.completions(answer, requests, 1.0).completions
+        found = chat_completions.completions(answer, requests, 1.0).completions
     except ModelError as error:
         str(error).encode()  # it has no half of a surrogate pair
         paid = getattr(error, "completion", None)

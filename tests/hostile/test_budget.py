@@ -14,13 +14,14 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.llm import client, outage
-from engine.llm.base import Request
+from engine.llm import client
 from engine.llm.client import SharedModel
-from engine.llm.journal import Journal
-from engine.llm.limits import Governor
-from engine.llm.openai import OpenAIProvider
-from engine.spec import ModelSpec
+from engine.llm.journal.answers import Journal
+from engine.llm.limits import outage
+from engine.llm.limits.governor import Governor
+from engine.llm.providers.openai import OpenAIProvider
+from engine.llm.types.requests import Request
+from engine.spec.pipeline_spec import ModelSpec
 from tests.chat_server import ChatServer, completion, error
 
 MAX_TOKENS = 20

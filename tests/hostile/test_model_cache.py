@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.llm import cache, weights
-from engine.llm.cache import SUMS, cached, folder_of
+from engine.errors import EngineError
+from engine.llm import model_cache, weights
+from engine.llm.model_cache import SUMS, cached, folder_of
 from engine.llm.weights import Weights, identify, materialise
-from engine.problems import EngineError
 from registry import Manifest, Model, Registry, StoredFile
-from registry.content import content_id
-from tests.engine.test_export import commit
+from registry.records.content import content_id
+from tests.engine.export.test_export import commit
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 40, "tokenizer/vocab.txt": b"a b c"}
 
@@ -25,13 +25,13 @@ FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 40, "tok
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, in a process that has checked nothing yet."""
     monkeypatch.setenv("ENGINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_checked", set())
+    monkeypatch.setattr(model_cache, "_checked", set())
     return tmp_path / "cache" / "models"
 
 
 def later_process() -> None:
     """What another process knows: nothing."""
-    cache._checked.clear()
+    model_cache._checked.clear()
 
 
 def model(registry: Registry, files: dict[str, bytes], identity: str = "registry:claimed") -> Weights:
@@ -147,8 +147,8 @@ def test_a_folder_that_was_tampered_with_is_built_again(attack: Callable[[Path],
 
 def test_a_folder_is_checked_once_per_process_and_built_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    real = cache.wrong
-    monkeypatch.setattr(cache, "wrong", lambda *given: calls.append("checked") or real(*given))
+    real = model_cache.wrong
+    monkeypatch.setattr(model_cache, "wrong", lambda *given: calls.append("checked") or real(*given))
     monkeypatch.setattr(weights, "_copy_files", _counted(calls, weights._copy_files))
     made = model(registry, FILES)
     for _ in range(3):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from jinja2.exceptions import SecurityError
 
-from engine.check import check
-from engine.problems import PipelineError
-from engine.prompt import render
-from engine.yaml_source import MAX_BYTES, MAX_NODES, parse
+from engine.errors import PipelineError
+from engine.operator.prompts import render
+from engine.pipeline.check import check
+from engine.spec.yaml_source import MAX_BYTES, MAX_NODES, parse
 
 REST = "datasets: {rows: {type: MathProblem, path: rows.jsonl}}\nsteps: {once: {op: dedup, in: rows, with: {method: exact}}}\n"
 GOOD = f"name: demo\n{REST}"
@@ -126,7 +126,7 @@ def test_whole_surrogate_pairs_are_the_characters_they_stand_for() -> None:
 def test_both_parsers_of_yaml_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a: &x {b: [1, 2.5, true, ~, 'é😀'], <<: {c: 1}}\n😀: *x\nd: |\n  long\n  text\n"
     fast = parse(text, "p.yaml")
-    monkeypatch.setattr("engine.yaml_source._FastLoader", None)
+    monkeypatch.setattr("engine.spec.yaml_source._FastLoader", None)
     assert parse(text, "p.yaml") == fast
 
 

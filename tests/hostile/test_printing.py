@@ -10,7 +10,7 @@ import pytest
 
 from registry import Registry
 from tests.hostile.test_registries import ran
-from tests.registry.test_catalog import commit, draft
+from tests.registry.catalog.test_catalog import commit, draft
 
 TEXTS = (
     "ratio :100: and :smile:",
@@ -29,7 +29,7 @@ HARMFUL = re.compile(
 
 @pytest.fixture
 def root(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("registry.limits.limit_memory", lambda size: None)
+    monkeypatch.setattr("registry.query.limits.limit_memory", lambda size: None)
     [first] = commit(registry, draft(registry, "p/a", TEXTS, "k1"))
     commit(registry, draft(registry, "p/b", [f"{text}!" for text in TEXTS], "k2", [first.ref], "01234567"))
     return registry.root

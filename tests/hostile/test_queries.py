@@ -12,9 +12,9 @@ import duckdb
 import pytest
 
 from registry import QueryError, Registry, Session
-from registry.database import DamagedError, StaleError
-from registry.database import _explained as explained
-from tests.registry.test_catalog import three_generations
+from registry.catalog.database import DamagedError, StaleError
+from registry.catalog.database import _explained as explained
+from tests.registry.catalog.test_catalog import three_generations
 
 FOREVER = "(select count(*) from range(100000000000) a, range(1000) b)"
 
@@ -77,7 +77,7 @@ def test_ctrl_c_ends_a_query_at_once(registry: Registry, command: list[str], tmp
     # It says when the query is about to run, by a pipe: no test waits for a moment that may be too early.
     begun, told = os.pipe()
     program = (
-        "import os, registry.query as q, engine.cli\n"
+        "import os, registry.query.session as q, engine.cli\n"
         "scan = q.Session._attach_named\n"
         f"def attached(*a):\n    scan(*a)\n    os.write({told}, b'.')\n"
         "q.Session._attach_named = attached\n"
@@ -97,7 +97,7 @@ def test_ctrl_c_ends_a_query_at_once(registry: Registry, command: list[str], tmp
 def test_impact_has_the_limits_of_sql(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.hostile.test_registries import ran
 
-    monkeypatch.setattr("registry.limits.limit_memory", lambda size: None)
+    monkeypatch.setattr("registry.query.limits.limit_memory", lambda size: None)
     three_generations(registry)
     answer = ran(registry.root, "impact", "p/a@1", "--where", f"{FOREVER} > 1", "--timeout", "0.2")
     assert answer.code == 2

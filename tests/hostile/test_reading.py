@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.llm.structured import UnparsableError, parse_answer
+from engine.llm.types.structured import UnparsableError, parse_answer
 from operators.alignment.conclusions import attacked, conclusion
 from operators.alignment.judge import Judgement
 from operators.conformal.equivalence import accents_are_loose, chosen_option, reading, same_question

@@ -18,10 +18,11 @@ import duckdb
 import pytest
 import typer
 
-from engine import cli
-from registry import DataObject, Registry, SideObject, StepRun, side
-from registry.documents import canonical_json, checked_json, json_digest
-from tests.registry.test_catalog import commit, draft
+from engine.cli import main
+from registry import DataObject, Registry, SideObject, StepRun
+from registry.query import side_tables
+from registry.storage.checked_json import canonical_json, checked_json, json_digest
+from tests.registry.catalog.test_catalog import commit, draft
 
 CASES, SOAK_CASES = 36, 300
 SECRET = "nobody's business"
@@ -40,11 +41,11 @@ def ran(root: Path, *arguments: str) -> Ran:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = cli.app(["--registry", str(root), *arguments], standalone_mode=False) or 0
+            code = main.app(["--registry", str(root), *arguments], standalone_mode=False) or 0
         except typer.Exit as stop:
             code = stop.exit_code
         except Exception as error:
-            code = cli._explain(error)
+            code = main._explain(error)
     return Ran(code, out.getvalue(), err.getvalue())
 
 
@@ -52,7 +53,7 @@ def ran(root: Path, *arguments: str) -> Ran:
 def _patched() -> Iterator[None]:
     """`engine sql` limits the memory of its process, which here is the tests' own; who waits for a lock is not to wait long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("registry.limits.limit_memory", lambda size: None)
+        patch.setattr("registry.query.limits.limit_memory", lambda size: None)
         patch.setenv("ENGINE_LOCK_SECONDS", "5")
         yield
 
@@ -68,7 +69,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calls |= {"response": ["r"], "tokens_in": [1], "tokens_out": [1], "latency_ms": [1.0], "cost_usd": [0.0]}
     import pyarrow as pa
 
-    stored = registry.store.put_table(pa.table(calls, schema=side.CALLS))
+    stored = registry.store.put_table(pa.table(calls, schema=side_tables.CALLS))
     second = draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20")
     call = SideObject(kind="calls", sha256=stored.sha256, rows=1, bytes=stored.bytes)
     commit(registry, second.model_copy(update={"side": (*second.side, call), **keyed}))

@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from engine.check import check
-from engine.exclusion import add_to_list, read_exclusions
-from engine.problems import EngineError, PipelineError
-from engine.sources import ingest
-from engine.spec import DatasetSpec
+from engine.errors import EngineError, PipelineError
+from engine.pipeline.check import check
+from engine.sources.exclusions import add_to_list, read_exclusions
+from engine.sources.ingest import ingest
+from engine.spec.pipeline_spec import DatasetSpec
 from operators.records import MathProblem
 from registry import Registry
 
@@ -50,7 +50,7 @@ def read(registry: Registry, path: str) -> int:
 def test_a_compressed_file_that_expands_without_measure_is_refused_while_it_is_read(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, ending: str, packing: str
 ) -> None:
-    monkeypatch.setattr("engine.locations.FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.locations.FREE_BYTES", 1 << 20)
     name = f"bomb.{ending}.{packing}"
     Path(name).write_bytes(PACK[packing](BOMBS[ending]))
     tracemalloc.start()
@@ -62,8 +62,8 @@ def test_a_compressed_file_that_expands_without_measure_is_refused_while_it_is_r
 
 
 def test_rows_and_documents_have_limits_that_are_said(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.readers.MAX_ROW_BYTES", 1 << 20)
-    monkeypatch.setattr("engine.readers.MAX_DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.readers.MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.readers.MAX_DOCUMENT_BYTES", 1 << 20)
     Path("row.csv").write_bytes(BOMBS["csv"])
     with pytest.raises(EngineError, match=r"row\.csv: a row has more than 1 MiB"):
         read(registry, "row.csv")

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engine.result import RunResult
+from engine.running.result import RunResult
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.running import run_text

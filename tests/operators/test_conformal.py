@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from engine.check import check
-from engine.plan import make_plan
-from engine.problems import EngineError, PipelineError
+from engine.errors import EngineError, PipelineError
+from engine.pipeline.check import check
+from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.running import ask, outcomes, run_text

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from countryinfo import CountryInfo
 
-from engine.problems import PipelineError
-from engine.sources import ingest
-from engine.spec import DatasetSpec
+from engine.errors import PipelineError
+from engine.sources.ingest import ingest
+from engine.spec.pipeline_spec import DatasetSpec
 from operators.alignment.conclusions import conclusion, mentions
 from operators.records import ConflictItem
 from operators.sources.country_facts import countries, country_facts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.problems import PipelineError
+from engine.errors import PipelineError
 from operators.alignment.build_dpo_pairs import amounts
 from operators.alignment.conclusions import conclusion, normalise
 from operators.alignment.paths import base_prompt

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine.check import check
-from engine.operators import catalogue
-from engine.problems import PipelineError
+from engine.errors import PipelineError
+from engine.operator.catalogue import catalogue
+from engine.pipeline.check import check
 from operators.alignment.ai_feedback_strategy import choose
 from operators.alignment.paths import PATHS, base_prompt
 from operators.records import StrategyChoice

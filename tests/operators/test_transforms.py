@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.check import check
+from engine.errors import PipelineError
 from engine.operator import Table
-from engine.origin import sources_of
-from engine.problems import PipelineError
+from engine.pipeline.check import check
+from engine.provenance import sources_of
 from operators.records import Persona
 from operators.transforms import near
 from operators.transforms.decontaminate import Index

@@ -1,0 +1,189 @@
+"""Commands on the registry: sql, ls, runs, show, head."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from functools import partial
+from itertools import chain, islice
+from json import loads
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.commands.shared import (
+    JsonOption,
+    MemoryOption,
+    TimeoutOption,
+    end_query,
+    existing_registry,
+    out,
+    print_json,
+    row_count,
+    say,
+)
+
+TABLE_ROWS = 1000
+"""What `engine sql` shows as a table; other formats give all rows."""
+
+Batches = Iterator[list[tuple[Any, ...]]]
+
+
+class Format(StrEnum):
+    """How `engine sql` prints rows."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; `-` reads it from stdin.")],
+    format: Annotated[Format, typer.Option("--format", help="How to print the rows.")] = Format.table,
+    json: JsonOption = False,
+    timeout: TimeoutOption = 300,
+    memory: MemoryOption = "50%",
+) -> None:
+    """Query the registry (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
+    rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name.
+    Tables show the first 1,000 rows; csv and json give all of them."""
+    from engine.running.interrupt import interrupted_at_once
+    from registry.query.limits import limit_memory
+
+    text = sys.stdin.read() if query == "-" else query
+    registry = existing_registry()
+    with registry.session(memory) as session:
+        limit_memory(session.memory)
+        last_resort = partial(end_query, timeout)
+        with interrupted_at_once(), session.stream(text, timeout=timeout, last_resort=last_resort) as (columns, batches):
+            first: list[tuple[Any, ...]] = next(batches, [])  # a query that fails at once prints nothing
+            _print_rows(columns, chain([first], batches), Format.json if json else format)
+        for each in session.left_out():
+            say(f"warning: left out: {each}; `engine fsck` says how to mend it")
+
+
+def ls(json: JsonOption = False) -> None:
+    """List datasets, models, calibrations and reports with their latest versions."""
+    _print_query(
+        "select name, kind, type, latest_version, rows, updated_at from datasets", json, empty="The registry is empty."
+    )
+
+
+def runs(json: JsonOption = False) -> None:
+    """List runs, the newest first."""
+    registry = existing_registry()
+    registry.catalog.mark_dead_runs()
+    _print_query("select * from runs order by started_at desc", json, empty="Nothing ran yet.")
+
+
+def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonOption = False) -> None:
+    """Show a version: its type and fields, what it was made from, by which step and run, and its metrics."""
+    from engine.cli.output import grid
+    from engine.cli.report import print_report
+    from registry import Report
+
+    registry = existing_registry()
+    with registry.session() as session:
+        name, version = session.resolve(target)
+        versions = session.ask("select version from versions where name = ? order by 1", [name]).rows
+        asked = "select file, params from runs join versions using (run_id) where name = ? and version = ?"
+        run = session.ask(asked, [name, version]).rows
+    manifest = registry.manifest(name, version)
+    if json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    console = out()
+    console.print(f"{manifest.ref}  {manifest.kind} of {manifest.type}, {row_count(manifest.rows)}, {manifest.bytes:,} bytes")
+    made = f"read as {manifest.step!r}" if manifest.op == "source" else f"made by step {manifest.step!r} ({manifest.op})"
+    console.print(f"{made} in run {manifest.run_id}, {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
+    if manifest.files:
+        console.print(f"read from {', '.join(manifest.files)}", soft_wrap=True)
+    if run:
+        [(pipeline_file, params)] = run
+        given = ", ".join(f"{name}={_csv_cell(value)}" for name, value in loads(params or "{}").items())
+        console.print(f"pipeline {pipeline_file or manifest.pipeline}{f', with {given}' if given else ''}", soft_wrap=True)
+    console.print(f"content {manifest.content_id}")
+    console.print(f"step key {manifest.step_key}")
+    for title, refs in (("from", manifest.inputs), ("by model", manifest.models)):
+        for ref in refs:
+            console.print(f"{title} {ref}")
+    console.print(f"versions {', '.join(str(number) for (number,) in versions)}")
+    console.print()
+    console.print(grid(["field", "type"], manifest.fields.items()))
+    if manifest.metrics:
+        console.print()
+        console.print(grid(["metric", "slice", "value"], [[m.metric, m.slice, m.value] for m in manifest.metrics]))
+    if manifest.kind == Report.registry_kind:
+        console.print()
+        print_report(next(registry.records(str(manifest.ref), Report)), console)
+
+
+def head(
+    target: Annotated[str, typer.Argument(metavar="NAME[@V]")],
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many.")] = 5,
+    json: JsonOption = False,
+) -> None:
+    """Show the first rows of a version."""
+    from engine.cli.output import cell_text
+
+    with existing_registry().session() as session:
+        name, version = session.resolve(target)
+        table = session.table(f"{name}@{version}")
+    shown = min(rows, table.num_rows)
+    found = table.slice(0, shown).to_pylist()
+    if json:
+        print_json(found)
+        return
+    console = out()
+    console.print(f"{name}@{version}: {shown} of {table.num_rows} rows")
+    for row in found:
+        console.print(f"\nrow {row.pop('row')}")
+        for key, value in row.items():
+            if value is not None:
+                console.print(f"  {key}: {cell_text(value, 400)}", soft_wrap=True)
+
+
+def _print_query(query: str, json: bool, empty: str) -> None:
+    from engine.cli.output import grid, records
+
+    with existing_registry().session() as session:
+        answer = session.ask(query)
+    if json:
+        print_json(records(answer))
+    elif not answer.rows:
+        out().print(empty)
+    else:
+        out().print(grid(answer.columns, answer.rows))
+
+
+def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
+    """Print rows as they come: only a table, which has a largest size, is ever whole in memory."""
+    from engine.cli.output import as_json, grid, records
+    from registry import Answer
+
+    if format is Format.json:
+        separator = "["
+        for record in chain.from_iterable(records(Answer(columns, batch)) for batch in batches):
+            print(separator, as_json(record).replace("\n", "\n  "), sep="\n  ", end="")
+            separator = ","
+        print("[]" if separator == "[" else "\n]")
+    elif format is Format.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        for batch in batches:
+            writer.writerows([_csv_cell(value) for value in row] for row in batch)
+    else:
+        rows = list(islice(chain.from_iterable(batches), TABLE_ROWS + 1))
+        out().print(grid(columns, rows[:TABLE_ROWS]))
+        more = f"the first {row_count(TABLE_ROWS)}; --format csv or json prints all"
+        out().print(f"({more if len(rows) > TABLE_ROWS else row_count(len(rows))})")
+
+
+def _csv_cell(value: Any) -> Any:
+    from engine.cli.output import json_line, plain
+    from engine.cli.printable import harmless
+
+    text = json_line(value) if isinstance(value, list | dict) else value if isinstance(value, float) else plain(value)
+    return harmless(text) if isinstance(text, str) and sys.stdout.isatty() else text

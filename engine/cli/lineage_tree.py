@@ -1,0 +1,164 @@
+"""Lineage as a tree for people: a row at the root, what it came from (or what came from it) below, records shortened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.text import Text
+from rich.tree import Tree
+
+from engine.cli.output import cell_text
+from registry import Session
+from registry.lineage.walk import Direction, Hop, Link, Reached, Rows, Version, Walk
+
+_SHOWN = 120
+_DEEPEST = 20
+"""A tree is drawn four columns further to the right at each depth."""
+
+
+class Node(NamedTuple):
+    """A row of a version; without a number, rows of which it is not known which ones are meant."""
+
+    version: Version
+    row: int | None
+
+
+def row_tree(session: Session, walk: Walk, direction: Direction, width: int) -> Tree:
+    """The tree of a walk that began at one row.
+
+    Args:
+        width: how many rows of a version are shown below a node; the others are counted.
+    """
+    below = _Below(session, walk, direction, width)
+    start = Node(walk.reached[0].version, int(walk.reached[0].rows[0]))  # type: ignore[index]
+    shown: dict[Node, list[Node | Text]] = {}
+    waiting = [start]
+    while waiting:
+        node = waiting.pop()
+        if node not in shown:
+            shown[node] = below.children(node)
+            waiting += [each for each in shown[node] if isinstance(each, Node)]
+    # Version by version: to read one row, its whole object is read.
+    records = {
+        Node(version, row): record
+        for version, nodes in groupby(sorted(node for node in shown if node.row is not None), key=lambda node: node.version)
+        for row, record in session.records_at(version, [int(node.row or 0) for node in nodes]).items()
+    }
+    return _drawn(start, shown.__getitem__, lambda node: _label(session, node, records.get(node, {})))
+
+
+def version_tree(session: Session, start: Version, direction: Direction) -> Tree:
+    """The versions that a version was made from, or that were made from it."""
+    graph = session.lineage.graph
+
+    def children(link: Link) -> list[Link | Text]:
+        return list(graph.links(link.beyond(direction), direction))
+
+    def label(link: Link) -> Text:
+        text = _version_label(session, link.beyond(direction))
+        return text.append(" (as its model)" if direction == "up" else " (made with it)") if link.model else text
+
+    root = Link(start, start, place=-1, model=False, opaque=False)
+    return _drawn(root, children, label, lambda link: link.beyond(direction))
+
+
+def _drawn(
+    root: Any,
+    children: Callable[[Any], list[Any]],
+    label: Callable[[Any], Text],
+    identity: Callable[[Any], Hashable] = lambda node: node,
+) -> Tree:
+    """A graph as a tree: what was met before is not drawn again."""
+    top = Tree("", hide_root=True, highlight=False)
+    met: set[Hashable] = set()
+    waiting: list[tuple[Tree, Any, int]] = [(top, root, 0)]
+    while waiting:
+        branch, node, depth = waiting.pop()
+        if isinstance(node, Text):
+            branch.add(node)
+        elif identity(node) in met:
+            branch.add(label(node).append(" (see above)"))
+        else:
+            met.add(identity(node))
+            below = branch.add(label(node))
+            further = list(children(node))
+            if further and depth == _DEEPEST:
+                further = [Text("... and more (--json shows all)")]
+            waiting += [(below, child, depth + 1) for child in reversed(further)]
+    return top
+
+
+def walk_document(session: Session, walk: Walk) -> dict[str, Any]:
+    """A walk as JSON: the rows that it reached, with their records, and the edges between them."""
+    return {
+        "rows": [line for reached in walk.reached for line in _lines(session, reached)],
+        "edges": [
+            {"child": hop.child.name, "child_version": hop.child.number, "child_row": child}
+            | {"parent": hop.parent.name, "parent_version": hop.parent.number, "parent_row": parent}
+            for hop in walk.hops
+            for child, parent in zip(hop.child_rows.tolist(), hop.parent_rows.tolist(), strict=True)
+        ],
+    }
+
+
+def _lines(session: Session, reached: Reached) -> Iterator[dict[str, Any]]:
+    _, version, rows = reached
+    records = {} if rows is None else session.records_at(version, rows)
+    for line in session.lineage.lines(reached):
+        yield {**line, "record": records.get(line["row"])}
+
+
+class _Below:
+    """What stands below each row of a walk: at most `width` rows of each version, and how many more there are."""
+
+    def __init__(self, session: Session, walk: Walk, direction: Direction, width: int) -> None:
+        self._graph = session.lineage.graph
+        self._direction: Direction = direction
+        self._width = width
+        self._vague = {reached.version for reached in walk.reached if reached.rows is None}
+        self._hops: defaultdict[Version, list[Hop]] = defaultdict(list)
+        for hop in walk.hops:
+            self._hops[hop.child if direction == "up" else hop.parent].append(hop)
+
+    def children(self, node: Node) -> list[Node | Text]:
+        """The nodes below a node, version by version."""
+        version, row = node
+        found: defaultdict[Version, list[Rows]] = defaultdict(list)
+        for hop in self._hops[version] if row is not None else ():
+            ends = (hop.child_rows, hop.parent_rows) if self._direction == "up" else (hop.parent_rows, hop.child_rows)
+            found[hop.beyond(self._direction)].append(ends[1][ends[0] == row])
+        links = self._graph.links(version, self._direction)
+        unclear = self._vague & {link.beyond(self._direction) for link in links if link.opaque or row is None}
+        shown: list[Node | Text] = []
+        for other in sorted(found.keys() | unclear):
+            rows = np.unique(np.concatenate(found[other])) if found[other] else _NONE
+            shown += [Node(other, int(each)) for each in rows[: self._width]]
+            if len(rows) > self._width:
+                shown.append(Text(f"... and {len(rows) - self._width:,} more rows of {other}"))
+            if other in unclear:
+                shown.append(Node(other, None))
+        return shown
+
+
+_NONE: Rows = np.empty(0, np.int64)
+
+
+def _label(session: Session, node: Node, record: Mapping[str, Any]) -> Text:
+    version, row = node
+    if row is None:
+        return Text(f"{version}: it is not known which rows", style="italic")
+    label = Text(f"{version} row {row}", style="bold")
+    told = {name: value for name, value in record.items() if value not in (None, [], "")}
+    if session.lineage.facts[version].kind == "model":
+        told = {name: told[name] for name in ("base_model", "format") if name in told}
+    label.append(f"  {cell_text(told, _SHOWN)}", style="not bold")
+    return label
+
+
+def _version_label(session: Session, version: Version) -> Text:
+    fact = session.lineage.facts[version]
+    return Text(f"{version}  {fact.kind} of {fact.type}, {fact.rows:,} row{'' if fact.rows == 1 else 's'}, step {fact.step}")

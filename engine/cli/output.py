@@ -1,0 +1,113 @@
+"""How results are printed: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from engine.cli.printable import harmless, harmless_json
+from registry import Answer
+
+CELL = 60
+
+
+class SafeConsole(Console):
+    """A console that prints texts as they are, `[red]` and `:smile:` too, and shows control characters as escapes."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        width = None if (sys.stderr if stderr else sys.stdout).isatty() else 160
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See rich.console.Console."""
+        return super().render_str(harmless(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See rich.console.Console. Whatever is printed comes by here."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+def stdout_console() -> Console:
+    """Results; as wide as they need when nobody watches."""
+    return SafeConsole()
+
+
+def stderr_console() -> Console:
+    """Progress and errors."""
+    return SafeConsole(stderr=True)
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL) -> Table:
+    """A plain table; numbers to the right, long cells shortened to `cell` characters."""
+    rows = [list(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold" if cell is None else "ellipsis")
+    for row in rows:
+        table.add_row(*(cell_text(value, cell) for value in row))
+    return table
+
+
+def cell_text(value: Any, limit: int | None = CELL) -> str:
+    """A value on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+    elif isinstance(value, dt.datetime):
+        text = value.isoformat(sep=" ", timespec="seconds")
+    elif isinstance(value, list | dict):
+        text = json_line(value)
+    else:
+        text = str(value)
+    text = harmless(text.replace("\r\n", "⏎").replace("\n", "⏎"))
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it; NaN and infinity, which it does not know, are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def as_json(value: Any) -> str:
+    """JSON for machines, which terminals can show as well."""
+    return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2))
+
+
+def json_line(value: Any) -> str:
+    """The same on one line."""
+    return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def records(answer: Answer) -> list[dict[str, Any]]:
+    """A query's result as a list of objects."""
+    names: list[str] = []
+    for column in answer.columns:
+        # Columns of the same name stay apart.
+        count = sum(name == column or name.startswith(f"{column}_") for name in names)
+        names.append(f"{column}_{count}" if column in names else column)
+    return [dict(zip(names, row, strict=True)) for row in answer.rows]

@@ -1,0 +1,1 @@
+"""Takes versions out of the registry, as folders that other tools open."""

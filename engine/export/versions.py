@@ -1,0 +1,232 @@
+"""Takes a version out of the registry: its rows as files that other tools open, or a model's folder, with a card.
+
+Whatever is written was verified against its SHA-256 while it was read. A new folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from engine.errors import EngineError, PipelineError, Problem
+from engine.export import card, writers
+from engine.export.model_folder import complete, refuse_merging
+from registry import Artifact, CorruptError, Manifest, Model, Registry, Report
+from registry.storage import plain_files
+
+Format = Literal["hf", "jsonl", "parquet"]
+
+_OF_FILES = (Model.registry_kind, Report.registry_kind)
+"""Kinds whose versions are folders of files."""
+
+STATE = "state.json"
+
+MARK = ".export.json"
+"""Says which files of a folder an export wrote. Its name keeps it out of what Hugging Face takes for data."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote; `files` are names below `folder` with their sizes in bytes."""
+
+    manifest: Manifest
+    format: Format
+    folder: Path
+    files: dict[str, int]
+
+
+def export(
+    registry: Registry, target: str, format: Format, folder: Path, *, overwrite: bool = False, merge: bool = False
+) -> Exported:
+    """Write a version into a folder.
+
+    Args:
+        registry: where it is.
+        target: `NAME@V`, or `NAME` for the latest version.
+        format: `jsonl`, `parquet`, or `hf`: a dataset that both `datasets.load_from_disk` and `load_dataset` open, or,
+            for a model or a report, its files.
+        folder: an empty or new folder.
+        overwrite: replace what an earlier export wrote there; files of others stay.
+        merge: of an adapter: full weights, with the adapter in them.
+
+    Raises:
+        QueryError: there is no such version.
+        PipelineError: the folder cannot be used.
+        CorruptError: what is stored is damaged; nothing was written then.
+    """
+    with registry.session() as session:
+        name, version = session.resolve(target)
+    manifest = registry.manifest(name, version)
+    if merge and not (format == "hf" and manifest.kind == Model.registry_kind):
+        raise refuse_merging(f"{manifest.ref} is {manifest.kind}" if format == "hf" else "it goes with --to hf")
+    before = _earlier_files(folder, overwrite)
+    with _staged(folder) as staging:
+        loading = None
+        if format == "hf" and manifest.kind in _OF_FILES:
+            _write_files(registry, manifest, staging)
+            data = None
+            if manifest.kind == Model.registry_kind:
+                model = next(registry.records(str(manifest.ref), Model))
+                if merge and model.format != "adapter":
+                    raise refuse_merging(f"{manifest.ref} has full weights")
+                loading = complete(registry, manifest, model, staging, merge=merge)
+        else:
+            data = _write_rows(registry, manifest, format, staging)
+        if format == "hf" and manifest.kind == Report.registry_kind:
+            report = next(registry.records(str(manifest.ref), Report))
+            text = f"# {report.title}\n\n{report.text}\n"
+        else:
+            text = card.card(registry, manifest, data, loading)
+        (staging / "README.md").write_text(text, encoding="utf-8")
+        files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
+        said = {"version": str(manifest.ref), "content_id": manifest.content_id, "format": format, "files": sorted(files)}
+        (staging / MARK).write_text(json.dumps(said, indent=1) + "\n")
+        _publish(staging, folder, before)
+    return Exported(manifest, format, folder, dict(sorted(files.items())))
+
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+
+def _write_rows(registry: Registry, manifest: Manifest, format: Format, folder: Path) -> card.Data:
+    with pq.ParquetFile(registry.store.open(manifest.data[0].sha256)) as first:
+        schema = first.schema_arrow
+    tables = (registry.store.read_table(data.sha256) for data in manifest.data)
+    if format == "jsonl":
+        file = folder / f"{manifest.name.replace('/', '-')}.jsonl"
+        writers.write_jsonl(file, tables)
+        return card.Data(schema, file.name, file.stat().st_size, "jsonl")
+    if format == "parquet":
+        files = writers.write_parquet(folder / "data", schema, tables)
+        pattern = f"data/{writers.SPLIT}-*.parquet"
+    else:
+        files = writers.write_arrow(folder / writers.SPLIT, schema, tables)
+        _write_state(folder, manifest, files)
+        if not manifest.rows:
+            # `load_dataset` opens nothing without rows. With this it says so: "use load_from_disk instead".
+            shutil.copyfile(folder / writers.SPLIT / STATE, folder / STATE)
+        pattern = f"{writers.SPLIT}/*.arrow"
+    return card.Data(schema, pattern, sum(file.stat().st_size for file in files), format)
+
+
+def _write_state(folder: Path, manifest: Manifest, files: list[Path]) -> None:
+    """What `load_from_disk` reads beside the Arrow files. It is in the split's folder: `load_dataset` refuses a folder with
+    a `state.json` at its top.
+    """
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": file.name} for file in files],
+        "_fingerprint": manifest.content_id[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": writers.SPLIT,
+    }
+    info = {"description": f"{manifest.ref}, content {manifest.content_id}", "features": None}
+    for name, document in ((STATE, state), ("dataset_info.json", info)):
+        (folder / writers.SPLIT / name).write_text(json.dumps(document, indent=1) + "\n")
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": [writers.SPLIT]}) + "\n")
+
+
+def _write_files(registry: Registry, manifest: Manifest, folder: Path) -> None:
+    artifacts = [row for data in manifest.data for row in Artifact.from_table(registry.store.read_table(data.sha256))]
+    if len(artifacts) != 1:
+        message = f"{manifest.ref} has {len(artifacts)} {manifest.kind}s, which are no one folder; export its rows: --to jsonl"
+        raise EngineError(message)
+    for file in artifacts[0].files:
+        try:
+            target = _inside(folder, file.name)
+        except ValueError as error:
+            raise EngineError(f"{manifest.ref} cannot be exported: {error}") from error
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with registry.store.open(file.sha256) as stored, target.open("wb") as out:
+            shutil.copyfileobj(stored, out, 1 << 20)
+
+
+# -- where ------------------------------------------------------------------------------------------------------------
+
+
+def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
+    """The files that an earlier export left in the folder; raises PipelineError when the folder is not to be written to."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise PipelineError([Problem(f"{folder} is a file", hint="name a folder")])
+    if not any(folder.iterdir()):
+        return []
+    try:
+        mark = json.loads(plain_files.read(folder / MARK))
+        written, files = mark["version"], list(mark["files"])
+        for name in files:
+            _no_links(folder, name)
+            _inside(folder, name)
+    except (FileNotFoundError, CorruptError, ValueError, KeyError, TypeError, RecursionError):  # none, or somebody changed it
+        hint = "name an empty folder, or one that is not there yet"
+        raise PipelineError([Problem(f"{folder} is not empty, and no export wrote what is in it", hint=hint)]) from None
+    if not overwrite:
+        raise PipelineError([Problem(f"{folder} holds an export of {written}", hint="--overwrite replaces it")])
+    return files
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder to write in, on the same file system."""
+    beside = folder if folder.exists() else folder.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    staging = beside / f".export-{uuid.uuid4().hex[:8]}.tmp"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, folder: Path, before: list[str]) -> None:
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    files = [path.relative_to(staging).as_posix() for path in _files(staging)]
+    for name in sorted({*files, *before}):
+        _no_links(folder, name)
+    for name in set(files) - {*before, MARK}:
+        if plain_files.kind(folder / name):
+            raise PipelineError([Problem(f"{folder / name} is in the way, and no export wrote it", hint="move it away")])
+    for name in set(before) - set(files):
+        (folder / name).unlink(missing_ok=True)
+        for parent in (folder / name).parents[: name.count("/")]:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+    # The mark first: should this be cut short, all that is here is known to be an export's.
+    for name in sorted(files, key=lambda name: name != MARK):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / name, folder / name)
+
+
+def _no_links(folder: Path, name: str) -> None:
+    """Raise PipelineError when a file, or a folder on the way to it, is a link: what it leads to is not the export's."""
+    parts = Path(name).parts
+    for stop in range(1, len(parts) + 1):
+        path = folder.joinpath(*parts[:stop])
+        if (found := plain_files.kind(path)) not in (None, "a folder", "a file"):
+            raise PipelineError([Problem(f"{path} is {found}, which no export wrote", hint="move it away")])
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file below a folder; raises ValueError when its name leads out of it."""
+    target = (folder / name).resolve()
+    if target == folder.resolve() or not target.is_relative_to(folder.resolve()):
+        raise ValueError(f"the file name {name!r} is none of a file in its folder")
+    return target
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,1 @@
+"""What an operator's code does, as one hash: independent of comments, docstrings and formatting."""

@@ -1,0 +1,375 @@
+"""Code fingerprints: what an operator does, independent of comments, docstrings and formatting.
+
+From the operator's function on, every name that its code reads is followed: functions with every layer of their
+decorators, classes with their bases, module constants, closure values, and names imported inside functions. Project
+code (the packages that bring operators, and any module that is not installed) is taken as normalised syntax; installed
+packages by name and version. A value that has no stable form is an error that names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import logging
+import sys
+import sysconfig
+import threading
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, packages_distributions
+from importlib.metadata import version as distribution_version
+from typing import Any
+
+from engine.errors import EngineError
+from engine.fingerprint.canonical import canonical, is_bare_typing
+from engine.fingerprint.syntax import class_node, code_node, imports, normalised, parsed, reads
+from engine.operator.declaration import Operator, operator
+
+_Lock = type(threading.Lock())
+_ENGINE = ("engine", "registry")
+_INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
+
+
+class UnstableCodeError(EngineError):
+    """Something that an operator's code reaches cannot be fingerprinted."""
+
+
+@dataclass
+class Fingerprint:
+    """The code that an operator reaches.
+
+    Attributes:
+        code: name -> normalised source of a function, class or module, or canonical text of a constant.
+        packages: installed packages by name -> version.
+    """
+
+    code: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """For a step key: hashes of the code, and the packages."""
+        hashes = {name: _digest(text) for name, text in sorted(self.code.items())}
+        return {"code": hashes, "packages": dict(sorted(self.packages.items()))}
+
+
+def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerprint:
+    """Fingerprint an operator, a function or a class.
+
+    Args:
+        root: what to follow.
+        label: what to call it in errors.
+        project: top-level packages that count as project code even when installed.
+
+    Raises:
+        UnstableCodeError: when a value that the code reads has no stable form.
+    """
+    walker = _Walker(label, project)
+    walker.value(root, label)
+    return walker.found
+
+
+class _Walker:
+    def __init__(self, label: str, project: tuple[str, ...]) -> None:
+        self.label = label
+        self.project = project
+        self.found = Fingerprint()
+        self.seen: dict[int, str] = {}
+        self.kept: list[Any] = []  # keeps what was seen alive, so that no two values share an id
+
+    # -- what a name stands for ---------------------------------------------------------------------------------
+
+    def value(self, value: Any, name: str) -> str:
+        """Follow a value that code reads under `name`; returns a text that stands for all it does."""
+        if id(value) in self.seen:
+            return self.seen[id(value)]
+        followed = self._code(value, name)
+        if followed is not None:
+            return followed
+        text = canonical(value, lambda part: self._code(part, name))
+        if text is None:
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise self._unstable(name, f"a value of type {kind} has no stable form")
+        return self._put(name, text)
+
+    def _code(self, value: Any, name: str) -> str | None:
+        """The text of code that a value is; None when it is data."""
+        if typing.get_origin(value) is not None:
+            return None  # `list[int]` passes for the class it is made of
+        if isinstance(value, Operator):
+            if value.summary:
+                self.value(value.summary, f"{name}.summary")
+            for output, closing in value.closing.items():
+                self.value(closing, f"{name}.{output}")
+            if value.settings:
+                self.value(value.params, f"{name}.{value.settings}")
+            return self._function(value.function)
+        if isinstance(value, types.ModuleType):
+            return self._module(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, functools.partial):
+            return f"partial({self.value(value.func, name)},{self.value((value.args, value.keywords), f'{name}.arguments')})"
+        if isinstance(value, types.MethodType):
+            return f"method({self.value(value.__func__, name)},{self.value(value.__self__, f'{name}.self')})"
+        if isinstance(value, logging.Logger | _Lock) or is_bare_typing(value):
+            return repr(type(value))
+        if hasattr(value, "__wrapped__"):  # such as functools.cache makes
+            return self.value(value.__wrapped__, name)
+        if type(value).__module__.partition(".")[0] in _ENGINE and callable(value):
+            return self._package(type(value).__module__)
+        installed = getattr(value, "__module__", None) or type(value).__module__
+        if callable(value) and hasattr(value, "__name__") and not self._is_project(installed):
+            return f"{self._package(installed)}:{value.__name__}"
+        return None
+
+    def _package(self, module: str) -> str:
+        top = module.partition(".")[0]
+        if top not in sys.stdlib_module_names and top != "builtins" and top not in self.found.packages:
+            self.found.packages[top] = _version("posttrain-engine" if top in _ENGINE else top)
+        return module
+
+    def _is_project(self, module: str | None) -> bool:
+        top = (module or "").partition(".")[0]
+        if not module or top in _ENGINE:
+            return False
+        if top in self.project or module == "__main__":
+            return True
+        if top in sys.stdlib_module_names:
+            return False
+        loaded = sys.modules.get(module)
+        file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
+        return bool(file) and not str(file).startswith(_INSTALLED)
+
+    # -- functions, classes, modules ----------------------------------------------------------------------------
+
+    def _function(self, function: types.FunctionType | Callable[..., Any]) -> str:
+        if id(function) in self.seen:
+            return self.seen[id(function)]
+        # Not __module__: functools.wraps gives a wrapper the name of what it wraps.
+        module = function.__globals__.get("__name__") if isinstance(function, types.FunctionType) else None
+        if not isinstance(function, types.FunctionType) or not self._is_project(module):
+            text = f"{self._package(module or function.__module__)}:{function.__qualname__}"
+            # Installed code may still wrap project code: functools.wraps, singledispatch, a decorator's closure.
+            return self._follow_inside(function, text)
+        name = f"{module}:{function.__code__.co_qualname}"
+        self._start(function, name)
+        node = self._node(function.__code__, function.__globals__, name)
+        skipped = {*function.__code__.co_varnames, *function.__code__.co_cellvars, *function.__code__.co_freevars}
+        text = f"{normalised(node, self._is_operator(function.__globals__))}\n{self._closure(function, name)}"
+        text += self._defaults(function, name)
+        self.names(node, function.__globals__, skipped)
+        return self._finish(function, name, text)
+
+    def _follow_inside(self, function: Any, text: str) -> str:
+        self._start(function, text)
+        for free, cell in _cells(function):
+            if isinstance(cell, types.FunctionType | type):
+                self.value(cell, f"{text}.{free}")
+            elif free == "registry" and isinstance(cell, Mapping):  # functools.singledispatch
+                for kind, implementation in sorted(cell.items(), key=lambda item: repr(item[0])):
+                    self.value(implementation, f"{text}[{kind!r}]")
+        return text
+
+    def _closure(self, function: types.FunctionType, name: str) -> str:
+        parts = []
+        for free, cell in _cells(function):
+            if not (free == "__class__" and isinstance(cell, type)):
+                parts.append(f"# {free} = {self.value(cell, f'{name}.<closure>.{free}')}")
+        return "\n".join(parts)
+
+    def _defaults(self, function: types.FunctionType, name: str) -> str:
+        given: dict[Any, Any] = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+        return "".join(f"\n# default {key} = {self.value(value, f'{name}.<default {key}>')}" for key, value in given.items())
+
+    def _class(self, cls: type) -> str:
+        if id(cls) in self.seen:
+            return self.seen[id(cls)]
+        if not self._is_project(cls.__module__):
+            return f"{self._package(cls.__module__)}:{cls.__qualname__}"
+        name = f"{cls.__module__}:{cls.__qualname__}"
+        self._start(cls, name)
+        scope = vars(sys.modules[cls.__module__])
+        node = self._class_node(cls, scope, name)
+        text = normalised(node, lambda _: False)
+        for base in cls.__bases__:
+            text += f"\n# base {self.value(base, name)}"
+        # What `@dataclass` and its like generate has no source, and follows from the fields and the decorator, which have.
+        written = {child.name for child in ast.iter_child_nodes(node) if hasattr(child, "name")} | _assigned(node)
+        for attribute, member in sorted(vars(cls).items()):
+            inner = getattr(member, "__func__", getattr(member, "fget", member))
+            if not isinstance(inner, types.FunctionType) or inner.__module__ != cls.__module__:
+                continue
+            if attribute in written or self._has_source(inner):
+                text += f"\n# {attribute}{self._closure(inner, f'{name}.{attribute}')}"
+        self.names(node, scope, set())
+        return self._finish(cls, name, text)
+
+    def _has_source(self, function: types.FunctionType) -> bool:
+        """Whether a method stands in the project's files, such as one that a decorator of the project puts in."""
+        return self._is_project(function.__globals__.get("__name__")) and not function.__code__.co_filename.startswith("<")
+
+    def _module(self, module: types.ModuleType) -> str:
+        """A module used as a value, or imported whole: all of it counts."""
+        if not self._is_project(module.__name__):
+            return self._package(module.__name__)
+        name = f"{module.__name__}:*"
+        if id(module) not in self.seen:
+            self._start(module, name)
+            tree = parsed(_module_source(vars(module)) or "")
+            self.names(tree, vars(module), set())
+            return self._finish(module, name, normalised(tree, lambda _: False))
+        return self.seen[id(module)]
+
+    def _start(self, value: Any, name: str) -> None:
+        self.seen[id(value)] = name  # what refers to itself stands for its name
+        self.kept.append(value)
+
+    def _finish(self, value: Any, name: str, text: str) -> str:
+        placed = self._put(name, text)
+        self.seen[id(value)] = placed
+        return placed
+
+    def _put(self, name: str, text: str) -> str:
+        """Keep a text under a name; another text under the same name (two lambdas) gets a number."""
+        place, count = name, 1
+        while self.found.code.get(place, text) != text:
+            count += 1
+            place = f"{name}#{count}"
+        self.found.code[place] = text
+        return f"{place} {_digest(text)[:16]}"
+
+    def _node(self, code: types.CodeType, scope: Mapping[str, Any], name: str) -> ast.AST:
+        source = _module_source(scope)
+        if source is None:
+            raise self._unstable(name, "its source cannot be read")
+        node = code_node(source, code)
+        if node is None:
+            raise self._unstable(name, "its source file is not what was imported; start again")
+        return node
+
+    def _class_node(self, cls: type, scope: Mapping[str, Any], name: str) -> ast.AST:
+        source = _module_source(scope)
+        node = None if source is None else class_node(source, cls.__qualname__.rpartition(".")[2])
+        if node is not None:
+            return node
+        raise self._unstable(name, "its source cannot be read")
+
+    def _is_operator(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:
+        """Tells `@operator(...)`: what it says is in the step key by itself, or (`calls`) never changes a result."""
+
+        def check(decorator: ast.expr) -> bool:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            value: Any = None
+            if isinstance(called, ast.Name):
+                value = scope.get(called.id)
+            elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+                value = getattr(scope.get(called.value.id), called.attr, None)
+            return value is operator
+
+        return check
+
+    def names(self, tree: ast.AST, scope: Mapping[str, Any], skipped: set[str]) -> None:
+        """Follow what code reads from its module and from what it imports itself."""
+        module = str(scope.get("__name__", "?"))
+        inner: dict[str, Any] = {}
+        for bound, source, attribute in imports(tree, str(scope.get("__package__") or "")):
+            value = self._imported(source, attribute)
+            if value is not None:
+                inner[bound] = value
+        for head, *rest in reads(tree):
+            if head in inner:
+                self._dotted(inner[head], rest, f"{module}:{head}")
+            elif head in scope and head not in skipped:
+                self._dotted(scope[head], rest, f"{module}:{head}")
+
+    def _imported(self, source: str, attribute: str | None) -> Any:
+        """What an import inside a function binds; installed packages are noted by version and not loaded."""
+        if source not in sys.modules and not self._may_be_project(source):
+            self._package(source)
+            return None
+        if not self._is_project(source) and not self._may_be_project(source):
+            self._package(source)
+            return None
+        module = importlib.import_module(source)
+        if attribute is None:
+            return module
+        if hasattr(module, attribute):
+            return getattr(module, attribute)
+        return importlib.import_module(f"{source}.{attribute}")
+
+    def _may_be_project(self, module: str) -> bool:
+        top = module.partition(".")[0]
+        if top in _ENGINE or top in sys.stdlib_module_names:
+            return False
+        if top in self.project or self._is_project(module):
+            return True
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError):
+            return False
+        places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
+        return any(place and not str(place).startswith(_INSTALLED) for place in places)
+
+    def _dotted(self, value: Any, rest: list[str], name: str) -> None:
+        """`helpers.parse.inner` read from a module: go down through project modules to what is meant."""
+        while isinstance(value, types.ModuleType) and rest and self._is_project(value.__name__):
+            name, value = f"{value.__name__}:{rest[0]}", getattr(value, rest[0], None)
+            rest = rest[1:]
+        self.value(value, name)
+
+    def _unstable(self, name: str, why: str) -> UnstableCodeError:
+        return UnstableCodeError(
+            f"operator {self.label}: cannot fingerprint {name}: {why}. "
+            "Make it a plain constant, or build it inside the function that uses it."
+        )
+
+
+def _assigned(tree: ast.AST) -> set[str]:
+    """Names that a class body binds by assignment, such as `solve = cached(helper)`."""
+    return {name.id for name in ast.walk(tree) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+
+
+def _cells(function: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of a closure; names that are not bound yet are left out."""
+    code, closure = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    for free, cell in zip(code.co_freevars if code else (), closure or (), strict=True):
+        try:
+            yield free, cell.cell_contents
+        except ValueError:
+            continue
+
+
+def _module_source(scope: Mapping[str, Any]) -> str | None:
+    module = sys.modules.get(str(scope.get("__name__")))
+    try:
+        return inspect.getsource(module) if module else None
+    except (OSError, TypeError):
+        return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _version(distribution: str) -> str:
+    try:
+        return distribution_version(distribution)
+    except PackageNotFoundError:
+        pass
+    for name in _distributions().get(distribution, []):
+        return f"{name} {distribution_version(name)}"
+    return "unversioned"
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()

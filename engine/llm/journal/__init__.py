@@ -1,0 +1,1 @@
+"""Every answer that was paid for, durable before it is used."""

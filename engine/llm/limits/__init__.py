@@ -1,0 +1,1 @@
+"""How hard a model may be driven: rates, requests in flight, budgets, outages."""

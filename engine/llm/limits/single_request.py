@@ -1,0 +1,50 @@
+"""A single request through a model's limits, for those that ask a server without a client."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.governor import Gate
+from engine.llm.types.requests import ModelError, PassingError, tokens
+from engine.spec.pipeline_spec import ModelSpec
+
+
+async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]) -> Any:
+    """Send a chat completion when the limits allow it, and account for it.
+
+    Args:
+        gate: the model's limits.
+        spec: the model.
+        body: what is sent.
+        most_out: completion tokens, at most.
+        send: sends it and returns the response's JSON.
+
+    Raises:
+        BudgetError: it could cost more than is left.
+    """
+    # A token is at least one byte.
+    ask = Ask(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
+    ticket = await gate.admit(ask)
+    outcome = Outcome("failed", accounted=False)
+    try:
+        answer = await send()
+        outcome = _paid(spec, answer)
+        return answer
+    except PassingError as error:
+        outcome = Outcome("failed", accounted=not error.billed)
+        raise
+    except ModelError:
+        outcome = Outcome("refused")
+        raise
+    finally:
+        gate.settle(ticket, outcome)
+
+
+def _paid(spec: ModelSpec, answer: Any) -> Outcome:
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    tokens_in, tokens_out = (tokens(count) for count in counts)
+    known = tokens_in > 0 and tokens_out > 0
+    return Outcome("answered", tokens_in + tokens_out, spec.cost(tokens_in, tokens_out), tokens_in, known)

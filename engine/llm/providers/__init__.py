@@ -1,0 +1,1 @@
+"""The models themselves: OpenAI-compatible servers, their batches, and models in this process."""

@@ -1,0 +1,247 @@
+"""OpenAI's chat completions as JSON: from requests to a body, from a response to completions that are whole, or an error."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from engine.llm.providers.capabilities import Abilities
+from engine.llm.providers.failures import status_of
+from engine.llm.providers.response_body import excerpt, has_half
+from engine.llm.types.finish_reason import USABLE_AS, End, ending
+from engine.llm.types.requests import (
+    LEAST_LOGPROB,
+    Completion,
+    EndpointError,
+    ModelError,
+    PassingError,
+    Request,
+    RequestError,
+    TokenLogprob,
+    tokens,
+)
+from engine.llm.types.structured import in_words
+from engine.spec.pipeline_spec import ModelSpec
+
+MOST_AT_ONCE = 64
+"""Answers asked for in one request: the most that common servers take."""
+
+_ROUNDING = 1e-3
+"""A logarithm of a probability may be this much above 0."""
+
+_RETRIED = {408, 409, 425, 429}
+
+
+class Reply(NamedTuple):
+    """A server's answers to requests for one prompt.
+
+    Attributes:
+        completions: those that can be used, at most one for each request: whole, or cut off by a limit.
+        choices: how many came.
+        says_why: whether the server says why its answers ended.
+    """
+
+    completions: list[Completion]
+    choices: int
+    says_why: bool
+
+
+def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> dict[str, Any]:
+    """The JSON that asks for answers to requests that differ in nothing but `sample`, in words the server knows."""
+    first = requests[0]
+    sampling = first.sampling
+    messages = list(first.messages)
+    asked: dict[str, Any] = {"model": spec.model, "messages": messages}
+    longest = "max_completion_tokens" if abilities.max_completion_tokens else "max_tokens"
+    asked |= {"temperature": sampling["temperature"], longest: sampling["max_tokens"]}
+    if sampling["top_p"] != 1.0:
+        asked["top_p"] = sampling["top_p"]
+    if sampling["stop"]:
+        asked["stop"] = list(sampling["stop"])
+    if first.seed is not None:
+        asked["seed"] = first.seed
+    if len(requests) > 1:
+        asked["n"] = len(requests)
+    if "logprobs" in sampling:
+        asked |= {"logprobs": True, "top_logprobs": sampling["logprobs"]}
+    if first.schema is not None and abilities.response_format is False:
+        asked["messages"] = in_words(messages, first.schema)
+    elif first.schema is not None:
+        schema = {"name": str(first.schema["title"]), "schema": first.schema, "strict": True}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return {**sampling.get("extra_body", {}), **asked}
+
+
+def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> Reply:
+    """The answers in a response. Of several choices, those that cannot be used are left out as long as one can.
+
+    Raises:
+        PassingError: the response is not a chat completion, or the server broke down while it answered.
+        RequestError: the model refused, a filter stopped it, or its answer is not one that can be used.
+        EndpointError: log-probabilities were asked for, and there are none.
+    """
+    try:
+        choices = answer["choices"]
+        if not isinstance(choices, list) or not choices:
+            raise ValueError("it has no choices")
+        paid = _Paid(answer, latency_ms)
+        usable, failed = [], []
+        for choice in choices[: len(requests)]:
+            try:
+                usable.append(_read(choice, requests[0], paid))
+            except ModelError as error:
+                failed.append(error)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise PassingError(
+            f"the response is not a chat completion ({excerpt(f'{type(error).__name__}: {error}', 200)})"
+        ) from None
+    if not usable:
+        raise failed[0]
+    if not paid.tokens_out and any(each.text for each in usable):
+        paid.tokens_in = 0  # a text of no tokens: the server does not count
+    shares = _shares(paid.tokens_out, [each.text for each in usable])
+    for place, each in enumerate(usable):
+        usable[place] = each.model_copy(update={"tokens_in": 0 if place else paid.tokens_in, "tokens_out": shares[place]})
+    return Reply(usable, len(choices), any(_says_why(choice) for choice in choices))
+
+
+def unused(reply: Reply) -> Completion:
+    """What stands for answers that are not used: they were paid for."""
+    count = [sum(each) for each in zip(*((each.tokens_in, each.tokens_out) for each in reply.completions), strict=True)]
+    return Completion(text="", finish_reason="unknown", tokens_in=count[0], tokens_out=count[1])
+
+
+class _Paid:
+    """What a response took, by the server's own count; where that is impossible, the server does not say."""
+
+    def __init__(self, answer: Any, latency_ms: float) -> None:
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        known = all(type(count) is int and tokens(count) == count for count in counts)
+        self.tokens_in, self.tokens_out = (int(counts[0] or 0), int(counts[1] or 0)) if known else (0, 0)
+        self.latency_ms = round(latency_ms, 3)
+
+    def nothing(self, finish_reason: str) -> Completion:
+        """An answer that is not used."""
+        return self.answer("", finish_reason)
+
+    def answer(self, text: str, finish_reason: str, logprobs: tuple[TokenLogprob, ...] | None = None) -> Completion:
+        """An answer, to which all that the response took is reckoned."""
+        return Completion(
+            text=text,
+            finish_reason=finish_reason,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            latency_ms=self.latency_ms,
+            logprobs=logprobs,
+        )
+
+
+def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
+    """A choice that can be used; see completions."""
+    error, reason = choice.get("error"), choice.get("finish_reason")
+    said = f"finish_reason {excerpt(str(reason), 60)!r}"
+    if error:
+        _raise_failed(error, said, paid)
+    if refusal := choice["message"].get("refusal"):
+        raise RequestError(f"the model refused: {excerpt(str(refusal))}", paid.nothing("refusal"))
+    end = ending(reason)
+    if end == "whole" and (beside := _ended_otherwise(choice)) is not None:
+        end, said = beside
+    if end == "failed":
+        raise PassingError(f"the server broke off its answer ({said})", completion=paid.nothing("error"))
+    if end == "filtered":
+        raise RequestError(f"the server's content filter stopped the answer ({said})", paid.nothing("content_filter"))
+    if end == "unknown":
+        raise RequestError(
+            f"the server ended its answer for an unknown reason ({said}), so it is not taken as whole", paid.nothing("unknown")
+        )
+    if end == "tools" and not _offers_tools(request):
+        raise RequestError(
+            f"the model called a tool instead of answering, and none was offered ({said})", paid.nothing("unknown")
+        )
+    text = _text(choice["message"])
+    if has_half(text):
+        raise RequestError("the answer has half of a surrogate pair, which is no character", paid.nothing("unknown"))
+    if end == "unsaid":
+        # Small servers leave it out. What took all the tokens that it might was, in all likelihood, cut off.
+        end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
+    return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
+
+
+def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
+    """How an answer ended, and the words for it, where a router's `stop` is contradicted by what its provider said."""
+    native = choice.get("native_finish_reason")
+    if (end := ending(native)) in ("cut off", "filtered", "failed"):
+        return end, f"native_finish_reason {excerpt(str(native), 60)!r}"
+    filters = choice.get("content_filter_results")
+    found = [name for name, each in filters.items() if isinstance(each, dict)] if isinstance(filters, dict) else []
+    hit = [name for name in found if filters[name].get("filtered") is True]
+    return ("filtered", f"content_filter_results: {excerpt(str(hit[0]), 60)}") if hit else None
+
+
+def _raise_failed(error: Any, said: str, paid: _Paid) -> None:
+    """An error inside a choice: the answer broke off."""
+    status = status_of(error) if isinstance(error, dict) else 502
+    words = error.get("message") if isinstance(error, dict) else error
+    said = f"the server broke off its answer ({said}): {status}: {excerpt(str(words or error))}"
+    if status in _RETRIED or status >= 500:
+        raise PassingError(said, throttled=status == 429, completion=paid.nothing("error"))
+    raise RequestError(said, paid.nothing("error"))
+
+
+def _offers_tools(request: Request) -> bool:
+    further = request.sampling.get("extra_body", {})
+    return bool(further.get("tools") or further.get("functions"))
+
+
+def _says_why(choice: Any) -> bool:
+    return ending(choice.get("finish_reason")) != "unsaid"
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    text = message.get("content") or ""
+    if isinstance(text, list):  # of parts
+        text = "".join(part.get("text") or "" for part in text if part.get("type") in ("text", "output_text"))
+    if not isinstance(text, str):
+        raise TypeError("its content is not text")
+    return text
+
+
+def _shares(count: int, texts: Sequence[str]) -> list[int]:
+    """Servers count the tokens of all choices together; each is given its share by length, and the sum is kept."""
+    ends = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
+    return [end * count // ends[-1] - start * count // ends[-1] for start, end in itertools.pairwise(ends)]
+
+
+def _logprobs(choice: Any, paid: _Paid) -> tuple[TokenLogprob, ...]:
+    given = choice.get("logprobs")
+    content = given.get("content") if isinstance(given, dict) else None
+    if content is None:
+        raise EndpointError("the server gives no log-probabilities, and the step needs them")
+    try:
+        return tuple(_token(each) for each in content)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        said = f"its log-probabilities cannot be read ({excerpt(f'{type(error).__name__}: {error}', 200)})"
+        raise RequestError(said, paid.nothing("unknown")) from None
+
+
+def _token(each: Any) -> TokenLogprob:
+    top = {str(one["token"]): one["logprob"] for one in each.get("top_logprobs") or ()}
+    known = {token: _logprob(value) for token, value in top.items() if not _is_nan(value)}
+    if any(has_half(token) for token in (str(each["token"]), *known)):
+        raise ValueError("a token has half of a surrogate pair")
+    return TokenLogprob(token=each["token"], logprob=_logprob(each["logprob"]), top=known)
+
+
+def _logprob(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or _is_nan(value) or value > _ROUNDING:
+        raise ValueError(f"{value!r} is not the logarithm of a probability")
+    return max(float(value), LEAST_LOGPROB)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,193 @@
+"""Ask a server what it can do, in a few tiny requests, before it is relied on; what is known is not asked again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import aiohttp
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+
+from engine.llm.journal.answers import Answers
+from engine.llm.limits.governor import Gate
+from engine.llm.limits.single_request import gated
+from engine.llm.providers.capabilities import Abilities, Ability, recall, remember
+from engine.llm.providers.openai import api_key, post_json, session
+from engine.llm.providers.redaction import redacted
+from engine.llm.providers.response_body import from_json
+from engine.llm.types.finish_reason import ending
+from engine.llm.types.requests import PassingError, RequestError
+from engine.spec.pipeline_spec import ModelSpec
+
+_MOST_WAIT = 60.0
+_SAMPLES = 4
+_SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+class Probed(NamedTuple):
+    """What a server can do, and how many requests it took to find out."""
+
+    abilities: Abilities
+    calls: int
+
+
+async def probe(
+    spec: ModelSpec,
+    answers: Answers,
+    wanted: Sequence[Ability],
+    gate: Gate,
+    *,
+    anew: bool = False,
+    recheck: bool = False,
+) -> Probed:
+    """Find out the wanted abilities of a model on its server, and keep each as soon as it is known.
+
+    Args:
+        spec: the model.
+        answers: where what is known is kept.
+        wanted: abilities.
+        gate: the model's limits.
+        anew: ask also for what is known: servers learn.
+        recheck: ask also for what the server did not have.
+
+    Raises:
+        EndpointError: no request can succeed there (key, model name, address).
+        PassingError: the server did not answer after `retries` further tries.
+        BudgetError: the limits allow no further request.
+    """
+    abilities = await recall(answers, spec)
+    missing = abilities.missing(wanted) if recheck else []
+    unknown = [each for each in wanted if anew or each in missing or each in abilities.unknown(wanted)]
+    if not unknown:
+        return Probed(abilities, 0)
+    secret = api_key(spec)
+    async with session(spec, secret, aiohttp.ClientTimeout(total=spec.timeout)) as client:
+        asker = _Asker(client, spec, secret, gate)
+        for ability in unknown:
+            found: dict[str, bool | None] = {ability: await _CHECKS[ability](asker)}
+            if asker.longest != "max_tokens":
+                found["max_completion_tokens"] = True
+            abilities = abilities.model_copy(update=found)
+            await remember(answers, spec, abilities)
+    return Probed(abilities, asker.calls)
+
+
+class _Asker:
+    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secret: str, gate: Gate) -> None:
+        self._client, self._spec, self._secret, self._gate = client, spec, secret, gate
+        self._heard = False
+        self.calls = 0
+        self.longest = "max_tokens"
+
+    async def choices(self, prompt: str, max_tokens: int, **more: Any) -> list[dict[str, Any]]:
+        """The choices that come back; none when the server refuses the request.
+
+        A server may also break down over what it does not know (5xx): it is taken to refuse it when it answers the same
+        request without `more`, and breaks down over it once more.
+        """
+        try:
+            return await self._answered(prompt, max_tokens, more)
+        except PassingError as error:
+            if not error.refused or not more:
+                raise
+        await self._answered(prompt, max_tokens, {})
+        try:
+            return await self._answered(prompt, max_tokens, more)
+        except PassingError as error:
+            if error.refused:
+                return []
+            raise
+
+    async def _answered(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
+        """The choices, after as many tries as the model's `retries` allow; one, where the server may refuse `more`."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, PassingError) and not (error.refused and more)),
+            stop=stop_after_attempt(self._spec.retries + 1),
+            wait=_wait,
+            reraise=True,
+        )
+        return await retrying(self._sent, prompt, max_tokens, more)
+
+    async def _sent(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
+        self.calls += 1
+        messages = [{"role": "user", "content": prompt}]
+        asked = {**self._spec.extra_body, "model": self._spec.model, "messages": messages, self.longest: max_tokens, **more}
+        url = f"{self._spec.endpoint}/chat/completions"
+        try:
+            with redacted(self._secret):
+                send = partial(post_json, self._client, url, asked, self._spec, heard=self._heard)
+                answer = await gated(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
+        except RequestError as error:
+            self._heard = True
+            if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
+                self.longest = "max_completion_tokens"
+                return await self._sent(prompt, max_tokens, more)
+            return []
+        self._heard = True
+        choices = answer.get("choices")
+        return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _wait(state: RetryCallState) -> float:
+    """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, PassingError) and error.retry_after is not None:
+        return min(error.retry_after, _MOST_WAIT)
+    return random.uniform(0, min(_MOST_WAIT, 0.5 * 2 ** min(state.attempt_number, 10)))
+
+
+def _texts(choices: Sequence[dict[str, Any]]) -> list[str]:
+    """What was said; models that think may come to no word within a few tokens."""
+    messages = [choice.get("message") for choice in choices]
+    texts = [message.get("content") for message in messages if isinstance(message, dict)]
+    return [text for text in texts if text and isinstance(text, str)]
+
+
+async def _n(asker: _Asker) -> bool | None:
+    return len(await asker.choices("Name an animal.", 8, n=2, temperature=1)) == 2
+
+
+async def _logprobs(asker: _Asker) -> bool | None:
+    choices = await asker.choices("Name an animal.", 8, logprobs=True, top_logprobs=2)
+    if not choices:
+        return False
+    given = choices[0].get("logprobs")
+    if isinstance(given, dict) and given.get("content"):
+        return True
+    return False if _texts(choices) else None
+
+
+async def _response_format(asker: _Asker) -> bool | None:
+    held = {"type": "json_schema", "json_schema": {"name": "capital", "schema": _SCHEMA, "strict": True}}
+    choices = await asker.choices("What is the capital of France?", 256, response_format=held)
+    if not choices:
+        return False
+    for text in _texts(choices):
+        try:
+            return isinstance(from_json(text)["city"], str)
+        except (ValueError, LookupError, TypeError):
+            return False
+    return None
+
+
+async def _sampling(asker: _Asker) -> bool | None:
+    texts: list[str] = []
+    for _ in range(_SAMPLES):
+        choices = await asker.choices("Write a random number of ten digits.", 64, temperature=1, top_p=1)
+        texts += _texts([choice for choice in choices if ending(choice.get("finish_reason")) != "cut off"])
+    return len(set(texts)) > 1 if len(texts) > 1 else None
+
+
+_CHECKS: dict[Ability, Callable[[_Asker], Awaitable[bool | None]]] = {
+    "n": _n,
+    "logprobs": _logprobs,
+    "response_format": _response_format,
+    "sampling": _sampling,
+}

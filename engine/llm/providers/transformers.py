@@ -1,0 +1,340 @@
+"""Models in this process: concurrent requests are generated together, in batches of like length.
+
+Sampling is seeded by each request's own key, so that what a batch is made of does not decide what a row gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.library_noise import quiet_transformers
+from engine.llm.providers.generation import Ask, Generated, TokenScore, generate
+from engine.llm.types.requests import (
+    LEAST_LOGPROB,
+    Completion,
+    EndpointError,
+    ModelError,
+    Request,
+    RequestError,
+    StoppedError,
+    TokenLogprob,
+)
+from engine.llm.types.structured import in_words
+from engine.spec.pipeline_spec import ModelSpec
+
+_LINGER_SECONDS = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A request that somebody waits for."""
+
+    request: Request
+    answer: asyncio.Future[Completion]
+
+    @functools.cached_property
+    def order(self) -> tuple[int, str]:
+        """Sorts requests of like length together, and samples of one prompt next to each other."""
+        text = "\n".join(message["content"] for message in self.request.messages) + str(self.request.schema or "")
+        return len(text), text
+
+    def settle(self, result: Completion | Exception) -> None:
+        """Tell the one who waits, who may have gone. In the event loop's thread."""
+        if self.answer.done():
+            return
+        if isinstance(result, Completion):
+            self.answer.set_result(result)
+        else:
+            self.answer.set_exception(result)
+
+
+class TransformersProvider:
+    """A causal language model with a chat template, on the GPU where there is one.
+
+    Args:
+        spec: the model; `batch_size` answers are generated together.
+        weights: (folder or id of the model, folder of an adapter on it or None), called in the generating thread.
+        threads: of the CPU, for a model that runs there; None leaves torch's choice.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: Callable[[], tuple[Path, Path | None]], threads: int | None = None) -> None:
+        self.notes: list[str] = []
+        self._spec = spec
+        self._weights = weights
+        self._threads = threads
+        self._most = spec.batch_size
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._waiting: list[_Waiting] = []
+        self._serving: asyncio.Task[None] | None = None
+        self._closed = threading.Event()
+        self._loaded: LocalModel | None = None
+
+    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Join the next batches; see Provider.
+
+        Raises:
+            RequestError: the prompt and max_tokens are more than the model takes, or than the GPU's memory holds.
+            EndpointError: the model cannot be loaded, or its tokenizer has no chat template.
+            StoppedError: the provider was closed.
+        """
+        if self._closed.is_set():
+            raise StoppedError(f"the model {self._spec.model} was closed")
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(request, loop.create_future()) for request in requests]
+        self._waiting += waiting
+        if self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve())
+        first, *others = await asyncio.gather(*[each.answer for each in waiting])
+        return [first, *[other.model_copy(update={"tokens_in": 0}) for other in others]]
+
+    def stop(self, why: ModelError) -> None:
+        """See Provider: what is being generated comes to its end, what waits for that has cost nothing yet."""
+        for each in self._waiting:
+            each.settle(why)
+        self._waiting = []
+
+    async def close(self) -> None:
+        """Stop generating at the next token and free the model; requests under way fail with StoppedError."""
+        self._closed.set()
+        if self._serving:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        self.stop(StoppedError(f"the model {self._spec.model} was closed"))
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._loaded = None
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            await asyncio.sleep(_LINGER_SECONDS)  # let requests that start together travel together
+            batch = self._next_batch()
+
+            def settle(each: _Waiting, result: Completion | Exception) -> None:
+                loop.call_soon_threadsafe(each.settle, result)
+
+            try:
+                await loop.run_in_executor(self._thread, self._generate, batch, settle)
+            except asyncio.CancelledError:
+                self._waiting += batch  # `close` tells them
+                raise
+            except Exception as error:
+                for each in batch:
+                    each.settle(error)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The request that has waited longest, and those of most alike length, so that little is padding."""
+        self._waiting = [each for each in self._waiting if not each.answer.done()]
+        if not self._waiting:
+            return []
+        ordered = sorted(self._waiting, key=lambda each: each.order)
+        place = ordered.index(self._waiting[0])
+        # Blocks of the order rather than neighbours on both sides: what is left over is then a block, too.
+        start = max(0, min(place - place % self._most, len(ordered) - self._most))
+        batch = ordered[start : start + self._most]
+        taken = {id(each) for each in batch}
+        self._waiting = [each for each in self._waiting if id(each) not in taken]
+        return batch
+
+    # -- in the generating thread --------------------------------------------------------------------------------------
+
+    def _generate(self, batch: Sequence[_Waiting], settle: Callable[[_Waiting, Completion | Exception], None]) -> None:
+        if not batch or self._closed.is_set():
+            return
+        model = self._loaded or load(self._spec.model, *self._weights(), self._threads)
+        self._loaded = None if self._closed.is_set() else model
+        asks: list[tuple[_Waiting, Ask]] = []
+        for each in batch:
+            try:
+                asks.append((each, model.ask(each.request)))
+            except ModelError as error:
+                settle(each, error)
+        if asks:
+            self._within_memory(model, asks, settle)
+
+    def _within_memory(
+        self,
+        model: LocalModel,
+        asks: list[tuple[_Waiting, Ask]],
+        settle: Callable[[_Waiting, Completion | Exception], None],
+    ) -> None:
+        """Generate, in parts when the GPU's memory does not hold all."""
+        import torch
+
+        left = dict(enumerate(asks))
+        started = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                answers = generate(model.network, [ask for _, ask in asks], model.ends, self._closed.is_set)
+                for place, generated in answers:
+                    each, ask = left.pop(place)
+                    latency = round((time.perf_counter() - started) * 1000, 3)
+                    try:
+                        settle(each, model.completion(each.request, ask, generated, latency))
+                    except RequestError as error:
+                        settle(each, error)
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            said = str(error).partition("\n")[0]
+        # Here and not in the handler: the error holds what filled the memory.
+        torch.cuda.empty_cache()
+        if len(asks) == 1:
+            settle(asks[0][0], RequestError(f"the GPU's memory does not hold one answer; lower max_tokens ({said})"))
+            return
+        half = -(-len(asks) // 2)
+        if half < self._most:
+            self._most = half
+            self.notes.append(f"the GPU's memory is full: {half} answers are generated together, not {len(asks)}")
+        rest = [*left.values()]
+        for start in range(0, len(rest), half):
+            self._within_memory(model, rest[start : start + half], settle)
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A loaded model, and how its requests become tokens and its tokens answers.
+
+    Args:
+        name: as the pipeline names it.
+        network, tokenizer: of transformers.
+        ends: tokens that end an answer.
+        room: tokens of a prompt and its answer that the model takes; None when it does not say.
+    """
+
+    name: str
+    network: Any
+    tokenizer: Any
+    ends: frozenset[int]
+    room: int | None
+
+    def ask(self, request: Request) -> Ask:
+        """What is to be generated for a request.
+
+        Raises:
+            RequestError: it does not fit, or the chat template refuses it.
+            EndpointError: there is no chat template.
+        """
+        sampling = request.sampling
+        prompt = self._tokens(request)
+        needed = len(prompt) + sampling["max_tokens"]
+        if self.room and needed > self.room:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; with max_tokens that is {needed}, the model takes {self.room}"
+            )
+        return Ask(
+            prompt=prompt,
+            max_tokens=sampling["max_tokens"],
+            temperature=sampling["temperature"],
+            top_p=sampling["top_p"],
+            seed=int(request.key[:15], 16),
+            logprobs=sampling.get("logprobs"),
+            is_over=self._stops([word for word in sampling["stop"] if word]),
+        )
+
+    def completion(self, request: Request, ask: Ask, generated: Generated, latency_ms: float) -> Completion:
+        """The answer as text. Tokens of a stop word are counted and have log-probabilities; the text ends before it.
+
+        Raises:
+            RequestError: a log-probability is not a number.
+        """
+        text = self.tokenizer.decode(generated.tokens, skip_special_tokens=True)
+        cuts = [text.find(word) for word in request.sampling["stop"] if word and word in text]
+        return Completion(
+            text=text[: min(cuts)] if cuts else text,
+            finish_reason="length" if generated.cut_off and not cuts else "stop",
+            tokens_in=len(ask.prompt),
+            tokens_out=len(generated.tokens),
+            latency_ms=latency_ms,
+            logprobs=None if generated.scores is None else tuple(map(self._line, generated.scores)),
+        )
+
+    def _tokens(self, request: Request) -> tuple[int, ...]:
+        from jinja2 import TemplateError
+
+        if not self.tokenizer.chat_template:
+            raise EndpointError(
+                f"the tokenizer of the model {self.name} has no chat template, so it cannot be asked in messages; take the"
+                " model's chat (instruct) version, or put a chat_template.jinja into its folder"
+            )
+        schema = request.schema
+        messages = [*request.messages] if schema is None else in_words(request.messages, schema)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise RequestError(f"the chat template of {self.name} refuses the messages: {error}") from error
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _stops(self, words: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+        if not words:
+            return None
+        # A token is at least a byte; a few more, because decoders treat the beginning of a text differently.
+        reach = max(len(word.encode()) for word in words) + 4
+
+        def is_over(tokens: Sequence[int]) -> bool:
+            tail = self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True)
+            return any(word in tail for word in words)
+
+        return is_over
+
+    def _line(self, score: TokenScore) -> TokenLogprob:
+        top: dict[str, float] = {}
+        for token, logprob in score.top:  # likeliest first; parts of characters look alike as text
+            top.setdefault(self._text(token), max(logprob, LEAST_LOGPROB))
+        try:
+            return TokenLogprob(token=self._text(score.token), logprob=max(score.logprob, LEAST_LOGPROB), top=top)
+        except ValueError as error:
+            raise RequestError(f"the model {self.name} gives log-probabilities that are not numbers (NaN)") from error
+
+    @functools.cached_property
+    def _text(self) -> Callable[[int], str]:
+        def text(token: int) -> str:
+            decoded: str = self.tokenizer.decode([token])
+            return decoded
+
+        return functools.cache(text)
+
+
+def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> LocalModel:
+    """A model from its folder, an adapter merged into it, on the GPU where there is one.
+
+    Args:
+        name: as the pipeline names it.
+        folder: folder or Hugging Face id.
+        adapter: folder of an adapter, or None.
+        threads: of the CPU, for the calling thread; None leaves torch's choice.
+
+    Raises:
+        EndpointError: it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    quiet_transformers()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # bfloat16 is slow on most CPUs; on GPUs that have it, it halves the memory.
+    dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if device == "cpu" and threads:
+        torch.set_num_threads(threads)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if adapter:
+            from peft import PeftModel
+
+            network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+        network = network.to(device).eval()
+    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
+        raise EndpointError(f"cannot load the model {name}: {error}") from error
+    found = network.generation_config.eos_token_id
+    ends = frozenset(found if isinstance(found, list) else [tokenizer.eos_token_id if found is None else found]) - {None}
+    # What a model's authors suggest (a repetition penalty, ...) is not what the pipeline asks for.
+    network.generation_config = GenerationConfig()
+    room = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return LocalModel(name, network, tokenizer, ends, room)

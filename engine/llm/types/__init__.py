@@ -1,0 +1,1 @@
+"""What passes between operators, clients and providers: requests, completions, failures, model settings."""

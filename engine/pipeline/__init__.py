@@ -1,0 +1,1 @@
+"""From a pipeline file to a checked, typed graph of datasets and steps."""

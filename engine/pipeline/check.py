@@ -1,0 +1,332 @@
+"""From the YAML to a typed graph: everything that can be known to be wrong is said here, all at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import EngineError, PipelineError, Problem, did_you_mean
+from engine.fingerprint.reachable_code import UnstableCodeError
+from engine.llm.weights import identify, identify_encoder
+from engine.operator.catalogue import Catalogue, catalogue
+from engine.operator.declaration import Operator
+from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
+from engine.pipeline.references import References, all_references
+from engine.pipeline.untrained_models import misfits
+from engine.planning.keys import code_of
+from engine.sources.exclusions import Exclusions, read_exclusions
+from engine.sources.ingest import head_problems, identity, source_key
+from engine.sources.locations import FORMATS, SourceFile, find_files
+from engine.spec.credentials import redacted
+from engine.spec.pipeline_spec import DatasetSpec, ModelSpec, PipelineSpec
+from engine.spec.read import SHOWN_VALUE, read_pipeline
+from engine.spec.yaml_source import Loc, YamlSource
+from registry import Model, Record, Session
+from registry.records.record import missing_fields
+
+
+def check(file: Path, settings: list[str] | None = None, session: Session | None = None, *, keys: bool = False) -> Pipeline:
+    """Load and check a pipeline file; nothing is started, nothing is written.
+
+    Args:
+        file: the YAML.
+        settings: `name=value` texts that override `params`.
+        session: the registry, for `registry:` references; None when there is none.
+        keys: whether the environment variables with the API keys must be set, as they must for a run.
+
+    Raises:
+        PipelineError: with every problem that was found.
+    """
+    spec, source = read_pipeline(file, settings)
+    if spec is None:
+        raise PipelineError(source.problems)
+    checker = _Checker(spec, source, file, session, keys=keys)
+    pipeline = checker.pipeline()
+    if source.problems:
+        raise PipelineError(source.problems)
+    return pipeline
+
+
+class _Checker:
+    def __init__(self, spec: PipelineSpec, source: YamlSource, file: Path, session: Session | None, *, keys: bool) -> None:
+        self.keys = keys
+        self.spec = spec
+        self.source = source
+        self.beside = file.parent
+        self.file = file
+        self.session = session
+        self.known: Catalogue = catalogue()
+        self.excluded = self.exclusions()
+        self.sources: dict[str, Source] = {}
+        self.operators: dict[str, Operator | None] = {}
+        self.params: dict[str, BaseModel] = {}
+        self.references = References(spec, source, session, self.known.records, self.excluded, self.sources, self.operators)
+
+    def exclusions(self) -> Exclusions:
+        if self.spec.exclude is None:
+            return {}
+        try:
+            return read_exclusions(self.spec.exclude, self.beside)
+        except EngineError as error:
+            self.problem(str(error), ("exclude",))
+            return {}
+
+    def pipeline(self) -> Pipeline:
+        for name in self.spec.steps.keys() & self.spec.datasets.keys():
+            self.problem(f"{name!r} names both a dataset and a step", ("steps", name), key=True)
+        self.sources |= {name: found for name in self.spec.datasets if (found := self.dataset(name))}
+        self.operators |= {name: self.operator(name) for name in self.spec.steps}
+        self.params |= {name: given for name, op in self.operators.items() if op and (given := self.parameters(name, op))}
+        bound = self.bind_models()
+        steps = {name: self.step(name, op, bound) for name, op in self.operators.items() if op}
+        for name in self.operators.keys() - steps.keys():
+            for reference, place in all_references(self.spec.steps[name].in_, ("steps", name, "in")):
+                self.references.link(reference, place)
+        order = self.order(steps)
+        for name, why in misfits(steps[name] for name in order if name in self.params and name in steps):
+            self.problem(why, ("steps", name, "with") if self.spec.steps[name].with_ else ("steps", name, "op"))
+        used = {name: source for name, source in self.sources.items() if source.spec.registry is None}
+        ordered = {name: steps[name] for name in order if name in steps}
+        return Pipeline(self.spec, self.file, used, ordered, self.excluded, self.source.data.get("params") or {})
+
+    def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
+        self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
+
+    # -- datasets -----------------------------------------------------------------------------------------------
+
+    def dataset(self, name: str) -> Source | None:
+        spec, loc = self.spec.datasets[name], ("datasets", name)
+        record = self.known.records.get(spec.type)
+        if record is None:
+            self.problem(f"no record type named {spec.type!r}", (*loc, "type"), did_you_mean(spec.type, self.known.records))
+            return None
+        before = len(self.source.problems)
+        for column, target in spec.rename.items():
+            if target not in record.model_fields:
+                hint = did_you_mean(target, record.model_fields)
+                self.problem(f"{spec.type} has no field {target!r}", (*loc, "rename", column), hint)
+        for field in spec.defaults.keys() - record.model_fields.keys():
+            hint = did_you_mean(field, record.model_fields)
+            self.problem(f"{spec.type} has no field {field!r}", (*loc, "defaults", field), hint, key=True)
+        if spec.path is not None:
+            found = self.files(spec.path, (*loc, "path"))
+            if found and len(self.source.problems) == before:
+                self.head(name, spec, record, found)
+        elif spec.generator is not None:
+            self.generator(name, spec, record, loc)
+        elif spec.registry is not None:
+            self.registry_dataset(spec, record, loc)
+        return Source(name, spec, record)
+
+    def files(self, path: str, loc: Loc) -> list[SourceFile]:
+        try:
+            found = find_files(path, self.beside)
+        except (EngineError, OSError, ValueError) as error:
+            why = f"cannot look up {path:.{SHOWN_VALUE}}: {getattr(error, 'strerror', None) or error}"
+            self.problem(str(error) if isinstance(error, EngineError) else why, loc)
+            return []
+        if not found:
+            if Path(path).is_dir():
+                self.problem(f"{path} is a folder", loc, f"name its files, for instance {path.rstrip('/')}/*.jsonl")
+            elif "://" in path:
+                self.problem(f"there is no file {path:.{SHOWN_VALUE}}", loc)
+            else:
+                places = dict.fromkeys(str(place) for place in (Path.cwd(), self.beside.absolute()))
+                self.problem(
+                    f"there is no file {path:.{SHOWN_VALUE}}", loc, f"relative paths are looked up in {' and in '.join(places)}"
+                )
+        for file in found:
+            if file.format is None:
+                endings = f"name it .{', .'.join(FORMATS)} (or with .gz, .bz2, .xz, .zst)"
+                self.problem(f"cannot tell the format of {file.name}", loc, endings)
+        return [] if any(file.format is None for file in found) else found
+
+    def head(self, name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> None:
+        """The first rows of a file; all of them are read when they are needed."""
+        try:
+            for problem in head_problems(name, spec, record, files):
+                self.problem(problem.message, ("datasets", name, "path"), problem.hint)
+        except EngineError as error:
+            self.problem(str(error), ("datasets", name, "path"))
+
+    def registry_dataset(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
+        if spec.limit or spec.rename or spec.defaults:
+            self.problem("limit, rename and defaults do not apply to a registry version, which is used as it is", loc)
+        link = self.references.registry_link(str(spec.registry), str(spec.registry), (*loc, "registry"))
+        if link is None:
+            return
+        for why in missing_fields(record, dict(link.fields)):
+            self.problem(f"{spec.registry} is {link.type}, not {spec.type}: {why}", (*loc, "registry"))
+
+    def generator(self, dataset: str, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
+        name, _, task = (spec.generator or "").partition("/")
+        generator = self.known.generators.get(name)
+        if generator is None:
+            hint = did_you_mean(name, self.known.generators)
+            self.problem(f"no generator named {name!r}", (*loc, "generator"), hint)
+            return
+        excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
+        known = identity(spec, record, self.beside, self.spec.seed, excluded)
+        if known and self.session and self.session.has_step(source_key(known)):
+            return  # it gave rows before; the generator's package need not be loaded
+        for text in generator.check(task, spec.with_):
+            self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
+
+    # -- models -------------------------------------------------------------------------------------------------
+
+    def bind_models(self) -> dict[str, BoundModel]:
+        """Each model that a step uses; what is wrong with it is said once."""
+        used = {
+            self.spec.steps[name].models.get(role, role)
+            for name, params in self.params.items()
+            for role in self.used_roles(name, params)
+        }
+        found = {name: self.bind_model(self.spec.models[name], name) for name in sorted(used & self.spec.models.keys())}
+        return {name: model for name, model in found.items() if model}
+
+    def bind_model(self, spec: ModelSpec, name: str) -> BoundModel | None:
+        loc: Loc = ("models", name)
+        if spec.made_by is not None:
+            link = self.references.link(spec.made_by, (*loc, "model"))
+            if link is None:
+                return None
+            if link.type != Model.type_name():
+                self.problem(f"{spec.made_by} gives {link.type}, not a model", (*loc, "model"))
+            elif link.kind != "step":
+                hint = "name a version that is there already as registry:NAME@V"
+                self.problem(f"{spec.made_by} is no step of this pipeline", (*loc, "model"), hint)
+            return BoundModel(spec, None, link)
+        if spec.provider != "openai":
+            try:
+                weights = identify_encoder(spec.model) if spec.encodes else identify(spec.model, self.session)
+            except EngineError as error:
+                self.problem(str(error), (*loc, "model"))
+                return None
+            if self.excluded and self.session and weights.source == "registry":
+                target = self.session.lineage.find(weights.location)
+                self.references.no_excluded(self.session, target, (*loc, "model"))
+            return BoundModel(spec, weights)
+        if self.keys and spec.api_key_env and not os.environ.get(spec.api_key_env):
+            hint = f"export {spec.api_key_env}=..."
+            self.problem(f"the environment variable {spec.api_key_env} is not set", (*loc, "api_key_env"), hint)
+        elif spec.base_url and not spec.base_url.startswith(("http://", "https://")):
+            self.problem(f"{spec.base_url!r} is not an http:// or https:// address", (*loc, "base_url"))
+        return BoundModel(spec, None)
+
+    def used_roles(self, step: str, params: BaseModel) -> tuple[str, ...]:
+        operator = self.operators[step]
+        return operator.used_roles(params) if operator else ()
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def operator(self, name: str) -> Operator | None:
+        op = self.spec.steps[name].op
+        found = self.known.operators.get(op)
+        if found is None:
+            hint = did_you_mean(op, self.known.operators, "`engine ops` lists them")
+            self.problem(f"no operator named {op!r}", ("steps", name, "op"), hint)
+            return None
+        try:
+            code_of(op)  # now, while what was imported is what stands in the files
+        except UnstableCodeError as error:
+            self.problem(str(error), ("steps", name, "op"))
+        return found
+
+    def parameters(self, name: str, operator: Operator) -> BaseModel | None:
+        try:
+            return operator.params.model_validate(self.spec.steps[name].with_)
+        except ValidationError as error:
+            for item in error.errors():
+                self.parameter(operator, item, ("steps", name))
+            return None
+
+    def step(self, name: str, declared: Operator, bound: Mapping[str, BoundModel]) -> Step:
+        spec, loc = self.spec.steps[name], ("steps", name)
+        operator = self.references.operator(name) or declared
+        inputs = {}
+        for port, references in self.references.ports(spec, operator, loc).items():
+            links = []
+            for reference, place in references:
+                link = self.references.link(reference, place)
+                if link is None:
+                    continue
+                links.append(link)
+                for why in self.references.misfits(operator, port, link):
+                    needed = operator.inputs[port].record.type_name()
+                    self.problem(f"{operator.name} needs {needed} as {port!r}, but {reference} is {link.type}: {why}", place)
+            inputs[port] = tuple(links)
+        for role in spec.models.keys() - set(operator.roles):
+            hint = did_you_mean(role, operator.roles, _listed(operator, operator.roles, "models"))
+            self.problem(f"{operator.name} has no role {role!r}", (*loc, "models", role), hint, key=True)
+        params = self.params.get(name)
+        if params is None:
+            return Step(name, spec, operator, inputs, operator.params.model_construct(), {})
+        records = {port: each.record for port, each in operator.inputs.items()}
+        if operator.checks and not any(each.open for each in operator.inputs.values()):
+            for text in operator.checks(params, records):
+                self.problem(f"{operator.name}: {text}", (*loc, "with") if spec.with_ else (*loc, "op"))
+        return Step(name, spec, operator, inputs, params, self.roles(name, operator, params, bound))
+
+    def parameter(self, operator: Operator, error: object, loc: Loc) -> None:
+        item = dict(error)  # type: ignore[call-overload]
+        where: Loc = (*loc, "with", *item["loc"])
+        shown = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            names = getattr(operator.params, "names", lambda: operator.params.model_fields)()
+            hint = did_you_mean(shown, names, _listed(operator, names, "parameters"))
+            self.problem(f"{operator.name} has no parameter {shown!r}", where, hint, key=True)
+        elif item["type"] == "missing":
+            self.problem(f"{operator.name} needs the parameter {shown!r}", (*loc, "with"))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            one = f"parameter {shown!r} of {operator.name}: {message} (given: {redacted(repr(item['input']))[:SHOWN_VALUE]})"
+            self.problem(one if shown else f"{operator.name}: {message}", where)
+
+    def roles(self, name: str, operator: Operator, params: BaseModel, bound: Mapping[str, BoundModel]) -> dict[str, BoundModel]:
+        spec, loc = self.spec.steps[name], ("steps", name)
+        found = {}
+        needs = operator.needs(params) if operator.needs else {}
+        for role in operator.used_roles(params):
+            model = spec.models.get(role, role)
+            if model in self.source.broken:
+                continue
+            if model not in self.spec.models:
+                hint = did_you_mean(model, self.spec.models, f"declare it under models:, or say models: {{{role}: ...}}")
+                place = (*loc, "models", role) if role in spec.models else (*loc, "op")
+                self.problem(f"{operator.name} needs a model as {role!r}, and there is none named {model!r}", place, hint)
+            elif (wanted := role in operator.encoders) != self.spec.models[model].encodes:
+                needed = "an encoder (provider: sentence-transformers)" if wanted else "a model that chats"
+                given = f"model {model!r} is none (provider: {self.spec.models[model].provider})"
+                place = (*loc, "models", role) if role in spec.models else (*loc, "op")
+                self.problem(f"{operator.name} needs {needed} as {role!r}, and {given}", place)
+            elif "sampling" in needs.get(role, ()) and self.spec.models[model].temperature == 0:
+                why = "with 0, all answers to a prompt are the same"
+                self.problem(
+                    f"{operator.name} needs a {role} with a temperature above 0: {why}", ("models", model, "temperature")
+                )
+            elif model in bound:
+                found[role] = bound[model]
+        return found
+
+    def order(self, steps: Mapping[str, Step]) -> list[str]:
+        needs = {name: step.needs & steps.keys() for name, step in steps.items()}
+        try:
+            return list(TopologicalSorter(needs).static_order())
+        except CycleError as error:
+            cycle = list(reversed(error.args[1]))
+            self.problem(
+                f"the steps form a cycle: {' -> '.join(cycle)}", ("steps", cycle[0], "in"), "remove one of the references"
+            )
+            return list(steps)
+
+
+def _listed(operator: Operator, names: Iterable[str], what: str) -> str:
+    """The hint where no name is close to the one that was given: few names are all shown, with none there is this to say."""
+    count = len(list(names))
+    if not count:
+        return f"{operator.name} takes no {what}"
+    return "" if count <= 20 else f"`engine ops {operator.name}` lists them"

@@ -1,0 +1,120 @@
+"""A checked pipeline as data: external datasets, steps, and the typed references between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from engine.llm.weights import Weights
+from engine.operator.declaration import Operator
+from engine.sources.exclusions import Exclusions
+from engine.spec.pipeline_spec import DatasetSpec, ModelSpec, PipelineSpec, StepSpec
+from registry import Record
+from registry.storage.objects import canonical_json
+
+
+@dataclass(frozen=True)
+class Link:
+    """A resolved reference: an external dataset, a step's output, or a version in the registry.
+
+    `label` is the reference as written; `fields` what its rows have (name -> type).
+    """
+
+    kind: Literal["dataset", "step", "registry"]
+    name: str
+    output: str
+    label: str
+    type: str
+    fields: Mapping[str, str]
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """An external dataset and its record type."""
+
+    name: str
+    spec: DatasetSpec
+    record: type[Record]
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """A model in a role: the pipeline's spec and, for an in-process model, its weights.
+
+    A model that a step of the pipeline makes (`made_by`) has weights as soon as that step has run.
+    """
+
+    spec: ModelSpec
+    weights: Weights | None
+    made_by: Link | None = None
+
+    @property
+    def identity(self) -> str:
+        """What determines the answers besides prompt and sampling parameters."""
+        return self.weights.identity if self.weights else self.spec.model
+
+
+@dataclass(frozen=True)
+class Step:
+    """A checked step: its operator, where each input comes from, its parameters, its models."""
+
+    name: str
+    spec: StepSpec
+    operator: Operator
+    inputs: Mapping[str, tuple[Link, ...]]
+    params: BaseModel
+    models: Mapping[str, BoundModel]
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the datasets and steps it reads, or whose models it uses."""
+        return {link.name for link in self.links if link.kind != "registry"}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What users should know before it runs: how parameters were read, and what is unwise."""
+        read: tuple[str, ...] = getattr(self.params, "notes", ())
+        return read + tuple(
+            f"{first} and {second} are the same model"
+            for first, second in self.operator.apart
+            if first in self.models and second in self.models and _same(self.models[first], self.models[second])
+        )
+
+    @property
+    def links(self) -> list[Link]:
+        """All it reads: its inputs, and models that steps make."""
+        made = [model.made_by for model in self.models.values() if model.made_by]
+        return [*(link for links in self.inputs.values() for link in links), *made]
+
+
+def _same(one: BoundModel, other: BoundModel) -> bool:
+    if one.made_by or other.made_by:
+        return one.made_by == other.made_by
+    return (one.spec.endpoint, one.identity) == (other.spec.endpoint, other.identity)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A checked pipeline; `steps` are in an order in which they can run, `defaults` are the file's own parameters."""
+
+    spec: PipelineSpec
+    file: Path
+    sources: Mapping[str, Source]
+    steps: Mapping[str, Step]
+    excluded: Exclusions = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_own_params(self) -> bool:
+        """Whether the parameters are those of the file: `--set` changed none."""
+        return canonical_json(dict(self.spec.params)) == canonical_json(dict(self.defaults))
+
+    def output_name(self, step: str, output: str) -> str:
+        """The dataset that an output is registered as: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""
+        only = len(self.steps[step].operator.outputs) == 1
+        return f"{self.spec.name}/{step}" if only else f"{self.spec.name}/{step}.{output}"

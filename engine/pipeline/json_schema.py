@@ -1,0 +1,42 @@
+"""JSON Schema of the pipeline file, for editors: operators, their parameters and the record types by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.operator.catalogue import catalogue
+from engine.spec.pipeline_spec import PipelineSpec
+
+_PARAMETER = {"type": "string", "pattern": r"\$\{params\.[^}]*\}"}
+
+
+def pipeline_schema() -> dict[str, Any]:
+    """The schema; `with` is checked against the step's operator, `${params.NAME}` may stand for any scalar."""
+    known = catalogue()
+    schema = PipelineSpec.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    step = definitions["StepSpec"]
+    step["properties"]["op"] |= {"enum": sorted(known.operators)}
+    step["allOf"] = []
+    for name, operator in sorted(known.operators.items()):
+        params = operator.params.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+        definitions |= {f"{name}.{inner}": body for inner, body in params.pop("$defs", {}).items()}
+        definitions[f"{name}.with"] = params | {"description": operator.doc}
+        then = {"properties": {"with": {"$ref": f"#/$defs/{name}.with"}}}
+        step["allOf"].append({"if": {"properties": {"op": {"const": name}}}, "then": then})
+    definitions["DatasetSpec"]["properties"]["type"] |= {"enum": sorted(known.records)}
+    schema["title"] = "engine pipeline"
+    opened: dict[str, Any] = _open_to_parameters(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **opened}
+
+
+def _open_to_parameters(node: Any) -> Any:
+    """Let `${params.NAME}` stand where a number, a boolean or a text of some form is wanted."""
+    if isinstance(node, list):
+        return [_open_to_parameters(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") in ("integer", "number", "boolean") or (node.get("type") == "string" and "pattern" in node):
+        outer = {key: node[key] for key in ("title", "description", "default") if key in node}
+        return {**outer, "anyOf": [{key: value for key, value in node.items() if key not in outer}, _PARAMETER]}
+    return {key: _open_to_parameters(value) for key, value in node.items()}

@@ -1,0 +1,196 @@
+"""What the references in a pipeline file mean: `dataset`, `step`, `step.output`, `registry:NAME@V`; and their types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import Problem, did_you_mean
+from engine.operator.declaration import SINGLE, Operator
+from engine.pipeline.graph import Link, Source
+from engine.sources.exclusions import Exclusions
+from engine.spec.pipeline_spec import PipelineSpec, StepSpec
+from engine.spec.yaml_source import Loc, YamlSource
+from registry import QueryError, Record, Session
+from registry.lineage.walk import Version
+from registry.records.content import row_ids
+from registry.records.record import fields_of, missing_fields
+
+Reference = tuple[str, Loc]
+"""A reference as written, and where."""
+
+
+class References:
+    """Resolves references of one pipeline; what is wrong with them goes to the source's problems.
+
+    Args:
+        spec, source: the pipeline file.
+        session: the registry; None when there is none.
+        records: record types by name.
+        excluded: rows that no version which is used may have led to.
+        sources, operators: what the file's datasets and steps are (None: its own problem is said already).
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        source: YamlSource,
+        session: Session | None,
+        records: Mapping[str, type[Record]],
+        excluded: Exclusions,
+        sources: Mapping[str, Source],
+        operators: Mapping[str, Operator | None],
+    ) -> None:
+        self.spec = spec
+        self.source = source
+        self.session = session
+        self.records = records
+        self.excluded = excluded
+        self.sources = sources
+        self.operators = operators
+        self._typed: dict[str, Operator | None] = {}
+        self._quiet = False
+
+    def operator(self, step: str) -> Operator | None:
+        """A step's operator with the types of its open inputs put in; None when it, or their types, cannot be known."""
+        if step not in self._typed:
+            declared = self.operators[step]
+            self._typed[step] = None  # also what a step finds that depends on itself; the cycle is said elsewhere
+            self._typed[step] = self._with_types(step, declared) if declared else None
+        return self._typed[step]
+
+    def _with_types(self, step: str, operator: Operator) -> Operator | None:
+        records: dict[str, type[Record]] = {}
+        for port, references in _by_port(self.spec.steps[step], operator, ("steps", step, "in")).items():
+            if not operator.inputs[port].open:
+                continue
+            before, self._quiet = self._quiet, True  # each reference is told about once, where the step's inputs are checked
+            links = [link for reference, place in references if (link := self.link(reference, place))]
+            self._quiet = before
+            if not links or (record := self.records.get(links[0].type)) is None:
+                return None
+            records[port] = record
+        return operator.typed(records)
+
+    def ports(self, spec: StepSpec, operator: Operator, loc: Loc) -> dict[str, list[Reference]]:
+        """The references of each input of a step, with their places."""
+        given, place = spec.in_, (*loc, "in")
+        if not isinstance(given, dict):
+            if len(operator.needed) > 1:
+                names = ", ".join(operator.inputs)
+                self._problem(f"{operator.name} has several inputs", place, f"give each by name: in: {{...}} with {names}")
+        else:
+            for port in given.keys() - operator.inputs.keys():
+                hint = did_you_mean(port, operator.inputs)
+                self._problem(f"{operator.name} has no input {port!r}", (*place, port), hint, key=True)
+            for port in set(operator.needed) - given.keys():
+                record = operator.inputs[port].record.type_name()
+                self._problem(f"{operator.name} needs the input {port!r} ({record})", place)
+        return _by_port(spec, operator, place)
+
+    def link(self, reference: str, loc: Loc) -> Link | None:
+        """What a reference stands for; None when it is wrong, which is said."""
+        if reference.startswith("registry:"):
+            return self.registry_link(reference.removeprefix("registry:"), reference, loc)
+        name, _, output = reference.partition(".")
+        if name in self.source.broken:
+            return None
+        if name in self.spec.datasets and not output:
+            source = self.sources.get(name)
+            if source is None:
+                return None  # its own problem is reported where it stands
+            if source.spec.registry is not None:
+                return self.registry_link(source.spec.registry, reference, ("datasets", name, "registry"))
+            record = source.record
+            return Link("dataset", name, "", reference, record.type_name(), fields_of(record.arrow_schema()))
+        if name in self.spec.steps:
+            return self._step_link(name, output, reference, loc)
+        known = [*self.spec.datasets, *self._outputs()]
+        self._problem(f"no dataset or step {reference!r}", loc, did_you_mean(reference, known))
+        return None
+
+    def _step_link(self, name: str, output: str, reference: str, loc: Loc) -> Link | None:
+        declared = self.operators[name]
+        if declared is None:
+            return None
+        if not output:
+            if len(declared.outputs) > 1:
+                choices = ", ".join(f"{name}.{each}" for each in declared.outputs)
+                self._problem(f"step {name!r} has several outputs", loc, f"say which: {choices}")
+                return None
+            [output] = declared.outputs
+        if output not in declared.outputs:
+            self._problem(f"step {name!r} has no output {output!r}", loc, did_you_mean(output, declared.outputs))
+            return None
+        record = ((self.operator(name) if output in declared.like else None) or declared).outputs[output]
+        if record is Record:  # not known: for something that is said elsewhere, such as a step that depends on itself
+            return Link("step", name, output, reference, record.type_name(), {})
+        return Link("step", name, output, reference, record.type_name(), fields_of(record.arrow_schema()))
+
+    def registry_link(self, target: str, label: str, loc: Loc) -> Link | None:
+        """A fixed version in the registry."""
+        if self.session is None:
+            self._problem(f"there is no registry yet, so no {target}", loc)
+            return None
+        try:
+            name, version = self.session.resolve(target)
+        except QueryError as error:
+            self._problem(str(error), loc)
+            return None
+        if self.excluded:
+            self.no_excluded(self.session, Version(name, version), loc)
+        kind, fields = self.session.shape(name, version)
+        return Link("registry", name, "", label, kind, fields, version)
+
+    def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:
+        """Neither a fixed version nor anything that it was made from may have led rows on the exclusion list into it."""
+        above = [Version(each["name"], each["version"]) for each in session.lineage.versions(str(target), "up")]
+        for version in (target, *above):
+            ids = self.excluded.get(version.name)
+            if not ids:
+                continue
+            rows = [row for row, each in enumerate(row_ids(session.table(str(version)))) if each in ids]
+            if not any(found.version == target for found in session.lineage.walk(version, rows, "down").reached):
+                continue
+            said = f"has {len(rows)}" if version == target else f"was made from {len(rows)} of {version}'s"
+            hint = "run the pipeline that makes it with the same exclusion list, then name its new version here"
+            self._problem(f"{target} {said} rows that are on the exclusion list", loc, hint)
+
+    def misfits(self, operator: Operator, port: str, link: Link) -> list[str]:
+        """Why rows of a link cannot come in at a port; empty when they can."""
+        needed = operator.inputs[port].record
+        if link.type == Record.type_name():
+            return []
+        if needed is Record:  # its type could not be put in
+            return [] if link.type in self.records else ["no installed package has this record type"]
+        return missing_fields(needed, dict(link.fields))
+
+    def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
+        if not self._quiet:
+            self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
+
+    def _outputs(self) -> list[str]:
+        names = []
+        for step, operator in self.operators.items():
+            outputs = list(operator.outputs) if operator else []
+            names += [step] if outputs in ([], [SINGLE]) or len(outputs) == 1 else [f"{step}.{output}" for output in outputs]
+        return names
+
+
+def all_references(given: Any, loc: Loc) -> list[Reference]:
+    """All references of a step with their places, whatever inputs they are for."""
+    if not isinstance(given, dict):
+        return _listed(given, loc)
+    return [reference for port, inner in given.items() for reference in _listed(inner, (*loc, port))]
+
+
+def _by_port(spec: StepSpec, operator: Operator, place: Loc) -> dict[str, list[Reference]]:
+    if not isinstance(spec.in_, dict):
+        return {port: _listed(spec.in_, place) for port in operator.needed if len(operator.needed) == 1}
+    return {port: _listed(spec.in_[port], (*place, port)) for port in operator.inputs if port in spec.in_}
+
+
+def _listed(given: str | list[str], loc: Loc) -> list[Reference]:
+    if isinstance(given, str):
+        return [(given, loc)]
+    return [(reference, (*loc, place)) for place, reference in enumerate(given)]

@@ -1,0 +1,1 @@
+"""Step keys, and what a run would do and cost."""

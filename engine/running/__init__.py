@@ -1,0 +1,1 @@
+"""Runs a pipeline: the cluster, the steps, the commits."""

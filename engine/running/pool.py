@@ -1,0 +1,239 @@
+"""A pool of Ray actors that run a step's partitions, and the actor through which they share limits and journal.
+
+Ray only carries messages here. Which worker runs which partition, and who takes over from a worker that died, is decided
+in the driver: the others go on at once, while a new worker starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from engine.errors import EngineError, StepError
+from engine.jobs.messages import Failure, Job, Partition, Receipt
+from engine.llm.types.requests import Spent
+from engine.running.ray_environment import Home
+from engine.spec.pipeline_spec import Resources
+
+_MOST_FAILED_STARTS = 3
+"""So many workers in a row died before they were ready: no other one will do better."""
+
+_SERVICE_SECONDS = 30.0
+
+
+@dataclass
+class _Seat:
+    """A place in the pool: an actor, and what it is doing."""
+
+    name: str
+    actor: Any
+    starting: Any
+    running: dict[Any, Partition] = field(default_factory=dict)
+
+    @property
+    def waited_for(self) -> list[Any]:
+        return [self.starting] if self.starting is not None else list(self.running)
+
+
+class Pool:
+    """Workers for one job.
+
+    Args:
+        job: what the partitions share.
+        resources: of each worker, and their number.
+        in_flight: partitions that one worker has under way.
+        home: where workers on this machine stand and look for modules; None: where Ray puts them.
+        shared: the workers share limits and journal through a Service.
+    """
+
+    def __init__(self, job: Job, resources: Resources, in_flight: int, home: Home | None, *, shared: bool) -> None:
+        import ray
+
+        self._job = job.model_dump_json()
+        self._in_flight = in_flight
+        self._home = home
+        self._node = ray.get_runtime_context().get_node_id()
+        self._service = _start_service(self._job, self._node) if shared else None
+        self._worker = ray.remote(_RayWorker).options(
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus or None,
+            memory=resources.memory,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=in_flight + 1,
+            scheduling_strategy="SPREAD",
+        )
+        self._numbers = itertools.count(1)
+        self._failed_starts = 0
+        self._queue: deque[Partition] = deque()
+        self._seats = [self._seat() for _ in range(resources.workers or 1)]
+
+    def results(self, parts: Sequence[Partition]) -> Iterator[Receipt | Failure]:
+        """Run partitions and give each result as it arrives, in no particular order.
+
+        With the last one comes what the workers spent through the Service, also those that died.
+
+        Raises:
+            StepError: workers cannot be started, or Ray itself is gone.
+        """
+        from ray.exceptions import RayError
+
+        self._queue.extend(parts)
+        try:
+            for left in range(len(parts) - 1, -1, -1):
+                result = self._next()
+                yield result if left else self._with_account(result)
+        except RayError as error:
+            raise StepError(f"a worker was lost and could not be replaced: {_last_line(error)}") from error
+
+    def close(self) -> None:
+        """End the workers."""
+        import ray
+        from ray.exceptions import RayError
+
+        for actor in (*(seat.actor for seat in self._seats), self._service):
+            if actor is not None:
+                with contextlib.suppress(RayError):  # Ray itself is gone, and its workers with it
+                    ray.kill(actor)
+
+    def _next(self) -> Receipt | Failure:
+        """The next result, however many workers die meanwhile."""
+        import ray
+        from ray.exceptions import ObjectLostError, RayActorError
+
+        while True:
+            self._submit()
+            seats = {ref: seat for seat in self._seats for ref in seat.waited_for}
+            [done], _ = ray.wait(list(seats), num_returns=1)
+            seat = seats[done]
+            try:
+                told = ray.get(done)
+            except (RayActorError, ObjectLostError) as error:
+                self._replace(seat, error)
+                continue
+            if done == seat.starting:
+                seat.starting, self._failed_starts = None, 0
+                continue
+            del seat.running[done]
+            failed, text = told
+            return (Failure if failed else Receipt).model_validate_json(text)
+
+    def _submit(self) -> None:
+        """Give partitions to workers that are ready, to the one with the fewest first."""
+        ready = [seat for seat in self._seats if seat.starting is None]
+        while self._queue and ready:
+            seat = min(ready, key=lambda seat: len(seat.running))
+            if len(seat.running) >= self._in_flight:
+                return
+            part = self._queue.popleft()
+            seat.running[seat.actor.run.remote(part.start, part.stop)] = part
+
+    def _replace(self, seat: _Seat, error: Exception) -> None:
+        """A worker is gone: others take its partitions, and what it had of the limits."""
+        import ray
+
+        ray.kill(seat.actor)  # when it is only cut off, nobody listens to it any more
+        if self._service is not None:
+            self._service.call.remote("bury", seat.name)
+        if seat.starting is not None:
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS or "creation task" in str(error):
+                raise StepError(f"a worker could not be started: {_last_line(error)}") from error
+        self._queue.extendleft(reversed(seat.running.values()))
+        self._seats[self._seats.index(seat)] = self._seat()
+
+    def _seat(self) -> _Seat:
+        name = f"worker {next(self._numbers)}"
+        actor = self._worker.remote(self._job, self._service, self._node, name, self._home)
+        return _Seat(name, actor, actor.ready.remote())
+
+    def _with_account(self, result: Receipt | Failure) -> Receipt | Failure:
+        import ray
+
+        if self._service is None:
+            return result
+        account: dict[str, Spent] = ray.get(self._service.call.remote("spent"), timeout=_SERVICE_SECONDS)
+        spent = {name: result.spent.get(name, Spent()) + more for name, more in account.items()}
+        return result.model_copy(update={"spent": {**result.spent, **spent}})
+
+
+class _RayWorker:
+    """A Ray actor around a Worker; `service` is what several workers share, on the driver's node."""
+
+    def __init__(self, job: str, service: Any, driver_node: str, name: str, home: Home | None) -> None:
+        import ray
+
+        if home is not None:
+            home.enter()
+
+        from engine.worker.partition_worker import Worker
+
+        # The journal's thread must not wait 5 ms for its turn: requests in flight wait for it.
+        sys.setswitchinterval(0.0005)
+        far = service is not None and ray.get_runtime_context().get_node_id() != driver_node
+        link = _RayLink(service) if service is not None else None
+        self._worker = Worker(Job.model_validate_json(job), link, name, far=far)
+
+    async def ready(self) -> None:
+        """Return once the worker can take partitions."""
+
+    async def run(self, start: int, stop: int) -> tuple[bool, str]:
+        """Run a partition; gives whether it failed, and the Receipt or Failure as JSON."""
+        result = await self._worker.run(Partition(start=start, stop=stop))
+        await self._worker.models.delivered()
+        return isinstance(result, Failure), result.model_dump_json()
+
+
+class _RayService:
+    """A Ray actor around a Service."""
+
+    def __init__(self, job: str) -> None:
+        from engine.llm.shared_service import Service
+        from engine.worker.models import governor
+        from registry import Registry
+
+        told = Job.model_validate_json(job)
+        models = {binding.name: partial(governor, binding) for binding in told.models.values()}
+        self._service = Service(Registry(told.registry).journal, models)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the Service."""
+        return await getattr(self._service, method)(*arguments)
+
+
+class _RayLink:
+    """See Link."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """See Link."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await self._service.call.remote(method, *arguments)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            raise EngineError("the process that shares limits and journal among the workers is gone; run again") from error
+
+
+def _start_service(job: str, node: str) -> Any:
+    """A Service on the driver's node, where the journal's file is safe to open."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(_RayService).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote(job)
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Rows from files, URLs, hubs and generators, typed as they come in."""

@@ -1,0 +1,107 @@
+"""Exclusion lists: rows that must not come back, by the dataset they stand in and what they say.
+
+`engine impact --takedown FILE` writes one, `exclude: FILE` in a pipeline obeys it. A row is named by its content, so it is
+left out wherever it stands in the next version, too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from engine.errors import EngineError
+from engine.sources.readers import load_json
+from registry.storage.objects import durable_write, json_digest
+
+Exclusions = Mapping[str, frozenset[str]]
+"""Ids of rows (see registry.content.row_ids) by the dataset they stand in."""
+
+EXCLUDED = "left out, as the exclusion list says"
+"""The reason of an excluded row in `rejects`."""
+
+
+def _text(value: str) -> str:
+    value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+    return value
+
+
+class Entry(BaseModel):
+    """A line of an exclusion list; `seen_at` is for people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: Annotated[str, AfterValidator(_text)]
+    row_id: str = Field(pattern="^[0-9a-f]{64}$")
+    seen_at: Annotated[str, AfterValidator(_text)] = ""
+
+
+def read_exclusions(file: str, beside: Path) -> Exclusions:
+    """Read a list; it is looked up where the user stands, then beside the pipeline.
+
+    Raises:
+        EngineError: the file is not there, or a line of it is wrong.
+    """
+    found = next((folder / file for folder in (Path(), beside) if (folder / file).is_file()), None)
+    if found is None:
+        raise EngineError(
+            f"there is no exclusion list {file} (`engine impact NAME@V --where ... --takedown {file}` writes one)"
+        )
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    for entry in _entries(found):
+        ids[entry.dataset].add(entry.row_id)
+    return {name: frozenset(each) for name, each in ids.items()}
+
+
+def add_to_list(file: Path, entries: Iterable[Entry]) -> int:
+    """Write entries to a list, after those that it has; returns how many were new.
+
+    Raises:
+        EngineError: the file is there and is no exclusion list.
+    """
+    before = _entries(file) if file.exists() else []
+    known = {(entry.dataset, entry.row_id) for entry in before}
+    new = []
+    for entry in entries:
+        if (entry.dataset, entry.row_id) not in known:
+            known.add((entry.dataset, entry.row_id))
+            new.append(entry)
+    durable_write(file.absolute(), "".join(f"{entry.model_dump_json()}\n" for entry in [*before, *new]).encode())
+    return len(new)
+
+
+def digest(ids: Iterable[str]) -> str:
+    """What stands for a set of row ids in a step key."""
+    return json_digest(sorted(ids))
+
+
+MAX_LINE_BYTES = 1 << 16
+"""Of a line of a list; each takes some 150."""
+
+
+def _entries(file: Path) -> list[Entry]:
+    try:
+        with file.open("rb") as content:
+            return list(_read(file, content))
+    except OSError as error:
+        raise EngineError(f"cannot read the exclusion list {file}: {error.strerror or error}") from error
+
+
+def _read(file: Path, content: IO[bytes]) -> Iterator[Entry]:
+    number = 0
+    while line := content.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if not line.strip() and len(line) <= MAX_LINE_BYTES:
+            continue
+        try:
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError("too long")
+            yield Entry.model_validate(load_json(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+        except (ValueError, RecursionError):  # also pydantic's ValidationError
+            raise EngineError(
+                f'{file}:{number}: not a line of an exclusion list; one is {{"dataset": "pipeline/dataset", "row_id": "<64 hex '
+                'digits>"} and `engine impact ... --takedown` writes them'
+            ) from None

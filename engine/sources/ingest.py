@@ -1,0 +1,340 @@
+"""External inputs: rows of files, hubs and generators, typed at the door.
+
+What is decided for bad input:
+
+* a row that does not fit its type stops the run before anything is paid; equal errors are counted, and the first 20
+  different ones shown; `on_error: skip` keeps such rows in the dataset's rejects instead;
+* a file that is not UTF-8 is reported with the row and the byte; a row may have up to MAX_ROW_BYTES;
+* fields that the type does not know are left out at every depth, and `engine plan` and the run's summary say which;
+* a `rename` of a column that no row has is an error;
+* a dataset without a row is an error, unless `allow_empty: true` says that it is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from engine.errors import EngineError, PipelineError, Problem, did_you_mean
+from engine.operator.catalogue import catalogue
+from engine.planning.keys import code_of_source
+from engine.sources.coercion import UnfitError, coerced
+from engine.sources.exclusions import EXCLUDED, digest
+from engine.sources.locations import SourceFile, find_files
+from engine.sources.readers import Row, arrow_rows, read_file
+from engine.spec.pipeline_spec import DatasetSpec
+from registry import DataObject, ObjectStore, Record, SideObject
+from registry.query import side_tables
+from registry.records.content import content_id, row_id
+from registry.records.record import fields_of
+from registry.storage.objects import json_digest
+
+READER_VERSION = 3
+"""To be raised when the readers below give other rows for the same bytes."""
+
+CHUNK_ROWS = 8192
+CHUNK_BYTES = 16 << 20
+"""Of an object. Readers of a part of it decode all of it, and it is in memory a few times over while it is written."""
+SHOWN_ERRORS = 20
+
+HEAD_ROWS = 20
+HEAD_BYTES = 1 << 20
+"""How much of a file `check` reads."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A source's rows in the object store, not yet a version.
+
+    `ignored` has fields that the type does not know, with the number of rows that have them.
+    """
+
+    data: tuple[DataObject, ...]
+    content_id: str
+    side: tuple[SideObject, ...]
+    rows: int
+    rejected: int
+    ignored: Mapping[str, int]
+
+
+def identity(
+    spec: DatasetSpec, record: type[Record], beside: Path, seed: int, excluded: frozenset[str] = frozenset()
+) -> dict[str, Any] | None:
+    """Everything that determines a source's rows, for its step key; None when only reading it can tell."""
+    origin: dict[str, Any]
+    name = None
+    if spec.path is not None:
+        origin = {"files": [_digest(file) for file in find_files(spec.path, beside)]}
+    elif spec.generator is not None:
+        name, _, task = spec.generator.partition("/")
+        generator = catalogue().generators[name]
+        origin = {"generator": name, "task": task, "settings": dict(spec.with_), "seed": seed, "identity": generator.identity()}
+    else:
+        return None  # a hub's data can change behind its name
+    rules: dict[str, Any] = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
+    rules |= {"defaults": spec.defaults} if spec.defaults else {}
+    if excluded:
+        rules["excluded"] = digest(excluded)
+    return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
+
+
+def files_of(spec: DatasetSpec, beside: Path) -> tuple[str, ...]:
+    """The files, or the Hub's dataset, that a source is read from, for people; none for a generator."""
+    if spec.path is not None:
+        return tuple(file.name for file in find_files(spec.path, beside))
+    return (f"hf:{spec.hf}",) if spec.hf else ()
+
+
+def source_key(identity: Mapping[str, Any]) -> str:
+    """The step key of a source."""
+    return json_digest({"source": dict(identity)})
+
+
+def ingest(
+    name: str,
+    spec: DatasetSpec,
+    record: type[Record],
+    beside: Path,
+    seed: int,
+    store: ObjectStore,
+    excluded: frozenset[str] = frozenset(),
+) -> Ingested:
+    """Read and type a source's rows into the object store; those with an id in `excluded` are rejected.
+
+    Raises:
+        PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.
+        EngineError: the source cannot be read.
+    """
+    found = _Findings()
+    data: list[DataObject] = []
+    typed = _typed(islice(_rows(spec, record, beside, seed), spec.limit), spec, record, excluded, found)
+    identity = content_id(record.arrow_schema(), _stored(typed, record, store, data))
+    if problems := _problems(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
+        raise PipelineError(problems)
+    extra = []
+    if found.rejects:
+        stored = store.put_table(pa.Table.from_pylist(found.rejects, schema=side_tables.REJECTS))
+        extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(found.rejects)))
+    rows, ignored = sum(part.rows for part in data), dict(sorted(found.ignored.items()))
+    return Ingested(tuple(data), identity, tuple(extra), rows, len(found.rejects), ignored)
+
+
+def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> list[Problem]:
+    """What the first rows of a source's first file show to be wrong: rows that do not fit, columns that are not there.
+
+    It reads at most HEAD_ROWS rows of it, and only where that is cheap.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    file = files[0]
+    if spec.on_error == "skip" or file.system is not None or (file.format == "json" and _size(file) > HEAD_BYTES):
+        return []
+    found = _Findings()
+    most = min(HEAD_ROWS, spec.limit or HEAD_ROWS)
+    for _ in _typed(_head(read_file(file, _wanted(spec, record)), most, found), spec, record, frozenset(), found):
+        pass
+    every_column = file.format in ("csv", "tsv", "parquet") and found.rows
+    whole = found.rows < most and not found.cut
+    return _problems(name, spec, record, found, complete=len(files) == 1 and bool(every_column or whole))
+
+
+class _RowError(ValueError):
+    """Why a row cannot be taken as it is."""
+
+
+@dataclass
+class _Bad:
+    """Rows with one and the same error."""
+
+    first: str
+    last: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return self.first
+        more = "another row has" if self.count == 2 else f"{self.count - 1:,} more rows have"
+        return f"{self.first} ({more} the same error, the last is {self.last})"
+
+
+@dataclass
+class _Findings:
+    """What comes to light while rows are typed."""
+
+    rows: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    columns: set[str] = field(default_factory=set)
+    errors: dict[str, _Bad] = field(default_factory=dict)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    excluded: int = 0
+    bad: int = 0
+    shown: int = 0
+    cut: bool = False
+
+    def wrong(self, where: str, error: str) -> None:
+        """Note a row that does not fit."""
+        self.bad += 1
+        if error in self.errors:
+            self.errors[error].count += 1
+            self.errors[error].last = where
+        elif len(self.errors) < SHOWN_ERRORS:
+            self.errors[error] = _Bad(where, where)
+        else:
+            return
+        self.shown += 1
+
+
+def _problems(name: str, spec: DatasetSpec, record: type[Record], found: _Findings, *, complete: bool) -> list[Problem]:
+    """What is wrong with a source after its rows were typed; `complete`: they were all that there are."""
+    problems = [Problem(f"{bad}: not a {record.type_name()}: {error}") for error, bad in found.errors.items()]
+    if found.bad > found.shown:
+        problems.append(Problem(f"... and {found.bad - found.shown:,} more rows of {name!r}"))
+    if problems:
+        hint = "correct the rows, map columns with `rename`, or keep going without them: `on_error: skip`"
+        problems[-1] = Problem(problems[-1].message, hint=hint)
+    taken = found.rows - found.bad - len(found.rejects)
+    if complete and found.rows and found.columns:
+        for column in spec.rename.keys() - found.columns:
+            known = did_you_mean(column, found.columns)
+            problems.append(Problem(f"rename: {name!r} has no column {column!r}", hint=known))
+    if complete and not problems and not taken and not found.excluded and not spec.allow_empty:
+        where = spec.path or spec.hf or spec.generator
+        why = f"{where} has no rows"
+        if found.rejects:
+            why = f"none of the {len(found.rejects):,} rows of {where} fits: {found.rejects[0]['reason']}"
+        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is right, say so: `allow_empty: true`"))
+    return problems
+
+
+def _wanted(spec: DatasetSpec, record: type[Record]) -> frozenset[str]:
+    """The columns of a source that its rows are made from."""
+    return frozenset(record.model_fields) | spec.rename.keys()
+
+
+def _typed(
+    rows: Iterator[Row], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: _Findings
+) -> Iterator[tuple[Record, int]]:
+    """The rows that fit and are not excluded, as records, each with its size."""
+    for number, row in enumerate(rows):
+        error = row.error
+        found.rows += 1
+        found.columns |= row.unread
+        found.ignored.update(row.unread)
+        if row.fields is not None:
+            found.columns |= row.fields.keys()
+            fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
+            twice = len(fields) < len(row.fields)
+            fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
+            unknown: set[str] = set()
+            try:
+                if twice:
+                    raise _RowError("after renaming, two columns have the same name")
+                typed = record.model_validate(coerced(record, fields, unknown.add))
+            except (_RowError, UnfitError) as invalid:
+                error = str(invalid)
+            except ValidationError as invalid:
+                given = [*row.fields, *sorted(row.unread)]
+                error = "; ".join(_explain(item, given) for item in invalid.errors())
+            else:
+                found.ignored.update(unknown)
+                if not (excluded and row_id(typed) in excluded):
+                    yield typed, row.size
+                    continue
+                error = EXCLUDED
+                found.excluded += 1
+        if error == EXCLUDED or spec.on_error == "skip":
+            found.rejects.append({"input": 0, "parent_row": number, "reason": f"{row.where}: {error}"})
+            continue
+        found.wrong(row.where, error)
+
+
+def _head(rows: Iterator[Row], most: int, found: _Findings) -> Iterator[Row]:
+    size = 0
+    for row in islice(rows, most):
+        yield row
+        if (size := size + row.size) > HEAD_BYTES:
+            found.cut = True
+            return
+
+
+def _stored(
+    rows: Iterator[tuple[Record, int]], record: type[Record], store: ObjectStore, data: list[DataObject]
+) -> Iterator[pa.Table]:
+    """Records as tables of bounded size, each in the store, and noted in `data`, before it is given; at least one."""
+    rows_left = True
+    while rows_left:
+        chunk: list[Record] = []
+        size = 0
+        for typed, bytes_ in rows:
+            chunk.append(typed)
+            size += bytes_
+            if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
+                break
+        else:
+            rows_left = False
+        if chunk or not data:
+            table = record.to_table(chunk)
+            stored = store.put_table(table)
+            data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(chunk), memory=table.nbytes))
+            yield table
+
+
+def _explain(error: Any, columns: list[str]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        if len(error["loc"]) > 1:
+            return f"{where} is missing"
+        shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
+        close = did_you_mean(where, columns, " ").strip()
+        return f"{where} is missing; the row has {shown or 'no values'}" + (f" ({close})" if close else "")
+    given = error.get("input")
+    shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
+    return f"{where}: {error['msg']}{shown}"
+
+
+def _rows(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -> Iterator[Row]:
+    if spec.path is not None:
+        for file in find_files(spec.path, beside):
+            yield from read_file(file, _wanted(spec, record))
+    elif spec.generator is not None:
+        name, _, task = spec.generator.partition("/")
+        generator = catalogue().generators[name]
+        for number, fields in enumerate(generator.function(task, spec.limit or 100, seed, spec.with_)):
+            yield Row(f"{spec.generator} row {number + 1}", fields)
+    elif spec.hf is not None:
+        yield from _hub_rows(spec.hf, spec.split, _wanted(spec, record))
+
+
+def _hub_rows(name: str, split: str, wanted: frozenset[str]) -> Iterator[Row]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub's client raises errors of a dozen unrelated classes
+        raise EngineError(f"cannot load {name!r} (split {split!r}) from the hub: {type(error).__name__}: {error}") from error
+    unread = frozenset(loaded.column_names) - wanted
+    first = 1
+    for table in loaded.remove_columns(sorted(unread)).with_format("arrow").iter(batch_size=1024):
+        yield from arrow_rows(table, f"{name}[{split}]", first, unread)
+        first += table.num_rows
+
+
+def _size(file: SourceFile) -> int:
+    return Path(file.path).stat().st_size
+
+
+def _digest(file: SourceFile) -> list[Any]:
+    with file.reading(), file.open_raw() as content:
+        digest = hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()
+    return [file.format or "", digest, *([dict(file.partition)] if file.partition else [])]

@@ -1,0 +1,333 @@
+"""Rows of files as they stand there: JSON Lines, JSON, CSV, Parquet.
+
+A JSON file is a list of rows, or one object that maps ids to rows: there a row without a field `id` gets its key as `id`.
+Folders named `key=value` give their rows that field, where the file itself does not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import IO, Any
+
+import pyarrow as pa
+
+from engine.errors import EngineError
+from engine.sources.coercion import Number
+from engine.sources.locations import SourceFile
+
+MAX_ROW_BYTES = 64 << 20
+"""Of a row in its file."""
+MAX_DOCUMENT_BYTES = 512 << 20
+"""Of a JSON file, which is read whole; JSON Lines have no such limit."""
+
+DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a source before it is typed.
+
+    Attributes:
+        where: its place, such as `rows.jsonl:3`.
+        fields: its values; None when it cannot be read.
+        error: why it cannot be read.
+        size: its bytes, about.
+        unread: columns that nobody wants, and that were not read.
+    """
+
+    where: str
+    fields: dict[str, Any] | None = None
+    error: str = ""
+    size: int = 0
+    unread: frozenset[str] = field(default=frozenset())
+
+
+def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    """The rows of a file.
+
+    Args:
+        file: the file.
+        wanted: the columns that are of use; others may be left out.
+
+    Raises:
+        EngineError: the file as a whole cannot be read.
+    """
+    with file.reading():
+        for row in _READERS[file.format or "jsonl"](file, wanted):
+            if file.partition and row.fields is not None:
+                yield replace(row, fields={**file.partition, **row.fields})
+            else:
+                yield row
+
+
+def _json_lines(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    with file.open() as lines:
+        number = 0
+        while line := lines.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            where = f"{file.name}:{number}"
+            if len(line) > MAX_ROW_BYTES:
+                yield Row(where, error=f"the row has more than {MAX_ROW_BYTES >> 20} MiB")
+                while line and not line.endswith(b"\n"):
+                    line = lines.readline(MAX_ROW_BYTES)
+                continue
+            if not line.strip():
+                continue
+            try:
+                value = load_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                yield _json_row(where, value, len(line), halves=bool(_HALF.search(line)))
+            except UnicodeDecodeError as error:
+                yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
+            except RecursionError:
+                yield Row(where, error=f"not JSON that can be read: {_DEEP}")
+            except ValueError as error:
+                yield Row(where, error=f"not JSON: {error}")
+
+
+_DEEP = "it is nested too deeply"
+
+
+def load_json(text: str) -> Any:
+    """JSON, without what the standard does not have (NaN, infinities) or leaves open (a key twice).
+
+    Fractions are `Number`s, which know their text.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    return json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=Number, parse_int=_int)
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 4000:  # Python's own limit comes with advice that is not for users
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"an object has the same key twice: {key!r:.60}")
+    return fields
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How half of a surrogate pair can be written: only so, for UTF-8 itself has none. (A whole pair has two of it.)"""
+
+
+def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
+    if not isinstance(value, dict):
+        return Row(where, error=f"a row is a JSON object, this is a {type(value).__name__}")
+    try:
+        if halves:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Row(where, error="it has half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return Row(where, value, size=size)
+
+
+def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    raw = bytearray()
+    with file.open() as content:
+        while part := content.read(1 << 20):
+            raw += part
+            if len(raw) > MAX_DOCUMENT_BYTES:
+                most = f"{MAX_DOCUMENT_BYTES >> 20} MiB"
+                raise EngineError(f"{file.name}: a JSON file may have {most}; write JSON Lines (one object a line, .jsonl)")
+    name = file.name
+    try:
+        document = load_json(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise EngineError(f"{name}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
+    except RecursionError:
+        raise EngineError(f"{name}: not JSON that can be read: {_DEEP}") from None
+    except ValueError as error:
+        raise EngineError(f"{name}: not JSON: {error}. (One object a line is JSON Lines: name the file .jsonl)") from error
+    halves = bool(_HALF.search(raw))
+    if not isinstance(document, list | dict):
+        raise EngineError(f"{name}: {_DOCUMENT}; this is a {type(document).__name__}")
+    size = len(raw) // max(1, len(document))
+    if isinstance(document, list):
+        for number, value in enumerate(document):
+            yield _json_row(f"{name} row {number + 1}", value, size, halves=halves)
+        return
+    for key, value in document.items():
+        if not isinstance(value, dict):
+            raise EngineError(f"{name}: {_DOCUMENT}; this is an object in which {key!r:.60} is a {type(value).__name__}")
+    for number, (key, value) in enumerate(document.items()):
+        yield _json_row(f"{name} row {number + 1} ({key!r:.60})", {"id": key, **value}, size, halves=halves)
+
+
+_DOCUMENT = "a JSON file holds a list of objects, or one object that maps ids to objects"
+
+
+_SURPLUS, _MISSING = "\0surplus", "\0missing"
+"""Cells beyond the header, and cells that a short row lacks, as the CSV reader is told to mark them."""
+
+
+def _csv(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    name = file.name
+    with file.open() as content:
+        csv.field_size_limit(MAX_ROW_BYTES)
+        lines = _Lines(content, name)
+        header = next(lines, "")
+        delimiter = _delimiter(header, DELIMITERS[file.format or "csv"], wanted)
+        reader = csv.DictReader(lines.again(header), restkey=_SURPLUS, restval=_MISSING, delimiter=delimiter)
+        while True:
+            lines.bytes_of_row = 0
+            try:
+                if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
+                    raise EngineError(f"{name}: the header names a column twice")
+                fields = next(reader, None)
+            except UnicodeDecodeError as error:
+                raise EngineError(f"{name}: not UTF-8 after line {reader.line_num}; save the file as UTF-8") from error
+            except csv.Error as error:
+                raise EngineError(f"{name}:{reader.line_num}: not CSV: {error}") from error
+            if fields is None:
+                return
+            where = f"{name}:{reader.line_num}"
+            if _SURPLUS in fields or _MISSING in fields.values():
+                more = "more" if _SURPLUS in fields else "fewer"
+                why = f"the row has {more} cells than the header; put text with {delimiter!r} in double quotes"
+                yield Row(where, error=why)
+                continue
+            # An empty cell is no value: it becomes the field's default, or is reported as missing.
+            present = {key: value for key, value in fields.items() if value != ""}
+            yield Row(where, present, size=lines.bytes_of_row)
+
+
+class _Lines(Iterator[str]):
+    """The lines of a CSV file, none of them, and no row of several, beyond the limit."""
+
+    def __init__(self, content: IO[bytes], name: str) -> None:
+        self.content = content
+        self.name = name
+        self.first = True
+        self.waiting: list[str] = []
+        self.bytes_of_row = 0
+
+    def __next__(self) -> str:
+        if self.waiting:
+            return self.waiting.pop()
+        line = self.content.readline(MAX_ROW_BYTES + 1)
+        if not line:
+            raise StopIteration
+        self.bytes_of_row += len(line)
+        if self.bytes_of_row > MAX_ROW_BYTES:
+            raise EngineError(f"{self.name}: a row has more than {MAX_ROW_BYTES >> 20} MiB; is a double quote not closed?")
+        encoding, self.first = "utf-8-sig" if self.first else "utf-8", False
+        return line.decode(encoding)
+
+    def again(self, line: str) -> _Lines:
+        """The same with a line put back."""
+        self.waiting += [line] if line else []
+        return self
+
+
+def _delimiter(header: str, possible: str, wanted: frozenset[str]) -> str:
+    """The delimiter under which the header has most of the wanted columns; the first of those."""
+
+    def columns(delimiter: str) -> int:
+        return len(wanted & set(next(csv.reader([header], delimiter=delimiter), ())))
+
+    return max(possible, key=columns)
+
+
+def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    try:
+        with file.open(seekable=True) as content, pq.ParquetFile(content) as parquet:
+            names = parquet.schema_arrow.names
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise EngineError(f"{file.name}: the file has the column {twice[0]!r} twice")
+            columns = [name for name in names if name in wanted]
+            first = 1
+            for batch in parquet.iter_batches(batch_size=1024, columns=columns):
+                yield from arrow_rows(batch, file.name, first, frozenset(names) - wanted)
+                first += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise EngineError(f"{file.name}: not a readable Parquet file: {error}") from error
+
+
+def arrow_rows(batch: pa.RecordBatch | pa.Table, name: str, first: int, unread: frozenset[str]) -> Iterator[Row]:
+    """The rows of a batch, the first of which is number `first` of `name`."""
+    columns = {column: list(_values(batch.column(column))) for column in batch.schema.names}
+    size = batch.nbytes // max(1, batch.num_rows)
+    for row in range(batch.num_rows):
+        where = f"{name} row {first + row}"
+        fields = {column: values[row] for column, values in columns.items()}
+        bad = [f"{column}: {value.why}" for column, value in fields.items() if isinstance(value, _Unreadable)]
+        if size > MAX_ROW_BYTES:
+            bad.append(f"the row has more than {MAX_ROW_BYTES >> 20} MiB")
+        if bad:
+            yield Row(where, error="; ".join(bad), unread=unread)
+        else:
+            yield Row(where, fields, size=size, unread=unread)
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    why: str
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of an Arrow column; each that Python cannot have is _Unreadable."""
+    convert = _exact(column.type)
+    try:
+        values = column.to_pylist()
+    except _NO_VALUE:
+        values = [_cell(cell) for cell in column]
+    return (
+        [value if value is None or isinstance(value, _Unreadable) else convert(value) for value in values]
+        if convert
+        else values
+    )
+
+
+_NO_VALUE = (ValueError, OverflowError, KeyError, TypeError, pa.ArrowException)
+"""What pyarrow raises for values that it cannot give: text that is not UTF-8, dates beyond 9999, unknown time zones."""
+
+
+def _cell(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return _Unreadable("not UTF-8")
+    except _NO_VALUE as error:
+        return _Unreadable(f"a {cell.type} that cannot be read: {error}")
+
+
+def _exact(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """How values of an Arrow type are given the text of floats of fewer than 64 bits; None where there are none."""
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        import numpy as np
+
+        narrow = np.float16 if pa.types.is_float16(kind) else np.float32
+        return lambda value: Number(repr(float(str(narrow(value))))) if np.isfinite(value) else value
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = _exact(kind.value_type)
+        return inner and (lambda values: [None if value is None else inner(value) for value in values])
+    if pa.types.is_struct(kind):
+        parts = {part.name: convert for part in kind if (convert := _exact(part.type))}
+        if not parts:
+            return None
+        return lambda fields: {
+            key: parts[key](value) if key in parts and value is not None else value for key, value in fields.items()
+        }
+    if pa.types.is_dictionary(kind):
+        return _exact(kind.value_type)
+    return None
+
+
+_READERS = {"jsonl": _json_lines, "json": _json_document, "csv": _csv, "tsv": _csv, "parquet": _parquet}

@@ -1,0 +1,1 @@
+"""The pipeline file as frozen data, in which every value knows its place in the file."""

@@ -1,0 +1,196 @@
+"""Reads a pipeline file: parameters are filled in, and what does not fit the specification is a problem with its place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import PipelineError, Problem, did_you_mean
+from engine.spec.credentials import is_key, redacted
+from engine.spec.pipeline_spec import DatasetSpec, Limits, ModelSpec, PipelineSpec, Price, Resources, StepSpec
+from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
+
+SHOWN_PROBLEMS = 100
+SHOWN_VALUE = 200
+"""Characters of a wrong value in a message."""
+
+_PARAM = re.compile(r"\$\{params\.([^${}]*)\}")
+
+
+def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
+    """Load a pipeline with `--set` settings applied.
+
+    Returns the spec (None when it is too wrong to build one) and the source, whose `problems` has all that was found.
+    """
+    source = load(path)
+    _no_keys(source, source.data, ())
+    params = _params(source, settings or [])
+    data = _Filling(source, params).fill(source.data, ())
+    said = {problem.position for problem in source.problems}  # a value that YAML should not have is said once
+    while True:
+        try:
+            return PipelineSpec.model_validate(data), source
+        except ValidationError as error:
+            found = error.errors()
+            problems = [_problem(source, item) for item in found[:SHOWN_PROBLEMS]]
+            source.problems += [problem for problem in problems if problem.position not in said]
+            if len(found) > SHOWN_PROBLEMS:
+                source.problems.append(Problem(f"... and {len(found) - SHOWN_PROBLEMS:,} more problems"))
+            before = repr(data)
+            left = [_prune(source, data, item) for item in found]
+            if not all(left) or repr(data) == before:
+                return None, source
+
+
+def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
+    """Take what is wrong out of the data, so that the rest of the file can be checked in the same go.
+
+    Returns whether there is a rest. A model, dataset or step that cannot be understood without it goes as a whole; its
+    name is noted, so that references to it are not called wrong.
+    """
+    loc: Loc = tuple(error["loc"])
+    section = str(loc[0]) if loc else ""
+    if section not in _SECTIONS or len(loc) < 2:
+        if error["type"] == "extra_forbidden" or section in ("params", "seed", "exclude"):
+            return data.pop(section, None) is not None
+        if section == "name":
+            data["name"] = "unnamed"
+        return section == "name"
+    name, entries = str(loc[1]), data[section]
+    entry = entries.get(name) if isinstance(entries, dict) else None
+    required = {info.alias or key for key, info in _SECTIONS[section].model_fields.items() if info.is_required()}
+    required |= {"path", "hf", "generator", "registry"} if section == "datasets" else set()  # one of them
+    if len(loc) > 2 and isinstance(entry, dict) and loc[2] in entry and loc[2] not in required:
+        inner = entry[loc[2]]
+        if error["type"] == "extra_forbidden" and len(loc) > 3 and isinstance(inner, dict):
+            inner.pop(loc[-1], None)
+        else:
+            del entry[loc[2]]
+        return True
+    source.broken.add(name)
+    if not isinstance(entries, dict):
+        return False
+    # Several errors of one entry: it went with the first of them.
+    entries.pop(name, None)
+    return bool(entries) or section != "steps"
+
+
+def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
+    declared = source.data.get("params")
+    params = dict(declared) if isinstance(declared, dict) else {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise PipelineError([Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: write it as --set name=value")])
+        if name not in params:
+            hint = did_you_mean(name, params, "" if params else "this pipeline has no params")
+            raise PipelineError(
+                [Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: the pipeline has no parameter {name!r}", hint=hint)]
+            )
+        given = parse(text, f"--set {name}") if text.strip() else None
+        if given and given.problems:
+            raise PipelineError(given.problems)
+        if is_key(text):
+            raise PipelineError([Problem(f"--set {name}: {_KEY}", hint=_KEY_HINT)])
+        params[name] = given.data if given else None
+    return params
+
+
+_KEY = "this is an API key, which must not be in a pipeline"
+_KEY_HINT = "put it into an environment variable and give the name of that"
+
+
+def _no_keys(source: YamlSource, value: Any, loc: Loc) -> None:
+    """API keys are problems wherever they are written."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _no_keys(source, item, (*loc, key))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _no_keys(source, item, (*loc, place))
+    elif isinstance(value, str) and is_key(value):
+        source.problems.append(Problem(_KEY, source.position(loc), _KEY_HINT))
+
+
+class _Filling:
+    """Puts parameters in place of `${params.NAME}`; a value that is nothing else keeps the parameter's type."""
+
+    def __init__(self, source: YamlSource, params: dict[str, Any]) -> None:
+        self.source = source
+        self.params = params
+        self.size = 0
+
+    def fill(self, value: Any, loc: Loc) -> Any:
+        """The value with its parameters filled in; what is wrong is noted in the source's problems.
+
+        Raises:
+            PipelineError: all together they are larger than a pipeline may be.
+        """
+        if isinstance(value, dict):
+            if loc == ("params",):
+                return self.params
+            return {key: self.fill(item, (*loc, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill(item, (*loc, i)) for i, item in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        names = _PARAM.findall(value)
+        if value.count("${params.") > len(names):
+            hint = "write ${params.NAME}, with the name of a parameter and both braces"
+            self.source.problems.append(Problem("this ${params. has no end", self.source.position(loc), hint))
+            return value
+        for name in dict.fromkeys(names):
+            if name not in self.params:
+                hint = did_you_mean(name[:SHOWN_VALUE], self.params, "declare it under params: at the top of the file")
+                self.source.problems.append(
+                    Problem(f"no parameter named {name!r:.{SHOWN_VALUE}}", self.source.position(loc), hint)
+                )
+                return value
+        if whole := _PARAM.fullmatch(value):
+            return self.params[whole[1]]
+        texts = {name: str(self.params[name]) for name in set(names)}
+        self.size += sum(len(texts[name]) for name in names)
+        if self.size > MAX_BYTES:
+            what = f"parameters make the pipeline larger than {MAX_BYTES:,} bytes"
+            raise PipelineError([*self.source.problems, Problem(what, self.source.position(loc))])
+        return _PARAM.sub(lambda match: texts[match[1]], value)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {"models": ModelSpec, "datasets": DatasetSpec, "steps": StepSpec}
+_NESTED: dict[str, type[BaseModel]] = {"limits": Limits, "price": Price, "resources": Resources}
+
+
+def _problem(source: YamlSource, error: Any) -> Problem:
+    loc: Loc = tuple(error["loc"])
+    kind, what = error["type"], ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        known = sorted(info.alias or name for name, info in _owner(loc).model_fields.items())
+        hint = did_you_mean(str(loc[-1])[:SHOWN_VALUE], known)
+        return Problem(f"unknown key {loc[-1]!r:.{SHOWN_VALUE}}", source.position(loc, key=True), hint)
+    if kind == "missing":
+        return Problem(f"{what}: required, but not given", source.position(loc))
+    if kind == "string_pattern_mismatch" and loc[-1] == "[key]":
+        name = loc[-2]
+        place = source.position(loc[:-1], key=True)
+        return Problem(
+            f"{name!r:.{SHOWN_VALUE}} is not a name", place, "use lower-case letters, digits, _ and -, a letter first"
+        )
+    message = error["msg"].removeprefix("Value error, ")
+    if loc and loc[-1] == "api_key_env":  # what was given may be the key itself: it is not shown
+        return Problem(f"{what}: give the name of the environment variable that holds the key", source.position(loc))
+    given = error.get("input")
+    shown = f" (given: {redacted(repr(given))[:SHOWN_VALUE]})" if isinstance(given, str | int | float | bool) else ""
+    return Problem(f"{what}: {message}{shown}", source.position(loc))
+
+
+def _owner(loc: Loc) -> type[BaseModel]:
+    """The model whose key is at `loc`."""
+    owner: type[BaseModel] = PipelineSpec
+    if len(loc) >= 3 and loc[0] in _SECTIONS:
+        owner = _SECTIONS[str(loc[0])]
+        if len(loc) > 3:
+            owner = _NESTED.get(str(loc[2]), owner)
+    return owner

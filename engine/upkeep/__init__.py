@@ -1,0 +1,1 @@
+"""Proves and cleans what the engine keeps in a registry."""

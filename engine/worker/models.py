@@ -1,0 +1,179 @@
+"""The models of a job in one worker: which role is filled by what, and what it all came to."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from engine.errors import EngineError
+from engine.jobs.messages import Job, ModelBinding, Usage
+from engine.llm.chat import CallLog, ChatModel
+from engine.llm.client import SharedModel
+from engine.llm.journal.answers import Answers, Journal
+from engine.llm.limits.governor import Gate, Governor
+from engine.llm.shared_service import Link, Post, RemoteAnswers, RemoteGate
+from engine.llm.types.requests import ModelError, Provider, Spent
+from engine.llm.weights import LocalWeights, Weights, materialise
+from registry import Registry
+
+if TYPE_CHECKING:
+    from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+
+
+M = TypeVar("M")
+
+
+class Models:
+    """Makes clients on first use and keeps them for the job. Use from one event loop.
+
+    Args:
+        job: names the models.
+        registry: has the journal, and weights.
+        link: to the limits that this worker shares with others; None when it is the only one.
+        name: of the worker, as the link knows it.
+        far: the journal is on another machine, and is reached through the link, too.
+    """
+
+    def __init__(
+        self, job: Job, registry: Registry, link: Link | None = None, name: str | None = None, *, far: bool = False
+    ) -> None:
+        self._job = job
+        self._registry = registry
+        self._link = link
+        self._far = far
+        self._post = Post(link, name) if link else None
+        self._answers: Answers | None = None
+        self._shared: dict[str, SharedModel] = {}
+        self._by_role: dict[str, ChatModel] = {}
+        self._by_encoder: dict[str, Encoder] = {}
+        self._encoding: dict[str, LocalEncoder] = {}
+        self._reported: dict[str, Spent] = {}
+
+    def by_role(self) -> dict[str, ChatModel]:
+        """The models as the operator sees them."""
+        if not self._by_role:
+            bound = {role: binding for role, binding in self._job.models.items() if not binding.spec.encodes}
+            self._by_role = _Roles("models", {role: self._chat_model(role, binding) for role, binding in bound.items()})
+        return self._by_role
+
+    def encoders(self) -> dict[str, Encoder]:
+        """The sentence encoders as the operator sees them."""
+        if not self._by_encoder:
+            bound = {role: binding for role, binding in self._job.models.items() if binding.spec.encodes}
+            self._by_encoder = _Roles("encoders", {role: self._encoder(role, binding) for role, binding in bound.items()})
+        return self._by_encoder
+
+    def stop(self, why: ModelError) -> None:
+        """Send no further request."""
+        for model in self._shared.values():
+            model.stop(why)
+        for encoder in self._encoding.values():
+            encoder.stop(why)
+
+    def spent(self) -> dict[str, Spent]:
+        """What was spent here since this was last asked, by the pipeline's names of the models. See Gate.spent."""
+        news = {}
+        for name, model in self._shared.items():
+            before = self._reported.get(name, Spent())
+            self._reported[name] = model.spent
+            news[name] = Spent(usd=model.spent.usd - before.usd, calls=model.spent.calls - before.calls)
+        return news
+
+    async def delivered(self) -> None:
+        """Wait until the link has what was sent."""
+        if self._post:
+            await self._post.delivered()
+
+    def waiting(self) -> str:
+        """What rows wait for: the trouble of servers that do not answer now, in their words, or how many answers."""
+        said = [model.trouble for model in self._shared.values() if model.trouble]
+        asked = sum(model.asking for model in self._shared.values())
+        return "; ".join(said) or (f"waiting for {asked} answers" if asked else "")
+
+    def notes(self) -> tuple[str, ...]:
+        """What users should know about their servers."""
+        return tuple(note for model in self._shared.values() for note in model.notes)
+
+    def _chat_model(self, role: str, binding: ModelBinding) -> ChatModel:
+        if binding.name not in self._shared:
+            answers = self._journal()
+            make = partial(_provider, binding, self._registry, answers, self._job.threads)
+            self._shared[binding.name] = SharedModel(binding.spec, binding.identity, answers, self._gate(binding), make)
+        here = partial(_local, binding.weights, self._registry) if binding.weights else None
+        return ChatModel(role, self._shared[binding.name], here)
+
+    def _encoder(self, role: str, binding: ModelBinding) -> Encoder:
+        from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+
+        assert binding.weights is not None
+        if binding.name not in self._encoding:
+            folder = partial(materialise, binding.weights, self._registry.store)
+            self._encoding[binding.name] = LocalEncoder(binding.spec, folder, self._job.threads)
+        return Encoder(role, self._encoding[binding.name], binding.weights.location, binding.identity)
+
+    def _journal(self) -> Answers:
+        if self._answers is None:
+            far = self._far and self._link is not None
+            self._answers = RemoteAnswers(self._link) if far and self._link else Journal(self._registry.journal)
+        return self._answers
+
+    def _gate(self, binding: ModelBinding) -> Gate:
+        # A model in this process shares nothing with those in others, except what may be spent.
+        if self._post is None or (binding.weights is not None and not binding.spec.capped):
+            return governor(binding)
+        return RemoteGate(self._post, binding.name)
+
+
+class _Roles(dict[str, M]):
+    """Models by role; `kind` is the argument of @operator that declares them."""
+
+    def __init__(self, kind: str, made: dict[str, M]) -> None:
+        super().__init__(made)
+        self._kind = kind
+
+    def __missing__(self, role: str) -> M:
+        raise EngineError(f"the operator asks {role!r} and does not declare it: @operator(..., {self._kind}=[{role!r}])")
+
+
+def governor(binding: ModelBinding) -> Governor:
+    """The limits of a model, with what the run has spent on it before."""
+    return Governor(binding.spec, binding.spent.usd, binding.spent.calls)
+
+
+def usage(log: CallLog) -> Usage:
+    """Sums of the calls made for a row; reused answers are counted and cost nothing."""
+    total = Usage()
+    for call in log.calls:
+        done = call.completion
+        if call.reused:
+            total += Usage(calls_reused=1)
+        else:
+            total += Usage(calls=1, tokens_in=done.tokens_in, tokens_out=done.tokens_out, cost_usd=call.cost_usd)
+    return total
+
+
+def _provider(binding: ModelBinding, registry: Registry, answers: Answers, threads: int) -> Provider:
+    if binding.spec.provider == "openai" and binding.spec.mode == "batch":
+        from engine.llm.providers.batch import BatchProvider
+
+        return BatchProvider(binding.spec, answers)
+    if binding.spec.provider == "openai":
+        from engine.llm.providers.openai import OpenAIProvider
+
+        return OpenAIProvider(binding.spec, answers)
+    from engine.llm.providers.transformers import TransformersProvider
+
+    def weights() -> tuple[Path, Path | None]:
+        assert binding.weights is not None
+        here = _local(binding.weights, registry)
+        return here.folder, here.adapter
+
+    return TransformersProvider(binding.spec, weights, threads)
+
+
+def _local(weights: Weights, registry: Registry) -> LocalWeights:
+    folder = materialise(weights, registry.store)
+    if weights.base is None:
+        return LocalWeights(folder, None, weights.name)
+    return LocalWeights(materialise(weights.base, registry.store), folder, weights.base.name)

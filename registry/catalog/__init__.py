@@ -1,0 +1,1 @@
+"""Versions and runs: manifests and run journals are the record, DuckDB tables are made from them."""

@@ -1,0 +1,393 @@
+"""The catalog: which versions and runs there are. Manifests and run journals say so; DuckDB holds it in tables.
+
+A change is written down in three steps, under the registry's lock: the intent, which names what will change; the truth
+(manifests, run journals, marks); and the tables, which are made to say what the truth says of what the intent names.
+After a crash, whoever comes next takes the last step.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import duckdb
+
+from registry.catalog.database import FULL, DamagedError, Database, StaleError, disk_error, in_memory, sql
+from registry.catalog.files_of_record import Truth
+from registry.catalog.manifest import Draft, Event, Given, Manifest, Pin, StepRun
+from registry.catalog.rows import TABLES, manifest_rows, merged, replace_marks, replace_run, replace_versions, run_rows
+from registry.catalog.run_journal import RunLog, sealed
+from registry.catalog.write_ahead import Intent, IntentFile
+from registry.storage import fault_points, plain_files
+from registry.storage.files import CorruptError, Files
+from registry.storage.lock import READ_ONLY, LockedError, RegistryLock
+from registry.storage.objects import ObjectStore
+from registry.storage.shared_lock import SharedLock
+
+__all__ = ["Catalog", "LockedError", "sql"]
+
+_log = logging.getLogger("registry")
+T = TypeVar("T")
+
+
+class Catalog:
+    """The tables of a registry and the truth that they are made from.
+
+    Args:
+        root: the folder of what is always on this machine: lock, DuckDB file, run journals, pins.
+        store: holds the versions' objects.
+        manifests: `<version_id>.json` each.
+    """
+
+    def __init__(self, root: Path, store: ObjectStore, manifests: Files) -> None:
+        self.root = root
+        self.readers = SharedLock(root / "registry.readers", f"versions of the registry {root} are being removed")
+        self._store = store
+        self._truth = Truth(root, manifests)
+        self._lock = RegistryLock(root)
+        self._intent = IntentFile(root / "registry.intent")
+        self._database = Database(root / "registry.duckdb")
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def file(self) -> Path:
+        """The DuckDB file."""
+        return self._database.file
+
+    @property
+    def runs(self) -> RunLog:
+        """The journals of runs."""
+        return self._truth.runs
+
+    @property
+    def truth(self) -> Truth:
+        """The files that the tables are made from."""
+        return self._truth
+
+    def snapshot(self) -> duckdb.DuckDBPyConnection:
+        """An in-memory database with a copy of the tables in schema `internal`; nothing on disk stays open."""
+        with self._held(to_read=True):
+            try:
+                self._settle()
+                return self._sound(self._database.copy)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    _log.warning("the catalog cannot be written, so manifests and run journals are read instead: %s", error)
+                return in_memory(self._truth.rows())
+
+    def manifest(self, version_id: str) -> Manifest:
+        """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
+        return self._truth.manifest(version_id)
+
+    def reading(self) -> IO[bytes]:
+        """Have no version removed until the file that this gives is closed. Raises LockedError."""
+        with self._held(to_read=True):  # who holds the lock can wait for those who read, while nobody else begins to
+            return self.readers.join()
+
+    def rely_on(self, version_id: str) -> Manifest:
+        """The same as `manifest`, and the version counts as made now: it is kept at least as long as a run that lives now."""
+        self._truth.renew(version_id)
+        return self.manifest(version_id)
+
+    def intact(self, manifest: Draft) -> bool:
+        """Whether all of a version's objects are there, in the size they were written with."""
+        return not self._missing(manifest)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def commit(
+        self, drafts: Sequence[Draft], run_id: str, step: StepRun | None, hits: Sequence[Manifest] = ()
+    ) -> list[Manifest]:
+        """Make a step's outputs visible, all at once. Drafts that are already versions keep their numbers.
+
+        Args:
+            drafts: what the step made.
+            step: what it did, if it is a step; sources are none.
+            hits: the versions that it stands for, if it made nothing.
+
+        Raises:
+            CorruptError: objects of a draft are gone. Nothing was changed.
+            UnfitError: the catalog cannot hold what the step or a draft says. Nothing was changed.
+        """
+        with self._locked():
+            asked = [draft.version_id for draft in drafts]
+            query = "select version_id, version from versions where list_contains(?, version_id)"
+            earlier = dict(self._query(query, [asked]))
+            made = {version_id: self.rely_on(version_id) for version_id in earlier if self._is_whole(version_id)}
+            fresh = [draft for draft in drafts if draft.version_id not in made]
+            for draft in fresh:
+                if gone := self._missing(draft):
+                    raise CorruptError(
+                        f"{len(gone)} objects of {draft.name} are gone from the registry, such as {gone[0]}: they were removed "
+                        "before the version was committed. Run again to make them again."
+                    )
+            numbers = self._numbers_given(draft.name for draft in fresh)
+            for draft in fresh:
+                # The manifest is damaged, or objects are gone: the version keeps its number and gets the new objects.
+                if draft.version_id not in earlier:
+                    numbers[draft.name] += 1
+                number = earlier.get(draft.version_id, numbers[draft.name])
+                made[draft.version_id] = Manifest(**draft.model_dump(), version=number, run_id=run_id, created_at=_now())
+            manifests = [made[draft.version_id] for draft in drafts]
+            changed = {draft.version_id: made[draft.version_id] for draft in fresh}
+            self._database.prove(merged(map(manifest_rows, changed.values())))
+            line = None
+            if step:
+                pipeline = self.runs.pipeline(run_id)
+                event = Event(event="step", at=_now(), run_id=run_id, pipeline=pipeline, step=step)
+                line = self._sealed(event, manifests or hits)
+            if line or changed:
+                with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if line else ())):
+                    for manifest in changed.values():
+                        self._truth.write(manifest)
+                    if line:
+                        self.runs.append(run_id, line)
+        return manifests
+
+    def begin_run(self, pipeline: str, source: dict[str, Any], began: dt.datetime | None = None) -> str:
+        """Record that a run started; the run counts as alive while this process holds its lock.
+
+        Args:
+            began: when it began to look at what there is, if that was before.
+        """
+        at = began or _now()
+        run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        event = Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source)
+        line = sealed(event)  # before the lock, because the first time takes a while
+        with self._locked():
+            self._database.prove(run_rows([event]))
+            self._end_dead_runs()
+            self.runs.claim(run_id)
+            try:
+                with self._changing(Intent(runs=(run_id,))):
+                    self.runs.append(run_id, line)
+            except BaseException:
+                self.runs.release(run_id)
+                raise
+        return run_id
+
+    def end_run(self, run_id: str, state: str, error: str | None = None, refs: dict[str, int] | None = None) -> None:
+        """Record a run's end; `refs` (name -> version) become the latest versions, together."""
+        with self._locked():
+            self._end([run_id], state, error, refs or {})
+        self.runs.release(run_id)
+
+    def mark_dead_runs(self) -> None:
+        """Call runs `interrupted` whose process is gone; not in a registry that one may only read."""
+        try:
+            with self._locked():
+                self._end_dead_runs()
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+
+    def rebuild(self) -> int:
+        """Make the DuckDB file again from what the other files say; returns the number of versions."""
+        with self._held():
+            try:
+                self._database.check()
+            except StaleError as error:
+                return self._make_again(error)
+            return self._make_again(StaleError("somebody asked for it"))
+
+    def differences(self) -> list[str]:
+        """The tables that do not say what the truth says. There are none, unless somebody else wrote to the DuckDB file."""
+        with self._held(to_read=True), self.snapshot() as tables, in_memory(self._truth.rows()) as truth:
+            queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
+            # By their words: a metric may be NaN, which Python finds unequal to itself.
+            return [
+                table
+                for table, query in queries.items()
+                if repr(tables.execute(query).fetchall()) != repr(truth.execute(query).fetchall())
+            ]
+
+    # -- keeping and forgetting ---------------------------------------------------------------------------------
+
+    def pin(self, name: str, version: int) -> None:
+        """Have a version kept for good; raises KeyError when there is none."""
+        with self._locked():
+            if not self._query("select 1 from versions where name = ? and version = ?", [name, version]):
+                raise KeyError(f"{name}@{version}")
+            with self._changing(Intent(marks=True)):
+                self._truth.pins.write(Pin(name=name, version=version, pinned_at=_now()))
+
+    def unpin(self, name: str, version: int) -> None:
+        """Take back a pin; raises KeyError when there is none."""
+        with self._locked():
+            if not self._query("select 1 from pins where name = ? and version = ?", [name, version]):
+                raise KeyError(f"{name}@{version} is not pinned")
+            with self._changing(Intent(marks=True)):
+                self._truth.pins.remove([name, version])
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the registry's lock over a block: nobody else commits, begins to read, begins or ends a run meanwhile."""
+        return self._held()
+
+    def live_since(self) -> dt.datetime | None:
+        """When the oldest of the runs began that are alive; None when there is none."""
+        with self._locked():
+            running = self._query("select run_id, started_at from runs where state = 'running' order by started_at")
+            began = next((began for run_id, began in running if self.runs.is_live(run_id)), None)
+            return began.replace(tzinfo=dt.UTC) if began else None
+
+    def forget(self, version_ids: Sequence[str]) -> None:
+        """Remove versions, but not their objects. Their numbers are never given again."""
+        with self._locked():
+            gone = self._query(
+                "select name, max(version) from versions where list_contains(?, version_id) group by name", [list(version_ids)]
+            )
+            given = self._numbers_given(name for name, _ in gone)
+            with self._changing(Intent(versions=tuple(version_ids), marks=True)):
+                for name, version in gone:
+                    if version == given[name]:
+                        self._truth.numbers.write(Given(name=name, version=version))
+                for version_id in version_ids:
+                    self._truth.remove(version_id)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, and have tables that say what the truth says."""
+        with self._held():
+            self._settle()
+            yield
+
+    @contextmanager
+    def _held(self, to_read: bool = False) -> Iterator[None]:
+        with self._lock.held(to_read):
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in FULL or error.filename:
+                    raise
+                # Python does not say which file it could not write to.
+                raise disk_error(error.errno, self.root) from error
+            finally:
+                self._database.let_go()
+
+    @contextmanager
+    def _changing(self, intent: Intent) -> Iterator[None]:
+        """Change the truth in the block; the tables follow. When it fails midway, they follow what was done."""
+        self._intent.write(intent)
+        yield
+        self._show(intent)
+        self._intent.clear()
+
+    def _settle(self) -> None:
+        """Finish what a process left undone that died, or whose disk was full."""
+        intent = self._intent.read()
+        if intent is None and not plain_files.kind(self.file):
+            intent = Intent(everything=True)
+        if intent:
+            self._show(intent)
+            self._intent.clear()
+
+    def _show(self, intent: Intent) -> None:
+        """Let the tables say what the truth says of what an intent names."""
+        if intent.everything:
+            self._make_again(StaleError("it was being made"))
+            return
+        found = [manifest for version_id in intent.versions if (manifest := self._truth.find(version_id))]
+        events = {run_id: self.runs.read(run_id) for run_id in intent.runs}
+        marks = self._truth.marks() if intent.marks else None
+
+        def apply(con: duckdb.DuckDBPyConnection) -> None:
+            if intent.versions:
+                replace_versions(con, intent.versions, found)
+            for run_id, told in events.items():
+                replace_run(con, run_id, told)
+            if marks is not None:
+                replace_marks(con, marks)
+
+        try:
+            self._database.change(apply)
+        except StaleError as error:
+            self._make_again(error)
+
+    def _sound(self, use: Callable[[], T]) -> T:
+        """Read the DuckDB file; one that turns out not to be sound is made again, and read then."""
+        try:
+            return use()
+        except StaleError as error:
+            self._make_again(error)
+            return use()
+
+    def _query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._sound(lambda: self._database.query(query, values))
+
+    def _make_again(self, reason: StaleError) -> int:
+        """Make the DuckDB file from the truth; gives the number of versions. A damaged one is kept beside it."""
+        rows = self._truth.rows()
+        self._intent.write(Intent(everything=True))
+        fault_points.point("rebuild.begun")
+        if isinstance(reason, DamagedError):
+            _log.warning(
+                "the catalog %s is damaged (%s). It was moved to %s and made again from manifests and run journals; "
+                "nothing is lost",
+                self.file,
+                reason,
+                self._database.set_aside().name,
+            )
+        self._database.make(rows)
+        self._intent.clear()
+        return len(rows["versions"])
+
+    def _is_whole(self, version_id: str) -> bool:
+        try:
+            return self.intact(self.manifest(version_id))
+        except (CorruptError, FileNotFoundError):
+            return False
+
+    def _missing(self, version: Draft) -> list[str]:
+        """A version's objects that are not there, or not in the size they were written with."""
+        parts: tuple[Any, ...] = (*version.data, *version.side, *version.attachments, version.key_object)
+        return [part.sha256 for part in parts if not self._store.has(part.sha256, part.bytes)]
+
+    def _numbers_given(self, names: Iterable[str]) -> dict[str, int]:
+        """The highest version number that each name ever had; 0 for a name that had none."""
+        wanted = list(names)
+        found = self._query(
+            "select name, max(version) from (select name, version from versions union all select name, version from numbers) "
+            "where list_contains(?, name) group by name",
+            [wanted],
+        )
+        return dict.fromkeys(wanted, 0) | dict(found)
+
+    def _end(self, run_ids: Sequence[str], state: str, error: str | None = None, refs: dict[str, int] | None = None) -> None:
+        [(last,)] = self._query("select max(updated_at) from refs")
+        # A clock may stand still, or go back; of two runs that move a reference, the later one is to be told by its time.
+        at = max(_now(), last.replace(tzinfo=dt.UTC) + dt.timedelta(microseconds=1)) if last else _now()
+        lines = {}
+        for run_id in run_ids:
+            said = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
+            event = Event.model_validate({**said, "state": state, "error": error, "refs": refs or {}})
+            lines[run_id] = self._sealed(event)
+        with self._changing(Intent(runs=tuple(run_ids))):
+            for run_id, line in lines.items():
+                self.runs.append(run_id, line)
+
+    def _sealed(self, event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
+        """An event as a line of a journal; raises UnfitError when the tables could not hold what it says."""
+        self._database.prove(run_rows([event]))
+        return sealed(event, manifests)
+
+    def _end_dead_runs(self) -> None:
+        running = self._query("select run_id from runs where state = 'running' order by run_id")
+        dead = [run_id for (run_id,) in running if not self.runs.is_live(run_id)]
+        # Of a run whose journal is gone, or was never begun, there is nothing to tell.
+        lost = [run_id for run_id in dead if not self.runs.read(run_id)]
+        if lost:
+            self._show(Intent(runs=tuple(lost)))
+        if ended := [run_id for run_id in dead if run_id not in lost]:
+            self._end(ended, "interrupted")
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,273 @@
+"""The DuckDB file of a registry: opened for a moment, by whoever holds the registry's lock, and never trusted blindly.
+
+DuckDB lets in one writing process or many readers. It is attached to a database in memory that lives as long as we do,
+which takes a twentieth of opening it anew. A commit writes straight into the file: there is no log to be replayed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from registry.catalog.rows import TABLES, Rows, insert
+from registry.storage import fault_points, plain_files
+from registry.storage.files import fsync_folder
+from registry.storage.lock import wait_for
+
+_BLOCK_BYTES = 16384
+"""The smallest that DuckDB knows: a commit writes a few blocks."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room."""
+
+_NEWER = "Trying to read a database file with version number"
+"""What DuckDB says of a file of a version that it does not know."""
+
+_DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+"""Errors of the disk, not of the file on it, which DuckDB tells in the system's words."""
+
+
+class StaleError(Exception):
+    """The file is to be made again: it is not there, has another layout, or its last writer died within a commit."""
+
+
+class DamagedError(StaleError):
+    """The file is to be made again: it does not hold what was written."""
+
+
+class Database:
+    """The file and how to read, change and make it. Not for several threads or processes at a time.
+
+    Reading and changing open it, `let_go` closes it. All of them raise StaleError or DamagedError when the file cannot be
+    used, LockedError when another process has it open (a DuckDB shell), and OSError, which says what to do, when it is the
+    disk that fails.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._log = file.with_name(f"{file.name}.wal")
+        self._con: duckdb.DuckDBPyConnection | None = None
+        self._has_trial = False
+        self._open = False
+
+    def query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of the tables."""
+        with self._opened() as con:
+            return con.execute(query, list(values)).fetchall()
+
+    def change(self, apply: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """Change the tables in one transaction."""
+        with self._opened() as con:
+            con.execute("begin")
+            apply(con)
+            fault_points.point("catalog.changed")
+            con.execute("commit")
+        fault_points.point("catalog.committed")
+
+    def prove(self, rows: Rows) -> None:
+        """See that the tables can hold rows, before anything is written that says so; raises UnfitError."""
+        con = self._connected()
+        if not self._has_trial:
+            con.execute("create schema memory.trial; use memory.trial")
+            con.execute(sql("tables.sql"))
+            self._has_trial = True
+        con.execute("use memory.trial; begin")
+        try:
+            insert(con, rows)
+        finally:
+            con.execute("rollback")
+            con.execute("use disk" if self._open else "use memory.main")
+
+    def check(self) -> None:
+        """See that the file opens, and that no other process has it open."""
+        with self._opened():
+            pass
+
+    def copy(self) -> duckdb.DuckDBPyConnection:
+        """A database in memory with the tables in schema `internal`; nothing on disk stays open."""
+        self.let_go()
+        memory = _in_memory()
+        try:
+            with _explained(self.file):
+                self._attach(memory, "read_only")
+                memory.execute(";".join(f"create table internal.{table} as from disk.{table}" for table in TABLES))
+                memory.execute("detach disk")
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    def let_go(self) -> None:
+        """Close the file, if it is open."""
+        if self._open and self._con:
+            try:
+                self._con.execute("use memory; detach disk")
+                self._open = False
+            except duckdb.Error:
+                # What was committed stands in the file. If that is damaged, whoever opens it next finds out.
+                self._drop()
+
+    def make(self, rows: Rows) -> None:
+        """Make a file that holds these rows, in the place of the one that is there."""
+        self.let_go()
+        fresh = self.file.with_suffix(".building")
+        fresh.unlink(missing_ok=True)
+        try:
+            with _explained(fresh):
+                con = self._connected()
+                con.execute(f"attach '{_quoted(fresh)}' as disk (block_size {_BLOCK_BYTES})")
+                con.execute("use disk")
+                con.execute("begin")
+                con.execute(sql("tables.sql"))
+                con.execute("insert into layout values (?)", [_layout()])
+                insert(con, rows)
+                con.execute("commit")
+                con.execute("use memory; detach disk")
+        except BaseException:
+            self._drop()
+            fresh.unlink(missing_ok=True)
+            raise
+        fault_points.point("rebuild.filled")
+        # A log of the old file would not fit the new one.
+        self._log.unlink(missing_ok=True)
+        os.replace(fresh, self.file)
+        fsync_folder(self.file.parent)
+        fault_points.point("rebuild.replaced")
+
+    def set_aside(self) -> Path:
+        """Move a damaged file, and its log, out of the way; gives its new place."""
+        self.let_go()
+        aside = self.file.with_name(f"{self.file.name}.damaged-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}")
+        os.replace(self.file, aside)
+        if plain_files.kind(self._log):
+            os.replace(self._log, aside.with_name(f"{aside.name}.wal"))
+        fault_points.point("damage.moved")
+        return aside
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with _explained(self.file):
+                con = self._connected()
+                if not self._open:
+                    self._attach(con, "read_write")
+                    con.execute("use disk")
+                    self._open = True
+                yield con
+        except BaseException:
+            # DuckDB gives up a database, or itself, after some errors.
+            self._drop()
+            raise
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        if self._con is None:
+            self._con = duckdb.connect(":memory:", config={"threads": 1})
+            self._con.execute("set checkpoint_threshold='0b'")
+        return self._con
+
+    def _drop(self) -> None:
+        if self._con:
+            self._con.close()
+        self._con, self._open, self._has_trial = None, False, False
+
+    def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
+        kind = plain_files.kind(self.file)
+        if not kind:
+            raise StaleError("there is no such file")
+        if kind != "a file":
+            raise DamagedError(f"it is {kind}")
+        log = plain_files.kind(self._log)
+        if log not in (None, "a file"):
+            raise DamagedError(f"{self._log.name} is {log}")
+        in_use = ""
+
+        def attached() -> bool:
+            nonlocal in_use
+            try:
+                con.execute(f"attach '{_quoted(self.file)}' as disk ({mode})")
+            except duckdb.Error as error:
+                in_use = _in_use(error)
+                if not in_use:
+                    raise
+                return False
+            return True
+
+        wait_for(attached, f"the catalog {self.file} is open", lambda: in_use)
+        if log:
+            # DuckDB leaves out what is damaged in a log, without a word. We leave none, except in a crash.
+            raise StaleError("its last writer did not come to its end")
+        try:
+            found = con.execute("select digest from disk.layout").fetchall()
+        except duckdb.CatalogException:
+            raise StaleError("it has no layout") from None
+        if found != [(_layout(),)]:
+            raise StaleError("it has another layout")
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """DuckDB's errors as ours."""
+    try:
+        yield
+    except duckdb.Error as error:
+        text = str(error).strip()
+        for code in _DISK:
+            if os.strerror(code) in text:
+                raise disk_error(code, file) from error
+        if _NEWER in text:
+            raise StaleError("another version of DuckDB wrote it") from error
+        raise DamagedError(text.partition("\n")[0]) from error
+
+
+def in_memory(rows: Rows) -> duckdb.DuckDBPyConnection:
+    """What `Database.copy` gives, made from these rows without a file."""
+    memory = _in_memory()
+    memory.execute("use memory.internal")
+    memory.execute(sql("tables.sql"))
+    insert(memory, rows)
+    memory.execute("use memory.main")
+    return memory
+
+
+def disk_error(code: int, where: Path) -> OSError:
+    """An error of the disk, in words that say what to do."""
+    advice = "make room on that disk" if code in FULL else "mend that"
+    return OSError(code, f"{os.strerror(code)}: {advice} and run again; nothing committed is lost", str(where))
+
+
+def sql(name: str) -> str:
+    """The text of one of the registry's SQL files."""
+    return files("registry").joinpath("sql", name).read_text()
+
+
+def _in_memory() -> duckdb.DuckDBPyConnection:
+    memory = duckdb.connect(":memory:")
+    memory.execute("create schema internal")
+    return memory
+
+
+def _layout() -> str:
+    return hashlib.sha256(sql("tables.sql").encode()).hexdigest()
+
+
+def _in_use(error: duckdb.Error) -> str:
+    """Where the file is open, when that is why DuckDB refuses to open it."""
+    if found := re.search(r"Conflicting lock is held in (.*) \(PID (\d+)\)", str(error)):
+        return f"in process {found[2]} ({found[1]})"
+    return "in another process" if "Could not set lock on file" in str(error) else ""
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,99 @@
+"""What the files of a registry say, from which the tables are made: manifests, run journals, pins, numbers given out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from registry.catalog.manifest import Given, Manifest, Pin, unfit
+from registry.catalog.markers import Marks
+from registry.catalog.rows import Rows, latest, manifest_rows, mark_rows, merged, run_rows
+from registry.catalog.run_journal import RunLog
+from registry.storage import fault_points, ids
+from registry.storage.checked_json import checked_json, parse_checked_json
+from registry.storage.files import CorruptError, Files
+
+
+class Truth:
+    """The files, and the rows of tables that they stand for.
+
+    Args:
+        root: the registry's folder on this machine, with the run journals and marks.
+        manifests: `<version_id>.json` each.
+    """
+
+    def __init__(self, root: Path, manifests: Files) -> None:
+        self.runs = RunLog(root / "runs")
+        self.pins = Marks(root / "pins", Pin, ("name", "version"))
+        self.numbers = Marks(root / "numbers", Given, ("name",))
+        self._manifests = manifests
+
+    def manifest(self, version_id: str) -> Manifest:
+        """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
+        return self._parsed(version_id, self._manifests.read(_file(version_id)))
+
+    def manifest_of(self, name: str, version: int, version_ids: Sequence[str]) -> Manifest:
+        """The manifest of the one version that the catalog knows by a name and a number.
+
+        Raises:
+            CorruptError: the catalog knows several, or the manifest is of another version, or damaged.
+        """
+        if len(version_ids) != 1:
+            raise CorruptError(f"the catalog has {len(version_ids)} versions {name}@{version}: run `engine rebuild`")
+        manifest = self.manifest(version_ids[0])
+        if (manifest.name, manifest.version) != (name, version):
+            raise CorruptError(f"the catalog takes {manifest.ref} for {name}@{version}: run `engine rebuild`")
+        return manifest
+
+    def find(self, version_id: str) -> Manifest | None:
+        """The same, or None when there is none."""
+        try:
+            return self.manifest(version_id)
+        except FileNotFoundError:
+            return None
+
+    def write(self, manifest: Manifest) -> None:
+        """Write a version's manifest, durably; one that is there is replaced."""
+        self._manifests.write(_file(manifest.version_id), checked_json(manifest.model_dump(mode="json")))
+        fault_points.point("manifest.written")
+
+    def renew(self, version_id: str) -> None:
+        """Let a version's manifest be as young as if it were written now; raises FileNotFoundError when there is none."""
+        name = _file(version_id)
+        if not self._manifests.renew(name):
+            self._manifests.write(name, self._manifests.read(name))
+
+    def remove(self, version_id: str) -> None:
+        """Remove a version's manifest; one that is absent is no error."""
+        self._manifests.remove(_file(version_id))
+        fault_points.point("manifest.removed")
+
+    def rows(self) -> Rows:
+        """All rows of all tables; raises CorruptError, which names the file, when one is damaged."""
+        names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json")]
+        manifests = [self._parsed(Path(name).stem, data) for name, data in self._manifests.read_many(names).items()]
+        manifests.sort(key=lambda m: (m.created_at, m.name, m.version))
+        runs = [run_rows(self.runs.read(run_id)) for run_id in self.runs.run_ids()]
+        rows = merged([*map(manifest_rows, manifests), *runs, self.marks()])
+        rows["refs"] = latest(rows["refs"])
+        return rows
+
+    def marks(self) -> Rows:
+        """The rows of pins and numbers."""
+        return mark_rows(self.pins.read(), self.numbers.read())
+
+    def _parsed(self, version_id: str, data: bytes) -> Manifest:
+        where = f"{self._manifests.where}/{_file(version_id)}"
+        try:
+            manifest = Manifest.model_validate(parse_checked_json(data, where))
+        except ValidationError as error:
+            raise CorruptError(f"{where} {unfit(error)}") from error
+        if manifest.version_id != version_id:
+            raise CorruptError(f"{where} is damaged: it is the manifest of version {manifest.version_id}")
+        return manifest
+
+
+def _file(version_id: str) -> str:
+    return f"{ids.version_id(version_id)}.json"

@@ -1,0 +1,256 @@
+"""What the registry remembers of a version, a run and a step, as frozen data. Manifests and run journals are the truth;
+the DuckDB catalog is made from them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+
+from registry.storage.checked_json import json_digest
+from registry.storage.ids import RunId, Sha256
+
+MOST = 2**53 - 1
+"""The largest count: tables hold it, sums of it, and every JSON reader reads it exactly."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+"""Of rows, bytes, calls or tokens."""
+
+Place = Annotated[int, Field(ge=0, le=2**15 - 1)]
+"""Of an input among a step's inputs, as row lineage keeps it."""
+
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Of a version."""
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Of dollars or seconds."""
+
+
+def _a_name(text: str) -> str:
+    if not text or len(text) > 400 or "@" in text or ".." in text or not text.isprintable():
+        raise ValueError("not a name of a dataset")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_a_name)]
+"""The name of a dataset, model, calibration or report."""
+
+
+def _in_utc(moment: dt.datetime) -> dt.datetime:
+    try:
+        return moment.astimezone(dt.UTC)
+    except (OverflowError, ValueError) as error:
+        raise ValueError("a moment out of range") from error
+
+
+Moment = Annotated[dt.datetime, AfterValidator(_in_utc)]
+"""A moment, in UTC."""
+
+
+def _unicode(value: Any) -> Any:
+    """A value whose texts can be stored: halves of surrogate pairs, which Python lets into a text, become `?`."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_unicode(key): _unicode(item) for key, item in value.items()}
+    return [_unicode(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Frozen(BaseModel):
+    """A frozen piece of a manifest or a journal; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataObject(Frozen):
+    """A stored Parquet object: its rows follow those of the object before it.
+
+    Args:
+        bytes: its size on disk.
+        memory: the size of its rows in memory (0: not known).
+    """
+
+    sha256: Sha256
+    rows: Count
+    bytes: Count
+    memory: Count = 0
+
+
+class VersionRef(Frozen):
+    """A version, by name and number (0: it is not committed yet); `content_id` says what it holds."""
+
+    name: Name
+    version: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    content_id: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Metric(Frozen):
+    """A number that an operator reported; `slice` says of what part (a verdict, a training step), or is empty."""
+
+    metric: str
+    value: float
+    slice: str = ""
+
+    @field_serializer("value", when_used="json")
+    def _json_value(self, value: float) -> float | str:
+        # JSON has no infinity; a threshold of +inf and a loss of NaN are results all the same.
+        return value if math.isfinite(value) else str(value)
+
+
+class SideObject(Frozen):
+    """A Parquet object that belongs to a version's rows.
+
+    Args:
+        kind: `lineage` (parents of rows), `calls` (model calls that made rows), `rejects` (parent rows left out),
+            `exposure` (rows that a trainer saw).
+        base: to be added to the object's own row numbers.
+    """
+
+    kind: Literal["lineage", "calls", "rejects", "exposure"]
+    sha256: Sha256
+    rows: Count
+    bytes: Count
+    base: Count = 0
+
+
+class Draft(Frozen):
+    """A version as a step made it, before the registry gave it a number.
+
+    `rows_in`, `filtered`, `rejected` and `unused` account for the step's input rows; the rest of them led to an output.
+
+    Args:
+        opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
+        beside: places in `inputs` of those that the operator was given whole while others came row by row.
+        files: the files that a source was read from, as the pipeline names them.
+    """
+
+    name: Name
+    kind: str
+    type: str
+    fields: dict[str, str]
+    content_id: str
+    pipeline: str
+    step: str
+    op: str
+    output: str
+    step_key: str
+    key_object: DataObject
+    inputs: tuple[VersionRef, ...] = ()
+    models: tuple[VersionRef, ...] = ()
+    opaque: tuple[Place, ...] = ()
+    beside: tuple[Place, ...] = ()
+    data: tuple[DataObject, ...] = ()
+    side: tuple[SideObject, ...] = ()
+    attachments: tuple[DataObject, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    rows_in: Count = 0
+    filtered: Count = 0
+    rejected: Count = 0
+    unused: Count = 0
+    files: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _sums_fit(self) -> Self:
+        if self.rows > MOST or self.bytes > MOST:
+            raise ValueError("more rows or bytes than can be counted")
+        return self
+
+    @property
+    def version_id(self) -> str:
+        """The version's identity: the same step key and content under the same name are the same version."""
+        return json_digest([self.name, self.step_key, self.output, self.content_id])
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(data.rows for data in self.data)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the data objects and attachments in bytes."""
+        return sum(part.bytes for part in (*self.data, *self.attachments))
+
+
+class Manifest(Draft):
+    """A committed version, as it stands in `manifests/<version_id>.json`."""
+
+    version: Number
+    run_id: RunId
+    created_at: Moment
+
+    @property
+    def ref(self) -> VersionRef:
+        """The version as an input of another step."""
+        return VersionRef(name=self.name, version=self.version, content_id=self.content_id)
+
+
+class StepRun(Frozen):
+    """What a step did in one run. Calls, tokens and cost are those of this run; reused answers cost nothing."""
+
+    step: str
+    op: str
+    outcome: Literal["hit", "ran", "resumed", "failed"]
+    rows_in: Count = 0
+    rows_out: Count = 0
+    filtered: Count = 0
+    rejected: Count = 0
+    unused: Count = 0
+    calls: Count = 0
+    calls_reused: Count = 0
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    cost_usd: Amount = 0.0
+    seconds: Amount = 0.0
+
+
+class Event(Frozen):
+    """One line of `runs/<run_id>.ndjson`."""
+
+    event: Literal["started", "step", "ended"]
+    at: Moment
+    run_id: RunId
+    pipeline: str = ""
+    state: Literal["running", "succeeded", "failed", "interrupted"] = "running"
+    error: Annotated[str | None, BeforeValidator(_unicode)] = None
+    step: StepRun | None = None
+    refs: dict[Name, Number] = {}
+    source: Annotated[dict[str, Any], BeforeValidator(_unicode)] = {}
+
+
+class Pin(Frozen):
+    """A version that is to be kept."""
+
+    name: Name
+    version: Number
+    pinned_at: Moment
+
+
+class Given(Frozen):
+    """The highest number that a name's versions ever had, when that version is gone."""
+
+    name: Name
+    version: Number
+
+
+def unfit(error: ValidationError) -> str:
+    """Why a sound document cannot be used, in words: another engine wrote it, or the tables cannot hold what it says."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] in ("extra_forbidden", "missing", "literal_error"):
+        return "was written by another version of the engine, and cannot be read by this one"
+    where = ".".join(map(str, first["loc"]))
+    return f"holds a value that the registry cannot keep ({where}: {first['msg'].removeprefix('Value error, ')})"

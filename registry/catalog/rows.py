@@ -1,0 +1,138 @@
+"""Rows of the catalog's tables, made from what the files say: manifests, run journals, marks."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import duckdb
+
+from registry.catalog.manifest import Event, Given, Manifest, Pin
+
+TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
+
+Rows = dict[str, list[dict[str, Any]]]
+
+_UNFIT = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException, duckdb.InvalidTypeException)
+"""What DuckDB raises about values, rather than about the file."""
+
+_VERSION = {"name", "version", "kind", "type", "content_id", "run_id", "pipeline", "step", "op", "output", "step_key"}
+
+
+def merged(parts: Iterable[Rows]) -> Rows:
+    """Rows of several sources, in their order."""
+    rows: Rows = defaultdict(list)
+    for part in parts:
+        for table, more in part.items():
+            rows[table].extend(more)
+    return rows
+
+
+def manifest_rows(m: Manifest) -> Rows:
+    """What the catalog knows of a version."""
+    here = {"name": m.name, "version": m.version}
+    told = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
+    parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
+    return {
+        "versions": [
+            m.model_dump(include=_VERSION)
+            | told
+            | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None}
+        ],
+        "inputs": [
+            {"child": m.name, "child_version": m.version, "position": position, "role": role}
+            | {"parent": ref.name, "parent_version": ref.version, "opaque": role == "model" or position in m.opaque}
+            for position, (role, ref) in enumerate(parents)
+        ],
+        "side_objects": [here | side.model_dump(exclude={"bytes"}) for side in m.side],
+        "metrics": [here | metric.model_dump() for metric in m.metrics],
+    }
+
+
+def run_rows(events: Iterable[Event]) -> Rows:
+    """What the catalog knows of a run, from all of its events in order."""
+    rows: Rows = defaultdict(list)
+    for event in events:
+        if event.event == "started":
+            run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
+            given = {"params": json.dumps(event.source.get("params", {})), "file": event.source.get("file")}
+            rows["runs"].append({**run, "ended_at": None, "error": None, **given})
+        elif event.event == "step" and event.step:
+            position = len(rows["step_runs"])
+            rows["step_runs"].append({"run_id": event.run_id, **event.step.model_dump(), "position": position})
+        elif event.event == "ended":
+            for run in rows["runs"]:
+                run |= {"state": event.state, "ended_at": _naive(event.at), "error": event.error}
+            stamp = {"run_id": event.run_id, "updated_at": _naive(event.at)}
+            rows["refs"] += [{"name": name, "version": version, **stamp} for name, version in event.refs.items()]
+    return rows
+
+
+def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
+    """What the catalog knows of versions that are to be kept, and of numbers that were given."""
+    return {
+        "pins": [pin.model_dump() | {"pinned_at": _naive(pin.pinned_at)} for pin in pins],
+        "numbers": [given.model_dump() for given in numbers],
+    }
+
+
+def latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the references of all runs, those that count: the last one of each name."""
+    return list({ref["name"]: ref for ref in sorted(refs, key=lambda ref: ref["updated_at"])}.values())
+
+
+class UnfitError(ValueError):
+    """The tables cannot hold a row: a number is too large for its column, or a text is not Unicode."""
+
+
+def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+    """Insert rows into the tables of the connection's schema; raises UnfitError when one cannot be held."""
+    for table in TABLES:
+        if more := rows.get(table):
+            # Columns go in as lists: one statement a table, without Arrow, whose conversion of lists imports pandas.
+            names = list(more[0])
+            columns = ", ".join(f"unnest(${place}) as {name}" for place, name in enumerate(names, 1))
+            values = [[row[name] for row in more] for name in names]
+            try:
+                con.execute(f"insert into {table} by name select {columns}", values)
+            except (*_UNFIT, OverflowError) as error:
+                reason = str(error).partition("\n")[0]
+                raise UnfitError(f"the catalog's table {table} cannot hold this: {reason}") from error
+
+
+def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str], manifests: Iterable[Manifest]) -> None:
+    """Let the tables say of versions what their manifests say; nothing of those without one."""
+    ids = list(version_ids)
+    [(known,)] = con.execute("select count(*) from versions where list_contains(?, version_id)", [ids]).fetchall()
+    if known:
+        gone = "select name, version from versions where list_contains(?, version_id)"
+        for table in ("side_objects", "metrics"):
+            con.execute(f"delete from {table} where (name, version) in ({gone})", [ids])
+        con.execute(f"delete from inputs where (child, child_version) in ({gone})", [ids])
+        con.execute("delete from versions where list_contains(?, version_id)", [ids])
+    insert(con, merged(manifest_rows(manifest) for manifest in manifests))
+
+
+def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Event]) -> None:
+    """Let the tables say of a run what its journal says. No run that ended later may have moved the same references."""
+    rows = run_rows(events)
+    for table in ("runs", "step_runs"):
+        con.execute(f"delete from {table} where run_id = ?", [run_id])
+    for ref in rows.get("refs", ()):
+        con.execute("delete from refs where name = ?", [ref["name"]])
+    insert(con, rows)
+
+
+def replace_marks(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+    """Let the tables of pins and numbers hold these rows, and no others."""
+    for table in ("pins", "numbers"):
+        con.execute(f"delete from {table}")
+    insert(con, rows)
+
+
+def _naive(moment: dt.datetime) -> dt.datetime:
+    """UTC without a zone: DuckDB's `timestamp`."""
+    return moment.astimezone(dt.UTC).replace(tzinfo=None)

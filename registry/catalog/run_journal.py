@@ -1,0 +1,220 @@
+"""The journals of runs: `runs/<run_id>.ndjson`, one event a line, each line an OpenLineage RunEvent.
+
+Our own event stands in the run facet `engine`, with a digest of the whole line. The last line may have been cut off by a
+crash; every other one is whole or damaged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from registry.catalog.manifest import Event, Manifest, unfit
+from registry.storage import fault_points, ids, plain_files
+from registry.storage.checked_json import canonical_json, json_digest
+from registry.storage.files import CorruptError, durable_write, fsync_folder
+
+_log = logging.getLogger("registry")
+
+
+class Unfit(NamedTuple):
+    """A sound line of a journal, of a step, that the catalog cannot hold: its number, and why."""
+
+    line: int
+    reason: str
+
+
+class Journal(NamedTuple):
+    """The events of a run, and the lines that are left out of them."""
+
+    events: list[Event]
+    unfit: list[Unfit]
+
+
+class RunLog:
+    """The folder of journals, and of the locks by which a run is known to be alive."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._claimed: dict[str, FileLock] = {}
+
+    def run_ids(self) -> list[str]:
+        """The runs that have a journal."""
+        return sorted(path.stem for path in plain_files.folder(self._folder).glob("*.ndjson"))
+
+    def path(self, run_id: str) -> Path:
+        """Where a run's journal lies, or would lie; raises CorruptError when this is not the id of a run."""
+        return plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.ndjson"
+
+    def append(self, run_id: str, line: bytes) -> None:
+        """Write what `sealed` gave, durably; when that fails, the journal is as it was."""
+        path = self.path(run_id)
+        fresh = not plain_files.kind(path)
+        if fresh and not self._folder.exists():
+            self._folder.mkdir(parents=True)
+            fsync_folder(self._folder.parent)
+        _mend(path)
+        with plain_files.written(path) as journal:
+            kept = journal.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[journal.write(line) :]
+                os.fsync(journal.fileno())
+            except OSError:
+                journal.truncate(kept)
+                raise
+        if fresh:
+            fsync_folder(self._folder)
+        fault_points.point("journal.appended")
+
+    def read(self, run_id: str) -> list[Event]:
+        """A run's events; none when there is no journal. Raises CorruptError, which names file and line.
+
+        A step's line that the tables cannot hold is left out, with a warning: engines before 0.3 could write one.
+        """
+        events, unfit = self.scan(run_id)
+        for line in unfit:
+            _log.warning("%s, line %d, %s. It is left out.", self.path(run_id), line.line, line.reason)
+        return events
+
+    def scan(self, run_id: str) -> Journal:
+        """A run's events, and the lines that cannot be among them. Raises CorruptError as `read`."""
+        path = self.path(run_id)
+        try:
+            *whole, last = plain_files.read(path).split(b"\n")
+        except FileNotFoundError:
+            return Journal([], [])
+        documents = [_opened(text, path, number) for number, text in enumerate(whole, 1)]
+        if unended := _unended(last):
+            documents.append(unended)
+        found = Journal([], [])
+        for number, document in enumerate(documents, 1):
+            told = document["run"]["facets"]["engine"].get("event")
+            try:
+                event = Event.model_validate(told)
+            except ValidationError as error:
+                if not isinstance(told, dict) or told.get("event") != "step":
+                    # Which versions are the latest stands in the others: to leave one out would change that.
+                    raise CorruptError(f"{path}, line {number}, {unfit(error)}") from error
+                found.unfit.append(Unfit(number, unfit(error)))
+                continue
+            if event.run_id != run_id:
+                raise CorruptError(f"{path}, line {number}, is damaged: it is of the run {event.run_id!r}")
+            found.events.append(event)
+        return found
+
+    def pipeline(self, run_id: str) -> str:
+        """The pipeline of a run, which its first event names; raises CorruptError when it has none."""
+        path = self.path(run_id)
+        try:
+            with plain_files.opened(path) as journal:
+                first = journal.readline()
+        except FileNotFoundError:
+            first = b""
+        if document := _unended(first):
+            try:
+                return Event.model_validate(document["run"]["facets"]["engine"].get("event")).pipeline
+            except ValidationError as error:
+                raise CorruptError(f"{path}, line 1, {unfit(error)}") from error
+        raise CorruptError(f"{path} is missing, or its first line is damaged: nothing can be told of this run any more")
+
+    def claim(self, run_id: str) -> None:
+        """Let a run count as alive as long as this process lives, or until it is released."""
+        plain_files.folder(self._folder).mkdir(parents=True, exist_ok=True)
+        lock = self._lock(run_id)
+        lock.acquire()
+        self._claimed[run_id] = lock
+        fault_points.point("run.claimed")
+
+    def release(self, run_id: str) -> None:
+        """The run is over."""
+        lock = self._claimed.pop(run_id)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+        fault_points.point("run.released")
+
+    def is_live(self, run_id: str) -> bool:
+        """Whether the process of a run is there."""
+        if run_id in self._claimed:
+            return True
+        lock = self._lock(run_id)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+        return False
+
+    def _lock(self, run_id: str) -> FileLock:
+        return FileLock(plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.lock", thread_local=False)
+
+
+def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
+    """An event as a line of a journal. The first call in a process takes a while: it imports OpenLineage's classes.
+
+    Args:
+        manifests: the versions that a step made, or stands for: OpenLineage's inputs and outputs.
+    """
+    from registry.catalog.openlineage import FACET_SCHEMA, PRODUCER, line
+
+    document = line(event, manifests)
+    told = event.model_dump(mode="json", exclude_defaults=True)
+    facet = {"_producer": PRODUCER, "_schemaURL": FACET_SCHEMA, "event": told}
+    document["run"]["facets"]["engine"] = facet
+    facet["sha256"] = json_digest(document)
+    return canonical_json(document) + b"\n"
+
+
+def _opened(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(line)
+        if _intact(document):
+            return document
+    except (ValueError, RecursionError):
+        pass  # not even JSON: damaged all the same
+    raise CorruptError(f"{path}, line {number}, is damaged: its checksum does not match")
+
+
+def _unended(rest: bytes) -> dict[str, Any] | None:
+    """What stands behind the last newline: a line whose newline is damaged, or one that was being written when its
+    process died, which never took effect.
+    """
+    try:
+        document, _ = json.JSONDecoder().raw_decode(rest.decode(errors="replace"))
+        return document if _intact(document) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _mend(path: Path) -> None:
+    """Make a journal end with a newline, so that a line can follow."""
+    if not plain_files.kind(path):
+        return
+    with plain_files.opened(path) as journal:
+        if not journal.seek(0, os.SEEK_END):
+            return
+        journal.seek(-1, os.SEEK_END)
+        if journal.read() == b"\n":
+            return
+    whole, newline, rest = plain_files.read(path).rpartition(b"\n")
+    unended = _unended(rest)
+    durable_write(path, whole + newline + (canonical_json(unended) + b"\n" if unended else b""))
+
+
+def _intact(document: Any) -> bool:
+    """Whether a line holds what was written."""
+    try:
+        facet = document["run"]["facets"]["engine"]
+        unsealed = {name: value for name, value in facet.items() if name != "sha256"}
+        facets = document["run"]["facets"] | {"engine": unsealed}
+        return bool(facet["sha256"] == json_digest(document | {"run": document["run"] | {"facets": facets}}))
+    except (KeyError, TypeError, AttributeError):
+        return False

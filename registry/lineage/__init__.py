@@ -1,0 +1,1 @@
+"""Which rows a row came from, and which rows and models came from it."""

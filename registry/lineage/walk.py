@@ -1,0 +1,217 @@
+"""Row lineage across versions: which rows a row came from, and which came from it.
+
+Edges between rows are in side objects of the child versions. A walk goes along the version graph, one hop at a time, and
+reads the objects of the versions that it reaches only, so its cost depends on these and not on all edges there are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from registry.storage.objects import CorruptError, ObjectStore
+
+Rows = npt.NDArray[np.int64]
+Direction = Literal["up", "down"]
+
+
+class Version(NamedTuple):
+    """A version by name and number."""
+
+    name: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+class Link(NamedTuple):
+    """An input of a version: `place` is its number in row edges; a model is an input without row edges.
+
+    `opaque`: which rows of it led to which is not known (of all rows, or of some).
+    """
+
+    child: Version
+    parent: Version
+    place: int
+    model: bool
+    opaque: bool
+
+    def beyond(self, direction: Direction) -> Version:
+        """The version at the other end."""
+        return self.parent if direction == "up" else self.child
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The versions of a registry, how they are linked, and which objects hold their row edges."""
+
+    parents: Mapping[Version, Sequence[Link]]
+    children: Mapping[Version, Sequence[Link]]
+    edges: Mapping[Version, Sequence[str]]
+
+    def links(self, version: Version, direction: Direction) -> Sequence[Link]:
+        """A version's links to what it was made from, or to what was made from it."""
+        return (self.parents if direction == "up" else self.children).get(version, ())
+
+
+class Hop(NamedTuple):
+    """Known row edges between two versions: `child_rows[i]` came from `parent_rows[i]`."""
+
+    child: Version
+    child_rows: Rows
+    parent: Version
+    parent_rows: Rows
+
+    def beyond(self, direction: Direction) -> Version:
+        """The version at the other end."""
+        return self.parent if direction == "up" else self.child
+
+
+class Reached(NamedTuple):
+    """Rows of a version that a walk came to in `depth` hops; None: of its rows any may be meant, it is not known which."""
+
+    depth: int
+    version: Version
+    rows: Rows | None
+
+
+@dataclass
+class Walk:
+    """What a walk found, nearest first, and along which edges between rows."""
+
+    reached: list[Reached] = field(default_factory=list)
+    hops: list[Hop] = field(default_factory=list)
+
+
+def graph(
+    inputs: Sequence[tuple[str, int, str, int, int, str, bool]],
+    objects: Sequence[tuple[str, int, str]],
+    twins: Sequence[tuple[Sequence[str], Sequence[int]]] = (),
+) -> Graph:
+    """The graph from the catalog's tables.
+
+    Args:
+        inputs: (child, child_version, parent, parent_version, position, role, opaque).
+        objects: (name, version, sha256) of objects with row edges.
+        twins: (names, versions) of versions of a name with the same rows. A step that finds its rows unchanged is not run
+            again: what it made of one counts as made of the others, unless it made another version of them.
+    """
+    parents: defaultdict[Version, list[Link]] = defaultdict(list)
+    children: defaultdict[Version, list[Link]] = defaultdict(list)
+    edges: defaultdict[Version, list[str]] = defaultdict(list)
+    for child, child_version, parent, parent_version, place, role, opaque in inputs:
+        link = Link(Version(child, child_version), Version(parent, parent_version), place, role == "model", opaque)
+        parents[link.child].append(link)
+        children[link.parent].append(link)
+    made = {version: tuple(links) for version, links in children.items()}
+    for names, versions in twins:
+        same = list(map(Version, names, versions))
+        for one in same:
+            own = {link.child.name for link in made.get(one, ())}
+            others = [link for twin in same if twin != one for link in made.get(twin, ()) if link.child.name not in own]
+            children[one] += [link._replace(parent=one) for link in others]
+    for name, version, sha256 in objects:
+        edges[Version(name, version)].append(sha256)
+    return Graph(parents, children, edges)
+
+
+def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] | Rows, direction: Direction) -> Walk:
+    """All that rows of a version came from (`up`) or led to (`down`), in as few hops as possible, themselves first.
+
+    A row of a step with a model of the registry came from the model (its row 0), and a model from the rows that its trainer
+    saw. Which rows a model led to is not known: any of those that were made with it.
+
+    Raises:
+        CorruptError: an object with edges is damaged or missing.
+    """
+    found = Walk()
+    reader = _Edges(graph, store, direction)
+    met: dict[Version, Rows] = {}
+    known = {start: np.unique(np.asarray(rows, np.int64))}
+    vague_met: set[Version] = set()
+    vague: set[Version] = set()
+    depth = 0
+    while known or vague:
+        found.reached += [Reached(depth, version, at) for version, at in known.items()]
+        found.reached += [Reached(depth, version, None) for version in sorted(vague)]
+        met |= {version: np.union1d(met.get(version, _NONE), at) for version, at in known.items()}
+        vague_met |= vague
+        hops = [hop for version, at in known.items() for hop in reader.hops(version, at)]
+        found.hops += hops
+        unclear = {
+            link.beyond(direction) for version in known for link in graph.links(version, direction) if reader.unclear(link)
+        }
+        unclear |= {link.beyond(direction) for version in vague for link in graph.links(version, direction)}
+        vague = unclear - vague_met
+        ahead: defaultdict[Version, list[Rows]] = defaultdict(list)
+        for hop in hops:
+            ahead[hop.beyond(direction)].append(hop.parent_rows if direction == "up" else hop.child_rows)
+        fresh = {version: np.setdiff1d(np.concatenate(parts), met.get(version, _NONE)) for version, parts in ahead.items()}
+        known = {version: at for version, at in fresh.items() if len(at)}
+        depth += 1
+    return found
+
+
+_NONE: Rows = np.empty(0, np.int64)
+
+
+class _Edges:
+    """Reads the row edges that a walk needs."""
+
+    def __init__(self, graph: Graph, store: ObjectStore, direction: Direction) -> None:
+        self._graph = graph
+        self._store = store
+        self._direction: Direction = direction
+        self._read: dict[tuple[str, int, int], pa.Table] = {}
+
+    def unclear(self, link: Link) -> bool:
+        """Whether rows beyond the link may be meant that no edge names."""
+        return link.opaque and not (link.model and self._direction == "up")
+
+    def hops(self, version: Version, rows: Rows) -> list[Hop]:
+        """The edges that begin at rows of a version, link by link."""
+        found = []
+        for link in self._graph.links(version, self._direction):
+            if link.model:
+                if self._direction == "up":
+                    found.append(Hop(link.child, rows, link.parent, np.zeros(len(rows), np.int64)))
+                continue
+            for sha256 in self._graph.edges.get(link.child, ()):
+                child_rows, parent_rows = self._select(sha256, link.place, rows)
+                if len(child_rows):
+                    found.append(Hop(link.child, child_rows, link.parent, parent_rows))
+        return found
+
+    def _select(self, sha256: str, place: int, rows: Rows) -> tuple[Rows, Rows]:
+        """(child rows, parent rows) of the edges of input `place` that begin at `rows`."""
+        column = "child_row" if self._direction == "up" else "parent_row"
+        least, most = int(rows[0]), int(rows[-1])
+        if (sha256, least, most) not in self._read:
+            self._read[sha256, least, most] = _between(self._store, sha256, column, least, most)
+        table = self._read[sha256, least, most]
+        chosen = table["input"].to_numpy() == place
+        chosen &= np.isin(table[column].to_numpy(), rows)
+        return table["child_row"].to_numpy()[chosen], table["parent_row"].to_numpy()[chosen]
+
+
+def _between(store: ObjectStore, sha256: str, column: str, least: int, most: int) -> pa.Table:
+    """The row groups of an object in which `column` may be from `least` to `most`."""
+    with store.open(sha256) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        place = file.schema_arrow.get_field_index(column)
+        chosen = []
+        for group in range(file.metadata.num_row_groups):
+            bounds = file.metadata.row_group(group).column(place).statistics
+            if bounds is None or not bounds.has_min_max or (bounds.min <= most and bounds.max >= least):
+                chosen.append(group)
+        try:
+            return file.read_row_groups(chosen)
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptError(f"object {sha256} is damaged: {error}") from error

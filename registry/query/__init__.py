@@ -1,0 +1,1 @@
+"""Questions to a registry: confined SQL, differences between versions, impact of rows."""

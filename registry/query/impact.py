@@ -1,0 +1,113 @@
+"""What descends from chosen rows: datasets, row by row, and models."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from registry.lineage.walk import Rows, Version
+from registry.query.session import QueryError, Session
+
+
+@dataclass(frozen=True)
+class Affected:
+    """A version that descends from chosen rows.
+
+    Attributes:
+        depth: hops from the chosen rows.
+        kind: dataset, model, calibration or report.
+        rows: its rows that are known to descend from them.
+        size: how many rows it has.
+        unclear: whether others may descend from them, too, because an operator could not tell, or a model made them.
+        latest: whether it is what its name means now.
+        seen: for a model, how often its trainer went through affected rows.
+    """
+
+    depth: int
+    version: Version
+    kind: str
+    step: str
+    rows: Rows
+    size: int
+    unclear: bool
+    latest: bool
+    seen: int | None = None
+
+
+def chosen_rows(
+    session: Session,
+    version: Version,
+    where: str | None,
+    timeout: float | None = None,
+    last_resort: Callable[[], None] | None = None,
+) -> Rows:
+    """The numbers of a version's rows that an SQL condition on its columns (and `row`) holds for.
+
+    Args:
+        timeout, last_resort: as for Session.stream.
+
+    Raises:
+        QueryError: the condition is none.
+    """
+    condition = where or "true"
+    try:
+        # Behind the line break, a comment in the condition cannot hide the parenthesis.
+        found = session.ask(f'select row from "{version}" where ({condition}\n) order by row', None, timeout, last_resort)
+    except QueryError as error:
+        raise QueryError(f"--where {where!r}: {error}") from error
+    return np.array([row for (row,) in found.rows], np.int64)
+
+
+def impact(session: Session, version: Version, rows: Rows) -> list[Affected]:
+    """All that descends from rows of a version, nearest first; the rows themselves are the first entry."""
+    walk = session.lineage.walk(version, rows, "down")
+    known: dict[Version, list[Rows]] = {}
+    depths: dict[Version, int] = {}
+    unclear: set[Version] = set()
+    for depth, reached, at in walk.reached:
+        depths.setdefault(reached, depth)
+        known.setdefault(reached, [])
+        if at is None:
+            unclear.add(reached)
+        else:
+            known[reached].append(at)
+    affected = {each: np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64) for each, parts in known.items()}
+    latest = {Version(name, number) for name, number in session.ask("select name, latest_version from datasets").rows}
+    found = []
+    for each in sorted(affected, key=lambda one: (depths[one], one)):
+        fact = session.lineage.facts[each]
+        found.append(
+            Affected(
+                depth=depths[each],
+                version=each,
+                kind=fact.kind,
+                step=fact.step,
+                rows=affected[each],
+                size=fact.rows,
+                unclear=each in unclear,
+                latest=each in latest,
+                seen=_seen(session, each, affected) if fact.kind == "model" else None,
+            )
+        )
+    return found
+
+
+def _seen(session: Session, model: Version, affected: dict[Version, Rows]) -> int:
+    """How often a model's trainer went through affected rows."""
+    graph = session.lineage.graph
+    datasets = {link.place: link.parent for link in graph.links(model, "up") if not link.model}
+    # By the input's place: what leads into it may be another version with the same rows.
+    chosen: defaultdict[Version, set[int]] = defaultdict(set)
+    for each, rows in affected.items():
+        for link in graph.links(each, "down"):
+            if link.child == model and not link.model:
+                chosen[datasets[link.place]].update(rows.tolist())
+    query = (
+        "select coalesce(sum(times_seen), 0) from training_exposure where model = ? and model_version = ? and dataset = ? "
+        "and dataset_version = ? and row in (select unnest(?::bigint[]))"
+    )
+    asked = [session.ask(query, [*model, *dataset, sorted(rows)]).rows for dataset, rows in chosen.items()]
+    return sum(int(times) for [(times,)] in asked)

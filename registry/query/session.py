@@ -1,0 +1,334 @@
+"""SQL over the registry: read-only, and confined to what the public views show.
+
+A query runs in a database in memory that has no access to files, in a transaction that cannot write. Datasets appear as
+Arrow scans, attached when the query names them; only SELECT and EXPLAIN are let through.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from registry.catalog.catalog import Catalog, sql
+from registry.catalog.manifest import Manifest
+from registry.lineage.lineage import Lineage
+from registry.lineage.walk import Version
+from registry.query import side_tables
+from registry.query.limits import Deadline
+from registry.query.read_only_sql import QueryError, reading
+from registry.query.table_functions import NAMES, create
+from registry.storage.objects import CorruptError, ObjectStore
+
+__all__ = ["Answer", "QueryError", "Session"]
+
+_DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
+_CONFINE = (
+    "set allow_persistent_secrets=false",
+    "set secret_directory=''",
+    "set timezone='UTC'",
+    "set autoinstall_known_extensions=false",
+    "set autoload_known_extensions=false",
+    "set disabled_filesystems='LocalFileSystem'",
+    "set enable_external_access=false",
+    "set lock_configuration=true",
+)
+_BATCH = 2048
+
+_NAMED = (("name", pa.string()), ("version", pa.int32()))
+_EDGES = {
+    "lineage_edges": side_tables.with_columns(side_tables.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
+    "call_edges": side_tables.with_columns(side_tables.CALLS, (*_NAMED, ("base", pa.int64()))),
+    "reject_edges": side_tables.with_columns(side_tables.REJECTS, _NAMED),
+    "exposure_edges": side_tables.with_columns(side_tables.EXPOSURE, _NAMED),
+}
+_SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|\w+_edges)\b", re.IGNORECASE)
+"""Names behind which side objects stand: only a query with one of them opens any."""
+
+
+_FUNCTIONS = re.compile(rf"\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE)
+
+
+class Answer(NamedTuple):
+    """A query's result."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+class Session:
+    """One snapshot of the catalog to ask questions of, one after the other.
+
+    Args:
+        memory: the most that DuckDB may take, such as `4GB` or `50%` (of the machine); without it 80%.
+    """
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._held = catalog.reading()  # what this session may read is not removed while it is open
+        try:
+            self._con = catalog.snapshot()
+        except BaseException:
+            self._held.close()
+            raise
+        self._attached: set[str] = set()
+        self._failed: list[Exception] = []
+        self._missing: list[str] = []
+        for name, schema in _EDGES.items():
+            self._con.register(name, pa.Table.from_batches([], schema))  # empty_table() imports pandas
+        self._con.execute(sql("views.sql"))
+        self._confine(memory)
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._con.close()
+        self._held.close()
+
+    @property
+    def memory(self) -> int:
+        """The most that DuckDB may take, in bytes."""
+        [(text,)] = self._con.execute("select current_setting('memory_limit')").fetchall()
+        number, unit = text.split()
+        return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
+
+    def ask(
+        self,
+        query: str,
+        parameters: list[Any] | None = None,
+        timeout: float | None = None,
+        last_resort: Callable[[], None] | None = None,
+    ) -> Answer:
+        """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong.
+
+        Raises:
+            CorruptError: data cannot be read, or lineage, calls, rejects or exposures that the query needs are missing.
+        """
+        with self.stream(query, parameters, timeout, last_resort) as (columns, batches):
+            answer = Answer(columns, [row for batch in batches for row in batch])
+        if left_out := self.left_out():
+            raise CorruptError(left_out[0])
+        return answer
+
+    @contextmanager
+    def stream(
+        self,
+        query: str,
+        parameters: list[Any] | None = None,
+        timeout: float | None = None,
+        last_resort: Callable[[], None] | None = None,
+    ) -> Iterator[tuple[list[str], Iterator[list[tuple[Any, ...]]]]]:
+        """Run one SELECT or EXPLAIN; its columns, and its rows in batches, made while they are read.
+
+        Args:
+            timeout: seconds that the query may work; time that the reader of the rows takes does not count.
+            last_resort: called when DuckDB does not heed the timeout.
+
+        Raises:
+            QueryError: for anything else or anything wrong, then or while the rows are read.
+        """
+        deadline = Deadline(timeout, self._con.interrupt, last_resort)
+        self._failed.clear()
+        self._missing.clear()
+        with self._explained(deadline), deadline.running():
+            statement, tables = reading(self._con, query, frozenset(NAMES))
+        self._attach_named(query, tables)
+        self._con.execute("begin transaction read only")
+        try:
+            with self._explained(deadline), deadline.running():
+                cursor = self._con.execute(statement, parameters) if parameters else self._con.execute(statement)
+                columns = [column[0] for column in cursor.description or []]
+            yield columns, self._batches(cursor, deadline)
+        finally:
+            self._con.execute("rollback")
+
+    def left_out(self) -> list[str]:
+        """What the last query left out because it is missing, in words: objects with calls, lineage, rejects or exposures."""
+        query = "select name, version, kind from internal.side_objects where sha256 = ?"
+        found = []
+        for sha256 in dict.fromkeys(self._missing):
+            uses = sorted(set(self._con.execute(query, [sha256]).fetchall()))
+            of = ", ".join(f"{kind} of {name}@{version}" for name, version, kind in uses)
+            found.append(f"object {sha256} ({of}) is missing from {self._store.root}")
+        return found
+
+    def names(self) -> list[str]:
+        """The names of all datasets, models and calibrations."""
+        found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
+        return [name for (name,) in found]
+
+    def resolve(self, target: str) -> tuple[str, int]:
+        """`NAME` or `NAME@V` to name and version; raises QueryError when there is no such version."""
+        match = _DATASET.fullmatch(target)
+        name, version = (match["name"], match["version"]) if match else (target, None)
+        found = self.ask(
+            "select v.version, d.latest_version from versions v join datasets d using (name) where v.name = ?", [name]
+        ).rows
+        if not found:
+            close = get_close_matches(name, self.names(), n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else " `engine ls` shows what there is."
+            raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}.{hint}")
+        if version is None and found[0][1] is None:
+            versions = ", ".join(f"{name}@{v}" for v, _ in sorted(found))
+            raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. There is {versions}.")
+        wanted = int(version) if version else found[0][1]
+        if wanted not in [v for v, _ in found]:
+            versions = ", ".join(str(v) for v, _ in sorted(found))
+            raise QueryError(f"{name!r} has no version {wanted}; it has {versions}.")
+        return name, wanted
+
+    def shape(self, name: str, version: int) -> tuple[str, dict[str, str]]:
+        """The record type of a version, and its fields (name -> type)."""
+        [(kind, fields)] = self._con.execute(
+            "select type, fields from internal.versions where name = ? and version = ?", [name, version]
+        ).fetchall()
+        return kind, json.loads(fields)
+
+    def has_step(self, step_key: str) -> bool:
+        """Whether a version was committed under this step key."""
+        found = self._con.execute("select 1 from internal.versions where step_key = ? limit 1", [step_key]).fetchall()
+        return bool(found)
+
+    @cached_property
+    def lineage(self) -> Lineage:
+        """Walks over the lineage of versions and rows."""
+        return Lineage(self._con, self._store)
+
+    def records_at(self, version: Version, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Rows of a version by their numbers; only the objects that hold them are read."""
+        data = self._manifest(*version).data
+        stops = list(accumulate(part.rows for part in data))
+        found: dict[int, dict[str, Any]] = {}
+        for place, numbers in groupby(sorted(set(map(int, rows))), key=lambda row: bisect_right(stops, row)):
+            wanted = list(numbers)
+            first = stops[place] - data[place].rows
+            table = self._store.read_table(data[place].sha256).take([row - first for row in wanted])
+            found |= dict(zip(wanted, table.to_pylist(), strict=True))
+        return found
+
+    def table(self, target: str) -> pa.Table:
+        """A version's rows (`NAME` or `NAME@V`) as Arrow, read whole with every checksum verified."""
+        return self._rows(*self.resolve(target))
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _confine(self, memory: str | None) -> None:
+        # No spilling: the folder for it would be one that queries can read and write.
+        self._con.execute("set temp_directory=''")
+        if memory:
+            try:
+                self._con.execute("set memory_limit='{}'".format(self._amount(memory).replace("'", "''")))
+            except duckdb.Error as error:
+                reason = str(error).splitlines()[0]
+                raise QueryError(f"--memory {memory!r} cannot be: write 4GB, 500MB or 50%. {reason}") from error
+        for statement in _CONFINE:
+            self._con.execute(statement)
+
+    def _amount(self, memory: str) -> str:
+        """An amount of memory in DuckDB's words. Before 2.0 it knows no percentages; its own limit is 80% of the machine's."""
+        share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) *%", memory.strip())
+        if not share or not 0 < float(share[1]) <= 100:
+            return memory
+        return f"{int(self.memory / 0.8 * float(share[1]) / 100) >> 10}KiB"
+
+    def _batches(self, cursor: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[list[tuple[Any, ...]]]:
+        while True:
+            with self._explained(deadline), deadline.running():
+                batch = cursor.fetchmany(_BATCH)
+            if not batch:
+                return
+            yield batch
+
+    @contextmanager
+    def _explained(self, deadline: Deadline) -> Iterator[None]:
+        """Errors of DuckDB in words for the user."""
+        less = "or ask for less: one version, fewer columns, a narrower `where`"
+        memory = f"the query needs more memory than it may take. Allow more (--memory SIZE), {less}."
+        try:
+            yield
+        except duckdb.InterruptException as error:
+            raise QueryError(
+                f"the query was stopped after {deadline.seconds:g} s. Allow more (--timeout SECONDS), {less}."
+            ) from error
+        except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
+            raise QueryError(memory) from error
+        except duckdb.TransactionException as error:
+            raise QueryError(f"the registry is read-only, only SELECT (and EXPLAIN) may run: {error}") from error
+        except duckdb.PermissionException as error:
+            raise QueryError(f"queries see the registry's views and datasets, and no files: {error}") from error
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if self._failed:
+                raise self._failed[0] from error
+            # What Arrow says after it is a traceback.
+            text = str(error).strip().partition(". Detail: Python exception")[0]
+            if "Out of memory: " in text:  # Arrow's, while DuckDB reads from it
+                raise QueryError(memory) from error
+            if "reading the stream registered" in text:
+                reason = text.partition("failed: ")[2]
+                raise CorruptError(f"the query was stopped, because data cannot be read: {reason}") from error
+            raise QueryError(text) from error
+
+    def _attach_named(self, query: str, tables: set[str]) -> None:
+        if _SIDE_VIEWS.search(query) and "edges" not in self._attached:
+            for name, schema in _EDGES.items():
+                self._con.register(name, self._side(name, schema))
+            self._attached.add("edges")
+        if _FUNCTIONS.search(query) and "functions" not in self._attached:
+            create(self._con, self.lineage, self._failed)
+            self._attached.add("functions")
+        known = set(self.names()) if tables - self._attached else set()
+        for label in tables - self._attached:
+            match = _DATASET.fullmatch(label)
+            # No view has a slash in its name: what has one can only be meant as a dataset.
+            if "/" in label or (match and match["name"] in known):
+                self._attach(label)
+
+    def _attach(self, label: str) -> None:
+        """Make a version a view that reads, when it is used, the columns that are."""
+        scan, view = ('"{}"'.format(name.replace('"', '""')) for name in (f"rows of {label}", label))
+        self._con.register(f"rows of {label}", self._scan(*self.resolve(label)))
+        # Arrow gives the rows in the order of the files, and a window without an order keeps it.
+        self._con.execute(f"create temp view {view} as select row_number() over () - 1 as row, * from {scan}")
+        self._attached.add(label)
+
+    def _scan(self, name: str, version: int) -> Any:
+        objects = [data.sha256 for data in self._manifest(name, version).data]
+        try:
+            schema = pq.ParquetFile(self._store.open(objects[0])).schema_arrow
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptError(f"object {objects[0]} of {name}@{version} is not readable as Parquet: {error}") from error
+        return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store)
+
+    def _rows(self, name: str, version: int) -> pa.Table:
+        table = pa.concat_tables([self._store.read_table(data.sha256) for data in self._manifest(name, version).data])
+        return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
+
+    def _manifest(self, name: str, version: int) -> Manifest:
+        found = self._con.execute(
+            "select version_id from internal.versions where name = ? and version = ?", [name, version]
+        ).fetchall()
+        return self._catalog.truth.manifest_of(name, version, [version_id for (version_id,) in found])
+
+    def _side(self, kind: str, schema: pa.Schema) -> Any:
+        wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[
+            kind
+        ]
+        keys: dict[str, Callable[[tuple[Any, ...]], dict[str, str | int]]] = {
+            "lineage": lambda r: {"child": r[0], "child_version": r[1]},
+            "calls": lambda r: {"name": r[0], "version": r[1], "base": r[3]},
+            "rejects": lambda r: {"name": r[0], "version": r[1]},
+            "exposure": lambda r: {"name": r[0], "version": r[1]},
+        }
+        found = self._con.execute("select name, version, sha256, base from internal.side_objects where kind = ?", [wanted])
+        fragments = [side_tables.Fragment(row[2], keys[wanted](row)) for row in found.fetchall()]
+        return side_tables.scan(fragments, schema, self._store, self._missing)

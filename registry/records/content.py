@@ -1,0 +1,107 @@
+"""Content ids: what rows say, whatever files they are in.
+
+A content id is a SHA-256 over the columns of the rows. It does not depend on how the rows were chunked, on the Parquet
+writer, or on the bytes that stand behind a null. It is made table by table: no more than one is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from registry.records.record import Record, type_label
+
+BATCH_ROWS = 8192
+"""Rows looked at together."""
+
+_Streams = defaultdict[str, "hashlib._Hash"]
+"""What stands in a column, and in what lists and structs hold: validity, lengths, values, each hashed on its own, so that
+it does not matter where a table ends."""
+
+
+def content_id(schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
+    """Hex SHA-256 of the rows of `tables` laid end to end, all of `schema` (names, types and order count)."""
+    streams: _Streams = defaultdict(hashlib.sha256)
+    rows = 0
+    for table in tables:
+        rows += table.num_rows
+        for place, field in enumerate(schema):
+            for chunk in table.column(field.name).chunks:
+                _update(streams, str(place), chunk)
+    digest = hashlib.sha256(b"rows/2\n")
+    for field in schema:
+        digest.update(f"{field.name}\0{type_label(field.type, field.nullable)}\n".encode())
+    digest.update(f"rows {rows}\n".encode())
+    for stream in sorted(streams):
+        digest.update(f"{stream} {streams[stream].hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _update(streams: _Streams, place: str, array: pa.Array) -> None:
+    kind = array.type
+    if not len(array):
+        return
+    streams[f"{place} valid"].update(_plain(array.is_valid().cast(pa.uint8())) if array.null_count else b"\1" * len(array))
+    if pa.types.is_struct(kind):
+        for number, child in enumerate(array.flatten()):
+            _update(streams, f"{place}.{number}", child)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        streams[f"{place} length"].update(_plain(pc.list_value_length(array).cast(pa.int64())))
+        _update(streams, f"{place}.0", array.flatten())
+    elif (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    ):
+        raw = _filled(array.cast(pa.large_binary()), b"")
+        offsets = np.frombuffer(raw.buffers()[1], dtype=np.int64)[raw.offset : raw.offset + len(raw) + 1]
+        streams[f"{place} length"].update(np.diff(offsets).data)
+        streams[f"{place} value"].update(memoryview(raw.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+    elif pa.types.is_boolean(kind):
+        streams[f"{place} value"].update(_plain(array.cast(pa.uint8())))
+    elif pa.types.is_temporal(kind):
+        streams[f"{place} value"].update(_plain(array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())))
+    else:
+        streams[f"{place} value"].update(_plain(array))
+
+
+def _plain(numbers: pa.Array) -> memoryview:
+    return np.ascontiguousarray(_filled(numbers, 0).to_numpy(zero_copy_only=False)).data
+
+
+def _filled(array: pa.Array, value: Any) -> pa.Array:
+    return array.fill_null(value) if array.null_count else array
+
+
+def row_ids(table: pa.Table) -> Iterator[str]:
+    """Hex SHA-256 of each row's fields, of any dataset: what an exclusion list names rows by.
+
+    Fields without a value do not count, also in records inside it, so a record type that is widened by an optional field
+    keeps its rows' ids; nor does the column `row`.
+    """
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        for row in batch.to_pylist():
+            row.pop("row", None)
+            yield hashlib.sha256(json.dumps(_said(row), sort_keys=True, default=_text).encode()).hexdigest()
+
+
+def _said(value: Any) -> Any:
+    """A value without the fields that have none."""
+    if isinstance(value, dict):
+        return {name: _said(inner) for name, inner in value.items() if inner is not None}
+    return [_said(item) for item in value] if isinstance(value, list) else value
+
+
+def _text(value: Any) -> str:
+    # Not repr: how that names a time zone depends on the packages that are installed.
+    return str(value.hex() if isinstance(value, bytes) else value.isoformat())
+
+
+def row_id(row: Record) -> str:
+    """The same for one row that is not stored yet."""
+    return next(row_ids(type(row).to_table([row])))

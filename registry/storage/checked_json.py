@@ -1,0 +1,47 @@
+"""JSON documents that carry their own checksum, and the one spelling of JSON that is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from registry.storage import plain_files
+from registry.storage.files import CorruptError, durable_write
+
+
+def write_checked_json(target: Path, document: Any) -> None:
+    """Write JSON durably together with its SHA-256."""
+    durable_write(target, checked_json(document))
+
+
+def read_checked_json(path: Path) -> Any:
+    """Read what write_checked_json wrote; raises CorruptError when a byte changed, FileNotFoundError when absent."""
+    return parse_checked_json(plain_files.read(path), str(path))
+
+
+def checked_json(document: Any) -> bytes:
+    """A document and its SHA-256 as the bytes of a file."""
+    return canonical_json({"sha256": json_digest(document), "body": document}) + b"\n"
+
+
+def parse_checked_json(data: bytes, where: str) -> Any:
+    """The document that checked_json spelled; raises CorruptError, naming `where` it lies, when a byte changed."""
+    try:
+        envelope = json.loads(data)
+        if envelope["sha256"] == json_digest(envelope["body"]):
+            return envelope["body"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass  # not even JSON: damaged all the same
+    raise CorruptError(f"{where} is damaged: its checksum does not match")
+
+
+def canonical_json(document: Any) -> bytes:
+    """The one spelling of a JSON document that is hashed: sorted keys, no spaces, UTF-8."""
+    return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def json_digest(document: Any) -> str:
+    """Hex SHA-256 of a document's canonical JSON."""
+    return hashlib.sha256(canonical_json(document)).hexdigest()

@@ -1,0 +1,254 @@
+"""The object store: immutable files named by their SHA-256. What is read was verified first, all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from registry.storage import plain_files
+from registry.storage.checked_json import canonical_json, json_digest, read_checked_json, write_checked_json
+from registry.storage.files import CorruptError, Files, LocalFiles, durable_write, fsync_folder, replacing
+from registry.storage.ids import is_sha256
+from registry.storage.shared_lock import SharedLock
+
+__all__ = [
+    "CorruptError",
+    "Listed",
+    "MissingError",
+    "ObjectStore",
+    "Stored",
+    "canonical_json",
+    "durable_write",
+    "fsync_folder",
+    "json_digest",
+    "read_checked_json",
+    "write_checked_json",
+]
+
+_PACKED_ROWS = 65_536
+"""Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
+
+
+class MissingError(CorruptError):
+    """An object that was stored is not there."""
+
+
+class Stored(NamedTuple):
+    """An object's name and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+class Listed(NamedTuple):
+    """A file of the store: an object, or (`sha256` is None) what a crash left behind."""
+
+    sha256: str | None
+    name: str
+    bytes: int
+    modified: float
+
+
+class ObjectStore:
+    """Content-addressed files: `ab/<sha256>`.
+
+    Args:
+        files: where they are; a path is a folder of this machine.
+        cache: for files elsewhere, the folder that keeps copies of what was written or read.
+    """
+
+    def __init__(self, files: Files | Path, cache: Path | None = None) -> None:
+        self._files = LocalFiles(files) if isinstance(files, Path) else files
+        if isinstance(self._files, LocalFiles):
+            self._near = self._files
+        elif cache:
+            self._near = LocalFiles(cache)
+        else:
+            raise ValueError(f"objects at {self._files.where} need a folder for copies on this machine")
+        root = self._near.root
+        self._use = SharedLock(root.with_name(f"{root.name}.lock"), f"the objects in {root} are being collected")
+
+    @property
+    def root(self) -> Path:
+        """The folder of this machine with the objects, or with copies of them."""
+        return self._near.root
+
+    def path(self, sha256: str) -> Path:
+        """Where an object, or a copy of it, lies on this machine if it is there. Nothing is verified: see `open`."""
+        return self._near.path(_name(sha256))
+
+    def put_bytes(self, data: bytes) -> Stored:
+        """Store bytes durably; an object that is there, and undamaged, is made young instead of written again."""
+        stored = Stored(hashlib.sha256(data).hexdigest(), len(data))
+        if not self._renewed(stored):
+            self._files.write(_name(stored.sha256), data)
+            if self._near is not self._files:
+                self._near.write(_name(stored.sha256), data)  # whoever stores rows reads them soon: for their content id
+        return stored
+
+    def put_file(self, source: Path) -> Stored:
+        """Copy a file into the store durably."""
+        with source.open("rb") as file:
+            stored = Stored(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+        if not self._renewed(stored):
+            self._files.write_file(_name(stored.sha256), source)
+        return stored
+
+    def put_table(self, table: pa.Table, *, delta: tuple[str, ...] = ()) -> Stored:
+        """Store a table as Parquet with page checksums; `delta` names sorted integer columns to pack tightly.
+
+        A table with such columns is one to look up single rows in, so it is cut into small row groups.
+        """
+        sink = pa.BufferOutputStream()
+        encodings = dict.fromkeys(delta, "DELTA_BINARY_PACKED") or None
+        plain = [name for name in table.schema.names if name not in delta]
+        pq.write_table(
+            table,
+            sink,
+            row_group_size=_PACKED_ROWS if delta else None,
+            compression="zstd",
+            write_page_checksum=True,
+            column_encoding=encodings,
+            use_dictionary=plain if delta else True,
+        )
+        return self.put_bytes(sink.getvalue().to_pybytes())
+
+    def open(self, sha256: str) -> pa.NativeFile:
+        """An object as a seekable file on memory that was verified. Raises CorruptError when it is damaged or missing."""
+        return pa.BufferReader(self._verified(sha256))
+
+    def read_bytes(self, sha256: str) -> bytes:
+        """An object's bytes, verified. Raises CorruptError when it is damaged or missing."""
+        return bytes(self._verified(sha256))
+
+    def read_document(self, sha256: str) -> dict[str, Any]:
+        """An object that is a JSON object, verified. Raises CorruptError when it is not, or is damaged or missing."""
+        try:
+            document = json.loads(self.read_bytes(sha256))
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise CorruptError(f"object {sha256} in {self._files.where} is not a JSON document")
+        return document
+
+    def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet object's rows, verified. Raises CorruptError when it is damaged or missing, rather than give wrong rows."""
+        opened = self.open(sha256)
+        try:
+            # Not pq.read_table, which imports pandas on the way.
+            with pq.ParquetFile(opened, page_checksum_verification=True) as file:
+                return file.read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptError(f"object {sha256} in {self._files.where} is not readable as Parquet: {error}") from error
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the object is there with the size it was written with."""
+        return self._files.size(_name(sha256)) == size
+
+    def verify(self, sha256: str) -> None:
+        """Read an object where it truly is, past any copy; raises CorruptError when it is damaged or missing."""
+        if self._files is self._near:
+            self._verified(sha256)
+            return
+        try:
+            data = self._files.read(_name(sha256))
+        except FileNotFoundError:
+            raise self._missing(sha256) from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise self._damaged(sha256)
+
+    def listing(self, strict: bool = True) -> Iterator[Listed]:
+        """All files of the store, in no particular order; `strict` as in Files.listing."""
+        for name, size, modified in self._files.listing(strict):
+            last = name.rpartition("/")[2]
+            sha256 = last if is_sha256(last) and name == _name(last) else None
+            yield Listed(sha256, name, size, modified)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the listing by its `name`, and the copy of it on this machine."""
+        self._files.remove(name)
+        self._near.remove(name)
+
+    def remove_old(self, name: str, horizon: float) -> bool:
+        """Remove a file of the listing, unless it is younger than `horizon` by now. Only for objects in a folder.
+
+        Nobody finds an object there and makes it young between the look at its age and its removal.
+        """
+        path = self._near.path(name)
+        with self._use.take():
+            about = plain_files.about(path)
+            if not about or about.st_mtime > horizon:
+                return False
+            path.unlink(missing_ok=True)
+        return True
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _renewed(self, stored: Stored) -> bool:
+        """Whether the object is there undamaged, and young. Storing a damaged one again heals it.
+
+        It is made young before it is looked at: whoever removes old objects either sees that, or was here before.
+        """
+        name = _name(stored.sha256)
+        with self._use.join():
+            if not (self._files.renew(name) and self._files.size(name) == stored.bytes):
+                return False
+        try:
+            self._verified(stored.sha256)
+        except CorruptError:
+            return False
+        return True
+
+    def _verified(self, sha256: str) -> pa.Buffer:
+        """An object's bytes, mapped into memory and hashed there: what is parsed is what was hashed."""
+        near = _mapped(self.path(sha256))
+        if near is None and self._files is self._near:
+            raise self._missing(sha256)
+        if near is not None and hashlib.sha256(near).hexdigest() == sha256:
+            return near
+        if self._files is self._near:
+            raise self._damaged(sha256)
+        return self._copied(sha256)
+
+    def _copied(self, sha256: str) -> pa.Buffer:
+        """The same from elsewhere; it becomes a copy on this machine once it is verified."""
+        with replacing(self.path(sha256)) as copy:
+            try:
+                self._files.read_file(_name(sha256), copy)
+            except FileNotFoundError:
+                raise self._missing(sha256) from None
+            data = _mapped(copy)
+            if data is None or hashlib.sha256(data).hexdigest() != sha256:
+                raise self._damaged(sha256)
+        return data
+
+    def _missing(self, sha256: str) -> MissingError:
+        return MissingError(f"object {sha256} is missing from {self._files.where}")
+
+    def _damaged(self, sha256: str) -> CorruptError:
+        return CorruptError(f"object {sha256} in {self._files.where} is damaged: its bytes do not have this SHA-256")
+
+
+def _name(sha256: str) -> str:
+    """An object's file. Only a SHA-256 in hex is a name, so no name can lead outside the store."""
+    if not is_sha256(sha256):
+        raise ValueError(f"not an object name: {sha256!r}")
+    return f"{sha256[:2]}/{sha256}"
+
+
+def _mapped(path: Path) -> pa.Buffer | None:
+    """A file's bytes, mapped; they stay there when the file is removed. None when it is absent."""
+    try:
+        with plain_files.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return pa.py_buffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,162 @@
+"""Files at an fsspec URL, such as `s3://bucket/prefix`. Credentials come from the environment and are never stored."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from registry.storage.files import FileEntry, Files, LocalFiles, plain_name
+
+_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What file systems call the moment when a file was written."""
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_KEYS = {
+    "s3": "s3:// reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for another server "
+    "than Amazon's"
+}
+
+
+class UnreachableError(RuntimeError):
+    """A folder at a URL cannot be used; the message says what to do."""
+
+
+def files_at(url: str, folder: str) -> Files:
+    """The folder `folder` below a URL; raises UnreachableError when there can be no files at such a URL."""
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    parts = urlsplit(url)
+    if parts.password is not None:
+        raise UnreachableError(
+            f"the URL of the registry at {parts.hostname} holds a password, and URLs are stored and shown: "
+            "take it out, and give it by the environment"
+        )
+    try:
+        # What other machines write is to be seen, so listings are not remembered.
+        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        package = _PACKAGES.get(parts.scheme)
+        hint = f"install it: pip install {package}" if package else "install it"
+        raise UnreachableError(f"the registry {url} needs a package that is not there ({error}); {hint}") from error
+    except ValueError as error:
+        raise UnreachableError(f"the registry {url} is nowhere: {error}. Give a folder, or a URL like s3://bucket/x") from error
+    if not root.strip("/") and parts.scheme != "memory":
+        raise UnreachableError(f"the registry {url} names no bucket or folder; give a URL like s3://bucket/x")
+    place = f"{root.rstrip('/')}/{folder}"
+    if isinstance(system, LocalFileSystem):
+        return LocalFiles(Path(place))
+    return RemoteFiles(system, place, f"{url.rstrip('/')}/{folder}")
+
+
+class RemoteFiles(Files):
+    """Files in an object store, each put whole with one request: object stores show all of it or nothing.
+
+    Args:
+        system: the fsspec file system.
+        root: the folder in it.
+        url: the folder, for people.
+    """
+
+    def __init__(self, system: Any, root: str, url: str) -> None:
+        self._system = system
+        self._root = root
+        self._url = url
+
+    @property
+    def where(self) -> str:
+        return self._url
+
+    def exists(self) -> bool:
+        with self._explained("read"):
+            return bool(self._system.exists(self._root))
+
+    def read(self, name: str) -> bytes:
+        place = self._place(name)
+        with self._explained("read"):
+            return bytes(self._system.cat_file(place))
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        places = {self._place(name): name for name in names}
+        with self._explained("read"):
+            found = self._system.cat(list(places)) if places else {}
+        return {places[place]: bytes(data) for place, data in found.items()}
+
+    def read_file(self, name: str, target: Path) -> None:
+        place = self._place(name)
+        with self._explained("read"):
+            self._system.get_file(place, str(target))
+
+    def write(self, name: str, data: bytes) -> None:
+        place = self._place(name)
+        with self._explained("write"):
+            self._system.pipe_file(place, data)
+
+    def write_file(self, name: str, source: Path) -> None:
+        place = self._place(name)
+        with self._explained("write"):
+            self._system.put_file(str(source), place)
+
+    def size(self, name: str) -> int | None:
+        place = self._place(name)
+        try:
+            with self._explained("read"):
+                return int(self._system.info(place)["size"])
+        except FileNotFoundError:
+            return None
+
+    def renew(self, name: str) -> bool:
+        plain_name(name)
+        return False  # object stores have no `touch`; what is put again is young
+
+    def listing(self, strict: bool = True) -> Iterator[FileEntry]:
+        try:
+            with self._explained("read"):
+                found = self._system.find(self._root, detail=True)
+        except FileNotFoundError:
+            return
+        for place, about in found.items():
+            yield FileEntry(place.removeprefix(self._root).lstrip("/"), int(about["size"]), _modified(about))
+
+    def remove(self, name: str) -> None:
+        place = self._place(name)
+        with suppress(FileNotFoundError), self._explained("remove"):
+            self._system.rm_file(place)
+
+    def _place(self, name: str) -> str:
+        return f"{self._root}/{plain_name(name)}"
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Errors of what stands behind fsspec, in words for the user. An absent file stays a FileNotFoundError."""
+        try:
+            yield
+        except Exception as error:
+            absent = isinstance(error, FileNotFoundError)
+            if (absent and doing != "write") or getattr(error, "errno", None) == errno.ENOSPC:  # the latter is this machine's
+                raise
+            scheme = self._url.partition(":")[0]
+            hint = "is the address right, and can this machine reach it?"
+            if absent:
+                hint = "make the bucket first, or name another: --registry URL"
+            elif isinstance(error, PermissionError) or "credential" in str(error).lower():
+                hint = "give credentials that may, by the environment: " + _KEYS.get(
+                    scheme, "see the documentation of its package"
+                )
+            said = str(error).rstrip(".") or type(error).__name__
+            raise UnreachableError(f"cannot {doing} {self._url}: {said}. What to do: {hint}") from error
+
+
+def _modified(about: Mapping[str, Any]) -> float:
+    """When a file was written, from what its file system tells of it."""
+    for name in _MODIFIED:
+        moment = about.get(name)
+        if isinstance(moment, dt.datetime):
+            return moment.timestamp()
+        if isinstance(moment, int | float):
+            return float(moment)
+    raise UnreachableError(f"the file system does not tell when {about.get('name')} was written, so its age is not known")

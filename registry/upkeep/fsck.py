@@ -1,0 +1,388 @@
+"""Proves that a registry holds what was written to it; tells what does not, which versions that hits, and what to do.
+
+Reads only: whatever is damaged stays where it is. Rows are proven in registry.proof.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import duckdb
+
+from registry.catalog.database import DamagedError, Database, StaleError, sql
+from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
+from registry.catalog.markers import Marks
+from registry.catalog.rows import TABLES, Rows, UnfitError, insert, latest, manifest_rows, mark_rows, merged, run_rows
+from registry.catalog.write_ahead import IntentFile
+from registry.registry import Registry
+from registry.storage import plain_files
+from registry.storage.files import CorruptError, Files
+from registry.storage.lock import RegistryLock
+from registry.storage.objects import Listed, ObjectStore
+from registry.upkeep.findings import Finding, Report, Tally
+
+__all__ = ["Finding", "Need", "Report", "Tally", "fsck"]
+
+M = TypeVar("M", bound=Frozen)
+
+
+def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ()) -> Report:
+    """Look at manifests, run journals, pins, objects and the catalog.
+
+    Commits wait while the small files are read and compared with the catalog. While objects are read, only versions that
+    nobody needs stay a bit longer.
+
+    Args:
+        deep: read every byte of every object, and compare rows with content ids; else presence and size will do.
+        named: objects that something beside the versions needs.
+
+    Raises:
+        LockedError: another process has held the registry's lock for too long.
+    """
+    with registry.catalog.reading():
+        with RegistryLock(registry.root).held(to_read=True):
+            truth, report = _truth(registry)
+            report += _catalog(registry, truth)
+        lost = any(finding.what == _MISSING for finding in report.errors)
+        known = not (truth.unread or lost)
+        report += _objects(registry.store, truth.manifests, frozenset(named), deep=deep, all_known=known)
+        return report + _strangers(registry.root) + _rests(registry.root)
+
+
+# -- the small files --------------------------------------------------------------------------------------------------
+
+
+class _Truth(NamedTuple):
+    """What those files say that are undamaged; of which versions the manifest is not, and why; whether that is all."""
+
+    manifests: Sequence[Manifest]
+    unread: Mapping[str, str]
+    runs: Sequence[Sequence[Event]]
+    marks: Rows
+    whole: bool
+
+    @property
+    def rows(self) -> Rows:
+        """The tables that follow from it."""
+        rows = merged([*map(manifest_rows, self.manifests), *map(run_rows, self.runs), self.marks])
+        return rows | {"refs": latest(rows["refs"])}
+
+
+def _truth(registry: Registry) -> tuple[_Truth, Report]:
+    manifests, unread, report = _manifests(registry)
+    runs, left_out, of_runs = _runs(registry)
+    marks = registry.catalog.truth
+    pins, of_pins = _marks(marks.pins, "pins", "delete the file and pin the version again")
+    numbers, of_numbers = _marks(
+        marks.numbers,
+        "numbers",
+        "delete the file and run `engine rebuild`: numbers of versions that are gone may then be given again",
+    )
+    report += of_runs + of_pins + of_numbers
+    truth = _Truth(manifests, unread, runs, mark_rows(pins, numbers), whole=not (report.errors or unread))
+    return truth, report + Report({}, tuple(left_out))
+
+
+def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], Report]:
+    found: dict[str, Manifest] = {}
+    unread: dict[str, str] = {}
+    files = _documents(registry.manifests)
+    for name in files:
+        try:
+            found[Path(name).stem] = registry.catalog.manifest(Path(name).stem)
+        except (CorruptError, OSError) as error:
+            unread[Path(name).stem] = _reason(error, name)
+    findings = []
+    numbers: defaultdict[str, list[str]] = defaultdict(list)
+    for version_id, manifest in found.items():
+        numbers[str(manifest.ref)].append(version_id)
+    for ref, ids in numbers.items():
+        if len(ids) > 1:
+            what = f"{len(ids)} files claim to be {ref}: {', '.join(sorted(ids))}"
+            findings.append(Finding("error", "manifests", what, "delete those that do not belong here", (ref,)))
+    return list(found.values()), unread, Report({"manifests": Tally.of(files.values())}, tuple(findings))
+
+
+def _runs(registry: Registry) -> tuple[list[list[Event]], list[Finding], Report]:
+    """The journals' events, what is said of lines that are left out, and what is damaged."""
+    advice = (
+        "versions are not hit, and the catalog still has what the run told, as long as it is not made again. For `engine "
+        "rebuild` to work, move the file away: it then forgets the run and the latest versions that it set"
+    )
+    log = registry.catalog.runs
+    found: list[list[Event]] = []
+    left_out, findings, sizes = [], [], []
+    for run_id in log.run_ids():
+        where = f"runs/{run_id}.ndjson"
+        try:
+            events, unfit = log.scan(run_id)
+            sizes.append(log.path(run_id).stat().st_size)
+        except (CorruptError, OSError) as error:
+            findings.append(Finding("error", where, _reason(error, where), advice))
+            continue
+        found.append(events)
+        for line in unfit:
+            what = f"line {line.line} {line.reason}"
+            left_out.append(Finding("error", where, what, "no version is hit: the line is left out of `runs` and `step_runs`"))
+    return found, left_out, Report({"run journals": Tally.of(sizes)}, tuple(findings))
+
+
+def _marks(marks: Marks[M], kind: str, advice: str) -> tuple[list[M], Report]:
+    found, findings, sizes = [], [], []
+    for path in marks.files():
+        try:
+            found.append(marks.read_one(path))
+            sizes.append(path.stat().st_size)
+        except (CorruptError, OSError) as error:
+            where = f"{path.parent.name}/{path.name}"
+            findings.append(Finding("error", where, _reason(error, where), advice))
+    return found, Report({kind: Tally.of(sizes)} if sizes else {}, tuple(findings))
+
+
+def _documents(files: Files) -> dict[str, int]:
+    """The JSON files of a folder with their sizes."""
+    return {entry.name: entry.bytes for entry in sorted(files.listing(strict=False)) if entry.name.endswith(".json")}
+
+
+def _reason(error: Exception, where: str) -> str:
+    """What an error says of the file `where`."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    said = str(error).rpartition(where)[2].lstrip(", ") or str(error)
+    return re.sub(r"^(line \d+), is damaged", r"is damaged in \1", said)
+
+
+# -- the catalog ------------------------------------------------------------------------------------------------------
+
+_MISSING = "is missing"
+_ONLY_COPY = "the catalog alone still knows of it. Bring the file back from a copy: `engine rebuild` would forget it"
+_LATER = "nothing is lost: the next command sees to it"
+
+
+def _catalog(registry: Registry, truth: _Truth) -> Report:
+    """Whether the DuckDB file can be read, and holds what the other files say. It knows what unread manifests are of."""
+    file = registry.catalog.file
+    opened = _opened(registry, truth)
+    if isinstance(opened, Finding):
+        return Report({}, (*_unread(truth, {}), *_lost(truth, {}), opened))
+    looked_at = {"catalog": Tally.of([file.stat().st_size])}
+    with opened as tables:
+        names = dict(tables.execute("select version_id, name || '@' || version from internal.versions").fetchall())
+        runs = [run_id for (run_id,) in tables.execute("select run_id from internal.runs order by run_id").fetchall()]
+        lost = [*_lost(truth, names), *_lost_runs(registry, runs)]
+        if lost or not truth.whole:
+            what = f"was not compared with the other files, because some of these are {'missing' if lost else 'damaged'}"
+            note = Finding("note", file.name, what, "mend these and look again")
+            return Report(looked_at, (*_unread(truth, names), *lost, note))
+        tables.execute("create schema truth")
+        tables.execute("use memory.truth")
+        tables.execute(sql("tables.sql"))
+        try:
+            insert(tables, truth.rows)
+        except UnfitError as error:
+            what = f"cannot be made again from the other files: {error}"
+            return Report(looked_at, (Finding("error", file.name, what, "report it: this is a bug of the engine"),))
+        tables.execute("use memory.main")
+        return Report(looked_at, tuple(_differences(file.name, tables)))
+
+
+def _opened(registry: Registry, truth: _Truth) -> duckdb.DuckDBPyConnection | Finding:
+    """A copy of the tables, or why there is none."""
+    file = registry.catalog.file
+    try:
+        begun = IntentFile(registry.root / "registry.intent").read()
+    except CorruptError as error:
+        return Finding("error", "registry.intent", _reason(error, "registry.intent"), "delete it")
+    if begun:
+        return Finding("note", "registry.intent", "a change was begun and did not come to its end", _LATER)
+    try:
+        return Database(file).copy()
+    except DamagedError as error:
+        moved = "nothing is lost: the next command moves it aside and makes it again from the other files"
+        advice = moved if truth.whole else "mend the other files first: it is made again from them"
+        return Finding("error", file.name, f"is damaged: {error}", advice)
+    except StaleError as error:
+        return Finding("note", file.name, f"is to be made again: {error}", _LATER)
+
+
+def _unread(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
+    advice = "delete the file, run `engine rebuild` and then the pipeline that made the version: it is made of what is there"
+    for version_id, what in truth.unread.items():
+        hit = (names[version_id],) if version_id in names else ()
+        yield Finding("error", f"manifests/{version_id}.json", what, advice, hit)
+
+
+def _lost(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
+    """Manifests that are gone: the catalog, a version made from theirs, or a run that made it the latest, names their version.
+
+    Args:
+        names: version ids, and `NAME@V`, that the catalog knows.
+    """
+    there = {manifest.version_id for manifest in truth.manifests} | truth.unread.keys()
+    for version_id in sorted(names.keys() - there):
+        yield Finding("error", f"manifests/{version_id}.json", _MISSING, _ONLY_COPY, (names[version_id],))
+    if not truth.whole:
+        return  # one of the damaged files may be meant
+    known = {str(manifest.ref) for manifest in truth.manifests} | set(names.values())
+    known |= {f"{gone['name']}@{gone['version']}" for gone in truth.marks["numbers"]}
+    needed = {str(ref): f"{manifest.ref} was made from it" for manifest in truth.manifests for ref in _made_from(manifest)}
+    for row in truth.rows["refs"]:
+        needed.setdefault(f"{row['name']}@{row['version']}", f"run {row['run_id']} made it the latest")
+    for ref in sorted(needed.keys() - known):
+        advice = f"{needed[ref]}. Bring the file back from a copy, or run the pipeline that made it again"
+        yield Finding("error", "manifests", _MISSING, advice, (ref,))
+
+
+def _lost_runs(registry: Registry, runs: Iterable[str]) -> Iterator[Finding]:
+    """Journals that are gone, of runs that the catalog knows."""
+    for run_id in sorted(set(runs) - set(registry.catalog.runs.run_ids())):
+        yield Finding("error", f"runs/{run_id}.ndjson", _MISSING, _ONLY_COPY)
+
+
+def _made_from(manifest: Manifest) -> tuple[VersionRef, ...]:
+    return (*manifest.inputs, *manifest.models)
+
+
+def _differences(file: str, tables: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    for table in TABLES:
+        query = "select count(*) from (from {0}.{2} except all from {1}.{2})"
+        [(more,)] = tables.execute(query.format("internal", "truth", table)).fetchall()
+        [(fewer,)] = tables.execute(query.format("truth", "internal", table)).fetchall()
+        if more or fewer:
+            what = f"table {table} has {more:,} rows that no other file tells of, and lacks {fewer:,} that one does"
+            yield Finding("error", file, what, "`engine rebuild` makes it again from the other files")
+
+
+# -- objects ----------------------------------------------------------------------------------------------------------
+
+
+class Need(NamedTuple):
+    """A version that needs an object, what for, and how it should be."""
+
+    manifest: Manifest
+    what: str
+    part: DataObject | SideObject
+
+
+def _objects(
+    store: ObjectStore, manifests: Sequence[Manifest], named: frozenset[str], *, deep: bool, all_known: bool
+) -> Report:
+    """Look at objects. Which of them are left over is not told unless all manifests are known."""
+    listed = list(store.listing(strict=False))
+    there = {each.sha256: each for each in listed if each.sha256}
+    needs: defaultdict[str, list[Need]] = defaultdict(list)
+    for manifest in manifests:
+        for need in _needs(manifest):
+            needs[need.part.sha256].append(need)
+    bad = dict(_missing(needs, there))
+    if deep:
+        bad |= _damaged(store, [each for sha256, each in there.items() if sha256 not in bad])
+    findings = [_of_object(sha256, what, needs.get(sha256, ()), sha256 in named) for sha256, what in bad.items()]
+    if deep:
+        from registry.upkeep.row_proof import disproof  # brings pandas
+
+        known = {(manifest.name, manifest.version): manifest.rows for manifest in manifests}
+        for manifest in manifests:
+            if not any(need.part.sha256 in bad for need in _needs(manifest)):
+                findings += [_of_version(manifest, what) for what in disproof(store, manifest, known)]
+    loose = [each for sha256, each in there.items() if all_known and sha256 not in needs and sha256 not in named]
+    rests = [each for each in listed if each.sha256 is None]
+    return Report({"objects": Tally.of(each.bytes for each in there.values())}, (*findings, *_leftovers(loose, rests)))
+
+
+def _needs(manifest: Manifest) -> Iterator[Need]:
+    yield Need(manifest, "key document", manifest.key_object)
+    yield from (Need(manifest, "rows", part) for part in manifest.data)
+    yield from (Need(manifest, part.kind, part) for part in manifest.side)
+    yield from (Need(manifest, "files", part) for part in manifest.attachments)
+
+
+def _missing(needs: Mapping[str, Sequence[Need]], there: Mapping[str, Listed]) -> Iterator[tuple[str, str]]:
+    for sha256, wanted in needs.items():
+        size, listed = wanted[0].part.bytes, there.get(sha256)
+        if listed is None:
+            yield sha256, _MISSING
+        elif listed.bytes != size:
+            yield sha256, f"has {listed.bytes:,} bytes instead of {size:,}"
+
+
+def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[str, str]]:
+    """Objects whose bytes do not have the SHA-256 that they are named by."""
+
+    def verify(each: Listed) -> str:
+        assert each.sha256
+        try:
+            store.verify(each.sha256)
+        except OSError as error:
+            return _reason(error, each.sha256)
+        except CorruptError:
+            # One that has gone by now had no need to be there.
+            return "is damaged: its bytes do not have this SHA-256" if store.has(each.sha256, each.bytes) else ""
+        return ""
+
+    with ThreadPoolExecutor() as threads:
+        for each, what in zip(objects, threads.map(verify, objects), strict=True):
+            if what and each.sha256:
+                yield each.sha256, what
+
+
+def _of_object(sha256: str, what: str, needs: Sequence[Need], named: bool) -> Finding:
+    where = f"objects/{sha256[:2]}/{sha256}"
+    if not needs:
+        advice = "the work that it is of is done again when it is needed" if named else "no version is known to need it"
+        return Finding("error", where, what, f"delete it: {advice}")
+    uses = ", ".join(sorted({need.what for need in needs}))
+    pipelines = " and ".join(sorted({need.manifest.pipeline for need in needs}))
+    advice = f"{'' if what == _MISSING else 'delete it and '}run {pipelines} again: it is made anew for the same versions"
+    return Finding("error", where, f"({uses}) {what}", advice, tuple(sorted({str(need.manifest.ref) for need in needs})))
+
+
+def _of_version(manifest: Manifest, what: str) -> Finding:
+    advice = (
+        f"its objects are as they were written, so they were written wrong: report it, and run {manifest.pipeline} with --force"
+    )
+    return Finding("error", f"manifests/{manifest.version_id}.json", what, advice, (str(manifest.ref),))
+
+
+# -- what is left over ------------------------------------------------------------------------------------------------
+
+_COLLECT = "`engine gc` shows what may go"
+
+
+def _leftovers(loose: Sequence[Listed], rests: Sequence[Listed]) -> Iterator[Finding]:
+    if loose:
+        what = f"{_files(Tally.of(each.bytes for each in loose))} that no version needs: left over, or of a run in progress"
+        yield Finding("note", "objects", what, _COLLECT)
+    if rests:
+        what = f"{_files(Tally.of(each.bytes for each in rests))} that is no object, such as {rests[0].name}"
+        yield Finding("note", "objects", what, _COLLECT)
+
+
+def _strangers(root: Path) -> Report:
+    """What is neither a file nor a folder: nothing here follows it, but other programs do."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        for path in sorted(Path(folder, name) for name in (*folders, *names)):
+            if (kind := plain_files.kind(path)) not in (None, "a file", "a folder"):
+                where = path.relative_to(root).as_posix()
+                found.append(Finding("error", where, f"is {kind}, and the registry did not put it there", "delete it"))
+    return Report({}, tuple(found))
+
+
+def _rests(root: Path) -> Report:
+    """What crashes and damage left beside the small files."""
+    folders = (root, *(root / name for name in ("manifests", "runs", "pins", "numbers")))
+    patterns = {".*.tmp": "a file that was being written", "*.building": "a catalog that was being made"}
+    patterns["*.damaged-*"] = "a damaged catalog; another was made in its place"
+    found = sorted((path, what) for folder in folders for pattern, what in patterns.items() for path in folder.glob(pattern))
+    return Report({}, tuple(Finding("note", str(path.relative_to(root)), what, _COLLECT) for path, what in found))
+
+
+def _files(tally: Tally) -> str:
+    return f"{tally.count:,} {'file' if tally.count == 1 else 'files'} ({tally.bytes:,} bytes)"

@@ -1,0 +1,98 @@
+"""The card of an export says what it is, what it came from and how, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.export import card
+from engine.export.versions import export
+from registry import Manifest, Metric, Registry, VersionRef
+from tests.chat_server import ChatServer
+from tests.engine.export.test_export import ROWS, Row, commit
+from tests.engine.running import run_text, words
+
+
+def text_of(registry: Registry, manifest: Manifest) -> str:
+    return card.card(registry, manifest, card.Data(Row.arrow_schema(), "train/*.arrow", 1, "hf"))
+
+
+def test_the_card_says_what_it_is_what_it_came_from_and_how(
+    registry: Registry, chat_server: ChatServer, in_process: None, tmp_path: Path
+) -> None:
+    words("a", "bb")
+    result = run_text(
+        f"""
+        name: demo
+        seed: 7
+        models:
+          teacher: {{provider: openai, model: some-model, base_url: "{chat_server.base_url}", temperature: 0.25, api_key_env: BENCH_KEY}}
+        datasets: {{words: {{type: Word, path: words.jsonl}}}}
+        steps: {{asked: {{op: ask, in: words, with: {{prompt: "Say | ``` <b>"}}}}}}
+        """,
+        registry,
+    )
+    assert result.state == "succeeded", result.error
+    done = export(registry, "demo/asked", "parquet", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    for said in (
+        "# demo/asked@1",
+        "4 rows of type `Word`, made by step `asked` (`ask`) of pipeline `demo`",
+        f"content id: `{done.manifest.content_id}`",
+        "| text | `str` |",
+        "| that went into the step | 2 |",
+        "| demo/words@1 | Word | 2 | source |",
+        "v1 --> v0",
+        "### asked (ask)",
+        "model: some-model",
+        "temperature: 0.25",
+        "````\nSay | ``` <b>\n````",
+        "seed 7",
+        "| asked | a | 1 |",
+    ):
+        assert said in text, said
+    assert text.index("### words") < text.index("### asked")
+    assert "one" not in re.findall(r"\w+", text)  # the key in BENCH_KEY
+
+
+def test_the_card_says_what_became_of_the_rows(registry: Registry) -> None:
+    manifest = commit(registry, "demo/rows", [ROWS], rows_in=9, filtered=4, rejected=2)
+    text = text_of(registry, manifest)
+    for said in ("| in this version | 3 |", "| that went into the step | 9 |", "| filtered | 4 |", "| rejected | 2 |"):
+        assert said in text
+
+
+def test_a_prompt_that_stands_in_the_code_is_on_the_card_unless_it_was_replaced(registry: Registry) -> None:
+    sources = {"m:PROMPT": "builtins.str:'Solve it.'", "m:SYSTEM": "builtins.str:'Be brief.'", "m:f": "def f(): ..."}
+    document = {"params": {"prompt": "Mine", "system": None, "n": 3}, "sources": sources}
+    manifest = commit(registry, "demo/rows", [ROWS], document)
+    text = text_of(registry, manifest)
+    assert "Mine" in text
+    assert "Be brief." in text
+    assert "Solve it." not in text
+
+
+def test_an_address_with_a_password_is_shown_without_it(registry: Registry) -> None:
+    model = {"endpoint": "https://user:secret@host/v1", "model": "m", "stop": [], "seed": None}
+    manifest = commit(registry, "demo/rows", [ROWS], {"params": {}, "models": {"teacher": model}})
+    text = text_of(registry, manifest)
+    assert "teacher:\n  endpoint: https://host/v1\n  model: m\n```" in text
+
+
+def test_nothing_that_data_says_is_markup_on_the_card(registry: Registry) -> None:
+    metric = Metric(metric="a|b\n<script>", slice="[x](y)", value=1)
+    manifest = commit(registry, "demo/rows", [ROWS], metrics=[metric])
+    text = text_of(registry, manifest)
+    assert r"| a\|b \<script\> | \[x\](y) | 1 |" in text
+
+
+def test_a_long_lineage_is_cut_and_says_so(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "SHOWN", 3)
+    ref: list[VersionRef] = []
+    for number in range(8):
+        ref = [commit(registry, f"demo/step{number}", [ROWS], inputs=ref).ref]
+    text = text_of(registry, registry.manifest(ref[0].name, 1))
+    assert "... and 4 more versions: `engine lineage demo/step7@1 --up`" in text
+    assert text.count("\n### ") == card.SHOWN + 1

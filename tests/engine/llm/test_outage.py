@@ -1,0 +1,155 @@
+"""An endpoint that is down is waited for with one patience, however many requests want it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.llm import client
+from engine.llm.limits import outage
+from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.governor import Governor
+from engine.llm.limits.outage import PATIENCE_SECONDS, Outage
+from engine.llm.types.requests import EndpointError, RequestError
+from engine.spec.pipeline_spec import ModelSpec
+from tests.chat_server import ChatServer, error
+from tests.clock import Clock
+from tests.engine.conftest import Make
+
+REFUSED = Outcome("failed", down=True, unreachable=True, why="nobody answers")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def governor(clock: Callable[[], float], **limits: Any) -> Governor:
+    """The limits of a model that was answered before in this run."""
+    spec = {"provider": "openai", "model": "m", "limits": {"concurrency": 64, **limits}}
+    return Governor(ModelSpec.model_validate(spec), calls=1, clock=clock)
+
+
+async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[float], list[int | BaseException]]:
+    """64 requests meet an endpoint that is down for so long; gives when it was asked, and what became of each."""
+    gate.window = type(gate.window)(64, clock, gently=False)
+    tickets = [await gate.admit(Ask(str(number))) for number in range(64)]
+    for ticket in tickets:
+        gate.settle(ticket, REFUSED)
+    again = [asyncio.create_task(gate.admit(Ask(str(number)))) for number in range(64)]
+    asked = []
+    while clock.now < seconds and gate._stopped is None:
+        await asyncio.sleep(0)
+        let_out = [task for task in again if task.done() and not task.exception()]
+        if let_out:
+            assert len(let_out) == 1, "one request looks, the others wait"
+            again.remove(let_out[0])
+            asked.append(clock.now)
+            gate.settle(let_out[0].result(), REFUSED)
+            again.append(asyncio.create_task(gate.admit(Ask("again"))))
+        else:
+            clock.now += 0.1
+            gate._pump()
+    clock.now += 10
+    for task in again:  # the first finds it up
+        gate._pump()
+        await asyncio.sleep(0)
+        if task.done() and not task.exception():
+            gate.settle(task.result(), Outcome("answered"))
+    return asked, await asyncio.gather(*again, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seconds", [40, 120])
+async def test_an_outage_is_ridden_out_by_one_request_that_looks(clock: Clock, seconds: float) -> None:
+    asked, ends = await ride_out(governor(clock), clock, seconds)
+    assert seconds / 7 < len(asked) < seconds
+    assert all(isinstance(end, int) for end in ends)
+
+
+async def test_patience_ends_for_all_at_once(clock: Clock) -> None:
+    asked, ends = await ride_out(governor(clock, patience=20), clock, 1000)
+    assert 20 <= asked[-1] < 26
+    assert {str(end) for end in ends if isinstance(end, EndpointError)} == {
+        "the endpoint was down for 20 s; the last: nobody answers. What was answered is kept: run again when it is up, or raise "
+        "limits.patience (seconds)"
+    }
+    assert len([end for end in ends if isinstance(end, EndpointError)]) == 64
+
+
+def test_an_endpoint_that_never_answered_gets_its_tries_only(clock: Clock) -> None:
+    state = Outage(None, 2, heard=False, clock=clock)
+    for looked in range(3):
+        assert state.given_up() == ""
+        state.failed("q", "nobody answers", unreachable=True, probe=looked > 0)
+    assert state.given_up() == "no answer in 3 tries; the last: nobody answers"
+
+
+def test_a_request_that_fails_alone_is_no_outage(clock: Clock) -> None:
+    state = Outage(None, 2, heard=True, clock=clock)
+    for _ in range(10):
+        state.failed("q", "a gateway time-out", unreachable=False, probe=False)
+    assert not state.down
+    for key in ("r", "s"):
+        state.failed(key, "a gateway time-out", unreachable=False, probe=False)
+    assert state.down
+    state.failed("t", "later", 60.0, unreachable=False, probe=True)
+    assert state.wait() == 60.0
+    state.alive(answered=True)
+    assert not state.down
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses a hundredth as long."""
+    monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(client, "_CAP_SECONDS_DOWN", 0.02)
+    assert PATIENCE_SECONDS >= 120
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [502, 503, 500])
+async def test_no_row_is_lost_while_a_server_restarts(model: Make, chat_server: ChatServer, status: int) -> None:
+    """Far more failures than any request has tries, at full concurrency."""
+    one = model(retries=2, limits={"concurrency": 64})
+    for number in range(5):
+        await one.chat(f"before {number}")
+    left = 40
+
+    def answer(prompt: str, seen: int) -> Any:
+        nonlocal left
+        left -= 1
+        return error(status, "restarting") if left > 0 else prompt
+
+    chat_server.answer = answer
+    chat_server.latency = 0.005
+    answers = await asyncio.gather(*[one.chat(f"row {number}") for number in range(100)])
+    assert [each.text for each in answers] == [f"row {number}" for number in range(100)]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_server_that_is_gone_for_good_ends_the_step_once(model: Make) -> None:
+    with ChatServer() as server:
+        one = model(base_url=server.base_url, limits={"concurrency": 16, "patience": 0.3})
+        await one.chat("before")
+    ends = await asyncio.gather(*[one.chat(str(number)) for number in range(50)], return_exceptions=True)
+    assert {type(end) for end in ends} == {EndpointError}
+    assert all("the endpoint was down for 0.3 s; the last: nobody answers" in str(end) for end in ends)
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_a_row_that_the_server_always_fails_on_is_rejected(
+    model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
+    chat_server.answer = lambda prompt, seen: error(status, "oops") if prompt == "poison" else prompt
+    one = model(retries=2, limits={"patience": 0.1})
+    ends = await asyncio.gather(*[one.chat(prompt) for prompt in ("a", "poison", "b")], return_exceptions=True)
+    assert isinstance(ends[1], RequestError)
+    assert "no answer in 3 tries" in str(ends[1])
+    with pytest.raises(RequestError, match=f"{status}: oops"):  # also when it is the only one left
+        await one.chat("poison")
+    assert (await one.chat("c")).text == "c"

@@ -1,0 +1,73 @@
+"""Versions outlive record types: a pipeline reads an older version when it can, and says field by field why it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from engine.errors import PipelineError
+from engine.pipeline.check import check
+from registry import Record, Registry
+from tests.engine.export.test_export import commit
+from tests.engine.running import ask, run_text
+
+
+class MathSolution(Record):
+    """As it was before most of its fields."""
+
+    question: str
+    answer: str
+    solution: str
+    verdict: Literal["correct", "wrong"]
+
+
+class Message(Record):
+    """As it was when it had no content."""
+
+    role: str
+
+
+class SFTExample(Record):
+    """With the older messages, and a completion that is none."""
+
+    prompt: list[Message]
+    completion: str
+
+
+PIPELINE = """
+name: now
+datasets: {old: {type: MathSolution, registry: "old/solutions@1"}}
+steps:
+  direct: {op: to_sft, in: "registry:old/solutions@1"}
+  named: {op: to_sft, in: old}
+"""
+
+
+def test_an_older_version_is_read_with_the_fields_that_came_later(registry: Registry, in_process: None) -> None:
+    old = MathSolution(question="What is 1 + 1?", answer="2", solution="It is 2.", verdict="correct")
+    commit(registry, "old/solutions", [[old]])
+    result = run_text(PIPELINE, registry)
+    assert result.state == "succeeded", result.error
+    for name in ("now/direct", "now/named"):
+        assert ask(registry, f'select prompt[1].content, completion[1].content from "{name}"') == [
+            ("What is 1 + 1?", "It is 2.")
+        ]
+
+
+def test_an_incompatible_version_is_refused_before_anything_runs(registry: Registry) -> None:
+    commit(registry, "old/rows", [[SFTExample(prompt=[Message(role="user")], completion="x")]])
+    Path("p.yaml").write_text(
+        "name: now\ndatasets:\n  old: {type: SFTExample, registry: 'old/rows@1'}\nsteps:\n  rows: {op: to_sft, in: 'registry:old/rows'}\n"
+    )
+    with registry.session() as session, pytest.raises(PipelineError) as refused:
+        check(Path("p.yaml"), None, session)
+    said = str(refused.value)
+    assert "p.yaml:3:" in said
+    for reason in (
+        "old/rows@1 is SFTExample, not SFTExample: field 'prompt[].content' (str) is missing",
+        "old/rows@1 is SFTExample, not SFTExample: field 'completion' is str where list[{role: str, content: str}] is needed",
+        "to_sft needs MathSolution as 'solution', but registry:old/rows is SFTExample: field 'question' (str) is missing",
+    ):
+        assert reason in said

@@ -1,0 +1,91 @@
+"""Which rows come from one row of a source, told by row lineage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from engine.operator import operator
+from engine.planning.plan import Input
+from engine.planning.row_groups import families
+from registry import Record, Registry
+from tests.engine.running import ask, outcomes, run_text, words
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+class Note(Record):
+    """A note."""
+
+    text: str
+
+
+def pipeline(**steps: object) -> str:
+    return json.dumps({"name": "demo", "datasets": {"words": {"type": "Word", "path": "words.jsonl"}}, "steps": steps})
+
+
+SPLIT = {"op": "split", "in": "words"}
+SHOUT = {"op": "shout", "in": ["split.long", "split.short"]}
+
+
+def of(registry: Registry, *targets: str) -> list[tuple[str, int]]:
+    """(text, family) of the rows of some versions."""
+    inputs, texts = [], []
+    for target in targets:
+        name, _, number = target.partition("@")
+        manifest = registry.manifest(name, int(number))
+        inputs.append(Input(manifest.ref, manifest.data))
+        texts += [text for (text,) in ask(registry, f'select text from "{target}" order by row')]
+    return list(zip(texts, families(inputs, registry), strict=True))
+
+
+def test_rows_of_one_source_row_are_a_family_however_they_came(registry: Registry) -> None:
+    words("abc", "de", "skip", "fgh", "x")
+    run_text(pipeline(split=SPLIT, loud=SHOUT), registry)
+    assert of(registry, "demo/loud@1") == [
+        *(("A!", 0), ("B!", 0), ("C!", 0)),
+        *(("F!", 1), ("G!", 1), ("H!", 1)),
+        ("DE!", 2),
+        ("X!", 3),
+    ]
+    # A seed beside what was made of it, in either order.
+    mixed = dict(of(registry, "demo/words@1", "demo/split.long@1"))
+    assert mixed["abc"] == mixed["a"] == mixed["b"] == 0
+    assert mixed["fgh"] == mixed["h"] != mixed["de"]
+
+
+def test_what_is_looked_up_beside_the_rows_makes_no_family(registry: Registry) -> None:
+    words("one", "two")
+    words("hint", file="hints.jsonl")
+    document = json.loads(pipeline(hinted={"op": "hinted", "in": {"word": "words", "hints": "hints"}}))
+    document["datasets"]["hints"] = {"type": "Word", "path": "hints.jsonl"}
+    run_text(json.dumps(document), registry)
+    assert ask(registry, "select count(*) from row_lineage where child = 'demo/hinted' and parent = 'demo/hints'") == [(2,)]
+    assert [family for _, family in of(registry, "demo/hinted@1")] == [0, 1]
+
+
+def test_an_operator_that_asks_for_families_is_given_them_and_runs_again_when_they_change(registry: Registry) -> None:
+    words("ab", "cd")
+    steps = {"split": {**SPLIT, "with": {"at": 1}}, "told": {"op": "family_sizes", "in": "split.long"}}
+    run_text(pipeline(**steps), registry)
+    assert ask(registry, 'select text from "demo/told"') == [("ab",), ("cd",)]
+    assert set(outcomes(run_text(pipeline(**steps), registry)).values()) == {"hit"}
+
+    words("a", "b", "c", "d")
+    result = run_text(pipeline(told={"op": "family_sizes", "in": "words"}), registry)
+    same = (
+        "select count(distinct content_id) from versions where name || '@' || version in ('demo/split.long@1', 'demo/words@2')"
+    )
+    assert ask(registry, same) == [(1,)]
+    assert outcomes(result) == {"told": "ran"}
+    assert ask(registry, 'select text from "demo/told"') == [("a",), ("b",), ("c",), ("d",)]
+
+
+def test_families_can_be_asked_of_whole_inputs_only() -> None:
+    async def echo(note: Note) -> AsyncIterator[Note]:
+        yield note
+
+    with pytest.raises(TypeError, match="no input that it is given whole"):
+        operator(outputs=Note, families=["note"])(echo)

@@ -1,0 +1,89 @@
+"""Ray starts wherever the user stands, is reachable from this machine only, and says at once what it lacks."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.errors import EngineError
+from engine.running.ray_environment import LONGEST_TEMP, check_cluster, temporary_folder
+
+SHADOWS = ["engine.py", "registry.py", "numpy.py", "pydantic.py", "pyarrow.py", "ray.py", "json.py", "operators/mine.py"]
+
+
+def test_a_run_beside_files_named_like_modules_and_below_a_long_temporary_folder(workdir: Path) -> None:
+    """Workers import what the driver imports, and files of the user's are the user's business."""
+    for name in SHADOWS:
+        (workdir / name).parent.mkdir(exist_ok=True)
+        (workdir / name).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
+    (workdir / "words.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    (workdir / "p.yaml").write_text(
+        "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {where: {op: where, in: words}}}"
+    )
+    long = workdir / ("a_long_folder_as_batch_systems_make_them" * 2)
+    long.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "engine.cli", "run", "p.yaml", "--json"],
+        cwd=workdir,
+        env={**os.environ, "TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"][0]["rows_out"] == 2
+
+
+def test_a_private_ray_listens_on_loopback_only(ray_session: None) -> None:
+    mine = psutil.Process()
+    listening = [
+        connection.laddr
+        for process in [mine, *mine.children(recursive=True)]
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    outside = [at for at in listening if not ipaddress.ip_address(at.ip.removeprefix("::ffff:")).is_loopback]
+    assert outside == []
+
+
+def test_an_address_where_nobody_listens_is_named_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(EngineError, match=rf"cannot reach the Ray cluster at {address}: Connection refused"):
+            check_cluster(address)
+
+
+def test_an_address_of_something_else_is_named_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.running.ray_environment._ATTACH_SECONDS", 3.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(EngineError, match="no answer within 3 s, so it may not be a Ray cluster"),
+    ):
+        check_cluster(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_a_temporary_folder_that_is_too_long_is_passed_over_and_a_named_one_is_an_error(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = workdir / ("x" * (LONGEST_TEMP + 1))
+    long.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(long))
+    assert temporary_folder() in (Path("/tmp"), Path("/var/tmp"))
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with pytest.raises(EngineError, match=f"at most {LONGEST_TEMP} bytes.*RAY_TMPDIR is"):
+        temporary_folder()
+    monkeypatch.setenv("RAY_TMPDIR", str(workdir / "missing"))
+    with pytest.raises(EngineError, match="Set RAY_TMPDIR"):
+        temporary_folder()

@@ -1,0 +1,99 @@
+"""A row that was taken down does not come back, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import PipelineError
+from engine.pipeline.check import check
+from registry import Registry
+from registry.records.content import row_ids
+from tests.engine.running import ask, outcomes, run_text, texts, words
+
+TEXT = """
+name: demo
+%s
+datasets: {words: {type: Word, path: words.jsonl}}
+steps:
+  cut: {op: split, in: words, with: {at: 1}}
+  loud: {op: shout, in: cut.long}
+  once: {op: distinct, in: loud}
+"""
+
+
+def exclude(registry: Registry, target: str, *rows: int) -> None:
+    """Put rows of a version on the list `gone.jsonl`."""
+    with registry.session() as session:
+        ids = list(row_ids(session.table(target)))
+    name = target.partition("@")[0]
+    Path("gone.jsonl").write_text("".join(json.dumps({"dataset": name, "row_id": ids[row]}) + "\n" for row in rows))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_of_sources_steps_and_whole_operators_are_left_out(registry: Registry) -> None:
+    words("ab", "cd", "ae")
+    run_text(TEXT % "", registry)
+    assert texts(registry, "demo/once") == ["A!", "B!", "C!", "D!", "E!"]
+    with_list = TEXT % "exclude: gone.jsonl"
+
+    exclude(registry, "demo/words@1", 0)
+    assert run_text(with_list, registry).state == "succeeded"
+    assert texts(registry, "demo/words") == ["cd", "ae"]
+    assert texts(registry, "demo/once") == ["C!", "D!", "A!", "E!"]
+    assert ask(registry, "select name, version, parent_row, reason from rejects") == [
+        ("demo/words", 2, 0, "words.jsonl:1: left out, as the exclusion list says")
+    ]
+
+    exclude(registry, "demo/cut.long@1", 2)
+    result = run_text(with_list, registry)
+    assert outcomes(result) == {"cut": "ran", "loud": "ran", "once": "ran"}
+    assert texts(registry, "demo/cut.long") == ["a", "b", "d", "a", "e"]
+    assert ask(registry, "select slice, value from metrics where metric = 'rows_excluded'") == [("long", 1)]
+
+    exclude(registry, "demo/once@1", 0, 4)
+    result = run_text(with_list, registry)
+    assert outcomes(result) == {"cut": "hit", "loud": "hit", "once": "ran"}
+    assert texts(registry, "demo/once") == ["B!", "C!", "D!"]
+    record = result.steps[-1].record
+    assert (record.rows_in, record.rows_out, record.filtered) == (6, 3, 3)
+
+    # Nothing is left of an operator on whole inputs: then none of its rows led to anything.
+    exclude(registry, "demo/once@1", 0, 1, 2, 3, 4)
+    record = run_text(with_list, registry).steps[-1].record
+    assert (record.rows_in, record.rows_out, record.filtered) == (6, 0, 6)
+
+    # Without the list everything is as it was, and nothing runs.
+    assert set(outcomes(run_text(TEXT % "", registry)).values()) == {"hit"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_version_of_the_registry_with_excluded_rows_is_refused(registry: Registry) -> None:
+    words("ab", "cd")
+    run_text(TEXT % "", registry)
+    Path("next.yaml").write_text("{name: next, exclude: gone.jsonl, steps: {louder: {op: shout, in: 'registry:demo/loud@1'}}}")
+    # What was made from such rows is refused, too.
+    exclude(registry, "demo/words@1", 0)
+    with (
+        registry.session() as session,
+        pytest.raises(PipelineError, match="demo/loud@1 was made from 1 of demo/words@1's rows"),
+    ):
+        check(Path("next.yaml"), None, session)
+    exclude(registry, "demo/loud@1", 1)
+    with (
+        registry.session() as session,
+        pytest.raises(PipelineError, match="demo/loud@1 has 1 rows that are on the exclusion list"),
+    ):
+        check(Path("next.yaml"), None, session)
+
+
+def test_a_wrong_list_is_named_with_its_line(workdir: Path) -> None:
+    words("a")
+    Path("p.yaml").write_text(TEXT % "exclude: gone.jsonl")
+    with pytest.raises(PipelineError, match=r"p.yaml:3:10: there is no exclusion list gone.jsonl"):
+        check(Path("p.yaml"))
+    Path("gone.jsonl").write_text('{"dataset": "a", "row_id": "' + "0" * 64 + '"}\n{"row": 1}\n')
+    with pytest.raises(PipelineError, match=r"gone.jsonl:2: not a line of an exclusion list"):
+        check(Path("p.yaml"))

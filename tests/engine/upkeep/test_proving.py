@@ -1,0 +1,176 @@
+"""What `engine fsck` tells of receipts and answers and what it prints; and that doing as it says makes a registry whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from engine.cli.commands import fsck as fsck_command
+from engine.cli.commands.shared import Settings
+from engine.jobs.messages import OutputPart, Partition, Receipt, write_receipt
+from engine.llm.journal.answers import Journal
+from engine.llm.types.requests import Completion
+from engine.upkeep.fsck import fsck
+from registry import DataObject, Registry
+from tests.engine.running import ask, outcomes, run_text, texts, words
+from tests.registry.upkeep.test_fsck import commit, draft, flip, only
+
+
+@pytest.fixture
+def whole(registry: Registry) -> Registry:
+    """A registry with a version, a receipt, and a journal with ten answers that nobody has closed."""
+    commit(registry, draft(registry, "p/a", ["x", "y"]))
+    stored = registry.store.put_bytes(b"rows of a part")
+    part = OutputPart(data=DataObject(sha256=stored.sha256, rows=1, bytes=stored.bytes))
+    receipt = Receipt(partition=Partition(start=0, stop=1), outputs={"": part}, led=1, filtered=0, rejected=0)
+    write_receipt(registry.receipts, "key", receipt)
+
+    async def put(journal: Journal) -> None:
+        for number in range(10):
+            await journal.put(f"key {number}", Completion(text=f"answer {number}"))
+
+    with closing(Journal(registry.root / "open")) as journal:
+        asyncio.run(put(journal))
+        shutil.copytree(registry.root / "open", registry.journal, ignore=shutil.ignore_patterns("*-shm"))
+    shutil.rmtree(registry.root / "open")
+    return registry
+
+
+def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """What `engine fsck` came to."""
+    monkeypatch.setattr(Settings, "registry", registry.root)
+    app = typer.Typer()
+    app.command()(fsck_command.fsck)
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+# -- what the engine adds ---------------------------------------------------------------------------------------------
+
+
+def test_receipts_and_answers_are_looked_at_too(whole: Registry) -> None:
+    report = fsck(whole, deep=True)
+    assert report.findings == ()
+    counts = {kind: tally.count for kind, tally in report.looked_at.items()}
+    assert (counts["objects"], counts["receipts"], counts["journal of answers"]) == (3, 1, 2)
+
+
+def test_a_damaged_receipt_is_seen_and_hits_no_version(whole: Registry) -> None:
+    flip(whole.receipts / "key" / "0-1.json")
+    finding = only(fsck(whole).errors)
+    assert (finding.where, finding.versions) == ("receipts/key/0-1.json", ())
+
+
+def test_a_receipt_without_its_objects_is_no_error(whole: Registry) -> None:
+    whole.store.path(whole.store.put_bytes(b"rows of a part").sha256).unlink()
+    assert only(fsck(whole, deep=True).findings).what == "1 name objects that are gone"
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_journal_that_is_none_is_seen(whole: Registry, deep: bool) -> None:
+    for file in whole.journal.iterdir():
+        file.unlink()
+    (whole.journal / "answers.sqlite").write_bytes(b"no database")
+    assert {finding.where for finding in fsck(whole, deep=deep).errors} == {"journal/answers.sqlite"}
+
+
+def test_a_damaged_answer_is_seen_and_can_be_deleted_as_fsck_says(whole: Registry) -> None:
+    with closing(sqlite3.connect(whole.journal / "answers.sqlite")) as journal, journal:
+        journal.execute("update answers set answer = replace(answer, 'answer 7', 'answer 8')")
+    finding = only(fsck(whole, deep=True).errors)
+    assert finding.what == "is damaged at entry key 7"
+    _, statement, _ = finding.advice.split('"')
+    with closing(sqlite3.connect(whole.journal / "answers.sqlite")) as journal, journal:
+        journal.execute(statement)
+    assert fsck(whole, deep=True).errors == []
+
+
+@pytest.mark.parametrize("position", [10, 40, -2000, -1])
+def test_a_log_that_sqlite_would_cut_short_without_a_word_is_seen(whole: Registry, position: int) -> None:
+    log = whole.journal / "answers.sqlite-wal"
+    frames = log.stat().st_size // 4096
+    flip(log, position)
+    finding = fsck(whole, deep=True).errors[-1]
+    assert finding.where == "journal/answers.sqlite-wal"
+    frame = {10: 0, 40: 1}.get(position, frames)
+    assert finding.what.startswith(f"is damaged at frame {frame},")
+
+
+def test_a_log_that_begins_anew_is_not_damaged(whole: Registry) -> None:
+    with closing(Journal(whole.journal)) as journal, closing(sqlite3.connect(journal.file)) as other:
+        other.execute("pragma wal_checkpoint(restart)")
+        asyncio.run(journal.put("one more", Completion(text="answer")))
+        # Behind the new frames are those of the round before.
+        assert fsck(whole, deep=True).errors == []
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_was_looked_at(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = command(whole, monkeypatch)
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert f"manifests 1 {fsck(whole).looked_at['manifests'].bytes}" in lines
+    assert lines[-3].startswith("sizes and presence; --deep reads all of it, in ")
+    assert lines[-1] == "nothing is wrong"
+
+
+def test_the_command_fails_when_something_is_damaged(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = whole.store.path(whole.manifest("p/a", 1).data[0].sha256)
+    flip(damaged, 50)
+    assert command(whole, monkeypatch).exit_code == 0
+    result = command(whole, monkeypatch, "--deep")
+    assert result.exit_code == 1
+    first, advice, _, verdict = result.stdout.splitlines()[-4:]
+    assert (
+        first
+        == f"error: objects/{damaged.parent.name}/{damaged.name}: (rows) is damaged: its bytes do not have this SHA-256 [p/a@1]"
+    )
+    assert advice == "  delete it and run p again: it is made anew for the same versions"
+    assert verdict == "1 error, 0 notes"
+    result = command(whole, monkeypatch, "--deep", "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["looked_at"]["manifests"]["count"] == 1
+    assert [error["versions"] for error in document["errors"]] == [["p/a@1"]]
+    assert document["notes"] == []
+
+
+# -- what it advises --------------------------------------------------------------------------------------------------
+
+PIPELINE = """
+name: demo
+datasets: {words: {type: Word, path: words.jsonl}}
+steps:
+  cut: {op: split, in: words}
+  loud: {op: shout, in: cut.long}
+"""
+
+
+@pytest.mark.usefixtures("in_process")
+def test_doing_what_fsck_says_makes_versions_whole_under_their_numbers(registry: Registry) -> None:
+    words("one", "two", "three")
+    run_text(PIPELINE, registry)
+    before = texts(registry, "demo/loud@1"), ask(registry, "from row_lineage order by all")
+    long, loud, source = (registry.manifest(name, 1) for name in ("demo/cut.long", "demo/loud", "demo/words"))
+    for sha256 in (source.data[0].sha256, long.data[0].sha256, loud.side[0].sha256, long.key_object.sha256):
+        flip(registry.store.path(sha256), 5)
+    flip(registry.root / "manifests" / f"{loud.version_id}.json")
+    errors = fsck(registry, deep=True).errors
+    assert len(errors) == 5
+    for error in errors:
+        assert error.advice.startswith("delete ")
+        (registry.root / error.where).unlink()
+    registry.catalog.rebuild()
+    assert outcomes(run_text(PIPELINE, registry)) == {"cut": "ran", "loud": "ran"}
+    assert fsck(registry, deep=True).errors == []
+    assert (texts(registry, "demo/loud@1"), ask(registry, "from row_lineage order by all")) == before
+    assert {version for (version,) in ask(registry, "select version from versions")} == {1}

@@ -1,0 +1,150 @@
+"""Commits are visible whole or not at all, survive dying processes, and can be made again from the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from registry import DataObject, Draft, Manifest, Metric, Record, Registry, SideObject, StepRun, VersionRef
+from registry.query import side_tables
+from registry.records.record import fields_of
+
+VIEWS = (
+    "datasets",
+    "versions",
+    "runs",
+    "step_runs",
+    "lineage",
+    "row_lineage",
+    "llm_calls",
+    "rejects",
+    "training_exposure",
+    "metrics",
+)
+
+
+class Word(Record):
+    word: str
+
+
+def draft(
+    registry: Registry, name: str, words: Sequence[str], key: str, inputs: Sequence[VersionRef] = (), edges: str = ""
+) -> Draft:
+    """A version of words; `edges` gives each row's parent row in the first input, as digits."""
+    stored = registry.store.put_table(Word.to_table([Word(word=word) for word in words]))
+    data = DataObject(sha256=stored.sha256, rows=len(words), bytes=stored.bytes)
+    extra = []
+    if edges:
+        columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": [int(digit) for digit in edges]}
+        lineage = registry.store.put_table(pa.table(columns, schema=side_tables.LINEAGE))
+        extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
+    return Draft(
+        name=name,
+        kind="dataset",
+        type="Word",
+        fields=fields_of(Word.arrow_schema()),
+        content_id=f"content of {words}",
+        pipeline="p",
+        step=name.partition("/")[2],
+        op="test",
+        output="out",
+        step_key=key,
+        key_object=data,
+        inputs=tuple(inputs),
+        data=(data,),
+        side=tuple(extra),
+        metrics=(Metric(metric="words", value=len(words)),),
+    )
+
+
+def commit(registry: Registry, *drafts: Draft) -> list[Manifest]:
+    """One successful run of one step."""
+    run = registry.catalog.begin_run("p", {})
+    made = registry.catalog.commit(drafts, run, StepRun(step="s", op="test", outcome="ran"))
+    registry.catalog.end_run(run, "succeeded", refs={manifest.name: manifest.version for manifest in made})
+    return made
+
+
+def everything(registry: Registry) -> dict[str, list[tuple[object, ...]]]:
+    """The contents of all public views."""
+    with registry.session() as session:
+        return {view: sorted(session.ask(f"select * from {view}").rows, key=repr) for view in VIEWS}
+
+
+def three_generations(registry: Registry) -> list[VersionRef]:
+    [first] = commit(registry, draft(registry, "p/a", ["x", "y", "z"], "k1"))
+    [second] = commit(registry, draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20"))
+    [third] = commit(registry, draft(registry, "p/c", ["Z!", "Z?", "X!"], "k3", [second.ref], "001"))
+    return [first.ref, second.ref, third.ref]
+
+
+def test_versions_count_from_one_and_the_same_work_is_the_same_version(registry: Registry) -> None:
+    numbers = [
+        commit(registry, draft(registry, "p/a", words, key))[0].version for words, key in (("x", "1"), ("y", "2"), ("x", "1"))
+    ]
+    assert numbers == [1, 2, 1]
+    with registry.session() as session:
+        assert session.resolve("p/a") == ("p/a", 1)  # `latest` moved back with the last run
+        assert session.ask("select version, rows from versions").rows == [(1, 1), (2, 1)]
+
+
+def test_latest_moves_only_when_a_run_succeeds(registry: Registry) -> None:
+    run = registry.catalog.begin_run("p", {})
+    registry.catalog.commit([draft(registry, "p/a", "x", "1")], run, None)
+    registry.catalog.end_run(run, "failed", "boom")
+    with registry.session() as session:
+        assert session.ask("select latest_version from datasets").rows == [(None,)]
+        assert session.ask('select word from "p/a@1"').rows == [("x",)]
+        assert session.ask("select state, error from runs").rows == [("failed", "boom")]
+        with pytest.raises(ValueError, match="no latest version"):
+            session.resolve("p/a")
+
+
+def test_trace_walks_to_the_seed_rows_and_upstream_to_the_seed_versions(registry: Registry) -> None:
+    three_generations(registry)
+    with registry.session() as session:
+        assert [row[1:4] for row in session.ask("from trace('p/c@1', 1)").rows] == [("p/c", 1, 1), ("p/b", 1, 0), ("p/a", 1, 2)]
+        assert session.ask("from trace('p/c', 1)").rows == session.ask("from trace('p/c@1', 1)").rows
+        assert session.ask("from trace('p/c@1', 99)").rows == []
+        for wrong in ("p/nope", "p/c@9", "p/c@x"):
+            with pytest.raises(ValueError, match="no version"):
+                session.ask(f"from trace('{wrong}', 0)")
+        assert [row[:3] for row in session.ask("from upstream('p/c@1')").rows] == [(1, "p/b", 1), (2, "p/a", 1)]
+        assert [row[:3] for row in session.ask("from downstream('p/a@1')").rows] == [(1, "p/b", 1), (2, "p/c", 1)]
+
+
+def test_a_damaged_manifest_is_an_error_that_names_it(registry: Registry) -> None:
+    [manifest] = commit(registry, draft(registry, "p/a", "x", "k"))
+    path = registry.root / "manifests" / f"{manifest.version_id}.json"
+    document = json.loads(path.read_text())
+    document["body"]["name"] = "p/b"
+    path.write_text(json.dumps(document))
+    with registry.session() as session, pytest.raises(RuntimeError, match=manifest.version_id):
+        session.table("p/a@1")
+
+
+def test_a_version_whose_objects_are_gone_is_made_again_under_its_number(registry: Registry) -> None:
+    [manifest] = commit(registry, draft(registry, "p/a", "xy", "k"))
+    registry.store.path(manifest.data[0].sha256).unlink()
+    assert not registry.intact(manifest)
+    [again] = commit(registry, draft(registry, "p/a", "xy", "k"))
+    assert (again.version, registry.intact(again)) == (1, True)
+    with registry.session() as session:
+        assert session.ask("select version, rows from versions").rows == [(1, 2)]
+
+
+def test_a_reader_does_not_hold_up_a_commit(registry: Registry) -> None:
+    three_generations(registry)
+    with registry.session() as session:
+        commit(registry, draft(registry, "p/later", "x", "later"))
+        assert session.ask("select count(*) from versions").rows == [(3,)]  # what it saw when it began
+
+
+def test_the_file_opens_with_plain_duckdb_between_commits(registry: Registry) -> None:
+    three_generations(registry)
+    with duckdb.connect(str(registry.catalog.file), read_only=True) as con:
+        assert con.execute("select count(*) from versions").fetchall() == [(3,)]
