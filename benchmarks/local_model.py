@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.llm.providers.transformers import LocalModel, TransformersProvider, load
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.weights import identify, materialise
-from engine.spec.pipeline_spec import ModelSpec
 from registry.storage.objects import ObjectStore
 
 GOAL = 0.9

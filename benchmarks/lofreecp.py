@@ -34,10 +34,10 @@ from rich.table import Table
 
 from engine.cli.progress import PlainProgress
 from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify_encoder, materialise
 from engine.pipeline.check import check
 from engine.running.run import run
-from engine.spec.pipeline_spec import ModelSpec
 from operators.charts import Bar, save_intervals
 from operators.conformal.baselines import all_options_scored, baselines
 from operators.conformal.pools import Answered, answered

@@ -43,8 +43,8 @@ from engine.llm.client import SharedModel
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
+from engine.llm.types.model_spec import ModelSpec
 from engine.operator.prompts import render
-from engine.spec.pipeline_spec import ModelSpec
 from operators.math.persona_augment import REWRITE_PROMPT
 from operators.math.regenerate_cot import PROMPT as SOLVE_PROMPT
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from aiohttp import web
 
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
-from engine.spec.pipeline_spec import ModelSpec
 from tests.chat_server import error
 from tests.serving import Served
 
@@ -256,7 +256,7 @@ import asyncio, json, os, signal, sys
 from pathlib import Path
 from engine.llm import batch
 from engine.llm.journal.answers import Journal
-from engine.spec.pipeline_spec import ModelSpec
+from engine.llm.types.model_spec import ModelSpec
 from tests.batch_server import request
 
 class Server:

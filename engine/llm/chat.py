@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from engine.errors import EngineError
 from engine.llm.client import SharedModel
 from engine.llm.providers.response_body import excerpt
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, Request, RequestError, as_messages
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.provenance import marked
-from engine.spec.pipeline_spec import ModelSpec
 
 T = TypeVar("T", bound=BaseModel)
 

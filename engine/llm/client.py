@@ -7,7 +7,6 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_none
@@ -18,6 +17,8 @@ from engine.llm.limits.circuit_breaker import Breaker
 from engine.llm.limits.governor import Gate
 from engine.llm.limits.outage import PATIENCE_SECONDS, SUSPECTS
 from engine.llm.providers.capabilities import SampleWatch
+from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.refresh import ask_again
 from engine.llm.types.requests import (
     BudgetError,
     Completion,
@@ -30,14 +31,10 @@ from engine.llm.types.requests import (
     Spent,
 )
 from engine.llm.types.structured import in_words
-from engine.spec.pipeline_spec import ModelSpec
 
 _WORDS = 160
 _CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0
 _CAP_SECONDS_DOWN = 15.0
-
-ask_again: ContextVar[bool] = ContextVar("ask_again", default=False)
-"""Set while a rejected row is run again: answers in the journal, which led to the reject, are asked for anew."""
 
 
 @dataclass(frozen=True)

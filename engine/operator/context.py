@@ -15,7 +15,6 @@ from engine.provenance import RowRef
 from registry import Metric, StoredFile
 
 if TYPE_CHECKING:
-    from engine.jobs.heartbeat import Pulse
     from engine.llm.chat import ChatModel
     from engine.llm.providers.sentence_transformers import Encoder
 
@@ -72,7 +71,7 @@ class Context:
     _lasting: Path
     _tally: Tally
     _keep: Callable[[Path], list[StoredFile]]
-    _pulse: Pulse
+    _progress: Callable[[int, int, str], None]
     _rejects: list[str] = field(default_factory=list)
 
     @cached_property
@@ -112,7 +111,7 @@ class Context:
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Tell the user how far a long operator on whole inputs is, such as a training loop at step `done` of `total`."""
-        self._pulse.show(done, total, note)
+        self._progress(done, total, note)
 
     def seen(self, row: RowRef, times: int = 1) -> None:
         """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`.

@@ -9,20 +9,21 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from engine.credentials import redacted
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
+from engine.fingerprint.code import code_of
 from engine.fingerprint.reachable_code import UnstableCodeError
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify, identify_encoder
 from engine.operator.catalogue import Catalogue, catalogue
 from engine.operator.declaration import Operator
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
 from engine.pipeline.references import References, all_references
 from engine.pipeline.untrained_models import misfits
-from engine.planning.keys import code_of
 from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
-from engine.spec.credentials import redacted
-from engine.spec.pipeline_spec import DatasetSpec, ModelSpec, PipelineSpec
+from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record, Session

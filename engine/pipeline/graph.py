@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import Weights
 from engine.operator.declaration import Operator
 from engine.sources.exclusions import Exclusions
-from engine.spec.pipeline_spec import DatasetSpec, ModelSpec, PipelineSpec, StepSpec
+from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
 from registry.storage.objects import canonical_json
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from engine.errors import EngineError
+from engine.fingerprint.code import code_of
 from engine.jobs.messages import Partition, partitions, read_receipt
 from engine.llm.weights import REGISTRY, identify
 from engine.pipeline.graph import Pipeline, Source, Step
-from engine.planning.keys import changes, code_of, step_document, step_key
+from engine.planning.explain import changes
+from engine.planning.keys import step_document, step_key
 from engine.planning.row_groups import Families, families_of
 from engine.sources import ingest
 from engine.sources.exclusions import digest

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
 from engine.pipeline.graph import Pipeline, Step
-from engine.planning.keys import code_of
 from engine.planning.plan import Input, StepPlan, store_document
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
 from registry.query import side_tables

@@ -11,9 +11,9 @@ from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Gate, Governor
 from engine.llm.providers.capabilities import MEANING, Abilities, Ability
 from engine.llm.providers.probe import Probed, probe
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import ModelError, Spent
 from engine.pipeline.graph import Step
-from engine.spec.pipeline_spec import ModelSpec
 from registry import Registry
 
 

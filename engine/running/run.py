@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from engine.errors import StepError
+from engine.fingerprint.code import code_digest
 from engine.jobs.heartbeat import Ticker
 from engine.jobs.messages import (
     InputPart,
@@ -29,7 +30,6 @@ from engine.jobs.messages import (
 )
 from engine.llm.types.requests import Spent
 from engine.pipeline.graph import Pipeline, Step
-from engine.planning.keys import code_digest
 from engine.planning.plan import (
     Input,
     StepPlan,

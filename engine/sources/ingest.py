@@ -25,8 +25,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
+from engine.fingerprint.code import code_of_source
 from engine.operator.catalogue import catalogue
-from engine.planning.keys import code_of_source
 from engine.sources.coercion import UnfitError, coerced
 from engine.sources.exclusions import EXCLUDED, digest
 from engine.sources.locations import SourceFile, find_files

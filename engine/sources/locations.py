@@ -20,8 +20,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 
+from engine.credentials import redacted
 from engine.errors import EngineError
-from engine.spec.credentials import redacted
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 _ALSO = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}

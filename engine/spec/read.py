@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from engine.credentials import is_key, redacted
 from engine.errors import PipelineError, Problem, did_you_mean
-from engine.spec.credentials import is_key, redacted
-from engine.spec.pipeline_spec import DatasetSpec, Limits, ModelSpec, PipelineSpec, Price, Resources, StepSpec
+from engine.llm.types.model_spec import Limits, ModelSpec, Price
+from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
 
 SHOWN_PROBLEMS = 100

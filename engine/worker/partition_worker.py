@@ -23,17 +23,17 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import EngineError
+from engine.fingerprint.code import code_digest
 from engine.jobs.heartbeat import Pulse
 from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage, checkpoints, count_attempt, stop_mark, write_receipt
 from engine.llm.chat import Call, CallLog, current_log
-from engine.llm.client import ask_again
 from engine.llm.providers.response_body import whole_characters
 from engine.llm.shared_service import Link
+from engine.llm.types.refresh import ask_again
 from engine.llm.types.requests import BudgetError, EndpointError, ModelError, RequestError, StoppedError
 from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Reject, Tally
 from engine.operator.declaration import Operator, Table
-from engine.planning.keys import code_digest
 from engine.provenance import RowRef, sources_of
 from engine.worker.attachments import Keeper
 from engine.worker.inputs import read_slice, read_whole
@@ -345,7 +345,7 @@ class Worker:
             lasting,
             tally,
             keeper,
-            self.pulse,
+            self.pulse.show,
             rejects,
         )
 

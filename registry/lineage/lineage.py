@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
+from registry.errors import QueryError
 from registry.lineage.walk import Direction, Graph, Reached, Rows, Version, Walk, graph, walk
-from registry.query.read_only_sql import QueryError
 from registry.storage.objects import ObjectStore
 
 

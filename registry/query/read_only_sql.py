@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import duckdb
 
+from registry.errors import QueryError
+
 TABLE_FUNCTIONS = frozenset(
     {
         "range",
@@ -30,10 +32,6 @@ _NAMES = """
         json_extract_string(tree, '$..function.function_name'), tree ->> 'error_message'
     from (select json_serialize_sql($1::varchar) as tree)
 """
-
-
-class QueryError(ValueError):
-    """A query that is refused or that DuckDB could not run; the message is for the user."""
 
 
 class Reading(NamedTuple):

@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 
 from registry.catalog.catalog import Catalog, sql
 from registry.catalog.manifest import Manifest
+from registry.errors import QueryError
 from registry.lineage.lineage import Lineage
 from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.limits import Deadline
-from registry.query.read_only_sql import QueryError, reading
+from registry.query.read_only_sql import reading
 from registry.query.table_functions import NAMES, create
 from registry.storage.objects import CorruptError, ObjectStore
 

@@ -14,7 +14,7 @@ import yaml
 import pipelines
 from registry import Registry, Report
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, outcomes, run_text
+from tests.engine.run_pipelines import ask, outcomes, run_text
 
 FILES = Path(pipelines.__file__).parent
 CITIES = {"Ardia": ("Noma", "Velt"), "Borin": ("Sarn", "Tull"), "Cadmor": ("Ilva", "Pesk")}

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from registry import Registry
-from tests.engine.running import ask
+from tests.engine.run_pipelines import ask
 from tests.processes import kill_tree
 
 STEPS = 240  # so many that the rest of a killed training takes long enough to be told of

@@ -15,7 +15,7 @@ import pipelines
 from registry import Registry, Report
 from tests.chat_server import ChatServer, completion
 from tests.conftest import Cli
-from tests.engine.running import ask, outcomes, run_text
+from tests.engine.run_pipelines import ask, outcomes, run_text
 
 FILES = Path(pipelines.__file__).parent
 

@@ -13,7 +13,7 @@ import yaml
 import pipelines
 from registry import Registry, Report
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, outcomes, run_text
+from tests.engine.run_pipelines import ask, outcomes, run_text
 
 FILES = Path(pipelines.__file__).parent
 

@@ -13,7 +13,7 @@ from engine.llm.client import SharedModel
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
-from engine.spec.pipeline_spec import ModelSpec
+from engine.llm.types.model_spec import ModelSpec
 from tests.chat_server import ChatServer
 
 Make = Callable[..., ChatModel]

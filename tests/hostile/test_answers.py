@@ -21,10 +21,10 @@ from engine.llm.providers import chat_completions
 from engine.llm.providers.failures import error_inside, failure, retry_after
 from engine.llm.providers.openai import OpenAIProvider
 from engine.llm.providers.redaction import redact
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import MOST_TOKENS, Completion, EndpointError, ModelError, Request, RequestError
-from engine.spec.pipeline_spec import ModelSpec
 from registry import Registry
-from tests.engine.running import ask, run_text, words
+from tests.engine.run_pipelines import ask, run_text, words
 from tests.hostile.server import KEY, MODES, TEXT, HostileServer
 
 Outcomes = dict[str, Completion | Exception]

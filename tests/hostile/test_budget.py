@@ -20,8 +20,8 @@ from engine.llm.journal.answers import Journal
 from engine.llm.limits import outage
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
-from engine.spec.pipeline_spec import ModelSpec
 from tests.chat_server import ChatServer, completion, error
 
 MAX_TOKENS = 20

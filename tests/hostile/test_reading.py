@@ -27,7 +27,7 @@ from operators.math.rewrites import clean, problem_with
 from operators.math.verify import verify
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, run_text
+from tests.engine.run_pipelines import ask, run_text
 
 UNITS = [
     *" \n~\\$&|_{}()[]<>!?.,;:'\"`*#%^=+-/°½²٣é",

@@ -13,7 +13,7 @@ from aiohttp import web
 from engine.running.result import RunResult
 from registry import Registry
 from tests.chat_server import ChatServer, completion
-from tests.engine.running import run_text
+from tests.engine.run_pipelines import run_text
 
 Says = Callable[[list[dict[str, str]]], "str | web.Response | dict[str, Any]"]
 """From a conversation to a model's answer."""

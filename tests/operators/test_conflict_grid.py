@@ -11,7 +11,7 @@ import pytest
 
 from operators.alignment.conflict_grid import question_id
 from registry import Registry
-from tests.engine.running import ask, run_text
+from tests.engine.run_pipelines import ask, run_text
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

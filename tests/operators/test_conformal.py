@@ -17,7 +17,7 @@ from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer, completion
-from tests.engine.running import ask, outcomes, run_text
+from tests.engine.run_pipelines import ask, outcomes, run_text
 from tests.operators.conflicts import write
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")

@@ -18,7 +18,7 @@ from operators.records import ConflictItem
 from operators.sources.country_facts import countries, country_facts
 from operators.sources.country_facts_passages import SEEN, UNSEEN
 from registry import Registry
-from tests.engine.running import run_text
+from tests.engine.run_pipelines import run_text
 
 EVERYTHING = 1000
 

@@ -12,7 +12,7 @@ import pytest
 
 from operators.training.warned import heard
 from registry import Registry
-from tests.engine.running import run_text
+from tests.engine.run_pipelines import run_text
 from tests.tiny_model import TEMPLATE
 
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"

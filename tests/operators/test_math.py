@@ -10,7 +10,7 @@ import pytest
 
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, run_text
+from tests.engine.run_pipelines import ask, run_text
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

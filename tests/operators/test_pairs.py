@@ -15,7 +15,7 @@ from operators.alignment.conclusions import conclusion, normalise
 from operators.alignment.paths import base_prompt
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
-from tests.engine.running import ask
+from tests.engine.run_pipelines import ask
 from tests.operators.conflicts import asked, correct, incorrect, land_of, play, response, run_steps, strategy, write
 
 pytestmark = pytest.mark.usefixtures("in_process")

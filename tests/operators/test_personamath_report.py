@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from registry import Registry, Report
-from tests.engine.running import run_text
+from tests.engine.run_pipelines import run_text
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -17,7 +17,7 @@ from operators.alignment.paths import PATHS, base_prompt
 from operators.records import StrategyChoice
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
-from tests.engine.running import ask, outcomes
+from tests.engine.run_pipelines import ask, outcomes
 from tests.operators.conflicts import asked, case, correct, incorrect, land_of, play, run_steps, write
 
 CASES = {"cases": "ConflictCase"}

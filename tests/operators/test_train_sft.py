@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from registry import Model, Registry
-from tests.engine.running import ask, run_text
+from tests.engine.run_pipelines import ask, run_text
 
 
 def train(registry: Registry, model: Path, rows: int = 6, question: str = "q", **settings: Any) -> Any:

@@ -24,7 +24,7 @@ from operators.transforms.dedup import dedup
 from operators.transforms.near import Near, bands, by_embedding, by_minhash, shingles
 from operators.transforms.text import tokens
 from registry import Registry
-from tests.engine.running import ask, outcomes, run_text
+from tests.engine.run_pipelines import ask, outcomes, run_text
 
 ray = pytest.mark.usefixtures("in_process")
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.planning.keys import code_of
+from engine.fingerprint.code import code_of
 from operators.math import verify as verifying
 from operators.math.verify import as_number, final_answer, gold_answer, verify
 from tests.operators.hard_pairs import hard_pairs
@@ -305,7 +305,7 @@ def comparing(process: psutil.Process) -> list[psutil.Process]:
 
 HANGING = f"""
 import asyncio
-from engine.planning.keys import code_of
+from engine.fingerprint.code import code_of
 from operators.math import verify as verifying
 verifying.TIMEOUT_SECONDS = {SECONDS}
 async def main():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Spent
-from engine.spec.pipeline_spec import ModelSpec
 
 TEMPLATE_TOKENS = 128
 """What a chat template may add to a prompt, until an answer has shown it: the price of the first request on its own."""

@@ -17,8 +17,8 @@ from engine.llm.limits.accounting import Ask, Outcome
 from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
 from engine.llm.limits.outage import Outage
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import BudgetError, EndpointError, ModelError, Spent
-from engine.spec.pipeline_spec import ModelSpec
 
 _BURST_SECONDS = 2.0
 """Limits are per minute, but servers watch shorter spans: no more than this much of a minute goes out at once."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from engine.llm.limits.accounting import Ask, Outcome
 from engine.llm.limits.governor import Gate
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import ModelError, PassingError, tokens
-from engine.spec.pipeline_spec import ModelSpec
 
 
 async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]) -> Any:

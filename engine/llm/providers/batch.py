@@ -16,13 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from engine.llm.client import ask_again
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.batch_api import CLAIM_SECONDS, BatchApi, Claim, Outcome, Patience, pauses
 from engine.llm.providers.capabilities import Abilities, recall
+from engine.llm.types.model_spec import MOST_IN_BATCH, ModelSpec
+from engine.llm.types.refresh import ask_again
 from engine.llm.types.requests import BudgetError, Completion, EndpointError, ModelError, PassingError, Request, RequestError
-from engine.spec.pipeline_spec import MOST_IN_BATCH, ModelSpec
 
 LINGER_SECONDS = 1.0
 """A batch is formed when no further request has come for so long."""

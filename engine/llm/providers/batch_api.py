@@ -20,8 +20,8 @@ from engine.llm.providers.failures import connection_failure, failure
 from engine.llm.providers.openai import api_key, session
 from engine.llm.providers.redaction import holds, redact, redacted
 from engine.llm.providers.response_body import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, EndpointError, ModelError, PassingError, Request, RequestError
-from engine.spec.pipeline_spec import ModelSpec
 
 POLL_SECONDS, MOST_POLL_SECONDS = 1.0, 60.0
 """The first pause between two looks at a batch, or two tries of a call, and the longest; each is half as long again as the

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.llm.journal.answers import Answers
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, Request
-from engine.spec.pipeline_spec import ModelSpec
 from registry.storage.objects import json_digest
 
 Ability = Literal["n", "logprobs", "response_format", "sampling"]

@@ -11,6 +11,7 @@ from engine.llm.providers.capabilities import Abilities
 from engine.llm.providers.failures import status_of
 from engine.llm.providers.response_body import excerpt, has_half
 from engine.llm.types.finish_reason import USABLE_AS, End, ending
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import (
     LEAST_LOGPROB,
     Completion,
@@ -23,7 +24,6 @@ from engine.llm.types.requests import (
     tokens,
 )
 from engine.llm.types.structured import in_words
-from engine.spec.pipeline_spec import ModelSpec
 
 MOST_AT_ONCE = 64
 """Answers asked for in one request: the most that common servers take."""

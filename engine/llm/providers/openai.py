@@ -33,8 +33,8 @@ from engine.llm.providers.response_body import (
     read_body,
     read_start,
 )
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, EndpointError, ModelError, PassingError, Request, RequestError
-from engine.spec.pipeline_spec import ModelSpec
 
 _NAMES_IT = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
 _GUESSES = 3

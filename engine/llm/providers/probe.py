@@ -18,8 +18,8 @@ from engine.llm.providers.openai import api_key, post_json, session
 from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
 from engine.llm.types.finish_reason import ending
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import PassingError, RequestError
-from engine.spec.pipeline_spec import ModelSpec
 
 _MOST_WAIT = 60.0
 _SAMPLES = 4

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.library_noise import quiet_transformers
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import EndpointError, ModelError
-from engine.spec.pipeline_spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np

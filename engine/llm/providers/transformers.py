@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.library_noise import quiet_transformers
 from engine.llm.providers.generation import Ask, Generated, TokenScore, generate
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import (
     LEAST_LOGPROB,
     Completion,
@@ -28,7 +29,6 @@ from engine.llm.types.requests import (
     TokenLogprob,
 )
 from engine.llm.types.structured import in_words
-from engine.spec.pipeline_spec import ModelSpec
 
 _LINGER_SECONDS = 0.01
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from engine.cli.app import app
 from engine.errors import PipelineError
 from registry import Registry
-from tests.engine.running import ask, run_text, texts, words
+from tests.engine.run_pipelines import ask, run_text, texts, words
 
 TEXT = """
 name: demo

@@ -12,7 +12,7 @@ from engine.export.versions import export
 from registry import Manifest, Metric, Registry, VersionRef
 from tests.chat_server import ChatServer
 from tests.engine.export.test_export import ROWS, Row, commit
-from tests.engine.running import run_text, words
+from tests.engine.run_pipelines import run_text, words
 
 
 def text_of(registry: Registry, manifest: Manifest) -> str:

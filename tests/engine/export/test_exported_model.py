@@ -14,7 +14,7 @@ from engine.export.model_folder import _licence_in
 from engine.export.versions import export
 from registry import Model, Registry, StoredFile
 from tests.engine.export.test_export import commit, front
-from tests.engine.running import run_text
+from tests.engine.run_pipelines import run_text
 
 QUESTION = [{"role": "user", "content": "q1"}]
 

@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 from engine.llm.chat import CallLog, ChatModel, current_log
-from engine.llm.client import SharedModel, ask_again
+from engine.llm.client import SharedModel
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers import batch, batch_api
 from engine.llm.providers.batch import BatchProvider
+from engine.llm.types.refresh import ask_again
 from engine.llm.types.requests import BudgetError, Completion, EndpointError, RequestError
 from registry import Registry
 from tests.batch_server import BatchServer, killed, model_spec, request, start, until
 from tests.conftest import Cli
-from tests.engine.running import run_text, texts, words
+from tests.engine.run_pipelines import run_text, texts, words
 from tests.processes import kill_tree
 
 PROMPTS = [f"q{number}" for number in range(10)]

@@ -14,7 +14,7 @@ from engine.pipeline.check import check
 from engine.running.run import run
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
-from tests.engine.running import ask, outcomes, run_text, texts, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

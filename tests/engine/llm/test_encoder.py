@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from engine.errors import EngineError
 from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import EndpointError, StoppedError
 from engine.llm.weights import EMBEDDED, ENCODER, identify_encoder, materialise
-from engine.spec.pipeline_spec import ModelSpec
 from registry import ObjectStore, Registry
 
 APPLES = "Tom buys three apples at the market and eats one of them."

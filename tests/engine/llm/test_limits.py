@@ -11,8 +11,8 @@ import pytest
 from engine.llm.limits.accounting import Ask, Outcome
 from engine.llm.limits.adaptive_window import START, START_SECONDS, Window
 from engine.llm.limits.governor import Bucket, Governor
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import BudgetError
-from engine.spec.pipeline_spec import ModelSpec
 from tests.clock import Clock
 
 

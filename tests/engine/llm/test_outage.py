@@ -13,8 +13,8 @@ from engine.llm.limits import outage
 from engine.llm.limits.accounting import Ask, Outcome
 from engine.llm.limits.governor import Governor
 from engine.llm.limits.outage import PATIENCE_SECONDS, Outage
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import EndpointError, RequestError
-from engine.spec.pipeline_spec import ModelSpec
 from tests.chat_server import ChatServer, error
 from tests.clock import Clock
 from tests.engine.conftest import Make

@@ -10,13 +10,13 @@ from aiohttp import web
 
 from engine.errors import EngineError
 from engine.llm.providers.capabilities import Abilities
+from engine.llm.types.model_spec import ModelSpec
 from engine.running import cluster
 from engine.running.requirements import ask_server
-from engine.spec.pipeline_spec import ModelSpec
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.conftest import Cli
-from tests.engine.running import run_text, words
+from tests.engine.run_pipelines import run_text, words
 
 PIPELINE = """
 {name: demo, datasets: {words: {type: Word, path: words.jsonl}}, models: {teacher: %s},

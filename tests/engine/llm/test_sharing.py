@@ -15,8 +15,8 @@ from engine.llm.journal import disk_reserve
 from engine.llm.limits.accounting import Ask, Outcome
 from engine.llm.limits.governor import Governor
 from engine.llm.shared_service import Post, RemoteAnswers, RemoteGate, Service
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import BudgetError, Completion, EndpointError, Spent, StoppedError
-from engine.spec.pipeline_spec import ModelSpec
 
 
 class Link:

@@ -14,9 +14,9 @@ import pytest
 
 from engine.llm.providers import generation
 from engine.llm.providers.transformers import TransformersProvider, load
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, EndpointError, Request, RequestError, StoppedError
 from engine.llm.types.structured import in_words
-from engine.spec.pipeline_spec import ModelSpec
 
 Make = Callable[..., TransformersProvider]
 

@@ -11,7 +11,7 @@ import pytest
 from engine.errors import PipelineError
 from engine.pipeline.check import check
 from registry import Registry
-from tests.engine.running import ask, run_text
+from tests.engine.run_pipelines import ask, run_text
 
 
 def pipeline(model: Path, **settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import PipelineError
 from engine.pipeline.check import check
 from registry import Registry
-from tests.engine.running import ask, outcomes, run_text, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, words
 
 PROBLEMS = '{"question": "a", "answer": "1"}\n{"question": "a", "answer": "2"}\n{"question": "b", "answer": "3"}\n'
 

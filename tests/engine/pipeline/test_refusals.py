@@ -20,7 +20,7 @@ from engine.llm.types.requests import Completion, EndpointError, RequestError
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
-from tests.engine.running import ask, run_text, words
+from tests.engine.run_pipelines import ask, run_text, words
 
 
 class City(BaseModel):

@@ -11,7 +11,7 @@ from engine.errors import PipelineError
 from engine.pipeline.check import check
 from registry import Record, Registry
 from tests.engine.export.test_export import commit
-from tests.engine.running import ask, run_text
+from tests.engine.run_pipelines import ask, run_text
 
 
 class MathSolution(Record):

@@ -11,7 +11,7 @@ from engine.operator import operator
 from engine.planning.plan import Input
 from engine.planning.row_groups import families
 from registry import Record, Registry
-from tests.engine.running import ask, outcomes, run_text, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, words
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

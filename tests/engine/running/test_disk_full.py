@@ -13,7 +13,7 @@ import pytest
 from engine.llm.journal.answers import damages
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, run_text, words
+from tests.engine.run_pipelines import ask, run_text, words
 from tests.registry.storage.test_disk_full import KIB, fill, small_disk
 
 __all__ = ["small_disk"]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from registry import Registry
-from tests.engine.running import ask, run_text, words
+from tests.engine.run_pipelines import ask, run_text, words
 
 PIPELINE = """
     name: demo

@@ -13,7 +13,7 @@ from engine.planning.plan import make_plan
 from engine.running import cluster
 from registry import Registry
 from tests.chat_server import ChatServer, error
-from tests.engine.running import ask, outcomes, run_text, texts, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -13,7 +13,7 @@ from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, outcomes, run_text, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, words
 
 
 def pipeline(model: Path, rate: float = 0.05) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from engine.errors import PipelineError
 from engine.pipeline.check import check
 from registry import Registry
 from registry.records.content import row_ids
-from tests.engine.running import ask, outcomes, run_text, texts, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 
 TEXT = """
 name: demo

@@ -31,7 +31,7 @@ from registry.query import side_tables
 from registry.records.content import content_id
 from registry.records.record import fields_of
 from tests.chat_server import ChatServer
-from tests.engine.running import run_text, words
+from tests.engine.run_pipelines import run_text, words
 
 PIPELINE = """
 name: demo

@@ -20,7 +20,7 @@ from engine.llm.journal.answers import Journal
 from engine.llm.types.requests import Completion
 from engine.upkeep.fsck import fsck
 from registry import DataObject, Registry
-from tests.engine.running import ask, outcomes, run_text, texts, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 from tests.registry.upkeep.test_fsck import commit, draft, flip, only
 
 

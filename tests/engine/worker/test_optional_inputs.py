@@ -10,7 +10,7 @@ from engine.errors import PipelineError
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from registry import Registry
-from tests.engine.running import ask, run_text, texts, words
+from tests.engine.run_pipelines import ask, run_text, texts, words
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -9,7 +9,7 @@ import pytest
 
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.running import ask, run_text, texts, words
+from tests.engine.run_pipelines import ask, run_text, texts, words
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from engine.cli.report import print_run
 from registry import Registry, Report
 from tests.conftest import Cli
-from tests.engine.running import ask, run_text, words
+from tests.engine.run_pipelines import ask, run_text, words
 
 PIPELINE = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {told: {op: told, in: words}}}"
 

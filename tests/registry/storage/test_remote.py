@@ -16,7 +16,7 @@ from registry import CorruptError, ObjectStore, Registry
 from registry.storage.files import Files, LocalFiles
 from registry.storage.remote_files import UnreachableError, files_at
 from tests.conftest import Cli
-from tests.engine.running import run_text, texts, words
+from tests.engine.run_pipelines import run_text, texts, words
 from tests.registry.catalog.test_catalog import commit, draft
 from tests.s3_server import s3_files
 
