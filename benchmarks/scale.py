@@ -39,7 +39,7 @@ from benchmarks.endpoint import Endpoint
 from benchmarks.footprint import Sample, watch
 from benchmarks.runs import outcome, running
 from engine.llm.chat import CallLog, ChatModel, current_log
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
@@ -176,7 +176,7 @@ async def bare_aiohttp(server: Endpoint, spec: ModelSpec) -> float:
 async def client_and_journal(spec: ModelSpec, folder: Path) -> float:
     """The engine's own client, limits and journal, without operator, lineage and Ray."""
     journal = Journal(folder)
-    shared = SharedModel(spec, spec.model, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
+    shared = ModelClient(spec, spec.model, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
     teacher = ChatModel("teacher", shared)
 
     async def ask(prompt: str, sample: int) -> None:

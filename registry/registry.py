@@ -117,7 +117,7 @@ class Registry:
         found = []
         for version_id in self._ids("step_key = ?", [step_key]):
             with suppress(CorruptError, FileNotFoundError):
-                found.append(self.catalog.rely_on(version_id))
+                found.append(self.catalog.touch(version_id))
         return found
 
     def manifest(self, name: str, version: int) -> Manifest:

@@ -23,7 +23,7 @@ class Beat(NamedTuple):
     note: str
 
 
-class Pulse:
+class Heartbeat:
     """Written by one worker; losing it loses nothing."""
 
     def __init__(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from engine.errors import EngineError
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.providers.response_body import excerpt
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, Request, RequestError, as_messages
@@ -58,7 +58,7 @@ class ChatModel:
         weights: finds them on this machine, for a model in this process (None: it is an API's).
     """
 
-    def __init__(self, role: str, model: SharedModel, weights: Callable[[], LocalWeights] | None = None) -> None:
+    def __init__(self, role: str, model: ModelClient, weights: Callable[[], LocalWeights] | None = None) -> None:
         self.role = role
         self._model = model
         self._weights = weights

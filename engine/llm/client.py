@@ -18,17 +18,17 @@ from engine.llm.limits.governor import Gate
 from engine.llm.limits.outage import PATIENCE_SECONDS, SUSPECTS
 from engine.llm.providers.capabilities import SampleWatch
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.refresh import ask_again
+from engine.llm.types.refresh import refresh
 from engine.llm.types.requests import (
     BudgetError,
     Completion,
     EndpointError,
     ModelError,
-    PassingError,
     Provider,
     Request,
     RequestError,
     Spent,
+    TransientError,
 )
 from engine.llm.types.structured import in_words
 
@@ -49,7 +49,7 @@ class _EmptyAnswerError(RequestError):
     """The server answered without a word."""
 
 
-class SharedModel:
+class ModelClient:
     """One model of a pipeline in one worker, whatever roles it fills: one client, one set of limits, one journal.
 
     Args:
@@ -147,7 +147,7 @@ class SharedModel:
 
     def _again(self, key: str) -> bool:
         """Whether an answer that is there is to be asked for anew; once is enough for all rows that ask the same."""
-        return ask_again.get() and key not in self._renewed
+        return refresh.get() and key not in self._renewed
 
     async def _ask_for(self, requests: Sequence[Request]) -> dict[str, Answer]:
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ class SharedModel:
             self._provider = self._make()
         patience = _Patience(self, self.spec.retries)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(PassingError),
+            retry=retry_if_exception_type(TransientError),
             stop=patience.is_used_up,
             wait=wait_none() if self._batch else _wait,
             sleep=self._sleep,
@@ -201,7 +201,7 @@ class SharedModel:
         )
         try:
             return await retrying(self._send, self._provider, requests)
-        except PassingError as error:
+        except TransientError as error:
             tried = "1 try" if patience.counted == 1 else f"{patience.counted} tries"
             raise RequestError(f"no answer in {tried}; the last: {error}") from error
         except (EndpointError, BudgetError) as error:
@@ -249,7 +249,7 @@ class SharedModel:
                 empty = completions[0]
                 raise _EmptyAnswerError(f"empty answer (finish_reason {empty.finish_reason!r})", empty)
             return await self._kept(requests, good)
-        except PassingError as error:
+        except TransientError as error:
             # An answer that broke off may have been paid for.
             broken = error.completion
             outcome = self._failed(error, requests[0].key) if broken is None else self._paid([broken], most)
@@ -271,7 +271,7 @@ class SharedModel:
 
         The place among the requests in flight is kept until they are durable: a crash loses no more than those.
         """
-        again = ask_again.get()
+        again = refresh.get()
         kept = await asyncio.gather(
             *[self._answers.put(request.key, done, replace=again) for request, done in zip(requests, good, strict=False)]
         )
@@ -281,7 +281,7 @@ class SharedModel:
             await self._watch.see(request, done)
         return [Answer(done, reused=False) for done in kept]
 
-    def _failed(self, error: PassingError, key: str) -> Outcome:
+    def _failed(self, error: TransientError, key: str) -> Outcome:
         if error.differently:
             return Outcome("refused")
         if self._batch:  # the server took the batch: a line that failed says nothing of the endpoint
@@ -344,7 +344,7 @@ class _Patience:
     endpoint is none as long as nobody is answered, for as long as an outage may last: see Outage.
     """
 
-    def __init__(self, model: SharedModel, retries: int) -> None:
+    def __init__(self, model: ModelClient, retries: int) -> None:
         self._model = model
         self._retries = retries
         self._answered = model._answered
@@ -355,10 +355,10 @@ class _Patience:
         error = state.outcome.exception() if state.outcome else None
         progress = self._model._answered > self._answered
         self._answered = self._model._answered
-        self.counted += not (isinstance(error, PassingError) and self._is_excused(error, progress))
+        self.counted += not (isinstance(error, TransientError) and self._is_excused(error, progress))
         return self.counted > self._retries
 
-    def _is_excused(self, error: PassingError, progress: bool) -> bool:
+    def _is_excused(self, error: TransientError, progress: bool) -> bool:
         if self._model.spec.mode == "batch":
             return error.differently
         now = time.monotonic()
@@ -375,9 +375,9 @@ class _Patience:
 def _wait(state: RetryCallState) -> float:
     """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, PassingError) and (error.differently or error.unreachable):
+    if isinstance(error, TransientError) and (error.differently or error.unreachable):
         return 0.0  # in an outage the gate says when
-    if isinstance(error, PassingError) and error.retry_after is not None:
+    if isinstance(error, TransientError) and error.retry_after is not None:
         return min(error.retry_after, _MOST_RETRY_AFTER) + random.uniform(0, 0.1)
-    cap = _CAP_SECONDS_DOWN if isinstance(error, PassingError) and error.down else _CAP_SECONDS
+    cap = _CAP_SECONDS_DOWN if isinstance(error, TransientError) and error.down else _CAP_SECONDS
     return random.uniform(0, min(cap, 0.5 * 2 ** min(state.attempt_number, 10)))

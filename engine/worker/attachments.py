@@ -7,7 +7,7 @@ from pathlib import Path
 from registry import DataObject, Registry, StoredFile
 
 
-class Keeper:
+class FileCollector:
     """Stores the files of artifacts and remembers them for the manifest."""
 
     def __init__(self, registry: Registry) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from engine.errors import EngineError
 from engine.jobs.messages import Job, ModelBinding, Usage
 from engine.llm.chat import CallLog, ChatModel
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.governor import Gate, Governor
 from engine.llm.shared_service import Link, Post, RemoteAnswers, RemoteGate
@@ -44,7 +44,7 @@ class Models:
         self._far = far
         self._post = Post(link, name) if link else None
         self._answers: Answers | None = None
-        self._shared: dict[str, SharedModel] = {}
+        self._shared: dict[str, ModelClient] = {}
         self._by_role: dict[str, ChatModel] = {}
         self._by_encoder: dict[str, Encoder] = {}
         self._encoding: dict[str, LocalEncoder] = {}
@@ -99,7 +99,7 @@ class Models:
         if binding.name not in self._shared:
             answers = self._journal()
             make = partial(_provider, binding, self._registry, answers, self._job.threads)
-            self._shared[binding.name] = SharedModel(binding.spec, binding.identity, answers, self._gate(binding), make)
+            self._shared[binding.name] = ModelClient(binding.spec, binding.identity, answers, self._gate(binding), make)
         here = partial(_local, binding.weights, self._registry) if binding.weights else None
         return ChatModel(role, self._shared[binding.name], here)
 

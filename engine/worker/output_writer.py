@@ -26,7 +26,7 @@ LEFT_OUT = "rows_excluded"
 
 
 @dataclass(frozen=True)
-class Emitted:
+class OutputRow:
     """A yielded row, what it is known to be made from, and the calls that were made before it."""
 
     output: str
@@ -73,7 +73,7 @@ class OutputWriter:
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def row(self, at: RowRef, emitted: Sequence[Emitted], reasons: Sequence[str], log: CallLog) -> bool:
+    def row(self, at: RowRef, emitted: Sequence[OutputRow], reasons: Sequence[str], log: CallLog) -> bool:
         """Take what became of an input row: it is a source of all that was yielded for it. Returns whether any of it stays.
 
         Args:
@@ -92,7 +92,7 @@ class OutputWriter:
         self._loose_calls(call for call in log.calls if id(call) not in linked)
         return bool(kept)
 
-    def free(self, emitted: Sequence[Emitted], log: CallLog) -> None:
+    def free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
         """Take rows that are not the work of one input row; calls are linked to rows that name their answers."""
         by_answer = {id(call.completion): call for call in log.calls}
         linked: set[int] = set()
@@ -153,7 +153,7 @@ class OutputWriter:
             usage=usage,
         )
 
-    def _kept(self, emitted: Sequence[Emitted]) -> list[Emitted]:
+    def _kept(self, emitted: Sequence[OutputRow]) -> list[OutputRow]:
         """What the exclusion list does not leave out."""
         kept = []
         for item in emitted:
@@ -163,7 +163,7 @@ class OutputWriter:
                 kept.append(item)
         return kept
 
-    def _take(self, item: Emitted, calls: Sequence[Call], given: tuple[RowRef, ...] = ()) -> None:
+    def _take(self, item: OutputRow, calls: Sequence[Call], given: tuple[RowRef, ...] = ()) -> None:
         rows = self._outputs[item.output]
         place = len(rows.records)
         parents = dict.fromkeys((*given, *(source for source in item.sources if isinstance(source, RowRef))))

@@ -24,21 +24,21 @@ from pydantic import ValidationError
 
 from engine.errors import EngineError
 from engine.fingerprint.code import code_digest
-from engine.jobs.heartbeat import Pulse
+from engine.jobs.heartbeat import Heartbeat
 from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage, checkpoints, count_attempt, stop_mark, write_receipt
 from engine.llm.chat import Call, CallLog, current_log
 from engine.llm.providers.response_body import whole_characters
 from engine.llm.shared_service import Link
-from engine.llm.types.refresh import ask_again
+from engine.llm.types.refresh import refresh
 from engine.llm.types.requests import BudgetError, EndpointError, ModelError, RequestError, StoppedError
 from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Reject, Tally
 from engine.operator.declaration import Operator, Table
 from engine.provenance import RowRef, sources_of
-from engine.worker.attachments import Keeper
+from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_slice, read_whole
 from engine.worker.models import Models, usage
-from engine.worker.output_writer import Emitted, OutputWriter
+from engine.worker.output_writer import OutputRow, OutputWriter
 from registry import Record, Registry
 
 _WATCH_SECONDS = 0.5
@@ -60,7 +60,7 @@ class RowResult:
     `partial` has reasons why not all came of it that was to (`ctx.reject`), `tally` the numbers that the operator reported.
     """
 
-    emitted: list[Emitted] = field(default_factory=list)
+    emitted: list[OutputRow] = field(default_factory=list)
     rejected: str | None = None
     partial: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
@@ -93,7 +93,7 @@ class Worker:
         self.operator: Operator = declared.typed(named)
         self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
-        self.pulse = Pulse(self.registry.receipts / job.step_key)
+        self.pulse = Heartbeat(self.registry.receipts / job.step_key)
         self.models = Models(job, self.registry, link, name, far=far)
         self._mark = stop_mark(self.registry.receipts, job.step_key)
         self._watching: asyncio.Task[None] | None = None
@@ -154,7 +154,7 @@ class Worker:
 
     async def _run(self, part: Partition) -> Receipt | Failure:
         tally = Tally()
-        keeper = Keeper(self.registry)
+        keeper = FileCollector(self.registry)
         scratch = Path(tempfile.mkdtemp(prefix="engine-"))
         try:
             make_context = partial(self._context, keeper, scratch)
@@ -209,7 +209,7 @@ class Worker:
         result = await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
         if self.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:
             # Answers in the journal led to the reject once more.
-            ask_again.set(True)
+            refresh.set(True)
             first, result = result, await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
             result.log.calls[:0] = first.log.calls
         if result.error:
@@ -265,7 +265,7 @@ class Worker:
         # A null, as a join leaves it, is a row of unknown origin.
         named = [each if isinstance(each, list) else [each] for each in origins]
         sources = [[RowRef(stream, row) for row in each if row is not None] for each in named]
-        writer.free([Emitted(output, row, tuple(refs)) for row, refs in zip(rows, sources, strict=True)], CallLog())
+        writer.free([OutputRow(output, row, tuple(refs)) for row, refs in zip(rows, sources, strict=True)], CallLog())
         known = writer.led(stream)
         led = table.num_rows if known is None else len(known)
         return writer.receipt(part, led=led, filtered=table.num_rows - led, rejected=0)
@@ -277,7 +277,7 @@ class Worker:
         arguments: dict[str, Any] = {**given, **self._settings}
         if self.operator.context:
             arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name))
-        emitted: list[Emitted] = []
+        emitted: list[OutputRow] = []
         try:
             async for item in _any_generator(self.operator.function(**arguments)):
                 emitted.append(self._declared(item, "its inputs"))
@@ -303,7 +303,7 @@ class Worker:
 
     # -- what operators are given -------------------------------------------------------------------------------
 
-    def _declared(self, item: Any, where: str, calls: tuple[Call, ...] = ()) -> Emitted:
+    def _declared(self, item: Any, where: str, calls: tuple[Call, ...] = ()) -> OutputRow:
         """Check what an operator yielded against what it declared, and validate the record anew."""
         outputs = self.operator.outputs
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
@@ -320,7 +320,7 @@ class Worker:
                 f"operator {self.operator.name} yielded a {given} to {output!r}, which is {declared.type_name()}"
             )
         try:
-            return Emitted(
+            return OutputRow(
                 output, declared.model_validate(row.model_dump(), by_name=True, by_alias=False), sources_of(row), calls
             )
         except ValidationError as error:
@@ -328,7 +328,9 @@ class Worker:
                 f"operator {self.operator.name} made an invalid {declared.type_name()} from {where}: {error}"
             ) from error
 
-    def _context(self, keeper: Keeper, scratch: Path, tally: Tally, seed: int, rejects: list[str] | None = None) -> Context:
+    def _context(
+        self, keeper: FileCollector, scratch: Path, tally: Tally, seed: int, rejects: list[str] | None = None
+    ) -> Context:
         draws = random.Random(seed)
         lasting = checkpoints(self.registry.receipts, self.job.step_key)
         if rejects is None:

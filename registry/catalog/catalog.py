@@ -90,9 +90,9 @@ class Catalog:
         with self._held(to_read=True):  # who holds the lock can wait for those who read, while nobody else begins to
             return self.readers.join()
 
-    def rely_on(self, version_id: str) -> Manifest:
+    def touch(self, version_id: str) -> Manifest:
         """The same as `manifest`, and the version counts as made now: it is kept at least as long as a run that lives now."""
-        self._truth.renew(version_id)
+        self._truth.touch(version_id)
         return self.manifest(version_id)
 
     def intact(self, manifest: Draft) -> bool:
@@ -119,7 +119,7 @@ class Catalog:
             asked = [draft.version_id for draft in drafts]
             query = "select version_id, version from versions where list_contains(?, version_id)"
             earlier = dict(self._query(query, [asked]))
-            made = {version_id: self.rely_on(version_id) for version_id in earlier if self._is_whole(version_id)}
+            made = {version_id: self.touch(version_id) for version_id in earlier if self._is_whole(version_id)}
             fresh = [draft for draft in drafts if draft.version_id not in made]
             for draft in fresh:
                 if gone := self._missing(draft):

@@ -59,10 +59,10 @@ class Truth:
         self._manifests.write(_file(manifest.version_id), checked_json(manifest.model_dump(mode="json")))
         fault_points.point("manifest.written")
 
-    def renew(self, version_id: str) -> None:
+    def touch(self, version_id: str) -> None:
         """Let a version's manifest be as young as if it were written now; raises FileNotFoundError when there is none."""
         name = _file(version_id)
-        if not self._manifests.renew(name):
+        if not self._manifests.touch(name):
             self._manifests.write(name, self._manifests.read(name))
 
     def remove(self, version_id: str) -> None:

@@ -65,7 +65,7 @@ class Files(Protocol):
     def size(self, name: str) -> int | None:
         """A file's size in bytes; None when it is absent."""
 
-    def renew(self, name: str) -> bool:
+    def touch(self, name: str) -> bool:
         """Make a file as young as if it were written now. False when it is absent, or can only be written again."""
 
     def listing(self, strict: bool = True) -> Iterator[FileEntry]:
@@ -116,7 +116,7 @@ class LocalFiles(Files):
         about = plain_files.about(self.path(name))
         return about.st_size if about else None
 
-    def renew(self, name: str) -> bool:
+    def touch(self, name: str) -> bool:
         path = self.path(name)
         if not plain_files.about(path):
             return False

@@ -199,7 +199,7 @@ class ObjectStore:
         """
         name = _name(stored.sha256)
         with self._use.join():
-            if not (self._files.renew(name) and self._files.size(name) == stored.bytes):
+            if not (self._files.touch(name) and self._files.size(name) == stored.bytes):
                 return False
         try:
             self._verified(stored.sha256)

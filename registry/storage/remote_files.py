@@ -109,7 +109,7 @@ class RemoteFiles(Files):
         except FileNotFoundError:
             return None
 
-    def renew(self, name: str) -> bool:
+    def touch(self, name: str) -> bool:
         plain_name(name)
         return False  # object stores have no `touch`; what is put again is young
 

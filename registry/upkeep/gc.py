@@ -4,7 +4,7 @@ It goes in an order that leaves nothing half gone whenever it is killed: what a 
 versions, what was made before what it was made from, then objects that no version names any more.
 
 Nobody is raced. Versions are removed while the registry's lock is held and nobody reads (`Catalog.reading`), so a reader
-never loses a row. Who relies on something that is there makes it young first: `Catalog.rely_on` a version,
+never loses a row. Who relies on something that is there makes it young first: `Catalog.touch` a version,
 `ObjectStore.put_*` an object. What is younger than the oldest run that lives stays.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.llm.chat import CallLog, ChatModel, current_log
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
@@ -29,7 +29,7 @@ async def model(workdir: Path, chat_server: ChatServer) -> AsyncIterator[Make]:
         full = ModelSpec.model_validate(
             {"provider": "openai", "model": "test-model", "base_url": chat_server.base_url, "retries": 2, **spec}
         )
-        shared = SharedModel(full, full.model, journal, Governor(full), lambda: OpenAIProvider(full, journal))
+        shared = ModelClient(full, full.model, journal, Governor(full), lambda: OpenAIProvider(full, journal))
         made.append(shared)
         return ChatModel("teacher", shared)
 

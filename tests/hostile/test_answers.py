@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.llm.chat import CallLog, ChatModel, current_log
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers import chat_completions
@@ -54,7 +54,7 @@ def outcomes(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -
                 "max_tokens": 64,
             }
         )
-        model = SharedModel(spec, name, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
+        model = ModelClient(spec, name, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
         try:
             return await ChatModel("teacher", model).chat("What is 3 + 4?", **MODES[name].needs)
         except Exception as error:

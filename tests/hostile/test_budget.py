@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.llm import client
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits import outage
 from engine.llm.limits.governor import Governor
@@ -71,7 +71,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 async def ask_all(folder: Path, spec: ModelSpec, rows: int) -> list[Any]:
     """What becomes of some rows that are asked at the same time."""
     journal = Journal(folder)
-    model = SharedModel(spec, spec.model, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
+    model = ModelClient(spec, spec.model, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
     asked = [
         Request(spec.endpoint, spec.model, ({"role": "user", "content": f"row {number}"},), spec.sampling())
         for number in range(rows)

@@ -8,7 +8,7 @@ from typing import Any
 from engine.llm.limits.accounting import Ask, Outcome
 from engine.llm.limits.governor import Gate
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import ModelError, PassingError, tokens
+from engine.llm.types.requests import ModelError, TransientError, tokens
 
 
 async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]) -> Any:
@@ -32,7 +32,7 @@ async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int
         answer = await send()
         outcome = _paid(spec, answer)
         return answer
-    except PassingError as error:
+    except TransientError as error:
         outcome = Outcome("failed", accounted=not error.billed)
         raise
     except ModelError:

@@ -21,8 +21,8 @@ from engine.llm.providers import chat_completions
 from engine.llm.providers.batch_api import CLAIM_SECONDS, BatchApi, Claim, Outcome, Patience, pauses
 from engine.llm.providers.capabilities import Abilities, recall
 from engine.llm.types.model_spec import MOST_IN_BATCH, ModelSpec
-from engine.llm.types.refresh import ask_again
-from engine.llm.types.requests import BudgetError, Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.types.refresh import refresh
+from engine.llm.types.requests import BudgetError, Completion, EndpointError, ModelError, Request, RequestError, TransientError
 
 LINGER_SECONDS = 1.0
 """A batch is formed when no further request has come for so long."""
@@ -95,7 +95,7 @@ class BatchProvider:
         """Answers, when their batch is done; see Provider. All samples of a prompt go out together.
 
         `latency_ms` is 0.0: how long the server worked on an answer is unknown. Trouble with the batch itself is waited out
-        here. A request that failed in it raises a PassingError: it may be sent again, in another batch, once the limits
+        here. A request that failed in it raises a TransientError: it may be sent again, in another batch, once the limits
         allow it.
         """
         if self._abilities is None:
@@ -156,7 +156,7 @@ class BatchProvider:
         if (there := self._asked.get(request.key)) is not None:
             return there
         abilities = self._differently.get(request.key, abilities)
-        asked = _Asked(request, self._line(request, abilities), ask_again.get())
+        asked = _Asked(request, self._line(request, abilities), refresh.get())
         self._asked[request.key] = asked
         self._wait(asked)
         return asked
@@ -282,7 +282,7 @@ class BatchProvider:
                 try:
                     batch = None if fresh else await self._api.find(out.file, out.since)
                     return await self._create(out, batch, claim)
-                except PassingError as error:
+                except TransientError as error:
                     fresh = False  # it may have been created all the same: looked for before the next try
                     await patience.wait(error)
         finally:
@@ -329,7 +329,7 @@ class BatchProvider:
 
     async def _kept(self, out: _Out, outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
         """Put the answers into the journal; gives what is kept there."""
-        # An empty answer is not one: see SharedModel.
+        # An empty answer is not one: see ModelClient.
         answers = {
             key: answer for key in out.keys if isinstance(answer := outcomes.get(key), Completion) and answer.text.strip()
         }
@@ -345,9 +345,9 @@ class BatchProvider:
                 self._tell(asked, outcome)
             elif key not in self._differently and (other := self._other_words(outcome, asked)) is not None:
                 self._differently[key] = other
-                self._fail([asked], PassingError(str(outcome), differently=True))
+                self._fail([asked], TransientError(str(outcome), differently=True))
             else:
-                self._fail([asked], outcome or PassingError(f"batch {out.batch} ended without an answer", billed=False))
+                self._fail([asked], outcome or TransientError(f"batch {out.batch} ended without an answer", billed=False))
 
     def _members(self, out: _Out) -> list[_Asked]:
         return [asked for key in out.keys if (asked := self._asked.get(key)) is not None and asked.file == out.file]

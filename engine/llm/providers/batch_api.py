@@ -21,7 +21,7 @@ from engine.llm.providers.openai import api_key, session
 from engine.llm.providers.redaction import holds, redact, redacted
 from engine.llm.providers.response_body import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.types.requests import Completion, EndpointError, ModelError, Request, RequestError, TransientError
 
 POLL_SECONDS, MOST_POLL_SECONDS = 1.0, 60.0
 """The first pause between two looks at a batch, or two tries of a call, and the longest; each is half as long again as the
@@ -92,7 +92,7 @@ class Patience:
         self._waits = pauses()
         self._until = time.monotonic() + PATIENCE_SECONDS
 
-    async def wait(self, error: PassingError) -> None:
+    async def wait(self, error: TransientError) -> None:
         """Pause; raises EndpointError when it has lasted too long."""
         if time.monotonic() > self._until:
             said = f"for {PATIENCE_SECONDS / 3600:g} hours; what is out is not lost: run again"
@@ -139,12 +139,12 @@ class BatchApi:
         return await self._patiently(send, self._spec.retries)
 
     async def create(self, file: str) -> str:
-        """Create a batch; gives its id. One try: raises PassingError."""
+        """Create a batch; gives its id. One try: raises TransientError."""
         asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         return await self._call("POST", "/batches", _id, json=asked, timeout=self._timeout())
 
     async def find(self, file: str, since: float) -> str | None:
-        """The batch of an input file, if it was created. One try: raises PassingError."""
+        """The batch of an input file, if it was created. One try: raises TransientError."""
         after: dict[str, str] = {}
         while True:
             page = await self._call("GET", "/batches", _json, params={"limit": "100", **after}, timeout=self._timeout())
@@ -228,7 +228,7 @@ class BatchApi:
         while True:
             try:
                 return await call()
-            except PassingError as error:
+            except TransientError as error:
                 if error.unreachable and not self._heard and tries_unheard is not None and tries >= tries_unheard:
                     raise EndpointError(str(error)) from error
                 tries += 1

@@ -17,10 +17,10 @@ from engine.llm.types.requests import (
     Completion,
     EndpointError,
     ModelError,
-    PassingError,
     Request,
     RequestError,
     TokenLogprob,
+    TransientError,
     tokens,
 )
 from engine.llm.types.structured import in_words
@@ -78,7 +78,7 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
     """The answers in a response. Of several choices, those that cannot be used are left out as long as one can.
 
     Raises:
-        PassingError: the response is not a chat completion, or the server broke down while it answered.
+        TransientError: the response is not a chat completion, or the server broke down while it answered.
         RequestError: the model refused, a filter stopped it, or its answer is not one that can be used.
         EndpointError: log-probabilities were asked for, and there are none.
     """
@@ -94,7 +94,7 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
             except ModelError as error:
                 failed.append(error)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise PassingError(
+        raise TransientError(
             f"the response is not a chat completion ({excerpt(f'{type(error).__name__}: {error}', 200)})"
         ) from None
     if not usable:
@@ -152,7 +152,7 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
     if end == "whole" and (beside := _ended_otherwise(choice)) is not None:
         end, said = beside
     if end == "failed":
-        raise PassingError(f"the server broke off its answer ({said})", completion=paid.nothing("error"))
+        raise TransientError(f"the server broke off its answer ({said})", completion=paid.nothing("error"))
     if end == "filtered":
         raise RequestError(f"the server's content filter stopped the answer ({said})", paid.nothing("content_filter"))
     if end == "unknown":
@@ -189,7 +189,7 @@ def _raise_failed(error: Any, said: str, paid: _Paid) -> None:
     words = error.get("message") if isinstance(error, dict) else error
     said = f"the server broke off its answer ({said}): {status}: {excerpt(str(words or error))}"
     if status in _RETRIED or status >= 500:
-        raise PassingError(said, throttled=status == 429, completion=paid.nothing("error"))
+        raise TransientError(said, throttled=status == 429, completion=paid.nothing("error"))
     raise RequestError(said, paid.nothing("error"))
 
 

@@ -14,7 +14,7 @@ import aiohttp
 
 from engine.llm.providers.response_body import GarbledError, excerpt, from_json
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, ModelError, PassingError, RequestError
+from engine.llm.types.requests import EndpointError, ModelError, RequestError, TransientError
 
 _PASSING = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}
@@ -90,7 +90,7 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
     if status == 400 and code in _REFUSED_PARAMETER and param in _OURS:
         return EndpointError(f"{said} (every request has {param}: change it in the model or in the step that sets it)")
     if status in _PASSING or status >= 500:
-        return PassingError(
+        return TransientError(
             said,
             retry_after(headers),
             throttled=status == 429,
@@ -123,26 +123,26 @@ def status_of(error: Mapping[str, Any]) -> int:
     return next((_STATUSES[word] for name in ("code", "type") if (word := str(error.get(name)).lower()) in _STATUSES), 502)
 
 
-def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bool = True) -> PassingError | EndpointError:
+def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bool = True) -> TransientError | EndpointError:
     """What went wrong before there was a response, or in the middle of it.
 
     Args:
         heard: whether the server has ever answered: a name that was never found is wrong; one that was found comes back.
     """
     if isinstance(error, TimeoutError):
-        return PassingError(f"{url}: no answer in {spec.timeout:g} s")
+        return TransientError(f"{url}: no answer in {spec.timeout:g} s")
     if isinstance(error, aiohttp.InvalidURL):
         return EndpointError(f"{url} is not a URL; correct base_url")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         said = f"{url}: {excerpt(str(error))}; correct base_url, or check the network"
-        return PassingError(said, unreachable=True) if heard else EndpointError(said)
+        return TransientError(said, unreachable=True) if heard else EndpointError(said)
     if isinstance(error, aiohttp.ClientConnectorError):
         said = f"nobody answers at {url} ({excerpt(error.strerror or str(error))}); is the server running, and base_url right?"
-        return PassingError(said, unreachable=True)
+        return TransientError(said, unreachable=True)
     if isinstance(error, GarbledError):
-        return PassingError(f"{url}: {excerpt(str(error))}")
+        return TransientError(f"{url}: {excerpt(str(error))}")
     down = isinstance(error, aiohttp.ClientConnectionError)
-    return PassingError(f"{url}: {type(error).__name__}: {excerpt(str(error))}", down=down)
+    return TransientError(f"{url}: {type(error).__name__}: {excerpt(str(error))}", down=down)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

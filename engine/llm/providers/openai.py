@@ -34,7 +34,7 @@ from engine.llm.providers.response_body import (
     read_start,
 )
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, ModelError, PassingError, Request, RequestError
+from engine.llm.types.requests import Completion, EndpointError, ModelError, Request, RequestError, TransientError
 
 _NAMES_IT = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
 _GUESSES = 3
@@ -85,7 +85,7 @@ class OpenAIProvider:
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """One POST; see Provider.
 
-        A request that is refused because of what not every server knows raises a PassingError, and is put differently
+        A request that is refused because of what not every server knows raises a TransientError, and is put differently
         when it is sent again. Only when that helps has anything been learnt of the server.
         """
         if self._abilities is None:
@@ -99,12 +99,12 @@ class OpenAIProvider:
         try:
             with redacted(self._key):
                 found, choices, says_why = await self._post(requests, abilities)
-        except (RequestError, PassingError) as error:
-            self._heard = self._heard or not (isinstance(error, PassingError) and error.unreachable)
+        except (RequestError, TransientError) as error:
+            self._heard = self._heard or not (isinstance(error, TransientError) and error.unreachable)
             if not error.refused or (more := self._other_words(requests, abilities, error, change)) is None:
                 raise
             self._differently[first.key] = more
-            raise PassingError(str(error), differently=True) from None
+            raise TransientError(str(error), differently=True) from None
         self._broke_down.discard(first.key)
         await self._learn_from(change)
         if len(requests) > 1:
@@ -122,11 +122,11 @@ class OpenAIProvider:
         return found
 
     def _other_words(
-        self, requests: Sequence[Request], abilities: Abilities, error: RequestError | PassingError, change: _Change
+        self, requests: Sequence[Request], abilities: Abilities, error: RequestError | TransientError, change: _Change
     ) -> _Change | None:
         """How a request that was refused is to be put when it is sent again; None when that is of no use."""
         refusal = str(error)
-        if isinstance(error, PassingError):
+        if isinstance(error, TransientError):
             if requests[0].key in self._broke_down:  # putting it differently did not help
                 return None
             self._broke_down.add(requests[0].key)

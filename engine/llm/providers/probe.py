@@ -19,7 +19,7 @@ from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
 from engine.llm.types.finish_reason import ending
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import PassingError, RequestError
+from engine.llm.types.requests import RequestError, TransientError
 
 _MOST_WAIT = 60.0
 _SAMPLES = 4
@@ -59,7 +59,7 @@ async def probe(
 
     Raises:
         EndpointError: no request can succeed there (key, model name, address).
-        PassingError: the server did not answer after `retries` further tries.
+        TransientError: the server did not answer after `retries` further tries.
         BudgetError: the limits allow no further request.
     """
     abilities = await recall(answers, spec)
@@ -94,13 +94,13 @@ class _Asker:
         """
         try:
             return await self._answered(prompt, max_tokens, more)
-        except PassingError as error:
+        except TransientError as error:
             if not error.refused or not more:
                 raise
         await self._answered(prompt, max_tokens, {})
         try:
             return await self._answered(prompt, max_tokens, more)
-        except PassingError as error:
+        except TransientError as error:
             if error.refused:
                 return []
             raise
@@ -108,7 +108,7 @@ class _Asker:
     async def _answered(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices, after as many tries as the model's `retries` allow; one, where the server may refuse `more`."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, PassingError) and not (error.refused and more)),
+            retry=retry_if_exception(lambda error: isinstance(error, TransientError) and not (error.refused and more)),
             stop=stop_after_attempt(self._spec.retries + 1),
             wait=_wait,
             reraise=True,
@@ -138,7 +138,7 @@ class _Asker:
 def _wait(state: RetryCallState) -> float:
     """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, PassingError) and error.retry_after is not None:
+    if isinstance(error, TransientError) and error.retry_after is not None:
         return min(error.retry_after, _MOST_WAIT)
     return random.uniform(0, min(_MOST_WAIT, 0.5 * 2 ** min(state.attempt_number, 10)))
 

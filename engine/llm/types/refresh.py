@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-ask_again: ContextVar[bool] = ContextVar("ask_again", default=False)
+refresh: ContextVar[bool] = ContextVar("refresh", default=False)
 """Set while a rejected row runs again: the journal's answers, which led to the reject, are asked for anew."""

@@ -50,7 +50,7 @@ class RequestError(ModelError):
         self.found: list[Any] = []
 
 
-class PassingError(ModelError):
+class TransientError(ModelError):
     """A failure that may pass (408, 409, 429, 5xx, time-outs, resets).
 
     Args:
@@ -208,7 +208,7 @@ class Provider(Protocol):
         """Answers to requests that differ in nothing but `sample`, in order.
 
         A provider that cannot give several answers to a prompt at once gives those of the first requests only (at
-        least one), and is asked again for the others. Raises PassingError, RequestError or EndpointError.
+        least one), and is asked again for the others. Raises TransientError, RequestError or EndpointError.
         """
         ...
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from engine.llm.chat import CallLog, ChatModel, current_log
-from engine.llm.client import SharedModel
+from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers import batch, batch_api
 from engine.llm.providers.batch import BatchProvider
-from engine.llm.types.refresh import ask_again
+from engine.llm.types.refresh import refresh
 from engine.llm.types.requests import BudgetError, Completion, EndpointError, RequestError
 from registry import Registry
 from tests.batch_server import BatchServer, killed, model_spec, request, start, until
@@ -68,7 +68,7 @@ async def make(server: BatchServer, journal: Journal) -> AsyncIterator[Make]:
 async def ask(provider: BatchProvider, server: BatchServer, *prompts: str) -> list[str]:
     """The answers to some prompts that are asked at the same time."""
     spec = provider._spec
-    shared = SharedModel(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
+    shared = ModelClient(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
     done = await asyncio.gather(*[shared.answer([request(server, prompt)]) for prompt in prompts])
     return [answer.completion.text for [answer] in done]
 
@@ -89,7 +89,7 @@ async def test_a_model_of_a_pipeline_asks_in_batches_and_the_journal_makes_the_s
     spec = model_spec(server, price={"input": 1000})
     server.answer = lambda prompt, seen: f"{prompt} {seen}"
     for _ in range(2):
-        shared = SharedModel(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
+        shared = ModelClient(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
         chat = ChatModel("teacher", shared)
         answers = await asyncio.gather(*[chat.samples(prompt, 3) for prompt in PROMPTS])
         await shared.close()
@@ -325,7 +325,7 @@ async def test_an_empty_sample_is_asked_for_once_more_and_others_are_not(server:
     current_log.set(CallLog())
     server.answer = lambda prompt, seen: "" if seen == 0 else f"answer {seen}"  # the order is not that of the samples
     spec = model_spec(server)
-    shared = SharedModel(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
+    shared = ModelClient(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
     answers = await ChatModel("teacher", shared).samples("q", 4)
     await shared.close()
     assert {answer.text for answer in answers} == {f"answer {number}" for number in range(1, 5)}
@@ -336,7 +336,7 @@ async def test_what_is_asked_again_replaces_the_kept_answer(make: Make, server: 
     server.answer = lambda prompt, seen: f"answer {seen}"
     assert await ask(make(), server, "q") == ["answer 0"]
     assert await ask(make(), server, "q") == ["answer 0"]  # of the journal
-    ask_again.set(True)
+    refresh.set(True)
     assert await ask(make(), server, "q") == ["answer 1"]
     assert (await journal.get(request(server, "q").key)) == Completion(text="answer 1", tokens_in=10, tokens_out=5)
 
@@ -414,7 +414,7 @@ async def test_tries_of_a_request_count_against_max_calls(make: Make, server: Ba
     server.answer = lambda prompt, seen: (500, {"error": {"message": "oops"}})
     provider = make(retries=3, max_calls=12)
     spec = provider._spec
-    shared = SharedModel(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
+    shared = ModelClient(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
     await asyncio.gather(*[shared.answer([request(server, prompt)]) for prompt in PROMPTS], return_exceptions=True)
     assert server.asked.total() == 12
 
@@ -423,7 +423,7 @@ async def test_what_max_calls_allows_goes_out_and_the_next_run_goes_further(make
     for run in (1, 2):
         provider = make(max_calls=6)
         spec = provider._spec
-        shared = SharedModel(spec, spec.model, provider._answers, Governor(spec), lambda p=provider: p)
+        shared = ModelClient(spec, spec.model, provider._answers, Governor(spec), lambda p=provider: p)
         rows = [shared.answer([request(server, prompt)]) for prompt in PROMPTS]
         done = await asyncio.gather(*rows, return_exceptions=True)
         refused = [each for each in done if isinstance(each, BudgetError)]

@@ -81,11 +81,11 @@ def test_no_name_leads_out_of_the_folder(files: Files, name: str) -> None:
 def test_the_age_of_what_is_written_again_starts_anew(files: Files) -> None:
     files.write("x", b"1")
     [before] = files.listing()
-    if not files.renew("x"):
+    if not files.touch("x"):
         files.write("x", b"1")
     [after] = files.listing()
     assert after.modified >= before.modified > 1_600_000_000
-    assert files.renew("absent") is False
+    assert files.touch("absent") is False
 
 
 def test_versions_are_found_again_without_the_folder_on_this_machine(url: str) -> None:

@@ -150,8 +150,8 @@ def test_an_object_that_goes_while_it_is_made_young_is_written(tmp_path: Path) -
     class Collected(LocalFiles):
         """Somebody collects garbage right after a file was made young."""
 
-        def renew(self, name: str) -> bool:
-            there = super().renew(name)
+        def touch(self, name: str) -> bool:
+            there = super().touch(name)
             self.remove(name)
             return there
 

@@ -248,7 +248,7 @@ class Machine(RuleBasedStateMachine):
         name = chance.choice(NAMES)
         inputs: list[VersionRef] = []
         for ref in sorted(chance.sample(sorted(self.versions), min(chance.choice((0, 0, 1, 2)), len(self.versions)))):
-            found = run.registry.catalog.rely_on(self.versions[ref].made.version_id)
+            found = run.registry.catalog.touch(self.versions[ref].made.version_id)
             inputs.append(found.ref)
             self.versions[ref] = replace(self.versions[ref], touched=self.now)
         made = draft(run.registry, name, words, json_digest([words, *map(str, inputs)]), inputs)
