@@ -129,40 +129,29 @@ class Registry:
 
     def newest(self, name: str) -> Manifest | None:
         """The version of a name that was committed last."""
-        found = self._manifests("name = ?", [name])
-        return found[-1] if found else None
+        found = self._ids("name = ?", [name])
+        return self.catalog.manifest(found[-1]) if found else None
 
     def params_of_latest(self, pipeline: str) -> dict[str, Any] | None:
         """The parameters of the run that moved `latest` of a pipeline's outputs last; None when none ever did."""
         if not self.exists:
             return None
-        con = self.catalog.snapshot()
-        try:
-            query = (
-                "select runs.params from internal.refs join internal.runs using (run_id) "
-                "where runs.pipeline = ? order by refs.updated_at desc limit 1"
-            )
-            found = con.execute(query, [pipeline]).fetchall()
-        finally:
-            con.close()
+        query = (
+            "select runs.params from refs join runs using (run_id) "
+            "where runs.pipeline = ? order by refs.updated_at desc limit 1"
+        )
+        found = self.catalog.look_up(query, [pipeline])
         return json.loads(found[0][0]) if found else None
 
     def intact(self, manifest: Manifest) -> bool:
         """Whether all of a version's objects are there, in the size they were written with."""
         return self.catalog.intact(manifest)
 
-    def _manifests(self, condition: str, values: list[Any]) -> list[Manifest]:
-        return [self.catalog.manifest(version_id) for version_id in self._ids(condition, values)]
-
     def _ids(self, condition: str, values: list[Any]) -> list[str]:
         if not self.exists:
             return []
-        con = self.catalog.snapshot()
-        try:
-            query = f"select version_id from internal.versions where {condition} order by name, version"
-            return [version_id for (version_id,) in con.execute(query, values).fetchall()]
-        finally:
-            con.close()
+        query = f"select version_id from versions where {condition} order by name, version"
+        return [version_id for (version_id,) in self.catalog.look_up(query, values)]
 
     def _files(self, folder: str) -> Files:
         if self.url is None:

@@ -81,6 +81,19 @@ class Catalog:
                     _log.warning("the catalog cannot be written, so manifests and run journals are read instead: %s", error)
                 return in_memory(self._truth.rows())
 
+    def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query on the tables. Nothing is copied, so it costs the same however many versions there are."""
+        with self._held(to_read=True):
+            try:
+                self._settle()
+                return self._sound(lambda: self._database.look_up(query, values))
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                with in_memory(self._truth.rows()) as tables:
+                    tables.execute("use memory.internal")
+                    return tables.execute(query, list(values)).fetchall()
+
     def manifest(self, version_id: str) -> Manifest:
         """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
         return self._truth.manifest(version_id)

@@ -65,6 +65,21 @@ class Database:
         with self._opened() as con:
             return con.execute(query, list(values)).fetchall()
 
+    def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The same for those who may only read the file; it is closed again at once."""
+        self.let_go()
+        try:
+            with _explained(self.file):
+                con = self._connected()
+                self._attach(con, "read_only")
+                con.execute("use disk")
+                found = con.execute(query, list(values)).fetchall()
+                con.execute("use memory; detach disk")
+        except BaseException:
+            self._drop()
+            raise
+        return found
+
     def change(self, apply: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         """Change the tables in one transaction."""
         with self._opened() as con:

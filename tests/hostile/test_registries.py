@@ -18,7 +18,7 @@ import duckdb
 import pytest
 import typer
 
-from engine.cli import main
+from engine.cli import app as command_line
 from registry import DataObject, Registry, SideObject, StepRun
 from registry.query import side_tables
 from registry.storage.checked_json import canonical_json, checked_json, json_digest
@@ -41,11 +41,11 @@ def ran(root: Path, *arguments: str) -> Ran:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = main.app(["--registry", str(root), *arguments], standalone_mode=False) or 0
+            code = command_line.app(["--registry", str(root), *arguments], standalone_mode=False) or 0
         except typer.Exit as stop:
             code = stop.exit_code
         except Exception as error:
-            code = main._explain(error)
+            code = command_line._explain(error)
     return Ran(code, out.getvalue(), err.getvalue())
 
 

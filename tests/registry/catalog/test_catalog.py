@@ -144,6 +144,25 @@ def test_a_reader_does_not_hold_up_a_commit(registry: Registry) -> None:
         assert session.ask("select count(*) from versions").rows == [(3,)]  # what it saw when it began
 
 
+def test_look_ups_answer_without_a_copy_of_the_catalog(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_ = three_generations(registry)
+    run = registry.catalog.begin_run("q", {"params": {"limit": 3}})
+    [later] = registry.catalog.commit([draft(registry, "p/a", "new", "k4")], run, StepRun(step="a", op="test", outcome="ran"))
+    registry.catalog.end_run(run, "succeeded", refs={"p/a": later.version})
+    monkeypatch.delattr("registry.catalog.catalog.Catalog.snapshot")
+    assert registry.manifest("p/a", 1).ref == first
+    assert registry.newest("p/a") == later
+    assert registry.newest("p/none") is None
+    assert registry.find_step("k4") == [later]
+    assert registry.find_step("k9") == []
+    assert registry.params_of_latest("q") == {"limit": 3}
+    assert registry.params_of_latest("none") is None
+    with pytest.raises(KeyError, match="p/a@3"):
+        registry.manifest("p/a", 3)
+    [fourth] = commit(registry, draft(registry, "p/a", "newer", "k5"))  # the next look-up sees it
+    assert registry.newest("p/a") == fourth
+
+
 def test_the_file_opens_with_plain_duckdb_between_commits(registry: Registry) -> None:
     three_generations(registry)
     with duckdb.connect(str(registry.catalog.file), read_only=True) as con:

@@ -309,5 +309,5 @@ def test_the_schema_of_any_record_is_told_to_its_last_field(columns: dict[str, p
 
 
 def test_readers_do_not_pay_for_openlineage() -> None:
-    code = "import sys, registry.openlineage; sys.exit(any(name.partition('.')[0] == 'openlineage' for name in sys.modules))"
+    code = "import sys, registry.catalog.openlineage; sys.exit(any(name.partition('.')[0] == 'openlineage' for name in sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -152,7 +152,7 @@ def test_a_file_that_does_not_open_is_kept_and_made_again(
 def _survive_flips(root: Path, places: Sequence[int], before: Views) -> None:
     """Flip a bit of each byte, and read; every third time, write and read."""
     registry = Registry(root)
-    good = registry.catalog.file.read_bytes()
+    good, answers = registry.catalog.file.read_bytes(), _looked_up(registry)
     for number, wanted in enumerate(places):
         place = wanted % len(good)
         registry.catalog.file.write_bytes(good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :])
@@ -163,7 +163,15 @@ def _survive_flips(root: Path, places: Sequence[int], before: Views) -> None:
             good = registry.catalog.file.read_bytes()
             before = everything(registry)
         else:
+            assert _looked_up(registry) == answers, f"byte {place}"
             assert everything(registry) == before, f"byte {place}"
+
+
+def _looked_up(registry: Registry) -> list[object]:
+    """Answers that the catalog gives without a copy of it."""
+    versions = [("p/a", 1), ("p/a", 2), ("p/b", 1), ("p/c", 1)]
+    found = [registry.manifest(*version).step_key for version in versions]
+    return [found, [registry.find_step(key) for key in found], registry.params_of_latest("p")]
 
 
 @pytest.mark.parametrize("flips", [12, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
