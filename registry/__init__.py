@@ -1,12 +1,12 @@
 """The typed dataset registry: immutable versions, lineage as data, SQL. Knows neither the engine nor its operators."""
 
-from registry.catalog.catalog import Catalog, LockedError
+from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
-from registry.query.session import Answer, QueryError, Session
-from registry.records.columns import UnsupportedTypeError
-from registry.records.record import Artifact, IncompatibleError, Model, Record, Report, StoredFile
+from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
+from registry.query.session import Answer, Session
+from registry.records.record import Artifact, Model, Record, Report, StoredFile
 from registry.registry import Registry
-from registry.storage.objects import CorruptError, ObjectStore
+from registry.storage.objects import ObjectStore
 
 __all__ = [
     "Answer",
@@ -24,6 +24,7 @@ __all__ = [
     "QueryError",
     "Record",
     "Registry",
+    "RegistryError",
     "Report",
     "Session",
     "SideObject",

@@ -1,5 +1,65 @@
-"""What goes wrong in a registry, in words for its user."""
+"""Errors of the registry. All of them are RegistryErrors, with a message for the user."""
+
+from __future__ import annotations
+
+from typing import Literal
 
 
-class QueryError(ValueError):
-    """A query that is refused or that DuckDB could not run; the message is for the user."""
+class RegistryError(Exception):
+    """Base class. The message says what is wrong, and what to do where the registry knows it."""
+
+
+class CorruptError(RegistryError):
+    """A stored file does not hold what was written."""
+
+
+class MissingError(CorruptError):
+    """A stored object is missing."""
+
+
+class MismatchError(CorruptError):
+    """The catalog contradicts the manifests. Rebuilding it repairs that."""
+
+
+class LockedError(RegistryError):
+    """Another process held the registry's lock, or had its DuckDB file open, for too long."""
+
+
+class UnreachableError(RegistryError):
+    """A folder at a URL cannot be used."""
+
+
+class StaleError(RegistryError):
+    """The DuckDB file must be rebuilt: it is missing, has another layout, or its last writer died during a commit."""
+
+
+class DamagedError(StaleError):
+    """The DuckDB file must be rebuilt: it does not hold what was written."""
+
+
+class UnfitError(RegistryError):
+    """The catalog's tables cannot hold a value: a number is too large for its column, or a text is not Unicode."""
+
+
+class InvalidRequestError(RegistryError):
+    """The request is wrong; the registry is fine."""
+
+
+class QueryError(InvalidRequestError):
+    """A query was refused, or DuckDB could not run it."""
+
+
+class LimitError(QueryError):
+    """A query exceeded its limit of time or memory."""
+
+    def __init__(self, message: str, limit: Literal["time", "memory"]) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class IncompatibleError(InvalidRequestError):
+    """Rows of a version cannot be read as a record type. The message lists the fields and the reasons."""
+
+
+class UnsupportedTypeError(InvalidRequestError):
+    """A field of a record has a type that cannot be stored."""

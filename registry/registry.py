@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import Manifest
+from registry.errors import CorruptError
 from registry.query.session import Session
 from registry.records.record import Record, ensure_readable
 from registry.storage import plain_files
-from registry.storage.files import CorruptError, Files, LocalFiles
+from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore
 
 R = TypeVar("R", bound=Record)

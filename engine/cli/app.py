@@ -115,8 +115,7 @@ for command in (
 
 def _explain(error: Exception) -> int:
     """Print an error for people; the exit code says whether the pipeline (2) or the work (1) was at fault."""
-    from registry import CorruptError, IncompatibleError, LockedError, QueryError, UnsupportedTypeError
-    from registry.storage.remote_files import UnreachableError
+    from registry.errors import CorruptError, InvalidRequestError, LimitError, MismatchError, RegistryError
 
     if Settings.debug:
         traceback.print_exc()
@@ -128,13 +127,20 @@ def _explain(error: Exception) -> int:
         count = len(error.problems)
         say(f"error: {error}" if count == 1 else f"{count} problems:\n{error}")
         return 2
-    if isinstance(error, QueryError | UnsupportedTypeError | IncompatibleError):
+    if isinstance(error, LimitError):
+        option = "--timeout SECONDS" if error.limit == "time" else "--memory SIZE"
+        say(f"error: {error}, or allow more ({option})")
+        return 2
+    if isinstance(error, InvalidRequestError):
         say(f"error: {error}")
         return 2
+    if isinstance(error, MismatchError):
+        say(f"error: {error}\n`{propose('rebuild')}` makes the catalog again from the manifests")
+        return 1
     if isinstance(error, CorruptError):
         say(f"error: {error}\n`{propose('fsck', '--deep')}` says what is affected and how to repair it")
         return 1
-    if isinstance(error, EngineError | LockedError | UnreachableError):
+    if isinstance(error, EngineError | RegistryError):
         say(f"error: {error}")
         return 1
     if isinstance(error, OSError):

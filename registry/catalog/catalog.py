@@ -17,19 +17,20 @@ from typing import IO, Any, TypeVar
 
 import duckdb
 
-from registry.catalog.database import FULL, DamagedError, Database, StaleError, disk_error, in_memory, sql
+from registry.catalog.database import FULL, Database, disk_error, in_memory, sql
 from registry.catalog.files_of_record import Truth
 from registry.catalog.manifest import Draft, Event, Given, Manifest, Pin, StepRun
 from registry.catalog.rows import TABLES, manifest_rows, merged, replace_marks, replace_run, replace_versions, run_rows
 from registry.catalog.run_journal import RunLog, sealed
 from registry.catalog.write_ahead import Intent, IntentFile
+from registry.errors import CorruptError, DamagedError, StaleError
 from registry.storage import fault_points, plain_files
-from registry.storage.files import CorruptError, Files
-from registry.storage.lock import READ_ONLY, LockedError, RegistryLock
+from registry.storage.files import Files
+from registry.storage.lock import READ_ONLY, RegistryLock
 from registry.storage.objects import ObjectStore
 from registry.storage.shared_lock import SharedLock
 
-__all__ = ["Catalog", "LockedError", "sql"]
+__all__ = ["Catalog", "sql"]
 
 _log = logging.getLogger("registry")
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 
 from registry.catalog.rows import TABLES, Rows, insert
+from registry.errors import DamagedError, StaleError
 from registry.storage import fault_points, plain_files
 from registry.storage.files import fsync_folder
 from registry.storage.lock import wait_for
@@ -35,14 +36,6 @@ _NEWER = "Trying to read a database file with version number"
 
 _DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
 """Errors of the disk, not of the file on it, which DuckDB tells in the system's words."""
-
-
-class StaleError(Exception):
-    """The file is to be made again: it is not there, has another layout, or its last writer died within a commit."""
-
-
-class DamagedError(StaleError):
-    """The file is to be made again: it does not hold what was written."""
 
 
 class Database:

@@ -11,9 +11,10 @@ from registry.catalog.manifest import Given, Manifest, Pin, unfit
 from registry.catalog.markers import Marks
 from registry.catalog.rows import Rows, latest, manifest_rows, mark_rows, merged, run_rows
 from registry.catalog.run_journal import RunLog
+from registry.errors import CorruptError, MismatchError
 from registry.storage import fault_points, ids
 from registry.storage.checked_json import checked_json, parse_checked_json
-from registry.storage.files import CorruptError, Files
+from registry.storage.files import Files
 
 
 class Truth:
@@ -38,13 +39,14 @@ class Truth:
         """The manifest of the one version that the catalog knows by a name and a number.
 
         Raises:
-            CorruptError: the catalog knows several, or the manifest is of another version, or damaged.
+            MismatchError: the catalog has several such versions, or the manifest belongs to another version.
+            CorruptError: the manifest is damaged.
         """
         if len(version_ids) != 1:
-            raise CorruptError(f"the catalog has {len(version_ids)} versions {name}@{version}: run `engine rebuild`")
+            raise MismatchError(f"the catalog has {len(version_ids)} versions {name}@{version}")
         manifest = self.manifest(version_ids[0])
         if (manifest.name, manifest.version) != (name, version):
-            raise CorruptError(f"the catalog takes {manifest.ref} for {name}@{version}: run `engine rebuild`")
+            raise MismatchError(f"the catalog confuses {name}@{version} with {manifest.ref}")
         return manifest
 
     def find(self, version_id: str) -> Manifest | None:

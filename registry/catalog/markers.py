@@ -8,9 +8,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from registry.catalog.manifest import Frozen, unfit
+from registry.errors import CorruptError
 from registry.storage import fault_points, plain_files
 from registry.storage.checked_json import json_digest, read_checked_json, write_checked_json
-from registry.storage.files import CorruptError, fsync_folder
+from registry.storage.files import fsync_folder
 
 M = TypeVar("M", bound=Frozen)
 

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from registry.catalog.manifest import Event, Given, Manifest, Pin
+from registry.errors import UnfitError
 
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
 
@@ -82,10 +83,6 @@ def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
 def latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the references of all runs, those that count: the last one of each name."""
     return list({ref["name"]: ref for ref in sorted(refs, key=lambda ref: ref["updated_at"])}.values())
-
-
-class UnfitError(ValueError):
-    """The tables cannot hold a row: a number is too large for its column, or a text is not Unicode."""
 
 
 def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:

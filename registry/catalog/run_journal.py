@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from registry.catalog.manifest import Event, Manifest, unfit
+from registry.errors import CorruptError
 from registry.storage import fault_points, ids, plain_files
 from registry.storage.checked_json import canonical_json, json_digest
-from registry.storage.files import CorruptError, durable_write, fsync_folder
+from registry.storage.files import durable_write, fsync_folder
 
 _log = logging.getLogger("registry")
 

@@ -6,9 +6,10 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from registry.errors import CorruptError
 from registry.storage import fault_points, ids, plain_files
 from registry.storage.checked_json import checked_json, parse_checked_json
-from registry.storage.files import CorruptError, fsync_folder
+from registry.storage.files import fsync_folder
 
 
 @dataclass(frozen=True)

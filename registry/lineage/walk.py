@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry.storage.objects import CorruptError, ObjectStore
+from registry.errors import CorruptError
+from registry.storage.objects import ObjectStore
 
 Rows = npt.NDArray[np.int64]
 Direction = Literal["up", "down"]

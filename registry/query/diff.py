@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from registry.catalog.catalog import sql
 from registry.catalog.manifest import Manifest
-from registry.query.session import QueryError, Session
+from registry.errors import QueryError
+from registry.query.session import Session
 from registry.records.field_diff import SAME, FieldDiff, compare_fields
 from registry.records.record import Artifact
 from registry.registry import Registry
@@ -152,7 +153,7 @@ def _version_before(session: Session, name: str, version: int) -> tuple[str, int
     [(before,)] = session.ask(query, [name, version]).rows
     if before is None:
         raise QueryError(
-            f"{name}@{version} is the first of its name; say what to compare it with: engine diff A {name}@{version}"
+            f"{name}@{version} is the first version of {name}, so there is none before it. Name a version to compare it with."
         )
     return name, int(before)
 
@@ -171,7 +172,7 @@ def _check_fields(key: Sequence[str], old: Manifest, new: Manifest) -> None:
     for name in key:
         for manifest in (old, new):
             if name != ROW and name not in manifest.fields:
-                raise QueryError(f"--key {name}: {manifest.ref} has no such field; it has {', '.join(manifest.fields)}")
+                raise QueryError(f"key {name}: {manifest.ref} has no such field; it has {', '.join(manifest.fields)}")
 
 
 def _all_equal(key: Sequence[str], version: Manifest) -> RowDiff:
@@ -247,10 +248,10 @@ def _by_key(work: _Work, key: tuple[str, ...]) -> RowDiff:
     old, new = work.sides
     for name in key:
         if name not in work.columns and name != ROW:
-            raise QueryError(f"--key {name}: it has another type in {old} than in {new}; take another field")
+            raise QueryError(f"key {name}: it has different types in {old} and {new}; use another field")
     columns = [work.columns.get(name, ROW) for name in key]
     for view, side in (("old_rows", old), ("new_rows", new)):
-        _check_key(_key_faults(work, view, columns), side, " --key ".join(key))
+        _check_key(_key_faults(work, view, columns), side, ", ".join(key))
     others = {name: column for name, column in work.columns.items() if name not in key}
     same_key = " and ".join(f"o.{column} = n.{column}" for column in columns)
     flags = ", ".join(f"o.{column} is distinct from n.{column}" for column in others.values())
@@ -290,12 +291,12 @@ def _key_faults(work: _Work, view: str, columns: Sequence[str]) -> _KeyFaults:
 
 
 def _check_key(faults: _KeyFaults, side: Side, label: str) -> None:
-    advice = "Give fields that together name a row (--key A --key B), or no --key to compare rows by content."
+    advice = "Use fields that together identify a row, or no key to compare rows by content."
     if faults.nulls:
-        raise QueryError(f"--key {label}: null in {faults.nulls:,} rows of {side}, first in row {faults.null_row}. {advice}")
+        raise QueryError(f"key {label}: null in {faults.nulls:,} rows of {side}, first in row {faults.null_row}. {advice}")
     if faults.repeated:
         raise QueryError(
-            f"--key {label}: {faults.repeated:,} values stand in more than one row of {side}, "
+            f"key {label}: {faults.repeated:,} values occur in more than one row of {side}, "
             f"the first of them in rows {faults.first} and {faults.last}. {advice}"
         )
 

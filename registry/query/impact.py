@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from registry.errors import LimitError, QueryError
 from registry.lineage.walk import Rows, Version
-from registry.query.session import QueryError, Session
+from registry.query.session import Session
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def chosen_rows(
     try:
         # Behind the line break, a comment in the condition cannot hide the parenthesis.
         found = session.ask(f'select row from "{version}" where ({condition}\n) order by row', None, timeout, last_resort)
+    except LimitError:
+        raise
     except QueryError as error:
-        raise QueryError(f"--where {where!r}: {error}") from error
+        raise QueryError(f"condition {where!r}: {error}") from error
     return np.array([row for (row,) in found.rows], np.int64)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 
 from registry.catalog.catalog import Catalog, sql
 from registry.catalog.manifest import Manifest
-from registry.errors import QueryError
+from registry.errors import CorruptError, LimitError, QueryError
 from registry.lineage.lineage import Lineage
 from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
 from registry.query.table_functions import NAMES, create
-from registry.storage.objects import CorruptError, ObjectStore
+from registry.storage.objects import ObjectStore
 
-__all__ = ["Answer", "QueryError", "Session"]
+__all__ = ["Answer", "Session"]
 
 _DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _CONFINE = (
@@ -45,6 +45,7 @@ _CONFINE = (
     "set lock_configuration=true",
 )
 _BATCH = 2048
+_LISTED = 5
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
@@ -176,9 +177,10 @@ class Session:
             "select v.version, d.latest_version from versions v join datasets d using (name) where v.name = ?", [name]
         ).rows
         if not found:
-            close = get_close_matches(name, self.names(), n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]!r}?" if close else " `engine ls` shows what there is."
-            raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}.{hint}")
+            names = self.names()
+            close = get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"Did you mean {close[0]!r}?" if close else f"It has {_listed(names)}."
+            raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
         if version is None and found[0][1] is None:
             versions = ", ".join(f"{name}@{v}" for v, _ in sorted(found))
             raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. There is {versions}.")
@@ -231,7 +233,7 @@ class Session:
                 self._con.execute("set memory_limit='{}'".format(self._amount(memory).replace("'", "''")))
             except duckdb.Error as error:
                 reason = str(error).splitlines()[0]
-                raise QueryError(f"--memory {memory!r} cannot be: write 4GB, 500MB or 50%. {reason}") from error
+                raise QueryError(f"{memory!r} is not an amount of memory; write 4GB, 500MB or 50%. {reason}") from error
         for statement in _CONFINE:
             self._con.execute(statement)
 
@@ -253,16 +255,14 @@ class Session:
     @contextmanager
     def _explained(self, deadline: Deadline) -> Iterator[None]:
         """Errors of DuckDB in words for the user."""
-        less = "or ask for less: one version, fewer columns, a narrower `where`"
-        memory = f"the query needs more memory than it may take. Allow more (--memory SIZE), {less}."
+        less = "Ask for less: one version, fewer columns, a narrower `where`"
+        memory = f"the query needs more memory than it is allowed. {less}"
         try:
             yield
         except duckdb.InterruptException as error:
-            raise QueryError(
-                f"the query was stopped after {deadline.seconds:g} s. Allow more (--timeout SECONDS), {less}."
-            ) from error
+            raise LimitError(f"the query was stopped after {deadline.seconds:g} s. {less}", "time") from error
         except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
-            raise QueryError(memory) from error
+            raise LimitError(memory, "memory") from error
         except duckdb.TransactionException as error:
             raise QueryError(f"the registry is read-only, only SELECT (and EXPLAIN) may run: {error}") from error
         except duckdb.PermissionException as error:
@@ -273,7 +273,7 @@ class Session:
             # What Arrow says after it is a traceback.
             text = str(error).strip().partition(". Detail: Python exception")[0]
             if "Out of memory: " in text:  # Arrow's, while DuckDB reads from it
-                raise QueryError(memory) from error
+                raise LimitError(memory, "memory") from error
             if "reading the stream registered" in text:
                 reason = text.partition("failed: ")[2]
                 raise CorruptError(f"the query was stopped, because data cannot be read: {reason}") from error
@@ -333,3 +333,9 @@ class Session:
         found = self._con.execute("select name, version, sha256, base from internal.side_objects where kind = ?", [wanted])
         fragments = [side_tables.Fragment(row[2], keys[wanted](row)) for row in found.fetchall()]
         return side_tables.scan(fragments, schema, self._store, self._missing)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    shown = ", ".join(names[:_LISTED])
+    return f"{shown} and {len(names) - _LISTED:,} more" if len(names) > _LISTED else shown or "none yet"

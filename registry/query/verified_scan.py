@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from registry.storage.objects import MissingError, ObjectStore
+from registry.errors import MissingError
+from registry.storage.objects import ObjectStore
 
 _AT_ONCE = 16
 """Objects that are verified, and then scanned side by side. More are read faster; of fewer, `limit 1` reads less."""

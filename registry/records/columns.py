@@ -21,6 +21,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, RootModel
 
+from registry.errors import UnsupportedTypeError
+
 Convert = Callable[[Any], Any]
 
 RESERVED = ("row", "_row")
@@ -28,10 +30,6 @@ RESERVED = ("row", "_row")
 
 DICT = {b"python": b"dict"}
 """Metadata of the entries of a list that stands for a dict."""
-
-
-class UnsupportedTypeError(TypeError):
-    """A record's field has a type outside the closed set that can be stored."""
 
 
 @dataclass(frozen=True)

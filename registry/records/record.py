@@ -13,11 +13,8 @@ from typing import ClassVar, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from registry.errors import IncompatibleError
 from registry.records.columns import Column, columns_of
-
-
-class IncompatibleError(TypeError):
-    """Rows of a version cannot be read as a record type; the message says which fields are in the way and why."""
 
 
 class Record(BaseModel):

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from registry.errors import CorruptError
 from registry.storage import plain_files
-from registry.storage.files import CorruptError, durable_write
+from registry.storage.files import durable_write
 
 
 def write_checked_json(target: Path, document: Any) -> None:

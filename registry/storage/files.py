@@ -11,10 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from registry.storage import plain_files
-from registry.storage.plain_files import CorruptError
 
 __all__ = [
-    "CorruptError",
     "FileEntry",
     "Files",
     "LocalFiles",

@@ -21,8 +21,8 @@ from typing import IO, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from registry.errors import CorruptError, LockedError
 from registry.storage import plain_files
-from registry.storage.plain_files import CorruptError
 
 LOCK_SECONDS = 60.0
 """How long a lock is waited for; ENGINE_LOCK_SECONDS names another time."""
@@ -34,10 +34,6 @@ _TELL_SECONDS = 2.0
 _POLL_SECONDS = 0.005
 
 _log = logging.getLogger("registry")
-
-
-class LockedError(RuntimeError):
-    """Another process held the registry's lock, or had its DuckDB file open, for too long."""
 
 
 class RegistryLock:

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry.errors import CorruptError, MissingError
 from registry.storage import plain_files
 from registry.storage.checked_json import canonical_json, json_digest, read_checked_json, write_checked_json
-from registry.storage.files import CorruptError, Files, LocalFiles, durable_write, fsync_folder, replacing
+from registry.storage.files import Files, LocalFiles, durable_write, fsync_folder, replacing
 from registry.storage.ids import is_sha256
 from registry.storage.shared_lock import SharedLock
 
 __all__ = [
-    "CorruptError",
     "Listed",
-    "MissingError",
     "ObjectStore",
     "Stored",
     "canonical_json",
@@ -35,10 +34,6 @@ __all__ = [
 
 _PACKED_ROWS = 65_536
 """Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
-
-
-class MissingError(CorruptError):
-    """An object that was stored is not there."""
 
 
 class Stored(NamedTuple):

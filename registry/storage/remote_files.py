@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from registry.errors import UnreachableError
 from registry.storage.files import FileEntry, Files, LocalFiles, plain_name
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
@@ -19,10 +20,6 @@ _KEYS = {
     "s3": "s3:// reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for another server "
     "than Amazon's"
 }
-
-
-class UnreachableError(RuntimeError):
-    """A folder at a URL cannot be used; the message says what to do."""
 
 
 def files_at(url: str, folder: str) -> Files:
@@ -142,7 +139,7 @@ class RemoteFiles(Files):
             scheme = self._url.partition(":")[0]
             hint = "is the address right, and can this machine reach it?"
             if absent:
-                hint = "make the bucket first, or name another: --registry URL"
+                hint = "create the bucket first, or use another URL"
             elif isinstance(error, PermissionError) or "credential" in str(error).lower():
                 hint = "give credentials that may, by the environment: " + _KEYS.get(
                     scheme, "see the documentation of its package"

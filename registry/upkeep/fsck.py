@@ -15,14 +15,15 @@ from typing import NamedTuple, TypeVar
 
 import duckdb
 
-from registry.catalog.database import DamagedError, Database, StaleError, sql
+from registry.catalog.database import Database, sql
 from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
 from registry.catalog.markers import Marks
-from registry.catalog.rows import TABLES, Rows, UnfitError, insert, latest, manifest_rows, mark_rows, merged, run_rows
+from registry.catalog.rows import TABLES, Rows, insert, latest, manifest_rows, mark_rows, merged, run_rows
 from registry.catalog.write_ahead import IntentFile
+from registry.errors import CorruptError, DamagedError, StaleError, UnfitError
 from registry.registry import Registry
 from registry.storage import plain_files
-from registry.storage.files import CorruptError, Files
+from registry.storage.files import Files
 from registry.storage.lock import RegistryLock
 from registry.storage.objects import Listed, ObjectStore
 from registry.upkeep.findings import Finding, Report, Tally

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.catalog.manifest import Manifest
+from registry.errors import CorruptError
 from registry.registry import Registry
 from registry.storage import fault_points, plain_files
 from registry.storage.checked_json import read_checked_json
-from registry.storage.files import CorruptError, LocalFiles
+from registry.storage.files import LocalFiles
 from registry.storage.lock import wait_for
 from registry.storage.objects import Listed
 from registry.storage.shared_lock import SharedLock

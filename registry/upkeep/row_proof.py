@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from registry.catalog.manifest import Manifest, SideObject
+from registry.errors import CorruptError
 from registry.records.content import content_id
-from registry.storage.objects import CorruptError, ObjectStore
+from registry.storage.objects import ObjectStore
 
 
 def disproof(store: ObjectStore, manifest: Manifest, sizes: Mapping[tuple[str, int], int]) -> Iterator[str]:

@@ -12,8 +12,8 @@ import duckdb
 import pytest
 
 from registry import QueryError, Registry, Session
-from registry.catalog.database import DamagedError, StaleError
 from registry.catalog.database import _explained as explained
+from registry.errors import DamagedError, StaleError
 from tests.registry.catalog.test_catalog import three_generations
 
 FOREVER = "(select count(*) from range(100000000000) a, range(1000) b)"

@@ -20,6 +20,7 @@ import typer
 
 from engine.cli import app as command_line
 from registry import DataObject, Registry, SideObject, StepRun
+from registry.errors import UnfitError
 from registry.query import side_tables
 from registry.storage.checked_json import canonical_json, checked_json, json_digest
 from tests.registry.catalog.test_catalog import commit, draft
@@ -325,7 +326,7 @@ def test_a_value_past_the_types_is_refused_before_anything_is_written(kept: Path
     run = registry.catalog.begin_run("p", {})
     before = tree(registry.root / "runs") | tree(registry.root / "manifests")
     step = StepRun(step="s", op="o", outcome="ran").model_copy(update={"tokens_in": 2**70})
-    with pytest.raises(ValueError, match="table step_runs cannot hold this"):
+    with pytest.raises(UnfitError, match="table step_runs cannot hold this"):
         registry.catalog.commit([], run, step)
     assert tree(registry.root / "runs") | tree(registry.root / "manifests") == before
     registry.catalog.end_run(run, "failed", "half a pair: \ud800")

@@ -9,7 +9,19 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from registry import DataObject, Draft, Manifest, Metric, Record, Registry, SideObject, StepRun, VersionRef
+from registry import (
+    CorruptError,
+    DataObject,
+    Draft,
+    Manifest,
+    Metric,
+    QueryError,
+    Record,
+    Registry,
+    SideObject,
+    StepRun,
+    VersionRef,
+)
 from registry.query import side_tables
 from registry.records.record import fields_of
 
@@ -100,7 +112,7 @@ def test_latest_moves_only_when_a_run_succeeds(registry: Registry) -> None:
         assert session.ask("select latest_version from datasets").rows == [(None,)]
         assert session.ask('select word from "p/a@1"').rows == [("x",)]
         assert session.ask("select state, error from runs").rows == [("failed", "boom")]
-        with pytest.raises(ValueError, match="no latest version"):
+        with pytest.raises(QueryError, match="no latest version"):
             session.resolve("p/a")
 
 
@@ -111,7 +123,7 @@ def test_trace_walks_to_the_seed_rows_and_upstream_to_the_seed_versions(registry
         assert session.ask("from trace('p/c', 1)").rows == session.ask("from trace('p/c@1', 1)").rows
         assert session.ask("from trace('p/c@1', 99)").rows == []
         for wrong in ("p/nope", "p/c@9", "p/c@x"):
-            with pytest.raises(ValueError, match="no version"):
+            with pytest.raises(QueryError, match="no version"):
                 session.ask(f"from trace('{wrong}', 0)")
         assert [row[:3] for row in session.ask("from upstream('p/c@1')").rows] == [(1, "p/b", 1), (2, "p/a", 1)]
         assert [row[:3] for row in session.ask("from downstream('p/a@1')").rows] == [(1, "p/b", 1), (2, "p/c", 1)]
@@ -123,7 +135,7 @@ def test_a_damaged_manifest_is_an_error_that_names_it(registry: Registry) -> Non
     document = json.loads(path.read_text())
     document["body"]["name"] = "p/b"
     path.write_text(json.dumps(document))
-    with registry.session() as session, pytest.raises(RuntimeError, match=manifest.version_id):
+    with registry.session() as session, pytest.raises(CorruptError, match=manifest.version_id):
         session.table("p/a@1")
 
 

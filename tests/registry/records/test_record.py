@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, create_model
 
 from registry import ObjectStore, Record, UnsupportedTypeError
-from registry.records.record import IncompatibleError, ensure_readable, fields_of, missing_fields
+from registry.errors import IncompatibleError
+from registry.records.record import ensure_readable, fields_of, missing_fields
 
 
 class Colour(enum.Enum):

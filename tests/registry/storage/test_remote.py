@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from registry import CorruptError, ObjectStore, Registry
+from registry.errors import UnreachableError
 from registry.storage.files import Files, LocalFiles
-from registry.storage.remote_files import UnreachableError, files_at
+from registry.storage.remote_files import files_at
 from tests.conftest import Cli
 from tests.engine.run_pipelines import run_text, texts, words
 from tests.registry.catalog.test_catalog import commit, draft
