@@ -239,7 +239,7 @@ class Catalog:
             with self._changing(Intent(marks=True)):
                 self._truth.pins.remove([name, version])
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Hold the registry's lock over a block: nobody else commits, begins to read, begins or ends a run meanwhile."""
         return self._held()
 
@@ -284,7 +284,7 @@ class Catalog:
                 # Python does not say which file it could not write to.
                 raise disk_error(error.errno, self.root) from error
             finally:
-                self._database.let_go()
+                self._database.close()
 
     @contextmanager
     def _changing(self, intent: Intent) -> Iterator[None]:
@@ -361,8 +361,7 @@ class Catalog:
 
     def _missing(self, version: Draft) -> list[str]:
         """A version's objects that are not there, or not in the size they were written with."""
-        parts: tuple[Any, ...] = (*version.data, *version.side, *version.attachments, version.key_object)
-        return [part.sha256 for part in parts if not self._store.has(part.sha256, part.bytes)]
+        return [part.sha256 for part in version.objects() if not self._store.has(part.sha256, part.bytes)]
 
     def _numbers_given(self, names: Iterable[str]) -> dict[str, int]:
         """The highest version number that each name ever had; 0 for a name that had none."""

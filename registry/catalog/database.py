@@ -41,7 +41,7 @@ _DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
 class Database:
     """The file and how to read, change and make it. Not for several threads or processes at a time.
 
-    Reading and changing open it, `let_go` closes it. All of them raise StaleError or DamagedError when the file cannot be
+    Reading and changing open it, `close` closes it. All of them raise StaleError or DamagedError when the file cannot be
     used, LockedError when another process has it open (a DuckDB shell), and OSError, which says what to do, when it is the
     disk that fails.
     """
@@ -60,7 +60,7 @@ class Database:
 
     def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The same for those who may only read the file; it is closed again at once."""
-        self.let_go()
+        self.close()
         try:
             with _explained(self.file):
                 con = self._connected()
@@ -103,7 +103,7 @@ class Database:
 
     def copy(self) -> duckdb.DuckDBPyConnection:
         """A database in memory with the tables in schema `internal`; nothing on disk stays open."""
-        self.let_go()
+        self.close()
         memory = _in_memory()
         try:
             with _explained(self.file):
@@ -115,7 +115,7 @@ class Database:
             raise
         return memory
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close the file, if it is open."""
         if self._open and self._con:
             try:
@@ -127,7 +127,7 @@ class Database:
 
     def make(self, rows: Rows) -> None:
         """Make a file that holds these rows, in the place of the one that is there."""
-        self.let_go()
+        self.close()
         fresh = self.file.with_suffix(".building")
         fresh.unlink(missing_ok=True)
         try:
@@ -154,7 +154,7 @@ class Database:
 
     def set_aside(self) -> Path:
         """Move a damaged file, and its log, out of the way; gives its new place."""
-        self.let_go()
+        self.close()
         aside = self.file.with_name(f"{self.file.name}.damaged-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}")
         os.replace(self.file, aside)
         if plain_files.kind(self._log):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from registry.catalog.manifest import Given, Manifest, Pin, unfit
 from registry.catalog.markers import Marks
-from registry.catalog.rows import Rows, latest, manifest_rows, mark_rows, merged, run_rows
+from registry.catalog.rows import Rows, mark_rows, table_rows
 from registry.catalog.run_journal import RunLog
 from registry.errors import CorruptError, MismatchError
 from registry.storage import fault_points, ids
@@ -77,10 +77,7 @@ class Truth:
         names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json")]
         manifests = [self._parsed(Path(name).stem, data) for name, data in self._manifests.read_many(names).items()]
         manifests.sort(key=lambda m: (m.created_at, m.name, m.version))
-        runs = [run_rows(self.runs.read(run_id)) for run_id in self.runs.run_ids()]
-        rows = merged([*map(manifest_rows, manifests), *runs, self.marks()])
-        rows["refs"] = latest(rows["refs"])
-        return rows
+        return table_rows(manifests, map(self.runs.read, self.runs.run_ids()), self.marks())
 
     def marks(self) -> Rows:
         """The rows of pins and numbers."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -174,6 +175,17 @@ class Draft(Frozen):
     def version_id(self) -> str:
         """The version's identity: the same step key and content under the same name are the same version."""
         return json_digest([self.name, self.step_key, self.output, self.content_id])
+
+    def objects(self) -> tuple[DataObject | SideObject, ...]:
+        """All objects of the version."""
+        return tuple(part for _, part in self.objects_by_use())
+
+    def objects_by_use(self) -> Iterator[tuple[str, DataObject | SideObject]]:
+        """The same, each with what it is used for."""
+        yield "key document", self.key_object
+        yield from (("rows", part) for part in self.data)
+        yield from ((part.kind, part) for part in self.side)
+        yield from (("files", part) for part in self.attachments)
 
     @property
     def rows(self) -> int:

@@ -80,8 +80,14 @@ def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
     }
 
 
-def latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the references of all runs, those that count: the last one of each name."""
+def table_rows(manifests: Iterable[Manifest], runs: Iterable[Iterable[Event]], marks: Rows) -> Rows:
+    """All rows of all tables, from all manifests, the events of all runs, and the marks."""
+    rows = merged([*map(manifest_rows, manifests), *map(run_rows, runs), marks])
+    return rows | {"refs": _latest(rows["refs"])}
+
+
+def _latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last reference of each name, from the references that all runs set."""
     return list({ref["name"]: ref for ref in sorted(refs, key=lambda ref: ref["updated_at"])}.values())
 
 

@@ -22,7 +22,6 @@ from registry.errors import QueryError
 from registry.query.session import Session
 from registry.records.field_diff import SAME, FieldDiff, compare_fields
 from registry.records.record import Artifact
-from registry.registry import Registry
 
 ROW = "row"
 """The row's number: as a key, it pairs rows by their place."""
@@ -121,7 +120,7 @@ class Diff:
     files: FileDiff | None
 
 
-def compare(registry: Registry, old: str, new: str | None = None, *, key: Sequence[str] = (), samples: int = 5) -> Diff:
+def compare(session: Session, old: str, new: str | None = None, *, key: Sequence[str] = (), samples: int = 5) -> Diff:
     """What differs between two versions, `NAME` or `NAME@V` each.
 
     Args:
@@ -132,16 +131,15 @@ def compare(registry: Registry, old: str, new: str | None = None, *, key: Sequen
 
     Raises QueryError for a version that is not there, and for a key that is missing, null or not unique.
     """
-    with registry.session() as session:
-        before = session.resolve(old)
-        before, after = (before, session.resolve(new)) if new else (_version_before(session, *before), before)
-        first, second = (_manifest(registry, session, *version) for version in (before, after))
-        sides = _side(first), _side(second)
-        key = tuple(dict.fromkeys(key))
-        _check_fields(key, first, second)
-        if first.content_id == second.content_id:
-            return Diff(*sides, True, SAME, _all_equal(key, first), None)
-        tables = session.table(str(first.ref)), session.table(str(second.ref))
+    before = session.resolve(old)
+    before, after = (before, session.resolve(new)) if new else (_version_before(session, *before), before)
+    first, second = (session.manifest(*version) for version in (before, after))
+    sides = _side(first), _side(second)
+    key = tuple(dict.fromkeys(key))
+    _check_fields(key, first, second)
+    if first.content_id == second.content_id:
+        return Diff(*sides, True, SAME, _all_equal(key, first), None)
+    tables = session.table(str(first.ref)), session.table(str(second.ref))
     single = all(side.kind != "dataset" and side.rows == 1 for side in sides)
     rows = _compare_rows(sides, tables, key or ((ROW,) if single else ()), samples)
     fields = compare_fields(*(table.drop_columns([ROW]).schema for table in tables))
@@ -156,12 +154,6 @@ def _version_before(session: Session, name: str, version: int) -> tuple[str, int
             f"{name}@{version} is the first version of {name}, so there is none before it. Name a version to compare it with."
         )
     return name, int(before)
-
-
-def _manifest(registry: Registry, session: Session, name: str, version: int) -> Manifest:
-    query = "select version_id from versions where name = ? and version = ?"
-    [(version_id,)] = session.ask(query, [name, version]).rows
-    return registry.catalog.manifest(version_id)
 
 
 def _side(manifest: Manifest) -> Side:

@@ -209,7 +209,7 @@ class Session:
 
     def records_at(self, version: Version, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Rows of a version by their numbers; only the objects that hold them are read."""
-        data = self._manifest(*version).data
+        data = self.manifest(*version).data
         stops = list(accumulate(part.rows for part in data))
         found: dict[int, dict[str, Any]] = {}
         for place, numbers in groupby(sorted(set(map(int, rows))), key=lambda row: bisect_right(stops, row)):
@@ -303,7 +303,7 @@ class Session:
         self._attached.add(label)
 
     def _scan(self, name: str, version: int) -> Any:
-        objects = [data.sha256 for data in self._manifest(name, version).data]
+        objects = [data.sha256 for data in self.manifest(name, version).data]
         try:
             schema = pq.ParquetFile(self._store.open(objects[0])).schema_arrow
         except (OSError, pa.ArrowException) as error:
@@ -311,10 +311,11 @@ class Session:
         return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store)
 
     def _rows(self, name: str, version: int) -> pa.Table:
-        table = pa.concat_tables([self._store.read_table(data.sha256) for data in self._manifest(name, version).data])
+        table = pa.concat_tables([self._store.read_table(data.sha256) for data in self.manifest(name, version).data])
         return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
 
-    def _manifest(self, name: str, version: int) -> Manifest:
+    def manifest(self, name: str, version: int) -> Manifest:
+        """A version that exists."""
         found = self._con.execute(
             "select version_id from internal.versions where name = ? and version = ?", [name, version]
         ).fetchall()

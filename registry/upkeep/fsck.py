@@ -18,7 +18,7 @@ import duckdb
 from registry.catalog.database import Database, sql
 from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
 from registry.catalog.markers import Marks
-from registry.catalog.rows import TABLES, Rows, insert, latest, manifest_rows, mark_rows, merged, run_rows
+from registry.catalog.rows import TABLES, Rows, insert, mark_rows, table_rows
 from registry.catalog.write_ahead import IntentFile
 from registry.errors import CorruptError, DamagedError, StaleError, UnfitError
 from registry.registry import Registry
@@ -26,6 +26,7 @@ from registry.storage import plain_files
 from registry.storage.files import Files
 from registry.storage.lock import RegistryLock
 from registry.storage.objects import Listed, ObjectStore
+from registry.upkeep.crash_files import crash_files
 from registry.upkeep.findings import Finding, Report, Tally
 
 __all__ = ["Finding", "Need", "Report", "Tally", "fsck"]
@@ -71,8 +72,7 @@ class _Truth(NamedTuple):
     @property
     def rows(self) -> Rows:
         """The tables that follow from it."""
-        rows = merged([*map(manifest_rows, self.manifests), *map(run_rows, self.runs), self.marks])
-        return rows | {"refs": latest(rows["refs"])}
+        return table_rows(self.manifests, self.runs, self.marks)
 
 
 def _truth(registry: Registry) -> tuple[_Truth, Report]:
@@ -298,10 +298,7 @@ def _objects(
 
 
 def _needs(manifest: Manifest) -> Iterator[Need]:
-    yield Need(manifest, "key document", manifest.key_object)
-    yield from (Need(manifest, "rows", part) for part in manifest.data)
-    yield from (Need(manifest, part.kind, part) for part in manifest.side)
-    yield from (Need(manifest, "files", part) for part in manifest.attachments)
+    return (Need(manifest, use, part) for use, part in manifest.objects_by_use())
 
 
 def _missing(needs: Mapping[str, Sequence[Need]], there: Mapping[str, Listed]) -> Iterator[tuple[str, str]]:
@@ -378,10 +375,7 @@ def _strangers(root: Path) -> Report:
 
 def _rests(root: Path) -> Report:
     """What crashes and damage left beside the small files."""
-    folders = (root, *(root / name for name in ("manifests", "runs", "pins", "numbers")))
-    patterns = {".*.tmp": "a file that was being written", "*.building": "a catalog that was being made"}
-    patterns["*.damaged-*"] = "a damaged catalog; another was made in its place"
-    found = sorted((path, what) for folder in folders for pattern, what in patterns.items() for path in folder.glob(pattern))
+    found = sorted(crash_files(root))
     return Report({}, tuple(Finding("note", str(path.relative_to(root)), what, _COLLECT) for path, what in found))
 
 

@@ -1,61 +1,83 @@
-"""Removes what nobody needs any more: versions that nothing refers to, objects of none, rests of steps and crashes.
+"""Garbage collection: removes versions that nothing refers to, objects that no version names, and what crashes left behind.
 
-It goes in an order that leaves nothing half gone whenever it is killed: what a step left beside its versions, then the
-versions, what was made before what it was made from, then objects that no version names any more.
+The order of removal leaves nothing half removed, whenever the process is killed: first the files that steps left, then the
+versions (children before parents), then the objects that no version names any more.
 
-Nobody is raced. Versions are removed while the registry's lock is held and nobody reads (`Catalog.reading`), so a reader
-never loses a row. Who relies on something that is there makes it young first: `Catalog.touch` a version,
-`ObjectStore.put_*` an object. What is younger than the oldest run that lives stays.
+There are no races. Versions are removed while this process holds the registry's lock and nobody reads (`Catalog.reading`),
+so a reader never loses a row. A process that relies on something existing touches it first: `Catalog.touch` for a version,
+`ObjectStore.put_*` for an object. Whatever is younger than the oldest live run stays.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError
 from registry.registry import Registry
-from registry.storage import fault_points, plain_files
-from registry.storage.checked_json import read_checked_json
+from registry.storage import fault_points
 from registry.storage.files import LocalFiles
 from registry.storage.lock import wait_for
 from registry.storage.objects import Listed
-from registry.storage.shared_lock import SharedLock
+from registry.upkeep.crash_files import crash_files
 
 GRACE = dt.timedelta(hours=1)
-"""What is younger is kept though nobody seems to need it: `engine plan` stores rows of sources without a run."""
+"""Younger files are kept although nothing refers to them: planning stores the rows of sources without a run."""
 
-_CLOCKS = dt.timedelta(minutes=1)
-"""By so much, clocks of machines and of file systems may differ."""
+_CLOCK_SKEW = dt.timedelta(minutes=1)
+"""How far the clocks of machines and file systems may differ."""
 
 _TURN_SECONDS, _POLL_SECONDS = 0.5, 0.005
-"""How long to wait for readers with the registry's lock held, and then without."""
+"""How long to wait for readers while holding the registry's lock, and how often to look."""
 
-_RESTS = {
-    ".*.tmp": "a file that was being written",
-    "manifests/.*.tmp": "a file that was being written",
-    "runs/.*.tmp": "a file that was being written",
-    "pins/.*.tmp": "a file that was being written",
-    "numbers/.*.tmp": "a file that was being written",
-    "*.building": "a catalog that was being made",
-    "*.damaged-*": "a damaged catalog; another was made in its place",
-}
+
+class StepFiles(Protocol):
+    """The files that a step keeps outside of its versions, to resume from."""
+
+    @property
+    def step_key(self) -> str:
+        """The step's key."""
+
+    @property
+    def where(self) -> str:
+        """Their folder, relative to the registry."""
+
+    @property
+    def bytes(self) -> int:
+        """Their total size."""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The size of the checkpoints among them."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a file is young, or a run is working on the step. Such a step keeps its files and its versions."""
+
+    @property
+    def objects(self) -> frozenset[str]:
+        """The objects that they name."""
+
+    def remove(self, *, run_is_live: bool) -> bool:
+        """Remove them, unless a run has begun to work on the step; returns whether they were removed."""
+
+
+FindStepFiles = Callable[[float], Sequence[StepFiles]]
+"""Lists the files of all steps. The argument is a time (seconds since 1970): what is younger counts as in use."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder below the registry that is of no use any more."""
+    """A file or folder in the registry that is not needed any more."""
 
     where: str
     what: str
@@ -64,17 +86,17 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nobody needs.
+    """What is not needed any more.
 
     Args:
         versions: the newest first.
-        objects: those that no version, and no step under way, names.
-        leftovers: what finished steps and crashes left.
-        paused: what steps have kept that are not finished, to go on from; it stays.
+        objects: those that neither a version nor an unfinished step names.
+        leftovers: files that finished steps and crashes left behind.
+        paused: checkpoints of unfinished steps; they stay.
         kept: the number of versions that stay.
-        young: objects that nobody needs, and that stay because they are young.
-        horizon: the moment since which nothing goes.
-        live_since: when the oldest run began that lives; None when there is none.
+        young: objects that are not needed, and that stay because they are young.
+        horizon: files younger than this stay.
+        live_since: when the oldest live run began; None when no run is live.
     """
 
     versions: tuple[Manifest, ...]
@@ -88,47 +110,51 @@ class Garbage:
 
     @property
     def bytes(self) -> int:
-        """The room that it takes."""
+        """Its total size."""
         return sum(each.bytes for each in self.objects) + sum(each.bytes for each in self.leftovers)
 
 
-def find(registry: Registry, grace: dt.timedelta = GRACE) -> Garbage:
-    """What `collect` would remove now. Nothing is changed.
+def _no_files(oldest: float) -> Sequence[StepFiles]:
+    return ()
 
-    Versions are kept when they are the latest or the newest of their name, or pinned, or younger than the horizon, or are
-    being made again, and when a kept one was made from them. Objects are kept that a kept version names, or a receipt of a
-    step without versions, and young ones. The horizon is the moment when the oldest run began that lives, and at least
-    `grace` ago.
+
+def find(registry: Registry, grace: dt.timedelta = GRACE, step_files: FindStepFiles = _no_files) -> Garbage:
+    """Return what `collect` would remove now. Changes nothing.
+
+    A version is kept when it is the latest or the newest of its name, pinned, younger than the horizon, or being made
+    again, or when a kept version was made from it. An object is kept when a kept version or an unfinished step names it, or
+    when it is young. The horizon is the start of the oldest live run, and at least `grace` ago.
 
     Raises:
-        CorruptError: a manifest is damaged, or missing, or a run journal is, so that it is not known what is needed.
+        CorruptError: a manifest or a run journal is damaged or missing, so it is unknown what is needed.
         LockedError: another process holds the registry's lock.
     """
     listed = list(registry.store.listing())
-    with registry.catalog.alone():
-        return _found(registry, listed, grace)
+    with registry.catalog.exclusive():
+        return _found(registry, listed, grace, step_files).garbage
 
 
-def collect(registry: Registry, grace: dt.timedelta = GRACE) -> Garbage:
-    """Remove what `find` finds; gives what was removed. Killed at any moment, it leaves whole versions, and more to collect.
+def collect(registry: Registry, grace: dt.timedelta = GRACE, step_files: FindStepFiles = _no_files) -> Garbage:
+    """Remove what `find` finds; return what was removed. When killed, it leaves whole versions, and more to collect.
 
     Raises:
         CorruptError: see `find`; nothing was removed.
         LockedError: another process holds the registry's lock, or reads; nothing was removed.
     """
-    # What is stored after this is no candidate; the age of what is found again is looked at once more.
+    # Objects that are stored after this are no candidates; the age of the others is checked again before removal.
     listed = list(registry.store.listing())
     with _undisturbed(registry):
-        found = _found(registry, listed, grace)
-        leftovers = tuple(each for each in found.leftovers if _removed(registry.root / each.where, found.live_since))
-        if found.versions:
-            # Children first: the trace of a version that is still there leads to versions that are, too.
-            registry.catalog.forget([manifest.version_id for manifest in found.versions])
-        # From here on, who comes to need an object stores it again. In a folder, that is seen in time.
-        gone = _removed_far(registry, found.objects) if registry.url else ()
+        garbage, finished, remains = _found(registry, listed, grace, step_files)
+        leftovers = [each for files, each in finished if _removed(files, garbage)]
+        leftovers += [each for each in remains if _unlinked(registry.root / each.where)]
+        if garbage.versions:
+            # Children first, so that the trace of every remaining version leads to remaining versions.
+            registry.catalog.forget([manifest.version_id for manifest in garbage.versions])
+        # From here on, a process that needs an object stores it again. In a folder, that is noticed in time.
+        objects = _remove_remote(registry, garbage.objects) if registry.url else ()
     if not registry.url:
-        gone = tuple(_removed_near(registry, found))
-    return replace(found, leftovers=leftovers, objects=gone)
+        objects = tuple(_remove_local(registry, garbage))
+    return replace(garbage, leftovers=tuple(leftovers), objects=objects)
 
 
 @contextmanager
@@ -138,7 +164,7 @@ def _undisturbed(registry: Registry) -> Iterator[None]:
     with ExitStack() as held:
 
         def taken() -> bool:
-            held.enter_context(catalog.alone())
+            held.enter_context(catalog.exclusive())
             until = time.monotonic() + _TURN_SECONDS
             while not (readers := catalog.readers.try_to_take()) and time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)
@@ -148,7 +174,7 @@ def _undisturbed(registry: Registry) -> Iterator[None]:
                 held.close()
             return readers is not None
 
-        # While we hold the lock, nobody begins to read. Commits are not to wait for long readings, so it is let go in turns.
+        # Nobody can start to read while we hold the lock. Commits must not wait for long reads, so it is released in turns.
         wait_for(taken, f"the registry {registry.root} is being read", catalog.readers.holders, _TURN_SECONDS)
         yield
 
@@ -159,46 +185,54 @@ _Ref = tuple[str, int]
 """A version by name and number."""
 
 
-def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta) -> Garbage:
+class _Found(NamedTuple):
+    """Garbage, with its leftovers once more: those of steps, each with its files, and those of crashes."""
+
+    garbage: Garbage
+    finished: Sequence[tuple[StepFiles, Leftover]]
+    remains: Sequence[Leftover]
+
+
+def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, step_files: FindStepFiles) -> _Found:
     live = registry.catalog.live_since()
     horizon = dt.datetime.now(dt.UTC) - grace
     if live:
-        horizon = min(horizon, live - _CLOCKS)
+        horizon = min(horizon, live - _CLOCK_SKEW)
     oldest = horizon.timestamp()
-    steps = [_Step(folder, oldest) for folder in plain_files.folders(registry.receipts)]
+    steps = step_files(oldest)
     manifests, young = _manifests(registry, oldest)
-    told = _told(registry)
-    lost = told.versions - {manifest.version_id for manifest in manifests.values()}
-    if lost or told.runs - {*registry.catalog.runs.run_ids()}:
-        raise CorruptError("files of versions or runs are missing, so it is not known what is needed: see `engine fsck`")
-    at_work = {step.key for step in steps if step.young}
+    known = _known(registry)
+    missing = known.versions - {manifest.version_id for manifest in manifests.values()}
+    if missing or known.runs - {*registry.catalog.runs.run_ids()}:
+        raise CorruptError("manifests or run journals are missing, so it is unknown what is needed")
+    at_work = {step.step_key for step in steps if step.in_use}
     young |= {ref for ref, manifest in manifests.items() if manifest.step_key in at_work}
     newest = dict(sorted(manifests))
-    kept = _with_ancestors(manifests, {*newest.items(), *told.referred, *young})
+    kept = _with_ancestors(manifests, {*newest.items(), *known.referred, *young})
 
     sizes = {each.sha256: each.bytes for each in listed}
-    broken = {manifests[ref].step_key for ref in kept if not _whole(manifests[ref], sizes)}
+    broken = {manifests[ref].step_key for ref in kept if not _is_whole(manifests[ref], sizes)}
     made = {manifest.step_key for manifest in manifests.values()} - broken
-    done = [step for step in steps if not step.young and (step.key in made or not step.is_begun)]
-    needed = {part.sha256 for ref in kept for part in _parts(manifests[ref])}
-    needed.update(chain.from_iterable(step.needs for step in steps if step not in done))
+    done = [step for step in steps if not step.in_use and (step.step_key in made or not _can_resume(step))]
+    needed = {part.sha256 for ref in kept for part in manifests[ref].objects()}
+    needed.update(chain.from_iterable(step.objects for step in steps if step not in done))
     loose = sorted((each for each in listed if each.sha256 not in needed), key=lambda each: each.name)
-    # At a URL, it cannot be seen in time that a worker elsewhere stores an object again.
+    # At a URL, it would not be noticed in time that a worker elsewhere stores an object again.
     old = {each for each in loose if each.modified <= oldest and not (live and registry.url)}
-    gone = [manifest for ref, manifest in manifests.items() if ref not in kept]
-    return Garbage(
-        versions=tuple(sorted(gone, key=lambda manifest: manifest.created_at, reverse=True)),
+    unneeded = [manifest for ref, manifest in manifests.items() if ref not in kept]
+    finished = [(step, _of_step(step, step.step_key in made)) for step in done if step.bytes or not live]
+    remains = tuple(_remains(registry, listed, oldest))
+    garbage = Garbage(
+        versions=tuple(sorted(unneeded, key=lambda manifest: manifest.created_at, reverse=True)),
         objects=tuple(each for each in loose if each in old),
-        leftovers=(
-            *(_of_step(step, step.key in made) for step in done if step.bytes or not live),
-            *_rests(registry, listed, oldest),
-        ),
-        paused=tuple(_of_paused(step) for step in steps if step.checkpoints and step.key not in made),
+        leftovers=(*(leftover for _, leftover in finished), *remains),
+        paused=tuple(_of_paused(step) for step in steps if step.checkpoint_bytes and step.step_key not in made),
         kept=len(kept),
         young=tuple(each for each in loose if each not in old),
         horizon=horizon,
         live_since=live,
     )
+    return _Found(garbage, finished, remains)
 
 
 def _manifests(registry: Registry, oldest: float) -> tuple[dict[_Ref, Manifest], set[_Ref]]:
@@ -208,28 +242,28 @@ def _manifests(registry: Registry, oldest: float) -> tuple[dict[_Ref, Manifest],
         found = dict(zip(ages, threads.map(registry.catalog.manifest, ages), strict=True))
     manifests = {(manifest.name, manifest.version): manifest for manifest in found.values()}
     if len(manifests) < len(found):
-        raise CorruptError(f"several manifests in {registry.manifests.where} are of the same version: see `engine fsck`")
+        raise CorruptError(f"several manifests in {registry.manifests.where} claim to be the same version")
     return manifests, {ref for ref, manifest in manifests.items() if ages[manifest.version_id] > oldest}
 
 
-class _Told(NamedTuple):
-    """What the catalog says there is, and which versions are pinned or the latest of their name."""
+class _Known(NamedTuple):
+    """The versions and runs in the catalog, and the versions that are pinned or the latest of their name."""
 
     versions: set[str]
     runs: set[str]
     referred: set[_Ref]
 
 
-def _told(registry: Registry) -> _Told:
+def _known(registry: Registry) -> _Known:
     with registry.catalog.snapshot() as tables:
         versions = tables.execute("select version_id from internal.versions").fetchall()
         runs = tables.execute("select run_id from internal.runs").fetchall()
         referred = tables.execute("select name, version from internal.refs union select name, version from internal.pins")
-        return _Told({version_id for (version_id,) in versions}, {run_id for (run_id,) in runs}, set(referred.fetchall()))
+        return _Known({version_id for (version_id,) in versions}, {run_id for (run_id,) in runs}, set(referred.fetchall()))
 
 
 def _with_ancestors(manifests: Mapping[_Ref, Manifest], roots: Iterable[_Ref]) -> set[_Ref]:
-    """Versions, and all that they were made from."""
+    """Versions, and everything that they were made from."""
     kept: set[_Ref] = set()
     waiting = [ref for ref in roots if ref in manifests]
     while waiting:
@@ -241,148 +275,69 @@ def _with_ancestors(manifests: Mapping[_Ref, Manifest], roots: Iterable[_Ref]) -
     return kept
 
 
-def _parts(manifest: Manifest) -> Iterator[Any]:
-    yield from (manifest.key_object, *manifest.data, *manifest.side, *manifest.attachments)
-
-
-def _whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
-    return all(sizes.get(part.sha256) == part.bytes for part in _parts(manifest))
+def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
+    return all(sizes.get(part.sha256) == part.bytes for part in manifest.objects())
 
 
 # -- what is left over ------------------------------------------------------------------------------------------------
 
 
-class _Step:
-    """What a step left beside its versions, in `receipts/<step key>`: receipts of finished parts, and marks.
-
-    Args:
-        oldest: since when it is young.
-    """
-
-    def __init__(self, folder: Path, oldest: float) -> None:
-        self.key = folder.name
-        self._folder = folder
-        files = [about for path in _beside_lock(folder) for about in _files(path)]
-        self.bytes = sum(about.st_size for about in files)
-        self.checkpoints = sum(about.st_size for each in plain_files.folders(folder) for about in plain_files.files(each))
-        # Who makes a step takes its lock first, and then looks for its versions, for which we would have to be done.
-        self.young = any(about.st_mtime > oldest for about in files) or _busy(folder)
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether it left something to go on from."""
-        return bool(self.needs or self.checkpoints)
-
-    @cached_property
-    def needs(self) -> frozenset[str]:
-        """The objects that its receipts name."""
-        return frozenset(sha256 for path in self._folder.glob("*.json") for sha256 in _named(path))
+def _can_resume(step: StepFiles) -> bool:
+    return bool(step.objects or step.checkpoint_bytes)
 
 
-def _of_step(step: _Step, finished: bool) -> Leftover:
-    what = "of a step that is finished" if finished else "of a step that has nothing to go on from"
-    return Leftover(f"receipts/{step.key}", what, step.bytes)
+def _of_step(step: StepFiles, finished: bool) -> Leftover:
+    return Leftover(step.where, "of a finished step" if finished else "of a step with nothing to resume from", step.bytes)
 
 
-def _of_paused(step: _Step) -> Leftover:
-    return Leftover(f"receipts/{step.key}", "checkpoints of a step that is not finished", step.checkpoints)
+def _of_paused(step: StepFiles) -> Leftover:
+    return Leftover(step.where, "checkpoints of an unfinished step", step.checkpoint_bytes)
 
 
-def _beside_lock(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name != "lock"]
-
-
-def _files(path: Path) -> Iterator[os.stat_result]:
-    """A file, or the files in a folder."""
-    if plain_files.kind(path) == "a folder":
-        yield from plain_files.files(path)
-    elif found := _about(path):
-        yield found
-
-
-def _step_lock(folder: Path) -> Any:
-    """The lock of a step that nobody makes, held until it is closed; None when somebody makes it."""
-    return SharedLock(folder / "lock", f"the step {folder.name} is being made").try_to_take()
-
-
-def _busy(folder: Path) -> bool:
-    if not plain_files.kind(folder / "lock"):
-        return False
-    if lock := _step_lock(folder):
-        lock.close()
-    return lock is None
+def _remains(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
+    """What crashes left behind and, for objects at a URL, copies of removed ones."""
+    found = dict(crash_files(registry.root))
+    if registry.url:
+        there = {each.name for each in listed}
+        copies = LocalFiles(registry.store.root)
+        found |= {copies.path(each.name): "a copy of a removed object" for each in copies.listing() if each.name not in there}
+    for path, what in sorted(found.items()):
+        if (about := _about(path)) and about.st_mtime <= oldest:
+            yield Leftover(path.relative_to(registry.root).as_posix(), what, about.st_size)
 
 
 def _about(path: Path) -> os.stat_result | None:
-    """Of the file itself, when it is a link. None: it has gone meanwhile."""
+    """The status of the file itself, even if it is a link; None when it is gone."""
     try:
         return path.lstat()
     except FileNotFoundError:
         return None
 
 
-def _named(path: Path) -> Iterator[str]:
-    """The objects that a receipt names; none, when it is damaged: its part of the step runs again."""
-    waiting: list[Any] = []
-    with suppress(CorruptError, FileNotFoundError):
-        waiting.append(read_checked_json(path))
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if isinstance(sha256 := value.get("sha256"), str):
-                yield sha256
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-
-
-def _rests(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
-    """What crashes left, and, of objects at a URL that are gone, copies."""
-    found: dict[Path, str] = {}
-    for pattern, what in _RESTS.items():
-        folder = plain_files.folder((registry.root / pattern).parent)
-        found |= dict.fromkeys(folder.glob(Path(pattern).name), what)
-    if registry.url:
-        there = {each.name for each in listed}
-        copies = LocalFiles(registry.store.root)
-        found |= {copies.path(each.name): "a copy of what is gone" for each in copies.listing() if each.name not in there}
-    for path, what in sorted(found.items()):
-        if (about := _about(path)) and about.st_mtime <= oldest:
-            yield Leftover(path.relative_to(registry.root).as_posix(), what, about.st_size)
-
-
 # -- removing ---------------------------------------------------------------------------------------------------------
 
 
-def _removed(path: Path, live: dt.datetime | None) -> bool:
-    if plain_files.kind(path) != "a folder":
-        path.unlink(missing_ok=True)
-        return True
-    lock = _step_lock(path)
-    if lock is None:
+def _removed(step: StepFiles, garbage: Garbage) -> bool:
+    if not step.remove(run_is_live=garbage.live_since is not None):
         return False
-    with lock:
-        for each in _beside_lock(path):
-            if plain_files.kind(each) == "a folder":
-                shutil.rmtree(each)
-            else:
-                each.unlink()
-        if not live:
-            # A run that lives may be about to take the lock.
-            shutil.rmtree(path)
     fault_points.point("leftover.removed")
     return True
 
 
-def _removed_near(registry: Registry, found: Garbage) -> Iterator[Listed]:
-    """Remove the objects that are old still."""
-    for each in found.objects:
-        if registry.store.remove_old(each.name, found.horizon.timestamp()):
+def _unlinked(path: Path) -> bool:
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _remove_local(registry: Registry, garbage: Garbage) -> Iterator[Listed]:
+    """Remove the objects that are still old."""
+    for each in garbage.objects:
+        if registry.store.remove_old(each.name, garbage.horizon.timestamp()):
             fault_points.point("object.removed")
             yield each
 
 
-def _removed_far(registry: Registry, objects: tuple[Listed, ...]) -> tuple[Listed, ...]:
+def _remove_remote(registry: Registry, objects: tuple[Listed, ...]) -> tuple[Listed, ...]:
     with ThreadPoolExecutor() as threads:
         list(threads.map(registry.store.remove, [each.name for each in objects]))
     return objects

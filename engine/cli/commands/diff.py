@@ -39,7 +39,8 @@ def diff(
     """Compare two versions: their fields, and their rows by content (each with its copies) or by key."""
     from registry.query.diff import compare
 
-    found = compare(existing_registry(), old, new, key=key or (), samples=rows)
+    with existing_registry().session() as session:
+        found = compare(session, old, new, key=key or (), samples=rows)
     if json:
         print_json(asdict(found))
         return

@@ -43,7 +43,7 @@ def gc(
 
     Runs and queries may go on meanwhile. It waits for queries that are under way, and names them if it cannot wait longer.
     """
-    from registry.upkeep.gc import collect, find
+    from engine.upkeep.gc import collect, find
 
     if delete and dry_run:
         raise PipelineError([Problem("--delete and --dry-run contradict each other", hint="give one of them")])

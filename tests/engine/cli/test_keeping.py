@@ -15,7 +15,7 @@ from engine.cli.commands.shared import Settings
 from engine.cli.invocation import propose
 from engine.errors import PipelineError
 from registry import QueryError, Registry
-from tests.registry.upkeep.test_gc import receipt, three_versions, versions
+from tests.engine.upkeep.test_gc import receipt, three_versions, versions
 
 
 @pytest.fixture

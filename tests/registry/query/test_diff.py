@@ -14,7 +14,8 @@ import pytest
 from pydantic import create_model
 
 from registry import DataObject, Draft, Model, QueryError, Record, Registry, StoredFile
-from registry.query.diff import Change, Row, compare
+from registry.query import diff
+from registry.query.diff import Change, Diff, Row
 from registry.records.content import content_id
 from registry.records.record import fields_of
 
@@ -40,6 +41,12 @@ class Everything(Record):
     part: Part | None = None
     parts: list[Part | None] | None = None
     tags: dict[str, int] = {}
+
+
+def compare(registry: Registry, old: str, new: str | None = None, **more: Any) -> Diff:
+    """The difference, in a session of its own."""
+    with registry.session() as session:
+        return diff.compare(session, old, new, **more)
 
 
 def commit(registry: Registry, rows: Sequence[Record], record: type[Record] | None = None, name: str = "p/a") -> int:

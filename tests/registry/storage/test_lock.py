@@ -29,7 +29,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _hold(root: Path, held: Connection) -> None:
-    with Registry(root).catalog.alone():
+    with Registry(root).catalog.exclusive():
         held.send(None)
         held.recv()
 
@@ -112,7 +112,7 @@ def test_threads_take_turns(registry: Registry) -> None:
     def take() -> None:
         nonlocal inside, most
         for _ in range(5):
-            with registry.catalog.alone():
+            with registry.catalog.exclusive():
                 inside += 1
                 most = max(most, inside)
                 inside -= 1

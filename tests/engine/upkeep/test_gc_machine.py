@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from engine.upkeep.gc import collect, find
 from registry import Draft, Registry, StepRun, VersionRef
 from registry.storage import fault_points
 from registry.storage.objects import json_digest, write_checked_json
-from registry.upkeep.gc import Garbage, collect, find
+from registry.upkeep.gc import Garbage
 from tests.registry.catalog.test_catalog import draft, everything
 
 AGE = 3600

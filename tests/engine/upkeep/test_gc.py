@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from engine.upkeep.gc import collect, find
 from registry import CorruptError, LockedError, Manifest, Registry, StepRun
 from registry.storage.objects import write_checked_json
 from registry.upkeep import gc
 from registry.upkeep.fsck import fsck
-from registry.upkeep.gc import Garbage, collect, find
+from registry.upkeep.gc import Garbage
 from tests.registry.catalog.test_catalog import commit, draft
 from tests.registry.children import CONTEXT, exit_code, started
 
@@ -294,7 +295,7 @@ def _read(root: Path, done: Any) -> None:
 def _collect(root: Path, done: Any, counted: Any) -> None:
     registry = Registry(root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "_CLOCKS", dt.timedelta(seconds=0.05))  # else, nothing of the last minute goes while a run lives
+        patch.setattr(gc, "_CLOCK_SKEW", dt.timedelta(seconds=0.05))  # else, nothing of the last minute goes while a run lives
         while not done.wait(0.02):
             found = collect(registry, NOW)
             counted.value += len(found.versions) if found.live_since else 0
