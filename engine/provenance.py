@@ -1,7 +1,7 @@
-"""Where a row came from: rows that are read from an input remember it, and rows that are made can be told.
+"""Where a row comes from: rows read from an input and answers of models carry their sources, and so do copies of them.
 
-The memory is an attribute beside a record's fields: it takes no part in equality, dumps or storage, and a copy
-(`row.model_copy(update=...)`) keeps it.
+The sources are an attribute beside the object's fields. They take no part in equality, dumps, validation or storage, and
+`row.model_copy(update=...)` keeps them.
 """
 
 from __future__ import annotations
@@ -10,33 +10,37 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from engine.llm.types.requests import Completion
-
 R = TypeVar("R", bound=BaseModel)
 _SOURCES = "_sources"
 
 
 class RowRef(NamedTuple):
-    """Row `row` of the input `port` of an operator (of all its versions laid end to end)."""
+    """Row `row` of the operator's input `port`, counted over all versions of the input laid end to end."""
 
     port: str
     row: int
 
 
-Source = RowRef | Completion
+class CallRef(NamedTuple):
+    """A model call, by the `call_id` that it has in SQL."""
+
+    call_id: str
+
+
+Source = RowRef | CallRef
 
 
 def derived(record: R, *sources: BaseModel | RowRef) -> R:
-    """The record, known to be made from `sources` (and from what it is a copy of).
+    """Return a copy of the record that is known to be made from `sources`, and from what it is itself a copy of.
 
     Args:
         record: a row to be yielded.
-        sources: rows of inputs that are given whole (`Table[...]`), answers of models (of `chat`, `samples` or `parse`),
-            or other derived records. The row that an operator is called for is a source anyway. When answers are
-            among them, the row is linked to these calls only; otherwise to all calls made for it.
+        sources: rows of whole inputs (`Table[...]`), answers of models (from `chat`, `samples` or `parse`), or other
+            derived records. The row that a row operator is called for is always a source. If answers are among the
+            sources, the row is linked to those calls only; otherwise to all calls made for it so far.
 
     Raises:
-        ValueError: a source was neither read from an input nor given by a model.
+        ValueError: a source was neither read from an input nor returned by a model.
     """
     found = list(sources_of(record))
     for source in sources:
@@ -44,21 +48,23 @@ def derived(record: R, *sources: BaseModel | RowRef) -> R:
         if not known:
             raise ValueError(
                 f"a {type(source).__name__} is given as a source of a row, but it was neither read from an input (Table[...]) "
-                "nor answered by a model; copies keep their source, new records have one when derived() gave it"
+                "nor returned by a model. Copies keep their sources; a new record has none until derived() sets them"
             )
         found += known
     return marked(record.model_copy(), *found)
 
 
 def marked(value: R, *sources: Source) -> R:
-    """The same object, with these sources in place of any that it had."""
-    object.__setattr__(value, _SOURCES, sources)  # frozen models, too
+    """Set the sources of an object, replacing any it had, and return it."""
+    # Records and answers are frozen, and equal ones are different rows. A private attribute of pydantic would take part in
+    # equality; a dictionary keyed by the object would either mix up equal rows or lose their copies.
+    object.__setattr__(value, _SOURCES, sources)
     return value
 
 
 def sources_of(value: Any) -> tuple[Source, ...]:
-    """What an object is known to be made from."""
-    if isinstance(value, RowRef | Completion):
+    """The known sources of an object."""
+    if isinstance(value, RowRef):
         return (value,)
     found: tuple[Source, ...] = getattr(value, _SOURCES, ())
     return found

@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 from engine.cli.invocation import again, propose
 from engine.cli.output import grid, plain
 from engine.operator.declaration import SINGLE, Operator
-from engine.planning.plan import Plan, SourcePlan
+from engine.planning.results import Plan, SourcePlan
 from engine.running.result import RunResult, StepOutcome
 from registry import Metric, Report
 from registry.records.record import fields_of

@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from engine.export.model_folder import Loading
 from engine.export.writers import SPLIT
-from engine.planning.plan import SOURCE
+from engine.planning.sources import SOURCE
 from registry import Manifest, Metric, Model, Registry
 from registry.records.record import fields_of
 

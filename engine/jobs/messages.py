@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Spent
 from engine.llm.weights import Weights
 from registry import DataObject, Metric, SideObject
-from registry.errors import CorruptError
-from registry.storage.objects import ObjectStore, read_checked_json, write_checked_json
 
 
 class Travelling(BaseModel):
@@ -145,71 +142,3 @@ class Failure(Travelling):
     stopped: bool = False
     usage: Usage = Usage()
     spent: dict[str, Spent] = {}
-
-
-def receipt_path(receipts: Path, step_key: str, partition: Partition) -> Path:
-    """Where the receipt of a partition lies."""
-    return receipts / step_key / f"{partition.start}-{partition.stop}.json"
-
-
-def checkpoints(receipts: Path, step_key: str) -> Path:
-    """A folder for what an operator wants to find again after a crash."""
-    return receipts / step_key / "checkpoints"
-
-
-def stop_mark(receipts: Path, step_key: str) -> Path:
-    """A file that tells workers, on any node, to begin no further partition of a step."""
-    return receipts / step_key / "stop"
-
-
-def count_attempt(receipts: Path, step_key: str, partition: Partition) -> int:
-    """Note that a partition is begun; returns how often it was begun before (in this run) and never came to an end."""
-    file = receipts / step_key / f"{partition.start}-{partition.stop}.begun"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as marks:
-        marks.write(b".")
-        return marks.tell() - 1
-
-
-def forget_attempts(receipts: Path, step_key: str) -> None:
-    """Begin counting anew, at the start of a run."""
-    for file in (receipts / step_key).glob("*.begun"):
-        file.unlink(missing_ok=True)
-
-
-def write_receipt(receipts: Path, step_key: str, receipt: Receipt) -> None:
-    """Note durably that a partition is finished; its objects are durable before."""
-    write_checked_json(receipt_path(receipts, step_key, receipt.partition), receipt.model_dump(mode="json"))
-
-
-def read_receipt(receipts: Path, store: ObjectStore, step_key: str, partition: Partition) -> Receipt | None:
-    """The receipt of a finished partition; None when it is absent or damaged or an object is gone: it runs again."""
-    try:
-        receipt = Receipt.model_validate(read_checked_json(receipt_path(receipts, step_key, partition)))
-    except (FileNotFoundError, CorruptError, ValidationError):  # the last: of another version of the engine
-        return None
-    needed = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls) if part]
-    needed += [*receipt.attachments, *(part for part in (receipt.rejects, receipt.exposure) if part)]
-    return receipt if all(store.has(part.sha256, part.bytes) for part in needed) else None
-
-
-PARTITION_BYTES = 16 << 20
-"""Of a partition's rows in memory, at most; a worker holds them a few times over."""
-
-
-def partitions(rows: int, memory: int, shape: str, calls_models: bool) -> list[Partition]:
-    """Split a step's rows. The split depends on nothing but these, so that an interrupted run finds its receipts.
-
-    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less for each row.
-    There are never many more than 500 of them, unless rows are long.
-
-    Args:
-        memory: the size of all rows in memory (0: not known).
-    """
-    if shape == "whole":
-        return [Partition(start=0, stop=rows)]
-    least = min(64, max(16, rows // 32)) if calls_models else 1024
-    size = max(least, -(-rows // 512))
-    if memory:
-        size = min(size, max(1, rows * PARTITION_BYTES // memory))
-    return [Partition(start=start, stop=min(rows, start + size)) for start in range(0, rows, size)]

@@ -16,7 +16,7 @@ from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Completion, Request, RequestError, as_messages
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
-from engine.provenance import marked
+from engine.provenance import CallRef, marked, sources_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -133,13 +133,13 @@ class ChatModel:
         first = self._request(prompt, sample, None, sampling, schema)
         [said] = await self._ask([first])
         try:
-            return marked(self._parsed(said, answer), said)
+            return marked(self._parsed(said, answer), *sources_of(said))
         except UnparsableError as error:
             unclear = said
             again = self._request(repair_prompt(first.messages, said.text, error), sample, None, sampling, schema)
             [said] = await self._ask([again])
         try:
-            return marked(self._parsed(said, answer), unclear, said)
+            return marked(self._parsed(said, answer), *sources_of(unclear), *sources_of(said))
         except UnparsableError as error:
             raise RequestError(f"the answer is no {answer.__name__}, also after it was asked to repair it: {error}") from error
 
@@ -196,4 +196,5 @@ class ChatModel:
 
     def _log(self, request: Request, done: Completion, *, reused: bool) -> None:
         cost = self.spec.cost(done.tokens_in, done.tokens_out)
+        marked(done, CallRef(request.key))
         current_log.get().calls.append(Call(request.key, self.role, self.spec.model, request.messages, done, reused, cost))

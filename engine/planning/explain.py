@@ -6,6 +6,27 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from engine.fingerprint.code import code_of
+from engine.pipeline.graph import Pipeline, Step
+from engine.planning.results import StepPlan
+from registry import Registry
+
+
+def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:
+    """Why a step does not hit: what differs from its newest version."""
+    if forced:
+        return ["--force"]
+    if plan.status == "RESUME":
+        return [f"an earlier run finished {plan.done} of {plan.total} partitions"]
+    first = pipeline.output_name(step.name, next(iter(step.operator.outputs)))
+    newest = registry.newest(first)
+    if newest is None:
+        return ["it never ran"]
+    if newest.step_key == plan.key:
+        return ["an output is missing or its objects are gone"]
+    before = registry.store.read_document(newest.key_object.sha256)
+    return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
+
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[str, str]) -> list[str]:
     """What differs between a stored key document and the present one, in words; source diffs where it is code.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.pipeline.graph import Step
-    from engine.planning.plan import Input
+    from engine.planning.inputs import Input
 
 Families = Mapping[str, tuple[int, ...]]
 """By input the number of each row's family; rows of one family have the same number."""

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
 from engine.pipeline.graph import Pipeline, Step
-from engine.planning.plan import Input, StepPlan, store_document
+from engine.planning.inputs import Input
+from engine.planning.results import StepPlan
+from engine.planning.sources import store_document
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
 from registry.query import side_tables
 from registry.records.content import content_id

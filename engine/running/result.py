@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.planning.plan import SourcePlan
+from engine.planning.results import SourcePlan
 from registry import Manifest, Metric, StepRun
 
 

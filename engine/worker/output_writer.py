@@ -14,9 +14,8 @@ import pyarrow as pa
 
 from engine.jobs.messages import InputPart, OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
-from engine.llm.types.requests import Completion
 from engine.operator.declaration import Operator
-from engine.provenance import RowRef, Source
+from engine.provenance import CallRef, RowRef, Source
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.query import side_tables
 from registry.records.content import row_id
@@ -79,29 +78,30 @@ class OutputWriter:
         Args:
             reasons: why it was rejected, or things that it was to lead to.
         """
-        linked: set[int] = set()
+        linked: set[str] = set()
         kept = self._kept(emitted)
         for item in kept:
-            answers = {id(source) for source in item.sources if isinstance(source, Completion)}
-            # A changed copy of an answer is none that a call gave: then, too, no call is left out.
-            calls = [call for call in item.calls if id(call.completion) in answers] or item.calls
+            answers = _call_ids(item.sources)
+            # An operator that names no answer may have used every call made so far.
+            calls = [call for call in item.calls if call.call_id in answers] or item.calls
             self._take(item, calls, (at,))
-            linked |= {id(call) for call in calls}
+            linked |= {call.call_id for call in calls}
         number, parent_row = self._address(at)
         self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
-        self._loose_calls(call for call in log.calls if id(call) not in linked)
+        self._unlinked_calls(call for call in log.calls if call.call_id not in linked)
         return bool(kept)
 
     def free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
         """Take rows that are not the work of one input row; calls are linked to rows that name their answers."""
-        by_answer = {id(call.completion): call for call in log.calls}
-        linked: set[int] = set()
+        by_id: dict[str, list[Call]] = {}
+        for call in log.calls:
+            by_id.setdefault(call.call_id, []).append(call)
+        linked: set[str] = set()
         for item in self._kept(emitted):
-            answers = [id(source) for source in item.sources if isinstance(source, Completion)]
-            calls = [by_answer[answer] for answer in dict.fromkeys(answers) if answer in by_answer]
-            self._take(item, calls)
-            linked |= {id(call) for call in calls}
-        self._loose_calls(call for call in log.calls if id(call) not in linked)
+            answers = _call_ids(item.sources)
+            self._take(item, [call for call_id in answers for call in by_id.get(call_id, ())])
+            linked |= answers.keys()
+        self._unlinked_calls(call for call in log.calls if call.call_id not in linked)
 
     def exposed(self, seen: Mapping[RowRef, int]) -> None:
         """Take how often a trainer saw which rows: they are sources of the models that it made."""
@@ -173,7 +173,7 @@ class OutputWriter:
         rows.told |= {ref.port for ref in parents}
         rows.orphans += not parents
 
-    def _loose_calls(self, calls: Iterable[Call]) -> None:
+    def _unlinked_calls(self, calls: Iterable[Call]) -> None:
         """Take calls that led to no row; they stand with the first output."""
         first = next(iter(self._outputs.values()))
         first.calls += [_call_row(call, None) for call in calls]
@@ -202,6 +202,11 @@ class OutputWriter:
             raise IndexError(f"input {ref.port!r} has no row {ref.row}")
         part = self._inputs[ref.port][place]
         return part.number, ref.row - (stops[place] - part.rows)
+
+
+def _call_ids(sources: Iterable[Source]) -> dict[str, None]:
+    """The ids of the calls among the sources of a row, each once, in order."""
+    return dict.fromkeys(source.call_id for source in sources if isinstance(source, CallRef))
 
 
 def _columns(rows: Sequence[tuple[int, ...]], schema: pa.Schema) -> pa.Table:

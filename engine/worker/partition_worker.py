@@ -25,7 +25,8 @@ from pydantic import ValidationError
 from engine.errors import EngineError
 from engine.fingerprint.code import code_digest
 from engine.jobs.heartbeat import Heartbeat
-from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage, checkpoints, count_attempt, stop_mark, write_receipt
+from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage
+from engine.jobs.receipts import checkpoints, count_attempt, stop_mark, write_receipt
 from engine.llm.chat import Call, CallLog, current_log
 from engine.llm.providers.response_body import whole_characters
 from engine.llm.shared_service import Link

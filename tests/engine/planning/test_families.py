@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.operator import operator
-from engine.planning.plan import Input
+from engine.planning.inputs import Input
 from engine.planning.row_groups import families
 from registry import Record, Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, words

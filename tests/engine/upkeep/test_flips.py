@@ -21,7 +21,8 @@ import pytest
 
 from engine.errors import EngineError
 from engine.export.versions import export
-from engine.jobs.messages import Partition, read_receipt
+from engine.jobs.messages import Partition
+from engine.jobs.receipts import read_receipt
 from engine.llm.journal.answers import Journal
 from engine.llm.types.requests import Completion
 from engine.upkeep.fsck import fsck

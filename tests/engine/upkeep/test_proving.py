@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from engine.cli.commands import fsck as fsck_command
 from engine.cli.commands.shared import Settings
-from engine.jobs.messages import OutputPart, Partition, Receipt, write_receipt
+from engine.jobs.messages import OutputPart, Partition, Receipt
+from engine.jobs.receipts import write_receipt
 from engine.llm.journal.answers import Journal
 from engine.llm.types.requests import Completion
 from engine.upkeep.fsck import fsck

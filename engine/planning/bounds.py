@@ -1,0 +1,62 @@
+"""Upper bounds of the calls, tokens and cost of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from engine.fingerprint.code import code_of
+from engine.jobs.messages import Partition
+from engine.jobs.partitions import partitions
+from engine.pipeline.graph import Step
+from engine.planning.inputs import Input, memory_of, streamed_memory, streamed_rows
+
+_BYTES_PER_TOKEN = 4
+"""Of a model's own answers, when they are shown to it again."""
+
+
+class Bounds(NamedTuple):
+    calls: int
+    tokens: int
+    cost_usd: float
+    notes: tuple[str, ...]
+
+
+def bounds_of(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left: int) -> Bounds:
+    """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
+
+    A prompt is bounded in bytes (a token has at least one) by the row's text, the operator's own texts, its parameters
+    and the answers to the calls before it, or by what the operator says that it `asks`. Inputs that an operator takes whole
+    count for every row.
+    """
+    calls = tokens = 0
+    cost = 0.0
+    notes = [*step.notes]
+    streamed = streamed_memory(step, inputs)
+    whole = sum(memory_of(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
+    texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.")]
+    own = sum(map(len, texts)) + len(step.params.model_dump_json())
+    asks = step.operator.asks(step.params) if step.operator.asks else None
+    for role, per_row in step.operator.calls_per_row(step.params).items():
+        spec = step.models[role].spec
+        asked = per_row * left
+        answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
+        besides = (own + whole + answers if asks is None else asks) + len((spec.system or "").encode())
+        tokens_in = per_row * streamed * left // max(1, rows) + asked * besides
+        tokens_out = asked * spec.max_tokens
+        calls += asked
+        tokens += tokens_in + tokens_out
+        price = spec.cost(tokens_in, tokens_out)
+        cost += price
+        if spec.budget_usd is not None and price > spec.budget_usd:
+            notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop it")
+        if spec.max_calls is not None and asked > spec.max_calls:
+            notes.append(f"max_calls {spec.max_calls} of {role} may stop it")
+    return Bounds(calls, tokens, cost, tuple(notes))
+
+
+def split(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> list[Partition]:
+    """A step's partitions."""
+    return partitions(
+        streamed_rows(step, inputs), streamed_memory(step, inputs), step.operator.shape, bool(step.operator.roles)
+    )

@@ -1,0 +1,69 @@
+"""Sources: found in the registry, or read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import EngineError
+from engine.pipeline.graph import Pipeline, Source
+from engine.planning.inputs import Input
+from engine.planning.results import SourcePlan
+from engine.sources import ingest
+from engine.sources.exclusions import digest
+from registry import DataObject, Draft, Manifest, Registry, VersionRef
+from registry.records.record import fields_of
+from registry.storage.objects import canonical_json
+
+SOURCE = "source"
+"""The `op` under which external datasets stand in the registry."""
+
+
+def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> SourcePlan:
+    """Find a source's version, or read it."""
+    name = f"{pipeline.spec.name}/{source.name}"
+    beside, seed = pipeline.file.parent, pipeline.spec.seed
+    excluded = pipeline.excluded.get(name, frozenset())
+    identity = ingest.identity(source.spec, source.record, beside, seed, excluded)
+    if identity is not None and (found := _source_hit(name, identity, registry)):
+        return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
+    read = ingest.ingest(source.name, source.spec, source.record, beside, seed, registry.store, excluded)
+    if identity is None:
+        identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
+        identity |= {"excluded": digest(excluded)} if excluded else {}
+        if found := _source_hit(name, identity, registry):
+            return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
+    document = {SOURCE: identity}
+    if identity != (ingest.identity(source.spec, source.record, beside, seed, excluded) or identity):
+        raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
+    draft = Draft(
+        name=name,
+        kind=source.record.registry_kind,
+        type=source.record.type_name(),
+        fields=fields_of(source.record.arrow_schema()),
+        content_id=read.content_id,
+        pipeline=pipeline.spec.name,
+        step=source.name,
+        op=SOURCE,
+        output="",
+        step_key=ingest.source_key(identity),
+        key_object=store_document(registry, document),
+        data=read.data,
+        side=read.side,
+        rows_in=read.rows + read.rejected,
+        rejected=read.rejected,
+        files=ingest.files_of(source.spec, beside),
+    )
+    made = Input(VersionRef(name=name, version=0, content_id=read.content_id), read.data)
+    return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
+
+
+def _source_hit(name: str, identity: Mapping[str, Any], registry: Registry) -> Manifest | None:
+    found = registry.find_step(ingest.source_key(identity))
+    return next((manifest for manifest in found if manifest.name == name and registry.intact(manifest)), None)
+
+
+def store_document(registry: Registry, document: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> DataObject:
+    """Keep a key document (with the sources it hashes) as an object, for `plan --why` and for people."""
+    stored = registry.store.put_bytes(canonical_json({**document, "sources": dict(sources or {})}))
+    return DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes)
