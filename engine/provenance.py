@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 
 R = TypeVar("R", bound=BaseModel)
 _SOURCES = "_sources"

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Spent
 from engine.llm.weights import Weights
 from registry import DataObject, Metric, SideObject
 from registry.storage.objects import CorruptError, ObjectStore, read_checked_json, write_checked_json

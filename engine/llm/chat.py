@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from engine.errors import EngineError
 from engine.llm.client import ModelClient
 from engine.llm.providers.response_body import excerpt
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import RequestError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, Request, RequestError, as_messages
+from engine.llm.types.requests import Request, as_messages
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.provenance import marked

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_none
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_none
 
 from engine.llm.journal.answers import Answers
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.circuit_breaker import Breaker
+from engine.llm.limits.estimates import Estimate, estimate
 from engine.llm.limits.governor import Gate
-from engine.llm.limits.outage import PATIENCE_SECONDS, SUSPECTS
-from engine.llm.providers.capabilities import SampleWatch
+from engine.llm.limits.outage import SUSPECTS
+from engine.llm.retries import RetryPolicy, seconds_to_wait
+from engine.llm.sample_watch import SampleWatch
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.refresh import refresh
-from engine.llm.types.requests import (
-    BudgetError,
-    Completion,
-    EndpointError,
-    ModelError,
-    Provider,
-    Request,
-    RequestError,
-    Spent,
-    TransientError,
-)
-from engine.llm.types.structured import in_words
+from engine.llm.types.provider import Provider
+from engine.llm.types.requests import Request
+from engine.llm.types.row_context import refresh
 
 _WORDS = 160
-_CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0
-_CAP_SECONDS_DOWN = 15.0
 
 
 @dataclass(frozen=True)
@@ -191,11 +180,11 @@ class ModelClient:
         """Answers to the first of some requests (at least one), after as many tries as the failures deserve."""
         if self._provider is None:
             self._provider = self._make()
-        patience = _Patience(self, self.spec.retries)
+        patience = RetryPolicy(self.spec, lambda: self._answered)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             stop=patience.is_used_up,
-            wait=wait_none() if self._batch else _wait,
+            wait=wait_none() if self._batch else seconds_to_wait,
             sleep=self._sleep,
             reraise=True,
         )
@@ -223,7 +212,7 @@ class ModelClient:
             self._sleeping.discard(over)
 
     async def _send(self, provider: Provider, requests: Sequence[Request]) -> list[Answer]:
-        most = self._most(requests)
+        most = estimate(self.spec, requests)
         ticket = await self._gate.admit(most)
         outcome = Outcome("unsent")
         try:
@@ -300,7 +289,7 @@ class ModelClient:
             why=str(error),
         )
 
-    def _paid(self, completions: Sequence[Completion], most: Ask) -> Outcome:
+    def _paid(self, completions: Sequence[Completion], most: Estimate) -> Outcome:
         """What an answer took. Counts that are missing or impossible give nothing back of what it may take at most."""
         tokens_in, tokens_out = (
             sum(max(0, getattr(done, name)) for done in completions) for name in ("tokens_in", "tokens_out")
@@ -310,74 +299,7 @@ class ModelClient:
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
         return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out), tokens_in, accounted)
 
-    def _most(self, requests: Sequence[Request]) -> Ask:
-        """What some requests may take at most."""
-        tokens_in, tokens_out = token_bound(requests[0])
-        tokens_in += len(json.dumps(self.spec.extra_body)) if self.spec.extra_body else 0
-        tokens_out *= len(requests)
-        return Ask(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, self.spec.cost(tokens_in, tokens_out))
-
-
-BYTES_PER_TOKEN = 4
-"""Of usual text; a token bucket that reckons with the bound would let far too little out."""
-
-
-def token_bound(request: Request) -> tuple[int, int]:
-    """At most so many prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
-
-    What the server's chat template adds to the whole is not in it: see Budget.
-    """
-    messages = in_words(request.messages, request.schema) if request.schema else request.messages
-    prompt = sum(len(message["content"].encode()) + 16 for message in messages)
-    return prompt, int(request.sampling["max_tokens"])
-
 
 def _wake(sleeping: asyncio.Future[None]) -> None:
     if not sleeping.done():
         sleeping.set_result(None)
-
-
-class _Patience:
-    """When to give up on a request: after `retries` further tries.
-
-    A 429 is no try of this request's as long as others are answered: the server is busy, not broken. Trouble of the
-    endpoint is none as long as nobody is answered, for as long as an outage may last: see Outage.
-    """
-
-    def __init__(self, model: ModelClient, retries: int) -> None:
-        self._model = model
-        self._retries = retries
-        self._answered = model._answered
-        self._since: float | None = None
-        self.counted = 0
-
-    def is_used_up(self, state: RetryCallState) -> bool:
-        error = state.outcome.exception() if state.outcome else None
-        progress = self._model._answered > self._answered
-        self._answered = self._model._answered
-        self.counted += not (isinstance(error, TransientError) and self._is_excused(error, progress))
-        return self.counted > self._retries
-
-    def _is_excused(self, error: TransientError, progress: bool) -> bool:
-        if self._model.spec.mode == "batch":
-            return error.differently
-        now = time.monotonic()
-        self._since = now if self._since is None or progress else self._since
-        if error.unreachable:
-            return True  # the gate gives up, for all
-        if error.down:
-            patience = self._model.spec.limits.patience
-            unset = PATIENCE_SECONDS if self._model._answered else 0.0
-            return not progress and now - self._since < (unset if patience is None else patience)
-        return error.differently or (error.throttled and progress)
-
-
-def _wait(state: RetryCallState) -> float:
-    """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, TransientError) and (error.differently or error.unreachable):
-        return 0.0  # in an outage the gate says when
-    if isinstance(error, TransientError) and error.retry_after is not None:
-        return min(error.retry_after, _MOST_RETRY_AFTER) + random.uniform(0, 0.1)
-    cap = _CAP_SECONDS_DOWN if isinstance(error, TransientError) and error.down else _CAP_SECONDS
-    return random.uniform(0, min(cap, 0.5 * 2 ** min(state.attempt_number, 10)))

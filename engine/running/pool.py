@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import EngineError, StepError
 from engine.jobs.messages import Failure, Job, Partition, Receipt
-from engine.llm.types.requests import Spent
+from engine.llm.limits.accounting import Spent
 from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 

@@ -28,7 +28,7 @@ from engine.jobs.messages import (
     receipt_path,
     stop_mark,
 )
-from engine.llm.types.requests import Spent
+from engine.llm.limits.accounting import Spent
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import (
     Input,

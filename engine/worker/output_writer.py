@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from engine.jobs.messages import InputPart, OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.operator.declaration import Operator
 from engine.provenance import RowRef, Source
 from registry import DataObject, Metric, ObjectStore, Record, SideObject

@@ -104,7 +104,7 @@ def run(
 def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
     """Ask the servers of a pipeline's models what they can do, in a few tiny requests each."""
     from engine.cli.output import grid
-    from engine.llm.providers.capabilities import MEANING
+    from engine.llm.types.capability import MEANING
     from engine.running.requirements import ability_rows, ask_server
 
     checked = checked_pipeline(pipeline, set_, keys=True)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import queue
 import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,76 +25,22 @@ from filelock import FileLock
 
 from engine.errors import EngineError
 from engine.llm.journal.disk_reserve import Reserve
-from engine.llm.types.finish_reason import USABLE, USABLE_AS, ending
-from engine.llm.types.requests import Completion, RequestError
+from engine.llm.journal.serialization import decode_answer, encode_answer
+from engine.llm.journal.sqlite_file import NO_ROOM, SCHEMA, connect, entry_checksum, primary_code
+from engine.llm.types.completions import Completion
 
-_SCHEMA = """
-create table if not exists answers (
-    key text primary key, answer text not null, checksum text not null
-);
-create index if not exists answers_by_end on answers (substr(key, 33));
-create table if not exists notes (
-    name text primary key, value text not null, checksum text
-) without rowid;
-"""
 _FIND = "select answer, checksum from answers where key = ?"
 _FIND_BY_END = """
 select answer, checksum from answers indexed by answers_by_end where substr(key, 33) = substr(?1, 33) and key = ?1
 """
 """A flipped byte in an index hides an entry without an error. Before an answer is paid for again, another index is asked."""
-_COLUMNS = """
-select t.name, c.name, c.type, c."notnull", c.pk from sqlite_master t, pragma_table_info(t.name) c
-where t.name in ('answers', 'notes')
-"""
-_WAL_MODE = b"\2\2"
-"""Bytes 18 and 19 of SQLite's file."""
 _BATCH = 512
-_BUSY_SECONDS = 60.0
 _HOLD_SECONDS, _LOOK_SECONDS = 120.0, 0.5
 """For so long answers wait for room on a full disk, when not even the reserve is enough; the pause between two tries."""
-_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
-_NOT_DAMAGED = {
-    *_NO_ROOM,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
-}
-"""Errors that tell of the disk or of other processes, and nothing of what is in the file."""
 
 
 class DamagedJournalError(EngineError):
     """An entry does not match its checksum."""
-
-
-def as_kept(completion: Completion) -> str:
-    """An answer as it is kept.
-
-    Raises:
-        RequestError: it would not read back as it is; kept, it would fail every run that finds it.
-    """
-    try:
-        text = completion.model_dump_json(exclude_defaults=True)
-        if Completion.model_validate_json(text) == completion:
-            return text
-        said = "it would read back as another"
-    except ValueError as error:
-        said = str(error).partition("\n")[0]
-    nothing = Completion(text="", finish_reason="unknown", tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
-    raise RequestError(f"the answer cannot be kept: {said}", nothing)
-
-
-def as_answer(text: str | None) -> Completion | None:
-    """What is kept, as an answer; None when it is not one that can be used, as older versions may have left it."""
-    try:
-        answer = None if text is None else Completion.model_validate_json(text)
-    except ValueError:
-        return None
-    if answer is None or answer.finish_reason in USABLE:
-        return answer
-    usable = USABLE_AS.get(ending(answer.finish_reason))
-    return answer.model_copy(update={"finish_reason": usable}) if usable else None
 
 
 class Answers(Protocol):
@@ -112,7 +57,7 @@ class Answers(Protocol):
         ...
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
-        """Keep an answer; returns, when it is durable, the answer that is kept. Raises RequestError: see as_kept.
+        """Keep an answer; returns, when it is durable, the answer that is kept. Raises RequestError: see encode_answer.
 
         That is another one when somebody else asked the same at the same time and was first: all use the same. With
         `replace` the new one takes the place of the old.
@@ -136,7 +81,7 @@ class Answers(Protocol):
         ...
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A write: an answer, or a note. `value` None deletes."""
 
     table: str
@@ -146,7 +91,7 @@ class Entry(NamedTuple):
 
 
 class _Write(NamedTuple):
-    entry: Entry
+    entry: JournalEntry
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[str | None]
 
@@ -159,13 +104,13 @@ class Journal:
         self.file = folder / "answers.sqlite"
         try:
             with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes make a file
-                self._reader = _connect(self.file)
-                self._reader.executescript(_SCHEMA)
+                self._reader = connect(self.file)
+                self._reader.executescript(SCHEMA)
                 if ("checksum",) not in self._reader.execute("select name from pragma_table_info('notes')").fetchall():
                     self._reader.execute("alter table notes add column checksum text")
         except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
             advice = "`engine fsck --deep` says what to do"
-            if _primary_code(error) in _NO_ROOM:
+            if primary_code(error) in NO_ROOM:
                 advice = f"is there room left on that disk? If so, {advice}"
             raise EngineError(f"cannot open the journal {self.file}: {error}; {advice}") from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -178,20 +123,20 @@ class Journal:
     async def get(self, key: str) -> Completion | None:
         """See Answers."""
         found = self.find([key]).get(key)
-        answer = as_answer(found)
+        answer = decode_answer(found)
         if answer is None and found is not None:
             self.unreadable.add(key)
         return answer
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
         """See Answers."""
-        text = as_kept(completion)
-        kept = await self.write(Entry("answers", key, text, replace))
-        return completion if kept == text else as_answer(kept) or completion
+        text = encode_answer(completion)
+        kept = await self.write(JournalEntry("answers", key, text, replace))
+        return completion if kept == text else decode_answer(kept) or completion
 
     async def note(self, name: str, value: str | None) -> None:
         """See Answers."""
-        await self.write(Entry("notes", name, value))
+        await self.write(JournalEntry("notes", name, value))
 
     async def notes(self, prefix: str) -> dict[str, str]:
         """See Answers."""
@@ -201,7 +146,7 @@ class Journal:
         except sqlite3.Error as error:
             raise EngineError(f"cannot read the journal {self.file}: {error}") from error
         for name, value, checksum in rows:
-            if checksum not in (None, _checksum(name, value)):  # None: of a version that kept none
+            if checksum not in (None, entry_checksum(name, value)):  # None: of a version that kept none
                 delete = f"sqlite3 {self.file} \"delete from notes where name = '{name}'\""
                 raise DamagedJournalError(f"the journal {self.file} is damaged at note {name}; delete that note: {delete}")
         return {name: value for name, value, _ in rows}
@@ -217,7 +162,7 @@ class Journal:
             if row is None:
                 continue
             answer, checksum = row
-            if _checksum(key, answer) != checksum:
+            if entry_checksum(key, answer) != checksum:
                 raise DamagedJournalError(
                     f"the journal {self.file} is damaged at entry {key}; delete that entry to ask the model again: "
                     f"sqlite3 {self.file} \"delete from answers where key = '{key}'\""
@@ -225,7 +170,7 @@ class Journal:
             found[key] = answer
         return found
 
-    async def write(self, entry: Entry) -> str | None:
+    async def write(self, entry: JournalEntry) -> str | None:
         """Write an entry; returns, when it is durable, the value that is kept."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[str | None] = loop.create_future()
@@ -250,7 +195,7 @@ class Journal:
         self._reserve.release()
 
     def _write(self) -> None:
-        connection = _connect(self.file)
+        connection = connect(self.file)
         ending = False
         while not ending:
             batch = [self._queue.get()]
@@ -273,7 +218,7 @@ class Journal:
                 with connection:
                     results = [_store(connection, write.entry) for write in writes]
             except Exception as error:  # whatever it is: those who wait must hear of it, and the thread must live
-                if _primary_code(error) in _NO_ROOM:
+                if primary_code(error) in NO_ROOM:
                     if self._reserve.release():
                         continue
                     if time.monotonic() < until and not self._ending.wait(_LOOK_SECONDS):
@@ -290,59 +235,6 @@ class Journal:
                 loop.call_soon_threadsafe(_tell, results_of_loop)
 
 
-class Damage(NamedTuple):
-    """What is wrong with a journal's file, and what to do about it."""
-
-    what: str
-    advice: str
-
-
-def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
-    """Look at a journal's file without changing it, whoever uses it; `deep` reads all of it."""
-    save = f"save what can be: sqlite3 {file} .recover | sqlite3 FRESH, and put FRESH in its place; what is lost is asked again"
-    with file.open("rb") as header:
-        if header.read(20)[18:] != _WAL_MODE:
-            yield Damage("is damaged: it is not in WAL mode", save)
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-    connection.text_factory = lambda data: data.decode(errors="replace")
-    expected = sqlite3.connect(":memory:")
-    expected.executescript(_SCHEMA)
-    try:
-        columns = set(connection.execute(_COLUMNS))
-        if unknown := columns - set(expected.execute(_COLUMNS)):
-            yield Damage(f"is damaged: it has columns that a journal does not have, such as {sorted(unknown)[0]}", save)
-        if not deep:
-            return
-        for (told,) in connection.execute("pragma integrity_check(3)"):
-            if told != "ok":
-                yield Damage(f"is damaged: {told}", save)
-        for place, key, answer, checksum in connection.execute("select rowid, key, answer, checksum from answers"):
-            if _checksum(key, answer) != checksum:
-                delete = f'sqlite3 {file} "delete from answers where rowid = {place}"'
-                yield Damage(f"is damaged at entry {key}", f"delete the entry to ask the model again: {delete}")
-        kept = "select name, value, checksum from notes where checksum is not null"
-        has_checksums = any(column[:2] == ("notes", "checksum") for column in columns)
-        for name, value, checksum in connection.execute(kept) if has_checksums else ():
-            if _checksum(name, value) != checksum:
-                delete = f"sqlite3 {file} \"delete from notes where name = '{name}'\""
-                yield Damage(f"is damaged at note {name}", f"delete the note: {delete}")
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
-        if _primary_code(error) in _NOT_DAMAGED:
-            yield Damage(
-                f"cannot be checked: {error}", "make sure that the disk has room and the file can be read, and check again"
-            )
-        else:
-            yield Damage(f"is damaged: {error}", save)
-    finally:
-        connection.close()
-        expected.close()
-
-
-def _primary_code(error: Exception) -> int:
-    """SQLite's result code without its extension; 0 for an error that is not SQLite's."""
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
 def _tell(results: list[tuple[asyncio.Future[str | None], str | Exception | None]]) -> None:
     for done, result in results:
         if done.done():
@@ -353,32 +245,21 @@ def _tell(results: list[tuple[asyncio.Future[str | None], str | Exception | None
             done.set_result(result)
 
 
-def _store(connection: sqlite3.Connection, entry: Entry) -> str | None:
+def _store(connection: sqlite3.Connection, entry: JournalEntry) -> str | None:
     if entry.table == "notes":
         if entry.value is None:
             connection.execute("delete from notes where name = ?", (entry.key,))
         else:
-            values = (entry.key, entry.value, _checksum(entry.key, entry.value))
+            values = (entry.key, entry.value, entry_checksum(entry.key, entry.value))
             connection.execute("insert or replace into notes values (?, ?, ?)", values)
         return entry.value
     assert entry.value is not None
-    values = (entry.key, entry.value, _checksum(entry.key, entry.value))
+    values = (entry.key, entry.value, entry_checksum(entry.key, entry.value))
     how = "replace" if entry.replace else "ignore"
     if connection.execute(f"insert or {how} into answers values (?, ?, ?)", values).rowcount:
         return entry.value
     kept = str(connection.execute("select answer from answers where key = ?", (entry.key,)).fetchone()[0])
-    if as_answer(kept) is not None:
+    if decode_answer(kept) is not None:
         return kept
     connection.execute("replace into answers values (?, ?, ?)", values)
     return entry.value
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, check_same_thread=False)
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = full")
-    return connection
-
-
-def _checksum(key: str, answer: str) -> str:
-    return hashlib.blake2b(f"{key}\n{answer}".encode(), digest_size=16).hexdigest()

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True)
-class Ask:
-    """What one HTTP request may take at most. Requests of equal `key` go out one after the other."""
-
-    key: str
-    tokens: int = 0
-    cost: float = 0.0
+from pydantic import BaseModel, ConfigDict
 
 
 @dataclass(frozen=True)
@@ -39,3 +32,15 @@ class Outcome:
     down: bool = False
     unreachable: bool = False
     why: str = ""
+
+
+class Spent(BaseModel):
+    """What was spent on a model: US dollars, and requests (tries count)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd: float = 0.0
+    calls: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(usd=self.usd + other.usd, calls=self.calls + other.calls)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.estimates import Estimate
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Spent
 
 TEMPLATE_TOKENS = 128
 """What a chat template may add to a prompt, until an answer has shown it: the price of the first request on its own."""
@@ -60,18 +60,18 @@ class Budget:
         most = self._spec.max_calls
         return float("inf") if most is None else most - self._before.calls - self.calls
 
-    def fits(self, ask: Ask) -> bool:
+    def fits(self, ask: Estimate) -> bool:
         """Whether a request may be sent now, beside those in flight."""
         budget = self._spec.budget_usd
         return budget is None or self.spent_usd + self._held(self._out + 1) + ask.cost <= budget + _ROUNDING
 
-    def hold(self, ask: Ask) -> None:
+    def hold(self, ask: Estimate) -> None:
         """A request is sent."""
         self._out += 1
         self._held_usd += ask.cost
         self.calls += 1
 
-    def settle(self, ask: Ask, outcome: Outcome) -> None:
+    def settle(self, ask: Estimate, outcome: Outcome) -> None:
         """A request has ended."""
         most = ask.cost + self._margin(1)
         self._out -= 1
@@ -89,7 +89,7 @@ class Budget:
         """Add what turned out later."""
         self.usd += usd
 
-    def refusal(self, ask: Ask) -> str:
+    def refusal(self, ask: Estimate) -> str:
         """Why a request can never be sent in this run; nothing when it can be, now or after others have ended."""
         spec = self._spec
         if self.calls_left < 1:
@@ -116,7 +116,7 @@ class Budget:
             return self._spec.cost(TEMPLATE_TOKENS if requests == 1 else unseen, 0)
         return max(self._template_usd, 2 * self._overrun_usd)
 
-    def _learn(self, ask: Ask, outcome: Outcome) -> None:
+    def _learn(self, ask: Estimate, outcome: Outcome) -> None:
         if not outcome.accounted:
             return
         template = self._spec.cost(outcome.tokens_in, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from engine.llm.types.requests import RequestError
+from engine.llm.types.errors import RequestError
 
 MOST_REFUSALS = 20
 """So many requests may be refused in the same words before one is answered."""

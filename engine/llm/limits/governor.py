@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.outage import Outage
+from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import BudgetError, EndpointError, ModelError, Spent
 
 _BURST_SECONDS = 2.0
 """Limits are per minute, but servers watch shorter spans: no more than this much of a minute goes out at once."""
@@ -27,7 +28,7 @@ _BURST_SECONDS = 2.0
 class Gate(Protocol):
     """What a client waits at before each request; a Governor, or the way to one in another process."""
 
-    async def admit(self, ask: Ask) -> int:
+    async def admit(self, ask: Estimate) -> int:
         """Wait for a turn; gives a ticket.
 
         Raises:
@@ -82,13 +83,13 @@ class Bucket:
 
 @dataclass
 class _Waiting:
-    ask: Ask
+    ask: Estimate
     admitted: asyncio.Future[int]
 
 
 @dataclass(frozen=True)
 class _InFlight:
-    ask: Ask
+    ask: Estimate
     epoch: int
     probe: bool
 
@@ -120,7 +121,7 @@ class Governor:
         self._stopped: ModelError | None = None
         self._wake: asyncio.TimerHandle | None = None
 
-    async def admit(self, ask: Ask) -> int:
+    async def admit(self, ask: Estimate) -> int:
         """See Gate."""
         if self._stopped:
             raise type(self._stopped)(str(self._stopped))
@@ -213,7 +214,7 @@ class Governor:
         self._same_key[ask.key] = []
         waiting.admitted.set_result(ticket)
 
-    def _seconds_to_wait(self, ask: Ask) -> float:
+    def _seconds_to_wait(self, ask: Estimate) -> float:
         """0: now; infinity: until a request in flight ends."""
         if len(self._out) >= self.window.size():
             return START_SECONDS if self.window.starting else float("inf")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Gate
+from engine.llm.types.completions import token_count
+from engine.llm.types.errors import ModelError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import ModelError, TransientError, tokens
 
 
-async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]) -> Any:
+async def send_within_limits(
+    gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]
+) -> Any:
     """Send a chat completion when the limits allow it, and account for it.
 
     Args:
@@ -25,7 +29,7 @@ async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int
         BudgetError: it could cost more than is left.
     """
     # A token is at least one byte.
-    ask = Ask(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
+    ask = Estimate(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
     ticket = await gate.admit(ask)
     outcome = Outcome("failed", accounted=False)
     try:
@@ -45,6 +49,6 @@ async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int
 def _paid(spec: ModelSpec, answer: Any) -> Outcome:
     usage = answer.get("usage") if isinstance(answer, dict) else None
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (tokens(count) for count in counts)
+    tokens_in, tokens_out = (token_count(count) for count in counts)
     known = tokens_in > 0 and tokens_out > 0
     return Outcome("answered", tokens_in + tokens_out, spec.cost(tokens_in, tokens_out), tokens_in, known)

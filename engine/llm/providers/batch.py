@@ -18,11 +18,15 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
-from engine.llm.providers.batch_api import CLAIM_SECONDS, BatchApi, Claim, Outcome, Patience, pauses
-from engine.llm.providers.capabilities import Abilities, recall
+from engine.llm.providers.batch_api import BatchApi, Outcome
+from engine.llm.providers.capabilities import KnownCapabilities, recall
+from engine.llm.providers.outstanding_batches import CLAIM_SECONDS, Claim
+from engine.llm.providers.polling import Patience, pauses
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import MOST_IN_BATCH, ModelSpec
-from engine.llm.types.refresh import refresh
-from engine.llm.types.requests import BudgetError, Completion, EndpointError, ModelError, Request, RequestError, TransientError
+from engine.llm.types.requests import Request
+from engine.llm.types.row_context import refresh
 
 LINGER_SECONDS = 1.0
 """A batch is formed when no further request has come for so long."""
@@ -80,14 +84,14 @@ class BatchProvider:
         self._spec = spec
         self._answers = answers
         self._api = BatchApi(spec)
-        self._abilities: Abilities | None = None
+        self._abilities: KnownCapabilities | None = None
         self._asked: dict[str, _Asked] = {}
         self._waiting: list[_Asked] = []
         self._bytes = 0
         self._linger: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: set[str] = set()
-        self._differently: dict[str, Abilities] = {}
+        self._differently: dict[str, KnownCapabilities] = {}
         self._creating = asyncio.Lock()
         self._stopped: ModelError | None = None
 
@@ -152,7 +156,7 @@ class BatchProvider:
 
     # -- gathering ------------------------------------------------------------------------------------------------
 
-    def _ask(self, request: Request, abilities: Abilities) -> _Asked:
+    def _ask(self, request: Request, abilities: KnownCapabilities) -> _Asked:
         if (there := self._asked.get(request.key)) is not None:
             return there
         abilities = self._differently.get(request.key, abilities)
@@ -161,14 +165,14 @@ class BatchProvider:
         self._wait(asked)
         return asked
 
-    def _line(self, request: Request, abilities: Abilities) -> bytes:
+    def _line(self, request: Request, abilities: KnownCapabilities) -> bytes:
         body = chat_completions.body(self._spec, [request], abilities)
         document = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
-    def _other_words(self, outcome: Outcome, asked: _Asked) -> Abilities | None:
+    def _other_words(self, outcome: Outcome, asked: _Asked) -> KnownCapabilities | None:
         """What the server must know less of, when it refused a line for that."""
-        known = self._abilities or Abilities()
+        known = self._abilities or KnownCapabilities()
         if not isinstance(outcome, RequestError) or not outcome.refused:
             return None
         if known.max_completion_tokens is None and "max_completion_tokens" in str(outcome):

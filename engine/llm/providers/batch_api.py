@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import random
-import socket
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
 
-from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.failures import connection_failure, failure
-from engine.llm.providers.openai import api_key, session
+from engine.llm.providers.http import api_key, session
+from engine.llm.providers.polling import Patience
 from engine.llm.providers.redaction import holds, redact, redacted
 from engine.llm.providers.response_body import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, ModelError, Request, RequestError, TransientError
-
-POLL_SECONDS, MOST_POLL_SECONDS = 1.0, 60.0
-"""The first pause between two looks at a batch, or two tries of a call, and the longest; each is half as long again as the
-one before. ENGINE_BATCH_POLL_SECONDS in the environment, for tests, makes all of them so long."""
-
-PATIENCE_SECONDS = 6 * 3600.0
-"""For so long a server may be away while a batch is out."""
-
-CLAIM_SECONDS = 600.0
-"""A process on another machine that is about to create a batch, and has not said so for longer, is dead."""
+from engine.llm.types.requests import Request
 
 _DAY = 86_400.0
 _NOT_DONE = {"batch_expired", "batch_cancelled"}
@@ -39,74 +25,6 @@ _NOT_DONE = {"batch_expired", "batch_cancelled"}
 T = TypeVar("T")
 Outcome = Completion | ModelError | None
 """Of a request in a batch; None when the batch ended before it was its turn."""
-
-
-class Claim:
-    """The right to create the batch of an input file: of several processes that find it not created, one at a time has it.
-
-    Each notes its claim and then looks for those of others; whoever sees one withdraws for a moment. The claim of a dead
-    process counts no more: on this machine at once, on others when it was not renewed for `seconds`.
-    """
-
-    def __init__(self, answers: Answers, file: str, seconds: float) -> None:
-        self._answers = answers
-        self._prefix = f"claim {file} "
-        self._name = self._prefix + uuid.uuid4().hex
-        self._seconds = seconds
-
-    async def alone(self) -> bool:
-        """Renew the claim; whether no other living process has one."""
-        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()})
-        await self._answers.note(self._name, mine)
-        claims = await self._answers.notes(self._prefix)
-        others = [name for name in claims if name != self._name]
-        dead = [name for name in others if self._is_dead(**json.loads(claims[name]))]
-        for name in dead:
-            await self._answers.note(name, None)
-        return len(dead) == len(others)
-
-    async def withdraw(self) -> None:
-        """Let another go first."""
-        await self.release()
-        await asyncio.sleep(random.uniform(0.5, 1.5) * next(pauses()))
-
-    async def release(self) -> None:
-        """Give the claim up."""
-        await self._answers.note(self._name, None)
-
-    def _is_dead(self, host: str, pid: int, at: float) -> bool:
-        if host == socket.gethostname():
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                pass
-        return time.time() - at > self._seconds
-
-
-class Patience:
-    """Pauses between tries of a call, until PATIENCE_SECONDS are over."""
-
-    def __init__(self) -> None:
-        self._waits = pauses()
-        self._until = time.monotonic() + PATIENCE_SECONDS
-
-    async def wait(self, error: TransientError) -> None:
-        """Pause; raises EndpointError when it has lasted too long."""
-        if time.monotonic() > self._until:
-            said = f"for {PATIENCE_SECONDS / 3600:g} hours; what is out is not lost: run again"
-            raise EndpointError(f"{error} ({said})") from error
-        await asyncio.sleep(max(next(self._waits), min(error.retry_after or 0.0, MOST_POLL_SECONDS)))
-
-
-def pauses() -> Iterator[float]:
-    """Seconds to wait, longer and longer."""
-    fixed = os.environ.get("ENGINE_BATCH_POLL_SECONDS")
-    pause = float(fixed) if fixed else POLL_SECONDS
-    while True:
-        yield pause
-        pause = pause if fixed else min(MOST_POLL_SECONDS, 1.5 * pause)
 
 
 class BatchApi:

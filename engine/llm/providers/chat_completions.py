@@ -7,22 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from engine.llm.providers.capabilities import Abilities
+from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.providers.failures import status_of
 from engine.llm.providers.response_body import excerpt, has_half
+from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob, token_count
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.finish_reason import USABLE_AS, End, ending
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import (
-    LEAST_LOGPROB,
-    Completion,
-    EndpointError,
-    ModelError,
-    Request,
-    RequestError,
-    TokenLogprob,
-    TransientError,
-    tokens,
-)
+from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
 
 MOST_AT_ONCE = 64
@@ -48,7 +40,7 @@ class Reply(NamedTuple):
     says_why: bool
 
 
-def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> dict[str, Any]:
+def body(spec: ModelSpec, requests: Sequence[Request], abilities: KnownCapabilities) -> dict[str, Any]:
     """The JSON that asks for answers to requests that differ in nothing but `sample`, in words the server knows."""
     first = requests[0]
     sampling = first.sampling
@@ -120,7 +112,7 @@ class _Paid:
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        known = all(type(count) is int and tokens(count) == count for count in counts)
+        known = all(type(count) is int and token_count(count) == count for count in counts)
         self.tokens_in, self.tokens_out = (int(counts[0] or 0), int(counts[1] or 0)) if known else (0, 0)
         self.latency_ms = round(latency_ms, 3)
 

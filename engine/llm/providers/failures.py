@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 
 from engine.llm.providers.response_body import GarbledError, excerpt, from_json
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, ModelError, RequestError, TransientError
 
 _PASSING = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}

@@ -6,35 +6,29 @@ saturated endpoint and a saturated client; `benchmarks/clients.py` measures both
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
-from engine.llm.providers.capabilities import MEANING, Abilities, recall, remember
-from engine.llm.providers.failures import connection_failure, error_inside, failure
+from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
+from engine.llm.providers.http import api_key, post_json, session
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.response_body import (
-    MOST_BYTES,
     GarbledError,
     body_limit,
-    decoded,
-    excerpt,
     from_json,
-    read_body,
-    read_start,
 )
+from engine.llm.types.capability import MEANING
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, ModelError, Request, RequestError, TransientError
+from engine.llm.types.requests import Request
 
 _NAMES_IT = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
 _GUESSES = 3
@@ -73,7 +67,7 @@ class OpenAIProvider:
         self.notes: list[str] = []
         self._spec = spec
         self._answers = answers
-        self._abilities: Abilities | None = None
+        self._abilities: KnownCapabilities | None = None
         self._differently: dict[str, _Change] = {}
         self._guesses: Counter[str] = Counter()
         self._broke_down: set[str] = set()
@@ -122,7 +116,7 @@ class OpenAIProvider:
         return found
 
     def _other_words(
-        self, requests: Sequence[Request], abilities: Abilities, error: RequestError | TransientError, change: _Change
+        self, requests: Sequence[Request], abilities: KnownCapabilities, error: RequestError | TransientError, change: _Change
     ) -> _Change | None:
         """How a request that was refused is to be put when it is sent again; None when that is of no use."""
         refusal = str(error)
@@ -176,7 +170,7 @@ class OpenAIProvider:
         if note not in self.notes:
             self.notes.append(note)
 
-    async def _post(self, requests: Sequence[Request], abilities: Abilities) -> chat_completions.Reply:
+    async def _post(self, requests: Sequence[Request], abilities: KnownCapabilities) -> chat_completions.Reply:
         sampling = requests[0].sampling
         most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
         asked = chat_completions.body(self._spec, requests, abilities)
@@ -188,75 +182,6 @@ class OpenAIProvider:
         if any(holds(each.text, self._key) for each in reply.completions):
             raise RequestError("the answer has the API key in it, so it is not kept", chat_completions.unused(reply))
         return reply
-
-
-async def post_json(
-    client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, *, most: int = MOST_BYTES, heard: bool = True
-) -> Any:
-    """POST a JSON document and give the JSON that comes back; what goes wrong is raised by class.
-
-    The errors have the server's words as they are: raise them through `redacted`.
-
-    Args:
-        most: the most bytes that the response may have.
-        heard: whether the server has ever answered.
-    """
-    try:
-        # A redirect would take the prompt to another host, and its answer would stand in the journal under this one.
-        async with client.post(url, json=asked, allow_redirects=False) as response:
-            if response.status != 200:
-                text = (await read_start(response)).decode(errors="replace")
-                raise failure(response.status, text, response.headers, spec)
-            text = decoded(await read_body(response, most), response.charset)
-            answer = _parsed(text)
-            if (status := error_inside(answer)) is not None:
-                raise failure(status, text, response.headers, spec)
-            return answer
-    except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
-        raise connection_failure(error, url, spec, heard=heard) from None
-
-
-def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A client that keeps as many connections as requests may be in flight."""
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    return aiohttp.ClientSession(
-        headers=headers,
-        timeout=timeout,
-        connector=aiohttp.TCPConnector(limit=spec.limits.concurrency),
-        json_serialize=_dumps,
-    )
-
-
-def api_key(spec: ModelSpec) -> str:
-    """The key from the environment; raises EndpointError when it should be there and is not."""
-    secret = os.environ.get(spec.api_key_env, "").strip() if spec.api_key_env else ""
-    if any(not letter.isprintable() for letter in secret):
-        raise EndpointError(f"the key in {spec.api_key_env} has a line break or another control character in it")
-    if spec.api_key_env and not secret:
-        # Keys do not travel with jobs: every node of a cluster must have its own.
-        raise EndpointError(f"the environment variable {spec.api_key_env} is not set on {socket.gethostname()}")
-    return secret
-
-
-def _dumps(document: Any) -> str:
-    return json.dumps(document, separators=(",", ":"))
-
-
-def _parsed(text: str) -> Any:
-    try:
-        answer = from_json(text)
-    except GarbledError as error:
-        raise GarbledError(f"{error}; it begins: {excerpt(text) or '(nothing)'}{_streams(text)}") from None
-    if not isinstance(answer, dict):
-        raise GarbledError(f"the response is not a chat completion; it reads: {excerpt(text)}")
-    if "choices" not in answer and error_inside(answer) is None:
-        raise GarbledError(f"the response is not a chat completion, because it has no choices; it reads: {excerpt(text)}")
-    return answer
-
-
-def _streams(text: str) -> str:
-    streams = text.lstrip().startswith(("data:", "event:", ": "))
-    return " (the server streams, though it was not asked to; look for `stream` in its settings)" if streams else ""
 
 
 def _is_json(text: str) -> bool:

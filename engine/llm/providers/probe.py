@@ -12,14 +12,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.governor import Gate
-from engine.llm.limits.single_request import gated
-from engine.llm.providers.capabilities import Abilities, Ability, recall, remember
-from engine.llm.providers.openai import api_key, post_json, session
+from engine.llm.limits.single_request import send_within_limits
+from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
+from engine.llm.providers.http import api_key, post_json, session
 from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
+from engine.llm.types.capability import Capability
+from engine.llm.types.errors import RequestError, TransientError
 from engine.llm.types.finish_reason import ending
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import RequestError, TransientError
 
 _MOST_WAIT = 60.0
 _SAMPLES = 4
@@ -34,14 +35,14 @@ _SCHEMA = {
 class Probed(NamedTuple):
     """What a server can do, and how many requests it took to find out."""
 
-    abilities: Abilities
+    abilities: KnownCapabilities
     calls: int
 
 
 async def probe(
     spec: ModelSpec,
     answers: Answers,
-    wanted: Sequence[Ability],
+    wanted: Sequence[Capability],
     gate: Gate,
     *,
     anew: bool = False,
@@ -123,7 +124,7 @@ class _Asker:
         try:
             with redacted(self._secret):
                 send = partial(post_json, self._client, url, asked, self._spec, heard=self._heard)
-                answer = await gated(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
+                answer = await send_within_limits(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
         except RequestError as error:
             self._heard = True
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
@@ -185,7 +186,7 @@ async def _sampling(asker: _Asker) -> bool | None:
     return len(set(texts)) > 1 if len(texts) > 1 else None
 
 
-_CHECKS: dict[Ability, Callable[[_Asker], Awaitable[bool | None]]] = {
+_CHECKS: dict[Capability, Callable[[_Asker], Awaitable[bool | None]]] = {
     "n": _n,
     "logprobs": _logprobs,
     "response_format": _response_format,

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
-from engine.llm.types.requests import ModelError
+from engine.llm.types.errors import ModelError
 
 HIDDEN = "***"
 """What is shown in place of a key."""

@@ -17,7 +17,7 @@ _OURS = {"model", "messages", "n", "stream", "temperature", "top_p", "max_tokens
 _OURS |= {"response_format", "logprobs", "top_logprobs"}
 """What requests say of their own accord, and `extra_body` must not."""
 
-STEP = "step:"
+STEP_PREFIX = "step:"
 
 _OF_ENCODERS = {"provider", "model", "batch_size"}
 """Keys of a model that mean something for an encoder, which has no prompts, answers, server or price."""
@@ -98,7 +98,7 @@ class ModelSpec(Spec):
     @property
     def made_by(self) -> str | None:
         """The step of this pipeline that makes the model: what follows `step:`."""
-        return self.model.removeprefix(STEP) if self.model.startswith(STEP) else None
+        return self.model.removeprefix(STEP_PREFIX) if self.model.startswith(STEP_PREFIX) else None
 
     @property
     def encodes(self) -> bool:
@@ -172,5 +172,5 @@ class ModelSpec(Spec):
         others = {name: info.default for name, info in type(self).model_fields.items() if name not in _OF_ENCODERS}
         if given := [name for name, default in others.items() if getattr(self, name) != default]:
             raise ValueError(f"{', '.join(given)}: not for an encoder ({self.provider}), which takes model and batch_size")
-        if self.model.startswith((STEP, "registry:")):
+        if self.model.startswith((STEP_PREFIX, "registry:")):
             raise ValueError(f"steps make models that chat, no encoders; {self.provider} takes a folder or a Hugging Face id")

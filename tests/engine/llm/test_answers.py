@@ -10,8 +10,8 @@ from aiohttp import web
 from pydantic import BaseModel, Field
 
 from engine.llm.chat import current_log
-from engine.llm.providers.capabilities import MEANING
-from engine.llm.types.requests import BudgetError, EndpointError, RequestError
+from engine.llm.types.capability import MEANING
+from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make

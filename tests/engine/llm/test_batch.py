@@ -17,10 +17,11 @@ from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
-from engine.llm.providers import batch, batch_api
+from engine.llm.providers import batch, polling
 from engine.llm.providers.batch import BatchProvider
-from engine.llm.types.refresh import refresh
-from engine.llm.types.requests import BudgetError, Completion, EndpointError, RequestError
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import BudgetError, EndpointError, RequestError
+from engine.llm.types.row_context import refresh
 from registry import Registry
 from tests.batch_server import BatchServer, killed, model_spec, request, start, until
 from tests.conftest import Cli
@@ -242,7 +243,7 @@ async def test_failures_that_pass_are_waited_out(make: Make, server: BatchServer
 async def test_a_server_that_goes_away_for_good_is_given_up_and_nothing_is_lost(
     make: Make, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_api, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(polling, "PATIENCE_SECONDS", 0.1)
     server.faults["look"] = [503] * 1000
     with pytest.raises(EndpointError, match=r"503.*batch batch_\d+ of 20.* is not lost: mend this and run again"):
         await ask(make(), server, "q")

@@ -15,9 +15,10 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import EngineError
-from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+from engine.llm.encoder import Encoder
+from engine.llm.local.sentence_transformers import LocalEncoder
+from engine.llm.types.errors import EndpointError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, StoppedError
 from engine.llm.weights import EMBEDDED, ENCODER, identify_encoder, materialise
 from registry import ObjectStore, Registry
 

@@ -11,7 +11,9 @@ import pytest
 from aiohttp import web
 
 from engine.llm.chat import current_log
-from engine.llm.types.requests import BudgetError, EndpointError, Request, RequestError, Spent, StoppedError
+from engine.llm.limits.accounting import Spent
+from engine.llm.types.errors import BudgetError, EndpointError, RequestError, StoppedError
+from engine.llm.types.requests import Request
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
 

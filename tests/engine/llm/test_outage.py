@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from engine.llm import client
+from engine.llm import client, retries
 from engine.llm.limits import outage
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
 from engine.llm.limits.outage import PATIENCE_SECONDS, Outage
+from engine.llm.types.errors import EndpointError, RequestError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, RequestError
 from tests.chat_server import ChatServer, error
 from tests.clock import Clock
 from tests.engine.conftest import Make
@@ -36,10 +37,10 @@ def governor(clock: Callable[[], float], **limits: Any) -> Governor:
 async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[float], list[int | BaseException]]:
     """64 requests meet an endpoint that is down for so long; gives when it was asked, and what became of each."""
     gate.window = type(gate.window)(64, clock, gently=False)
-    tickets = [await gate.admit(Ask(str(number))) for number in range(64)]
+    tickets = [await gate.admit(Estimate(str(number))) for number in range(64)]
     for ticket in tickets:
         gate.settle(ticket, REFUSED)
-    again = [asyncio.create_task(gate.admit(Ask(str(number)))) for number in range(64)]
+    again = [asyncio.create_task(gate.admit(Estimate(str(number)))) for number in range(64)]
     asked = []
     while clock.now < seconds and gate._stopped is None:
         await asyncio.sleep(0)
@@ -49,7 +50,7 @@ async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[f
             again.remove(let_out[0])
             asked.append(clock.now)
             gate.settle(let_out[0].result(), REFUSED)
-            again.append(asyncio.create_task(gate.admit(Ask("again"))))
+            again.append(asyncio.create_task(gate.admit(Estimate("again"))))
         else:
             clock.now += 0.1
             gate._pump()
@@ -106,7 +107,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses a hundredth as long."""
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.005)
     monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(client, "_CAP_SECONDS_DOWN", 0.02)
+    monkeypatch.setattr(retries, "_CAP_SECONDS_DOWN", 0.02)
     assert PATIENCE_SECONDS >= 120
 
 
@@ -144,7 +145,7 @@ async def test_a_server_that_is_gone_for_good_ends_the_step_once(model: Make) ->
 async def test_a_row_that_the_server_always_fails_on_is_rejected(
     model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
+    monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.01)
     chat_server.answer = lambda prompt, seen: error(status, "oops") if prompt == "poison" else prompt
     one = model(retries=2, limits={"patience": 0.1})
     ends = await asyncio.gather(*[one.chat(prompt) for prompt in ("a", "poison", "b")], return_exceptions=True)

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from engine.errors import EngineError
-from engine.llm.providers.capabilities import Abilities
+from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.model_spec import ModelSpec
 from engine.running import cluster
 from engine.running.requirements import ask_server
@@ -46,7 +46,7 @@ def spec(server: ChatServer, **more: Any) -> ModelSpec:
 def test_a_server_that_knows_everything(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     found = ask_server(spec(chat_server), registry)
-    assert found.abilities == Abilities(n=True, logprobs=True, response_format=True, sampling=True)
+    assert found.abilities == KnownCapabilities(n=True, logprobs=True, response_format=True, sampling=True)
     assert found.calls == len(chat_server.requests) == 7
     assert ask_server(spec(chat_server), registry) == (found.abilities, 0)
     assert len(chat_server.requests) == 7

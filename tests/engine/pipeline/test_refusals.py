@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from engine.llm.chat import ChatModel
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.circuit_breaker import MOST_REFUSALS
-from engine.llm.types.requests import Completion, EndpointError, RequestError
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import EndpointError, RequestError
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make

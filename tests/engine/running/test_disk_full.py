@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.llm.journal.answers import damages
+from engine.llm.journal.integrity import damages
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask, run_text, words

@@ -16,18 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.library_noise import quiet_transformers
-from engine.llm.providers.generation import Ask, Generated, TokenScore, generate
+from engine.llm.local.generation import Generated, GenerationRequest, TokenScore, generate
+from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import (
-    LEAST_LOGPROB,
-    Completion,
-    EndpointError,
-    ModelError,
-    Request,
-    RequestError,
-    StoppedError,
-    TokenLogprob,
-)
+from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
 
 _LINGER_SECONDS = 0.01
@@ -150,7 +143,7 @@ class TransformersProvider:
             return
         model = self._loaded or load(self._spec.model, *self._weights(), self._threads)
         self._loaded = None if self._closed.is_set() else model
-        asks: list[tuple[_Waiting, Ask]] = []
+        asks: list[tuple[_Waiting, GenerationRequest]] = []
         for each in batch:
             try:
                 asks.append((each, model.ask(each.request)))
@@ -162,7 +155,7 @@ class TransformersProvider:
     def _within_memory(
         self,
         model: LocalModel,
-        asks: list[tuple[_Waiting, Ask]],
+        asks: list[tuple[_Waiting, GenerationRequest]],
         settle: Callable[[_Waiting, Completion | Exception], None],
     ) -> None:
         """Generate, in parts when the GPU's memory does not hold all."""
@@ -214,7 +207,7 @@ class LocalModel:
     ends: frozenset[int]
     room: int | None
 
-    def ask(self, request: Request) -> Ask:
+    def ask(self, request: Request) -> GenerationRequest:
         """What is to be generated for a request.
 
         Raises:
@@ -228,7 +221,7 @@ class LocalModel:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens; with max_tokens that is {needed}, the model takes {self.room}"
             )
-        return Ask(
+        return GenerationRequest(
             prompt=prompt,
             max_tokens=sampling["max_tokens"],
             temperature=sampling["temperature"],
@@ -238,7 +231,7 @@ class LocalModel:
             is_over=self._stops([word for word in sampling["stop"] if word]),
         )
 
-    def completion(self, request: Request, ask: Ask, generated: Generated, latency_ms: float) -> Completion:
+    def completion(self, request: Request, ask: GenerationRequest, generated: Generated, latency_ms: float) -> Completion:
         """The answer as text. Tokens of a stop word are counted and have log-probabilities; the text ends before it.
 
         Raises:

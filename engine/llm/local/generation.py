@@ -22,7 +22,7 @@ _FREE_PLACES = 64
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """One answer to generate.
 
     Args:
@@ -63,7 +63,7 @@ class Generated:
 
 
 def generate(
-    model: Any, asks: Sequence[Ask], ends: frozenset[int], is_stopped: Callable[[], bool] = lambda: False
+    model: Any, asks: Sequence[GenerationRequest], ends: frozenset[int], is_stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, Generated]]:
     """Answers as they end, with their places in `asks`. Iterate in torch.inference_mode().
 
@@ -152,7 +152,7 @@ class _Batch:
 class _Rows:
     """The answers under way: what was drawn for each, and which go on."""
 
-    def __init__(self, asks: Sequence[Ask], ends: frozenset[int], device: torch.device) -> None:
+    def __init__(self, asks: Sequence[GenerationRequest], ends: frozenset[int], device: torch.device) -> None:
         self.going: list[int] = [*range(len(asks))]
         self._asks = asks
         self._ends = ends
@@ -220,7 +220,7 @@ class Sampler:
         device: where the logits will be.
     """
 
-    def __init__(self, asks: Sequence[Ask], device: torch.device) -> None:
+    def __init__(self, asks: Sequence[GenerationRequest], device: torch.device) -> None:
         import torch
 
         self._asks = asks

@@ -1,0 +1,1 @@
+"""Models in this process: texts, log-probabilities and vectors from weights on this machine."""
