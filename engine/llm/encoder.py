@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 class Encoder:
     """An encoder in a role of an operator.
 
-    Its vectors are not kept in the journal: they cost about a millisecond each, and other weights make another step key.
+    The journal does not keep its vectors: they cost about a millisecond each, and other weights change the step key.
 
     Args:
-        role: the operator's word for it (`encoder`).
-        model: the model that fills it.
-        name: what the model is called where it must be found again.
+        role: the operator's name for it (`encoder`).
+        model: the model that fills the role.
+        name: identifies the model wherever it must be found again.
         identity: what determines its vectors.
     """
 
@@ -32,23 +32,23 @@ class Encoder:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model as the pipeline names it."""
+        """The model as the pipeline defines it."""
         return self._model.spec
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """The texts' vectors, one a row, of length 1: `vectors @ vectors.T` has their cosine similarities.
+        """The texts' vectors, one per row, of length 1: `vectors @ vectors.T` contains their cosine similarities.
 
-        The same call gives the same bits on the same kind of machine with as many threads. What a text is encoded with
-        may change the last digits (differences of about 1e-7), nothing else. Texts that occur several times are encoded
-        once. Of a text that is longer than the encoder takes (`all-minilm-l6-v2`: 256 tokens) only the beginning counts.
-        One call for many texts is several times as fast as a call for each.
+        The same call returns the same bits on the same kind of machine with the same number of threads. The other texts
+        of a batch can change the last digits of a vector (by about 1e-7), nothing else. Repeated texts are encoded once.
+        Texts beyond the encoder's maximum length (`all-minilm-l6-v2`: 256 tokens) are truncated. One call for many texts
+        is several times as fast as a call for each.
 
         Args:
-            texts: any number of them; of none, the result has no rows and as many columns as ever.
+            texts: any number of texts; for none, the result has no rows and the usual number of columns.
 
         Raises:
-            TypeError: `texts` is a text, or has something else than texts in it.
-            EndpointError: the model cannot be loaded, or the GPU's memory does not hold `batch_size` texts.
+            TypeError: `texts` is a single text, or contains something that is not a text.
+            EndpointError: the model cannot be loaded, or `batch_size` texts do not fit into the GPU's memory.
         """
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""When a failed request is sent again."""
+"""Whether and when a failed request is sent again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from engine.llm.limits.outage import PATIENCE_SECONDS
 from engine.llm.types.errors import TransientError
 from engine.llm.types.model_spec import ModelSpec
 
-_CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0
-_CAP_SECONDS_DOWN = 15.0
+_CAP_SECONDS, _CAP_SECONDS_DOWN = 60.0, 15.0
+"""The longest pause between two attempts; the second while the endpoint is in trouble."""
+_MOST_RETRY_AFTER = 600.0
+"""A server that asks for a longer pause gets this one."""
 
 
 class RetryPolicy:
-    """When to give up on a request: after `retries` further tries.
+    """Gives up on a request after `retries` further attempts.
 
-    A 429 is no try of this request's as long as others are answered: the server is busy, not broken. Trouble of the
-    endpoint is none as long as nobody is answered, for as long as an outage may last: see Outage.
+    A 429 does not count as an attempt while other requests succeed: the server is busy, not broken. Nor does trouble with
+    the endpoint while no request succeeds, for as long as an outage may last: see Outage.
+
+    Args:
+        spec: the model.
+        answered: returns how many requests the model has answered here.
     """
 
     def __init__(self, spec: ModelSpec, answered: Callable[[], int]) -> None:
@@ -30,7 +36,8 @@ class RetryPolicy:
         self._since: float | None = None
         self.counted = 0
 
-    def is_used_up(self, state: RetryCallState) -> bool:
+    def is_exhausted(self, state: RetryCallState) -> bool:
+        """Record a failed attempt; whether it was the last one."""
         error = state.outcome.exception() if state.outcome else None
         before, self._answered = self._answered, self._count_answered()
         progress = self._answered > before
@@ -39,23 +46,23 @@ class RetryPolicy:
 
     def _is_excused(self, error: TransientError, progress: bool) -> bool:
         if self._spec.mode == "batch":
-            return error.differently
+            return error.adapted
         now = time.monotonic()
         self._since = now if self._since is None or progress else self._since
         if error.unreachable:
-            return True  # the gate gives up, for all
+            return True  # the gate gives up, for all requests
         if error.down:
             patience = self._spec.limits.patience
             unset = PATIENCE_SECONDS if self._answered else 0.0
             return not progress and now - self._since < (unset if patience is None else patience)
-        return error.differently or (error.throttled and progress)
+        return error.adapted or (error.throttled and progress)
 
 
 def seconds_to_wait(state: RetryCallState) -> float:
-    """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
+    """The server's Retry-After if it sent one; otherwise exponential back-off with full jitter."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, TransientError) and (error.differently or error.unreachable):
-        return 0.0  # in an outage the gate says when
+    if isinstance(error, TransientError) and (error.adapted or error.unreachable):
+        return 0.0  # in an outage the gate decides when
     if isinstance(error, TransientError) and error.retry_after is not None:
         return min(error.retry_after, _MOST_RETRY_AFTER) + random.uniform(0, 0.1)
     cap = _CAP_SECONDS_DOWN if isinstance(error, TransientError) and error.down else _CAP_SECONDS

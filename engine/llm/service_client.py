@@ -1,4 +1,4 @@
-"""A worker's side of the shared service."""
+"""The worker's side of the shared service: limits and a journal that another process keeps."""
 
 from __future__ import annotations
 
@@ -13,90 +13,92 @@ from engine.llm.journal.answers import JournalEntry
 from engine.llm.journal.serialization import decode_answer, encode_answer
 from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.estimates import Estimate
-from engine.llm.shared_service import Admission, Settlement, Transport
+from engine.llm.shared_service import Admission, Release, Transport
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import ModelError
 
 _BUNDLE_SECONDS = 0.002
-_ROOMY_SECONDS = 0.5
+"""Messages within this time travel together."""
+_ROOM_SECONDS = 0.5
+"""How long an answer of `ensure_room` holds."""
 
 
 class RemoteGate:
-    """A model's limits, kept by a Service. See Gate."""
+    """A model's limits, which a Service keeps. See Gate."""
 
-    def __init__(self, post: WorkerConnection, model: str) -> None:
-        self._post = post
+    def __init__(self, connection: WorkerConnection, model: str) -> None:
+        self._connection = connection
         self._model = model
 
-    async def admit(self, ask: Estimate) -> int:
+    async def admit(self, estimate: Estimate) -> int:
         """See Gate."""
-        return await self._post.admit(self._model, ask)
+        return await self._connection.admit(self._model, estimate)
 
-    def settle(self, ticket: int, outcome: Outcome) -> None:
+    def release(self, ticket: int, outcome: Outcome) -> None:
         """See Gate."""
-        self._post.send(Settlement(ticket, outcome))
+        self._connection.send(Release(ticket, outcome))
 
     def stop(self, why: ModelError) -> None:
         """See Gate."""
-        self._post.turn_away(self._model, why)
+        self._connection.fail_waiting(self._model, why)
 
     @property
     def spent(self) -> Spent:
-        """See Gate: the Service keeps the account."""
+        """See Gate. The Service keeps the account."""
         return Spent()
 
 
 class WorkerConnection:
-    """A worker's side: bundles what it sends, listens for what is decided. Use from one event loop.
+    """A worker's connection to the Service: sends messages in bundles and listens for decisions. Use from one event loop.
 
     Args:
-        link: to the Service.
-        name: of the worker, by which its death is told to the Service.
+        transport: to the Service.
+        name: of the worker; the Service knows it by this name if it dies.
     """
 
-    def __init__(self, link: Transport, name: str | None = None) -> None:
-        self._link = link
+    def __init__(self, transport: Transport, name: str | None = None) -> None:
+        self._transport = transport
         self._name = name or uuid.uuid4().hex
         self._numbers = itertools.count()
-        self._outgoing: list[Admission | Settlement] = []
+        self._outgoing: list[Admission | Release] = []
         self._waiting: dict[int, tuple[str, asyncio.Future[int]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Task[None] | None = None
 
-    async def admit(self, model: str, ask: Estimate) -> int:
-        """Wait until the Service lets a request out."""
+    async def admit(self, model: str, estimate: Estimate) -> int:
+        """Wait until the Service admits a request."""
         number = next(self._numbers)
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (model, waiting)
-        self.send(Admission(model, number, ask))
+        self.send(Admission(model, number, estimate))
         if self._listening is None or self._listening.done():
             self._listening = asyncio.create_task(self._listen())
         try:
             return await waiting
         except BaseException:
-            self.send(Settlement(number, Outcome("unsent")))
+            self.send(Release(number, Outcome("unsent")))
             raise
         finally:
             self._waiting.pop(number, None)
 
-    def turn_away(self, model: str, why: ModelError) -> None:
-        """Fail all who wait to be let out to a model."""
+    def fail_waiting(self, model: str, why: ModelError) -> None:
+        """Fail all requests to a model that wait for admission."""
         for name, waiting in self._waiting.values():
             if name == model and not waiting.done():
                 waiting.set_exception(type(why)(str(why)))
 
-    def send(self, message: Admission | Settlement) -> None:
+    def send(self, message: Admission | Release) -> None:
         """Put a message into the next bundle."""
         self._outgoing.append(message)
         if len(self._outgoing) == 1:
             self._start(self._flush())
 
     async def delivered(self) -> None:
-        """Wait until what was sent has arrived."""
+        """Wait until all messages have arrived."""
         await asyncio.gather(*self._tasks)
 
     async def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining messages."""
         if self._listening:
             self._listening.cancel()
         await self.delivered()
@@ -105,19 +107,19 @@ class WorkerConnection:
         await asyncio.sleep(_BUNDLE_SECONDS)
         bundle, self._outgoing = self._outgoing, []
         try:
-            await self._link.call("submit", self._name, bundle)
+            await self._transport.call("submit", self._name, bundle)
         except Exception as error:
-            self._outgoing[:0] = [message for message in bundle if isinstance(message, Settlement)]
+            self._outgoing[:0] = [message for message in bundle if isinstance(message, Release)]
             self._fail(error)
 
     async def _listen(self) -> None:
         try:
-            # Also while nobody waits: a worker that is silent is taken for dead, with all it has in flight.
+            # Even while nothing waits: a silent worker counts as dead, with all its requests in flight.
             while True:
-                for number, error in await self._link.call("listen", self._name):
+                for number, error in await self._transport.call("listen", self._name):
                     _, waiting = self._waiting.get(number, ("", None))
                     if waiting is None or waiting.done():
-                        self.send(Settlement(number, Outcome("unsent")))
+                        self.send(Release(number, Outcome("unsent")))
                         continue
                     if error:
                         waiting.set_exception(error)
@@ -138,12 +140,12 @@ class WorkerConnection:
 
 
 class RemoteAnswers:
-    """The journal, kept by a Service on another machine. See Answers."""
+    """A journal that a Service on another machine keeps. See Answers."""
 
-    def __init__(self, link: Transport) -> None:
-        self._link = link
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._wanted: dict[str, asyncio.Future[str | None]] = {}
-        self._roomy_until = 0.0
+        self._room_until = 0.0
         self._written: list[tuple[JournalEntry, asyncio.Future[str | None]]] = []
         self.unreadable: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,14 +173,14 @@ class RemoteAnswers:
 
     async def notes(self, prefix: str) -> dict[str, str]:
         """See Answers."""
-        found: dict[str, str] = await self._link.call("notes", prefix)
+        found: dict[str, str] = await self._transport.call("notes", prefix)
         return found
 
-    async def room(self) -> None:
-        """See Answers; asked again after a moment only."""
-        if time.monotonic() > self._roomy_until:
-            await self._link.call("room")
-            self._roomy_until = time.monotonic() + _ROOMY_SECONDS
+    async def ensure_room(self) -> None:
+        """See Answers. An answer of the Service holds for _ROOM_SECONDS."""
+        if time.monotonic() > self._room_until:
+            await self._transport.call("ensure_room")
+            self._room_until = time.monotonic() + _ROOM_SECONDS
 
     async def _write(self, entry: JournalEntry) -> str | None:
         done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -190,13 +192,14 @@ class RemoteAnswers:
     async def _find(self) -> None:
         await asyncio.sleep(_BUNDLE_SECONDS)
         wanted, self._wanted = self._wanted, {}
-        await _answer(wanted.values(), self._link.call("find", list(wanted)), lambda found: [found.get(key) for key in wanted])
+        call = self._transport.call("find", list(wanted))
+        await _distribute(wanted.values(), call, lambda found: [found.get(key) for key in wanted])
 
     async def _send(self) -> None:
         await asyncio.sleep(_BUNDLE_SECONDS)
         written, self._written = self._written, []
         entries = [entry for entry, _ in written]
-        await _answer([done for _, done in written], self._link.call("write", entries), list)
+        await _distribute([done for _, done in written], self._transport.call("write", entries), list)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -204,8 +207,8 @@ class RemoteAnswers:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _answer(waiting: Any, call: Any, split: Callable[[Any], Sequence[str | None]]) -> None:
-    """Give each of those who wait its part of a call's result, or the error that it ended in."""
+async def _distribute(waiting: Any, call: Any, split: Callable[[Any], Sequence[str | None]]) -> None:
+    """Give each waiting future its part of a call's result, or the call's error."""
     try:
         results: Sequence[str | None] | Exception = split(await call)
     except Exception as error:

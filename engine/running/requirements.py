@@ -45,7 +45,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         except EngineError as error:
             raise StepError(str(error)) from error
         spent[name] = spent.get(name, Spent()) + gate.spent
-        if missing := found.abilities.missing(abilities):
+        if missing := found.capabilities.missing(abilities):
             listed = " and ".join(f"`{ability}` ({MEANING[ability]})" for ability in missing)
             raise StepError(
                 f"{spec.model} at {spec.endpoint} does not know {listed}, which {step.operator.name} needs of its {role}; "
@@ -72,7 +72,7 @@ def ask_server(
     """
     journal = Journal(registry.journal)
     try:
-        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), anew=anew, recheck=recheck))
+        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), recheck_all=anew, recheck=recheck))
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

@@ -269,6 +269,6 @@ async def journal(workdir: Path) -> AsyncIterator[Journal]:
     ],
 )
 async def test_the_journal_keeps_only_what_it_can_read_back(journal: Journal, bad: Completion) -> None:
-    with pytest.raises(RequestError, match="cannot be kept"):
+    with pytest.raises(RequestError, match="cannot be stored"):
         await journal.put("k", bad)
     assert await journal.get("k") is None

@@ -109,7 +109,7 @@ def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = Fals
 
     checked = checked_pipeline(pipeline, set_, keys=True)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
-    rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).abilities for spec in models.values()])
+    rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).capabilities for spec in models.values()])
     if json:
         print_json(rows)
         return

@@ -1,10 +1,10 @@
 """The journal: every answer that was paid for, durable before it is used, shared by all processes of a machine.
 
-SQLite in WAL mode: writers of several processes take turns by its own locking, a reader is never blocked, an entry is
-found by its key without reading the others, and a transaction survives `kill -9` and power cuts. Answers that arrive
-together are committed together, by a thread, so that one fsync serves many. Each entry carries a checksum of its own.
+SQLite in WAL mode: its locks serialize the writers of several processes, readers are never blocked, an entry is found by
+its key without reading the others, and a transaction survives `kill -9` and power cuts. A thread commits answers that
+arrive together in one transaction, so that one fsync serves many. Each entry has its own checksum.
 
-Workers on other machines reach it through `engine.llm.shared_service`, because SQLite's locks do not hold on network file
+Workers on other machines reach it through `engine.llm.shared_service`, because SQLite's locks do not work on network file
 systems. `benchmarks/journal.py` measures it.
 """
 
@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 from filelock import FileLock
 
 from engine.errors import EngineError
-from engine.llm.journal.disk_reserve import Reserve
+from engine.llm.journal.disk_reserve import DiskReserve
 from engine.llm.journal.serialization import decode_answer, encode_answer
 from engine.llm.journal.sqlite_file import NO_ROOM, SCHEMA, connect, entry_checksum, primary_code
 from engine.llm.types.completions import Completion
@@ -33,10 +33,10 @@ _FIND = "select answer, checksum from answers where key = ?"
 _FIND_BY_END = """
 select answer, checksum from answers indexed by answers_by_end where substr(key, 33) = substr(?1, 33) and key = ?1
 """
-"""A flipped byte in an index hides an entry without an error. Before an answer is paid for again, another index is asked."""
+"""A flipped byte in an index hides an entry without an error. So a second index is searched before paying again."""
 _BATCH = 512
 _HOLD_SECONDS, _LOOK_SECONDS = 120.0, 0.5
-"""For so long answers wait for room on a full disk, when not even the reserve is enough; the pause between two tries."""
+"""How long answers wait for space on a full disk if even the reserve is not enough, and the pause between two attempts."""
 
 
 class DamagedJournalError(EngineError):
@@ -44,36 +44,36 @@ class DamagedJournalError(EngineError):
 
 
 class Answers(Protocol):
-    """Where answers are kept; the Journal, or the way to one on another machine.
+    """A store of answers: the Journal, or a connection to one on another machine.
 
     Attributes:
-        unreadable: keys of entries that were found and are not answers: they count as not there.
+        unreadable: keys of entries that were found but are not usable answers: they count as missing.
     """
 
     unreadable: set[str]
 
     async def get(self, key: str) -> Completion | None:
-        """The answer to a request, if it was ever given; raises DamagedJournalError when it does not check."""
+        """The answer to a request, if there is one; raises DamagedJournalError if its checksum is wrong."""
         ...
 
     async def put(self, key: str, completion: Completion, *, replace: bool = False) -> Completion:
-        """Keep an answer; returns, when it is durable, the answer that is kept. Raises RequestError: see encode_answer.
+        """Store an answer. Returns the stored answer once it is durable. Raises RequestError: see encode_answer.
 
-        That is another one when somebody else asked the same at the same time and was first: all use the same. With
-        `replace` the new one takes the place of the old.
+        If another worker stored an answer to the same request first, that one is returned, so that all use the same. With
+        `replace`, the new answer replaces the old one.
         """
         ...
 
     async def note(self, name: str, value: str | None) -> None:
-        """Keep (None: forget) a small fact beside the answers, durably: a batch that is out, what a server can do."""
+        """Store a small fact beside the answers, durably (None: delete it): an open batch, a server's capabilities."""
         ...
 
     async def notes(self, prefix: str) -> dict[str, str]:
-        """The facts whose names begin so."""
+        """The facts whose names begin with a prefix."""
         ...
 
-    async def room(self) -> None:
-        """Make sure that answers can be kept before they are paid for.
+    async def ensure_room(self) -> None:
+        """Check that answers can be stored before they are paid for.
 
         Raises:
             EngineError: the disk is full.
@@ -82,7 +82,7 @@ class Answers(Protocol):
 
 
 class JournalEntry(NamedTuple):
-    """A write: an answer, or a note. `value` None deletes."""
+    """A write of an answer or a note. `value` None deletes."""
 
     table: str
     key: str
@@ -97,24 +97,24 @@ class _Write(NamedTuple):
 
 
 class Journal:
-    """The journal's file, `folder/answers.sqlite`. See Answers; close when done."""
+    """The journal's file, `folder/answers.sqlite`. See Answers. Close it when done."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "answers.sqlite"
         try:
-            with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes make a file
+            with FileLock(folder / "answers.lock"):  # SQLite does not wait when several processes create a file
                 self._reader = connect(self.file)
                 self._reader.executescript(SCHEMA)
                 if ("checksum",) not in self._reader.execute("select name from pragma_table_info('notes')").fetchall():
                     self._reader.execute("alter table notes add column checksum text")
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's messages may quote damaged text
             advice = "`engine fsck --deep` says what to do"
             if primary_code(error) in NO_ROOM:
-                advice = f"is there room left on that disk? If so, {advice}"
+                advice = f"check that the disk has free space; if it has, {advice}"
             raise EngineError(f"cannot open the journal {self.file}: {error}; {advice}") from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        self._reserve = Reserve(folder)
+        self._reserve = DiskReserve(folder)
         self._ending = threading.Event()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
@@ -146,13 +146,13 @@ class Journal:
         except sqlite3.Error as error:
             raise EngineError(f"cannot read the journal {self.file}: {error}") from error
         for name, value, checksum in rows:
-            if checksum not in (None, entry_checksum(name, value)):  # None: of a version that kept none
+            if checksum not in (None, entry_checksum(name, value)):  # None: an engine before checksums wrote it
                 delete = f"sqlite3 {self.file} \"delete from notes where name = '{name}'\""
-                raise DamagedJournalError(f"the journal {self.file} is damaged at note {name}; delete that note: {delete}")
+                raise DamagedJournalError(f"the journal {self.file} is damaged at note {name}; delete the note: {delete}")
         return {name: value for name, value, _ in rows}
 
     def find(self, keys: Iterable[str]) -> Mapping[str, str]:
-        """The answers to some keys, as they are stored; raises DamagedJournalError when one does not check."""
+        """The stored texts of some answers, by key; raises DamagedJournalError if a checksum is wrong."""
         found = {}
         for key in keys:
             try:
@@ -164,30 +164,30 @@ class Journal:
             answer, checksum = row
             if entry_checksum(key, answer) != checksum:
                 raise DamagedJournalError(
-                    f"the journal {self.file} is damaged at entry {key}; delete that entry to ask the model again: "
+                    f"the journal {self.file} is damaged at entry {key}; delete the entry to ask the model again: "
                     f"sqlite3 {self.file} \"delete from answers where key = '{key}'\""
                 )
             found[key] = answer
         return found
 
     async def write(self, entry: JournalEntry) -> str | None:
-        """Write an entry; returns, when it is durable, the value that is kept."""
+        """Write an entry. Returns the stored value once it is durable."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[str | None] = loop.create_future()
         self._queue.put(_Write(entry, loop, done))
         return await done
 
-    async def room(self) -> None:
+    async def ensure_room(self) -> None:
         """See Answers."""
         if not self._reserve.take():
-            raise EngineError(f"there is no room left for answers in {self.file.parent}: make room on that disk and run again")
+            raise EngineError(f"no room left for answers in {self.file.parent}: free space on that disk and run again")
 
     def count(self) -> int:
         """Number of answers."""
         return int(self._reader.execute("select count(*) from answers").fetchone()[0])
 
     def close(self) -> None:
-        """Finish writing and let the file go."""
+        """Finish writing and close the file."""
         self._ending.set()
         self._queue.put(None)
         self._writer.join()
@@ -206,10 +206,10 @@ class Journal:
         connection.close()
 
     def _commit(self, connection: sqlite3.Connection, writes: list[_Write]) -> None:
-        """Write entries in one transaction and tell those who wait, each event loop once.
+        """Write entries in one transaction and wake their writers, each event loop once.
 
-        On a full disk the reserve is given up for them: no further request is sent then (see `room`), and those in flight
-        find room. What does not fit is held for a while.
+        On a full disk, the entries use the reserve: then no further request is sent (see `ensure_room`), and the answers to
+        those in flight fit. Entries that still do not fit wait for a while.
         """
         results: list[str | None] | Exception
         until = time.monotonic() + _HOLD_SECONDS
@@ -217,7 +217,7 @@ class Journal:
             try:
                 with connection:
                     results = [_store(connection, write.entry) for write in writes]
-            except Exception as error:  # whatever it is: those who wait must hear of it, and the thread must live
+            except Exception as error:  # any error must reach the writers, and the thread must survive it
                 if primary_code(error) in NO_ROOM:
                     if self._reserve.release():
                         continue
@@ -225,17 +225,17 @@ class Journal:
                         continue
                 results = EngineError(f"cannot write the journal: {type(error).__name__}: {error}")
             break
-        told: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[str | None], str | Exception | None]]] = defaultdict(
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[str | None], str | Exception | None]]] = defaultdict(
             list
         )
         for place, write in enumerate(writes):
-            told[write.loop].append((write.done, results if isinstance(results, Exception) else results[place]))
-        for loop, results_of_loop in told.items():
-            with contextlib.suppress(RuntimeError):  # its event loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_tell, results_of_loop)
+            by_loop[write.loop].append((write.done, results if isinstance(results, Exception) else results[place]))
+        for loop, results_of_loop in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nothing waits any more
+                loop.call_soon_threadsafe(_resolve, results_of_loop)
 
 
-def _tell(results: list[tuple[asyncio.Future[str | None], str | Exception | None]]) -> None:
+def _resolve(results: list[tuple[asyncio.Future[str | None], str | Exception | None]]) -> None:
     for done, result in results:
         if done.done():
             continue

@@ -23,19 +23,22 @@ _NOT_DAMAGED = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 }
-"""Errors that tell of the disk or of other processes, and nothing of what is in the file."""
+"""Errors that concern the disk or other processes, not the content of the file."""
 
 
 class Damage(NamedTuple):
-    """What is wrong with a journal's file, and what to do about it."""
+    """Damage to a journal's file, and what to do about it."""
 
     what: str
     advice: str
 
 
 def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
-    """Look at a journal's file without changing it, whoever uses it; `deep` reads all of it."""
-    save = f"save what can be: sqlite3 {file} .recover | sqlite3 FRESH, and put FRESH in its place; what is lost is asked again"
+    """Check a journal's file without changing it, even while it is in use; `deep` reads all of it."""
+    save = (
+        f"recover what is readable: sqlite3 {file} .recover | sqlite3 FRESH, and replace the file with FRESH; lost answers are "
+        "requested again"
+    )
     with file.open("rb") as header:
         if header.read(20)[18:] != _WAL_MODE:
             yield Damage("is damaged: it is not in WAL mode", save)
@@ -46,12 +49,12 @@ def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
     try:
         columns = set(connection.execute(_COLUMNS))
         if unknown := columns - set(expected.execute(_COLUMNS)):
-            yield Damage(f"is damaged: it has columns that a journal does not have, such as {sorted(unknown)[0]}", save)
+            yield Damage(f"is damaged: it has columns that do not belong in a journal, such as {sorted(unknown)[0]}", save)
         if not deep:
             return
-        for (told,) in connection.execute("pragma integrity_check(3)"):
-            if told != "ok":
-                yield Damage(f"is damaged: {told}", save)
+        for (finding,) in connection.execute("pragma integrity_check(3)"):
+            if finding != "ok":
+                yield Damage(f"is damaged: {finding}", save)
         for place, key, answer, checksum in connection.execute("select rowid, key, answer, checksum from answers"):
             if entry_checksum(key, answer) != checksum:
                 delete = f'sqlite3 {file} "delete from answers where rowid = {place}"'
@@ -62,10 +65,10 @@ def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
             if entry_checksum(name, value) != checksum:
                 delete = f"sqlite3 {file} \"delete from notes where name = '{name}'\""
                 yield Damage(f"is damaged at note {name}", f"delete the note: {delete}")
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may have damaged ones in them
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's messages may quote damaged text
         if primary_code(error) in _NOT_DAMAGED:
             yield Damage(
-                f"cannot be checked: {error}", "make sure that the disk has room and the file can be read, and check again"
+                f"cannot be checked: {error}", "make sure that the disk has room and the file is readable, then check again"
             )
         else:
             yield Damage(f"is damaged: {error}", save)

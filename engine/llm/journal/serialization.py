@@ -8,24 +8,24 @@ from engine.llm.types.finish_reason import USABLE, USABLE_AS, ending
 
 
 def encode_answer(completion: Completion) -> str:
-    """An answer as it is kept.
+    """An answer as the text that the journal stores.
 
     Raises:
-        RequestError: it would not read back as it is; kept, it would fail every run that finds it.
+        RequestError: the text would not read back as the same answer. Stored, it would fail every run that finds it.
     """
     try:
         text = completion.model_dump_json(exclude_defaults=True)
         if Completion.model_validate_json(text) == completion:
             return text
-        said = "it would read back as another"
+        said = "it would not read back as the same answer"
     except ValueError as error:
         said = str(error).partition("\n")[0]
     nothing = Completion(text="", finish_reason="unknown", tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
-    raise RequestError(f"the answer cannot be kept: {said}", nothing)
+    raise RequestError(f"the answer cannot be stored: {said}", nothing)
 
 
 def decode_answer(text: str | None) -> Completion | None:
-    """What is kept, as an answer; None when it is not one that can be used, as older versions may have left it."""
+    """The answer in a stored text; None if it is not a usable answer. Older versions stored some that are not."""
     try:
         answer = None if text is None else Completion.model_validate_json(text)
     except ValueError:

@@ -16,10 +16,12 @@ create table if not exists notes (
 ) without rowid;
 """
 BUSY_SECONDS = 60.0
+"""How long a connection waits for the locks of others."""
 NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
 def connect(file: Path) -> sqlite3.Connection:
+    """A connection whose commits are durable, and which any thread may use."""
     connection = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
@@ -27,9 +29,10 @@ def connect(file: Path) -> sqlite3.Connection:
 
 
 def entry_checksum(key: str, answer: str) -> str:
+    """The checksum that is stored with an answer or a note."""
     return hashlib.blake2b(f"{key}\n{answer}".encode(), digest_size=16).hexdigest()
 
 
 def primary_code(error: Exception) -> int:
-    """SQLite's result code without its extension; 0 for an error that is not SQLite's."""
+    """SQLite's result code without its extension; 0 for other errors."""
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF

@@ -1,4 +1,4 @@
-"""What a request may take at most."""
+"""What a request may use at most, estimated before it is sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from engine.llm.types.structured import in_words
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one HTTP request may take at most. Requests of equal `key` go out one after the other."""
+    """What one HTTP request may use. Requests with the same `key` are sent one after the other.
+
+    Args:
+        key: the request's key.
+        tokens: of prompt and answer, for the token bucket: the prompt is estimated, the answer is at its maximum.
+        cost: upper bound in US dollars.
+    """
 
     key: str
     tokens: int = 0
@@ -21,13 +27,13 @@ class Estimate:
 
 
 BYTES_PER_TOKEN = 4
-"""Of usual text; a token bucket that reckons with the bound would let far too little out."""
+"""In ordinary text. A token bucket that used the upper bound (a token for each byte) would admit far too little."""
 
 
 def token_bound(request: Request) -> tuple[int, int]:
-    """At most so many prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
+    """Upper bounds for the prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
 
-    What the server's chat template adds to the whole is not in it: see Budget.
+    Does not include what the server's chat template adds to the whole conversation: see Budget.
     """
     messages = in_words(request.messages, request.schema) if request.schema else request.messages
     prompt = sum(len(message["content"].encode()) + 16 for message in messages)
@@ -35,7 +41,7 @@ def token_bound(request: Request) -> tuple[int, int]:
 
 
 def estimate(spec: ModelSpec, requests: Sequence[Request]) -> Estimate:
-    """What requests that differ in nothing but `sample`, sent as one, may take at most."""
+    """The estimate for requests that differ only in `sample` and are sent as one."""
     tokens_in, tokens_out = token_bound(requests[0])
     tokens_in += len(json.dumps(spec.extra_body)) if spec.extra_body else 0
     tokens_out *= len(requests)

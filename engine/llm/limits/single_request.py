@@ -1,4 +1,4 @@
-"""A single request through a model's limits, for those that ask a server without a client."""
+"""A single request within a model's limits, for code that calls a server without a client."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ async def send_within_limits(
     Args:
         gate: the model's limits.
         spec: the model.
-        body: what is sent.
-        most_out: completion tokens, at most.
-        send: sends it and returns the response's JSON.
+        body: the request's body.
+        most_out: the maximum of completion tokens.
+        send: sends the request and returns the response's JSON.
 
     Raises:
-        BudgetError: it could cost more than is left.
+        BudgetError: the request could cost more than is left.
     """
     # A token is at least one byte.
-    ask = Estimate(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
-    ticket = await gate.admit(ask)
+    estimate = Estimate(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
+    ticket = await gate.admit(estimate)
     outcome = Outcome("failed", accounted=False)
     try:
         answer = await send()
@@ -43,7 +43,7 @@ async def send_within_limits(
         outcome = Outcome("refused")
         raise
     finally:
-        gate.settle(ticket, outcome)
+        gate.release(ticket, outcome)
 
 
 def _paid(spec: ModelSpec, answer: Any) -> Outcome:

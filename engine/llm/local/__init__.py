@@ -1,1 +1,1 @@
-"""Models in this process: texts, log-probabilities and vectors from weights on this machine."""
+"""Models in this process: they generate or encode texts from weights on this machine."""

@@ -1,4 +1,4 @@
-"""Texts as vectors: an encoder as an operator sees it, and the sentence-transformers model behind it, in this process."""
+"""Texts as vectors, by a sentence-transformers model in this process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _CALLS_KEPT = 64
 
 
 class LocalEncoder:
-    """A sentence-transformers model in a thread of its own, loaded when it is first asked, on the GPU where there is one.
+    """A sentence-transformers model in its own thread, loaded on first use, on the GPU if there is one.
 
-    Calls are served one after another and never joined, so that what a call gives does not depend on others.
+    Calls are served one after another and never merged, so that a call's result does not depend on other calls.
 
     Args:
         spec: the model; `batch_size` texts are encoded together.
-        weights: gives the folder or id of the model; called in the thread.
-        threads: of the CPU, for a model that runs there; None leaves torch's choice.
+        weights: returns the folder or id of the model; called in the thread.
+        threads: number of CPU threads for a model on the CPU; None uses torch's default.
     """
 
     def __init__(self, spec: ModelSpec, weights: Callable[[], Path], threads: int | None = None) -> None:
@@ -40,17 +40,17 @@ class LocalEncoder:
         self._threads = threads
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._stopped: ModelError | None = None
-        # Operators on rows hold each row against the same few texts. Whole calls are remembered, not texts: a text's last
-        # digits must not depend on the call that met it first.
+        # Row operators compare each row with the same few texts. Whole calls are cached, not texts: the last digits of a
+        # text's vector must not depend on the call that encoded it first.
         self._encode_few = functools.lru_cache(_CALLS_KEPT)(self._encode)
 
     async def encode(self, texts: tuple[str, ...]) -> Vectors:
-        """The vectors of texts that differ from each other, not to be changed; see Encoder.embed for the rest."""
+        """The vectors of distinct texts; do not modify them. See Encoder.embed for the rest."""
         encode = self._encode_few if len(texts) <= _FEW_TEXTS else self._encode
         return await asyncio.get_running_loop().run_in_executor(self._thread, encode, texts)
 
     def stop(self, why: ModelError) -> None:
-        """Encode no further batch: calls that need one raise `why`."""
+        """Encode no further batch. Calls that need one raise `why`."""
         self._stopped = why
 
     # -- in the thread -------------------------------------------------------------------------------------------------
@@ -60,8 +60,8 @@ class LocalEncoder:
         import torch
 
         network, size = self._network, self.spec.batch_size
-        width = network.get_embedding_dimension() or network.encode([""]).shape[1]  # some do not say
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # like lengths together: little padding
+        width = network.get_embedding_dimension() or network.encode([""]).shape[1]  # some models do not report it
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # similar lengths together, for little padding
         vectors = np.empty((len(texts), width), np.float32)
         for start in range(0, len(order), size):
             if self._stopped:
@@ -73,7 +73,7 @@ class LocalEncoder:
                 )
             except torch.cuda.OutOfMemoryError as error:
                 raise EndpointError(
-                    f"the GPU's memory does not hold {len(batch)} texts in the encoder {self.spec.model}; lower batch_size"
+                    f"{len(batch)} texts do not fit into the GPU's memory with the encoder {self.spec.model}; lower batch_size"
                 ) from error
         return vectors
 
@@ -83,15 +83,15 @@ class LocalEncoder:
 
 
 def load(name: str, folder: Path, threads: int | None) -> Any:
-    """A SentenceTransformer from its folder, in 32 bits, on the GPU where there is one.
+    """A SentenceTransformer from its folder, in float32, on the GPU if there is one.
 
     Args:
         name: as the pipeline names it.
         folder: folder or Hugging Face id.
-        threads: of the CPU, for the calling thread; None leaves torch's choice.
+        threads: number of CPU threads for the calling thread; None uses torch's default.
 
     Raises:
-        EndpointError: it cannot be loaded, or is no sentence-transformers model.
+        EndpointError: it cannot be loaded, or is not a sentence-transformers model.
     """
     import torch
 
@@ -105,8 +105,8 @@ def load(name: str, folder: Path, threads: int | None) -> Any:
     try:
         network = SentenceTransformer(str(folder), device=device, local_files_only=here, model_kwargs={"dtype": torch.float32})
         meant = is_sentence_transformer_model(str(folder), local_files_only=here)
-    except Exception as error:  # files that are missing or damaged come to light in many ways
+    except Exception as error:  # missing or damaged files raise many kinds of errors
         raise EndpointError(f"cannot load the encoder {name}: {error}") from error
     if not meant:
-        raise EndpointError(f"{name} is no sentence-transformers model: it has no modules.json")
+        raise EndpointError(f"{name} is not a sentence-transformers model: it has no modules.json")
     return network

@@ -1,4 +1,4 @@
-"""What a server can do beyond plain answers: learnt from its answers, or asked for in a few tiny requests; kept."""
+"""What is known about a server's capabilities, kept as a note in the journal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from registry.storage.objects import json_digest
 
 
 class KnownCapabilities(BaseModel):
-    """True, False, or None where it is not known yet.
+    """True, False, or None if not known yet.
 
-    `max_completion_tokens` is no ability but another name: models that reason refuse `max_tokens` for it.
+    `max_completion_tokens` is not a capability but a name: reasoning models accept it in place of `max_tokens`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -28,28 +28,28 @@ class KnownCapabilities(BaseModel):
     max_completion_tokens: bool | None = None
 
     def unknown(self, wanted: Sequence[Capability] = get_args(Capability)) -> list[Capability]:
-        """Those of the wanted ones that nobody has found out."""
+        """The wanted capabilities that are not known yet."""
         return [ability for ability in wanted if getattr(self, ability) is None]
 
     def missing(self, wanted: Sequence[Capability] = get_args(Capability)) -> list[Capability]:
-        """Those of the wanted ones that the server does not have."""
+        """The wanted capabilities that the server does not have."""
         return [ability for ability in wanted if getattr(self, ability) is False]
 
 
 async def recall(answers: Answers, spec: ModelSpec) -> KnownCapabilities:
-    """What is known of a model on its server."""
+    """What is known about a model on its server."""
     kept = (await answers.notes(_name(spec))).get(_name(spec))
     try:
         return KnownCapabilities.model_validate_json(kept) if kept else KnownCapabilities()
-    except ValidationError:  # of another version of the engine
+    except ValidationError:  # written by another version of the engine
         return KnownCapabilities()
 
 
 async def remember(answers: Answers, spec: ModelSpec, abilities: KnownCapabilities) -> None:
-    """Keep what was found out."""
+    """Store what is known."""
     await answers.note(_name(spec), abilities.model_dump_json(exclude_none=True))
 
 
 def _name(spec: ModelSpec) -> str:
-    further = f" {json_digest(spec.extra_body)}" if spec.extra_body else ""  # it may switch abilities on and off
+    further = f" {json_digest(spec.extra_body)}" if spec.extra_body else ""  # it may enable or disable capabilities
     return f"abilities {spec.endpoint} {spec.model}{further}"

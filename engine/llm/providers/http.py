@@ -1,4 +1,4 @@
-"""HTTP."""
+"""Requests to a server over HTTP: sessions, the API key, JSON there and back."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from engine.llm.types.model_spec import ModelSpec
 async def post_json(
     client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, *, most: int = MOST_BYTES, heard: bool = True
 ) -> Any:
-    """POST a JSON document and give the JSON that comes back; what goes wrong is raised by class.
+    """POST a JSON document and return the JSON of the response. Failures are raised by class.
 
-    The errors have the server's words as they are: raise them through `redacted`.
+    The errors quote the server verbatim: raise them through `redacted`.
 
     Args:
-        most: the most bytes that the response may have.
+        most: the maximum size of the response in bytes.
         heard: whether the server has ever answered.
     """
     try:
-        # A redirect would take the prompt to another host, and its answer would stand in the journal under this one.
+        # A redirect would send the prompt to another host, and the journal would record the answer under this one.
         async with client.post(url, json=asked, allow_redirects=False) as response:
             if response.status != 200:
                 text = (await read_start(response)).decode(errors="replace")
@@ -42,7 +42,7 @@ async def post_json(
 
 
 def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A client that keeps as many connections as requests may be in flight."""
+    """A session that keeps as many connections as requests may be in flight."""
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     return aiohttp.ClientSession(
         headers=headers,
@@ -53,12 +53,12 @@ def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aio
 
 
 def api_key(spec: ModelSpec) -> str:
-    """The key from the environment; raises EndpointError when it should be there and is not."""
+    """The key from the environment; raises EndpointError if it is missing."""
     secret = os.environ.get(spec.api_key_env, "").strip() if spec.api_key_env else ""
     if any(not letter.isprintable() for letter in secret):
-        raise EndpointError(f"the key in {spec.api_key_env} has a line break or another control character in it")
+        raise EndpointError(f"the key in {spec.api_key_env} contains a line break or another control character")
     if spec.api_key_env and not secret:
-        # Keys do not travel with jobs: every node of a cluster must have its own.
+        # Jobs do not carry keys: every node of a cluster must have its own.
         raise EndpointError(f"the environment variable {spec.api_key_env} is not set on {socket.gethostname()}")
     return secret
 
@@ -71,14 +71,14 @@ def _parsed(text: str) -> Any:
     try:
         answer = from_json(text)
     except GarbledError as error:
-        raise GarbledError(f"{error}; it begins: {excerpt(text) or '(nothing)'}{_streams(text)}") from None
+        raise GarbledError(f"{error}; it begins with: {excerpt(text) or '(nothing)'}{_streams(text)}") from None
     if not isinstance(answer, dict):
-        raise GarbledError(f"the response is not a chat completion; it reads: {excerpt(text)}")
+        raise GarbledError(f"the response is not a chat completion: {excerpt(text)}")
     if "choices" not in answer and error_inside(answer) is None:
-        raise GarbledError(f"the response is not a chat completion, because it has no choices; it reads: {excerpt(text)}")
+        raise GarbledError(f"the response is not a chat completion, because it has no `choices`: {excerpt(text)}")
     return answer
 
 
 def _streams(text: str) -> str:
     streams = text.lstrip().startswith(("data:", "event:", ": "))
-    return " (the server streams, though it was not asked to; look for `stream` in its settings)" if streams else ""
+    return " (the server streams although the request does not ask for it; check its `stream` setting)" if streams else ""

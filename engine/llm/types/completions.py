@@ -1,4 +1,4 @@
-"""Answers of models, as they are kept in the journal."""
+"""Answers of models, in the form that the journal keeps."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat
 
 MOST_TOKENS = 2**40
-"""More tokens than any answer has: a server that counts more is not believed, and sums of such counts fit every column."""
+"""More tokens than any answer has. Higher counts from a server are ignored, so that sums of counts fit every column."""
 
 LEAST_LOGPROB = -1e9
-"""Stands for minus infinity, which JSON does not have."""
+"""In place of minus infinity, which JSON cannot express."""
 
 
 def token_count(value: Any) -> int:
-    """A server's count of tokens, or 0 (it does not say) where that is none: negative, absurd, not an integer."""
+    """A server's count of tokens; 0 (unknown) if it is not an integer, negative or absurdly high."""
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 
 class TokenLogprob(BaseModel):
-    """A generated token, the natural logarithm of its probability, and the likeliest alternatives (token -> logprob).
+    """A generated token, the natural logarithm of its probability, and the most likely alternatives (token -> logprob).
 
     Probabilities are the model's own, before temperature and top_p, as OpenAI reports them.
     """
@@ -32,16 +32,16 @@ class TokenLogprob(BaseModel):
 
 
 class Completion(BaseModel):
-    """A model's answer, as it is kept in the journal.
+    """A model's answer, as the journal keeps it.
 
     Args:
         text: the answer.
-        finish_reason: `stop`; `length` when max_tokens, or another limit, cut it off; `tool_calls`. In an error's completion
-            also `refusal`, `content_filter`, `error` or `unknown`.
-        tokens_in, tokens_out: as the server counted them (0 when it does not say). Of several samples that came in one
-            answer, the prompt counts for the first.
-        latency_ms: from sending to the whole answer.
-        logprobs: a line for each token of the answer, where they were asked for.
+        finish_reason: `stop`; `length` if max_tokens or another limit cut it off; `tool_calls`. The completion of an error
+            can also have `refusal`, `content_filter`, `error` or `unknown`.
+        tokens_in, tokens_out: the server's counts (0 if it does not report them). When several samples come in one
+            response, the prompt counts for the first.
+        latency_ms: from sending the request to the end of the answer.
+        logprobs: one entry for each token of the answer, if requested.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,5 +55,5 @@ class Completion(BaseModel):
 
     @property
     def truncated(self) -> bool:
-        """Whether max_tokens, or another limit, cut the answer off."""
+        """Whether max_tokens or another limit cut the answer off."""
         return self.finish_reason == "length"

@@ -1,4 +1,4 @@
-"""How a call to a model fails, by what the failure concerns: this request, every request, or only this moment."""
+"""How a call to a model fails. The class says what is affected: every request, this request, or only this attempt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.llm.types.completions import Completion
 
 
 class ModelError(Exception):
-    """A call to a model did not give a usable answer."""
+    """A call to a model did not return a usable answer."""
 
 
 class EndpointError(ModelError):
@@ -16,15 +16,15 @@ class EndpointError(ModelError):
 
 
 class RequestError(ModelError):
-    """This request, or its answer's content, is at fault: the row is rejected with the reason.
+    """Something is wrong with this request or with the content of its answer: the row is rejected with the reason.
 
     Args:
-        message: why, with the server's words.
-        completion: the answer, where there was one: it was paid for.
-        refused: the server refused the request as it was put (400, 422).
+        message: the reason, with the server's words.
+        completion: the answer, if there was one: it was paid for.
+        refused: the server rejected the form of the request (400, 422).
 
     Attributes:
-        found: (request, answer) of other samples of the prompt, which are there.
+        found: (request, answer) of the prompt's other samples, which succeeded.
     """
 
     @property
@@ -44,14 +44,14 @@ class TransientError(ModelError):
 
     Args:
         message: what happened, with the server's words.
-        retry_after: the server's wish in seconds.
-        unreachable: nobody listens there; when that does not pass, it concerns every request.
-        throttled: the server takes no more for now (429).
-        differently: the provider will put it in other words, at once; this is no try of the request's.
-        refused: the server may have broken down over how the request was put (5xx).
-        completion: the part of an answer that came, where one did: it may have been paid for.
-        down: the endpoint, not the request, is in trouble (nobody listens, a gateway without its server, a reset).
-        billed: the server may bill the request all the same, because it may have worked on it.
+        retry_after: seconds that the server asks to wait.
+        unreachable: nothing listens at the address; if that does not pass, it affects every request.
+        throttled: the server accepts no more requests for now (429).
+        adapted: the provider will send the request in another form, at once. Does not count as an attempt.
+        refused: the form of the request may have broken the server (5xx).
+        completion: the part of the answer that arrived, if any: it may have been paid for.
+        down: the endpoint is in trouble, not the request (nothing listens, a gateway without its server, a reset).
+        billed: the server may bill the request anyway, because it may have processed it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TransientError(ModelError):
         *,
         unreachable: bool = False,
         throttled: bool = False,
-        differently: bool = False,
+        adapted: bool = False,
         refused: bool = False,
         completion: Completion | None = None,
         down: bool = False,
@@ -71,11 +71,11 @@ class TransientError(ModelError):
         self.retry_after = retry_after
         self.unreachable = unreachable
         self.throttled = throttled
-        self.differently = differently
+        self.adapted = adapted
         self.refused = refused
         self.completion = completion
         self.down = down or unreachable
-        self.billed = billed and not (unreachable or throttled or differently)
+        self.billed = billed and not (unreachable or throttled or adapted)
 
 
 class BudgetError(ModelError):

@@ -1,4 +1,4 @@
-"""The interface of everything that answers requests: API servers, their batches, models in this process."""
+"""The interface of everything that answers requests: API servers, their batches, in-process models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.llm.types.requests import Request
 
 
 class Provider(Protocol):
-    """Sends requests to one model. Retries, limits and the journal are not its work.
+    """Sends requests to one model. The client handles retries, limits and the journal.
 
     Attributes:
         notes: what users should know about the server, such as what it cannot do.
@@ -20,17 +20,17 @@ class Provider(Protocol):
     notes: list[str]
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answers to requests that differ in nothing but `sample`, in order.
+        """Answers, in order, to requests that differ only in `sample`.
 
-        A provider that cannot give several answers to a prompt at once gives those of the first requests only (at
-        least one), and is asked again for the others. Raises TransientError, RequestError or EndpointError.
+        A provider that cannot return several answers to a prompt at once returns those of the first requests (at least
+        one), and is called again for the others. Raises TransientError, RequestError or EndpointError.
         """
         ...
 
     def stop(self, why: ModelError) -> None:
-        """The step has failed: requests that can be collected another time need not come to their end."""
+        """The step has failed: drop requests whose answers can be collected later."""
         ...
 
     async def close(self) -> None:
-        """Let connections and memory go."""
+        """Release connections and memory."""
         ...

@@ -14,16 +14,16 @@ from registry.storage.objects import json_digest
 
 @dataclass(frozen=True)
 class Request:
-    """One answer asked of a model. Every field shapes the answer, so every field is in its key.
+    """A request for one answer of a model. Every field affects the answer, so every field is part of the key.
 
     Attributes:
         endpoint: base URL, or the name of an in-process provider.
-        model: model name; for an in-process model, what identifies its weights.
+        model: model name; for an in-process model, the identity of its weights.
         messages: ({"role": ..., "content": ...}, ...).
-        sampling: temperature, top_p, max_tokens, stop, seed; `logprobs` (how many alternatives) where they are asked for.
+        sampling: temperature, top_p, max_tokens, stop, seed; `logprobs` (how many alternatives), if requested.
         sample: 0 for the first answer to this prompt, 1 for the second, ...
-        schema: a JSON Schema that the answer should follow. How it is asked for (`response_format`, or in words) is the
-            provider's business and not in the key: a server that learns the one or loses the other changes no key.
+        schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
+            in the prompt), and the key does not depend on that: keys stay valid when a server gains or loses support.
     """
 
     endpoint: str
@@ -35,7 +35,7 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of the request's canonical JSON: its name in the journal, and the `call_id` in SQL."""
+        """SHA-256 of the request's canonical JSON: its key in the journal, and the `call_id` in SQL."""
         document = {
             "endpoint": self.endpoint,
             "model": self.model,
@@ -47,14 +47,14 @@ class Request:
 
     @property
     def seed(self) -> int | None:
-        """The seed to send: samples of one prompt must differ, so each has its own."""
+        """The seed to send. Samples of one prompt must differ, so each has its own."""
         seed = self.sampling["seed"]
         return None if seed is None else seed + self.sample
 
 
 def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[dict[str, str], ...]:
-    """A text (one user message) or a list of messages (records or dicts with role and content)."""
+    """Messages from a text (one user message) or from records or dicts with role and content."""
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
-    turns = [turn.model_dump() if isinstance(turn, BaseModel) else dict(turn) for turn in prompt]
-    return tuple({"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns)
+    messages = [message.model_dump() if isinstance(message, BaseModel) else dict(message) for message in prompt]
+    return tuple({"role": str(message["role"]), "content": str(message["content"])} for message in messages)

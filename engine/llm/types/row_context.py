@@ -1,8 +1,16 @@
-"""Whether a row is asked anew: then answers in the journal do not count."""
+"""Context variables that the worker sets while it processes a row.
+
+There are two, because an operator's calls reach the client and the providers through code that knows nothing of rows:
+
+* `refresh` (here) says whether answers in the journal may be used for the row.
+* `current_log` (`engine.llm.chat`) collects the row's calls for its lineage.
+
+Each row runs in its own asyncio task, and a task has its own copy of both.
+"""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
 refresh: ContextVar[bool] = ContextVar("refresh", default=False)
-"""Set while a rejected row runs again: the journal's answers, which led to the reject, are asked for anew."""
+"""True while a rejected row runs again: the journal's answers caused the reject, so the model is asked again."""

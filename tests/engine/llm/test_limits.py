@@ -142,7 +142,7 @@ async def test_requests_go_out_in_order_and_no_more_than_allowed(clock: Clock) -
         ticket = await gate.admit(Estimate(str(number)))
         order.append(number)
         await asyncio.sleep(0)
-        gate.settle(ticket, Outcome("answered"))
+        gate.release(ticket, Outcome("answered"))
 
     tasks = [asyncio.create_task(go(number)) for number in range(9)]
     await asyncio.sleep(0)
@@ -158,9 +158,9 @@ async def test_equal_requests_go_out_one_after_the_other(clock: Clock) -> None:
     other = await gate.admit(Estimate("other"))
     await asyncio.sleep(0)
     assert not second.done()
-    gate.settle(first, Outcome("answered"))
-    gate.settle(await second, Outcome("answered"))
-    gate.settle(other, Outcome("answered"))
+    gate.release(first, Outcome("answered"))
+    gate.release(await second, Outcome("answered"))
+    gate.release(other, Outcome("answered"))
 
 
 async def test_whoever_gives_up_takes_no_place(clock: Clock) -> None:
@@ -169,9 +169,9 @@ async def test_whoever_gives_up_takes_no_place(clock: Clock) -> None:
     waiting = asyncio.create_task(gate.admit(Estimate("b")))
     await asyncio.sleep(0)
     waiting.cancel()
-    gate.settle(first, Outcome("answered"))  # in the same moment
+    gate.release(first, Outcome("answered"))  # in the same moment
     await asyncio.gather(waiting, return_exceptions=True)
-    gate.settle(await gate.admit(Estimate("c")), Outcome("answered"))
+    gate.release(await gate.admit(Estimate("c")), Outcome("answered"))
 
 
 async def test_requests_a_minute_are_spread() -> None:
@@ -189,16 +189,16 @@ async def test_what_calls_in_flight_give_back_is_waited_for_before_money_is_call
     second = asyncio.create_task(gate.admit(Estimate("b", cost=0.6)))
     await asyncio.sleep(0)
     assert not second.done()
-    gate.settle(first, Outcome("answered", cost=0.1))
-    gate.settle(await second, Outcome("answered", cost=0.5))
-    with pytest.raises(BudgetError, match=r"budget_usd 1 of model m is used up: \$0.6000 are spent, \$0.4000 are left"):
+    gate.release(first, Outcome("answered", cost=0.1))
+    gate.release(await second, Outcome("answered", cost=0.5))
+    with pytest.raises(BudgetError, match=r"budget_usd 1 of model m is used up: \$0.6000 spent, \$0.4000 left"):
         await gate.admit(Estimate("c", cost=0.6))
-    gate.settle(await gate.admit(Estimate("d", cost=0.4)), Outcome("answered", cost=0.4))
+    gate.release(await gate.admit(Estimate("d", cost=0.4)), Outcome("answered", cost=0.4))
 
 
 async def test_calls_are_counted_whatever_becomes_of_them(clock: Clock) -> None:
     gate = governor(clock, max_calls=2)
     for kind in ("failed", "throttled"):
-        gate.settle(await gate.admit(Estimate("a")), Outcome(kind))  # type: ignore[arg-type]
+        gate.release(await gate.admit(Estimate("a")), Outcome(kind))  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="max_calls 2 of model m is used up"):
         await gate.admit(Estimate("a"))
