@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from engine.llm.providers.transformers import LocalModel, TransformersProvider, load
+from engine.llm.local.transformers import LocalModel, TransformersProvider, load
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.weights import identify, materialise

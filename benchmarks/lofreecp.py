@@ -33,7 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.cli.progress import PlainProgress
-from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+from engine.llm.encoder import Encoder
+from engine.llm.local.sentence_transformers import LocalEncoder
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify_encoder, materialise
 from engine.pipeline.check import check

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Spent
 from engine.llm.weights import Weights
 from registry import DataObject, Metric, SideObject
 

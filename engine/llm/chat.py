@@ -1,4 +1,4 @@
-"""A model as an operator sees it: ask it, for one answer, for several, or for a validated object."""
+"""A model as an operator sees it: it returns one answer, several answers, or a validated object."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from engine.errors import EngineError
 from engine.llm.client import ModelClient
 from engine.llm.providers.response_body import excerpt
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import RequestError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, Request, RequestError, as_messages
+from engine.llm.types.requests import Request, as_messages
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.provenance import CallRef, marked, sources_of
@@ -26,7 +28,7 @@ _MOST_KNOWN = 1000
 
 @dataclass(frozen=True)
 class Call:
-    """A call that an operator made, as lineage: which answer, whether it was new, and what it cost when it was made."""
+    """A call that an operator made, as lineage: which answer, whether it came from the journal, and its original cost."""
 
     call_id: str
     role: str
@@ -39,23 +41,23 @@ class Call:
 
 @dataclass
 class CallLog:
-    """The calls made for one row, in order of their answers; `asked` counts those that the journal did not answer."""
+    """The calls for one row, in the order of their answers; `asked` counts those that the journal did not answer."""
 
     calls: list[Call] = field(default_factory=list)
     asked: int = 0
 
 
 current_log: ContextVar[CallLog] = ContextVar("current_log")
-"""Set by the engine around each row, so that calls are linked to the row they were made for."""
+"""The calls of the row that is being processed. The worker sets it around each row; see engine.llm.types.row_context."""
 
 
 class ChatModel:
     """A model in a role of an operator.
 
     Args:
-        role: the operator's word for it (`teacher`).
-        model: the model that fills it.
-        weights: finds them on this machine, for a model in this process (None: it is an API's).
+        role: the operator's name for it (`teacher`).
+        model: the model that fills the role.
+        weights: finds the weights on this machine, for an in-process model (None: the model is behind an API).
     """
 
     def __init__(self, role: str, model: ModelClient, weights: Callable[[], LocalWeights] | None = None) -> None:
@@ -67,12 +69,12 @@ class ChatModel:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model as the pipeline names it."""
+        """The model as the pipeline defines it."""
         return self._model.spec
 
     @property
     def identity(self) -> str:
-        """What determines the answers besides prompt and sampling parameters: the model's name, or what its weights are."""
+        """What determines the answers besides prompt and sampling parameters: the model's name, or its weights."""
         return self._model.identity
 
     @property
@@ -84,7 +86,7 @@ class ChatModel:
     def weights(self) -> LocalWeights:
         """Where the weights are on this machine (in-process models only)."""
         if self._weights is None:
-            raise EngineError(f"{self.role!r} needs a model in this process (provider: transformers), not an API")
+            raise EngineError(f"{self.role!r} needs an in-process model (provider: transformers), not an API")
         return self._weights()
 
     async def chat(
@@ -94,14 +96,14 @@ class ChatModel:
 
         Args:
             prompt: a text, or messages (records or dicts with role and content).
-            sample: 0 for the first answer to this prompt, 1 for another one, ...
-            logprobs: ask for each token's log-probability and so many (0 to 20) alternatives, in the answer's
-                `logprobs`. What has none is a RequestError.
-            sampling: temperature, top_p, max_tokens, stop or seed in place of the pipeline's.
+            sample: 0 for the first answer to this prompt, 1 for the second, ...
+            logprobs: request each token's log-probability and this many (0 to 20) alternatives, in the answer's
+                `logprobs`. An answer without them is a RequestError.
+            sampling: temperature, top_p, max_tokens, stop, seed or extra_body, overriding the pipeline's.
 
         Raises:
-            RequestError: the server refused this request, or answered nothing; left uncaught, the row is rejected.
-            EndpointError: no request can succeed; left uncaught, the step stops.
+            RequestError: the server refused this request or returned no answer. If uncaught, the row is rejected.
+            EndpointError: no request can succeed. If uncaught, the step stops.
         """
         [done] = await self._ask([self._request(prompt, sample, logprobs, sampling)])
         return done
@@ -109,17 +111,17 @@ class ChatModel:
     async def samples(
         self, prompt: str | Sequence[Any], n: int, *, first: int = 0, logprobs: int | None = None, **sampling: Any
     ) -> list[Completion]:
-        """`n` answers to one prompt: samples `first` to `first` + n - 1, those that are missing in one request where possible.
+        """`n` answers to one prompt: samples `first` to `first` + n - 1. One request fetches the missing ones, if possible.
 
-        The other args, and errors, are those of `chat`.
+        The other arguments and the errors are those of `chat`.
         """
         return await self._ask([self._request(prompt, first + number, logprobs, sampling) for number in range(n)])
 
     async def parse(self, prompt: str | Sequence[Any], answer: type[T], *, sample: int = 0, **sampling: Any) -> T:
         """The model's answer as an object of a pydantic model.
 
-        The server is held to the model's JSON Schema where it can be (`response_format`), and asked for it in words
-        elsewhere. An answer that does not validate is shown to the model once, with what is wrong with it.
+        The server enforces the model's JSON Schema if it can (`response_format`); otherwise the prompt asks for it. If an
+        answer does not validate, the model gets one chance to repair it.
 
         Args:
             prompt: as for `chat`.
@@ -127,7 +129,7 @@ class ChatModel:
             sample, sampling: as for `chat`.
 
         Raises:
-            RequestError: the second answer does not validate either, or see `chat`.
+            RequestError: the repaired answer does not validate either; or see `chat`.
         """
         schema = json_schema(answer)
         first = self._request(prompt, sample, None, sampling, schema)
@@ -141,13 +143,16 @@ class ChatModel:
         try:
             return marked(self._parsed(said, answer), *sources_of(unclear), *sources_of(said))
         except UnparsableError as error:
-            raise RequestError(f"the answer is no {answer.__name__}, also after it was asked to repair it: {error}") from error
+            raise RequestError(
+                f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
+            ) from error
 
     def _parsed(self, said: Completion, answer: type[T]) -> T:
-        """The object in an answer; one that was cut off has it only when it is nothing else."""
+        """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
         text = said.text.rpartition("</think>")[2].strip()
         if said.truncated and not (text.startswith("{") and text.endswith("}")):
-            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}; it reads: {excerpt(said.text, 300)}")
+            shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
+            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(said.text, 300), shown)
         return parse_answer(said.text, answer)
 
     def _request(
@@ -167,14 +172,15 @@ class ChatModel:
         return Request(self.spec.endpoint, self._model.identity, messages, wanted, sample, schema)
 
     def _sampling(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Every sampling parameter; validated, so that 0 and 0.0 are one temperature and a misspelt one is an error."""
+        """All sampling parameters, validated: 0 and 0.0 are the same temperature, and an unknown name is an error."""
         if unknown := changes.keys() - _SAMPLING:
-            raise ValueError(f"{', '.join(sorted(unknown))}: no sampling parameter; there are {', '.join(sorted(_SAMPLING))}")
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"{names}: not a sampling parameter; use {', '.join(sorted(_SAMPLING))}")
         if not changes:
             return self._plain
         name = repr(sorted(changes.items()))
         if name not in self._known:
-            if len(self._known) >= _MOST_KNOWN:  # a seed for each row, say
+            if len(self._known) >= _MOST_KNOWN:  # for example with a seed for each row
                 self._known.clear()
             self._known[name] = ModelSpec.model_validate({**self.spec.model_dump(), **changes}).sampling()
         return self._known[name]
@@ -186,7 +192,7 @@ class ChatModel:
             current_log.get().asked += 1
             for request, answer in error.found:
                 self._log(request, answer.completion, reused=answer.reused)
-            if error.completion is not None:  # useless, but paid for
+            if error.completion is not None:  # unusable, but paid for
                 self._log(requests[len(error.found)], error.completion, reused=False)
             raise
         current_log.get().asked += sum(not answer.reused for answer in answers)

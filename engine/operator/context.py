@@ -16,7 +16,7 @@ from registry import Metric, StoredFile
 
 if TYPE_CHECKING:
     from engine.llm.chat import ChatModel
-    from engine.llm.providers.sentence_transformers import Encoder
+    from engine.llm.encoder import Encoder
 
 
 class Reject(Exception):  # noqa: N818  (it is an outcome, not an error of the program)

@@ -41,7 +41,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, create_model
 
-from engine.llm.providers.capabilities import Ability
+from engine.llm.types.capability import Capability
 from engine.operator.context import Context, Reject
 from engine.provenance import RowRef, derived, marked
 from registry import Metric, Model, Record, Report, StoredFile, UnsupportedTypeError
@@ -130,7 +130,7 @@ class Operator:
     encoders: tuple[str, ...] = ()
     like: Mapping[str, str] = field(default_factory=dict)
     calls: Callable[[Any], Mapping[str, int]] | None = field(default=None, compare=False)
-    needs: Callable[[Any], Mapping[str, Sequence[Ability]]] | None = field(default=None, compare=False)
+    needs: Callable[[Any], Mapping[str, Sequence[Capability]]] | None = field(default=None, compare=False)
     uses: Callable[[Any], Sequence[str]] | None = field(default=None, compare=False)
     checks: Callable[[Any, Mapping[str, type[Record]]], Sequence[str]] | None = field(default=None, compare=False)
     summary: Summary | None = field(default=None, compare=False)
@@ -192,7 +192,7 @@ def operator(
     encoders: Sequence[str] = (),
     uses: Callable[[Any], Sequence[str]] | None = None,
     calls: Callable[[Any], Mapping[str, int]] | None = None,
-    needs: Callable[[Any], Mapping[str, Sequence[Ability]]] | None = None,
+    needs: Callable[[Any], Mapping[str, Sequence[Capability]]] | None = None,
     checks: Callable[[Any, Mapping[str, type[Record]]], Sequence[str]] | None = None,
     summary: Summary | None = None,
     closing: Mapping[str, Closing] | None = None,

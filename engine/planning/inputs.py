@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.llm.weights import REGISTRY, identify
+from engine.llm.weights import REGISTRY_PREFIX, identify
 from engine.pipeline.graph import Step
 from registry import DataObject, Registry, VersionRef
 
@@ -49,7 +49,7 @@ def with_models(step: Step, made: Mapping[tuple[str, str], Input], registry: Reg
         for role, model in step.models.items():
             bound[role] = model
             if model.made_by:
-                weights = identify(f"{REGISTRY}{made[link_key(model.made_by)].ref}", session)
+                weights = identify(f"{REGISTRY_PREFIX}{made[link_key(model.made_by)].ref}", session)
                 bound[role] = replace(model, weights=weights)
     return replace(step, models=bound)
 

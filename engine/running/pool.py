@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import EngineError, StepError
 from engine.jobs.messages import Failure, Job, Partition, Receipt
-from engine.llm.types.requests import Spent
+from engine.llm.limits.accounting import Spent
 from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
@@ -140,7 +140,7 @@ class Pool:
 
         ray.kill(seat.actor)  # when it is only cut off, nobody listens to it any more
         if self._service is not None:
-            self._service.call.remote("bury", seat.name)
+            self._service.call.remote("remove_worker", seat.name)
         if seat.starting is not None:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_FAILED_STARTS or "creation task" in str(error):

@@ -8,11 +8,13 @@ from typing import get_args
 
 from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
+from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
-from engine.llm.providers.capabilities import MEANING, Abilities, Ability
+from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.providers.probe import Probed, probe
+from engine.llm.types.capability import MEANING, Capability
+from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import ModelError, Spent
 from engine.pipeline.graph import Step
 from registry import Registry
 
@@ -43,7 +45,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         except EngineError as error:
             raise StepError(str(error)) from error
         spent[name] = spent.get(name, Spent()) + gate.spent
-        if missing := found.abilities.missing(abilities):
+        if missing := found.capabilities.missing(abilities):
             listed = " and ".join(f"`{ability}` ({MEANING[ability]})" for ability in missing)
             raise StepError(
                 f"{spec.model} at {spec.endpoint} does not know {listed}, which {step.operator.name} needs of its {role}; "
@@ -55,7 +57,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
 def ask_server(
     spec: ModelSpec,
     registry: Registry,
-    wanted: Sequence[Ability] = get_args(Ability),
+    wanted: Sequence[Capability] = get_args(Capability),
     *,
     gate: Gate | None = None,
     anew: bool = False,
@@ -70,13 +72,13 @@ def ask_server(
     """
     journal = Journal(registry.journal)
     try:
-        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), anew=anew, recheck=recheck))
+        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), recheck_all=anew, recheck=recheck))
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:
         journal.close()
 
 
-def ability_rows(names: Sequence[str], found: Sequence[Abilities]) -> list[dict[str, str | bool | None]]:
+def ability_rows(names: Sequence[str], found: Sequence[KnownCapabilities]) -> list[dict[str, str | bool | None]]:
     """Models and what they can do, as data."""
     return [{"model": name, **abilities.model_dump()} for name, abilities in zip(names, found, strict=True)]

@@ -23,7 +23,7 @@ from engine.jobs.messages import (
     Usage,
 )
 from engine.jobs.receipts import checkpoints, forget_attempts, read_receipt, receipt_path, stop_mark
-from engine.llm.types.requests import Spent
+from engine.llm.limits.accounting import Spent
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.bounds import split
 from engine.planning.inputs import Input, resolve_inputs, with_models

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from engine.jobs.messages import Receipt
-from engine.llm.journal.answers import damages
+from engine.llm.journal.integrity import damages
 from engine.llm.journal.wal import first_damaged
 from registry import CorruptError, DataObject, Registry, SideObject
 from registry.storage import plain_files

@@ -11,14 +11,18 @@ from engine.jobs.messages import Job, ModelBinding, Usage
 from engine.llm.chat import CallLog, ChatModel
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Answers, Journal
+from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
-from engine.llm.shared_service import Link, Post, RemoteAnswers, RemoteGate
-from engine.llm.types.requests import ModelError, Provider, Spent
+from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
+from engine.llm.shared_service import Transport
+from engine.llm.types.errors import ModelError
+from engine.llm.types.provider import Provider
 from engine.llm.weights import LocalWeights, Weights, materialise
 from registry import Registry
 
 if TYPE_CHECKING:
-    from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+    from engine.llm.encoder import Encoder
+    from engine.llm.local.sentence_transformers import LocalEncoder
 
 
 M = TypeVar("M")
@@ -36,13 +40,13 @@ class Models:
     """
 
     def __init__(
-        self, job: Job, registry: Registry, link: Link | None = None, name: str | None = None, *, far: bool = False
+        self, job: Job, registry: Registry, link: Transport | None = None, name: str | None = None, *, far: bool = False
     ) -> None:
         self._job = job
         self._registry = registry
         self._link = link
         self._far = far
-        self._post = Post(link, name) if link else None
+        self._post = WorkerConnection(link, name) if link else None
         self._answers: Answers | None = None
         self._shared: dict[str, ModelClient] = {}
         self._by_role: dict[str, ChatModel] = {}
@@ -104,7 +108,8 @@ class Models:
         return ChatModel(role, self._shared[binding.name], here)
 
     def _encoder(self, role: str, binding: ModelBinding) -> Encoder:
-        from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+        from engine.llm.encoder import Encoder
+        from engine.llm.local.sentence_transformers import LocalEncoder
 
         assert binding.weights is not None
         if binding.name not in self._encoding:
@@ -162,7 +167,7 @@ def _provider(binding: ModelBinding, registry: Registry, answers: Answers, threa
         from engine.llm.providers.openai import OpenAIProvider
 
         return OpenAIProvider(binding.spec, answers)
-    from engine.llm.providers.transformers import TransformersProvider
+    from engine.llm.local.transformers import TransformersProvider
 
     def weights() -> tuple[Path, Path | None]:
         assert binding.weights is not None

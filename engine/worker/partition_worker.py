@@ -29,9 +29,9 @@ from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage
 from engine.jobs.receipts import checkpoints, count_attempt, stop_mark, write_receipt
 from engine.llm.chat import Call, CallLog, current_log
 from engine.llm.providers.response_body import whole_characters
-from engine.llm.shared_service import Link
-from engine.llm.types.refresh import refresh
-from engine.llm.types.requests import BudgetError, EndpointError, ModelError, RequestError, StoppedError
+from engine.llm.shared_service import Transport
+from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError, StoppedError
+from engine.llm.types.row_context import refresh
 from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Reject, Tally
 from engine.operator.declaration import Operator, Table
@@ -85,7 +85,7 @@ class Worker:
         link, name, far: see Models.
     """
 
-    def __init__(self, job: Job, link: Link | None = None, name: str | None = None, *, far: bool = False) -> None:
+    def __init__(self, job: Job, link: Transport | None = None, name: str | None = None, *, far: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
         known = catalogue()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engine.llm.chat import ChatModel
-from engine.llm.types.requests import RequestError
+from engine.llm.types.errors import RequestError
 from engine.operator import Context, Counters, Metric, Record, Table, derived, operator
 from operators.alignment.cells import cell_name, cell_of, share
 from operators.alignment.judge import CALLS, JudgePrompt, Judging, Outcome, verdict, with_judge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from engine.llm.types.requests import RequestError
+from engine.llm.types.errors import RequestError
 from engine.operator import Context, Counters, Metric, derived, operator
 from operators.alignment.cells import Kind, cell_name, cell_of, kind_of, share
 from operators.alignment.conclusions import attacked, conclusion

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from engine.llm.chat import ChatModel
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.operator.prompts import prompt_with, render
 from operators.records import Message
 

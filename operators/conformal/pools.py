@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.llm.providers.sentence_transformers import Encoder
+from engine.llm.encoder import Encoder
 from operators.conformal.equivalence import Equivalence, accents_are_loose, accepted, merged, reading, right_options, short
 from operators.conformal.theory import Pools, normalised_entropy
 from operators.records import SampledAnswers

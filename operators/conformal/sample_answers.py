@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from engine.errors import EngineError
 from engine.llm.chat import ChatModel
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.operator import Context, Reject, Table, derived, operator
 from engine.operator.prompts import prompt_with, render
 from operators.conformal.binding import differences, refusal

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Literal
 
-from engine.llm.types.requests import RequestError
+from engine.llm.types.errors import RequestError
 from engine.operator import Context, Metric, derived, operator
 from engine.operator.prompts import prompt_with
 from operators.intervals import wilson

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from engine.llm.chat import ChatModel
-from engine.llm.types.requests import Completion, RequestError
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import RequestError
 from engine.operator import Context, Reject, Table, derived, operator
 from engine.operator.prompts import prompt_with, render
 from operators.math.answers import gold_answer

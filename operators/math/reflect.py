@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.llm.chat import ChatModel
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.operator import Context, Metric, derived, operator
 from engine.operator.prompts import prompt_with, render
 from operators.math.solving import Attempt, attempt

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.llm.types.requests import RequestError
+from engine.llm.types.errors import RequestError
 from engine.operator import Context, Reject, derived, operator
 from engine.operator.prompts import prompt_with, render
 from operators.math.answers import gold_answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.llm.chat import ChatModel
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from operators.math.verify import verify
 from operators.records import Verdict
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.llm.providers.sentence_transformers import Encoder
+    from engine.llm.encoder import Encoder
 
 Tell = Callable[[int, int], None]
 """Called with how many texts are done, and of how many."""

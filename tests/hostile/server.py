@@ -192,7 +192,7 @@ MODES: dict[str, Mode] = {
     "broke-off-for-moderation": Mode(
         always(completion(error={"code": 403, "message": "flagged"})), "reject", "403: flagged", 1
     ),
-    "out-of-resources": Mode(always(completion(finish="insufficient_system_resource")), "reject", "broke off", 2),
+    "out-of-resources": Mode(always(completion(finish="insufficient_system_resource")), "reject", "failed while answering", 2),
     "unknown-reason": Mode(always(completion(finish="gave_up")), "reject", "unknown reason", 1),
     "reason-is-a-number": Mode(always(completion(finish=5)), "reject", "unknown reason", 1),
     "reason-is-a-list": Mode(always(completion(finish=["stop"])), "reject", "unknown reason", 1),
@@ -238,7 +238,7 @@ MODES: dict[str, Mode] = {
     "logprobs-a-dict": Mode(
         always(completion(logprobs={"content": {"a": 1}})), "reject", "log-probabilities cannot be read", 1, WITH_LOGPROBS
     ),
-    "no-logprobs": Mode(always(completion(logprobs=[])), "stop", "gives no log-probabilities", 1, WITH_LOGPROBS),
+    "no-logprobs": Mode(always(completion(logprobs=[])), "stop", "returns no log-probabilities", 1, WITH_LOGPROBS),
     # -- bodies that are garbled
     "deep": Mode(always("[" * DEEP), "reject", "nested too deeply", 2),
     "deep-once": Mode(once(http("[" * DEEP)), "answer", TEXT, 2),
@@ -286,18 +286,24 @@ MODES: dict[str, Mode] = {
     ),
     "a-bomb": Mode(always(gzip.compress(b" " * (40 << 20)), Content_Encoding="gzip"), "reject", "MiB (after decompression)", 2),
     "too-long": Mode(always(completion("A" * (17 << 20))), "reject", "MiB (after decompression)", 2),
-    "broken-gzip": Mode(always(b"\x1f\x8b" + b"x" * 50, Content_Encoding="gzip"), "reject", "no answer in 2 tries", 2),
-    "deflate-that-is-not": Mode(always(zlib.compress(OK)[:-8], Content_Encoding="br"), "reject", "no answer in 2 tries", 2),
+    "broken-gzip": Mode(always(b"\x1f\x8b" + b"x" * 50, Content_Encoding="gzip"), "reject", "no answer after 2 attempts", 2),
+    "deflate-that-is-not": Mode(
+        always(zlib.compress(OK)[:-8], Content_Encoding="br"), "reject", "no answer after 2 attempts", 2
+    ),
     # -- HTTP that is broken
-    "noise": Mode(raw(b"\x00\x01\x02 hello\r\n\r\n"), "reject", "no answer in 2 tries"),
-    "closed-at-once": Mode(raw(b""), "reject", "no answer in 2 tries"),
-    "too-short-a-length": Mode(raw(_cut(OK, b"Content-Length: 10")), "reject", "no answer in 2 tries", 2),
-    "too-long-a-length": Mode(raw(_cut(OK, b"Content-Length: 100000")), "reject", "no answer in 2 tries", 2),
-    "negative-length": Mode(raw(_cut(OK, b"Content-Length: -5")), "reject", "no answer in 2 tries"),
-    "headers-only": Mode(raw(_cut(b"", b"Content-Length: 50")), "reject", "no answer in 2 tries", 2),
-    "endless-header": Mode(raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n{}"), "reject", "no answer in 2 tries"),
-    "broken-chunks": Mode(raw(_cut(b"zz\r\n{}\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")), "reject", "no answer in 2 tries"),
-    "silence": Mode(lambda ask: b"WAIT", "reject", "no answer in", 2),
+    "noise": Mode(raw(b"\x00\x01\x02 hello\r\n\r\n"), "reject", "no answer after 2 attempts"),
+    "closed-at-once": Mode(raw(b""), "reject", "no answer after 2 attempts"),
+    "too-short-a-length": Mode(raw(_cut(OK, b"Content-Length: 10")), "reject", "no answer after 2 attempts", 2),
+    "too-long-a-length": Mode(raw(_cut(OK, b"Content-Length: 100000")), "reject", "no answer after 2 attempts", 2),
+    "negative-length": Mode(raw(_cut(OK, b"Content-Length: -5")), "reject", "no answer after 2 attempts"),
+    "headers-only": Mode(raw(_cut(b"", b"Content-Length: 50")), "reject", "no answer after 2 attempts", 2),
+    "endless-header": Mode(
+        raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n{}"), "reject", "no answer after 2 attempts"
+    ),
+    "broken-chunks": Mode(
+        raw(_cut(b"zz\r\n{}\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")), "reject", "no answer after 2 attempts"
+    ),
+    "silence": Mode(lambda ask: b"WAIT", "reject", "no answer within", 2),
     # -- statuses and what comes with them
     "half-a-pair-400": Mode(always(HALF, status=400), "reject", "bad � word", 1),
     "half-a-pair-401": Mode(always(HALF, status=401), "stop", "bad � word", 1),
@@ -407,20 +413,20 @@ MODES: dict[str, Mode] = {
     "echo-html-page": Mode(lambda ask: http(f"<html>{ask.key}</html>"), "reject", "***"),
     "echo-in-the-reason": Mode(lambda ask: http("", 401, reason=f"bad {ask.key}"), "stop", "401"),
     "echo-in-a-header": Mode(
-        lambda ask: _cut(b"{}", b"Bad Header " + ask.key.encode() + b": x"), "reject", "no answer in 2 tries"
+        lambda ask: _cut(b"{}", b"Bad Header " + ask.key.encode() + b": x"), "reject", "no answer after 2 attempts"
     ),
     "echo-in-a-redirect": Mode(
-        lambda ask: http("", 302, Location=f"http://x/?k={quote(ask.key, safe='')}"), "stop", "it redirects to"
+        lambda ask: http("", 302, Location=f"http://x/?k={quote(ask.key, safe='')}"), "stop", "redirects to"
     ),
     "echo-in-a-refusal": Mode(
         lambda ask: http({"choices": [{"message": {"refusal": f"no, {ask.key}"}}]}), "reject", "the model refused: no, ***"
     ),
     "echo-in-a-finish-reason": Mode(lambda ask: http(completion(finish=ask.key)), "reject", "unknown reason"),
     "echo-in-an-answer": Mode(
-        lambda ask: http(completion(f"Your key is {ask.key}")), "reject", "the answer has the API key in it"
+        lambda ask: http(completion(f"Your key is {ask.key}")), "reject", "the answer contains the API key"
     ),
     "echo-in-an-answer-base64": Mode(
-        lambda ask: http(completion(base64.b64encode(ask.key.encode()).decode())), "reject", "the answer has the API key in it"
+        lambda ask: http(completion(base64.b64encode(ask.key.encode()).decode())), "reject", "the answer contains the API key"
     ),
 }
 

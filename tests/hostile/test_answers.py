@@ -21,8 +21,10 @@ from engine.llm.providers import chat_completions
 from engine.llm.providers.failures import error_inside, failure, retry_after
 from engine.llm.providers.openai import OpenAIProvider
 from engine.llm.providers.redaction import redact
+from engine.llm.types.completions import MOST_TOKENS, Completion
+from engine.llm.types.errors import EndpointError, ModelError, RequestError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import MOST_TOKENS, Completion, EndpointError, ModelError, Request, RequestError
+from engine.llm.types.requests import Request
 from registry import Registry
 from tests.engine.run_pipelines import ask, run_text, words
 from tests.hostile.server import KEY, MODES, TEXT, HostileServer
@@ -267,6 +269,6 @@ async def journal(workdir: Path) -> AsyncIterator[Journal]:
     ],
 )
 async def test_the_journal_keeps_only_what_it_can_read_back(journal: Journal, bad: Completion) -> None:
-    with pytest.raises(RequestError, match="cannot be kept"):
+    with pytest.raises(RequestError, match="cannot be stored"):
         await journal.put("k", bad)
     assert await journal.get("k") is None

@@ -206,7 +206,7 @@ def test_damage_in_cache_and_registry_names_the_file(registry: Registry) -> None
 def test_names_that_lead_elsewhere_are_refused(name: str, registry: Registry, tmp_path: Path) -> None:
     before = contents(tmp_path)
     made = model(registry, {name: b"evil"})
-    with pytest.raises(EngineError, match="leads out of its folder"):
+    with pytest.raises(EngineError, match="points outside its folder"):
         materialise(made, registry.store)
     assert [path for path in contents(tmp_path) if path.endswith("evil")] == [path for path in before if path.endswith("evil")]
 
@@ -250,7 +250,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(own_cache: Path, registr
     def no_room(building: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(EngineError, match=r"No space left.*Make room or repair .*models, or set ENGINE_CACHE"):
+    with pytest.raises(EngineError, match=r"No space left.*Free space or repair .*models, or set ENGINE_CACHE"):
         cached(own_cache / "full", no_room)
     assert contents(materialise(made, registry.store)) == FILES
 
@@ -261,7 +261,7 @@ def test_a_folder_of_ones_own_that_changed_since_the_check_is_refused(tmp_path: 
     found = identify(str(tmp_path / "mine"), None)
     assert materialise(found, registry.store) == tmp_path / "mine"
     other = found.model_copy(update={"identity": "folder:0"})
-    with pytest.raises(EngineError, match="not those that the run was started with"):
+    with pytest.raises(EngineError, match="not those that the run started with"):
         materialise(other, registry.store)
 
 
@@ -276,5 +276,5 @@ def test_a_version_that_claims_the_content_id_of_another_is_refused(registry: Re
     commit(registry, "demo/forged", [[Model(base_model="evil", format="full", files=[])]], content_id=honest.content_id)
     with registry.session() as session:
         assert identify("registry:demo/honest@1", session).identity == f"registry:{honest.content_id}"
-        with pytest.raises(EngineError, match="demo/forged@1 does not hold what its content id says"):
+        with pytest.raises(EngineError, match="demo/forged@1 does not match its content id"):
             identify("registry:demo/forged@1", session)

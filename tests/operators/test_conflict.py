@@ -73,7 +73,7 @@ def test_attacks_are_counted_in_both_ways_and_everything_by_cell(registry: Regis
     assert "Aville0" not in asked(chat_server, "student")[0][0]["content"]
     # What the judge's verdict on cannot be read is a reject, and never "incorrect".
     [(row, reason)] = ask(registry, "select parent_row, reason from rejects")
-    assert (row, reason.partition(",")[0]) == (len(cases), "the answer is no Judgement")
+    assert (row, reason.partition(",")[0]) == (len(cases), "the answer is not a valid Judgement")
     # The empty answer is no case for the judge.
     assert not [said for said in asked(chat_server, "judge") if "<response>\n\n" in said[0]["content"]]
     assert ask(registry, "select distinct role from llm_calls where row = 0 order by 1") == [("judge",), ("student",)]

@@ -251,7 +251,7 @@ def test_the_teacher_names_the_class_and_known_ones_are_kept(registry: Registry,
 def test_a_class_that_does_not_exist_is_a_reject(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: '{"occupation": "welder"}'
     assert len(classify(registry, chat_server)) == 1
-    assert "is no Choice" in ask(registry, "select reason from rejects")[0][0]
+    assert "is not a valid Choice" in ask(registry, "select reason from rejects")[0][0]
 
 
 def test_an_encoder_finds_the_class_without_a_teacher(registry: Registry, chat_server: ChatServer) -> None:

@@ -163,7 +163,7 @@ def test_the_strategy_is_found_from_what_the_judge_says(registry: Registry, chat
     # A verdict that cannot be read is a reject, and never "incorrect".
     rejects = ask(registry, "select parent_row, reason from rejects order by 1")
     assert [row for row, _ in rejects] == [3, 15]
-    assert all(reason.startswith("cot_pk: the answer is no Judgement") for _, reason in rejects)
+    assert all(reason.startswith("cot_pk: the answer is not a valid Judgement") for _, reason in rejects)
     assert ask(registry, "select count(*) from \"demo/step.responses\" where response = 'mumble'") == [(0,)]
 
     # Both orders were shown, to a judge that goes by the content.

@@ -104,12 +104,12 @@ def run(
 def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
     """Ask the servers of a pipeline's models what they can do, in a few tiny requests each."""
     from engine.cli.output import grid
-    from engine.llm.providers.capabilities import MEANING
+    from engine.llm.types.capability import MEANING
     from engine.running.requirements import ability_rows, ask_server
 
     checked = checked_pipeline(pipeline, set_, keys=True)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
-    rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).abilities for spec in models.values()])
+    rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).capabilities for spec in models.values()])
     if json:
         print_json(rows)
         return

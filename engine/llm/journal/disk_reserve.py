@@ -1,4 +1,4 @@
-"""Room on a disk that is kept free for what must still be written when the disk is full."""
+"""Disk space that is kept for what must still be written when the disk is full."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import IO
 RESERVE_BYTES = 16 << 20
 _LEAST_BYTES = 1 << 20
 _SHARE = 4
-"""Of what is free on a small disk, no more than a quarter."""
+"""On a small disk, at most a quarter of the free space."""
 
 
-class Reserve:
-    """Space in a folder's file system, held by a file without a name: it is free again when the process ends, or dies."""
+class DiskReserve:
+    """Space in a folder's file system, held by an unnamed file: it is free again when the process ends or dies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: IO[bytes] | None = None
 
     def take(self) -> bool:
-        """Hold the space, if it is not held yet; returns whether it is held now."""
+        """Hold the space, unless it is already held. Returns whether it is held now."""
         if self._file is None:
             size = min(RESERVE_BYTES, shutil.disk_usage(self._folder).free // _SHARE)
             if size >= _LEAST_BYTES:
@@ -30,7 +30,7 @@ class Reserve:
         return self._file is not None
 
     def release(self) -> bool:
-        """Let the space go; returns whether there was any."""
+        """Free the space. Returns whether any was held."""
         if self._file is None:
             return False
         self._file.close()
@@ -47,7 +47,7 @@ def _filled(folder: Path, size: int) -> IO[bytes] | None:
             for _ in range(0, size, _LEAST_BYTES):
                 file.write(bytes(_LEAST_BYTES))
             file.flush()
-    except OSError:  # others were quicker
+    except OSError:  # another process took the space first
         file.close()
         return None
     return file

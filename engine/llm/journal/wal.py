@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log, frame by frame. SQLite reads it up to the first damaged frame and says nothing of the rest."""
+"""SQLite's write-ahead log, frame by frame. SQLite reads it up to the first damaged frame and silently ignores the rest."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 _HEADER = 32
 _FRAME_HEADER = 24
 _BIG_ENDIAN = 1
-"""The bit of the header's first word that tells in which order the checksums take their words."""
+"""The bit of the header's first word that gives the byte order of the words in checksums."""
 
 Sums = tuple[int, int]
 
 
 def first_damaged(log: Path) -> int | None:
-    """The number of a log's first damaged frame, 0 for its header; None when all of it is as it was written.
+    """The number of a log's first damaged frame, 0 for its header; None if all of it is intact.
 
-    Frames of an earlier round stand behind those of this one; these have other salts, and checksums that do not go on from
-    the frame before. A frame that is wrong in only one of these is damaged, or was being written when its process died.
+    Frames of an earlier round follow those of the current one. They have different salts, and their checksums do not
+    continue from the frame before. A frame that differs in only one of the two is damaged, or was being written when its
+    process died.
     """
     try:
         data = log.read_bytes()
@@ -34,10 +35,10 @@ def first_damaged(log: Path) -> int | None:
         return 0
     for number, frame in enumerate(_frames(data, page), 1):
         found = _added(frame[:8] + frame[_FRAME_HEADER:], sums, little=little)
-        of_this_round, goes_on = frame[8:16] == data[16:24], found == struct.unpack_from(">2I", frame, 16)
-        if of_this_round != goes_on:
+        of_this_round, continues = frame[8:16] == data[16:24], found == struct.unpack_from(">2I", frame, 16)
+        if of_this_round != continues:
             return number
-        if not goes_on:
+        if not continues:
             return None
         sums = found
     return None

@@ -1,1 +1,1 @@
-"""How hard a model may be driven: rates, requests in flight, budgets, outages."""
+"""The limits of a model: requests and tokens per minute, requests in flight, budgets, outages."""

@@ -1,33 +1,26 @@
-"""What a client says of a request to those who count: what it may take at most, and how it ended."""
+"""How a request ended and what was spent, as the limits and budgets count it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True)
-class Ask:
-    """What one HTTP request may take at most. Requests of equal `key` go out one after the other."""
-
-    key: str
-    tokens: int = 0
-    cost: float = 0.0
+from pydantic import BaseModel, ConfigDict
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended and what it really took.
+    """How a request ended and what it actually used.
 
     Args:
-        kind: `throttled` is a 429; `refused` any other answer that was no completion and is not billed; `failed` any
-            other request without an answer; `unsent` was let out and did not go.
-        tokens, tokens_in: of prompt and answer together, and of the prompt.
-        cost: in US dollars.
-        accounted: `cost` is all that the server bills. Otherwise the request counts with the most that it can cost,
-            and with `cost` at least.
-        retry_after: the server's wish in seconds, with `throttled` or `down`.
-        down: the endpoint is in trouble, in the words of `why`; `unreachable`: nobody listens there. See Outage.
+        kind: `throttled` is a 429; `refused` is any other response without a completion that is not billed; `failed` is
+            any other request without an answer; `unsent` was admitted but not sent.
+        tokens, tokens_in: tokens of prompt and answer together, and of the prompt.
+        cost: US dollars.
+        accounted: `cost` is all that the server bills. Otherwise the request counts with the maximum of its estimate and
+            `cost`.
+        retry_after: seconds that the server asks to wait, with `throttled` or `down`.
+        down: the endpoint is in trouble, as `why` says; `unreachable`: nothing listens at the address. See Outage.
     """
 
     kind: Literal["answered", "throttled", "refused", "failed", "unsent"]
@@ -39,3 +32,15 @@ class Outcome:
     down: bool = False
     unreachable: bool = False
     why: str = ""
+
+
+class Spent(BaseModel):
+    """What was spent on a model: US dollars, and requests (every attempt counts)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd: float = 0.0
+    calls: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(usd=self.usd + other.usd, calls=self.calls + other.calls)

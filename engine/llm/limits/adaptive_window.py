@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 START = 8
 START_SECONDS = 0.005
-"""At the beginning, `START` more requests go out every so many seconds, until all may or the first 429 comes back.
+"""At the start, the window opens by `START` requests after every such interval, until it is open or the first 429 arrives.
 
-All at once would hit a small server with everything; waiting for answers before sending more would waste seconds.
+Sending everything at once would overwhelm a small server; waiting for answers before sending more would waste seconds.
 """
 
 _DECREASE = 0.8
@@ -19,19 +19,19 @@ _LONGEST_PAUSE = 60.0
 
 
 class Window:
-    """The number of requests that an endpoint takes, as far as its 429s have told.
+    """The number of requests that an endpoint accepts, learned from its 429s.
 
-    A 429 tells how many requests the server is carrying: those that are still in flight. That is the ceiling. The window
-    falls below it, grows back to it within a few rounds (a round: as many answers as the window is wide), and looks
-    beyond it only after a hold, which doubles when it met 429 again and halves when it did not.
+    A 429 shows how many requests the server can carry: those that are still in flight. That is the ceiling. The window
+    drops below it, grows back to it within a few rounds (one round: as many answers as the window is wide), and probes
+    beyond it only after a hold. The hold doubles if probing met another 429, and halves if it did not.
 
-    When a window that was cut down meets 429s and nothing is answered in between, the endpoint takes nothing at all:
-    everybody pauses for what Retry-After says, or for an exponential back-off with full jitter.
+    If a reduced window meets 429s and nothing is answered in between, the endpoint accepts nothing at all. Then all
+    requests pause for the time in Retry-After, or for an exponential back-off with full jitter.
 
     Args:
         most: the user's limit.
         clock: seconds, monotonic.
-        gently: begin with few requests.
+        gently: start with few requests.
     """
 
     def __init__(self, most: int, clock: Callable[[], float], *, gently: bool = True) -> None:
@@ -49,21 +49,21 @@ class Window:
         self._pauses = 0
 
     def size(self) -> int:
-        """So many requests may be in flight now."""
+        """The number of requests that may be in flight now."""
         return max(1, int(self._size))
 
     def open_further(self) -> None:
-        """A step of the beginning; to be called once in START_SECONDS, when what was heard has been dealt with."""
+        """One step of the start. Call it every START_SECONDS, after the responses so far have been handled."""
         if self.starting:
             self._size = min(self._size + START, float(self.most))
             self.starting = self._size < self.most
 
     def pause(self) -> float:
-        """Seconds until anything may be sent."""
+        """Seconds until a request may be sent."""
         return max(0.0, self._paused_until - self._clock())
 
     def answered(self) -> None:
-        """A request sent now or earlier was answered."""
+        """Record that a request was answered."""
         self._answered = True
         self._pauses = 0
         if self.starting or self._size >= self.most:
@@ -73,18 +73,18 @@ class Window:
             return
         self._held += 1 / self._size
         if self._held >= self._hold:
-            # The longer nothing was refused, the larger the step.
+            # The longer nothing was throttled, the larger the step.
             self._ceiling = min(float(self.most), self._ceiling + max(1.0, self._ceiling / (2 * self._hold)))
             self._hold = max(1.0, self._hold / 2)
             self._held = 0.0
 
     def throttled(self, epoch: int, carried: int, retry_after: float | None) -> None:
-        """A request was answered with 429.
+        """Record that a request was answered with 429.
 
         Args:
-            epoch: the window's `epoch` when it was sent; a round of requests cuts the window down once.
+            epoch: the window's `epoch` when the request was sent; one round of requests reduces the window once.
             carried: requests that are still in flight.
-            retry_after: the server's wish in seconds.
+            retry_after: seconds that the server asks to wait.
         """
         size = self.size()
         if epoch == self.epoch:
@@ -93,7 +93,7 @@ class Window:
             self._floor = max(1.0, size / _MOST_LOST)
             self._hold = min(_LONGEST_HOLD, max(_SHORTEST_HOLD, self._hold) * 2)
             if not self._answered:
-                self._stand_still(retry_after)
+                self._pause(retry_after)
             self._answered = False
         else:
             self._ceiling = min(self._ceiling, float(max(1, carried)))
@@ -102,7 +102,7 @@ class Window:
         self._size = max(1.0, self._ceiling * _DECREASE)
         self._held = 0.0
 
-    def _stand_still(self, retry_after: float | None) -> None:
+    def _pause(self, retry_after: float | None) -> None:
         self._pauses += 1
         seconds = retry_after if retry_after is not None else random.uniform(0, 0.5 * 2 ** min(self._pauses, 8))
         self._paused_until = max(self._paused_until, self._clock() + min(seconds, _LONGEST_PAUSE))

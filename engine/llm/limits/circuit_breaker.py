@@ -1,21 +1,21 @@
-"""Notices when a server refuses every request in the same words, so that not every row has to hear them."""
+"""Stops a step when the server refuses every request for the same reason, instead of rejecting every row."""
 
 from __future__ import annotations
 
 import re
 
-from engine.llm.types.requests import RequestError
+from engine.llm.types.errors import RequestError
 
 MOST_REFUSALS = 20
-"""So many requests may be refused in the same words before one is answered."""
+"""The number of refusals with the same words, before any answer, that stops the step."""
 
 _COMPARED = 200
 _VARYING = re.compile(r"\S*\d\S*")
-"""Ids and numbers, which differ between refusals for the same reason."""
+"""Ids and numbers, which vary between refusals for the same reason."""
 
 
-class Breaker:
-    """Counts the first refusals of a server; once it has answered anything, they are the requests' own fault."""
+class CircuitBreaker:
+    """Counts the first refusals of a server. Once the server has answered anything, refusals concern single requests."""
 
     def __init__(self) -> None:
         self._answered = False
@@ -23,11 +23,11 @@ class Breaker:
         self._refusals = 0
 
     def answered(self) -> None:
-        """The server answered a request, now or in an earlier run."""
+        """Record that the server answered a request, now or in an earlier run."""
         self._answered = True
 
     def refused(self, error: RequestError) -> str | None:
-        """Take note of a refusal; returns why the step is to stop, if it is."""
+        """Record a refusal. Returns why the step must stop, or None if it continues."""
         if self._answered or error.completion is not None:
             return None
         words = _VARYING.sub("#", str(error).lower())[:_COMPARED]
@@ -35,4 +35,4 @@ class Breaker:
         self._words = words
         if self._refusals < MOST_REFUSALS:
             return None
-        return f"{error} (the first {MOST_REFUSALS} requests were all refused in these words, and none was answered)"
+        return f"{error} (the first {MOST_REFUSALS} requests were all refused with these words, and none was answered)"

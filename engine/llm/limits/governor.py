@@ -1,6 +1,6 @@
-"""How hard a model is driven: requests in flight, requests and tokens a minute, and what may be spent.
+"""The limits of one model: requests in flight, requests and tokens per minute, and the budget.
 
-One `Governor` stands before a model, for all who use it at the same time. It knows neither HTTP nor Ray.
+One `Governor` admits the requests of everything that uses the model at the same time. It knows neither HTTP nor Ray.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.outage import Outage
+from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import BudgetError, EndpointError, ModelError, Spent
 
 _BURST_SECONDS = 2.0
-"""Limits are per minute, but servers watch shorter spans: no more than this much of a minute goes out at once."""
+"""Limits are per minute, but servers check shorter intervals: at most this part of a minute's requests is sent at once."""
 
 
 class Gate(Protocol):
-    """What a client waits at before each request; a Governor, or the way to one in another process."""
+    """Where a client waits before each request: a Governor, or a connection to one in another process."""
 
-    async def admit(self, ask: Ask) -> int:
-        """Wait for a turn; gives a ticket.
+    async def admit(self, estimate: Estimate) -> int:
+        """Wait until the request may be sent. Returns a ticket.
 
         Raises:
             BudgetError: the request could cost more than is left.
@@ -36,25 +37,25 @@ class Gate(Protocol):
         """
         ...
 
-    def settle(self, ticket: int, outcome: Outcome) -> None:
-        """Hand a ticket back, once the answer is durable."""
+    def release(self, ticket: int, outcome: Outcome) -> None:
+        """Return a ticket, once the answer is durable."""
         ...
 
     def stop(self, why: ModelError) -> None:
-        """Turn away all who wait, and all who come."""
+        """Fail all requests that wait, and all later ones, with `why`."""
         ...
 
     @property
     def spent(self) -> Spent:
-        """What was spent here; nothing when another process keeps the account."""
+        """What was spent here; zero if another process keeps the account."""
         ...
 
 
 class Bucket:
-    """A token bucket: fills at a steady rate, never lets more than `per_minute` out in any minute, and takes back.
+    """A token bucket: fills at a steady rate and never gives more than `per_minute` in any minute. Surplus can be returned.
 
     Args:
-        per_minute: units a minute.
+        per_minute: units per minute.
         clock: seconds, monotonic.
     """
 
@@ -65,30 +66,30 @@ class Bucket:
         self._clock, self._at = clock, clock()
 
     def wait(self, amount: float) -> float:
-        """Seconds until `amount` may be taken (0: now). More than the bucket holds is let out of a full one."""
+        """Seconds until `amount` may be taken (0: now). An amount above the capacity may be taken from a full bucket."""
         now = self._clock()
         self._level = min(self.capacity, self._level + (now - self._at) * self._rate)
         self._at = now
         return max(0.0, (min(amount, self.capacity) - self._level) / self._rate)
 
     def take(self, amount: float) -> None:
-        """Take `amount`; the level may sink below zero and is waited for by those that follow."""
+        """Take `amount`. The level may drop below zero; later requests wait until it has recovered."""
         self._level -= amount
 
     def give_back(self, amount: float) -> None:
-        """Put back what was taken too much (or take, when it was too little)."""
+        """Return what was taken in excess (negative: take more)."""
         self._level = min(self.capacity, self._level + amount)
 
 
 @dataclass
 class _Waiting:
-    ask: Ask
+    estimate: Estimate
     admitted: asyncio.Future[int]
 
 
 @dataclass(frozen=True)
 class _InFlight:
-    ask: Ask
+    estimate: Estimate
     epoch: int
     probe: bool
 
@@ -98,7 +99,7 @@ class Governor:
 
     Args:
         spec: the model.
-        spent_usd, calls: what this run has spent on, and asked of, the model before.
+        spent_usd, calls: what this run spent on the model before, and how many calls it made.
         clock: seconds, monotonic.
     """
 
@@ -114,24 +115,24 @@ class Governor:
         self._tokens = Bucket(limits.tokens_per_minute, clock) if limits.tokens_per_minute else None
         self._tickets = itertools.count()
         self._waiting: deque[_Waiting] = deque()
-        self._out: dict[int, _InFlight] = {}
+        self._in_flight: dict[int, _InFlight] = {}
         self._same_key: dict[str, list[_Waiting]] = {}
         self._probing = False
         self._stopped: ModelError | None = None
-        self._wake: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def admit(self, ask: Ask) -> int:
+    async def admit(self, estimate: Estimate) -> int:
         """See Gate."""
         if self._stopped:
             raise type(self._stopped)(str(self._stopped))
-        waiting = _Waiting(ask, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(estimate, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._pump()
+        self._admit_waiting()
         try:
             return await waiting.admitted
         except asyncio.CancelledError:
             if waiting.admitted.done() and not waiting.admitted.cancelled() and not waiting.admitted.exception():
-                self.settle(waiting.admitted.result(), Outcome("unsent"))
+                self.release(waiting.admitted.result(), Outcome("unsent"))
             raise
 
     def stop(self, why: ModelError) -> None:
@@ -141,25 +142,25 @@ class Governor:
             if not waiting.admitted.done():
                 waiting.admitted.set_exception(type(why)(str(why)))
 
-    def settle(self, ticket: int, outcome: Outcome) -> None:
+    def release(self, ticket: int, outcome: Outcome) -> None:
         """See Gate."""
-        sent = self._out.pop(ticket)
-        ask = sent.ask
+        sent = self._in_flight.pop(ticket)
+        estimate = sent.estimate
         self._probing = self._probing and not sent.probe
-        self.budget.settle(ask, outcome)
+        self.budget.charge(estimate, outcome)
         if self._tokens:
-            # A request that gave nothing may still have been counted by the server: its prompt is not given back.
-            back = {"answered": ask.tokens - outcome.tokens, "unsent": ask.tokens}.get(outcome.kind, 0)
+            # The server may have counted a request that returned nothing: its prompt is not given back.
+            back = {"answered": estimate.tokens - outcome.tokens, "unsent": estimate.tokens}.get(outcome.kind, 0)
             self._tokens.give_back(back)
         if outcome.kind == "unsent" and self._requests:
             self._requests.give_back(1)
         if outcome.kind == "answered":
             self.window.answered()
         elif outcome.kind == "throttled":
-            self.window.throttled(sent.epoch, len(self._out), outcome.retry_after)
-        self._look_after(sent, outcome)
-        self._waiting.extendleft(reversed(self._same_key.pop(ask.key, [])))
-        self._pump()
+            self.window.throttled(sent.epoch, len(self._in_flight), outcome.retry_after)
+        self._watch_outage(sent, outcome)
+        self._waiting.extendleft(reversed(self._same_key.pop(estimate.key, [])))
+        self._admit_waiting()
 
     @property
     def spent(self) -> Spent:
@@ -168,79 +169,79 @@ class Governor:
 
     @property
     def spent_usd(self) -> float:
-        """What the run has spent on the model in all, without requests in flight."""
+        """What the run has spent on the model in total, without requests in flight."""
         return self.budget.spent_usd
 
-    def _look_after(self, sent: _InFlight, outcome: Outcome) -> None:
-        """Keep track of whether the endpoint is down."""
+    def _watch_outage(self, sent: _InFlight, outcome: Outcome) -> None:
+        """Track whether the endpoint is down."""
         if outcome.down or (sent.probe and outcome.kind == "failed"):
             self._outage.failed(
-                sent.ask.key, outcome.why, outcome.retry_after, unreachable=outcome.unreachable, probe=sent.probe
+                sent.estimate.key, outcome.why, outcome.retry_after, unreachable=outcome.unreachable, probe=sent.probe
             )
             if said := self._outage.given_up():
                 self.stop(EndpointError(said))
         elif outcome.kind in ("answered", "throttled", "refused"):
             self._outage.alive(answered=outcome.kind == "answered")
 
-    def _pump(self) -> None:
-        """Let out whoever may go, in order of arrival; come back when time alone can help."""
+    def _admit_waiting(self) -> None:
+        """Admit the requests that may be sent, in order of arrival. If only time can help, set a timer."""
         while self._waiting:
             first = self._waiting[0]
-            if first.admitted.done():  # gave up
+            if first.admitted.done():  # cancelled
                 self._waiting.popleft()
                 continue
-            if first.ask.key in self._same_key:
-                self._same_key[first.ask.key].append(self._waiting.popleft())
+            if first.estimate.key in self._same_key:
+                self._same_key[first.estimate.key].append(self._waiting.popleft())
                 continue
-            if self._refuse(first):
+            if self._exceeds_budget(first):
                 continue
-            wait = self._seconds_to_wait(first.ask)
+            wait = self._seconds_to_wait(first.estimate)
             if wait > 0:
-                self._come_back(wait)
+                self._set_timer(wait)
                 return
             self._waiting.popleft()
-            self._let_out(first)
+            self._admit(first)
 
-    def _let_out(self, waiting: _Waiting) -> None:
-        ask, ticket = waiting.ask, next(self._tickets)
+    def _admit(self, waiting: _Waiting) -> None:
+        estimate, ticket = waiting.estimate, next(self._tickets)
         if self._requests:
             self._requests.take(1)
         if self._tokens:
-            self._tokens.take(ask.tokens)
-        self.budget.hold(ask)
+            self._tokens.take(estimate.tokens)
+        self.budget.hold(estimate)
         self._probing = self._probing or self._outage.down
-        self._out[ticket] = _InFlight(ask, self.window.epoch, self._outage.down)
-        self._same_key[ask.key] = []
+        self._in_flight[ticket] = _InFlight(estimate, self.window.epoch, self._outage.down)
+        self._same_key[estimate.key] = []
         waiting.admitted.set_result(ticket)
 
-    def _seconds_to_wait(self, ask: Ask) -> float:
-        """0: now; infinity: until a request in flight ends."""
-        if len(self._out) >= self.window.size():
+    def _seconds_to_wait(self, estimate: Estimate) -> float:
+        """0: none; infinity: until a request in flight ends."""
+        if len(self._in_flight) >= self.window.size():
             return START_SECONDS if self.window.starting else float("inf")
-        if (self._outage.down and self._probing) or not self.budget.fits(ask):
+        if (self._outage.down and self._probing) or not self.budget.fits(estimate):
             return float("inf")
         waits = [self.window.pause(), self._outage.wait()]
-        waits += [bucket.wait(amount) for bucket, amount in ((self._requests, 1), (self._tokens, ask.tokens)) if bucket]
+        waits += [bucket.wait(amount) for bucket, amount in ((self._requests, 1), (self._tokens, estimate.tokens)) if bucket]
         return max(waits)
 
-    def _refuse(self, waiting: _Waiting) -> bool:
-        """Turn a request away that the budget can never pay for; what calls in flight give back is waited for first."""
-        if said := self.budget.refusal(waiting.ask):
+    def _exceeds_budget(self, waiting: _Waiting) -> bool:
+        """Fail a request that the budget can never pay for. Requests in flight may still return some of what they hold."""
+        if said := self.budget.refusal(waiting.estimate):
             self._waiting.popleft()
             waiting.admitted.set_exception(BudgetError(said))
         return bool(said)
 
-    def _come_back(self, seconds: float) -> None:
+    def _set_timer(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
-        if self._wake and self.window.starting and now < self._wake.when() <= now + seconds:
-            return  # the next step of the beginning is not to be put off by those who arrive
-        if self._wake:
-            self._wake.cancel()
-            self._wake = None
+        if self._timer and self.window.starting and now < self._timer.when() <= now + seconds:
+            return  # new requests must not delay the next step of the start
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         if seconds != float("inf"):
-            self._wake = asyncio.get_running_loop().call_later(seconds, self._awake)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
 
-    def _awake(self) -> None:
-        # From a timer, not from `admit`: between two steps the answers to the first have had a chance to be heard.
+    def _on_timer(self) -> None:
+        # From a timer, not from `admit`: responses to the first requests can arrive between two steps.
         self.window.open_further()
-        self._pump()
+        self._admit_waiting()

@@ -1,32 +1,36 @@
-"""A single request through a model's limits, for those that ask a server without a client."""
+"""A single request within a model's limits, for code that calls a server without a client."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Gate
+from engine.llm.types.completions import token_count
+from engine.llm.types.errors import ModelError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import ModelError, TransientError, tokens
 
 
-async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]) -> Any:
+async def send_within_limits(
+    gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]
+) -> Any:
     """Send a chat completion when the limits allow it, and account for it.
 
     Args:
         gate: the model's limits.
         spec: the model.
-        body: what is sent.
-        most_out: completion tokens, at most.
-        send: sends it and returns the response's JSON.
+        body: the request's body.
+        most_out: the maximum of completion tokens.
+        send: sends the request and returns the response's JSON.
 
     Raises:
-        BudgetError: it could cost more than is left.
+        BudgetError: the request could cost more than is left.
     """
     # A token is at least one byte.
-    ask = Ask(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
-    ticket = await gate.admit(ask)
+    estimate = Estimate(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
+    ticket = await gate.admit(estimate)
     outcome = Outcome("failed", accounted=False)
     try:
         answer = await send()
@@ -39,12 +43,12 @@ async def gated(gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int
         outcome = Outcome("refused")
         raise
     finally:
-        gate.settle(ticket, outcome)
+        gate.release(ticket, outcome)
 
 
 def _paid(spec: ModelSpec, answer: Any) -> Outcome:
     usage = answer.get("usage") if isinstance(answer, dict) else None
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (tokens(count) for count in counts)
+    tokens_in, tokens_out = (token_count(count) for count in counts)
     known = tokens_in > 0 and tokens_out > 0
     return Outcome("answered", tokens_in + tokens_out, spec.cost(tokens_in, tokens_out), tokens_in, known)

@@ -1,1 +1,1 @@
-"""The models themselves: OpenAI-compatible servers, their batches, and models in this process."""
+"""API servers: what is sent to them, what comes back, and how they fail."""

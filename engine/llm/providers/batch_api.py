@@ -1,125 +1,43 @@
-"""The server's side of OpenAI's Batch API, and which process may create a batch there."""
+"""The HTTP calls of OpenAI's Batch API, and reading the files of a batch."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import random
-import socket
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
 
-from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.failures import connection_failure, failure
-from engine.llm.providers.openai import api_key, session
+from engine.llm.providers.http import api_key, session
+from engine.llm.providers.polling import Patience
 from engine.llm.providers.redaction import holds, redact, redacted
 from engine.llm.providers.response_body import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, ModelError, Request, RequestError, TransientError
-
-POLL_SECONDS, MOST_POLL_SECONDS = 1.0, 60.0
-"""The first pause between two looks at a batch, or two tries of a call, and the longest; each is half as long again as the
-one before. ENGINE_BATCH_POLL_SECONDS in the environment, for tests, makes all of them so long."""
-
-PATIENCE_SECONDS = 6 * 3600.0
-"""For so long a server may be away while a batch is out."""
-
-CLAIM_SECONDS = 600.0
-"""A process on another machine that is about to create a batch, and has not said so for longer, is dead."""
+from engine.llm.types.requests import Request
 
 _DAY = 86_400.0
 _NOT_DONE = {"batch_expired", "batch_cancelled"}
 
 T = TypeVar("T")
-Outcome = Completion | ModelError | None
-"""Of a request in a batch; None when the batch ended before it was its turn."""
-
-
-class Claim:
-    """The right to create the batch of an input file: of several processes that find it not created, one at a time has it.
-
-    Each notes its claim and then looks for those of others; whoever sees one withdraws for a moment. The claim of a dead
-    process counts no more: on this machine at once, on others when it was not renewed for `seconds`.
-    """
-
-    def __init__(self, answers: Answers, file: str, seconds: float) -> None:
-        self._answers = answers
-        self._prefix = f"claim {file} "
-        self._name = self._prefix + uuid.uuid4().hex
-        self._seconds = seconds
-
-    async def alone(self) -> bool:
-        """Renew the claim; whether no other living process has one."""
-        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()})
-        await self._answers.note(self._name, mine)
-        claims = await self._answers.notes(self._prefix)
-        others = [name for name in claims if name != self._name]
-        dead = [name for name in others if self._is_dead(**json.loads(claims[name]))]
-        for name in dead:
-            await self._answers.note(name, None)
-        return len(dead) == len(others)
-
-    async def withdraw(self) -> None:
-        """Let another go first."""
-        await self.release()
-        await asyncio.sleep(random.uniform(0.5, 1.5) * next(pauses()))
-
-    async def release(self) -> None:
-        """Give the claim up."""
-        await self._answers.note(self._name, None)
-
-    def _is_dead(self, host: str, pid: int, at: float) -> bool:
-        if host == socket.gethostname():
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                pass
-        return time.time() - at > self._seconds
-
-
-class Patience:
-    """Pauses between tries of a call, until PATIENCE_SECONDS are over."""
-
-    def __init__(self) -> None:
-        self._waits = pauses()
-        self._until = time.monotonic() + PATIENCE_SECONDS
-
-    async def wait(self, error: TransientError) -> None:
-        """Pause; raises EndpointError when it has lasted too long."""
-        if time.monotonic() > self._until:
-            said = f"for {PATIENCE_SECONDS / 3600:g} hours; what is out is not lost: run again"
-            raise EndpointError(f"{error} ({said})") from error
-        await asyncio.sleep(max(next(self._waits), min(error.retry_after or 0.0, MOST_POLL_SECONDS)))
-
-
-def pauses() -> Iterator[float]:
-    """Seconds to wait, longer and longer."""
-    fixed = os.environ.get("ENGINE_BATCH_POLL_SECONDS")
-    pause = float(fixed) if fixed else POLL_SECONDS
-    while True:
-        yield pause
-        pause = pause if fixed else min(MOST_POLL_SECONDS, 1.5 * pause)
+LineResult = Completion | ModelError | None
+"""The result of one request in a batch; None if the batch ended before it was processed."""
 
 
 class BatchApi:
-    """The server's side of it. A failure that may pass is waited out, unless said otherwise; others are EndpointErrors.
+    """Calls the Batch API. Waits out failures that may pass, unless noted otherwise; other failures are EndpointErrors.
 
     Attributes:
-        trouble: how the last call failed, in the server's words; nothing when it did not.
+        trouble: how the last call failed, in the server's words; empty if it succeeded.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._secret = api_key(spec)
-        # Files are large: what is limited for them is silence.
+        # Files are large, so only the time without data is limited.
         self._session = session(spec, self._secret, aiohttp.ClientTimeout(sock_connect=30, sock_read=spec.timeout))
         self._heard = False
         self.trouble = ""
@@ -129,7 +47,7 @@ class BatchApi:
         await self._session.close()
 
     async def upload(self, lines: bytes) -> str:
-        """Send an input file; gives its id. A server that never answered is not waited for any longer than in chat mode."""
+        """Upload an input file. Returns its id. A server that has never answered gets no more attempts than in chat mode."""
 
         async def send() -> str:
             form = aiohttp.FormData({"purpose": "batch"})
@@ -139,12 +57,12 @@ class BatchApi:
         return await self._patiently(send, self._spec.retries)
 
     async def create(self, file: str) -> str:
-        """Create a batch; gives its id. One try: raises TransientError."""
+        """Create a batch. Returns its id. One attempt: raises TransientError."""
         asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         return await self._call("POST", "/batches", _id, json=asked, timeout=self._timeout())
 
     async def find(self, file: str, since: float) -> str | None:
-        """The batch of an input file, if it was created. One try: raises TransientError."""
+        """The batch of an input file, if it was created. One attempt: raises TransientError."""
         after: dict[str, str] = {}
         while True:
             page = await self._call("GET", "/batches", _json, params={"limit": "100", **after}, timeout=self._timeout())
@@ -152,7 +70,7 @@ class BatchApi:
             for batch in batches:
                 if batch.get("input_file_id") == file:
                     return str(batch["id"])
-            # The newest come first; a day, because clocks differ.
+            # The newest batches come first. One day of tolerance, because clocks differ.
             if not page.get("has_more") or batches[-1].get("created_at", 0) < since - _DAY:
                 return None
             after = {"after": str(batches[-1]["id"])}
@@ -162,8 +80,8 @@ class BatchApi:
         path = f"/batches/{batch}"
         return dict(await self._patiently(lambda: self._call("GET", path, _json, timeout=self._timeout())))
 
-    async def read(self, file: str, logprobs: frozenset[str], found: dict[str, Outcome]) -> bool:
-        """Add what a file of answers or errors says of each request to `found`; whether all lines could be read."""
+    async def read(self, file: str, logprobs: frozenset[str], found: dict[str, LineResult]) -> bool:
+        """Add each request's result in a file of answers or errors to `found`. Returns whether all lines were readable."""
 
         async def lines(response: aiohttp.ClientResponse) -> bool:
             whole, rest = True, b""
@@ -182,32 +100,32 @@ class BatchApi:
         words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(said, 1000) or 'no reason given'}"
         return redact(words, self._secret)
 
-    def _take(self, line: bytes, logprobs: frozenset[str], found: dict[str, Outcome]) -> bool:
+    def _take(self, line: bytes, logprobs: frozenset[str], found: dict[str, LineResult]) -> bool:
         if not line.strip():
             return True
         try:
             document = from_json(line)
             key = str(document["custom_id"])
-            found[key] = self._outcome(document, key in logprobs)
+            found[key] = self._result(document, key in logprobs)
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         return True
 
-    def _outcome(self, document: dict[str, Any], logprobs: bool) -> Outcome:
+    def _result(self, document: dict[str, Any], logprobs: bool) -> LineResult:
         error, response = document.get("error"), document.get("response") or {}
         if error and error.get("code") in _NOT_DONE:
             return None
         status, body = int(response.get("status_code") or 500), response.get("body")
         if status != 200:
             return self._failure(status, json.dumps(body or {"error": error}), {})
-        # Whoever asked may be gone; for reading the answer only this much of the request matters.
+        # The original request may belong to another process; this much of it is enough to read the answer.
         sampling = {"extra_body": self._spec.extra_body, **({"logprobs": 0} if logprobs else {})}
         asked = Request(self._spec.endpoint, self._spec.model, (), sampling)
         try:
             with redacted(self._secret):
                 answer = chat_completions.completions(body, [asked], 0.0).completions[0]
                 if holds(answer.text, self._secret):
-                    raise RequestError("the answer has the API key in it, so it is not kept")
+                    raise RequestError("the answer contains the API key, so it is discarded")
                 return answer
         except ModelError as error_in_it:
             return error_in_it
@@ -223,7 +141,7 @@ class BatchApi:
         return aiohttp.ClientTimeout(total=self._spec.timeout)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], tries_unheard: int | None = None) -> T:
-        """Make a call until it succeeds; `tries_unheard`: further tries while nobody has ever answered there."""
+        """Make a call until it succeeds; `tries_unheard`: further attempts at an address that has never answered."""
         patience, tries = Patience(), 0
         while True:
             try:
@@ -244,7 +162,7 @@ class BatchApi:
         return result
 
     async def _request(self, method: str, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[T]], **more: Any) -> T:
-        """One HTTP request. Nothing smaller than the whole batch is at fault: no RequestError."""
+        """One HTTP request. It concerns the whole batch, so it raises no RequestError."""
         url = f"{self._spec.endpoint}{path}"
         try:
             async with self._session.request(method, url, **more) as response:

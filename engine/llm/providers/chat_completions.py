@@ -1,4 +1,4 @@
-"""OpenAI's chat completions as JSON: from requests to a body, from a response to completions that are whole, or an error."""
+"""OpenAI's chat completions as JSON: from requests to a body, and from a response to usable completions or an error."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from engine.llm.providers.capabilities import Abilities
+from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.providers.failures import status_of
 from engine.llm.providers.response_body import excerpt, has_half
+from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob, token_count
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.finish_reason import USABLE_AS, End, ending
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import (
-    LEAST_LOGPROB,
-    Completion,
-    EndpointError,
-    ModelError,
-    Request,
-    RequestError,
-    TokenLogprob,
-    TransientError,
-    tokens,
-)
+from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
 
 MOST_AT_ONCE = 64
-"""Answers asked for in one request: the most that common servers take."""
+"""The maximum of answers in one request: the most that common servers accept."""
 
 _ROUNDING = 1e-3
-"""A logarithm of a probability may be this much above 0."""
+"""A logarithm of a probability may exceed 0 by this much."""
 
 _RETRIED = {408, 409, 425, 429}
 
@@ -38,9 +30,9 @@ class Reply(NamedTuple):
     """A server's answers to requests for one prompt.
 
     Attributes:
-        completions: those that can be used, at most one for each request: whole, or cut off by a limit.
-        choices: how many came.
-        says_why: whether the server says why its answers ended.
+        completions: the usable ones, at most one for each request: complete, or cut off by a limit.
+        choices: the number of choices in the response.
+        says_why: whether the server reports why its answers ended.
     """
 
     completions: list[Completion]
@@ -48,13 +40,13 @@ class Reply(NamedTuple):
     says_why: bool
 
 
-def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> dict[str, Any]:
-    """The JSON that asks for answers to requests that differ in nothing but `sample`, in words the server knows."""
+def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabilities) -> dict[str, Any]:
+    """The JSON body for requests that differ only in `sample`, with features that the server supports."""
     first = requests[0]
     sampling = first.sampling
     messages = list(first.messages)
     asked: dict[str, Any] = {"model": spec.model, "messages": messages}
-    longest = "max_completion_tokens" if abilities.max_completion_tokens else "max_tokens"
+    longest = "max_completion_tokens" if capabilities.max_completion_tokens else "max_tokens"
     asked |= {"temperature": sampling["temperature"], longest: sampling["max_tokens"]}
     if sampling["top_p"] != 1.0:
         asked["top_p"] = sampling["top_p"]
@@ -66,7 +58,7 @@ def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> 
         asked["n"] = len(requests)
     if "logprobs" in sampling:
         asked |= {"logprobs": True, "top_logprobs": sampling["logprobs"]}
-    if first.schema is not None and abilities.response_format is False:
+    if first.schema is not None and capabilities.response_format is False:
         asked["messages"] = in_words(messages, first.schema)
     elif first.schema is not None:
         schema = {"name": str(first.schema["title"]), "schema": first.schema, "strict": True}
@@ -75,12 +67,12 @@ def body(spec: ModelSpec, requests: Sequence[Request], abilities: Abilities) -> 
 
 
 def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> Reply:
-    """The answers in a response. Of several choices, those that cannot be used are left out as long as one can.
+    """The answers in a response. Unusable choices are left out if at least one is usable.
 
     Raises:
-        TransientError: the response is not a chat completion, or the server broke down while it answered.
-        RequestError: the model refused, a filter stopped it, or its answer is not one that can be used.
-        EndpointError: log-probabilities were asked for, and there are none.
+        TransientError: the response is not a chat completion, or the server failed while answering.
+        RequestError: the model refused, a filter stopped it, or its answer is not usable.
+        EndpointError: log-probabilities were requested, and there are none.
     """
     try:
         choices = answer["choices"]
@@ -100,7 +92,7 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
     if not usable:
         raise failed[0]
     if not paid.tokens_out and any(each.text for each in usable):
-        paid.tokens_in = 0  # a text of no tokens: the server does not count
+        paid.tokens_in = 0  # a text cannot have zero tokens: the server does not count
     shares = _shares(paid.tokens_out, [each.text for each in usable])
     for place, each in enumerate(usable):
         usable[place] = each.model_copy(update={"tokens_in": 0 if place else paid.tokens_in, "tokens_out": shares[place]})
@@ -108,28 +100,28 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
 
 
 def unused(reply: Reply) -> Completion:
-    """What stands for answers that are not used: they were paid for."""
+    """A placeholder for answers that are discarded but were paid for."""
     count = [sum(each) for each in zip(*((each.tokens_in, each.tokens_out) for each in reply.completions), strict=True)]
     return Completion(text="", finish_reason="unknown", tokens_in=count[0], tokens_out=count[1])
 
 
 class _Paid:
-    """What a response took, by the server's own count; where that is impossible, the server does not say."""
+    """What a response used, by the server's own count; impossible counts are treated as not reported."""
 
     def __init__(self, answer: Any, latency_ms: float) -> None:
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        known = all(type(count) is int and tokens(count) == count for count in counts)
+        known = all(type(count) is int and token_count(count) == count for count in counts)
         self.tokens_in, self.tokens_out = (int(counts[0] or 0), int(counts[1] or 0)) if known else (0, 0)
         self.latency_ms = round(latency_ms, 3)
 
     def nothing(self, finish_reason: str) -> Completion:
-        """An answer that is not used."""
+        """A discarded answer."""
         return self.answer("", finish_reason)
 
     def answer(self, text: str, finish_reason: str, logprobs: tuple[TokenLogprob, ...] | None = None) -> Completion:
-        """An answer, to which all that the response took is reckoned."""
+        """An answer that carries the usage of the whole response."""
         return Completion(
             text=text,
             finish_reason=finish_reason,
@@ -141,7 +133,7 @@ class _Paid:
 
 
 def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
-    """A choice that can be used; see completions."""
+    """The completion of a usable choice; see completions."""
     error, reason = choice.get("error"), choice.get("finish_reason")
     said = f"finish_reason {excerpt(str(reason), 60)!r}"
     if error:
@@ -152,28 +144,29 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
     if end == "whole" and (beside := _ended_otherwise(choice)) is not None:
         end, said = beside
     if end == "failed":
-        raise TransientError(f"the server broke off its answer ({said})", completion=paid.nothing("error"))
+        raise TransientError(f"the server failed while answering ({said})", completion=paid.nothing("error"))
     if end == "filtered":
         raise RequestError(f"the server's content filter stopped the answer ({said})", paid.nothing("content_filter"))
     if end == "unknown":
         raise RequestError(
-            f"the server ended its answer for an unknown reason ({said}), so it is not taken as whole", paid.nothing("unknown")
+            f"the server ended its answer for an unknown reason ({said}), so the answer may be incomplete",
+            paid.nothing("unknown"),
         )
     if end == "tools" and not _offers_tools(request):
         raise RequestError(
-            f"the model called a tool instead of answering, and none was offered ({said})", paid.nothing("unknown")
+            f"the model called a tool instead of answering, although none was offered ({said})", paid.nothing("unknown")
         )
     text = _text(choice["message"])
     if has_half(text):
-        raise RequestError("the answer has half of a surrogate pair, which is no character", paid.nothing("unknown"))
+        raise RequestError("the answer contains half of a surrogate pair, which is not a character", paid.nothing("unknown"))
     if end == "unsaid":
-        # Small servers leave it out. What took all the tokens that it might was, in all likelihood, cut off.
+        # Small servers omit it. An answer that used all its tokens was very likely cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
     return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
 
 
 def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
-    """How an answer ended, and the words for it, where a router's `stop` is contradicted by what its provider said."""
+    """How an answer really ended, with the source, if details in the choice contradict a router's `stop`."""
     native = choice.get("native_finish_reason")
     if (end := ending(native)) in ("cut off", "filtered", "failed"):
         return end, f"native_finish_reason {excerpt(str(native), 60)!r}"
@@ -184,10 +177,10 @@ def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
 
 
 def _raise_failed(error: Any, said: str, paid: _Paid) -> None:
-    """An error inside a choice: the answer broke off."""
+    """Raise the error inside a choice: the server failed while answering."""
     status = status_of(error) if isinstance(error, dict) else 502
     words = error.get("message") if isinstance(error, dict) else error
-    said = f"the server broke off its answer ({said}): {status}: {excerpt(str(words or error))}"
+    said = f"the server failed while answering ({said}): {status}: {excerpt(str(words or error))}"
     if status in _RETRIED or status >= 500:
         raise TransientError(said, throttled=status == 429, completion=paid.nothing("error"))
     raise RequestError(said, paid.nothing("error"))
@@ -204,7 +197,7 @@ def _says_why(choice: Any) -> bool:
 
 def _text(message: Mapping[str, Any]) -> str:
     text = message.get("content") or ""
-    if isinstance(text, list):  # of parts
+    if isinstance(text, list):  # content parts
         text = "".join(part.get("text") or "" for part in text if part.get("type") in ("text", "output_text"))
     if not isinstance(text, str):
         raise TypeError("its content is not text")
@@ -212,7 +205,7 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 def _shares(count: int, texts: Sequence[str]) -> list[int]:
-    """Servers count the tokens of all choices together; each is given its share by length, and the sum is kept."""
+    """Each choice's share of the tokens, by length. Servers count all choices together; the shares add up to the count."""
     ends = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
     return [end * count // ends[-1] - start * count // ends[-1] for start, end in itertools.pairwise(ends)]
 
@@ -221,7 +214,7 @@ def _logprobs(choice: Any, paid: _Paid) -> tuple[TokenLogprob, ...]:
     given = choice.get("logprobs")
     content = given.get("content") if isinstance(given, dict) else None
     if content is None:
-        raise EndpointError("the server gives no log-probabilities, and the step needs them")
+        raise EndpointError("the server returns no log-probabilities, and the step needs them")
     try:
         return tuple(_token(each) for each in content)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -233,7 +226,7 @@ def _token(each: Any) -> TokenLogprob:
     top = {str(one["token"]): one["logprob"] for one in each.get("top_logprobs") or ()}
     known = {token: _logprob(value) for token, value in top.items() if not _is_nan(value)}
     if any(has_half(token) for token in (str(each["token"]), *known)):
-        raise ValueError("a token has half of a surrogate pair")
+        raise ValueError("a token contains half of a surrogate pair")
     return TokenLogprob(token=each["token"], logprob=_logprob(each["logprob"]), top=known)
 
 

@@ -1,4 +1,4 @@
-"""Failures of a server by class, in its own words: what concerns every request, one request, or will pass."""
+"""Failures of a server by class, in its own words: failures of every request, of one request, or of this attempt."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import aiohttp
 
 from engine.llm.providers.response_body import GarbledError, excerpt, from_json
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, ModelError, RequestError, TransientError
 
-_PASSING = {408, 409, 425, 429}
+_TRANSIENT = {408, 409, 425, 429}
 _ENDPOINT = {401, 402, 403, 404}
 _DOWN = {502, 503, *range(520, 524)}
-"""From a gateway whose server does not answer, or a server that starts or stops."""
+"""From a gateway whose server does not answer, or from a server that starts or stops."""
 _NOT_BILLED = {409, 425, 429, 503, 529}
-"""Passing failures of requests that no model has worked on."""
+"""Transient failures of requests that no model has processed."""
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NO_MODEL = re.compile(
     r"\bmodels?\b.{0,80}(not exist|doesn't exist|not found|not a valid model)|is not a valid model"
@@ -34,7 +34,7 @@ _OF_REQUESTS = re.compile(
     r"response_format|json.?schema|logprob|temperature|top_p|max_\w*tokens|\bstop\b|\bseed\b|\brole\b|\btools?\b|\bimages?\b|param|\bn\b",
     re.IGNORECASE,
 )
-"""Words about how a request is put: then it is not the model's name that is wrong."""
+"""Words about the form of a request: the model's name is not the problem then."""
 _NO_KEY = re.compile(
     r"((api|access|auth\w*|bearer|proxy)[ _-]?(key|token)|credentials|server token)\b.{0,60}"
     r"(not valid|invalid|incorrect|missing|not (passed|provided|found|set)|expired|revoked|passed in|required)"
@@ -57,39 +57,40 @@ _STATUSES = {
     "rate_limit_error": 429,
     "overloaded_error": 529,
 }
-"""Of errors that come with 200 and name no status."""
-_OURS = {"temperature", "top_p", "stop", "seed"}
-"""Sampling parameters that every request has, and that nothing stands in for when a server refuses one."""
+"""For errors that come with 200 and without a status."""
+_IN_EVERY_REQUEST = {"temperature", "top_p", "stop", "seed"}
+"""Sampling parameters of every request. There is no workaround if a server refuses one."""
 _REFUSED_PARAMETER = {"unsupported_value", "unsupported_parameter"}
 _MOST_WAIT = 86_400.0
-"""Seconds; a server that asks for more is not taken at its word."""
+"""Seconds. A longer Retry-After is ignored."""
 
 
 def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec) -> ModelError:
-    """A response that is an error, by class.
+    """The error in a response, by class.
 
     Args:
-        status: the HTTP status, or that of an error which came with 200.
+        status: the HTTP status, or the status of an error that came with 200.
         text: the body.
     """
     code, param, words = _server_words(text)
     said = f"{spec.endpoint} answered {status}: {words}"
     if 300 <= status < 400:
         to = excerpt(headers.get("Location", "another address"), 200)
-        return EndpointError(f"{said} (it redirects to {to}; correct base_url)")
+        return EndpointError(f"{said} (redirects to {to}; correct base_url)")
     if code in _NO_QUOTA or status == 402:
         return EndpointError(f"{said} (the account has no quota left)")
-    if status == 404 and _OF_PARAMETERS.search(words):  # a router found nobody who takes the request as it was put
+    if status == 404 and _OF_PARAMETERS.search(words):  # a router found no provider that accepts the request in this form
         return RequestError(said, refused=True)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
         form = "" if spec.endpoint.endswith("/v1") else ", which usually ends in /v1,"
         return EndpointError(f"{said} (check base_url{form} and the model name {spec.model!r})")
     if status in _ENDPOINT or (status == 400 and _NO_KEY.search(words)):
         key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"
-        return EndpointError(f"{said} ({'this key may not use this model' if status == 403 else key})")
-    if status == 400 and code in _REFUSED_PARAMETER and param in _OURS:
-        return EndpointError(f"{said} (every request has {param}: change it in the model or in the step that sets it)")
-    if status in _PASSING or status >= 500:
+        hint = "check that the key may use this model, and that base_url is right" if status == 403 else key
+        return EndpointError(f"{said} ({hint})")
+    if status == 400 and code in _REFUSED_PARAMETER and param in _IN_EVERY_REQUEST:
+        return EndpointError(f"{said} (every request has {param}: change it in the model, or in the step that sets it)")
+    if status in _TRANSIENT or status >= 500:
         return TransientError(
             said,
             retry_after(headers),
@@ -102,9 +103,9 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
 
 
 def error_inside(answer: Any) -> int | None:
-    """The status of an error that came with 200, as some servers and proxies send them; None when it is none.
+    """The status of an error that came with 200, as some servers and proxies send them; None if there is no error.
 
-    It is 502 when the error names no status.
+    It is 502 if the error names no status.
     """
     if not isinstance(answer, dict):
         return None
@@ -115,7 +116,7 @@ def error_inside(answer: Any) -> int | None:
 
 
 def status_of(error: Mapping[str, Any]) -> int:
-    """The HTTP status that an error object names; 502 when it names none."""
+    """The HTTP status that an error object names; 502 if it names none."""
     for name in ("code", "status", "status_code"):
         value = str(error.get(name))[:4]
         if value.isascii() and value.isdigit() and 400 <= int(value) < 600:
@@ -124,20 +125,20 @@ def status_of(error: Mapping[str, Any]) -> int:
 
 
 def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bool = True) -> TransientError | EndpointError:
-    """What went wrong before there was a response, or in the middle of it.
+    """The error for a connection that failed before or during the response.
 
     Args:
-        heard: whether the server has ever answered: a name that was never found is wrong; one that was found comes back.
+        heard: whether the server has ever answered. If not, a host name that is not found is wrong; if so, it may return.
     """
     if isinstance(error, TimeoutError):
-        return TransientError(f"{url}: no answer in {spec.timeout:g} s")
+        return TransientError(f"{url}: no answer within {spec.timeout:g} s")
     if isinstance(error, aiohttp.InvalidURL):
         return EndpointError(f"{url} is not a URL; correct base_url")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         said = f"{url}: {excerpt(str(error))}; correct base_url, or check the network"
         return TransientError(said, unreachable=True) if heard else EndpointError(said)
     if isinstance(error, aiohttp.ClientConnectorError):
-        said = f"nobody answers at {url} ({excerpt(error.strerror or str(error))}); is the server running, and base_url right?"
+        said = f"cannot connect to {url} ({excerpt(error.strerror or str(error))}); is the server running, and base_url right?"
         return TransientError(said, unreachable=True)
     if isinstance(error, GarbledError):
         return TransientError(f"{url}: {excerpt(str(error))}")
@@ -146,7 +147,7 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bo
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """How many seconds a server wants to be left alone: a number, a date, or milliseconds; None when it says nothing usable."""
+    """The seconds that a server asks to wait, from a number, a date, or milliseconds; None if there is no usable value."""
     for name, unit in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
         try:
             seconds = float(headers[name]) * unit
@@ -176,7 +177,7 @@ def _has_words(answer: Mapping[str, Any]) -> bool:
 
 
 def _server_words(text: str) -> tuple[str, str, str]:
-    """The code, the parameter and the message inside an error body; where it is no JSON, its beginning."""
+    """The code, the parameter and the message inside an error body; the beginning of the body if it is not JSON."""
     nothing = ("", "", excerpt(text) or "(nothing)")
     try:
         error = from_json(text)

@@ -1,80 +1,74 @@
-"""Any server that speaks OpenAI's chat completions, over bare aiohttp.
+"""Any server with OpenAI's chat completions, called with plain aiohttp.
 
-aiohttp costs a tenth of the `openai` package's CPU per request, which on small machines is the difference between a
-saturated endpoint and a saturated client; `benchmarks/clients.py` measures both.
+aiohttp uses a tenth of the `openai` package's CPU per request. On small machines that decides whether the endpoint or the
+client is saturated; `benchmarks/clients.py` measures both.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
-from engine.llm.providers.capabilities import MEANING, Abilities, recall, remember
-from engine.llm.providers.failures import connection_failure, error_inside, failure
+from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
+from engine.llm.providers.http import api_key, post_json, session
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.response_body import (
-    MOST_BYTES,
     GarbledError,
     body_limit,
-    decoded,
-    excerpt,
     from_json,
-    read_body,
-    read_start,
 )
+from engine.llm.types.capability import MEANING
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, ModelError, Request, RequestError, TransientError
+from engine.llm.types.requests import Request
 
-_NAMES_IT = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
+_NAMES_A_FEATURE = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
 _GUESSES = 3
 
 
 @dataclass(frozen=True)
-class _Change:
-    """What a server is taken for when a request is put differently.
+class _Adaptation:
+    """What to assume about a server when a refused request is sent again in another form.
 
     Attributes:
-        to: abilities that it is taken to have, or not to have.
-        sure: whether it said so.
+        assumed: capabilities that the server is assumed to have, or not to have.
+        sure: whether the server said so.
     """
 
-    to: Mapping[str, bool]
+    assumed: Mapping[str, bool]
     sure: bool = True
 
-    def and_also(self, more: Mapping[str, bool], *, sure: bool) -> _Change:
-        return _Change({**self.to, **more}, sure=self.sure and sure)
+    def extended(self, more: Mapping[str, bool], *, sure: bool) -> _Adaptation:
+        return _Adaptation({**self.assumed, **more}, sure=self.sure and sure)
 
 
-_AS_IS = _Change({})
+_NONE = _Adaptation({})
 
 
 class OpenAIProvider:
     """A client for one endpoint; connections are kept and reused.
 
-    What the server turns out not to know (`n`, `response_format`) is done without from then on, and noted.
+    Works around what the server turns out not to support (`n`, `response_format`), and notes it for the user.
 
     Args:
         spec: the model.
-        answers: where it is noted what the server can do.
+        answers: the store for the server's known capabilities.
     """
 
     def __init__(self, spec: ModelSpec, answers: Answers) -> None:
         self.notes: list[str] = []
         self._spec = spec
         self._answers = answers
-        self._abilities: Abilities | None = None
-        self._differently: dict[str, _Change] = {}
+        self._capabilities: KnownCapabilities | None = None
+        self._adapted: dict[str, _Adaptation] = {}
         self._guesses: Counter[str] = Counter()
         self._broke_down: set[str] = set()
         self._odd_schemas: set[str] = set()
@@ -85,178 +79,115 @@ class OpenAIProvider:
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """One POST; see Provider.
 
-        A request that is refused because of what not every server knows raises a TransientError, and is put differently
-        when it is sent again. Only when that helps has anything been learnt of the server.
+        If a refusal may be due to an optional feature, this raises a TransientError, and the next attempt sends the request
+        without that feature. The server's capabilities are recorded only if that helps.
         """
-        if self._abilities is None:
-            self._abilities = await recall(self._answers, self._spec)
+        if self._capabilities is None:
+            self._capabilities = await recall(self._answers, self._spec)
         first = requests[0]
-        change = self._differently.pop(first.key, _AS_IS)
-        abilities = self._abilities.model_copy(update=change.to)
+        adaptation = self._adapted.pop(first.key, _NONE)
+        capabilities = self._capabilities.model_copy(update=adaptation.assumed)
         if first.schema is not None and str(first.schema["title"]) in self._odd_schemas:
-            abilities = abilities.model_copy(update={"response_format": False})
-        requests = requests[: 1 if abilities.n is False else chat_completions.MOST_AT_ONCE]
+            capabilities = capabilities.model_copy(update={"response_format": False})
+        requests = requests[: 1 if capabilities.n is False else chat_completions.MOST_AT_ONCE]
         try:
             with redacted(self._key):
-                found, choices, says_why = await self._post(requests, abilities)
+                found, choices, says_why = await self._post(requests, capabilities)
         except (RequestError, TransientError) as error:
             self._heard = self._heard or not (isinstance(error, TransientError) and error.unreachable)
-            if not error.refused or (more := self._other_words(requests, abilities, error, change)) is None:
+            if not error.refused or (more := self._adaptation(requests, capabilities, error, adaptation)) is None:
                 raise
-            self._differently[first.key] = more
-            raise TransientError(str(error), differently=True) from None
+            self._adapted[first.key] = more
+            raise TransientError(str(error), adapted=True) from None
         self._broke_down.discard(first.key)
-        await self._learn_from(change)
+        await self._learn_from(adaptation)
         if len(requests) > 1:
             await self._learn({"n": choices >= len(requests)})
         if not says_why:
             self._note(
-                f"{self._spec.endpoint} does not say why answers end (finish_reason); they are taken as whole unless they took "
-                "all of max_tokens"
+                f"{self._spec.endpoint} does not report why answers end (finish_reason); answers count as complete unless they "
+                "used all of max_tokens"
             )
-        if first.schema is not None and abilities.response_format is not False:
+        if first.schema is not None and capabilities.response_format is not False:
             if _is_json(found[0].text):
                 await self._learn({"response_format": True})
             elif found[0].text.strip() and not found[0].truncated:
                 await self._learn({"response_format": False})
         return found
 
-    def _other_words(
-        self, requests: Sequence[Request], abilities: Abilities, error: RequestError | TransientError, change: _Change
-    ) -> _Change | None:
-        """How a request that was refused is to be put when it is sent again; None when that is of no use."""
+    def _adaptation(
+        self,
+        requests: Sequence[Request],
+        capabilities: KnownCapabilities,
+        error: RequestError | TransientError,
+        adaptation: _Adaptation,
+    ) -> _Adaptation | None:
+        """How to adapt a refused request before it is sent again; None if adapting it is no use."""
         refusal = str(error)
         if isinstance(error, TransientError):
-            if requests[0].key in self._broke_down:  # putting it differently did not help
+            if requests[0].key in self._broke_down:  # adapting it did not help
                 return None
             self._broke_down.add(requests[0].key)
-        if abilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
-            return change.and_also({"max_completion_tokens": True}, sure=True)
+        if capabilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
+            return adaptation.extended({"max_completion_tokens": True}, sure=True)
         schema = requests[0].schema
-        held = schema is not None and abilities.response_format is not False
+        held = schema is not None and capabilities.response_format is not False
         if held and "invalid schema" in refusal.lower():
-            self._odd_schemas.add(str(schema and schema["title"]))  # this one, not every one
-            return change
+            self._odd_schemas.add(str(schema and schema["title"]))  # only this schema, not all
+            return adaptation
         more = {}
-        if len(requests) > 1 and abilities.n is None:
+        if len(requests) > 1 and capabilities.n is None:
             more["n"] = False
-        if held and abilities.response_format is None:
+        if held and capabilities.response_format is None:
             more["response_format"] = False
-        # A server that breaks down (5xx) may do so for other reasons; one that names what it does not know does not.
-        sure = isinstance(error, RequestError) or _NAMES_IT.search(refusal) is not None
-        return change.and_also(more, sure=sure) if more else None
+        # A 5xx can have other causes, unless the server names the feature that it does not support.
+        sure = isinstance(error, RequestError) or _NAMES_A_FEATURE.search(refusal) is not None
+        return adaptation.extended(more, sure=sure) if more else None
 
     def stop(self, why: ModelError) -> None:
-        """See Provider: what was sent is paid for, and comes to its end."""
+        """See Provider. Requests in flight are paid for, so they finish."""
 
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
 
     async def _learn(self, found_out: Mapping[str, bool]) -> None:
-        assert self._abilities is not None
-        if news := {ability: able for ability, able in found_out.items() if getattr(self._abilities, ability) is None}:
-            self._abilities = self._abilities.model_copy(update=news)
+        assert self._capabilities is not None
+        if news := {
+            capability: able for capability, able in found_out.items() if getattr(self._capabilities, capability) is None
+        }:
+            self._capabilities = self._capabilities.model_copy(update=news)
             self.notes += [
-                f"{self._spec.endpoint} does not know `{ability}` ({MEANING[ability]})"
-                for ability, able in news.items()
+                f"{self._spec.endpoint} does not support `{capability}` ({MEANING[capability]})"
+                for capability, able in news.items()
                 if not able
             ]
-            await remember(self._answers, self._spec, self._abilities)
+            await remember(self._answers, self._spec, self._capabilities)
 
-    async def _learn_from(self, change: _Change) -> None:
-        """What helped is true of the server: at once where its refusal was clear, else when it helped several times."""
-        if not change.to:
+    async def _learn_from(self, adaptation: _Adaptation) -> None:
+        """Record what a successful adaptation shows: at once if the refusal was clear, otherwise after several successes."""
+        if not adaptation.assumed:
             return
-        self._guesses.update(list(change.to))
-        if change.sure or all(self._guesses[ability] >= _GUESSES for ability in change.to):
-            await self._learn(change.to)
+        self._guesses.update(list(adaptation.assumed))
+        if adaptation.sure or all(self._guesses[capability] >= _GUESSES for capability in adaptation.assumed):
+            await self._learn(adaptation.assumed)
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
 
-    async def _post(self, requests: Sequence[Request], abilities: Abilities) -> chat_completions.Reply:
+    async def _post(self, requests: Sequence[Request], capabilities: KnownCapabilities) -> chat_completions.Reply:
         sampling = requests[0].sampling
         most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
-        asked = chat_completions.body(self._spec, requests, abilities)
+        asked = chat_completions.body(self._spec, requests, capabilities)
         url = f"{self._spec.endpoint}/chat/completions"
         started = time.perf_counter()
         answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
         self._heard = True
         reply = chat_completions.completions(answer, requests, (time.perf_counter() - started) * 1000)
         if any(holds(each.text, self._key) for each in reply.completions):
-            raise RequestError("the answer has the API key in it, so it is not kept", chat_completions.unused(reply))
+            raise RequestError("the answer contains the API key, so it is discarded", chat_completions.unused(reply))
         return reply
-
-
-async def post_json(
-    client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, *, most: int = MOST_BYTES, heard: bool = True
-) -> Any:
-    """POST a JSON document and give the JSON that comes back; what goes wrong is raised by class.
-
-    The errors have the server's words as they are: raise them through `redacted`.
-
-    Args:
-        most: the most bytes that the response may have.
-        heard: whether the server has ever answered.
-    """
-    try:
-        # A redirect would take the prompt to another host, and its answer would stand in the journal under this one.
-        async with client.post(url, json=asked, allow_redirects=False) as response:
-            if response.status != 200:
-                text = (await read_start(response)).decode(errors="replace")
-                raise failure(response.status, text, response.headers, spec)
-            text = decoded(await read_body(response, most), response.charset)
-            answer = _parsed(text)
-            if (status := error_inside(answer)) is not None:
-                raise failure(status, text, response.headers, spec)
-            return answer
-    except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
-        raise connection_failure(error, url, spec, heard=heard) from None
-
-
-def session(spec: ModelSpec, secret: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A client that keeps as many connections as requests may be in flight."""
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    return aiohttp.ClientSession(
-        headers=headers,
-        timeout=timeout,
-        connector=aiohttp.TCPConnector(limit=spec.limits.concurrency),
-        json_serialize=_dumps,
-    )
-
-
-def api_key(spec: ModelSpec) -> str:
-    """The key from the environment; raises EndpointError when it should be there and is not."""
-    secret = os.environ.get(spec.api_key_env, "").strip() if spec.api_key_env else ""
-    if any(not letter.isprintable() for letter in secret):
-        raise EndpointError(f"the key in {spec.api_key_env} has a line break or another control character in it")
-    if spec.api_key_env and not secret:
-        # Keys do not travel with jobs: every node of a cluster must have its own.
-        raise EndpointError(f"the environment variable {spec.api_key_env} is not set on {socket.gethostname()}")
-    return secret
-
-
-def _dumps(document: Any) -> str:
-    return json.dumps(document, separators=(",", ":"))
-
-
-def _parsed(text: str) -> Any:
-    try:
-        answer = from_json(text)
-    except GarbledError as error:
-        raise GarbledError(f"{error}; it begins: {excerpt(text) or '(nothing)'}{_streams(text)}") from None
-    if not isinstance(answer, dict):
-        raise GarbledError(f"the response is not a chat completion; it reads: {excerpt(text)}")
-    if "choices" not in answer and error_inside(answer) is None:
-        raise GarbledError(f"the response is not a chat completion, because it has no choices; it reads: {excerpt(text)}")
-    return answer
-
-
-def _streams(text: str) -> str:
-    streams = text.lstrip().startswith(("data:", "event:", ": "))
-    return " (the server streams, though it was not asked to; look for `stream` in its settings)" if streams else ""
 
 
 def _is_json(text: str) -> bool:

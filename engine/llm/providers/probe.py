@@ -1,4 +1,4 @@
-"""Ask a server what it can do, in a few tiny requests, before it is relied on; what is known is not asked again."""
+"""Finds out a server's capabilities with a few tiny requests, unless they are already known."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.governor import Gate
-from engine.llm.limits.single_request import gated
-from engine.llm.providers.capabilities import Abilities, Ability, recall, remember
-from engine.llm.providers.openai import api_key, post_json, session
+from engine.llm.limits.single_request import send_within_limits
+from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
+from engine.llm.providers.http import api_key, post_json, session
 from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
+from engine.llm.types.capability import Capability
+from engine.llm.types.errors import RequestError, TransientError
 from engine.llm.types.finish_reason import ending
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import RequestError, TransientError
 
 _MOST_WAIT = 60.0
 _SAMPLES = 4
@@ -32,51 +33,51 @@ _SCHEMA = {
 
 
 class Probed(NamedTuple):
-    """What a server can do, and how many requests it took to find out."""
+    """A server's capabilities, and how many requests it took to find them out."""
 
-    abilities: Abilities
+    capabilities: KnownCapabilities
     calls: int
 
 
 async def probe(
     spec: ModelSpec,
     answers: Answers,
-    wanted: Sequence[Ability],
+    wanted: Sequence[Capability],
     gate: Gate,
     *,
-    anew: bool = False,
+    recheck_all: bool = False,
     recheck: bool = False,
 ) -> Probed:
-    """Find out the wanted abilities of a model on its server, and keep each as soon as it is known.
+    """Find out the wanted capabilities of a model on its server, and store each as soon as it is known.
 
     Args:
         spec: the model.
-        answers: where what is known is kept.
-        wanted: abilities.
+        answers: the store for known capabilities.
+        wanted: capabilities.
         gate: the model's limits.
-        anew: ask also for what is known: servers learn.
-        recheck: ask also for what the server did not have.
+        recheck_all: check the known capabilities again as well: servers gain features.
+        recheck: check again those that the server did not have.
 
     Raises:
         EndpointError: no request can succeed there (key, model name, address).
-        TransientError: the server did not answer after `retries` further tries.
+        TransientError: the server did not answer after `retries` further attempts.
         BudgetError: the limits allow no further request.
     """
-    abilities = await recall(answers, spec)
-    missing = abilities.missing(wanted) if recheck else []
-    unknown = [each for each in wanted if anew or each in missing or each in abilities.unknown(wanted)]
+    capabilities = await recall(answers, spec)
+    missing = capabilities.missing(wanted) if recheck else []
+    unknown = [each for each in wanted if recheck_all or each in missing or each in capabilities.unknown(wanted)]
     if not unknown:
-        return Probed(abilities, 0)
+        return Probed(capabilities, 0)
     secret = api_key(spec)
     async with session(spec, secret, aiohttp.ClientTimeout(total=spec.timeout)) as client:
         asker = _Asker(client, spec, secret, gate)
-        for ability in unknown:
-            found: dict[str, bool | None] = {ability: await _CHECKS[ability](asker)}
+        for capability in unknown:
+            found: dict[str, bool | None] = {capability: await _CHECKS[capability](asker)}
             if asker.longest != "max_tokens":
                 found["max_completion_tokens"] = True
-            abilities = abilities.model_copy(update=found)
-            await remember(answers, spec, abilities)
-    return Probed(abilities, asker.calls)
+            capabilities = capabilities.model_copy(update=found)
+            await remember(answers, spec, capabilities)
+    return Probed(capabilities, asker.calls)
 
 
 class _Asker:
@@ -87,10 +88,10 @@ class _Asker:
         self.longest = "max_tokens"
 
     async def choices(self, prompt: str, max_tokens: int, **more: Any) -> list[dict[str, Any]]:
-        """The choices that come back; none when the server refuses the request.
+        """The choices in the response; none if the server refuses the request.
 
-        A server may also break down over what it does not know (5xx): it is taken to refuse it when it answers the same
-        request without `more`, and breaks down over it once more.
+        A server may also answer an unsupported feature with 5xx. That counts as a refusal if the server answers the same
+        request without `more`, and fails again with it.
         """
         try:
             return await self._answered(prompt, max_tokens, more)
@@ -106,7 +107,7 @@ class _Asker:
             raise
 
     async def _answered(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
-        """The choices, after as many tries as the model's `retries` allow; one, where the server may refuse `more`."""
+        """The choices, with as many attempts as the model's `retries` allow; with one, if the server may refuse `more`."""
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, TransientError) and not (error.refused and more)),
             stop=stop_after_attempt(self._spec.retries + 1),
@@ -123,7 +124,7 @@ class _Asker:
         try:
             with redacted(self._secret):
                 send = partial(post_json, self._client, url, asked, self._spec, heard=self._heard)
-                answer = await gated(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
+                answer = await send_within_limits(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
         except RequestError as error:
             self._heard = True
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
@@ -136,7 +137,7 @@ class _Asker:
 
 
 def _wait(state: RetryCallState) -> float:
-    """The server's Retry-After when it gave one, with full jitter on an exponential ceiling otherwise."""
+    """The server's Retry-After if it sent one; otherwise exponential back-off with full jitter."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, TransientError) and error.retry_after is not None:
         return min(error.retry_after, _MOST_WAIT)
@@ -144,7 +145,7 @@ def _wait(state: RetryCallState) -> float:
 
 
 def _texts(choices: Sequence[dict[str, Any]]) -> list[str]:
-    """What was said; models that think may come to no word within a few tokens."""
+    """The texts of the choices. A reasoning model may not reach its answer within a few tokens."""
     messages = [choice.get("message") for choice in choices]
     texts = [message.get("content") for message in messages if isinstance(message, dict)]
     return [text for text in texts if text and isinstance(text, str)]
@@ -185,7 +186,7 @@ async def _sampling(asker: _Asker) -> bool | None:
     return len(set(texts)) > 1 if len(texts) > 1 else None
 
 
-_CHECKS: dict[Ability, Callable[[_Asker], Awaitable[bool | None]]] = {
+_CHECKS: dict[Capability, Callable[[_Asker], Awaitable[bool | None]]] = {
     "n": _n,
     "logprobs": _logprobs,
     "response_format": _response_format,

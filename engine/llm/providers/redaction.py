@@ -1,8 +1,8 @@
-"""Keeps API keys out of every text that comes from outside, however a server spells them.
+"""Keeps API keys out of every text that comes from a server, however the server spells them.
 
-The words of a server reach errors, rejects, logs, run journals and terminals. They are cleaned once, when a provider raises
-an error, after everything has been decoded. A text is searched as it would read with its escapes undone (JSON, URL, HTML),
-ignoring case and white space; what matches is replaced in the text as it stands.
+A server's words reach errors, rejects, logs, run journals and terminals. They are redacted once, when a provider raises an
+error, after everything has been decoded. The search runs on the text with its escapes decoded (JSON, URL, HTML), ignoring
+case and white space; matches are replaced in the original text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
-from engine.llm.types.requests import ModelError
+from engine.llm.types.errors import ModelError
 
 HIDDEN = "***"
-"""What is shown in place of a key."""
+"""Shown in place of a key."""
 
 PART = 8
-"""So many consecutive characters of a key are hidden, too: servers repeat its beginning or end."""
+"""Parts of a key of this length or more are hidden as well: servers repeat its beginning or end."""
 
 _PART_ENCODED = 12
 """The same for its base64 and hex forms."""
@@ -33,16 +33,16 @@ _SPELLING = re.compile(
     re.IGNORECASE,
 )
 _SKIPPED = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
-"""White space and invisible characters, which a key does not have and a text may break it with."""
+"""White space and invisible characters. A key has none, but a text may insert them into a key."""
 
 
 def redact(text: str, secret: str) -> str:
-    """The text without the secret, or any part of it that is as long as PART, in whatever spelling."""
+    """The text without the secret and without parts of it of length PART or more, in any spelling."""
     if not secret:
         return text
     if len(secret) < PART:
         return text.replace(secret, HIDDEN)
-    text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)  # also one that looks like an escape
+    text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)  # even if the secret looks like an escape
     plain, places = _plain(text)
     spans: list[tuple[int, int]] = []
     for grams in _grams(secret):
@@ -53,16 +53,16 @@ def redact(text: str, secret: str) -> str:
 
 
 def holds(text: str, secret: str) -> bool:
-    """Whether a model's answer has the whole secret in it, as it is or encoded.
+    """Whether a model's answer contains the whole secret, plain or encoded.
 
-    Short secrets are not looked for: they are the `EMPTY` and `none` that servers without keys are given.
+    Short secrets are ignored: they are placeholders such as `EMPTY` and `none`, for servers without keys.
     """
     return len(secret) >= PART and any(form in text for form in _whole(secret))
 
 
 @contextmanager
 def redacted(secret: str) -> Iterator[None]:
-    """Model errors raised inside are raised without the secret, and without their causes, whose texts may have it, too."""
+    """Removes the secret from model errors that are raised inside, and drops their causes, which may contain it as well."""
     try:
         yield
     except ModelError as error:
@@ -78,7 +78,7 @@ class _Grams(NamedTuple):
 
 @lru_cache(16)
 def _grams(secret: str) -> tuple[_Grams, ...]:
-    forms = {_folded(secret), _folded(secret.encode().decode("latin-1"))}  # the latter: UTF-8, escaped byte by byte
+    forms = {_folded(secret), _folded(secret.encode().decode("latin-1"))}  # the second: UTF-8, escaped byte by byte
     encoded = {_folded(secret.encode().hex()), *map(_folded, _base64(secret))}
     return _Grams(PART, _parts(forms, PART)), _Grams(_PART_ENCODED, _parts(encoded, _PART_ENCODED))
 
@@ -88,7 +88,7 @@ def _parts(forms: set[str], size: int) -> frozenset[str]:
 
 
 def _base64(secret: str) -> Iterator[str]:
-    """The base64 forms of a secret, alone or inside a longer text (`user:secret`), without what its neighbours shape."""
+    """The base64 forms of a secret, alone or inside a longer text (`user:secret`), without characters that depend on both."""
     data = secret.encode()
     for before in range(3):
         whole = base64.b64encode(b"\0" * before + data).decode()
@@ -104,7 +104,7 @@ def _whole(secret: str) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text with its escapes undone, in lower case and without white space; and where each character stood."""
+    """The text with its escapes decoded, in lower case and without white space; and each character's original position."""
     plain: list[str] = []
     places: list[tuple[int, int]] = []
     position = 0

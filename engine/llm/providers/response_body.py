@@ -1,4 +1,4 @@
-"""What a server sent, as data: bodies of bounded size, and JSON that is read or refused whatever it holds."""
+"""A server's response as data: bodies of limited size, and a JSON reader that returns data or a clear error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 
 MOST_ERROR_BYTES = 1 << 20
-"""Read of a response that is an error; the rest of it is not waited for."""
+"""The part of an error response that is read; the rest is dropped."""
 
 MOST_BYTES, MOST_BYTES_A_TOKEN, MOST_BYTES_A_LOGPROB = 16 << 20, 64, 8 << 10
-"""The limit of a response, after decompression: so much, and so much more for each token that was asked for (with its
-log-probabilities and their alternatives)."""
+"""The size limit of a response after decompression: a base, and an addition for each requested token, which is larger with
+log-probabilities and their alternatives."""
 
 _WORDS = 500
 _CHARSET = re.compile(r"iso8859-\d+|cp\d+|gbk|gb2312|gb18030|big5|shift_jis|euc_(jp|kr)|koi8-[ru]|ascii|utf-(8|16|32)(-[bl]e)?")
@@ -23,16 +23,16 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class GarbledError(ValueError):
-    """A body is not what it says it is."""
+    """A body is not in the format that it claims."""
 
 
 def body_limit(max_tokens: int, answers: int, logprobs: bool) -> int:
-    """The most bytes that a response to such a request may have."""
+    """The maximum size in bytes of the response to such a request."""
     return MOST_BYTES + max_tokens * answers * (MOST_BYTES_A_LOGPROB if logprobs else MOST_BYTES_A_TOKEN)
 
 
 async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body, decompressed as it comes in, so that a small one that grows takes no memory.
+    """The body, decompressed as it arrives, so that a decompression bomb takes no memory.
 
     Raises:
         GarbledError: it has more than `most` bytes.
@@ -42,15 +42,13 @@ async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
         size += len(part)
         if size > most:
             response.close()
-            raise GarbledError(
-                f"the response has more than {most / (1 << 20):.0f} MiB (after decompression), which is the limit"
-            )
+            raise GarbledError(f"the response exceeds the limit of {most / (1 << 20):.0f} MiB (after decompression)")
         parts.append(part)
     return b"".join(parts)
 
 
 async def read_start(response: aiohttp.ClientResponse, most: int = MOST_ERROR_BYTES) -> bytes:
-    """The first bytes of a body, of which more is not needed."""
+    """The first bytes of a body."""
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
@@ -62,10 +60,10 @@ async def read_start(response: aiohttp.ClientResponse, most: int = MOST_ERROR_BY
 
 
 def decoded(body: bytes, charset: str | None) -> str:
-    """A body as text. JSON is UTF-8, whatever a server declares; another common charset counts where it is not.
+    """A body as text. JSON is UTF-8, whatever the server declares; if it is not, the declared charset is tried.
 
     Raises:
-        GarbledError: it is neither.
+        GarbledError: neither fits.
     """
     try:
         return body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
@@ -80,10 +78,10 @@ def decoded(body: bytes, charset: str | None) -> str:
 
 
 def from_json(text: str | bytes) -> Any:
-    """JSON as data. Integers of thousands of digits become floats.
+    """JSON as data. Integers with thousands of digits become floats.
 
     Raises:
-        GarbledError: it is not JSON, or nested too deeply to be read.
+        GarbledError: it is not JSON, or is nested too deeply.
     """
     try:
         try:
@@ -92,7 +90,7 @@ def from_json(text: str | bytes) -> Any:
             raise
         except UnicodeDecodeError:
             raise
-        except ValueError:  # an integer with more digits than Python reads
+        except ValueError:  # an integer with more digits than Python accepts
             return json.loads(text, parse_int=float)
     except RecursionError:
         raise GarbledError("the response is JSON that is nested too deeply") from None
@@ -101,14 +99,14 @@ def from_json(text: str | bytes) -> Any:
 
 
 def excerpt(text: str, most: int = _WORDS) -> str:
-    """The beginning of a server's text on one line, with control characters and halves of surrogate pairs made harmless."""
+    """The beginning of a server's text on one line, with control characters escaped and half surrogate pairs replaced."""
     line = " ".join(text[: 8 * most].split())
     line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], whole_characters(line))
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def has_half(text: str) -> bool:
-    """Whether a text has half of a surrogate pair, which is no character and cannot be stored."""
+    """Whether a text contains half of a surrogate pair, which is not a character and cannot be stored."""
     return not text.isascii() and _HALF.search(text) is not None
 
 

@@ -1,1 +1,1 @@
-"""What passes between operators, clients and providers: requests, completions, failures, model settings."""
+"""What operators, clients and providers pass to each other: requests, completions, errors, model settings."""

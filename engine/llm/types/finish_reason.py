@@ -1,12 +1,12 @@
-"""Why an answer ended, in one vocabulary for all servers. Only an answer that its model ended by itself is whole."""
+"""Why an answer ended, in one vocabulary for all servers. An answer is whole only if the model itself ended it."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 End = Literal["whole", "cut off", "filtered", "failed", "tools", "unknown", "unsaid"]
-"""Of an answer: the model ended it; a limit did; a filter did; the server broke down; the model wants tools called; a word
-that is not known; the server does not say."""
+"""Who or what ended the answer: the model; a limit; a filter; a failure of the server; the model, to call a tool; an unknown
+reason; the server does not say."""
 
 _WORDS: dict[End, str] = {
     "whole": "stop eos eos_token end_turn stop_sequence complete",
@@ -27,13 +27,13 @@ _WORDS: dict[End, str] = {
 _ENDS: dict[str, End] = {word: end for end, words in _WORDS.items() for word in words.split()}
 
 USABLE_AS: dict[End, str] = {"whole": "stop", "unsaid": "stop", "cut off": "length", "tools": "tool_calls"}
-"""The finish reason of an answer that operators may be given, by how it ended."""
+"""The finish reasons of answers that operators may receive, by how the answer ended."""
 
 USABLE = frozenset(USABLE_AS.values())
 
 
 def ending(reason: Any) -> End:
-    """The class of a finish reason as a server spells it: `length`, `MAX_TOKENS`, `FinishReason.SAFETY`, ..."""
+    """The class of a finish reason in any server's spelling: `length`, `MAX_TOKENS`, `FinishReason.SAFETY`, ..."""
     if reason is None or reason == "":
         return "unsaid"
     if not isinstance(reason, str):

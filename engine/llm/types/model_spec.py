@@ -1,4 +1,4 @@
-"""A model of a pipeline as frozen data: which one it is, how it samples, how hard it may be driven, what it costs."""
+"""A model of a pipeline as frozen data: its identity, its sampling, its limits and its price."""
 
 from __future__ import annotations
 
@@ -11,33 +11,45 @@ from engine.credentials import secret_in_url, secrets_in
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 MOST_IN_BATCH = 50_000
-"""Requests in one batch of OpenAI's Batch API."""
+"""The maximum of requests in one batch of OpenAI's Batch API."""
 
-_OURS = {"model", "messages", "n", "stream", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed"}
-_OURS |= {"response_format", "logprobs", "top_logprobs"}
-"""What requests say of their own accord, and `extra_body` must not."""
+_SET_BY_ENGINE = {
+    "model",
+    "messages",
+    "n",
+    "stream",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "seed",
+}
+_SET_BY_ENGINE |= {"response_format", "logprobs", "top_logprobs"}
+"""Keys that the engine itself sets in requests, so that `extra_body` must not contain them."""
 
-STEP = "step:"
+STEP_PREFIX = "step:"
 
 _OF_ENCODERS = {"provider", "model", "batch_size"}
-"""Keys of a model that mean something for an encoder, which has no prompts, answers, server or price."""
+"""The keys that apply to an encoder, which has no prompts, answers, server or price."""
 
 
 class Spec(BaseModel):
-    """A part of the file: frozen, unknown keys are errors."""
+    """A section of a pipeline file: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Limits(Spec):
-    """How hard an endpoint may be driven. Never part of a cache key.
+    """Limits for requests to an endpoint. Never part of a cache key.
 
     Args:
-        concurrency: requests in flight, over all workers; fewer for as long as the server answers 429.
-        requests_per_minute: started requests a minute.
-        tokens_per_minute: prompt and completion tokens a minute.
+        concurrency: the maximum of requests in flight, over all workers; the engine sends fewer while the server answers
+            429.
+        requests_per_minute: requests started per minute.
+        tokens_per_minute: prompt and completion tokens per minute.
         patience: seconds that the endpoint may be down before the step gives up; 150 by default. An endpoint that has
-            never answered gets `retries` further tries, unless this is set.
+            never answered gets `retries` further attempts, unless this is set.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
@@ -47,7 +59,7 @@ class Limits(Spec):
 
 
 class Price(Spec):
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     input: Annotated[float, Field(ge=0)] = 0.0
     output: Annotated[float, Field(ge=0)] = 0.0
@@ -57,22 +69,22 @@ class ModelSpec(Spec):
     """A model that operators call or train.
 
     Args:
-        provider: `openai` (any compatible server) or `transformers` (in this process); `sentence-transformers` (in this
-            process) makes vectors of texts and takes `model` and `batch_size` only.
+        provider: `openai` (any compatible server) or `transformers` (in-process); `sentence-transformers` (in-process)
+            turns texts into vectors and accepts only `model` and `batch_size`.
         model: the server's model name; for `transformers` a Hugging Face id, a folder, `smollm2-135m-instruct`
-            (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline makes; for
+            (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline trains; for
             `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
-        system: a system message before every prompt that has none of its own; part of every cache key.
+        system: a system message for every prompt that does not have its own; part of every cache key.
         temperature, top_p, max_tokens, stop, seed: sampling; part of every cache key.
-        extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
-            they are; part of every cache key.
-        limits, price, timeout, retries, batch_size, mode: how to call; never part of a cache key. `timeout` is seconds
-            for one request; `retries` counts further tries after a passing failure. `batch_size` is for models in this
-            process: answers generated, or texts encoded, together. `mode: batch` uses OpenAI's Batch API: half the price,
-            within a day.
-        budget_usd, max_calls: a run stops before it spends more, or sends more requests (tries count).
+        extra_body: further parameters of the server (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent unchanged;
+            part of every cache key.
+        limits, price, timeout, retries, batch_size, mode: how to call the model; never part of a cache key. `timeout` is in
+            seconds for one request; `retries` is the number of further attempts after a transient failure. `batch_size` is
+            for in-process models: the number of answers generated, or texts encoded, together. `mode: batch` uses OpenAI's
+            Batch API: half the price, within a day.
+        budget_usd, max_calls: a run stops before it spends more, or sends more requests (every attempt counts).
     """
 
     provider: Literal["openai", "transformers", "sentence-transformers"]
@@ -97,42 +109,42 @@ class ModelSpec(Spec):
 
     @property
     def made_by(self) -> str | None:
-        """The step of this pipeline that makes the model: what follows `step:`."""
-        return self.model.removeprefix(STEP) if self.model.startswith(STEP) else None
+        """The step of this pipeline that trains the model: the name after `step:`."""
+        return self.model.removeprefix(STEP_PREFIX) if self.model.startswith(STEP_PREFIX) else None
 
     @property
     def encodes(self) -> bool:
-        """Whether it is an encoder, which makes vectors of texts; the others chat."""
+        """Whether it is an encoder, which turns texts into vectors; all others are chat models."""
         return self.provider == "sentence-transformers"
 
     @property
     def endpoint(self) -> str:
-        """Where requests go; for an in-process model, its provider."""
+        """The URL that requests go to; for an in-process model, its provider."""
         if self.provider == "openai":
             return (self.base_url or "https://api.openai.com/v1").rstrip("/")
         return self.provider
 
     @property
     def capped(self) -> bool:
-        """Whether a run may spend only so much on it."""
+        """Whether it has a budget or a maximum of calls."""
         return self.max_calls is not None or self.budget_usd is not None
 
     @property
     def most_in_flight(self) -> int:
-        """Requests that may be under way: a batch takes as many as there are, a model in a worker two of its batches."""
+        """The maximum of requests in flight: a full batch in batch mode, two of its batches for an in-process model."""
         if self.provider != "openai":
             return 2 * self.batch_size
         return MOST_IN_BATCH if self.mode == "batch" else self.limits.concurrency
 
     def sampling(self) -> dict[str, Any]:
-        """Every parameter that shapes an answer; of an encoder none."""
+        """All parameters that affect an answer; none for an encoder."""
         if self.encodes:
             return {}
         plain = self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
         return plain | ({"extra_body": self.extra_body} if self.extra_body else {})
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """Price of so many tokens in US dollars."""
+        """The price of these tokens in US dollars."""
         full = (tokens_in * self.price.input + tokens_out * self.price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
 
@@ -140,7 +152,7 @@ class ModelSpec(Spec):
     @classmethod
     def _no_secret_in_base_url(cls, url: str | None) -> str | None:
         if url and (secret := secret_in_url(url)):
-            raise ValueError(f"it has {secret} in it; put the key into an environment variable and name that: api_key_env")
+            raise ValueError(f"it contains {secret}; put the key into an environment variable and name it in api_key_env")
         return url
 
     @field_validator("extra_body")
@@ -148,7 +160,7 @@ class ModelSpec(Spec):
     def _no_secret_in_extra_body(cls, body: dict[str, Any]) -> dict[str, Any]:
         if places := list(secrets_in(body, "extra_body")):
             shown = ", ".join(places)
-            raise ValueError(f"{shown} is a secret; put the key into an environment variable and name that: api_key_env")
+            raise ValueError(f"{shown} is a secret; put the key into an environment variable and name it in api_key_env")
         return body
 
     @model_validator(mode="after")
@@ -156,21 +168,23 @@ class ModelSpec(Spec):
         if self.encodes:
             self._fits_an_encoder()
         if self.made_by is not None and self.provider == "openai":
-            raise ValueError(f"{self.model} is made by a step, and such models run in this process: provider: transformers")
+            raise ValueError(f"a step trains {self.model}, and such models run in-process: use provider: transformers")
         if self.provider != "openai":
             for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
                 if given:
-                    raise ValueError(f"{name} is for provider: openai")
+                    raise ValueError(f"{name} is only for provider: openai")
         if self.budget_usd is not None and not (self.price.input or self.price.output):
             raise ValueError("budget_usd needs a price: {input: ..., output: ...}; or limit the run with max_calls")
-        if ours := sorted(self.extra_body.keys() & _OURS):
-            raise ValueError(f"extra_body: {', '.join(ours)} is the engine's business; there are keys of the model for it")
+        if ours := sorted(self.extra_body.keys() & _SET_BY_ENGINE):
+            names, verb = ", ".join(ours), "is" if len(ours) == 1 else "are"
+            raise ValueError(f"extra_body: {names} {verb} set by the engine; use the model's own keys instead")
         return self
 
     def _fits_an_encoder(self) -> None:
-        # By value: a spec that travels to a worker comes with every default.
+        # By value, because a spec that is sent to a worker has every default set.
         others = {name: info.default for name, info in type(self).model_fields.items() if name not in _OF_ENCODERS}
         if given := [name for name, default in others.items() if getattr(self, name) != default]:
-            raise ValueError(f"{', '.join(given)}: not for an encoder ({self.provider}), which takes model and batch_size")
-        if self.model.startswith((STEP, "registry:")):
-            raise ValueError(f"steps make models that chat, no encoders; {self.provider} takes a folder or a Hugging Face id")
+            names = ", ".join(given)
+            raise ValueError(f"{names}: not for an encoder ({self.provider}), which accepts only model and batch_size")
+        if self.model.startswith((STEP_PREFIX, "registry:")):
+            raise ValueError(f"steps train chat models, not encoders; {self.provider} needs a folder or a Hugging Face id")

@@ -1,4 +1,4 @@
-"""Answers as objects: from a pydantic model to what a server is held to, and from a text back to an object."""
+"""Structured answers: from a pydantic model to a JSON Schema for the server, and from a text back to an object."""
 
 from __future__ import annotations
 
@@ -13,24 +13,35 @@ T = TypeVar("T", bound=BaseModel)
 
 _WORDS = 300
 _PROBLEMS = 5
-"""An answer can have thousands, and the first ones are what a model is asked to repair."""
+"""An answer can have thousands of problems; the model is asked to repair the first ones."""
 
 
 class UnparsableError(Exception):
-    """A text is not the object that was asked for; the message says why."""
+    """A text is not the requested object; the message says why.
+
+    Args:
+        problem: what is wrong, for the model. Part of the repair request and so of its key in the journal: rewording it
+            makes repairs that were paid for unfindable.
+        text: the answer.
+        shown: what is wrong, for the user, if that differs.
+    """
+
+    def __init__(self, problem: str, text: str, shown: str | None = None) -> None:
+        super().__init__(f"{shown or problem}; the answer reads: {text.strip()[:_WORDS]}")
+        self.problem = problem
 
 
 @cache
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON Schema in the strict form that `response_format` wants: every property required, no others."""
+    """The model's JSON Schema in the strict form that `response_format` requires: all properties required, no others."""
     schema: dict[str, Any] = _strict(model.model_json_schema())
     return schema | {"title": model.__name__}
 
 
 def parse_answer(text: str, model: type[T]) -> T:
-    """The object in an answer: the whole text, what stands in a code fence, or the outermost braces.
+    """The object in an answer: the whole text, the content of a code fence, or the text between the outermost braces.
 
-    Validation is strict: the text "true" is no boolean, and "3" no number; every number is finite.
+    Validation is strict: the text "true" is not a boolean, "3" is not a number, and numbers must be finite.
 
     Raises:
         UnparsableError: there is no JSON, or it does not validate.
@@ -46,21 +57,21 @@ def parse_answer(text: str, model: type[T]) -> T:
             problem = "a number in it is not finite"
         else:
             return found
-    raise UnparsableError(f"{problem}; it reads: {text.strip()[:_WORDS]}")
+    raise UnparsableError(problem, text)
 
 
 def in_words(messages: Sequence[dict[str, str]], schema: dict[str, Any]) -> list[dict[str, str]]:
-    """The messages, with the schema asked for at the end of the last one; for servers without `response_format`."""
+    """The messages, with the schema added to the last one; for servers without `response_format`."""
     *before, last = messages
     return [*before, {**last, "content": last["content"] + IN_WORDS.format(schema=json.dumps(schema, ensure_ascii=False))}]
 
 
 def repair_prompt(messages: Sequence[dict[str, str]], answer: str, error: UnparsableError) -> list[dict[str, str]]:
-    """The conversation so far, and what is wrong with the last answer."""
+    """The conversation so far, followed by what is wrong with the last answer."""
     return [
         *messages,
         {"role": "assistant", "content": answer},
-        {"role": "user", "content": REPAIR.format(problem=str(error).partition("; it reads:")[0])},
+        {"role": "user", "content": REPAIR.format(problem=error.problem)},
     ]
 
 
@@ -70,7 +81,7 @@ def _described(problem: Any) -> str:
 
 
 def _candidates(text: str) -> list[str]:
-    text = text.rpartition("</think>")[2]  # of models that think aloud
+    text = text.rpartition("</think>")[2]  # after the reasoning of models that include it in the answer
     found = [text.strip()]
     for part in text.split("```")[1::2]:
         found.append(part.removeprefix("json").strip())
@@ -96,6 +107,7 @@ def _strict(schema: Any) -> Any:
     return strict
 
 
+# Prompts: part of requests and so of their keys in the journal. Rewording them makes answers that were paid for unfindable.
 IN_WORDS = """
 
 Answer with one JSON object and nothing else. It must follow this JSON Schema:

@@ -10,8 +10,8 @@ from aiohttp import web
 from pydantic import BaseModel, Field
 
 from engine.llm.chat import current_log
-from engine.llm.providers.capabilities import MEANING
-from engine.llm.types.requests import BudgetError, EndpointError, RequestError
+from engine.llm.types.capability import MEANING
+from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
@@ -66,7 +66,7 @@ async def test_a_server_that_knows_no_n_is_asked_for_one_at_a_time(model: Make, 
     await one.samples("other", 2)
     assert [request.get("n") for request in chat_server.requests][:2] == [4, None]
     assert len(chat_server.requests) == (5 if how == "refused" else 4) + 2
-    assert any("does not know `n`" in note for note in one.notes)
+    assert any("does not support `n`" in note for note in one.notes)
     # It is remembered: another run does not try again.
     await model().samples("third", 2)
     assert [request.get("n") for request in chat_server.requests][-2:] == [None, None]
@@ -180,7 +180,7 @@ async def test_a_wrong_object_is_repaired_once(model: Make, chat_server: ChatSer
 async def test_an_answer_that_stays_wrong_is_the_requests_fault_and_is_paid_once(model: Make, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: "I would rather not."
     for _ in range(2):
-        with pytest.raises(RequestError, match=r"no Verdict, also after it was asked to repair it: .*I would rather not"):
+        with pytest.raises(RequestError, match=r"not a valid Verdict, even after one repair attempt: .*I would rather not"):
             await model().parse("Is it so?", Verdict)
     assert len(chat_server.requests) == 2
 
@@ -260,7 +260,7 @@ async def test_log_probabilities_come_with_the_answer(model: Make, chat_server: 
 
 
 async def test_a_server_without_log_probabilities_stops_the_step_at_once(model: Make, chat_server: ChatServer) -> None:
-    with pytest.raises(EndpointError, match="gives no log-probabilities"):
+    with pytest.raises(EndpointError, match="returns no log-probabilities"):
         await model().chat("q", logprobs=0)
     assert len(chat_server.requests) == 1
 
@@ -286,5 +286,5 @@ async def test_further_parameters_are_sent_and_are_part_of_the_key(model: Make, 
     await model(extra_body={"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}}).chat("q")
     assert len(chat_server.requests) == 2
     assert chat_server.requests[1]["top_k"] == 20
-    with pytest.raises(ValueError, match="messages is the engine's business"):
+    with pytest.raises(ValueError, match="messages is set by the engine"):
         model(extra_body={"messages": []})

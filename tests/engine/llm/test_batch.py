@@ -17,10 +17,11 @@ from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
-from engine.llm.providers import batch, batch_api
+from engine.llm.providers import batch, polling
 from engine.llm.providers.batch import BatchProvider
-from engine.llm.types.refresh import refresh
-from engine.llm.types.requests import BudgetError, Completion, EndpointError, RequestError
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import BudgetError, EndpointError, RequestError
+from engine.llm.types.row_context import refresh
 from registry import Registry
 from tests.batch_server import BatchServer, killed, model_spec, request, start, until
 from tests.conftest import Cli
@@ -242,9 +243,9 @@ async def test_failures_that_pass_are_waited_out(make: Make, server: BatchServer
 async def test_a_server_that_goes_away_for_good_is_given_up_and_nothing_is_lost(
     make: Make, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_api, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(polling, "PATIENCE_SECONDS", 0.1)
     server.faults["look"] = [503] * 1000
-    with pytest.raises(EndpointError, match=r"503.*batch batch_\d+ of 20.* is not lost: mend this and run again"):
+    with pytest.raises(EndpointError, match=r"503.*batch batch_\d+ of 20.* is not lost: fix the problem and run again"):
         await ask(make(), server, "q")
     server.faults.clear()
     assert await ask(make(), server, "q") == ["You said: q"]
@@ -252,7 +253,7 @@ async def test_a_server_that_goes_away_for_good_is_given_up_and_nothing_is_lost(
 
 
 async def test_a_server_that_never_was_there_is_said_soon(make: Make, server: BatchServer) -> None:
-    with pytest.raises(EndpointError, match=r"nobody answers at http://127\.0\.0\.1:9/v1/files"):
+    with pytest.raises(EndpointError, match=r"cannot connect to http://127\.0\.0\.1:9/v1/files"):
         await make(base_url="http://127.0.0.1:9/v1").complete([request(server, "q")])
 
 
@@ -269,7 +270,7 @@ async def test_what_was_not_reached_goes_into_the_next_batch(
 
 async def test_what_is_never_reached_is_given_up(make: Make, server: BatchServer) -> None:
     server.ends = ["expired"] * 9
-    with pytest.raises(RequestError, match=r"no answer in 3 tries; the last: batch batch_\d+ ended without an answer"):
+    with pytest.raises(RequestError, match=r"no answer after 3 attempts; last error: batch batch_\d+ ended without an answer"):
         await ask(make(), server, "q")
     assert len(server.batches) == 3
 
@@ -303,7 +304,7 @@ async def test_a_request_that_failed_in_passing_goes_into_the_next_batch(
 
 async def test_a_request_that_keeps_failing_is_given_up_after_its_retries(make: Make, server: BatchServer) -> None:
     server.answer = lambda prompt, seen: (500, {"error": {"message": "oops"}})
-    with pytest.raises(RequestError, match=r"no answer in 3 tries; the last: .* answered 500: oops"):
+    with pytest.raises(RequestError, match=r"no answer after 3 attempts; last error: .* answered 500: oops"):
         await ask(make(retries=2), server, "q")
     assert len(server.batches) == 3
 

@@ -132,7 +132,7 @@ def test_what_a_server_cannot_do_stands_in_the_summary(registry: Registry, chat_
     chat_server.reply = lambda body: completion("x")  # one answer, whatever `n` says
     result = run_text(pipeline(chat_server.model(), "s: {op: three_of, in: words}"), registry)
     [note] = result.steps[0].notes
-    assert "does not know `n`" in note
+    assert "does not support `n`" in note
     assert len(chat_server.requests) == 3
 
 

@@ -15,9 +15,10 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import EngineError
-from engine.llm.providers.sentence_transformers import Encoder, LocalEncoder
+from engine.llm.encoder import Encoder
+from engine.llm.local.sentence_transformers import LocalEncoder
+from engine.llm.types.errors import EndpointError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, StoppedError
 from engine.llm.weights import EMBEDDED, ENCODER, identify_encoder, materialise
 from registry import ObjectStore, Registry
 
@@ -244,8 +245,8 @@ async def test_a_folder_is_an_encoder_as_well(own: Path, encoder: Encoder, regis
     ("model", "words"),
     [
         ("./nowhere", "there is no folder ./nowhere"),
-        ("tiny", "holds no sentence-transformers model: it has no modules.json"),
-        (EMBEDDED, "answers in words and is no encoder; the embedded encoder is all-minilm-l6-v2"),
+        ("tiny", "does not contain a sentence-transformers model: it has no modules.json"),
+        (EMBEDDED, "is a chat model, not an encoder; the embedded encoder is all-minilm-l6-v2"),
     ],
 )
 def test_what_is_no_encoder_is_said_before_anything_runs(model: str, words: str, tiny_model: Path) -> None:
@@ -272,8 +273,8 @@ async def test_an_encoder_that_cannot_be_loaded_stops_the_step(own: Path) -> Non
         ({"price": {"input": 1}, "budget_usd": 5}, "price, budget_usd: not for an encoder"),
         ({"limits": {"concurrency": 2}, "max_calls": 3}, "limits, max_calls: not for an encoder"),
         ({"base_url": "http://127.0.0.1:9/v1", "mode": "batch"}, "base_url, mode: not for an encoder"),
-        ({"model": "step:train"}, "steps make models that chat, no encoders"),
-        ({"model": "registry:a/b@1"}, "steps make models that chat, no encoders"),
+        ({"model": "step:train"}, "steps train chat models, not encoders"),
+        ({"model": "registry:a/b@1"}, "steps train chat models, not encoders"),
     ],
 )
 def test_what_means_nothing_to_an_encoder_is_an_error(more: dict[str, Any], words: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.llm.providers.generation import Ask, Sampler, nucleus
+from engine.llm.local.generation import GenerationRequest, Sampler, nucleus
 
 
 def test_sampling_follows_the_distribution() -> None:
@@ -12,7 +12,7 @@ def test_sampling_follows_the_distribution() -> None:
 
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     rows = 4000
-    sampler = Sampler([Ask((1,), 1, temperature=0.5, seed=seed) for seed in range(rows)], torch.device("cpu"))
+    sampler = Sampler([GenerationRequest((1,), 1, temperature=0.5, seed=seed) for seed in range(rows)], torch.device("cpu"))
     got = torch.bincount(sampler(logits.repeat(rows, 1), range(rows)), minlength=4) / rows
     assert torch.allclose(got, (logits / 0.5).softmax(-1), atol=0.03)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.llm.journal.answers import DamagedJournalError, Journal
-from engine.llm.types.requests import Completion, TokenLogprob
+from engine.llm.types.completions import Completion, TokenLogprob
 from registry.storage.objects import json_digest
 
 
@@ -27,7 +27,7 @@ async def test_the_journal_survives_a_kill(workdir: Path) -> None:
 import asyncio, os, sys
 from pathlib import Path
 from engine.llm.journal.answers import Journal
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 async def main():
     journal = Journal(Path(sys.argv[1]))
     for number in range(100):
@@ -51,7 +51,7 @@ async def test_processes_share_the_journal(workdir: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 from engine.llm.journal.answers import Journal
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 async def main():
     journal = Journal(Path(sys.argv[1]))
     await asyncio.gather(*[journal.put(f"{sys.argv[2]}-{n}", Completion(text=str(n))) for n in range(300)])

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome
 from engine.llm.limits.adaptive_window import START, START_SECONDS, Window
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Bucket, Governor
+from engine.llm.types.errors import BudgetError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import BudgetError
 from tests.clock import Clock
 
 
@@ -138,10 +139,10 @@ async def test_requests_go_out_in_order_and_no_more_than_allowed(clock: Clock) -
     order: list[int] = []
 
     async def go(number: int) -> None:
-        ticket = await gate.admit(Ask(str(number)))
+        ticket = await gate.admit(Estimate(str(number)))
         order.append(number)
         await asyncio.sleep(0)
-        gate.settle(ticket, Outcome("answered"))
+        gate.release(ticket, Outcome("answered"))
 
     tasks = [asyncio.create_task(go(number)) for number in range(9)]
     await asyncio.sleep(0)
@@ -152,30 +153,30 @@ async def test_requests_go_out_in_order_and_no_more_than_allowed(clock: Clock) -
 
 async def test_equal_requests_go_out_one_after_the_other(clock: Clock) -> None:
     gate = governor(clock)
-    first = await gate.admit(Ask("same"))
-    second = asyncio.create_task(gate.admit(Ask("same")))
-    other = await gate.admit(Ask("other"))
+    first = await gate.admit(Estimate("same"))
+    second = asyncio.create_task(gate.admit(Estimate("same")))
+    other = await gate.admit(Estimate("other"))
     await asyncio.sleep(0)
     assert not second.done()
-    gate.settle(first, Outcome("answered"))
-    gate.settle(await second, Outcome("answered"))
-    gate.settle(other, Outcome("answered"))
+    gate.release(first, Outcome("answered"))
+    gate.release(await second, Outcome("answered"))
+    gate.release(other, Outcome("answered"))
 
 
 async def test_whoever_gives_up_takes_no_place(clock: Clock) -> None:
     gate = governor(clock, limits={"concurrency": 1})
-    first = await gate.admit(Ask("a"))
-    waiting = asyncio.create_task(gate.admit(Ask("b")))
+    first = await gate.admit(Estimate("a"))
+    waiting = asyncio.create_task(gate.admit(Estimate("b")))
     await asyncio.sleep(0)
     waiting.cancel()
-    gate.settle(first, Outcome("answered"))  # in the same moment
+    gate.release(first, Outcome("answered"))  # in the same moment
     await asyncio.gather(waiting, return_exceptions=True)
-    gate.settle(await gate.admit(Ask("c")), Outcome("answered"))
+    gate.release(await gate.admit(Estimate("c")), Outcome("answered"))
 
 
 async def test_requests_a_minute_are_spread() -> None:
     gate = governor(asyncio.get_running_loop().time, limits={"requests_per_minute": 600})
-    asked = [asyncio.create_task(gate.admit(Ask(str(number)))) for number in range(40)]
+    asked = [asyncio.create_task(gate.admit(Estimate(str(number)))) for number in range(40)]
     done, waiting = await asyncio.wait(asked, timeout=0.5)
     assert 20 <= len(done) < 40
     for task in waiting:
@@ -184,20 +185,20 @@ async def test_requests_a_minute_are_spread() -> None:
 
 async def test_what_calls_in_flight_give_back_is_waited_for_before_money_is_called_used_up(clock: Clock) -> None:
     gate = governor(clock, budget_usd=1.0, price={"output": 1})
-    first = await gate.admit(Ask("a", cost=0.6))
-    second = asyncio.create_task(gate.admit(Ask("b", cost=0.6)))
+    first = await gate.admit(Estimate("a", cost=0.6))
+    second = asyncio.create_task(gate.admit(Estimate("b", cost=0.6)))
     await asyncio.sleep(0)
     assert not second.done()
-    gate.settle(first, Outcome("answered", cost=0.1))
-    gate.settle(await second, Outcome("answered", cost=0.5))
-    with pytest.raises(BudgetError, match=r"budget_usd 1 of model m is used up: \$0.6000 are spent, \$0.4000 are left"):
-        await gate.admit(Ask("c", cost=0.6))
-    gate.settle(await gate.admit(Ask("d", cost=0.4)), Outcome("answered", cost=0.4))
+    gate.release(first, Outcome("answered", cost=0.1))
+    gate.release(await second, Outcome("answered", cost=0.5))
+    with pytest.raises(BudgetError, match=r"budget_usd 1 of model m is used up: \$0.6000 spent, \$0.4000 left"):
+        await gate.admit(Estimate("c", cost=0.6))
+    gate.release(await gate.admit(Estimate("d", cost=0.4)), Outcome("answered", cost=0.4))
 
 
 async def test_calls_are_counted_whatever_becomes_of_them(clock: Clock) -> None:
     gate = governor(clock, max_calls=2)
     for kind in ("failed", "throttled"):
-        gate.settle(await gate.admit(Ask("a")), Outcome(kind))  # type: ignore[arg-type]
+        gate.release(await gate.admit(Estimate("a")), Outcome(kind))  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="max_calls 2 of model m is used up"):
-        await gate.admit(Ask("a"))
+        await gate.admit(Estimate("a"))

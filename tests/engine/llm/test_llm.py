@@ -11,7 +11,9 @@ import pytest
 from aiohttp import web
 
 from engine.llm.chat import current_log
-from engine.llm.types.requests import BudgetError, EndpointError, Request, RequestError, Spent, StoppedError
+from engine.llm.limits.accounting import Spent
+from engine.llm.types.errors import BudgetError, EndpointError, RequestError, StoppedError
+from engine.llm.types.requests import Request
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
 
@@ -107,7 +109,7 @@ async def test_a_broken_body_is_a_passing_failure(model: Make, chat_server: Chat
 
 async def test_a_slow_answer_is_given_up(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 5
-    with pytest.raises(RequestError, match=r"no answer in 0\.05 s"):
+    with pytest.raises(RequestError, match=r"no answer within 0\.05 s"):
         await model(timeout=0.05, retries=0).chat("q")
 
 
@@ -202,7 +204,7 @@ def test_a_key_is_a_digest_of_canonical_json() -> None:
         (401, {"message": "Incorrect API key"}, "set api_key_env"),
         (402, {"message": "Insufficient Balance"}, "no quota left"),
         (200, {"message": "No auth credentials found", "code": 401}, "401: No auth credentials found"),
-        (307, {"message": "moved"}, "it redirects to .*correct base_url"),
+        (307, {"message": "moved"}, "redirects to .*correct base_url"),
     ],
 )
 async def test_what_concerns_every_request_is_told_from_what_concerns_one(

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from engine.llm import client
+from engine.llm import client, retries
 from engine.llm.limits import outage
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
 from engine.llm.limits.outage import PATIENCE_SECONDS, Outage
+from engine.llm.types.errors import EndpointError, RequestError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import EndpointError, RequestError
 from tests.chat_server import ChatServer, error
 from tests.clock import Clock
 from tests.engine.conftest import Make
@@ -36,10 +37,10 @@ def governor(clock: Callable[[], float], **limits: Any) -> Governor:
 async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[float], list[int | BaseException]]:
     """64 requests meet an endpoint that is down for so long; gives when it was asked, and what became of each."""
     gate.window = type(gate.window)(64, clock, gently=False)
-    tickets = [await gate.admit(Ask(str(number))) for number in range(64)]
+    tickets = [await gate.admit(Estimate(str(number))) for number in range(64)]
     for ticket in tickets:
-        gate.settle(ticket, REFUSED)
-    again = [asyncio.create_task(gate.admit(Ask(str(number)))) for number in range(64)]
+        gate.release(ticket, REFUSED)
+    again = [asyncio.create_task(gate.admit(Estimate(str(number)))) for number in range(64)]
     asked = []
     while clock.now < seconds and gate._stopped is None:
         await asyncio.sleep(0)
@@ -48,17 +49,17 @@ async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[f
             assert len(let_out) == 1, "one request looks, the others wait"
             again.remove(let_out[0])
             asked.append(clock.now)
-            gate.settle(let_out[0].result(), REFUSED)
-            again.append(asyncio.create_task(gate.admit(Ask("again"))))
+            gate.release(let_out[0].result(), REFUSED)
+            again.append(asyncio.create_task(gate.admit(Estimate("again"))))
         else:
             clock.now += 0.1
-            gate._pump()
+            gate._admit_waiting()
     clock.now += 10
     for task in again:  # the first finds it up
-        gate._pump()
+        gate._admit_waiting()
         await asyncio.sleep(0)
         if task.done() and not task.exception():
-            gate.settle(task.result(), Outcome("answered"))
+            gate.release(task.result(), Outcome("answered"))
     return asked, await asyncio.gather(*again, return_exceptions=True)
 
 
@@ -73,7 +74,7 @@ async def test_patience_ends_for_all_at_once(clock: Clock) -> None:
     asked, ends = await ride_out(governor(clock, patience=20), clock, 1000)
     assert 20 <= asked[-1] < 26
     assert {str(end) for end in ends if isinstance(end, EndpointError)} == {
-        "the endpoint was down for 20 s; the last: nobody answers. What was answered is kept: run again when it is up, or raise "
+        "the endpoint was down for 20 s; last error: nobody answers. Answers so far are kept: run again when it is up, or raise "
         "limits.patience (seconds)"
     }
     assert len([end for end in ends if isinstance(end, EndpointError)]) == 64
@@ -84,7 +85,7 @@ def test_an_endpoint_that_never_answered_gets_its_tries_only(clock: Clock) -> No
     for looked in range(3):
         assert state.given_up() == ""
         state.failed("q", "nobody answers", unreachable=True, probe=looked > 0)
-    assert state.given_up() == "no answer in 3 tries; the last: nobody answers"
+    assert state.given_up() == "no answer after 3 attempts; last error: nobody answers"
 
 
 def test_a_request_that_fails_alone_is_no_outage(clock: Clock) -> None:
@@ -106,7 +107,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses a hundredth as long."""
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.005)
     monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(client, "_CAP_SECONDS_DOWN", 0.02)
+    monkeypatch.setattr(retries, "_CAP_SECONDS_DOWN", 0.02)
     assert PATIENCE_SECONDS >= 120
 
 
@@ -137,19 +138,19 @@ async def test_a_server_that_is_gone_for_good_ends_the_step_once(model: Make) ->
         await one.chat("before")
     ends = await asyncio.gather(*[one.chat(str(number)) for number in range(50)], return_exceptions=True)
     assert {type(end) for end in ends} == {EndpointError}
-    assert all("the endpoint was down for 0.3 s; the last: nobody answers" in str(end) for end in ends)
+    assert all("the endpoint was down for 0.3 s; last error: cannot connect to" in str(end) for end in ends)
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 async def test_a_row_that_the_server_always_fails_on_is_rejected(
     model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
+    monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.01)
     chat_server.answer = lambda prompt, seen: error(status, "oops") if prompt == "poison" else prompt
     one = model(retries=2, limits={"patience": 0.1})
     ends = await asyncio.gather(*[one.chat(prompt) for prompt in ("a", "poison", "b")], return_exceptions=True)
     assert isinstance(ends[1], RequestError)
-    assert "no answer in 3 tries" in str(ends[1])
+    assert "no answer after 3 attempts" in str(ends[1])
     with pytest.raises(RequestError, match=f"{status}: oops"):  # also when it is the only one left
         await one.chat("poison")
     assert (await one.chat("c")).text == "c"

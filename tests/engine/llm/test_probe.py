@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from engine.errors import EngineError
-from engine.llm.providers.capabilities import Abilities
+from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.model_spec import ModelSpec
 from engine.running import cluster
 from engine.running.requirements import ask_server
@@ -46,15 +46,15 @@ def spec(server: ChatServer, **more: Any) -> ModelSpec:
 def test_a_server_that_knows_everything(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     found = ask_server(spec(chat_server), registry)
-    assert found.abilities == Abilities(n=True, logprobs=True, response_format=True, sampling=True)
+    assert found.capabilities == KnownCapabilities(n=True, logprobs=True, response_format=True, sampling=True)
     assert found.calls == len(chat_server.requests) == 7
-    assert ask_server(spec(chat_server), registry) == (found.abilities, 0)
+    assert ask_server(spec(chat_server), registry) == (found.capabilities, 0)
     assert len(chat_server.requests) == 7
 
 
 def test_a_server_that_ignores_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: completion("always the same")
-    assert ask_server(spec(chat_server), registry).abilities.missing() == ["n", "logprobs", "response_format", "sampling"]
+    assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format", "sampling"]
 
 
 def test_a_server_that_refuses_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
@@ -63,7 +63,7 @@ def test_a_server_that_refuses_what_it_does_not_know(registry: Registry, chat_se
         return error(400, f"{unknown[0]}: unknown") if unknown else able(body)
 
     chat_server.reply = reply
-    assert ask_server(spec(chat_server), registry).abilities.missing() == ["n", "logprobs", "response_format"]
+    assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format"]
 
 
 def test_only_what_is_needed_is_asked(registry: Registry, chat_server: ChatServer) -> None:
@@ -137,7 +137,7 @@ def test_a_server_that_breaks_down_over_what_it_does_not_know(registry: Registry
     chat_server.reply = lambda body: (
         error(500, "internal error") if {"n", "logprobs", "response_format"} & body.keys() else able(body)
     )
-    assert ask_server(spec(chat_server), registry).abilities.missing() == ["n", "logprobs", "response_format"]
+    assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format"]
     assert len(chat_server.requests) == 3 * 3 + 4
 
 
@@ -146,7 +146,7 @@ def test_a_server_that_breaks_down_over_everything_is_not_judged(registry: Regis
     with pytest.raises(EngineError, match="500: internal error"):
         ask_server(spec(chat_server, retries=1), registry, ["n"])
     chat_server.reply = able
-    assert ask_server(spec(chat_server), registry, ["n"]).abilities.n is True
+    assert ask_server(spec(chat_server), registry, ["n"]).capabilities.n is True
 
 
 def test_what_a_server_did_not_know_is_asked_again_before_it_stops_a_step(
@@ -171,10 +171,10 @@ def test_a_server_that_has_learnt_what_it_did_not_know_is_used(registry: Registr
 
 def test_what_is_known_with_other_further_parameters_says_nothing(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: completion("x") if body.get("thinking") else able(body)
-    assert ask_server(spec(chat_server, extra_body={"thinking": True}), registry, ["n"]).abilities.n is False
-    assert ask_server(spec(chat_server), registry, ["n"]).abilities.n is True
+    assert ask_server(spec(chat_server, extra_body={"thinking": True}), registry, ["n"]).capabilities.n is False
+    assert ask_server(spec(chat_server), registry, ["n"]).capabilities.n is True
 
 
 def test_samples_that_were_cut_off_say_nothing_about_sampling(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: completion("Sure! Here is a random number of", finish_reason="length")
-    assert ask_server(spec(chat_server), registry, ["sampling"]).abilities.sampling is None
+    assert ask_server(spec(chat_server), registry, ["sampling"]).capabilities.sampling is None

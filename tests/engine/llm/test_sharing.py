@@ -12,14 +12,17 @@ import pytest
 from engine.errors import EngineError
 from engine.llm import shared_service
 from engine.llm.journal import disk_reserve
-from engine.llm.limits.accounting import Ask, Outcome
+from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
-from engine.llm.shared_service import Post, RemoteAnswers, RemoteGate, Service
+from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
+from engine.llm.shared_service import Service
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import BudgetError, EndpointError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import BudgetError, Completion, EndpointError, Spent, StoppedError
 
 
-class Link:
+class LocalTransport:
     """Carries calls within this process, copied as on the way to another."""
 
     def __init__(self, service: Service) -> None:
@@ -30,63 +33,65 @@ class Link:
 
 
 @pytest.fixture
-async def link(workdir: Path) -> Link:
+async def transport(workdir: Path) -> LocalTransport:
     spec = ModelSpec.model_validate(
         {"provider": "openai", "model": "m", "limits": {"concurrency": 1}, "budget_usd": 1, "price": {"output": 1}}
     )
-    return Link(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    return LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
 
 
-async def test_two_workers_take_turns(link: Link) -> None:
-    posts = [Post(link), Post(link)]
+async def test_two_workers_take_turns(transport: LocalTransport) -> None:
+    posts = [WorkerConnection(transport), WorkerConnection(transport)]
     gates = [RemoteGate(post, "m") for post in posts]
-    first = await gates[0].admit(Ask("a"))
-    second = asyncio.create_task(gates[1].admit(Ask("b")))
+    first = await gates[0].admit(Estimate("a"))
+    second = asyncio.create_task(gates[1].admit(Estimate("b")))
     await asyncio.wait([second], timeout=0.1)
     assert not second.done()
-    gates[0].settle(first, Outcome("answered"))
-    gates[1].settle(await second, Outcome("answered", cost=0.9))
+    gates[0].release(first, Outcome("answered"))
+    gates[1].release(await second, Outcome("answered", cost=0.9))
     with pytest.raises(BudgetError, match="budget_usd 1 of model m is used up"):
-        await gates[0].admit(Ask("c", cost=0.5))
+        await gates[0].admit(Estimate("c", cost=0.5))
     for post in posts:
         await post.close()
 
 
-async def test_the_places_of_a_worker_that_is_gone_are_free_again(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone, other = Post(link), Post(link)
-    await RemoteGate(gone, "m").admit(Ask("a"))
+async def test_the_places_of_a_worker_that_is_gone_are_free_again(
+    transport: LocalTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, other = WorkerConnection(transport), WorkerConnection(transport)
+    await RemoteGate(gone, "m").admit(Estimate("a"))
     await gone.close()
     monkeypatch.setattr(shared_service, "_SILENCE_SECONDS", 0.0)
     monkeypatch.setattr(shared_service, "_LISTEN_SECONDS", 0.05)
-    assert await asyncio.wait_for(RemoteGate(other, "m").admit(Ask("b")), timeout=10) == 0
+    assert await asyncio.wait_for(RemoteGate(other, "m").admit(Estimate("b")), timeout=10) == 0
     await other.close()
 
 
-async def test_a_worker_that_was_taken_for_dead_still_pays(link: Link) -> None:
-    post = Post(link)
-    ticket = await RemoteGate(post, "m").admit(Ask("a", cost=0.5))
-    link.service._heard = dict.fromkeys(link.service._heard, -1e9)
-    link.service._bury_the_dead()
-    post.send(shared_service.Settlement(ticket, Outcome("answered", cost=0.5)))
+async def test_a_worker_that_was_taken_for_dead_still_pays(transport: LocalTransport) -> None:
+    post = WorkerConnection(transport)
+    ticket = await RemoteGate(post, "m").admit(Estimate("a", cost=0.5))
+    transport.service._last_heard = dict.fromkeys(transport.service._last_heard, -1e9)
+    transport.service._write_off_silent_workers()
+    post.send(shared_service.Release(ticket, Outcome("answered", cost=0.5)))
     await post.close()
-    assert link.service._governors["m"].spent_usd == 0.5
+    assert transport.service._governors["m"].spent_usd == 0.5
 
 
-async def test_a_stop_turns_away_who_waits(link: Link) -> None:
-    post = Post(link)
+async def test_a_stop_turns_away_who_waits(transport: LocalTransport) -> None:
+    post = WorkerConnection(transport)
     gate = RemoteGate(post, "m")
-    ticket = await gate.admit(Ask("a"))
-    waiting = asyncio.create_task(gate.admit(Ask("b")))
+    ticket = await gate.admit(Estimate("a"))
+    waiting = asyncio.create_task(gate.admit(Estimate("b")))
     await asyncio.sleep(0)
     gate.stop(StoppedError("enough"))
     with pytest.raises(StoppedError, match="enough"):
         await waiting
-    gate.settle(ticket, Outcome("answered"))
+    gate.release(ticket, Outcome("answered"))
     await post.close()
 
 
-async def test_the_journal_is_reached_from_afar(link: Link) -> None:
-    answers = RemoteAnswers(link)
+async def test_the_journal_is_reached_from_afar(transport: LocalTransport) -> None:
+    answers = RemoteAnswers(transport)
     done = [Completion(text=str(number)) for number in range(50)]
     kept = await asyncio.gather(*[answers.put(str(number), each) for number, each in enumerate(done)])
     assert kept == done
@@ -100,47 +105,47 @@ async def test_what_a_dead_worker_had_goes_to_the_others_at_once(workdir: Path) 
     spec = ModelSpec.model_validate(
         {"provider": "openai", "model": "m", "limits": {"concurrency": 2}, "budget_usd": 1, "price": {"output": 1}}
     )
-    link = Link(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
-    dead, other = Post(link, "dead"), Post(link, "other")
-    await RemoteGate(dead, "m").admit(Ask("sent", cost=0.25))
+    transport = LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    dead, other = WorkerConnection(transport, "dead"), WorkerConnection(transport, "other")
+    await RemoteGate(dead, "m").admit(Estimate("sent", cost=0.25))
     dead._listening.cancel()  # type: ignore[union-attr] - it hears no more
-    dead.send(shared_service.Admission("m", 100, Ask("granted", cost=0.25)))
-    dead.send(shared_service.Admission("m", 101, Ask("waiting", cost=0.25)))
+    dead.send(shared_service.Admission("m", 100, Estimate("granted", cost=0.25)))
+    dead.send(shared_service.Admission("m", 101, Estimate("waiting", cost=0.25)))
     await dead.close()
-    waiting = asyncio.create_task(RemoteGate(other, "m").admit(Ask("a", cost=0.5)))
+    waiting = asyncio.create_task(RemoteGate(other, "m").admit(Estimate("a", cost=0.5)))
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
-    await link.call("bury", "dead")
+    await transport.call("remove_worker", "dead")
     ticket = await asyncio.wait_for(waiting, timeout=2)
     # What was sent may be billed; what was granted and not heard of was never sent.
-    assert (await link.call("spent"))["m"] == Spent(usd=0.75, calls=2)
-    dead.send(shared_service.Admission("m", 102, Ask("last words", cost=0.25)))
+    assert (await transport.call("spent"))["m"] == Spent(usd=0.75, calls=2)
+    dead.send(shared_service.Admission("m", 102, Estimate("last words", cost=0.25)))
     await dead.close()
-    RemoteGate(other, "m").settle(ticket, Outcome("answered", cost=0.5))
+    RemoteGate(other, "m").release(ticket, Outcome("answered", cost=0.5))
     await other.close()
-    assert (await link.call("spent"))["m"] == Spent(usd=0.75, calls=2)
-    assert not link.service._admitting
+    assert (await transport.call("spent"))["m"] == Spent(usd=0.75, calls=2)
+    assert not transport.service._admitting
 
 
 async def test_an_outage_is_known_to_all_workers(workdir: Path) -> None:
     spec = ModelSpec.model_validate({"provider": "openai", "model": "m", "retries": 0})
-    link = Link(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
-    posts = [Post(link), Post(link)]
-    ticket = await RemoteGate(posts[0], "m").admit(Ask("a"))
-    RemoteGate(posts[0], "m").settle(ticket, Outcome("failed", down=True, unreachable=True, why="nobody answers"))
+    transport = LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    posts = [WorkerConnection(transport), WorkerConnection(transport)]
+    ticket = await RemoteGate(posts[0], "m").admit(Estimate("a"))
+    RemoteGate(posts[0], "m").release(ticket, Outcome("failed", down=True, unreachable=True, why="nobody answers"))
     await posts[0].delivered()
-    with pytest.raises(EndpointError, match="no answer in 1 try; the last: nobody answers"):
-        await RemoteGate(posts[1], "m").admit(Ask("b"))
+    with pytest.raises(EndpointError, match="no answer after 1 attempt; last error: nobody answers"):
+        await RemoteGate(posts[1], "m").admit(Estimate("b"))
     for post in posts:
         await post.close()
 
 
-async def test_a_full_disk_is_said_from_afar(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = RemoteAnswers(link)
-    await answers.room()
-    link.service._journal._reserve.release()
+async def test_a_full_disk_is_said_from_afar(transport: LocalTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = RemoteAnswers(transport)
+    await answers.ensure_room()
+    transport.service._journal._reserve.release()
     monkeypatch.setattr(disk_reserve, "_LEAST_BYTES", 1 << 60)
     await asyncio.sleep(0)
-    answers._roomy_until = 0.0
+    answers._room_until = 0.0
     with pytest.raises(EngineError, match="no room left for answers"):
-        await answers.room()
+        await answers.ensure_room()

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from engine.llm.providers import generation
-from engine.llm.providers.transformers import TransformersProvider, load
+from engine.llm.local import generation
+from engine.llm.local.transformers import TransformersProvider, load
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import EndpointError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Completion, EndpointError, Request, RequestError, StoppedError
+from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
 
 Make = Callable[..., TransformersProvider]

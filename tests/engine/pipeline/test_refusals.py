@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from engine.llm.chat import ChatModel
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.circuit_breaker import MOST_REFUSALS
-from engine.llm.types.requests import Completion, EndpointError, RequestError
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import EndpointError, RequestError
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
@@ -91,7 +92,7 @@ async def test_a_response_format_that_is_answered_with_500_is_done_without(model
     for number in range(3):
         assert (await one.parse(f"q {number}", City)).city == "Paris"
     assert ["response_format" in body for body in chat_server.requests] == [True, False, False, False]
-    assert any("does not know `response_format`" in note for note in one.notes)
+    assert any("does not support `response_format`" in note for note in one.notes)
 
 
 async def test_a_router_that_finds_nobody_for_a_response_format_is_asked_without_it(
@@ -160,7 +161,7 @@ async def test_a_server_that_does_not_say_why_answers_end_is_noted(model: Make, 
     one = model()
     assert not (await one.chat("q")).truncated
     await one.chat("other")
-    assert ["does not say why answers end" in note for note in one.notes].count(True) == 1
+    assert ["does not report why answers end" in note for note in one.notes].count(True) == 1
 
 
 async def test_tool_calls_are_answers_where_tools_are_offered(model: Make, chat_server: ChatServer) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.llm.journal.answers import damages
+from engine.llm.journal.integrity import damages
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask, run_text, words
@@ -93,7 +93,7 @@ def test_a_journal_that_a_full_disk_hides_is_not_called_damaged(small_disk: Path
 WRITE_AND_DIE = """
 import asyncio, os, sys
 from pathlib import Path
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.llm.journal.answers import Journal
 asyncio.run(Journal(Path(sys.argv[1])).put("k", Completion(text="x")))
 os._exit(9)

@@ -72,7 +72,7 @@ def test_a_model_of_a_step_is_behind_no_api(workdir: Path, tiny_model: Path) -> 
     document = pipeline(tiny_model)
     document["models"]["tuned"] = {"provider": "openai", "model": "step:sft"}
     Path("p.yaml").write_text(json.dumps(document))
-    with pytest.raises(PipelineError, match="step:sft is made by a step"):
+    with pytest.raises(PipelineError, match="a step trains step:sft"):
         check(Path("p.yaml"))
 
 

@@ -24,7 +24,7 @@ from engine.export.versions import export
 from engine.jobs.messages import Partition
 from engine.jobs.receipts import read_receipt
 from engine.llm.journal.answers import Journal
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.upkeep.fsck import fsck
 from registry import CorruptError, DataObject, Draft, Manifest, Model, Registry, SideObject, StoredFile, VersionRef
 from registry.lineage.walk import Version

@@ -18,7 +18,7 @@ from engine.cli.commands.shared import Settings
 from engine.jobs.messages import OutputPart, Partition, Receipt
 from engine.jobs.receipts import write_receipt
 from engine.llm.journal.answers import Journal
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.upkeep.fsck import fsck
 from registry import DataObject, Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words

@@ -1,6 +1,6 @@
-"""Decoding with torch: a prompt is read once for all its answers, and a row that has ended costs nothing more.
+"""Decoding with torch: a prompt is processed once for all its answers, and a finished row costs nothing more.
 
-Where the model's cache cannot be taken apart by rows, transformers' own `generate` does the steps, with the same draws.
+If rows cannot be selected from the model's cache, transformers' own `generate` does the steps, with the same draws.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     import torch
 
 _LIKELIEST = 1024
-"""Tokens among which the nucleus of top_p nearly always is: to sort a whole vocabulary takes longer than a small model."""
+"""The nucleus of top_p is nearly always among this many tokens. Sorting a whole vocabulary takes longer than a small model."""
 
 _FREE_PLACES = 64
-"""Tokens that a cache takes before it is copied to a larger place."""
+"""Free places for tokens in a cache, before it is copied to a larger one."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """One answer to generate.
 
     Args:
-        prompt: token ids; asks with equal prompts share the reading of it.
+        prompt: token ids; equal prompts are processed once.
         max_tokens: at least 1.
-        temperature: 0 takes the likeliest token.
-        top_p: the share of the probability, counted from the likeliest token on, that is drawn from.
+        temperature: 0 takes the most likely token.
+        top_p: draw from the most likely tokens that together have this probability.
         seed: of this row's draws.
-        logprobs: for so many alternatives; None for no log-probabilities at all.
-        is_over: told the tokens so far, whether the answer ends here (stop words).
+        logprobs: the number of alternatives; None for no log-probabilities at all.
+        is_over: given the tokens so far, returns whether the answer ends here (stop words).
     """
 
     prompt: tuple[int, ...]
@@ -46,7 +46,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A drawn token's log-probability in the model's own distribution, and its likeliest (token, log-probability)."""
+    """A drawn token's log-probability in the model's own distribution, and the most likely (token, log-probability) pairs."""
 
     token: int
     logprob: float
@@ -55,7 +55,7 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Generated:
-    """An answer: its tokens without the end token, a score for each if asked for, and whether it was cut off."""
+    """An answer: its tokens without the end token, a score for each if requested, and whether it was cut off."""
 
     tokens: tuple[int, ...]
     scores: tuple[TokenScore, ...] | None
@@ -63,24 +63,26 @@ class Generated:
 
 
 def generate(
-    model: Any, asks: Sequence[Ask], ends: frozenset[int], is_stopped: Callable[[], bool] = lambda: False
+    model: Any, requests: Sequence[GenerationRequest], ends: frozenset[int], is_stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, Generated]]:
-    """Answers as they end, with their places in `asks`. Iterate in torch.inference_mode().
+    """Answers as they finish, with their indices in `requests`. Iterate in torch.inference_mode().
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
-        asks: they are generated together; prompts of like length waste least.
+        requests: generated together; prompts of similar length waste least.
         ends: tokens that end an answer.
-        is_stopped: asked before each token; what has not ended by then is given up.
+        is_stopped: called before each token; if it returns True, unfinished answers are dropped.
     """
-    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(ask.prompt for ask in asks))}
-    reads = [prompts[ask.prompt] for ask in asks]
-    rows = _Rows(asks, ends, model.device)
+    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(request.prompt for request in requests))}
+    reads = [prompts[request.prompt] for request in requests]
+    rows = _Rows(requests, ends, model.device)
     cache = _cache_by_rows(model)
     if cache is None:
-        yield from _generate_plainly(model, [ask.prompt for ask in asks], max(ask.max_tokens for ask in asks), rows, is_stopped)
+        yield from _generate_plainly(
+            model, [request.prompt for request in requests], max(request.max_tokens for request in requests), rows, is_stopped
+        )
         return
-    batch = _Batch(model, [*prompts], max(ask.max_tokens for ask in asks), cache)
+    batch = _Batch(model, [*prompts], max(request.max_tokens for request in requests), cache)
     logits = batch.read()
     batch.keep(reads)
     logits = logits[reads]
@@ -92,16 +94,16 @@ def generate(
         if ended:
             batch.keep(places)
             tokens = tokens[places]
-        logits = batch.read_on(tokens)
+        logits = batch.read_next(tokens)
 
 
 class _Batch:
-    """Left-padded token sequences and what the model has computed of them.
+    """Left-padded token sequences and the model's cache for them.
 
     Args:
         model: the model.
         prompts: token ids, one row each.
-        room: tokens that may be added to a row.
+        room: the number of tokens that may be added to a row.
         cache: empty; its rows can be selected.
     """
 
@@ -117,18 +119,18 @@ class _Batch:
         self._takes = _parameters(model) & {"position_ids", "logits_to_keep"}
 
     def read(self) -> torch.Tensor:
-        """Put the prompts through the model. Returns logits of the next tokens, float32 (rows, vocabulary)."""
+        """Process the prompts. Returns logits of the next tokens, float32 (rows, vocabulary)."""
         positions = (self._mask[:, : self._width].cumsum(dim=1) - 1).clamp(min=0)
         return self._forward(self._ids, positions)
 
-    def read_on(self, tokens: torch.Tensor) -> torch.Tensor:
+    def read_next(self, tokens: torch.Tensor) -> torch.Tensor:
         """Add a token to each row; `tokens` has shape (rows,). Returns logits as `read` does."""
         self._width += 1
         self._lengths = self._lengths + 1
         return self._forward(tokens[:, None], self._lengths - 1)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order; a row may be there several times."""
+        """Continue with these rows, in this order; a row may occur several times."""
         if [*rows] == [*range(len(self._mask))]:
             return
         chosen = self._mask.new_tensor(rows)
@@ -136,7 +138,7 @@ class _Batch:
         self._mask, self._lengths = self._mask[chosen], self._lengths[chosen]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        # Logits of the last place alone: those of a whole prompt would fill the memory.
+        # Only the logits of the last position: those of a whole prompt would fill the memory.
         further = {"position_ids": positions, "logits_to_keep": 1}
         read = self._model(
             input_ids=ids,
@@ -150,52 +152,52 @@ class _Batch:
 
 
 class _Rows:
-    """The answers under way: what was drawn for each, and which go on."""
+    """The answers in progress: the tokens drawn for each, and which rows continue."""
 
-    def __init__(self, asks: Sequence[Ask], ends: frozenset[int], device: torch.device) -> None:
-        self.going: list[int] = [*range(len(asks))]
-        self._asks = asks
+    def __init__(self, requests: Sequence[GenerationRequest], ends: frozenset[int], device: torch.device) -> None:
+        self.active: list[int] = [*range(len(requests))]
+        self._requests = requests
         self._ends = ends
-        self._draw = Sampler(asks, device)
-        self._tokens: list[list[int]] = [[] for _ in asks]
-        self._scores: list[list[TokenScore]] = [[] for _ in asks]
+        self._draw = Sampler(requests, device)
+        self._tokens: list[list[int]] = [[] for _ in requests]
+        self._scores: list[list[TokenScore]] = [[] for _ in requests]
 
     def draw(self, logits: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, Generated]], list[int]]:
-        """The next token of each row that goes on.
+        """Draw the next token of each row that continues.
 
         Args:
-            logits: float32 (rows that go on, vocabulary).
+            logits: float32 (continuing rows, vocabulary).
 
         Returns:
-            Tokens (rows that went on), the answers that have ended, and the places among `logits` of rows that go on.
+            The tokens drawn, the answers that have ended, and the indices in `logits` of the rows that still continue.
         """
-        drawn = self._draw(logits, self.going)
+        drawn = self._draw(logits, self.active)
         tokens = drawn.tolist()
         self._score(logits, drawn)
         places, ended = [], []
-        for place, (row, token) in enumerate(zip(self.going, tokens, strict=True)):
+        for place, (row, token) in enumerate(zip(self.active, tokens, strict=True)):
             if (generated := self._add(row, token)) is None:
                 places.append(place)
             else:
                 ended.append((row, generated))
-        self.going = [self.going[place] for place in places]
+        self.active = [self.active[place] for place in places]
         return drawn, ended, places
 
     def _add(self, row: int, token: int) -> Generated | None:
-        ask, tokens = self._asks[row], self._tokens[row]
+        request, tokens = self._requests[row], self._tokens[row]
         at_end = token in self._ends
         if not at_end:
             tokens.append(token)
-            at_end = ask.is_over is not None and ask.is_over(tokens)
-        if not at_end and len(tokens) < ask.max_tokens:
+            at_end = request.is_over is not None and request.is_over(tokens)
+        if not at_end and len(tokens) < request.max_tokens:
             return None
-        scores = None if ask.logprobs is None else tuple(self._scores[row][: len(tokens)])
+        scores = None if request.logprobs is None else tuple(self._scores[row][: len(tokens)])
         return Generated(tuple(tokens), scores, cut_off=not at_end)
 
     def _score(self, logits: torch.Tensor, drawn: torch.Tensor) -> None:
-        """Log-probabilities of what was drawn, for the rows that want them."""
-        wanted = [(place, row, self._asks[row].logprobs or 0) for place, row in enumerate(self.going)]
-        wanted = [each for each in wanted if self._asks[each[1]].logprobs is not None]
+        """Record the log-probabilities of the drawn tokens, for the rows that requested them."""
+        wanted = [(place, row, self._requests[row].logprobs or 0) for place, row in enumerate(self.active)]
+        wanted = [each for each in wanted if self._requests[each[1]].logprobs is not None]
         if not wanted:
             return
         places = [place for place, _, _ in wanted]
@@ -210,25 +212,25 @@ class _Rows:
 
 
 class Sampler:
-    """Draws tokens, each row with its own temperature, top_p and seed, whatever rows are with it.
+    """Draws tokens, each row with its own temperature, top_p and seed, independently of the other rows.
 
-    By the Gumbel-max trick: argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). Noise belongs to a token
-    and not to a place in a sum, so that differences in the last bits of logits rarely change a draw.
+    Uses the Gumbel-max trick: argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). The noise belongs to a
+    token and not to a place in a cumulative sum, so differences in the last bits of logits rarely change a draw.
 
     Args:
-        asks: the rows.
+        requests: the rows.
         device: where the logits will be.
     """
 
-    def __init__(self, asks: Sequence[Ask], device: torch.device) -> None:
+    def __init__(self, requests: Sequence[GenerationRequest], device: torch.device) -> None:
         import torch
 
-        self._asks = asks
-        self._generators = [torch.Generator(device=device).manual_seed(ask.seed) for ask in asks]
+        self._requests = requests
+        self._generators = [torch.Generator(device=device).manual_seed(request.seed) for request in requests]
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        """Tokens (n) for rows number `rows`, given their logits, float32 (n, vocabulary)."""
-        places = [place for place, row in enumerate(rows) if self._asks[row].temperature > 0]
+        """Tokens (n) for the rows with indices `rows`, given their logits, float32 (n, vocabulary)."""
+        places = [place for place, row in enumerate(rows) if self._requests[row].temperature > 0]
         if not places:
             return logits.argmax(dim=-1)
         if len(places) == len(rows):
@@ -240,10 +242,10 @@ class Sampler:
     def _sample(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         import torch
 
-        scores = logits / logits.new_tensor([[self._asks[row].temperature] for row in rows])
-        narrow = [place for place, row in enumerate(rows) if self._asks[row].top_p < 1]
+        scores = logits / logits.new_tensor([[self._requests[row].temperature] for row in rows])
+        narrow = [place for place, row in enumerate(rows) if self._requests[row].top_p < 1]
         if narrow:
-            shares = logits.new_tensor([[self._asks[rows[place]].top_p] for place in narrow])
+            shares = logits.new_tensor([[self._requests[rows[place]].top_p] for place in narrow])
             scores[narrow] = nucleus(scores[narrow], shares)
         noise = torch.empty_like(scores)
         for place, row in enumerate(rows):
@@ -253,7 +255,7 @@ class Sampler:
 
 
 def nucleus(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Logits with -inf for all but the likeliest tokens that together hold the share `top_p`.
+    """Logits with -inf for all but the most likely tokens that together have the probability `top_p`.
 
     Args:
         logits: (rows, vocabulary).
@@ -275,7 +277,7 @@ def nucleus(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 def _generate_plainly(
     model: Any, prompts: Sequence[tuple[int, ...]], most: int, rows: _Rows, is_stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, Generated]]:
-    """As `generate`, by transformers' own loop: every row reads its prompt, and ended rows stay to the end."""
+    """Like `generate`, with transformers' own loop: every row processes its prompt, and finished rows stay to the end."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
@@ -283,18 +285,18 @@ def _generate_plainly(
     done: list[tuple[int, Generated]] = []
 
     def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        going = rows.going
-        tokens, ended, _places = rows.draw(scores[going].float())
+        active = rows.active
+        tokens, ended, _places = rows.draw(scores[active].float())
         done.extend(ended)
         forced = torch.full_like(scores, float("-inf"))
         forced[:, 0] = 0  # rows that have ended are padded
-        forced[going] = float("-inf")
-        forced[going, tokens] = 0
+        forced[active] = float("-inf")
+        forced[active, tokens] = 0
         return forced
 
     def is_done(_: torch.Tensor, __: Any, **___: Any) -> torch.Tensor:
-        going = set() if is_stopped() else {*rows.going}
-        return torch.tensor([row not in going for row in range(len(prompts))], device=ids.device)
+        active = set() if is_stopped() else {*rows.active}
+        return torch.tensor([row not in active for row in range(len(prompts))], device=ids.device)
 
     model.generate(
         input_ids=ids,
@@ -307,7 +309,7 @@ def _generate_plainly(
 
 
 def _cache_by_rows(model: Any) -> Any:
-    """An empty cache whose rows can be selected, or None: layers of other kinds keep more than keys and values of a row."""
+    """An empty cache whose rows can be selected, or None: other kinds of layers store more than a row's keys and values."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -323,7 +325,7 @@ def _cache_by_rows(model: Any) -> Any:
 
 @functools.cache
 def _roomy_layer() -> Any:
-    """The class of a DynamicLayer that keeps free places at its end, where the original copies everything for each token."""
+    """A subclass of DynamicLayer with free places at its end; the original copies everything for each token."""
     from transformers.cache_utils import DynamicLayer
 
     class RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -362,7 +364,7 @@ def _parameters(model: Any) -> set[str]:
 
 
 def _left_padded(prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both int64 (prompts, longest). Any token does as padding: it is masked."""
+    """Token ids and attention mask, both int64 (prompts, longest). Any token can be the padding, because it is masked."""
     import torch
 
     width = max(map(len, prompts))

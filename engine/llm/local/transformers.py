@@ -1,6 +1,6 @@
-"""Models in this process: concurrent requests are generated together, in batches of like length.
+"""Chat models in this process: concurrent requests are generated together, in batches of similar length.
 
-Sampling is seeded by each request's own key, so that what a batch is made of does not decide what a row gets.
+Each request's key seeds its sampling, so that a row's answer does not depend on the other requests in its batch.
 """
 
 from __future__ import annotations
@@ -16,18 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.library_noise import quiet_transformers
-from engine.llm.providers.generation import Ask, Generated, TokenScore, generate
+from engine.llm.local.generation import Generated, GenerationRequest, TokenScore, generate
+from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import (
-    LEAST_LOGPROB,
-    Completion,
-    EndpointError,
-    ModelError,
-    Request,
-    RequestError,
-    StoppedError,
-    TokenLogprob,
-)
+from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
 
 _LINGER_SECONDS = 0.01
@@ -35,19 +28,19 @@ _LINGER_SECONDS = 0.01
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A request that somebody waits for."""
+    """A request that waits for its answer."""
 
     request: Request
     answer: asyncio.Future[Completion]
 
     @functools.cached_property
     def order(self) -> tuple[int, str]:
-        """Sorts requests of like length together, and samples of one prompt next to each other."""
+        """Sort key: requests of similar length together, samples of one prompt next to each other."""
         text = "\n".join(message["content"] for message in self.request.messages) + str(self.request.schema or "")
         return len(text), text
 
-    def settle(self, result: Completion | Exception) -> None:
-        """Tell the one who waits, who may have gone. In the event loop's thread."""
+    def resolve(self, result: Completion | Exception) -> None:
+        """Set the result, unless the waiting call was cancelled. In the event loop's thread."""
         if self.answer.done():
             return
         if isinstance(result, Completion):
@@ -57,12 +50,12 @@ class _Waiting:
 
 
 class TransformersProvider:
-    """A causal language model with a chat template, on the GPU where there is one.
+    """A causal language model with a chat template, on the GPU if there is one.
 
     Args:
         spec: the model; `batch_size` answers are generated together.
-        weights: (folder or id of the model, folder of an adapter on it or None), called in the generating thread.
-        threads: of the CPU, for a model that runs there; None leaves torch's choice.
+        weights: returns (folder or id of the model, folder of its adapter or None); called in the generating thread.
+        threads: number of CPU threads for a model on the CPU; None uses torch's default.
     """
 
     def __init__(self, spec: ModelSpec, weights: Callable[[], tuple[Path, Path | None]], threads: int | None = None) -> None:
@@ -78,10 +71,10 @@ class TransformersProvider:
         self._loaded: LocalModel | None = None
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Join the next batches; see Provider.
+        """Add requests to the next batches; see Provider.
 
         Raises:
-            RequestError: the prompt and max_tokens are more than the model takes, or than the GPU's memory holds.
+            RequestError: the prompt and max_tokens exceed the model's context length or the GPU's memory.
             EndpointError: the model cannot be loaded, or its tokenizer has no chat template.
             StoppedError: the provider was closed.
         """
@@ -96,13 +89,13 @@ class TransformersProvider:
         return [first, *[other.model_copy(update={"tokens_in": 0}) for other in others]]
 
     def stop(self, why: ModelError) -> None:
-        """See Provider: what is being generated comes to its end, what waits for that has cost nothing yet."""
+        """See Provider. The current batch finishes; requests that wait fail, since they have cost nothing yet."""
         for each in self._waiting:
-            each.settle(why)
+            each.resolve(why)
         self._waiting = []
 
     async def close(self) -> None:
-        """Stop generating at the next token and free the model; requests under way fail with StoppedError."""
+        """Stop generating at the next token and free the model; requests in progress fail with StoppedError."""
         self._closed.set()
         if self._serving:
             self._serving.cancel()
@@ -114,29 +107,29 @@ class TransformersProvider:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            await asyncio.sleep(_LINGER_SECONDS)  # let requests that start together travel together
+            await asyncio.sleep(_LINGER_SECONDS)  # so that requests that start together share a batch
             batch = self._next_batch()
 
-            def settle(each: _Waiting, result: Completion | Exception) -> None:
-                loop.call_soon_threadsafe(each.settle, result)
+            def resolve(each: _Waiting, result: Completion | Exception) -> None:
+                loop.call_soon_threadsafe(each.resolve, result)
 
             try:
-                await loop.run_in_executor(self._thread, self._generate, batch, settle)
+                await loop.run_in_executor(self._thread, self._generate, batch, resolve)
             except asyncio.CancelledError:
-                self._waiting += batch  # `close` tells them
+                self._waiting += batch  # `close` resolves them
                 raise
             except Exception as error:
                 for each in batch:
-                    each.settle(error)
+                    each.resolve(error)
 
     def _next_batch(self) -> list[_Waiting]:
-        """The request that has waited longest, and those of most alike length, so that little is padding."""
+        """The request that has waited longest, and those of the most similar length, for little padding."""
         self._waiting = [each for each in self._waiting if not each.answer.done()]
         if not self._waiting:
             return []
         ordered = sorted(self._waiting, key=lambda each: each.order)
         place = ordered.index(self._waiting[0])
-        # Blocks of the order rather than neighbours on both sides: what is left over is then a block, too.
+        # Aligned blocks rather than the nearest neighbours, so that the remaining requests form blocks as well.
         start = max(0, min(place - place % self._most, len(ordered) - self._most))
         batch = ordered[start : start + self._most]
         taken = {id(each) for each in batch}
@@ -145,67 +138,67 @@ class TransformersProvider:
 
     # -- in the generating thread --------------------------------------------------------------------------------------
 
-    def _generate(self, batch: Sequence[_Waiting], settle: Callable[[_Waiting, Completion | Exception], None]) -> None:
+    def _generate(self, batch: Sequence[_Waiting], resolve: Callable[[_Waiting, Completion | Exception], None]) -> None:
         if not batch or self._closed.is_set():
             return
         model = self._loaded or load(self._spec.model, *self._weights(), self._threads)
         self._loaded = None if self._closed.is_set() else model
-        asks: list[tuple[_Waiting, Ask]] = []
+        tasks: list[tuple[_Waiting, GenerationRequest]] = []
         for each in batch:
             try:
-                asks.append((each, model.ask(each.request)))
+                tasks.append((each, model.generation_request(each.request)))
             except ModelError as error:
-                settle(each, error)
-        if asks:
-            self._within_memory(model, asks, settle)
+                resolve(each, error)
+        if tasks:
+            self._within_memory(model, tasks, resolve)
 
     def _within_memory(
         self,
         model: LocalModel,
-        asks: list[tuple[_Waiting, Ask]],
-        settle: Callable[[_Waiting, Completion | Exception], None],
+        tasks: list[tuple[_Waiting, GenerationRequest]],
+        resolve: Callable[[_Waiting, Completion | Exception], None],
     ) -> None:
-        """Generate, in parts when the GPU's memory does not hold all."""
+        """Generate, in parts if the batch does not fit into the GPU's memory."""
         import torch
 
-        left = dict(enumerate(asks))
+        left = dict(enumerate(tasks))
         started = time.perf_counter()
         try:
             with torch.inference_mode():
-                answers = generate(model.network, [ask for _, ask in asks], model.ends, self._closed.is_set)
+                answers = generate(model.network, [task for _, task in tasks], model.ends, self._closed.is_set)
                 for place, generated in answers:
-                    each, ask = left.pop(place)
+                    each, task = left.pop(place)
                     latency = round((time.perf_counter() - started) * 1000, 3)
                     try:
-                        settle(each, model.completion(each.request, ask, generated, latency))
+                        resolve(each, model.completion(each.request, task, generated, latency))
                     except RequestError as error:
-                        settle(each, error)
+                        resolve(each, error)
             return
         except torch.cuda.OutOfMemoryError as error:
             said = str(error).partition("\n")[0]
-        # Here and not in the handler: the error holds what filled the memory.
+        # Not in the handler: the error references the tensors that fill the memory.
         torch.cuda.empty_cache()
-        if len(asks) == 1:
-            settle(asks[0][0], RequestError(f"the GPU's memory does not hold one answer; lower max_tokens ({said})"))
+        if len(tasks) == 1:
+            resolve(tasks[0][0], RequestError(f"one answer does not fit into the GPU's memory; lower max_tokens ({said})"))
             return
-        half = -(-len(asks) // 2)
+        half = -(-len(tasks) // 2)
         if half < self._most:
             self._most = half
-            self.notes.append(f"the GPU's memory is full: {half} answers are generated together, not {len(asks)}")
+            self.notes.append(f"the GPU's memory was full: {half} answers are generated together instead of {len(tasks)}")
         rest = [*left.values()]
         for start in range(0, len(rest), half):
-            self._within_memory(model, rest[start : start + half], settle)
+            self._within_memory(model, rest[start : start + half], resolve)
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A loaded model, and how its requests become tokens and its tokens answers.
+    """A loaded model: converts requests to tokens, and tokens to answers.
 
     Args:
         name: as the pipeline names it.
         network, tokenizer: of transformers.
         ends: tokens that end an answer.
-        room: tokens of a prompt and its answer that the model takes; None when it does not say.
+        room: the maximum of tokens in a prompt and its answer; None if unknown.
     """
 
     name: str
@@ -214,11 +207,11 @@ class LocalModel:
     ends: frozenset[int]
     room: int | None
 
-    def ask(self, request: Request) -> Ask:
-        """What is to be generated for a request.
+    def generation_request(self, request: Request) -> GenerationRequest:
+        """The generation request for a chat request.
 
         Raises:
-            RequestError: it does not fit, or the chat template refuses it.
+            RequestError: it is too long, or the chat template rejects it.
             EndpointError: there is no chat template.
         """
         sampling = request.sampling
@@ -226,9 +219,9 @@ class LocalModel:
         needed = len(prompt) + sampling["max_tokens"]
         if self.room and needed > self.room:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; with max_tokens that is {needed}, the model takes {self.room}"
+                f"the prompt has {len(prompt)} tokens; with max_tokens that makes {needed}; the model's limit is {self.room}"
             )
-        return Ask(
+        return GenerationRequest(
             prompt=prompt,
             max_tokens=sampling["max_tokens"],
             temperature=sampling["temperature"],
@@ -238,8 +231,8 @@ class LocalModel:
             is_over=self._stops([word for word in sampling["stop"] if word]),
         )
 
-    def completion(self, request: Request, ask: Ask, generated: Generated, latency_ms: float) -> Completion:
-        """The answer as text. Tokens of a stop word are counted and have log-probabilities; the text ends before it.
+    def completion(self, request: Request, task: GenerationRequest, generated: Generated, latency_ms: float) -> Completion:
+        """The answer as text. The text ends before a stop word, but its tokens are counted and have log-probabilities.
 
         Raises:
             RequestError: a log-probability is not a number.
@@ -249,7 +242,7 @@ class LocalModel:
         return Completion(
             text=text[: min(cuts)] if cuts else text,
             finish_reason="length" if generated.cut_off and not cuts else "stop",
-            tokens_in=len(ask.prompt),
+            tokens_in=len(task.prompt),
             tokens_out=len(generated.tokens),
             latency_ms=latency_ms,
             logprobs=None if generated.scores is None else tuple(map(self._line, generated.scores)),
@@ -260,21 +253,21 @@ class LocalModel:
 
         if not self.tokenizer.chat_template:
             raise EndpointError(
-                f"the tokenizer of the model {self.name} has no chat template, so it cannot be asked in messages; take the"
-                " model's chat (instruct) version, or put a chat_template.jinja into its folder"
+                f"the tokenizer of the model {self.name} has no chat template, so the model cannot chat; use the model's chat"
+                " (instruct) version, or put a chat_template.jinja into its folder"
             )
         schema = request.schema
         messages = [*request.messages] if schema is None else in_words(request.messages, schema)
         try:
             text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
-            raise RequestError(f"the chat template of {self.name} refuses the messages: {error}") from error
+            raise RequestError(f"the chat template of {self.name} rejects the messages: {error}") from error
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _stops(self, words: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
         if not words:
             return None
-        # A token is at least a byte; a few more, because decoders treat the beginning of a text differently.
+        # A token is at least one byte. A few more, because decoders treat the beginning of a text differently.
         reach = max(len(word.encode()) for word in words) + 4
 
         def is_over(tokens: Sequence[int]) -> bool:
@@ -285,12 +278,12 @@ class LocalModel:
 
     def _line(self, score: TokenScore) -> TokenLogprob:
         top: dict[str, float] = {}
-        for token, logprob in score.top:  # likeliest first; parts of characters look alike as text
+        for token, logprob in score.top:  # most likely first; parts of characters can be equal as text
             top.setdefault(self._text(token), max(logprob, LEAST_LOGPROB))
         try:
             return TokenLogprob(token=self._text(score.token), logprob=max(score.logprob, LEAST_LOGPROB), top=top)
         except ValueError as error:
-            raise RequestError(f"the model {self.name} gives log-probabilities that are not numbers (NaN)") from error
+            raise RequestError(f"the model {self.name} returned log-probabilities that are not numbers (NaN)") from error
 
     @functools.cached_property
     def _text(self) -> Callable[[int], str]:
@@ -302,13 +295,13 @@ class LocalModel:
 
 
 def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> LocalModel:
-    """A model from its folder, an adapter merged into it, on the GPU where there is one.
+    """A model from its folder, with an adapter merged into it, on the GPU if there is one.
 
     Args:
         name: as the pipeline names it.
         folder: folder or Hugging Face id.
         adapter: folder of an adapter, or None.
-        threads: of the CPU, for the calling thread; None leaves torch's choice.
+        threads: number of CPU threads for the calling thread; None uses torch's default.
 
     Raises:
         EndpointError: it cannot be loaded.
@@ -318,7 +311,7 @@ def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> 
 
     quiet_transformers()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # bfloat16 is slow on most CPUs; on GPUs that have it, it halves the memory.
+    # bfloat16 is slow on most CPUs; on GPUs that support it, it halves the memory.
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if device == "cpu" and threads:
         torch.set_num_threads(threads)
@@ -334,7 +327,7 @@ def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> 
         raise EndpointError(f"cannot load the model {name}: {error}") from error
     found = network.generation_config.eos_token_id
     ends = frozenset(found if isinstance(found, list) else [tokenizer.eos_token_id if found is None else found]) - {None}
-    # What a model's authors suggest (a repetition penalty, ...) is not what the pipeline asks for.
+    # Defaults of the model's authors (a repetition penalty, ...) must not override the pipeline's sampling.
     network.generation_config = GenerationConfig()
     room = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     return LocalModel(name, network, tokenizer, ends, room)

@@ -1,0 +1,48 @@
+"""What a request may use at most, estimated before it is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.requests import Request
+from engine.llm.types.structured import in_words
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one HTTP request may use. Requests with the same `key` are sent one after the other.
+
+    Args:
+        key: the request's key.
+        tokens: of prompt and answer, for the token bucket: the prompt is estimated, the answer is at its maximum.
+        cost: upper bound in US dollars.
+    """
+
+    key: str
+    tokens: int = 0
+    cost: float = 0.0
+
+
+BYTES_PER_TOKEN = 4
+"""In ordinary text. A token bucket that used the upper bound (a token for each byte) would admit far too little."""
+
+
+def token_bound(request: Request) -> tuple[int, int]:
+    """Upper bounds for the prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
+
+    Does not include what the server's chat template adds to the whole conversation: see Budget.
+    """
+    messages = in_words(request.messages, request.schema) if request.schema else request.messages
+    prompt = sum(len(message["content"].encode()) + 16 for message in messages)
+    return prompt, int(request.sampling["max_tokens"])
+
+
+def estimate(spec: ModelSpec, requests: Sequence[Request]) -> Estimate:
+    """The estimate for requests that differ only in `sample` and are sent as one."""
+    tokens_in, tokens_out = token_bound(requests[0])
+    tokens_in += len(json.dumps(spec.extra_body)) if spec.extra_body else 0
+    tokens_out *= len(requests)
+    return Estimate(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, spec.cost(tokens_in, tokens_out))

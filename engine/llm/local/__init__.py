@@ -1,0 +1,1 @@
+"""Models in this process: they generate or encode texts from weights on this machine."""

@@ -1,0 +1,112 @@
+"""Texts as vectors, by a sentence-transformers model in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from engine.library_noise import quiet_transformers
+from engine.llm.types.errors import EndpointError, ModelError
+from engine.llm.types.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors: TypeAlias = NDArray[np.float32]
+
+_FEW_TEXTS = 64
+_CALLS_KEPT = 64
+
+
+class LocalEncoder:
+    """A sentence-transformers model in its own thread, loaded on first use, on the GPU if there is one.
+
+    Calls are served one after another and never merged, so that a call's result does not depend on other calls.
+
+    Args:
+        spec: the model; `batch_size` texts are encoded together.
+        weights: returns the folder or id of the model; called in the thread.
+        threads: number of CPU threads for a model on the CPU; None uses torch's default.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: Callable[[], Path], threads: int | None = None) -> None:
+        self.spec = spec
+        self._weights = weights
+        self._threads = threads
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._stopped: ModelError | None = None
+        # Row operators compare each row with the same few texts. Whole calls are cached, not texts: the last digits of a
+        # text's vector must not depend on the call that encoded it first.
+        self._encode_few = functools.lru_cache(_CALLS_KEPT)(self._encode)
+
+    async def encode(self, texts: tuple[str, ...]) -> Vectors:
+        """The vectors of distinct texts; do not modify them. See Encoder.embed for the rest."""
+        encode = self._encode_few if len(texts) <= _FEW_TEXTS else self._encode
+        return await asyncio.get_running_loop().run_in_executor(self._thread, encode, texts)
+
+    def stop(self, why: ModelError) -> None:
+        """Encode no further batch. Calls that need one raise `why`."""
+        self._stopped = why
+
+    # -- in the thread -------------------------------------------------------------------------------------------------
+
+    def _encode(self, texts: tuple[str, ...]) -> Vectors:
+        import numpy as np
+        import torch
+
+        network, size = self._network, self.spec.batch_size
+        width = network.get_embedding_dimension() or network.encode([""]).shape[1]  # some models do not report it
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # similar lengths together, for little padding
+        vectors = np.empty((len(texts), width), np.float32)
+        for start in range(0, len(order), size):
+            if self._stopped:
+                raise self._stopped
+            batch = order[start : start + size]
+            try:
+                vectors[batch] = network.encode(
+                    [texts[number] for number in batch], batch_size=size, normalize_embeddings=True, show_progress_bar=False
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                raise EndpointError(
+                    f"{len(batch)} texts do not fit into the GPU's memory with the encoder {self.spec.model}; lower batch_size"
+                ) from error
+        return vectors
+
+    @functools.cached_property
+    def _network(self) -> Any:
+        return load(self.spec.model, self._weights(), self._threads)
+
+
+def load(name: str, folder: Path, threads: int | None) -> Any:
+    """A SentenceTransformer from its folder, in float32, on the GPU if there is one.
+
+    Args:
+        name: as the pipeline names it.
+        folder: folder or Hugging Face id.
+        threads: number of CPU threads for the calling thread; None uses torch's default.
+
+    Raises:
+        EndpointError: it cannot be loaded, or is not a sentence-transformers model.
+    """
+    import torch
+
+    quiet_transformers()
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    device, here = "cuda" if torch.cuda.is_available() else "cpu", folder.is_dir()
+    if device == "cpu" and threads:
+        torch.set_num_threads(threads)
+    try:
+        network = SentenceTransformer(str(folder), device=device, local_files_only=here, model_kwargs={"dtype": torch.float32})
+        meant = is_sentence_transformer_model(str(folder), local_files_only=here)
+    except Exception as error:  # missing or damaged files raise many kinds of errors
+        raise EndpointError(f"cannot load the encoder {name}: {error}") from error
+    if not meant:
+        raise EndpointError(f"{name} is not a sentence-transformers model: it has no modules.json")
+    return network

@@ -1,0 +1,16 @@
+"""Context variables that the worker sets while it processes a row.
+
+There are two, because an operator's calls reach the client and the providers through code that knows nothing of rows:
+
+* `refresh` (here) says whether answers in the journal may be used for the row.
+* `current_log` (`engine.llm.chat`) collects the row's calls for its lineage.
+
+Each row runs in its own asyncio task, and a task has its own copy of both.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+refresh: ContextVar[bool] = ContextVar("refresh", default=False)
+"""True while a rejected row runs again: the journal's answers caused the reject, so the model is asked again."""
