@@ -17,7 +17,7 @@ from registry.storage.objects import CorruptError, ObjectStore, read_checked_jso
 class Travelling(BaseModel):
     """Frozen data sent to workers and stored in receipts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class InputPart(Travelling):

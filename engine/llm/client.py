@@ -8,8 +8,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_none
+from typing import TYPE_CHECKING
 
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.accounting import Ask, Outcome
@@ -31,6 +30,9 @@ from engine.llm.types.requests import (
     TransientError,
 )
 from engine.llm.types.structured import in_words
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _WORDS = 160
 _CAP_SECONDS, _MOST_RETRY_AFTER = 60.0, 600.0
@@ -189,6 +191,8 @@ class ModelClient:
 
     async def _ask(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers to the first of some requests (at least one), after as many tries as the failures deserve."""
+        from tenacity import AsyncRetrying, retry_if_exception_type, wait_none
+
         if self._provider is None:
             self._provider = self._make()
         patience = _Patience(self, self.spec.retries)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
+if TYPE_CHECKING:
+    import aiohttp
 
 MOST_ERROR_BYTES = 1 << 20
 """Read of a response that is an error; the rest of it is not waited for."""
