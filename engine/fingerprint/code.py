@@ -7,16 +7,17 @@ from functools import cache
 from typing import Any
 
 from engine.fingerprint.reachable_code import Fingerprint, fingerprint
-from engine.operator.catalogue import catalogue, packages
+from engine.operator.catalogue import catalogue
+from engine.operator.definitions import packages
 from registry import Record
 from registry.storage.objects import json_digest
 
 
 @cache
 def code_of(operator: str) -> Fingerprint:
-    """The fingerprint of a registered operator."""
+    """The fingerprint of a registered operator; the name is bare, or full (`package:name`)."""
     project = tuple({package.partition(".")[0] for package in packages()})
-    return fingerprint(catalogue().operators[operator], operator, project)
+    return fingerprint(catalogue().operators[operator], operator.rpartition(":")[2], project)
 
 
 @cache

@@ -10,6 +10,7 @@ from engine.errors import EngineError
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Partition, partitions, read_receipt
 from engine.llm.weights import REGISTRY, identify
+from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Source, Step
 from engine.planning.explain import changes
 from engine.planning.keys import step_document, step_key
@@ -284,7 +285,7 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     notes = [*step.notes]
     streamed = _streamed_memory(step, inputs)
     whole = sum(_memory(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
-    texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.")]
+    texts = [text for text in code_of(full_name(step.operator)).code.values() if text.startswith("builtins.")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
     asks = step.operator.asks(step.params) if step.operator.asks else None
     for role, per_row in step.operator.calls_per_row(step.params).items():
@@ -326,7 +327,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
     if newest.step_key == plan.key:
         return ["an output is missing or its objects are gone"]
     before = registry.store.read_document(newest.key_object.sha256)
-    return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
+    return changes(before, plan.document or {}, code_of(full_name(step.operator)).code) or ["an older version hits no more"]
 
 
 def store_document(registry: Registry, document: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> DataObject:
