@@ -16,7 +16,7 @@ def ops(
 ) -> None:
     """List the operators, or show one: inputs, outputs, parameters, documentation."""
     from engine.cli.output import grid
-    from engine.cli.report import operator_document, print_operator
+    from engine.cli.run_view import operator_document, print_operator
     from engine.operator.catalogue import catalogue
 
     known = catalogue().operators

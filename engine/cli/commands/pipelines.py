@@ -48,7 +48,7 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Show what a run would do: hits, steps to run, rows, and upper bounds of calls, tokens and price."""
-    from engine.cli.report import plan_rows, print_plan
+    from engine.cli.run_view import plan_rows, print_plan
     from engine.planning.plan import make_plan
     from registry import Registry
 
@@ -78,7 +78,7 @@ def run(
     """Run a pipeline; what is there already is not made again."""
     from engine.cli.output import stderr_console
     from engine.cli.progress import progress_on
-    from engine.cli.report import print_run, run_document
+    from engine.cli.run_view import print_run, run_document
     from engine.running.run import run as run_pipeline
     from registry import Report
 

@@ -81,7 +81,7 @@ def runs(json: JsonOption = False) -> None:
 def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonOption = False) -> None:
     """Show a version: its type and fields, what it was made from, by which step and run, and its metrics."""
     from engine.cli.output import grid
-    from engine.cli.report import print_report
+    from engine.cli.run_view import print_report
     from registry import Report
 
     registry = existing_registry()
