@@ -1,76 +1,25 @@
-"""What commands tell people: the plan, the summary of a run, an operator's page."""
+"""The summary of a run, for people and as data."""
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.markdown import Markdown
+from typing import TYPE_CHECKING, Any
 
 from engine.cli.invocation import again, propose
-from engine.cli.output import grid, plain
-from engine.operator.declaration import SINGLE, Operator
-from engine.planning.plan import Plan, SourcePlan
-from engine.running.result import RunResult, StepOutcome
+from engine.cli.output import grid
+from engine.cli.plan_view import source_note
 from registry import Metric, Report
-from registry.records.record import fields_of
 
-# -- plan ---------------------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from rich.console import Console
 
+    from engine.planning.plan import SourcePlan
+    from engine.running.result import RunResult, StepOutcome
 
-def plan_rows(plan: Plan) -> list[dict[str, Any]]:
-    """The plan as data."""
-    rows: list[dict[str, Any]] = [
-        {"step": source.name, "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
-        | {"ignored_fields": list(source.ignored)}
-        for source in plan.sources
-    ]
-    return rows + [
-        {"step": step.name, "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
-        | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
-        | {"waits_for": list(step.waits_for), "why": list(step.why), "notes": list(step.notes)}
-        for step in plan.steps
-    ]
-
-
-def print_plan(plan: Plan, console: Console) -> None:
-    """The plan as a table, and its sums."""
-    rows = [[s.name, "source", s.status, s.rows, "", "", "", _source_note(s)] for s in plan.sources]
-    for step in plan.steps:
-        status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
-        cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
-        note = f"for {', '.join(step.waits_for)}" if step.waits_for else ""
-        shown_rows: Any = "?" if step.rows is None else step.rows
-        rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
-    console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
-    for step in plan.steps:
-        for line in (*step.notes, *step.why):
-            console.print(f"{step.name}: {line}", soft_wrap=True)
-    counts = {status: sum(step.status == status for step in plan.steps) for status in ("HIT", "RUN", "RESUME", "WAIT")}
-    if counts["HIT"] == len(plan.steps):
-        console.print("Nothing to do: every step is there already.")
-        return
-    console.print(
-        "HIT is there already, RUN is to be made, RESUME goes on where an earlier run stopped, WAIT depends on a step "
-        "that has not run. Calls, tokens and price are upper bounds; answers in the journal cost nothing.",
-        soft_wrap=True,
-    )
-
-
-def _source_note(source: SourcePlan) -> str:
-    notes = ["empty!"] if not source.rows else []
-    if source.rejected:
-        notes.append(f"rows left out: {source.rejected} (`rejects` says why)")
-    if source.ignored:
-        fields = (name if count == source.rows else f"{name} ({count:,})" for name, count in source.ignored.items())
-        notes.append(f"fields left out: {', '.join(fields)}")
-    return "; ".join(notes)
-
-
-# -- run ----------------------------------------------------------------------------------------------------------
+_SLICES_SHOWN = 8
+"""Slices of one counter; a counter with more is left to SQL."""
+_NUMBERS_SHOWN = 16
+"""Numbers of one step."""
 
 
 def run_document(result: RunResult) -> dict[str, Any]:
@@ -91,47 +40,45 @@ def run_document(result: RunResult) -> dict[str, Any]:
 
 
 def print_run(result: RunResult, reports: Sequence[Report], registry: str, console: Console) -> None:
-    """The summary of a run: what ran, what survived and why the rest did not, where it is, what to try next.
+    """Print the summary of a run: what ran, how many rows survived and why others did not, where they are, what to try next.
 
     Args:
         result: the run.
-        reports: those that its steps wrote.
-        registry: its folder, as the user knows it.
-        console: where to.
+        reports: the reports that its steps wrote.
+        registry: the registry's folder or URL, as the user gave it.
+        console: where to print.
     """
     console.print()
     verb = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted"}[result.state]
     console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
     console.print()
-    rows = [
-        [source.name, "source", _source_outcome(source), "", source.rows, _source_note(source)] for source in result.sources
-    ]
+    rows = [[source.name, "source", _source_outcome(source), "", source.rows, source_note(source)] for source in result.sources]
     rows += [_step_row(outcome, result.state) for outcome in result.steps]
-    console.print(grid(["step", "op", "outcome", "rows in", "rows out", "what became of the rows"], rows, cell=None))
+    console.print(grid(["step", "op", "outcome", "rows in", "rows out", "details"], rows, cell=None))
     calls, reused = (sum(getattr(o.record, name) for o in result.steps) for name in ("calls", "calls_reused"))
     if calls or reused:
         tokens = sum(o.record.tokens_in + o.record.tokens_out for o in result.steps)
         cost = sum(o.record.cost_usd for o in result.steps)
         paid = f", ${cost:.4f}" if cost else ""
-        console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} answered from the journal.")
+        console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} from the journal.")
     for outcome in result.steps:
         for note in outcome.notes:
             console.print(f"\nNote on {outcome.record.step}: {note}.", soft_wrap=True)
     if result.error:
         console.print(f"\n{result.error}", soft_wrap=True)
-        # Without the option, answers in the journal would lead to the same rejects.
+        # Without the option, the journal's answers would be rejected again.
         retry = any(outcome.record.outcome == "failed" and _may_differ(outcome) for outcome in result.steps)
         command = again("--retry-rejects") if retry else again()
-        console.print(f"Finished work is kept. To continue from here:\n  {command}", soft_wrap=True)
+        console.print(f"Finished work is kept. To continue:\n  {command}", soft_wrap=True)
         return
-    console.print(f"\nEverything is in {registry}; the newest versions are:")
+    console.print(f"\nThe results are in {registry}:")
     outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
     console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
     for report in reports:
         console.print()
         print_report(report, console)
     if not result.moves_latest:
-        trial = "This was a trial with other parameters (--set), so `latest` stays where it was. To move it:"
+        trial = "--set changed parameters, so these versions did not become the latest. To make them the latest:"
         console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
     first = [again("--retry-rejects")] if any(_may_differ(outcome) for outcome in result.steps) else []
     console.print("\nTry next:")
@@ -140,13 +87,15 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
 
 
 def print_report(report: Report, console: Console) -> None:
-    """A report; for a terminal its Markdown is laid out."""
+    """Print a report: as Markdown, laid out on a terminal."""
+    from rich.markdown import Markdown
+
     text = f"# {report.title}\n\n{report.text}"
     console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
 
 
 def _may_differ(outcome: StepOutcome) -> bool:
-    """Whether asking again for the rejected rows can help: only a server may answer differently the next time."""
+    """Whether retrying the rejected rows can help: only a server may answer differently the next time."""
     return bool(outcome.record.rejected) and outcome.asks_api
 
 
@@ -162,11 +111,11 @@ def _step_row(outcome: StepOutcome, state: str) -> list[Any]:
 
 
 def _fate(outcome: StepOutcome) -> str:
-    """Where a step's rows went, in words."""
+    """What happened to a step's rows, in words."""
     record = outcome.record
     parts = []
     if not record.rows_in:
-        parts.append("nothing came in!")
+        parts.append("no input rows!")
     if len(outcome.outputs) > 1:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
     if record.filtered:
@@ -176,17 +125,22 @@ def _fate(outcome: StepOutcome) -> str:
     if record.rejected or outcome.partial:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
         counted_as = [f"{record.rejected} rejected"] if record.rejected else []
-        counted_as += [f"{outcome.partial} rejected in part"] if outcome.partial else []
+        counted_as += [f"{outcome.partial} partly rejected"] if outcome.partial else []
         parts.append(f"{', '.join(counted_as)} ({reasons})")
     parts += _numbers(outcome.metrics)
-    losses = [metric for metric in outcome.metrics if metric.metric == "loss"]
-    if losses:
-        parts.append(f"loss {losses[0].value:.3f} -> {losses[-1].value:.3f} in {len(losses)} steps")
+    if series := _first_series(outcome.metrics):
+        parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {len(series)} steps")
     return "; ".join(parts)
 
 
+def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
+    """The measure by step that was reported first, such as a training's loss."""
+    series = [metric for metric in metrics if metric.slice.startswith("step ")]
+    return [metric for metric in series if metric.metric == series[0].metric]
+
+
 def _numbers(metrics: Sequence[Metric]) -> list[str]:
-    """Counters and measures by slice, as many as a glance takes in; bounds of intervals are for SQL."""
+    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are left to SQL."""
     counted: dict[str, list[str]] = {}
     for metric in metrics:
         if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
@@ -205,7 +159,7 @@ def _short(value: float) -> str:
 
 def _suggestions(result: RunResult) -> list[str]:
     """Three commands that show something of this run."""
-    # A step's first output is what it is for; the others hold what fell out.
+    # A step's first output is its purpose; the others hold what was sorted out.
     first = [outcome.outputs[0] for outcome in result.steps if outcome.outputs]
     datasets = [manifest for manifest in first if manifest.kind == "dataset" and manifest.rows]
     if not datasets:
@@ -220,79 +174,3 @@ def _suggestions(result: RunResult) -> list[str]:
         propose("sql", f"from trace('{last.ref}', 0)"),
         propose("sql", calls) if called else propose("show", name),
     ]
-
-
-# -- operators ----------------------------------------------------------------------------------------------------
-
-
-def operator_document(operator: Operator) -> dict[str, Any]:
-    """An operator as data."""
-    return {
-        "name": operator.name,
-        "shape": operator.shape,
-        "inputs": {name: None if port.open else port.record.type_name() for name, port in operator.inputs.items()},
-        "outputs": {name: None if name in operator.like else record.type_name() for name, record in operator.outputs.items()},
-        "outputs_like": dict(operator.like),
-        "models": [role for role in operator.roles if role not in operator.encoders],
-        "encoders": list(operator.encoders),
-        "parameters": operator.params.model_json_schema(),
-        "doc": operator.doc,
-    }
-
-
-def print_operator(operator: Operator, console: Console) -> None:
-    """An operator's page: what goes in and out, its parameters, its docstring."""
-    console.print(
-        f"{operator.name}  (one {operator.shape} at a time)"
-        if operator.shape != "whole"
-        else f"{operator.name}  (whole inputs)"
-    )
-    console.print(f"\n{operator.doc}\n", soft_wrap=True)
-    for name, port in operator.inputs.items():
-        if port.open:
-            console.print(f"in   {name}: rows of any type")
-            continue
-        fields = ", ".join(f"{key}: {label}" for key, label in fields_of(port.record.arrow_schema()).items())
-        console.print(f"in   {name}: {port.record.type_name()} ({fields})", soft_wrap=True)
-    for name, record in operator.outputs.items():
-        shown = "" if name == SINGLE else f"{name}: "
-        kind = f"rows as they came in as {operator.like[name]}" if name in operator.like else record.type_name()
-        console.print(f"out  {shown}{kind}", soft_wrap=True)
-    for role in operator.roles:
-        console.print(f"{'encoder' if role in operator.encoders else 'model'} {role}")
-    if operator.settings:
-        docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in reversed(operator.params.__mro__)]
-        console.print("\n" + "\n\n".join(doc for doc in docs if "\nArgs:" in doc), soft_wrap=True)
-    schema = operator.params.model_json_schema()
-    rows = []
-    for name, field in operator.params.model_fields.items():
-        default = "required" if field.is_required() else json.dumps(plain(_default(field.default)))
-        rows.append([name, _type_of(schema["properties"][name]), default])
-    if rows:
-        console.print()
-        console.print(grid(["parameter (with:)", "type", "default"], rows))
-
-
-def _default(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def _type_of(schema: dict[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " | ".join(_type_of(each) for each in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(str(value) for value in schema["enum"])
-    if "const" in schema:
-        return str(schema["const"])
-    if "$ref" in schema:
-        return str(schema["$ref"].rpartition("/")[2])
-    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
-    return " ".join([str(schema.get("type", "any")), *bounds])
-
-
-_SLICES_SHOWN = 8
-"""Of a counter; one with more slices is for SQL."""
-_NUMBERS_SHOWN = 16
-"""Of a step's counters."""
-
-_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
