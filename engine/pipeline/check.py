@@ -19,6 +19,7 @@ from engine.llm.weights import identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
+from engine.pipeline.packages import PROVIDERS, how_to_install, missing
 from engine.pipeline.references import References, all_references
 from engine.pipeline.untrained_models import misfits
 from engine.sources.exclusions import Exclusions, read_exclusions
@@ -114,6 +115,14 @@ class _Checker:
             self.problem(str(error), loc)
         return None
 
+    def installed(self, what: str, modules: Iterable[str], loc: Loc) -> bool:
+        """Whether the packages that something needs are installed; if not, it is a problem."""
+        absent = missing(modules)
+        if absent:
+            named = f"package {absent[0]}, which is" if len(absent) == 1 else f"packages {', '.join(absent)}, which are"
+            self.problem(f"{what} needs the {named} not installed", loc, how_to_install(absent))
+        return not absent
+
     # -- datasets -----------------------------------------------------------------------------------------------
 
     def dataset(self, name: str) -> Source | None:
@@ -135,6 +144,8 @@ class _Checker:
                 self.head(name, spec, record, found)
         elif spec.generator is not None:
             self.generator(name, spec, record, loc)
+        elif spec.hf is not None:
+            self.installed("hf", ["datasets"], (*loc, "hf"))
         elif spec.registry is not None:
             self.registry_dataset(spec, record, loc)
         return Source(name, spec, record)
@@ -216,6 +227,8 @@ class _Checker:
                 self.problem(f"{spec.made_by} is no step of this pipeline", (*loc, "model"), hint)
             return BoundModel(spec, None, link)
         if spec.provider != "openai":
+            if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
+                return None
             try:
                 weights = identify_encoder(spec.model) if spec.encodes else identify(spec.model, self.session)
             except EngineError as error:
@@ -244,7 +257,8 @@ class _Checker:
         if found is None:
             return None
         try:
-            code_of(full_name(found))  # now, while what was imported is what stands in the files
+            # Now, while the files are what was imported.
+            self.installed(found.name, code_of(full_name(found)).packages, ("steps", name, "op"))
         except UnstableCodeError as error:
             self.problem(str(error), ("steps", name, "op"))
         return found
