@@ -150,7 +150,7 @@ _NONE: Rows = np.empty(0, np.int64)
 def _label(session: Session, node: Node, record: Mapping[str, Any]) -> Text:
     version, row = node
     if row is None:
-        return Text(f"{version}: unknown which rows", style="italic")
+        return Text(f"{version}: rows unknown", style="italic")
     label = Text(f"{version} row {row}", style="bold")
     shown = {name: value for name, value in record.items() if value not in (None, [], "")}
     if session.lineage.facts[version].kind == "model":

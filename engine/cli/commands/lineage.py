@@ -136,4 +136,4 @@ def _rows_of(affected: Affected) -> str:
     known = f"{len(affected.rows):,}" if len(affected.rows) else ""
     if not affected.unclear:
         return known
-    return f"{known}, possibly more" if known else "unknown which"
+    return f"{known}, possibly more" if known else "unknown"
