@@ -12,12 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from engine.credentials import redacted
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
-from engine.fingerprint.code import code_of
+from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
+from engine.pipeline.generator_settings import setting_problems
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
 from engine.pipeline.packages import PROVIDERS, how_to_install, missing
 from engine.pipeline.references import References, all_references
@@ -195,11 +196,13 @@ class _Checker:
         generator = self.find(self.known.generators, name, "generator", (*loc, "generator"))
         if generator is None:
             return
+        if not self.installed(name, code_of_function(generator.function, name).packages, (*loc, "generator")):
+            return
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.beside, self.spec.seed, excluded)
         if known and self.session and self.session.has_step(source_key(known)):
-            return  # it gave rows before; the generator's package need not be loaded
-        for text in generator.check(task, spec.with_):
+            return  # it made these rows before
+        for text in setting_problems(generator, task, spec.with_):
             self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
 
     # -- models -------------------------------------------------------------------------------------------------

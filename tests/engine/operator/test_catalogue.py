@@ -39,7 +39,9 @@ SHOUT = '''
 '''
 
 
-def package(folder: Path, name: str, *, operator: str = "exclaim", code: str = "note.text.upper()", doc: str = "Shout.") -> None:
+def package(
+    folder: Path, name: str, *, operator: str = "exclaim", code: str = "note.text.upper()", doc: str = "Shout."
+) -> None:
     """An installed package `name` with an operator, two record types and a generator."""
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text("")
@@ -166,9 +168,7 @@ def test_commands_with_two_packages_that_define_the_same_names(site: Path, workd
     assert checked(op="scratch_a:exclaim") == ""
     assert checked(op="scratch_b:exclaim", type="scratch_b:LongNote", generator="scratch_b:notes") == ""
     assert "to_sft needs MathSolution" in checked(op="to_sft"), "a bare name that is unique works as before"
-    assert "2 packages define the operator 'exclaim': write scratch_a:exclaim or scratch_b:exclaim" in checked(
-        op="exclaim"
-    )
+    assert "2 packages define the operator 'exclaim': write scratch_a:exclaim or scratch_b:exclaim" in checked(op="exclaim")
     assert "2 packages define the record type 'Note'" in checked(op="scratch_a:exclaim", type="Note")
     assert "2 packages define the generator 'notes'" in checked(op="scratch_a:exclaim", generator="notes")
     listed = engine(site, "ops")
