@@ -12,10 +12,29 @@ from registry import Registry
 
 PIPELINES = sorted(path.stem for path in (Path(__file__).parents[3] / "pipelines").glob("*.yaml"))
 
-HEAVY = (
-    "aiohttp countryinfo datasets datasketch fsspec gguf matplotlib mpmath openai openlineage pandas peft ray reasoning_gym "
-    "scipy sentence_transformers sympy tenacity torch transformers trl"
-).split()
+HEAVY = [
+    "aiohttp",
+    "countryinfo",
+    "datasets",
+    "datasketch",
+    "fsspec",
+    "gguf",
+    "matplotlib",
+    "mpmath",
+    "openai",
+    "openlineage",
+    "pandas",
+    "peft",
+    "ray",
+    "reasoning_gym",
+    "scipy",
+    "sentence_transformers",
+    "sympy",
+    "tenacity",
+    "torch",
+    "transformers",
+    "trl",
+]
 """Packages that take long to import, or that only a run needs."""
 
 
