@@ -37,7 +37,7 @@ def diff(
     rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="Number of changed, removed and added rows to show.")] = 3,
     json: JsonOption = False,
 ) -> None:
-    """Compare two versions: their fields, and their rows, by content or by key."""
+    """Compare two versions. Compares their fields, and their rows by content or by key."""
     from registry.query.diff import compare
 
     found = compare(existing_registry(context), old, new, key=key or (), samples=rows)

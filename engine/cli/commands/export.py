@@ -28,7 +28,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="For an adapter: write the merged, full weights.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a version into a folder, with a card (README.md) that describes its contents and where they come from."""
+    """Export a version into a folder. Adds a card (README.md) that describes its contents and where they come from."""
     from engine.export.versions import export as write
 
     done = write(existing_registry(context), target, to.value, folder, overwrite=overwrite, merge=merge)

@@ -16,7 +16,7 @@ def fsck(
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte and verify every row.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Verify that the registry holds what was written to it. The exit code is 1 if something is damaged or missing."""
+    """Verify the registry's files. The exit code is 1 if something is damaged or missing."""
     from engine.upkeep.fsck import fsck as verify
 
     registry = existing_registry(context)
@@ -34,7 +34,7 @@ def fsck(
 
 
 def rebuild(context: Context) -> None:
-    """Rebuild registry.duckdb from the manifests and run journals."""
+    """Rebuild registry.duckdb from the manifests. It uses the run journals, too."""
     count = existing_registry(context).catalog.rebuild()
     out().print(f"rebuilt from {count} manifests")
 

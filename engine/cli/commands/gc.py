@@ -34,7 +34,7 @@ def gc(
     ] = "1h",
     json: JsonOption = False,
 ) -> None:
-    """Show what is no longer needed; with --delete, delete it.
+    """Show or delete what is no longer needed.
 
     These versions are kept: the latest and the newest of each name, pinned ones, those that were made or reused since the
     oldest active run started, and everything they were made from. Their objects are kept, too, and so are finished
@@ -57,7 +57,7 @@ def gc(
 
 
 def pin(context: Context, target: VersionArg) -> None:
-    """Protect a version, and everything it was made from, from `engine gc`."""
+    """Protect a version from `engine gc`. Everything it was made from is protected, too."""
     registry = existing_registry(context)
     name, version = _resolved(registry, target)
     registry.catalog.pin(name, version)

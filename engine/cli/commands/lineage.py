@@ -37,7 +37,8 @@ def lineage(
     width: Annotated[int, typer.Option("--width", min=1, help="Rows of one version to show below a row, at most.")] = 10,
     json: JsonOption = False,
 ) -> None:
-    """Show what a version or a row was made from, or what was made from it, across pipelines and through training."""
+    """Show what a version or a row was made from. With --down, show what was made from it. The lineage crosses pipelines and
+    passes through training."""
     from engine.cli.lineage_tree import row_tree, version_tree, walk_document
     from registry.lineage.walk import Version
 
@@ -76,7 +77,7 @@ def impact(
     memory: MemoryOption = "50%",
     json: JsonOption = False,
 ) -> None:
-    """Show all rows, datasets and models that were made from rows of a version."""
+    """Show everything that was made from some rows. Lists the rows, datasets and models that descend from rows of a version."""
     from engine.cli.output import grid
     from engine.running.interrupt import interrupted_at_once
     from engine.sources.exclusions import Entry, add_to_list

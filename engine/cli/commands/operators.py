@@ -16,7 +16,7 @@ def ops(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the operators, or show one of them: its documentation, inputs, outputs and parameters."""
+    """List the operators, or describe one of them. The description has its documentation, inputs, outputs and parameters."""
     from engine.cli.operator_view import operator_document, print_operator, print_operators
     from engine.operator.catalogue import catalogue
 

@@ -40,7 +40,7 @@ ForceOption = Annotated[
 
 
 def check(context: Context, pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
-    """Check a pipeline's keys, types, parameters, files and models. Nothing is run."""
+    """Check a pipeline without running it. Covers keys, types, parameters, files and models."""
     from engine.cli.printable import harmless
 
     checked = checked_pipeline(context, pipeline, set_)
@@ -60,7 +60,7 @@ def plan(
     why: Annotated[bool, typer.Option("--why", help="Explain for each step that runs what changed.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run would do: which steps run, on how many rows, and upper bounds of calls, tokens and price."""
+    """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
     from engine.cli.plan_view import plan_rows, print_plan
     from engine.planning.plan import make_plan
     from registry import Registry
@@ -116,7 +116,7 @@ def run(
 
 
 def probe(context: Context, pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
-    """Find out what the servers of a pipeline's models can do, with a few tiny requests to each."""
+    """Find out what the models' servers can do. Sends a few tiny requests to each."""
     from engine.cli.output import grid
     from engine.llm.providers.capabilities import MEANING
     from engine.running.requirements import ability_rows, ask_server

@@ -72,7 +72,7 @@ def sql(
 
 
 def ls(context: Context, json: JsonOption = False) -> None:
-    """List datasets, models, calibrations and reports with their latest versions."""
+    """List datasets, models, calibrations and reports."""
     query = "select name, kind, type, latest_version, rows, updated_at from datasets"
     _print_query(existing_registry(context), query, json, empty="The registry is empty.")
 
@@ -85,7 +85,7 @@ def runs(context: Context, json: JsonOption = False) -> None:
 
 
 def show(context: Context, target: VersionArg, json: JsonOption = False) -> None:
-    """Show a version: its type and fields, its inputs, the step and the run that made it, and its metrics."""
+    """Show the details of a version. Prints its type and fields, its inputs, the step and run that made it, and its metrics."""
     from engine.cli.output import grid
     from engine.cli.run_view import print_report
     from registry import Report

@@ -21,7 +21,7 @@ TimeoutOption = Annotated[
 MemoryOption = Annotated[
     str,
     typer.Option(
-        "--memory", metavar="SIZE", help="Stop a query that needs more memory: a size such as 4GB, or a share of the machine's."
+        "--memory", metavar="SIZE", help="Stop a query that needs more memory than this: 4GB, or 50% of the machine's."
     ),
 ]
 VersionArg = Annotated[str, typer.Argument(metavar="NAME[@V]", help="A version; NAME alone means the latest.")]

@@ -1,4 +1,4 @@
-"""What `engine diff` prints."""
+"""The output of `engine diff`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def printed(command: list[str], *arguments: str) -> list[str]:
     return [line.rstrip() for line in result.stdout.splitlines()]
 
 
-def test_changed_rows_show_where_they_begin_to_differ(registry: Registry, run: list[str]) -> None:
+def test_changed_rows_are_shown_from_their_first_difference(registry: Registry, run: list[str]) -> None:
     long = "Count to ten. " * 40
     commit(registry, [Problem(id="a", question=f"{long}One", answer=1), Problem(id="b", question="?"), *problems(5)])
     commit(registry, [*problems(7), Problem(id="a", question=f"{long}Two", answer=2), Problem(id="b", question="?")])
@@ -57,7 +57,7 @@ def test_changed_rows_show_where_they_begin_to_differ(registry: Registry, run: l
     ]
 
 
-def test_by_content_copies_order_and_what_is_not_shown_are_told(registry: Registry, run: list[str]) -> None:
+def test_by_content_it_reports_copies_order_and_the_number_of_rows_not_shown(registry: Registry, run: list[str]) -> None:
     one, two, three = problems(1, 2, 3)
     commit(registry, [one, two])
     commit(registry, [two, one])
@@ -72,7 +72,7 @@ def test_by_content_copies_order_and_what_is_not_shown_are_told(registry: Regist
     assert "  --key id shows changed rows" in printed(run, "p/a@1", "p/a@4", "-n", "0")
 
 
-def test_fields_that_differ_are_a_table_with_the_verdict(registry: Registry, run: list[str]) -> None:
+def test_different_fields_are_shown_as_a_table_with_a_verdict(registry: Registry, run: list[str]) -> None:
     commit(registry, problems(1))
     wider = other(id=(str | None, ...), question=(str, ...), answer=(int, 0), persona=(str | None, None))
     commit(registry, [wider(**problems(1)[0].model_dump())])
@@ -91,7 +91,7 @@ def test_fields_that_differ_are_a_table_with_the_verdict(registry: Registry, run
     ]
 
 
-def test_values_that_look_alike_are_shown_apart(registry: Registry, run: list[str]) -> None:
+def test_different_values_that_look_alike_can_be_told_apart(registry: Registry, run: list[str]) -> None:
     record = other(score=(float, ...), text=(str | None, ...))
     commit(registry, [record(score=0.12345678, text="a\r\nb")])
     commit(registry, [record(score=0.12345679, text="a\nb")])
@@ -120,7 +120,7 @@ def test_files_of_models_are_listed(registry: Registry, run: list[str]) -> None:
     ]
 
 
-def test_json_holds_everything(registry: Registry, run: list[str]) -> None:
+def test_json_has_everything(registry: Registry, run: list[str]) -> None:
     commit(registry, problems(1, 2))
     commit(registry, problems(2, 3))
     found = json.loads("\n".join(printed(run, "p/a@1", "p/a@2", "--json")))

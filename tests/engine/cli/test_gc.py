@@ -1,4 +1,4 @@
-"""What `engine gc`, `engine pin` and `engine unpin` print and refuse."""
+"""The output and the errors of `engine gc`, `engine pin` and `engine unpin`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def printed(app: list[str], *arguments: str) -> list[str]:
     return [line.rstrip() for line in result.stdout.splitlines()]
 
 
-def test_gc_shows_what_goes_and_deletes_it_only_when_told(registry: Registry, app: list[str]) -> None:
+def test_gc_lists_garbage_and_deletes_it_only_with_the_option(registry: Registry, app: list[str]) -> None:
     first, second, third = three_versions(registry)
     receipt(registry, third.step_key, b"part")
     (registry.root / "journal").mkdir()
@@ -50,7 +50,7 @@ def test_gc_shows_what_goes_and_deletes_it_only_when_told(registry: Registry, ap
     assert printed(app, "gc", "--grace", "0") == ["nothing to delete", lines[7]]
 
 
-def test_gc_says_what_is_kept_for_now_and_why(registry: Registry, app: list[str]) -> None:
+def test_gc_explains_what_is_kept_for_now(registry: Registry, app: list[str]) -> None:
     three_versions(registry)
     stored = registry.store.put_bytes(b"loose")
     size = f"1 object ({stored.bytes} bytes) that no version uses"
@@ -60,7 +60,7 @@ def test_gc_says_what_is_kept_for_now_and_why(registry: Registry, app: list[str]
     registry.catalog.end_run(run, "succeeded")
 
 
-def test_gc_as_json_names_everything(registry: Registry, app: list[str]) -> None:
+def test_gc_as_json_lists_everything(registry: Registry, app: list[str]) -> None:
     for name in "abc":
         three_versions(registry, f"p/{name}")
     found: dict[str, Any] = json.loads("\n".join(printed(app, "gc", "--grace", "0", "--json")))
@@ -71,7 +71,7 @@ def test_gc_as_json_names_everything(registry: Registry, app: list[str]) -> None
     assert {**again, "horizon": ""} == {**found, "horizon": "", "deleted": True}
 
 
-def test_a_pinned_version_stays_until_it_is_unpinned(registry: Registry, app: list[str]) -> None:
+def test_a_pinned_version_is_kept_until_it_is_unpinned(registry: Registry, app: list[str]) -> None:
     three_versions(registry)
     assert printed(app, "pin", "p/a@1") == [f"p/a@1 is pinned. To release it: `{propose('unpin', 'p/a@1')}`"]
     printed(app, "gc", "--grace", "0", "--delete")
@@ -86,13 +86,13 @@ def test_a_pinned_version_stays_until_it_is_unpinned(registry: Registry, app: li
 
 
 @pytest.mark.parametrize("grace", ["", "soon", "-1h", "5", "1w", "1 h"])
-def test_a_grace_that_is_no_time_is_refused(registry: Registry, app: list[str], grace: str) -> None:
+def test_an_invalid_grace_is_refused(registry: Registry, app: list[str], grace: str) -> None:
     registry.catalog.rebuild()
     with pytest.raises(PipelineError, match="write it as 90s"):
         printed(app, "gc", f"--grace={grace}")
 
 
-def test_gc_where_there_is_nothing(registry: Registry, app: list[str]) -> None:
+def test_gc_without_a_registry_and_with_an_empty_one(registry: Registry, app: list[str]) -> None:
     with pytest.raises(PipelineError, match="there is no registry at"):
         printed(app, "gc")
     assert not Path(registry.root).exists()

@@ -1,4 +1,4 @@
-"""`engine lineage` and `engine impact`: from a row to all that has to do with it, and its takedown."""
+"""`engine lineage` and `engine impact`: from a row to everything related to it, and its takedown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def engine(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["--registry", ".engine", *arguments], catch_exceptions=False)
 
 
-def test_rows_are_followed_across_pipelines_and_taken_down(family: Registry) -> None:
+def test_rows_are_traced_across_pipelines_and_taken_down(family: Registry) -> None:
     up = engine("lineage", "next/loud", "--row", "2").stdout.splitlines()
     assert [line.lstrip("└─ ") for line in up] == [
         "made from:",
@@ -50,7 +50,7 @@ def test_rows_are_followed_across_pipelines_and_taken_down(family: Registry) -> 
     ]
     down = engine("lineage", "demo/words", "--row", "0", "--down").stdout
     assert "next/lump@1: rows unknown" in down
-    assert down.count("next/lump@1") == 2  # below both rows, the second time not drawn again
+    assert down.count("next/lump@1") == 2  # below both rows, expanded once
     assert "(see above)" in down
     document = json.loads(engine("lineage", "next/loud", "--row", "2", "--json").stdout)["up"]
     assert [(row["name"], row["row"], row["record"]) for row in document["rows"]][-1] == ("demo/words", 1, {"text": "ac"})
