@@ -1,4 +1,4 @@
-"""What looks like a password or an API key, so that none gets into a pipeline file, and none is shown."""
+"""Recognises passwords and API keys, so that none is accepted in a pipeline file and none is shown."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 _SHORT = {"key", "auth", "sas", "code"}
-"""Names that stand for a secret in a URL's query, and for all sorts of things elsewhere."""
+"""Names that mean a secret in a URL's query, but many other things elsewhere."""
 
 _KEYS = re.compile(
     r"\b(sk-[A-Za-z0-9_-]{20,}|sk-ant-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
     r"|glpat-[\w-]{20,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{20,}|gsk_[A-Za-z0-9]{30,}"
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
 )
-"""API keys in the forms that their issuers give them."""
+"""API keys, in the formats of their issuers."""
 
 _LOGIN = re.compile(r"(?<=://)[^/@\s?#]*(?=@)")
 _QUERY = re.compile(r"([?&;#])([^=&;#\s?]+)=([^&;#\s'\")]*)")
@@ -29,17 +29,17 @@ HIDDEN = "***"
 
 
 def is_key(text: str) -> bool:
-    """Whether a text has an API key in it, told by the form that its issuer gives it."""
+    """Whether a text contains an API key of a known format."""
     return bool(_KEYS.search(text))
 
 
 def names_secret(name: str) -> bool:
-    """Whether a setting of this name holds a secret: `api_key`, `password`, `x-amz-signature`."""
+    """Whether a setting of this name is a secret: `api_key`, `password`, `x-amz-signature`."""
     return bool(_NAMES.search(name))
 
 
 def secret_in_url(url: str) -> str:
-    """What is secret in a URL (also a chained one): "a password", "the query parameter 'token'"; empty when nothing is."""
+    """Which secret a URL (also a chained one) contains: "an API key", "a secret (the query parameter 'token')"; or empty."""
     for part in url.split("::"):
         if "://" not in part:
             continue
@@ -58,7 +58,7 @@ def secret_in_url(url: str) -> str:
 
 
 def secrets_in(value: Any, path: str) -> Iterator[str]:
-    """Where secrets stand in free-form settings: `extra_body.headers.Authorization`."""
+    """The places of secrets in free-form settings: `extra_body.headers.Authorization`."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if isinstance(inner, str) and inner and names_secret(str(name)):
@@ -73,7 +73,7 @@ def secrets_in(value: Any, path: str) -> Iterator[str]:
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets that can be told by their form: logins and secret parameters of URLs, API keys."""
+    """The text with recognisable secrets hidden: logins and secret parameters of URLs, API keys."""
     text = _LOGIN.sub(
         lambda login: HIDDEN if ":" in unquote(login[0]) or "http" in _scheme(text, login.start()) else login[0], text
     )

@@ -1,4 +1,4 @@
-"""What is wrong with a pipeline, collected: every problem says what, where and what to do."""
+"""Errors for users: each says what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it stands, and (when known) what to do about it."""
+    """One thing that is wrong, its place, and (if known) what to do about it."""
 
     message: str
     position: Position | None = None
@@ -33,24 +33,24 @@ class Problem:
 
 
 class EngineError(Exception):
-    """An error meant for the user: its text says what, where and what to do; no traceback is needed."""
+    """An error for the user: its text says what, where and what to do, so that no traceback is needed."""
 
 
 class PipelineError(EngineError):
-    """A pipeline or its arguments are wrong; `problems` has all that was found."""
+    """A pipeline or its arguments are wrong; `problems` has everything that was found."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        # What several references stumble over is said once.
+        # A problem that several references run into is reported once.
         self.problems = sorted(dict.fromkeys(problems), key=lambda p: (p.position is None, p.position))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class StepError(EngineError):
-    """A step failed while it ran; what was finished is kept."""
+    """A step failed while it ran; finished work is kept."""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint for a misspelt word: the closest known one, else all known ones (when few), else `otherwise`."""
+    """A hint for a misspelt word: the closest known word, else `otherwise`, else all known words if there are few."""
     known = sorted(known)
     close = get_close_matches(word, known, n=1, cutoff=0.6)
     if close:

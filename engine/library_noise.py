@@ -1,4 +1,4 @@
-"""Keeps libraries from talking over the engine's own output."""
+"""Keeps messages of libraries out of the engine's output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def quiet_transformers() -> None:
-    """No progress bars, advice or warnings from transformers and the hub."""
+    """Turn off progress bars, advice and warnings of transformers and the hub."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging as transformers_logging

@@ -1,12 +1,17 @@
 """The typed dataset registry: immutable versions, lineage as data, SQL. Knows neither the engine nor its operators."""
 
-from registry.catalog.catalog import Catalog
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from registry.catalog.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
-from registry.query.session import Answer, Session
 from registry.records.record import Artifact, Model, Record, Report, StoredFile
-from registry.registry import Registry
 from registry.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from registry.catalog.catalog import Catalog
+    from registry.query.session import Answer, Session
+    from registry.registry import Registry
 
 __all__ = [
     "Answer",
@@ -33,3 +38,18 @@ __all__ = [
     "UnsupportedTypeError",
     "VersionRef",
 ]
+
+_IN = {
+    "Answer": "registry.query.session",
+    "Catalog": "registry.catalog.catalog",
+    "Registry": "registry.registry",
+    "Session": "registry.query.session",
+}
+"""What imports DuckDB is imported when it is first used: record types do without."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_IN[name]), name)
+    return value

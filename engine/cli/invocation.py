@@ -1,4 +1,4 @@
-"""How the user called `engine`, so that the commands that it proposes can be pasted as they are."""
+"""How the user called `engine`, so that the commands it proposes can be pasted unchanged."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import sys
 from pathlib import Path
 
 _SPECIAL = frozenset('"$`\\!\n')
-"""What a shell reads within double quotes."""
+"""Characters that a shell interprets inside double quotes."""
 
 
 def propose(*arguments: str) -> str:
-    """A command line that works where this one did, with the registry that it was given."""
+    """A command line that works like the present one, with the same registry."""
     return _line([*_program(), *_registry(sys.argv[1:]), *arguments])
 
 
 def again(*more: str) -> str:
-    """This command line, with more arguments where it does not have them already."""
+    """The present command line, with these arguments added unless it has them."""
     given = sys.argv[1:]
     return _line([*_program(), *given, *(each for each in more if each not in given)])
 
 
 def _line(words: list[str]) -> str:
-    """Words for a shell; SQL, which has single quotes, in double ones."""
+    """Words quoted for a shell; words with single quotes, such as SQL, in double quotes."""
     return " ".join(f'"{word}"' if "'" in word and not _SPECIAL.intersection(word) else shlex.quote(word) for word in words)
 
 
@@ -39,13 +39,13 @@ def _program() -> list[str]:
 
 
 def _shortest(path: str) -> str:
-    """A path as one would type it here."""
+    """A path as one would type it in the current folder."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative
 
 
 def _registry(given: list[str]) -> list[str]:
-    """The option `--registry` as it was typed; what the environment says holds for the next command as well."""
+    """The option `--registry` as it was typed. ENGINE_REGISTRY needs no repeating: it holds for the next command as well."""
     for place, argument in enumerate(given):
         if argument == "--registry":
             return given[place : place + 2]

@@ -1,4 +1,4 @@
-"""Lineage as a tree for people: a row at the root, what it came from (or what came from it) below, records shortened."""
+"""Lineage as a tree: a row at the root, below it what it was made from (or what was made from it), records shortened."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from registry.lineage.walk import Direction, Hop, Link, Reached, Rows, Version, 
 
 _SHOWN = 120
 _DEEPEST = 20
-"""A tree is drawn four columns further to the right at each depth."""
+"""Levels of a tree that are drawn: each is four columns further to the right."""
 
 
 class Node(NamedTuple):
-    """A row of a version; without a number, rows of which it is not known which ones are meant."""
+    """A row of a version; None stands for rows whose numbers are unknown."""
 
     version: Version
     row: int | None
 
 
 def row_tree(session: Session, walk: Walk, direction: Direction, width: int) -> Tree:
-    """The tree of a walk that began at one row.
+    """The tree of a walk that starts at one row.
 
     Args:
-        width: how many rows of a version are shown below a node; the others are counted.
+        width: how many rows of one version to show below a node; the others are counted.
     """
     below = _Below(session, walk, direction, width)
     start = Node(walk.reached[0].version, int(walk.reached[0].rows[0]))  # type: ignore[index]
@@ -42,7 +42,7 @@ def row_tree(session: Session, walk: Walk, direction: Direction, width: int) -> 
         if node not in shown:
             shown[node] = below.children(node)
             waiting += [each for each in shown[node] if isinstance(each, Node)]
-    # Version by version: to read one row, its whole object is read.
+    # Version by version, because reading one row means reading its whole object.
     records = {
         Node(version, row): record
         for version, nodes in groupby(sorted(node for node in shown if node.row is not None), key=lambda node: node.version)
@@ -60,7 +60,7 @@ def version_tree(session: Session, start: Version, direction: Direction) -> Tree
 
     def label(link: Link) -> Text:
         text = _version_label(session, link.beyond(direction))
-        return text.append(" (as its model)" if direction == "up" else " (made with it)") if link.model else text
+        return text.append(" (as its model)" if direction == "up" else " (with it as the model)") if link.model else text
 
     root = Link(start, start, place=-1, model=False, opaque=False)
     return _drawn(root, children, label, lambda link: link.beyond(direction))
@@ -72,7 +72,7 @@ def _drawn(
     label: Callable[[Any], Text],
     identity: Callable[[Any], Hashable] = lambda node: node,
 ) -> Tree:
-    """A graph as a tree: what was met before is not drawn again."""
+    """A graph as a tree: a node that was drawn before is not expanded again."""
     top = Tree("", hide_root=True, highlight=False)
     met: set[Hashable] = set()
     waiting: list[tuple[Tree, Any, int]] = [(top, root, 0)]
@@ -93,7 +93,7 @@ def _drawn(
 
 
 def walk_document(session: Session, walk: Walk) -> dict[str, Any]:
-    """A walk as JSON: the rows that it reached, with their records, and the edges between them."""
+    """A walk as JSON: the rows it reached, with their records, and the edges between them."""
     return {
         "rows": [line for reached in walk.reached for line in _lines(session, reached)],
         "edges": [
@@ -113,13 +113,13 @@ def _lines(session: Session, reached: Reached) -> Iterator[dict[str, Any]]:
 
 
 class _Below:
-    """What stands below each row of a walk: at most `width` rows of each version, and how many more there are."""
+    """The nodes below each row of a walk: at most `width` rows of each version, and the number of others."""
 
     def __init__(self, session: Session, walk: Walk, direction: Direction, width: int) -> None:
         self._graph = session.lineage.graph
         self._direction: Direction = direction
         self._width = width
-        self._vague = {reached.version for reached in walk.reached if reached.rows is None}
+        self._unknown_rows = {reached.version for reached in walk.reached if reached.rows is None}
         self._hops: defaultdict[Version, list[Hop]] = defaultdict(list)
         for hop in walk.hops:
             self._hops[hop.child if direction == "up" else hop.parent].append(hop)
@@ -132,7 +132,7 @@ class _Below:
             ends = (hop.child_rows, hop.parent_rows) if self._direction == "up" else (hop.parent_rows, hop.child_rows)
             found[hop.beyond(self._direction)].append(ends[1][ends[0] == row])
         links = self._graph.links(version, self._direction)
-        unclear = self._vague & {link.beyond(self._direction) for link in links if link.opaque or row is None}
+        unclear = self._unknown_rows & {link.beyond(self._direction) for link in links if link.opaque or row is None}
         shown: list[Node | Text] = []
         for other in sorted(found.keys() | unclear):
             rows = np.unique(np.concatenate(found[other])) if found[other] else _NONE
@@ -150,12 +150,12 @@ _NONE: Rows = np.empty(0, np.int64)
 def _label(session: Session, node: Node, record: Mapping[str, Any]) -> Text:
     version, row = node
     if row is None:
-        return Text(f"{version}: it is not known which rows", style="italic")
+        return Text(f"{version}: rows unknown", style="italic")
     label = Text(f"{version} row {row}", style="bold")
-    told = {name: value for name, value in record.items() if value not in (None, [], "")}
+    shown = {name: value for name, value in record.items() if value not in (None, [], "")}
     if session.lineage.facts[version].kind == "model":
-        told = {name: told[name] for name in ("base_model", "format") if name in told}
-    label.append(f"  {cell_text(told, _SHOWN)}", style="not bold")
+        shown = {name: shown[name] for name in ("base_model", "format") if name in shown}
+    label.append(f"  {cell_text(shown, _SHOWN)}", style="not bold")
     return label
 
 

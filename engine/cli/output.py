@@ -1,4 +1,4 @@
-"""How results are printed: tables for people, JSON for machines."""
+"""How results are printed: as tables, or as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,13 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.cli.printable import harmless, harmless_json
-from registry import Answer
+
+if TYPE_CHECKING:
+    from registry import Answer
 
 CELL = 60
+"""Characters of a cell that are shown, at most."""
 
 
 class SafeConsole(Console):
-    """A console that prints texts as they are, `[red]` and `:smile:` too, and shows control characters as escapes."""
+    """A console that prints text literally, including `[red]` and `:smile:`, and shows control characters as escapes."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         width = None if (sys.stderr if stderr else sys.stdout).isatty() else 160
@@ -33,23 +36,23 @@ class SafeConsole(Console):
         return super().render_str(harmless(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """See rich.console.Console. Whatever is printed comes by here."""
+        """See rich.console.Console. Everything that is printed passes through here."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
 
 def stdout_console() -> Console:
-    """Results; as wide as they need when nobody watches."""
+    """The console for results."""
     return SafeConsole()
 
 
 def stderr_console() -> Console:
-    """Progress and errors."""
+    """The console for progress."""
     return SafeConsole(stderr=True)
 
 
 def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL) -> Table:
-    """A plain table; numbers to the right, long cells shortened to `cell` characters."""
+    """A plain table: numbers aligned right, long cells shortened to `cell` characters."""
     rows = [list(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
@@ -61,7 +64,7 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | N
 
 
 def cell_text(value: Any, limit: int | None = CELL) -> str:
-    """A value on one line."""
+    """A value as one line of text, shortened to `limit` characters."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -77,7 +80,7 @@ def cell_text(value: Any, limit: int | None = CELL) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it; NaN and infinity, which it does not know, are null."""
+    """A value as JSON can represent it; NaN and infinity become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dt.datetime | dt.date):
@@ -94,12 +97,12 @@ def plain(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """JSON for machines, which terminals can show as well."""
+    """Indented JSON without characters that could harm a terminal."""
     return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2))
 
 
 def json_line(value: Any) -> str:
-    """The same on one line."""
+    """The same, on one line."""
     return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
@@ -107,7 +110,7 @@ def records(answer: Answer) -> list[dict[str, Any]]:
     """A query's result as a list of objects."""
     names: list[str] = []
     for column in answer.columns:
-        # Columns of the same name stay apart.
+        # Columns of the same name get a number.
         count = sum(name == column or name.startswith(f"{column}_") for name in names)
         names.append(f"{column}_{count}" if column in names else column)
     return [dict(zip(names, row, strict=True)) for row in answer.rows]

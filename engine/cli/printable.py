@@ -1,14 +1,14 @@
-"""Text from outside, made harmless for a terminal.
+"""Makes text from outside safe to print on a terminal.
 
-Characters that move the cursor, change the order of what is shown, or hide are shown as escapes, such as `\\x1b` or
-`\\u202e`. Everything else stays as it is, emoji and all scripts included.
+Characters that move the cursor, reorder text, or are invisible are shown as escapes, such as `\\x1b` or `\\u202e`.
+Everything else is unchanged, including emoji and all scripts.
 """
 
 from __future__ import annotations
 
 import re
 
-# Control and format characters (categories Cc, Cf, Cs, Zl, Zp), but not those that are a part of words and emoji.
+# Control and format characters (categories Cc, Cf, Cs, Zl, Zp), except those that are part of words and emoji.
 _HARMFUL = (
     r"\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     r"\U000e0000-\U000e007f"
@@ -18,12 +18,12 @@ _IN_JSON = re.compile(rf"[{_HARMFUL}]")
 
 
 def harmless(text: str) -> str:
-    """The text with escapes in place of harmful characters; line breaks and tabs stay."""
+    """The text with harmful characters replaced by escapes; line breaks and tabs stay."""
     return _IN_TEXT.sub(_escape, text)
 
 
 def harmless_json(text: str) -> str:
-    """The same for JSON, which means the same afterwards."""
+    """The same for JSON text, whose meaning does not change."""
     return _IN_JSON.sub(_json_escape, text)
 
 

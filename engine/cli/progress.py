@@ -1,4 +1,4 @@
-"""What a person sees while a pipeline runs: a live bar per step on a terminal, plain lines elsewhere. On stderr."""
+"""Progress of a run on stderr: a live bar for each step on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def describe(outcome: StepOutcome) -> str:
 
 
 class PlainProgress:
-    """Lines for logs and pipes: a step's start, its progress with rate and remaining time, its end.
+    """Lines for logs and pipes: the start of a step, its progress with rate and remaining time, its end.
 
-    A line comes every ten seconds while rows are done. When nothing changes, lines come ever more rarely: after 10, 20, 40
-    seconds, and so on.
+    While rows are finished, there is a line every ten seconds. While nothing changes, the gap doubles: 10, 20, 40 seconds and
+    so on, up to ten minutes.
 
     Args:
-        console: where to.
-        clock: seconds, monotonic.
+        console: where to print.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +53,7 @@ class PlainProgress:
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
         self._step = _Pace(self._clock(), done)
-        resumed = f", {done} of them done before" if done else ""
+        resumed = f", {done} of them already done" if done else ""
         self._line(f"{step}: {op} on {rows} rows{resumed}")
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
@@ -73,7 +73,7 @@ class PlainProgress:
 
 @dataclass(frozen=True)
 class _Pace:
-    """How fast a step goes, and when its next line is due."""
+    """How fast a step progresses, and when its next line is due."""
 
     began: float
     done_before: int
@@ -87,13 +87,13 @@ class _Pace:
         return now - (self.began if self.line_at is None else self.line_at) >= gap
 
     def after(self, now: float, shown: tuple[int, str]) -> _Pace:
-        """The pace after a line that showed this."""
+        """The pace after a line that shows this."""
         if shown == self.shown:
             return replace(self, line_at=now, gap=min(2 * self.gap, _LONGEST_GAP_SECONDS))
         return replace(self, line_at=now, gap=_LINE_EVERY_SECONDS, shown=shown, changed=now)
 
     def outlook(self, now: float, done: int, total: int) -> str:
-        """Rate and remaining time, as far as they can be told."""
+        """Rate and remaining time; empty as long as they are unknown."""
         fresh = done - self.done_before
         if fresh <= 0 or now <= self.began:
             return ""
@@ -108,7 +108,7 @@ def _duration(seconds: float) -> str:
 
 
 class LiveProgress:
-    """A bar for each step that runs."""
+    """A live bar for each step."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -152,5 +152,5 @@ class LiveProgress:
 
 
 def progress_on(console: Console) -> PlainProgress | LiveProgress:
-    """Bars on a terminal, lines elsewhere."""
+    """Bars for a terminal, lines for anything else."""
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from engine.fingerprint.reachable_code import Fingerprint, fingerprint
-from engine.operator.catalogue import catalogue, packages
+from engine.operator.catalogue import catalogue
+from engine.operator.definitions import packages
 from registry import Record
 from registry.storage.objects import json_digest
 
 
 @cache
 def code_of(operator: str) -> Fingerprint:
-    """The fingerprint of a registered operator."""
-    project = tuple({package.partition(".")[0] for package in packages()})
-    return fingerprint(catalogue().operators[operator], operator, project)
+    """The fingerprint of a registered operator; the name is bare, or full (`package:name`)."""
+    return fingerprint(catalogue().operators[operator], operator.rpartition(":")[2], _project())
 
 
 @cache
 def code_of_source(record: type[Record], generator: str | None) -> Mapping[str, Any]:
     """What decides, in code, which rows a source has: the record type with its validators, and the generator."""
-    project = tuple({package.partition(".")[0] for package in packages()})
-    found = [fingerprint(record, record.type_name(), project).document()]
+    found = [fingerprint(record, record.type_name(), _project()).document()]
     if generator:
-        found.append(fingerprint(catalogue().generators[generator].function, generator, project).document())
+        found.append(code_of_function(catalogue().generators[generator].function, generator).document())
     return {"code": found}
+
+
+def code_of_function(function: Callable[..., Any], label: str) -> Fingerprint:
+    """The fingerprint of a function of a package with operators; `label` names it in errors."""
+    return fingerprint(function, label, _project())
+
+
+def _project() -> tuple[str, ...]:
+    """The top-level packages whose code counts as the project's."""
+    return tuple({package.partition(".")[0] for package in packages()})
 
 
 def code_digest(operator: str) -> str:

@@ -7,9 +7,11 @@ import copy
 import importlib.util
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from types import CodeType
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 @lru_cache(maxsize=256)
@@ -22,15 +24,14 @@ def parsed(source: str) -> ast.Module:
             if isinstance(lines, list):
                 kept = [line for line in lines if not _is_text(line)]
                 if len(kept) < len(lines):
-                    setattr(node, part, kept or ([ast.Pass()] if part == "body" else []))
-    return ast.fix_missing_locations(tree)
+                    setattr(node, part, kept or ([ast.copy_location(ast.Pass(), lines[0])] if part == "body" else []))
+    return tree
 
 
 def code_node(source: str, code: CodeType) -> ast.AST | None:
     """The function or lambda of a module's source that a code object was compiled from; None when it is not there."""
-    candidates = [
-        node for node in _functions(source) if _first_line(node) == code.co_firstlineno and _name(node) == code.co_name
-    ]
+    nodes: Iterable[_Function] = _lambdas(source) if code.co_name == "<lambda>" else _functions(source)
+    candidates = [node for node in nodes if _first_line(node) == code.co_firstlineno and _name(node) == code.co_name]
     if len(candidates) <= 1:
         return candidates[0] if candidates else None
     # Several lambdas on one line: the body's place tells them apart.
@@ -77,7 +78,7 @@ def reads(tree: ast.AST) -> list[tuple[str, ...]]:
     """Dotted names that code reads, in a stable order: ("helpers", "parse") for `helpers.parse`."""
     found: set[tuple[str, ...]] = set()
     inner: set[int] = set()
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         parts: list[str] = []
         place: ast.AST = node
         while isinstance(place, ast.Attribute):
@@ -109,9 +110,28 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str, str | None]
 
 
 @lru_cache(maxsize=256)
-def _functions(source: str) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, ...]:
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    return tuple(node for node in ast.walk(parsed(source)) if isinstance(node, kinds))
+def _functions(source: str) -> tuple[_Function, ...]:
+    return tuple(node for node in _statements(parsed(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@lru_cache(maxsize=256)
+def _lambdas(source: str) -> tuple[_Function, ...]:
+    return tuple(node for node in _nodes(parsed(source)) if isinstance(node, ast.Lambda))
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a tree, as ast.walk yields them but in half the time: `engine check` waits for this."""
+    waiting = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        fields = node.__dict__
+        for name in node._fields:
+            value = fields.get(name)
+            if isinstance(value, ast.AST):
+                waiting.append(value)
+            elif isinstance(value, list):
+                waiting.extend([item for item in value if isinstance(item, ast.AST)])
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:
@@ -126,12 +146,12 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
                 waiting.extend(inner)
 
 
-def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> int:
+def _first_line(node: _Function) -> int:
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(each.lineno for each in decorators)])
 
 
-def _name(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> str:
+def _name(node: _Function) -> str:
     return "<lambda>" if isinstance(node, ast.Lambda) else node.name
 
 

@@ -15,7 +15,7 @@ from registry import DataObject, Metric, SideObject
 class Travelling(BaseModel):
     """Frozen data sent to workers and stored in receipts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class InputPart(Travelling):

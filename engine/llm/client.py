@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_none
-
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.circuit_breaker import CircuitBreaker
@@ -180,6 +178,8 @@ class ModelClient:
 
     async def _ask(self, requests: Sequence[Request]) -> list[JournalledCompletion]:
         """Answers to the first of some requests (at least one), with as many attempts as the failures allow."""
+        from tenacity import AsyncRetrying, retry_if_exception_type, wait_none
+
         if self._provider is None:
             self._provider = self._make_provider()
         policy = RetryPolicy(self.spec, lambda: self._answered)

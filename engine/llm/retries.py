@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-
-from tenacity import RetryCallState
+from typing import TYPE_CHECKING
 
 from engine.llm.limits.outage import PATIENCE_SECONDS
 from engine.llm.types.errors import TransientError
 from engine.llm.types.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _CAP_SECONDS, _CAP_SECONDS_DOWN = 60.0, 15.0
 """The longest pause between two attempts; the second while the endpoint is in trouble."""

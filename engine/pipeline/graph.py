@@ -22,7 +22,8 @@ from registry.storage.objects import canonical_json
 class Link:
     """A resolved reference: an external dataset, a step's output, or a version in the registry.
 
-    `label` is the reference as written; `fields` what its rows have (name -> type).
+    `label` is the reference as written; `fields` what its rows have (name -> type); `record` their type, where a package
+    that is installed is known to define it.
     """
 
     kind: Literal["dataset", "step", "registry"]
@@ -32,6 +33,7 @@ class Link:
     type: str
     fields: Mapping[str, str]
     version: int = 0
+    record: type[Record] | None = None
 
 
 @dataclass(frozen=True)

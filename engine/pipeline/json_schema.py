@@ -1,4 +1,4 @@
-"""JSON Schema of the pipeline file, for editors: operators, their parameters and the record types by name."""
+"""The JSON Schema of pipeline files, for editors: operators with their parameters, record types."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ _PARAMETER = {"type": "string", "pattern": r"\$\{params\.[^}]*\}"}
 
 
 def pipeline_schema() -> dict[str, Any]:
-    """The schema; `with` is checked against the step's operator, `${params.NAME}` may stand for any scalar."""
+    """The schema. `with` depends on the step's operator; `${params.NAME}` can replace any scalar."""
     known = catalogue()
     schema = PipelineSpec.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     step = definitions["StepSpec"]
-    step["properties"]["op"] |= {"enum": sorted(known.operators)}
+    names = known.operators.by_full_name()
+    step["properties"]["op"] |= {"enum": sorted({*names, *names.values()})}
     step["allOf"] = []
-    for name, operator in sorted(known.operators.items()):
+    for full, name in names.items():
+        operator = known.operators[full]
         params = operator.params.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions |= {f"{name}.{inner}": body for inner, body in params.pop("$defs", {}).items()}
         definitions[f"{name}.with"] = params | {"description": operator.doc}
         then = {"properties": {"with": {"$ref": f"#/$defs/{name}.with"}}}
-        step["allOf"].append({"if": {"properties": {"op": {"const": name}}}, "then": then})
-    definitions["DatasetSpec"]["properties"]["type"] |= {"enum": sorted(known.records)}
+        step["allOf"].append({"if": {"properties": {"op": {"enum": sorted({full, name})}}}, "then": then})
+    records = known.records.by_full_name()
+    definitions["DatasetSpec"]["properties"]["type"] |= {"enum": sorted({*records, *records.values()})}
     schema["title"] = "engine pipeline"
     opened: dict[str, Any] = _open_to_parameters(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **opened}

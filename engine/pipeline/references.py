@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import Problem, did_you_mean
+from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.operator.declaration import SINGLE, Operator
 from engine.pipeline.graph import Link, Source
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.yaml_source import Loc, YamlSource
-from registry import QueryError, Record, Session
-from registry.lineage.walk import Version
+from registry import Record
+from registry.errors import QueryError
 from registry.records.content import row_ids
 from registry.records.record import fields_of, missing_fields
+
+if TYPE_CHECKING:
+    from registry import Session
+    from registry.lineage.walk import Version
 
 Reference = tuple[str, Loc]
 """A reference as written, and where."""
@@ -67,7 +72,7 @@ class References:
             before, self._quiet = self._quiet, True  # each reference is told about once, where the step's inputs are checked
             links = [link for reference, place in references if (link := self.link(reference, place))]
             self._quiet = before
-            if not links or (record := self.records.get(links[0].type)) is None:
+            if not links or isinstance(record := self._record(links[0]), str):
                 return None
             records[port] = record
         return operator.typed(records)
@@ -102,7 +107,7 @@ class References:
             if source.spec.registry is not None:
                 return self.registry_link(source.spec.registry, reference, ("datasets", name, "registry"))
             record = source.record
-            return Link("dataset", name, "", reference, record.type_name(), fields_of(record.arrow_schema()))
+            return Link("dataset", name, "", reference, record.type_name(), fields_of(record.arrow_schema()), record=record)
         if name in self.spec.steps:
             return self._step_link(name, output, reference, loc)
         known = [*self.spec.datasets, *self._outputs()]
@@ -125,7 +130,7 @@ class References:
         record = ((self.operator(name) if output in declared.like else None) or declared).outputs[output]
         if record is Record:  # not known: for something that is said elsewhere, such as a step that depends on itself
             return Link("step", name, output, reference, record.type_name(), {})
-        return Link("step", name, output, reference, record.type_name(), fields_of(record.arrow_schema()))
+        return Link("step", name, output, reference, record.type_name(), fields_of(record.arrow_schema()), record=record)
 
     def registry_link(self, target: str, label: str, loc: Loc) -> Link | None:
         """A fixed version in the registry."""
@@ -138,12 +143,16 @@ class References:
             self._problem(str(error), loc)
             return None
         if self.excluded:
+            from registry.lineage.walk import Version
+
             self.no_excluded(self.session, Version(name, version), loc)
         kind, fields = self.session.shape(name, version)
         return Link("registry", name, "", label, kind, fields, version)
 
     def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:
         """Neither a fixed version nor anything that it was made from may have led rows on the exclusion list into it."""
+        from registry.lineage.walk import Version
+
         above = [Version(each["name"], each["version"]) for each in session.lineage.versions(str(target), "up")]
         for version in (target, *above):
             ids = self.excluded.get(version.name)
@@ -162,8 +171,18 @@ class References:
         if link.type == Record.type_name():
             return []
         if needed is Record:  # its type could not be put in
-            return [] if link.type in self.records else ["no installed package has this record type"]
+            record = self._record(link)
+            return [record] if isinstance(record, str) else []
         return missing_fields(needed, dict(link.fields))
+
+    def _record(self, link: Link) -> type[Record] | str:
+        """The record type of a link's rows; a text that says why when it cannot be known."""
+        try:
+            return link.record or self.records[link.type]
+        except KeyError:
+            return "no installed package has this record type"
+        except (AmbiguousNameError, BrokenModuleError) as error:
+            return str(error)
 
     def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         if not self._quiet:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Partition
 from engine.jobs.partitions import partitions
+from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Step
 from engine.planning.inputs import Input, memory_of, streamed_memory, streamed_rows
 
@@ -34,7 +35,7 @@ def bounds_of(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, le
     notes = [*step.notes]
     streamed = streamed_memory(step, inputs)
     whole = sum(memory_of(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
-    texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.")]
+    texts = [text for text in code_of(full_name(step.operator)).code.values() if text.startswith("builtins.")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
     asks = step.operator.asks(step.params) if step.operator.asks else None
     for role, per_row in step.operator.calls_per_row(step.params).items():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.fingerprint.code import code_of
+from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.results import StepPlan
 from registry import Registry
@@ -25,7 +26,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
     if newest.step_key == plan.key:
         return ["an output is missing or its objects are gone"]
     before = registry.store.read_document(newest.key_object.sha256)
-    return changes(before, plan.document or {}, code_of(step.operator.name).code) or ["an older version hits no more"]
+    return changes(before, plan.document or {}, code_of(full_name(step.operator)).code) or ["an older version hits no more"]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[str, str]) -> list[str]:

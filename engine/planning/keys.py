@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.fingerprint.code import code_of
+from engine.operator.catalogue import full_name
 from engine.planning.row_groups import Families
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
@@ -30,7 +31,7 @@ def step_document(
     operator = step.operator
     return {
         "operator": {"name": operator.name, "version": operator.version},
-        **code_of(operator.name).document(),
+        **code_of(full_name(operator)).document(),
         "params": step.params.model_dump(mode="json"),
         "inputs": {
             port: {

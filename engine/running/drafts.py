@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
+from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Input
 from engine.planning.results import StepPlan
@@ -30,7 +31,7 @@ def drafts(
     """One draft for each output of a finished step; rows stand in the order of the input rows they came from."""
     store = registry.store
     ordered = sorted(receipts, key=lambda receipt: receipt.partition.start)
-    key_object = store_document(registry, plan.document or {}, code_of(step.operator.name).code)
+    key_object = store_document(registry, plan.document or {}, code_of(full_name(step.operator)).code)
     refs = tuple(version.ref for versions in inputs.values() for version in versions)
     models = tuple(ref for role in step.models if (ref := _model_ref(step, role, registry)))
     made = []

@@ -24,6 +24,7 @@ from engine.jobs.messages import (
 )
 from engine.jobs.receipts import checkpoints, forget_attempts, read_receipt, receipt_path, stop_mark
 from engine.llm.limits.accounting import Spent
+from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.bounds import split
 from engine.planning.inputs import Input, resolve_inputs, with_models
@@ -228,9 +229,9 @@ class StepRunner:
             pipeline=self.pipeline.spec.name,
             step=plan.name,
             step_key=plan.key,
-            operator=plan.op,
-            types={port: each.record.type_name() for port, each in self.definition.operator.inputs.items()},
-            code=code_digest(plan.op),
+            operator=full_name(self.definition.operator),
+            types={port: full_name(each.record) for port, each in self.definition.operator.inputs.items()},
+            code=code_digest(full_name(self.definition.operator)),
             # What is set, and no defaults: some operators ask which of them were set.
             params=self.definition.params.model_dump(mode="json", exclude_unset=True),
             inputs=numbered,

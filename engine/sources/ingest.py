@@ -77,7 +77,13 @@ def identity(
     elif spec.generator is not None:
         name, _, task = spec.generator.partition("/")
         generator = catalogue().generators[name]
-        origin = {"generator": name, "task": task, "settings": dict(spec.with_), "seed": seed, "identity": generator.identity()}
+        origin = {
+            "generator": generator.name,
+            "task": task,
+            "settings": dict(spec.with_),
+            "seed": seed,
+            "identity": generator.identity(),
+        }
     else:
         return None  # a hub's data can change behind its name
     rules: dict[str, Any] = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}

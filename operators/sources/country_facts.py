@@ -146,7 +146,7 @@ def shuffled(values: Iterable[T], *salt: object, by: Callable[[T], object] = str
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with a task's name or settings."""
     if importlib.util.find_spec(PACKAGE) is None:
-        return [f"the package {PACKAGE} is not installed; install it with: pip install {PACKAGE}"]
+        return [f"the package {PACKAGE} is not installed; install it with: pip install 'posttrain-engine[sources]'"]
     if task != TASK:
         return [f"country_facts has no task {task!r}; there is {TASK!r}"]
     try:

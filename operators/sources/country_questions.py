@@ -119,7 +119,7 @@ def _name(fact: Fact) -> str:
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with a task's name or settings."""
     if importlib.util.find_spec(PACKAGE) is None:
-        return [f"the package {PACKAGE} is not installed; install it with: pip install {PACKAGE}"]
+        return [f"the package {PACKAGE} is not installed; install it with: pip install 'posttrain-engine[sources]'"]
     if task not in TASKS:
         return [f"country_questions has no task {task!r}; there are {', '.join(TASKS)}"]
     try:

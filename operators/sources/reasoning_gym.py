@@ -30,7 +30,7 @@ def problems(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> I
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with a task's name or settings."""
     if importlib.util.find_spec(PACKAGE) is None:
-        return ["the package reasoning-gym is not installed; install it with: pip install reasoning-gym"]
+        return ["the package reasoning-gym is not installed; install it with: pip install 'posttrain-engine[sources]'"]
     from reasoning_gym import create_dataset
     from reasoning_gym.factory import DATASETS
 

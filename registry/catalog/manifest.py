@@ -72,7 +72,7 @@ def _unicode(value: Any) -> Any:
 class Frozen(BaseModel):
     """A frozen piece of a manifest or a journal; unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DataObject(Frozen):

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from registry.records.record import Record, type_label
 
@@ -53,6 +52,8 @@ def _update(streams: _Streams, place: str, array: pa.Array) -> None:
         for number, child in enumerate(array.flatten()):
             _update(streams, f"{place}.{number}", child)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        import pyarrow.compute as pc
+
         streams[f"{place} length"].update(_plain(pc.list_value_length(array).cast(pa.int64())))
         _update(streams, f"{place}.0", array.flatten())
     elif (

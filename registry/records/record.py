@@ -24,7 +24,7 @@ class Record(BaseModel):
     A datetime is kept in UTC; one without a zone is taken to be in UTC.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
     registry_kind: ClassVar[str] = "dataset"
     """What a version of such rows is called in the registry: `dataset`, `model`, `calibration` or `report`."""

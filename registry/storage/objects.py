@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from registry.errors import CorruptError, MissingError
 from registry.storage import plain_files
@@ -102,6 +101,8 @@ class ObjectStore:
 
         A table with such columns is one to look up single rows in, so it is cut into small row groups.
         """
+        import pyarrow.parquet as pq
+
         sink = pa.BufferOutputStream()
         encodings = dict.fromkeys(delta, "DELTA_BINARY_PACKED") or None
         plain = [name for name in table.schema.names if name not in delta]
@@ -136,6 +137,8 @@ class ObjectStore:
 
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object's rows, verified. Raises CorruptError when it is damaged or missing, rather than give wrong rows."""
+        import pyarrow.parquet as pq
+
         opened = self.open(sha256)
         try:
             # Not pq.read_table, which imports pandas on the way.

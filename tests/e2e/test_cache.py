@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.cache_correctness import EDITS, ROWS, Edit, calls_after_a_kill, calls_of, engine_run, environment
 from engine.cli.progress import PlainProgress
-from engine.cli.report import run_document
+from engine.cli.run_view import run_document
 from engine.pipeline.check import check
 from engine.running.run import run
 from registry import Registry

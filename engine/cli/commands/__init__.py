@@ -1,1 +1,1 @@
-"""The commands, one module for what they are about; each parses, calls the library and prints."""
+"""The commands, grouped by subject. Each parses its arguments, calls the library and prints the result."""

@@ -1,4 +1,4 @@
-"""The command `diff`: what differs between two versions."""
+"""The command `diff`: the differences between two versions."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.commands.shared import JsonOption, existing_registry, out, print_json, row_count
+from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json, row_count
 
 if TYPE_CHECKING:
     from registry.query.diff import Change, Diff, Row, RowDiff, Side
     from registry.records.field_diff import FieldDiff
 
 WIDTH = 240
-"""Characters of a value that are shown."""
+"""Characters of a value that are shown, at most."""
 BEFORE = 60
-"""Characters that are shown before the first one that differs."""
+"""Characters that are shown before the first difference."""
 
 
 def diff(
+    context: Context,
     old: Annotated[str, typer.Argument(metavar="A", help="NAME or NAME@V.")],
     new: Annotated[
-        str | None, typer.Argument(metavar="B", help="The same. Without it, A is compared with the version before it.")
+        str | None, typer.Argument(metavar="B", help="NAME or NAME@V. Without it, A is compared with its previous version.")
     ] = None,
     key: Annotated[
         list[str] | None,
         typer.Option(
             "--key",
             metavar="FIELD",
-            help="Rows with the same value are the same row (repeat for several fields; `row`: by place).",
+            help="Match rows by this field, or by their number: `row`. Repeat it for a key of several fields.",
         ),
     ] = None,
-    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="How many rows to show of each kind.")] = 3,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="Number of changed, removed and added rows to show.")] = 3,
     json: JsonOption = False,
 ) -> None:
-    """Compare two versions: their fields, and their rows by content (each with its copies) or by key."""
+    """Compare two versions. Compares their fields, and their rows by content or by key."""
     from registry.query.diff import compare
 
-    with existing_registry().session() as session:
+    with existing_registry(context).session() as session:
         found = compare(session, old, new, key=key or (), samples=rows)
     if json:
         print_json(asdict(found))
@@ -59,7 +60,8 @@ def _lines(found: Diff) -> Iterator[Any]:
     yield from _fields(found.fields, found.old, found.new)
     yield from _files(found)
     if found.rows is None:
-        yield f"rows: not compared, for no field is in both with the same type; {found.old.rows:,} and {found.new.rows:,}"
+        counts = f"{found.old.rows:,} and {found.new.rows:,}"
+        yield f"rows: {counts}; not compared, because the versions share no field of the same type"
     else:
         yield from _rows(found.rows, found)
 
@@ -83,7 +85,7 @@ def _fields(fields: FieldDiff, old: Side, new: Side) -> Iterator[Any]:
     now = fields.added | {name: labels[1] for name, labels in fields.changed.items()}
     yield grid(["field", str(old), str(new)], [[name, was.get(name, "-"), now.get(name, "-")] for name in names])
     if fields.relation == "compatible":
-        yield f"fields: compatible, what reads {old} can read {new}"
+        yield f"fields: compatible: every step that reads {old} can read {new}"
     else:
         yield "fields: incompatible"
         yield from (f"  {reason}" for reason in fields.reasons)
@@ -107,10 +109,10 @@ def _rows(rows: RowDiff, found: Diff) -> Iterator[str]:
     yield f"rows by {', '.join(rows.key) or 'content'}: {_counts(counts)}{_order(rows)}"
     fields = {*rows.compared, *found.fields.added, *found.fields.removed, *found.fields.changed}
     if len(rows.compared) < len(fields):
-        yield f"  compared are only fields that both have with the same type: {', '.join(rows.compared)}"
+        yield f"  compared by the fields that both have with the same type: {', '.join(rows.compared)}"
     if rows.suggested_key:
-        yield f"  --key {rows.suggested_key} would show changed rows"
-    # The files of a model were told file by file.
+        yield f"  --key {rows.suggested_key} shows changed rows"
+    # The files of a model are listed one by one above.
     shown = [name for name in rows.fields if not (found.files and name == "files")]
     yield from (f"  {name}: changed in {row_count(rows.fields[name])}" for name in shown)
     for change in rows.samples_changed:
@@ -129,13 +131,13 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _order(rows: RowDiff) -> str:
     if rows.moved is None or "row" in rows.key:
         return ""
-    return f", in another order ({rows.moved:,} stand at another place)" if rows.moved else ", in the same order"
+    return f", in another order ({rows.moved:,} moved)" if rows.moved else ", in the same order"
 
 
 def _only(sign: str, side: Side, rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         yield ""
-        yield f"{sign} row {row.row} of {side}" + (f" ({row.copies:,} copies more)" if row.copies > 1 else "")
+        yield f"{sign} row {row.row} of {side}" + (f" ({row.copies:,} copies)" if row.copies > 1 else "")
         for name, value in row.values.items():
             if value is not None:
                 yield f"    {name}: {_cut(_text(value))}"
@@ -149,7 +151,7 @@ def _change(change: Change, shown: Sequence[str]) -> Iterator[str]:
     for name, values in change.fields.items():
         if name in shown:
             texts = [_text(value) for value in values]
-            if texts[0] == texts[1]:  # what is not seen on a line differs
+            if texts[0] == texts[1]:  # the difference does not show on a line
                 texts = [repr(value) for value in values]
             start = max(0, _same_start(*texts) - BEFORE)
             yield f"    {name}"

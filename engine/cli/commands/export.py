@@ -1,4 +1,4 @@
-"""The command that takes a version out of the registry: export."""
+"""The command `export`: writes a version into a folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.commands.shared import JsonOption, existing_registry, out, print_json, row_count
+from engine.cli.commands.shared import Context, JsonOption, VersionArg, existing_registry, out, print_json, row_count
 
 
 class To(StrEnum):
-    """What `engine export` writes."""
+    """The formats that `engine export` writes."""
 
     hf = "hf"
     jsonl = "jsonl"
@@ -20,17 +20,18 @@ class To(StrEnum):
 
 
 def export(
-    target: Annotated[str, typer.Argument(metavar="NAME[@V]")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
-    to: Annotated[To, typer.Option("--to", help="A Hugging Face dataset (of a model: its files), JSON Lines, or Parquet.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier export wrote there.")] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Of an adapter: full weights with the adapter in them.")] = False,
+    context: Context,
+    target: VersionArg,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    to: Annotated[To, typer.Option("--to", help="A Hugging Face dataset (for a model: its files), JSON Lines, or Parquet.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier export.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="For an adapter: write the merged, full weights.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a version into a folder, with a card (README.md) that says what it holds, what it came from and how."""
+    """Export a version into a folder. Adds a card (README.md) that describes its contents and where they come from."""
     from engine.export.versions import export as write
 
-    done = write(existing_registry(), target, to.value, folder, overwrite=overwrite, merge=merge)
+    done = write(existing_registry(context), target, to.value, folder, overwrite=overwrite, merge=merge)
     manifest = done.manifest
     if json:
         print_json(
@@ -51,4 +52,4 @@ def export(
     for name, number in done.files.items():
         console.print(f"  {name}  {number:,}", soft_wrap=True)
     if done.format == "hf" and not manifest.rows:
-        console.print("It has no rows: datasets.load_from_disk opens it, datasets.load_dataset opens nothing without rows.")
+        console.print("It has no rows: open it with datasets.load_from_disk, because datasets.load_dataset fails without rows.")

@@ -1,4 +1,4 @@
-"""Commands that prove and mend a registry: fsck, rebuild."""
+"""Commands that verify and repair a registry: fsck, rebuild."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.commands.shared import JsonOption, existing_registry, out, print_json
+from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json
 
 
 def fsck(
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and prove every row; else presence and sizes.")] = False,
+    context: Context,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and verify every row.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Look whether the registry holds what was written to it; the exit code is 1 when something is damaged or lost."""
-    from engine.upkeep.fsck import fsck as look
+    """Verify the registry's files. The exit code is 1 if something is damaged or missing."""
+    from engine.upkeep.fsck import fsck as verify
 
-    registry = existing_registry()
+    registry = existing_registry(context)
     started = time.monotonic()
-    report = look(registry, deep=deep)
+    report = verify(registry, deep=deep)
     seconds = round(time.monotonic() - started, 3)
     if json:
         looked_at = {kind: asdict(tally) for kind, tally in report.looked_at.items()}
@@ -32,9 +33,9 @@ def fsck(
         raise typer.Exit(1)
 
 
-def rebuild() -> None:
-    """Make registry.duckdb again from the manifests and run journals."""
-    count = existing_registry().catalog.rebuild()
+def rebuild(context: Context) -> None:
+    """Rebuild registry.duckdb from the manifests. It uses the run journals, too."""
+    count = existing_registry(context).catalog.rebuild()
     out().print(f"rebuilt from {count} manifests")
 
 
@@ -51,11 +52,11 @@ def _print(report: Any, deep: bool, seconds: float) -> None:
 
     console = out()
     console.print(grid(["", "files", "bytes"], [[kind, tally.count, tally.bytes] for kind, tally in report.looked_at.items()]))
-    console.print(f"{'all of it was read' if deep else 'sizes and presence; --deep reads all of it'}, in {seconds:.1f} s")
+    console.print(f"{'read everything' if deep else 'checked presence and sizes (--deep reads everything)'} in {seconds:.1f} s")
     for finding in report.findings:
-        hit = f" [{', '.join(finding.versions)}]" if finding.versions else ""
-        console.print(f"\n{finding.severity}: {finding.where}: {finding.what}{hit}", soft_wrap=True)
+        affected = f" [{', '.join(finding.versions)}]" if finding.versions else ""
+        console.print(f"\n{finding.severity}: {finding.where}: {finding.what}{affected}", soft_wrap=True)
         console.print(f"  {finding.advice}", soft_wrap=True)
     errors, notes = len(report.errors), len(report.notes)
     verdict = f"{errors} {'error' if errors == 1 else 'errors'}, {notes} {'note' if notes == 1 else 'notes'}"
-    console.print(f"\n{verdict if errors or notes else 'nothing is wrong'}")
+    console.print(f"\n{verdict if errors or notes else 'no problems found'}")

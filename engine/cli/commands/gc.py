@@ -1,4 +1,4 @@
-"""Commands on what a registry keeps: gc, pin, unpin."""
+"""Commands that decide what a registry keeps: gc, pin, unpin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.commands.shared import JsonOption, existing_registry, out, print_json
+from engine.cli.commands.shared import Context, JsonOption, VersionArg, existing_registry, out, print_json
 from engine.cli.invocation import propose
 from engine.errors import PipelineError, Problem
 
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
     from registry.upkeep.gc import Garbage
 
 SHOWN = 5
-"""Of each kind, how many are listed by name."""
+"""How many items of each kind are listed by name."""
 
 _LONGEST = dt.timedelta(days=36500)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-TargetArg = Annotated[str, typer.Argument(metavar="NAME[@V]")]
-
 
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it (the default).")] = False,
+    context: Context,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Without this option, only show it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it; this is the default.")] = False,
     grace: Annotated[
-        str, typer.Option("--grace", metavar="TIME", help="Keep what is younger: 90s, 30m, 2h, 7d, or 0 for nothing.")
+        str,
+        typer.Option("--grace", metavar="TIME", help="Keep what is younger: 90s, 30m, 2h, 7d, or 0."),
     ] = "1h",
     json: JsonOption = False,
 ) -> None:
-    """Show what nobody needs any more, and with --delete, delete it.
+    """Show or delete what is no longer needed.
 
-    Kept are versions that are the latest or the newest of their name, that are pinned, that a run has made or found since
-    the oldest run began that is alive, and all that these were made from; objects of those versions and of finished parts
-    of unfinished steps; and whatever is younger than --grace. The rest goes: versions that were superseded, objects,
-    receipts of finished steps, and what crashes left. Answers of models are never deleted: they were paid for.
+    These versions are kept: the latest and the newest of each name, pinned ones, those that were made or reused since the
+    oldest active run started, and everything they were made from. Their objects are kept, too, and so are finished
+    partitions of unfinished steps and everything younger than --grace. The rest is deleted: superseded versions, objects,
+    receipts of finished steps, and leftovers of crashes. Model answers are never deleted, because they were paid for.
 
-    Runs and queries may go on meanwhile. It waits for queries that are under way, and names them if it cannot wait longer.
+    Runs and queries can continue meanwhile. The command waits for running queries and names them if it has to give up.
     """
     from engine.upkeep.gc import collect, find
 
     if delete and dry_run:
-        raise PipelineError([Problem("--delete and --dry-run contradict each other", hint="give one of them")])
-    registry, keep = existing_registry(), _duration(grace)
+        raise PipelineError([Problem("--delete and --dry-run contradict each other", hint="use one of them")])
+    registry, keep = existing_registry(context), _duration(grace)
     found = collect(registry, keep) if delete else find(registry, keep)
     if json:
         print_json(_document(found, delete))
@@ -56,26 +56,27 @@ def gc(
         out().print(line, soft_wrap=True)
 
 
-def pin(target: TargetArg) -> None:
-    """Keep a version, and all that it was made from, whatever `engine gc` deletes."""
-    name, version = _resolved(target)
-    registry = existing_registry()
+def pin(context: Context, target: VersionArg) -> None:
+    """Protect a version from `engine gc`. Everything it was made from is protected, too."""
+    registry = existing_registry(context)
+    name, version = _resolved(registry, target)
     registry.catalog.pin(name, version)
-    out().print(f"{name}@{version} is pinned: it is kept until `{propose('unpin', f'{name}@{version}')}`")
+    out().print(f"{name}@{version} is pinned. To release it: `{propose('unpin', f'{name}@{version}')}`")
 
 
-def unpin(target: TargetArg) -> None:
-    """Take back what `engine pin` did."""
-    name, version = _resolved(target)
+def unpin(context: Context, target: VersionArg) -> None:
+    """Undo `engine pin`."""
+    registry = existing_registry(context)
+    name, version = _resolved(registry, target)
     try:
-        existing_registry().catalog.unpin(name, version)
+        registry.catalog.unpin(name, version)
     except KeyError as error:
         raise PipelineError([Problem(f"{name}@{version} is not pinned")]) from error
-    out().print(f"{name}@{version} is not pinned any more")
+    out().print(f"{name}@{version} is no longer pinned")
 
 
-def _resolved(target: str) -> tuple[str, int]:
-    with existing_registry().session() as session:
+def _resolved(registry: Registry, target: str) -> tuple[str, int]:
+    with registry.session() as session:
         name, version = session.resolve(target)
     return name, version
 
@@ -83,10 +84,10 @@ def _resolved(target: str) -> tuple[str, int]:
 def _duration(text: str) -> dt.timedelta:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text)
     if not match or not (match[2] or float(match[1]) == 0):
-        raise PipelineError([Problem(f"--grace {text} is not a time", hint="write it like 90s, 30m, 2h or 7d")])
+        raise PipelineError([Problem(f"--grace {text} is not a duration", hint="write it as 90s, 30m, 2h or 7d")])
     seconds = float(match[1]) * _UNITS[match[2] or "s"]
     if seconds > _LONGEST.total_seconds():
-        raise PipelineError([Problem(f"--grace {text} is too long", hint=f"give {_LONGEST.days}d at most")])
+        raise PipelineError([Problem(f"--grace {text} is too long", hint=f"the maximum is {_LONGEST.days}d")])
     return dt.timedelta(seconds=seconds)
 
 
@@ -110,29 +111,29 @@ def _document(found: Garbage, deleted: bool) -> dict[str, Any]:
 
 def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Iterator[str]:
     kinds = {
-        "version": [f"{each.ref}  {each.rows:,} rows, of {each.created_at:%Y-%m-%d %H:%M} UTC" for each in found.versions],
+        "version": [f"{each.ref}  {each.rows:,} rows, created {each.created_at:%Y-%m-%d %H:%M} UTC" for each in found.versions],
         "object": [f"objects/{each.name}  {each.bytes:,} bytes" for each in found.objects],
         "leftover": [f"{each.where}  {each.what}, {each.bytes:,} bytes" for each in found.leftovers],
     }
     counts = ", ".join(_count(len(names), kind) for kind, names in kinds.items() if names)
     done = "deleted" if deleted else "would delete"
-    yield f"{done} {counts}: {found.bytes:,} bytes" if counts else "there is nothing to delete"
+    yield f"{done} {counts}: {found.bytes:,} bytes" if counts else "nothing to delete"
     for names in kinds.values():
         yield from _first(names)
-    yield f"kept: {_count(found.kept, 'version')}, and answers of models ({_size(registry):,} bytes), which were paid for"
+    yield f"kept: {_count(found.kept, 'version')}, and all model answers ({_size(registry):,} bytes), which were paid for"
     if found.young:
-        why = f"younger than {grace}" if found.live_since is None else "of the time since the oldest run began that is alive"
+        why = f"younger than {grace}" if found.live_since is None else "newer than the start of the oldest active run"
         if registry.url and found.live_since:
-            why = "at a URL, where no object goes while a run is alive"
+            why = "because at a URL, no object is deleted while a run is active"
         size = sum(each.bytes for each in found.young)
-        yield f"kept for now: {_count(len(found.young), 'object')} ({size:,} bytes) that no version needs, {why}"
+        yield f"kept for now: {_count(len(found.young), 'object')} ({size:,} bytes) that no version uses, {why}"
     if found.paused:
         size = sum(each.bytes for each in found.paused)
         count = _count(len(found.paused), "unfinished step")
-        yield f"kept for now: checkpoints of {count} ({size:,} bytes), to go on from. Delete the folder of one to give it up:"
+        yield f"kept for now: checkpoints of {count} ({size:,} bytes), which can continue. To discard one, delete its folder:"
         yield from _first([f"{each.where}  {each.bytes:,} bytes" for each in found.paused])
     if counts and not deleted:
-        yield f"nothing was deleted; `{propose('gc', '--delete')}` deletes it"
+        yield f"nothing was deleted yet. To delete it: `{propose('gc', '--delete')}`"
 
 
 def _first(names: Sequence[str]) -> Iterator[str]:

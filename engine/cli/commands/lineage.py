@@ -1,4 +1,4 @@
-"""Commands that follow rows: lineage, impact."""
+"""Commands that follow rows through their lineage: lineage, impact."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli.commands.shared import (
+    Context,
     JsonOption,
     MemoryOption,
     TimeoutOption,
+    VersionArg,
     end_query,
     existing_registry,
     out,
@@ -25,22 +27,22 @@ if TYPE_CHECKING:
     from registry.lineage.walk import Direction
     from registry.query.impact import Affected
 
-TargetArg = Annotated[str, typer.Argument(metavar="NAME[@V]")]
-
 
 def lineage(
-    target: TargetArg,
-    row: Annotated[int | None, typer.Option("--row", min=0, help="A row's number; without it, versions are shown.")] = None,
-    up: Annotated[bool, typer.Option("--up", help="What it was made from (the default).")] = False,
-    down: Annotated[bool, typer.Option("--down", help="What was made from it.")] = False,
-    width: Annotated[int, typer.Option("--width", min=1, help="Rows of a version that are shown below a row.")] = 10,
+    context: Context,
+    target: VersionArg,
+    row: Annotated[int | None, typer.Option("--row", min=0, help="A row's number. Without it, versions are shown.")] = None,
+    up: Annotated[bool, typer.Option("--up", help="Show what it was made from; this is the default.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Show what was made from it.")] = False,
+    width: Annotated[int, typer.Option("--width", min=1, help="Rows of one version to show below a row, at most.")] = 10,
     json: JsonOption = False,
 ) -> None:
-    """Show what a version or a row was made from, or what was made from it, across pipelines and through training."""
+    """Show what a version or a row was made from. With --down, show what was made from it. The lineage crosses pipelines and
+    passes through training."""
     from engine.cli.lineage_tree import row_tree, version_tree, walk_document
     from registry.lineage.walk import Version
 
-    with existing_registry().session() as session:
+    with existing_registry(context).session() as session:
         version = Version(*session.resolve(target))
         if row is not None and row >= session.lineage.facts[version].rows:
             rows = session.lineage.facts[version].rows
@@ -57,23 +59,25 @@ def lineage(
             )
             return
         for way in directions:
-            out().print("made from:" if way == "up" else "led to:")
+            out().print("made from:" if way == "up" else "used in:")
             out().print(row_tree(session, walks[way], way, width) if walks else version_tree(session, version, way))
 
 
 def impact(
-    target: TargetArg,
+    context: Context,
+    target: VersionArg,
     where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="A condition on its columns, or on `row`.")
+        str | None,
+        typer.Option("--where", metavar="SQL", help="A SQL condition on the columns, or on `row`."),
     ] = None,
     takedown: Annotated[
-        Path | None, typer.Option("--takedown", metavar="FILE", help="Write the rows to an exclusion list (or add them).")
+        Path | None, typer.Option("--takedown", metavar="FILE", help="Add the rows to this exclusion list.")
     ] = None,
     timeout: TimeoutOption = 300,
     memory: MemoryOption = "50%",
     json: JsonOption = False,
 ) -> None:
-    """Show all rows, datasets and models that descend from rows of a version."""
+    """Show everything that was made from some rows. Lists the rows, datasets and models that descend from rows of a version."""
     from engine.cli.output import grid
     from engine.running.interrupt import interrupted_at_once
     from engine.sources.exclusions import Entry, add_to_list
@@ -82,7 +86,7 @@ def impact(
     from registry.query.limits import limit_memory
     from registry.records.content import row_ids
 
-    with existing_registry().session(memory) as session:
+    with existing_registry(context).session(memory) as session:
         limit_memory(session.memory)
         version = Version(*session.resolve(target))
         with interrupted_at_once():
@@ -114,21 +118,23 @@ def impact(
         ]
         print_json({"chosen": len(rows), "affected": document})
     elif not len(rows):
-        out().print(f"no row of {version} fits{f': {where}' if where else ''}")
+        out().print(f"no row of {version} matches{f': {where}' if where else ''}")
     else:
-        out().print(f"{row_count(len(rows))} of {version} and what descends from {'it' if len(rows) == 1 else 'them'}:")
+        out().print(
+            f"{row_count(len(rows))} of {version} and everything that was made from {'it' if len(rows) == 1 else 'them'}:"
+        )
         table = [[str(e.version), e.kind, e.step, _rows_of(e), e.size, "latest" if e.latest else ""] for e in affected]
         out().print(grid(["version", "kind", "step", "rows", "of", ""], table))
     if takedown is not None and entries:
         known = len({entry.row_id for entry in entries}) - new
-        said = f"{takedown}: {row_count(new)} added" + (f", {known} on it before" if known else "")
-        say(f"{said}. Put `exclude: {takedown}` into the pipeline that makes {version.name}: its next run leaves them out.")
+        added = f"{takedown}: {row_count(new)} added" + (f", {known} already listed" if known else "")
+        say(f"{added}. To leave them out of the next run, add `exclude: {takedown}` to the pipeline that makes {version.name}.")
 
 
 def _rows_of(affected: Affected) -> str:
     if affected.seen is not None:
-        return f"saw affected rows {affected.seen}x" if affected.seen else "made with affected data"
+        return f"saw affected rows {affected.seen} times" if affected.seen else "made from affected data"
     known = f"{len(affected.rows):,}" if len(affected.rows) else ""
     if not affected.unclear:
         return known
-    return f"{known}, perhaps more" if known else "not known which"
+    return f"{known}, possibly more" if known else "unknown"

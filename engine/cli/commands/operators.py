@@ -1,4 +1,4 @@
-"""Commands on what pipelines can be made of: ops, schema."""
+"""Commands about the parts of pipelines: ops, schema."""
 
 from __future__ import annotations
 
@@ -6,47 +6,44 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.commands.shared import JsonOption, out, print_json
-from engine.errors import PipelineError, Problem, did_you_mean
+from engine.cli.commands.shared import JsonOption, out, print_json, say
+from engine.errors import PipelineError, Problem
 
 
 def ops(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="An operator, by its name or by its full name, package:name.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the operators, or show one: inputs, outputs, parameters, documentation."""
-    from engine.cli.output import grid
-    from engine.cli.report import operator_document, print_operator
+    """List the operators, or describe one of them. The description has its documentation, inputs, outputs and parameters."""
+    from engine.cli.operator_view import operator_document, print_operator, print_operators
     from engine.operator.catalogue import catalogue
 
-    known = catalogue().operators
-    if name is not None and name not in known:
-        raise PipelineError([Problem(f"no operator named {name!r}", hint=did_you_mean(name, known))])
+    operators = catalogue().operators
     if name is not None:
+        try:
+            operator = operators[name]
+        except KeyError as error:
+            raise PipelineError([Problem(f"no operator named {name!r}", hint=operators.hint(name))]) from error
         if json:
-            print_json(operator_document(known[name]))
+            print_json(operator_document(operator))
         else:
-            print_operator(known[name], out())
+            print_operator(operator, out())
         return
-    operators = [known[each] for each in sorted(known)]
+    for broken in catalogue().load_all():
+        say(f"warning: {broken}")
     if json:
-        print_json([operator_document(each) for each in operators])
-        return
-    rows = [
-        [
-            each.name,
-            ", ".join("any type" if port.open else port.record.type_name() for port in each.inputs.values()),
-            ", ".join(sorted({"the same" if name in each.like else r.type_name() for name, r in each.outputs.items()})),
-            ", ".join(each.roles),
-            each.doc.partition("\n")[0],
-        ]
-        for each in operators
-    ]
-    out().print(grid(["operator", "in", "out", "models", ""], rows))
+        print_json([operator_document(each) for each in operators.values()])
+    else:
+        print_operators(operators.items(), out())
 
 
 def schema() -> None:
     """Print the JSON Schema of pipeline files, for editors."""
+    from engine.operator.catalogue import catalogue
     from engine.pipeline.json_schema import pipeline_schema
 
+    for broken in catalogue().load_all():
+        say(f"warning: {broken}")
     print_json(pipeline_schema())

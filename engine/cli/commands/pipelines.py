@@ -1,62 +1,75 @@
-"""Commands on a pipeline: check, plan, run."""
+"""Commands on a pipeline: check, plan, run, probe."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sized
 from typing import Annotated
 
 import typer
 
-from engine.cli.commands.shared import JsonOption, Settings, checked_pipeline, chosen_steps, out, print_json, say, the_registry
+from engine.cli.commands.shared import (
+    Context,
+    JsonOption,
+    checked_pipeline,
+    chosen_steps,
+    counted,
+    named_registry,
+    out,
+    print_json,
+    say,
+)
 
-_SHOWN = {"True": "yes", "False": "no", "None": "not known"}
+_SHOWN = {"True": "yes", "False": "no", "None": "unknown"}
 
 PipelineArg = Annotated[
-    str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes along.")
+    str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes with the engine.")
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the file's params.")]
-SelectOption = Annotated[list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and what it needs.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the file's params. Repeatable.")
+]
+SelectOption = Annotated[
+    list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and the steps it needs. Repeatable.")
+]
 RetryOption = Annotated[
-    bool, typer.Option("--retry-rejects", help="Ask again for rejected rows (and only for those) of steps that are done.")
+    bool,
+    typer.Option("--retry-rejects", help="Ask again for rejected rows, and only for those, also in finished steps."),
 ]
-ForceOption = Annotated[list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step though it hits.")]
+ForceOption = Annotated[
+    list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step even if it is up to date. Repeatable.")
+]
 
 
-def check(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
-    """Check a pipeline: its keys, types, parameters, files and models. Nothing is started."""
-    checked = checked_pipeline(pipeline, set_)
+def check(context: Context, pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Check a pipeline without running it. Covers keys, types, parameters, files and models."""
+    from engine.cli.printable import harmless
+
+    checked = checked_pipeline(context, pipeline, set_)
     if json:
         print_json({"pipeline": checked.spec.name, "steps": list(checked.steps), "problems": []})
     else:
-        steps, sources = (
-            _counted(each, word) for each, word in ((checked.steps, "step"), (checked.sources, "external dataset"))
-        )
-        out().print(f"{pipeline} is fine: {steps}, {sources}.")
-
-
-def _counted(things: Sized, word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+        found = f"{counted(checked.steps, 'step')}, {counted(checked.sources, 'external dataset')}"
+        print(harmless(f"{pipeline} is fine: {found}."))
 
 
 def plan(
+    context: Context,
     pipeline: PipelineArg,
     set_: SetOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
-    why: Annotated[bool, typer.Option("--why", help="Say for each step that runs what changed.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Explain for each step that runs what changed.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run would do: hits, steps to run, rows, and upper bounds of calls, tokens and price."""
-    from engine.cli.report import plan_rows, print_plan
+    """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
+    from engine.cli.plan_view import plan_rows, print_plan
     from engine.planning.plan import make_plan
     from registry import Registry
 
-    checked = checked_pipeline(pipeline, set_)
+    checked = checked_pipeline(context, pipeline, set_)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
-    registry = the_registry()
+    registry = named_registry(context)
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
-        # A plan reads and types the sources; where nothing ever ran, it leaves nothing behind.
+        # A plan reads and types the sources. Before the first run, it leaves nothing behind.
         made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
     if json:
         print_json(plan_rows(made))
@@ -65,26 +78,27 @@ def plan(
 
 
 def run(
+    context: Context,
     pipeline: PipelineArg,
     set_: SetOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
     retry_rejects: RetryOption = False,
     latest: Annotated[
-        bool, typer.Option("--latest", help="Let the new versions become the latest, though --set changed parameters.")
+        bool, typer.Option("--latest", help="Make the new versions the latest even though --set changed parameters.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a pipeline; what is there already is not made again."""
+    """Run a pipeline. Steps that are up to date are not run again."""
     from engine.cli.output import stderr_console
     from engine.cli.progress import progress_on
-    from engine.cli.report import print_run, run_document
+    from engine.cli.run_view import print_run, run_document
     from engine.running.run import run as run_pipeline
     from registry import Report
 
-    checked = checked_pipeline(pipeline, set_, keys=True)
+    checked = checked_pipeline(context, pipeline, set_, keys=True)
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
-    registry = the_registry()
+    registry = named_registry(context)
     with progress_on(stderr_console()) as observer:
         result = run_pipeline(
             checked, registry, observer, select=chosen, force=forced, retry_rejects=retry_rejects, move_latest=latest
@@ -94,22 +108,23 @@ def run(
     else:
         made = [manifest for outcome in result.steps for manifest in outcome.outputs]
         reports = [next(registry.records(str(each.ref), Report)) for each in made if each.kind == Report.registry_kind]
-        print_run(result, reports, str(Settings.registry), out())
-    if Settings.debug and result.trace:
+        print_run(result, reports, context.obj.registry, out())
+    if context.obj.debug and result.trace:
         say(result.trace)
     if result.state != "succeeded":
         raise typer.Exit(130 if result.state == "interrupted" else 1)
 
 
-def probe(pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
-    """Ask the servers of a pipeline's models what they can do, in a few tiny requests each."""
+def probe(context: Context, pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Find out what the models' servers can do. Sends a few tiny requests to each."""
     from engine.cli.output import grid
     from engine.llm.types.capability import MEANING
     from engine.running.requirements import ability_rows, ask_server
 
-    checked = checked_pipeline(pipeline, set_, keys=True)
+    checked = checked_pipeline(context, pipeline, set_, keys=True)
+    registry = named_registry(context)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
-    rows = ability_rows(list(models), [ask_server(spec, the_registry(), anew=True).capabilities for spec in models.values()])
+    rows = ability_rows(list(models), [ask_server(spec, registry, anew=True).capabilities for spec in models.values()])
     if json:
         print_json(rows)
         return

@@ -1,4 +1,4 @@
-"""Commands on the registry: sql, ls, runs, show, head."""
+"""Commands that read the registry: sql, ls, runs, show, head."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from enum import StrEnum
 from functools import partial
 from itertools import chain, islice
 from json import loads
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.commands.shared import (
+    Context,
     JsonOption,
     MemoryOption,
     TimeoutOption,
+    VersionArg,
     end_query,
     existing_registry,
     out,
@@ -24,15 +26,19 @@ from engine.cli.commands.shared import (
     row_count,
     say,
 )
+from engine.cli.invocation import propose
+
+if TYPE_CHECKING:
+    from registry import Registry
 
 TABLE_ROWS = 1000
-"""What `engine sql` shows as a table; other formats give all rows."""
+"""How many rows `engine sql` shows as a table; the other formats print all rows."""
 
 Batches = Iterator[list[tuple[Any, ...]]]
 
 
 class Format(StrEnum):
-    """How `engine sql` prints rows."""
+    """The output formats of `engine sql`."""
 
     table = "table"
     csv = "csv"
@@ -40,51 +46,51 @@ class Format(StrEnum):
 
 
 def sql(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; `-` reads it from stdin.")],
-    format: Annotated[Format, typer.Option("--format", help="How to print the rows.")] = Format.table,
+    context: Context,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT statement; `-` reads it from stdin.")],
+    format: Annotated[Format, typer.Option("--format", help="The output format.")] = Format.table,
     json: JsonOption = False,
     timeout: TimeoutOption = 300,
     memory: MemoryOption = "50%",
 ) -> None:
-    """Query the registry (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
-    rejects, metrics; table functions: upstream('N@V'), downstream('N@V'), trace('N@V', row); each dataset by its name.
-    Tables show the first 1,000 rows; csv and json give all of them."""
+    """Query the registry with SQL (read-only). Views: datasets, versions, runs, step_runs, lineage, row_lineage, llm_calls,
+    rejects, metrics. Table functions: upstream('NAME@V'), downstream('NAME@V'), trace('NAME@V', row). Each dataset is a table
+    of its name. The table format shows the first 1,000 rows; csv and json print all of them."""
     from engine.running.interrupt import interrupted_at_once
     from registry.query.limits import limit_memory
 
     text = sys.stdin.read() if query == "-" else query
-    registry = existing_registry()
+    registry = existing_registry(context)
     with registry.session(memory) as session:
         limit_memory(session.memory)
         last_resort = partial(end_query, timeout)
         with interrupted_at_once(), session.stream(text, timeout=timeout, last_resort=last_resort) as (columns, batches):
-            first: list[tuple[Any, ...]] = next(batches, [])  # a query that fails at once prints nothing
+            first: list[tuple[Any, ...]] = next(batches, [])  # a query that fails here prints nothing
             _print_rows(columns, chain([first], batches), Format.json if json else format)
         for each in session.left_out():
-            say(f"warning: left out: {each}; `engine fsck` says how to mend it")
+            say(f"warning: left out: {each}; `{propose('fsck')}` shows how to repair it")
 
 
-def ls(json: JsonOption = False) -> None:
-    """List datasets, models, calibrations and reports with their latest versions."""
-    _print_query(
-        "select name, kind, type, latest_version, rows, updated_at from datasets", json, empty="The registry is empty."
-    )
+def ls(context: Context, json: JsonOption = False) -> None:
+    """List datasets, models, calibrations and reports."""
+    query = "select name, kind, type, latest_version, rows, updated_at from datasets"
+    _print_query(existing_registry(context), query, json, empty="The registry is empty.")
 
 
-def runs(json: JsonOption = False) -> None:
-    """List runs, the newest first."""
-    registry = existing_registry()
+def runs(context: Context, json: JsonOption = False) -> None:
+    """List runs, newest first."""
+    registry = existing_registry(context)
     registry.catalog.mark_dead_runs()
-    _print_query("select * from runs order by started_at desc", json, empty="Nothing ran yet.")
+    _print_query(registry, "select * from runs order by started_at desc", json, empty="There are no runs yet.")
 
 
-def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonOption = False) -> None:
-    """Show a version: its type and fields, what it was made from, by which step and run, and its metrics."""
+def show(context: Context, target: VersionArg, json: JsonOption = False) -> None:
+    """Show the details of a version. Prints its type and fields, its inputs, the step and run that made it, and its metrics."""
     from engine.cli.output import grid
-    from engine.cli.report import print_report
+    from engine.cli.run_view import print_report
     from registry import Report
 
-    registry = existing_registry()
+    registry = existing_registry(context)
     with registry.session() as session:
         name, version = session.resolve(target)
         versions = session.ask("select version from versions where name = ? order by 1", [name]).rows
@@ -121,14 +127,15 @@ def show(target: Annotated[str, typer.Argument(metavar="NAME[@V]")], json: JsonO
 
 
 def head(
-    target: Annotated[str, typer.Argument(metavar="NAME[@V]")],
-    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many.")] = 5,
+    context: Context,
+    target: VersionArg,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows.")] = 5,
     json: JsonOption = False,
 ) -> None:
     """Show the first rows of a version."""
     from engine.cli.output import cell_text
 
-    with existing_registry().session() as session:
+    with existing_registry(context).session() as session:
         name, version = session.resolve(target)
         table = session.table(f"{name}@{version}")
     shown = min(rows, table.num_rows)
@@ -145,10 +152,10 @@ def head(
                 console.print(f"  {key}: {cell_text(value, 400)}", soft_wrap=True)
 
 
-def _print_query(query: str, json: bool, empty: str) -> None:
+def _print_query(registry: Registry, query: str, json: bool, empty: str) -> None:
     from engine.cli.output import grid, records
 
-    with existing_registry().session() as session:
+    with registry.session() as session:
         answer = session.ask(query)
     if json:
         print_json(records(answer))
@@ -159,7 +166,7 @@ def _print_query(query: str, json: bool, empty: str) -> None:
 
 
 def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
-    """Print rows as they come: only a table, which has a largest size, is ever whole in memory."""
+    """Print rows as they arrive: only the table format, whose size is limited, holds them in memory."""
     from engine.cli.output import as_json, grid, records
     from registry import Answer
 
@@ -177,7 +184,7 @@ def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
     else:
         rows = list(islice(chain.from_iterable(batches), TABLE_ROWS + 1))
         out().print(grid(columns, rows[:TABLE_ROWS]))
-        more = f"the first {row_count(TABLE_ROWS)}; --format csv or json prints all"
+        more = f"the first {row_count(TABLE_ROWS)}; --format csv or json prints all of them"
         out().print(f"({more if len(rows) > TABLE_ROWS else row_count(len(rows))})")
 
 

@@ -1,9 +1,11 @@
-"""What commands share: the registry and the pipeline that the user means, and where output goes."""
+"""What commands share: their options, the registry and the pipeline that the user names, and where output goes."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,88 +16,94 @@ from engine.errors import PipelineError, Problem, did_you_mean
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Stop a query that works for longer.")
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Stop a query that runs longer than this.")
 ]
 MemoryOption = Annotated[
-    str, typer.Option("--memory", metavar="SIZE", help="Stop a query that needs more: 4GB, or a part of the machine's.")
+    str,
+    typer.Option(
+        "--memory", metavar="SIZE", help="Stop a query that needs more memory than this: 4GB, or 50% of the machine's."
+    ),
 ]
+VersionArg = Annotated[str, typer.Argument(metavar="NAME[@V]", help="A version; NAME alone means the latest.")]
 
 
-class Settings:
-    """The options that stand before the command; the registry is a folder or a URL."""
+@dataclass(frozen=True)
+class Options:
+    """The options before the command: the registry (a folder or a URL), and whether to show tracebacks."""
 
-    registry = ".engine"
-    debug = False
+    registry: str
+    debug: bool
 
 
-def the_registry() -> Any:
-    """The registry that the user named, whether it is there or not."""
+class Context(typer.Context):
+    """A command's context, which carries the options before the command."""
+
+    obj: Options
+
+
+def named_registry(context: Context) -> Any:
+    """The registry that the user named, which may not exist yet."""
     from registry import Registry
 
-    if Path(Settings.registry).exists() and not Path(Settings.registry).is_dir():
-        raise PipelineError(
-            [
-                Problem(
-                    f"the registry {Settings.registry} is a file, not a folder", hint="name another: engine --registry DIR ..."
-                )
-            ]
-        )
-    return Registry(Settings.registry)
+    location = context.obj.registry
+    if Path(location).exists() and not Path(location).is_dir():
+        what = f"the registry {location} is a file, not a folder"
+        raise PipelineError([Problem(what, hint="choose another one: engine --registry DIR ...")])
+    return Registry(location)
 
 
-def existing_registry() -> Any:
-    """The same, for commands that only read; raises PipelineError when nothing was ever written there."""
-    registry = the_registry()
+def existing_registry(context: Context) -> Any:
+    """The registry that the user named; raises PipelineError if there is none."""
+    registry = named_registry(context)
     if not registry.exists:
-        raise PipelineError(
-            [
-                Problem(
-                    f"there is no registry at {Settings.registry}",
-                    hint="run a pipeline first, or name another: engine --registry DIR ...",
-                )
-            ]
-        )
+        what = f"there is no registry at {context.obj.registry}"
+        raise PipelineError([Problem(what, hint="run a pipeline first, or choose another one: engine --registry DIR ...")])
     return registry
 
 
-def checked_pipeline(pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
-    """The pipeline that a command was given, checked; `keys`: API keys must be there, too."""
-    from engine.pipeline.check import check as check_file
+def checked_pipeline(context: Context, pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
+    """The pipeline that a command was given, checked; with `keys`, environment variables with API keys must be set."""
+    from engine.pipeline.check import check
 
-    registry, file = the_registry(), _find_pipeline(pipeline)
-    if registry.exists:
+    file = _find_pipeline(pipeline)
+    if _may_exist(context.obj.registry) and (registry := named_registry(context)).exists:
         with registry.session() as session:
-            checked = check_file(file, settings, session, keys=keys)
+            checked = check(file, settings, session, keys=keys)
     else:
-        checked = check_file(file, settings, keys=keys)
+        checked = check(file, settings, keys=keys)
     _note_exclusions(checked)
     return checked
 
 
+def _may_exist(location: str) -> bool:
+    """Whether it is worth to load DuckDB and look for a registry."""
+    return "://" in location or Path(location).exists()
+
+
 def _note_exclusions(checked: Any) -> None:
-    """An exclusion list is by dataset: say so when it names none that this pipeline makes or reads."""
+    """Exclusion lists are by dataset: warn if the list names none that this pipeline reads or writes."""
     own = {f"{checked.spec.name}/{source}" for source in checked.sources}
     own |= {checked.output_name(step.name, output) for step in checked.steps.values() for output in step.operator.outputs}
     own |= {link.name for step in checked.steps.values() for links in step.inputs.values() for link in links}
     if checked.excluded and not own & checked.excluded.keys():
         named = ", ".join(sorted(checked.excluded))
-        say(f"note: the exclusion list names rows of {named}, and no dataset of this pipeline: it leaves nothing out here")
+        say(f"note: the exclusion list names only rows of {named}, which this pipeline does not use; it has no effect here")
 
 
 def _find_pipeline(name: str) -> Path:
-    """A file; or, for a bare name, a pipeline that comes with the engine."""
+    """A file, or a pipeline that comes with the engine."""
     path = Path(name)
     if path.is_file():
         return path
     shipped = {Path(str(each)).stem: Path(str(each)) for each in files("pipelines").iterdir() if str(each).endswith(".yaml")}
     if name in shipped:
         return shipped[name]
-    hint = did_you_mean(path.stem, shipped, f"pipelines that come along, to be run by name: {', '.join(sorted(shipped))}")
+    hint = did_you_mean(path.stem, shipped, f"these pipelines come with the engine: {', '.join(sorted(shipped))}")
     raise PipelineError([Problem(f"there is no file {name}", hint=hint)])
 
 
 def chosen_steps(checked: Any, names: list[str] | None, option: str) -> set[str]:
-    """Names of steps from an option; raises PipelineError for one that is not there."""
+    """The steps that an option names; raises PipelineError for an unknown one."""
     for name in names or []:
         if name not in checked.steps:
             raise PipelineError([Problem(f"{option} {name}: no such step", hint=did_you_mean(name, checked.steps))])
@@ -103,7 +111,7 @@ def chosen_steps(checked: Any, names: list[str] | None, option: str) -> set[str]
 
 
 def out() -> Any:
-    """Where results go."""
+    """The console for results."""
     from engine.cli.output import stdout_console
 
     return stdout_console()
@@ -117,21 +125,27 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print what is no result."""
+    """Print a message to stderr, where it does not mix with results."""
     from engine.cli.printable import harmless
 
     print(harmless(text), file=sys.stderr)
 
 
 def end_query(timeout: float) -> None:
-    """End this process: some functions of DuckDB cannot be interrupted. Nothing is lost, for a query writes nothing."""
+    """End this process, because some functions of DuckDB cannot be interrupted. A query writes nothing, so nothing is lost."""
     try:
         sys.stdout.flush()
-        say(f"error: the query was stopped after {timeout:g} s. Allow more (--timeout SECONDS), or ask for less.")
+        say(f"error: the query was stopped after {timeout:g} s. Allow more time (--timeout SECONDS), or simplify it.")
     finally:
         os._exit(2)
 
 
+def counted(things: Collection[Any] | int, word: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    number = things if isinstance(things, int) else len(things)
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def row_count(count: int) -> str:
-    """`1 row`, `2 rows`."""
-    return "1 row" if count == 1 else f"{count:,} rows"
+    """`1 row`, `2,000 rows`."""
+    return counted(count, "row")

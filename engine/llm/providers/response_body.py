@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
+if TYPE_CHECKING:
+    import aiohttp
 
 MOST_ERROR_BYTES = 1 << 20
 """The part of an error response that is read; the rest is dropped."""

@@ -1,4 +1,4 @@
-"""Progress where nobody watches a terminal: what it waits for, how fast, how long yet, and no line twice."""
+"""Progress without a terminal: what the step waits for, its rate, the remaining time, and no line twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.cli.progress import PlainProgress
 
 
 class Watched:
-    """A step of 1,000 rows that is shown to a log, and a clock that the test turns."""
+    """A step of 1,000 rows that reports to a log, with a clock that the test controls."""
 
     def __init__(self, done: int = 0) -> None:
         self.now = 100.0
@@ -19,7 +19,7 @@ class Watched:
         self.progress.step_started("cot", "regenerate_cot", 1000, done)
 
     def tick(self, seconds: int, done: int, note: str = "") -> list[str]:
-        """Report the same twice a second for some time; gives the new lines."""
+        """Report the same twice a second for some time; returns the new lines."""
         before = len(self.text.getvalue())
         for _ in range(2 * seconds):
             self.now += 0.5
@@ -27,18 +27,18 @@ class Watched:
         return self.text.getvalue()[before:].splitlines()
 
 
-def test_a_line_has_rate_and_remaining_time_of_what_is_done_now() -> None:
+def test_a_line_has_the_rate_and_remaining_time_of_this_run() -> None:
     watched = Watched(done=400)
     assert watched.tick(10, 500) == ["cot: 500/1000 (10/s, about 50 s left)"]
     assert watched.tick(10, 600, "64 requests in flight") == ["cot: 600/1000 (10/s, about 40 s left) 64 requests in flight"]
     assert watched.tick(10, 1000) == ["cot: 1000/1000"]
 
 
-def test_nothing_done_yet_says_what_it_waits_for_and_no_rate() -> None:
+def test_before_the_first_row_a_line_has_no_rate() -> None:
     assert Watched().tick(10, 0, "the server answers 503") == ["cot: 0/1000 the server answers 503"]
 
 
-def test_what_does_not_change_is_said_ever_more_rarely() -> None:
+def test_lines_become_rarer_while_nothing_changes() -> None:
     watched = Watched()
     lines = watched.tick(1000, 0, "waiting")
     assert lines[:3] == [
@@ -49,4 +49,4 @@ def test_what_does_not_change_is_said_ever_more_rarely() -> None:
     assert len(lines) == 7
     assert len(set(lines)) == 7
     watched.tick(10, 5, "waiting")
-    assert len(watched.tick(40, 6)) >= 2, "it is as lively as before once something changed"
+    assert len(watched.tick(40, 6)) >= 2, "lines are as frequent as before once something changes"

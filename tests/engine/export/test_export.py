@@ -16,13 +16,11 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-import typer
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from typer.testing import CliRunner
 
-from engine.cli.commands import export as export_command
-from engine.cli.commands.shared import Settings
+from engine.cli.app import app
 from engine.errors import EngineError, PipelineError
 from engine.export import writers
 from engine.export.versions import MARK, export
@@ -374,12 +372,9 @@ def test_damaged_rows_are_not_exported(registry: Registry, tmp_path: Path, forma
 
 
 def test_the_command_says_what_it_wrote(rows: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Settings, "registry", rows.root)
-    app = typer.Typer()
-    app.command()(export_command.export)
-
     def printed(*arguments: str) -> str:
-        return CliRunner().invoke(app, list(arguments), catch_exceptions=False).stdout
+        words = ["--registry", str(rows.root), "export", *arguments]
+        return CliRunner().invoke(app, words, catch_exceptions=False).stdout
 
     assert f"demo/rows@1 (3 rows) is in {tmp_path}/out: 2 files" in printed("demo/rows", "--to", "jsonl", f"{tmp_path}/out")
     said = json.loads(printed("demo/rows@1", "--to", "hf", f"{tmp_path}/out", "--overwrite", "--json"))

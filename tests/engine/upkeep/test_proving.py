@@ -10,11 +10,9 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from engine.cli.commands import fsck as fsck_command
-from engine.cli.commands.shared import Settings
+from engine.cli.app import app
 from engine.jobs.messages import OutputPart, Partition, Receipt
 from engine.jobs.receipts import write_receipt
 from engine.llm.journal.answers import Journal
@@ -47,10 +45,7 @@ def whole(registry: Registry) -> Registry:
 
 def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     """What `engine fsck` came to."""
-    monkeypatch.setattr(Settings, "registry", registry.root)
-    app = typer.Typer()
-    app.command()(fsck_command.fsck)
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(app, ["--registry", str(registry.root), "fsck", *arguments], catch_exceptions=False)
 
 
 # -- what the engine adds ---------------------------------------------------------------------------------------------
@@ -120,8 +115,8 @@ def test_the_command_says_what_was_looked_at(whole: Registry, monkeypatch: pytes
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert f"manifests 1 {fsck(whole).looked_at['manifests'].bytes}" in lines
-    assert lines[-3].startswith("sizes and presence; --deep reads all of it, in ")
-    assert lines[-1] == "nothing is wrong"
+    assert lines[-3].startswith("checked presence and sizes (--deep reads everything) in ")
+    assert lines[-1] == "no problems found"
 
 
 def test_the_command_fails_when_something_is_damaged(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine.cli.report import print_run
+from engine.cli.run_view import print_run
 from registry import Registry, Report
 from tests.conftest import Cli
 from tests.engine.run_pipelines import ask, run_text, words

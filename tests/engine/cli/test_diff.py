@@ -1,34 +1,30 @@
-"""What `engine diff` prints."""
+"""The output of `engine diff`."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from engine.cli.commands import diff
-from engine.cli.commands.shared import Settings
+from engine.cli.app import app
 from registry import Model, Registry, StoredFile
 from tests.registry.query.test_diff import Problem, commit, other, problems
 
 
 @pytest.fixture
-def run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
-    monkeypatch.setattr(Settings, "registry", registry.root)
-    app = typer.Typer()
-    app.command()(diff.diff)
-    return app
+def run(registry: Registry) -> list[str]:
+    """The words before the command's own arguments."""
+    return ["--registry", str(registry.root), "diff"]
 
 
-def printed(app: typer.Typer, *arguments: str) -> list[str]:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+def printed(command: list[str], *arguments: str) -> list[str]:
+    result = CliRunner().invoke(app, [*command, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return [line.rstrip() for line in result.stdout.splitlines()]
 
 
-def test_changed_rows_show_where_they_begin_to_differ(registry: Registry, run: typer.Typer) -> None:
+def test_changed_rows_are_shown_from_their_first_difference(registry: Registry, run: list[str]) -> None:
     long = "Count to ten. " * 40
     commit(registry, [Problem(id="a", question=f"{long}One", answer=1), Problem(id="b", question="?"), *problems(5)])
     commit(registry, [*problems(7), Problem(id="a", question=f"{long}Two", answer=2), Problem(id="b", question="?")])
@@ -61,22 +57,22 @@ def test_changed_rows_show_where_they_begin_to_differ(registry: Registry, run: t
     ]
 
 
-def test_by_content_copies_order_and_what_is_not_shown_are_told(registry: Registry, run: typer.Typer) -> None:
+def test_by_content_it_reports_copies_order_and_the_number_of_rows_not_shown(registry: Registry, run: list[str]) -> None:
     one, two, three = problems(1, 2, 3)
     commit(registry, [one, two])
     commit(registry, [two, one])
     commit(registry, [two, two, two, three])
-    assert printed(run, "p/a@1", "p/a@2")[-1] == "rows by content: 2 unchanged, in another order (2 stand at another place)"
+    assert printed(run, "p/a@1", "p/a@2")[-1] == "rows by content: 2 unchanged, in another order (2 moved)"
     lines = printed(run, "p/a@1", "p/a@3", "-n", "1")
     assert "rows by content: 1 unchanged, 1 removed, 3 added" in lines
-    assert "+ row 2 of p/a@3 (2 copies more)" in lines
+    assert "+ row 2 of p/a@3 (2 copies)" in lines
     assert lines[-1] == "(1 more added; -n shows more)"
     assert printed(run, "p/a@2", "p/a@2")[-1].startswith("identical: both have the content id ")
     commit(registry, problems(8))
-    assert "  --key id would show changed rows" in printed(run, "p/a@1", "p/a@4", "-n", "0")
+    assert "  --key id shows changed rows" in printed(run, "p/a@1", "p/a@4", "-n", "0")
 
 
-def test_fields_that_differ_are_a_table_with_the_verdict(registry: Registry, run: typer.Typer) -> None:
+def test_different_fields_are_shown_as_a_table_with_a_verdict(registry: Registry, run: list[str]) -> None:
     commit(registry, problems(1))
     wider = other(id=(str | None, ...), question=(str, ...), answer=(int, 0), persona=(str | None, None))
     commit(registry, [wider(**problems(1)[0].model_dump())])
@@ -86,8 +82,8 @@ def test_fields_that_differ_are_a_table_with_the_verdict(registry: Registry, run
         ["field", "p/a@1", "p/a@2"],
         ["persona", "-", "str?"],
     ]
-    assert "fields: compatible, what reads p/a@1 can read p/a@2" in lines
-    assert "  compared are only fields that both have with the same type: id, question, answer" in lines
+    assert "fields: compatible: every step that reads p/a@1 can read p/a@2" in lines
+    assert "  compared by the fields that both have with the same type: id, question, answer" in lines
     lines = printed(run, "p/a@1", "p/a@3")
     assert lines[lines.index("fields: incompatible") + 1 :][:2] == [
         "  field 'id' (str?) is gone",
@@ -95,7 +91,7 @@ def test_fields_that_differ_are_a_table_with_the_verdict(registry: Registry, run
     ]
 
 
-def test_values_that_look_alike_are_shown_apart(registry: Registry, run: typer.Typer) -> None:
+def test_different_values_that_look_alike_can_be_told_apart(registry: Registry, run: list[str]) -> None:
     record = other(score=(float, ...), text=(str | None, ...))
     commit(registry, [record(score=0.12345678, text="a\r\nb")])
     commit(registry, [record(score=0.12345679, text="a\nb")])
@@ -110,7 +106,7 @@ def test_values_that_look_alike_are_shown_apart(registry: Registry, run: typer.T
     assert printed(run, "p/a@2", "p/a@3", "--key", "row")[-1] == "      + (null)"
 
 
-def test_files_of_models_are_listed(registry: Registry, run: typer.Typer) -> None:
+def test_files_of_models_are_listed(registry: Registry, run: list[str]) -> None:
     for weights in "ab":
         files = [StoredFile(name="weights", sha256=weights * 64, bytes=1), StoredFile(name="card", sha256="c" * 64, bytes=1)]
         commit(registry, [Model(base_model="tiny", format="full", files=files)])
@@ -124,7 +120,7 @@ def test_files_of_models_are_listed(registry: Registry, run: typer.Typer) -> Non
     ]
 
 
-def test_json_holds_everything(registry: Registry, run: typer.Typer) -> None:
+def test_json_has_everything(registry: Registry, run: list[str]) -> None:
     commit(registry, problems(1, 2))
     commit(registry, problems(2, 3))
     found = json.loads("\n".join(printed(run, "p/a@1", "p/a@2", "--json")))

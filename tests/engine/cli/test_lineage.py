@@ -1,4 +1,4 @@
-"""`engine lineage` and `engine impact`: from a row to all that has to do with it, and its takedown."""
+"""`engine lineage` and `engine impact`: from a row to everything related to it, and its takedown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def engine(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["--registry", ".engine", *arguments], catch_exceptions=False)
 
 
-def test_rows_are_followed_across_pipelines_and_taken_down(family: Registry) -> None:
+def test_rows_are_traced_across_pipelines_and_taken_down(family: Registry) -> None:
     up = engine("lineage", "next/loud", "--row", "2").stdout.splitlines()
     assert [line.lstrip("└─ ") for line in up] == [
         "made from:",
@@ -49,8 +49,8 @@ def test_rows_are_followed_across_pipelines_and_taken_down(family: Registry) -> 
         'demo/words@1 row 1  {"text": "ac"}',
     ]
     down = engine("lineage", "demo/words", "--row", "0", "--down").stdout
-    assert "next/lump@1: it is not known which rows" in down
-    assert down.count("next/lump@1") == 2  # below both rows, the second time not drawn again
+    assert "next/lump@1: rows unknown" in down
+    assert down.count("next/lump@1") == 2  # below both rows, expanded once
     assert "(see above)" in down
     document = json.loads(engine("lineage", "next/loud", "--row", "2", "--json").stdout)["up"]
     assert [(row["name"], row["row"], row["record"]) for row in document["rows"]][-1] == ("demo/words", 1, {"text": "ac"})
@@ -58,23 +58,23 @@ def test_rows_are_followed_across_pipelines_and_taken_down(family: Registry) -> 
     versions = engine("lineage", "demo/words", "--down").stdout.split()
     assert "next/lump@1" in versions
 
-    told = engine("impact", "demo/words", "--where", "text = 'ab'", "--takedown", "gone.jsonl")
-    assert [line.split()[:4] for line in told.stdout.splitlines()[3:]] == [
+    shown = engine("impact", "demo/words", "--where", "text = 'ab'", "--takedown", "gone.jsonl")
+    assert [line.split()[:4] for line in shown.stdout.splitlines()[3:]] == [
         ["demo/words@1", "dataset", "words", "1"],
         ["demo/cut.long@1", "dataset", "cut", "2"],
         ["demo/once@1", "dataset", "once", "2"],
         ["next/loud@1", "dataset", "loud", "2"],
-        ["next/lump@1", "dataset", "lump", "not"],
+        ["next/lump@1", "dataset", "lump", "unknown"],
     ]
-    assert "exclude: gone.jsonl" in told.stderr
+    assert "exclude: gone.jsonl" in shown.stderr
     assert (
-        "0 rows added, 1 on it before"
+        "0 rows added, 1 already listed"
         in engine("impact", "demo/words", "--where", "row = 0", "--takedown", "gone.jsonl").stderr
     )
     affected = json.loads(engine("impact", "demo/words", "--where", "row = 0", "--json").stdout)["affected"]
     assert affected[1]["rows"] == [0, 1]
 
-    assert "fits: false" in engine("impact", "demo/words", "--where", "false").stdout
+    assert "matches: false" in engine("impact", "demo/words", "--where", "false").stdout
     with pytest.raises(PipelineError, match="demo/once@1 has no row 99"):
         engine("lineage", "demo/once", "--row", "99")
 

@@ -1,4 +1,4 @@
-"""What `engine gc`, `engine pin` and `engine unpin` print and refuse."""
+"""The output and the errors of `engine gc`, `engine pin` and `engine unpin`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from engine.cli.commands import gc
-from engine.cli.commands.shared import Settings
+from engine.cli import app as command_line
 from engine.cli.invocation import propose
 from engine.errors import PipelineError
 from registry import QueryError, Registry
@@ -19,21 +17,18 @@ from tests.engine.upkeep.test_gc import receipt, three_versions, versions
 
 
 @pytest.fixture
-def app(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
-    monkeypatch.setattr(Settings, "registry", registry.root)
-    app = typer.Typer()
-    for command in (gc.gc, gc.pin, gc.unpin):
-        app.command()(command)
-    return app
+def app(registry: Registry) -> list[str]:
+    """The words before a command."""
+    return ["--registry", str(registry.root)]
 
 
-def printed(app: typer.Typer, *arguments: str) -> list[str]:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+def printed(app: list[str], *arguments: str) -> list[str]:
+    result = CliRunner().invoke(command_line.app, [*app, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return [line.rstrip() for line in result.stdout.splitlines()]
 
 
-def test_gc_shows_what_goes_and_deletes_it_only_when_told(registry: Registry, app: typer.Typer) -> None:
+def test_gc_lists_garbage_and_deletes_it_only_with_the_option(registry: Registry, app: list[str]) -> None:
     first, second, third = three_versions(registry)
     receipt(registry, third.step_key, b"part")
     (registry.root / "journal").mkdir()
@@ -41,33 +36,31 @@ def test_gc_shows_what_goes_and_deletes_it_only_when_told(registry: Registry, ap
     lines = printed(app, "gc", "--grace", "0")
     assert printed(app, "gc", "--grace", "0", "--dry-run") == lines
     assert lines[0].startswith("would delete 2 versions, 3 objects, 1 leftover: ")
-    assert lines[1] == f"  p/a@2  3 rows, of {second.created_at:%Y-%m-%d %H:%M} UTC"
+    assert lines[1] == f"  p/a@2  3 rows, created {second.created_at:%Y-%m-%d %H:%M} UTC"
     assert any(line.startswith(f"  objects/{first.data[0].sha256[:2]}/{first.data[0].sha256}  ") for line in lines)
     assert lines[6].startswith(f"  receipts/{third.step_key}  of a step that is finished, ")
     assert lines[7:] == [
-        "kept: 1 version, and answers of models (1,234 bytes), which were paid for",
-        f"nothing was deleted; `{propose('gc', '--delete')}` deletes it",
+        "kept: 1 version, and all model answers (1,234 bytes), which were paid for",
+        f"nothing was deleted yet. To delete it: `{propose('gc', '--delete')}`",
     ]
     assert len(versions(registry)) == 3
     deleted = printed(app, "gc", "--grace", "0", "--delete")
     assert deleted == [lines[0].replace("would delete", "deleted"), *lines[1:8]]
     assert versions(registry) == ["p/a@3"]
-    assert printed(app, "gc", "--grace", "0") == ["there is nothing to delete", lines[7]]
+    assert printed(app, "gc", "--grace", "0") == ["nothing to delete", lines[7]]
 
 
-def test_gc_says_what_is_kept_for_now_and_why(registry: Registry, app: typer.Typer) -> None:
+def test_gc_explains_what_is_kept_for_now(registry: Registry, app: list[str]) -> None:
     three_versions(registry)
     stored = registry.store.put_bytes(b"loose")
-    size = f"1 object ({stored.bytes} bytes) that no version needs"
+    size = f"1 object ({stored.bytes} bytes) that no version uses"
     assert printed(app, "gc")[2:] == [f"kept for now: {size}, younger than 1h"]
     run = registry.catalog.begin_run("p", {})
-    assert printed(app, "gc", "--grace", "0")[2:] == [
-        f"kept for now: {size}, of the time since the oldest run began that is alive"
-    ]
+    assert printed(app, "gc", "--grace", "0")[2:] == [f"kept for now: {size}, newer than the start of the oldest active run"]
     registry.catalog.end_run(run, "succeeded")
 
 
-def test_gc_as_json_names_everything(registry: Registry, app: typer.Typer) -> None:
+def test_gc_as_json_lists_everything(registry: Registry, app: list[str]) -> None:
     for name in "abc":
         three_versions(registry, f"p/{name}")
     found: dict[str, Any] = json.loads("\n".join(printed(app, "gc", "--grace", "0", "--json")))
@@ -78,12 +71,12 @@ def test_gc_as_json_names_everything(registry: Registry, app: typer.Typer) -> No
     assert {**again, "horizon": ""} == {**found, "horizon": "", "deleted": True}
 
 
-def test_a_pinned_version_stays_until_it_is_unpinned(registry: Registry, app: typer.Typer) -> None:
+def test_a_pinned_version_is_kept_until_it_is_unpinned(registry: Registry, app: list[str]) -> None:
     three_versions(registry)
-    assert printed(app, "pin", "p/a@1") == [f"p/a@1 is pinned: it is kept until `{propose('unpin', 'p/a@1')}`"]
+    assert printed(app, "pin", "p/a@1") == [f"p/a@1 is pinned. To release it: `{propose('unpin', 'p/a@1')}`"]
     printed(app, "gc", "--grace", "0", "--delete")
     assert versions(registry) == ["p/a@1", "p/a@3"]
-    assert printed(app, "unpin", "p/a@1") == ["p/a@1 is not pinned any more"]
+    assert printed(app, "unpin", "p/a@1") == ["p/a@1 is no longer pinned"]
     with pytest.raises(PipelineError, match="p/a@1 is not pinned"):
         printed(app, "unpin", "p/a@1")
     with pytest.raises(QueryError, match="no version 2"):
@@ -93,23 +86,23 @@ def test_a_pinned_version_stays_until_it_is_unpinned(registry: Registry, app: ty
 
 
 @pytest.mark.parametrize("grace", ["", "soon", "-1h", "5", "1w", "1 h"])
-def test_a_grace_that_is_no_time_is_refused(registry: Registry, app: typer.Typer, grace: str) -> None:
+def test_an_invalid_grace_is_refused(registry: Registry, app: list[str], grace: str) -> None:
     registry.catalog.rebuild()
-    with pytest.raises(PipelineError, match="write it like 90s"):
+    with pytest.raises(PipelineError, match="write it as 90s"):
         printed(app, "gc", f"--grace={grace}")
 
 
-def test_gc_where_there_is_nothing(registry: Registry, app: typer.Typer) -> None:
+def test_gc_without_a_registry_and_with_an_empty_one(registry: Registry, app: list[str]) -> None:
     with pytest.raises(PipelineError, match="there is no registry at"):
         printed(app, "gc")
     assert not Path(registry.root).exists()
     registry.catalog.rebuild()
     assert printed(app, "gc") == [
-        "there is nothing to delete",
-        "kept: 0 versions, and answers of models (0 bytes), which were paid for",
+        "nothing to delete",
+        "kept: 0 versions, and all model answers (0 bytes), which were paid for",
     ]
 
 
-def test_delete_and_dry_run_together_are_refused(registry: Registry, app: typer.Typer) -> None:
+def test_delete_and_dry_run_together_are_refused(registry: Registry, app: list[str]) -> None:
     with pytest.raises(PipelineError, match="contradict"):
         printed(app, "gc", "--grace", "0", "--delete", "--dry-run")

@@ -1,0 +1,98 @@
+"""An operator's page, and the list of operators; for people and as data."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.output import grid, plain
+from engine.operator.catalogue import full_name
+from engine.operator.declaration import SINGLE, Operator
+from registry.records.record import fields_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def operator_document(operator: Operator) -> dict[str, Any]:
+    """An operator as data; a type that is null takes, or has, rows of any type."""
+    return {
+        "name": operator.name,
+        "full_name": full_name(operator),
+        "shape": operator.shape,
+        "inputs": {name: None if port.open else port.record.type_name() for name, port in operator.inputs.items()},
+        "outputs": {name: None if name in operator.like else record.type_name() for name, record in operator.outputs.items()},
+        "outputs_like": dict(operator.like),
+        "models": [role for role in operator.roles if role not in operator.encoders],
+        "encoders": list(operator.encoders),
+        "parameters": operator.params.model_json_schema(),
+        "doc": operator.doc,
+    }
+
+
+def print_operators(operators: Iterable[tuple[str, Operator]], console: Console) -> None:
+    """Print a table of operators, each with the name that a pipeline uses for it."""
+    rows = [
+        [
+            name,
+            full_name(each).partition(":")[0],
+            ", ".join("any type" if port.open else port.record.type_name() for port in each.inputs.values()),
+            ", ".join(sorted({"same type" if name in each.like else r.type_name() for name, r in each.outputs.items()})),
+            ", ".join(each.roles),
+            each.doc.partition("\n")[0],
+        ]
+        for name, each in operators
+    ]
+    console.print(grid(["operator", "package", "in", "out", "models", ""], rows))
+
+
+def print_operator(operator: Operator, console: Console) -> None:
+    """Print an operator's page: its docstring, inputs, outputs, models and parameters."""
+    shape = "takes whole inputs" if operator.shape == "whole" else f"one {operator.shape} at a time"
+    console.print(f"{full_name(operator)}  ({shape})")
+    console.print(f"\n{operator.doc}\n", soft_wrap=True)
+    for name, port in operator.inputs.items():
+        if port.open:
+            console.print(f"in   {name}: rows of any type")
+            continue
+        fields = ", ".join(f"{key}: {label}" for key, label in fields_of(port.record.arrow_schema()).items())
+        console.print(f"in   {name}: {port.record.type_name()} ({fields})", soft_wrap=True)
+    for name, record in operator.outputs.items():
+        shown = "" if name == SINGLE else f"{name}: "
+        kind = f"rows of the type of {operator.like[name]}" if name in operator.like else record.type_name()
+        console.print(f"out  {shown}{kind}", soft_wrap=True)
+    for role in operator.roles:
+        console.print(f"{'encoder' if role in operator.encoders else 'model'} {role}")
+    if operator.settings:
+        docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in reversed(operator.params.__mro__)]
+        console.print("\n" + "\n\n".join(doc for doc in docs if "\nArgs:" in doc), soft_wrap=True)
+    schema = operator.params.model_json_schema()
+    rows = []
+    for name, field in operator.params.model_fields.items():
+        default = "required" if field.is_required() else json.dumps(plain(_default(field.default)))
+        rows.append([name, _type_of(schema["properties"][name]), default])
+    if rows:
+        console.print()
+        console.print(grid(["parameter (with:)", "type", "default"], rows))
+
+
+def _default(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _type_of(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " | ".join(_type_of(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(str(value) for value in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
+    return " ".join([str(schema.get("type", "any")), *bounds])
+
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

@@ -1,0 +1,61 @@
+"""The plan of a run, for people and as data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.output import grid
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engine.planning.results import Plan, SourcePlan
+
+
+def plan_rows(plan: Plan) -> list[dict[str, Any]]:
+    """The plan as data, one row for each source and step."""
+    rows: list[dict[str, Any]] = [
+        {"step": source.name, "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
+        | {"ignored_fields": list(source.ignored)}
+        for source in plan.sources
+    ]
+    return rows + [
+        {"step": step.name, "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
+        | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
+        | {"waits_for": list(step.waits_for), "why": list(step.why), "notes": list(step.notes)}
+        for step in plan.steps
+    ]
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print the plan as a table, with the steps' notes below it."""
+    rows = [[s.name, "source", s.status, s.rows, "", "", "", source_note(s)] for s in plan.sources]
+    for step in plan.steps:
+        status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
+        cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
+        note = f"for {', '.join(step.waits_for)}" if step.waits_for else ""
+        shown_rows: Any = "?" if step.rows is None else step.rows
+        rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
+    console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
+    for step in plan.steps:
+        for line in (*step.notes, *step.why):
+            console.print(f"{step.name}: {line}", soft_wrap=True)
+    if all(step.status == "HIT" for step in plan.steps):
+        console.print("Nothing to do: every step is up to date.")
+        return
+    console.print(
+        "HIT: up to date. RUN: will run. RESUME: continues where an earlier run stopped. WAIT: depends on a step that has "
+        "not run. Calls, tokens and price are upper bounds; answers from the journal are free.",
+        soft_wrap=True,
+    )
+
+
+def source_note(source: SourcePlan) -> str:
+    """What is remarkable about the rows of a source; empty for an ordinary one."""
+    notes = ["empty!"] if not source.rows else []
+    if source.rejected:
+        notes.append(f"{source.rejected} rows left out (see `rejects`)")
+    if source.ignored:
+        fields = (name if count == source.rows else f"{name} ({count:,})" for name, count in source.ignored.items())
+        notes.append(f"fields left out: {', '.join(fields)}")
+    return "; ".join(notes)

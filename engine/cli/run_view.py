@@ -1,0 +1,176 @@
+"""The summary of a run, for people and as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.invocation import again, propose
+from engine.cli.output import grid
+from engine.cli.plan_view import source_note
+from registry import Metric, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engine.planning.results import SourcePlan
+    from engine.running.result import RunResult, StepOutcome
+
+_SLICES_SHOWN = 8
+"""Slices of one counter; a counter with more is left to SQL."""
+_NUMBERS_SHOWN = 16
+"""Numbers of one step."""
+
+
+def run_document(result: RunResult) -> dict[str, Any]:
+    """A run as data."""
+    return {
+        "run_id": result.run_id,
+        "pipeline": result.pipeline,
+        "state": result.state,
+        "error": result.error,
+        "seconds": round(result.seconds, 3),
+        "sources": [{"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected} for s in result.sources],
+        "steps": [
+            {**outcome.record.model_dump(), "outputs": {str(m.ref): m.rows for m in outcome.outputs}}
+            | {"reject_reasons": dict(outcome.reasons), "notes": list(outcome.notes)}
+            for outcome in result.steps
+        ],
+    }
+
+
+def print_run(result: RunResult, reports: Sequence[Report], registry: str, console: Console) -> None:
+    """Print the summary of a run: what ran, how many rows survived and why others did not, where they are, what to try next.
+
+    Args:
+        result: the run.
+        reports: the reports that its steps wrote.
+        registry: the registry's folder or URL, as the user gave it.
+        console: where to print.
+    """
+    console.print()
+    verb = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted"}[result.state]
+    console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
+    console.print()
+    rows = [[source.name, "source", _source_outcome(source), "", source.rows, source_note(source)] for source in result.sources]
+    rows += [_step_row(outcome, result.state) for outcome in result.steps]
+    console.print(grid(["step", "op", "outcome", "rows in", "rows out", "details"], rows, cell=None))
+    calls, reused = (sum(getattr(o.record, name) for o in result.steps) for name in ("calls", "calls_reused"))
+    if calls or reused:
+        tokens = sum(o.record.tokens_in + o.record.tokens_out for o in result.steps)
+        cost = sum(o.record.cost_usd for o in result.steps)
+        paid = f", ${cost:.4f}" if cost else ""
+        console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} from the journal.")
+    for outcome in result.steps:
+        for note in outcome.notes:
+            console.print(f"\nNote on {outcome.record.step}: {note}.", soft_wrap=True)
+    if result.error:
+        console.print(f"\n{result.error}", soft_wrap=True)
+        # Without the option, the journal's answers would be rejected again.
+        retry = any(outcome.record.outcome == "failed" and _may_differ(outcome) for outcome in result.steps)
+        command = again("--retry-rejects") if retry else again()
+        console.print(f"Finished work is kept. To continue:\n  {command}", soft_wrap=True)
+        return
+    console.print(f"\nThe results are in {registry}:")
+    outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
+    console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
+    for report in reports:
+        console.print()
+        print_report(report, console)
+    if not result.moves_latest:
+        trial = "--set changed parameters, so these versions did not become the latest. To make them the latest:"
+        console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
+    first = [again("--retry-rejects")] if any(_may_differ(outcome) for outcome in result.steps) else []
+    console.print("\nTry next:")
+    for line in [*first, *_suggestions(result)]:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print a report: as Markdown, laid out on a terminal."""
+    from rich.markdown import Markdown
+
+    text = f"# {report.title}\n\n{report.text}"
+    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
+
+
+def _may_differ(outcome: StepOutcome) -> bool:
+    """Whether retrying the rejected rows can help: only a server may answer differently the next time."""
+    return bool(outcome.record.rejected) and outcome.asks_api
+
+
+def _source_outcome(source: SourcePlan) -> str:
+    return "unchanged" if source.status == "HIT" else "read"
+
+
+def _step_row(outcome: StepOutcome, state: str) -> list[Any]:
+    record = outcome.record
+    failed = "INTERRUPTED" if state == "interrupted" else "FAILED"
+    shown = {"hit": "unchanged", "ran": "ran", "resumed": "resumed", "failed": failed}[record.outcome]
+    return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(outcome)]
+
+
+def _fate(outcome: StepOutcome) -> str:
+    """What happened to a step's rows, in words."""
+    record = outcome.record
+    parts = []
+    if not record.rows_in:
+        parts.append("no input rows!")
+    if len(outcome.outputs) > 1:
+        parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
+    if record.filtered:
+        parts.append(f"{record.filtered} filtered")
+    if record.unused:
+        parts.append(f"{record.unused} unused")
+    if record.rejected or outcome.partial:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
+        counted_as = [f"{record.rejected} rejected"] if record.rejected else []
+        counted_as += [f"{outcome.partial} partly rejected"] if outcome.partial else []
+        parts.append(f"{', '.join(counted_as)} ({reasons})")
+    parts += _numbers(outcome.metrics)
+    if series := _first_series(outcome.metrics):
+        parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {len(series)} steps")
+    return "; ".join(parts)
+
+
+def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
+    """The measure by step that was reported first, such as a training's loss."""
+    series = [metric for metric in metrics if metric.slice.startswith("step ")]
+    return [metric for metric in series if metric.metric == series[0].metric]
+
+
+def _numbers(metrics: Sequence[Metric]) -> list[str]:
+    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are left to SQL."""
+    counted: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
+            counted.setdefault(metric.metric, []).append(f"{_short(metric.value)} {metric.slice}")
+    parts, room = [], _NUMBERS_SHOWN
+    for name, values in counted.items():
+        if len(values) <= min(room, _SLICES_SHOWN):
+            parts.append(f"{name}: {', '.join(values)}")
+            room -= len(values)
+    return parts
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+
+
+def _suggestions(result: RunResult) -> list[str]:
+    """Three commands that show something of this run."""
+    # A step's first output is its purpose; the others hold what was sorted out.
+    first = [outcome.outputs[0] for outcome in result.steps if outcome.outputs]
+    datasets = [manifest for manifest in first if manifest.kind == "dataset" and manifest.rows]
+    if not datasets:
+        made = [propose("show", str(manifest.ref)) for manifest in first[-1:]]
+        return [propose("ls"), propose("runs"), *made]
+    last = datasets[-1]
+    name = last.name if result.moves_latest else str(last.ref)
+    called = any(side.kind == "calls" for outcome in result.steps for manifest in outcome.outputs for side in manifest.side)
+    calls = "select name, version, row, prompt, response from llm_calls limit 5"
+    return [
+        propose("head", name),
+        propose("sql", f"from trace('{last.ref}', 0)"),
+        propose("sql", calls) if called else propose("show", name),
+    ]

@@ -1,0 +1,31 @@
+"""Whether a generator accepts a task with some settings. A verdict without problems is remembered in the user's cache.
+
+Asking can take seconds, because the generator may import a large package to look at its own tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from engine.fingerprint.code import code_of_function
+from engine.llm.model_cache import cache_folder
+from engine.operator.catalogue import Generator, full_name
+from registry.storage.checked_json import json_digest
+
+
+def setting_problems(generator: Generator, task: str, settings: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a task's name or settings, as texts."""
+    name = full_name(generator)
+    asked = {"generator": name, "task": task, "settings": dict(settings), "identity": generator.identity()}
+    asked |= code_of_function(generator.check, name).document()
+    accepted = cache_folder() / "generators" / json_digest(asked)
+    if accepted.exists():
+        return []
+    problems = generator.check(task, settings)
+    if not problems:
+        with contextlib.suppress(OSError):  # without a cache, the next check asks again
+            accepted.parent.mkdir(parents=True, exist_ok=True)
+            accepted.touch()
+    return problems

@@ -1,0 +1,73 @@
+"""What a command imports. Seconds depend on the machine; modules do not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry import Registry
+
+PIPELINES = sorted(path.stem for path in (Path(__file__).parents[3] / "pipelines").glob("*.yaml"))
+
+HEAVY = [
+    "aiohttp",
+    "countryinfo",
+    "datasets",
+    "datasketch",
+    "fsspec",
+    "gguf",
+    "matplotlib",
+    "mpmath",
+    "openai",
+    "openlineage",
+    "pandas",
+    "peft",
+    "ray",
+    "reasoning_gym",
+    "scipy",
+    "sentence_transformers",
+    "sympy",
+    "tenacity",
+    "torch",
+    "transformers",
+    "trl",
+]
+"""Packages that take long to import, or that only a run needs."""
+
+
+def imported(*commands: list[str]) -> set[str]:
+    """The heavy packages that commands import, run one after the other in one process."""
+    code = (
+        "import sys\nfrom engine.cli import main\n"
+        f"for command in {list(commands)!r}:\n"
+        "    sys.argv = ['engine', *command]\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: assert stop.code in (0, 2), (command, stop.code)\n"
+        "print('IMPORTED', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {*HEAVY, "duckdb", "pyarrow"}.intersection(done.stdout.rpartition("IMPORTED")[2].split())
+
+
+def test_help_and_version_import_no_data_library(workdir: Path) -> None:
+    assert imported(["--help"], ["--version"], ["run", "--help"]) == set()
+
+
+def test_checking_the_shipped_pipelines_imports_no_heavy_package(workdir: Path) -> None:
+    checks = [["check", name] for name in PIPELINES]
+    imported(*checks)  # generators may import their package once, to look at its tasks
+    assert imported(*checks) == {"pyarrow"}, "and no DuckDB, because there is no registry"
+
+
+def test_operators_and_the_schema_import_no_heavy_package(workdir: Path) -> None:
+    assert imported(["ops"], ["ops", "train_sft"], ["schema"]) == {"pyarrow"}
+
+
+@pytest.mark.parametrize("command", [["ls"], ["runs"], ["sql", "select 1"], ["check", "lofreecp"], ["plan", "lofreecp"]])
+def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command: list[str]) -> None:
+    registry.catalog.rebuild()
+    assert imported(command) == {"duckdb", "pyarrow"}
