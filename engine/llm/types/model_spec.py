@@ -47,7 +47,12 @@ class Limits(Spec):
 
 
 class Price(Spec):
-    """US dollars for a million tokens."""
+    """US dollars for a million tokens.
+
+    Args:
+        input: for a million prompt tokens.
+        output: for a million completion tokens.
+    """
 
     input: Annotated[float, Field(ge=0)] = 0.0
     output: Annotated[float, Field(ge=0)] = 0.0
@@ -65,14 +70,21 @@ class ModelSpec(Spec):
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
         system: a system message before every prompt that has none of its own; part of every cache key.
-        temperature, top_p, max_tokens, stop, seed: sampling; part of every cache key.
+        temperature: how much answers vary; part of every cache key, as are the four keys below.
+        top_p: the share of probability that tokens are drawn from.
+        max_tokens: the most tokens of an answer. An answer that reaches it is cut off and never used as if it were whole.
+        stop: texts that end an answer.
+        seed: a seed for the server, where it takes one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
             they are; part of every cache key.
-        limits, price, timeout, retries, batch_size, mode: how to call; never part of a cache key. `timeout` is seconds
-            for one request; `retries` counts further tries after a passing failure. `batch_size` is for models in this
-            process: answers generated, or texts encoded, together. `mode: batch` uses OpenAI's Batch API: half the price,
-            within a day.
-        budget_usd, max_calls: a run stops before it spends more, or sends more requests (tries count).
+        limits: how hard the endpoint may be driven. This key and all below change no cache key.
+        price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
+        budget_usd: a run stops before it spends more on this model.
+        max_calls: a run stops before it sends more requests to this model; each try counts.
+        mode: `chat`, or `batch` for OpenAI's Batch API: half the price, within a day.
+        timeout: seconds for one request.
+        retries: further tries after a failure that may pass.
+        batch_size: for models in this process: answers generated, or texts encoded, together.
     """
 
     provider: Literal["openai", "transformers", "sentence-transformers"]
