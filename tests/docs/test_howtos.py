@@ -81,7 +81,7 @@ def test_own_operator(workdir: Path) -> None:
 
     async def flags() -> list[bool]:
         rows = [module.Ticket(text=text) for text in ("The server is down", "How do I change my password?")]
-        return [made.urgent for row in rows async for made in module.flag.function(row, words=["outage", "down"])]
+        return [made.urgent for row in rows async for made in module.flag.function(row, words=("outage", "down"))]
 
     assert asyncio.run(flags()) == [True, False]
 
