@@ -15,10 +15,11 @@ import pytest
 
 MARKERS = {
     "ray": {"ray_session", "engine"},
-    "training": {"trained"},
+    "training": {"tiny_model"},
     "browser": {"browser"},
 }
-"""Marker -> fixtures; `engine` runs whole commands in processes of their own, and `engine run` starts Ray."""
+"""Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` is a real
+model that tests train or run, with torch."""
 
 WHOLE_COMMANDS = Path(__file__).parent / "e2e"
 _RAY = {"raylet", "gcs_server"}
@@ -67,7 +68,7 @@ class _RayWatch(threading.Thread):
     def run(self) -> None:
         """Sample until stopped."""
         while not self._stopped.wait(_SECONDS):
-            self._seen |= _ray_processes()
+            self._seen |= ray_processes()
 
     def seen(self) -> str:
         """Ray's processes that ran since the last call."""
@@ -80,7 +81,8 @@ class _RayWatch(threading.Thread):
         self.join()
 
 
-def _ray_processes() -> set[str]:
+def ray_processes() -> set[str]:
+    """Ray's processes among the descendants of this one."""
     found = set()
     for process in psutil.Process(os.getpid()).children(recursive=True):
         try:
