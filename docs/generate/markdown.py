@@ -66,6 +66,8 @@ def type_of(schema: dict[str, Any]) -> str:
         return " | ".join(str(value) for value in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
+    if isinstance(schema.get("type"), list):
+        return " | ".join(schema["type"])
     kind = str(schema.get("type", "any"))
     if kind == "array":
         kind = f"list of {type_of(schema.get('items', {}))}"

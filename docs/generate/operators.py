@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import typing
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pydantic import BaseModel
 
 from docs.generate.markdown import code, default_of, docstring, generated, table, type_of
 from engine.operator.catalogue import catalogue
@@ -54,19 +58,35 @@ def _input(port: Any) -> str:
 
 
 def _parameters(operator: Any) -> str:
-    schema = operator.params.model_json_schema()
-    if not schema.get("properties"):
-        return ""
-    meanings = {**docstring(operator.function).arguments}
-    for each in reversed(operator.params.__mro__):
+    meanings = docstring(operator.function).arguments
+    tables = [_fields("parameter (`with:`)", operator.params, meanings)]
+    for name, field in operator.params.model_fields.items():
+        for nested in _models(field.annotation):
+            tables.append(_fields(f"under `{name}:`", nested, {}))
+    return "".join(f"\n{each}" for each in tables if each)
+
+
+def _fields(head: str, model: type[BaseModel], meanings: Mapping[str, str]) -> str:
+    """The table of a model's fields. The schema of a trainer also has the fields of its library, which the docstring names."""
+    known = dict(meanings)
+    for each in reversed(model.__mro__):
         if vars(each).get("__doc__") and each.__module__.split(".")[0] == "operators":
-            meanings |= docstring(each).arguments
+            known |= docstring(each).arguments
+    schema = model.model_json_schema()
     required = set(schema.get("required", ()))
-    rows = [
-        [code(name), type_of(field), default_of(field, name in required), meanings.get(name, "")]
-        for name, field in schema["properties"].items()
-    ]
-    return "\n" + table(["parameter (`with:`)", "type", "default", "meaning"], rows)
+    rows = []
+    for name in model.model_fields:
+        field = schema["properties"][name]
+        rows.append([code(name), type_of(field), default_of(field, name in required), known.get(name, "")])
+    return table([head, "type", "default", "meaning"], rows) if rows else ""
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The pydantic models in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for each in typing.get_args(annotation):
+        yield from _models(each)
 
 
 def _generators(generators: Any) -> str:
