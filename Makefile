@@ -15,9 +15,9 @@ run: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
 
-# What one runs before a commit: no Ray, no training, no browser (tests/tiers.py).
+# What one runs before a commit: no Ray, no models, no whole pipelines (tests/tiers.py).
 quick: $(STAMP)
-	$(BIN)/python -m pytest -m "not soak and not ray and not training and not browser" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m quick -n 2 --dist worksteal
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak

@@ -1,6 +1,7 @@
-"""Test tiers: markers that follow from the fixtures a test uses, so that nobody sets them by hand.
+"""Test tiers: markers that follow from the fixtures and the folder of a test, so that nobody sets them by hand.
 
-`make quick` runs the tests without any of these markers. While it does, a test that starts Ray fails.
+What has none of the markers below, and is no long proof (`soak`), is in the tier `quick`, which `make quick` runs before a
+commit. While it does, a test that starts Ray fails.
 """
 
 from __future__ import annotations
@@ -16,31 +17,37 @@ import pytest
 MARKERS = {
     "ray": {"ray_session", "engine"},
     "training": {"tiny_model"},
+    "pipeline": {"in_process"},
     "browser": {"browser"},
 }
 """Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` is a real
-model that tests train or run, with torch."""
+model that tests train or run, with torch; `in_process` runs whole pipelines in the test's process."""
 
-WHOLE_COMMANDS = Path(__file__).parent / "e2e"
+FOLDERS = {"e2e": "ray", "hostile": "attack"}
+"""Folder of tests -> marker."""
+
 _RAY = {"raylet", "gcs_server"}
 _SECONDS = 0.5
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the markers."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        for marker, needed in MARKERS.items():
-            if fixtures & needed:
-                item.add_marker(marker)
-        if WHOLE_COMMANDS in item.path.parents:
-            item.add_marker("ray")
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        markers = [marker for marker, needed in MARKERS.items() if fixtures & needed]
+        markers += [FOLDERS[folder]] if folder in FOLDERS else []
+        for marker in markers:
+            item.add_marker(marker)
+        if not any(item.get_closest_marker(marker) for marker in ("soak", *MARKERS, *FOLDERS.values())):
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _ray_watch(request: pytest.FixtureRequest) -> Iterator[_RayWatch | None]:
     """Looks for Ray's processes while tests run that are to do without."""
-    if "not ray" not in request.config.option.markexpr:
+    if request.config.option.markexpr != "quick":
         yield None
         return
     watch = _RayWatch()
