@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint soak setup clean
+.PHONY: run test quick lint docs pages soak setup clean
 
 run: $(STAMP)
 	$(BIN)/engine run pipelines/quickstart.yaml
 	@echo
 	@echo "The command is $(BIN)/engine; type \`engine\` alone after: source $(BIN)/activate"
 
-# Two processes: much of a test is waiting. Each starts Ray once.
+# Two processes, because much of a test is waiting. Each starts Ray once.
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
+
+# What one runs before a commit: no Ray, no models, no whole pipelines (tests/tiers.py).
+quick: $(STAMP)
+	$(BIN)/python -m pytest -m quick -n 2 --dist worksteal
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
@@ -23,6 +27,15 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Fails on warnings, broken links, and generated pages that are out of date.
+docs: $(STAMP)
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "The site is in build/docs/index.html"
+
+pages: $(STAMP)
+	$(BIN)/python -m docs.generate
 
 setup: $(STAMP)
 

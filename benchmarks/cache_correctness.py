@@ -1,7 +1,7 @@
-"""What does an edit cost? `python -m benchmarks.cache_correctness`
+"""How many model calls does an edit cost? `python -m benchmarks.cache_correctness`
 
-Runs a pipeline to its end, makes one edit, runs it again, and prints how many model calls the second run may send and how
-many a counting server saw. Every line stands in a registry of its own; the exit code is 1 when one of them is not exact.
+Runs a pipeline to its end, makes one edit, and runs it again. Prints how many model calls the second run may send and how many a
+counting server received. Each line of the table uses a registry of its own. Exits with 1 when a number is not exact.
 `tests/e2e/test_cache.py` asserts the same table.
 """
 

@@ -1,9 +1,9 @@
 """How fast are model calls? `python -m benchmarks.clients`
 
-Prints, for a server with a set latency on this machine, the calls a second of bare aiohttp, of the `openai` package's
-AsyncClient (with its default transport, and over aiohttp) and of `engine run` with `regenerate_cot`, all with the same
-number of requests in flight, in one go; and what share of the ideal (N x latency / concurrency) and of bare aiohttp they
-reach. For `engine run` the calling phase counts: from the first request that the server sees to its last answer.
+Uses a server on this machine with a fixed latency. Prints calls a second of bare aiohttp, of the `openai` package's AsyncClient (with
+its default transport, and over aiohttp) and of `engine run` with `regenerate_cot`, all with the same number of requests in flight, and
+what share of the ideal (N x latency / concurrency) and of bare aiohttp they reach. For `engine run` only the calling phase counts: from
+the first request that the server receives to its last answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How fast are commits, reads and a rebuild of the catalog? `python -m benchmarks.commits [--commits 1000]`
 
-Prints the commits a second of one process and of eight at a time (each commit makes two versions visible, and is durable when
-it returns), beside eight processes that read all the while; then how long `engine rebuild` takes for 500 versions of 16
-objects each. The exit code is 1 when a process failed, or the rebuild took 3 s or more.
+Prints commits a second of one process and of eight at a time, beside eight processes that read all the while. Each commit makes two
+versions visible and is durable when it returns. Then prints how long `engine rebuild` takes for 500 versions of 16 objects each. Exits
+with 1 when a process failed or the rebuild took 3 s or more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How fast is the mathematics of prediction sets? `python -m benchmarks.conformal`
 
-Prints, in milliseconds (the best of five): the threshold of 1,000,000 calibration scores, p-values of 1,000,000 new ones
-against them, and the choice among 121 pairs of weights for 2,000 questions of 20 samples, at one level and at five.
+Prints milliseconds, the best of five: the threshold of 1,000,000 calibration scores, p-values of 1,000,000 new scores against them, and
+the choice among 121 pairs of weights for 2,000 questions of 20 samples, at one level and at five.
 """
 
 from __future__ import annotations

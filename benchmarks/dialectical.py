@@ -1,15 +1,15 @@
 """Does Dialectical Alignment work? `python -m benchmarks.dialectical [--quick] [--plot dialectical.png]`
 
-The method in miniature, offline: a small model is asked for capitals among passages of which some are poisoned, before
-training, after SFT, and after DPO on top of it. Held out are countries, and the styles of passages, that training has not seen.
+The method in miniature, offline. A small model answers questions about capitals among passages of which some are poisoned: before
+training, after SFT, and after DPO on top of it. Training sees neither the countries nor the styles of passages that are held out.
 
-All of it runs as a pipeline of this project. The embedded model is policy and student; it answers along three paths: `base`,
-`tips`, and one that is added here, `recall`, which does not show the contexts (the paper's cot_pk, cut down to what a model of
-135 million weights can do). What is correct is told by words, not by a judge: there is none offline. Responses are not
-revised. Each seed draws other countries to learn from, other incorrect answers and passages, and trains in another order.
+All of it runs as a pipeline of this project. The embedded model is policy and student. It answers along three paths: `base`, `tips`, and
+`recall`, which is added here and does not show the contexts (the paper's cot_pk, reduced to what a model of 135 million weights can do).
+The words of a response decide whether it is correct, because there is no judge offline. Responses are not revised. Each seed draws
+different countries to learn from, different incorrect answers and passages, and trains in a different order.
 
-Intervals are 95 %, from a bootstrap over seeds and countries at once. The paper's claim to hold it against: about 20 points
-more defence, with knowledge editing (IKE) about intact. The exit code says only whether it ran.
+Intervals are 95 %, from a bootstrap over seeds and countries together. The paper reports about 20 points more defense, with knowledge
+editing (IKE) about unchanged. The exit code only says whether the benchmark ran.
 """
 
 from __future__ import annotations

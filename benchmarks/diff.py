@@ -1,8 +1,8 @@
 """How long does `engine diff` take? `python -m benchmarks.diff [--rows 1000000]`
 
-Builds two versions of a million rows (an id, a question of about 200 characters, an answer), of which 1 % were changed, 1 %
-removed and 1 % added, and times the whole command, from start to exit: by content, by key, and for the same rows in another
-order, each the median of three. The exit code is 1 when one takes 5 seconds or more, or finds anything but what was done.
+Builds two versions of a million rows (an id, a question of about 200 characters, an answer): 1 % changed, 1 % removed, 1 % added. Times
+the whole command, from start to exit: by content, by key, and for the same rows in another order, each the median of three. Exits with 1
+when one takes 5 seconds or more, or finds something other than what was done.
 """
 
 from __future__ import annotations

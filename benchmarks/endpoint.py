@@ -1,8 +1,8 @@
-"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in a process of its own, with a set latency.
+"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in a process of its own, with a fixed latency.
 
-It answers every prompt that names a number with that number in \\boxed{} (or as it is told), counts what it saw, can fail
-now and then, and can refuse to carry more than so many requests. `python -m benchmarks.endpoint` is not meant to be called
-by people: the benchmarks start it through `Endpoint`.
+It answers every prompt that contains a number with that number in \\boxed{} (or as configured), counts requests, can fail now and then,
+and can refuse more than a number of requests at once. The benchmarks start `python -m benchmarks.endpoint` through `Endpoint`; people do
+not need to.
 """
 
 from __future__ import annotations

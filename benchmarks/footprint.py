@@ -1,7 +1,7 @@
 """Memory and CPU of the processes that `engine run` starts, sampled while it runs, for benchmarks.
 
-The driver, the workers and Ray's own processes (raylet, gcs_server, agents, idle workers) are told apart. Pages that several
-processes share count once (PSS), so the sum is what the machine must have; the page cache of files is not in it.
+The driver, the workers and Ray's own processes (raylet, gcs_server, agents, idle workers) are counted separately. Pages that several
+processes share count once (PSS), so the sum is what the machine needs. The page cache of files is not included.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """What does the journal cost? `python -m benchmarks.journal [--entries 1000000]`
 
-Fills a journal with answers of a usual size, then prints, for one process with 64 requests at a time: CPU and time of a
-write (durable when it returns) and of a look-up; how long it takes to open, and how much memory that takes; the same through
-a `Service`, as workers on other machines reach it, with a link that copies what it carries; and what other designs would
-cost: a commit for each answer, and a file for each answer, both durable. The exit code is 1 when a goal is missed: 1 ms of
-CPU for a write and a look-up, a second to open.
+Fills a journal with answers of a usual size. Then prints, for one process with 64 requests at a time: CPU and time of a write (durable
+when it returns) and of a look-up; how long opening takes, and how much memory; the same through a `Service`, as workers on other machines
+use it, with a link that copies what it carries; and what other designs would cost: a commit for each answer, and a file for each answer,
+both durable. Exits with 1 when a goal is missed: 1 ms of CPU for a write and for a look-up, one second to open.
 """
 
 from __future__ import annotations

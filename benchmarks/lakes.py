@@ -1,5 +1,5 @@
-"""One way to keep versioned datasets, put to work and timed. `python -m benchmarks.lakes` is not meant to be called by
-people: benchmarks.registry calls it, in an environment that has the packages of that way, and reads the seconds as JSON.
+"""One way to keep versioned datasets, used and timed. benchmarks.registry starts `python -m benchmarks.lakes` in an environment that has
+the packages for it, and reads the seconds as JSON; people do not need to.
 """
 
 from __future__ import annotations

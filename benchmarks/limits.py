@@ -1,9 +1,8 @@
 """How are a server's limits met? `python -m benchmarks.limits`
 
-1,000 rows, 64 requests in flight asked for, against a server on this machine that carries 16 (more are answered 429 with
-Retry-After at once), and fails 2 % of requests with 500. Prints, for `engine run`, the rows that came through, the 429s, and
-the time over the ideal (rows x latency / 16). The goals: all rows, fewer than 50 answers of 429, less than 2.5 times the
-ideal; the exit code is 1 when one is missed.
+1,000 rows with 64 requests in flight, against a server on this machine that can take 16 (more get 429 with Retry-After at once) and
+answers 2 % of requests with 500. Prints, for `engine run`, the rows that got an answer, the 429s, and the time relative to the ideal
+(rows x latency / 16). Goals: all rows, fewer than 50 answers of 429, less than 2.5 times the ideal. Exits with 1 when one is missed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """How fast is a model in this process? `python benchmarks/local_model.py [--model NAME] [--prompts N] [--batch-size N]`
 
-Prints the tokens a second that `TransformersProvider` generates for as many concurrent calls as there are prompts, and
-those of a plain loop over `model.generate` with the same weights, prompts, batch size and answer length, sampled at
-temperature 0.7 (end tokens are ignored by both, so that both generate the same number of tokens); both take turns, and the
-best of each counts. Then the seconds for 8 samples of one long prompt: generated one by one, by `model.generate` as a batch
-in which each row reads the prompt, and by the provider, which reads it once. Ends with exit code 1 when the provider reaches
-less than 0.9 of the plain loop.
+Prints the tokens a second that `TransformersProvider` generates for as many concurrent calls as there are prompts, and those of a plain
+loop over `model.generate` with the same weights, prompts, batch size and answer length, sampled at temperature 0.7. Both ignore end
+tokens, so both generate the same number of tokens. They take turns, and the best of each counts. Then prints the seconds for 8 samples of
+one long prompt: generated one by one, by `model.generate` as a batch in which each row reads the prompt, and by the provider, which reads
+it once. Exits with 1 when the provider reaches less than 0.9 of the plain loop.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Does LofreeCP beat logits? `python -m benchmarks.lofreecp [--quick] [--options] [--plot lofreecp.png]`
 
-The embedded model answers questions about countries, 20 samples each, through a pipeline of this project. Then, 100 times, the
-questions that are not for tuning are shuffled into a calibration and an evaluation half, and four methods are calibrated on the
-one and measured on the other: LofreeCP with the weights that the tuning questions chose, its frequency alone, the first K
-answers, and split conformal prediction on log-probabilities (per token of the answer; with --options, of the option's letter).
+The embedded model answers questions about countries, 20 samples each, through a pipeline of this project. Then, 100 times, the questions
+that are not for tuning are shuffled into a calibration half and an evaluation half. Four methods are calibrated on one half and measured
+on the other: LofreeCP with the weights that the tuning questions chose, its frequency alone, the first K answers, and split conformal
+prediction on log-probabilities (per token of the answer; with --options, of the option's letter).
 
-Levels are 0.1 to 0.5; below the smallest feasible alpha of a half, its thresholds are infinite and it makes no sets: the table
-says how often. (Where that is often so, the other shuffles are chosen by it: few truths were never sampled in their calibration
-half, so more in the other, and they cover less. The plot leaves such levels out.) Values are means over the shuffles; intervals
-hold 95 % of the shuffles (they share questions, so these are no confidence intervals for other questions). The difference of
-the sizes of LofreeCP and of logits is taken shuffle by shuffle.
+Levels are 0.1 to 0.5. Below the smallest feasible alpha of a half its thresholds are infinite and it makes no sets; the table says how
+often. (Where that is frequent, it selects the remaining shuffles: few right answers were never sampled in their calibration half, so more
+in the other half, and they cover less. The plot omits such levels.) Values are means over the shuffles. Intervals contain 95 % of the
+shuffles; shuffles share questions, so these are not confidence intervals for other questions. The difference in size between LofreeCP and
+logits is computed per shuffle.
 
-The paper (arXiv 2403.01216) reports smaller sets at valid coverage on TriviaQA, WebQuestions and MMLU, with Llama-2 models.
-The exit code says only whether it ran.
+The paper (arXiv 2403.01216) reports smaller sets at valid coverage on TriviaQA, WebQuestions and MMLU, with Llama-2 models. The exit code
+only says whether the benchmark ran.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """Does PersonaMath's recipe work? `python -m benchmarks.personamath [--quick] [--plot personamath.png]`
 
-The ablation of the paper in miniature, offline. From the same word problems of reasoning_gym (gsm_symbolic), four training
-sets are made by pipelines of this project, and the same small student is trained on each, with the same number of tokens:
+The ablation of the paper in miniature, offline. Pipelines of this project make four training sets from the same word problems of
+reasoning_gym (gsm_symbolic), and the same small student is trained on each, with the same number of tokens:
 
 * original: the problems with their answers, as reasoning_gym gives them;
-* + CoT: their regenerated solutions in place of the bare answers, as far as they are correct (`regenerate_cot`);
-* + personas: and rewrites for five personas each (`persona_augment`);
-* + reflection: and what was wrong but could be repaired, and rewrites of that (`reflect`, `persona_augment`).
+* + CoT: regenerated solutions in place of the bare answers, where they are correct (`regenerate_cot`);
+* + personas: also rewrites for five personas each (`persona_augment`);
+* + reflection: also wrong solutions that could be repaired, and rewrites of those (`reflect`, `persona_augment`).
 
-Each seed draws other problems, other mistakes of the teacher, other personas, and trains in another order. The test problems
-are the same for all: numbers that no training set has, in reasoning_gym's wording (short and long solutions apart), and in a
-wording, with people and personas, that no training set has either. Intervals are 95 %, from a bootstrap over seeds and
-problems at once.
+Each seed draws different problems, different mistakes of the teacher, different personas, and trains in a different order. The test
+problems are the same for all: numbers that no training set has, in reasoning_gym's wording (short and long solutions separately), and in
+a wording, with people and personas, that no training set has either. Intervals are 95 %, from a bootstrap over seeds and problems
+together.
 
-The teacher is a program that knows the answers (benchmarks/teacher.py), and the student knows nothing but sums
-(benchmarks/student.py): this measures the pipeline and the student, not a teacher. The exit code says only whether it ran.
+The teacher is a program that knows the answers (benchmarks/teacher.py), and the student can only do sums (benchmarks/student.py). So this
+measures the pipeline and the student, not a teacher. The exit code only says whether the benchmark ran.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """What does the registry cost beside other table formats? `python -m benchmarks.registry [--rows 200000] [--commits 200]`
 
-The same rows, in turn and each time in a fresh process and folder: stored as a new dataset; stored with a tenth more as its
-next version; then small versions of twenty more datasets, one after another, and all versions of all datasets listed. Prints
-medians of five runs for this registry, DuckLake, Delta and Lance (these three from PyPI, in a virtual environment that is
-made in the temporary folder when it is not there): time, CPU time (a busy machine does not stretch it), and how many times
-as much time as here the others take. Ten minutes on two CPUs.
+The same rows, one format after the other, each time in a fresh process and folder: stored as a new dataset; stored with a tenth more as
+its next version; then small versions of twenty more datasets, one after another, and a listing of all versions of all datasets. Prints
+medians of five runs for this registry, DuckLake, Delta and Lance (these three from PyPI, in a virtual environment that is made in the
+temporary folder when it is missing): time, CPU time (which a busy machine does not stretch), and the ratio to this registry's time. Takes
+ten minutes on two CPUs.
 
-They do not do the same. This registry makes every file durable (fsync of the file and its folder) before a version is
-seen, packs with zstd, writes a CRC into every page, names objects by their SHA-256, hashes the rows of the whole version (so
-an append reads the old rows again), and writes a manifest and a run's journal; a small version is a whole run: begun,
-committed, ended, a transaction each. DuckLake (fsync of its catalog, not of its data), Delta and Lance (no fsync at all, as
-strace shows) may lose a version in a power cut; they keep no checksum of what they store and no hash of the rows. None of
-them keeps lineage or runs. DuckLake's catalog stays open from the first version to the listing (to open it anew takes longer
-than a small version); this registry opens its own for each transaction, so that other processes have their turn.
+They do not do the same. This registry makes every file durable (fsync of the file and its folder) before a version is visible, compresses
+with zstd, writes a CRC into every page, names objects by their SHA-256, hashes the rows of the whole version (so an append reads the old
+rows again), and writes a manifest and a run's journal. A small version is a whole run: begun, committed, ended, one transaction each.
+DuckLake (fsync of its catalog, not of its data), Delta and Lance (no fsync at all, as strace shows) can lose a version when power fails;
+they keep no checksum of what they store and no hash of the rows. None of them keeps lineage or runs. DuckLake's catalog stays open from
+the first version to the listing (opening it takes longer than a small version); this registry opens its own for each transaction, so that
+other processes get their turn.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Does a large run stay cheap? `python -m benchmarks.scale [--problems 100000]`
 
-Runs PersonaMath's first stage with `engine run`, six model calls a problem, against a server on this machine that answers at
-once: `regenerate_cot` (the first sample is wrong, the second right), then `persona_augment` with two personas (a rewrite and
-its solution each). Prints
+Runs PersonaMath's first stage with `engine run`, six model calls a problem, against a server on this machine that answers at once:
+`regenerate_cot` (the first sample is wrong, the second right), then `persona_augment` with two personas (a rewrite and its solution
+each). Prints
 
-* the CPU that a call costs, of the driver, the workers and Ray's own processes, from the start of the command to its end;
-  beside it, in the same run, that of a bare aiohttp loop and of the engine's client with its journal on the same requests, so
-  that what Ray, the operators, lineage and the commit cost is what is left. The server's CPU is in none of them;
-* the most memory of each quarter of both steps, and of the commits behind them;
-* what is on disk afterwards.
+* the CPU that a call costs, of the driver, the workers and Ray's own processes, from the start of the command to its end. Beside it, in
+  the same run, that of a bare aiohttp loop and of the engine's client with its journal on the same requests; the rest is what Ray, the
+  operators, lineage and the commit cost. The server's CPU is in none of them;
+* the highest memory in each quarter of both steps, and during their commits;
+* disk usage afterwards.
 
-The exit code is 1 when the run costs 2 ms of CPU a call or more beyond the bare loop, or when memory is not flat: in the last
-quarter of a step more than in its second one, by a fifth and 100 MB. Starting takes about 12 s of CPU whatever the size, so the
-goal is out of reach below some 3,000 problems. The temporary folder (TMPDIR) needs 6 KB a problem.
+Exits with 1 when the run costs 2 ms of CPU a call or more beyond the bare loop, or when memory is not flat: higher in the last quarter of
+a step than in its second one, by a fifth and 100 MB. Starting takes about 12 s of CPU whatever the size, so the goal is out of reach below
+some 3,000 problems. The temporary folder (TMPDIR) needs 6 KB a problem.
 """
 
 from __future__ import annotations

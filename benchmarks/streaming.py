@@ -1,12 +1,11 @@
 """Do datasets larger than memory stream? `python -m benchmarks.streaming [--gigabytes 5]`
 
-Writes a jsonl file of solutions (2 to 20 KB a row; 10^9 bytes a gigabyte), runs a pipeline with one row operator (`to_sft`)
-over it with `engine run`, and prints rows a second and the most memory for its three phases: the source is read (and Ray
-started), the step runs, its output is committed. Memory is resident memory, sampled five times a second over the tree of processes that
-`engine run` starts: the driver, the worker processes, and Ray's own (raylet, gcs_server, agents, idle workers). Pages that
-several processes share count once (PSS), so the sum is what the machine must have; the page cache of files is not in it.
-The exit code is 1 when all of them together ever have more than 2 GB (2 * 10^9 bytes). The temporary folder (TMPDIR) needs
-room for twice the file.
+Writes a jsonl file of solutions (2 to 20 KB a row; 10^9 bytes a gigabyte), runs a pipeline with one row operator (`to_sft`) over it with
+`engine run`, and prints rows a second and the highest memory for its three phases: the source is read (and Ray starts), the step runs,
+its output is committed. Memory is resident memory, sampled five times a second over the tree of processes that `engine run` starts: the
+driver, the workers, and Ray's own (raylet, gcs_server, agents, idle workers). Pages that several processes share count once (PSS), so the
+sum is what the machine needs. The page cache of files is not included. Exits with 1 when all of them together ever use more than 2 GB
+(2 * 10^9 bytes). The temporary folder (TMPDIR) needs room for twice the file.
 """
 
 from __future__ import annotations

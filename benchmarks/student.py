@@ -1,6 +1,6 @@
 """A small student, made on the spot: a Llama of about a million weights that can calculate and look numbers up.
 
-Its pre-training text has calculations and lists to read from, no word problem and no solution of one. All arms of
+Its pre-training text contains calculations and lists to read from, but no word problems and no solutions. All arms of
 benchmarks/personamath.py start from the same student.
 """
 

@@ -1,9 +1,9 @@
-"""A teacher for benchmarks: an OpenAI-compatible endpoint that knows the answers and makes mistakes at a set rate.
+"""A teacher for benchmarks: an OpenAI-compatible endpoint that knows the answers and makes mistakes at a fixed rate.
 
-It is a program, not a model. It recognises the problems of word_problems.yaml, solves them step by step from their known
-structure, gets each step wrong with a set probability, repairs itself with a set probability when it is shown a solution of
-its own, and retells problems for personas. What it answers depends on its seed, the prompt and how often that was asked.
-`python -m benchmarks.teacher` is not meant to be called by people: benchmarks/personamath.py starts it through `Teacher`.
+It is a program, not a model. It recognizes the problems of word_problems.yaml, solves them step by step from their known structure, gets
+each step wrong with a fixed probability, repairs its own solutions with a fixed probability, and retells problems for personas. Its answers
+depend on its seed, the prompt, and how often that prompt was asked. benchmarks/personamath.py starts `python -m benchmarks.teacher` through
+`Teacher`; people do not need to.
 """
 
 from __future__ import annotations

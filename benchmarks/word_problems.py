@@ -1,6 +1,6 @@
-"""Word problems whose structure is known: kinds of reasoning_gym's gsm_symbolic, recognised, solved, put in other words.
+"""Word problems with a known structure: kinds of reasoning_gym's gsm_symbolic, recognized, solved, and put in other words.
 
-The kinds stand in word_problems.yaml. Nothing is remembered: a problem, also a rewritten one, is recognised by its words.
+The kinds are in word_problems.yaml. Nothing is remembered: every problem, even a rewritten one, is recognized by its words.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import pytest
 from registry import Registry
 from tests.chat_server import ChatServer
 
+pytest_plugins = ("tests.tiers",)
+
 # `tests/site` plays an installed package with operators of its own; Ray's workers and subprocesses see it, too.
 SITE = str(Path(__file__).parent / "site")
 sys.path.insert(0, SITE)

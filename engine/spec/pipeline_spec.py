@@ -29,14 +29,16 @@ class DatasetSpec(Spec):
         type: the record type of its rows.
         path: a file, a glob or an fsspec URL; jsonl, json, csv, tsv or parquet (also .gz, .bz2, .xz, .zst). `${env.NAME}`
             in it is an environment variable, for passwords and tokens.
-        hf: a Hugging Face Hub id; `split` names the split.
-        generator: `<generator>/<task>`; its settings stand under `with`.
+        hf: a Hugging Face Hub id.
+        split: the split of the Hub's dataset.
+        generator: `<generator>/<task>`; its settings are under `with`.
         registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest.
         rename: {column in the source: field of the record}.
         defaults: {field of the record: value} for rows that have none.
         limit: the first so many rows.
         on_error: `stop` at rows that do not fit the type, or `skip` them into the rejects.
-        allow_empty: whether it is right that there may be no rows.
+        allow_empty: whether a dataset without rows is allowed.
+        with: settings of the generator.
     """
 
     type: str
@@ -71,7 +73,14 @@ class DatasetSpec(Spec):
 
 
 class Resources(Spec):
-    """Ray's resources of one worker, and the number of workers. Never part of a cache key."""
+    """Ray's resources of one worker, and the number of workers. Never part of a cache key.
+
+    Args:
+        num_cpus: CPUs of one worker.
+        num_gpus: GPUs of one worker; 0.5 lets two workers share one.
+        memory: bytes of memory that Ray reserves for one worker.
+        workers: how many workers run at once.
+    """
 
     num_cpus: Annotated[float, Field(ge=0)] | None = None
     num_gpus: Annotated[float, Field(ge=0)] | None = None
@@ -99,6 +108,7 @@ class StepSpec(Spec):
         in: a reference, a list of them (laid end to end), or a mapping from the operator's input names.
         with: the operator's parameters.
         models: which of the pipeline's models fills which role of the operator.
+        resources: CPUs, GPUs, memory and number of workers.
         max_reject_ratio: the step fails when a larger share of its rows was rejected.
     """
 
@@ -120,7 +130,17 @@ Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_scalar)]
 
 
 class PipelineSpec(Spec):
-    """A whole pipeline file; `exclude` is an exclusion list, as `engine impact --takedown` writes one."""
+    """A whole pipeline file.
+
+    Args:
+        name: the pipeline's name; its outputs are called `<name>/<step>`.
+        params: parameters with their defaults, used as `${params.NAME}` and changed with `engine run --set NAME=VALUE`.
+        seed: the number that all random choices of the pipeline derive from; part of every cache key.
+        exclude: a file of rows to leave out, as `engine impact --takedown` writes it.
+        models: models by name. A model fills the role of the same name unless a step's `models` says otherwise.
+        datasets: sources by name.
+        steps: operators by step name.
+    """
 
     name: Name
     params: dict[str, Scalar] = {}

@@ -59,7 +59,12 @@ class Limits(Spec):
 
 
 class Price(Spec):
-    """US dollars per million tokens."""
+    """US dollars per million tokens.
+
+    Args:
+        input: for a million prompt tokens.
+        output: for a million completion tokens.
+    """
 
     input: Annotated[float, Field(ge=0)] = 0.0
     output: Annotated[float, Field(ge=0)] = 0.0
@@ -76,15 +81,22 @@ class ModelSpec(Spec):
             `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
-        system: a system message for every prompt that does not have its own; part of every cache key.
-        temperature, top_p, max_tokens, stop, seed: sampling; part of every cache key.
-        extra_body: further parameters of the server (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent unchanged;
-            part of every cache key.
-        limits, price, timeout, retries, batch_size, mode: how to call the model; never part of a cache key. `timeout` is in
-            seconds for one request; `retries` is the number of further attempts after a transient failure. `batch_size` is
-            for in-process models: the number of answers generated, or texts encoded, together. `mode: batch` uses OpenAI's
-            Batch API: half the price, within a day.
-        budget_usd, max_calls: a run stops before it spends more, or sends more requests (every attempt counts).
+        system: a system message before every prompt that has none of its own; part of every cache key.
+        temperature: how much answers vary; part of every cache key, as are the four keys below.
+        top_p: the share of probability that tokens are drawn from.
+        max_tokens: the most tokens of an answer. An answer that reaches it is cut off and never used as if it were whole.
+        stop: texts that end an answer.
+        seed: a seed for the server, where it takes one.
+        extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
+            they are; part of every cache key.
+        limits: how hard the endpoint may be driven. This key and all below change no cache key.
+        price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
+        budget_usd: a run stops before it spends more on this model.
+        max_calls: a run stops before it sends more requests to this model; each try counts.
+        mode: `chat`, or `batch` for OpenAI's Batch API: half the price, within a day.
+        timeout: seconds for one request.
+        retries: further tries after a failure that may pass.
+        batch_size: for models in this process: answers generated, or texts encoded, together.
     """
 
     provider: Literal["openai", "transformers", "sentence-transformers"]

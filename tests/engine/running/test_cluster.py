@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from registry import Registry
 from tests.chat_server import ChatServer
+
+pytestmark = pytest.mark.ray
 
 SCRIPT = """
 import os, sys

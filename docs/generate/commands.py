@@ -1,0 +1,41 @@
+"""The command reference, from the command line's own parser: the same texts as `engine COMMAND --help`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from docs.generate.markdown import code, generated, table
+from engine.cli.app import app
+
+_INTRODUCTION = """
+`P` is a pipeline file, or the name of a pipeline that comes with the package. `NAME@V` is version V of a dataset, model,
+calibration or report; `NAME` alone is the latest. Options of `engine` itself stand before the command.
+
+Exit codes: 0 success, 1 a step failed or something is damaged, 2 the pipeline or the arguments are wrong, 130 interrupted.
+Results go to stdout, progress and messages to stderr.
+"""
+
+
+def page() -> str:
+    """The page as Markdown."""
+    group: Any = typer.main.get_command(app)
+    with group.make_context("engine", [], resilient_parsing=True) as context:
+        parts = [generated("Commands", "engine/cli"), _INTRODUCTION, f"## engine\n\n{_options(group, context)}"]
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            inner = command.make_context(name, [], parent=context, resilient_parsing=True)
+            usage = command.get_usage(inner).removeprefix("Usage: ")
+            parts.append(f"## engine {name}\n\n```text\n{usage}\n```\n\n{_text(command)}\n\n{_options(command, inner)}")
+    return "\n".join(parts)
+
+
+def _text(command: Any) -> str:
+    return (command.help or "").split("\f")[0].strip()
+
+
+def _options(command: Any, context: Any) -> str:
+    records = (parameter.get_help_record(context) for parameter in command.get_params(context))
+    rows = [[code(names), meaning.strip()] for names, meaning in filter(None, records) if "--help" not in names]
+    return table(["argument or option", "meaning"], rows) if rows else ""

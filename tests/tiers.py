@@ -1,0 +1,101 @@
+"""Test tiers: markers that follow from the fixtures and the folder of a test, so that nobody sets them by hand.
+
+What has none of the markers below, and is no long proof (`soak`), is in the tier `quick`, which `make quick` runs before a
+commit. While it does, a test that starts Ray fails.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+MARKERS = {
+    "ray": {"ray_session", "engine"},
+    "training": {"tiny_model"},
+    "pipeline": {"in_process"},
+    "browser": {"browser"},
+}
+"""Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` is a real
+model that tests train or run, with torch; `in_process` runs whole pipelines in the test's process."""
+
+FOLDERS = {"e2e": "ray", "hostile": "attack"}
+"""Folder of tests -> marker."""
+
+_RAY = {"raylet", "gcs_server"}
+_SECONDS = 0.5
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set the markers."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        markers = [marker for marker, needed in MARKERS.items() if fixtures & needed]
+        markers += [FOLDERS[folder]] if folder in FOLDERS else []
+        for marker in markers:
+            item.add_marker(marker)
+        if not any(item.get_closest_marker(marker) for marker in ("soak", *MARKERS, *FOLDERS.values())):
+            item.add_marker("quick")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ray_watch(request: pytest.FixtureRequest) -> Iterator[_RayWatch | None]:
+    """Looks for Ray's processes while tests run that are to do without."""
+    if request.config.option.markexpr != "quick":
+        yield None
+        return
+    watch = _RayWatch()
+    watch.start()
+    yield watch
+    watch.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(_ray_watch: _RayWatch | None) -> Iterator[None]:
+    """Fails a test that starts Ray although it is in the quick tier."""
+    yield
+    if _ray_watch and (seen := _ray_watch.seen()):
+        pytest.fail(f"it started Ray ({seen}); tests that start Ray use the fixture `ray_session` or `engine`")
+
+
+class _RayWatch(threading.Thread):
+    """Samples the processes below this one."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._stopped = threading.Event()
+        self._seen: set[str] = set()
+
+    def run(self) -> None:
+        """Sample until stopped."""
+        while not self._stopped.wait(_SECONDS):
+            self._seen |= ray_processes()
+
+    def seen(self) -> str:
+        """Ray's processes that ran since the last call."""
+        seen, self._seen = self._seen, set()
+        return ", ".join(sorted(seen))
+
+    def stop(self) -> None:
+        """Stop sampling."""
+        self._stopped.set()
+        self.join()
+
+
+def ray_processes() -> set[str]:
+    """Ray's processes among the descendants of this one."""
+    found = set()
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            name = process.name()
+        except psutil.NoSuchProcess:
+            continue
+        if name in _RAY:
+            found.add(f"{name} {process.pid}")
+    return found
