@@ -49,8 +49,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
         from tests.in_process import InProcess
 
         patched.chdir(folder)
-        patched.setattr("engine.running.run.Cluster", lambda *_, **__: InProcess())
-        result = run_text(json.dumps(document), registry)
+        result = run_text(json.dumps(document), registry, cluster=InProcess())
     assert result.state == "succeeded", result.error
     return registry
 
