@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Operation:
         self._models = models
         self._tables: dict[str, Table[Any]] = {}
 
-    @property
+    @cached_property
     def stream(self) -> str:
         """The input that comes row by row, or in batches."""
         [name] = [name for name, port in self.operator.inputs.items() if not port.whole]

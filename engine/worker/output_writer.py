@@ -108,15 +108,16 @@ class OutputWriter:
         linked: set[str] = set()
         kept = self._kept(emitted)
         for item in kept:
-            answers = _call_ids(item.sources)
             # An operator that names no answer may have used every call made so far.
+            answers = _call_ids(item.sources) if item.calls else {}
             calls = [call for call in item.calls if call.call_id in answers] or item.calls
             self._add(item, calls, (at,))
             linked |= {call.call_id for call in calls}
         if reasons:
             number, parent_row = self._address(at)
             self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
-        self._add_unlinked(call for call in log.calls if call.call_id not in linked)
+        if log.calls:
+            self._add_unlinked(call for call in log.calls if call.call_id not in linked)
         return bool(kept)
 
     def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:

@@ -84,7 +84,7 @@ def test_a_step_whose_model_lacks_what_it_needs_fails_before_it_starts(
     words(*[str(number) for number in range(100)])
     result = run_text(PIPELINE % chat_server.model(), registry)
     assert result.error
-    assert "does not know `logprobs` (log-probabilities of tokens), which sure needs of its teacher" in result.error
+    assert "does not support `logprobs` (log-probabilities of tokens), which sure needs of its teacher" in result.error
     assert len(chat_server.requests) == 1
 
 
@@ -153,7 +153,7 @@ def test_what_a_server_did_not_know_is_asked_again_before_it_stops_a_step(
     words("a")
     for asked in (1, 2):
         result = run_text(PIPELINE % chat_server.model(), registry)
-        assert "does not know `logprobs`" in str(result.error)
+        assert "does not support `logprobs`" in str(result.error)
         assert "`engine probe`" in str(result.error)
         assert len(chat_server.requests) == asked
 

@@ -161,7 +161,7 @@ def test_a_model_that_an_operator_does_not_declare_is_named(registry: Registry) 
     words("a")
     result = run_text(pipeline("u: {op: undeclared, in: words}"), registry)
     assert result.error
-    assert "asks 'teacher' and does not declare it: @operator(..., models=['teacher'])" in result.error
+    assert "uses 'teacher' but does not declare it: @operator(..., models=['teacher'])" in result.error
 
 
 def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Registry) -> None:
