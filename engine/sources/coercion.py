@@ -161,6 +161,6 @@ def _finite(value: Any, path: str) -> Any:
             return value  # validation reports it
     if isinstance(number, float | Decimal) and not math.isfinite(number):
         if isinstance(value, Number):
-            raise UnfitError(f"{path}: {value.text:.40} is outside the range of numbers (1.8e308)")
-        raise UnfitError(f"{path}: {value} is not allowed; omit the field, or use null")
+            raise UnfitError(f"{path}: {value.text:.40} is beyond the range of numbers (1.8e308)")
+        raise UnfitError(f"{path}: {value} is not a number that a row can contain; omit the field, or use null")
     return value

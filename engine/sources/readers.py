@@ -84,7 +84,7 @@ def _json_lines(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
             except UnicodeDecodeError as error:
                 yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
             except RecursionError:
-                yield Row(where, error=f"unreadable JSON: {_DEEP}")
+                yield Row(where, error=f"not JSON that can be parsed: {_DEEP}")
             except ValueError as error:
                 yield Row(where, error=f"not JSON: {error}")
 
@@ -152,7 +152,7 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise EngineError(f"{name}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
     except RecursionError:
-        raise EngineError(f"{name}: unreadable JSON: {_DEEP}") from None
+        raise EngineError(f"{name}: not JSON that can be parsed: {_DEEP}") from None
     except ValueError as error:
         raise EngineError(
             f"{name}: not JSON: {error}. (If it has one object per line, it is JSON Lines: name it .jsonl)"
