@@ -41,7 +41,9 @@ def row_groups(versions: Sequence[InputVersion], registry: Registry) -> tuple[in
     ancestors: list[Manifest] = []
     end = 0
     waiting = [(each.ref.name, each.ref.version) for each in versions]
-    uncommitted = {(each.ref.name, each.ref.version): each.rows for each in versions if not each.ref.version}
+    uncommitted: dict[tuple[str, int], int] = {
+        (each.ref.name, each.ref.version): each.rows for each in versions if not each.ref.version
+    }
     while waiting:
         name, number = waiting.pop()
         if (name, number) in starts:

@@ -128,19 +128,19 @@ def test_a_base_that_changed_or_is_gone_is_not_taken_for_the_old_one(trained: Re
     try:
         (base / "config.json").write_text(config + "\n")
         for merge in (False, True):
-            with pytest.raises(EngineError, match="is not the model any more that demo/ad@1 was trained on"):
+            with pytest.raises(EngineError, match="is no longer the model that demo/ad@1 was trained on"):
                 export(trained, "demo/ad", "hf", tmp_path / "out", merge=merge)
     finally:
         (base / "config.json").write_text(config)
     base.rename(base.with_name("moved"))
     try:
         export(trained, "demo/ad", "hf", tmp_path / "out")
-        with pytest.raises(EngineError, match="cannot be merged: its base model is not there"):
+        with pytest.raises(EngineError, match="cannot be merged, because its base model is missing"):
             export(trained, "demo/ad", "hf", tmp_path / "merged", merge=True)
     finally:
         base.with_name("moved").rename(base)
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == "my-base"
-    assert "was not there when this was exported" in (tmp_path / "out" / "README.md").read_text()
+    assert "was missing when this was exported" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
