@@ -324,7 +324,7 @@ def test_overwriting_replaces_what_an_export_wrote_and_nothing_else(rows: Regist
     out = tmp_path / "new" / "out"
     export(rows, "demo/rows", "hf", out)
     (out / "train" / "mine").write_text("mine")
-    with pytest.raises(PipelineError, match=r"holds an export of demo/rows@1\n    --overwrite"):
+    with pytest.raises(PipelineError, match=r"contains an export of demo/rows@1\n    use --overwrite"):
         export(rows, "demo/rows", "parquet", out)
     export(rows, "demo/rows", "parquet", out, overwrite=True)
     left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
