@@ -3,7 +3,7 @@
     python -m benchmarks.rows [--rows 1000000]
 
 Partitions run in this process, one after another, so that its CPU time is all there is: reading, calling the operator,
-writing objects and lineage, content ids, the commit. Ray's own cost is not in it. Goal: below 50 us a row and step.
+writing objects and lineage, content ids, the commit. Ray's own cost is not in it.
 """
 
 from __future__ import annotations
