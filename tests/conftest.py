@@ -76,10 +76,18 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pipelines that the test runs have their workers in this process; see tests/in_process.py."""
+    """Pipelines that the test runs with `run_text` have their workers in this process; see tests/in_process.py."""
     from tests.in_process import InProcess
 
-    monkeypatch.setattr("engine.running.run.Cluster", InProcess)
+    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", InProcess)
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test when a pipeline that it runs with `run_text` wants workers."""
+    from tests.in_process import Unused
+
+    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", Unused)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""Partitions run in the test's own process: real workers without Ray, for tests of what operators do.
+"""Executors of tests: real workers in the test's own process, without Ray, and one that must not be used.
 
-Stands in for `engine.running.cluster.Cluster`. What Ray adds (processes, nodes, replacement of lost workers) is tested elsewhere.
+What Ray adds (processes, nodes, replacement of lost workers) is tested elsewhere.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import asyncio
 import threading
 from collections.abc import Iterator
 
+import pytest
+
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.journal.answers import Journal
 from engine.spec.pipeline_spec import Resources
@@ -16,7 +18,7 @@ from engine.worker.partition_worker import Worker
 
 
 class InProcess:
-    """See engine.running.cluster.Cluster."""
+    """See engine.running.executor.Executor."""
 
     def start(self) -> None:
         """There is nothing to start."""
@@ -36,6 +38,14 @@ class InProcess:
         thread.join()
         assert len(results) == len(parts), "a worker raised; its traceback is on stderr"
         yield from results
+
+
+class Unused(InProcess):
+    """Fails the test when it is started."""
+
+    def start(self) -> None:
+        """Fail."""
+        pytest.fail("a cluster was started")
 
 
 async def _run(job: Job, parts: list[Partition]) -> list[Receipt | Failure]:

@@ -1,7 +1,7 @@
-"""The card of an exported version: a README that says what it holds, what it was made from, and how.
+"""The card of an exported version: a README that says what it contains, what it was made from, and how.
 
-Everything in it comes from manifests and the key documents of the steps, so it says what was run, not what a pipeline
-file says today.
+Its content comes from manifests and the key documents of the steps, so it describes what was run, not what the pipeline file
+says today.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from registry import Manifest, Metric, Model, Registry
 from registry.records.record import fields_of
 
 SHOWN = 40
-"""The most versions, steps or values of a metric that a card lists; the registry has them all."""
+"""The most versions, steps or values of a metric on a card; the registry has them all."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The files that hold the rows.
+    """The files with the rows.
 
     Args:
         files: a pattern below the folder.
@@ -45,7 +45,7 @@ class Data:
 
 
 def card(registry: Registry, manifest: Manifest, data: Data | None, loading: Loading | None = None) -> str:
-    """The Markdown of a version's card, with the metadata that Hugging Face reads on top.
+    """A version's card in Markdown, with the metadata for Hugging Face at the top.
 
     Args:
         data: the rows' files; None for a model's folder.
@@ -80,7 +80,7 @@ def _ancestors(registry: Registry, manifest: Manifest) -> list[Manifest]:
 
 
 def _edges(shown: Sequence[Manifest]) -> list[tuple[int, int, str]]:
-    """(parent, child, kind of line) for a diagram of these versions, by their places."""
+    """(parent, child, kind of line) for a diagram of these versions, by their indices."""
     places = {(each.name, each.version): place for place, each in enumerate(shown)}
     return [
         (places[ref.name, ref.version], place, line)
@@ -95,17 +95,17 @@ def _edges(shown: Sequence[Manifest]) -> list[tuple[int, int, str]]:
 
 
 def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
-    """A step in the words of its key document."""
+    """A step, as its key document describes it."""
     document = registry.store.read_document(manifest.key_object.sha256)
     if manifest.op == SOURCE:
         origin = document.get(SOURCE, {})
-        told = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
-        return {"version": manifest, "params": _yaml(told), "models": "", "prompts": {}, "packages": {}, "seed": None}
+        shown = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
+        return {"version": manifest, "params": _yaml(shown), "models": "", "prompts": {}, "packages": {}, "seed": None}
     params = document.get("params", {})
     prompts = {name: value for name, value in params.items() if isinstance(value, str) and _is_prompt(name)}
     for name, text in document.get("sources", {}).items():
         constant = name.rpartition(":")[2]
-        # A constant is what a parameter of the same name stands in for.
+        # A constant is the default of the parameter with the same name.
         if constant.isupper() and _is_prompt(constant) and constant.lower() not in prompts and text.startswith("builtins.str:"):
             prompts[constant] = ast.literal_eval(text.removeprefix("builtins.str:"))
     models = {role: _without_login(settings) for role, settings in document.get("models", {}).items()}
@@ -124,13 +124,13 @@ def _is_prompt(name: str) -> bool:
 
 
 def _without_login(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's settings that say something; an address without a user and a password in it."""
-    told = {name: value for name, value in settings.items() if value not in (None, [], {})}
-    return told | {"endpoint": re.sub(r"//[^/@]*@", "//", str(told["endpoint"]))} if "endpoint" in told else told
+    """The settings of a model that are set; its address without user and password."""
+    given = {name: value for name, value in settings.items() if value not in (None, [], {})}
+    return given | {"endpoint": re.sub(r"//[^/@]*@", "//", str(given["endpoint"]))} if "endpoint" in given else given
 
 
 def _metrics(metrics: Iterable[Metric]) -> list[tuple[str, str, str]]:
-    """(metric, slice, value); of a long series, such as a loss curve, its ends."""
+    """(metric, slice, value); of a long series, only its first and last value."""
     by_name: dict[str, list[Metric]] = {}
     for metric in metrics:
         by_name.setdefault(metric.metric, []).append(metric)
@@ -155,7 +155,7 @@ def _dataset_front(manifest: Manifest, data: Data | None) -> dict[str, Any]:
         "tags": ["posttrain-engine", manifest.type],
         "configs": [{"config_name": "default", "data_files": [{"split": SPLIT, "path": data.files}]}],
     }
-    if data.format != "jsonl":  # its types are found in the file
+    if data.format != "jsonl":  # its types are inferred from the file
         split = {"name": SPLIT, "num_bytes": data.bytes, "num_examples": manifest.rows}
         front["dataset_info"] = {"features": features(data.schema), "splits": [split]}
     return front
@@ -176,7 +176,7 @@ def _model_front(loading: Loading) -> dict[str, Any]:
 
 
 def features(schema: Iterable[pa.Field]) -> list[dict[str, Any]]:
-    """A schema in the words of Hugging Face's metadata, as `datasets.Features` writes it."""
+    """A schema as metadata for Hugging Face, as `datasets.Features` writes it."""
     return [{"name": field.name, **_feature(field.type)} for field in schema]
 
 
@@ -215,13 +215,13 @@ def _template() -> Template:
 
 
 def _cell(value: Any) -> str:
-    """A value in a table: one line, and nothing in it is Markdown or HTML."""
+    """A value in a table: on one line, with Markdown and HTML escaped."""
     text = re.sub(r"\s+", " ", str(value))
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
 def _block(text: str, language: str = "") -> str:
-    """A fenced block that no text can end early."""
+    """A fenced block that its text cannot end early."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"

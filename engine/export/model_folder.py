@@ -1,4 +1,4 @@
-"""Makes the folder of an exported model one that others can load: with tokenizer and base model, or with merged weights."""
+"""Completes the folder of an exported model so that others can load it: with tokenizer and base model, or merged weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.llm.weights import EMBEDDED, Weights, identify, materialise
 from registry import Manifest, Model, Registry
 
 BASE = "base"
-"""The folder, beside an adapter, of a base model that is at no hub."""
+"""The folder beside an adapter for a base model that is not on a hub."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_OF_EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -32,10 +32,10 @@ class Loading:
     """How an exported model is loaded.
 
     Attributes:
-        how: `full` weights, an adapter on a model of the `hub`, on the folder `base` beside it, or on a base that is `missing`.
-        base: the Hugging Face id of the base model, or its name where it has none.
+        how: `full` weights, or an adapter on a model of the `hub`, on the folder `base` beside it, or on a `missing` base.
+        base: the Hugging Face id of the base model, or its name if it has none.
         hub: whether `base` is a Hugging Face id.
-        licence: of the base model, where it is known.
+        licence: of the base model, if known.
         merged: the adapter was merged into the weights.
     """
 
@@ -47,17 +47,17 @@ class Loading:
 
 
 def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path, *, merge: bool) -> Loading:
-    """Complete a folder that holds a model's files.
+    """Complete a folder with a model's files.
 
     Args:
-        registry: where it is from.
+        registry: where the model is.
         manifest: its version.
         model: its row.
-        folder: has the model's files; is changed.
-        merge: put an adapter into the weights of its base, so that the folder holds full weights.
+        folder: has the model's files, and is changed.
+        merge: merge an adapter into the weights of its base, so that the folder has full weights.
 
     Raises:
-        EngineError: the base model is not what the adapter was trained on, or is not there to be merged with.
+        EngineError: the base model is not the one that the adapter was trained on, or is missing and cannot be merged.
     """
     adapter = model.format == "adapter"
     try:
@@ -65,7 +65,7 @@ def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path,
             weights = identify(model.base_model, session)
     except EngineError as error:
         if adapter and merge:
-            raise EngineError(f"{manifest.ref} cannot be merged: its base model is not there: {error}") from error
+            raise EngineError(f"{manifest.ref} cannot be merged, because its base model is missing: {error}") from error
         weights = None
     base = Path(model.base_model).name if Path(model.base_model).is_absolute() else model.base_model
     hub = _hub_id(model.base_model, weights)
@@ -90,7 +90,7 @@ def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path,
 
 def refuse_merging(what: str) -> PipelineError:
     """The error for `--merge` where there is nothing to merge."""
-    return PipelineError([Problem(f"--merge is for adapters, and {what}", hint="leave --merge out")])
+    return PipelineError([Problem(f"--merge is for adapters, and {what}", hint="omit --merge")])
 
 
 def _hub_id(name: str, weights: Weights | None) -> str | None:
@@ -102,7 +102,7 @@ def _hub_id(name: str, weights: Weights | None) -> str | None:
 
 
 def _licence(weights: Weights | None, registry: Registry) -> str | None:
-    """As the base model's own card says."""
+    """The licence on the base model's own card."""
     if weights is None:
         return None
     if weights.source == "embedded":
@@ -111,7 +111,7 @@ def _licence(weights: Weights | None, registry: Registry) -> str | None:
         with registry.session() as session:
             try:
                 return _licence(identify(weights.model.base_model, session), registry)
-            except EngineError:  # its base is not there any more
+            except EngineError:  # its base is gone
                 return None
     if weights.source == "hub":
         from huggingface_hub import try_to_load_from_cache
@@ -125,24 +125,22 @@ def _licence_in(card: Path) -> str | None:
     try:
         _, front, _ = card.read_text(encoding="utf-8").split("---\n", 2)
         said = yaml.safe_load(front)["license"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # no card, or none that says it
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # no card, or no licence on it
         return None
     return said if isinstance(said, str) else None
 
 
 def _same_base(registry: Registry, manifest: Manifest, weights: Weights) -> None:
-    """A folder may hold another model by now than the one that the adapter was trained on."""
+    """Check that the folder still has the model that the adapter was trained on."""
     document = json.loads(registry.store.read_bytes(manifest.key_object.sha256))
     student: dict[str, Any] = document.get("models", {}).get("student", {})
     trained_on = str(student.get("model", weights.identity)).rpartition(" on ")[2]
     if trained_on != weights.identity:
-        raise EngineError(
-            f"{weights.location} is not the model any more that {manifest.ref} was trained on; put the old one back there"
-        )
+        raise EngineError(f"{weights.location} is no longer the model that {manifest.ref} was trained on; restore the old one")
 
 
 def _add_tokenizer(base: Path, folder: Path) -> None:
-    """That of the base, for an adapter that was trained before trainings kept it."""
+    """Add the tokenizer of the base, for adapters of old versions that did not keep one."""
     if (folder / "tokenizer_config.json").exists():
         return
     for name in _TOKENIZER:

@@ -1,6 +1,6 @@
-"""Takes a version out of the registry: its rows as files that other tools open, or a model's folder, with a card.
+"""Exports a version: its rows as files for other tools, or a model's folder, with a card.
 
-Whatever is written was verified against its SHA-256 while it was read. A new folder appears whole or not at all.
+Everything is verified against its SHA-256 while it is read. A new folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OF_FILES = (Model.registry_kind, Report.registry_kind)
 STATE = "state.json"
 
 MARK = ".export.json"
-"""Says which files of a folder an export wrote. Its name keeps it out of what Hugging Face takes for data."""
+"""Lists the files that an export wrote. With this name Hugging Face does not take it for data."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,22 @@ def export(
     Args:
         registry: where it is.
         target: `NAME@V`, or `NAME` for the latest version.
-        format: `jsonl`, `parquet`, or `hf`: a dataset that both `datasets.load_from_disk` and `load_dataset` open, or,
-            for a model or a report, its files.
+        format: `jsonl`, `parquet`, or `hf`: a dataset for both `datasets.load_from_disk` and `load_dataset`, or the files of a
+            model or a report.
         folder: an empty or new folder.
-        overwrite: replace what an earlier export wrote there; files of others stay.
-        merge: of an adapter: full weights, with the adapter in them.
+        overwrite: replace what an earlier export wrote; other files stay.
+        merge: merge an adapter into full weights.
 
     Raises:
         QueryError: there is no such version.
         PipelineError: the folder cannot be used.
-        CorruptError: what is stored is damaged; nothing was written then.
+        CorruptError: stored data is damaged; nothing was written.
     """
     with registry.session() as session:
         name, version = session.resolve(target)
     manifest = registry.manifest(name, version)
     if merge and not (format == "hf" and manifest.kind == Model.registry_kind):
-        raise refuse_merging(f"{manifest.ref} is {manifest.kind}" if format == "hf" else "it goes with --to hf")
+        raise refuse_merging(f"{manifest.ref} is {manifest.kind}" if format == "hf" else "it needs --to hf")
     before = _earlier_files(folder, overwrite)
     with _staged(folder) as staging:
         loading = None
@@ -112,7 +112,7 @@ def _write_rows(registry: Registry, manifest: Manifest, format: Format, folder: 
         files = writers.write_arrow(folder / writers.SPLIT, schema, tables)
         _write_state(folder, manifest, files)
         if not manifest.rows:
-            # `load_dataset` opens nothing without rows. With this it says so: "use load_from_disk instead".
+            # `load_dataset` cannot open a dataset without rows. With this file it says: "use load_from_disk instead".
             shutil.copyfile(folder / writers.SPLIT / STATE, folder / STATE)
         pattern = f"{writers.SPLIT}/*.arrow"
     return card.Data(schema, pattern, sum(file.stat().st_size for file in files), format)
@@ -140,7 +140,9 @@ def _write_state(folder: Path, manifest: Manifest, files: list[Path]) -> None:
 def _write_files(registry: Registry, manifest: Manifest, folder: Path) -> None:
     artifacts = [row for data in manifest.data for row in Artifact.from_table(registry.store.read_table(data.sha256))]
     if len(artifacts) != 1:
-        message = f"{manifest.ref} has {len(artifacts)} {manifest.kind}s, which are no one folder; export its rows: --to jsonl"
+        message = (
+            f"{manifest.ref} has {len(artifacts)} {manifest.kind}s, so it is not one folder; export its rows with --to jsonl"
+        )
         raise EngineError(message)
     for file in artifacts[0].files:
         try:
@@ -156,11 +158,11 @@ def _write_files(registry: Registry, manifest: Manifest, folder: Path) -> None:
 
 
 def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
-    """The files that an earlier export left in the folder; raises PipelineError when the folder is not to be written to."""
+    """The files of an earlier export in the folder; raises PipelineError if the folder must not be written to."""
     if not folder.exists():
         return []
     if not folder.is_dir():
-        raise PipelineError([Problem(f"{folder} is a file", hint="name a folder")])
+        raise PipelineError([Problem(f"{folder} is a file", hint="give a folder")])
     if not any(folder.iterdir()):
         return []
     try:
@@ -169,11 +171,18 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
         for name in files:
             _no_links(folder, name)
             _inside(folder, name)
-    except (FileNotFoundError, CorruptError, ValueError, KeyError, TypeError, RecursionError):  # none, or somebody changed it
-        hint = "name an empty folder, or one that is not there yet"
-        raise PipelineError([Problem(f"{folder} is not empty, and no export wrote what is in it", hint=hint)]) from None
+    except (
+        FileNotFoundError,
+        CorruptError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # there is none, or someone changed it
+        hint = "give an empty or a new folder"
+        raise PipelineError([Problem(f"{folder} is not empty, and its content is not from an export", hint=hint)]) from None
     if not overwrite:
-        raise PipelineError([Problem(f"{folder} holds an export of {written}", hint="--overwrite replaces it")])
+        raise PipelineError([Problem(f"{folder} contains an export of {written}", hint="use --overwrite to replace it")])
     return files
 
 
@@ -199,32 +208,32 @@ def _publish(staging: Path, folder: Path, before: list[str]) -> None:
         _no_links(folder, name)
     for name in set(files) - {*before, MARK}:
         if plain_files.kind(folder / name):
-            raise PipelineError([Problem(f"{folder / name} is in the way, and no export wrote it", hint="move it away")])
+            raise PipelineError([Problem(f"{folder / name} is in the way and is not from an export", hint="move it away")])
     for name in set(before) - set(files):
         (folder / name).unlink(missing_ok=True)
         for parent in (folder / name).parents[: name.count("/")]:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
-    # The mark first: should this be cut short, all that is here is known to be an export's.
+    # The mark first: if this is interrupted, all files are known to be from an export.
     for name in sorted(files, key=lambda name: name != MARK):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
 
 
 def _no_links(folder: Path, name: str) -> None:
-    """Raise PipelineError when a file, or a folder on the way to it, is a link: what it leads to is not the export's."""
+    """Raise PipelineError if a file, or a folder on the way to it, is a link: its target is not from an export."""
     parts = Path(name).parts
     for stop in range(1, len(parts) + 1):
         path = folder.joinpath(*parts[:stop])
         if (found := plain_files.kind(path)) not in (None, "a folder", "a file"):
-            raise PipelineError([Problem(f"{path} is {found}, which no export wrote", hint="move it away")])
+            raise PipelineError([Problem(f"{path} is {found}, which is not from an export", hint="move it away")])
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file below a folder; raises ValueError when its name leads out of it."""
+    """A file below a folder; raises ValueError if its name leads out of it."""
     target = (folder / name).resolve()
     if target == folder.resolve() or not target.is_relative_to(folder.resolve()):
-        raise ValueError(f"the file name {name!r} is none of a file in its folder")
+        raise ValueError(f"the file name {name!r} leads out of its folder")
     return target
 
 

@@ -1,6 +1,6 @@
-"""Rows as files that other tools open: JSON Lines, Parquet, and the Arrow files of Hugging Face datasets.
+"""Writes rows as files for other tools: JSON Lines, Parquet, and the Arrow files of Hugging Face datasets.
 
-Rows are written while they are read, an object at a time, so a dataset may be larger than memory.
+Rows are read and written an object at a time, so a dataset may be larger than memory.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import pyarrow as pa
 from registry.records.columns import DICT
 
 SHARD_BYTES = 512 << 20
-"""Size in memory at which the next file is begun."""
+"""The size in memory at which the next file begins."""
 GROUP_BYTES = 32 << 20
-"""Rows that are written together: objects can be tiny, and each group has a price for readers."""
+"""The size of rows written together: objects can be tiny, and each group costs readers time."""
 
 SPLIT = "train"
-"""Hugging Face datasets consist of splits; an export has this one."""
+"""The only split of an export; Hugging Face datasets consist of splits."""
 
 
 def write_jsonl(file: Path, tables: Iterable[pa.Table]) -> None:
-    """One JSON object a line, UTF-8. Dicts are objects, times are ISO 8601 in UTC, bytes are base64, and as JSON has
-    no NaN and no infinities, they are the texts `NaN`, `Infinity` and `-Infinity`.
+    """One JSON object per line, UTF-8. Dicts are objects, times are ISO 8601 in UTC, bytes are base64. JSON has neither NaN
+    nor infinities, so they become the texts `NaN`, `Infinity` and `-Infinity`.
     """
     with file.open("w", encoding="utf-8", newline="\n") as out:
         for table in tables:
@@ -50,8 +50,8 @@ def write_parquet(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -
 
 
 def write_arrow(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> list[Path]:
-    """Arrow streams `data-00000-of-00002.arrow`, which Hugging Face datasets map into memory as they are."""
-    # Files without any batch are not opened.
+    """Arrow streams `data-00000-of-00002.arrow`, which Hugging Face datasets map into memory directly."""
+    # Hugging Face cannot open a file without batches.
     nothing = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
     def create(path: Path) -> Any:
@@ -105,7 +105,7 @@ def _json_object(fields: Iterable[pa.Field]) -> _Form:
 
 
 def _json_form(kind: pa.DataType) -> _Form | None:
-    """How values of an Arrow type become JSON; None: as they are."""
+    """How values of an Arrow type become JSON; None: unchanged."""
     if pa.types.is_struct(kind):
         return _json_object(kind)
     if pa.types.is_list(kind):

@@ -1,1 +1,1 @@
-"""What the driver and its workers exchange, and what a finished partition leaves behind."""
+"""The data that the driver and its workers exchange, and the files that finished partitions leave."""

@@ -1,4 +1,4 @@
-"""How far a worker is, in a small file beside the receipts: progress within partitions, on any node, without Ray."""
+"""How far each worker is, in a small file beside the receipts: progress within partitions, on any node, without Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERY_SECONDS = 0.5
 
 
 class Beat(NamedTuple):
-    """Rows done since the worker started, or `done` of `total` of an operator's own units."""
+    """Rows done since the worker started, or `done` of `total` of the operator's own units."""
 
     done: int
     total: int
@@ -24,7 +24,7 @@ class Beat(NamedTuple):
 
 
 class Heartbeat:
-    """Written by one worker; losing it loses nothing."""
+    """Written by one worker. It is only for display: losing it does no harm."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / f"{socket.gethostname()}-{os.getpid()}.pulse"
@@ -32,34 +32,34 @@ class Heartbeat:
         self._note = ""
         self._last = 0.0
 
-    def beat(self) -> None:
-        """One more row is done."""
+    def row_done(self) -> None:
+        """Count a row."""
         self._done += 1
         if time.monotonic() - self._last > _EVERY_SECONDS:
             self._write(Beat(self._done, 0, self._note))
 
-    def say(self, note: str) -> None:
-        """What there is to say besides."""
-        if note != self._note:
-            self._note = note
-            self._write(Beat(self._done, 0, note))
+    def note(self, text: str) -> None:
+        """Set the note shown beside the count."""
+        if text != self._note:
+            self._note = text
+            self._write(Beat(self._done, 0, text))
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """So many units are done."""
+        """Report `done` of `total` units."""
         if time.monotonic() - self._last > _EVERY_SECONDS or done == total:
             self._write(Beat(done, total, note))
 
     def _write(self, beat: Beat) -> None:
         self._last = time.monotonic()
-        with contextlib.suppress(OSError):  # only a display is at stake
+        with contextlib.suppress(OSError):  # it is only for display
             self._file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._file.with_suffix(".tmp")
             temporary.write_text(json.dumps(beat))
             temporary.replace(self._file)
 
 
-def read_pulse(folder: Path, since: float) -> Beat:
-    """All workers' beats together; files older than `since` (a time.time()) are of an earlier run."""
+def read_heartbeats(folder: Path, since: float) -> Beat:
+    """The sum of all workers' beats; files older than `since` (a time.time()) are from an earlier run."""
     done = total = 0
     note = ""
     for file in folder.glob("*.pulse"):
@@ -71,21 +71,21 @@ def read_pulse(folder: Path, since: float) -> Beat:
     return Beat(done, total, note)
 
 
-class Ticker:
-    """Passes workers' pulses on while a step runs.
+class ProgressWatch:
+    """Reports workers' heartbeats while a step runs.
 
     Args:
-        folder: where workers leave their pulses.
+        folder: where workers write them.
         rows: rows of the step.
         done: rows that were done before.
-        tell: is told (done, total, note), twice a second.
+        report: called with (done, total, note) twice a second.
     """
 
-    def __init__(self, folder: Path, rows: int, done: int, tell: Callable[[int, int, str], None]) -> None:
-        self._folder, self._rows, self._done, self._tell = folder, rows, done, tell
+    def __init__(self, folder: Path, rows: int, done: int, report: Callable[[int, int, str], None]) -> None:
+        self._folder, self._rows, self._done, self._report = folder, rows, done, report
         self._since = time.time()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -94,10 +94,10 @@ class Ticker:
         self._ended.set()
         self._thread.join()
 
-    def _tick(self) -> None:
+    def _watch(self) -> None:
         while not self._ended.wait(_EVERY_SECONDS):
-            beat = read_pulse(self._folder, self._since)
+            beat = read_heartbeats(self._folder, self._since)
             if beat.total:
-                self._tell(beat.done, beat.total, beat.note)
+                self._report(beat.done, beat.total, beat.note)
             else:
-                self._tell(min(self._rows, self._done + beat.done), self._rows, beat.note)
+                self._report(min(self._rows, self._done + beat.done), self._rows, beat.note)

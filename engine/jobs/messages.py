@@ -1,4 +1,4 @@
-"""What a worker is told (a job and a partition) and what it answers (a receipt). Plain data that travels between nodes."""
+"""What the driver sends to workers (a job and partitions) and what they return (receipts and failures), as plain data."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import Weights
-from registry import DataObject, Metric, SideObject
+from registry import DataObject, Metric, SideObject, VersionRef
 
 
-class Travelling(BaseModel):
-    """Frozen data sent to workers and stored in receipts."""
+class Message(BaseModel):
+    """Frozen data that travels between nodes or is stored in receipts; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class InputPart(Travelling):
-    """One version that an input is made of; `number` is its place among all the step's inputs."""
+class InputVersion(Message):
+    """A version that an input is made of, committed or (with number 0) only read so far.
 
-    number: int
+    Args:
+        valid: its rows were validated as the input's record type by the code of this run, so that workers need not do it again.
+    """
+
+    ref: VersionRef
     data: tuple[DataObject, ...]
+    valid: bool = False
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return sum(part.rows for part in self.data)
+        return sum(each.rows for each in self.data)
 
 
-class ModelBinding(Travelling):
-    """A model in a role, as a worker needs it; `spent` is by the run so far."""
+class ModelBinding(Message):
+    """A model in a role, as a worker needs it; `spent` is what the run has spent on it before the job."""
 
     name: str
     spec: ModelSpec
@@ -40,18 +45,19 @@ class ModelBinding(Travelling):
     spent: Spent = Spent()
 
 
-class Job(Travelling):
-    """All that the partitions of one step share.
+class Job(Message):
+    """What all partitions of one step share.
 
     Args:
         registry: its location.
         types: the record types of the operator's inputs.
-        code: the digest of the operator's code as the driver has it.
+        code: the digest of the operator's code on the driver.
+        inputs: in the order in which lineage numbers their versions.
         threads: CPU threads of a worker.
         device: see `devices` of @operator.
-        retry_rejects: for rows that answers in the journal make rejects, the model is asked anew.
-        excluded: ids of rows, by output, that are left out.
-        families: see engine/families.py.
+        retry_rejects: ask the model again for rows that answers in the journal reject.
+        excluded: ids of rows to leave out, by output.
+        families: numbers of the groups of rows, by input; see engine/planning/row_groups.py.
     """
 
     registry: str
@@ -63,7 +69,7 @@ class Job(Travelling):
     types: dict[str, str]
     code: str
     params: dict[str, Any]
-    inputs: dict[str, tuple[InputPart, ...]]
+    inputs: dict[str, tuple[InputVersion, ...]]
     models: dict[str, ModelBinding]
     seed: int
     threads: int = 1
@@ -73,15 +79,15 @@ class Job(Travelling):
     families: dict[str, tuple[int, ...]] = {}
 
 
-class Partition(Travelling):
-    """Rows [start, stop) of the input that comes row by row; of a whole-input operator, all of it."""
+class Partition(Message):
+    """Rows [start, stop) of the streamed input; for a whole-input operator, all rows."""
 
     start: int
     stop: int
 
 
-class Usage(Travelling):
-    """What a partition's model calls came to; reused answers are counted and cost nothing."""
+class Usage(Message):
+    """The model calls of a partition. Reused answers are counted and cost nothing."""
 
     calls: int = 0
     calls_reused: int = 0
@@ -93,25 +99,27 @@ class Usage(Travelling):
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
-class OutputPart(Travelling):
-    """One output of one partition: its object (None: no rows), and its side objects with partition-local row numbers.
+class OutputPart(Message):
+    """The rows of one output from one partition: an object (None: no rows) and side objects with partition-local row numbers.
 
     Args:
-        told: inputs that rows are known to come from.
-        orphans: rows of which no source is known.
+        content_id: of the rows, if the partition is the whole step.
+        known_parents: inputs that contain known sources of rows.
+        rows_without_parent: the number of rows without a known source.
     """
 
     data: DataObject | None = None
+    content_id: str | None = None
     lineage: SideObject | None = None
     calls: SideObject | None = None
-    told: tuple[str, ...] = ()
-    orphans: int = 0
+    known_parents: tuple[str, ...] = ()
+    rows_without_parent: int = 0
 
 
-class Receipt(Travelling):
-    """A finished partition. Every input row led to an output, was filtered or rejected, or is unused.
+class Receipt(Message):
+    """A finished partition. Every input row produced an output row, was filtered or rejected, or is unused.
 
-    A row is unused when the step only compared others with it, or when a training ended before it came to it.
+    A row is unused if the step only compared others with it, or if a training ended before it.
     """
 
     partition: Partition
@@ -119,7 +127,7 @@ class Receipt(Travelling):
     rejects: SideObject | None = None
     exposure: SideObject | None = None
     attachments: tuple[DataObject, ...] = ()
-    led: int
+    produced: int
     filtered: int
     rejected: int
     unused: int = 0
@@ -129,11 +137,21 @@ class Receipt(Travelling):
     spent: dict[str, Spent] = {}
     notes: tuple[str, ...] = ()
 
+    @property
+    def accounted(self) -> int:
+        """The number of input rows that it accounts for."""
+        return self.produced + self.filtered + self.rejected + self.unused
 
-class Failure(Travelling):
-    """Why a partition did not finish, and what its calls came to all the same.
+    def objects(self) -> list[DataObject | SideObject]:
+        """All objects that it names."""
+        parts = [each for out in self.outputs.values() for each in (out.data, out.lineage, out.calls)]
+        return [each for each in (*parts, self.rejects, self.exposure, *self.attachments) if each]
 
-    `stopped` partitions were not to be finished, because another one had failed or the user had said so.
+
+class Failure(Message):
+    """Why a partition did not finish, and what its calls cost nevertheless.
+
+    A partition is `stopped` if it was cut short because another one failed or the user interrupted the run.
     """
 
     partition: Partition

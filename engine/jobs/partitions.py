@@ -1,21 +1,21 @@
-"""How the rows of a step are split into partitions."""
+"""How a step's rows are split into partitions."""
 
 from __future__ import annotations
 
 from engine.jobs.messages import Partition
 
 PARTITION_BYTES = 16 << 20
-"""Of a partition's rows in memory, at most; a worker holds them a few times over."""
+"""The largest size of a partition's rows in memory; a worker holds them a few times over."""
 
 
 def partitions(rows: int, memory: int, shape: str, calls_models: bool) -> list[Partition]:
-    """Split a step's rows. The split depends on nothing but these, so that an interrupted run finds its receipts.
+    """Split a step's rows. The split depends only on the arguments, so that a resumed run finds its receipts.
 
-    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less for each row.
-    There are never many more than 500 of them, unless rows are long.
+    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less per row. There are
+    hardly more than 500, unless rows are long.
 
     Args:
-        memory: the size of all rows in memory (0: not known).
+        memory: the size of all rows in memory (0: unknown).
     """
     if shape == "whole":
         return [Partition(start=0, stop=rows)]

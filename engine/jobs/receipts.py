@@ -1,57 +1,80 @@
-"""The receipts of finished partitions on disk, and the other files of a step beside them."""
+"""The receipts of a step's finished partitions, and the other files in the step's folder beside them."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from engine.jobs.messages import Partition, Receipt
+from registry import Registry
 from registry.errors import CorruptError
 from registry.storage.objects import ObjectStore, read_checked_json, write_checked_json
 
 
-def receipt_path(receipts: Path, step_key: str, partition: Partition) -> Path:
-    """Where the receipt of a partition lies."""
-    return receipts / step_key / f"{partition.start}-{partition.stop}.json"
+@dataclass(frozen=True)
+class Receipts:
+    """The folder `receipts/<step key>` of a registry."""
 
+    folder: Path
+    store: ObjectStore
 
-def checkpoints(receipts: Path, step_key: str) -> Path:
-    """A folder for what an operator wants to find again after a crash."""
-    return receipts / step_key / "checkpoints"
+    @classmethod
+    def of(cls, registry: Registry, step_key: str) -> Receipts:
+        """The receipts of a step."""
+        return cls(registry.receipts / step_key, registry.store)
 
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for what an operator saves in case of a crash."""
+        return self.folder / "checkpoints"
 
-def stop_mark(receipts: Path, step_key: str) -> Path:
-    """A file that tells workers, on any node, to begin no further partition of a step."""
-    return receipts / step_key / "stop"
+    @property
+    def stop_mark(self) -> Path:
+        """A file that tells workers on every node to begin no further partition."""
+        return self.folder / "stop"
 
+    def write(self, receipt: Receipt) -> None:
+        """Record durably that a partition is finished. Its objects are durable already."""
+        write_checked_json(self._file(receipt.partition), receipt.model_dump(mode="json"))
 
-def count_attempt(receipts: Path, step_key: str, partition: Partition) -> int:
-    """Note that a partition is begun; returns how often it was begun before (in this run) and never came to an end."""
-    file = receipts / step_key / f"{partition.start}-{partition.stop}.begun"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as marks:
-        marks.write(b".")
-        return marks.tell() - 1
+    def read(self, partition: Partition) -> Receipt | None:
+        """The receipt of a finished partition. None, so that the partition runs again, if it is absent or damaged, was
+        written by another version of the engine, or names an object that is gone.
+        """
+        try:
+            receipt = Receipt.model_validate(read_checked_json(self._file(partition)))
+        except (FileNotFoundError, CorruptError, ValidationError):
+            return None
+        return receipt if all(self.store.has(each.sha256, each.bytes) for each in receipt.objects()) else None
 
+    def read_all(self, partitions: Iterable[Partition]) -> tuple[Receipt, ...]:
+        """The receipts of those partitions that are finished."""
+        return tuple(receipt for each in partitions if (receipt := self.read(each)))
 
-def forget_attempts(receipts: Path, step_key: str) -> None:
-    """Begin counting anew, at the start of a run."""
-    for file in (receipts / step_key).glob("*.begun"):
-        file.unlink(missing_ok=True)
+    def forget(self, partition: Partition) -> None:
+        """Let a partition run again."""
+        self._file(partition).unlink(missing_ok=True)
 
+    def forget_checkpoints(self) -> None:
+        """Delete what the operator saved."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-def write_receipt(receipts: Path, step_key: str, receipt: Receipt) -> None:
-    """Note durably that a partition is finished; its objects are durable before."""
-    write_checked_json(receipt_path(receipts, step_key, receipt.partition), receipt.model_dump(mode="json"))
+    def count_attempt(self, partition: Partition) -> int:
+        """Note that a partition begins; returns how often it began before in this run without finishing."""
+        file = self.folder / f"{partition.start}-{partition.stop}.begun"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as marks:
+            marks.write(b".")
+            return marks.tell() - 1
 
+    def forget_attempts(self) -> None:
+        """Reset the counts, at the start of a run."""
+        for file in self.folder.glob("*.begun"):
+            file.unlink(missing_ok=True)
 
-def read_receipt(receipts: Path, store: ObjectStore, step_key: str, partition: Partition) -> Receipt | None:
-    """The receipt of a finished partition; None when it is absent or damaged or an object is gone: it runs again."""
-    try:
-        receipt = Receipt.model_validate(read_checked_json(receipt_path(receipts, step_key, partition)))
-    except (FileNotFoundError, CorruptError, ValidationError):  # the last: of another version of the engine
-        return None
-    needed = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls) if part]
-    needed += [*receipt.attachments, *(part for part in (receipt.rejects, receipt.exposure) if part)]
-    return receipt if all(store.has(part.sha256, part.bytes) for part in needed) else None
+    def _file(self, partition: Partition) -> Path:
+        return self.folder / f"{partition.start}-{partition.stop}.json"

@@ -1,1 +1,1 @@
-"""Step keys, and what a run would do and cost."""
+"""Computes step keys, and plans what a run would do and cost."""

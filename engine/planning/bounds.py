@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from engine.fingerprint.code import code_of
-from engine.jobs.messages import Partition
-from engine.jobs.partitions import partitions
 from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Step
-from engine.planning.inputs import Input, memory_of, streamed_memory, streamed_rows
+from engine.planning.inputs import Inputs, memory_of, streamed_memory
 
 _BYTES_PER_TOKEN = 4
-"""Of a model's own answers, when they are shown to it again."""
+"""Of a model's own answers when they are part of a later prompt."""
 
 
 class Bounds(NamedTuple):
+    """Upper bounds, and notes on limits that the step may reach."""
+
     calls: int
     tokens: int
     cost_usd: float
     notes: tuple[str, ...]
 
 
-def bounds_of(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left: int) -> Bounds:
+def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
     """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
 
-    A prompt is bounded in bytes (a token has at least one) by the row's text, the operator's own texts, its parameters
-    and the answers to the calls before it, or by what the operator says that it `asks`. Inputs that an operator takes whole
-    count for every row.
+    A prompt is bounded in bytes (a token has at least one): the row's text, the operator's own texts, its parameters and the
+    answers to the calls before it; or what the operator itself declares (`asks`). Whole inputs count for every row.
     """
     calls = tokens = 0
     cost = 0.0
@@ -54,10 +52,3 @@ def bounds_of(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, le
         if spec.max_calls is not None and asked > spec.max_calls:
             notes.append(f"max_calls {spec.max_calls} of {role} may stop it")
     return Bounds(calls, tokens, cost, tuple(notes))
-
-
-def split(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> list[Partition]:
-    """A step's partitions."""
-    return partitions(
-        streamed_rows(step, inputs), streamed_memory(step, inputs), step.operator.shape, bool(step.operator.roles)
-    )

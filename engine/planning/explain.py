@@ -1,4 +1,4 @@
-"""Why a step runs again: what differs between its key document then and now."""
+"""Why a step runs again: how its key document differs from that of its newest version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry import Registry
 
 
 def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:
-    """Why a step does not hit: what differs from its newest version."""
+    """Why a step does not hit."""
     if forced:
         return ["--force"]
     if plan.status == "RESUME":
@@ -22,40 +22,42 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
     first = pipeline.output_name(step.name, next(iter(step.operator.outputs)))
     newest = registry.newest(first)
     if newest is None:
-        return ["it never ran"]
+        return ["it has not run yet"]
     if newest.step_key == plan.key:
         return ["an output is missing or its objects are gone"]
     before = registry.store.read_document(newest.key_object.sha256)
-    return changes(before, plan.document or {}, code_of(full_name(step.operator)).code) or ["an older version hits no more"]
+    return changes(before, plan.document or {}, code_of(full_name(step.operator)).code) or [
+        "the form of its key document changed"
+    ]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[str, str]) -> list[str]:
-    """What differs between a stored key document and the present one, in words; source diffs where it is code.
+    """The differences between a stored key document and the present one, in words; for code, as source diffs.
 
     Args:
-        before: the document of the last version, with `sources` (name -> normalised source).
+        before: the stored document, with `sources` (name -> normalised source).
         after: the present document.
         code: the present sources.
     """
-    told = []
+    lines = []
     for part, title in (("operator", "operator"), ("params", "parameter"), ("models", "model"), ("packages", "package")):
-        told += [f"{title} {line}" for line in _differences(before.get(part, {}), after[part])]
+        lines += [f"{title} {line}" for line in _differences(before.get(part, {}), after[part])]
     for port, now in after["inputs"].items():
         if before.get("inputs", {}).get(port) != now:
-            told.append(f"input {port}: its rows changed")
+            lines.append(f"input {port}: its rows changed")
     if before.get("seed") != after["seed"]:
-        told.append(f"seed: {before.get('seed')} -> {after['seed']}")
+        lines.append(f"seed: {before.get('seed')} -> {after['seed']}")
     if before.get("outputs") != after["outputs"]:
-        told.append("output types changed")
+        lines.append("output types changed")
     if before.get("excluded") != after.get("excluded"):
-        told.append("the exclusion list names other rows")
+        lines.append("the exclusion list changed")
     if before.get("families") != after.get("families"):
-        told.append("other rows come from one source row")
+        lines.append("the groups of rows that come from one source row changed")
     old_code = before.get("code", {})
     for name in sorted(old_code.keys() | after["code"].keys()):
         if old_code.get(name) != after["code"].get(name):
-            told.append(f"code {name}\n{_source_diff(before.get('sources', {}).get(name, ''), code.get(name, ''))}")
-    return told
+            lines.append(f"code {name}\n{_source_diff(before.get('sources', {}).get(name, ''), code.get(name, ''))}")
+    return lines
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

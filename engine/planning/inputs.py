@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
+from engine.jobs.messages import InputVersion
 from engine.llm.weights import REGISTRY_PREFIX, identify
-from engine.pipeline.graph import Step
-from registry import DataObject, Registry, VersionRef
+from engine.pipeline.graph import Link, Pipeline, Step
+from registry import Manifest, Record, Registry
+
+Inputs = Mapping[str, tuple[InputVersion, ...]]
+"""The versions of each of a step's inputs, by input."""
+
+Available = dict[tuple[str, str], InputVersion]
+"""Versions by (dataset or step, output)."""
 
 
-@dataclass(frozen=True)
-class Input:
-    """A version that feeds a step, whether it is committed (has a number) or only read so far (number 0)."""
-
-    ref: VersionRef
-    data: tuple[DataObject, ...]
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(part.rows for part in self.data)
+def version_of(manifest: Manifest) -> InputVersion:
+    """A committed version as an input."""
+    return InputVersion(ref=manifest.ref, data=manifest.data)
 
 
-def link_key(link: Any) -> tuple[str, str]:
+def link_key(link: Link) -> tuple[str, str]:
+    """What a reference is found by among the available versions."""
     return (link.name, link.output)
 
 
-def resolve_inputs(step: Step, made: Mapping[tuple[str, str], Input], registry: Registry) -> dict[str, tuple[Input, ...]]:
+def resolve_inputs(pipeline: Pipeline, step: Step, available: Available, registry: Registry) -> Inputs:
     """The versions behind a step's references."""
 
-    def find(link: Any) -> Input:
-        if link.kind != "registry":
-            return made[link_key(link)]
-        manifest = registry.manifest(link.name, link.version)
-        return Input(manifest.ref, manifest.data)
+    def resolve(port: str, link: Link) -> InputVersion:
+        if link.kind == "registry":  # older code may have written it
+            return version_of(registry.manifest(link.name, link.version))
+        same_type = _record_of(pipeline, link) is step.operator.inputs[port].record
+        return available[link_key(link)].model_copy(update={"valid": same_type})
 
-    return {port: tuple(find(link) for link in links) for port, links in step.inputs.items()}
+    return {port: tuple(resolve(port, link) for link in links) for port, links in step.inputs.items()}
 
 
-def with_models(step: Step, made: Mapping[tuple[str, str], Input], registry: Registry) -> Step:
-    """The step with the weights of models that other steps have made."""
+def _record_of(pipeline: Pipeline, link: Link) -> type[Record]:
+    if link.kind == "dataset":
+        return pipeline.sources[link.name].record
+    return pipeline.steps[link.name].operator.outputs[link.output]
+
+
+def with_models(step: Step, available: Available, registry: Registry) -> Step:
+    """The step with the weights of models that other steps made."""
     if not any(model.made_by for model in step.models.values()):
         return step
     bound = {}
@@ -49,21 +54,23 @@ def with_models(step: Step, made: Mapping[tuple[str, str], Input], registry: Reg
         for role, model in step.models.items():
             bound[role] = model
             if model.made_by:
-                weights = identify(f"{REGISTRY_PREFIX}{made[link_key(model.made_by)].ref}", session)
+                weights = identify(f"{REGISTRY_PREFIX}{available[link_key(model.made_by)].ref}", session)
                 bound[role] = replace(model, weights=weights)
     return replace(step, models=bound)
 
 
-def streamed_rows(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
-    """Rows that a step is called for: those of its row-by-row input, or of all inputs together."""
+def streamed_rows(step: Step, inputs: Inputs) -> int:
+    """The rows that a step is called for: those of its streamed input, or of all inputs together."""
     ports = step.operator.inputs
     counted = [name for name, port in ports.items() if not port.whole] or list(ports)
     return sum(version.rows for name in counted for version in inputs.get(name, ()))
 
 
-def memory_of(versions: tuple[Input, ...]) -> int:
-    return sum(data.memory for version in versions for data in version.data)
-
-
-def streamed_memory(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> int:
+def streamed_memory(step: Step, inputs: Inputs) -> int:
+    """The size of the streamed rows in memory (0: unknown)."""
     return sum(memory_of(inputs[name]) for name, port in step.operator.inputs.items() if not port.whole)
+
+
+def memory_of(versions: tuple[InputVersion, ...]) -> int:
+    """The size of the rows of some versions in memory."""
+    return sum(data.memory for version in versions for data in version.data)

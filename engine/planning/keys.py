@@ -1,4 +1,4 @@
-"""Step keys: everything that decides a step's result, as one document and its SHA-256."""
+"""Step keys: everything that determines a step's result, as one document and its SHA-256."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.fingerprint.code import code_of
 from engine.operator.catalogue import full_name
-from engine.planning.row_groups import Families
+from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
 from registry.records.record import fields_of
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def step_document(
-    step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int, excluded: Exclusions, related: Families
+    step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int, excluded: Exclusions, groups: RowGroups
 ) -> dict[str, Any]:
     """The key document of a step over given inputs; its digest is the step key.
 
-    Resources, limits, retries, prices and budgets are not in it: they never change a result.
+    It omits resources, limits, retries, prices and budgets, which never change a result.
 
     Args:
-        excluded: rows, by output, that the exclusion list leaves out.
-        related: families of rows, where the operator asks for them.
+        excluded: rows that the exclusion list leaves out, by output.
+        groups: groups of rows from one source row, if the operator asks for them.
     """
     operator = step.operator
     return {
@@ -48,7 +48,7 @@ def step_document(
         "seed": seed,
         "outputs": {name: [record.type_name(), fields_of(record.arrow_schema())] for name, record in operator.outputs.items()},
         **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
-        **({"families": {port: json_digest(list(numbers)) for port, numbers in related.items()}} if related else {}),
+        **({"families": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
     }
 
 

@@ -1,54 +1,59 @@
-"""What a run would do: which sources must be read, which steps hit, resume or run, and what that may cost at most."""
+"""What a run would do: which sources to read, which steps hit, resume or run, and what that may cost at most."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from engine.jobs.receipts import read_receipt
+from engine.jobs.partitions import partitions
+from engine.jobs.receipts import Receipts
 from engine.pipeline.graph import Pipeline, Step
-from engine.planning.bounds import bounds_of, split
+from engine.planning.bounds import bounds_of
 from engine.planning.explain import explain
-from engine.planning.inputs import Input, link_key, resolve_inputs, streamed_rows, with_models
+from engine.planning.inputs import (
+    Available,
+    Inputs,
+    link_key,
+    resolve_inputs,
+    streamed_memory,
+    streamed_rows,
+    version_of,
+    with_models,
+)
 from engine.planning.keys import step_document, step_key
 from engine.planning.results import Plan, StepPlan
-from engine.planning.row_groups import families_of
+from engine.planning.row_groups import row_groups_of
 from engine.planning.sources import plan_source
-from registry import Registry
+from registry import Manifest, Registry
 
 
 def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False) -> Plan:
-    """Plan the selected steps and all they need; sources that are not versions yet are read and typed.
+    """Plan the selected steps and all they need. Sources that are not versions yet are read and typed.
 
     Raises:
         PipelineError: a source has rows that do not fit.
     """
     chosen = needed(pipeline, select)
-    made: dict[tuple[str, str], Input] = {}
-    source_plans = [plan_source(pipeline, pipeline.sources[name], registry) for name in pipeline.sources if name in chosen]
-    for source in source_plans:
-        made[source.name, ""] = source.input
+    source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
+    available: Available = {(source.name, ""): source.input for source in source_plans}
     step_plans = []
-    for name, checked in pipeline.steps.items():
-        step = checked
+    for name, step in pipeline.steps.items():
         if name not in chosen:
             continue
-        waits = sorted({link.name for link in step.links if link_key(link) not in made and link.kind == "step"})
+        waits = sorted({link.name for link in step.links if link_key(link) not in available and link.kind == "step"})
         if waits:
-            plan = StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits), notes=step.notes)
-        else:
-            step = with_models(step, made, registry)
-            plan = plan_step(pipeline, step, resolve_inputs(step, made, registry), registry, force=name in force)
-        if why and plan.status in ("RUN", "RESUME"):
-            plan = replace(plan, why=tuple(explain(pipeline, step, plan, registry, forced=name in force)))
-        for manifest in plan.manifests:
-            made[name, manifest.output] = Input(manifest.ref, manifest.data)
+            step_plans.append(StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits), notes=step.notes))
+            continue
+        bound = with_models(step, available, registry)
+        plan = plan_step(pipeline, bound, resolve_inputs(pipeline, bound, available, registry), registry, force=name in force)
+        if why and plan.status != "HIT":
+            plan = replace(plan, why=tuple(explain(pipeline, bound, plan, registry, forced=name in force)))
+        available |= {(name, manifest.output): version_of(manifest) for manifest in plan.manifests}
         step_plans.append(plan)
     return Plan(pipeline.spec.name, tuple(source_plans), tuple(step_plans))
 
 
 def needed(pipeline: Pipeline, select: set[str]) -> set[str]:
-    """The selected steps (all, when none is named) with every dataset and step they need."""
+    """The selected steps (all, if none is named) with every dataset and step they need."""
     if not select:
         return {*pipeline.steps, *pipeline.sources}
     found: set[str] = set()
@@ -63,43 +68,58 @@ def needed(pipeline: Pipeline, select: set[str]) -> set[str]:
     return found
 
 
-def plan_step(
-    pipeline: Pipeline, step: Step, inputs: Mapping[str, tuple[Input, ...]], registry: Registry, *, force: bool = False
-) -> StepPlan:
-    """Whether a step hits, resumes or runs over given inputs."""
+def plan_step(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, *, force: bool = False) -> StepPlan:
+    """Whether a step hits, resumes or runs over given inputs.
+
+    Args:
+        force: run all of it, even if it hits or some partitions have receipts.
+    """
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
-    related = families_of(step, inputs, registry) if step.operator.families else {}
-    document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step), related)
-    key = step_key(document)
-    rows = streamed_rows(step, inputs)
-    names = {pipeline.output_name(step.name, output): output for output in step.operator.outputs}
-    found = {m.output: m for m in registry.find_step(key) if m.name in names and registry.intact(m)}
-    name, op = step.name, step.operator.name
-    if len(found) == len(names) and not force:
-        manifests = tuple(found[output] for output in step.operator.outputs)
-        return StepPlan(name, op, "HIT", rows=rows, key=key, document=document, manifests=manifests)
-    parts = split(step, inputs)
-    done = [] if force else [part for part in parts if read_receipt(registry.receipts, registry.store, key, part)]
-    left = rows - sum(part.stop - part.start for part in done)
-    bounds = bounds_of(step, inputs, rows, left)
-    return StepPlan(
-        name,
-        op,
-        "RESUME" if done else "RUN",
-        rows=rows,
-        done=len(done),
-        total=len(parts),
-        key=key,
+    groups = row_groups_of(step, inputs, registry)
+    document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step), groups)
+    plan = StepPlan(
+        step.name,
+        step.operator.name,
+        "RUN",
+        rows=streamed_rows(step, inputs),
+        key=step_key(document),
         document=document,
+        inputs=inputs,
+        families=groups,
+    )
+    manifests = () if force else find_outputs(pipeline, step, plan.key, registry)
+    if manifests:
+        return replace(plan, status="HIT", manifests=manifests)
+    return with_partitions(plan, step, registry, force=force)
+
+
+def find_outputs(pipeline: Pipeline, step: Step, key: str, registry: Registry) -> tuple[Manifest, ...]:
+    """The versions of all outputs of a step under its key; none if one of them is missing or incomplete."""
+    names = {pipeline.output_name(step.name, output) for output in step.operator.outputs}
+    found = {each.output: each for each in registry.find_step(key) if each.name in names and registry.intact(each)}
+    return tuple(found[output] for output in step.operator.outputs) if len(found) == len(names) else ()
+
+
+def with_partitions(plan: StepPlan, step: Step, registry: Registry, *, force: bool = False) -> StepPlan:
+    """The plan of a step that has to run: its partitions, the receipts of finished ones, and what the rest may cost."""
+    rows, operator = plan.rows or 0, step.operator
+    parts = partitions(rows, streamed_memory(step, plan.inputs), operator.shape, bool(operator.roles))
+    receipts = () if force else Receipts.of(registry, plan.key).read_all(parts)
+    left = rows - sum(each.partition.stop - each.partition.start for each in receipts)
+    bounds = bounds_of(step, plan.inputs, rows, left)
+    return replace(
+        plan,
+        status="RESUME" if receipts else "RUN",
+        parts=tuple(parts),
+        receipts=receipts,
         calls=bounds.calls,
         tokens=bounds.tokens,
         cost_usd=bounds.cost_usd,
         notes=bounds.notes,
-        families=related,
     )
 
 
 def excluded_of(pipeline: Pipeline, step: Step) -> dict[str, frozenset[str]]:
-    """Ids of the rows of a step's outputs that the exclusion list leaves out, by output."""
+    """The ids of rows that the exclusion list leaves out of a step's outputs, by output."""
     named = {output: pipeline.excluded.get(pipeline.output_name(step.name, output)) for output in step.operator.outputs}
     return {output: ids for output, ids in named.items() if ids}

@@ -1,4 +1,4 @@
-"""Plans as data."""
+"""Plans, as data."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.planning.inputs import Input
-from engine.planning.row_groups import Families
+from engine.jobs.messages import InputVersion, Partition, Receipt
+from engine.planning.inputs import Inputs
+from engine.planning.row_groups import RowGroups
 from registry import Draft, Manifest
 
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source: `HIT` when its version is there, `READ` when it was read just now (and is not committed yet)."""
+    """A source: `HIT` if its version exists, `READ` if it was read just now and is not committed yet."""
 
     name: str
     status: Literal["HIT", "READ"]
     rows: int
-    input: Input
+    input: InputVersion
     manifest: Manifest | None = None
     draft: Draft | None = None
     rejected: int = 0
@@ -27,28 +28,39 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A step: `HIT`, `RUN`, `RESUME` (some partitions are done), or `WAIT` (its inputs are not made yet).
+    """A step: `HIT`, `RUN`, `RESUME` (some partitions have receipts), or `WAIT` (its inputs do not exist yet).
 
-    Calls and tokens are upper bounds for what is left to do; answers in the journal are not asked for again and make
-    the true number smaller.
+    `calls`, `tokens` and `cost_usd` are upper bounds for what is left to do. Answers in the journal are not requested again,
+    so the true numbers may be smaller.
     """
 
     name: str
     op: str
     status: Literal["HIT", "RUN", "RESUME", "WAIT"]
     rows: int | None = None
-    done: int = 0
-    total: int = 0
     key: str = ""
     document: Mapping[str, Any] | None = None
+    inputs: Inputs = field(default_factory=dict)
+    families: RowGroups = field(default_factory=dict)
     manifests: tuple[Manifest, ...] = ()
+    parts: tuple[Partition, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
     calls: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     waits_for: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    families: Families = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Number of finished partitions."""
+        return len(self.receipts)
+
+    @property
+    def total(self) -> int:
+        """Number of partitions."""
+        return len(self.parts)
 
 
 @dataclass(frozen=True)

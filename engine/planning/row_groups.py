@@ -1,6 +1,7 @@
-"""Rows that come from the same row of a source: families, told by row lineage.
+"""Groups of rows that come from the same row of a source, found through row lineage.
 
-An operator that splits rows asks for them (`@operator(families=[...])`), so that what was made of one seed stays on one side.
+An operator that splits rows asks for them (`@operator(families=[...])`), so that everything made from one seed stays on one
+side.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from engine.jobs.messages import InputVersion
 from registry import Manifest, Registry
 
 if TYPE_CHECKING:
@@ -15,40 +17,46 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.pipeline.graph import Step
-    from engine.planning.inputs import Input
 
-Families = Mapping[str, tuple[int, ...]]
-"""By input the number of each row's family; rows of one family have the same number."""
-
-
-def families_of(step: Step, inputs: Mapping[str, tuple[Input, ...]], registry: Registry) -> Families:
-    """The families of the inputs for which the step's operator asks."""
-    return {port: families(inputs[port], registry) for port in step.operator.families if port in inputs}
+RowGroups = Mapping[str, tuple[int, ...]]
+"""By input, the number of each row's group; rows of one group have the same number."""
 
 
-def families(versions: Sequence[Input], registry: Registry) -> tuple[int, ...]:
-    """The families of the rows of some versions laid end to end, numbered in the order they appear.
+def row_groups_of(step: Step, inputs: Mapping[str, tuple[InputVersion, ...]], registry: Registry) -> RowGroups:
+    """The groups of the inputs for which the step's operator asks."""
+    return {port: row_groups(inputs[port], registry) for port in step.operator.families if port in inputs}
 
-    Two rows are of one family when their lineage meets. What an operator on rows looks up in inputs that it is given whole
-    does not count: a persona makes no family of the problems retold for it. A row whose lineage is not known is one itself.
+
+def row_groups(versions: Sequence[InputVersion], registry: Registry) -> tuple[int, ...]:
+    """The groups of the rows of some versions laid end to end, numbered in order of appearance.
+
+    Two rows are in one group if their lineage meets. Rows that a row operator looked up in its whole inputs do not count: a
+    persona does not join the problems that were retold for it. A row with unknown lineage is a group by itself.
     """
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     starts: dict[tuple[str, int], int] = {}
-    known: list[Manifest] = []
+    ancestors: list[Manifest] = []
     end = 0
-    waiting = [(each.ref.name, each.ref.version, each.rows) for each in versions]
+    waiting = [(each.ref.name, each.ref.version) for each in versions]
+    uncommitted: dict[tuple[str, int], int] = {
+        (each.ref.name, each.ref.version): each.rows for each in versions if not each.ref.version
+    }
     while waiting:
-        name, number, rows = waiting.pop()
+        name, number = waiting.pop()
         if (name, number) in starts:
             continue
-        starts[name, number], end = end, end + rows
-        if number:  # else it is a source that is not committed yet
-            known.append(registry.manifest(name, number))
-            waiting += [(ref.name, ref.version, registry.manifest(ref.name, ref.version).rows) for ref in known[-1].inputs]
-    edges = [edge for manifest in known for edge in _edges(manifest, starts, registry)]
+        starts[name, number] = end
+        if (name, number) in uncommitted:
+            end += uncommitted[name, number]
+            continue
+        manifest = registry.manifest(name, number)
+        end += manifest.rows
+        ancestors.append(manifest)
+        waiting += [(ref.name, ref.version) for ref in manifest.inputs]
+    edges = [edge for manifest in ancestors for edge in _edges(manifest, starts, registry)]
     children, parents = (np.concatenate([np.empty(0, np.int64), *(edge[side] for edge in edges)]) for side in (0, 1))
     graph = coo_array((np.ones(len(children), np.int8), (children, parents)), shape=(end, end))
     _, labels = connected_components(graph, directed=False)

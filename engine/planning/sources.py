@@ -1,4 +1,4 @@
-"""Sources: found in the registry, or read."""
+"""Sources: finds their versions in the registry, or reads them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import EngineError
+from engine.jobs.messages import InputVersion
 from engine.pipeline.graph import Pipeline, Source
-from engine.planning.inputs import Input
+from engine.planning.inputs import version_of
 from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
@@ -16,25 +17,25 @@ from registry.records.record import fields_of
 from registry.storage.objects import canonical_json
 
 SOURCE = "source"
-"""The `op` under which external datasets stand in the registry."""
+"""The `op` of external datasets in the registry."""
 
 
 def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> SourcePlan:
     """Find a source's version, or read it."""
     name = f"{pipeline.spec.name}/{source.name}"
-    beside, seed = pipeline.file.parent, pipeline.spec.seed
+    base_dir, seed = pipeline.file.parent, pipeline.spec.seed
     excluded = pipeline.excluded.get(name, frozenset())
-    identity = ingest.identity(source.spec, source.record, beside, seed, excluded)
+    identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded)
     if identity is not None and (found := _source_hit(name, identity, registry)):
-        return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
-    read = ingest.ingest(source.name, source.spec, source.record, beside, seed, registry.store, excluded)
+        return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
+    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
         identity |= {"excluded": digest(excluded)} if excluded else {}
         if found := _source_hit(name, identity, registry):
-            return SourcePlan(source.name, "HIT", found.rows, Input(found.ref, found.data), manifest=found)
+            return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
     document = {SOURCE: identity}
-    if identity != (ingest.identity(source.spec, source.record, beside, seed, excluded) or identity):
+    if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded) or identity):
         raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
     draft = Draft(
         name=name,
@@ -52,9 +53,9 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         side=read.side,
         rows_in=read.rows + read.rejected,
         rejected=read.rejected,
-        files=ingest.files_of(source.spec, beside),
+        files=ingest.files_of(source.spec, base_dir),
     )
-    made = Input(VersionRef(name=name, version=0, content_id=read.content_id), read.data)
+    made = InputVersion(ref=VersionRef(name=name, version=0, content_id=read.content_id), data=read.data)
     return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
 
 
@@ -64,6 +65,6 @@ def _source_hit(name: str, identity: Mapping[str, Any], registry: Registry) -> M
 
 
 def store_document(registry: Registry, document: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> DataObject:
-    """Keep a key document (with the sources it hashes) as an object, for `plan --why` and for people."""
+    """Store a key document (with the source code that it hashes) as an object, for `plan --why` and for people."""
     stored = registry.store.put_bytes(canonical_json({**document, "sources": dict(sources or {})}))
     return DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes)

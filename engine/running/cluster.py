@@ -1,4 +1,4 @@
-"""Ray for the length of a run. Besides `engine.running.pool` and the training operators, the only module that imports ray."""
+"""Ray for the duration of a run. Only this module, `engine.running.pool` and the training operators import ray."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from engine.spec.pipeline_spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
 NOTHING = Resources(num_cpus=0, num_gpus=0, workers=1)
-"""Of a worker that only waits for others."""
+"""The resources of a worker that only waits for others."""
 
 LEAST_IN_FLIGHT = 8
-"""Partitions that one worker has under way when there are enough, and their rows wait for models."""
+"""Partitions in progress per worker, if there are enough and their rows wait for models."""
 
 
 class Cluster:
-    """Ray for the length of a run: a private local one, or the cluster that ENGINE_RAY_ADDRESS or RAY_ADDRESS names."""
+    """An executor on Ray: a private local one, or the cluster named by ENGINE_RAY_ADDRESS or RAY_ADDRESS."""
 
     def __init__(self) -> None:
         self._started_here = False
@@ -34,11 +34,11 @@ class Cluster:
         self._home: Home | None = None
 
     def start(self) -> None:
-        """Start or attach; raises EngineError with the address when a named cluster does not answer."""
-        # Logs of Ray's own processes stay in its session folder; what users must know comes back in results.
+        """Start or attach; raises EngineError with the address if a named cluster does not answer."""
+        # Logs of Ray's own processes stay in its session folder; results carry what users must know.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would ask the clouds' metadata servers where it runs
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would query the clouds' metadata servers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
         with nullcontext() if named else loopback_only():
@@ -48,8 +48,8 @@ class Cluster:
         if not ray.is_initialized():
             handler = signal.getsignal(signal.SIGTERM)
             try:
-                # Ray puts the driver's working folder first on the workers' import path: a `numpy.py` or a folder
-                # `operators` of the user's there would be imported in place of the installed one. This one is empty.
+                # Ray puts the driver's working folder first on the workers' import path, where a user's `numpy.py` or folder
+                # `operators` would shadow the installed one. So it starts in an empty folder.
                 self._folder = tempfile.TemporaryDirectory(prefix="engine-ray-", ignore_cleanup_errors=True)
                 home = Home(os.getcwd(), tuple(sys.path))
                 with chdir(self._folder.name), _quiet_stderr():
@@ -59,7 +59,7 @@ class Cluster:
                 raise EngineError(f"cannot reach {where}: {error}") from error
             self._started_here = True
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
+                signal.signal(signal.SIGTERM, handler)  # Ray replaces it
 
     def _attach(self, address: str) -> None:
         import ray
@@ -72,11 +72,11 @@ class Cluster:
 
         self._home = home
 
-        # A head of our own that is gone does not come back: better a run that ends than one that waits a minute.
+        # Our own head does not come back once it is gone, so fail soon instead of waiting a minute.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests: nothing else here is urgent
+        os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests, and nothing else here is urgent
         with loopback_only():
-            # "local", because a stale cluster file must not be followed: it can hang for minutes.
+            # "local", because following a stale cluster file can hang for minutes.
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -87,7 +87,7 @@ class Cluster:
             )
 
     def stop(self) -> None:
-        """Stop what was started here."""
+        """Stop what `start` started."""
         if self._started_here:
             import ray
 
@@ -107,10 +107,10 @@ class Cluster:
         parts: int,
         devices: int = 1,
     ) -> Resources:
-        """The resources of a step's workers, with what YAML leaves open filled in.
+        """The resources of a step's workers, with defaults for what the pipeline leaves open.
 
-        A model in this process gets all CPUs of a node (and a GPU, where there are any); an API needs one worker, whose
-        requests overlap; other operators get a worker for each CPU. Several devices share a node.
+        A model in this process gets all CPUs of a node (and a GPU, if there are any). A model behind an API needs one worker,
+        whose requests overlap. Other operators get one worker per CPU. Several devices share a node.
         """
         alive = [node["Resources"] for node in _alive_nodes()]
         node_cpus = max((node.get("CPU", 0) for node in alive), default=1)
@@ -123,24 +123,24 @@ class Cluster:
             cpus = max(1.0, node_cpus // devices) if local_model and not gpu else 1.0
         if cpus > node_cpus or gpu > max((node.get("GPU", 0) for node in alive), default=0):
             raise StepError(
-                f"its resources ask for {cpus:g} CPUs and {gpu:g} GPUs a worker, and no node of the cluster has that many "
+                f"its resources request {cpus:g} CPUs and {gpu:g} GPUs per worker, and no node of the cluster has that many "
                 f"(the largest has {node_cpus:g} CPUs)"
             )
         workers = resources.workers
         if devices > 1 and (cpus * devices > all_cpus or gpu * devices > sum(node.get("GPU", 0) for node in alive)):
             raise StepError(
-                f"{devices} devices of {cpus:g} CPUs and {gpu:g} GPUs are more than the cluster has: see `resources`"
+                f"{devices} devices with {cpus:g} CPUs and {gpu:g} GPUs each are more than the cluster has; see `resources`"
             )
         if workers is None:
             workers = 1 if calls_models or whole else int(max(1, all_cpus // max(cpus, 1)))
         return Resources(num_cpus=cpus, num_gpus=gpu, memory=resources.memory, workers=max(1, min(workers, parts)))
 
     def run(self, job: Job, parts: list[Partition], resources: Resources) -> Iterator[Receipt | Failure]:
-        """Run partitions, giving each result as it arrives, in no particular order."""
+        """Run partitions and yield each result as it arrives, in any order."""
         from engine.running.pool import Pool
 
         workers = resources.workers or 1
-        # Also of one worker, when there is a cap: what was spent must outlive it.
+        # Also for one worker if there is a cap: what was spent must outlive the worker.
         several = workers > 1 or len(_alive_nodes()) > 1 or any(model.spec.capped for model in job.models.values())
         pool = Pool(job, resources, _partitions_in_flight(job, parts, workers), self._home, shared=bool(job.models) and several)
         try:
@@ -156,11 +156,11 @@ def _alive_nodes() -> list[dict[str, Any]]:
 
 
 def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int:
-    """Partitions that one worker has under way.
+    """The number of partitions in progress per worker.
 
-    Enough rows to fill the busiest model's requests in flight eight times over, so that slow rows, and the writing of
-    partitions that are done, do not leave it idle; but no more than its share: the worker that is up first must not take all.
-    Without a model one partition is computed while another one is written; more would only fill the memory.
+    Enough rows to fill the busiest model's requests in flight eight times over, so that slow rows and the writing of finished
+    partitions do not leave it idle; but no more than its share, so that the first worker to start does not take them all.
+    Without a model, one partition is computed while another is written; more would only fill the memory.
     """
     rows = max((part.stop - part.start for part in parts if part.stop > part.start), default=1)
     busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
@@ -170,7 +170,7 @@ def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Hide what Ray's C++ core prints past Python while it starts; errors come as exceptions."""
+    """Hide what Ray's C++ core prints directly to stderr while it starts; errors arrive as exceptions."""
     sys.stderr.flush()
     kept, hidden = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(hidden, 2)

@@ -1,8 +1,8 @@
-"""From receipts to versions: puts a step's finished partitions together."""
+"""Drafts of versions: assembles them from the receipts of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +11,10 @@ from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
 from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
-from engine.planning.inputs import Input
+from engine.planning.inputs import Inputs
 from engine.planning.results import StepPlan
 from engine.planning.sources import store_document
+from engine.running.content_ids import ContentIds
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
 from registry.query import side_tables
 from registry.records.content import content_id
@@ -24,12 +25,13 @@ def drafts(
     pipeline: Pipeline,
     step: Step,
     plan: StepPlan,
-    inputs: Mapping[str, tuple[Input, ...]],
     receipts: Sequence[Receipt],
+    ids: ContentIds,
     registry: Registry,
 ) -> list[Draft]:
-    """One draft for each output of a finished step; rows stand in the order of the input rows they came from."""
-    store = registry.store
+    """One draft for each output of a finished step; its rows are in the order of the input rows that they came from."""
+    store, inputs = registry.store, plan.inputs
+    known_ids = ids.result()
     ordered = sorted(receipts, key=lambda receipt: receipt.partition.start)
     key_object = store_document(registry, plan.document or {}, code_of(full_name(step.operator)).code)
     refs = tuple(version.ref for versions in inputs.values() for version in versions)
@@ -39,12 +41,14 @@ def drafts(
         parts = [receipt.outputs[output] for receipt in ordered]
         data = tuple(part.data for part in parts if part.data)
         if closing := step.operator.closing.get(output):
-            data = _closed(store, record, closing(_counted(ordered), step.params))
+            table = record.to_table(closing(_counted(ordered), step.params))
+            data, identity = _stored(store, table), content_id(record.arrow_schema(), [table])
+        else:
+            identity = known_ids[output]
         if not data:
             stored = store.put_table(record.arrow_schema().empty_table())
             data = (DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes),)
         extra = _side_objects(store, ordered, output, record, rejects=place == 0)
-        identity = content_id(record.arrow_schema(), (store.read_table(each.sha256) for each in data))
         opaque = _opaque(step, inputs, output, ordered)
         attachments = tuple(each for receipt in ordered for each in receipt.attachments) if issubclass(record, Artifact) else ()
         made.append(
@@ -77,32 +81,32 @@ def drafts(
     return made
 
 
-def _beside(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> tuple[int, ...]:
+def _beside(step: Step, inputs: Inputs) -> tuple[int, ...]:
     if step.operator.shape == "whole":
         return ()
     whole = [step.operator.inputs[port].whole for port, versions in inputs.items() for _ in versions]
     return tuple(place for place, each in enumerate(whole) if each)
 
 
-def _opaque(step: Step, inputs: Mapping[str, tuple[Input, ...]], output: str, receipts: Sequence[Receipt]) -> tuple[int, ...]:
-    """Places (among all of a step's input versions) of those of which it is not known what rows they led to.
+def _opaque(step: Step, inputs: Inputs, output: str, receipts: Sequence[Receipt]) -> tuple[int, ...]:
+    """The indices, among all input versions, of those for which it is unknown which rows they produced.
 
-    That is an input of which no row was named as a source, and every input as soon as one row has no known source. Rows
-    that are made from counters come from all.
+    That is an input without a row that was named as a source, and every input if any row has no known source. Rows
+    made from counters come from all of them.
     """
     if output in step.operator.closing:
         return tuple(range(sum(map(len, inputs.values()))))
     parts = [receipt.outputs[output] for receipt in receipts if receipt.outputs[output].data]
-    told = {port for part in parts for port in part.told}
-    orphans = any(part.orphans for part in parts)
+    known_parents = {port for part in parts for port in part.known_parents}
+    some_unknown = any(part.rows_without_parent for part in parts)
     ports = [port for port, versions in inputs.items() for _ in versions]
-    return tuple(place for place, port in enumerate(ports) if parts and (orphans or port not in told))
+    return tuple(place for place, port in enumerate(ports) if parts and (some_unknown or port not in known_parents))
 
 
 def _side_objects(
     store: ObjectStore, receipts: Sequence[Receipt], output: str, record: type[Record], *, rejects: bool
 ) -> tuple[SideObject, ...]:
-    """A version's lineage as one object; its calls as they are, with the number of rows before them."""
+    """A version's lineage as one object, and its calls as they are, each with the number of rows before it."""
     extra, pieces, base = [], [], 0
     for receipt in receipts:
         part = receipt.outputs[output]
@@ -124,13 +128,11 @@ def _side_objects(
     return tuple(extra)
 
 
-def _closed(store: ObjectStore, record: type[Record], made: Iterable[Record]) -> tuple[DataObject, ...]:
-    rows = list(made)
-    if not rows:
+def _stored(store: ObjectStore, table: pa.Table) -> tuple[DataObject, ...]:
+    if not table.num_rows:
         return ()
-    table = record.to_table(rows)
     stored = store.put_table(table)
-    return (DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes, memory=table.nbytes),)
+    return (DataObject(sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes, memory=table.nbytes),)
 
 
 def _counted(receipts: Sequence[Receipt]) -> dict[tuple[str, str], float]:

@@ -1,4 +1,4 @@
-"""Ctrl-C while models are called: what was sent is paid for, so its answers are waited for; a second Ctrl-C stops at once."""
+"""Ctrl-C while models are called: requests in flight are paid for, so a run waits for their answers. A second one stops it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def interrupted_at_once() -> Iterator[None]:
-    """Let a Ctrl-C within the block end this process with exit code 130, whatever it does: DuckDB may not listen for seconds.
+    """Let Ctrl-C within the block end the process at once with exit code 130: DuckDB may not respond for seconds.
 
-    For work that writes nothing. Outside the main thread, signals are left alone.
+    Only for work that writes nothing. Outside the main thread, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -37,7 +37,7 @@ def interrupted_at_once() -> Iterator[None]:
 
     thread = threading.Thread(target=watch, daemon=True)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    # The thread ends the process as soon as the system delivers a signal; Python's own handling must not come first.
+    # The thread ends the process as soon as a signal arrives; Python's own handlers must not run first.
     handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
     thread.start()
     try:
@@ -53,9 +53,9 @@ def interrupted_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def calls_end_first(mark: Path, tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a stop mark for the workers; the block gets a function that says whether.
+    """Turn the first Ctrl-C (or SIGTERM) into a stop mark for the workers; yields a function that returns whether it came.
 
-    The second one raises KeyboardInterrupt. Outside the main thread, signals are left alone.
+    The second one raises KeyboardInterrupt. Outside the main thread, this does nothing.
     """
     asked = False
 
@@ -65,7 +65,7 @@ def calls_end_first(mark: Path, tell: Callable[[str], None]) -> Iterator[Callabl
             raise KeyboardInterrupt
         asked = True
         durable_write(mark, b"")
-        tell("stopping: no further request is sent; waiting for those that are under way (Ctrl-C again: at once)")
+        tell("stopping: no new requests; waiting for those in flight (press Ctrl-C again to stop at once)")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

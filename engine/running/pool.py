@@ -1,7 +1,7 @@
 """A pool of Ray actors that run a step's partitions, and the actor through which they share limits and journal.
 
-Ray only carries messages here. Which worker runs which partition, and who takes over from a worker that died, is decided
-in the driver: the others go on at once, while a new worker starts.
+Ray only carries messages. The driver decides which worker runs which partition, and who takes over from a worker that died:
+the others continue at once while a new worker starts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
 _MOST_FAILED_STARTS = 3
-"""So many workers in a row died before they were ready: no other one will do better."""
+"""If so many workers in a row die before they are ready, others will, too."""
 
 _SERVICE_SECONDS = 30.0
 
 
 @dataclass
 class _Seat:
-    """A place in the pool: an actor, and what it is doing."""
+    """A place in the pool: an actor and the partitions it is running."""
 
     name: str
     actor: Any
@@ -46,9 +46,9 @@ class Pool:
 
     Args:
         job: what the partitions share.
-        resources: of each worker, and their number.
-        in_flight: partitions that one worker has under way.
-        home: where workers on this machine stand and look for modules; None: where Ray puts them.
+        resources: of each worker, and the number of workers.
+        in_flight: partitions in progress per worker.
+        home: the working folder and import path of workers on this machine; None: those that Ray gives them.
         shared: the workers share limits and journal through a Service.
     """
 
@@ -75,12 +75,12 @@ class Pool:
         self._seats = [self._seat() for _ in range(resources.workers or 1)]
 
     def results(self, parts: Sequence[Partition]) -> Iterator[Receipt | Failure]:
-        """Run partitions and give each result as it arrives, in no particular order.
+        """Run partitions and yield each result as it arrives, in any order.
 
-        With the last one comes what the workers spent through the Service, also those that died.
+        The last one includes what all workers, also those that died, spent through the Service.
 
         Raises:
-            StepError: workers cannot be started, or Ray itself is gone.
+            StepError: no worker can be started, or Ray itself is gone.
         """
         from ray.exceptions import RayError
 
@@ -99,11 +99,11 @@ class Pool:
 
         for actor in (*(seat.actor for seat in self._seats), self._service):
             if actor is not None:
-                with contextlib.suppress(RayError):  # Ray itself is gone, and its workers with it
+                with contextlib.suppress(RayError):  # Ray itself and its workers are gone
                     ray.kill(actor)
 
     def _next(self) -> Receipt | Failure:
-        """The next result, however many workers die meanwhile."""
+        """The next result; workers that die meanwhile are replaced."""
         import ray
         from ray.exceptions import ObjectLostError, RayActorError
 
@@ -113,7 +113,7 @@ class Pool:
             [done], _ = ray.wait(list(seats), num_returns=1)
             seat = seats[done]
             try:
-                told = ray.get(done)
+                result = ray.get(done)
             except (RayActorError, ObjectLostError) as error:
                 self._replace(seat, error)
                 continue
@@ -121,11 +121,11 @@ class Pool:
                 seat.starting, self._failed_starts = None, 0
                 continue
             del seat.running[done]
-            failed, text = told
+            failed, text = result
             return (Failure if failed else Receipt).model_validate_json(text)
 
     def _submit(self) -> None:
-        """Give partitions to workers that are ready, to the one with the fewest first."""
+        """Send partitions to workers that are ready, first to the one with the fewest."""
         ready = [seat for seat in self._seats if seat.starting is None]
         while self._queue and ready:
             seat = min(ready, key=lambda seat: len(seat.running))
@@ -135,10 +135,10 @@ class Pool:
             seat.running[seat.actor.run.remote(part.start, part.stop)] = part
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
-        """A worker is gone: others take its partitions, and what it had of the limits."""
+        """Replace a worker that is gone; others take its partitions and its share of the limits."""
         import ray
 
-        ray.kill(seat.actor)  # when it is only cut off, nobody listens to it any more
+        ray.kill(seat.actor)  # if it is only cut off, it must not continue
         if self._service is not None:
             self._service.call.remote("remove_worker", seat.name)
         if seat.starting is not None:
@@ -164,7 +164,7 @@ class Pool:
 
 
 class _RayWorker:
-    """A Ray actor around a Worker; `service` is what several workers share, on the driver's node."""
+    """A Ray actor around a Worker; `service` is shared by several workers, and is on the driver's node."""
 
     def __init__(self, job: str, service: Any, driver_node: str, name: str, home: Home | None) -> None:
         import ray
@@ -174,7 +174,7 @@ class _RayWorker:
 
         from engine.worker.partition_worker import Worker
 
-        # The journal's thread must not wait 5 ms for its turn: requests in flight wait for it.
+        # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
         sys.setswitchinterval(0.0005)
         far = service is not None and ray.get_runtime_context().get_node_id() != driver_node
         link = _RayLink(service) if service is not None else None
@@ -184,7 +184,7 @@ class _RayWorker:
         """Return once the worker can take partitions."""
 
     async def run(self, start: int, stop: int) -> tuple[bool, str]:
-        """Run a partition; gives whether it failed, and the Receipt or Failure as JSON."""
+        """Run a partition; returns whether it failed, and the Receipt or Failure as JSON."""
         result = await self._worker.run(Partition(start=start, stop=stop))
         await self._worker.models.delivered()
         return isinstance(result, Failure), result.model_dump_json()
@@ -198,9 +198,9 @@ class _RayService:
         from engine.worker.models import governor
         from registry import Registry
 
-        told = Job.model_validate_json(job)
-        models = {binding.name: partial(governor, binding) for binding in told.models.values()}
-        self._service = Service(Registry(told.registry).journal, models)
+        given = Job.model_validate_json(job)
+        models = {binding.name: partial(governor, binding) for binding in given.models.values()}
+        self._service = Service(Registry(given.registry).journal, models)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the Service."""
@@ -222,11 +222,11 @@ class _RayLink:
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
-            raise EngineError("the process that shares limits and journal among the workers is gone; run again") from error
+            raise EngineError("the process that shares limits and the journal among workers is gone; run again") from error
 
 
 def _start_service(job: str, node: str) -> Any:
-    """A Service on the driver's node, where the journal's file is safe to open."""
+    """A Service on the driver's node, which is the only place where the journal's file may be opened."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

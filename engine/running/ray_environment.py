@@ -1,4 +1,4 @@
-"""What Ray needs of this machine before it starts: a short temporary folder, loopback, a cluster that answers."""
+"""What Ray needs before it starts: a short temporary folder, loopback only, a cluster that answers."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from typing import NamedTuple
 from engine.errors import EngineError
 
 LONGEST_TEMP = 107 - len("/ray/session_2026-11-28_18-32-28_494143_1234567/sockets/plasma_store.1")
-"""Bytes of a temporary folder's path: Linux allows 107 for a socket's, and Ray adds the rest."""
+"""Most bytes in the path of a temporary folder: Linux allows 107 for a socket, and Ray appends the rest."""
 
 _CONNECT_SECONDS = 5.0
 _ATTACH_SECONDS = 25.0
 _ATTACH = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _LOOPBACK_READ = "ENABLE_RAY_CLUSTER"
-"""Ray's switch for using 127.0.0.1, and its name once ray is imported. Without it, Ray listens on every interface."""
+"""Ray's switch for using 127.0.0.1, as variable and as constant. By default, Ray listens on every interface."""
 
 
 class Home(NamedTuple):
-    """Where the driver stands and where it looks for modules; a worker on the same machine does likewise.
+    """The driver's working folder and import path, which workers on the same machine take over.
 
-    Operators may read files by relative paths, and may be in a module that is not installed.
+    Operators may read files by relative paths, or be in a module that is not installed.
     """
 
     folder: str
     path: tuple[str, ...]
 
     def enter(self) -> None:
-        """Stand there, and look there first."""
+        """Change to the folder, and put the path first."""
         os.chdir(self.folder)
         sys.path[:] = [*self.path, *(each for each in sys.path if each not in self.path)]
 
 
 def temporary_folder() -> Path:
-    """The folder below which Ray puts its session: RAY_TMPDIR, TMPDIR, /tmp or /var/tmp, the first that it can use.
+    """The folder for Ray's session: the first of RAY_TMPDIR, TMPDIR, /tmp and /var/tmp that it can use.
 
     Raises:
         EngineError: RAY_TMPDIR cannot be used, or no folder can.
@@ -53,17 +53,17 @@ def temporary_folder() -> Path:
             return folder
     tried = f"RAY_TMPDIR is {named}" if named else f"TMPDIR is {os.environ.get('TMPDIR') or 'not set'}"
     raise EngineError(
-        f"Ray needs a temporary folder that it can write to and whose path has at most {LONGEST_TEMP} bytes, because Linux "
-        f"limits the paths of sockets; {tried}. Set RAY_TMPDIR to such a folder"
+        f"Ray needs a writable temporary folder whose path has at most {LONGEST_TEMP} bytes, because Linux limits the paths of "
+        f"sockets; {tried}. Set RAY_TMPDIR to such a folder"
     )
 
 
 @contextlib.contextmanager
 def loopback_only() -> Iterator[None]:
-    """Let a Ray that is imported and started in the block listen on 127.0.0.1 only."""
+    """Make a Ray that is imported and started in the block listen on 127.0.0.1 only."""
     before = os.environ.get(_LOOPBACK)
     os.environ[_LOOPBACK] = "0"
-    # Where ray was imported before, it has read the variable already.
+    # If ray was imported before, it has already read the variable.
     read = sys.modules.get("ray._private.ray_constants")
     read_before = getattr(read, _LOOPBACK_READ, None)
     if read is not None:
@@ -80,10 +80,10 @@ def loopback_only() -> Iterator[None]:
 
 
 def check_cluster(address: str) -> None:
-    """Check that a Ray cluster answers, because attaching to one that does not takes Ray five minutes.
+    """Check that a Ray cluster answers: attaching to one that does not would take five minutes.
 
     Raises:
-        EngineError: it does not, with the address and the reason.
+        EngineError: it does not answer; the text has the address and the reason.
     """
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if host and port.isdecimal():
@@ -92,7 +92,7 @@ def check_cluster(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from error
     try:
-        # In a process that can be ended: `ray.init` has no time-out, and cannot be interrupted.
+        # In a process of its own, because `ray.init` has no time-out and cannot be interrupted.
         tried = subprocess.run(  # noqa: S603
             [sys.executable, "-c", _ATTACH, address],
             timeout=_ATTACH_SECONDS,
@@ -103,7 +103,7 @@ def check_cluster(address: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise _unreachable(address, f"no answer within {_ATTACH_SECONDS:g} s, so it may not be a Ray cluster") from error
+        raise _unreachable(address, f"no answer within {_ATTACH_SECONDS:g} s; it may not be a Ray cluster") from error
     if tried.returncode != 0:
         raise _unreachable(address, (tried.stderr.strip().splitlines() or ["no reason given"])[-1])
 

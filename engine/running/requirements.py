@@ -1,4 +1,4 @@
-"""What operators need of the servers that they are given, found out before anything is paid for."""
+"""Checks that the servers of a step's models can do what its operator needs, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from registry import Registry
 
 
 def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> dict[str, Spent]:
-    """Ask the servers of a step's models what its operator needs to know; gives what that took, by model.
+    """Check the servers of a step's models against what its operator needs; returns what that cost, by model.
 
     Args:
         step: has the models and the operator.
-        registry: has the journal, where answers are kept.
-        spent_before: what the run has spent, by model.
+        registry: has the journal, which keeps the answers.
+        spent_before: what the run has already spent, by model.
 
     Raises:
-        StepError: a server cannot do what is needed, or does not answer.
+        StepError: a server lacks a capability, or does not answer.
     """
     wanted = step.operator.needs(step.params) if step.operator.needs else {}
     spent: dict[str, Spent] = {}
@@ -40,7 +40,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         before = spent_before.get(name, Spent()) + spent.get(name, Spent())
         gate = Governor(spec, before.usd, before.calls)
         try:
-            # Servers learn: an old "no" stops no step.
+            # Servers are upgraded: an old "no" is asked again.
             found = ask_server(spec, registry, abilities, gate=gate, recheck=True)
         except EngineError as error:
             raise StepError(str(error)) from error
@@ -48,8 +48,8 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         if missing := found.capabilities.missing(abilities):
             listed = " and ".join(f"`{ability}` ({MEANING[ability]})" for ability in missing)
             raise StepError(
-                f"{spec.model} at {spec.endpoint} does not know {listed}, which {step.operator.name} needs of its {role}; "
-                "give it another model, or a server that does (`engine probe` shows what the servers of a pipeline can do)"
+                f"{spec.model} at {spec.endpoint} does not support {listed}, which {step.operator.name} needs of its {role}; "
+                "use another model or server (`engine probe` shows what the servers of a pipeline support)"
             )
     return spent
 
@@ -63,12 +63,12 @@ def ask_server(
     anew: bool = False,
     recheck: bool = False,
 ) -> Probed:
-    """What a model's server can do; it is asked for what is not known yet (`anew`: for all; `recheck`: for what it lacked).
+    """What a model's server supports. It is asked for what is unknown (`anew`: for all; `recheck`: also for what it lacked).
 
-    The requests pass `gate`, or the limits of a model that nothing was spent on.
+    The requests pass `gate`, or fresh limits of the model.
 
     Raises:
-        EngineError: it does not answer, or with an error; the text has its words.
+        EngineError: it does not answer, or answers with an error, which the text quotes.
     """
     journal = Journal(registry.journal)
     try:
@@ -80,5 +80,5 @@ def ask_server(
 
 
 def ability_rows(names: Sequence[str], found: Sequence[KnownCapabilities]) -> list[dict[str, str | bool | None]]:
-    """Models and what they can do, as data."""
+    """Models and what they support, as data."""
     return [{"model": name, **abilities.model_dump()} for name, abilities in zip(names, found, strict=True)]

@@ -1,4 +1,4 @@
-"""What a run came to, as data; and who is told while it goes on."""
+"""The results of runs, as data, and the observers that follow them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from registry import Manifest, Metric, StepRun
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did in this run, and the versions it stands for.
+    """What a step did in this run, and the versions of its outputs.
 
-    `partial` counts what was rejected of rows that are not rejected as a whole (`ctx.reject`); `asks_api` says whether the
-    step calls a model behind an API, which may answer differently when it is asked again.
+    `partial` counts partial rejects (`ctx.reject`) of rows that were not rejected as a whole. `asks_api`: the step calls a
+    model behind an API, which may answer differently the next time.
     """
 
     record: StepRun
@@ -28,9 +28,9 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's end: `state` is succeeded, failed or interrupted; `error` is for the user.
+    """How a run ended: `state` is succeeded, failed or interrupted; `error` is for the user.
 
-    `moves_latest` is false for a trial whose versions are numbered but do not become the latest.
+    `moves_latest` is false for a trial: its versions are numbered but do not become the latest.
     """
 
     run_id: str
@@ -45,16 +45,16 @@ class RunResult:
 
 
 class Observer(Protocol):
-    """Is told what happens, to show it."""
+    """Receives the events of a run, to show them."""
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
+        """A line for the user."""
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
-        """A step begins (or resumes with `done` rows)."""
+        """A step begins, or resumes with `done` rows."""
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
-        """Rows (or an operator's own units) done so far."""
+        """Rows, or an operator's own units, done so far."""
 
     def step_finished(self, outcome: StepOutcome) -> None:
         """A step hit, ran, resumed or failed."""

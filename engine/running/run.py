@@ -1,4 +1,4 @@
-"""Runs a pipeline: plans each step when its inputs are there, executes what is missing, commits, and tells what happened."""
+"""Runs a pipeline: commits its sources, then runs its steps one after another."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from engine.pipeline.graph import Pipeline
 from engine.planning.plan import needed
 from engine.planning.sources import plan_source
 from engine.running.cluster import Cluster
+from engine.running.executor import Executor
 from engine.running.result import Observer, RunResult
-from engine.running.step_runner import FailedStepError, RunState, StepRunner
+from engine.running.step_runner import FailedStepError, RunState, run_step
 from registry import Registry
 from registry.storage.objects import canonical_json
 
@@ -23,18 +24,20 @@ def run(
     force: set[str],
     retry_rejects: bool = False,
     move_latest: bool = False,
+    cluster: Executor | None = None,
 ) -> RunResult:
-    """Run the selected steps (all, when none is named) and what they need.
+    """Run the selected steps (all, if none is named) and everything they need.
 
-    A failed step ends the run; everything finished before is committed, and finished partitions and model answers are
-    kept for the next run. `latest` moves for all outputs together, when the run succeeds. A trial with other parameters
-    than the pipeline's own does not move it: others rely on it.
+    A failed step ends the run. Everything finished before is committed, and finished partitions and model answers are kept
+    for the next run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the
+    pipeline's own does not move it, because others rely on it.
 
     Args:
         select: steps.
-        force: steps to run though they hit.
+        force: steps to run even if they hit.
         retry_rejects: run the rejected rows of every step again.
         move_latest: move `latest` whatever the parameters are.
+        cluster: executes the partitions (default: Ray).
 
     Raises:
         PipelineError: a source has rows that do not fit; nothing was started.
@@ -45,7 +48,7 @@ def run(
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     source = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
     run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
-    state, cluster = RunState(), Cluster()
+    state = RunState(pipeline, registry, cluster or Cluster(), observer, run_id, retry_rejects)
     ended, error, trace = "failed", None, ""
     try:
         for each in source_plans:
@@ -54,9 +57,9 @@ def run(
                 [manifest] = registry.catalog.commit([each.draft], run_id, None)
             assert manifest is not None
             state.add(each.name, [manifest])
-        for name, step in pipeline.steps.items():
+        for name in pipeline.steps:
             if name in chosen:
-                StepRunner(pipeline, step, registry, cluster, observer, state, run_id, retry_rejects).step(force=name in force)
+                run_step(state, name, force=name in force)
         ended = "succeeded"
     except FailedStepError as failure:
         error, trace = str(failure), failure.trace
@@ -66,7 +69,7 @@ def run(
         registry.catalog.end_run(run_id, "failed", f"{type(unexpected).__name__}: {unexpected}")
         raise
     finally:
-        cluster.stop()
+        state.executor.stop()
     registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
     return RunResult(
@@ -75,7 +78,7 @@ def run(
 
 
 def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:
-    """Whether `latest` moves: with the file's own parameters, with those that it moved with last, or for the first time."""
+    """Whether `latest` moves: with the file's own parameters, with those of its last move, or for the first time."""
     if pipeline.has_own_params:
         return True
     before = registry.params_of_latest(pipeline.spec.name)

@@ -1,4 +1,4 @@
-"""One run at a time makes a step: runs that want the same step at the same time wait, and find it made."""
+"""Only one run at a time makes a step. Others that want the same step wait, and then find it made."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from registry.storage import plain_files
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, run_id: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a step's folder.
+def only_one(folder: Path, run_id: str, tell: Callable[[str], None]) -> Iterator[bool]:
+    """Hold the lock of a step's folder; yields whether we had to wait for it.
 
-    The lock is the operating system's: it is free as soon as its holder is gone, however that came about.
+    The operating system releases the lock when its holder ends, even if it crashes.
 
     Args:
         folder: the step's receipts.
-        run_id: who we are, for those who come after us.
-        tell: is told whom we wait for.
+        run_id: ours, so that others can say whom they wait for.
+        tell: called with a message if we wait.
     """
     plain_files.only_plain(folder).mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / "lock"), folder / "holder.json"
+    waited = False
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        waited = True
         tell(f"{_who(holder)} is making the same step; waiting for it")
         lock.acquire()
     try:
         holder.write_text(json.dumps({"run_id": run_id, "pid": os.getpid(), "host": socket.gethostname()}))
-        yield
+        yield waited
     finally:
         lock.release()
 
 
 def _who(holder: Path) -> str:
     try:
-        told = json.loads(holder.read_text())
-        return f"run {told['run_id']} (process {told['pid']} on {told['host']})"
-    except (OSError, ValueError, KeyError):  # it has the lock and has not signed yet
+        document = json.loads(holder.read_text())
+        return f"run {document['run_id']} (process {document['pid']} on {document['host']})"
+    except (OSError, ValueError, KeyError):  # it has the lock but has not written the file yet
         return "another run"

@@ -1,8 +1,7 @@
-"""One step of a run."""
+"""Runs one step of a run: it hits, or its missing partitions are executed and its outputs committed."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,25 +12,19 @@ from typing import Any
 
 from engine.errors import StepError
 from engine.fingerprint.code import code_digest
-from engine.jobs.heartbeat import Ticker
-from engine.jobs.messages import (
-    InputPart,
-    Job,
-    ModelBinding,
-    Partition,
-    Receipt,
-    Usage,
-)
-from engine.jobs.receipts import checkpoints, forget_attempts, read_receipt, receipt_path, stop_mark
+from engine.jobs.heartbeat import ProgressWatch
+from engine.jobs.messages import Job, ModelBinding, Receipt, Usage
+from engine.jobs.receipts import Receipts
 from engine.llm.limits.accounting import Spent
 from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
-from engine.planning.bounds import split
-from engine.planning.inputs import Input, resolve_inputs, with_models
-from engine.planning.plan import excluded_of, plan_step
+from engine.planning.inputs import Available, resolve_inputs, version_of, with_models
+from engine.planning.plan import excluded_of, find_outputs, plan_step, with_partitions
 from engine.planning.results import StepPlan
-from engine.running.cluster import NOTHING, Cluster
+from engine.running.cluster import NOTHING
+from engine.running.content_ids import ContentIds
 from engine.running.drafts import drafts
+from engine.running.executor import Executor
 from engine.running.interrupt import calls_end_first
 from engine.running.requirements import check_needs
 from engine.running.result import Observer, StepOutcome
@@ -43,21 +36,6 @@ from registry.storage.objects import durable_write
 _REASONS_SHOWN = 3
 
 
-@dataclass
-class RunState:
-    """What a run has made so far."""
-
-    made: dict[tuple[str, str], Input] = field(default_factory=dict)
-    refs: dict[str, int] = field(default_factory=dict)
-    outcomes: list[StepOutcome] = field(default_factory=list)
-    spent: dict[str, Spent] = field(default_factory=dict)
-
-    def add(self, name: str, manifests: Sequence[Manifest]) -> None:
-        for manifest in manifests:
-            self.made[name, manifest.output] = Input(manifest.ref, manifest.data)
-            self.refs[manifest.name] = manifest.version
-
-
 class FailedStepError(Exception):
     """A step failed; the message is for the user."""
 
@@ -67,148 +45,247 @@ class FailedStepError(Exception):
 
 
 @dataclass
-class StepRunner:
-    """One step of one run."""
+class RunState:
+    """What the steps of a run share, and what they have made so far."""
 
     pipeline: Pipeline
-    definition: Step
     registry: Registry
-    cluster: Cluster
+    executor: Executor
     observer: Observer
-    state: RunState
     run_id: str
-    retry_rejects: bool
+    retry_rejects: bool = False
+    available: Available = field(default_factory=dict)
+    refs: dict[str, int] = field(default_factory=dict)
+    outcomes: list[StepOutcome] = field(default_factory=list)
+    spent: dict[str, Spent] = field(default_factory=dict)
+
+    def add(self, name: str, manifests: Sequence[Manifest]) -> None:
+        """Add the versions of a dataset or step."""
+        for manifest in manifests:
+            self.available[name, manifest.output] = version_of(manifest)
+            self.refs[manifest.name] = manifest.version
+
+    def finish(self, outcome: StepOutcome) -> None:
+        """Add what a step did, and report it."""
+        self.outcomes.append(outcome)
+        self.observer.step_finished(outcome)
+
+    def spend(self, spent: Mapping[str, Spent]) -> None:
+        """Add what was spent on models."""
+        for model, more in spent.items():
+            self.spent[model] = self.spent.get(model, Spent()) + more
+
+
+def run_step(run: RunState, name: str, *, force: bool) -> None:
+    """Use the versions that a step has, or make them.
+
+    Args:
+        force: run it even if it hits.
+
+    Raises:
+        FailedStepError: the step failed, and this is recorded.
+    """
+    started = time.monotonic()
+    step = with_models(run.pipeline.steps[name], run.available, run.registry)
+    inputs = resolve_inputs(run.pipeline, step, run.available, run.registry)
+    plan = plan_step(run.pipeline, step, inputs, run.registry, force=force)
+    if _is_done(run, plan.manifests):
+        _hit(run, step, plan, plan.manifests, started)
+        return
+    with only_one(run.registry.receipts / plan.key, run.run_id, lambda text: run.observer.message(f"{name}: {text}")) as waited:
+        # Another run may have finished the step since it was planned, or some of its partitions.
+        found = () if force else find_outputs(run.pipeline, step, plan.key, run.registry)
+        if _is_done(run, found):
+            _hit(run, step, plan, found, started)
+            return
+        if waited or plan.status == "HIT":
+            plan = with_partitions(plan, step, run.registry, force=force)
+        _StepRunner(run, step, plan, force, started).run()
+
+
+def _is_done(run: RunState, manifests: Sequence[Manifest]) -> bool:
+    return bool(manifests) and not (run.retry_rejects and _rejects(manifests))
+
+
+def _hit(run: RunState, step: Step, plan: StepPlan, manifests: Sequence[Manifest], started: float) -> None:
+    first = manifests[0]
+    record = StepRun(
+        step=plan.name,
+        op=plan.op,
+        outcome="hit",
+        rows_in=plan.rows or 0,
+        rows_out=sum(manifest.rows for manifest in manifests),
+        filtered=first.filtered,
+        rejected=first.rejected,
+        unused=first.unused,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    run.registry.catalog.commit([], run.run_id, record, hits=tuple(manifests))
+    run.add(plan.name, manifests)
+    run.finish(_outcome(run, step, record, manifests, _rejects(manifests)))
+
+
+def _outcome(
+    run: RunState,
+    step: Step,
+    record: StepRun,
+    manifests: Sequence[Manifest],
+    rejects: Sequence[SideObject],
+    notes: Sequence[str] = (),
+) -> StepOutcome:
+    return StepOutcome(
+        record,
+        tuple(manifests),
+        _reasons(run.registry, rejects),
+        partial=sum(part.rows for part in rejects) - record.rejected,
+        metrics=manifests[0].metrics if manifests else (),
+        notes=tuple(dict.fromkeys(notes)),
+        asks_api=any(model.spec.provider == "openai" for model in step.models.values()),
+    )
+
+
+def _rejects(manifests: Sequence[Manifest]) -> list[SideObject]:
+    """The rejects of a step; they belong to its first output."""
+    return [part for part in manifests[0].side if part.kind == "rejects"]
+
+
+def _reasons(registry: Registry, rejects: Sequence[SideObject]) -> tuple[tuple[str, int], ...]:
+    """The most frequent reasons, with their counts."""
+    counted: Counter[str] = Counter()
+    for part in rejects:
+        counted.update(registry.store.read_table(part.sha256, ["reason"]).column("reason").to_pylist())
+    return tuple(counted.most_common(_REASONS_SHOWN))
+
+
+@dataclass
+class _StepRunner:
+    """Makes the outputs of a step that does not hit. `plan` has its partitions and the receipts of earlier runs."""
+
+    state: RunState
+    step: Step
+    plan: StepPlan
+    force: bool
+    started: float
     earlier: list[Receipt] = field(default_factory=list)
     fresh: list[Receipt] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
-    def step(self, *, force: bool) -> None:
-        """Hit, or execute what is missing and commit."""
-        started = time.monotonic()
-        self.definition = with_models(self.definition, self.state.made, self.registry)
-        inputs = resolve_inputs(self.definition, self.state.made, self.registry)
-        plan = plan_step(self.pipeline, self.definition, inputs, self.registry, force=force)
-        if self._is_done(plan):
-            self._hit(plan, started)
-            return
-        folder = self.registry.receipts / plan.key
-        with only_one(folder, self.run_id, lambda text: self.observer.message(f"{plan.name}: {text}")):
-            # Another run may have finished the same step in the meantime.
-            plan = plan_step(self.pipeline, self.definition, inputs, self.registry, force=force)
-            if self._is_done(plan):
-                self._hit(plan, started)
-            else:
-                self._make(plan, inputs, started, force=force)
+    def __post_init__(self) -> None:
+        self.registry = self.state.registry
+        self.disk = Receipts.of(self.registry, self.plan.key)
+        self.ids = ContentIds(self.registry.store, self.step.operator, self.plan.parts)
 
-    def _is_done(self, plan: StepPlan) -> bool:
-        return plan.status == "HIT" and not (self.retry_rejects and _rejects(plan.manifests))
-
-    def _make(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], started: float, *, force: bool) -> None:
+    def run(self) -> None:
+        """Execute what is missing, commit the outputs, and report what the step did."""
+        state, plan = self.state, self.plan
         try:
-            self._execute(plan, inputs, force=force)
-            self._check_rejects(plan)
+            self._execute()
+            self._check_rejects()
         except KeyboardInterrupt:
-            record = self._record(plan, "failed", started)
-            self.registry.catalog.commit([], self.run_id, record)
-            self._tell(record, ())
+            self._fail()
             raise
-        except (StepError, FailedStepError) as error:
-            failure = error if isinstance(error, FailedStepError) else FailedStepError(plan.name, str(error))
-            record = self._record(plan, "failed", started)
-            self.registry.catalog.commit([], self.run_id, record)
-            self._tell(record, ())
-            raise failure from error
-        if sum(r.led + r.filtered + r.rejected + r.unused for r in self._receipts) != plan.rows:
-            raise AssertionError(f"step {plan.name}: rows in are not rows led + filtered + rejected + unused")
-        made = drafts(self.pipeline, self.definition, plan, inputs, self._receipts, self.registry)
-        record = self._record(plan, "resumed" if self.earlier else "ran", started, sum(draft.rows for draft in made))
-        manifests = self.registry.catalog.commit(made, self.run_id, record)
-        self._forget_checkpoints(plan.key)
-        self.state.add(plan.name, manifests)
-        self._tell(record, manifests)
+        except FailedStepError:
+            self._fail()
+            raise
+        except StepError as error:
+            self._fail()
+            raise FailedStepError(plan.name, str(error)) from error
+        if sum(receipt.accounted for receipt in self._receipts) != plan.rows:
+            raise AssertionError(f"step {plan.name}: rows in are not rows produced + filtered + rejected + unused")
+        made = drafts(state.pipeline, self.step, plan, self._receipts, self.ids, self.registry)
+        record = self._record("resumed" if self.earlier else "ran", sum(draft.rows for draft in made))
+        manifests = self.registry.catalog.commit(made, state.run_id, record)
+        self.disk.forget_checkpoints()
+        state.add(plan.name, manifests)
+        self._finish(record, manifests)
 
     @property
     def _receipts(self) -> list[Receipt]:
         return [*self.earlier, *self.fresh]
 
-    def _execute(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], *, force: bool) -> None:
-        """Collect the receipts of earlier runs, and run the partitions that have none."""
-        operator = self.definition.operator
-        parts = split(self.definition, inputs)
-        if force:
-            for part in parts:
-                self._forget(plan.key, part)
-            self._forget_checkpoints(plan.key)
-        self.earlier = self._on_disk(plan.key, parts)
-        if self.retry_rejects:
-            self._forget_rejected(plan.key)
+    @property
+    def _rejected(self) -> int:
+        return sum(receipt.rejected for receipt in self._receipts)
+
+    def _execute(self) -> None:
+        """Run the partitions that have no receipt."""
+        plan, observer = self.plan, self.state.observer
+        if self.force:
+            for part in plan.parts:
+                self.disk.forget(part)
+            self.disk.forget_checkpoints()
+        self.earlier = list(plan.receipts)
+        if self.state.retry_rejects:
+            self._forget_rejected()
             self.earlier = [receipt for receipt in self.earlier if not receipt.rejects]
         finished = {receipt.partition for receipt in self.earlier}
-        missing = [part for part in parts if part not in finished]
-        done = sum(receipt.partition.stop - receipt.partition.start for receipt in self.earlier)
-        self.observer.step_started(plan.name, plan.op, plan.rows or 0, done)
-        for note in self.definition.notes:
-            self.observer.message(f"{plan.name}: {note}")
+        missing = [part for part in plan.parts if part not in finished]
+        done = sum(part.stop - part.start for part in finished)
+        observer.step_started(plan.name, plan.op, plan.rows or 0, done)
+        for note in self.step.notes:
+            observer.message(f"{plan.name}: {note}")
+        self.ids.add(self.earlier)
         if not missing:
             return
-        self._spend(check_needs(self.definition, self.registry, self.state.spent))
-        if any(model.spec.mode == "batch" for model in self.definition.models.values()):
-            self.observer.message(
-                f"{plan.name}: its calls go out in batches, which may take a day. Stop (Ctrl-C) and run again whenever you "
-                "like: what is out is collected, not sent again"
+        self.state.spend(check_needs(self.step, self.registry, self.state.spent))
+        if any(model.spec.mode == "batch" for model in self.step.models.values()):
+            observer.message(
+                f"{plan.name}: its calls are sent in batches, which may take up to a day. You can stop (Ctrl-C) and run again "
+                "at any time: submitted batches are collected, not sent again"
             )
-        self.cluster.start()
-        resources = self._resources(len(missing))
-        job = self._job(plan, inputs, resources)
-        if self._devices > 1:
-            resources = NOTHING  # the devices have them
-        mark = stop_mark(self.registry.receipts, plan.key)
-        mark.unlink(missing_ok=True)
-        forget_attempts(self.registry.receipts, plan.key)
-        failure: FailedStepError | None = None
-        tell = partial(self.observer.step_advanced, plan.name)
-        paid = bool(operator.roles) and operator.shape == "row"
-        with (
-            Ticker(self.registry.receipts / plan.key, plan.rows or 0, done, tell),
-            calls_end_first(mark, self.observer.message) if paid else nullcontext(lambda: False) as interrupted,
-        ):
-            for result in self.cluster.run(job, missing, resources):
-                self.usage += result.usage
-                self._spend(result.spent)
-                if isinstance(result, Receipt):
-                    self.fresh.append(result)
-                    if failure is None and self._too_many_rejects(plan):
-                        failure = FailedStepError(plan.name, "")
-                elif failure is None and not result.stopped:
-                    failure = FailedStepError(plan.name, result.message, result.traceback)
-                if failure is not None and not mark.exists():
-                    # What is under way comes to its end (it is paid for); nothing new begins.
-                    durable_write(mark, b"")
-        if interrupted():
-            raise KeyboardInterrupt
+        failure = self._run_partitions(missing, done)
         if failure is not None:
-            self.earlier, self.fresh = [], self._on_disk(plan.key, parts)
-            self._check_rejects(plan)
+            self.earlier, self.fresh = [], list(self.disk.read_all(plan.parts))
+            self._check_rejects()
             raise failure
         if (lost := len(missing) - len(self.fresh)) > 0:
             raise StepError(f"{lost} of {len(missing)} partitions gave no result; run again to finish them")
 
-    def _on_disk(self, key: str, parts: Sequence[Partition]) -> list[Receipt]:
-        return [r for part in parts if (r := read_receipt(self.registry.receipts, self.registry.store, key, part))]
-
-    def _spend(self, spent: Mapping[str, Spent]) -> None:
-        for model, more in spent.items():
-            self.state.spent[model] = self.state.spent.get(model, Spent()) + more
+    def _run_partitions(self, missing: Sequence[Any], done: int) -> FailedStepError | None:
+        """Run partitions and collect their receipts; returns the first failure."""
+        plan, observer, operator = self.plan, self.state.observer, self.step.operator
+        self.state.executor.start()
+        resources = self._resources(len(missing))
+        job = self._job(resources)
+        if self._devices > 1:
+            resources = NOTHING  # its devices have them
+        mark = self.disk.stop_mark
+        mark.unlink(missing_ok=True)
+        self.disk.forget_attempts()
+        failure: FailedStepError | None = None
+        report = partial(observer.step_advanced, plan.name)
+        paid = bool(operator.roles) and operator.shape == "row"
+        with (
+            ProgressWatch(self.disk.folder, plan.rows or 0, done, report),
+            calls_end_first(mark, observer.message) if paid else nullcontext(lambda: False) as interrupted,
+        ):
+            for result in self.state.executor.run(job, list(missing), resources):
+                self.usage += result.usage
+                self.state.spend(result.spent)
+                if isinstance(result, Receipt):
+                    self.fresh.append(result)
+                    if failure is None and self._too_many_rejects:
+                        failure = FailedStepError(plan.name, "")
+                    if failure is None:
+                        self.ids.add([result])
+                elif failure is None and not result.stopped:
+                    failure = FailedStepError(plan.name, result.message, result.traceback)
+                if failure is not None and not mark.exists():
+                    # Requests in flight are paid for, so they finish; no new partition begins.
+                    durable_write(mark, b"")
+        if interrupted():
+            raise KeyboardInterrupt
+        return failure
 
     @property
     def _devices(self) -> int:
-        asked = self.definition.operator.devices
-        return asked(self.definition.params) if asked else 1
+        asked = self.step.operator.devices
+        return asked(self.step.params) if asked else 1
 
     def _resources(self, parts: int) -> Resources:
-        operator, models = self.definition.operator, self.definition.models.values()
-        return self.cluster.workers_for(
-            self.definition.spec.resources,
+        operator, models = self.step.operator, self.step.models.values()
+        return self.state.executor.workers_for(
+            self.step.spec.resources,
             local_model=any(model.weights is not None for model in models),
             calls_models=bool(operator.roles),
             whole=operator.shape == "whole",
@@ -216,25 +293,20 @@ class StepRunner:
             devices=self._devices,
         )
 
-    def _job(self, plan: StepPlan, inputs: Mapping[str, tuple[Input, ...]], resources: Resources) -> Job:
-        numbered: dict[str, tuple[InputPart, ...]] = {}
-        number = 0
-        for port, versions in inputs.items():
-            numbered[port] = tuple(InputPart(number=number + i, data=version.data) for i, version in enumerate(versions))
-            number += len(versions)
-        names = self.definition.spec.models
+    def _job(self, resources: Resources) -> Job:
+        plan, step, names = self.plan, self.step, self.step.spec.models
         return Job(
             registry=self.registry.location,
-            run_id=self.run_id,
-            pipeline=self.pipeline.spec.name,
+            run_id=self.state.run_id,
+            pipeline=self.state.pipeline.spec.name,
             step=plan.name,
             step_key=plan.key,
-            operator=full_name(self.definition.operator),
-            types={port: full_name(each.record) for port, each in self.definition.operator.inputs.items()},
-            code=code_digest(full_name(self.definition.operator)),
-            # What is set, and no defaults: some operators ask which of them were set.
-            params=self.definition.params.model_dump(mode="json", exclude_unset=True),
-            inputs=numbered,
+            operator=full_name(step.operator),
+            types={port: full_name(each.record) for port, each in step.operator.inputs.items()},
+            code=code_digest(full_name(step.operator)),
+            # Without defaults: some operators ask which parameters were set.
+            params=step.params.model_dump(mode="json", exclude_unset=True),
+            inputs=dict(plan.inputs),
             models={
                 role: ModelBinding(
                     spec=model.spec,
@@ -243,92 +315,62 @@ class StepRunner:
                     name=names.get(role, role),
                     spent=self.state.spent.get(names.get(role, role), Spent()),
                 )
-                for role, model in self.definition.models.items()
+                for role, model in step.models.items()
             },
-            seed=self.pipeline.spec.seed,
+            seed=self.state.pipeline.spec.seed,
             threads=max(1, int(resources.num_cpus or 1)),
             device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
-            retry_rejects=self.retry_rejects,
-            excluded=excluded_of(self.pipeline, self.definition),
+            retry_rejects=self.state.retry_rejects,
+            excluded=excluded_of(self.state.pipeline, step),
             families=dict(plan.families),
         )
 
-    def _too_many_rejects(self, plan: StepPlan) -> bool:
-        return sum(receipt.rejected for receipt in self._receipts) > self.definition.spec.max_reject_ratio * (plan.rows or 0)
+    @property
+    def _too_many_rejects(self) -> bool:
+        return self._rejected > self.step.spec.max_reject_ratio * (self.plan.rows or 0)
 
-    def _check_rejects(self, plan: StepPlan) -> None:
-        if not self._too_many_rejects(plan):
+    def _check_rejects(self) -> None:
+        if not self._too_many_rejects:
             return
-        reasons = self._reasons([receipt.rejects for receipt in self._receipts if receipt.rejects])
-        # What was rejected is to be tried again once its cause is mended, so these partitions count as not done.
-        self._forget_rejected(plan.key)
+        reasons = _reasons(self.registry, self._reject_objects)
+        # Rejected rows run again once the cause is fixed, so their partitions count as not done.
+        self._forget_rejected()
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        rejected, allowed = sum(receipt.rejected for receipt in self._receipts), self.definition.spec.max_reject_ratio
         raise StepError(
-            f"{rejected} of {plan.rows} rows were rejected, and max_reject_ratio allows {allowed:.0%}: {listed}. "
-            "Answers that were good are kept; mend the cause, or raise max_reject_ratio of the step."
+            f"{self._rejected} of {self.plan.rows} rows were rejected, and max_reject_ratio allows "
+            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept; fix the cause, or raise the step's "
+            "max_reject_ratio"
         )
 
-    def _forget_rejected(self, key: str) -> None:
+    def _forget_rejected(self) -> None:
         for receipt in self._receipts:
             if receipt.rejects:
-                self._forget(key, receipt.partition)
+                self.disk.forget(receipt.partition)
 
-    def _forget(self, key: str, part: Partition) -> None:
-        receipt_path(self.registry.receipts, key, part).unlink(missing_ok=True)
+    @property
+    def _reject_objects(self) -> list[SideObject]:
+        return [receipt.rejects for receipt in self._receipts if receipt.rejects]
 
-    def _forget_checkpoints(self, key: str) -> None:
-        shutil.rmtree(checkpoints(self.registry.receipts, key), ignore_errors=True)
+    def _fail(self) -> None:
+        """Record that the step failed."""
+        record = self._record("failed")
+        self.registry.catalog.commit([], self.state.run_id, record)
+        self._finish(record, ())
 
-    def _reasons(self, parts: Sequence[SideObject]) -> tuple[tuple[str, int], ...]:
-        """The most frequent reasons in objects of rejects."""
-        counted: Counter[str] = Counter()
-        for part in parts:
-            counted.update(self.registry.store.read_table(part.sha256, ["reason"]).column("reason").to_pylist())
-        return tuple(counted.most_common(_REASONS_SHOWN))
-
-    def _record(self, plan: StepPlan, outcome: Any, started: float, rows_out: int = 0) -> StepRun:
+    def _record(self, outcome: Any, rows_out: int = 0) -> StepRun:
         return StepRun(
-            step=plan.name,
-            op=plan.op,
+            step=self.plan.name,
+            op=self.plan.op,
             outcome=outcome,
-            rows_in=plan.rows or 0,
+            rows_in=self.plan.rows or 0,
             rows_out=rows_out,
             filtered=sum(receipt.filtered for receipt in self._receipts),
-            rejected=sum(receipt.rejected for receipt in self._receipts),
+            rejected=self._rejected,
             unused=sum(receipt.unused for receipt in self._receipts),
             **self.usage.model_dump(),
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(time.monotonic() - self.started, 3),
         )
 
-    def _hit(self, plan: StepPlan, started: float) -> None:
-        record = StepRun(
-            step=plan.name,
-            op=plan.op,
-            outcome="hit",
-            rows_in=plan.rows or 0,
-            rows_out=sum(manifest.rows for manifest in plan.manifests),
-            filtered=plan.manifests[0].filtered,
-            rejected=plan.manifests[0].rejected,
-            unused=plan.manifests[0].unused,
-            seconds=round(time.monotonic() - started, 3),
-        )
-        self.registry.catalog.commit([], self.run_id, record, hits=plan.manifests)
-        self.state.add(plan.name, plan.manifests)
-        self._tell(record, plan.manifests, _rejects(plan.manifests))
-
-    def _tell(self, record: StepRun, manifests: Sequence[Manifest], rejects: Sequence[SideObject] | None = None) -> None:
-        metrics = manifests[0].metrics if manifests else ()
-        if rejects is None:
-            rejects = [receipt.rejects for receipt in self._receipts if receipt.rejects]
-        partial = sum(part.rows for part in rejects) - record.rejected
-        notes = tuple(dict.fromkeys(note for receipt in self.fresh for note in receipt.notes))
-        asks_api = any(model.spec.provider == "openai" for model in self.definition.models.values())
-        outcome = StepOutcome(record, tuple(manifests), self._reasons(rejects), partial, metrics, notes, asks_api)
-        self.state.outcomes.append(outcome)
-        self.observer.step_finished(outcome)
-
-
-def _rejects(manifests: Sequence[Manifest]) -> list[SideObject]:
-    """Rejects stand with a step's first output."""
-    return [part for part in manifests[0].side if part.kind == "rejects"]
+    def _finish(self, record: StepRun, manifests: Sequence[Manifest]) -> None:
+        notes = [note for receipt in self.fresh for note in receipt.notes]
+        self.state.finish(_outcome(self.state, self.step, record, manifests, self._reject_objects, notes))

@@ -1,9 +1,9 @@
-"""Raw values of files made ready for their record type, without changing what they say.
+"""Prepares raw values of files for their record type, without changing their meaning.
 
-* A number for a text field is the text that the file has: 3.1415926535897932384626 keeps its 22 digits, 12.50 its zero,
-  a float32 of 0.1 is 0.1.
-* A number that is not finite is refused, as in JSON.
-* Keys that the type does not know are left out at every depth, and reported by path: `prompt[].name`.
+* A number for a text field keeps its text in the file: 3.1415926535897932384626 keeps its 22 digits, 12.50 its zero, and a
+  float32 of 0.1 is 0.1.
+* Numbers must be finite, as in JSON.
+* Keys that the type does not have are dropped at every depth and reported by path: `prompt[].name`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Coerce = Callable[[Any, Report], Any]
 
 
 class UnfitError(ValueError):
-    """A value that cannot be taken; the text says which and why."""
+    """A value does not fit; the text says which and why."""
 
 
 class Number(float):
@@ -32,17 +32,17 @@ class Number(float):
     text: str
 
     def __new__(cls, text: str) -> Number:
-        """Raises ValueError when it is not a number."""
+        """Raises ValueError if it is not a number."""
         number = super().__new__(cls, text)
         number.text = text
         return number
 
 
 def coerced(record: type[BaseModel], fields: dict[str, Any], report: Report) -> dict[str, Any]:
-    """The fields that the type knows, ready to be validated; `report` is called with the path of each other one.
+    """The fields that the type has, ready for validation; `report` is called with the path of every other one.
 
     Raises:
-        UnfitError: a value that is no text, number, ... in any reading.
+        UnfitError: a value cannot be read as its field's type.
     """
     converted: dict[str, Any] = _model(record)(fields, report)
     return converted
@@ -77,7 +77,7 @@ def _aliases(alias: Any) -> list[str]:
 
 
 def _of(annotation: Any, path: str) -> Coerce | None:
-    """How a value of this annotation is converted; None where it is taken as it is."""
+    """How a value of this annotation is converted; None if it is not."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _of(args[0], path)
@@ -142,11 +142,11 @@ def _text(value: Any, path: str) -> Any:
 
 
 def _whole(value: Any, path: str) -> Any:
-    """9007199254740993.0 is a whole number that no float can be."""
+    """9007199254740993.0 is a whole number that no float can represent."""
     if isinstance(value, Number) and value.is_integer() and abs(value) < 2**64 and len(value.text) < 64:
         try:
             exact = Decimal(value.text)
-        except InvalidOperation:  # an exponent beyond all measure
+        except InvalidOperation:  # an absurd exponent
             return value
         return int(exact) if exact == exact.to_integral_value() else value
     return value
@@ -158,9 +158,9 @@ def _finite(value: Any, path: str) -> Any:
         try:
             number = float(value)
         except ValueError:
-            return value  # its own error
+            return value  # validation reports it
     if isinstance(number, float | Decimal) and not math.isfinite(number):
         if isinstance(value, Number):
             raise UnfitError(f"{path}: {value.text:.40} is beyond the range of numbers (1.8e308)")
-        raise UnfitError(f"{path}: {value} is not a number that a row may have; leave it out, or use null")
+        raise UnfitError(f"{path}: {value} is not a number that a row can contain; omit the field, or use null")
     return value

@@ -1,7 +1,7 @@
-"""Exclusion lists: rows that must not come back, by the dataset they stand in and what they say.
+"""Exclusion lists: rows that must not come back, named by their dataset and their content.
 
-`engine impact --takedown FILE` writes one, `exclude: FILE` in a pipeline obeys it. A row is named by its content, so it is
-left out wherever it stands in the next version, too.
+`engine impact --takedown FILE` writes one, and `exclude: FILE` in a pipeline applies it. A row is named by its content, so it
+is also left out if it moves to another place in the next version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.sources.readers import load_json
 from registry.storage.objects import durable_write, json_digest
 
 Exclusions = Mapping[str, frozenset[str]]
-"""Ids of rows (see registry.content.row_ids) by the dataset they stand in."""
+"""Ids of rows (see registry.records.content.row_ids) by dataset."""
 
 EXCLUDED = "left out, as the exclusion list says"
 """The reason of an excluded row in `rejects`."""
@@ -30,7 +30,7 @@ def _text(value: str) -> str:
 
 
 class Entry(BaseModel):
-    """A line of an exclusion list; `seen_at` is for people."""
+    """A line of an exclusion list; `seen_at` is only for readers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,13 +39,13 @@ class Entry(BaseModel):
     seen_at: Annotated[str, AfterValidator(_text)] = ""
 
 
-def read_exclusions(file: str, beside: Path) -> Exclusions:
-    """Read a list; it is looked up where the user stands, then beside the pipeline.
+def read_exclusions(file: str, base_dir: Path) -> Exclusions:
+    """Read a list, from the working folder or else from the pipeline's folder.
 
     Raises:
-        EngineError: the file is not there, or a line of it is wrong.
+        EngineError: the file does not exist, or one of its lines is invalid.
     """
-    found = next((folder / file for folder in (Path(), beside) if (folder / file).is_file()), None)
+    found = next((folder / file for folder in (Path(), base_dir) if (folder / file).is_file()), None)
     if found is None:
         raise EngineError(
             f"there is no exclusion list {file} (`engine impact NAME@V --where ... --takedown {file}` writes one)"
@@ -57,10 +57,10 @@ def read_exclusions(file: str, beside: Path) -> Exclusions:
 
 
 def add_to_list(file: Path, entries: Iterable[Entry]) -> int:
-    """Write entries to a list, after those that it has; returns how many were new.
+    """Append entries to a list; returns how many were new.
 
     Raises:
-        EngineError: the file is there and is no exclusion list.
+        EngineError: the file exists and is not an exclusion list.
     """
     before = _entries(file) if file.exists() else []
     known = {(entry.dataset, entry.row_id) for entry in before}
@@ -74,12 +74,12 @@ def add_to_list(file: Path, entries: Iterable[Entry]) -> int:
 
 
 def digest(ids: Iterable[str]) -> str:
-    """What stands for a set of row ids in a step key."""
+    """The digest of a set of row ids, for step keys."""
     return json_digest(sorted(ids))
 
 
 MAX_LINE_BYTES = 1 << 16
-"""Of a line of a list; each takes some 150."""
+"""The longest line of a list; most have about 150 bytes."""
 
 
 def _entries(file: Path) -> list[Entry]:
@@ -102,6 +102,6 @@ def _read(file: Path, content: IO[bytes]) -> Iterator[Entry]:
             yield Entry.model_validate(load_json(line.decode("utf-8-sig" if number == 1 else "utf-8")))
         except (ValueError, RecursionError):  # also pydantic's ValidationError
             raise EngineError(
-                f'{file}:{number}: not a line of an exclusion list; one is {{"dataset": "pipeline/dataset", "row_id": "<64 hex '
-                'digits>"} and `engine impact ... --takedown` writes them'
+                f'{file}:{number}: not a line of an exclusion list, such as {{"dataset": "pipeline/dataset", "row_id": '
+                '"<64 hex digits>"}; `engine impact ... --takedown` writes them'
             ) from None

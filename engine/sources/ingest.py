@@ -1,13 +1,13 @@
-"""External inputs: rows of files, hubs and generators, typed at the door.
+"""Reads datasets from files, hubs and generators, and validates their rows.
 
-What is decided for bad input:
+How bad input is handled:
 
-* a row that does not fit its type stops the run before anything is paid; equal errors are counted, and the first 20
-  different ones shown; `on_error: skip` keeps such rows in the dataset's rejects instead;
-* a file that is not UTF-8 is reported with the row and the byte; a row may have up to MAX_ROW_BYTES;
-* fields that the type does not know are left out at every depth, and `engine plan` and the run's summary say which;
-* a `rename` of a column that no row has is an error;
-* a dataset without a row is an error, unless `allow_empty: true` says that it is right.
+* a row that does not fit its type stops the run before anything is paid for. Equal errors are counted, and the first 20
+  different ones shown. With `on_error: skip`, such rows go to the dataset's rejects instead;
+* a file that is not UTF-8 is reported with the row and the byte. A row may have up to MAX_ROW_BYTES;
+* fields that the type does not have are dropped at every depth; `engine plan` and the run's summary list them;
+* renaming a column that no row has is an error;
+* a dataset without rows is an error, unless it has `allow_empty: true`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from registry.records.record import fields_of
 from registry.storage.objects import json_digest
 
 READER_VERSION = 3
-"""To be raised when the readers below give other rows for the same bytes."""
+"""Raise it when the readers return other rows for the same bytes."""
 
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 16 << 20
-"""Of an object. Readers of a part of it decode all of it, and it is in memory a few times over while it is written."""
+"""The size of an object. Readers of a part decode all of it, and writing takes a few times its size in memory."""
 SHOWN_ERRORS = 20
 
 HEAD_ROWS = 20
 HEAD_BYTES = 1 << 20
-"""How much of a file `check` reads."""
+"""How much of a file `engine check` reads."""
 
 
 @dataclass(frozen=True)
 class Ingested:
     """A source's rows in the object store, not yet a version.
 
-    `ignored` has fields that the type does not know, with the number of rows that have them.
+    `ignored` has the fields that the type does not have, each with its number of rows.
     """
 
     data: tuple[DataObject, ...]
@@ -67,13 +67,13 @@ class Ingested:
 
 
 def identity(
-    spec: DatasetSpec, record: type[Record], beside: Path, seed: int, excluded: frozenset[str] = frozenset()
+    spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int, excluded: frozenset[str] = frozenset()
 ) -> dict[str, Any] | None:
-    """Everything that determines a source's rows, for its step key; None when only reading it can tell."""
+    """Everything that determines a source's rows, for its step key; None if it must be read to know."""
     origin: dict[str, Any]
     name = None
     if spec.path is not None:
-        origin = {"files": [_digest(file) for file in find_files(spec.path, beside)]}
+        origin = {"files": [_digest(file) for file in find_files(spec.path, base_dir)]}
     elif spec.generator is not None:
         name, _, task = spec.generator.partition("/")
         generator = catalogue().generators[name]
@@ -85,7 +85,7 @@ def identity(
             "identity": generator.identity(),
         }
     else:
-        return None  # a hub's data can change behind its name
+        return None  # a hub's data can change under the same name
     rules: dict[str, Any] = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
     rules |= {"defaults": spec.defaults} if spec.defaults else {}
     if excluded:
@@ -93,10 +93,10 @@ def identity(
     return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
 
 
-def files_of(spec: DatasetSpec, beside: Path) -> tuple[str, ...]:
-    """The files, or the Hub's dataset, that a source is read from, for people; none for a generator."""
+def files_of(spec: DatasetSpec, base_dir: Path) -> tuple[str, ...]:
+    """The files or the hub dataset that a source is read from, for display; none for a generator."""
     if spec.path is not None:
-        return tuple(file.name for file in find_files(spec.path, beside))
+        return tuple(file.name for file in find_files(spec.path, base_dir))
     return (f"hf:{spec.hf}",) if spec.hf else ()
 
 
@@ -109,12 +109,12 @@ def ingest(
     name: str,
     spec: DatasetSpec,
     record: type[Record],
-    beside: Path,
+    base_dir: Path,
     seed: int,
     store: ObjectStore,
     excluded: frozenset[str] = frozenset(),
 ) -> Ingested:
-    """Read and type a source's rows into the object store; those with an id in `excluded` are rejected.
+    """Read and validate a source's rows into the object store; those with an id in `excluded` are rejected.
 
     Raises:
         PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.
@@ -122,7 +122,7 @@ def ingest(
     """
     found = _Findings()
     data: list[DataObject] = []
-    typed = _typed(islice(_rows(spec, record, beside, seed), spec.limit), spec, record, excluded, found)
+    typed = _typed(islice(_rows(spec, record, base_dir, seed), spec.limit), spec, record, excluded, found)
     identity = content_id(record.arrow_schema(), _stored(typed, record, store, data))
     if problems := _problems(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
         raise PipelineError(problems)
@@ -135,9 +135,9 @@ def ingest(
 
 
 def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> list[Problem]:
-    """What the first rows of a source's first file show to be wrong: rows that do not fit, columns that are not there.
+    """Problems in the first rows of a source's first file: rows that do not fit, and columns that do not exist.
 
-    It reads at most HEAD_ROWS rows of it, and only where that is cheap.
+    It reads at most HEAD_ROWS rows, and only if that is cheap.
 
     Raises:
         EngineError: the file cannot be read.
@@ -155,12 +155,12 @@ def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: lis
 
 
 class _RowError(ValueError):
-    """Why a row cannot be taken as it is."""
+    """A row cannot be used; the text says why."""
 
 
 @dataclass
 class _Bad:
-    """Rows with one and the same error."""
+    """Rows with the same error."""
 
     first: str
     last: str
@@ -175,7 +175,7 @@ class _Bad:
 
 @dataclass
 class _Findings:
-    """What comes to light while rows are typed."""
+    """What validating rows finds."""
 
     rows: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
@@ -201,12 +201,12 @@ class _Findings:
 
 
 def _problems(name: str, spec: DatasetSpec, record: type[Record], found: _Findings, *, complete: bool) -> list[Problem]:
-    """What is wrong with a source after its rows were typed; `complete`: they were all that there are."""
+    """The problems of a source after its rows were validated; `complete`: all of them were."""
     problems = [Problem(f"{bad}: not a {record.type_name()}: {error}") for error, bad in found.errors.items()]
     if found.bad > found.shown:
         problems.append(Problem(f"... and {found.bad - found.shown:,} more rows of {name!r}"))
     if problems:
-        hint = "correct the rows, map columns with `rename`, or keep going without them: `on_error: skip`"
+        hint = "fix the rows, map columns with `rename`, or continue without these rows: `on_error: skip`"
         problems[-1] = Problem(problems[-1].message, hint=hint)
     taken = found.rows - found.bad - len(found.rejects)
     if complete and found.rows and found.columns:
@@ -217,13 +217,13 @@ def _problems(name: str, spec: DatasetSpec, record: type[Record], found: _Findin
         where = spec.path or spec.hf or spec.generator
         why = f"{where} has no rows"
         if found.rejects:
-            why = f"none of the {len(found.rejects):,} rows of {where} fits: {found.rejects[0]['reason']}"
-        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is right, say so: `allow_empty: true`"))
+            why = f"none of the {len(found.rejects):,} rows of {where} fit: {found.rejects[0]['reason']}"
+        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is intended, set `allow_empty: true`"))
     return problems
 
 
 def _wanted(spec: DatasetSpec, record: type[Record]) -> frozenset[str]:
-    """The columns of a source that its rows are made from."""
+    """The columns of a source that its rows need."""
     return frozenset(record.model_fields) | spec.rename.keys()
 
 
@@ -276,7 +276,7 @@ def _head(rows: Iterator[Row], most: int, found: _Findings) -> Iterator[Row]:
 def _stored(
     rows: Iterator[tuple[Record, int]], record: type[Record], store: ObjectStore, data: list[DataObject]
 ) -> Iterator[pa.Table]:
-    """Records as tables of bounded size, each in the store, and noted in `data`, before it is given; at least one."""
+    """Records as tables of bounded size, at least one; each is stored and added to `data` before it is yielded."""
     rows_left = True
     while rows_left:
         chunk: list[Record] = []
@@ -308,9 +308,9 @@ def _explain(error: Any, columns: list[str]) -> str:
     return f"{where}: {error['msg']}{shown}"
 
 
-def _rows(spec: DatasetSpec, record: type[Record], beside: Path, seed: int) -> Iterator[Row]:
+def _rows(spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int) -> Iterator[Row]:
     if spec.path is not None:
-        for file in find_files(spec.path, beside):
+        for file in find_files(spec.path, base_dir):
             yield from read_file(file, _wanted(spec, record))
     elif spec.generator is not None:
         name, _, task = spec.generator.partition("/")

@@ -1,4 +1,4 @@
-"""Files that a dataset's `path` means: on this machine or at a URL, perhaps compressed, perhaps in `key=value` folders."""
+"""Finds the files of a dataset's `path`: on this machine or at a URL, perhaps compressed, perhaps in `key=value` folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 _ALSO = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
 
 MAX_EXPANSION = 200
-"""A compressed file that gives more bytes for each of its own is refused, from FREE_BYTES on."""
+"""The highest compression ratio of a file that expands to more than FREE_BYTES."""
 FREE_BYTES = 256 << 20
 
 _DECOMPRESS: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
@@ -36,7 +36,7 @@ _DECOMPRESS: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
     "xz": (b"\xfd7zXZ\0", lzma.LZMAFile),
     "zst": (b"\x28\xb5\x2f\xfd", lambda raw: pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")),
 }
-"""By ending: the bytes that such a file begins with, and how it is read."""
+"""By suffix: the first bytes of such a file, and how to read it."""
 
 _ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
 _PARTITION = re.compile(r"([A-Za-z_][\w-]*)=(.*)")
@@ -48,10 +48,10 @@ class SourceFile:
     """A file of a source.
 
     Attributes:
-        name: what people are shown, without secrets.
-        path: where it is, for `system` (an fsspec file system; None for this machine).
-        partition: fields that its folders stand for: `lang=en/part-0.parquet` has `{"lang": "en"}`.
-        secrets: texts that must not be shown, with what is shown instead.
+        name: what users see, without secrets.
+        path: its path in `system` (an fsspec file system; None: this machine).
+        partition: fields from the names of its folders: `lang=en/part-0.parquet` has `{"lang": "en"}`.
+        secrets: texts that must not be shown, with their replacements.
     """
 
     name: str
@@ -62,7 +62,7 @@ class SourceFile:
 
     @property
     def _endings(self) -> tuple[str, str]:
-        """(ending that says the format, ending that says the compression), in lower case."""
+        """(suffix of the format, suffix of the compression), in lower case."""
         path = urlsplit(self.path).path if _is_http(self.path) else self.path
         name = PurePosixPath(unquote(path) if _is_http(self.path) else path)
         last = name.suffix.lstrip(".").lower()
@@ -70,15 +70,15 @@ class SourceFile:
 
     @property
     def format(self) -> str | None:
-        """One of FORMATS, by the file's name; None when it is something else."""
+        """One of FORMATS, by the file's name; None for others."""
         ending = _ALSO.get(self._endings[0], self._endings[0])
         return ending if ending in FORMATS else None
 
     def open_raw(self) -> IO[bytes]:
-        """The bytes as they are stored, from the start to the end; not all can seek."""
+        """The stored bytes, from the start; not every stream can seek."""
         if self.system is None:
             return open(self.path, "rb")
-        # In one stream: many servers know no ranges.
+        # In one stream, because many servers do not support ranges.
         options = {"block_size": 0} if _is_http(self.path) else {}
         return io.BufferedReader(cast(io.RawIOBase, _Raw(self.system.open(self.path, "rb", **options))), 1 << 20)
 
@@ -87,7 +87,7 @@ class SourceFile:
         """The bytes, decompressed.
 
         Args:
-            seekable: copy them to a temporary file where they come as a stream.
+            seekable: copy them to a temporary file if they arrive as a stream.
 
         Raises:
             EngineError: it expands beyond the limit.
@@ -95,7 +95,7 @@ class SourceFile:
         with self.open_raw() as raw:
             content = raw
             magic, decompress = _DECOMPRESS.get(self._endings[1], (b"", None))
-            # A server that says `Content-Encoding: gzip` has it unpacked on the way.
+            # With `Content-Encoding: gzip` it was decompressed in transit.
             if decompress and (not (start := _peek(raw, len(magic))) or start == magic):
                 counted = _Raw(raw)
                 source = decompress(cast(IO[bytes], counted))
@@ -110,9 +110,9 @@ class SourceFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Whatever goes wrong in here becomes an EngineError that names the file.
+        """Turn any error in the block into an EngineError that names the file.
 
-        Each kind of file system has errors of its own, of unrelated classes.
+        Every file system raises errors of its own, of unrelated classes.
         """
         try:
             yield
@@ -122,18 +122,18 @@ class SourceFile:
             raise EngineError(f"cannot read {self.name}: {_words(error, self.secrets)}") from error
 
 
-def find_files(path: str, beside: Path) -> list[SourceFile]:
-    """The files that `path` means: an fsspec URL, or a file or glob where the user stands, else beside the pipeline.
+def find_files(path: str, base_dir: Path) -> list[SourceFile]:
+    """The files of a `path`: an fsspec URL, or a file or glob in the working folder, else in the pipeline's folder.
 
-    `${env.NAME}` in it is the environment variable of that name, which is never shown.
+    `${env.NAME}` in it is replaced by that environment variable, whose value is never shown.
 
     Raises:
-        EngineError: what stores them cannot be asked.
+        EngineError: the store cannot be reached.
     """
     path, secrets = _with_environment(path)
     if "://" in path or "::" in path:
         return _at_url(path, secrets)
-    for folder in (Path(), beside):
+    for folder in (Path(), base_dir):
         wanted = folder / Path(path).expanduser()
         found = (
             [str(wanted)] if wanted.is_file() else sorted(glob.glob(str(wanted), recursive=True))
@@ -166,7 +166,7 @@ def _at_url(url: str, secrets: Mapping[str, str]) -> list[SourceFile]:
         if kind := _kind(system, inner):
             if kind == "directory":
                 folder = _shown(url.rstrip("/"), secrets)
-                raise EngineError(f"{folder} is a folder; name its files, for instance {folder}/*.jsonl")
+                raise EngineError(f"{folder} is a folder; name its files, for example {folder}/*.jsonl")
             return [found(inner, url)]
         if "*" not in inner and (_is_http(inner) or not re.search(r"[?\[]", inner)):
             return []
@@ -179,16 +179,16 @@ def _at_url(url: str, secrets: Mapping[str, str]) -> list[SourceFile]:
         return [found(path, name) for path, name in names.items()]
     except EngineError:
         raise
-    except Exception as error:  # each kind of file system has errors of its own, of unrelated classes
+    except Exception as error:  # every file system raises errors of its own, of unrelated classes
         raise EngineError(f"cannot read {_shown(url, secrets)}: {_words(error, secrets)}") from error
 
 
 def _kind(system: Any, path: str) -> str | None:
-    """`file` or `directory`; None when there is nothing."""
+    """`file` or `directory`; None if it does not exist."""
     try:
         return str(system.info(path)["type"])
     except FileNotFoundError as error:
-        # For HTTP this may be any failure; what it was is the cause.
+        # For HTTP this may be any failure; the cause says which.
         cause = error.__cause__
         if cause is None or getattr(cause, "status", None) in (404, 410):
             return None
@@ -196,7 +196,7 @@ def _kind(system: Any, path: str) -> str | None:
 
 
 def _partition(path: str) -> dict[str, str]:
-    """The fields that folders named `key=value` stand for."""
+    """The fields from folders named `key=value`."""
     path = urlsplit(path).path if _is_http(path) else path
     pairs = [match for folder in PurePosixPath(path).parts[:-1] if (match := _PARTITION.fullmatch(folder))]
     return {unquote(pair[1]): unquote(pair[2]) for pair in pairs if pair[2] != _NO_VALUE}
@@ -217,7 +217,7 @@ def _words(error: Exception, secrets: Mapping[str, str]) -> str:
     kind = type(error).__name__
     if "Credential" in kind or "Credential" in str(error):
         return (
-            f"no usable credentials ({_shown(str(error), secrets)}); set those of the store in the environment, for S3 "
+            f"no usable credentials ({_shown(str(error), secrets)}); set those of the store in the environment: for S3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (FSSPEC_S3_ANON=true for public buckets)"
         )
     said = getattr(error, "strerror", None) if not isinstance(error, FileNotFoundError) else None
@@ -230,7 +230,7 @@ def _peek(raw: Any, count: int) -> bytes:
 
 
 class _Raw(io.RawIOBase):
-    """Anything with `read(n)` as a raw stream, with a count of what was read; fsspec's files lack much of the protocol."""
+    """Makes a raw stream of anything with `read(n)`, and counts the bytes; fsspec's files lack much of the protocol."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -261,7 +261,7 @@ class _Raw(io.RawIOBase):
 
 
 class _Bounded(_Raw):
-    """A decompressed stream that stops where it expands beyond what any data of people's does."""
+    """A decompressed stream that raises an error when it expands more than real data does."""
 
     def __init__(self, inner: Any, compressed: _Raw, name: str) -> None:
         super().__init__(inner)
@@ -275,6 +275,6 @@ class _Bounded(_Raw):
         read = super().readinto(buffer)
         if self.count > max(FREE_BYTES, MAX_EXPANSION * self.compressed.count):
             raise EngineError(
-                f"{self.name} expands to more than {MAX_EXPANSION} times its size; if that is right, decompress it yourself"
+                f"{self.name} expands to more than {MAX_EXPANSION} times its size; if that is intended, decompress it yourself"
             )
         return read

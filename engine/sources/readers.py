@@ -1,7 +1,7 @@
-"""Rows of files as they stand there: JSON Lines, JSON, CSV, Parquet.
+"""Reads the rows of files: JSON Lines, JSON, CSV, Parquet.
 
-A JSON file is a list of rows, or one object that maps ids to rows: there a row without a field `id` gets its key as `id`.
-Folders named `key=value` give their rows that field, where the file itself does not.
+A JSON file is a list of rows, or one object that maps ids to rows: a row without a field `id` then gets its key as `id`.
+Folders named `key=value` add that field to their rows, unless the file has it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from engine.sources.coercion import Number
 from engine.sources.locations import SourceFile
 
 MAX_ROW_BYTES = 64 << 20
-"""Of a row in its file."""
+"""The largest row in its file."""
 MAX_DOCUMENT_BYTES = 512 << 20
-"""Of a JSON file, which is read whole; JSON Lines have no such limit."""
+"""The largest JSON file, which is read whole; JSON Lines has no such limit."""
 
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 
@@ -33,11 +33,11 @@ class Row:
     """A row of a source before it is typed.
 
     Attributes:
-        where: its place, such as `rows.jsonl:3`.
-        fields: its values; None when it cannot be read.
+        where: its location, such as `rows.jsonl:3`.
+        fields: its values; None if it cannot be read.
         error: why it cannot be read.
-        size: its bytes, about.
-        unread: columns that nobody wants, and that were not read.
+        size: its approximate size in bytes.
+        unread: columns that are not wanted and were not read.
     """
 
     where: str
@@ -52,7 +52,7 @@ def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
 
     Args:
         file: the file.
-        wanted: the columns that are of use; others may be left out.
+        wanted: the columns to read; others may be omitted.
 
     Raises:
         EngineError: the file as a whole cannot be read.
@@ -84,7 +84,7 @@ def _json_lines(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
             except UnicodeDecodeError as error:
                 yield Row(where, error=f"not UTF-8 at byte {error.start + 1} of the row; save the file as UTF-8")
             except RecursionError:
-                yield Row(where, error=f"not JSON that can be read: {_DEEP}")
+                yield Row(where, error=f"not JSON that can be parsed: {_DEEP}")
             except ValueError as error:
                 yield Row(where, error=f"not JSON: {error}")
 
@@ -93,9 +93,9 @@ _DEEP = "it is nested too deeply"
 
 
 def load_json(text: str) -> Any:
-    """JSON, without what the standard does not have (NaN, infinities) or leaves open (a key twice).
+    """Parse JSON. NaN and infinities, which the standard does not have, and duplicate keys are errors.
 
-    Fractions are `Number`s, which know their text.
+    Fractions become `Number`s, which keep their text.
 
     Raises:
         ValueError, RecursionError: it is not JSON.
@@ -104,7 +104,7 @@ def load_json(text: str) -> Any:
 
 
 def _int(digits: str) -> int:
-    if len(digits) > 4000:  # Python's own limit comes with advice that is not for users
+    if len(digits) > 4000:  # Python's own error has advice that users cannot follow
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 
@@ -113,7 +113,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"an object has the same key twice: {key!r:.60}")
+        raise ValueError(f"an object has a duplicate key: {key!r:.60}")
     return fields
 
 
@@ -122,12 +122,12 @@ def _no_constant(name: str) -> Any:
 
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How half of a surrogate pair can be written: only so, for UTF-8 itself has none. (A whole pair has two of it.)"""
+"""How half of a surrogate pair is written; UTF-8 itself cannot contain one. (A whole pair matches twice.)"""
 
 
 def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
     if not isinstance(value, dict):
-        return Row(where, error=f"a row is a JSON object, this is a {type(value).__name__}")
+        return Row(where, error=f"a row must be a JSON object, and this is a {type(value).__name__}")
     try:
         if halves:
             json.dumps(value, ensure_ascii=False).encode()
@@ -143,16 +143,20 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
             raw += part
             if len(raw) > MAX_DOCUMENT_BYTES:
                 most = f"{MAX_DOCUMENT_BYTES >> 20} MiB"
-                raise EngineError(f"{file.name}: a JSON file may have {most}; write JSON Lines (one object a line, .jsonl)")
+                raise EngineError(
+                    f"{file.name}: a JSON file may have at most {most}; use JSON Lines (one object per line, .jsonl)"
+                )
     name = file.name
     try:
         document = load_json(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise EngineError(f"{name}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
     except RecursionError:
-        raise EngineError(f"{name}: not JSON that can be read: {_DEEP}") from None
+        raise EngineError(f"{name}: not JSON that can be parsed: {_DEEP}") from None
     except ValueError as error:
-        raise EngineError(f"{name}: not JSON: {error}. (One object a line is JSON Lines: name the file .jsonl)") from error
+        raise EngineError(
+            f"{name}: not JSON: {error}. (If it has one object per line, it is JSON Lines: name it .jsonl)"
+        ) from error
     halves = bool(_HALF.search(raw))
     if not isinstance(document, list | dict):
         raise EngineError(f"{name}: {_DOCUMENT}; this is a {type(document).__name__}")
@@ -168,11 +172,11 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
         yield _json_row(f"{name} row {number + 1} ({key!r:.60})", {"id": key, **value}, size, halves=halves)
 
 
-_DOCUMENT = "a JSON file holds a list of objects, or one object that maps ids to objects"
+_DOCUMENT = "a JSON file must contain a list of objects, or one object that maps ids to objects"
 
 
 _SURPLUS, _MISSING = "\0surplus", "\0missing"
-"""Cells beyond the header, and cells that a short row lacks, as the CSV reader is told to mark them."""
+"""How the CSV reader marks cells beyond the header, and cells that a short row lacks."""
 
 
 def _csv(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
@@ -187,7 +191,7 @@ def _csv(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
             lines.bytes_of_row = 0
             try:
                 if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
-                    raise EngineError(f"{name}: the header names a column twice")
+                    raise EngineError(f"{name}: the header has a duplicate column")
                 fields = next(reader, None)
             except UnicodeDecodeError as error:
                 raise EngineError(f"{name}: not UTF-8 after line {reader.line_num}; save the file as UTF-8") from error
@@ -201,13 +205,13 @@ def _csv(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
                 why = f"the row has {more} cells than the header; put text with {delimiter!r} in double quotes"
                 yield Row(where, error=why)
                 continue
-            # An empty cell is no value: it becomes the field's default, or is reported as missing.
+            # An empty cell is a missing value: the field gets its default, or is reported as missing.
             present = {key: value for key, value in fields.items() if value != ""}
             yield Row(where, present, size=lines.bytes_of_row)
 
 
 class _Lines(Iterator[str]):
-    """The lines of a CSV file, none of them, and no row of several, beyond the limit."""
+    """The lines of a CSV file; a row that exceeds the limit, in one line or several, is an error."""
 
     def __init__(self, content: IO[bytes], name: str) -> None:
         self.content = content
@@ -229,13 +233,13 @@ class _Lines(Iterator[str]):
         return line.decode(encoding)
 
     def again(self, line: str) -> _Lines:
-        """The same with a line put back."""
+        """Put a line back."""
         self.waiting += [line] if line else []
         return self
 
 
 def _delimiter(header: str, possible: str, wanted: frozenset[str]) -> str:
-    """The delimiter under which the header has most of the wanted columns; the first of those."""
+    """The first delimiter with which the header has the most wanted columns."""
 
     def columns(delimiter: str) -> int:
         return len(wanted & set(next(csv.reader([header], delimiter=delimiter), ())))
@@ -250,7 +254,7 @@ def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
         with file.open(seekable=True) as content, pq.ParquetFile(content) as parquet:
             names = parquet.schema_arrow.names
             if twice := [name for name, count in Counter(names).items() if count > 1]:
-                raise EngineError(f"{file.name}: the file has the column {twice[0]!r} twice")
+                raise EngineError(f"{file.name}: the file has a duplicate column {twice[0]!r}")
             columns = [name for name in names if name in wanted]
             first = 1
             for batch in parquet.iter_batches(batch_size=1024, columns=columns):
@@ -282,7 +286,7 @@ class _Unreadable:
 
 
 def _values(column: Any) -> list[Any]:
-    """The values of an Arrow column; each that Python cannot have is _Unreadable."""
+    """The values of an Arrow column; those that Python cannot represent are _Unreadable."""
     convert = _exact(column.type)
     try:
         values = column.to_pylist()
@@ -296,7 +300,7 @@ def _values(column: Any) -> list[Any]:
 
 
 _NO_VALUE = (ValueError, OverflowError, KeyError, TypeError, pa.ArrowException)
-"""What pyarrow raises for values that it cannot give: text that is not UTF-8, dates beyond 9999, unknown time zones."""
+"""What pyarrow raises for values that it cannot convert: text that is not UTF-8, dates after 9999, unknown time zones."""
 
 
 def _cell(cell: Any) -> Any:
@@ -309,7 +313,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _exact(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """How values of an Arrow type are given the text of floats of fewer than 64 bits; None where there are none."""
+    """How values of an Arrow type keep the text of floats with fewer than 64 bits; None if there are none."""
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         import numpy as np
 

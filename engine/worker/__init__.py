@@ -1,1 +1,1 @@
-"""Runs one partition of a step: reads its rows, calls the operator, writes objects and a receipt."""
+"""Runs the partitions of a step: reads rows, calls the operator, writes objects and receipts."""

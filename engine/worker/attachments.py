@@ -1,4 +1,4 @@
-"""The files that operators keep: stored by their content, and remembered for the manifest."""
+"""The files that operators keep: stored by content and listed in the manifest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from registry import DataObject, Registry, StoredFile
 
 
 class FileCollector:
-    """Stores the files of artifacts and remembers them for the manifest."""
+    """Stores the files of artifacts and lists them for the manifest."""
 
     def __init__(self, registry: Registry) -> None:
         self._store = registry.store

@@ -1,4 +1,4 @@
-"""The models of a job in one worker: which role is filled by what, and what it all came to."""
+"""The models of a job in one worker: what fills each role, and what their calls cost."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Models:
 
     Args:
         job: names the models.
-        registry: has the journal, and weights.
-        link: to the limits that this worker shares with others; None when it is the only one.
+        registry: has the journal and the weights.
+        link: to the limits that this worker shares with others; None if it is the only one.
         name: of the worker, as the link knows it.
-        far: the journal is on another machine, and is reached through the link, too.
+        far: the journal is on another machine, and is also reached through the link.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Models:
             encoder.stop(why)
 
     def spent(self) -> dict[str, Spent]:
-        """What was spent here since this was last asked, by the pipeline's names of the models. See Gate.spent."""
+        """What was spent here since the last call, by the pipeline's names of the models. See Gate.spent."""
         news = {}
         for name, model in self._shared.items():
             before = self._reported.get(name, Spent())
@@ -85,18 +85,18 @@ class Models:
         return news
 
     async def delivered(self) -> None:
-        """Wait until the link has what was sent."""
+        """Wait until the link has received what was sent."""
         if self._post:
             await self._post.delivered()
 
     def waiting(self) -> str:
-        """What rows wait for: the trouble of servers that do not answer now, in their words, or how many answers."""
-        said = [model.trouble for model in self._shared.values() if model.trouble]
+        """What rows wait for: servers that do not answer now, in their own words, or a number of answers."""
+        troubles = [model.trouble for model in self._shared.values() if model.trouble]
         asked = sum(model.asking for model in self._shared.values())
-        return "; ".join(said) or (f"waiting for {asked} answers" if asked else "")
+        return "; ".join(troubles) or (f"waiting for {asked} answers" if asked else "")
 
     def notes(self) -> tuple[str, ...]:
-        """What users should know about their servers."""
+        """What users should know about the servers of their models."""
         return tuple(note for model in self._shared.values() for note in model.notes)
 
     def _chat_model(self, role: str, binding: ModelBinding) -> ChatModel:
@@ -124,7 +124,7 @@ class Models:
         return self._answers
 
     def _gate(self, binding: ModelBinding) -> Gate:
-        # A model in this process shares nothing with those in others, except what may be spent.
+        # A model in this process shares nothing with those in other processes, except its budget.
         if self._post is None or (binding.weights is not None and not binding.spec.capped):
             return governor(binding)
         return RemoteGate(self._post, binding.name)
@@ -138,16 +138,16 @@ class _Roles(dict[str, M]):
         self._kind = kind
 
     def __missing__(self, role: str) -> M:
-        raise EngineError(f"the operator asks {role!r} and does not declare it: @operator(..., {self._kind}=[{role!r}])")
+        raise EngineError(f"the operator uses {role!r} but does not declare it: @operator(..., {self._kind}=[{role!r}])")
 
 
 def governor(binding: ModelBinding) -> Governor:
-    """The limits of a model, with what the run has spent on it before."""
+    """The limits of a model, counting what the run has already spent on it."""
     return Governor(binding.spec, binding.spent.usd, binding.spent.calls)
 
 
 def usage(log: CallLog) -> Usage:
-    """Sums of the calls made for a row; reused answers are counted and cost nothing."""
+    """The sum of the calls made for a row. Reused answers are counted and cost nothing."""
     total = Usage()
     for call in log.calls:
         done = call.completion

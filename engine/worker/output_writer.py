@@ -1,4 +1,4 @@
-"""Turns what an operator yielded into objects: rows, their lineage, the calls that made them, and rejects."""
+"""Writes what an operator yielded as objects: rows, their lineage, the calls that made them, and rejects."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 import pyarrow as pa
 
-from engine.jobs.messages import InputPart, OutputPart, Partition, Receipt, Usage
+from engine.jobs.messages import InputVersion, OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.query import side_tables
-from registry.records.content import row_id
+from registry.records.content import content_id, row_id
 
 LEFT_OUT = "rows_excluded"
-"""The metric that counts rows that the exclusion list left out of an output."""
+"""The metric that counts the rows that the exclusion list left out of an output."""
 
 
 @dataclass(frozen=True)
 class OutputRow:
-    """A yielded row, what it is known to be made from, and the calls that were made before it."""
+    """A yielded row, its known sources, and the calls made before it."""
 
     output: str
     record: Record
@@ -41,93 +41,122 @@ class _Rows:
     records: list[Record] = field(default_factory=list)
     edges: list[tuple[int, int, int]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
-    orphans: int = 0
+    known_parents: set[str] = field(default_factory=set)
+    without_parent: int = 0
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The versions of an input laid end to end: their numbers among all input versions, and where each one stops."""
+
+    numbers: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    def address(self, row: int) -> tuple[int, int]:
+        """A row as (number of the version, row in the version); raises IndexError if there is no such row."""
+        if not self.stops or not 0 <= row < self.stops[-1]:
+            raise IndexError(row)
+        place = bisect_right(self.stops, row)
+        return self.numbers[place], row - (self.stops[place - 1] if place else 0)
+
+    @property
+    def starts(self) -> dict[int, int]:
+        """Where each version starts, by its number."""
+        return dict(zip(self.numbers, (0, *self.stops), strict=False))
 
 
 class OutputWriter:
     """Collects one partition's rows and writes them as objects.
 
     Args:
-        store: where to.
+        store: where to write.
         operator: whose outputs these are.
         inputs: the versions that each input is made of, for lineage.
-        excluded: ids of rows, by output, that are left out (and counted).
+        excluded: ids of rows to leave out (and count), by output.
+        single: the partition is the whole step, so that the content ids of its rows are those of the outputs.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         operator: Operator,
-        inputs: Mapping[str, Sequence[InputPart]],
+        inputs: Mapping[str, Sequence[InputVersion]],
         excluded: Mapping[str, frozenset[str]],
+        *,
+        single: bool = False,
     ) -> None:
         self._store = store
         self._operator = operator
-        self._inputs = inputs
         self._excluded = excluded
+        self._single = single
         self._left_out: Counter[str] = Counter()
-        self._stops = {port: list(accumulate(part.rows for part in parts)) for port, parts in inputs.items()}
+        numbers = count()
+        self._inputs = {
+            port: _Input(tuple(next(numbers) for _ in versions), tuple(accumulate(version.rows for version in versions)))
+            for port, versions in inputs.items()
+        }
         self._outputs: dict[str, _Rows] = {name: _Rows() for name in operator.outputs}
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def row(self, at: RowRef, emitted: Sequence[OutputRow], reasons: Sequence[str], log: CallLog) -> bool:
-        """Take what became of an input row: it is a source of all that was yielded for it. Returns whether any of it stays.
+    def add_row(self, at: RowRef, emitted: Sequence[OutputRow], reasons: Sequence[str], log: CallLog) -> bool:
+        """Add the result of an input row, which is a source of everything yielded for it. Returns whether any of it is kept.
 
         Args:
-            reasons: why it was rejected, or things that it was to lead to.
+            reasons: why the row, or parts of its result, were rejected.
         """
         linked: set[str] = set()
         kept = self._kept(emitted)
         for item in kept:
-            answers = _call_ids(item.sources)
             # An operator that names no answer may have used every call made so far.
+            answers = _call_ids(item.sources) if item.calls else {}
             calls = [call for call in item.calls if call.call_id in answers] or item.calls
-            self._take(item, calls, (at,))
+            self._add(item, calls, (at,))
             linked |= {call.call_id for call in calls}
-        number, parent_row = self._address(at)
-        self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
-        self._unlinked_calls(call for call in log.calls if call.call_id not in linked)
+        if reasons:
+            number, parent_row = self._address(at)
+            self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
+        if log.calls:
+            self._add_unlinked(call for call in log.calls if call.call_id not in linked)
         return bool(kept)
 
-    def free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
-        """Take rows that are not the work of one input row; calls are linked to rows that name their answers."""
+    def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
+        """Add rows that do not belong to one input row. Calls are linked to the rows that name their answers."""
         by_id: dict[str, list[Call]] = {}
         for call in log.calls:
             by_id.setdefault(call.call_id, []).append(call)
         linked: set[str] = set()
         for item in self._kept(emitted):
             answers = _call_ids(item.sources)
-            self._take(item, [call for call_id in answers for call in by_id.get(call_id, ())])
+            self._add(item, [call for call_id in answers for call in by_id.get(call_id, ())])
             linked |= answers.keys()
-        self._unlinked_calls(call for call in log.calls if call.call_id not in linked)
+        self._add_unlinked(call for call in log.calls if call.call_id not in linked)
 
-    def exposed(self, seen: Mapping[RowRef, int]) -> None:
-        """Take how often a trainer saw which rows: they are sources of the models that it made."""
+    def add_exposure(self, seen: Mapping[RowRef, int]) -> None:
+        """Add how often a trainer saw which rows. They are sources of the models that it made."""
         self._exposure = {ref: times for ref, times in sorted(seen.items()) if times}
         for name, record in self._operator.outputs.items():
             if record.registry_kind == "model" and self._exposure:
                 rows = self._outputs[name]
                 rows.edges += [(row, *self._address(ref)) for row in range(len(rows.records)) for ref in self._exposure]
-                rows.told |= {ref.port for ref in self._exposure}
-                rows.orphans = 0
+                rows.known_parents |= {ref.port for ref in self._exposure}
+                rows.without_parent = 0
 
-    def led(self, port: str) -> set[int] | None:
-        """Rows of an input that led to an output; None when that is not known."""
-        rows = [each for each in self._outputs.values() if each.records]
-        if not rows:
+    def produced(self, port: str) -> set[int] | None:
+        """The rows of an input that produced an output row; None if this is unknown."""
+        outputs = [each for each in self._outputs.values() if each.records]
+        if not outputs:
             return set()
-        if any(each.orphans for each in rows) or not any(port in each.told for each in rows):
+        if any(each.without_parent for each in outputs) or not any(port in each.known_parents for each in outputs):
             return None
-        starts = {part.number: stop - part.rows for part, stop in zip(self._inputs[port], self._stops[port], strict=True)}
-        return {starts[number] + row for each in rows for _, number, row in each.edges if number in starts}
+        starts = self._inputs[port].starts
+        return {starts[number] + row for each in outputs for _, number, row in each.edges if number in starts}
 
     def receipt(
         self,
         part: Partition,
         *,
-        led: int,
+        produced: int,
         filtered: int,
         rejected: int,
         unused: int = 0,
@@ -145,7 +174,7 @@ class OutputWriter:
             outputs={name: self._written(name, rows) for name, rows in self._outputs.items()},
             rejects=rejects,
             exposure=exposure,
-            led=led,
+            produced=produced,
             filtered=filtered,
             rejected=rejected,
             unused=unused,
@@ -153,8 +182,10 @@ class OutputWriter:
             usage=usage,
         )
 
-    def _kept(self, emitted: Sequence[OutputRow]) -> list[OutputRow]:
-        """What the exclusion list does not leave out."""
+    def _kept(self, emitted: Sequence[OutputRow]) -> Sequence[OutputRow]:
+        """The rows that are not on the exclusion list."""
+        if not self._excluded:
+            return emitted
         kept = []
         for item in emitted:
             if item.output in self._excluded and row_id(item.record) in self._excluded[item.output]:
@@ -163,32 +194,41 @@ class OutputWriter:
                 kept.append(item)
         return kept
 
-    def _take(self, item: OutputRow, calls: Sequence[Call], given: tuple[RowRef, ...] = ()) -> None:
+    def _add(self, item: OutputRow, calls: Sequence[Call], given: tuple[RowRef, ...] = ()) -> None:
         rows = self._outputs[item.output]
         place = len(rows.records)
         parents = dict.fromkeys((*given, *(source for source in item.sources if isinstance(source, RowRef))))
         rows.records.append(item.record)
         rows.edges += sorted((place, *self._address(ref)) for ref in parents)
         rows.calls += [_call_row(call, place) for call in calls]
-        rows.told |= {ref.port for ref in parents}
-        rows.orphans += not parents
+        rows.known_parents |= {ref.port for ref in parents}
+        rows.without_parent += not parents
 
-    def _unlinked_calls(self, calls: Iterable[Call]) -> None:
-        """Take calls that led to no row; they stand with the first output."""
+    def _add_unlinked(self, calls: Iterable[Call]) -> None:
+        """Add calls that produced no row; they are stored with the first output."""
         first = next(iter(self._outputs.values()))
         first.calls += [_call_row(call, None) for call in calls]
 
     def _written(self, name: str, rows: _Rows) -> OutputPart:
-        data = lineage = calls = None
+        data = identity = lineage = calls = None
         if rows.records:
-            table = self._operator.outputs[name].to_table(rows.records)
+            record = self._operator.outputs[name]
+            table = record.to_table(rows.records)
             stored = self._store.put_table(table)
             data = DataObject(sha256=stored.sha256, rows=len(rows.records), bytes=stored.bytes, memory=table.nbytes)
+            identity = content_id(record.arrow_schema(), [table]) if self._single else None
         if rows.edges:
             lineage = self._side("lineage", _columns(rows.edges, side_tables.LINEAGE), delta=("child_row", "parent_row"))
         if rows.calls:
             calls = self._side("calls", pa.Table.from_pylist(rows.calls, schema=side_tables.CALLS))
-        return OutputPart(data=data, lineage=lineage, calls=calls, told=tuple(sorted(rows.told)), orphans=rows.orphans)
+        return OutputPart(
+            data=data,
+            content_id=identity,
+            lineage=lineage,
+            calls=calls,
+            known_parents=tuple(sorted(rows.known_parents)),
+            rows_without_parent=rows.without_parent,
+        )
 
     def _side(self, kind: Any, table: pa.Table, delta: tuple[str, ...] = ()) -> SideObject:
         stored = self._store.put_table(table, delta=delta)
@@ -196,16 +236,14 @@ class OutputWriter:
 
     def _address(self, ref: RowRef) -> tuple[int, int]:
         """A row of an input as (number of the input version, row in that version)."""
-        stops = self._stops[ref.port]
-        place = bisect_right(stops, ref.row)
-        if not 0 <= ref.row < stops[-1]:
-            raise IndexError(f"input {ref.port!r} has no row {ref.row}")
-        part = self._inputs[ref.port][place]
-        return part.number, ref.row - (stops[place] - part.rows)
+        try:
+            return self._inputs[ref.port].address(ref.row)
+        except IndexError:
+            raise IndexError(f"input {ref.port!r} has no row {ref.row}") from None
 
 
 def _call_ids(sources: Iterable[Source]) -> dict[str, None]:
-    """The ids of the calls among the sources of a row, each once, in order."""
+    """The ids of the calls among a row's sources, each once, in order."""
     return dict.fromkeys(source.call_id for source in sources if isinstance(source, CallRef))
 
 

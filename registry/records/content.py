@@ -25,22 +25,38 @@ _Streams = defaultdict[str, "hashlib._Hash"]
 it does not matter where a table ends."""
 
 
-def content_id(schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
-    """Hex SHA-256 of the rows of `tables` laid end to end, all of `schema` (names, types and order count)."""
-    streams: _Streams = defaultdict(hashlib.sha256)
-    rows = 0
-    for table in tables:
-        rows += table.num_rows
-        for place, field in enumerate(schema):
+class ContentHash:
+    """The content id of rows that arrive table by table, all of `schema` (names, types and order count)."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._streams: _Streams = defaultdict(hashlib.sha256)
+        self._rows = 0
+
+    def update(self, table: pa.Table) -> None:
+        """Append the rows of a table."""
+        self._rows += table.num_rows
+        for place, field in enumerate(self._schema):
             for chunk in table.column(field.name).chunks:
-                _update(streams, str(place), chunk)
-    digest = hashlib.sha256(b"rows/2\n")
-    for field in schema:
-        digest.update(f"{field.name}\0{type_label(field.type, field.nullable)}\n".encode())
-    digest.update(f"rows {rows}\n".encode())
-    for stream in sorted(streams):
-        digest.update(f"{stream} {streams[stream].hexdigest()}\n".encode())
-    return digest.hexdigest()
+                _update(self._streams, str(place), chunk)
+
+    def content_id(self) -> str:
+        """Hex SHA-256 of all rows so far."""
+        digest = hashlib.sha256(b"rows/2\n")
+        for field in self._schema:
+            digest.update(f"{field.name}\0{type_label(field.type, field.nullable)}\n".encode())
+        digest.update(f"rows {self._rows}\n".encode())
+        for stream in sorted(self._streams):
+            digest.update(f"{stream} {self._streams[stream].hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+
+def content_id(schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
+    """Hex SHA-256 of the rows of `tables` laid end to end."""
+    content = ContentHash(schema)
+    for table in tables:
+        content.update(table)
+    return content.content_id()
 
 
 def _update(streams: _Streams, place: str, array: pa.Array) -> None:

@@ -150,7 +150,7 @@ def test_ctrl_c_waits_for_calls_that_are_paid_for(workdir: Path, engine: Cli, ch
     run.process.send_signal(signal.SIGINT)
     code, said = run.end()
     assert code == 130, said
-    assert "waiting for those that are under way" in said
+    assert "waiting for those in flight" in said
     sent = len(chat_server.requests)
     assert sent < ROWS
     chat_server.latency = 0.0

@@ -1,8 +1,9 @@
-"""Runs pipelines in this process, on the session's Ray, and asks the registry about them."""
+"""Runs pipelines in this process, on the session's Ray or another executor, and queries the registry."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -11,9 +12,14 @@ from rich.console import Console
 
 from engine.cli.progress import PlainProgress
 from engine.pipeline.check import check
+from engine.running.cluster import Cluster
+from engine.running.executor import Executor
 from engine.running.result import RunResult
 from engine.running.run import run
 from registry import Registry
+
+new_cluster: Callable[[], Executor] = Cluster
+"""Makes the executor of a run; the fixtures `in_process` and `no_cluster` put others in place."""
 
 
 def run_text(
@@ -24,6 +30,7 @@ def run_text(
     force: str = "",
     settings: list[str] | None = None,
     retry_rejects: bool = False,
+    cluster: Executor | None = None,
 ) -> RunResult:
     """Run a pipeline given as YAML."""
     Path("p.yaml").write_text(dedent(text))
@@ -33,7 +40,15 @@ def run_text(
     else:
         pipeline = check(Path("p.yaml"), settings)
     observer = PlainProgress(Console(quiet=True))
-    return run(pipeline, registry, observer, select=set(select.split()), force=set(force.split()), retry_rejects=retry_rejects)
+    return run(
+        pipeline,
+        registry,
+        observer,
+        select=set(select.split()),
+        force=set(force.split()),
+        retry_rejects=retry_rejects,
+        cluster=cluster or new_cluster(),
+    )
 
 
 def words(*texts: str, file: str = "words.jsonl") -> None:

@@ -74,7 +74,7 @@ def test_rows_and_documents_have_limits_that_are_said(registry: Registry, monkey
     with pytest.raises(PipelineError, match=r"row\.jsonl:1: .*the row has more than 1 MiB"):
         read(registry, "row.jsonl")
     Path("all.json").write_bytes(BOMBS["json"])
-    with pytest.raises(EngineError, match=r"all\.json: a JSON file may have 1 MiB; write JSON Lines"):
+    with pytest.raises(EngineError, match=r"all\.json: a JSON file may have at most 1 MiB; use JSON Lines"):
         read(registry, "all.json")
 
 

@@ -42,7 +42,7 @@ def test_the_card_says_what_it_is_what_it_came_from_and_how(
         "4 rows of type `Word`, made by step `asked` (`ask`) of pipeline `demo`",
         f"content id: `{done.manifest.content_id}`",
         "| text | `str` |",
-        "| that went into the step | 2 |",
+        "| input rows of the step | 2 |",
         "| demo/words@1 | Word | 2 | source |",
         "v1 --> v0",
         "### asked (ask)",
@@ -60,7 +60,7 @@ def test_the_card_says_what_it_is_what_it_came_from_and_how(
 def test_the_card_says_what_became_of_the_rows(registry: Registry) -> None:
     manifest = commit(registry, "demo/rows", [ROWS], rows_in=9, filtered=4, rejected=2)
     text = text_of(registry, manifest)
-    for said in ("| in this version | 3 |", "| that went into the step | 9 |", "| filtered | 4 |", "| rejected | 2 |"):
+    for said in ("| in this version | 3 |", "| input rows of the step | 9 |", "| filtered | 4 |", "| rejected | 2 |"):
         assert said in text
 
 

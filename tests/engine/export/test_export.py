@@ -285,7 +285,7 @@ def test_a_model_is_exported_as_its_folder_with_a_card(registry: Registry, tmp_p
 
 def test_a_models_file_cannot_lead_out_of_its_folder(registry: Registry, tmp_path: Path) -> None:
     trained(registry, {"../evil": b"x"})
-    with pytest.raises(EngineError, match="none of a file"):
+    with pytest.raises(EngineError, match="leads out of its folder"):
         export(registry, "demo/sft", "hf", tmp_path / "out")
     assert not (tmp_path / "evil").exists()
 
@@ -311,7 +311,7 @@ def test_a_folder_with_something_in_it_is_refused(rows: Registry, tmp_path: Path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     for overwrite in (False, True):
-        with pytest.raises(PipelineError, match="not empty, and no export wrote"):
+        with pytest.raises(PipelineError, match="not empty, and its content is not from an export"):
             export(rows, "demo/rows", "jsonl", tmp_path / "out", overwrite=overwrite)
     with pytest.raises(PipelineError, match="is a file"):
         export(rows, "demo/rows", "jsonl", tmp_path / "out" / "mine")
@@ -322,7 +322,7 @@ def test_overwriting_replaces_what_an_export_wrote_and_nothing_else(rows: Regist
     out = tmp_path / "new" / "out"
     export(rows, "demo/rows", "hf", out)
     (out / "train" / "mine").write_text("mine")
-    with pytest.raises(PipelineError, match=r"holds an export of demo/rows@1\n    --overwrite"):
+    with pytest.raises(PipelineError, match=r"contains an export of demo/rows@1\n    use --overwrite"):
         export(rows, "demo/rows", "parquet", out)
     export(rows, "demo/rows", "parquet", out, overwrite=True)
     left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -339,7 +339,7 @@ def test_a_file_of_somebody_else_is_never_replaced(rows: Registry, tmp_path: Pat
     (tmp_path / "out" / "data").mkdir()
     mine = tmp_path / "out" / "data" / "train-00000-of-00001.parquet"
     mine.write_text("mine")
-    with pytest.raises(PipelineError, match="in the way, and no export wrote it"):
+    with pytest.raises(PipelineError, match="in the way and is not from an export"):
         export(rows, "demo/rows", "parquet", tmp_path / "out", overwrite=True)
     assert mine.read_text() == "mine"
     assert (tmp_path / "out" / "demo-rows.jsonl").exists()
@@ -350,7 +350,7 @@ def test_a_mark_cannot_have_files_elsewhere_removed(rows: Registry, tmp_path: Pa
     (tmp_path / "precious").touch()
     mark = tmp_path / "out" / MARK
     mark.write_text(mark.read_text().replace("README.md", "../precious"))
-    with pytest.raises(PipelineError, match="no export wrote"):
+    with pytest.raises(PipelineError, match="not from an export"):
         export(rows, "demo/rows", "parquet", tmp_path / "out", overwrite=True)
     assert (tmp_path / "precious").exists()
 

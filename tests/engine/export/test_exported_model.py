@@ -49,8 +49,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
         from tests.in_process import InProcess
 
         patched.chdir(folder)
-        patched.setattr("engine.running.run.Cluster", lambda *_, **__: InProcess())
-        result = run_text(json.dumps(document), registry)
+        result = run_text(json.dumps(document), registry, cluster=InProcess())
     assert result.state == "succeeded", result.error
     return registry
 
@@ -118,7 +117,7 @@ def test_full_weights_are_exported_as_they_are(trained: Registry, tmp_path: Path
     assert front(tmp_path / "out")["library_name"] == "transformers"
     with pytest.raises(PipelineError, match="--merge is for adapters, and demo/full@1 has full weights"):
         export(trained, "demo/full", "hf", tmp_path / "merged", merge=True)
-    for target, format, why in (("demo/ad", "jsonl", "it goes with --to hf"), ("demo/rows", "hf", "demo/rows@1 is dataset")):
+    for target, format, why in (("demo/ad", "jsonl", "it needs --to hf"), ("demo/rows", "hf", "demo/rows@1 is dataset")):
         with pytest.raises(PipelineError, match=why):
             export(trained, target, format, tmp_path / "merged", merge=True)
     assert not (tmp_path / "merged").exists()
@@ -129,19 +128,19 @@ def test_a_base_that_changed_or_is_gone_is_not_taken_for_the_old_one(trained: Re
     try:
         (base / "config.json").write_text(config + "\n")
         for merge in (False, True):
-            with pytest.raises(EngineError, match="is not the model any more that demo/ad@1 was trained on"):
+            with pytest.raises(EngineError, match="is no longer the model that demo/ad@1 was trained on"):
                 export(trained, "demo/ad", "hf", tmp_path / "out", merge=merge)
     finally:
         (base / "config.json").write_text(config)
     base.rename(base.with_name("moved"))
     try:
         export(trained, "demo/ad", "hf", tmp_path / "out")
-        with pytest.raises(EngineError, match="cannot be merged: its base model is not there"):
+        with pytest.raises(EngineError, match="cannot be merged, because its base model is missing"):
             export(trained, "demo/ad", "hf", tmp_path / "merged", merge=True)
     finally:
         base.with_name("moved").rename(base)
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == "my-base"
-    assert "was not there when this was exported" in (tmp_path / "out" / "README.md").read_text()
+    assert "was missing when this was exported" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from aiohttp import web
 from engine.errors import EngineError
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.model_spec import ModelSpec
-from engine.running import cluster
 from engine.running.requirements import ask_server
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
@@ -80,13 +79,12 @@ def test_a_wrong_key_is_told_in_the_servers_words(registry: Registry, chat_serve
 
 
 def test_a_step_whose_model_lacks_what_it_needs_fails_before_it_starts(
-    registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, chat_server: ChatServer, no_cluster: None
 ) -> None:
-    monkeypatch.setattr(cluster.Cluster, "start", lambda self: pytest.fail("Ray was started"))
     words(*[str(number) for number in range(100)])
     result = run_text(PIPELINE % chat_server.model(), registry)
     assert result.error
-    assert "does not know `logprobs` (log-probabilities of tokens), which sure needs of its teacher" in result.error
+    assert "does not support `logprobs` (log-probabilities of tokens), which sure needs of its teacher" in result.error
     assert len(chat_server.requests) == 1
 
 
@@ -150,13 +148,12 @@ def test_a_server_that_breaks_down_over_everything_is_not_judged(registry: Regis
 
 
 def test_what_a_server_did_not_know_is_asked_again_before_it_stops_a_step(
-    registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, chat_server: ChatServer, no_cluster: None
 ) -> None:
-    monkeypatch.setattr(cluster.Cluster, "start", lambda self: pytest.fail("Ray was started"))
     words("a")
     for asked in (1, 2):
         result = run_text(PIPELINE % chat_server.model(), registry)
-        assert "does not know `logprobs`" in str(result.error)
+        assert "does not support `logprobs`" in str(result.error)
         assert "`engine probe`" in str(result.error)
         assert len(chat_server.requests) == asked
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.operator import operator
-from engine.planning.inputs import Input
-from engine.planning.row_groups import families
+from engine.planning.inputs import version_of
+from engine.planning.row_groups import row_groups
 from registry import Record, Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, words
 
@@ -36,9 +36,9 @@ def of(registry: Registry, *targets: str) -> list[tuple[str, int]]:
     for target in targets:
         name, _, number = target.partition("@")
         manifest = registry.manifest(name, int(number))
-        inputs.append(Input(manifest.ref, manifest.data))
+        inputs.append(version_of(manifest))
         texts += [text for (text,) in ask(registry, f'select text from "{target}" order by row')]
-    return list(zip(texts, families(inputs, registry), strict=True))
+    return list(zip(texts, row_groups(inputs, registry), strict=True))
 
 
 def test_rows_of_one_source_row_are_a_family_however_they_came(registry: Registry) -> None:

@@ -10,10 +10,10 @@ import pytest
 from engine.errors import PipelineError
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
-from engine.running import cluster
 from registry import Registry
 from tests.chat_server import ChatServer, error
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
+from tests.in_process import Unused
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -23,12 +23,6 @@ HEAD = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
 def pipeline(steps: str, models: str = "") -> str:
     """A pipeline over words.jsonl."""
     return HEAD + (f"models: {{teacher: {models}}}, " if models else "") + f"steps: {{{steps}}}}}"
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when anything wants Ray."""
-    monkeypatch.setattr(cluster.Cluster, "start", lambda self: pytest.fail("Ray was started"))
 
 
 def test_rows_keep_their_order_and_their_lineage(registry: Registry) -> None:
@@ -91,12 +85,11 @@ def test_batches_keep_lineage_when_they_keep_the_row_number_and_say_nothing_othe
     assert ask(registry, "select metric, value from metrics where name = 'demo/all'") == [("words", 3.0)]
 
 
-def test_a_finished_run_hits_without_ray(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_hits_without_ray(registry: Registry) -> None:
     words("a", "b")
     steps = "loud: {op: shout, in: words}, louder: {op: shout, in: loud}"
     assert outcomes(run_text(pipeline(steps), registry)) == {"loud": "ran", "louder": "ran"}
-    monkeypatch.setattr(cluster.Cluster, "start", lambda self: pytest.fail("Ray was started"))
-    assert outcomes(run_text(pipeline(steps), registry)) == {"loud": "hit", "louder": "hit"}
+    assert outcomes(run_text(pipeline(steps), registry, cluster=Unused())) == {"loud": "hit", "louder": "hit"}
     assert ask(registry, "select count(*) from versions") == [(3,)]
 
 
@@ -150,7 +143,7 @@ def test_draws_follow_the_rows_content_and_not_its_place(registry: Registry) -> 
     [
         ("boom", r"operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
         ("invalid", r"operator broken made an invalid Word from row 1 of 'word': .*text"),
-        ("wrong", r"operator broken yielded a str to 'out', which is Word"),
+        ("wrong", r"operator broken yielded a str to 'out', which takes Word"),
     ],
 )
 def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, said: str) -> None:
@@ -168,7 +161,7 @@ def test_a_model_that_an_operator_does_not_declare_is_named(registry: Registry) 
     words("a")
     result = run_text(pipeline("u: {op: undeclared, in: words}"), registry)
     assert result.error
-    assert "asks 'teacher' and does not declare it: @operator(..., models=['teacher'])" in result.error
+    assert "uses 'teacher' but does not declare it: @operator(..., models=['teacher'])" in result.error
 
 
 def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Registry) -> None:
@@ -194,7 +187,7 @@ def test_a_row_of_ten_megabytes_goes_through(registry: Registry) -> None:
     assert [len(text) for text in texts(registry, "demo/loud")] == [(10 << 20) + 1, 6]
 
 
-def test_a_bad_row_stops_before_anything_is_recorded(registry: Registry, no_ray: None) -> None:
+def test_a_bad_row_stops_before_anything_is_recorded(registry: Registry, no_cluster: None) -> None:
     Path("words.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
     with pytest.raises(PipelineError, match=r"words\.jsonl:2: not a Word: text is missing"):
         run_text(pipeline("loud: {op: shout, in: words}"), registry)

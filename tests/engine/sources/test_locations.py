@@ -132,7 +132,7 @@ def test_every_format_is_read_from_s3(registry: Registry, s3: str) -> None:
     assert files[0].name == "s3://bucket/d/source=it/rows.jsonl"
     assert all(file.partition == {"source": "it"} for file in files)
     assert find_files("s3://bucket/none.jsonl", Path()) == []
-    with pytest.raises(EngineError, match=r"s3://bucket/d is a folder; name its files, for instance s3://bucket/d/\*.jsonl"):
+    with pytest.raises(EngineError, match=r"s3://bucket/d is a folder; name its files, for example s3://bucket/d/\*.jsonl"):
         find_files("s3://bucket/d/", Path())
 
 

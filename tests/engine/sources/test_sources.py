@@ -82,8 +82,8 @@ BAD = {
     "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: .*valid string"),
     "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
     "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is not a JSON value"),
-    "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*same key twice"),
-    "no object": (lines([1]), "d.jsonl:1: .*a row is a JSON object, this is a list"),
+    "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*duplicate key"),
+    "no object": (lines([1]), "d.jsonl:1: .*a row must be a JSON object, and this is a list"),
     "not UTF-8": (lines(ROW) + b'{"question": "\xff", "answer": "1"}\n', "d.jsonl:2: .*not UTF-8 at byte 15"),
     "half a surrogate pair": (b'{"question": "\\ud800", "answer": "1"}\n', "d.jsonl:1: .*surrogate"),
 }
@@ -179,8 +179,8 @@ def test_a_bad_row_of_an_object_of_objects_is_named_with_its_key(registry: Regis
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b'{"a": {"question": "x"}, "a": {}}', "same key twice: 'a'"),
-        (b'{"a": {"question": "x", "question": "y"}}', "same key twice: 'question'"),
+        (b'{"a": {"question": "x"}, "a": {}}', "duplicate key: 'a'"),
+        (b'{"a": {"question": "x", "question": "y"}}', "duplicate key: 'question'"),
         (b'{"a": {}, "b": [1]}', "maps ids to objects; this is an object in which 'b' is a list"),
         (b'{"question": "x", "answer": "1"}', "maps ids to objects; this is an object in which 'question' is a str"),
         (b'"x"', "maps ids to objects; this is a str"),
@@ -204,7 +204,7 @@ def test_an_empty_file_is_an_error_unless_that_is_said_to_be_right(registry: Reg
 
 def test_a_file_of_which_no_row_fits_is_empty_too(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines({"q": "x"}, {"q": "y"}))
-    with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fits: d.jsonl:1: question is missing"):
+    with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fit: d.jsonl:1: question is missing"):
         read(registry, path="d.jsonl", on_error="skip")
 
 
@@ -216,7 +216,7 @@ def test_a_file_of_which_no_row_fits_is_empty_too(registry: Registry) -> None:
         ("d.json", b'["\xff"]', "not UTF-8"),
         ("d.json", b'{"question": "x", "answer": "1"}', "a list of objects"),
         ("d.csv", b"question,answer\n\xff,1\n", "not UTF-8"),
-        ("d.csv", b"question,question,answer\nx,y,1\n", "names a column twice"),
+        ("d.csv", b"question,question,answer\nx,y,1\n", "has a duplicate column"),
         ("d.csv", b'question,answer\n"' + b"x" * 200, "a row has more than 0 MiB; is a double quote not closed"),
         ("d.parquet", b"PAR1", "not a readable Parquet file"),
     ],

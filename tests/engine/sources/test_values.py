@@ -170,7 +170,7 @@ def test_a_cell_that_cannot_be_read_is_named_and_can_be_skipped(registry: Regist
 def test_a_parquet_column_that_is_there_twice_is_refused(registry: Registry) -> None:
     table = pa.Table.from_arrays([pa.array(["q"]), pa.array(["1"]), pa.array(["2"])], names=["question", "answer", "answer"])
     pq.write_table(table, "d.parquet")
-    with pytest.raises(EngineError, match=r"d\.parquet: the file has the column 'answer' twice"):
+    with pytest.raises(EngineError, match=r"d\.parquet: the file has a duplicate column 'answer'"):
         read(registry, MathProblem, "d.parquet")
 
 

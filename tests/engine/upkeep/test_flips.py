@@ -22,7 +22,7 @@ import pytest
 from engine.errors import EngineError
 from engine.export.versions import export
 from engine.jobs.messages import Partition
-from engine.jobs.receipts import read_receipt
+from engine.jobs.receipts import Receipts
 from engine.llm.journal.answers import Journal
 from engine.llm.types.completions import Completion
 from engine.upkeep.fsck import fsck
@@ -241,7 +241,7 @@ def readings(root: Path, there: Known, *, exports: bool) -> dict[str, Any]:
     if exports:
         read("export", exported, registry, "demo/say@1")
     for key, part in there.receipts:
-        read(f"receipt {key} {part}", read_receipt, registry.receipts, registry.store, key, part)
+        read(f"receipt {key} {part}", Receipts.of(registry, key).read, part)
 
     def look_up() -> None:
         with closing(Journal(registry.journal)) as journal:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from engine.cli.app import app
 from engine.jobs.messages import OutputPart, Partition, Receipt
-from engine.jobs.receipts import write_receipt
+from engine.jobs.receipts import Receipts
 from engine.llm.journal.answers import Journal
 from engine.llm.types.completions import Completion
 from engine.upkeep.fsck import fsck
@@ -29,8 +29,8 @@ def whole(registry: Registry) -> Registry:
     commit(registry, draft(registry, "p/a", ["x", "y"]))
     stored = registry.store.put_bytes(b"rows of a part")
     part = OutputPart(data=DataObject(sha256=stored.sha256, rows=1, bytes=stored.bytes))
-    receipt = Receipt(partition=Partition(start=0, stop=1), outputs={"": part}, led=1, filtered=0, rejected=0)
-    write_receipt(registry.receipts, "key", receipt)
+    receipt = Receipt(partition=Partition(start=0, stop=1), outputs={"": part}, produced=1, filtered=0, rejected=0)
+    Receipts.of(registry, "key").write(receipt)
 
     async def put(journal: Journal) -> None:
         for number in range(10):

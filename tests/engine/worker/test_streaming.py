@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.jobs.messages import InputPart, Partition
+from engine.jobs.messages import InputVersion, Partition
 from engine.operator.catalogue import catalogue
 from engine.sources import ingest
 from engine.spec.pipeline_spec import DatasetSpec
 from engine.worker.inputs import read_slice
-from registry import Registry
+from registry import Registry, VersionRef
 
 
 def ingested(registry: Registry, count: int) -> ingest.Ingested:
@@ -40,7 +40,8 @@ def test_rows_that_fill_the_last_object_leave_no_empty_one(registry: Registry, m
 
 def test_a_partition_reaches_over_as_many_objects_as_it_needs(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 3)
-    parts = [InputPart(number=number, data=ingested(registry, count).data) for number, count in enumerate((8, 4))]
+    read = [ingested(registry, count) for count in (8, 4)]
+    parts = [InputVersion(ref=VersionRef(name="w", version=0, content_id=each.content_id), data=each.data) for each in read]
     texts = [f"word {number}" for number in (*range(8), *range(4))]
     word = catalogue().records["Word"]
     for start in range(12):

@@ -1,0 +1,39 @@
+"""Batch operators: called with a partition as an Arrow table, and returning one."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from engine.jobs.messages import Partition, Receipt
+from engine.llm.chat import CallLog
+from engine.provenance import RowRef
+from engine.worker.operation import Operation, OperatorError, Scope
+from engine.worker.output_writer import OutputRow
+
+
+def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
+    """Call a batch operator with a partition."""
+    operator, stream = operation.operator, operation.stream
+    table = operation.table(part)
+    numbered = table.add_column(0, "_row", pa.array(range(part.start, part.stop), pa.int64()))
+    arguments = {stream: numbered, **operation.settings, **operation.whole_inputs()}
+    if operator.context:
+        arguments[operator.context] = operation.context(scope, operation.seed(part.start))
+    result = operator.function(**arguments)
+    if not isinstance(result, pa.Table):
+        raise OperatorError(f"operator {operator.name} works on batches and must return an Arrow table")
+    [output] = operator.outputs
+    try:
+        rows = list(operator.outputs[output].from_table(result))
+    except ValidationError as error:
+        raise OperatorError(f"operator {operator.name} returned rows that do not fit {output}: {error}") from error
+    origins = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
+    # A null, as a join leaves it, is a row of unknown origin.
+    named = [each if isinstance(each, list) else [each] for each in origins]
+    sources = [tuple(RowRef(stream, row) for row in each if row is not None) for each in named]
+    writer = operation.writer(part)
+    writer.add_free([OutputRow(output, row, refs) for row, refs in zip(rows, sources, strict=True)], CallLog())
+    known = writer.produced(stream)
+    produced = table.num_rows if known is None else len(known)
+    return writer.receipt(part, produced=produced, filtered=table.num_rows - produced, rejected=0)

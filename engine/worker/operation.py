@@ -1,0 +1,171 @@
+"""An operator as a job runs it: with its inputs, its arguments and its context, whatever its shape."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from engine.errors import EngineError
+from engine.jobs.heartbeat import Heartbeat
+from engine.jobs.messages import Job, Partition
+from engine.jobs.receipts import Receipts
+from engine.llm.chat import Call
+from engine.operator.catalogue import catalogue
+from engine.operator.context import Context, Tally
+from engine.operator.declaration import Operator, Table
+from engine.provenance import sources_of
+from engine.worker.attachments import FileCollector
+from engine.worker.inputs import read_rows, read_slice, read_whole
+from engine.worker.models import Models
+from engine.worker.output_writer import OutputRow, OutputWriter
+from engine.worker.run_log import run_log
+from registry import Record, Registry
+from registry.records.stored_rows import is_immutable
+
+
+class OperatorError(Exception):
+    """An operator raised, or yielded something that it did not declare."""
+
+
+@dataclass
+class Scope:
+    """What belongs to one partition: a scratch folder, and what the operator reports and keeps."""
+
+    scratch: Path
+    files: FileCollector
+    tally: Tally = field(default_factory=Tally)
+
+
+class Operation:
+    """The operator of a job.
+
+    Args:
+        job: names the operator, its inputs and its parameters.
+        registry: has the inputs.
+        models: fill its roles.
+    """
+
+    def __init__(self, job: Job, registry: Registry, models: Models) -> None:
+        known = catalogue()
+        declared = known.operators[job.operator]
+        named = {port: known.records[name] for port, name in job.types.items() if declared.inputs[port].open}
+        self.job = job
+        self.operator: Operator = declared.typed(named)
+        self.settings = self.operator.arguments(self.operator.params.model_validate(job.params))
+        self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
+        self.receipts = Receipts.of(registry, job.step_key)
+        self.heartbeat = Heartbeat(self.receipts.folder)
+        self._registry = registry
+        self._models = models
+        self._tables: dict[str, Table[Any]] = {}
+
+    @cached_property
+    def stream(self) -> str:
+        """The input that comes row by row, or in batches."""
+        [name] = [name for name, port in self.operator.inputs.items() if not port.whole]
+        return name
+
+    def table(self, part: Partition) -> pa.Table:
+        """The streamed input's rows of a partition."""
+        return read_slice(self._registry.location, self.job.inputs[self.stream], self._streamed, part)
+
+    def rows(self, part: Partition) -> Iterator[Record]:
+        """The same as records."""
+        return read_rows(self._registry.location, self.job.inputs[self.stream], self._streamed, part)
+
+    def whole_inputs(self) -> dict[str, Table[Any] | None]:
+        """The inputs given whole; None for one that the pipeline omits."""
+        return {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
+
+    def seed(self, *parts: Any) -> int:
+        """A seed from the pipeline's seed, the operator and `parts`."""
+        # repr, because JSON has neither bytes nor infinity.
+        text = repr((self.job.seed, self.operator.name, *parts))
+        return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
+
+    def context(self, scope: Scope, seed: int, tally: Tally | None = None, rejects: list[str] | None = None) -> Context:
+        """The context of a call of the operator.
+
+        Args:
+            scope: of the partition.
+            seed: see `seed`.
+            tally: takes its numbers (default: the partition's).
+            rejects: takes its partial rejects; None if it is not called for a row.
+        """
+        return Context(
+            self._models.by_role(),
+            self._models.encoders(),
+            random.Random(seed),
+            self.log,
+            seed % 2**31,
+            self.job.device,
+            scope.scratch,
+            self.receipts.checkpoints,
+            scope.tally if tally is None else tally,
+            scope.files,
+            self.heartbeat.show,
+            _NoRow() if rejects is None else rejects,
+        )
+
+    def checked(self, item: Any, where: str, calls: tuple[Call, ...] = (), given: Record | None = None) -> OutputRow:
+        """What the operator yielded, checked against its declaration and validated.
+
+        Args:
+            item: a record, or (output, record).
+            where: where the operator was, for error messages.
+            calls: the calls made before.
+            given: the row that the operator was called for. It is valid; if it cannot change, it stays valid.
+        """
+        name, outputs = self.operator.name, self.operator.outputs
+        output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
+        if item is row and len(outputs) > 1:
+            raise OperatorError(f"operator {name} has outputs {', '.join(outputs)} and must yield (output, record)")
+        if output not in outputs or output in self.operator.closing:
+            names = ", ".join(each for each in outputs if each not in self.operator.closing)
+            raise OperatorError(f"operator {name} yielded to {output!r}; its outputs are {names}")
+        declared = outputs[output]
+        if row is given and type(row) is declared and is_immutable(declared):
+            return OutputRow(output, row, sources_of(row), calls)
+        if not isinstance(row, declared):
+            raise OperatorError(
+                f"operator {name} yielded a {type(row).__name__} to {output!r}, which takes {declared.type_name()}"
+            )
+        try:
+            valid = declared.model_validate(row.model_dump(), by_name=True, by_alias=False)
+        except ValidationError as error:
+            raise OperatorError(f"operator {name} made an invalid {declared.type_name()} from {where}: {error}") from error
+        return OutputRow(output, valid, sources_of(row), calls)
+
+    def writer(self, part: Partition) -> OutputWriter:
+        """Takes the output rows of a partition."""
+        rows = sum(version.rows for version in self.job.inputs[self.stream]) if self.operator.shape != "whole" else part.stop
+        single = part == Partition(start=0, stop=rows)
+        return OutputWriter(self._registry.store, self.operator, self.job.inputs, self.job.excluded, single=single)
+
+    @property
+    def _streamed(self) -> type[Record]:
+        return self.operator.inputs[self.stream].record
+
+    def _whole_input(self, port: str) -> Table[Any] | None:
+        if port not in self.job.inputs:
+            return None
+        if port not in self._tables:
+            record = self.operator.inputs[port].record
+            arrow = read_whole(self._registry.store, self.job.inputs[port], record)
+            self._tables[port] = Table(record, arrow, port, self.job.families.get(port, ()))
+        return self._tables[port]
+
+
+class _NoRow(list[str]):
+    """The partial rejects of an operator that is not called for a row."""
+
+    def append(self, reason: str) -> None:
+        raise EngineError(f"ctx.reject is for row operators; there is no row here to reject a part of: {reason}")

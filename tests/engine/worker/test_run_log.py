@@ -1,0 +1,16 @@
+"""What operators log goes to the file of the run that they are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.worker.run_log import run_log
+
+
+def test_a_second_run_in_one_process_has_a_file_of_its_own(tmp_path: Path) -> None:
+    run_log(tmp_path / "runs" / "one.log", "demo/step").info("first")
+    run_log(tmp_path / "runs" / "two.log", "demo/step").info("second")
+    run_log(tmp_path / "runs" / "two.log", "demo/step").info("third")
+    one, two = ((tmp_path / "runs" / f"{name}.log").read_text() for name in ("one", "two"))
+    assert [line.split()[-1] for line in one.splitlines()] == ["first"]
+    assert [line.split()[-1] for line in two.splitlines()] == ["second", "third"]
