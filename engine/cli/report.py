@@ -12,7 +12,9 @@ from rich.markdown import Markdown
 
 from engine.cli.invocation import again, propose
 from engine.cli.output import grid, plain
-from engine.operator.declaration import SINGLE, Operator
+from engine.operator.declaration import Operator
+from engine.operator.params import Params
+from engine.operator.types import SINGLE
 from engine.planning.plan import Plan, SourcePlan
 from engine.running.result import RunResult, StepOutcome
 from registry import Metric, Report
@@ -179,10 +181,15 @@ def _fate(outcome: StepOutcome) -> str:
         counted_as += [f"{outcome.partial} rejected in part"] if outcome.partial else []
         parts.append(f"{', '.join(counted_as)} ({reasons})")
     parts += _numbers(outcome.metrics)
-    losses = [metric for metric in outcome.metrics if metric.metric == "loss"]
-    if losses:
-        parts.append(f"loss {losses[0].value:.3f} -> {losses[-1].value:.3f} in {len(losses)} steps")
+    if series := _first_series(outcome.metrics):
+        parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {len(series)} steps")
     return "; ".join(parts)
+
+
+def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
+    """The measure by step that was reported first, such as a training's loss."""
+    series = [metric for metric in metrics if metric.slice.startswith("step ")]
+    return [metric for metric in series if metric.metric == series[0].metric]
 
 
 def _numbers(metrics: Sequence[Metric]) -> list[str]:
@@ -260,8 +267,12 @@ def print_operator(operator: Operator, console: Console) -> None:
         console.print(f"out  {shown}{kind}", soft_wrap=True)
     for role in operator.roles:
         console.print(f"{'encoder' if role in operator.encoders else 'model'} {role}")
-    if operator.settings:
-        docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in reversed(operator.params.__mro__)]
+    if operator.params_argument:
+        docs = [
+            inspect.cleandoc(vars(each).get("__doc__") or "")
+            for each in reversed(operator.params.__mro__)
+            if each is not Params
+        ]
         console.print("\n" + "\n\n".join(doc for doc in docs if "\nArgs:" in doc), soft_wrap=True)
     schema = operator.params.model_json_schema()
     rows = []

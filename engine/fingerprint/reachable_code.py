@@ -28,11 +28,13 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.fingerprint.canonical import canonical, is_bare_typing
-from engine.fingerprint.syntax import class_node, code_node, imports, normalised, parsed, reads
+from engine.fingerprint.syntax import class_node, code_node, imports, normalised, parsed, reads, without_methods
 from engine.operator.declaration import Operator, operator
+from engine.operator.params import METHODS, Params
 
 _Lock = type(threading.Lock())
 _ENGINE = ("engine", "registry")
+_ASKED = frozenset(METHODS)
 _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
 
 
@@ -71,6 +73,7 @@ def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerp
     """
     walker = _Walker(label, project)
     walker.value(root, label)
+    walker.methods_of_params()
     return walker.found
 
 
@@ -81,6 +84,8 @@ class _Walker:
         self.found = Fingerprint()
         self.seen: dict[int, str] = {}
         self.kept: list[Any] = []  # keeps what was seen alive, so that no two values share an id
+        self.params: list[type] = []
+        self.attributes: set[str] = set()
 
     # -- what a name stands for ---------------------------------------------------------------------------------
 
@@ -102,12 +107,10 @@ class _Walker:
         if typing.get_origin(value) is not None:
             return None  # `list[int]` passes for the class it is made of
         if isinstance(value, Operator):
-            if value.summary:
-                self.value(value.summary, f"{name}.summary")
-            for output, closing in value.closing.items():
-                self.value(closing, f"{name}.{output}")
-            if value.settings:
-                self.value(value.params, f"{name}.{value.settings}")
+            if value.finisher:
+                self.value(value.finisher.function, f"{name}.finish")
+            if value.params_argument:
+                self.value(value.params, f"{name}.{value.params_argument}")
             return self._function(value.function)
         if isinstance(value, types.ModuleType):
             return self._module(value)
@@ -163,7 +166,7 @@ class _Walker:
         self._start(function, name)
         node = self._node(function.__code__, function.__globals__, name)
         skipped = {*function.__code__.co_varnames, *function.__code__.co_cellvars, *function.__code__.co_freevars}
-        text = f"{normalised(node, self._is_operator(function.__globals__))}\n{self._closure(function, name)}"
+        text = f"{normalised(node, self._declares(function.__globals__))}\n{self._closure(function, name)}"
         text += self._defaults(function, name)
         self.names(node, function.__globals__, skipped)
         return self._finish(function, name, text)
@@ -198,12 +201,19 @@ class _Walker:
         self._start(cls, name)
         scope = vars(sys.modules[cls.__module__])
         node = self._class_node(cls, scope, name)
+        skipped: frozenset[str] = frozenset()
+        if issubclass(cls, Params):
+            # What the engine asks before a step runs changes no row, unless the operator's own code asks it, too.
+            node, skipped = without_methods(node, _ASKED), _ASKED
+            self.params.append(cls)
         text = normalised(node, lambda _: False)
         for base in cls.__bases__:
             text += f"\n# base {self.value(base, name)}"
         # What `@dataclass` and its like generate has no source, and follows from the fields and the decorator, which have.
         written = {child.name for child in ast.iter_child_nodes(node) if hasattr(child, "name")} | _assigned(node)
         for attribute, member in sorted(vars(cls).items()):
+            if attribute in skipped:
+                continue
             inner = getattr(member, "__func__", getattr(member, "fget", member))
             if not isinstance(inner, types.FunctionType) or inner.__module__ != cls.__module__:
                 continue
@@ -211,6 +221,16 @@ class _Walker:
                 text += f"\n# {attribute}{self._closure(inner, f'{name}.{attribute}')}"
         self.names(node, scope, set())
         return self._finish(cls, name, text)
+
+    def methods_of_params(self) -> None:
+        """Follow the methods of parameters that the engine asks, where the code that was followed reads such a name."""
+        before = -1
+        while before != len(self.found.code):
+            before = len(self.found.code)
+            for cls in list(self.params):
+                for method in sorted(_ASKED & self.attributes & vars(cls).keys()):
+                    member = vars(cls)[method]
+                    self.value(getattr(member, "__func__", member), f"{cls.__module__}:{cls.__qualname__}.{method}")
 
     def _has_source(self, function: types.FunctionType) -> bool:
         """Whether a method stands in the project's files, such as one that a decorator of the project puts in."""
@@ -262,8 +282,8 @@ class _Walker:
             return node
         raise self._unstable(name, "its source cannot be read")
 
-    def _is_operator(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:
-        """Tells `@operator(...)`: what it says is in the step key by itself, or (`calls`) never changes a result."""
+    def _declares(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:
+        """Recognises `@operator(...)` and `@NAME.finish`: what they declare is in the step key by itself."""
 
         def check(decorator: ast.expr) -> bool:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -272,7 +292,7 @@ class _Walker:
                 value = scope.get(called.id)
             elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
                 value = getattr(scope.get(called.value.id), called.attr, None)
-            return value is operator
+            return value is operator or isinstance(getattr(value, "__self__", None), Operator)
 
         return check
 
@@ -285,6 +305,7 @@ class _Walker:
             if value is not None:
                 inner[bound] = value
         for head, *rest in reads(tree):
+            self.attributes.update(rest)
             if head in inner:
                 self._dotted(inner[head], rest, f"{module}:{head}")
             elif head in scope and head not in skipped:

@@ -73,6 +73,15 @@ def class_node(source: str, name: str) -> ast.ClassDef | None:
 
 
 @lru_cache(maxsize=4096)
+def without_methods(node: ast.ClassDef, names: frozenset[str]) -> ast.ClassDef:
+    """A class without its methods of these names."""
+    kept = [each for each in node.body if not (isinstance(each, ast.FunctionDef) and each.name in names)]
+    made = copy.copy(node)
+    made.body = kept or [ast.Pass()]
+    return made
+
+
+@lru_cache(maxsize=4096)
 def reads(tree: ast.AST) -> list[tuple[str, ...]]:
     """Dotted names that code reads, in a stable order: ("helpers", "parse") for `helpers.parse`."""
     found: set[tuple[str, ...]] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,25 +14,11 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.operator.declaration import Operator
+from engine.operator.generators import Generator
+from engine.operator.types import DeclarationError
 from registry import Model, Record, Report
 
 GROUP = "engine.operators"
-
-
-@dataclass(frozen=True)
-class Generator:
-    """A source of records made by a program, `generator: NAME/TASK` in YAML.
-
-    Args:
-        function: (task, limit, seed, settings) -> rows as dicts; it must give the same rows for the same arguments.
-        check: (task, settings) -> what is wrong with them, as texts; called before anything starts.
-        identity: what else determines the rows, such as the version of a package.
-    """
-
-    name: str
-    function: Callable[[str, int, int, Mapping[str, Any]], Iterator[dict[str, Any]]]
-    check: Callable[[str, Mapping[str, Any]], list[str]]
-    identity: Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -77,6 +63,8 @@ def _modules(name: str) -> Iterator[ModuleType]:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except DeclarationError as error:  # names its place
+        raise EngineError(f"the operators in {name!r} cannot be loaded: {error}") from error
     except Exception as error:  # whatever a module of operators does while it is imported
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(__file__)]

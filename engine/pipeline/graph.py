@@ -79,10 +79,9 @@ class Step:
     @property
     def notes(self) -> tuple[str, ...]:
         """What users should know before it runs: how parameters were read, and what is unwise."""
-        read: tuple[str, ...] = getattr(self.params, "notes", ())
-        return read + tuple(
+        return self.operator.notes(self.params) + tuple(
             f"{first} and {second} are the same model"
-            for first, second in self.operator.apart
+            for first, second in self.operator.distinct
             if first in self.models and second in self.models and _same(self.models[first], self.models[second])
         )
 

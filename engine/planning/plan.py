@@ -214,7 +214,7 @@ def plan_step(
 ) -> StepPlan:
     """Whether a step hits, resumes or runs over given inputs."""
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
-    related = families_of(step, inputs, registry) if step.operator.families else {}
+    related = families_of(step, inputs, registry) if step.operator.grouped else {}
     document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step), related)
     key = step_key(document)
     rows = streamed_rows(step, inputs)
@@ -276,7 +276,7 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
 
     A prompt is bounded in bytes (a token has at least one) by the row's text, the operator's own texts, its parameters
-    and the answers to the calls before it, or by what the operator says that it `asks`. Inputs that an operator takes whole
+    and the answers to the calls before it, or by the operator's own bound (`prompt_bytes`). Inputs that an operator takes whole
     count for every row.
     """
     calls = tokens = 0
@@ -286,12 +286,12 @@ def _bounds(step: Step, inputs: Mapping[str, tuple[Input, ...]], rows: int, left
     whole = sum(_memory(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
     texts = [text for text in code_of(step.operator.name).code.values() if text.startswith("builtins.")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
-    asks = step.operator.asks(step.params) if step.operator.asks else None
+    prompt = step.operator.prompt_bytes(step.params)
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
         answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
-        besides = (own + whole + answers if asks is None else asks) + len((spec.system or "").encode())
+        besides = (own + whole + answers if prompt is None else prompt) + len((spec.system or "").encode())
         tokens_in = per_row * streamed * left // max(1, rows) + asked * besides
         tokens_out = asked * spec.max_tokens
         calls += asked

@@ -1,6 +1,6 @@
 """Rows that come from the same row of a source: families, told by row lineage.
 
-An operator that splits rows asks for them (`@operator(families=[...])`), so that what was made of one seed stays on one side.
+An operator that splits rows asks for them (`Grouped[...]`), so that what was made of one seed stays on one side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Families = Mapping[str, tuple[int, ...]]
 
 def families_of(step: Step, inputs: Mapping[str, tuple[Input, ...]], registry: Registry) -> Families:
     """The families of the inputs for which the step's operator asks."""
-    return {port: families(inputs[port], registry) for port in step.operator.families if port in inputs}
+    return {port: families(inputs[port], registry) for port in step.operator.grouped if port in inputs}
 
 
 def families(versions: Sequence[Input], registry: Registry) -> tuple[int, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
+from engine.operator.finish import Finished
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import Input, StepPlan, store_document
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
@@ -31,12 +32,13 @@ def drafts(
     key_object = store_document(registry, plan.document or {}, code_of(step.operator.name).code)
     refs = tuple(version.ref for versions in inputs.values() for version in versions)
     models = tuple(ref for role in step.models if (ref := _model_ref(step, role, registry)))
+    finished = step.operator.finished(_counted(ordered), step.params)
     made = []
     for place, (output, record) in enumerate(step.operator.outputs.items()):
         parts = [receipt.outputs[output] for receipt in ordered]
         data = tuple(part.data for part in parts if part.data)
-        if closing := step.operator.closing.get(output):
-            data = _closed(store, record, closing(_counted(ordered), step.params))
+        if output in finished.rows:
+            data = _stored(store, record, finished.rows[output])
         if not data:
             stored = store.put_table(record.arrow_schema().empty_table())
             data = (DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes),)
@@ -64,7 +66,7 @@ def drafts(
                 data=data,
                 side=extra,
                 attachments=attachments,
-                metrics=_metrics(step, ordered) if place == 0 else (),
+                metrics=_metrics(ordered, finished) if place == 0 else (),
                 rows_in=plan.rows or 0,
                 filtered=sum(receipt.filtered for receipt in ordered),
                 rejected=sum(receipt.rejected for receipt in ordered),
@@ -87,7 +89,7 @@ def _opaque(step: Step, inputs: Mapping[str, tuple[Input, ...]], output: str, re
     That is an input of which no row was named as a source, and every input as soon as one row has no known source. Rows
     that are made from counters come from all.
     """
-    if output in step.operator.closing:
+    if output in step.operator.finished_outputs:
         return tuple(range(sum(map(len, inputs.values()))))
     parts = [receipt.outputs[output] for receipt in receipts if receipt.outputs[output].data]
     told = {port for part in parts for port in part.told}
@@ -121,8 +123,7 @@ def _side_objects(
     return tuple(extra)
 
 
-def _closed(store: ObjectStore, record: type[Record], made: Iterable[Record]) -> tuple[DataObject, ...]:
-    rows = list(made)
+def _stored(store: ObjectStore, record: type[Record], rows: Sequence[Record]) -> tuple[DataObject, ...]:
     if not rows:
         return ()
     table = record.to_table(rows)
@@ -138,12 +139,11 @@ def _counted(receipts: Sequence[Receipt]) -> dict[tuple[str, str], float]:
     return counts
 
 
-def _metrics(step: Step, receipts: Sequence[Receipt]) -> tuple[Metric, ...]:
+def _metrics(receipts: Sequence[Receipt], finished: Finished) -> tuple[Metric, ...]:
     counts = _counted(receipts)
     values = [metric for receipt in receipts for metric in receipt.values]
     added = (Metric(metric=name, slice=part, value=value) for (name, part), value in sorted(counts.items()))
-    summary = step.operator.summary
-    return (*added, *values, *(summary(counts) if summary else ()))
+    return (*added, *values, *finished.metrics)
 
 
 def _model_ref(step: Step, role: str, registry: Registry) -> VersionRef | None:

@@ -281,8 +281,7 @@ class _Runner:
 
     @property
     def _devices(self) -> int:
-        asked = self.definition.operator.devices
-        return asked(self.definition.params) if asked else 1
+        return self.definition.operator.device_count(self.definition.params)
 
     def _resources(self, parts: int) -> Resources:
         operator, models = self.definition.operator, self.definition.models.values()

@@ -33,7 +33,8 @@ from engine.llm.types.refresh import refresh
 from engine.llm.types.requests import BudgetError, EndpointError, ModelError, RequestError, StoppedError
 from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Reject, Tally
-from engine.operator.declaration import Operator, Table
+from engine.operator.declaration import Operator
+from engine.operator.tables import Grouped, Table
 from engine.provenance import RowRef, sources_of
 from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_slice, read_whole
@@ -95,6 +96,7 @@ class Worker:
         self.log = _file_log(self.registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.pulse = Heartbeat(self.registry.receipts / job.step_key)
         self.models = Models(job, self.registry, link, name, far=far)
+        self._asked: dict[str, Any] | None = None
         self._mark = stop_mark(self.registry.receipts, job.step_key)
         self._watching: asyncio.Task[None] | None = None
         self._tables: dict[str, Table[Any]] = {}
@@ -205,7 +207,7 @@ class Worker:
     ) -> RowResult:
         # Seeded by content, not by place: moving a row, or adding one before it, changes no other row's draws.
         seed = _seed(self.job.seed, self.operator.name, record.model_dump()) if self.operator.context else 0
-        arguments: dict[str, Any] = {stream: record, **whole, **self._settings}
+        arguments: dict[str, Any] = {stream: record, **whole, **self._settings, **self._roles}
         result = await self._attempt(arguments, seed, f"row {number} of {stream!r}", make_context)
         if self.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:
             # Answers in the journal led to the reject once more.
@@ -248,7 +250,7 @@ class Worker:
         [stream] = [name for name, port in self.operator.inputs.items() if not port.whole]
         table = self._slice(stream, part)
         numbered = table.add_column(0, "_row", pa.array(range(part.start, part.stop), pa.int64()))
-        arguments: dict[str, Any] = {stream: numbered, **self._settings}
+        arguments: dict[str, Any] = {stream: numbered, **self._settings, **self._roles}
         arguments |= {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
         if self.operator.context:
             arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name, part.start))
@@ -274,7 +276,7 @@ class Worker:
         log = CallLog()
         current_log.set(log)
         given = {name: self._whole_input(name) for name in self.operator.inputs}
-        arguments: dict[str, Any] = {**given, **self._settings}
+        arguments: dict[str, Any] = {**given, **self._settings, **self._roles}
         if self.operator.context:
             arguments[self.operator.context] = make_context(_seed(self.job.seed, self.operator.name))
         emitted: list[OutputRow] = []
@@ -297,9 +299,16 @@ class Worker:
             rows = len(table) if known is None else len(known)
             led += rows
             never = sum(times == 0 for ref, times in tally.seen.items() if ref.port == name)
-            unused += len(table) - rows if name in self.operator.aside else min(never, len(table) - rows)
+            unused += len(table) - rows if self.operator.inputs[name].lookup else min(never, len(table) - rows)
         filtered = part.stop - led - unused
         return writer.receipt(part, led=led, filtered=filtered, rejected=0, unused=unused, usage=usage(log))
+
+    @property
+    def _roles(self) -> dict[str, Any]:
+        """The models by argument; None for roles that the parameters leave out."""
+        if self._asked is None:
+            self._asked = {role: self.models.role(role) for role in self.operator.roles}
+        return self._asked
 
     # -- what operators are given -------------------------------------------------------------------------------
 
@@ -310,8 +319,8 @@ class Worker:
         if item is row and len(outputs) > 1:
             names = ", ".join(outputs)
             raise OperatorError(f"operator {self.operator.name} has outputs {names} and must yield (output, record)")
-        if output not in outputs or output in self.operator.closing:
-            names = ", ".join(each for each in outputs if each not in self.operator.closing)
+        if output not in outputs or output in self.operator.finished_outputs:
+            names = ", ".join(each for each in outputs if each not in self.operator.finished_outputs)
             raise OperatorError(f"operator {self.operator.name} yielded to {output!r}; its outputs are {names}")
         declared = outputs[output]
         if not isinstance(row, declared):
@@ -335,10 +344,7 @@ class Worker:
         lasting = checkpoints(self.registry.receipts, self.job.step_key)
         if rejects is None:
             rejects = _NoRow()
-        models, encoders = self.models.by_role(), self.models.encoders()
         return Context(
-            models,
-            encoders,
             draws,
             self.log,
             seed % 2**31,
@@ -363,7 +369,9 @@ class Worker:
         if port not in self._tables:
             record = self.operator.inputs[port].record
             arrow = read_whole(self.registry.store, self.job.inputs[port], record)
-            self._tables[port] = Table(record, arrow, port, self.job.families.get(port, ()))
+            table = self.operator.inputs[port].table or Table
+            groups = (self.job.families.get(port, ()),) if issubclass(table, Grouped) else ()
+            self._tables[port] = table(record, arrow, port, *groups)
         return self._tables[port]
 
 

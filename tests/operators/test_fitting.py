@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from operators.training.warned import heard
+from operators.training.warned import collected_warnings
 from registry import Registry
 from tests.engine.run_pipelines import run_text
 from tests.tiny_model import TEMPLATE
@@ -176,13 +176,13 @@ def test_warnings_are_collected_once_and_printed_nowhere(capfd: pytest.CaptureFi
     import transformers
 
     before = logging.getLogger("transformers").level, warnings.showwarning
-    with heard() as found:
+    with collected_warnings() as found:
         for _ in range(2):
             logging.getLogger("trl.trainer.sft_trainer").warning("[RANK 0] mind  the\ngap %d", 3)
             transformers.logging.get_logger("transformers.tokenization").warning_once("too long")
             warnings.warn("of ours", FutureWarning, stacklevel=1)
         logging.getLogger("trl.trainer").info("chatter")
-    with heard() as again:
+    with collected_warnings() as again:
         transformers.logging.get_logger("transformers.tokenization").warning_once("too long")
     assert found == ["trl: mind the gap 3", "transformers: too long", "trl: of ours"]
     assert again == ["transformers: too long"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +21,20 @@ MEANING: dict[str, str] = {
     "response_format": "answers held to a JSON Schema; without it the schema is asked for in words",
     "sampling": "different answers to the same prompt at a temperature above 0",
 }
+
+
+class Setting(NamedTuple):
+    """A setting of a model, and what it must be instead."""
+
+    name: str
+    needed: str
+
+
+def ruled_out(spec: ModelSpec, wanted: Sequence[Ability]) -> Setting | None:
+    """The setting of a model that rules out one of the wanted abilities, whatever its server can do."""
+    if "sampling" in wanted and spec.temperature == 0:
+        return Setting("temperature", "a temperature above 0: with 0, all answers to a prompt are the same")
+    return None
 
 
 class Abilities(BaseModel):

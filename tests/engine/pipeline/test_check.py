@@ -10,7 +10,7 @@ import pytest
 from engine.errors import PipelineError
 from engine.pipeline.check import check
 from engine.pipeline.graph import Pipeline
-from tests.engine import running
+from tests.engine import run_pipelines as running
 
 GOOD = """\
 name: demo
