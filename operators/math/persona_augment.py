@@ -23,11 +23,11 @@ from engine.operator import (
     template,
 )
 from operators.math.answers import gold_answer
+from operators.math.attempts import Attempt, attempt, cut_off
 from operators.math.reflect import PROMPT as REFLECT_PROMPT
 from operators.math.reflect import repair
 from operators.math.regenerate_cot import PROMPT as SOLVE_PROMPT
 from operators.math.rewrites import clean, problem_with
-from operators.math.solving import Attempt, attempt, cut_off
 from operators.records import MathSolution, Persona
 
 REWRITE_PROMPT = """\

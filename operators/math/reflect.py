@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.operator import ChatModel, Completion, Context, Counters, Metric, Params, derived, operator, render, template
-from operators.math.solving import Attempt, attempt
+from operators.math.attempts import Attempt, attempt
 from operators.records import MathSolution
 
 PROMPT = """\

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from engine.operator import ChatModel, Context, Params, Reject, RequestError, derived, operator, render, template
 from operators.math.answers import gold_answer
-from operators.math.solving import attempt, cut_off
+from operators.math.attempts import attempt, cut_off
 from operators.records import MathProblem, MathSolution
 
 PROMPT = """\

@@ -16,9 +16,9 @@ import threading
 from functools import cache
 from typing import Any
 
+from operators.math.ambiguity import doubtful
 from operators.math.answers import final_answer, gold_answer
-from operators.math.comparing import compare
-from operators.math.doubts import doubtful
+from operators.math.comparison import compare
 from operators.math.forms import read
 from operators.math.notation import as_number, grouped_readings, normalise
 from operators.records import Verdict

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from engine.library_noise import quiet_transformers
 from operators.training.exposure import counting, with_rows
+from operators.training.library_warnings import collected_warnings
 from operators.training.settings import DPOSettings, TrainingSettings
 from operators.training.students import Student, load, save
-from operators.training.warned import collected_warnings
 
 Progress = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss)."""

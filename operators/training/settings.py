@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from engine.operator import Model, Params
-from operators.training import library
-from operators.training.accepting import AliasedSettings, Given, Place, Translation, refuse
+from operators.training import config_fields
+from operators.training.aliased_settings import AliasedSettings, Given, Place, Translation, refuse
 
 
 class Lora(AliasedSettings):
@@ -27,7 +27,7 @@ class Lora(AliasedSettings):
     An adapter that is trained further keeps its settings: leave these out, or repeat them unchanged.
     """
 
-    configures: ClassVar[library.Config] = "LoraConfig"
+    configures: ClassVar[config_fields.Config] = "LoraConfig"
     aliases: ClassVar[Translation] = {
         "rank": "r",
         "lora_alpha": "alpha",
@@ -207,7 +207,7 @@ class TrainingSettings(AliasedSettings, Params):
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
         """See AliasedSettings."""
-        if trouble := library.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
+        if trouble := config_fields.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
             refuse(f"lr_scheduler {trouble}", placed[("lr_scheduler",)].path, self.lr_scheduler)
         by_name = {place[-1]: given for place, given in placed.items() if place[0] != "lora"}
         for names in _RIVALS:
@@ -262,7 +262,7 @@ def _recorded(model: Model) -> Lora | None:
 class SFTSettings(TrainingSettings):
     """Settings of train_sft."""
 
-    configures: ClassVar[library.Config] = "SFTConfig"
+    configures: ClassVar[config_fields.Config] = "SFTConfig"
 
 
 class PreferenceSettings(TrainingSettings):
@@ -297,7 +297,7 @@ DPO_LOSSES = (
 class DPOSettings(PreferenceSettings):
     """Settings of train_dpo."""
 
-    configures: ClassVar[library.Config] = "DPOConfig"
+    configures: ClassVar[config_fields.Config] = "DPOConfig"
 
     loss_type: list[str] | str = "sigmoid"
 
@@ -316,7 +316,7 @@ class KTOSettings(PreferenceSettings):
         desirable_weight, undesirable_weight: the weights of the losses of desirable and of undesirable completions.
     """
 
-    configures: ClassVar[library.Config] = "KTOConfig"
+    configures: ClassVar[config_fields.Config] = "KTOConfig"
     aliases: ClassVar[Translation] = {
         **PreferenceSettings.aliases,
         "kto_chosen_weight": "desirable_weight",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from operators.training import library
+from operators.training import config_fields
 from operators.training.settings import Lora, TrainingSettings
 
 
@@ -58,7 +58,7 @@ def _read(adapter: Path, all_linear: Any) -> Lora:
     found = json.loads((adapter / "adapter_config.json").read_text())
     usual = LoraConfig().to_dict()
     own = {"r", "lora_alpha", "lora_dropout", "target_modules"}
-    known = library.fields("LoraConfig").keys() - own - Lora.owned.keys()
+    known = config_fields.fields("LoraConfig").keys() - own - Lora.owned.keys()
     config = {name: value for name, value in found.items() if name in known and value != usual.get(name)}
     return Lora(
         r=found["r"],

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from engine.operator import ChatModel, Context, Model, Reject, Table
 from operators.charts import save_lines
 from operators.training.exposure import ROW
-from operators.training.fitting import Room, fitting
 from operators.training.launch import launch
+from operators.training.library_warnings import collected_warnings
 from operators.training.loop import InvariantError, Training
 from operators.training.settings import KTOSettings, TrainingSettings
 from operators.training.students import Student
-from operators.training.warned import collected_warnings
+from operators.training.trainable_rows import Room, fitting
 
 CURVE = "loss.png"
 

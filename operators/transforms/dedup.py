@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from engine.operator import Context, Encoder, InputTypes, Output, Params, Record, Table, derived, operator
-from operators.transforms.near import SimilarText, by_embedding, by_minhash
+from operators.transforms.near_duplicates import SimilarText, by_embedding, by_minhash
 from operators.transforms.text import as_one, texts_of, tokens, wrong_fields
 
 _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embedding": 0.95}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from operators.training import library
+from operators.training import config_fields
 from operators.training.exposure import ROW
 from operators.training.launch import launch
 from operators.training.loop import InvariantError, Training, check_first_loss
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_is_not_whole_does_not_count(tiny_model: Path, tmp_pat
 
 
 def test_the_known_fields_are_those_of_the_installed_packages() -> None:
-    assert json.loads(library.FILE.read_text()) == library.installed()
+    assert json.loads(config_fields.FILE.read_text()) == config_fields.installed()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from operators.records import Persona
 from operators.transforms import near
 from operators.transforms.decontaminate import Index
 from operators.transforms.dedup import DedupParams, dedup
-from operators.transforms.near import SimilarText, bands, by_embedding, by_minhash, shingles
+from operators.transforms.near_duplicates import SimilarText, bands, by_embedding, by_minhash, shingles
 from operators.transforms.text import tokens
 from registry import Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text

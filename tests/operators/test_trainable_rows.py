@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from operators.training.warned import collected_warnings
+from operators.training.library_warnings import collected_warnings
 from registry import Registry
 from tests.engine.run_pipelines import run_text
 from tests.tiny_model import TEMPLATE

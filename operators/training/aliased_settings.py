@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from operators.training import library
+from operators.training import config_fields
 
 Translation = Mapping[str, str]
 """Another name -> our name, or `lora.NAME` for a part of the adapter's settings."""
@@ -53,7 +53,7 @@ class AliasedSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    configures: ClassVar[library.Config]
+    configures: ClassVar[config_fields.Config]
     aliases: ClassVar[Translation]
     owned: ClassVar[Mapping[str, str]]
     parts: ClassVar[Mapping[str, type[AliasedSettings]]] = {}
@@ -68,14 +68,18 @@ class AliasedSettings(BaseModel):
     @classmethod
     def accepted_names(cls) -> list[str]:
         """All names that can be set."""
-        return [*cls.model_fields, *cls.aliases, *(name for name in library.fields(cls.configures) if name not in cls.owned)]
+        return [
+            *cls.model_fields,
+            *cls.aliases,
+            *(name for name in config_fields.fields(cls.configures) if name not in cls.owned),
+        ]
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
         """The schema, including the names of the library and of other trainers, for editors."""
         schema: dict[str, Any] = handler.resolve_ref_schema(handler(core))
         own = dict(schema["properties"])
-        of_library = {name: each.schema for name, each in library.fields(cls.configures).items() if name not in cls.owned}
+        of_library = {name: each.schema for name, each in config_fields.fields(cls.configures).items() if name not in cls.owned}
         others = {name: {"description": f"{name} is {place}"} for name, place in cls.aliases.items()}
         schema["properties"] = {**of_library, **others, **own}
         return schema
@@ -116,7 +120,7 @@ class AliasedSettings(BaseModel):
             value = value.model_dump(exclude_unset=True)
         if name == "config" and isinstance(value, Mapping):
             for inner, each in value.items():
-                if inner in library.fields(cls.configures) and inner in {*cls.model_fields, *cls.aliases}:
+                if inner in config_fields.fields(cls.configures) and inner in {*cls.model_fields, *cls.aliases}:
                     yield from cls._one(inner, each, (*path, inner), notes)
                 else:
                     cls._fits(inner, each, (*path, inner))
@@ -129,7 +133,7 @@ class AliasedSettings(BaseModel):
             yield Given((name,), path, value, value)
         elif name in cls.aliases:
             yield from cls._alias(name, value, path, notes)
-        elif name in library.fields(cls.configures) or name in cls.owned:
+        elif name in config_fields.fields(cls.configures) or name in cls.owned:
             cls._fits(name, value, path)
             yield Given(("config", name), path, value, value)
         else:
@@ -175,7 +179,7 @@ class AliasedSettings(BaseModel):
         """Refuse names and values that the library does not accept."""
         if name in cls.owned:
             refuse(f"{name} cannot be set: {cls.owned[name]}", path, value)
-        known = library.fields(cls.configures)
+        known = config_fields.fields(cls.configures)
         if name not in known:
             refuse(f"{cls.configures} has no field {name!r}", path, value)
         if trouble := known[name].trouble(value):

@@ -10,7 +10,7 @@ from operators.math.forms import Form
 from operators.math.notation import grouped_readings
 from operators.math.units import is_measure, may_be_converted
 from operators.math.values import equal, exact, proportional
-from operators.math.words import compare_words
+from operators.math.word_answers import compare_words
 from operators.records import Verdict
 
 _MOST_IN_ANY_ORDER = 60

@@ -1,6 +1,6 @@
 """The fields of TRL's and PEFT's configurations, without importing these packages, so that a check is fast.
 
-library.json is made from the installed packages by `python -m operators.training.library`; a test compares the two.
+config_fields.json is made from the installed packages by `python -m operators.training.config_fields`; a test compares the two.
 """
 
 from __future__ import annotations
