@@ -365,3 +365,27 @@ async def doubled(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """Twice the number that the model gives; it trusts the model to give one of a reasonable size."""
     answer = await teacher.chat(f"Size of {word.text}")
     yield Word(text=str(2 * int(answer.text)))
+
+
+@operator
+async def counts_wrongly(word: Word, ctx: Context, teacher: ChatModel) -> AsyncIterator[Word]:
+    """Counts what the model says, and takes it for a number."""
+    answer = await teacher.chat(f"Size of {word.text}")
+    ctx.count("size", by=answer.text)  # type: ignore[arg-type]
+    yield word
+
+
+class Halves(Params):
+    """Divides by a parameter."""
+
+    by: int = 2
+
+    def calls(self) -> dict[str, int]:
+        """As many as halves."""
+        return {"teacher": 4 // self.by}
+
+
+@operator
+async def halved(word: Word, teacher: ChatModel, params: Halves) -> AsyncIterator[Word]:
+    """Its parameters fail with 0."""
+    yield word
