@@ -15,7 +15,7 @@ from operators.training.library_warnings import collected_warnings
 from operators.training.loop import InvariantError, Training
 from operators.training.settings import KTOSettings, TrainingSettings
 from operators.training.students import Student
-from operators.training.trainable_rows import Room, fitting
+from operators.training.trainable_rows import SequenceLimit, trainable_rows
 
 CURVE = "loss.png"
 
@@ -30,7 +30,7 @@ def train(
 ) -> Model:
     """Train a model on a table's rows.
 
-    Metrics: those of `fitting`; `loss`, `learning_rate`, `grad_norm` and other measures of the trainer, by step;
+    Metrics: those of `trainable_rows`; `loss`, `learning_rate`, `grad_norm` and other measures of the trainer, by step;
     `trainable_parameters`.
 
     Args:
@@ -49,8 +49,8 @@ def train(
         raise Reject(str(error)) from error
     with collected_warnings() as warned:
         tokenizer = AutoTokenizer.from_pretrained(student.folder)
-        room = Room.of(AutoConfig.from_pretrained(student.folder))
-        rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, room)
+        limit = SequenceLimit.of(AutoConfig.from_pretrained(student.folder))
+        rows = trainable_rows((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, limit)
     if isinstance(settings, KTOSettings) and settings.compares and len(rows) < 2:
         raise Reject("KTO estimates its KL term from other rows, and there is only one row; add rows, or use train_sft")
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
