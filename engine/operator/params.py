@@ -56,7 +56,7 @@ def _check_method(owner: str, name: str, value: Any, where: str) -> None:
     if not isinstance(function, FunctionType) or (function is value) is (name == "accepted_names"):
         kind = "a classmethod" if name == "accepted_names" else "a method"
         found = type(value).__name__
-        raise DeclarationError(f"{where}: {owner}.{name} is a {found}; expected {kind}, `def {name}({expected})`")
+        raise DeclarationError(f"{where}: {owner}.{name} is of type {found}; expected {kind}, `def {name}({expected})`")
     where = place_of(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(f"{where}: {owner}.{name} is async; expected a plain method, `def {name}({expected})`")

@@ -27,7 +27,7 @@ from engine.operator import (
 )
 from operators.conformal.binding import differences, refusal
 from operators.conformal.equivalence import LETTERS, reading, right_options
-from operators.conformal.theory import settled
+from operators.conformal.theory import is_stable
 from operators.records import Calibration, Question, SampledAnswers, Sampling
 
 _MOST_OPTIONS = len(LETTERS)
@@ -152,7 +152,7 @@ async def _sampled(
     asked = _ALTERNATIVES if params.logprobs else None
     answers = await model.samples(prompt, params.at_least or params.samples, logprobs=asked)
     read = reading("qa", options)
-    while len(answers) < params.samples and not settled(
+    while len(answers) < params.samples and not is_stable(
         [read(_answer(each.text, pattern)).form for each in answers], params.patience
     ):
         more = min(params.patience, params.samples - len(answers))

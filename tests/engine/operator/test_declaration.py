@@ -205,11 +205,11 @@ WRONG = {
     ),
     "a method that is a number": (
         "class P(Params):\n    calls = 1\n",
-        r"P.calls is a int; expected a method, `def calls\(self\)`",
+        r"P.calls is of type int; expected a method, `def calls\(self\)`",
     ),
     "a parameter with the name of a method": (
         "class P(Params):\n    calls: int = 1\n",
-        r"P.calls is a int; expected a method, `def calls\(self\)`",
+        r"P.calls is of type int; expected a method, `def calls\(self\)`",
     ),
     "a parameter with the name of a method and no default": (
         "class P(Params):\n    roles: list[str]\n",
@@ -217,7 +217,7 @@ WRONG = {
     ),
     "a method that is a property": (
         "class P(Params):\n    @property\n    def notes(self):\n        return []\n",
-        r"P.notes is a property; expected a method, `def notes\(self\)`",
+        r"P.notes is of type property; expected a method, `def notes\(self\)`",
     ),
     "a method with too few arguments": (
         "class P(Params):\n    def problems(self):\n        return []\n",
