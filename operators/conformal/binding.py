@@ -43,7 +43,7 @@ def refusal(found: Mapping[Part, str]) -> str:
     )
 
 
-def alike(rows: Sequence[SampledAnswers]) -> Sampling | None:
+def common_sampling(rows: Sequence[SampledAnswers]) -> Sampling | None:
     """How all of these samples were made.
 
     Raises:
@@ -60,7 +60,7 @@ def alike(rows: Sequence[SampledAnswers]) -> Sampling | None:
     return first.made
 
 
-def must_vary(rows: Sequence[SampledAnswers], certain: float = 0.87) -> None:
+def require_variation(rows: Sequence[SampledAnswers], certain: float = 0.87) -> None:
     """Raise Reject if all samples of every question are equal, and there are too many questions for that to be chance.
 
     Args:

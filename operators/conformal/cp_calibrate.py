@@ -11,7 +11,7 @@ from pydantic import Field
 
 from engine.operator import Context, Encoder, Grouped, InputTypes, Params, Reject, derived, operator
 from operators.conformal.baselines import all_options_scored, baselines
-from operators.conformal.binding import alike, must_vary
+from operators.conformal.binding import common_sampling, require_variation
 from operators.conformal.equivalence import Equivalence
 from operators.conformal.pools import Answered, answered, features
 from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, report, rounded_up
@@ -121,8 +121,8 @@ async def cp_calibrate(
         raise Reject("no question has accepted answers, so there is nothing to calibrate on")
     if params.group_by and not any(row.group for row in known):
         raise Reject("group_by: no question has a `group`")
-    made = alike(known)
-    must_vary(known)
+    made = common_sampling(known)
+    require_variation(known)
     drawn = _split(known, source_groups, params.split, ctx)
     distances = params.loss == "distance"
     every = [row for side in drawn for row in side]

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from engine.operator import Context, Encoder, Lookup, Params, Reject, Table, derived, operator
-from operators.conformal.binding import Part, alike, differences, must_vary, refusal
+from operators.conformal.binding import Part, common_sampling, differences, refusal, require_variation
 from operators.conformal.pools import FEATURES, answered, features
 from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, report, rounded_up
 from operators.conformal.splits import digest
@@ -70,13 +70,13 @@ async def cp_predict(
     if known.encoder is not None and encoder is None:
         raise Reject("the calibration uses an encoder; leave out `similarity: false`")
     encoder = None if known.encoder is None else encoder
-    found = differences(known.made, alike(rows))
+    found = differences(known.made, common_sampling(rows))
     if encoder is not None and encoder.identity != known.encoder:
         found["encoder"] = f"{known.encoder} and {encoder.identity}"
     if refused := {part: said for part, said in found.items() if part not in params.allow}:
         raise Reject(f"{refusal(refused)}; `allow: [{', '.join(refused)}]` accepts them as they are")
     certain = sum(entropy == 0 for entropy, *_ in known.features)
-    must_vary(rows, max((certain + 1) / (len(known.features) + 1), 0.5))  # about ten easy questions may always occur
+    require_variation(rows, max((certain + 1) / (len(known.features) + 1), 0.5))  # about ten easy questions may always occur
     levels = _levels(known, params.alphas)
     read = await answered(
         rows, known.equivalence, encoder, known.min_similarity, distances=known.loss == "distance", progress=ctx.progress

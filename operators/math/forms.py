@@ -88,7 +88,7 @@ def value_of(number: Fraction) -> Node:
 def _read(text: str, depth: int) -> Form:
     if depth > _MOST_DEPTH:
         raise UnreadableError("too deep")
-    bare = _undressed(text)
+    bare = _bare(text)
     if not bare:
         raise UnreadableError("nothing to read")
     number = as_number(bare)
@@ -110,7 +110,7 @@ def _read(text: str, depth: int) -> Form:
     return _single(bare, depth + 1)
 
 
-def _undressed(text: str) -> str:
+def _bare(text: str) -> str:
     """The answer without its surroundings: dollar signs and LaTeX words around it, quotes, a full stop."""
     while True:
         before = text

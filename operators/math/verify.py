@@ -47,11 +47,11 @@ async def verify(gold: str, solution: str) -> tuple[Verdict, str | None]:
     predicted = final_answer(solution)
     if predicted is None:
         return "unparsed", None
-    verdict = _plainly(wanted, predicted) or await _elsewhere(wanted, predicted)
+    verdict = _compare_plain(wanted, predicted) or await _compare_in_process(wanted, predicted)
     return "unparsed" if verdict == "wrong" and doubtful(wanted, predicted) else verdict, predicted
 
 
-def _plainly(gold: str, given: str) -> Verdict | None:
+def _compare_plain(gold: str, given: str) -> Verdict | None:
     """The verdict on plain numbers, equal texts, and texts that are too long; None for others."""
     same = _spelling(gold) == _spelling(given)
     if max(len(gold), len(given)) > _MOST_CHARACTERS:
@@ -71,13 +71,13 @@ def _spelling(text: str) -> str:
     return _ONE_BRACED.sub(r"\1", normalise(text))
 
 
-async def _elsewhere(gold: str, given: str) -> Verdict:
+async def _compare_in_process(gold: str, given: str) -> Verdict:
     """The comparison in a process of the pool; its time limit starts when a process takes it."""
     from pebble import ProcessExpired
 
     for _ in range(2):
         try:
-            pool: Any = next((each for each in _running() if each.active), None) or await asyncio.to_thread(_started)
+            pool: Any = next((each for each in _pools() if each.active), None) or await asyncio.to_thread(_start_pool)
             task = pool.schedule(_compare, (gold, given, TIMEOUT_SECONDS), timeout=TIMEOUT_SECONDS)
             verdict: Verdict = await asyncio.wrap_future(task)
         except TimeoutError:
@@ -93,16 +93,16 @@ async def _elsewhere(gold: str, given: str) -> Verdict:
 
 
 @cache
-def _running() -> list[Any]:
+def _pools() -> list[Any]:
     """The pool of this process, once there is one. A cached function, because state is not part of a code fingerprint."""
     return []
 
 
-def _started() -> Any:
+def _start_pool() -> Any:
     from pebble import ProcessPool
 
     with _starting:
-        running = _running()
+        running = _pools()
         if not any(pool.active for pool in running):
             # Not fork: this process has threads. A fork server with all imports makes a new process in milliseconds.
             context = multiprocessing.get_context("forkserver")
@@ -116,7 +116,7 @@ def _started() -> Any:
 
 
 def _stop() -> None:
-    for pool in _running():
+    for pool in _pools():
         pool.stop()
         pool.join()
 

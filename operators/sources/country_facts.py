@@ -115,10 +115,10 @@ def _confused_with(country: Country, known: Sequence[Country], seed: int) -> str
 
     others = [each for each in known if each.split == country.split and each.population >= _WELL_KNOWN]
     ordered = sorted(shuffled(others, seed, country.code, by=_code), key=distance)
-    return next(each.capital for each in ordered if not _alike(each.capital, country))
+    return next(each.capital for each in ordered if not _confusable(each.capital, country))
 
 
-def _alike(city: str, country: Country) -> bool:
+def _confusable(city: str, country: Country) -> bool:
     """Whether the name of a city could be mistaken for that of the country or its capital."""
     return any(mentions(one, other) for name in (country.capital, country.name) for one, other in ((city, name), (name, city)))
 

@@ -77,7 +77,7 @@ def trainable_rows(
         longest = min(lengths.whole, max_length)
         if limit.positions and longest > limit.positions:
             beyond.append(number)
-        if any(not any(map(_says, row[each])) for each in completions):
+        if any(not any(map(_has_content, row[each])) for each in completions):
             blank.append(number)
         truncated += lengths.whole > max_length
         kept.append(row | {ROW: number})
@@ -101,7 +101,7 @@ def trainable_rows(
     return kept
 
 
-def _says(turn: dict[str, Any]) -> bool:
+def _has_content(turn: dict[str, Any]) -> bool:
     content = turn.get("content")
     return bool(content.strip() if isinstance(content, str) else content) or bool(turn.get("tool_calls"))
 
@@ -134,11 +134,11 @@ def _tokens(tokenizer: Any, messages: list[dict[str, str]], **more: Any) -> int:
         roles = [message["role"] for message in messages]
         raise _BadRowError(
             f"the student's chat template refuses its turns ({', '.join(roles)}): {error or type(error).__name__}; "
-            f"{_cure(roles)}, or use a student whose template accepts them"
+            f"{_remedy(roles)}, or use a student whose template accepts them"
         ) from error
 
 
-def _cure(roles: Sequence[str]) -> str:
+def _remedy(roles: Sequence[str]) -> str:
     if "system" in roles:
         return "put the system text into the first user turn"
     if any(one == other for one, other in pairwise(roles)):
