@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.credentials import redacted
 from engine.operator.types import Calls, Capabilities, DeclarationError, InputTypes, Roles, place_of
 from registry import Model
 
@@ -31,6 +32,10 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """The methods that a class of parameters may override, with their arguments besides `self`. None of them changes a result, so
 none is part of a step key."""
+
+
+_SHOWN = 500
+"""Characters of parameters in an error."""
 
 
 class _ParamsType(ModelMetaclass):
@@ -166,7 +171,7 @@ def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exce
             if at.tb_frame.f_code.co_filename == where.rpartition(":")[0]:
                 where = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
             at = at.tb_next
-        given = asked.model_dump(exclude_unset=True)
+        given = redacted(repr(asked.model_dump(exclude_unset=True)))[:_SHOWN]
         raise DeclarationError(
             f"{where}: {type(asked).__name__}.{method} raised {type(error).__name__}: {error} (parameters: {given})"
         ) from error
