@@ -285,14 +285,14 @@ OWN_OPERATOR = '''
 
 from collections.abc import AsyncIterator
 
-from engine.operator import Context, operator
+from engine.operator import ChatModel, operator
 from operators.records import MathProblem
 
 
-@operator(outputs=MathProblem, models=["teacher"])
-async def own_solve(problem: MathProblem, ctx: Context) -> AsyncIterator[MathProblem]:
+@operator
+async def own_solve(problem: MathProblem, teacher: ChatModel) -> AsyncIterator[MathProblem]:
     """Ask once, keep what verifies."""
-    answer = await ctx.models["teacher"].chat(problem.question)
+    answer = await teacher.chat(problem.question)
     if verified(answer.text):  # a comment
         yield problem
 

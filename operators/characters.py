@@ -1,4 +1,4 @@
-"""Unicode normalisation that keeps what tells texts apart, in linear time."""
+"""Unicode normalisation that keeps meaningful differences between texts, in linear time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TORN: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋]+"), lambda found: "_{" + "".join(_SCRIPTS[sign] for sign in found[0]) + "}"),
     (re.compile("[\u00ba\u02da]"), "°"),
 ]
-"""What NFKC would tear apart or confuse: 1½ would become 11/2, 10² 102, and 60º 60o."""
+"""Characters that NFKC would change in meaning: 1½ would become 11/2, 10² 102, and 60º 60o."""
 
 
 def stream_safe(text: str) -> str:
@@ -44,9 +44,9 @@ def compatible(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """`compatible`, in folded case, and without the accents that English texts drop, which only Latin letters lose.
+    """`compatible`, case-folded, and without the accents that English texts drop; only Latin letters lose them.
 
-    A word with a mark of Vietnamese keeps all its marks.
+    A word with a Vietnamese mark keeps all its marks.
     """
     text = compatible(text).casefold()
     if text.isascii():
@@ -55,7 +55,7 @@ def folded(text: str) -> str:
 
 
 def has_meaningful_marks(text: str) -> bool:
-    """Whether a text has letters of a script other than Latin, or with marks that English texts keep."""
+    """Whether a text has letters of a non-Latin script, or with marks that English texts keep."""
     decomposed = unicodedata.normalize("NFD", compatible(text))
     return any(
         sign not in _WITHOUT_MEANING and (unicodedata.combining(sign) or (sign.isalpha() and not sign.isascii()))
@@ -66,7 +66,7 @@ def has_meaningful_marks(text: str) -> bool:
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0326\u0327\u0328")
 """Grave, acute, circumflex, tilde, macron, breve, dot, diaeresis, ring, double acute, caron, comma, cedilla, ogonek."""
 _WITHOUT_MEANING = (_ACCENTS - {"\u0306"}) | frozenset("ßæœøłðþÆŒØŁÐÞ")
-"""Not the breve: it may be Romanian or Vietnamese."""
+"""The breve is not among them: it may be Romanian or Vietnamese."""
 
 
 def _without_accents(word: str) -> str:

@@ -1,4 +1,4 @@
-"""Charts as PNG files. The same data give the same bytes, because files of a report are known by what they hold."""
+"""Charts as PNG files. The same data give the same bytes, because a report's files are identified by their content."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Bar:
 
 
 def save_bars(file: Path, groups: Sequence[str], series: Mapping[str, Sequence[Bar]], title: str, label: str) -> None:
-    """Bars beside each other, one of each series in every group, with their intervals.
+    """A bar chart with a bar of each series in every group, with intervals.
 
     Args:
         groups: names along the x axis.
         series: name -> a bar for each group.
+        title: above the chart.
         label: of the y axis.
     """
     figure, axes = _axes(max(5.0, 1.2 * len(groups) * len(series)))
@@ -68,13 +69,13 @@ def save_intervals(
     band: Band | None = None,
     diagonal: str | None = None,
 ) -> None:
-    """Measured points with their intervals, joined by lines.
+    """Measured points with intervals, joined by lines.
 
     Args:
-        series: name -> (x, what was measured there).
+        series: name -> (x, the measurement at x).
         across, label: of the x and the y axis.
-        band: behind them.
-        diagonal: name of the line y = x, where it is wanted.
+        band: a shaded area behind them.
+        diagonal: the name of the line y = x, if it is drawn.
     """
     figure, axes = _axes(6.5)
     places = [x for points in series.values() for x, _ in points]
@@ -97,7 +98,7 @@ def _axes(width: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 4), layout="constrained")
-    FigureCanvasAgg(figure)  # no window, whatever the user has set
+    FigureCanvasAgg(figure)  # no window, whatever backend the user has set
     return figure, figure.add_subplot()
 
 

@@ -1,4 +1,4 @@
-"""When two ids are the same."""
+"""When two ids are equal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0+", re.ASCII)
 
 
 def same_id(text: str) -> str:
-    """What equal ids have in common: `1.0` and `1` are one id, because pandas turns whole numbers into floats where some
-    row has none. Ids that are not whole numbers, such as `1.10` and `1.1`, stay apart.
+    """An id in a form in which equal ids are equal texts. `1.0` and `1` are the same id, because pandas turns whole numbers
+    into floats in a column with gaps. Other ids, such as `1.10` and `1.1`, stay different.
     """
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text

@@ -1,4 +1,4 @@
-"""Shares with their uncertainty."""
+"""Confidence intervals of shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record types that pipelines exchange. Field names are a contract; operators may add optional fields."""
+"""The record types that pipelines exchange. Field names are a contract; new fields are optional."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MathSolution(Record):
 
 
 class Persona(Record):
-    """Somebody in whose world a problem is told; `occupation` is one of the classes in operators/math/occupations.py."""
+    """A person for whom problems are rewritten; `occupation` is one of the classes in operators/math/occupations.py."""
 
     persona: str
     occupation: str | None = None
@@ -65,7 +65,7 @@ class PreferencePair(Record):
 
 
 class LabelledExample(Record):
-    """A prompt and a completion that is wanted or not, as conversations (TRL's unpaired preference format)."""
+    """A prompt and a completion with the label whether it is desirable, as conversations (TRL's unpaired preference format)."""
 
     prompt: list[Message]
     completion: list[Message]
@@ -73,7 +73,7 @@ class LabelledExample(Record):
 
 
 class ConflictItem(Record):
-    """A question with passages that back its correct answer (factual) and passages that back an incorrect one (poisoned)."""
+    """A question, passages that support its correct answer (factual), and passages that support an incorrect one (poisoned)."""
 
     question: str
     correct_answer: str
@@ -85,7 +85,7 @@ class ConflictItem(Record):
 
 
 class FactualPassage(Record):
-    """A passage that backs the correct answer of the item with this id, or (without id) with this question."""
+    """A passage that supports the correct answer of the item with this id or, without an id, with this question."""
 
     passage: str
     id: str | None = None
@@ -93,9 +93,9 @@ class FactualPassage(Record):
 
 
 class ConflictCase(Record):
-    """An item's question with the contexts that a model is shown: a cell of the grid.
+    """An item's question with the contexts that a model sees: one cell of the grid.
 
-    `pcn` of the contexts are poisoned; with `fc` there are factual ones, too, before or after them.
+    `pcn` contexts are poisoned; with `fc` there are also factual ones, before or after them.
     """
 
     question: str
@@ -113,7 +113,7 @@ class ConflictCase(Record):
 class PathResponse(Record):
     """A ConflictCase, the policy's response along a path, and whether it gives the correct answer.
 
-    `revised_from` is the policy's own response where another model has rewritten it.
+    `revised_from` is the policy's own response if another model has rewritten it.
     """
 
     question: str
@@ -133,9 +133,9 @@ class PathResponse(Record):
 
 
 class StrategyChoice(Record):
-    """How a path did in a cell: `n` judged responses, the share that was correct with its 95 % interval; the best is chosen.
+    """The result of a path in a cell: `n` judged responses, and the share that is correct with its 95 % interval.
 
-    `note` says what to know of a choice, such as a tie or too few items.
+    The best path of a cell is `chosen`. `note` has remarks on the choice, such as a tie or too few items.
     """
 
     pcn: int
@@ -150,7 +150,7 @@ class StrategyChoice(Record):
 
 
 class ConflictPrediction(Record):
-    """A ConflictCase, a model's response, and what it amounts to.
+    """A ConflictCase, a model's response, and its assessment.
 
     `correct` is the judge's verdict (null without a judge). `strict` is true when the response concludes with the correct
     answer, `attacked` when it contains the incorrect answer anywhere (as PoisonedRAG counts), `attacked_strict` when it
@@ -175,9 +175,9 @@ class ConflictPrediction(Record):
 
 
 class Question(Record):
-    """A question with its accepted answers (aliases of the truth; none, when it is not known).
+    """A question with its accepted answers (aliases of the true answer; empty if it is not known).
 
-    A question with `options` is one of multiple choice; its answers are options, as text or by letter (A, B, ...).
+    A question with `options` is multiple choice; its answers are options, by text or by letter (A, B, ...).
     """
 
     question: str
@@ -188,10 +188,10 @@ class Question(Record):
 
 
 class Sampling(Record):
-    """How answers were sampled: all that a calibration is bound to.
+    """How answers were sampled; a calibration holds only for answers sampled in the same way.
 
-    `sampling` is the sampling parameters (without the seed) as JSON. With `at_least`, sampling stops after so many samples, or
-    later, once the last `patience` ones have changed nothing. `answer_pattern` took the answers out of the texts.
+    `sampling` has the sampling parameters (without the seed) as JSON. With `at_least`, sampling stops after that many samples
+    or later, when the last `patience` samples bring nothing new. `answer_pattern` extracts the answers from the texts.
     """
 
     model: str
@@ -204,10 +204,10 @@ class Sampling(Record):
 
 
 class SampledAnswers(Record):
-    """A question and what a model answered when it was asked several times.
+    """A question and a model's answers to it, sampled several times.
 
-    `logprobs` has a line for each sample: the mean log-probability of its tokens. `option_logprobs` has one for each option:
-    that of its letter as the first token.
+    `logprobs` has the mean log-probability of the tokens of each sample, `option_logprobs` that of each option's letter as the
+    first token.
     """
 
     question: str
@@ -230,10 +230,10 @@ class SampledAnswers(Record):
 
 
 class PredictionSet(Record):
-    """The answers that a method cannot rule out at a level; `covered`: an accepted answer is among them.
+    """The answers that a method cannot rule out at a level. `covered`: whether an accepted answer is among them.
 
-    `abstained`: the truth may be something else than what was sampled. Where no set with the guarantee can be given, the
-    prediction is empty and `covered` null. `loss` is that of risk control.
+    `abstained`: the true answer may be none of the sampled ones. If there is no set with the guarantee, the prediction is empty
+    and `covered` is null. `loss` is the loss of risk control.
     """
 
     question: str
@@ -248,9 +248,9 @@ class PredictionSet(Record):
 
 
 class Threshold(Record):
-    """Of a level and a category of questions: answers that score at most `threshold` are in the set (null: infeasible).
+    """The threshold at a level for a category of questions: answers that score at most this are in the set (null: infeasible).
 
-    `n` questions were calibrated on, in `unsampled` of them no accepted answer was sampled.
+    It comes from `n` questions; for `unsampled` of them no accepted answer was sampled.
     """
 
     alpha: float
@@ -263,20 +263,20 @@ class Threshold(Record):
 
 
 class Calibration(Artifact):
-    """What prediction sets for new questions need, and what it holds for.
+    """Everything that prediction sets for new questions need, and the conditions under which they hold.
 
     Args:
-        made: how the answers were sampled; null, when it is not known.
+        made: how the answers were sampled; null if it is not known.
         equivalence, min_similarity: when two answers are the same.
-        encoder: what the vectors for similarities depend on; null without similarities.
+        encoder: the identity of the encoder for similarities; null without similarities.
         thresholds: by level and category.
-        categories: groups that have thresholds of their own; null without groups.
-        none_of_these: whether "none of those that were sampled" is an answer.
+        categories: the groups with thresholds of their own; null without groups.
+        none_of_these: whether "none of the sampled answers" is an answer.
         on_infeasible: what to do where there is no threshold.
-        loss: what is kept below alpha.
+        loss: the loss that is kept below alpha.
         smallest_alpha, smallest_alpha_low, smallest_alpha_high: the smallest feasible level, with a 95 % interval.
-        questions: digests of the questions that were calibrated on.
-        features: of each of them (entropy, share of the most frequent answer, share of different answers), for the test of
+        questions: digests of the calibration questions.
+        features: of each of them: entropy, share of the most frequent answer, share of different answers; for the test of
             exchangeability.
     """
 

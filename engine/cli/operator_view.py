@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.output import grid, plain
 from engine.operator.catalogue import full_name
-from engine.operator.declaration import SINGLE, Operator
+from engine.operator.declaration import Operator
+from engine.operator.params import Params
+from engine.operator.types import SINGLE
 from registry.records.record import fields_of
 
 if TYPE_CHECKING:
@@ -65,8 +67,9 @@ def print_operator(operator: Operator, console: Console) -> None:
         console.print(f"out  {shown}{kind}", soft_wrap=True)
     for role in operator.roles:
         console.print(f"{'encoder' if role in operator.encoders else 'model'} {role}")
-    if operator.settings:
-        docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in reversed(operator.params.__mro__)]
+    if operator.params_argument:
+        classes = [each for each in reversed(operator.params.__mro__) if each is not Params]
+        docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in classes]
         console.print("\n" + "\n\n".join(doc for doc in docs if "\nArgs:" in doc), soft_wrap=True)
     schema = operator.params.model_json_schema()
     rows = []

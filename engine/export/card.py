@@ -6,7 +6,6 @@ says today.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,12 +101,7 @@ def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
         shown = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
         return {"version": manifest, "params": _yaml(shown), "models": "", "prompts": {}, "packages": {}, "seed": None}
     params = document.get("params", {})
-    prompts = {name: value for name, value in params.items() if isinstance(value, str) and _is_prompt(name)}
-    for name, text in document.get("sources", {}).items():
-        constant = name.rpartition(":")[2]
-        # A constant is the default of the parameter with the same name.
-        if constant.isupper() and _is_prompt(constant) and constant.lower() not in prompts and text.startswith("builtins.str:"):
-            prompts[constant] = ast.literal_eval(text.removeprefix("builtins.str:"))
+    prompts = document.get("prompts", {})
     models = {role: _without_login(settings) for role, settings in document.get("models", {}).items()}
     return {
         "version": manifest,
@@ -117,10 +111,6 @@ def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
         "packages": document.get("packages", {}),
         "seed": document.get("seed"),
     }
-
-
-def _is_prompt(name: str) -> bool:
-    return any(word in name.lower() for word in ("prompt", "system"))
 
 
 def _without_login(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,11 @@ _SPELLED = (range, dt.datetime, dt.date, dt.time, dt.timedelta, decimal.Decimal,
 
 
 def canonical(value: Any, code: Callable[[Any], str | None]) -> str | None:
-    """The canonical text of a value, or None when it has none.
+    """The canonical text of a value, or None if it has none.
 
     Args:
         value: plain data, containers of it, enums, patterns, dataclasses, pydantic models, types.
-        code: gives the text of functions, classes and other code that the value refers to; None for what is no code.
+        code: returns the text of functions, classes and other code that the value refers to; None for other values.
     """
 
     def inside(part: Any) -> str:
@@ -60,7 +60,7 @@ def _text(value: Any, inside: Callable[[Any], str], code: Callable[[Any], str | 
     if isinstance(value, set | frozenset):
         return f"{kind}[{','.join(sorted(map(inside, value)))}]"
     if isinstance(value, Mapping):
-        # A mapping's order can show in a prompt, so it counts.
+        # The order of a mapping can be visible in a prompt, so it counts.
         return f"{kind}[{','.join(f'{inside(key)}={inside(item)}' for key, item in value.items())}]"
     if isinstance(value, re.Pattern):
         return f"re:{value.pattern!r}:{value.flags}"
@@ -76,10 +76,10 @@ def _text(value: Any, inside: Callable[[Any], str], code: Callable[[Any], str | 
 
 
 def _arguments(value: Any) -> tuple[Any, ...]:
-    """Arguments of a type, with the metadata of Annotated."""
+    """The arguments of a type, including the metadata of Annotated."""
     return (*typing.get_args(value), *getattr(value, "__metadata__", ()))
 
 
 def is_bare_typing(value: Any) -> bool:
-    """`Any`, `Self`, a type variable: names of the type system with nothing behind them."""
+    """Whether a value is `Any`, `Self` or a type variable: names of the type system without content."""
     return type(value).__module__ == "typing" and typing.get_origin(value) is None

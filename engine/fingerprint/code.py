@@ -21,7 +21,7 @@ def code_of(operator: str) -> Fingerprint:
 
 @cache
 def code_of_source(record: type[Record], generator: str | None) -> Mapping[str, Any]:
-    """What decides, in code, which rows a source has: the record type with its validators, and the generator."""
+    """The code that determines the rows of a source: the record type with its validators, and the generator."""
     found = [fingerprint(record, record.type_name(), _project()).document()]
     if generator:
         found.append(code_of_function(catalogue().generators[generator].function, generator).document())

@@ -1,9 +1,12 @@
 """Code fingerprints: what an operator does, independent of comments, docstrings and formatting.
 
-From the operator's function on, every name that its code reads is followed: functions with every layer of their
-decorators, classes with their bases, module constants, closure values, and names imported inside functions. Project
-code (the packages that bring operators, and any module that is not installed) is taken as normalised syntax; installed
-packages by name and version. A value that has no stable form is an error that names it.
+Starting at the operator's function, every name that its code reads is followed: functions with all their decorators, classes
+with their bases, module constants, closure values, and names imported inside functions. Project code (packages with operators,
+and any module that is not installed) counts as normalised syntax, installed packages as name and version. A value without a
+canonical form is an error that names it.
+
+The methods that the engine asks of `Params` before a step runs change no row. They do not count, unless the code that was
+followed reads an attribute of that name. The finish function counts.
 """
 
 from __future__ import annotations
@@ -28,16 +31,18 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.fingerprint.canonical import canonical, is_bare_typing
-from engine.fingerprint.syntax import class_node, code_node, imports, normalised, parsed, reads
+from engine.fingerprint.syntax import class_node, code_node, imports, normalised, parsed, reads, without_methods
 from engine.operator.declaration import Operator, operator
+from engine.operator.params import METHODS, Params
 
 _Lock = type(threading.Lock())
 _ENGINE = ("engine", "registry")
+_ASKED = frozenset(METHODS)
 _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
 
 
 class UnstableCodeError(EngineError):
-    """Something that an operator's code reaches cannot be fingerprinted."""
+    """A value that an operator's code reads cannot be fingerprinted."""
 
 
 @dataclass
@@ -62,15 +67,16 @@ def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerp
     """Fingerprint an operator, a function or a class.
 
     Args:
-        root: what to follow.
-        label: what to call it in errors.
-        project: top-level packages that count as project code even when installed.
+        root: the operator, function or class.
+        label: its name in errors.
+        project: top-level packages that count as project code even if they are installed.
 
     Raises:
-        UnstableCodeError: when a value that the code reads has no stable form.
+        UnstableCodeError: a value that the code reads has no canonical form.
     """
     walker = _Walker(label, project)
     walker.value(root, label)
+    walker.methods_of_params()
     return walker.found
 
 
@@ -80,12 +86,14 @@ class _Walker:
         self.project = project
         self.found = Fingerprint()
         self.seen: dict[int, str] = {}
-        self.kept: list[Any] = []  # keeps what was seen alive, so that no two values share an id
+        self.kept: list[Any] = []  # keeps seen values alive, so that no two share an id
+        self.params: list[type] = []
+        self.attributes: set[str] = set()
 
     # -- what a name stands for ---------------------------------------------------------------------------------
 
     def value(self, value: Any, name: str) -> str:
-        """Follow a value that code reads under `name`; returns a text that stands for all it does."""
+        """Follow a value that code reads under `name`; returns a text that represents it and everything it reads."""
         if id(value) in self.seen:
             return self.seen[id(value)]
         followed = self._code(value, name)
@@ -94,20 +102,18 @@ class _Walker:
         text = canonical(value, lambda part: self._code(part, name))
         if text is None:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise self._unstable(name, f"a value of type {kind} has no stable form")
+            raise self._unstable(name, f"a value of type {kind} has no canonical form")
         return self._put(name, text)
 
     def _code(self, value: Any, name: str) -> str | None:
-        """The text of code that a value is; None when it is data."""
+        """The text of a value that is code; None for data."""
         if typing.get_origin(value) is not None:
-            return None  # `list[int]` passes for the class it is made of
+            return None  # `list[int]` would pass for its class
         if isinstance(value, Operator):
-            if value.summary:
-                self.value(value.summary, f"{name}.summary")
-            for output, closing in value.closing.items():
-                self.value(closing, f"{name}.{output}")
-            if value.settings:
-                self.value(value.params, f"{name}.{value.settings}")
+            if value.finisher:
+                self.value(value.finisher.function, f"{name}.finish")
+            if value.params_argument:
+                self.value(value.params, f"{name}.{value.params_argument}")
             return self._function(value.function)
         if isinstance(value, types.ModuleType):
             return self._module(value)
@@ -121,7 +127,7 @@ class _Walker:
             return f"method({self.value(value.__func__, name)},{self.value(value.__self__, f'{name}.self')})"
         if isinstance(value, logging.Logger | _Lock) or is_bare_typing(value):
             return repr(type(value))
-        if hasattr(value, "__wrapped__"):  # such as functools.cache makes
+        if hasattr(value, "__wrapped__"):  # such as the result of functools.cache
             return self.value(value.__wrapped__, name)
         if type(value).__module__.partition(".")[0] in _ENGINE and callable(value):
             return self._package(type(value).__module__)
@@ -153,7 +159,7 @@ class _Walker:
     def _function(self, function: types.FunctionType | Callable[..., Any]) -> str:
         if id(function) in self.seen:
             return self.seen[id(function)]
-        # Not __module__: functools.wraps gives a wrapper the name of what it wraps.
+        # Not __module__: functools.wraps gives a wrapper the module of the function it wraps.
         module = function.__globals__.get("__name__") if isinstance(function, types.FunctionType) else None
         if not isinstance(function, types.FunctionType) or not self._is_project(module):
             text = f"{self._package(module or function.__module__)}:{function.__qualname__}"
@@ -163,7 +169,7 @@ class _Walker:
         self._start(function, name)
         node = self._node(function.__code__, function.__globals__, name)
         skipped = {*function.__code__.co_varnames, *function.__code__.co_cellvars, *function.__code__.co_freevars}
-        text = f"{normalised(node, self._is_operator(function.__globals__))}\n{self._closure(function, name)}"
+        text = f"{normalised(node, self._declares(function.__globals__))}\n{self._closure(function, name)}"
         text += self._defaults(function, name)
         self.names(node, function.__globals__, skipped)
         return self._finish(function, name, text)
@@ -198,12 +204,19 @@ class _Walker:
         self._start(cls, name)
         scope = vars(sys.modules[cls.__module__])
         node = self._class_node(cls, scope, name)
+        skipped: frozenset[str] = frozenset()
+        if issubclass(cls, Params):
+            # The methods that the engine asks before a step runs; see methods_of_params.
+            node, skipped = without_methods(node, _ASKED), _ASKED
+            self.params.append(cls)
         text = normalised(node, lambda _: False)
         for base in cls.__bases__:
             text += f"\n# base {self.value(base, name)}"
-        # What `@dataclass` and its like generate has no source, and follows from the fields and the decorator, which have.
+        # Methods generated by `@dataclass` and the like have no source; they follow from the fields and the decorator.
         written = {child.name for child in ast.iter_child_nodes(node) if hasattr(child, "name")} | _assigned(node)
         for attribute, member in sorted(vars(cls).items()):
+            if attribute in skipped:
+                continue
             inner = getattr(member, "__func__", getattr(member, "fget", member))
             if not isinstance(inner, types.FunctionType) or inner.__module__ != cls.__module__:
                 continue
@@ -212,12 +225,22 @@ class _Walker:
         self.names(node, scope, set())
         return self._finish(cls, name, text)
 
+    def methods_of_params(self) -> None:
+        """Follow methods of parameters that the engine asks, if the code that was followed reads an attribute of that name."""
+        before = -1
+        while before != len(self.found.code):
+            before = len(self.found.code)
+            for cls in list(self.params):
+                for method in sorted(_ASKED & self.attributes & vars(cls).keys()):
+                    member = vars(cls)[method]
+                    self.value(getattr(member, "__func__", member), f"{cls.__module__}:{cls.__qualname__}.{method}")
+
     def _has_source(self, function: types.FunctionType) -> bool:
-        """Whether a method stands in the project's files, such as one that a decorator of the project puts in."""
+        """Whether a method is in the project's files, such as one added by a decorator of the project."""
         return self._is_project(function.__globals__.get("__name__")) and not function.__code__.co_filename.startswith("<")
 
     def _module(self, module: types.ModuleType) -> str:
-        """A module used as a value, or imported whole: all of it counts."""
+        """A module that is used as a value: all of it counts."""
         if not self._is_project(module.__name__):
             return self._package(module.__name__)
         name = f"{module.__name__}:*"
@@ -229,7 +252,7 @@ class _Walker:
         return self.seen[id(module)]
 
     def _start(self, value: Any, name: str) -> None:
-        self.seen[id(value)] = name  # what refers to itself stands for its name
+        self.seen[id(value)] = name  # recursion is represented by the name
         self.kept.append(value)
 
     def _finish(self, value: Any, name: str, text: str) -> str:
@@ -238,7 +261,7 @@ class _Walker:
         return placed
 
     def _put(self, name: str, text: str) -> str:
-        """Keep a text under a name; another text under the same name (two lambdas) gets a number."""
+        """Keep a text under a name; a different text under the same name (two lambdas) gets a number."""
         place, count = name, 1
         while self.found.code.get(place, text) != text:
             count += 1
@@ -252,7 +275,7 @@ class _Walker:
             raise self._unstable(name, "its source cannot be read")
         node = code_node(source, code)
         if node is None:
-            raise self._unstable(name, "its source file is not what was imported; start again")
+            raise self._unstable(name, "its source file changed after it was imported; start again")
         return node
 
     def _class_node(self, cls: type, scope: Mapping[str, Any], name: str) -> ast.AST:
@@ -262,8 +285,8 @@ class _Walker:
             return node
         raise self._unstable(name, "its source cannot be read")
 
-    def _is_operator(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:
-        """Tells `@operator(...)`: what it says is in the step key by itself, or (`calls`) never changes a result."""
+    def _declares(self, scope: Mapping[str, Any]) -> Callable[[ast.expr], bool]:
+        """Recognises `@operator(...)` and `@NAME.finish`, whose declarations are in the step key anyway."""
 
         def check(decorator: ast.expr) -> bool:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -272,12 +295,12 @@ class _Walker:
                 value = scope.get(called.id)
             elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
                 value = getattr(scope.get(called.value.id), called.attr, None)
-            return value is operator
+            return value is operator or isinstance(getattr(value, "__self__", None), Operator)
 
         return check
 
     def names(self, tree: ast.AST, scope: Mapping[str, Any], skipped: set[str]) -> None:
-        """Follow what code reads from its module and from what it imports itself."""
+        """Follow the names that code reads from its module and from its own imports."""
         module = str(scope.get("__name__", "?"))
         inner: dict[str, Any] = {}
         for bound, source, attribute in imports(tree, str(scope.get("__package__") or "")):
@@ -285,13 +308,14 @@ class _Walker:
             if value is not None:
                 inner[bound] = value
         for head, *rest in reads(tree):
+            self.attributes.update(rest)
             if head in inner:
                 self._dotted(inner[head], rest, f"{module}:{head}")
             elif head in scope and head not in skipped:
                 self._dotted(scope[head], rest, f"{module}:{head}")
 
     def _imported(self, source: str, attribute: str | None) -> Any:
-        """What an import inside a function binds; installed packages are noted by version and not loaded."""
+        """The value that an import inside a function binds; installed packages are recorded by version and not loaded."""
         if source not in sys.modules and not self._may_be_project(source):
             self._package(source)
             return None
@@ -319,7 +343,7 @@ class _Walker:
         return any(place and not str(place).startswith(_INSTALLED) for place in places)
 
     def _dotted(self, value: Any, rest: list[str], name: str) -> None:
-        """`helpers.parse.inner` read from a module: go down through project modules to what is meant."""
+        """Resolve `helpers.parse.inner` through project modules, and follow the value."""
         while isinstance(value, types.ModuleType) and rest and self._is_project(value.__name__):
             name, value = f"{value.__name__}:{rest[0]}", getattr(value, rest[0], None)
             rest = rest[1:]
@@ -338,7 +362,7 @@ def _assigned(tree: ast.AST) -> set[str]:
 
 
 def _cells(function: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of a closure; names that are not bound yet are left out."""
+    """Names and values of a closure, without names that are not bound yet."""
     code, closure = getattr(function, "__code__", None), getattr(function, "__closure__", None)
     for free, cell in zip(code.co_freevars if code else (), closure or (), strict=True):
         try:

@@ -1,4 +1,4 @@
-"""Questions about source code as a syntax tree: where a function stands, what it reads, and its text without comments."""
+"""Source code as syntax trees: finds functions and classes, the names they read, and their text without comments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 @lru_cache(maxsize=256)
 def parsed(source: str) -> ast.Module:
-    """A module's tree without strings that stand alone: docstrings of the module, of classes, functions and attributes."""
+    """A module's tree without bare strings: the docstrings of the module, of classes, functions and attributes."""
     tree = ast.parse(source)
     for node in _statements(tree):
         for part in ("body", "orelse", "finalbody"):
@@ -29,12 +29,12 @@ def parsed(source: str) -> ast.Module:
 
 
 def code_node(source: str, code: CodeType) -> ast.AST | None:
-    """The function or lambda of a module's source that a code object was compiled from; None when it is not there."""
+    """The function or lambda of a module's source that a code object was compiled from; None if it is not there."""
     nodes: Iterable[_Function] = _lambdas(source) if code.co_name == "<lambda>" else _functions(source)
     candidates = [node for node in nodes if _first_line(node) == code.co_firstlineno and _name(node) == code.co_name]
     if len(candidates) <= 1:
         return candidates[0] if candidates else None
-    # Several lambdas on one line: the body's place tells them apart.
+    # Several lambdas on one line are distinguished by the position of their bodies.
     places = [(line, column) for line, _, column, _ in code.co_positions() if line is not None and column is not None]
     for node in candidates:
         body = node.body if isinstance(node, ast.Lambda) else node
@@ -50,7 +50,7 @@ def normalised(tree: ast.AST, dropped: Callable[[ast.expr], bool]) -> str:
 
     Args:
         tree: the part.
-        dropped: tells which decorators of a function are left out.
+        dropped: whether a decorator of a function is left out.
     """
     if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
         kept = [decorator for decorator in tree.decorator_list if not dropped(decorator)]
@@ -61,7 +61,7 @@ def normalised(tree: ast.AST, dropped: Callable[[ast.expr], bool]) -> str:
     return _unparsed(tree)
 
 
-@lru_cache(maxsize=4096)  # helpers that many operators share are looked at for each of them
+@lru_cache(maxsize=4096)  # many operators share helpers
 def _unparsed(tree: ast.AST) -> str:
     return ast.unparse(tree)
 
@@ -71,6 +71,15 @@ def class_node(source: str, name: str) -> ast.ClassDef | None:
     """The first class of this name in a module's source."""
     found = (node for node in _statements(parsed(source)) if isinstance(node, ast.ClassDef) and node.name == name)
     return next(found, None)
+
+
+@lru_cache(maxsize=4096)
+def without_methods(node: ast.ClassDef, names: frozenset[str]) -> ast.ClassDef:
+    """A class without its methods of these names."""
+    kept = [each for each in node.body if not (isinstance(each, ast.FunctionDef) and each.name in names)]
+    made = copy.copy(node)
+    made.body = kept or [ast.Pass()]
+    return made
 
 
 @lru_cache(maxsize=4096)
@@ -89,7 +98,7 @@ def reads(tree: ast.AST) -> list[tuple[str, ...]]:
             found.add((place.id, *reversed(parts)))
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
             quoted = (part.value for part in ast.walk(node.annotation) if isinstance(part, ast.Constant))
-            # A quoted annotation such as "Table[Persona]" names types, too.
+            # A quoted annotation such as "Table[Persona]" also names types.
             found.update((word,) for text in quoted if isinstance(text, str) for word in re.findall(r"[A-Za-z_]\w*", text))
     return sorted(found)
 
@@ -135,7 +144,7 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """A tree's statements (with what holds some, such as `except`), in the order of ast.walk."""
+    """A tree's statements (and nodes that contain some, such as `except`), in the order of ast.walk."""
     waiting = deque([tree])
     while waiting:
         node = waiting.popleft()

@@ -1,23 +1,114 @@
-"""What an author of operators needs; how operators are declared and found."""
+"""What an author of operators needs. An operator is a decorated function whose signature says everything.
 
+    from collections.abc import AsyncIterator
+    from engine.operator import Record, operator
+
+    class Problem(Record):
+        question: str
+
+    @operator
+    async def shorter_than(problem: Problem, *, length: int = 200) -> AsyncIterator[Problem]:
+        \"\"\"Keep problems whose question has fewer characters than `length`.\"\"\"
+        if len(problem.question) < length:
+            yield problem
+
+The operator's name is the function's name, its docstring is the page of `engine ops NAME`, and its keyword-only arguments are
+the parameters under `with:` in a pipeline. Any module of a package in the entry-point group `engine.operators` is loaded.
+
+**Shapes.** The inputs decide how the operator gets its rows:
+
+* *row*: one argument is a record type. An async generator is called for each row and yields any number of records.
+* *batch*: one argument is `Batch[X]`. A plain function gets an Arrow table with the column `_row` (the row's number in the
+  input) and returns a table. If it keeps `_row` (one number for each row, or a list of numbers where it joins rows), the
+  lineage of each row is known. Its output is declared with `outputs=`.
+* *whole*: all inputs are tables. A generator, async or not, is called once.
+
+Inputs that are needed whole are `Table[X]`, besides a row or a batch too. `Lookup[X]` is a table that other rows are only
+compared with: its rows without an output count as unused, not as filtered. `Grouped[X]` is a table whose `groups` number the
+rows by the source row they come from, so that paraphrases stay on one side of a split. `Table[X] | None = None` may be left
+out in a pipeline. `Record` in place of X takes rows of any type.
+
+**Outputs.** One output is read from the return annotation, `AsyncIterator[X]` or `Iterator[X]`. Several are declared:
+`@operator(outputs={"solved": Solution, "unsolved": Solution})`; the operator yields `(output, record)`. The name of an input in
+place of a type, `outputs={"kept": "rows"}`, means rows of that input's type.
+
+**Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
+`await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`), `teacher.samples(prompt, 20)` several,
+`teacher.parse(prompt, Verdict)` a validated pydantic object. `await encoder.embed(texts)` returns unit vectors. A role that
+only some parameters need is `ChatModel | None`, and `Params.roles` says which are needed. `distinct=[("policy", "judge")]`
+warns users when one model fills both roles. An uncaught `RequestError` rejects the row.
+
+**Parameters.** Keyword-only arguments are enough where parameters are data. A class derived from `Params` (a frozen pydantic
+model) takes their place where something follows from them; the operator takes it as one argument, `params: MyParams`. Its
+methods and their defaults are documented there: `roles`, `calls`, `capabilities`, `prompt_bytes`, `problems`, `device_count`,
+`expected_model`, `notes`, `accepted_names`. They change no result: editing one does not make a step run again. A prompt is
+`Annotated[str | None, template("question")]`, filled with `render`.
+
+**Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
+`ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.
+
+**Finish.** `@NAME.finish` decorates a function that is called once, after a step's last row, with the counters: it yields
+`Metric`s, such as shares with intervals, and rows of outputs that are made from counters.
+
+**Lineage.** It is recorded automatically for rows that come one at a time, and for rows of a table that are yielded as they
+are or as copies (`row.model_copy(update=...)`). For a new record made from rows of tables or from answers, name them:
+`yield derived(Pair(...), chosen, rejected)`. What is not named is recorded as unknown.
+
+**Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of several things that it was to yield.
+`raise StepError("why")` fails the step. A wrong declaration is a `DeclarationError` that names its file and line.
+
+An operator never opens the registry, reads the clock, or draws unseeded random numbers. Imports that take long go inside the
+function. Files of an artifact (`Model`, `Report`) come from `ctx.keep(folder)`, which returns `StoredFile`s.
+"""
+
+from engine.errors import StepError, did_you_mean
+from engine.llm.chat import ChatModel
+from engine.llm.encoder import Encoder
+from engine.llm.types.completions import Completion
+from engine.llm.types.errors import RequestError
 from engine.operator.context import Context, Reject
-from engine.operator.declaration import SINGLE, Batch, Counters, Operator, Table, operator
-from engine.provenance import derived
+from engine.operator.declaration import Operator, operator
+from engine.operator.generators import Generator
+from engine.operator.params import Params
+from engine.operator.prompts import Prompt, Template, render, template
+from engine.operator.tables import Batch, Grouped, Lookup, Table
+from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, Roles
+from engine.provenance import RowRef, derived
 from registry import Metric, Model, Record, Report, StoredFile
 
 __all__ = [
-    "SINGLE",
     "Batch",
+    "Calls",
+    "Capabilities",
+    "ChatModel",
+    "Completion",
     "Context",
     "Counters",
+    "DeclarationError",
+    "Encoder",
+    "Generator",
+    "Grouped",
+    "InputTypes",
+    "Lookup",
     "Metric",
     "Model",
     "Operator",
+    "Output",
+    "Params",
+    "Prompt",
     "Record",
     "Reject",
     "Report",
+    "RequestError",
+    "Roles",
+    "RowRef",
+    "StepError",
     "StoredFile",
     "Table",
+    "Template",
     "derived",
+    "did_you_mean",
     "operator",
+    "render",
+    "template",
 ]

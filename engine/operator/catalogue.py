@@ -19,6 +19,7 @@ from engine.errors import EngineError, did_you_mean
 from engine.operator.declaration import Operator
 from engine.operator.definitions import Definition, Kind, definitions, packages, source_files
 from engine.operator.generators import Generator
+from engine.operator.types import DeclarationError
 from registry import Model, Record, Report
 
 T = TypeVar("T")
@@ -153,7 +154,7 @@ class _Index:
         for value in vars(module).values():
             kind = _kind(value, module)
             if kind is not None and not any(known is value for known in self._objects.values()):
-                bare = value.type_name() if isinstance(value, type) else value.name
+                bare = value.type_name() if isinstance(value, type) and issubclass(value, Record) else value.name
                 home = _home(value)
                 self._objects[Definition(kind, bare, _package(home, (*self._roots, package)), home)] = value
 
@@ -182,6 +183,8 @@ def _package(module: str, roots: Iterable[str]) -> str:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except DeclarationError as error:  # names its place
+        raise BrokenModuleError(f"the operators in {name!r} cannot be loaded: {error}") from error
     except Exception as error:  # whatever a module of operators does while it is imported
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(__file__)]

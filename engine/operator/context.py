@@ -1,31 +1,31 @@
-"""What an operator is given beside its rows: models, seeded randomness, counters, a scratch folder."""
+"""What an operator gets besides rows, models and parameters: seeded randomness, counters, a scratch folder."""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from engine.operator.types import DeclarationError
 from engine.provenance import RowRef
 from registry import Metric, StoredFile
 
-if TYPE_CHECKING:
-    from engine.llm.chat import ChatModel
-    from engine.llm.encoder import Encoder
-
 
 class Reject(Exception):  # noqa: N818  (it is an outcome, not an error of the program)
-    """Raised by an operator for a row that it cannot use; the row goes to the step's rejects with the reason."""
+    """Raised by an operator for a row that it cannot use. The row goes to the step's rejects with the reason."""
 
 
 @dataclass
 class Tally:
-    """Numbers that operators report, added up over a partition."""
+    """The numbers and texts that an operator reports, summed over a partition."""
 
     counts: dict[tuple[str, str], float] = field(default_factory=dict)
     values: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
-        """Add what another one has."""
+        """Add the contents of another tally."""
         for key, value in other.counts.items():
             self.counts[key] = self.counts.get(key, 0) + value
         self.values |= other.values
@@ -41,7 +41,7 @@ class Tally:
         self.notes += other.notes
 
     def metrics(self) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
-        """(counters, to be added up over partitions; values, which stand as they are)."""
+        """(counters, which are summed over partitions; values, which are not)."""
         counts = (Metric(metric=metric, slice=part, value=value) for (metric, part), value in sorted(self.counts.items()))
         values = (Metric(metric=metric, slice=part, value=value) for (metric, part), value in self.values.items())
         return tuple(counts), tuple(values)
@@ -49,20 +49,16 @@ class Tally:
 
 @dataclass(frozen=True)
 class Context:
-    """The operator's view of the engine.
+    """The operator's view of the engine: an argument annotated `Context` gets one.
 
     Attributes:
-        models: the models by role; `await ctx.models["teacher"].chat("...")`.
-        encoders: the sentence encoders by role; `await ctx.encoders["encoder"].embed(["...", "..."])`.
-        random: a generator seeded by the pipeline's seed, the operator and the row's content, so that the order of
-            rows and the number of workers do not matter.
-        log: a logger for the people who run the pipeline.
-        device: what each of several devices may use, in Ray's words (`CPU`, `GPU`); see `devices` of @operator.
-        seed: the number `random` was seeded with, for libraries that have generators of their own.
+        random: a random generator. Its seed comes from the pipeline's seed, the operator and the row's content, so the order
+            of rows and the number of workers make no difference.
+        seed: the seed of `random`, for libraries that have generators of their own.
+        log: a logger for the people who run the pipeline; it writes to the run's log file.
+        device: the resources of each device, in Ray's words (`CPU`, `GPU`); see `Params.device_count`.
     """
 
-    models: Mapping[str, ChatModel]
-    encoders: Mapping[str, Encoder]
     random: random.Random
     log: logging.Logger
     seed: int
@@ -76,50 +72,96 @@ class Context:
 
     @cached_property
     def scratch(self) -> Path:
-        """An empty folder of this row's (or step's) own, removed afterwards."""
+        """An empty folder for this row (or step). It is removed afterwards."""
         return Path(tempfile.mkdtemp(dir=self._folder))
 
     @cached_property
     def checkpoints(self) -> Path:
-        """A folder that outlives a crash: what an operator on whole inputs left in it is there when the step runs again.
+        """A folder that survives a crash: files that an operator on whole inputs left in it are there when the step runs again.
 
-        It is removed when the step is done, and belongs to this step over these very inputs, parameters and code.
+        It belongs to the step with exactly these inputs, parameters and code, and is removed when the step is done.
         """
         self._lasting.mkdir(parents=True, exist_ok=True)
         return self._lasting
 
     def count(self, metric: str, slice: str = "", by: float = 1) -> None:
-        """Add to a counter; counters are summed over all rows and stand in the view `metrics`."""
-        self._tally.counts[metric, slice] = self._tally.counts.get((metric, slice), 0) + by
+        """Add `by` to a counter. Counters are summed over all rows and appear in the view `metrics`.
 
-    def reject(self, reason: str) -> None:
-        """Say that one of the things that the row was to lead to cannot be used, while the row itself goes on.
-
-        The reason stands in the view `rejects` beside those of rows that are rejected as a whole (`raise Reject`); it does not
-        count for `max_reject_ratio`. For operators on rows.
+        Args:
+            metric: the counter's name.
+            slice: a part of it, such as a class; each slice has a sum of its own.
+            by: a finite number.
         """
-        self._rejects.append(reason)
+        added = _number("count", metric, slice, by=by)
+        self._tally.counts[metric, slice] = self._tally.counts.get((metric, slice), 0) + added
 
     def report(self, metric: str, value: float, slice: str = "") -> None:
-        """Record a measured number in the view `metrics`, for instance `ctx.report("loss", 0.7, "step 10")`."""
-        self._tally.values[metric, slice] = float(value)
+        """Record a measured number in the view `metrics`, for instance `ctx.report("accuracy", 0.7, "test")`.
+
+        A series has the slices `step 1`, `step 2` and so on; the run's summary shows the ends of a step's first series.
+
+        Args:
+            metric: the measure's name.
+            value: a finite number; the last value of a metric and slice stays.
+            slice: a part of it.
+        """
+        self._tally.values[metric, slice] = _number("report", metric, slice, value=value)
+
+    def reject(self, reason: str) -> None:
+        """Report that one of the things to be made from a row cannot be used, and continue with the row.
+
+        The reason appears in the view `rejects`, beside those of rows that are rejected as a whole (`raise Reject`). It does
+        not count towards `max_reject_ratio`. For operators on rows.
+        """
+        self._rejects.append(_text("reject", "reason", reason))
 
     def note(self, text: str) -> None:
-        """Say something to the people who run the pipeline; it stands in the run's summary, equal texts once."""
-        if text not in self._tally.notes:
+        """Show a text in the run's summary; the same text appears once."""
+        if _text("note", "text", text) not in self._tally.notes:
             self._tally.notes.append(text)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Tell the user how far a long operator on whole inputs is, such as a training loop at step `done` of `total`."""
+        """Show the progress of a long operator on whole inputs, such as a training at step `done` of `total`."""
         self._progress(done, total, note)
 
     def seen(self, row: RowRef, times: int = 1) -> None:
-        """Record that a trainer went through a row (`table.ref(n)`) so many more times, for the view `training_exposure`.
+        """Record that a trainer saw a row (`table.ref(n)`) `times` more times, for the view `training_exposure`.
 
-        A row with 0 times was to be trained on, and the training ended before it: it counts as unused, not as filtered.
+        Use 0 for a row that was meant for training but was not reached: it counts as unused, not as filtered.
         """
         self._tally.seen[row] = self._tally.seen.get(row, 0) + times
 
     def keep(self, folder: Path) -> list[StoredFile]:
-        """Store a folder's files in the registry, to be named in an artifact's `files`."""
+        """Store a folder's files in the registry; use the result as an artifact's `files`."""
         return self._keep(folder)
+
+
+def _number(method: str, metric: Any, slice: Any, **number: Any) -> float:
+    """The number to record, once metric, slice and number are checked."""
+    _text(method, "metric", metric)
+    _text(method, "slice", slice)
+    [(name, value)] = number.items()
+    # NumPy's numbers are no `float`, and its booleans no `Real`.
+    if not isinstance(value, Real) and type(value).__name__ not in ("bool", "bool_"):
+        raise _misused(method, f"{name} is {_described(value)}; expected a number")
+    if not math.isfinite(value):
+        raise _misused(method, f"{name} is {float(value)}; expected a finite number")
+    return float(value)
+
+
+def _text(method: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _misused(method, f"{name} is {_described(value)}; expected a text (str)")
+    return value
+
+
+def _described(value: Any) -> str:
+    return f"{value!r:.100} ({type(value).__name__})"
+
+
+def _misused(method: str, why: str) -> DeclarationError:
+    """The error for a call of `ctx.METHOD`, with the line of the operator's code that made it."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return DeclarationError(f"{frame.f_code.co_filename}:{frame.f_lineno}: ctx.{method}: {why}")

@@ -1,179 +1,136 @@
-"""The public API for writing an operator: a decorated function whose signature is its contract.
-
-    @operator(outputs={"solved": MathSolution}, models=["teacher"])
-    async def solve(problem: MathProblem, ctx: Context, *, attempts: int = 1) -> AsyncIterator[tuple[str, MathSolution]]:
-        ...
-
-Parameters may also be one frozen pydantic model, `settings: MySettings`, where validators say how they go together. If the
-model has `names()`, those are looked through when a name is misspelt; if it has `notes`, users see them in the plan.
-
-Three shapes, told apart by the signature:
-
-* **row**: the first parameter is a record type. An async generator is called for each row and yields any number of
-  rows. Further inputs that are needed whole are annotated `Table[...]`.
-* **batch**: the first parameter is `Batch[...]`. A function gets a partition as an Arrow table, with the column `_row`
-  (the row's number in the input), and returns a table. If it keeps `_row` (one number a row, or a list of them where it
-  puts rows together), each row's lineage is known.
-* **whole**: all inputs are `Table[...]`. A generator (async or not) is called once.
-
-What is yielded is a record, or `(output, record)` when there is more than one output.
-
-An input annotated `Table[...] | None = None` may be left out in a pipeline.
-
-An input annotated with `Record` itself takes rows of any type (`Table[Record]`); an output may be declared by an input's
-name, `outputs={"kept": "rows"}`, and then has rows of that input's type. The engine puts the types in when it checks the
-pipeline.
-
-**Lineage** is known by itself for what comes row by row, and for rows of a `Table` that are yielded as they are or as
-copies. For a new record made from rows of a `Table`, say so: `yield derived(Pair(...), chosen, rejected)`. What is not
-said is recorded as unknown.
-"""
+"""Declares operators: `@operator` reads a function's signature, and `Operator` answers what the engine asks of it."""
 
 from __future__ import annotations
 
 import inspect
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar, overload
 
-import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
+from engine.errors import did_you_mean
 from engine.llm.types.capability import Capability
-from engine.operator.context import Context, Reject
-from engine.provenance import RowRef, derived, marked
-from registry import Metric, Model, Record, Report, StoredFile, UnsupportedTypeError
+from engine.operator.finish import Finish, Finished, read_finish
+from engine.operator.outputs import Outputs, check_storable, check_yielded, declared_outputs
+from engine.operator.params import Params, ask, method_of
+from engine.operator.signature import Signature, read_signature, refuse
+from engine.operator.types import (
+    Calls,
+    Capabilities,
+    Counters,
+    DeclarationError,
+    InputTypes,
+    Port,
+    Role,
+    Shape,
+    place_of,
+)
+from registry import Model, Record
 
-R = TypeVar("R", bound=Record)
-
-Shape = Literal["row", "batch", "whole"]
-Counters = Mapping[tuple[str, str], float]
-"""(metric, slice) -> the sum of a step's counter over all its rows."""
-
-Summary = Callable[[Counters], Iterable[Metric]]
-"""From counters to metrics."""
-
-Closing = Callable[[Counters, Any], Iterable[Record]]
-"""From counters and the step's parameters to the rows of an output."""
-
-Foretelling = Callable[[Any, Mapping[str, Model]], Model | None]
-"""From the step's parameters and its models by role to the model that it makes, without files."""
-
-SINGLE = "out"
-"""The name of an operator's only output when it gives none."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Table(Generic[R]):
-    """A whole input: records in order, read when asked for. `table.arrow` is the same as one Arrow table.
+@dataclass
+class _Attached:
+    """What is attached to an operator after its declaration; one for all copies of the operator."""
 
-    Records remember which row they are, so that what is made of them has lineage; `table.ref(n)` stands for row `n` where
-    an operator works on the Arrow table. `table.families` numbers the row's families, see `families` of @operator.
-    """
-
-    def __init__(self, record: type[R], arrow: pa.Table, port: str = "", families: Sequence[int] = ()) -> None:
-        self.record = record
-        self.arrow = arrow
-        self.port = port
-        self.families = families
-
-    def __len__(self) -> int:
-        return int(self.arrow.num_rows)
-
-    def __iter__(self) -> Iterator[R]:
-        for row, record in enumerate(self.record.from_table(self.arrow)):
-            yield marked(record, self.ref(row))
-
-    def ref(self, row: int) -> RowRef:
-        """Row `row`, to be named as a source of a derived record."""
-        return RowRef(self.port, row)
-
-    def __getitem__(self, row: int) -> R:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        return marked(next(self.record.from_table(self.arrow.slice(row, 1))), self.ref(row))
-
-
-class Batch(Generic[R]):
-    """Annotation of a batch operator's input: an Arrow table with the columns of the record, and `_row`."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input of an operator: its record type (`Record`: any), whether it is given whole, whether it may be left out."""
-
-    record: type[Record]
-    whole: bool
-    optional: bool = False
-
-    @property
-    def open(self) -> bool:
-        """Whether rows of any type may come in here."""
-        return self.record is Record
+    finish: Finish | None = None
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A registered operator, as the engine sees it."""
+    """A declared operator, as the engine sees it.
+
+    Attributes:
+        name: the function's name.
+        function: the function.
+        inputs: by argument.
+        outputs: record types by name.
+        roles: by argument.
+        params: the class of the parameters.
+        context: the argument that gets the Context; None when there is none.
+        params_argument: the argument that gets all parameters; None when they are keyword-only arguments.
+        like: output -> the input whose type it has.
+        distinct: pairs of roles that different models should fill.
+    """
 
     name: str
     function: Callable[..., Any]
     shape: Shape
     inputs: Mapping[str, Port]
     outputs: Mapping[str, type[Record]]
-    roles: tuple[str, ...]
+    roles: Mapping[str, Role]
     params: type[BaseModel]
     context: str | None = None
-    settings: str | None = None
-    version: int = 1
-    encoders: tuple[str, ...] = ()
+    params_argument: str | None = None
     like: Mapping[str, str] = field(default_factory=dict)
-    calls: Callable[[Any], Mapping[str, int]] | None = field(default=None, compare=False)
-    needs: Callable[[Any], Mapping[str, Sequence[Capability]]] | None = field(default=None, compare=False)
-    uses: Callable[[Any], Sequence[str]] | None = field(default=None, compare=False)
-    checks: Callable[[Any, Mapping[str, type[Record]]], Sequence[str]] | None = field(default=None, compare=False)
-    summary: Summary | None = field(default=None, compare=False)
-    closing: Mapping[str, Closing] = field(default_factory=dict, compare=False)
-    apart: tuple[tuple[str, str], ...] = ()
-    devices: Callable[[Any], int] | None = field(default=None, compare=False)
-    families: tuple[str, ...] = ()
-    asks: Callable[[Any], int] | None = field(default=None, compare=False)
-    foretells: Foretelling | None = field(default=None, compare=False)
-    aside: tuple[str, ...] = ()
+    distinct: tuple[tuple[str, str], ...] = ()
+    _attached: _Attached = field(default_factory=_Attached, compare=False, repr=False)
 
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """The inputs that a pipeline must give."""
-        return tuple(name for name, port in self.inputs.items() if not port.optional)
+    # -- for authors ----------------------------------------------------------------------------------------------------
+
+    def finish(self, function: F) -> F:
+        """Attach a function that is called once, after the step's last row, as `@NAME.finish`.
+
+        It gets the counters (`ctx.count`, summed over all rows) and, if it asks for them, the parameters: the operator's
+        `Params`, or keyword-only parameters by name. It yields `Metric`s, and `(output, record)` for outputs that are made
+        from counters alone; its return annotation names these:
+
+            @ai_feedback_strategy.finish
+            def choose(counts: Counters, params: StrategyParams) -> Iterator[Metric | tuple[Literal["strategies"], Choice]]:
+
+        Raises:
+            DeclarationError: its signature is wrong, or the operator has a finish function.
+        """
+        if self._attached.finish:
+            refuse(function, f"operator {self.name} has a finish function, {place_of(self._attached.finish.function)}")
+        self._attached.finish = read_finish(function, self.params, self.params_argument, self.outputs)
+        return function
+
+    # -- the declaration ------------------------------------------------------------------------------------------------
 
     @property
     def doc(self) -> str:
         """The docstring, unindented."""
         return inspect.getdoc(self.function) or ""
 
-    def arguments(self, params: BaseModel) -> dict[str, Any]:
-        """Parameters as the function takes them: each by its name, or as the one model that it asks for."""
-        if self.settings:
-            return {self.settings: params}
-        return {name: getattr(params, name) for name in type(params).model_fields}
+    @property
+    def place(self) -> str:
+        """Where it is declared, as `FILE:LINE`."""
+        return place_of(self.function)
 
-    def used_roles(self, params: BaseModel) -> tuple[str, ...]:
-        """The roles that these parameters need a model for."""
-        return tuple(self.uses(params)) if self.uses else self.roles
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The inputs that a pipeline must give."""
+        return tuple(name for name, port in self.inputs.items() if not port.optional)
 
-    def calls_per_row(self, params: BaseModel) -> Mapping[str, int]:
-        """At most so many model calls a row, by role: what `engine plan` counts before anything is paid."""
-        if self.calls:
-            return self.calls(params)
-        asked = [role for role in self.used_roles(params) if role not in self.encoders]
-        return dict.fromkeys(asked if self.shape == "row" else (), 1)
+    @property
+    def grouped(self) -> tuple[str, ...]:
+        """The inputs annotated `Grouped[...]`."""
+        return tuple(name for name, port in self.inputs.items() if port.grouped)
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The roles that sentence encoders fill."""
+        return tuple(name for name, role in self.roles.items() if role.encoder)
+
+    @property
+    def finisher(self) -> Finish | None:
+        """The function attached by `finish`."""
+        return self._attached.finish
+
+    @property
+    def finished_outputs(self) -> tuple[str, ...]:
+        """Outputs whose rows the finish function makes."""
+        return self._attached.finish.outputs if self._attached.finish else ()
 
     def typed(self, records: Mapping[str, type[Record]]) -> Operator:
-        """The operator with the types of its open inputs put in, and with them those of the outputs that are like them.
+        """The operator with the types of its open inputs filled in, and with them those of the outputs that are like them.
 
         Args:
-            records: record types by input; those of inputs that are not open are left as declared.
+            records: record types by input; inputs that are not open keep their declared type.
         """
         inputs = {
             name: replace(port, record=records[name]) if port.open and name in records else port
@@ -184,200 +141,199 @@ class Operator:
         }
         return replace(self, inputs=inputs, outputs=outputs)
 
+    # -- with parameters --------------------------------------------------------------------------------------------------
+
+    def arguments(self, params: BaseModel) -> dict[str, Any]:
+        """Parameters as the function takes them: as one object, or each by its name."""
+        if self.params_argument:
+            return {self.params_argument: params}
+        return {name: getattr(params, name) for name in type(params).model_fields}
+
+    def used_roles(self, params: BaseModel) -> tuple[str, ...]:
+        """The roles that need a model with these parameters, in the order of the signature."""
+        answer = ask(params, "roles")
+        if answer is None:
+            return tuple(self.roles)
+        self._require(params, "roles", answer, isinstance(answer, set | frozenset | list | tuple), "a set of roles, or None")
+        self._known(params, "roles", answer)
+        for name in self.roles.keys() - set(answer):
+            if not self.roles[name].optional:
+                kind = "Encoder" if self.roles[name].encoder else "ChatModel"
+                why = f"leaves out {name!r}, which is annotated {kind}; expected {name}: {kind} | None"
+                raise self._wrong(params, "roles", why)
+        return tuple(name for name in self.roles if name in answer)
+
+    def calls_per_row(self, params: BaseModel) -> Calls:
+        """The largest number of model calls for one row, by role."""
+        answer = ask(params, "calls")
+        if answer is None:
+            asked = [role for role in self.used_roles(params) if not self.roles[role].encoder]
+            return dict.fromkeys(asked if self.shape == "row" else (), 1)
+        self._require(params, "calls", answer, isinstance(answer, Mapping), "a dict from roles to numbers of calls")
+        self._known(params, "calls", answer)
+        whole = all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in answer.values())
+        self._require(params, "calls", answer, whole, "whole numbers of calls, 0 or more")
+        return dict(answer)
+
+    def capabilities(self, params: BaseModel) -> Capabilities:
+        """What the models' servers must be able to do, by role."""
+        answer = ask(params, "capabilities")
+        self._require(params, "capabilities", answer, isinstance(answer, Mapping), "a dict from roles to lists of capabilities")
+        self._known(params, "capabilities", answer)
+        known = typing.get_args(Capability)
+        for each in answer.values():
+            listed = isinstance(each, Sequence) and not isinstance(each, str) and set(each) <= set(known)
+            self._require(params, "capabilities", each, listed, f"lists of {', '.join(known)}")
+        return dict(answer)
+
+    def prompt_bytes(self, params: BaseModel) -> int | None:
+        """The largest size of a prompt besides the row's own text; None when the declaration does not say."""
+        answer = ask(params, "prompt_bytes")
+        whole = answer is None or (isinstance(answer, int) and not isinstance(answer, bool) and answer >= 0)
+        self._require(params, "prompt_bytes", answer, whole, "a whole number of bytes, or None")
+        return None if answer is None else int(answer)
+
+    def device_count(self, params: BaseModel) -> int:
+        """How many devices the operator uses at once."""
+        answer = ask(params, "device_count")
+        whole = isinstance(answer, int) and not isinstance(answer, bool) and answer >= 1
+        self._require(params, "device_count", answer, whole, "a whole number, 1 or more")
+        return int(answer)
+
+    def notes(self, params: BaseModel) -> tuple[str, ...]:
+        """What users should know before the step runs."""
+        return self._texts(params, "notes", ask(params, "notes"))
+
+    def problems(self, params: BaseModel, inputs: InputTypes) -> tuple[str, ...]:
+        """What is wrong with the parameters for inputs of these types."""
+        return self._texts(params, "problems", ask(params, "problems", inputs))
+
+    def expected_model(self, params: BaseModel, models: Mapping[str, Model]) -> Model | None:
+        """The model that the operator will make, as far as it is known.
+
+        Raises:
+            ValueError: a model cannot be used with these parameters.
+        """
+        answer = ask(params, "expected_model", models, passed=(ValueError,))
+        self._require(params, "expected_model", answer, answer is None or isinstance(answer, Model), "a Model, or None")
+        made: Model | None = answer
+        return made
+
+    def accepted_names(self) -> list[str]:
+        """All names that a pipeline may set under `with`."""
+        return list(self.params.accepted_names() if issubclass(self.params, Params) else self.params.model_fields)
+
+    def examine(self, params: BaseModel) -> None:
+        """Ask all that does not depend on inputs and models, so that a wrong method is an error of the check.
+
+        Raises:
+            DeclarationError: a method of the parameters raised, or answered wrongly.
+        """
+        for question in (
+            self.calls_per_row,
+            self.used_roles,
+            self.capabilities,
+            self.prompt_bytes,
+            self.device_count,
+            self.notes,
+        ):
+            question(params)
+
+    def finished(self, counts: Counters, params: BaseModel) -> Finished:
+        """What the finish function makes of a step's counters; nothing without one."""
+        return self._attached.finish(counts, params, self.outputs) if self._attached.finish else Finished()
+
+    # -- wrong answers ----------------------------------------------------------------------------------------------------
+
+    def _texts(self, params: BaseModel, method: str, answer: Any) -> tuple[str, ...]:
+        listed = isinstance(answer, Iterable) and not isinstance(answer, str) and all(isinstance(each, str) for each in answer)
+        self._require(params, method, answer, listed, "texts in a list or by `yield`")
+        return tuple(answer)
+
+    def _known(self, params: BaseModel, method: str, roles: Iterable[Any]) -> None:
+        for role in roles:
+            if role not in self.roles:
+                hint = did_you_mean(str(role), self.roles, f"operator {self.name} asks no model")
+                raise self._wrong(params, method, f"names the role {role!r}, which operator {self.name} does not have; {hint}")
+
+    def _require(self, params: BaseModel, method: str, answer: Any, holds: bool, expected: str) -> None:
+        if not holds:
+            raise self._wrong(params, method, f"returns {answer!r:.200}; expected {expected}")
+
+    def _wrong(self, params: BaseModel, method: str, why: str) -> DeclarationError:
+        return DeclarationError(f"{place_of(method_of(params, method))}: {type(params).__name__}.{method} {why}")
+
+
+@overload
+def operator(function: Callable[..., Any], /) -> Operator: ...
+
+
+@overload
+def operator(
+    *, outputs: Outputs | None = None, distinct: Sequence[tuple[str, str]] = ()
+) -> Callable[[Callable[..., Any]], Operator]: ...
+
 
 def operator(
+    function: Callable[..., Any] | None = None,
+    /,
     *,
-    outputs: Mapping[str, type[Record] | str] | type[Record],
-    models: Sequence[str] = (),
-    encoders: Sequence[str] = (),
-    uses: Callable[[Any], Sequence[str]] | None = None,
-    calls: Callable[[Any], Mapping[str, int]] | None = None,
-    needs: Callable[[Any], Mapping[str, Sequence[Capability]]] | None = None,
-    checks: Callable[[Any, Mapping[str, type[Record]]], Sequence[str]] | None = None,
-    summary: Summary | None = None,
-    closing: Mapping[str, Closing] | None = None,
-    apart: Sequence[tuple[str, str]] = (),
-    devices: Callable[[Any], int] | None = None,
-    families: Sequence[str] = (),
-    asks: Callable[[Any], int] | None = None,
-    foretells: Foretelling | None = None,
-    aside: Sequence[str] = (),
-    name: str | None = None,
-    version: int = 1,
-) -> Callable[[Callable[..., Any]], Operator]:
-    """Register a function as an operator.
+    outputs: Outputs | None = None,
+    distinct: Sequence[tuple[str, str]] = (),
+) -> Operator | Callable[[Callable[..., Any]], Operator]:
+    """Declare a function as an operator; see the reference in `engine.operator`.
 
     Args:
-        outputs: record types by output name, or one record type for an operator with one output. An input's name in place
-            of a type means rows of that input's type.
-        models: roles that the pipeline's models fill; the operator finds them in `ctx.models`.
-        encoders: roles that sentence encoders fill; the operator finds them in `ctx.encoders`.
-        uses: from the parameters to the roles that are needed with them (default: all).
-        calls: from the parameters to the most model calls a row needs, by role (default: one a role).
-        needs: from the parameters to what the models' servers must be able to do, by role; what one of them cannot is said
-            before the step starts.
-        checks: from the parameters and the inputs' record types to what is wrong with them, as texts; said before anything
-            runs.
-        summary: from the sums of the step's counters to further metrics, such as shares and their intervals.
-        closing: outputs whose rows are made from the sums of the step's counters, when all its input rows are done; the
-            operator yields nothing to them.
-        apart: pairs of roles that different models should fill, such as a judge and whom it judges; where one model fills
-            both, users are warned.
-        devices: from the parameters to how many GPUs (or processes without one) the operator itself uses at once, through
-            Ray. With more than one, the step's `resources` are those of each, and `ctx.device` has them.
-        families: inputs, given whole, of which it is to be known which rows were made from one row of a source, such as
-            paraphrases of a question: `table.families` has a number for each row, the same for those.
-        asks: from the parameters to how many bytes a prompt has at most besides the row's own text. Without it the bound of
-            the price allows for all texts in the operator's code, whole inputs, and answers to the row's other calls.
-        foretells: from the parameters and the models by role (those that are known) to the model that the operator makes, as
-            far as it can be known without making it. It raises ValueError for models that it cannot use; this is said before
-            anything runs.
-        aside: inputs, given whole, that other rows are only compared with or looked up in, such as a test set: their rows that
-            lead to no output are counted as unused, not as filtered.
-        name: the operator's name, if it is not the function's.
-        version: to be raised when the operator's meaning changes in a way that its code does not show.
+        function: the function, for `@operator` without arguments.
+        outputs: record types by output name, or one record type for a single output without a name. The name of an input in
+            place of a type means rows of that input's type. May be left out where the return annotation names one record
+            type.
+        distinct: pairs of roles that different models should fill, such as a judge and the model it judges. Users are warned
+            when one model fills both.
 
     Raises:
-        TypeError: when the signature is not one of the three shapes; the text says why.
+        DeclarationError: the declaration is wrong; the text says where and what was expected.
     """
-    declared = outputs if isinstance(outputs, Mapping) else {SINGLE: outputs}
-    like = {output: record for output, record in declared.items() if isinstance(record, str)}
 
-    def register(function: Callable[..., Any]) -> Operator:
-        label = name or function.__name__
-        shape, inputs, context, params, settings = _read_signature(function, label)
-        if shape == "batch" and len(declared) > 1:
-            raise TypeError(f"operator {label}: an operator on batches has one output")
-        for output, port in like.items():
-            if port not in inputs:
-                raise TypeError(f"operator {label}: output {output!r} is to be like {port!r}, and there is no such input")
-        for output in (closing or {}).keys() - declared.keys():
-            raise TypeError(f"operator {label}: `closing` makes {output!r}, which is none of its outputs")
-        for port in aside:
-            if port not in inputs or not inputs[port].whole:
-                raise TypeError(f"operator {label}: `aside` names {port!r}, which is no input that it is given whole")
-        for port in families:
-            if port not in inputs or not inputs[port].whole:
-                raise TypeError(f"operator {label}: families are asked of {port!r}, which is no input that it is given whole")
-        named = {output: inputs[each].record if isinstance(each, str) else each for output, each in declared.items()}
-        try:
-            for record in (*named.values(), *(port.record for port in inputs.values())):
-                if record is not Record:
-                    record.arrow_schema()
-        except UnsupportedTypeError as error:
-            raise TypeError(f"operator {label}: {error}") from error
+    def declare(function: Callable[..., Any]) -> Operator:
+        signature = read_signature(function)
+        declared = declared_outputs(function, signature, outputs)
+        like = {output: record for output, record in declared.items() if isinstance(record, str)}
+        records = {
+            output: signature.inputs[each].record if isinstance(each, str) else each for output, each in declared.items()
+        }
+        check_yielded(function, signature, records)
+        check_storable(function, [*records.values(), *(port.record for port in signature.inputs.values())])
+        _check_roles(function, signature, distinct)
         return Operator(
-            name=label,
+            name=function.__name__,
             function=function,
-            shape=shape,
-            inputs=inputs,
-            outputs=named,
-            roles=(*models, *encoders),
-            params=params,
-            settings=settings,
-            context=context,
-            version=version,
-            encoders=tuple(encoders),
+            shape=signature.shape,
+            inputs=signature.inputs,
+            outputs=records,
+            roles=signature.roles,
+            params=signature.params,
+            context=signature.context,
+            params_argument=signature.params_argument,
             like=like,
-            calls=calls,
-            needs=needs,
-            uses=uses,
-            checks=checks,
-            summary=summary,
-            closing=dict(closing or {}),
-            apart=tuple(apart),
-            devices=devices,
-            families=tuple(families),
-            asks=asks,
-            foretells=foretells,
-            aside=tuple(aside),
+            distinct=tuple((first, second) for first, second in distinct),
         )
 
-    return register
+    return declare if function is None else declare(function)
 
 
-class _Signature(NamedTuple):
-    shape: Shape
-    inputs: dict[str, Port]
-    context: str | None
-    params: type[BaseModel]
-    settings: str | None
-
-
-def _read_signature(function: Callable[..., Any], label: str) -> _Signature:
-    hints = typing.get_type_hints(function, include_extras=True)
-    ports: dict[str, Port] = {}
-    batch = False
-    context: str | None = None
-    settings: dict[str, Any] = {}
-    model: type[BaseModel] | None = None
-    whole_settings: str | None = None
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name)
-        if hint is None:
-            raise TypeError(f"operator {label}: parameter {parameter.name!r} has no annotation")
-        if hint is Context:
-            context = parameter.name
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            settings[parameter.name] = (hint, default)
-        elif (inner := _optional(hint)) and parameter.default is None:
-            ports[parameter.name] = Port(typing.get_args(inner)[0], whole=True, optional=True)
-        elif typing.get_origin(hint) in (Table, Batch):
-            batch = batch or typing.get_origin(hint) is Batch
-            ports[parameter.name] = Port(typing.get_args(hint)[0], whole=typing.get_origin(hint) is Table)
-        elif isinstance(hint, type) and issubclass(hint, Record):
-            ports[parameter.name] = Port(hint, whole=False)
-        elif isinstance(hint, type) and issubclass(hint, BaseModel) and model is None:
-            model, whole_settings = hint, parameter.name
-        else:
-            raise TypeError(
-                f"operator {label}: {parameter.name!r} is neither a record, Table[...], Batch[...] nor Context; "
-                "parameters stand behind a `*`"
+def _check_roles(function: Callable[..., Any], signature: Signature, distinct: Sequence[tuple[str, str]]) -> None:
+    for pair in distinct:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            refuse(function, f"distinct= has {pair!r}; expected pairs of roles, such as ('policy', 'judge')")
+        for role in pair:
+            if role not in signature.roles:
+                hint = did_you_mean(role, signature.roles, "it asks no model")
+                refuse(function, f"distinct= names the role {role!r}, and there is no such argument; {hint}")
+    decides = issubclass(signature.params, Params) and signature.params.roles is not Params.roles
+    for name, each in signature.roles.items():
+        if each.optional and not decides:
+            refuse(
+                function,
+                f"{name!r} may be None, and nothing says when; expected a method `roles` of its Params, or no `| None`",
             )
-    streamed = [name for name, port in ports.items() if not port.whole]
-    if all(port.optional for port in ports.values()):
-        raise TypeError(f"operator {label}: it has no input that must be given")
-    if len(streamed) > 1:
-        raise TypeError(f"operator {label}: only one input can come row by row; annotate the others with Table[...]")
-    shape: Shape = "batch" if batch else "row" if streamed else "whole"
-    if shape == "row" and not inspect.isasyncgenfunction(function):
-        raise TypeError(f"operator {label}: an operator on rows is an async generator (async def with yield)")
-    if model:
-        if settings:
-            raise TypeError(
-                f"operator {label}: its parameters are the fields of {model.__name__}, or stand behind a `*`, not both"
-            )
-        params = model
-    else:
-        params = create_model(
-            f"{label} parameters", __config__=ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False), **settings
-        )
-    return _Signature(shape, ports, context, params, whole_settings)
-
-
-def _optional(hint: Any) -> Any:
-    """The `Table[...]` of `Table[...] | None`."""
-    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
-        return None
-    tables = [each for each in typing.get_args(hint) if typing.get_origin(each) is Table]
-    return tables[0] if len(tables) == 1 and set(typing.get_args(hint)) == {tables[0], type(None)} else None
-
-
-__all__ = [
-    "Batch",
-    "Context",
-    "Counters",
-    "Metric",
-    "Model",
-    "Operator",
-    "Port",
-    "Record",
-    "Reject",
-    "Report",
-    "RowRef",
-    "StoredFile",
-    "Table",
-    "derived",
-    "operator",
-]

@@ -14,10 +14,12 @@ from engine.credentials import redacted
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
 from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
+from engine.llm.providers.capabilities import ruled_out
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
+from engine.operator.types import DeclarationError
 from engine.pipeline.generator_settings import setting_problems
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
 from engine.pipeline.packages import PROVIDERS, how_to_install, missing
@@ -268,11 +270,16 @@ class _Checker:
 
     def parameters(self, name: str, operator: Operator) -> BaseModel | None:
         try:
-            return operator.params.model_validate(self.spec.steps[name].with_)
+            params = operator.params.model_validate(self.spec.steps[name].with_)
+            operator.used_roles(params)
         except ValidationError as error:
             for item in error.errors():
                 self.parameter(operator, item, ("steps", name))
             return None
+        except DeclarationError as error:
+            self.problem(str(error), ("steps", name, "op"))
+            return None
+        return params
 
     def step(self, name: str, declared: Operator, bound: Mapping[str, BoundModel]) -> Step:
         spec, loc = self.spec.steps[name], ("steps", name)
@@ -296,17 +303,27 @@ class _Checker:
         if params is None:
             return Step(name, spec, operator, inputs, operator.params.model_construct(), {})
         records = {port: each.record for port, each in operator.inputs.items()}
-        if operator.checks and not any(each.open for each in operator.inputs.values()):
-            for text in operator.checks(params, records):
-                self.problem(f"{operator.name}: {text}", (*loc, "with") if spec.with_ else (*loc, "op"))
+        if not any(each.open for each in operator.inputs.values()):
+            for text in self.parameter_problems(operator, params, records):
+                self.problem(text, (*loc, "with") if spec.with_ else (*loc, "op"))
         return Step(name, spec, operator, inputs, params, self.roles(name, operator, params, bound))
+
+    def parameter_problems(self, operator: Operator, params: BaseModel, records: Mapping[str, type[Record]]) -> list[str]:
+        """What the operator's own methods find wrong with its parameters, or what is wrong with these methods."""
+        try:
+            problems = [f"{operator.name}: {text}" for text in operator.problems(params, records)]
+            if not problems:
+                operator.examine(params)
+        except DeclarationError as error:
+            return [str(error)]
+        return problems
 
     def parameter(self, operator: Operator, error: object, loc: Loc) -> None:
         item = dict(error)  # type: ignore[call-overload]
         where: Loc = (*loc, "with", *item["loc"])
         shown = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            names = getattr(operator.params, "names", lambda: operator.params.model_fields)()
+            names = operator.accepted_names()
             hint = did_you_mean(shown, names, _listed(operator, names, "parameters"))
             self.problem(f"{operator.name} has no parameter {shown!r}", where, hint, key=True)
         elif item["type"] == "missing":
@@ -319,7 +336,7 @@ class _Checker:
     def roles(self, name: str, operator: Operator, params: BaseModel, bound: Mapping[str, BoundModel]) -> dict[str, BoundModel]:
         spec, loc = self.spec.steps[name], ("steps", name)
         found = {}
-        needs = operator.needs(params) if operator.needs else {}
+        needs = operator.capabilities(params)
         for role in operator.used_roles(params):
             model = spec.models.get(role, role)
             if model in self.source.broken:
@@ -333,11 +350,8 @@ class _Checker:
                 given = f"model {model!r} is none (provider: {self.spec.models[model].provider})"
                 place = (*loc, "models", role) if role in spec.models else (*loc, "op")
                 self.problem(f"{operator.name} needs {needed} as {role!r}, and {given}", place)
-            elif "sampling" in needs.get(role, ()) and self.spec.models[model].temperature == 0:
-                why = "with 0, all answers to a prompt are the same"
-                self.problem(
-                    f"{operator.name} needs a {role} with a temperature above 0: {why}", ("models", model, "temperature")
-                )
+            elif setting := ruled_out(self.spec.models[model], needs.get(role, ())):
+                self.problem(f"{operator.name} needs a {role} with {setting.needed}", ("models", model, setting.name))
             elif model in bound:
                 found[role] = bound[model]
         return found

@@ -17,6 +17,8 @@ from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
 from registry.storage.objects import canonical_json
 
+RecordType = type[Record]
+
 
 @dataclass(frozen=True)
 class Link:
@@ -33,7 +35,7 @@ class Link:
     type: str
     fields: Mapping[str, str]
     version: int = 0
-    record: type[Record] | None = None
+    record: RecordType | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,9 @@ class Step:
     @property
     def notes(self) -> tuple[str, ...]:
         """What users should know before it runs: how parameters were read, and what is unwise."""
-        read: tuple[str, ...] = getattr(self.params, "notes", ())
-        return read + tuple(
+        return self.operator.notes(self.params) + tuple(
             f"{first} and {second} are the same model"
-            for first, second in self.operator.apart
+            for first, second in self.operator.distinct
             if first in self.models and second in self.models and _same(self.models[first], self.models[second])
         )
 

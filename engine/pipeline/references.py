@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import Problem, did_you_mean
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError
-from engine.operator.declaration import SINGLE, Operator
+from engine.operator.declaration import Operator
+from engine.operator.types import SINGLE
 from engine.pipeline.graph import Link, Source
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
@@ -81,14 +82,14 @@ class References:
         """The references of each input of a step, with their places."""
         given, place = spec.in_, (*loc, "in")
         if not isinstance(given, dict):
-            if len(operator.needed) > 1:
+            if len(operator.required) > 1:
                 names = ", ".join(operator.inputs)
                 self._problem(f"{operator.name} has several inputs", place, f"give each by name: in: {{...}} with {names}")
         else:
             for port in given.keys() - operator.inputs.keys():
                 hint = did_you_mean(port, operator.inputs)
                 self._problem(f"{operator.name} has no input {port!r}", (*place, port), hint, key=True)
-            for port in set(operator.needed) - given.keys():
+            for port in set(operator.required) - given.keys():
                 record = operator.inputs[port].record.type_name()
                 self._problem(f"{operator.name} needs the input {port!r} ({record})", place)
         return _by_port(spec, operator, place)
@@ -205,7 +206,7 @@ def all_references(given: Any, loc: Loc) -> list[Reference]:
 
 def _by_port(spec: StepSpec, operator: Operator, place: Loc) -> dict[str, list[Reference]]:
     if not isinstance(spec.in_, dict):
-        return {port: _listed(spec.in_, place) for port in operator.needed if len(operator.needed) == 1}
+        return {port: _listed(spec.in_, place) for port in operator.required if len(operator.required) == 1}
     return {port: _listed(spec.in_[port], (*place, port)) for port in operator.inputs if port in spec.in_}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from engine.operator.types import DeclarationError
 from engine.pipeline.graph import BoundModel, Step
 from registry import Model
 
@@ -16,12 +17,10 @@ def misfits(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
     """
     made: dict[str, Model] = {}
     for step in steps:
-        if step.operator.foretells is None:
-            continue
         known = {role: model for role, bound in step.models.items() if (model := _known(bound, made))}
         try:
-            model = step.operator.foretells(step.params, known)
-        except ValueError as error:
+            model = step.operator.expected_model(step.params, known)
+        except (ValueError, DeclarationError) as error:
             yield step.name, f"{step.operator.name}: {error}"
             continue
         if model is not None:

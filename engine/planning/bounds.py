@@ -26,7 +26,7 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
     """Upper bounds of calls, tokens and cost for `left` of `rows` rows.
 
     A prompt is bounded in bytes (a token has at least one): the row's text, the operator's own texts, its parameters and the
-    answers to the calls before it; or what the operator itself declares (`asks`). Whole inputs count for every row.
+    answers to the calls before it; or the operator's own bound (`prompt_bytes`). Whole inputs count for every row.
     """
     calls = tokens = 0
     cost = 0.0
@@ -35,12 +35,12 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
     whole = sum(memory_of(inputs.get(name, ())) for name, port in step.operator.inputs.items() if port.whole)
     texts = [text for text in code_of(full_name(step.operator)).code.values() if text.startswith("builtins.")]
     own = sum(map(len, texts)) + len(step.params.model_dump_json())
-    asks = step.operator.asks(step.params) if step.operator.asks else None
+    prompt = step.operator.prompt_bytes(step.params)
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
         answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
-        besides = (own + whole + answers if asks is None else asks) + len((spec.system or "").encode())
+        besides = (own + whole + answers if prompt is None else prompt) + len((spec.system or "").encode())
         tokens_in = per_row * streamed * left // max(1, rows) + asked * besides
         tokens_out = asked * spec.max_tokens
         calls += asked

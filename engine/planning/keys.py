@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.fingerprint.code import code_of
 from engine.operator.catalogue import full_name
+from engine.operator.prompts import prompt_texts
 from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
@@ -30,9 +31,10 @@ def step_document(
     """
     operator = step.operator
     return {
-        "operator": {"name": operator.name, "version": operator.version},
+        "operator": {"name": operator.name},
         **code_of(full_name(operator)).document(),
         "params": step.params.model_dump(mode="json"),
+        "prompts": prompt_texts(step.params),
         "inputs": {
             port: {
                 "type": fields_of(operator.inputs[port].record.arrow_schema()),

@@ -1,6 +1,6 @@
 """Groups of rows that come from the same row of a source, found through row lineage.
 
-An operator that splits rows asks for them (`@operator(families=[...])`), so that everything made from one seed stays on one
+An operator that splits rows asks for them (`Grouped[...]`), so that everything made from one seed stays on one
 side.
 """
 
@@ -24,7 +24,7 @@ RowGroups = Mapping[str, tuple[int, ...]]
 
 def row_groups_of(step: Step, inputs: Mapping[str, tuple[InputVersion, ...]], registry: Registry) -> RowGroups:
     """The groups of the inputs for which the step's operator asks."""
-    return {port: row_groups(inputs[port], registry) for port in step.operator.families if port in inputs}
+    return {port: row_groups(inputs[port], registry) for port in step.operator.grouped if port in inputs}
 
 
 def row_groups(versions: Sequence[InputVersion], registry: Registry) -> tuple[int, ...]:

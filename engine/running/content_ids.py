@@ -33,7 +33,7 @@ class ContentIds:
         self._hashes = {
             name: ContentHash(record.arrow_schema())
             for name, record in operator.outputs.items()
-            if name not in operator.closing
+            if name not in operator.finished_outputs
         }
 
     def add(self, receipts: Iterable[Receipt]) -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
 from engine.operator.catalogue import full_name
+from engine.operator.finish import Finished
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Inputs
 from engine.planning.results import StepPlan
@@ -36,12 +37,13 @@ def drafts(
     key_object = store_document(registry, plan.document or {}, code_of(full_name(step.operator)).code)
     refs = tuple(version.ref for versions in inputs.values() for version in versions)
     models = tuple(ref for role in step.models if (ref := _model_ref(step, role, registry)))
+    finished = step.operator.finished(_counted(ordered), step.params)
     made = []
     for place, (output, record) in enumerate(step.operator.outputs.items()):
         parts = [receipt.outputs[output] for receipt in ordered]
         data = tuple(part.data for part in parts if part.data)
-        if closing := step.operator.closing.get(output):
-            table = record.to_table(closing(_counted(ordered), step.params))
+        if output in finished.rows:
+            table = record.to_table(finished.rows[output])
             data, identity = _stored(store, table), content_id(record.arrow_schema(), [table])
         else:
             identity = known_ids[output]
@@ -71,7 +73,7 @@ def drafts(
                 data=data,
                 side=extra,
                 attachments=attachments,
-                metrics=_metrics(step, ordered) if place == 0 else (),
+                metrics=_metrics(ordered, finished) if place == 0 else (),
                 rows_in=plan.rows or 0,
                 filtered=sum(receipt.filtered for receipt in ordered),
                 rejected=sum(receipt.rejected for receipt in ordered),
@@ -94,7 +96,7 @@ def _opaque(step: Step, inputs: Inputs, output: str, receipts: Sequence[Receipt]
     That is an input without a row that was named as a source, and every input if any row has no known source. Rows
     made from counters come from all of them.
     """
-    if output in step.operator.closing:
+    if output in step.operator.finished_outputs:
         return tuple(range(sum(map(len, inputs.values()))))
     parts = [receipt.outputs[output] for receipt in receipts if receipt.outputs[output].data]
     known_parents = {port for part in parts for port in part.known_parents}
@@ -143,12 +145,11 @@ def _counted(receipts: Sequence[Receipt]) -> dict[tuple[str, str], float]:
     return counts
 
 
-def _metrics(step: Step, receipts: Sequence[Receipt]) -> tuple[Metric, ...]:
+def _metrics(receipts: Sequence[Receipt], finished: Finished) -> tuple[Metric, ...]:
     counts = _counted(receipts)
     values = [metric for receipt in receipts for metric in receipt.values]
     added = (Metric(metric=name, slice=part, value=value) for (name, part), value in sorted(counts.items()))
-    summary = step.operator.summary
-    return (*added, *values, *(summary(counts) if summary else ()))
+    return (*added, *values, *finished.metrics)
 
 
 def _model_ref(step: Step, role: str, registry: Registry) -> VersionRef | None:

@@ -30,7 +30,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
     Raises:
         StepError: a server lacks a capability, or does not answer.
     """
-    wanted = step.operator.needs(step.params) if step.operator.needs else {}
+    wanted = step.operator.capabilities(step.params)
     spent: dict[str, Spent] = {}
     for role, abilities in wanted.items():
         spec = step.models[role].spec

@@ -279,8 +279,7 @@ class _StepRunner:
 
     @property
     def _devices(self) -> int:
-        asked = self.step.operator.devices
-        return asked(self.step.params) if asked else 1
+        return self.step.operator.device_count(self.step.params)
 
     def _resources(self, parts: int) -> Resources:
         operator, models = self.step.operator, self.step.models.values()

@@ -17,7 +17,7 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     operator, stream = operation.operator, operation.stream
     table = operation.table(part)
     numbered = table.add_column(0, "_row", pa.array(range(part.start, part.stop), pa.int64()))
-    arguments = {stream: numbered, **operation.settings, **operation.whole_inputs()}
+    arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
         arguments[operator.context] = operation.context(scope, operation.seed(part.start))
     result = operator.function(**arguments)

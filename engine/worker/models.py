@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from engine.errors import EngineError
 from engine.jobs.messages import Job, ModelBinding, Usage
 from engine.llm.chat import CallLog, ChatModel
 from engine.llm.client import ModelClient
@@ -23,9 +22,6 @@ from registry import Registry
 if TYPE_CHECKING:
     from engine.llm.encoder import Encoder
     from engine.llm.local.sentence_transformers import LocalEncoder
-
-
-M = TypeVar("M")
 
 
 class Models:
@@ -49,24 +45,15 @@ class Models:
         self._post = WorkerConnection(link, name) if link else None
         self._answers: Answers | None = None
         self._shared: dict[str, ModelClient] = {}
-        self._by_role: dict[str, ChatModel] = {}
-        self._by_encoder: dict[str, Encoder] = {}
         self._encoding: dict[str, LocalEncoder] = {}
         self._reported: dict[str, Spent] = {}
 
-    def by_role(self) -> dict[str, ChatModel]:
-        """The models as the operator sees them."""
-        if not self._by_role:
-            bound = {role: binding for role, binding in self._job.models.items() if not binding.spec.encodes}
-            self._by_role = _Roles("models", {role: self._chat_model(role, binding) for role, binding in bound.items()})
-        return self._by_role
-
-    def encoders(self) -> dict[str, Encoder]:
-        """The sentence encoders as the operator sees them."""
-        if not self._by_encoder:
-            bound = {role: binding for role, binding in self._job.models.items() if binding.spec.encodes}
-            self._by_encoder = _Roles("encoders", {role: self._encoder(role, binding) for role, binding in bound.items()})
-        return self._by_encoder
+    def role(self, role: str) -> ChatModel | Encoder | None:
+        """The model in a role, as the operator sees it; None if the step has none in it."""
+        binding = self._job.models.get(role)
+        if binding is None:
+            return None
+        return self._encoder(role, binding) if binding.spec.encodes else self._chat_model(role, binding)
 
     def stop(self, why: ModelError) -> None:
         """Send no further request."""
@@ -128,17 +115,6 @@ class Models:
         if self._post is None or (binding.weights is not None and not binding.spec.capped):
             return governor(binding)
         return RemoteGate(self._post, binding.name)
-
-
-class _Roles(dict[str, M]):
-    """Models by role; `kind` is the argument of @operator that declares them."""
-
-    def __init__(self, kind: str, made: dict[str, M]) -> None:
-        super().__init__(made)
-        self._kind = kind
-
-    def __missing__(self, role: str) -> M:
-        raise EngineError(f"the operator uses {role!r} but does not declare it: @operator(..., {self._kind}=[{role!r}])")
 
 
 def governor(binding: ModelBinding) -> Governor:

@@ -20,7 +20,8 @@ from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call
 from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Tally
-from engine.operator.declaration import Operator, Table
+from engine.operator.declaration import Operator
+from engine.operator.tables import Grouped, Table
 from engine.provenance import sources_of
 from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole
@@ -59,7 +60,7 @@ class Operation:
         named = {port: known.records[name] for port, name in job.types.items() if declared.inputs[port].open}
         self.job = job
         self.operator: Operator = declared.typed(named)
-        self.settings = self.operator.arguments(self.operator.params.model_validate(job.params))
+        self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.receipts = Receipts.of(registry, job.step_key)
         self.heartbeat = Heartbeat(self.receipts.folder)
@@ -85,6 +86,11 @@ class Operation:
         """The inputs given whole; None for one that the pipeline omits."""
         return {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
 
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The operator's arguments besides its inputs and its context: parameters, and models (None in unused roles)."""
+        return {**self._settings, **{role: self._models.role(role) for role in self.operator.roles}}
+
     def seed(self, *parts: Any) -> int:
         """A seed from the pipeline's seed, the operator and `parts`."""
         # repr, because JSON has neither bytes nor infinity.
@@ -101,8 +107,6 @@ class Operation:
             rejects: takes its partial rejects; None if it is not called for a row.
         """
         return Context(
-            self._models.by_role(),
-            self._models.encoders(),
             random.Random(seed),
             self.log,
             seed % 2**31,
@@ -128,8 +132,8 @@ class Operation:
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
         if item is row and len(outputs) > 1:
             raise OperatorError(f"operator {name} has outputs {', '.join(outputs)} and must yield (output, record)")
-        if output not in outputs or output in self.operator.closing:
-            names = ", ".join(each for each in outputs if each not in self.operator.closing)
+        if output not in outputs or output in self.operator.finished_outputs:
+            names = ", ".join(each for each in outputs if each not in self.operator.finished_outputs)
             raise OperatorError(f"operator {name} yielded to {output!r}; its outputs are {names}")
         declared = outputs[output]
         if row is given and type(row) is declared and is_immutable(declared):
@@ -160,7 +164,9 @@ class Operation:
         if port not in self._tables:
             record = self.operator.inputs[port].record
             arrow = read_whole(self._registry.store, self.job.inputs[port], record)
-            self._tables[port] = Table(record, arrow, port, self.job.families.get(port, ()))
+            table = self.operator.inputs[port].table or Table
+            groups = (self.job.families.get(port, ()),) if issubclass(table, Grouped) else ()
+            self._tables[port] = table(record, arrow, port, *groups)
         return self._tables[port]
 
 

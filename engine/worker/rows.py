@@ -97,7 +97,7 @@ async def _row(
 ) -> RowResult:
     # Seeded by content, not by position: moving a row, or adding one before it, changes no other row's draws.
     seed = operation.seed(row.model_dump()) if operation.operator.context else 0
-    arguments = {operation.stream: row, **whole, **operation.settings}
+    arguments = {operation.stream: row, **whole, **operation.arguments}
     where = f"row {number} of {operation.stream!r}"
     result = await _attempt(operation, row, arguments, seed, where, scope)
     if operation.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:

@@ -20,7 +20,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
     operator, log = operation.operator, CallLog()
     current_log.set(log)
     inputs = operation.whole_inputs()
-    arguments: dict[str, Any] = {**inputs, **operation.settings}
+    arguments: dict[str, Any] = {**inputs, **operation.arguments}
     if operator.context:
         arguments[operator.context] = operation.context(scope, operation.seed())
     emitted: list[OutputRow] = []
@@ -44,7 +44,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
         rows = len(table) if known is None else len(known)
         produced += rows
         never = sum(times == 0 for ref, times in scope.tally.seen.items() if ref.port == name)
-        unused += len(table) - rows if name in operator.aside else min(never, len(table) - rows)
+        unused += len(table) - rows if operator.inputs[name].lookup else min(never, len(table) - rows)
     filtered = part.stop - produced - unused
     return writer.receipt(part, produced=produced, filtered=filtered, rejected=0, unused=unused, usage=usage(log))
 

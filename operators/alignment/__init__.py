@@ -1,1 +1,1 @@
-"""Operators of Dialectical Alignment: models that keep to what is true among contexts that are not."""
+"""Operators of Dialectical Alignment: training models to stay truthful when some of their contexts are false."""

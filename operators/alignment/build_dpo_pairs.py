@@ -1,23 +1,23 @@
-"""Build what teaches a model to weigh its contexts: good responses of the chosen paths, against its own poisoned ones."""
+"""Build training data that teaches a model to weigh its contexts: good responses against its own poisoned ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from engine.operator import Context, Record, Table, derived, operator
+from engine.operator import Context, InputTypes, Lookup, Output, Params, Table, derived, operator
 from operators.alignment.ai_feedback_strategy import chosen
 from operators.alignment.cells import Kind, kind_of
 from operators.alignment.conclusions import conclusion, normalise
-from operators.alignment.paths import Turn, base_prompt
+from operators.alignment.paths import BasePrompt, base_prompt
 from operators.records import Message, PathResponse, PreferencePair, SFTExample, StrategyChoice
 
 
 class Example(NamedTuple):
-    """A response to learn and, for a pair, one to unlearn."""
+    """A response to learn and, in a pair, one to unlearn."""
 
     chosen: PathResponse
     rejected: PathResponse | None = None
@@ -29,49 +29,55 @@ class Example(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What its cell is for."""
+        """The kind of its cell."""
         return kind_of(*self.cell)
 
 
-def problems(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
-    """What is wrong with the shares."""
-    shares = params.ike_share + params.closed_book_share
-    return [] if shares < 1 else [f"ike_share and closed_book_share leave no room for conflicts: together they are {shares:g}"]
+class PairsParams(Params):
+    """Parameters of build_dpo_pairs."""
+
+    ike_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    closed_book_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    balance: Literal["equal", "none"] = "equal"
+    prompt: BasePrompt = None
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """Shares that leave nothing for conflicts."""
+        shares = self.ike_share + self.closed_book_share
+        if shares >= 1:
+            yield f"ike_share and closed_book_share leave no room for conflicts: they add up to {shares:g}"
 
 
-@operator(outputs={"sft": SFTExample, "pairs": PreferencePair}, checks=problems, aside=["strategies"])
+@operator(outputs={"sft": SFTExample, "pairs": PreferencePair})
 def build_dpo_pairs(
     responses: Table[PathResponse],
-    strategies: Table[StrategyChoice],
+    strategies: Lookup[StrategyChoice],
     ctx: Context,
+    params: PairsParams,
     revised: Table[PathResponse] | None = None,
-    *,
-    ike_share: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-    closed_book_share: Annotated[float, Field(ge=0, lt=1)] = 0.1,
-    balance: Literal["equal", "none"] = "equal",
-    prompt: Turn | None = None,
-) -> Iterator[tuple[str, Record]]:
+) -> Iterator[Output]:
     """Make SFT rows and preference pairs from the responses of each cell's chosen path.
 
-    A row's prompt is that of the path `base`, which does not warn of anything. Its completion (in a pair: the chosen one) is
-    a correct response of the cell's chosen path, from `revised` where that is given. A pair's rejected completion is the
-    policy's own answer to the same item in the same cell that is not correct and concludes with the incorrect answer, best
-    of the path `base`. With factual contexts only (IKE), and without contexts, the policy seldom errs: there an item's
-    poisoned answer in another cell serves. Such rows stay in, so that the model goes on to trust good contexts and itself.
+    The prompt of a row is that of the path `base`, which contains no warning. Its completion (the chosen one in a pair) is a
+    correct response of the cell's chosen path, taken from `revised` if that is given. The rejected completion of a pair is
+    the policy's own answer to the same item in the same cell that is incorrect and concludes with the incorrect answer,
+    preferably from the path `base`. With factual contexts only (IKE), and without contexts, the policy seldom errs; there,
+    an item's poisoned answer in another cell is used. Such rows are kept so that the model continues to trust good contexts
+    and its own knowledge.
 
-    No completion to learn concludes with the incorrect answer, and none equals the rejected one.
+    No completion to learn concludes with the incorrect answer, and none equals the rejected completion.
 
-    Metrics: `rows` by output and kind of cell, `dropped` by output and reason, `missing` rows where IKE or closed-book rows
-    did not suffice for their share.
+    Metrics: `rows` by output and kind of cell; `dropped` by output and reason; `missing` rows, where there were too few IKE
+    or closed-book rows for their share.
 
-    Source: Dialectical Alignment (arXiv 2404.00486), which describes SFT and promises pairs; how they are made is ours.
+    Source: Dialectical Alignment (arXiv 2404.00486), which describes SFT and announces pairs; their construction is ours.
 
     Args:
-        ike_share: the share of all rows whose contexts are factual only; less where there are not enough.
-        closed_book_share: the share of all rows without contexts; less where there are not enough.
-        balance: `equal` draws the same number of rows from each cell with poisoned contexts, as many as the smallest one
-            has that has any; `none` keeps them all.
-        prompt: a template with {{ question }} and {{ contexts }} to use in place of the built-in one.
+        ike_share: the share of rows whose contexts are all factual; smaller if there are not enough.
+        closed_book_share: the share of rows without contexts; smaller if there are not enough.
+        balance: `equal` draws the same number of rows from each cell with poisoned contexts, the size of the smallest
+            nonempty one; `none` keeps all rows.
+        prompt: a template with {{ question }} and {{ contexts }} that replaces the built-in one.
     """
     choices = chosen(strategies)
     good = []
@@ -82,12 +88,12 @@ def build_dpo_pairs(
                 ctx.count("dropped", "concludes with the incorrect answer")
                 continue
             good.append(Example(row))
-    shares: dict[Kind, float] = {"ike": ike_share, "closed_book": closed_book_share}
+    shares: dict[Kind, float] = {"ike": params.ike_share, "closed_book": params.closed_book_share}
     for output, examples in (("sft", good), ("pairs", list(_paired(good, responses, ctx)))):
-        for example in _mixed(output, examples, shares, balance, ctx):
+        for example in _mixed(output, examples, shares, params.balance, ctx):
             row, rejected = example
             ctx.count("rows", f"{output}: {example.kind}")
-            asked = base_prompt(row.question, row.contexts, prompt)
+            asked = base_prompt(row.question, row.contexts, params.prompt)
             choice = choices[example.cell]
             if rejected is None:
                 yield output, derived(SFTExample(prompt=asked, completion=_answer(row)), row, choice)
@@ -105,7 +111,7 @@ def _answer(row: PathResponse) -> list[Message]:
 
 
 def _paired(good: Sequence[Example], responses: Iterable[PathResponse], ctx: Context) -> Iterator[Example]:
-    """Each example with the policy's poisoned answer that fits it best; those without one are dropped."""
+    """Each example with the best matching poisoned answer of the policy; examples without one are dropped."""
     poisoned: dict[tuple[str | None, ...], list[PathResponse]] = {}
     for row in responses:
         if not row.correct and _concludes_wrongly(row):
@@ -129,14 +135,14 @@ def _item(row: PathResponse) -> tuple[str | None, ...]:
 
 
 def _distance(row: PathResponse, other: PathResponse) -> tuple[bool, ...]:
-    """How well another response stands for the policy's answer to the same prompt; the first of equal ones is taken."""
+    """How far another response is from the policy's answer to the same prompt; the smallest is best, then the first."""
     return (other.pcn, other.fc) != (row.pcn, row.fc), other.path != "base", other.contexts != row.contexts
 
 
 def _mixed(
     output: str, examples: Sequence[Example], shares: Mapping[Kind, float], balance: str, ctx: Context
 ) -> Iterator[Example]:
-    """The examples that are kept, in order: conflict cells balanced, the other kinds in their shares."""
+    """The examples to keep, in order: conflict cells balanced, the other kinds in their shares."""
     cells: dict[tuple[int, bool], list[int]] = {}
     others: dict[Kind, list[int]] = {kind: [] for kind in shares}
     for place, example in enumerate(examples):
@@ -159,13 +165,13 @@ def _mixed(
 
 
 def amounts(rest: int, shares: Mapping[Kind, float], available: Mapping[Kind, int] | None = None) -> dict[Kind, int]:
-    """How many rows of each kind make up its share of all rows, when there are `rest` others.
+    """How many rows of each kind make up its share of all rows, given `rest` other rows.
 
     Args:
-        rest: rows of other kinds.
-        shares: kind -> its share, in sum less than 1.
-        available: kind -> at most so many. Where that is less than its share, the other kinds' shares are of the smaller
-            whole.
+        rest: the number of rows of other kinds.
+        shares: kind -> its share; the sum is less than 1.
+        available: kind -> the largest number of rows. If that is less than its share, the other kinds' shares are taken of
+            the smaller total.
     """
     found: dict[Kind, int] = {}
     while True:

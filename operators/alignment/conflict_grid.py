@@ -1,4 +1,4 @@
-"""Lay out each item over the cells of a grid: so many poisoned contexts, factual ones or none, in this or that order."""
+"""Spread each item over the cells of a grid: number of poisoned contexts, with or without factual ones, order."""
 
 from __future__ import annotations
 
@@ -6,47 +6,46 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.operator import Context, Record, Reject, Table, derived, operator
+from engine.operator import Context, InputTypes, Params, Reject, Table, derived, operator
 from operators.alignment.cells import cell_name
 from operators.alignment.conclusions import mentions, normalise
 from operators.ids import same_id
 from operators.records import ConflictCase, ConflictItem, FactualPassage
 
 
-def problems(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
-    """Values that are given twice: they would make the same case twice."""
-    return [
-        f"{name}: a value is given twice"
-        for name in ("pcn", "fc", "factual_first", "temperatures")
-        if len(set(getattr(params, name))) < len(getattr(params, name))
-    ]
+class GridParams(Params):
+    """Parameters of conflict_grid."""
+
+    pcn: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2, 3, 4, 5]
+    fc: Annotated[list[bool], Field(min_length=1)] = [False, True]
+    factual_first: Annotated[list[bool], Field(min_length=1)] = [True]
+    temperatures: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0]
+    factual_passages: Annotated[int, Field(ge=1, le=2)] = 1
+    leaky: Literal["keep", "drop"] = "keep"
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """Repeated values: they would make the same case twice."""
+        for name in ("pcn", "fc", "factual_first", "temperatures"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                yield f"{name}: a value is repeated"
 
 
-@operator(outputs=ConflictCase, checks=problems)
+@operator
 async def conflict_grid(
-    item: ConflictItem,
-    ctx: Context,
-    facts: Table[FactualPassage] | None = None,
-    *,
-    pcn: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2, 3, 4, 5],  # noqa: B006  (pydantic copies it)
-    fc: Annotated[list[bool], Field(min_length=1)] = [False, True],  # noqa: B006
-    factual_first: Annotated[list[bool], Field(min_length=1)] = [True],  # noqa: B006
-    temperatures: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0],  # noqa: B006
-    factual_passages: Annotated[int, Field(ge=1, le=2)] = 1,
-    leaky: Literal["keep", "drop"] = "keep",
+    item: ConflictItem, ctx: Context, params: GridParams, facts: Table[FactualPassage] | None = None
 ) -> AsyncIterator[ConflictCase]:
-    """Make a case of every item in every cell: its question with poisoned passages, factual ones, both, or none.
+    """Make a case for each item and cell: the question with poisoned passages, factual ones, both, or none.
 
-    Passages are drawn with a seed, so that an item always gives the same cases, and those of a cell with few poisoned
-    passages are among those of a cell with more. Passages that are equal count once. Cells that an item cannot fill are named
-    in `rejects` with the reason; an item that fills none is rejected, and so is one whose two answers are equal or empty. Cases
-    of an item without an id have one that follows from its question.
+    Passages are drawn with a seed, so that an item always yields the same cases, and the passages of a cell with few poisoned
+    ones are a subset of those of a cell with more. Equal passages count once. Cells that an item cannot fill are listed in
+    `rejects` with the reason. An item that fills no cell is rejected, and so is an item whose answers are equal or empty.
+    Cases of an item without an id get one derived from its question.
 
-    Ids that differ only in how a whole number is written are the same: pandas makes 1.0 of 1 in a column that has gaps.
+    Ids that differ only in the form of a whole number are the same: pandas turns 1 into 1.0 in a column with gaps.
 
     Metrics: `cases` by cell; `facts` that were given, and how many of them belong to an item; `poisoned_passages`, and how
     many of them name the correct answer (11 and 19 % in PoisonedRAG's files for NQ and HotpotQA).
@@ -54,13 +53,13 @@ async def conflict_grid(
     Source: Dialectical Alignment (arXiv 2404.00486).
 
     Args:
-        facts: further factual passages for items: those with its id, and those without an id with its question.
+        facts: more factual passages. They belong to the item with their id or, without an id, to that with their question.
         pcn: numbers of poisoned passages.
-        fc: without factual passages, with them, or both.
-        factual_first: where there are both, whether the factual ones come first; [true, false] makes a case of each.
-        temperatures: at which a model is to answer.
-        factual_passages: how many of them a case with factual passages has.
-        leaky: what becomes of poisoned passages that name the correct answer.
+        fc: whether to add factual passages; [false, true] makes cases of both kinds.
+        factual_first: whether factual passages precede poisoned ones; [true, false] makes a case of each order.
+        temperatures: the temperatures at which a model will answer.
+        factual_passages: the number of factual passages in a case that has any.
+        leaky: whether to keep or drop poisoned passages that name the correct answer.
     """
     ident = question_id(item.question) if item.id is None else item.id
     matching = list(_matching(facts, ident, item.question)) if facts is not None else []
@@ -76,19 +75,19 @@ async def conflict_grid(
     leaks = {passage for passage in poisoned if mentions(passage, item.correct_answer)}
     ctx.count("poisoned_passages", "all", by=len(poisoned))
     ctx.count("poisoned_passages", "naming the correct answer", by=len(leaks))
-    if leaky == "drop":
+    if params.leaky == "drop":
         poisoned = [passage for passage in poisoned if passage not in leaks]
 
     lacking: dict[str, list[str]] = {}
-    led = False
-    for number, with_facts in product(pcn, fc):
-        wanted = factual_passages if with_facts else 0
+    produced = False
+    for number, with_facts in product(params.pcn, params.fc):
+        wanted = params.factual_passages if with_facts else 0
         if lacks := _lacks("poisoned", number, poisoned) or _lacks("factual", wanted, factual):
             lacking.setdefault(lacks, []).append(cell_name(number, with_facts))
             continue
         opposing, backing = poisoned[:number], factual[:wanted]
         named = [found[passage] for passage in backing if passage not in item.factual]
-        for first, temperature in product(factual_first if opposing and backing else [False], temperatures):
+        for first, temperature in product(params.factual_first if opposing and backing else [False], params.temperatures):
             case = ConflictCase(
                 question=item.question,
                 correct_answer=item.correct_answer,
@@ -101,18 +100,18 @@ async def conflict_grid(
                 source=item.source,
                 id=ident,
             )
-            led = True
+            produced = True
             ctx.count("cases", cell_name(number, with_facts))
             yield derived(case, *named)
-    reasons = [f"{lacks}, so it is not in {', '.join(cells)}" for lacks, cells in lacking.items()]
-    if not led:
+    reasons = [f"{lacks}, so it is missing from {', '.join(cells)}" for lacks, cells in lacking.items()]
+    if not produced:
         raise Reject("; ".join(reasons))
     for reason in reasons:
         ctx.reject(reason)
 
 
 def question_id(question: str) -> str:
-    """An id that follows from a question; case, punctuation and accents make no difference."""
+    """An id derived from a question; case, punctuation and accents make no difference."""
     return hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
 
 
@@ -121,12 +120,12 @@ def _unusable(item: ConflictItem) -> str | None:
     if not correct or not incorrect:
         return f"its {'incorrect' if correct else 'correct'} answer is empty"
     if correct == incorrect:
-        return f"the incorrect answer is the correct one: {item.correct_answer}"
+        return f"its incorrect answer equals its correct answer: {item.correct_answer}"
     return None
 
 
 def _drawn(passages: Iterable[str], ctx: Context) -> list[str]:
-    """The passages in random order, without those that are empty or there already."""
+    """The passages in random order, without empty and repeated ones."""
     different = list(dict.fromkeys(passage for passage in passages if passage.strip()))
     return ctx.random.sample(different, len(different))
 
@@ -144,7 +143,7 @@ def _matching(facts: Table[FactualPassage], ident: str, question: str) -> Iterat
 
 @lru_cache(maxsize=4)
 def _places(facts: Table[FactualPassage]) -> tuple[Mapping[str, list[int]], Mapping[str, list[int]]]:
-    """(id -> rows, question -> rows); a row with an id counts for that alone."""
+    """(id -> rows, question -> rows); a row with an id is found by that only."""
     by_id: dict[str, list[int]] = {}
     by_question: dict[str, list[int]] = {}
     for row, fact in enumerate(facts):
@@ -153,5 +152,5 @@ def _places(facts: Table[FactualPassage]) -> tuple[Mapping[str, list[int]], Mapp
         elif fact.question is not None:
             by_question.setdefault(normalise(fact.question), []).append(row)
         else:
-            raise ValueError(f"row {row} of the facts belongs to no item: give it the item's `id`, or its `question`")
+            raise ValueError(f"row {row} of the facts belongs to no item: it needs the item's `id` or its `question`")
     return by_id, by_question

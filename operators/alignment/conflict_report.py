@@ -1,4 +1,4 @@
-"""What a Dialectical Alignment run made, for people: cells by models, the defence, and what it cost in good contexts."""
+"""The report of a Dialectical Alignment run: results by cell and model, the defence, and its cost in good contexts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from engine.operator import Context, Report, Table, operator
 from operators.charts import save_lines
-from operators.intervals import wilson
 from operators.markdown import table
 from operators.records import ConflictPrediction, StrategyChoice
+from operators.shares import Share
 
 CHART = "accuracy.png"
 
 
 class Cell(NamedTuple):
-    """Poisoned passages, and whether there are factual ones."""
+    """The number of poisoned passages, and whether there are factual ones."""
 
     pcn: int
     fc: bool
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Cells that stand for one question to a model."""
+    """Cells that test the same ability."""
 
     name: str
     holds: Callable[[Cell], bool]
@@ -52,26 +52,13 @@ _SHOWN = {
 }
 
 
-class Share(NamedTuple):
-    """Of `n` predictions, how many, with the 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})" if self.n else "-"
-
-
 def share(values: Iterable[bool | None]) -> Share:
-    """The share that is true of those that are known."""
+    """The share of true values among those that are known."""
     known = [value for value in values if value is not None]
-    low, high = wilson(sum(known), len(known))
-    return Share(sum(known) / len(known) if known else 0.0, low, high, len(known))
+    return Share.of(sum(known), len(known))
 
 
-@operator(outputs=Report)
+@operator
 async def conflict_report(
     before: Table[ConflictPrediction],
     ctx: Context,
@@ -79,19 +66,19 @@ async def conflict_report(
     dpo: Table[ConflictPrediction] | None = None,
     strategies: Table[StrategyChoice] | None = None,
 ) -> AsyncIterator[Report]:
-    """Report on models among poisoned contexts: one table of cells by models, the defence, a plot over poisoned passages.
+    """Report on models with poisoned contexts: a table of cells by models, the defence, a plot over poisoned passages.
 
-    `correct` is by the judge, and strictly by the text (it concludes with the correct answer); `attacked` counts responses
-    that contain the incorrect answer anywhere, as PoisonedRAG does, and strictly those that conclude with it. The first
-    count is too high where the incorrect answer is part of a refusal ("no" in "I don't know") or is named to be denied.
+    `correct` is the judge's verdict; strictly, the response concludes with the correct answer. `attacked` counts responses
+    that contain the incorrect answer anywhere, as PoisonedRAG does; strictly, the response concludes with it. The loose
+    count is too high where the incorrect answer is part of a refusal ("no" in "I don't know") or is mentioned and denied.
 
-    Metrics: `accuracy`, `strict`, `attacked`, `attacked_strict` with ci_low and ci_high, by model and group of cells;
-    `gain` of each model over the one before training.
+    Metrics: `accuracy`, `strict`, `attacked`, `attacked_strict`, each with `_ci_low` and `_ci_high`, by model and group of
+    cells; each with `_gain`, the difference to the model before training.
 
     Args:
-        before: predictions of the model as it came.
-        sft, dpo: of the models that were trained.
-        strategies: what was found to answer with.
+        before: predictions of the model before training.
+        sft, dpo: predictions of the trained models.
+        strategies: the chosen paths.
     """
     models = {name: list(rows) for name, rows in (("before", before), ("sft", sft), ("dpo", dpo)) if rows is not None}
     judged = any(row.correct is not None for row in models["before"])
@@ -125,7 +112,7 @@ def _summary(ctx: Context, models: Mapping[str, Sequence[ConflictPrediction]], j
     return (
         "## Held-out items\n\n"
         + table(["contexts", "model", "cases", *shown], lines)
-        + "\n\nThe paper reports about 20 points more defence, with knowledge editing (IKE) about intact."
+        + "\n\nThe paper reports a defence that is about 20 points better, with knowledge editing (IKE) nearly unchanged."
     )
 
 

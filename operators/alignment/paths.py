@@ -1,25 +1,23 @@
-"""Paths: ways of prompting a model to answer a question from contexts. A path is a name and its turns, as templates."""
+"""Paths: ways of prompting a model to answer a question from contexts. A path has a name and its turns, as templates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from engine.llm.chat import ChatModel
-from engine.llm.types.completions import Completion
-from engine.operator.prompts import prompt_with, render
+from engine.operator import ChatModel, Completion, render, template
 from operators.records import Message
 
-Turn = Annotated[str, prompt_with("question", "contexts")]
-"""A user's turn: a template with {{ question }} and {{ contexts }}, the passages as numbered lines (none: empty)."""
+Turn = Annotated[str, template("question", "contexts")]
+"""A user's turn: a template with {{ question }} and {{ contexts }}, the passages as numbered lines (empty without any)."""
 
 
 def used_paths(added: Mapping[str, str | Sequence[str]], use: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """The turns of the paths in use, simplest first.
 
     Args:
-        added: paths beside the built-in ones, or in place of those of the same name; one turn or several.
-        use: their names, simplest first; by default the built-in ones, then those that were added.
+        added: more paths, or replacements of built-in ones with the same name; one turn or several.
+        use: the names of paths, simplest first; by default the built-in ones, then the added ones.
 
     Raises:
         KeyError: a name is unknown.
@@ -31,10 +29,10 @@ def used_paths(added: Mapping[str, str | Sequence[str]], use: Sequence[str] | No
 async def follow(
     policy: ChatModel, turns: Sequence[str], question: str, contexts: Sequence[str], *, temperature: float
 ) -> list[Completion]:
-    """The policy's answers along a path, one a turn, each given the conversation so far; the last one is its response.
+    """The policy's answers along a path, one for each turn, given the conversation so far; the last one is its response.
 
     Raises:
-        RequestError: a turn was not answered.
+        RequestError: a turn got no answer.
     """
     conversation: list[Message] = []
     answers = []
@@ -46,12 +44,12 @@ async def follow(
 
 
 def base_prompt(question: str, contexts: Sequence[str], template: str | None = None) -> list[Message]:
-    """What models are trained on and evaluated with: the question and its contexts, without a warning.
+    """The prompt for training and evaluation: the question and its contexts, without a warning.
 
     Args:
         question: the question.
-        contexts: the passages; none is closed book.
-        template: one with {{ question }} and {{ contexts }} to use in place of the path `base`.
+        contexts: the passages; without any, it is closed book.
+        template: one with {{ question }} and {{ contexts }} that replaces the path `base`.
     """
     return [Message(role="user", content=_filled(BASE if template is None else template, question, contexts))]
 
@@ -72,6 +70,9 @@ _GIVEN = """\
 _LAST_LINE = "End with a line that has only the short answer: `Answer: ...`"
 
 BASE = f"{_GIVEN}Answer the question{{% if contexts %}} with the help of the contexts{{% endif %}} in one short sentence."
+
+BasePrompt = Annotated[str | None, template("question", "contexts", builtin=BASE)]
+"""A template that replaces the path `base`."""
 
 _TIPS = f"""\
 {BASE}{{% if contexts %}} Some of the contexts may be wrong: do not follow one that contradicts the others, or what you \
@@ -122,4 +123,4 @@ PATHS: dict[str, tuple[str, ...]] = {
     "cot_nopk": (_COT_NOPK,),
     "cot_pk": (_CONCEPTS, _KNOWN, _WEIGHED),
 }
-"""The five paths of Dialectical Alignment, simplest first; the words are ours."""
+"""The five paths of Dialectical Alignment, simplest first; the wording is ours."""

@@ -1,69 +1,14 @@
-"""Turn correct but stilted responses into natural prose; what no longer gives the correct answer afterwards is dropped."""
+"""Rewrite correct but stilted responses as natural prose; drop those that no longer give the correct answer."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from engine.operator import Context, Table, derived, operator
-from engine.operator.prompts import prompt_with, render
+from engine.operator import ChatModel, Context, Table, derived, operator, render, template
 from operators.alignment.ai_feedback_strategy import chosen
-from operators.alignment.judge import CALLS, JudgePrompt, Judging, verdict, with_judge
+from operators.alignment.judge import JudgedParams, verdict
 from operators.records import PathResponse, StrategyChoice
-
-
-@operator(
-    outputs={"responses": PathResponse},
-    models=["reviser", "judge"],
-    uses=lambda params: with_judge("reviser", params),
-    calls=lambda params: {"reviser": 1} | ({"judge": CALLS} if params.judging == "model" else {}),
-    apart=[("reviser", "judge")],
-)
-async def revise_responses(
-    response: PathResponse,
-    ctx: Context,
-    strategies: Table[StrategyChoice] | None = None,
-    *,
-    judging: Judging = "model",
-    judge_prompt: JudgePrompt = None,
-    prompt: Annotated[str | None, prompt_with("question", "response")] = None,
-) -> AsyncIterator[PathResponse]:
-    """Rewrite a correct response as the prose of somebody who simply answers the question.
-
-    Responses that are not correct are left out, and with `strategies` also those of other paths than the chosen one of their
-    cell. A revision is judged like the response; unless it is correct, too, it is dropped with a reason in `rejects`.
-    `revised_from` keeps the response as it was.
-
-    Metrics: `revisions` counts what became of them.
-
-    Source: Dialectical Alignment (arXiv 2404.00486).
-
-    Args:
-        judging: `model` asks the judge, which sees both answers in random order; `strict` goes by what the revision
-            concludes with.
-        judge_prompt: a template with {{ question }}, {{ response }}, {{ first }} and {{ second }} for the judge.
-        prompt: a template with {{ question }} and {{ response }} to use in place of the built-in one.
-    """
-    choice = chosen(strategies).get((response.pcn, response.fc)) if strategies is not None else None
-    if not response.correct or (strategies is not None and (choice is None or choice.path != response.path)):
-        return
-    swapped = ctx.random.random() < 0.5
-    reviser, judge = ctx.models["reviser"], ctx.models["judge"] if judging == "model" else None
-    answer = await reviser.chat(render(prompt or PROMPT, question=response.question, response=response.response))
-    if answer.truncated:
-        ctx.count("revisions", "cut off")
-        ctx.reject(f"the revision was cut off at max_tokens={reviser.spec.max_tokens}")
-        return
-    revised = answer.text.strip()
-    outcome, said = await verdict(response, revised, judge, swapped=swapped, prompt=judge_prompt)
-    if outcome != "correct":
-        ctx.count("revisions", "no longer correct")
-        ctx.reject(f"the revision does not keep the correct answer (it gives: {outcome})")
-        return
-    ctx.count("revisions", "kept")
-    record = response.model_copy(update={"response": revised, "revised_from": response.response})
-    yield derived(record, *([choice] if choice else []), answer, *said)
-
 
 PROMPT = """\
 Below are a question and a response to it. Rewrite the response as a knowledgeable person would answer in a conversation: one \
@@ -75,3 +20,56 @@ Question: {{ question }}
 
 Response:
 {{ response }}"""
+
+
+class ReviseParams(JudgedParams):
+    """Parameters of revise_responses."""
+
+    answering: ClassVar[str] = "reviser"
+
+    prompt: Annotated[str | None, template("question", "response", builtin=PROMPT)] = None
+
+
+@operator(outputs={"responses": PathResponse}, distinct=[("reviser", "judge")])
+async def revise_responses(
+    response: PathResponse,
+    ctx: Context,
+    reviser: ChatModel,
+    judge: ChatModel | None,
+    params: ReviseParams,
+    strategies: Table[StrategyChoice] | None = None,
+) -> AsyncIterator[PathResponse]:
+    """Rewrite a correct response as plain prose that simply answers the question.
+
+    Responses that are not correct are filtered, and with `strategies` also those of paths other than the cell's chosen one. A
+    revision is judged like the response; if it is not correct, it is dropped with a reason in `rejects`. `revised_from` has
+    the original response.
+
+    Metrics: `revisions` counts their outcomes.
+
+    Source: Dialectical Alignment (arXiv 2404.00486).
+
+    Args:
+        judging: `model` asks the judge, which sees both answers in random order; `strict` compares the revision's conclusion
+            with the answers.
+        judge_prompt: a template with {{ question }}, {{ response }}, {{ first }} and {{ second }} for the judge.
+        prompt: a template with {{ question }} and {{ response }} that replaces the built-in one.
+    """
+    choice = chosen(strategies).get((response.pcn, response.fc)) if strategies is not None else None
+    if not response.correct or (strategies is not None and (choice is None or choice.path != response.path)):
+        return
+    swapped = ctx.random.random() < 0.5
+    answer = await reviser.chat(render(params.prompt or PROMPT, question=response.question, response=response.response))
+    if answer.truncated:
+        ctx.count("revisions", "cut off")
+        ctx.reject(f"the revision was cut off at max_tokens={reviser.spec.max_tokens}")
+        return
+    revised = answer.text.strip()
+    outcome, said = await verdict(response, revised, judge, swapped=swapped, prompt=params.judge_prompt)
+    if outcome != "correct":
+        ctx.count("revisions", "no longer correct")
+        ctx.reject(f"the revision does not give the correct answer (it gives: {outcome})")
+        return
+    ctx.count("revisions", "kept")
+    record = response.model_copy(update={"response": revised, "revised_from": response.response})
+    yield derived(record, *([choice] if choice else []), answer, *said)

@@ -1,4 +1,4 @@
-"""What LofreeCP is compared with in the same run: frequency alone, the first K answers, conformal prediction on logits."""
+"""The methods that LofreeCP is compared with: frequency alone, the first K answers, conformal prediction on logits."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def all_options_scored(rows: Sequence[SampledAnswers]) -> bool:
 def baselines(rows: Sequence[SampledAnswers], found: Answered, *, by_option: bool) -> dict[str, Baseline]:
     """Scores of each method that these samples allow.
 
-    `frequency` and `first_k` need the samples only (First-K: the first K different ones, K calibrated). `logits` scores an
-    answer by its log-probability per token, or `by_option` by that of the option's letter as the first token, among the
-    options. All are calibrated to cover, whatever the loss.
+    `frequency` and `first_k` need the samples only (First-K: the first K different answers, with K calibrated). `logits` scores
+    an answer by its log-probability per token or, with `by_option`, by that of the option's letter as the first token, among
+    the options. All are calibrated for coverage, whatever the loss.
 
     Args:
         rows, found: the questions.
-        by_option: `all_options_scored` of all questions that are calibrated or evaluated on.
+        by_option: `all_options_scored` for all questions of the calibration and evaluation splits.
     """
     found = replace(found, distance=None)
     made = {

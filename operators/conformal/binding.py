@@ -1,4 +1,4 @@
-"""What a calibration is bound to: samples that were made in another way have no guarantee."""
+"""Whether samples were made like those of a calibration; otherwise its guarantee does not hold."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from operators.records import SampledAnswers, Sampling
 Part = Literal["model", "prompt", "answer_pattern", "sampling", "samples", "encoder"]
 
 _BY_ITSELF = 0.001
-"""A probability; what is less probable does not happen by itself."""
+"""A probability; events below it are not considered chance."""
 
 
 def differences(one: Sampling | None, other: Sampling | None) -> dict[Part, str]:
-    """In which parts two ways of sampling differ, in words."""
+    """The parts in which two ways of sampling differ, with a description."""
     if one == other:
         return {}
     if one is None or other is None:
-        return {"model": "it is not known of all how they were made"}
+        return {"model": "for some of them it is not known how they were made"}
     found: dict[Part, str] = {}
     if one.model != other.model:
         found["model"] = f"{one.model} and {other.model}"
@@ -35,46 +35,50 @@ def differences(one: Sampling | None, other: Sampling | None) -> dict[Part, str]
 
 
 def refusal(found: Mapping[Part, str]) -> str:
-    """What to tell about samples that differ in these parts from a calibration's."""
-    said = "; ".join(f"{part}: {text}" for part, text in found.items())
+    """The error text for samples that differ in these parts from a calibration's."""
+    listed = "; ".join(f"{part}: {text}" for part, text in found.items())
     return (
-        "these samples are not made as those of the calibration, so its guarantee does not hold for them. They differ in "
-        f"{said}. Sample them alike, or calibrate anew"
+        "these samples were not made like those of the calibration, so its guarantee does not hold for them. They differ in "
+        f"{listed}. Sample them in the same way, or calibrate again"
     )
 
 
-def alike(rows: Sequence[SampledAnswers]) -> Sampling | None:
-    """How all of these samples were made; raises Reject when it is not one way."""
+def common_sampling(rows: Sequence[SampledAnswers]) -> Sampling | None:
+    """How all of these samples were made.
+
+    Raises:
+        Reject: they were made in several ways.
+    """
     first = rows[0]
     for row in rows:
         if found := differences(first.made, row.made):
-            said = "; ".join(f"{part}: {text}" for part, text in found.items())
+            listed = "; ".join(f"{part}: {text}" for part, text in found.items())
             raise Reject(
-                f"the samples were made in more than one way, and a calibration is for one. They differ in {said} (in the "
+                f"the samples were made in more than one way, and a calibration is for one. They differ in {listed} (in the "
                 f"questions {first.question!r} and {row.question!r})"
             )
     return first.made
 
 
-def must_vary(rows: Sequence[SampledAnswers], certain: float = 0.87) -> None:
-    """Raise Reject when all samples of every question are alike, and the questions too many for that to happen by itself.
+def require_variation(rows: Sequence[SampledAnswers], certain: float = 0.87) -> None:
+    """Raise Reject if all samples of every question are equal, and there are too many questions for that to be chance.
 
     Args:
         rows: sampled answers.
-        certain: the share of questions whose samples are alike on a server that does sample (with the default, 50 are too
-            many).
+        certain: the share of questions whose samples are all equal on a server that does sample (with the default, 50
+            questions are too many).
     """
     if certain ** len(rows) < _BY_ITSELF and all(len(row.samples) > 1 and len(set(row.samples)) == 1 for row in rows):
         raise Reject(
-            f"all samples of each of the {len(rows)} questions are alike, so how often an answer comes says nothing. The "
-            "server may ignore the temperature (`engine probe` tells), or have kept its first answer in a cache"
+            f"all samples of each of the {len(rows)} questions are equal, so the frequency of an answer means nothing. The "
+            "server may ignore the temperature (see `engine probe`), or return its first answer from a cache"
         )
 
 
 def _rule(made: Sampling) -> str:
     if made.at_least is None:
         return f"{made.samples} samples"
-    return f"{made.at_least} to {made.samples} samples, until {made.patience} change nothing"
+    return f"{made.at_least} to {made.samples} samples, until {made.patience} bring nothing new"
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Prediction sets for new questions, from a calibration that fits them."""
+"""Prediction sets for new questions, from a matching calibration."""
 
 from __future__ import annotations
 
@@ -8,74 +8,80 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from engine.operator import Context, Reject, Table, derived, operator
-from operators.conformal.binding import Part, alike, differences, must_vary, refusal
+from engine.operator import Context, Encoder, Lookup, Params, Reject, Table, derived, operator
+from operators.conformal.binding import Part, common_sampling, differences, refusal, require_variation
 from operators.conformal.pools import FEATURES, answered, features
-from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, rounded_up, tell
+from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, report, rounded_up
 from operators.conformal.splits import digest
 from operators.conformal.theory import Pools, Taxonomy, Weights, drift, scored
 from operators.conformal.thresholds import Alphas, threshold_of
 from operators.records import Calibration, PredictionSet, SampledAnswers
 
 
-@operator(
-    outputs={"sets": PredictionSet},
-    encoders=["encoder"],
-    uses=lambda params: ["encoder"] if params.similarity else [],
-    aside=["calibration"],
-)
+class PredictParams(Params):
+    """Parameters of cp_predict."""
+
+    alphas: Alphas | None = None
+    on_infeasible: OnInfeasible | None = None
+    similarity: bool = True
+    allow: list[Part] = []
+    drift_level: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def roles(self) -> set[str]:
+        """The encoder, if similarities are used."""
+        return {"encoder"} if self.similarity else set()
+
+
+@operator(outputs={"sets": PredictionSet})
 async def cp_predict(
     samples: Table[SampledAnswers],
-    calibration: Table[Calibration],
+    calibration: Lookup[Calibration],
     ctx: Context,
-    *,
-    alphas: Alphas | None = None,
-    on_infeasible: OnInfeasible | None = None,
-    similarity: bool = True,
-    allow: list[Part] = [],  # noqa: B006
-    drift_level: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    encoder: Encoder | None,
+    params: PredictParams,
 ) -> AsyncIterator[PredictionSet]:
-    """Prediction sets for sampled answers, with the thresholds of a calibration.
+    """Make prediction sets for sampled answers, with the thresholds of a calibration.
 
-    Answers are read, merged and compared as they were for the calibration. Samples that were made with another model, prompt,
-    sampling parameters or number of samples, or an encoder with other weights, are refused with what differs. (Where neither
-    side says how it was made, there is nothing to compare.)
+    Answers are read, merged and compared as for the calibration. Samples made with another model, prompt, sampling parameters
+    or number of samples, and encoders with other weights, are refused; the error says what differs. (If neither side records
+    how it was made, nothing is compared.)
 
-    `covered` is known where the rows have accepted answers. The guarantee is for questions that are exchangeable with those
-    calibrated on; a permutation test compares entropy, the share of the most frequent answer and that of different answers.
+    `covered` is known for rows with accepted answers. The guarantee holds for questions that are exchangeable with the
+    calibration questions; a permutation test compares the entropy, the share of the most frequent answer and the share of
+    different answers.
 
-    Metrics: as of cp_calibrate where answers are known; `drift_p_value` and `drift` by feature (in standard deviations of
-    ranks, positive: higher than in the calibration); `calibrated_on`: questions that the calibration has seen.
+    Metrics: those of cp_calibrate, if answers are known; `drift_p_value`, and `drift` by feature (in standard deviations of
+    ranks; positive: higher than in the calibration); `calibrated_on`: the number of questions that are in the calibration.
 
     Source: LofreeCP (arXiv 2403.01216), section 3.
 
     Args:
-        alphas: levels, of those that were calibrated; all of them by default.
-        on_infeasible: in place of the calibration's.
-        similarity: false for a calibration without similarities: then no encoder is needed.
-        allow: parts in which samples may differ from the calibration's, at the price of the guarantee.
-        drift_level: fail when the test's p-value is below this; 0 only reports it.
+        alphas: some of the calibrated levels; all by default.
+        on_infeasible: replaces the calibration's.
+        similarity: false for a calibration without similarities, which needs no encoder.
+        allow: parts in which samples may differ from the calibration's; the guarantee is then lost.
+        drift_level: fail if the p-value of the test is below this; with 0, it is only reported.
     """
     if len(calibration) != 1:
-        raise Reject(f"it takes one calibration, and there are {len(calibration)}")
+        raise Reject(f"expected one calibration, and there are {len(calibration)}")
     if not len(samples):
         return
     known, rows = calibration[0], list(samples)
-    if known.encoder is not None and not similarity:
+    if known.encoder is not None and encoder is None:
         raise Reject("the calibration uses an encoder; leave out `similarity: false`")
-    encoder = None if known.encoder is None else ctx.encoders["encoder"]
-    found = differences(known.made, alike(rows))
+    encoder = None if known.encoder is None else encoder
+    found = differences(known.made, common_sampling(rows))
     if encoder is not None and encoder.identity != known.encoder:
         found["encoder"] = f"{known.encoder} and {encoder.identity}"
-    if refused := {part: said for part, said in found.items() if part not in allow}:
-        raise Reject(f"{refusal(refused)}; `allow: [{', '.join(refused)}]` takes them as they are")
+    if refused := {part: said for part, said in found.items() if part not in params.allow}:
+        raise Reject(f"{refusal(refused)}; `allow: [{', '.join(refused)}]` accepts them as they are")
     certain = sum(entropy == 0 for entropy, *_ in known.features)
-    must_vary(rows, max((certain + 1) / (len(known.features) + 1), 0.5))  # some ten easy questions may always come
-    levels = _levels(known, alphas)
+    require_variation(rows, max((certain + 1) / (len(known.features) + 1), 0.5))  # about ten easy questions may always occur
+    levels = _levels(known, params.alphas)
     read = await answered(
-        rows, known.equivalence, encoder, known.min_similarity, distances=known.loss == "distance", tell=ctx.progress
+        rows, known.equivalence, encoder, known.min_similarity, distances=known.loss == "distance", progress=ctx.progress
     )
-    _drift(ctx, known, read.pools, drift_level)
+    _drift(ctx, known, read.pools, params.drift_level)
     seen = set(known.questions)
     ctx.report("calibrated_on", sum(digest(row.question) in seen for row in rows))
     groups = None if known.categories is None else Taxonomy(frozenset(known.categories))
@@ -83,7 +89,7 @@ async def cp_predict(
     for alpha in levels:
         here = [each for each in known.thresholds if each.alpha == alpha]
         scores, _ = scored(read.pools, Weights(here[0].entropy_weight, here[0].similarity_weight), known.none_of_these)
-        choice = on_infeasible or known.on_infeasible
+        choice = params.on_infeasible or known.on_infeasible
         limits = [threshold_of(here, groups, row) for row in rows]
         if choice == "fail" and not np.isfinite(limits).all():
             raise Reject(
@@ -97,15 +103,15 @@ async def cp_predict(
             yield derived(each, row, known)
         made += sets
     for (_, alpha), sets in by_level(made).items():
-        tell(ctx, measures(sets, alpha), f"alpha={alpha:g}")
+        report(ctx, measures(sets, alpha), f"alpha={alpha:g}")
 
 
 def _levels(known: Calibration, alphas: Sequence[float] | None) -> list[float]:
     there = list(dict.fromkeys(each.alpha for each in known.thresholds))
     if unknown := [f"{alpha:g}" for alpha in alphas or () if alpha not in there]:
+        known_levels = ", ".join(f"{alpha:g}" for alpha in there)
         raise Reject(
-            f"alpha {', '.join(unknown)} was not calibrated; there are {', '.join(f'{alpha:g}' for alpha in there)} (alphas of "
-            "cp_calibrate)"
+            f"alpha {', '.join(unknown)} was not calibrated; the calibrated levels are {known_levels} (alphas of cp_calibrate)"
         )
     return there if alphas is None else list(alphas)
 
@@ -116,8 +122,8 @@ def _drift(ctx: Context, known: Calibration, pools: Pools, level: float) -> None
     for feature, shift in zip(FEATURES, found.shifts, strict=True):
         ctx.report("drift", shift, feature)
     if found.p_value < level:
-        told = ", ".join(f"{feature} {shift:+.2f}" for feature, shift in zip(FEATURES, found.shifts, strict=True))
+        shifts = ", ".join(f"{feature} {shift:+.2f}" for feature, shift in zip(FEATURES, found.shifts, strict=True))
         raise Reject(
-            f"the new questions are not like those calibrated on: p = {found.p_value:g}, below drift_level {level:g} (shifts "
-            f"in standard deviations of ranks: {told}). Calibrate on questions like these"
+            f"the new questions differ from the calibration questions: p = {found.p_value:g}, below drift_level {level:g} "
+            f"(shifts in standard deviations of ranks: {shifts}). Calibrate on questions like these"
         )

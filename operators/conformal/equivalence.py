@@ -1,4 +1,4 @@
-"""When two sampled answers are the same answer, and whether it is an accepted one."""
+"""When two sampled answers are the same, and whether an answer is an accepted one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Equivalence = Literal["exact", "qa", "math", "embedding"]
 LETTERS = string.ascii_uppercase
 
 
-class Read(NamedTuple):
-    """A sampled text, read.
+class Reading(NamedTuple):
+    """The answer in a sampled text.
 
     Args:
-        shown: the answer in it.
-        form: in which equal answers are equal.
-        possible: False where a question has options and this is none of them, so that it cannot be right.
+        shown: the answer as written.
+        form: its normal form; equal answers have equal forms.
+        possible: False if the question has options and this is none of them, so that it cannot be right.
     """
 
     shown: str
@@ -34,7 +34,7 @@ class Read(NamedTuple):
 
 
 def short(text: str) -> str:
-    """A sampled text's first line with something in it, without a label ("Answer:") and quotes around it."""
+    """The first nonempty line of a sampled text, without a label ("Answer:") and surrounding quotes."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return _LABEL.sub("", line).strip().strip("\"'*`“”").strip()
 
@@ -92,7 +92,7 @@ def _kept(sign: str) -> str:
 
 
 def same_question(text: str) -> str:
-    """A form in which questions are the same: case, articles, blanks and what ends them do not count; signs do."""
+    """The normal form of a question: without case, articles, extra blanks and final punctuation; other signs count."""
     words = compatible(text).casefold().rstrip(" ?.!").split()
     return " ".join(word for word in words if word not in _ARTICLES) or text.strip()
 
@@ -100,10 +100,10 @@ def same_question(text: str) -> str:
 def chosen_option(text: str, options: Sequence[str]) -> str | None:
     """The option that a text names, if any: by its letter (`B`, `(b)`, `B. Paris`, `the answer is B`) or its text.
 
-    A letter alone is the letter that was asked for, even where an option is called so.
+    A letter by itself is the letter of an option, even if it is also the text of an option.
     """
     whole = short(text)
-    line = " ".join(whole.split())  # one blank for many: patterns with several \s* take quadratic time in a run of them
+    line = " ".join(whole.split())  # patterns with several \s* take quadratic time in a run of blanks
     if (found := _LETTER.match(line)) and (place := LETTERS.index(found[1].upper())) < len(options):
         return options[place]
     if whole in options:
@@ -122,30 +122,31 @@ def chosen_option(text: str, options: Sequence[str]) -> str | None:
 
 
 def right_options(answers: Sequence[str], options: Sequence[str]) -> set[str]:
-    """The options that accepted answers stand for: by their text, else as `chosen_option` reads them."""
+    """The options that accepted answers name: by their text, or as `chosen_option` reads them."""
     found = {answer.strip() if answer.strip() in options else chosen_option(answer, options) for answer in answers}
     return {option for option in found if option is not None}
 
 
 def reading(
     equivalence: Equivalence, options: Sequence[str] | None = None, *, fold_accents: bool = True
-) -> Callable[[str], Read]:
-    """How a sampled text is read; for `fold_accents` see `qa_form`.
+) -> Callable[[str], Reading]:
+    """The function that reads a sampled text; for `fold_accents` see `qa_form`.
 
-    With options, an answer is the option that it names, whatever the equivalence; what names none is an answer of its own.
+    With options, an answer is the option that it names, whatever the equivalence; a text that names none is an answer by
+    itself.
     """
 
-    def read(text: str) -> Read:
+    def read(text: str) -> Reading:
         if options and (option := chosen_option(text, options)) is not None:
-            return Read(option, f"{_OPTION}{options.index(option)}")
+            return Reading(option, f"{_OPTION}{options.index(option)}")
         if equivalence == "exact":
-            return Read(text.strip(), text.strip(), not options)
+            return Reading(text.strip(), text.strip(), not options)
         if equivalence == "math":
             answer = final_answer(text) or short(text)
             number = as_number(answer)
-            return Read(answer, answer if number is None else str(number), not options)
+            return Reading(answer, answer if number is None else str(number), not options)
         answer = short(text)
-        return Read(answer, qa_form(answer, fold_accents=fold_accents), not options)
+        return Reading(answer, qa_form(answer, fold_accents=fold_accents), not options)
 
     return read
 
@@ -158,7 +159,7 @@ async def accepted(
     *,
     fold_accents: bool = True,
 ) -> set[str]:
-    """Which of some answers (form -> as it is shown) are among the accepted ones."""
+    """The forms, among some answers (form -> text), that are accepted answers."""
     read = reading(equivalence, options, fold_accents=fold_accents)
     if options:
         right = right_options(answers, options)
@@ -170,7 +171,7 @@ async def accepted(
 
 
 async def merged(forms: dict[str, str]) -> dict[str, str]:
-    """Mathematical answers that are equal without being the same number: form -> the form that stands for it."""
+    """Merge mathematical answers that are equal without being the same number: form -> the form that represents it."""
     stands: dict[str, str] = {}
     numbers_first = sorted(forms.items(), key=lambda each: as_number(each[1]) is None)
     for form, shown in numbers_first:
@@ -185,7 +186,7 @@ async def merged(forms: dict[str, str]) -> dict[str, str]:
 
 
 def boxed(answer: str) -> str:
-    """A bare final answer as a solution that ends in it."""
+    """A bare final answer as a solution that ends with it."""
     return f"\\boxed{{{answer}}}"
 
 
@@ -205,7 +206,7 @@ _SIGNS = [
     (re.compile(r"(?<![\w*])(\w)\*(?![\w*])"), r"\1 star "),
     (re.compile(r"(?<!\w)[~¬](?=[^\W\d])"), "not "),
 ]
-"""Signs that carry meaning where they stand right beside a number or a letter, as words."""
+"""Signs that carry meaning next to a number or a letter, as words."""
 _LOOSE = re.compile(r"(?<=[^\W\d])\.|\.(?!\d)|(?<=\S)-|-(?!\d)")
 """Points and hyphens that are neither decimal points nor minus signs."""
 _LETTER = re.compile(r"^[(\[]?([A-Za-z])[)\].:]*$")

@@ -1,4 +1,4 @@
-"""What a LofreeCP run found, for people: coverage and size by level and method, and whether small and large sets both cover."""
+"""The report of a LofreeCP run: coverage and size by level and method, and coverage of small and of large sets."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _EXAMPLES = 5
 Measured = Mapping[tuple[str, float], Mapping[str, Estimate | float]]
 
 
-@operator(outputs=Report)
+@operator
 async def lofreecp_report(
     sets: Table[PredictionSet],
     calibration: Table[Calibration],
     ctx: Context,
     baselines: Table[PredictionSet] | None = None,
 ) -> AsyncIterator[Report]:
-    """Report on prediction sets: one table of levels by methods, reliability, sizes, coverage by size, examples.
+    """Report on prediction sets: a table of levels by methods, reliability, sizes, coverage by size, examples.
 
-    A level that is infeasible for a method has no sets; the report says what would be feasible.
+    A level that is infeasible for a method has no sets; the report gives the smallest feasible one.
 
     Args:
-        sets: of the calibrated method, with known answers (the output `sets` of cp_calibrate or of cp_predict).
-        calibration: what they were made with.
-        baselines: of other methods, for the same questions.
+        sets: the sets of the calibrated method, with known answers (the output `sets` of cp_calibrate or of cp_predict).
+        calibration: the calibration that they were made with.
+        baselines: the sets of other methods for the same questions.
     """
     every = [*sets, *(baselines or ())]
     levels = by_level(every)
@@ -53,7 +53,7 @@ async def lofreecp_report(
 
 def _head(known: Calibration) -> str:
     way = f"Answers of {known.made.model}, {known.made.samples} samples. " if known.made else ""
-    lack = "no accepted answer was sampled" if known.loss == "missed" else "nothing near an accepted answer was sampled"
+    lack = "no accepted answer was sampled" if known.loss == "missed" else "no answer near an accepted one was sampled"
     interval = f"{known.smallest_alpha_low:.3f} to {known.smallest_alpha_high:.3f}"
     return (
         f"{way}Calibrated on {len(known.questions)} questions. The smallest feasible alpha is "
@@ -74,8 +74,8 @@ def _by_level(levels: Mapping[tuple[str, float], Sequence[PredictionSet]], found
         "## Levels\n\n"
         + table(["alpha", "method", *columns.values(), "abstained"], lines)
         + (
-            "\n\nA set is to cover with probability 1 - alpha or more; smaller sets say more. SSM is the miscoverage of "
-            "the worst group of sets of like size (at least 20): ideally alpha."
+            "\n\nA set should cover with probability 1 - alpha or more; smaller sets are more informative. SSM is the "
+            "miscoverage of the worst group of sets of similar size (at least 20); ideally it is alpha."
         )
     )
 
@@ -125,7 +125,7 @@ def _groups(levels: Mapping[tuple[str, float], Sequence[PredictionSet]], known: 
     return (
         "## Groups\n\n"
         + table(["alpha", "questions", "sets", "covered (ECR)", "size (APSS)"], lines)
-        + f"\n\nEach line has the guarantee for itself; {OTHERS} are the groups that are too small for one of their own."
+        + f"\n\nEach line has its own guarantee; {OTHERS} are the groups that are too small for a line of their own."
     )
 
 
@@ -134,14 +134,14 @@ def _thresholds(known: Calibration) -> str:
         value = "infeasible" if each.threshold is None else f"{each.threshold:.4f}"
         return [f"{each.alpha:g}", each.category, each.n, each.unsampled, each.entropy_weight, each.similarity_weight, value]
 
-    columns = ["alpha", "questions", "calibrated on", "truth never sampled", "lambda 1", "lambda 2", "threshold"]
+    columns = ["alpha", "questions", "calibrated on", "true answer never sampled", "lambda 1", "lambda 2", "threshold"]
     return "## Thresholds\n\n" + table(columns, map(line, known.thresholds))
 
 
 def _examples(sets: Sequence[PredictionSet]) -> str:
     feasible = [each for each in sets if each.covered is not None]
     if not feasible:
-        return "## Examples\n\nThere is no set with a guarantee."
+        return "## Examples\n\nNo set has a guarantee."
     alpha = min(each.alpha for each in feasible)
     shown = [each for each in feasible if each.alpha == alpha][:_EXAMPLES]
     lines = [[each.question, ", ".join(each.prediction) or "(none)", "yes" if each.covered else "no"] for each in shown]

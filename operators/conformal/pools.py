@@ -1,4 +1,4 @@
-"""From sampled texts to pools of answers: read, merged where they are equal, compared with the truth and with each other."""
+"""From sampled texts to pools of answers: parsed, merged if equal, compared with the accepted answers and with each other."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.llm.encoder import Encoder
+from engine.operator import Encoder
 from operators.conformal.equivalence import Equivalence, accents_are_loose, accepted, merged, reading, right_options, short
 from operators.conformal.theory import Pools, normalised_entropy
 from operators.records import SampledAnswers
 
-Tell = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
+"""Called with the number of questions done, and the number of all questions."""
 
 _DIGITS = 5
-"""Of similarities: the last digits of vectors depend on what a text is encoded with."""
+"""Decimals of similarities: the last digits of vectors depend on the other texts in the batch."""
 
 
 FEATURES = ("entropy", "top_share", "distinct_share")
 
 
 def features(pools: Pools) -> NDArray[np.float64]:
-    """(n, 3) of each question what the test of exchangeability compares, see FEATURES."""
+    """(n, 3) the features of each question that the test of exchangeability compares, see FEATURES."""
     distinct = pools.sampled.sum(axis=1) / np.maximum(pools.samples, 1)
     return np.column_stack([normalised_entropy(pools), pools.frequency.max(axis=1, initial=0.0), distinct])
 
 
 @dataclass
 class Answer:
-    """A different answer to a question.
+    """A distinct answer to a question.
 
     Args:
-        first: the number of the first sample that gave it.
-        shown: the forms in which it was given.
-        logprob: the highest of its samples.
-        possible: see `Read`.
+        first: the number of the first sample with this answer.
+        count: the number of samples with it.
+        shown: the forms in which it occurs.
+        logprob: the highest log-probability of its samples.
+        correct: whether it is an accepted answer.
+        possible: see `Reading`.
     """
 
     first: int
@@ -49,13 +52,13 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The form in which it was given most often."""
+        """Its most frequent form."""
         return self.shown.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Questions' pools as arrays, and the answers' texts in the same places.
+    """The pools of questions as arrays, and the answers' texts in the same places.
 
     Args:
         distance: (n, a) 1 minus the similarity of an answer to the nearest accepted one, 0 to 1; None without an encoder.
@@ -73,22 +76,23 @@ async def answered(
     min_similarity: float,
     *,
     distances: bool = False,
-    tell: Tell = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Answered:
     """The pools of sampled answers.
 
     Args:
         rows: questions with their samples.
-        encoder: for similarities; None: they are 0.
-        min_similarity: from which on two answers are the same under `embedding`.
-        distances: whether those to the accepted answers are wanted (with an encoder).
-        tell: called with how many questions are read, and of how many.
+        equivalence: when two answers are the same.
+        encoder: for similarities; without one they are 0.
+        min_similarity: the similarity from which two answers are the same under `embedding`.
+        distances: whether to compute distances to the accepted answers (needs an encoder).
+        progress: called now and then.
     """
     found: list[list[Answer]] = []
     for number, row in enumerate(rows):
         found.append(await _answers(row, equivalence))
         if number % 64 == 0:
-            tell(number, len(rows))
+            progress(number, len(rows))
     truths = [_truths(row) if distances or equivalence == "embedding" else [] for row in rows]
     vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
     if equivalence == "embedding" and vectors:
@@ -123,7 +127,7 @@ async def answered(
 
 
 async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer]:
-    """The different answers to a question, possible ones first, the most frequent first (ties: the one sampled first)."""
+    """The distinct answers to a question, possible ones first, then by frequency (ties: the one sampled first)."""
     loose = accents_are_loose(row.question, [*row.answers, *map(short, row.samples)])
     read = reading(equivalence, row.options, fold_accents=loose)
     said = [read(text) for text in row.samples]
@@ -144,7 +148,7 @@ async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer
 
 
 def _truths(row: SampledAnswers) -> list[str]:
-    """The accepted answers as texts: letters of options are the options."""
+    """The accepted answers as texts; letters are replaced by their options."""
     return sorted(right_options(row.answers, row.options)) if row.options else row.answers
 
 
@@ -155,7 +159,7 @@ def _ordered(answers: list[Answer]) -> list[Answer]:
 async def _vectors(
     texts: Sequence[Sequence[str]], truths: Sequence[Sequence[str]], encoder: Encoder | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """By question the vectors of its answers and of the accepted ones; nothing without an encoder."""
+    """For each question the vectors of its answers and of the accepted ones; empty without an encoder."""
     if encoder is None:
         return []
     every = [text for own, true in zip(texts, truths, strict=True) for text in (*own, *true)]
@@ -169,7 +173,7 @@ async def _vectors(
 
 
 def _joined(answers: list[Answer], own: np.ndarray, true: np.ndarray, least: float) -> list[Answer]:
-    """Answers put together with a more frequent one that is as similar as this; correct where an accepted one is."""
+    """Answers merged into a more frequent one with at least this similarity; correct if close enough to an accepted one."""
     alike = np.round(own.astype(float) @ own.T.astype(float), _DIGITS) >= least
     right = (np.round(own.astype(float) @ true.T.astype(float), _DIGITS) >= least).any(axis=1)
     kept: dict[int, Answer] = {}

@@ -1,29 +1,48 @@
-"""Ask a question several times: what comes back, and how often, is all that LofreeCP needs of a model."""
+"""Ask a question several times: the answers and their frequencies are all that LofreeCP needs of a model."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from engine.errors import EngineError
-from engine.llm.chat import ChatModel
-from engine.llm.types.completions import Completion
-from engine.operator import Context, Reject, Table, derived, operator
-from engine.operator.prompts import prompt_with, render
+from engine.operator import (
+    Capabilities,
+    ChatModel,
+    Completion,
+    Context,
+    InputTypes,
+    Params,
+    Reject,
+    StepError,
+    Table,
+    derived,
+    operator,
+    render,
+    template,
+)
 from operators.conformal.binding import differences, refusal
 from operators.conformal.equivalence import LETTERS, reading, right_options
-from operators.conformal.theory import settled
+from operators.conformal.theory import is_stable
 from operators.records import Calibration, Question, SampledAnswers, Sampling
 
 _MOST_OPTIONS = len(LETTERS)
 _ALTERNATIVES = 20
 UNLIKELY = -100.0
-"""The log-probability of an option whose letter is not among the likeliest tokens."""
+"""The log-probability of an option whose letter is not among the most likely tokens."""
+
+
+PROMPT = """\
+Answer the question with {{ "the letter of the right option" if options else "a name, a number or a few words" }}, \
+and nothing else.
+
+Question: {{ question }}
+{% for option in options %}{{ "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[loop.index0] }}. {{ option }}
+{% endfor %}Answer:"""
 
 
 def _pattern(text: str | None) -> str | None:
@@ -35,67 +54,78 @@ def _pattern(text: str | None) -> str | None:
     return text
 
 
-@operator(
-    outputs={"samples": SampledAnswers},
-    models=["model"],
-    calls=lambda params: {"model": params.samples},
-    asks=lambda params: len((params.prompt or PROMPT).encode()),
-    needs=lambda params: {"model": ["sampling", "logprobs"] if params.logprobs else ["sampling"]},
-    checks=lambda params, records: (
-        [f"at_least is {params.at_least}, more than samples ({params.samples})"]
-        if params.at_least is not None and params.at_least > params.samples
-        else []
-    ),
-)
+class SampleParams(Params):
+    """Parameters of sample_answers."""
+
+    samples: Annotated[int, Field(ge=2, le=1000)] = 20
+    at_least: Annotated[int, Field(ge=2)] | None = None
+    patience: Annotated[int, Field(ge=1)] = 5
+    logprobs: bool = False
+    prompt: Annotated[str | None, template("question", "options", builtin=PROMPT)] = None
+    answer_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
+
+    def calls(self) -> dict[str, int]:
+        """One call for each sample."""
+        return {"model": self.samples}
+
+    def capabilities(self) -> Capabilities:
+        """Different answers to one prompt, and log-probabilities if requested."""
+        return {"model": ["sampling", "logprobs"] if self.logprobs else ["sampling"]}
+
+    def prompt_bytes(self) -> int:
+        """The template; the rest of a prompt is the row's text."""
+        return len((self.prompt or PROMPT).encode())
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """Numbers of samples that contradict each other."""
+        if self.at_least is not None and self.at_least > self.samples:
+            yield f"at_least is {self.at_least}, more than samples ({self.samples})"
+
+
+@operator(outputs={"samples": SampledAnswers})
 async def sample_answers(
     question: Question,
     ctx: Context,
+    model: ChatModel,
+    params: SampleParams,
     calibration: Table[Calibration] | None = None,
-    *,
-    samples: Annotated[int, Field(ge=2, le=1000)] = 20,
-    at_least: Annotated[int, Field(ge=2)] | None = None,
-    patience: Annotated[int, Field(ge=1)] = 5,
-    logprobs: bool = False,
-    prompt: Annotated[str | None, prompt_with("question", "options")] = None,
-    answer_pattern: Annotated[str | None, AfterValidator(_pattern)] = None,
 ) -> AsyncIterator[SampledAnswers]:
     """Sample a model's answers to a question.
 
-    Questions with options are asked for a letter. The model must sample: a temperature of 0 is an error, a server that ignores
-    the temperature is found out before the step starts (and by cp_calibrate, which refuses samples that are all alike).
-    A question of which a sample fails is rejected.
+    Questions with options ask for a letter. The model must sample: a temperature of 0 is an error, and a server that ignores
+    the temperature is detected before the step starts (and by cp_calibrate, which refuses samples that are all equal). A
+    question is rejected if one of its samples fails.
 
-    Calibration and new questions must be sampled alike; what is sampled says how (`made`), and cp_predict compares. With the
-    calibration as an input that is seen before anything is asked.
+    Calibration questions and new questions must be sampled in the same way. The samples record how they were made (`made`), and
+    cp_predict compares. With the calibration as an input, the comparison happens before the first call.
 
-    Metrics: `answers` drawn, `cut_off` by max_tokens.
+    Metrics: `answers`, the number of samples; `cut_off`, those cut off at max_tokens.
 
     Source: LofreeCP (arXiv 2403.01216), section 3: 20 to 30 samples there.
 
     Args:
-        calibration: what these samples are for.
-        samples: how many; with at_least, at most.
-        at_least: sample adaptively: stop after so many samples or later, when the last `patience` samples have brought no new
-            answer (in the sense of `qa`) and no other most frequent one. The rule looks at samples only, so sets that were
-            calibrated with it keep their guarantee.
-        patience: samples; they are also drawn so many at a time.
-        logprobs: ask for log-probabilities, for the baseline that is calibrated on them.
-        prompt: a template with {{ question }} and {{ options }} (a list) to use in place of the built-in ones.
-        answer_pattern: a regular expression that takes the answer out of a longer text: what its first matching group (or the
-            whole of it) matches first. A text without a match stays as it is.
+        calibration: the calibration that these samples will be used with.
+        samples: the number of samples; with at_least, the largest number.
+        at_least: sample adaptively: stop after this number of samples or later, when the last `patience` samples brought no new
+            answer (in the sense of `qa`) and did not change the most frequent one. The rule looks at samples only, so sets that
+            are calibrated with it keep their guarantee.
+        patience: a number of samples, see at_least; also the number that is drawn at a time.
+        logprobs: whether to ask for log-probabilities, for the baseline that is calibrated on them.
+        prompt: a template with {{ question }} and {{ options }} (a list) that replaces the built-in one.
+        answer_pattern: a regular expression that extracts the answer from a longer text: the first nonempty group of its first
+            match, or the whole match. A text without a match is kept unchanged.
     """
-    model = ctx.models["model"]
-    template = prompt or PROMPT
+    used_prompt = params.prompt or PROMPT
     if question.options is not None and not 2 <= len(question.options) <= _MOST_OPTIONS:
-        raise Reject(f"it has {len(question.options)} options; there may be 2 to {_MOST_OPTIONS}")
+        raise Reject(f"it has {len(question.options)} options; expected 2 to {_MOST_OPTIONS}")
     if question.options and question.answers and not right_options(question.answers, question.options):
-        raise Reject(f"none of its options is the accepted answer {' or '.join(map(repr, question.answers))}")
-    text = render(template, question=question.question, options=question.options or [])
-    pattern = None if answer_pattern is None else re.compile(answer_pattern)
-    made = _made(model, template, answer_pattern, samples, at_least, patience)
+        raise Reject(f"its options do not include the accepted answer {' or '.join(map(repr, question.answers))}")
+    text = render(used_prompt, question=question.question, options=question.options or [])
+    pattern = None if params.answer_pattern is None else re.compile(params.answer_pattern)
+    made = _made(model, params)
     if calibration and (found := differences(_made_for(calibration), made)):
-        raise EngineError(refusal(found))
-    answers = await _sampled(model, text, pattern, question.options, samples, at_least, patience, logprobs)
+        raise StepError(refusal(found))
+    answers = await _sampled(model, text, pattern, question.options, params)
     ctx.count("answers", by=len(answers))
     if cut := sum(answer.truncated for answer in answers):
         ctx.count("cut_off", by=cut)
@@ -103,8 +133,10 @@ async def sample_answers(
     record = SampledAnswers(
         **question.model_dump(),
         samples=[_answer(each.text, pattern) for each in answers],
-        logprobs=[_mean(answer) for answer in answers] if logprobs else None,
-        option_logprobs=_options(first[0].top, len(question.options)) if logprobs and question.options and first else None,
+        logprobs=[_mean(answer) for answer in answers] if params.logprobs else None,
+        option_logprobs=_options(first[0].top, len(question.options))
+        if params.logprobs and question.options and first
+        else None,
         made=made,
     )
     yield derived(record, *answers)
@@ -115,16 +147,15 @@ async def _sampled(
     prompt: str,
     pattern: re.Pattern[str] | None,
     options: Sequence[str] | None,
-    samples: int,
-    at_least: int | None,
-    patience: int,
-    logprobs: bool,
+    params: SampleParams,
 ) -> list[Completion]:
-    asked = _ALTERNATIVES if logprobs else None
-    answers = await model.samples(prompt, at_least or samples, logprobs=asked)
+    asked = _ALTERNATIVES if params.logprobs else None
+    answers = await model.samples(prompt, params.at_least or params.samples, logprobs=asked)
     read = reading("qa", options)
-    while len(answers) < samples and not settled([read(_answer(each.text, pattern)).form for each in answers], patience):
-        more = min(patience, samples - len(answers))
+    while len(answers) < params.samples and not is_stable(
+        [read(_answer(each.text, pattern)).form for each in answers], params.patience
+    ):
+        more = min(params.patience, params.samples - len(answers))
         answers += await model.samples(prompt, more, first=len(answers), logprobs=asked)
     return answers
 
@@ -137,13 +168,13 @@ def _answer(text: str, pattern: re.Pattern[str] | None) -> str:
 
 
 def _mean(answer: Completion) -> float:
-    """The log-probability of an answer per token; 0 for an empty one."""
+    """The mean log-probability of an answer's tokens; 0 for an empty answer."""
     tokens = answer.logprobs or ()
     return sum(token.logprob for token in tokens) / len(tokens) if tokens else 0.0
 
 
 def _options(top: dict[str, float], number: int) -> list[float]:
-    """The log-probability of each option: of all tokens that are its letter, with or without a blank or a bracket."""
+    """The log-probability of each option: of all tokens that consist of its letter, with or without blanks and brackets."""
     shares = [0.0] * number
     for token, logprob in top.items():
         letter = token.strip().strip("().:").upper()
@@ -153,28 +184,19 @@ def _options(top: dict[str, float], number: int) -> list[float]:
 
 
 def _made_for(calibration: Table[Calibration]) -> Sampling | None:
-    known = calibration.arrow.column("made")[0].as_py()  # the rest of it is long, and this is asked for every question
+    known = calibration.arrow.column("made")[0].as_py()  # the other columns are long, and this is read for every question
     return None if known is None else Sampling(**known)
 
 
-def _made(model: ChatModel, prompt: str, pattern: str | None, samples: int, at_least: int | None, patience: int) -> Sampling:
+def _made(model: ChatModel, params: SampleParams) -> Sampling:
     spec = model.spec
     sampling = {name: value for name, value in spec.sampling().items() if name != "seed"} | {"system": spec.system}
     return Sampling(
         model=f"{spec.endpoint} {model.identity}",
-        prompt=prompt,
+        prompt=params.prompt or PROMPT,
         sampling=json.dumps({name: value for name, value in sampling.items() if value is not None}, sort_keys=True),
-        samples=samples,
-        at_least=at_least,
-        patience=None if at_least is None else patience,
-        answer_pattern=pattern,
+        samples=params.samples,
+        at_least=params.at_least,
+        patience=None if params.at_least is None else params.patience,
+        answer_pattern=params.answer_pattern,
     )
-
-
-PROMPT = """\
-Answer the question with {{ "the letter of the right option" if options else "a name, a number or a few words" }}, \
-and nothing else.
-
-Question: {{ question }}
-{% for option in options %}{{ "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[loop.index0] }}. {{ option }}
-{% endfor %}Answer:"""

@@ -1,4 +1,4 @@
-"""From scores and thresholds to prediction sets, and to the numbers that say how good they are."""
+"""From scores and thresholds to prediction sets, and to measures of their quality."""
 
 from __future__ import annotations
 
@@ -38,9 +38,14 @@ def prediction_sets(
     """One set for each row.
 
     Args:
-        scores: (n, a), with a last column for "none of these" where that is an answer.
-        thresholds: of each row; +inf: there is none at this level.
-        on_infeasible: `abstain`: an empty prediction, `covered` is null; else all that was sampled.
+        rows: the questions.
+        found: their pools.
+        scores: (n, a), with a last column for "none of these" if that is an answer.
+        thresholds: one for each row; +inf if there is none at this level.
+        alpha: the level.
+        method: the name of the method.
+        on_infeasible: `abstain`: an empty prediction, with `covered` null; otherwise all sampled answers.
+        none_of_these: whether "none of these" is an answer.
     """
     made = []
     for place, (row, threshold) in enumerate(zip(rows, thresholds, strict=True)):
@@ -74,7 +79,7 @@ def prediction_sets(
 
 
 def measures(sets: Sequence[PredictionSet], alpha: float) -> dict[str, Estimate | float]:
-    """The measures of a method's sets at one level; sets that were abstained from, for want of a threshold, have none.
+    """The measures of a method's sets at one level, over the sets with a threshold.
 
     `ecr`, `apss`, `ssm`, `singletons`, `cov_gap` (with groups), `risk` (with a loss), `abstained`.
     """
@@ -96,23 +101,23 @@ def measures(sets: Sequence[PredictionSet], alpha: float) -> dict[str, Estimate 
     return found | {"abstained": float(np.mean([each.abstained for each in sets])) if sets else 0.0}
 
 
-def tell(ctx: Context, found: Mapping[str, Estimate | float], part: str) -> None:
-    """Report measures, with `_ci_low` and `_ci_high`; what could not be measured is left out."""
+def report(ctx: Context, found: Mapping[str, Estimate | float], slice: str) -> None:
+    """Report measures, with `_ci_low` and `_ci_high`; measures without a value are left out."""
     for name, value in found.items():
         if not isinstance(value, Estimate):
-            ctx.report(name, value, part)
+            ctx.report(name, value, slice)
         elif not np.isnan(value.value):
             for metric, number in zip((name, f"{name}_ci_low", f"{name}_ci_high"), value, strict=True):
-                ctx.report(metric, number, part)
+                ctx.report(metric, number, slice)
 
 
 def rounded_up(alpha: float) -> str:
-    """A smallest feasible level in three digits, so that it is feasible as it stands there."""
+    """A smallest feasible level, rounded up to three digits, so that the rounded level is feasible."""
     return f"{ceil(alpha * 1000 - 1e-9) / 1000:.3f}"
 
 
 def by_level(sets: Iterable[PredictionSet]) -> dict[tuple[str, float], list[PredictionSet]]:
-    """Sets by method and level, in the order they come."""
+    """Sets by method and level, in order."""
     found: dict[tuple[str, float], list[PredictionSet]] = {}
     for each in sets:
         found.setdefault((each.method, each.alpha), []).append(each)

@@ -1,4 +1,4 @@
-"""Questions on three sides: to tune on, to calibrate on, to evaluate on; what comes from one seed stays on one side."""
+"""Split questions into three sides, to tune, calibrate and evaluate on; rows with one origin stay on one side."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from operators.conformal.equivalence import same_question
+from operators.draws import draw
 from operators.ids import same_id
 from operators.records import SampledAnswers
 
@@ -18,7 +19,7 @@ SIDES: tuple[Side, ...] = ("tune", "calibrate", "evaluate")
 
 
 class Shares(BaseModel):
-    """The shares of the questions; they are drawn by a hash of each question, so that a new one moves no other."""
+    """The shares of the questions. Questions are drawn by their hash, so a new question moves no other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -29,39 +30,39 @@ class Shares(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Shares:
         if abs(self.tune + self.calibrate + self.evaluate - 1) > 1e-9:
-            raise ValueError("tune, calibrate and evaluate are shares that add up to 1")
+            raise ValueError("tune, calibrate and evaluate must add up to 1")
         return self
 
 
 class Split(NamedTuple):
-    """The rows of each side, one of each family, and how many others their families have."""
+    """The rows of each side, one of each group, and the number of other rows in their groups."""
 
     rows: dict[Side, list[int]]
     paraphrases: int
 
 
-def split(rows: Sequence[SampledAnswers], families: Sequence[int], shares: Shares, seed: int) -> Split:
+def split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares, seed: int) -> Split:
     """Draw the sides.
 
-    Rows are of one family when they come from one row of a source (`families`), have the same id, or ask the same question.
-    Of each family one row is drawn: rows that depend on each other are not exchangeable, families are (Dunn, Wasserman and
-    Ramdas, arXiv 1809.07441, the method of subsampling once).
+    Rows are in one group if they come from one source row (`groups`), have the same id, or ask the same question. One row of
+    each group is drawn: rows that depend on each other are not exchangeable, but groups are (Dunn, Wasserman and Ramdas, arXiv
+    1809.07441, the method of subsampling once).
     """
-    by_family: defaultdict[int, list[int]] = defaultdict(list)
-    for row, family in enumerate(_joined(rows, families)):
-        by_family[family].append(row)
+    by_group: defaultdict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(_joined(rows, groups)):
+        by_group[group].append(row)
     sides: dict[Side, list[int]] = {side: [] for side in SIDES}
-    for members in by_family.values():
+    for members in by_group.values():
         name = min(rows[row].id or f"? {same_question(rows[row].question)}" for row in members)
-        drawn = min(members, key=lambda row: _draw(seed, "member", rows[row].question))
-        place = _draw(seed, "side", name)
+        drawn = min(members, key=lambda row: draw(seed, "member", rows[row].question))
+        place = draw(seed, "side", name)
         side: Side = "tune" if place < shares.tune else "calibrate" if place < shares.tune + shares.calibrate else "evaluate"
         sides[side].append(drawn)
-    return Split({side: sorted(drawn) for side, drawn in sides.items()}, len(rows) - len(by_family))
+    return Split({side: sorted(drawn) for side, drawn in sides.items()}, len(rows) - len(by_group))
 
 
-def _joined(rows: Sequence[SampledAnswers], families: Sequence[int]) -> list[int]:
-    """Each row's family: the number of its first row."""
+def _joined(rows: Sequence[SampledAnswers], groups: Sequence[int]) -> list[int]:
+    """The group of each row: the number of its first row."""
     leader = list(range(len(rows)))
 
     def find(row: int) -> int:
@@ -73,7 +74,7 @@ def _joined(rows: Sequence[SampledAnswers], families: Sequence[int]) -> list[int
     met: dict[tuple[str, object], int] = {}
     for number, row in enumerate(rows):
         names = [("text", same_question(row.question)), ("id", same_id(row.id) if row.id else None)] + (
-            [("seed", families[number])] if families else []
+            [("seed", groups[number])] if groups else []
         )
         for name in names:
             if name[1] is not None:
@@ -82,12 +83,6 @@ def _joined(rows: Sequence[SampledAnswers], families: Sequence[int]) -> list[int
     return [find(number) for number in range(len(rows))]
 
 
-def _draw(*parts: object) -> float:
-    """A number in [0, 1) that depends on nothing but the parts."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def digest(question: str) -> str:
-    """What a question is known by in a calibration."""
+    """The digest that identifies a question in a calibration."""
     return hashlib.sha256(same_question(question).encode()).hexdigest()[:16]

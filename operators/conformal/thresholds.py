@@ -1,4 +1,4 @@
-"""The thresholds of a calibration: of a level, for all questions or for each category of them."""
+"""The thresholds of a calibration: at a level, for all questions or for each category of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from operators.conformal.theory import Taxonomy, Weights, quantiles, risk_thresh
 from operators.records import SampledAnswers, Threshold
 
 EVERY = "(all)"
-"""The category without groups."""
+"""The category of all questions, without groups."""
 
 
 def _distinct(alphas: list[float]) -> list[float]:
     if twice := [f"{alpha:g}" for place, alpha in enumerate(alphas) if alpha in alphas[:place]]:
-        raise ValueError(f"{', '.join(twice)} stands there twice")
+        raise ValueError(f"{', '.join(twice)} is repeated")
     return alphas
 
 
@@ -40,7 +40,11 @@ def thresholds_at(
     """The threshold of each category at a level.
 
     Args:
+        alpha: the level.
+        weights: of the score.
         rows, found: the questions to calibrate on.
+        groups: the categories; None for one category of all questions.
+        none_of_these: whether "none of these" is an answer.
         loss: `missed`, or `distance` for risk control.
     """
     masks = groups.masks([row.group for row in rows]) if groups else {EVERY: np.ones(len(rows), np.bool_)}
@@ -68,14 +72,14 @@ def thresholds_at(
 
 
 def threshold_of(thresholds: Sequence[Threshold], groups: Taxonomy | None, row: SampledAnswers) -> float:
-    """A row's threshold among those of a level; +inf when there is none."""
+    """The threshold of a row at a level; +inf if there is none."""
     category = groups.category(row.group) if groups else EVERY
     value = next((each.threshold for each in thresholds if each.category == category), None)
     return float("inf") if value is None else value
 
 
 def _nearest(scores: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, a) the distance of the nearest of all answers that score at most as much as this one."""
+    """(n, a) the smallest distance among the answers whose score is at most this answer's."""
     order = np.argsort(scores, axis=1, kind="stable")
     ranked = np.minimum.accumulate(np.take_along_axis(distance, order, 1), axis=1)
     back = np.empty_like(ranked)

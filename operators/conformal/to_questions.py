@@ -1,4 +1,4 @@
-"""Problems as questions, so that answers to them can be sampled and calibrated."""
+"""Turn problems into questions whose answers can be sampled and calibrated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from operators.math.answers import gold_answer
 from operators.records import MathProblem, Question
 
 
-@operator(outputs=Question)
+@operator
 async def to_questions(problem: MathProblem) -> AsyncIterator[Question]:
-    """A problem (or a solved one, such as a persona's rewrite) as a question with its gold answer; its source is the group."""
+    """Turn a problem, or a solution such as a rewrite, into a question with its gold answer. The source becomes the group."""
     yield Question(question=problem.question, answers=[gold_answer(problem.answer)], group=problem.source, id=problem.id)

@@ -1,7 +1,7 @@
-"""Finds the final answer in a solution and the bare gold answer in a file's text.
+"""Finds the final answer in a solution, and the bare gold answer in a dataset's text.
 
-A model writes these texts: everything here takes linear time. `normalise` leaves one blank of many, patterns look back and
-ahead a bounded number of characters, and no pattern is searched again for each of its own matches.
+Models write these texts, so everything here takes linear time: `normalise` collapses blanks, patterns look back and ahead a
+bounded number of characters, and no pattern is searched again for each of its own matches.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _NOT = re.compile(r"(?:\bnot|n't)\b[^.\n]{0,20}$", re.IGNORECASE)
 
 
 def gold_answer(text: str) -> str:
-    """The bare gold answer of a file's text: what its last \\boxed{} holds (MATH), what follows its last `####` (GSM8K), or
-    the text itself; stripped.
+    """The bare gold answer in a dataset's text: the content of its last \\boxed{} (MATH), the text after its last `####`
+    (GSM8K), or the text itself; stripped.
     """
     return (_boxed(text) or text.rpartition("####")[2]).strip()
 
 
 def final_answer(solution: str) -> str | None:
-    """The answer that a solution ends in, normalised: the last \\boxed{} (several, where only "and", "or" or a comma is
-    between them), else the last line's `####`, else what follows "the answer is" or "Answer:", else the last number.
+    """The final answer of a solution, normalised: the last \\boxed{} (several, if only "and", "or" or a comma is between
+    them), else the `####` of the last line, else the text after "the answer is" or "Answer:", else the last number.
 
-    None when there is none of these, and when the words around it leave open what is meant ("is not 5", "more than 5").
+    None if there is none of these, or if the words around it leave it open ("is not 5", "more than 5").
     """
     text = normalise(solution)
     if _BOX.search(text):
@@ -60,7 +60,7 @@ def final_answer(solution: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """What the last box holds, with the boxes that are joined to it; None without a box, "" when its brace is left open."""
+    """The content of the last box and of the boxes joined to it; None without a box, "" if its brace is not closed."""
     boxes: list[str] = []
     before = len(text)
     for match in reversed(list(_BOX.finditer(text))):
@@ -87,7 +87,7 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _braces(text: str, start: int) -> str | None:
-    """What is between the brace at `start` and its partner."""
+    """The text between the brace at `start` and its partner."""
     depth = 0
     for place in range(start, len(text)):
         sign = text[place]
@@ -100,7 +100,7 @@ def _braces(text: str, start: int) -> str | None:
 
 
 def _said(rest: str) -> str | None:
-    """The answer that a sentence begins with, or the only number in it."""
+    """The answer at the beginning of a sentence, or its only number."""
     opened = len(rest) - len(rest.lstrip("*_ \n"))
     stars, rest = rest[:opened].count("*"), rest[opened:]
     if (match := _MATH.match(rest)) and not re.match(r"\s*(?:,|and\b|or\b|to\b|[-+*/=])", rest[match.end() :]):
@@ -113,13 +113,13 @@ def _said(rest: str) -> str | None:
         return None
     numbers = list(NUMBER.finditer(clause))
     if numbers and re.match(r"[A-Za-z]{2,} ", clause):
-        # A sentence about a number: one that is clearly the answer, or none.
+        # A sentence about a number counts only if the number is clearly the answer.
         return _bare(clause, numbers[0]) if len(numbers) == 1 and not _HEDGED.search(clause) else None
     return None if re.match(r"(?:not|never|no\s+\w|in)\b", clause, re.IGNORECASE) else clause
 
 
 def _last_number(text: str) -> str | None:
-    """The last number or formula in dollar signs, unless the words around it leave open what is meant."""
+    """The last number or formula in dollar signs, unless the words around it leave it open."""
     found = _last(NUMBER, text)
     formulas = list(_MATH.finditer(text))
     if formulas and (found is None or formulas[-1].end() >= found.end()) and re.search(r"\d|\\", formulas[-1][1]):
@@ -132,13 +132,13 @@ def _last_number(text: str) -> str | None:
         return None
     sentence = re.split(r"[.;!?](?=\s)|\n", text[:start])[-1]
     if (result := sentence.rpartition("=")[2]) != sentence and NUMBER.search(result):
-        return None  # "100 / 20 = 5 hours for 100 pages" does not end in its answer
+        return None  # "100 / 20 = 5 hours for 100 pages" does not end with its answer
     before = re.split(r",(?=\s)|=", sentence)[-1]
     return None if not answer or _HEDGED.search(before) or _SCALED.match(text[end:]) else answer
 
 
 def _bare(text: str, number: re.Match[str]) -> str | None:
-    """A number with its sign and per cent; None when it is a part of something: `10^2`, `x12`, `3 + 4`."""
+    """A number with its sign and percent sign; None if it is part of an expression: `10^2`, `x12`, `3 + 4`."""
     before, after = (
         text[max(0, number.start() - _LOOK_BACK) : number.start()],
         text[number.end() : number.end() + 2 * _LOOK_BACK],

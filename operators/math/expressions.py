@@ -1,7 +1,7 @@
 """Reads one mathematical expression, in LaTeX or as typed, into a tree. Nothing is evaluated here.
 
-The grammar has only what has one meaning. What it does not know, or what people read in different ways (1/2x, 5(6), 2^10 in
-LaTeX, f(x), sin x/2), cannot be read.
+The grammar contains only notation with a single meaning. Unknown notation, and notation that people read in different ways
+(1/2x, 5(6), 2^10 in LaTeX, f(x), sin x/2), is unreadable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOST_DIGITS = 1000
 
 
 class UnreadableError(Exception):
-    """A text is no expression, or has several readings."""
+    """A text is not an expression, or has several readings."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Node:
 
     Args:
         head: `number` (with value), `variable` and `constant` (with name), `call` (a function, with name), or an operation.
-        name: of constants: pi, e, i, infinity.
+        name: for constants: pi, e, i or infinity.
     """
 
     head: str
@@ -51,7 +51,7 @@ _NOT_FACTORS = frozenset(
 """Two letters that are a word or a unit rather than a product."""
 _PRODUCTS = ("xyz", "abc", "pqr", "rst", "uvw", "klm")
 _APPLIED = frozenset("fghFGHPQ")
-"""Letters that in front of a bracket are functions rather than factors."""
+"""Letters that, before a bracket, are functions rather than factors."""
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _SUBSCRIPT = re.compile(r"_ ?(?:([A-Za-z0-9])(?![A-Za-z0-9])|\{ ?([A-Za-z0-9]{1,20}) ?\})")
@@ -63,7 +63,7 @@ def parse(text: str) -> Node:
     """The tree of a normalised text.
 
     Raises:
-        UnreadableError: it is no expression, has several readings, or is nested more than 40 deep.
+        UnreadableError: it is not an expression, has several readings, or is nested more than 40 levels deep.
     """
     reader = _Reader(text)
     node = reader.sum()
@@ -73,12 +73,12 @@ def parse(text: str) -> Node:
 
 
 def variables(node: Node) -> frozenset[str]:
-    """The names of an expression's variables."""
+    """The names of the variables in an expression."""
     return frozenset({part.name for part in walk(node) if part.head == "variable"})
 
 
 def walk(node: Node) -> list[Node]:
-    """An expression's nodes, itself first."""
+    """The nodes of an expression, the root first."""
     found, left = [], [node]
     while left:
         found.append(left.pop())
@@ -87,7 +87,7 @@ def walk(node: Node) -> list[Node]:
 
 
 class _Reader:
-    """Recursive descent over the characters of one text; every character is looked at a bounded number of times."""
+    """Recursive descent over the characters of one text; every character is read a bounded number of times."""
 
     def __init__(self, text: str) -> None:
         self.text, self.place, self.depth = text, 0, 0
@@ -133,7 +133,7 @@ class _Reader:
         return parts[0] if len(parts) == 1 else Node("sum", tuple(parts))
 
     def sign(self) -> bool:
-        """Whether a minus sign is here, which is taken with a plus sign as well."""
+        """Whether a minus sign is here, possibly with a plus sign."""
         ahead = self.peek()
         if ahead not in ("+", "-"):
             return False
@@ -235,7 +235,7 @@ class _Reader:
         return Node("negative", (node,)) if negative else node
 
     def digit(self) -> Node:
-        """One digit alone: 2^10 is typed for 1024, and is 2 to the 1, times 0, in LaTeX."""
+        """A single digit: 2^10 is meant as 1024, but in LaTeX it is 2 to the 1, times 0."""
         if re.compile(r"\d[\d.]").match(self.text, self.place):
             raise self.unreadable()
         self.place += 1
@@ -318,7 +318,7 @@ class _Reader:
         raise self.unreadable()
 
     def argument(self) -> Node:
-        """What a command takes: a group, one digit, one letter or one command."""
+        """The argument of a command: a group, one digit, one letter or one command."""
         ahead = self.peek()
         if ahead == "{":
             return self.bracketed("{", "}")
@@ -343,7 +343,7 @@ class _Reader:
         if ahead == "(":
             return Node("root", (self.bracketed("(", ")"), index))
         if ahead.isdigit():
-            # \sqrt12 is typed for the root of 12, and is the root of 1, times 2, in LaTeX; √12 is the root of 12.
+            # \sqrt12 is meant as the root of 12, but in LaTeX it is the root of 1, times 2; √12 is the root of 12.
             if self.text[self.place - 1] == "t" and re.compile(r"\d\d").match(self.text, self.place):
                 raise self.unreadable()
             return Node("root", (self.number(), index))

@@ -1,6 +1,6 @@
-"""Reads what form an answer has: a value with its unit, words, a point or interval, a set, a matrix, a ratio, a relation.
+"""Parses answers: a value with its unit, words, a point or interval, a set, a matrix, a ratio, a relation.
 
-What has no form here, or several, is None: it is compared as text only.
+Answers with no form, or with several, are None: they are compared as text only.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
+from operators.math.brackets import enclosed, split
 from operators.math.expressions import Node, UnreadableError, parse, variables
 from operators.math.notation import as_number, grouped_readings, normalise
-from operators.math.scanning import enclosed, split
 from operators.math.units import CURRENCIES, split_unit
-from operators.math.words import unwrapped, word_form
+from operators.math.word_answers import unwrapped, word_form
 
 Kind = Literal["value", "words", "bracket", "set", "union", "ratio", "relation", "matrix", "grouped", "approximation", "based"]
 
@@ -51,12 +51,14 @@ INFINITY = Node("constant", name="infinity")
 
 @dataclass(frozen=True)
 class Form:
-    """An answer read.
+    """A parsed answer.
 
     Args:
-        text: of words, brackets ("(]"), operators of relations, bases, matrices ("2x1").
-        parts: of several; of relations the two sides; of approximations what is approximated, and its value.
-        name: of what the answer is a value (x of x = 5).
+        kind: its kind.
+        text: the words, brackets ("(]"), operator of a relation, base, or size of a matrix ("2x1").
+        parts: the members; of a relation its two sides; of an approximation the approximated value and the approximation.
+        name: the variable whose value the answer is (x in x = 5).
+        unit: the unit of a value, in its normal spelling.
         node: the expression of a value.
     """
 
@@ -69,7 +71,7 @@ class Form:
 
 
 def read(text: str) -> Form | None:
-    """The form of an answer; None where it cannot be read for sure, or is longer than 2,000 characters."""
+    """The form of an answer; None if it has no certain reading, or more than 2,000 characters."""
     if len(text) > _MOST_CHARACTERS:
         return None
     try:
@@ -86,7 +88,7 @@ def value_of(number: Fraction) -> Node:
 def _read(text: str, depth: int) -> Form:
     if depth > _MOST_DEPTH:
         raise UnreadableError("too deep")
-    bare = _undressed(text)
+    bare = _bare(text)
     if not bare:
         raise UnreadableError("nothing to read")
     number = as_number(bare)
@@ -108,8 +110,8 @@ def _read(text: str, depth: int) -> Form:
     return _single(bare, depth + 1)
 
 
-def _undressed(text: str) -> str:
-    """Without what does not belong to the answer: dollar signs and words of LaTeX around it, quotes, a full stop."""
+def _bare(text: str) -> str:
+    """The answer without its surroundings: dollar signs and LaTeX words around it, quotes, a full stop."""
     while True:
         before = text
         text = text.strip()
@@ -326,7 +328,7 @@ def _name(text: str) -> str:
 
 
 def _with_unit(text: str, depth: int) -> Form:
-    """A value without its unit; what looks like a unit but changes the number, as "5 million", cannot be read."""
+    """A value without its unit. Words that look like a unit but change the number, such as "5 million", are unreadable."""
     currency = re.match(r"(-?) ?\\?([$€£¥₹]) ?(?=[-\d.])", text)
     if currency:
         form = _read(currency[1] + text[currency.end() :], depth)

@@ -1,4 +1,4 @@
-"""One way to write what mathematical texts write in many, and plain numbers as exact fractions."""
+"""Normalises the notation of mathematical texts, and reads plain numbers as exact fractions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from operators.characters import compatible
 
 MOST_DIGITS = 1000
-"""Longer digits are compared as text. Python refuses to convert more than 4,300 digits."""
+"""Longer numbers are compared as text. Python refuses to convert more than 4,300 digits."""
 
 _CHARACTERS = {
     "\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2044": "/", "÷": "/", "\u2236": ":", "\u2019": "'", "\u2032": "'",
@@ -34,7 +34,7 @@ _BEFORE_NFKC = str.maketrans({
 _THOUSANDS = r"(?=\d{3}(?!\d))"
 _THIN_SPACES = re.compile(rf"(?<=\d)[\u00a0\u2006-\u200a\u202f]{_THOUSANDS}")
 _RANGE = re.compile(r"(?<=[\d)}%])[^\S\n]{0,2}[\u2013\u2014\u2015][^\S\n]{0,2}(?=[$\\]{0,2}\d)")
-"""A dash between numbers is a range (5–7), no minus."""
+"""A dash between numbers is a range (5–7), not a minus sign."""
 _DASHES = re.compile("[\u2012-\u2015]")
 _BLANKS = re.compile(r"\s+")
 _LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
@@ -67,8 +67,8 @@ _GROUPED = re.compile(r"(-?)(\d+)((?:[.,' ]\d+)+)")
 
 
 def normalise(text: str) -> str:
-    """LaTeX for mathematical characters, ASCII digits and minus signs; no invisible characters, thousands separators and
-    spacing commands of LaTeX, or bold marks. A run of blanks becomes one, or one line break. Stripped.
+    """The text with LaTeX for mathematical characters, ASCII digits and minus signs, and without invisible characters, LaTeX
+    thousands separators and spacing commands, and bold marks. A run of blanks becomes one blank or line break. Stripped.
 
     Takes linear time. A dash between two numbers becomes `\\range`.
     """
@@ -76,7 +76,7 @@ def normalise(text: str) -> str:
         text = _THIN_SPACES.sub("", text).translate(_BEFORE_NFKC)
         text = compatible(_DASHES.sub("-", _RANGE.sub(r"\\range ", text))).translate(_TRANSLATED)
         text = "".join(sign for sign in text if sign in "\n\t" or unicodedata.category(sign) not in ("Cf", "Cc"))
-    # One blank for many: no pattern behind this can go back and forth in a run of them.
+    # Collapse blanks, so that no later pattern backtracks in a run of them.
     text = _BLANKS.sub(_one_blank, text)
     for pattern, put in _LATEX:
         text = pattern.sub(put, text)
@@ -84,10 +84,10 @@ def normalise(text: str) -> str:
 
 
 def as_number(text: str) -> Fraction | None:
-    """A plain number exactly, else None: an integer, decimal, fraction, mixed number, repeating decimal, `1e6` or
+    """The exact value of a plain number, else None: an integer, decimal, fraction, mixed number, repeating decimal, `1e6` or
     `1.5 \\times 10^3`, with thousands separators, a currency or % sign.
 
-    A percentage is its number of per cents: 25% is 25.
+    The value of a percentage is its number: 25% is 25.
     """
     if len(text) > MOST_DIGITS:
         return None
@@ -101,7 +101,7 @@ def as_number(text: str) -> Fraction | None:
     if match := _PLAIN.fullmatch(bare):
         exponent = match["e"] or match["p"] or match["q"] or "0"
         if match["r"] or len(exponent.lstrip("+-")) > 3 or (match["bottom"] and not int(match["bottom"])):
-            return None  # 10^23 is 10 squared and a 3; 1e99999 is not worth its digits
+            return None  # 10^23 is 10 squared and a 3; 1e99999 has too many digits
         number = Fraction(match["top"].replace(",", "") + f"e{exponent}")
         return sign * number / int(match["bottom"] or 1)
     if match := _REPEATING.fullmatch(bare):
@@ -112,15 +112,15 @@ def as_number(text: str) -> Fraction | None:
         whole = match["whole"] or match["whole2"]
         top, bottom = (int(match[a] or match[b] or match[c]) for a, b, c in (("a", "c", "a2"), ("b", "d", "b2")))
         if not bottom or (whole and top >= bottom):
-            return None  # 2 5/3 is no mixed number: it may be a product
+            return None  # 2 5/3 is not a mixed number: it may be a product
         return sign * (int(whole or 0) + Fraction(top, bottom))
     return None
 
 
 def grouped_readings(text: str) -> frozenset[Fraction]:
-    """What digits with points, commas, apostrophes or blanks between them can mean as one number, in any country's way.
+    """The possible values of digits separated by points, commas, apostrophes or blanks, in the notation of any country.
 
-    1,234 is 1234 or 1.234; 1,00,000 is 100000; 1.234,5 is 1234.5. Empty where there is no such number.
+    1,234 is 1234 or 1.234; 1,00,000 is 100000; 1.234,5 is 1234.5. Empty if there is no such number.
     """
     if len(text) > MOST_DIGITS or not (match := _GROUPED.fullmatch(text.strip("$ "))):
         return frozenset()
@@ -140,7 +140,7 @@ def _one_blank(run: re.Match[str]) -> str:
 
 
 def _without_bold(text: str) -> str:
-    """Without pairs of `**` or `__` around words; those of 2**3 stay."""
+    """The text without pairs of `**` or `__` around words; those of 2**3 stay."""
     for mark in ("**", "__"):
         if mark not in text:
             continue

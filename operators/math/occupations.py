@@ -1,6 +1,7 @@
-"""The occupation classes of personas: the ten major groups of ISCO-08, and `other` for whoever has no paid work.
+"""The occupation classes of personas: the ten major groups of ISCO-08, and `other` for people without paid work.
 
-Source: PersonaMath v2 (arXiv 2410.01504) sorts personas so; the groups are the International Labour Organization's.
+Source: PersonaMath v2 (arXiv 2410.01504) classifies personas this way; the groups are the International Labour
+Organization's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a PersonaMath run made, for people: survival, repairs, composition, diversity, accuracy before and after."""
+"""The report of a PersonaMath run: survival, repairs, composition, diversity, accuracy before and after training."""
 
 from __future__ import annotations
 
@@ -11,17 +11,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.operator import Context, Report, Table, operator
+from engine.operator import Context, Encoder, Params, Report, Table, operator
 from operators.charts import Bar, save_bars
-from operators.intervals import wilson
 from operators.markdown import table
 from operators.records import MathProblem, MathSolution
+from operators.shares import Share
 from operators.transforms.diversity import lexical, mean_nearest_distance, sample, word_count
 
-ORIGINAL = "as it came"
+ORIGINAL = "original"
 
 
-@operator(outputs=Report, encoders=["encoder"], uses=lambda params: ["encoder"] if params.embeddings else [])
+class ReportParams(Params):
+    """Parameters of personamath_report."""
+
+    embeddings: bool = True
+    most_embedded: Annotated[int, Field(ge=2)] = 5000
+
+    def roles(self) -> set[str]:
+        """The encoder, for distances between questions."""
+        return {"encoder"} if self.embeddings else set()
+
+
+@operator
 async def personamath_report(
     problems: Table[MathProblem],
     solved: Table[MathSolution],
@@ -33,33 +44,32 @@ async def personamath_report(
     before: Table[MathSolution],
     after: Table[MathSolution],
     ctx: Context,
-    *,
-    embeddings: bool = True,
-    most_embedded: Annotated[int, Field(ge=2)] = 5000,
+    encoder: Encoder | None,
+    params: ReportParams,
 ) -> AsyncIterator[Report]:
-    """Report on a PersonaMath pipeline: one page of tables, a chart, the composition as CSV; the numbers as metrics, too.
+    """Report on a PersonaMath pipeline: a page of tables, a chart, and the composition as CSV. The numbers are metrics, too.
 
     Metrics: `survival` and `repair_rate`; `composition` (rows by source, stage and occupation); `types`,
-    `type_token_ratio`, `types_at_equal_length`, `nearest_distance` (slices seeds and augmented); `accuracy`, `ci_low`,
-    `ci_high` (slices before and after, by source).
+    `type_token_ratio`, `types_at_equal_length`, `nearest_distance` (slices seeds and augmented); `accuracy` with
+    `accuracy_ci_low` and `accuracy_ci_high` (slices before and after, by source).
 
     Source: the composition tables and the lexical comparison of PersonaMath (arXiv 2410.01504); the embedding distance is ours.
 
     Args:
         problems: the seeds.
-        solved, unsolved: what solving them again gave.
-        repaired: what reflection made of the unsolved ones.
-        augmented, refused: rewrites with a right and with another solution.
-        training: what is left to train on, after deduplication and decontamination.
-        before, after: predictions on held-out problems, without and with the training.
-        embeddings: measure distances between questions with the encoder.
-        most_embedded: of each set, at most so many questions (drawn at random).
+        solved, unsolved: the results of solving them again.
+        repaired: unsolved problems that reflection repaired.
+        augmented, refused: rewrites with the right solution and with another one.
+        training: the rows left to train on, after deduplication and decontamination.
+        before, after: predictions on held-out problems, before and after training.
+        embeddings: whether to measure distances between questions with the encoder.
+        most_embedded: the largest number of questions of each set to embed (drawn at random).
     """
     seeds, rewrites = [row.question for row in problems], [row.question for row in augmented]
     parts = [
         _survival(ctx, len(problems), len(solved), len(unsolved), len(repaired), len(augmented), len(refused), len(training)),
         _composition(ctx, training),
-        await _diversity(ctx, seeds, rewrites, most_embedded if embeddings else 0),
+        await _diversity(ctx, seeds, rewrites, encoder, params.most_embedded),
         _accuracy(ctx, list(before), list(after)),
     ]
     yield Report(title="PersonaMath", text="\n\n".join(parts), files=ctx.keep(ctx.scratch))
@@ -75,20 +85,19 @@ def _survival(
         ("left to train on", solved + repaired + augmented, training),
     ]
     rows = []
-    for name, came, stayed in stages:
+    for name, given, kept in stages:
         share = "-"
-        if came >= max(stayed, 1):  # more stay than came where the pipeline trains on other rows, too
-            low, high = wilson(stayed, came)
-            share = f"{stayed / came:.1%} ({low:.1%} to {high:.1%})"
-            ctx.report("survival", stayed / came, name)
-        rows.append([name, came, stayed, share])
+        if given >= max(kept, 1):  # more are kept than given if the pipeline also trains on other rows
+            share = str(Share.of(kept, given))
+            ctx.report("survival", kept / given, name)
+        rows.append([name, given, kept, share])
     if unsolved:
         ctx.report("repair_rate", repaired / unsolved)
     lost = problems - solved - unsolved
-    note = f"\n\n{lost} problems were rejected while they were solved (`rejects` says why)." if lost > 0 else ""
+    note = f"\n\n{lost} problems were rejected while being solved (see `rejects`)." if lost > 0 else ""
     return (
         "## Survival\n\n" + table(["", "in", "out", "share (95 %)"], rows) + note + "\n\nThe paper's reflection repaired about "
-        "10 % of the wrong solutions. Rewrites that were not usable stand in `rejects` with the reason."
+        "10 % of the wrong solutions. Unusable rewrites are in `rejects` with the reason."
     )
 
 
@@ -109,19 +118,19 @@ def _composition(ctx: Context, training: Table[MathSolution]) -> str:
     return "## Composition of the training rows\n\nRows by the persona's occupation class.\n\n" + table(["", *heads], shown)
 
 
-async def _diversity(ctx: Context, seeds: Sequence[str], rewrites: Sequence[str], most_embedded: int) -> str:
+async def _diversity(ctx: Context, seeds: Sequence[str], rewrites: Sequence[str], encoder: Encoder | None, most: int) -> str:
     first = min(word_count(seeds), word_count(rewrites))
     columns: list[list[object]] = []
-    size = min(len(seeds), len(rewrites), most_embedded)
+    size = 0 if encoder is None else min(len(seeds), len(rewrites), most)
     for name, texts in (("seeds", seeds), ("augmented", rewrites)):
         found = lexical(texts, first)
         values: list[object] = [len(texts), found.tokens, found.types, f"{found.type_token_ratio:.4f}", found.types_in_first]
         ctx.report("types", found.types, name)
         ctx.report("type_token_ratio", found.type_token_ratio, name)
         ctx.report("types_at_equal_length", found.types_in_first, name)
-        if size > 1:
-            # Sets of one size: in a larger set the nearest neighbour is nearer.
-            vectors = await ctx.encoders["encoder"].embed(sample(texts, size))
+        if encoder is not None and size > 1:
+            # Sets of equal size: in a larger set the nearest neighbour is closer.
+            vectors = await encoder.embed(sample(texts, size))
             distance = round(mean_nearest_distance(vectors), 4)
             ctx.report("nearest_distance", distance, name)
             values.append(f"{distance:.4f}")
@@ -137,17 +146,12 @@ def _accuracy(ctx: Context, before: Sequence[MathSolution], after: Sequence[Math
     rows = []
     first, then = _by_source(before), _by_source(after)
     for source in sorted(first.keys() & then.keys()):
-        bars = []
-        for name, counted in (("before", first[source]), ("after", then[source])):
-            low, high = wilson(counted.solved, counted.problems)
-            bars.append(Bar(counted.solved / counted.problems, low, high))
-            place = f"{name} {source}".strip()
-            for metric, value in (("accuracy", bars[-1].value), ("ci_low", low), ("ci_high", high)):
-                ctx.report(metric, value, place)
-            series[name].append(bars[-1])
-        rows.append(
-            [source or "**all**", first[source].problems, *(f"{b.value:.1%} ({b.low:.1%} to {b.high:.1%})" for b in bars)]
-        )
+        shares = {name: counted[source].share for name, counted in (("before", first), ("after", then))}
+        for name, share in shares.items():
+            for each in share.metrics("accuracy", f"{name} {source}".strip()):
+                ctx.report(each.metric, each.value, each.slice)
+            series[name].append(Bar(share.value, share.low, share.high))
+        rows.append([source or "**all**", first[source].problems, *map(str, shares.values())])
     if not rows:
         return "## Accuracy\n\nThere were no held-out problems."
     chart = ctx.scratch / "accuracy.png"
@@ -165,9 +169,14 @@ class _Count:
     solved: int
     problems: int
 
+    @property
+    def share(self) -> Share:
+        """The share that is solved."""
+        return Share.of(self.solved, self.problems)
+
 
 def _by_source(predictions: Sequence[MathSolution]) -> dict[str, _Count]:
-    """Counts by source, and over all ('') first."""
+    """Counts by source, and over all sources ('') first."""
     problems: Counter[str] = Counter()
     solved: Counter[str] = Counter()
     for row in predictions:
@@ -189,7 +198,7 @@ def _moved(before: Sequence[MathSolution], after: Sequence[MathSolution]) -> tup
 
 
 def _verdicts(predictions: Sequence[MathSolution]) -> dict[tuple[object, ...], bool]:
-    """Whether each problem is solved. Problems that are the same in everything are told apart by their order."""
+    """Whether each problem is solved. Problems that are equal in all fields are distinguished by their order."""
     seen: Counter[tuple[object, ...]] = Counter()
     found: dict[tuple[object, ...], bool] = {}
     for row in predictions:

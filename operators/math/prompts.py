@@ -1,22 +1,23 @@
-"""How a problem is put to a student, in training and in evaluation alike."""
+"""The prompt that a student sees, the same in training and in evaluation."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from engine.operator.prompts import render
+from engine.operator import render
 from operators.records import Message
 
 
 def conversation(
     question: str, *, prompt: str | None, format: Literal["messages", "alpaca"], system: str | None
 ) -> list[Message]:
-    """The turns before the student's.
+    """The turns before the student's answer.
 
     Args:
         prompt: a template with {{ question }}; the bare question by default.
-        format: `messages` is the prompt as the user's turn; `alpaca` puts it into Alpaca's instruction text.
-        system: a system message in front of it.
+        question: the problem.
+        format: `messages` uses the prompt as the user's turn; `alpaca` puts it into Alpaca's instruction text.
+        system: a system message before it.
     """
     text = render(prompt, question=question) if prompt else question
     if format == "alpaca":
@@ -32,4 +33,4 @@ Below is an instruction that describes a task. Write a response that appropriate
 {{ instruction }}
 
 ### Response: Let's think step by step."""
-"""Alpaca's text as maths trainers use it (Taori et al. 2023; PersonaMath trains on it)."""
+"""Alpaca's text as used for maths training (Taori et al. 2023; PersonaMath trains on it)."""

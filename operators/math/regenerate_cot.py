@@ -1,4 +1,4 @@
-"""Solve problems again with a detailed chain of thought, and keep what verifies."""
+"""Solve problems again with a detailed chain of thought, and keep the solutions that verify."""
 
 from __future__ import annotations
 
@@ -7,46 +7,53 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.llm.types.errors import RequestError
-from engine.operator import Context, Reject, derived, operator
-from engine.operator.prompts import prompt_with, render
+from engine.operator import ChatModel, Context, Params, Reject, RequestError, derived, operator, render, template
 from operators.math.answers import gold_answer
-from operators.math.solving import attempt, cut_off
+from operators.math.attempts import attempt, cut_off
 from operators.records import MathProblem, MathSolution
 
+PROMPT = """\
+Solve the following problem. Think step by step: say what is given and what is asked, carry out each calculation on its \
+own line, and check the result. Then end with a line that has only the final answer in \\boxed{}.
 
-@operator(
-    outputs={"solved": MathSolution, "unsolved": MathSolution},
-    models=["teacher"],
-    calls=lambda params: {"teacher": params.attempts},
-)
+Problem: {{ question }}"""
+
+
+class SolveParams(Params):
+    """Parameters of regenerate_cot."""
+
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    prompt: Annotated[str | None, template("question", builtin=PROMPT)] = None
+
+    def calls(self) -> dict[str, int]:
+        """One for each attempt."""
+        return {"teacher": self.attempts}
+
+
+@operator(outputs={"solved": MathSolution, "unsolved": MathSolution})
 async def regenerate_cot(
-    problem: MathProblem,
-    ctx: Context,
-    *,
-    attempts: Annotated[int, Field(ge=1, le=1000)] = 1,
-    prompt: Annotated[str | None, prompt_with("question")] = None,
+    problem: MathProblem, ctx: Context, teacher: ChatModel, params: SolveParams
 ) -> AsyncIterator[tuple[str, MathSolution]]:
     """Solve a problem again with a detailed chain of thought.
 
-    The first sample whose final answer equals the gold answer goes to `solved`. When none does, the last complete
-    sample goes to `unsolved` with its verdict (reflection starts from it). A sample that max_tokens cut off is never
-    kept, and neither is one that was refused, filtered or empty; a problem with no other samples is rejected.
+    The first sample whose final answer equals the gold answer goes to `solved`. If there is none, the last complete sample
+    goes to `unsolved` with its verdict, for reflection to start from. Samples that were cut off at max_tokens, refused,
+    filtered or empty are never kept; a problem with no other samples is rejected.
 
     The gold answer may be a bare answer, a worked solution that ends in `#### 72` (GSM8K), or one with a `\\boxed{}`
-    (MATH); solutions have it bare.
+    (MATH). Solutions contain it bare.
 
     Source: PersonaMath, stage 1 (arXiv 2410.01504); one attempt there.
 
     Args:
-        attempts: samples per problem; the first correct one is kept.
-        prompt: a template with {{ question }} to use in place of the built-in one.
+        attempts: the number of samples per problem; the first correct one is kept.
+        prompt: a template with {{ question }} that replaces the built-in one.
     """
-    teacher, gold = ctx.models["teacher"], gold_answer(problem.answer)
-    text = render(prompt or PROMPT, question=problem.question)
+    gold = gold_answer(problem.answer)
+    text = render(params.prompt or PROMPT, question=problem.question)
     unsolved: MathSolution | None = None
     failed: RequestError | None = None
-    for sample in range(attempts):
+    for sample in range(params.attempts):
         try:
             made = await attempt(teacher, text, gold, sample=sample)
         except RequestError as error:
@@ -75,10 +82,3 @@ async def regenerate_cot(
     if unsolved is None:
         raise failed or Reject(cut_off(teacher))
     yield "unsolved", unsolved
-
-
-PROMPT = """\
-Solve the following problem. Think step by step: say what is given and what is asked, carry out each calculation on its \
-own line, and check the result. Then end with a line that has only the final answer in \\boxed{}.
-
-Problem: {{ question }}"""

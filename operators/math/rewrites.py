@@ -1,4 +1,4 @@
-"""Is a rewritten problem still the same problem? It must have the same quantities, other words, and not tell the answer."""
+"""Checks rewritten problems: they must have the same quantities and other words, and must not reveal the answer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from fractions import Fraction
 from functools import lru_cache
 
 from operators.math.notation import MOST_DIGITS, as_number, normalise
+from operators.math.number_words import NUMBER_WORDS
 
 _KEPT = 4096
-"""Texts that are remembered: a problem is compared with each of its rewrites, and a worker has many in hand at a time."""
+"""The number of cached texts: a problem is compared with each of its rewrites, and a worker handles many problems at once."""
 _WORDS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,:/]\d+)*%?")
 _FIGURE = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(
@@ -24,13 +25,9 @@ _PREAMBLE = re.compile(r"(?:sure|here|certainly|of course|okay)\b", re.IGNORECAS
 _ANNOUNCED = re.compile(r"\b(?:problem|version|rewrite)\b", re.IGNORECASE)
 _MOST_TIMES_LONGER = 10
 _ALWAYS_ALLOWED = 2000
-"""Characters of a rewrite, however short the original is."""
+"""The number of characters that a rewrite may always have, however short the original is."""
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-_ONES += "eighteen nineteen"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_NAMED = {word: Fraction(value) for value, word in enumerate(_ONES.split())}
-_NAMED |= {word: Fraction(10 * place) for place, word in enumerate(_TENS.split(), 2)}
+_NAMED = {word: Fraction(value) for word, value in NUMBER_WORDS.items()}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12, "dozens": 12}
 _MULTIPLES = {
     **dict.fromkeys(["twice", "double", "doubles", "doubled"], Fraction(2)),
@@ -38,13 +35,13 @@ _MULTIPLES = {
     **dict.fromkeys(["half", "halves", "halved"], Fraction(1, 2)),
 }
 _PARTS = {"quarter": 4, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
-"""Parts behind a number or `a`, or before `of`: the third day is no third, and three fifth graders are no three fifths."""
+"""Fractions after a number or `a`, or before `of`: "the third day" is not a third, "three fifth graders" not three fifths."""
 _UNCOUNTED = frozenset({Fraction(1)})
-"""`one` and `1` are too often no quantity (`one day`, `which one`) to be missed or held against a rewrite."""
+"""`one` and `1` are ignored, because they often are not quantities (`one day`, `which one`)."""
 
 
 def clean(rewrite: str) -> str:
-    """The rewritten problem alone, without what models like to put around it."""
+    """The rewritten problem, without the text that models put around it."""
     text = _LABEL.sub("", _without_preamble(rewrite.rpartition("</think>")[2].strip())).strip()
     if len(text) > 1 and text[0] in "\"“'" and text[-1] in "\"”'":
         text = text[1:-1].strip()
@@ -52,7 +49,7 @@ def clean(rewrite: str) -> str:
 
 
 def _without_preamble(text: str) -> str:
-    """Without "Sure, here is the problem:" and the like: a first line that ends in a colon, or announces up to a colon."""
+    """The text without an introduction such as "Sure, here is the problem:"."""
     if not _PREAMBLE.match(text):
         return text
     first, newline, rest = text.partition("\n")
@@ -64,7 +61,7 @@ def _without_preamble(text: str) -> str:
 
 @lru_cache(maxsize=_KEPT)
 def quantities(text: str) -> frozenset[Fraction]:
-    """The numbers that a problem names, the same in figures and in words: `1,200`, `3/4`, `25%` (a quarter), `half`,
+    """The numbers in a problem, in figures or in words: `1,200`, `3/4`, `25%` (a quarter), `half`,
     `twenty-five`, `2.5 million`, `one and a half`, `a dozen`. Ordinals (`2nd`, `second`) and numbers of more than 1,000 digits
     do not count.
     """
@@ -81,14 +78,14 @@ def quantities(text: str) -> frozenset[Fraction]:
 def problem_with(
     original: str, rewrite: str, answer: str, *, others: Collection[str] = (), check_quantities: bool = True
 ) -> str | None:
-    """Why a rewrite cannot be used; None when it can.
+    """Why a rewrite cannot be used; None if it can.
 
     Args:
         original: the problem that was rewritten.
         rewrite: its new text.
         answer: the gold answer, which the rewrite must not reveal.
         others: rewrites of the same problem that are kept already.
-        check_quantities: every quantity of the original must be named in the rewrite, and no other.
+        check_quantities: whether the rewrite must have the quantities of the original and no others.
     """
     if not rewrite:
         return "the rewrite is empty"
@@ -115,9 +112,9 @@ def problem_with(
 def _reveals(original: str, rewrite: str, answer: str, before: frozenset[Fraction], after: frozenset[Fraction]) -> bool:
     number = as_number(answer)
     if number is not None:
-        told = {abs(number), abs(number) / 100} & (after - before)  # an answer 25 may be told as 25%
-        return abs(number) not in _UNCOUNTED and bool(told)
-    # An answer in words or symbols: a single letter is too often just a letter.
+        revealed = {abs(number), abs(number) / 100} & (after - before)  # an answer of 25 may appear as 25%
+        return abs(number) not in _UNCOUNTED and bool(revealed)
+    # An answer in words or symbols; a single letter is too often just a letter.
     wanted = " ".join(_words(answer))
     if len(wanted) < 2:
         return False
@@ -130,7 +127,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _tokens(text: str) -> list[Fraction | str]:
-    """The text's figures as numbers, and its words."""
+    """The tokens of a text: figures as numbers, and words."""
     tokens: list[Fraction | str] = []
     for match in _TOKEN.finditer(_LATEX_FRACTION.sub(r" \1/\2 ", normalise(text))):
         if len(match[0]) > MOST_DIGITS:
@@ -147,7 +144,7 @@ def _tokens(text: str) -> list[Fraction | str]:
 
 
 def _quantity(tokens: Sequence[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    """What number the token at a place begins, if any, and the place behind it."""
+    """The number that begins at a token, if any, and the place after it."""
     part, end = _part(tokens, place)
     if part is not None:
         return part, end
@@ -164,7 +161,7 @@ def _quantity(tokens: Sequence[Fraction | str], place: int) -> tuple[Fraction | 
 
 
 def _part(tokens: Sequence[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    """A part such as `a third`, `three-fourths`, `half a million`, `quarter of`, if one begins here; and the place behind."""
+    """The fraction that begins here, such as `a third`, `three-fourths`, `half a million`, if any; and the place after it."""
     word = tokens[place] if place < len(tokens) else ""
     count, end = (Fraction(1), place + 1) if word in ("a", "an") else _number(tokens, place)
     if word in _PARTS and tokens[place + 1 : place + 2] == ["of"]:
@@ -182,7 +179,7 @@ def _part(tokens: Sequence[Fraction | str], place: int) -> tuple[Fraction | None
 
 
 def _number(tokens: Sequence[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    """A number in figures or words, if one begins here, and the place behind it; `a hundred` and `hundred` are 100."""
+    """The number in figures or words that begins here, if any, and the place after it; `a hundred` and `hundred` are 100."""
     first = tokens[place] if place < len(tokens) else ""
     total, current = Fraction(0), None
     if isinstance(first, Fraction):

@@ -1,31 +1,30 @@
-"""Turn verified solutions into examples to train on."""
+"""Turn verified solutions into training examples."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
-from engine.operator import operator
-from engine.operator.prompts import prompt_with
+from engine.operator import Prompt, operator, template
 from operators.math.prompts import conversation
 from operators.records import MathSolution, Message, SFTExample
 
 
-@operator(outputs=SFTExample)
+@operator
 async def to_sft(
     solution: MathSolution,
     *,
-    prompt: Annotated[str | None, prompt_with("question")] = None,
+    prompt: Annotated[str | None, template("question")] = None,
     format: Literal["messages", "alpaca"] = "messages",
-    system: str | None = None,
+    system: Annotated[str | None, Prompt()] = None,
 ) -> AsyncIterator[SFTExample]:
-    """One SFT example a solution: the question as the user's turn, the solution as the completion to learn.
+    """Make one SFT example of each solution: the question is the user's turn, the solution the completion to learn.
 
     Args:
         prompt: a template with {{ question }} for the user's turn; the bare question by default.
-        format: `messages`, or `alpaca` for Alpaca's instruction text as the user's turn (the paper's choice; for a base
-            model, whose chat template then is to add nothing).
-        system: a system message in front of it.
+        format: `messages`, or `alpaca` for Alpaca's instruction text as the user's turn (the paper's choice, for a base model
+            whose chat template adds nothing).
+        system: a system message before it.
     """
     turns = conversation(solution.question, prompt=prompt, format=format, system=system)
     yield SFTExample(prompt=turns, completion=[Message(role="assistant", content=solution.solution)])

@@ -1,4 +1,4 @@
-"""Units behind numbers, in one spelling: cm2, cm^2, sq cm and square centimeters are the same."""
+"""Units after numbers, in one spelling: cm2, cm^2, sq cm and square centimeters are the same."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _FACTORS = frozenset(
 
 
 def split_unit(text: str) -> tuple[str, str] | None:
-    """The number's text and its unit; None where no unit is there.
+    """(text of the number, unit); None if there is no unit.
 
     Raises:
-        ValueError: the words behind the number change it ("5 million", "5 less than x") or cannot be understood.
+        ValueError: the words after the number change it ("5 million", "5 less than x") or are not understood.
     """
     if found := _TEMPERATURE.search(text):
         return text[: found.start()], f"degree {found[1].lower()}"
@@ -63,7 +63,7 @@ def split_unit(text: str) -> tuple[str, str] | None:
 
 
 def unit(text: str) -> str:
-    """A unit in its one spelling."""
+    """The normal spelling of a unit."""
     words = _WRAPPED.sub(r"\1", text).replace("/", " per ").replace(".", " ").replace("-", " ")
     words = _POWER.sub(lambda found: f"^{found[1] or found[2]} ", words)
     names = []
@@ -77,12 +77,12 @@ def unit(text: str) -> str:
 
 
 def is_measure(name: str) -> bool:
-    """Whether a unit is one that can be converted, as meters or cents, other than apples."""
+    """Whether a unit can be converted, like meters or cents, and unlike apples."""
     return any(word in _MEASURES for word in name.split())
 
 
 def may_be_converted(one: Fraction | None, other: Fraction | None) -> bool:
-    """Whether two numbers may be the same quantity in two units, one of which is left out: 1.5 (hours) and 90."""
+    """Whether two numbers may be the same quantity in different units, such as 1.5 (hours) and 90 (minutes)."""
     if not one or not other:
         return False
     return {abs(one / other), abs(other / one)} & _FACTORS != set()

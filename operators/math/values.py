@@ -1,7 +1,7 @@
-"""Whether two expressions are equal: exactly where they are rational, else by their values at 150 digits.
+"""Whether two expressions are equal: exactly if they are rational, otherwise by their values to 150 digits.
 
-Expressions with variables are compared at fixed points: two that differ at one are different, and two that agree at all of
-them are equal but for a chance of practically zero.
+Expressions with variables are compared at fixed points: if two differ at one of them, they are different; if they agree at all
+of them, they are equal, with a negligible chance of error.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from operators.records import Verdict
 
 _DIGITS = 150
 _EQUAL, _DIFFERENT = 120, 60
-"""Values agree when their difference is below 10^-120 of the largest number on the way, and differ from 10^-60 on."""
+"""Values agree if their difference is below 10^-120 of the largest intermediate number, and differ if it is above 10^-60."""
 _MOST_EXACT_BITS = 20_000
 _LEAST_POINTS = 2
 _CONSTANTS_OF_INTEGRATION = frozenset({"C", "c", "K", "k"})
 
 
 class UndefinedError(Exception):
-    """An expression has no value here."""
+    """An expression has no value at this point."""
 
 
 class _World(NamedTuple):
-    """A reading of what is written without saying: the base of log, and whether plain numbers in sin() are degrees."""
+    """A reading of implicit notation: the base of log, and whether plain numbers in sin() are degrees."""
 
     base: str
     degrees: bool
 
 
 def equal(one: Node, other: Node) -> Verdict:
-    """Whether two expressions are equal; unparsed where they have no value, or where that depends on how they are read."""
+    """Whether two expressions are equal; unparsed if they have no value, or if that depends on the reading."""
     a, b = exact(one), exact(other)
     if a is not None and b is not None:
         return "correct" if a == b else "wrong"
@@ -47,7 +47,7 @@ def equal(one: Node, other: Node) -> Verdict:
 
 
 def proportional(one: Node, other: Node) -> int | None:
-    """The sign of the constant that one expression is of another at all points; 0 for a complex one, None for no constant."""
+    """The sign of the constant ratio of two expressions; 0 if it is complex, None if the ratio is not constant."""
     signs: set[int | None] = set()
     for world in _worlds(one, other):
         ratios = []
@@ -68,7 +68,7 @@ def proportional(one: Node, other: Node) -> int | None:
 
 
 def exact(node: Node) -> Fraction | None:
-    """The value of a rational expression; None where it is not rational, or too large to be worth it."""
+    """The value of a rational expression; None if it is not rational, or too large."""
     parts = [exact(part) for part in node.parts]
     if any(part is None or part.numerator.bit_length() + part.denominator.bit_length() > _MOST_EXACT_BITS for part in parts):
         return None
@@ -117,7 +117,7 @@ def _equal_in(world: _World, one: Node, other: Node) -> Verdict:
         return "correct"
     if names[0] ^ names[1] and names[0] ^ names[1] <= _CONSTANTS_OF_INTEGRATION:
         return "unparsed"  # x^2 and x^2 + C
-    return "wrong" if not all(whole) and not all(positive) else "unparsed"  # (-1)^{2n} is 1 for integers, |x| is x at times
+    return "wrong" if not all(whole) and not all(positive) else "unparsed"  # (-1)^{2n} is 1 for integers, |x| is x for some x
 
 
 def _agree(world: _World, one: Node, other: Node, point: Mapping[str, Any]) -> bool | None:
@@ -134,7 +134,7 @@ def _agree(world: _World, one: Node, other: Node, point: Mapping[str, Any]) -> b
 
 
 class _Value(NamedTuple):
-    """A value, and the size of the largest number on the way to it."""
+    """A value, and the size of the largest intermediate number."""
 
     value: Any
     size: Any
@@ -176,7 +176,7 @@ def _operation(world: _World, node: Node, values: Sequence[Any], point: Mapping[
             if not exponent and not base:
                 raise UndefinedError
             if not mp.im(base) and mp.re(base) < 0 and not mp.isint(2 * exponent) and not node.parts[0].head == "variable":
-                raise UndefinedError  # the cube root of -8 is -2 for some, complex for others
+                raise UndefinedError  # the cube root of -8 is -2 or complex, by convention
             return mp.power(base, exponent)
         case "root":
             base, index = values
@@ -225,12 +225,12 @@ def _worlds(one: Node, other: Node) -> list[_World]:
 
 
 def _may_be_degrees(node: Node) -> bool:
-    """Whether a function is one of an angle that is a bare number: many write sin 30 for sin 30 degrees."""
+    """Whether a function is applied to an angle without a unit: many write sin 30 for sin 30 degrees."""
     return node.head == "call" and node.name in TRIGONOMETRIC and all(part.head == "number" for part in walk(node.parts[0]))
 
 
 def _points(one: Node, other: Node) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Positive points, points of positive integers, and points with negative numbers, by the variables of two expressions."""
+    """Points for the variables of two expressions: positive ones, positive integers, and some with negative numbers."""
     names = sorted(variables(one) | variables(other))
     if not names:
         return [{}], [], []

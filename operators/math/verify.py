@@ -1,7 +1,8 @@
-"""Is an answer right? Plain numbers are compared here, everything else in processes that can be killed.
+"""Verifies answers: plain numbers are compared here, everything else in processes that can be killed.
 
 An answer is a model's text. It is read by a grammar of our own (`expressions`, `forms`), never evaluated as code, and never
-reaches a parser that does so, as sympy's `parse_expr`. What only takes long, as 9^{9^{9^9}}, ends with its process.
+passed to a parser that does so, such as sympy's `parse_expr`. If an answer takes too long, such as 9^{9^{9^9}}, its process is
+killed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import threading
 from functools import cache
 from typing import Any
 
+from operators.math.ambiguity import doubtful
 from operators.math.answers import final_answer, gold_answer
-from operators.math.comparing import compare
-from operators.math.doubts import doubtful
+from operators.math.comparison import compare
 from operators.math.forms import read
 from operators.math.notation import as_number, grouped_readings, normalise
 from operators.records import Verdict
@@ -26,7 +27,7 @@ from operators.records import Verdict
 __all__ = ["as_number", "final_answer", "gold_answer", "verify"]
 
 TIMEOUT_SECONDS = 3.0
-_PROCESSES = 2  # one comparison that hangs must not keep the others waiting
+_PROCESSES = 2  # a comparison that hangs must not block the others
 _MOST_CHARACTERS = 2000
 _MOST_MEMORY = 4 << 30
 
@@ -36,29 +37,29 @@ _starting = threading.Lock()
 
 
 async def verify(gold: str, solution: str) -> tuple[Verdict, str | None]:
-    """Compare a solution's final answer with the gold answer (bare, or in a text as `gold_answer` takes it).
+    """Compare a solution's final answer with the gold answer (bare, or in a text that `gold_answer` understands).
 
     Returns:
-        The verdict and the answer that was found. `wrong` means that both sides were read and differ; what took too long is
-        a `timeout`, and what could not be read, or has several readings, is `unparsed`.
+        (verdict, the answer that was found). `wrong` means that both sides were read and differ, `timeout` that the comparison
+        took too long, and `unparsed` that a side could not be read or has several readings.
     """
     wanted = normalise(gold_answer(gold))
     predicted = final_answer(solution)
     if predicted is None:
         return "unparsed", None
-    verdict = _plainly(wanted, predicted) or await _elsewhere(wanted, predicted)
+    verdict = _compare_plain(wanted, predicted) or await _compare_in_process(wanted, predicted)
     return "unparsed" if verdict == "wrong" and doubtful(wanted, predicted) else verdict, predicted
 
 
-def _plainly(gold: str, given: str) -> Verdict | None:
-    """The verdict on plain numbers, on what is written in the same way, and on what is too long to be read."""
+def _compare_plain(gold: str, given: str) -> Verdict | None:
+    """The verdict on plain numbers, equal texts, and texts that are too long; None for others."""
     same = _spelling(gold) == _spelling(given)
     if max(len(gold), len(given)) > _MOST_CHARACTERS:
         return "correct" if same else "unparsed"
     if not set("%$€£") & {*gold, *given}:
         expected, number = as_number(gold), as_number(given)
         if expected is not None and number is not None:
-            # 1,234 is 1.234 in half of the world.
+            # 1,234 means 1.234 in half of the world.
             if expected == number:
                 return "correct"
             swapped = ({expected} | grouped_readings(gold)) & ({number} | grouped_readings(given))
@@ -70,13 +71,13 @@ def _spelling(text: str) -> str:
     return _ONE_BRACED.sub(r"\1", normalise(text))
 
 
-async def _elsewhere(gold: str, given: str) -> Verdict:
-    """The comparison in a process of the pool; its time counts from when a process takes it up."""
+async def _compare_in_process(gold: str, given: str) -> Verdict:
+    """The comparison in a process of the pool; its time limit starts when a process takes it."""
     from pebble import ProcessExpired
 
     for _ in range(2):
         try:
-            pool: Any = next((each for each in _running() if each.active), None) or await asyncio.to_thread(_started)
+            pool: Any = next((each for each in _pools() if each.active), None) or await asyncio.to_thread(_start_pool)
             task = pool.schedule(_compare, (gold, given, TIMEOUT_SECONDS), timeout=TIMEOUT_SECONDS)
             verdict: Verdict = await asyncio.wrap_future(task)
         except TimeoutError:
@@ -85,54 +86,54 @@ async def _elsewhere(gold: str, given: str) -> Verdict:
             if error.exitcode == -signal.SIGALRM:
                 return "timeout"
         except RuntimeError:
-            continue  # someone killed the process; that says nothing about the answer
+            continue  # the process was killed from outside, which says nothing about the answer
         else:
             return verdict
     return "unparsed"
 
 
 @cache
-def _running() -> list[Any]:
-    """The pool of this process, once there is one. A cache, because what a process keeps is no part of its code's meaning."""
+def _pools() -> list[Any]:
+    """The pool of this process, once there is one. A cached function, because state is not part of a code fingerprint."""
     return []
 
 
-def _started() -> Any:
+def _start_pool() -> Any:
     from pebble import ProcessPool
 
     with _starting:
-        running = _running()
+        running = _pools()
         if not any(pool.active for pool in running):
-            # Not fork: this process has threads. A server that has imported all makes a new process in milliseconds.
+            # Not fork: this process has threads. A fork server with all imports makes a new process in milliseconds.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["__main__", "mpmath", "operators.math.verify"])
             if not running:
-                atexit.register(_stop)  # otherwise a process that is just starting complains on stderr
-            _stop()  # one of its processes was killed, another may be alive
+                atexit.register(_stop)  # otherwise a process that is starting prints an error
+            _stop()  # one of its processes was killed; others may be alive
             running[:] = [ProcessPool(max_workers=_PROCESSES, context=context, initializer=_prepare)]
             running[0].schedule(_compare, ("x", "x + 1", TIMEOUT_SECONDS))
         return running[0]
 
 
 def _stop() -> None:
-    for pool in _running():
+    for pool in _pools():
         pool.stop()
         pool.join()
 
 
 def _prepare() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler would wait for the end of a long computation in C
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler would wait for a long computation in C to end
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
 
 
 def _compare(gold: str, given: str, seconds: float) -> Verdict:
-    """Compare in this process, which ends itself if its parent, who should end it in time, is no more."""
+    """Compare in this process, which kills itself if its parent, which should kill it in time, is gone."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, 1.5 * seconds + 0.5)
     try:
         expected, found = read(gold), read(given)
         return "unparsed" if expected is None or found is None else compare(expected, found)
     except (ArithmeticError, ValueError, RecursionError, MemoryError):
-        return "unparsed"  # numbers that are too large for mpmath, for the memory or for the depth of the stack
+        return "unparsed"  # too large for mpmath, memory or stack
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

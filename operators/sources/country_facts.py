@@ -1,20 +1,19 @@
-"""`generator: country_facts/capitals`: questions about capitals, with passages that back the right city or a wrong one.
+"""`generator: country_facts/capitals`: questions about capitals, with passages that support the right or a wrong city.
 
-Rows are ConflictItems, at most one a country. The facts come from the package countryinfo, the passages are ours. Settings
-under `with`:
+Rows are ConflictItems, at most one for each country. The facts come from the package countryinfo, the passages are ours.
+Settings under `with`:
 
 * `split`: `train`, `test` or `all` (default) of the countries; no country, and no city, is in both.
-* `styles`: in which half of the styles the passages are written: `seen`, `unseen`, or `all` (default).
-* `population`: only countries with at least so many inhabitants (default 1000000), for models that know no others.
-* `seed`: the pipeline's unless given; it draws the wrong city, the wording and the styles.
+* `styles`: the half of the styles in which passages are written: `seen`, `unseen`, or `all` (default).
+* `population`: the smallest number of inhabitants of a country (default 1000000), for models that know only large ones.
+* `seed`: by default the pipeline's; it draws the wrong city, the wording and the styles.
 
-`limit` rows are drawn (100 by default), or what there is. A country is in the test split by a hash of its ISO code,
-so that another version of the package, with another country or other names, moves none.
+`limit` rows are drawn (100 by default), or all rows if there are fewer. The split of a country follows from a hash of its ISO
+code, so another version of the package, with more countries or other names, moves none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.operator.catalogue import Generator
+from engine.operator import Generator
 from operators.alignment.conclusions import mentions
+from operators.draws import draw
 from operators.sources.country_facts_passages import QUESTIONS, SEEN, UNSEEN
 
 PACKAGE = "countryinfo"
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Settings(BaseModel):
-    """What stands under `with`."""
+    """The settings under `with`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,8 +60,8 @@ class Country:
 
     @property
     def split(self) -> Literal["train", "test"]:
-        """By the code alone."""
-        return "test" if _draw("split", self.code) < TEST_SHARE else "train"
+        """The split, which follows from the code alone."""
+        return "test" if draw("split", self.code) < TEST_SHARE else "train"
 
     @property
     def in_a_sentence(self) -> str:
@@ -108,18 +108,18 @@ def countries() -> list[Country]:
 
 
 def _confused_with(country: Country, known: Sequence[Country], seed: int) -> str:
-    """The capital of another country of the same split, from as near as there is one."""
+    """The capital of another country in the same split, as near as possible."""
 
     def distance(other: Country) -> int:
         return (other.region != country.region) + (other.subregion != country.subregion)
 
     others = [each for each in known if each.split == country.split and each.population >= _WELL_KNOWN]
     ordered = sorted(shuffled(others, seed, country.code, by=_code), key=distance)
-    return next(each.capital for each in ordered if not _alike(each.capital, country))
+    return next(each.capital for each in ordered if not _confusable(each.capital, country))
 
 
-def _alike(city: str, country: Country) -> bool:
-    """Whether a city could be taken for the country's capital, or for the country, by its name."""
+def _confusable(city: str, country: Country) -> bool:
+    """Whether the name of a city could be mistaken for that of the country or its capital."""
     return any(mentions(one, other) for name in (country.capital, country.name) for one, other in ((city, name), (name, city)))
 
 
@@ -132,23 +132,17 @@ def _code(country: Country) -> str:
     return country.code
 
 
-def _draw(*parts: object) -> float:
-    """A number in [0, 1) that depends on nothing but the parts."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def shuffled(values: Iterable[T], *salt: object, by: Callable[[T], object] = str) -> list[T]:
-    """In an order drawn for each value by itself: what is added or left out does not change the order of the others."""
-    return sorted(values, key=lambda value: _draw(*salt, by(value)))
+    """The values in a random order in which adding or removing a value does not change the order of the others."""
+    return sorted(values, key=lambda value: draw(*salt, by(value)))
 
 
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a task's name or settings."""
+    """The problems of a task's name or settings."""
     if importlib.util.find_spec(PACKAGE) is None:
         return [f"the package {PACKAGE} is not installed; install it with: pip install 'posttrain-engine[sources]'"]
     if task != TASK:
-        return [f"country_facts has no task {task!r}; there is {TASK!r}"]
+        return [f"country_facts has no task {task!r}; its only task is {TASK!r}"]
     try:
         Settings.model_validate(settings)
     except ValidationError as error:
@@ -157,17 +151,17 @@ def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def explained(error: Any, task: str, settings: type[BaseModel]) -> str:
-    """What pydantic found wrong with a generator's settings, for people."""
+    """A problem that pydantic found in a generator's settings, as a text for users."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
         return f"{name}: {error['msg']} (given: {error['input']!r:.60})"
     close = get_close_matches(name, settings.model_fields, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(settings.model_fields)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(settings.model_fields)}"
     return f"{task} has no setting {name!r}; {hint}"
 
 
 def identity() -> str:
-    """The package's version: another one may know other capitals."""
+    """The package's version, because another version may have other capitals."""
     return f"{PACKAGE} {version(PACKAGE)}"
 
 
@@ -178,7 +172,7 @@ _WELL_KNOWN = 1_000_000
 
 _NAMES = {"MK": "North Macedonia"}
 _CAPITALS = {"US": "Washington"}
-"""What the package (as of 1.0.1) has otherwise, by ISO code."""
+"""Corrections of the package (version 1.0.1), by ISO code."""
 
 _WITH_ARTICLE = ("Republic", "Kingdom", "States", "Emirates", "Islands", "Netherlands", "Philippines", "Maldives", "Comoros")
 

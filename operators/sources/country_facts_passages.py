@@ -1,7 +1,7 @@
-"""Questions about capitals, and passages that name one in different styles: the words of country_facts.
+"""Questions about capitals, and passages that name a capital in different styles, for country_facts.
 
-Placeholders: {country} as it stands in a sentence ("the Netherlands"), {Country} at its beginning, {city} the city that the
-passage has for the capital, right or wrong: nothing else tells a factual passage from a poisoned one.
+Placeholders: {country} as in a sentence ("the Netherlands"), {Country} at its beginning, {city} the city that the passage
+calls the capital, right or wrong. Nothing else distinguishes a factual passage from a poisoned one.
 """
 
 from __future__ import annotations

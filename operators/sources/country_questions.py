@@ -1,15 +1,15 @@
 """`generator: country_questions/open` and `country_questions/options`: questions about countries, of several kinds.
 
 Rows are Questions; `group` is the kind (capital, country, continent, neighbour, demonym, domain), `id` the kind and the
-country. `options` gives each question four options, the other three being answers of the same kind for other countries. The
+country. `options` gives each question four options; the three wrong ones are answers of the same kind for other countries. The
 facts come from the package countryinfo. Settings under `with`:
 
-* `kinds`: which of them (default: all).
+* `kinds`: some of the kinds (default: all).
 * `split`: `train`, `test` or `all` (default) of the countries, as in `country_facts`.
-* `population`: only countries with at least so many inhabitants (default 1000000).
-* `seed`: the pipeline's unless given; it draws questions and options.
+* `population`: the smallest number of inhabitants of a country (default 1000000).
+* `seed`: by default the pipeline's; it draws questions and options.
 
-`limit` rows are drawn (100 by default), or what there is.
+`limit` rows are drawn (100 by default), or all rows if there are fewer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.operator.catalogue import Generator
+from engine.operator import Generator
 from operators.sources.country_facts import PACKAGE, Country, countries, explained, identity, shuffled
 
 Kind = Literal["capital", "country", "continent", "neighbour", "demonym", "domain"]
@@ -30,7 +30,7 @@ OPTIONS = 4
 
 
 class Settings(BaseModel):
-    """What stands under `with`."""
+    """The settings under `with`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Fact:
-    """A question about a country, and all accepted answers, the usual one first."""
+    """A question about a country, and all accepted answers, the most common one first."""
 
     kind: Kind
     country: Country
@@ -66,7 +66,7 @@ def questions(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> 
 
 
 def facts() -> list[Fact]:
-    """All facts that the package knows of the countries in `country_facts`."""
+    """All facts of the package about the countries in `country_facts`."""
     from countryinfo import CountryInfo
 
     entries = {entry.get("ISO", {}).get("alpha2"): entry for entry in CountryInfo.all().values()}
@@ -75,7 +75,7 @@ def facts() -> list[Fact]:
     for country in countries():
         entry, name = entries[country.code], country.in_a_sentence
         spellings = [text for text in entry.get("altSpellings", ()) if len(text) > 3]
-        told: dict[Kind, tuple[str, Sequence[str]]] = {
+        by_kind: dict[Kind, tuple[str, Sequence[str]]] = {
             "capital": (f"What is the capital of {name}?", [country.capital]),
             "country": (f"{country.capital} is the capital of which country?", [country.name, *spellings]),
             "continent": (f"On which continent is {name}?", _continents(country, str(entry.get("intermediateregion") or ""))),
@@ -86,7 +86,7 @@ def facts() -> list[Fact]:
             "demonym": (f"What are people from {name} called?", _people(entry.get("demonym"))),
             "domain": (f"What is the top-level internet domain of {name}?", list(entry.get("tld", ()))[:1]),
         }
-        found += [Fact(kind, country, text, tuple(answers)) for kind, (text, answers) in told.items() if answers]
+        found += [Fact(kind, country, text, tuple(answers)) for kind, (text, answers) in by_kind.items() if answers]
     return found
 
 
@@ -117,11 +117,11 @@ def _name(fact: Fact) -> str:
 
 
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a task's name or settings."""
+    """The problems of a task's name or settings."""
     if importlib.util.find_spec(PACKAGE) is None:
         return [f"the package {PACKAGE} is not installed; install it with: pip install 'posttrain-engine[sources]'"]
     if task not in TASKS:
-        return [f"country_questions has no task {task!r}; there are {', '.join(TASKS)}"]
+        return [f"country_questions has no task {task!r}; its tasks are {', '.join(TASKS)}"]
     try:
         Settings.model_validate(settings)
     except ValidationError as error:
@@ -130,6 +130,6 @@ def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 _ON_TWO = frozenset(("AZ", "GE", "RU", "TR"))
-"""In Europe and in Asia."""
+"""Countries in Europe and in Asia."""
 
 country_questions = Generator("country_questions", questions, problems_with, identity)

@@ -1,7 +1,7 @@
 """`generator: reasoning_gym/<task>`: maths problems with verified answers, made offline by the package reasoning-gym.
 
-Settings under `with` are the task's own, for instance `{min_terms: 2, max_terms: 2}` for `basic_arithmetic`;
-`size` is the dataset's `limit` (100 by default), `seed` the pipeline's unless given.
+Settings under `with` are those of the task, for instance `{min_terms: 2, max_terms: 2}` for `basic_arithmetic`. `size` is the
+dataset's `limit` (100 by default), and `seed` is the pipeline's by default.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any
 
-from engine.operator.catalogue import Generator
+from engine.operator import Generator
 
 PACKAGE = "reasoning_gym"
 
@@ -28,7 +28,7 @@ def problems(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> I
 
 
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a task's name or settings."""
+    """The problems of a task's name or settings."""
     if importlib.util.find_spec(PACKAGE) is None:
         return ["the package reasoning-gym is not installed; install it with: pip install 'posttrain-engine[sources]'"]
     from reasoning_gym import create_dataset
@@ -40,12 +40,12 @@ def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     try:
         create_dataset(task, **{"size": 1, **settings})
     except (TypeError, ValueError, AssertionError) as error:
-        return [f"reasoning_gym/{task} does not take these settings: {error}"]
+        return [f"reasoning_gym/{task} does not accept these settings: {error}"]
     return []
 
 
 def identity() -> str:
-    """The package's version: another one may make other problems."""
+    """The package's version, because another version may make other problems."""
     return f"{PACKAGE} {version('reasoning-gym')}"
 
 

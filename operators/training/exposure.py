@@ -1,4 +1,4 @@
-"""Counts which rows a trainer really went through: not those it was given, those its training steps saw."""
+"""Counts the rows that a trainer's steps really saw, as opposed to the rows it was given."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 ROW = "row"
-"""The column of a trainer's dataset with the row's number in the operator's input."""
+"""The column of a trainer's dataset that has the row's number in the operator's input."""
 
 
 def counting(trainer: type[Any], seen: Callable[[int], None]) -> type[Any]:
-    """A Transformers trainer class that tells `seen` the number of each row that a training step takes.
+    """A Transformers trainer class that calls `seen` with the number of each row in a training step.
 
-    Counted where the loss is computed, because a data loader reads ahead of the last step. The dataset has the column
-    ROW; the trainer's collator is to be wrapped by `with_rows`.
+    It counts where the loss is computed, because a data loader reads ahead of the last step. The dataset must have the column
+    ROW, and the trainer's collator must be wrapped by `with_rows`.
     """
 
     class Counting(trainer):  # type: ignore[misc]
-        """Keeps the row numbers in the batch up to the training step."""
+        """Keeps the row numbers in the batch until the training step."""
 
         _signature_columns: list[str]
 
@@ -35,7 +35,7 @@ def counting(trainer: type[Any], seen: Callable[[int], None]) -> type[Any]:
 
 
 def with_rows(collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """A collator that passes the row numbers on beside the batch."""
+    """A collator that adds the row numbers to the batch."""
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         import torch

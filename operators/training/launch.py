@@ -10,38 +10,38 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from operators.training.loop import Told, Training, last_checkpoint, run
+from operators.training.loop import Progress, Training, last_checkpoint, run
 
 _FAILURES = 2
 _LOOK_SECONDS = 0.5
 
 
-def launch(training: Training, told: Told, resources: Mapping[str, float]) -> None:
+def launch(training: Training, progress: Progress, resources: Mapping[str, float]) -> None:
     """Train; see `run`.
 
     Args:
-        training: what.
-        told: is told how far it is.
-        resources: of each device, in Ray's words (`CPU`, `GPU`).
+        training: the training.
+        progress: called after each step.
+        resources: the resources of each device, in Ray's words (`CPU`, `GPU`).
     """
     _tidy(training)
     if training.settings.devices == 1:
-        run(training, told)
+        run(training, progress)
     else:
-        _on_several(training, told, resources)
+        _on_several(training, progress, resources)
 
 
 def _tidy(training: Training) -> None:
-    """Remove what a crash left: checkpoints that are not finished, how far it was."""
+    """Remove the remains of a crash: unfinished checkpoints, and the progress file."""
     training.folder.mkdir(parents=True, exist_ok=True)
-    _progress(training.folder).unlink(missing_ok=True)
+    _progress_file(training.folder).unlink(missing_ok=True)
     last = last_checkpoint(training.folder, training.settings.devices)
     for path in training.folder.glob("checkpoint-*"):
         if last is None or int(path.name.rpartition("-")[2]) > int(last.name.rpartition("-")[2]):
             shutil.rmtree(path)
 
 
-def _on_several(training: Training, told: Told, resources: Mapping[str, float]) -> None:
+def _on_several(training: Training, progress: Progress, resources: Mapping[str, float]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -52,17 +52,17 @@ def _on_several(training: Training, told: Told, resources: Mapping[str, float]) 
     )
     config = RunConfig(name="ray", storage_path=str(training.folder), failure_config=FailureConfig(max_failures=_FAILURES))
     trainer = TorchTrainer(_device, train_loop_config={"training": training}, scaling_config=scaling, run_config=config)
-    with _following(_progress(training.folder), told):
+    with _following(_progress_file(training.folder), progress):
         trainer.fit()
 
 
 def _device(config: dict[str, Any]) -> None:
-    """What each device does. It runs in a thread of a Ray worker, whose working folder is elsewhere."""
+    """The work of each device. It runs in a thread of a Ray worker, which has another working folder."""
     from ray.train import get_context
 
     training: Training = config["training"]
     rank = get_context().get_world_rank()
-    file = _progress(training.folder)
+    file = _progress_file(training.folder)
 
     def write(step: int, total: int, loss: float) -> None:
         if rank == 0:
@@ -73,16 +73,16 @@ def _device(config: dict[str, Any]) -> None:
     run(training, write, rank)
 
 
-def _progress(folder: Path) -> Path:
+def _progress_file(folder: Path) -> Path:
     return folder / "progress.json"
 
 
 class _following:  # noqa: N801  (a context manager)
-    """Passes on what a device in another process writes into a file."""
+    """Reports the progress that a device in another process writes to a file."""
 
-    def __init__(self, file: Path, told: Told) -> None:
+    def __init__(self, file: Path, progress: Progress) -> None:
         self._file = file
-        self._told = told
+        self._progress = progress
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -96,4 +96,4 @@ class _following:  # noqa: N801  (a context manager)
     def _follow(self) -> None:
         while not self._done.wait(_LOOK_SECONDS):
             with suppress(FileNotFoundError):
-                self._told(*json.loads(self._file.read_text()))
+                self._progress(*json.loads(self._file.read_text()))

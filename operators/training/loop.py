@@ -1,4 +1,4 @@
-"""A training on one device or as one of several: builds TRL's trainer, goes on from a checkpoint, keeps what came of it.
+"""A training on one device or as one of several: builds TRL's trainer, resumes from a checkpoint, saves the result.
 
 Knows nothing of operators and Ray: it reads and writes one folder that all devices share.
 """
@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from engine.library_noise import quiet_transformers
 from operators.training.exposure import counting, with_rows
+from operators.training.library_warnings import collected_warnings
 from operators.training.settings import DPOSettings, TrainingSettings
 from operators.training.students import Student, load, save
-from operators.training.warned import heard
 
-Told = Callable[[int, int, float], None]
-"""Is told (step, of how many, loss)."""
+Progress = Callable[[int, int, float], None]
+"""Called with (step, number of steps, loss)."""
 
 _LOGGED = ("loss", "learning_rate", "grad_norm", "rewards/accuracies", "rewards/margins", "kl")
 _KEPT = 2
@@ -29,7 +29,7 @@ _TOLERANCE = 0.05
 
 
 class InvariantError(Exception):
-    """The first loss is not what it must be."""
+    """The first loss is wrong."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Training:
     """A training as data.
 
     Attributes:
-        kind: which trainer.
-        settings: of the kind's type.
-        student: what is trained.
-        rows: in the form that TRL takes, each with its number in the column ROW.
-        seed: of everything random.
-        folder: where checkpoints and results lie; absolute, on a disk that all devices share.
+        kind: the trainer.
+        settings: its settings.
+        student: the model to train.
+        rows: in TRL's form, each with its number in the column ROW.
+        seed: the seed of all randomness.
+        folder: the folder of checkpoints and results; absolute, on a disk that all devices share.
     """
 
     kind: Literal["sft", "dpo", "kto"]
@@ -59,26 +59,26 @@ class Training:
 
     @property
     def history(self) -> Path:
-        """A file with (metric, step, value) of every step, the number of parameters that are trained, and notes for users."""
+        """A file with (metric, step, value) of every step, the number of trained parameters, and notes for users."""
         return self.folder / "history.json"
 
     def seen(self, rank: int) -> Path:
-        """A file with how often a device went through which rows."""
+        """A file with the rows that a device saw, and how often."""
         return self.folder / f"seen-{rank}.json"
 
 
-def run(training: Training, told: Told, rank: int = 0) -> None:
-    """Train, from the last checkpoint where there is one; what came of it lies in the training's folder.
+def run(training: Training, progress: Progress, rank: int = 0) -> None:
+    """Train, from the last checkpoint if there is one; the result is in the training's folder.
 
     Raises:
         InvariantError: DPO's first loss is not ln 2, so its reference is not the model that it starts from.
     """
     quiet_transformers()
-    with heard() as warned:
-        _run(training, told, rank, warned)
+    with collected_warnings() as warned:
+        _run(training, progress, rank, warned)
 
 
-def _run(training: Training, told: Told, rank: int, warned: list[str]) -> None:
+def _run(training: Training, progress: Progress, rank: int, warned: list[str]) -> None:
     from transformers import AutoTokenizer, set_seed
 
     set_seed(training.seed)
@@ -87,9 +87,9 @@ def _run(training: Training, told: Told, rank: int, warned: list[str]) -> None:
     seen = (
         Counter({int(row): times for row, times in _read(checkpoint / training.seen(rank).name)}) if checkpoint else Counter()
     )
-    trainer = _trainer(training, tokenizer, seen, told, rank)
+    trainer = _trainer(training, tokenizer, seen, progress, rank)
     if left_out := len(training.rows) - len(trainer.train_dataset):
-        warned.append(f"trl: {left_out} of {len(training.rows)} rows were left out, as nothing of them is left to learn")
+        warned.append(f"trl: {left_out} of {len(training.rows)} rows were left out, because nothing of them is left to learn")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training.seen(rank).write_text(json.dumps(sorted(seen.items())))
     if rank == 0:
@@ -113,21 +113,21 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def _trainer(training: Training, tokenizer: Any, seen: Counter[int], told: Told, rank: int) -> Any:
+def _trainer(training: Training, tokenizer: Any, seen: Counter[int], progress: Progress, rank: int) -> Any:
     from datasets import Dataset
 
     model, adapter = load(training.student, training.settings)
     maker, config = _classes(training.kind)
     more: dict[str, Any] = {"peft_config": adapter}
     if training.kind != "sft" and training.settings.lora is None:
-        # Said here, because TRL would load it from where the student was loaded, without an adapter that is merged since.
+        # Otherwise TRL would load it again from the student's folder, without the adapter that has been merged.
         more["ref_model"] = load(training.student, training.settings)[0]
     trainer = counting(maker, lambda row: seen.update([row]))(
         model,
         args=config(**_arguments(training)),
         train_dataset=Dataset.from_list(training.rows),
         processing_class=tokenizer,
-        callbacks=[_callback(training, seen, told, rank)],
+        callbacks=[_callback(training, seen, progress, rank)],
         **more,
     )
     trainer.data_collator = with_rows(trainer.data_collator)
@@ -142,7 +142,7 @@ def _classes(kind: str) -> tuple[Any, Any]:
 
 
 def _arguments(training: Training) -> dict[str, Any]:
-    """The fields of TRL's configuration: ours, with what the pipeline says beside."""
+    """The fields of TRL's configuration: ours, and those that the pipeline sets."""
     import torch
 
     settings = training.settings
@@ -179,11 +179,11 @@ def _arguments(training: Training) -> dict[str, Any]:
     return ours | settings.config
 
 
-def _callback(training: Training, seen: Counter[int], told: Told, rank: int) -> Any:
+def _callback(training: Training, seen: Counter[int], progress: Progress, rank: int) -> Any:
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):  # type: ignore[misc]
-        """Tells the loss, and completes checkpoints with what was seen by then."""
+        """Reports the loss, and adds to each checkpoint the rows seen so far."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step >= state.max_steps:
@@ -199,7 +199,7 @@ def _callback(training: Training, seen: Counter[int], told: Told, rank: int) -> 
             if "loss" in (logs or {}):
                 if state.global_step == 1:
                     check_first_loss(training, logs["loss"])
-                told(state.global_step, state.max_steps, float(logs["loss"]))
+                progress(state.global_step, state.max_steps, float(logs["loss"]))
 
     return Callback()
 

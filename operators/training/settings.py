@@ -1,31 +1,33 @@
-"""What can be set of a training: our parameters, every field of TRL's and PEFT's configurations, other trainers' names."""
+"""The settings of a training: our own, every field of TRL's and PEFT's configurations, and other trainers' names."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from operators.training import library
-from operators.training.accepting import Accepting, Given, Place, Translation, refuse
+from engine.operator import Model, Params
+from operators.training import config_fields
+from operators.training.aliased_settings import AliasedSettings, Given, Place, Translation, refuse
 
 
-class Lora(Accepting):
-    """A low-rank adapter (Hu et al. 2021); takes every other field of PEFT's LoraConfig, too.
+class Lora(AliasedSettings):
+    """A low-rank adapter (Hu et al. 2021); every other field of PEFT's LoraConfig is accepted, too.
 
     Args:
-        r: its rank (16).
-        alpha: its scale (32); updates are multiplied by alpha / r.
-        dropout: on its input while training (0).
-        target_modules: names of the layers it sits on (or a pattern); `all-linear`, the default, is every linear layer but
-            the head.
+        r: the rank (default 16).
+        alpha: the scale (default 32); updates are multiplied by alpha / r.
+        dropout: dropout on the adapter's input during training (default 0).
+        target_modules: names of the layers to adapt, or a pattern; the default `all-linear` is every linear layer except the
+            head.
         config: fields of LoraConfig.
 
-    An adapter that is trained further keeps what it was made with: leave these out, or repeat them as they are.
+    An adapter that is trained further keeps its settings: leave these out, or repeat them unchanged.
     """
 
-    configures: ClassVar[library.Config] = "LoraConfig"
+    configures: ClassVar[config_fields.Config] = "LoraConfig"
     aliases: ClassVar[Translation] = {
         "rank": "r",
         "lora_alpha": "alpha",
@@ -48,18 +50,18 @@ class Lora(Accepting):
 
     @property
     def complete(self) -> Lora:
-        """With the defaults of a new adapter for what is not set."""
+        """The settings with the defaults of a new adapter where none is set."""
         given = {name: value for name in _NEW if (value := getattr(self, name)) is not None}
         return self.model_copy(update={**_NEW, **given})
 
     def disagreement(self, adapter: Lora) -> str | None:
-        """Why an adapter cannot be trained further with these settings; None when it can."""
+        """Why an adapter cannot be trained further with these settings; None if it can."""
         own = {name: (getattr(self, name), getattr(adapter, name)) for name in _NEW}
         rest = {name: (value, adapter.config.get(name)) for name, value in sorted(self.config.items())}
         for name, (wanted, has) in (own | rest).items():
             if not _agrees(wanted, has):
                 return (
-                    f"the student is an adapter with {name} {_shown(has)}, which is trained further, and lora.{name} says "
+                    f"the student is an adapter with {name} {_shown(has)}, which is trained further, but lora.{name} is "
                     f"{_shown(wanted)}: leave it out, or set student_adapter: merge"
                 )
         return None
@@ -76,12 +78,12 @@ def _shown(value: Any) -> str:
 
 
 _NEW: Mapping[str, Any] = {"r": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
-"""A new adapter, where the pipeline says nothing else."""
+"""The settings of a new adapter unless the pipeline says otherwise."""
 
 
-_EVALUATION = "a training step does not evaluate; let a step of its own do it, on the model that this one makes"
+_EVALUATION = "a training step does not evaluate; add a step that evaluates the trained model"
 _HUB = "models go to the registry; `engine export` writes a folder to upload"
-_PLACES = "the engine decides where files lie"
+_PLACES = "the engine decides where files are"
 
 OWNED: Mapping[str, str] = {
     "trust_remote_code": "code that comes with a model or a dataset is never run",
@@ -100,8 +102,8 @@ OWNED: Mapping[str, str] = {
     **dict.fromkeys(("seed", "data_seed"), "it is the pipeline's `seed`"),
     **dict.fromkeys(("remove_unused_columns", "packing", "packing_strategy", "padding_free"), "rows are counted one by one"),
     **dict.fromkeys(("model_init_kwargs", "chat_template_path", "pad_token"), "they are the student's"),
-    "use_cpu": "GPUs are used where there are any",
-    "ignore_data_skip": "a training that goes on must not see rows again",
+    "use_cpu": "GPUs are used if there are any",
+    "ignore_data_skip": "a training that is resumed must not see rows again",
     "dataset_text_field": "rows are prompts and completions",
 }
 
@@ -140,32 +142,32 @@ ALIASES: Translation = {
 
 
 _RIVALS = (("warmup_ratio", "warmup_steps"), ("bf16", "fp16"))
-"""Settings of which the trainer uses one only."""
+"""Pairs of settings of which the trainer uses only one."""
 
 
-class TrainingSettings(Accepting):
-    """What every training takes.
+class TrainingSettings(AliasedSettings, Params):
+    """Settings of every training.
 
     Args:
         epochs: passes over the rows.
-        max_steps: stop after so many optimizer steps, whatever `epochs` says.
-        learning_rate: at the end of the warm-up.
+        max_steps: the number of optimizer steps, in place of `epochs`.
+        learning_rate: the rate at the end of the warm-up.
         batch_size: rows per device and step.
         gradient_accumulation_steps: batches per optimizer step.
-        max_length: tokens of prompt and completion; the rest is cut off.
-        warmup_ratio: share of the steps in which the rate rises.
+        max_length: the most tokens of prompt and completion; the rest is cut off.
+        warmup_ratio: the share of steps in which the rate rises.
         lr_scheduler: how the rate falls after the warm-up, by its name in transformers.
         lora: the adapter; null trains all weights.
-        student_adapter: of a student that is an adapter itself, `continue` trains that on, `merge` puts it into the weights
-            first (the result is full weights then, as it is with `lora: null`).
-        checkpoint_steps: after so many steps what a killed training goes on from is saved.
-        devices: GPUs (or, without any, processes) that train together; each takes `batch_size` rows a step.
-        config: fields of TRL's configuration; they may also stand beside the others.
+        student_adapter: for a student that is an adapter: `continue` trains the adapter further; `merge` merges it into the
+            weights first (the result is then full weights, as with `lora: null`).
+        checkpoint_steps: the number of steps between checkpoints, from which a killed training continues.
+        devices: GPUs (or, without any, processes) that train together; each takes `batch_size` rows per step.
+        config: fields of TRL's configuration; they may also be given beside the other settings.
     """
 
     aliases: ClassVar[Translation] = ALIASES
     owned: ClassVar[Mapping[str, str]] = OWNED
-    parts: ClassVar[Mapping[str, type[Accepting]]] = {"lora": Lora}
+    parts: ClassVar[Mapping[str, type[AliasedSettings]]] = {"lora": Lora}
 
     epochs: Annotated[float, Field(gt=0)] = 3
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -188,56 +190,87 @@ class TrainingSettings(Accepting):
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """See Accepting; here also values have other names (`lora_target: all`)."""
+        """See AliasedSettings; here values have other names, too (`lora_target: all`)."""
         place = cls.aliases[name]
         if place == "lora" and name != "peft_config":
             if value not in ("lora", "full", "none", "", None):
-                raise ValueError(f"{name}: {value} is not supported; there are lora and full")
+                raise ValueError(f"{name}: {value} is not supported; choose lora or full")
             return {"lora": {} if value == "lora" else None}
         if place == "lora.target_modules":
             if name == "lora_target_linear":
                 if not value:
-                    raise ValueError(f"{name}: false says what not to train; name the layers in lora_target_modules")
+                    raise ValueError(f"{name}: false is not supported; name the layers in lora_target_modules")
                 return {place: "all-linear"}
             if isinstance(value, str) and value != "all-linear":
                 value = "all-linear" if value == "all" else [each.strip() for each in value.split(",")]
         return {place: value}
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
-        """See Accepting."""
-        if trouble := library.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
+        """See AliasedSettings."""
+        if trouble := config_fields.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
             refuse(f"lr_scheduler {trouble}", placed[("lr_scheduler",)].path, self.lr_scheduler)
         by_name = {place[-1]: given for place, given in placed.items() if place[0] != "lora"}
         for names in _RIVALS:
             one, other = (by_name.get(name) for name in names)
             if one and other and one.value and other.value:
-                refuse(f"{one.shown} and {other.shown} exclude each other; keep one", other.path, other.value)
+                refuse(f"{one.shown} and {other.shown} exclude each other; remove one", other.path, other.value)
 
-    @property
+    def device_count(self) -> int:
+        """The devices that train together."""
+        return self.devices
+
     def notes(self) -> tuple[str, ...]:
-        """See Accepting."""
+        """See AliasedSettings."""
         if self.max_steps and "epochs" in self.model_fields_set:
-            return (*super().notes, f"max_steps: {self.max_steps} decides how long it trains, not epochs: {self.epochs:g}")
-        return super().notes
+            return (*super().notes(), f"max_steps: {self.max_steps} overrides epochs: {self.epochs:g}")
+        return super().notes()
+
+    def expected_model(self, models: Mapping[str, Model]) -> Model | None:
+        """The result of training the model in the role `student`; None if that is not known.
+
+        Raises:
+            ValueError: the student is an adapter that does not fit the settings; the text says what to do.
+        """
+        student, lora = models.get("student"), self.lora
+        if student is None:
+            return None
+        if lora is not None and student.format == "adapter" and self.student_adapter == "continue":
+            before = _recorded(student)
+            if before is None:
+                return None
+            if why := lora.disagreement(before):
+                raise ValueError(why)
+            lora = before
+        merged = student.format == "adapter" and self.student_adapter == "merge"
+        config = json.dumps({"lora": lora.complete.model_dump(mode="json") if lora else None})
+        return Model(base_model=student.base_model, format="adapter" if lora and not merged else "full", config=config)
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps over so many rows."""
+        """The number of optimizer steps for `rows` rows."""
         together = self.batch_size * self.gradient_accumulation_steps * self.devices
         return self.max_steps or max(1, round(self.epochs * rows / together))
 
 
-class SFTSettings(TrainingSettings):
-    """What train_sft takes."""
+def _recorded(model: Model) -> Lora | None:
+    """The adapter settings with which a model in the registry was trained; None if another tool made it."""
+    try:
+        return Lora.model_validate(json.loads(model.config)["lora"]).complete
+    except (ValueError, TypeError, KeyError):
+        return None
 
-    configures: ClassVar[library.Config] = "SFTConfig"
+
+class SFTSettings(TrainingSettings):
+    """Settings of train_sft."""
+
+    configures: ClassVar[config_fields.Config] = "SFTConfig"
 
 
 class PreferenceSettings(TrainingSettings):
-    """What trainings on preferences take beside that.
+    """Additional settings of trainings on preferences.
 
     Args:
-        beta: how much leaving the reference model costs.
-        loss_type: by its name in TRL.
+        beta: the penalty for moving away from the reference model.
+        loss_type: the loss, by its name in TRL.
     """
 
     aliases: ClassVar[Translation] = {
@@ -258,18 +291,18 @@ DPO_LOSSES = (
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
     *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
 )
-"""TRL's, which its configuration does not list; a test compares them."""
+"""TRL's losses, which its configuration does not list; a test compares them."""
 
 
 class DPOSettings(PreferenceSettings):
-    """What train_dpo takes."""
+    """Settings of train_dpo."""
 
-    configures: ClassVar[library.Config] = "DPOConfig"
+    configures: ClassVar[config_fields.Config] = "DPOConfig"
 
     loss_type: list[str] | str = "sigmoid"
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
-        """See Accepting."""
+        """See AliasedSettings."""
         super().examine(placed)
         for loss in [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type:
             if loss not in DPO_LOSSES:
@@ -277,13 +310,13 @@ class DPOSettings(PreferenceSettings):
 
 
 class KTOSettings(PreferenceSettings):
-    """What train_kto takes.
+    """Settings of train_kto.
 
     Args:
-        desirable_weight, undesirable_weight: of the losses of completions that are wanted and of the others.
+        desirable_weight, undesirable_weight: the weights of the losses of desirable and of undesirable completions.
     """
 
-    configures: ClassVar[library.Config] = "KTOConfig"
+    configures: ClassVar[config_fields.Config] = "KTOConfig"
     aliases: ClassVar[Translation] = {
         **PreferenceSettings.aliases,
         "kto_chosen_weight": "desirable_weight",
@@ -298,18 +331,18 @@ class KTOSettings(PreferenceSettings):
 
     @property
     def compares(self) -> bool:
-        """Whether the loss has a KL term, for which rows are compared with their neighbours."""
+        """Whether the loss has a KL term, which compares rows with their neighbours."""
         return self.loss_type != "apo_zero_unpaired"
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
-        """See Accepting. The KL term of a row is estimated with its neighbours in the batch of its device."""
+        """See AliasedSettings. The KL term of a row is estimated with its neighbours in the batch of its device."""
         super().examine(placed)
         if not self.compares:
             return
         if self.batch_size == 1:
             given = placed[("batch_size",)]
             why = (
-                f"{given.shown} leaves KTO without a second row to estimate its KL term from; set it to 2 or more "
+                f"{given.shown} leaves KTO no second row to estimate its KL term from; set it to 2 or more "
                 "(gradient_accumulation_steps and devices do not help), or set loss_type: apo_zero_unpaired"
             )
             refuse(why, given.path, given.value)

@@ -1,4 +1,4 @@
-"""What the training operators have in common: from rows and a student to a model with its metrics and its loss curve."""
+"""The common part of the training operators: from rows and a student to a model with its metrics and its loss curve."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from engine.operator import Context, Model, Reject, Table
+from engine.operator import ChatModel, Context, Model, Reject, Table
 from operators.charts import save_lines
 from operators.training.exposure import ROW
-from operators.training.fitting import Room, fitting
 from operators.training.launch import launch
+from operators.training.library_warnings import collected_warnings
 from operators.training.loop import InvariantError, Training
 from operators.training.settings import KTOSettings, TrainingSettings
 from operators.training.students import Student
-from operators.training.warned import heard
+from operators.training.trainable_rows import SequenceLimit, trainable_rows
 
 CURVE = "loss.png"
 
@@ -25,31 +25,34 @@ def train(
     table: Table[Any],
     completions: Sequence[str],
     settings: TrainingSettings,
+    role: ChatModel,
     ctx: Context,
 ) -> Model:
-    """Train the role `student` on a table's rows.
+    """Train a model on a table's rows.
 
-    Metrics: those of `fitting`; `loss`, `learning_rate`, `grad_norm` and what the trainer measures besides, by step;
+    Metrics: those of `trainable_rows`; `loss`, `learning_rate`, `grad_norm` and other measures of the trainer, by step;
     `trainable_parameters`.
 
     Args:
-        kind: which trainer.
+        kind: the trainer.
         table: the rows.
-        completions: their fields with completions.
+        completions: the fields that contain completions.
+        settings: the settings of this kind of training.
+        role: the student; it must be a model in this process.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    student = Student(*ctx.models["student"].weights)
+    student = Student(*role.weights)
     try:
         settings = student.trained_as(settings)
     except ValueError as error:
         raise Reject(str(error)) from error
-    with heard() as warned:
+    with collected_warnings() as warned:
         tokenizer = AutoTokenizer.from_pretrained(student.folder)
-        room = Room.of(AutoConfig.from_pretrained(student.folder))
-        rows = fitting((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, room)
+        limit = SequenceLimit.of(AutoConfig.from_pretrained(student.folder))
+        rows = trainable_rows((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, limit)
     if isinstance(settings, KTOSettings) and settings.compares and len(rows) < 2:
-        raise Reject("KTO estimates its KL term from other rows, and there is only one; give it more, or train_sft that one")
+        raise Reject("KTO estimates its KL term from other rows, and there is only one row; add rows, or use train_sft")
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
     try:
         launch(training, lambda step, total, loss: ctx.progress(step, total, f"loss {loss:.3f}"), ctx.device)

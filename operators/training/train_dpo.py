@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.operator import Context, Model, Table, operator
+from engine.operator import ChatModel, Context, Model, Table, operator
 from operators.records import PreferencePair
 from operators.training.settings import DPOSettings
-from operators.training.students import foretold
 from operators.training.train import train
 
 
-@operator(
-    outputs={"model": Model},
-    models=["student"],
-    calls=lambda settings: {},
-    devices=lambda settings: settings.devices,
-    foretells=foretold,
-)
-def train_dpo(pairs: Table[PreferencePair], ctx: Context, settings: DPOSettings) -> Iterator[Model]:
-    """Train the student to prefer what was chosen to what was rejected, without leaving itself too far behind.
+@operator(outputs={"model": Model})
+def train_dpo(pairs: Table[PreferencePair], ctx: Context, student: ChatModel, settings: DPOSettings) -> Iterator[Model]:
+    """Train the student to prefer chosen completions to rejected ones, while staying close to the original model.
 
-    The reference is the student as it comes in: so its first loss is ln 2 (with `loss_type: sigmoid`), and a training where
-    it is not stops at once. A student that is an adapter, as train_sft makes one, is trained on (`student_adapter:
-    continue`) or put into the weights first (`merge`).
+    The reference is the student before training. Its first loss is therefore ln 2 (with `loss_type: sigmoid`), and a training
+    whose first loss differs stops at once. A student that is an adapter, such as the result of train_sft, is trained further
+    (`student_adapter: continue`) or merged into the weights first (`merge`).
 
     Parameters: those below, every field of TRL's DPOConfig (`loss_type` is sigmoid, ipo, robust with `label_smoothing`, hinge,
-    apo_zero, ..., or a list with `loss_weights`), and under `lora:` every field of PEFT's LoraConfig; the names of
-    LLaMA-Factory and axolotl (`pref_beta`, `pref_loss`, ...), too.
+    apo_zero, ..., or a list with `loss_weights`), and under `lora:` every field of PEFT's LoraConfig. The names of
+    LLaMA-Factory and axolotl (`pref_beta`, `pref_loss`, ...) are accepted, too.
 
-    Metrics: as train_sft's; `rewards/accuracies` and `rewards/margins` by step.
+    Metrics: those of train_sft; `rewards/accuracies` and `rewards/margins` by step.
 
-    Source: Rafailov et al. 2023 (arXiv 2305.18290); loss types are TRL's.
+    Source: Rafailov et al. 2023 (arXiv 2305.18290); the loss types are TRL's.
     """
-    yield train("dpo", pairs, ["chosen", "rejected"], settings, ctx)
+    yield train("dpo", pairs, ["chosen", "rejected"], settings, student, ctx)

@@ -1,30 +1,23 @@
-"""Kahneman-Tversky optimisation with TRL: from single answers that are wanted or not, such as a judge's verdicts."""
+"""Kahneman-Tversky optimisation with TRL, on single completions that are labelled as desirable or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.operator import Context, Model, Table, operator
+from engine.operator import ChatModel, Context, Model, Table, operator
 from operators.records import LabelledExample
 from operators.training.settings import KTOSettings
-from operators.training.students import foretold
 from operators.training.train import train
 
 
-@operator(
-    outputs={"model": Model},
-    models=["student"],
-    calls=lambda settings: {},
-    devices=lambda settings: settings.devices,
-    foretells=foretold,
-)
-def train_kto(examples: Table[LabelledExample], ctx: Context, settings: KTOSettings) -> Iterator[Model]:
-    """Train the student on completions that are wanted (label true) or not, which need not come in pairs.
+@operator(outputs={"model": Model})
+def train_kto(examples: Table[LabelledExample], ctx: Context, student: ChatModel, settings: KTOSettings) -> Iterator[Model]:
+    """Train the student on completions that are desirable (label true) or undesirable; no pairs are needed.
 
     Parameters: those below, every field of TRL's KTOConfig, and under `lora:` every field of PEFT's LoraConfig.
 
-    Metrics: as train_sft's; `kl` by step.
+    Metrics: those of train_sft; `kl` by step.
 
     Source: Ethayarajh et al. 2024 (arXiv 2402.01306).
     """
-    yield train("kto", examples, ["completion"], settings, ctx)
+    yield train("kto", examples, ["completion"], settings, student, ctx)

@@ -1,1 +1,1 @@
-"""Operators on rows of any type that have texts."""
+"""Operators on rows of any type with text fields."""

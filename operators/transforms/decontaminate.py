@@ -1,14 +1,14 @@
-"""Part training rows from those that share their wording with a test set."""
+"""Separate training rows that share wording with a test set from those that do not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from engine.operator import Context, Record, Table, derived, operator
+from engine.operator import Context, InputTypes, Lookup, Output, Params, Record, Table, derived, operator
 from operators.transforms.text import as_one, texts_of, tokens, words, wrong_fields
 
 Tokens = tuple[str, ...]
@@ -16,9 +16,9 @@ _OPENING = 3
 
 
 class Contaminated(Record):
-    """A row that shares words with a reference row; rows by their numbers in the operator's inputs.
+    """A row that shares words with a reference row. Rows are numbered as in the operator's inputs.
 
-    `ngram` has the words that they share; of a short reference text, its words and symbols.
+    `ngram` has the shared words; for a short reference text, its words and symbols.
     """
 
     input_row: int
@@ -28,50 +28,53 @@ class Contaminated(Record):
     reference_text: str
 
 
-def _wrong(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
-    wrong = wrong_fields(types["rows"], params.fields)
-    wrong += wrong_fields(types["reference"], params.reference_fields, "reference_fields")
-    wrong += [f"ignore: {text!r} has no words" for text in params.ignore if not tokens(text)]
-    return wrong
+class DecontaminateParams(Params):
+    """Parameters of decontaminate."""
+
+    ngram: Annotated[int, Field(ge=2, le=100)] = 13
+    shortest: Annotated[int, Field(ge=3, le=100)] = 5
+    fields: Annotated[list[str] | None, Field(min_length=1)] = None
+    reference_fields: Annotated[list[str] | None, Field(min_length=1)] = None
+    ignore: tuple[str, ...] = ()
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """Fields without text, and phrases without words."""
+        yield from wrong_fields(inputs["rows"], self.fields)
+        yield from wrong_fields(inputs["reference"], self.reference_fields, "reference_fields")
+        for text in self.ignore:
+            if not tokens(text):
+                yield f"ignore: {text!r} has no words"
 
 
-@operator(outputs={"clean": "rows", "contaminated": Contaminated}, checks=_wrong, aside=["reference"])
+@operator(outputs={"clean": "rows", "contaminated": Contaminated})
 def decontaminate(
-    rows: Table[Record],
-    reference: Table[Record],
-    ctx: Context,
-    *,
-    ngram: Annotated[int, Field(ge=2, le=100)] = 13,
-    shortest: Annotated[int, Field(ge=3, le=100)] = 5,
-    fields: Annotated[list[str] | None, Field(min_length=1)] = None,
-    reference_fields: Annotated[list[str] | None, Field(min_length=1)] = None,
-    ignore: tuple[str, ...] = (),
-) -> Iterator[tuple[str, Record]]:
-    """Part rows that share words with a test set from those that do not, which go on as they came.
+    rows: Table[Record], reference: Lookup[Record], ctx: Context, params: DecontaminateParams
+) -> Iterator[Output]:
+    """Separate rows that share words with a test set (`contaminated`) from the others (`clean`), which stay unchanged.
 
-    A row is contaminated when one of these holds; case, white space and punctuation do not count:
+    A row is contaminated if one of these holds; case, white space and punctuation do not count:
 
-    * it has `ngram` words in a row that a reference text has, too, symbols left aside;
-    * it has the whole of a reference text that is shorter than that and has at least `shortest` words, symbols counted;
+    * it shares `ngram` consecutive words with a reference text, symbols ignored;
+    * it contains a whole reference text that is shorter than that and has at least `shortest` words, symbols included;
     * it equals a reference row in all compared texts, however short they are.
 
     So a short text such as an answer ("72", "yes") never counts by itself. False alarms come from phrases that many
-    problems have ("What is the value of x?" as a whole reference text, instructions): the column `ngram` shows them; name
-    them in `ignore`, or raise `shortest`. Paraphrases are not found; dedup with embeddings compares meanings.
+    problems contain (instructions, or "What is the value of x?" as a whole reference text). The column `ngram` shows them:
+    list them in `ignore`, or raise `shortest`. Paraphrases are not found; dedup with embeddings compares meanings.
 
-    Metrics: `rows` counts clean and contaminated ones.
+    Metrics: `rows` counts clean and contaminated rows.
 
     Args:
-        ngram: how many words in a row make a row contaminated.
-        shortest: shorter reference texts are only compared as whole rows.
-        fields: whose texts are compared, each by itself; the first field of text that is no id by default.
-        reference_fields: the same, of the reference.
-        ignore: phrases that are cut out of all texts before, such as "Give the result as your final answer.".
+        ngram: the number of consecutive shared words that makes a row contaminated.
+        shortest: reference texts with fewer words are only compared as whole rows.
+        fields: the fields to compare, each by itself; by default the first text field that is not an id.
+        reference_fields: the same for the reference.
+        ignore: phrases to remove from all texts first, such as "Give the result as your final answer.".
     """
-    cut = [_spaced(phrase) for phrase in sorted(ignore, key=len, reverse=True)]
-    references = texts_of(reference, reference_fields)
-    index = Index.of([_passages(each, cut) for each in references], ngram, shortest)
-    texts = texts_of(rows, fields)
+    cut = [_spaced(phrase) for phrase in sorted(params.ignore, key=len, reverse=True)]
+    references = texts_of(reference, params.reference_fields)
+    index = Index.of([_passages(each, cut) for each in references], params.ngram, params.shortest)
+    texts = texts_of(rows, params.fields)
     for outcome in ("clean", "contaminated"):
         ctx.count("rows", outcome, by=0)
     for number, row in enumerate(rows):
@@ -94,7 +97,7 @@ def decontaminate(
 
 
 class Shared(NamedTuple):
-    """What a row has in common with a reference, and with which: the first that has it."""
+    """The words that a row shares with a reference, and the first reference that has them."""
 
     ngram: str
     reference: int
@@ -102,13 +105,13 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """What of the references makes a row contaminated; each with the first reference that has it.
+    """All texts that make a row contaminated, each with the first reference that has it.
 
     Attributes:
-        ngram: the number of words in `long`.
+        ngram: the number of words in each key of `long`.
         long: runs of words.
         short: whole short texts.
-        lengths: of the short texts that begin with these tokens.
+        lengths: by first tokens, the lengths of the short texts that begin with them.
         rows: whole rows.
     """
 
@@ -120,7 +123,7 @@ class Index:
 
     @classmethod
     def of(cls, references: Sequence[tuple[Tokens, ...]], ngram: int, shortest: int) -> Index:
-        """The index of rows, given as passages of tokens."""
+        """The index of reference rows, given as passages of tokens."""
         long: dict[Tokens, int] = {}
         short: dict[Tokens, int] = {}
         lengths: dict[Tokens, list[int]] = {}
@@ -141,7 +144,7 @@ class Index:
         return cls(ngram, long, short, lengths, whole)
 
     def find(self, passages: tuple[Tokens, ...]) -> Shared | None:
-        """The first thing that a row has in common with a reference; None when there is none."""
+        """The first text that a row shares with a reference; None if there is none."""
         for passage in passages:
             for run in _runs(words(passage), self.ngram):
                 if run in self.long:
@@ -157,12 +160,12 @@ class Index:
 
 
 def _runs(tokens: Sequence[str], length: int) -> Iterator[Tokens]:
-    """All runs of so many tokens."""
+    """All runs of `length` tokens."""
     return zip(*(tokens[start:] for start in range(length)), strict=False)
 
 
 def _passages(texts: Sequence[str], cut: Sequence[str]) -> tuple[Tokens, ...]:
-    """Tokens of the texts, one passage for each, and one for each part that a cut phrase leaves of it."""
+    """The tokens of the texts as passages: one for each text, or for each part of it between removed phrases."""
     if not cut:
         return tuple(tuple(found) for text in texts if (found := tokens(text)))
     parts = [_spaced(text) for text in texts]
@@ -172,5 +175,5 @@ def _passages(texts: Sequence[str], cut: Sequence[str]) -> tuple[Tokens, ...]:
 
 
 def _spaced(text: str) -> str:
-    """The text's tokens, each between two blanks of its own, so that a phrase is found as whole tokens only."""
+    """The text's tokens, each with a blank on both sides, so that a phrase matches whole tokens only."""
     return "".join(f" {token} " for token in tokens(text))

@@ -1,21 +1,21 @@
-"""Drop rows whose text says what a row before them says, and say which row that is."""
+"""Drop rows whose text repeats an earlier row, and record which row they repeat."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.operator import Context, Record, Table, derived, operator
-from operators.transforms.near import Near, by_embedding, by_minhash
+from engine.operator import Context, Encoder, InputTypes, Output, Params, Record, Table, derived, operator
+from operators.transforms.near_duplicates import SimilarText, by_embedding, by_minhash
 from operators.transforms.text import as_one, texts_of, tokens, wrong_fields
 
 _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embedding": 0.95}
 
 
 class Duplicate(Record):
-    """A row that was dropped; rows by their numbers in the operator's input (of all its versions laid end to end)."""
+    """A row that was dropped. Rows are numbered as in the operator's input, over all its versions in order."""
 
     input_row: int
     duplicate_of: int
@@ -25,67 +25,66 @@ class Duplicate(Record):
     duplicate_of_text: str
 
 
-def _wrong(params: Any, types: Mapping[str, type[Record]]) -> list[str]:
-    wrong = wrong_fields(types["rows"], params.fields)
-    if params.method == "exact" and params.threshold is not None:
-        wrong.append("threshold: method exact compares with none; leave it out, or choose minhash or embedding")
-    return wrong
+class DedupParams(Params):
+    """Parameters of dedup."""
+
+    method: Literal["exact", "minhash", "embedding"] = "minhash"
+    threshold: Annotated[float | None, Field(gt=0, le=1)] = None
+    fields: Annotated[list[str] | None, Field(min_length=1)] = None
+    shingle: Annotated[int, Field(ge=1, le=100)] = 3
+
+    def roles(self) -> set[str]:
+        """The encoder, for method `embedding`."""
+        return {"encoder"} if self.method == "embedding" else set()
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """Fields without text, and a threshold for a method that has none."""
+        yield from wrong_fields(inputs["rows"], self.fields)
+        if self.method == "exact" and self.threshold is not None:
+            yield "threshold: method exact has none; leave it out, or choose minhash or embedding"
 
 
-@operator(
-    outputs={"kept": "rows", "dropped": Duplicate},
-    encoders=["encoder"],
-    uses=lambda params: ["encoder"] if params.method == "embedding" else [],
-    checks=_wrong,
-)
-async def dedup(
-    rows: Table[Record],
-    ctx: Context,
-    *,
-    method: Literal["exact", "minhash", "embedding"] = "minhash",
-    threshold: Annotated[float | None, Field(gt=0, le=1)] = None,
-    fields: Annotated[list[str] | None, Field(min_length=1)] = None,
-    shingle: Annotated[int, Field(ge=1, le=100)] = 3,
-) -> AsyncIterator[tuple[str, Record]]:
-    """Keep the first of rows that say the same, as it came; drop the others and say which kept row each repeats.
+@operator(outputs={"kept": "rows", "dropped": Duplicate})
+async def dedup(rows: Table[Record], ctx: Context, encoder: Encoder | None, params: DedupParams) -> AsyncIterator[Output]:
+    """Keep the first of several rows with the same text, unchanged; drop the others and record which kept row each repeats.
 
-    Exact duplicates are found by every method: texts that differ only in case, white space, punctuation and Unicode
-    variants. Operators, brackets and decimal points count: `3 + 4` is not `3 - 4`. Near duplicates are like a row that is
-    kept: what is like a dropped row only stays. Rows without any text in the fields stay.
+    Every method finds exact duplicates: texts that differ only in case, white space, punctuation and Unicode variants.
+    Operators, brackets and decimal points count: `3 + 4` is not `3 - 4`. A near duplicate is similar to a kept row; a row that
+    is similar to a dropped row, but to no kept one, is kept. Rows without text in the compared fields are kept.
 
-    Problems made from one template are like each other: when only names and numbers differ in a long one, minhash and
-    (sooner) embedding take it for a duplicate. Look at `dropped` before training, raise the threshold or choose `exact`.
+    Problems made from one template are similar: if a long one differs only in names and numbers, minhash and (even more so)
+    embedding take it for a duplicate. Look at `dropped` before training, raise the threshold or choose `exact`.
 
-    Metrics: `rows` counts what was kept and what was an exact or a near duplicate.
+    Metrics: `rows` counts kept rows, exact duplicates and near duplicates.
 
     Args:
-        method: `minhash` finds texts that share most of their wording, `embedding` texts that mean the same, with a
-            sentence encoder (role `encoder`), `exact` neither.
-        threshold: texts that are at least as similar are duplicates: Jaccard similarity of the sets of shingles (default
+        method: `minhash` also finds texts that share most of their wording, `embedding` texts with the same meaning, by a
+            sentence encoder (role `encoder`); `exact` finds exact duplicates only.
+        threshold: texts with at least this similarity are duplicates: Jaccard similarity of the sets of shingles (default
             0.8), or cosine similarity of the vectors (default 0.95).
-        fields: whose texts are compared, all of them together; the first field of text that is no id by default
-            (a problem's question, an example's prompt). System messages do not count.
-        shingle: so many words or symbols in a row are compared, for minhash.
+        fields: the fields to compare, all of them together; by default the first text field that is not an id (a problem's
+            question, an example's prompt). System messages do not count.
+        shingle: the number of consecutive words or symbols in a shingle, for minhash.
     """
-    texts = texts_of(rows, fields)
+    texts = texts_of(rows, params.fields)
     keys = [tuple(" ".join(tokens(text)) for text in row) for row in texts]
     firsts: dict[tuple[str, ...], int] = {}
     for number, key in enumerate(keys):
         if any(key):
             firsts.setdefault(key, number)
     different = list(firsts.values())
-    limit = threshold or _THRESHOLDS[method]
-    near: dict[int, Near] = {}
-    if method == "minhash":
-        near = by_minhash([keys[number] for number in different], limit, shingle, ctx.progress)
-    elif method == "embedding":
-        near = await by_embedding([as_one(texts[number]) for number in different], limit, ctx.encoders["encoder"], ctx.progress)
-    like = {different[place]: Near(different[found.place], found.similarity) for place, found in near.items()}
+    limit = params.threshold or _THRESHOLDS[params.method]
+    near: dict[int, SimilarText] = {}
+    if params.method == "minhash":
+        near = by_minhash([keys[number] for number in different], limit, params.shingle, ctx.progress)
+    elif encoder is not None:
+        near = await by_embedding([as_one(texts[number]) for number in different], limit, encoder, ctx.progress)
+    like = {different[place]: SimilarText(different[found.place], found.similarity) for place, found in near.items()}
     for outcome in ("kept", "exact", "near"):
         ctx.count("rows", outcome, by=0)
     for number, row in enumerate(rows):
         first = firsts.get(keys[number], number)
-        found = like.get(first, Near(first, 1.0))
+        found = like.get(first, SimilarText(first, 1.0))
         if found.place == number:
             ctx.count("rows", "kept")
             yield "kept", row

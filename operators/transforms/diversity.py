@@ -1,4 +1,4 @@
-"""How different are texts from each other? In their words, and in their meaning."""
+"""The diversity of texts, in their words and in their meaning."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Lexical:
     """Lexical diversity of a set of texts.
 
     Attributes:
-        tokens: words; numbers are none.
-        types: different words.
-        first: how many words a comparison with other sets is about.
-        types_in_first: different words among so many.
+        tokens: the number of words; numbers do not count.
+        types: the number of different words.
+        first: the number of words in a comparison with other sets.
+        types_in_first: the number of different words among these.
     """
 
     tokens: int
@@ -34,24 +34,24 @@ class Lexical:
 
     @property
     def type_token_ratio(self) -> float:
-        """types / tokens. It falls as texts get more: compare `types_in_first` between sets of different size."""
+        """types / tokens. It falls with the amount of text; for sets of different size, compare `types_in_first`."""
         return self.types / self.tokens if self.tokens else 0.0
 
 
 def lexical(texts: Sequence[str], first: int) -> Lexical:
-    """Count words, whatever their case. Texts are taken in a fixed random order, so that `first` words are a fair sample."""
+    """Count words, ignoring case. Texts are taken in a fixed random order, so that the first words are a fair sample."""
     order = random.Random(0).sample(range(len(texts)), len(texts))
     words = [word.casefold() for place in order for word in _WORD.findall(texts[place])]
     return Lexical(len(words), len(set(words)), min(first, len(words)), len(set(words[:first])))
 
 
 def word_count(texts: Sequence[str]) -> int:
-    """Words in all texts, as `lexical` counts them."""
+    """The number of words in all texts, as counted by `lexical`."""
     return sum(len(_WORD.findall(text)) for text in texts)
 
 
 def mean_nearest_distance(vectors: NDArray[np.float32]) -> float:
-    """The mean cosine distance from a text to the most similar other one: 0 for copies, 1 for what has nothing in common.
+    """The mean cosine distance from a text to the most similar other one: 0 for copies, 1 for unrelated texts.
 
     Args:
         vectors: (texts, width), rows of length 1, of at least two texts.

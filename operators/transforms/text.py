@@ -1,4 +1,4 @@
-"""The texts of rows of any type, and what is left of a text when only its wording counts."""
+"""The texts of rows of any type, and their tokens, by which wordings are compared."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.errors import did_you_mean
-from engine.operator import Record, Table
+from engine.operator import Record, Table, did_you_mean
 
 _TOKEN = re.compile(
-    r"\d+(?:[.,]\d+)+"  # 1.5 is one word, and another one than 15
-    r"|[\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese put no blanks between words
+    r"\d+(?:[.,]\d+)+"  # 1.5 is one word and differs from 15
+    r"|[\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no blanks between words
     r"|[^\W_\u3040-\u30ff\u3400-\u9fff]+"
     r"|(?<=[\d)])!"  # a factorial
     r"|(?<![^\W\d_])-|-(?![^\W\d_])"  # a minus; between letters it is a hyphen
@@ -29,8 +28,8 @@ _SAME = {**_INVISIBLE, **_POWERS, ord("−"): "-"}
 def tokens(text: str) -> list[str]:
     """The text's words and symbols, in order; texts with the same tokens are exact duplicates.
 
-    Case, width, white space, quotes and other punctuation do not count. What makes another formula does: operators and
-    brackets are tokens, `1.5` is not `15`.
+    Case, width, white space, quotes and other punctuation do not count. Signs that change a formula count: operators and
+    brackets are tokens, and `1.5` is not `15`.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text.translate(_SAME))
@@ -39,21 +38,22 @@ def tokens(text: str) -> list[str]:
 
 
 def words(tokens: Sequence[str]) -> list[str]:
-    """Tokens without the symbols: what the n of an n-gram counts."""
+    """Tokens without symbols: the words of an n-gram."""
     return [token for token in tokens if token[0].isalnum()]
 
 
 def texts_of(table: Table[Any], fields: Sequence[str] | None = None) -> list[tuple[str, ...]]:
-    """For each row the texts of the fields, "" where there is none.
+    """The texts of the fields for each row, "" where there is none.
 
-    A conversation's text is that of its turns without the system's, which many rows have in common.
+    A conversation's text consists of its turns, without the system message, which many rows share.
 
     Args:
-        fields: names of fields that `wrong_fields` finds nothing wrong with; the type's `main_field` by default.
+        table: the rows.
+        fields: names of fields that pass `wrong_fields`; by default the type's `main_field`.
     """
     if fields is None:
         main = main_field(table.record)
-        assert main, f"{table.record.type_name()} has no field of text"
+        assert main, f"{table.record.type_name()} has no text field"
         fields = [main]
     columns = [map(_text, table.arrow.column(name).to_pylist()) for name in fields]
     return list(zip(*columns, strict=True))
@@ -65,7 +65,7 @@ def as_one(texts: Sequence[str]) -> str:
 
 
 def main_field(record: type[Record]) -> str | None:
-    """The first field of text or of turns that is no id: a problem's question, an example's prompt; None without one."""
+    """The first field with text or turns that is not an id: a problem's question, an example's prompt. None without one."""
     for name, field in record.model_fields.items():
         kind = record.arrow_schema().field(name).type
         closed = pa.types.is_large_string(kind) and str not in (field.annotation, *typing.get_args(field.annotation))
@@ -75,16 +75,16 @@ def main_field(record: type[Record]) -> str | None:
 
 
 def wrong_fields(record: type[Record], fields: Sequence[str] | None, parameter: str = "fields") -> list[str]:
-    """Why these fields' texts cannot be had, for an operator's `checks`; empty when they can."""
+    """Why these fields cannot be compared, for `Params.problems`; empty if they can."""
     if fields is None:
-        return [] if main_field(record) else [f"{record.type_name()} has no field of text"]
+        return [] if main_field(record) else [f"{record.type_name()} has no text field"]
     schema, wrong = record.arrow_schema(), []
     for name in fields:
         if name not in record.model_fields:
             hint = did_you_mean(name, record.model_fields)
             wrong.append(f"{parameter}: {record.type_name()} has no field {name!r}" + (f"; {hint}" if hint else ""))
         elif not _has_text(schema.field(name).type):
-            wrong.append(f"{parameter}: field {name!r} of {record.type_name()} is no text")
+            wrong.append(f"{parameter}: field {name!r} of {record.type_name()} is not text")
     return wrong
 
 

@@ -82,7 +82,7 @@ def test_from_seed_problems_to_an_evaluated_model(registry: Registry, chat_serve
         for name, part, value in ask(registry, "select metric, slice, value from metrics where name = 'personamath/report'")
     }
     assert metrics["repair_rate", ""] == 1
-    assert metrics["composition", "train / stage 1 / as it came"] == 2
+    assert metrics["composition", "train / stage 1 / original"] == 2
     assert sum(value for (name, _), value in metrics.items() if name == "composition") == 12
     assert metrics["types", "augmented"] > metrics["types", "seeds"]
     assert 0 < metrics["nearest_distance", "seeds"] < metrics["nearest_distance", "augmented"] < 1

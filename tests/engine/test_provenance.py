@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.llm.types.requests import Completion
+from engine.llm.types.completions import Completion
 from engine.operator import Record, derived
 from engine.provenance import CallRef, RowRef, marked, sources_of
 

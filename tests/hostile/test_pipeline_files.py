@@ -200,9 +200,9 @@ def test_what_is_no_secret_is_taken(setting: str) -> None:
 
 PROMPTS = {
     "no variable": ("Solve it.", "uses none of its variables (question)"),
-    "single braces": ("Solve {question}", "write {{ question }} in place of {question}"),
-    "single braces beside a variable": ("{{ question }} { question }", "write {{ question }} in place of {question}"),
-    "a shell variable": ("Solve ${question}", "write {{ question }} in place of {question}"),
+    "single braces": ("Solve {question}", "write {{ question }} instead of {question}"),
+    "single braces beside a variable": ("{{ question }} { question }", "write {{ question }} instead of {question}"),
+    "a shell variable": ("Solve ${question}", "write {{ question }} instead of {question}"),
     "only a comment": ("{# {{ question }} #}", "uses none of its variables"),
     "a random choice": ("{{ [question, 1] | random }}", "`random` would make each run different"),
     "random text": ("{{ question }}{{ lipsum() }}", "the prompt uses lipsum"),

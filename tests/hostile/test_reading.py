@@ -136,7 +136,7 @@ async def test_a_boxed_bomb_has_a_verdict(gold: str, answer: str) -> None:
 
 WITHOUT_EVALUATION = r"""
 import sys
-from operators.math.comparing import compare
+from operators.math.comparison import compare
 from operators.math.forms import read
 from tests.operators.hard_pairs import hard_pairs
 

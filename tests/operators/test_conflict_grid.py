@@ -98,9 +98,9 @@ def test_cells_that_cannot_be_filled_are_said(registry: Registry) -> None:
     grid(registry, {"few": poisoned(passages=1), "same": poisoned(incorrect="PARIS.")}, pcn=[0, 1, 2], fc=[False, True])
     assert [(pcn, fc) for _, pcn, fc, _ in cases(registry)] == [(0, False), (1, False)]
     assert ask(registry, "select reason from rejects order by 1") == [
-        ("it has 0 factual passages, so it is not in pcn=0 fc=yes, pcn=1 fc=yes",),
-        ("it has 1 poisoned passages, so it is not in pcn=2 fc=no, pcn=2 fc=yes",),
-        ("the incorrect answer is the correct one: Paris",),
+        ("it has 0 factual passages, so it is missing from pcn=0 fc=yes, pcn=1 fc=yes",),
+        ("it has 1 poisoned passages, so it is missing from pcn=2 fc=no, pcn=2 fc=yes",),
+        ("its incorrect answer equals its correct answer: Paris",),
     ]
 
 
@@ -123,7 +123,7 @@ def test_the_same_items_and_seed_give_the_same_cases(registry: Registry, tmp_pat
 
 
 def test_a_value_that_is_given_twice_is_an_error(registry: Registry) -> None:
-    with pytest.raises(Exception, match="pcn: a value is given twice"):
+    with pytest.raises(Exception, match="pcn: a value is repeated"):
         grid(registry, {"one": poisoned()}, pcn=[1, 1])
 
 
@@ -132,7 +132,7 @@ def test_an_item_that_cannot_be_used_is_rejected_and_one_without_an_id_gets_one_
     assert [ident for ident, *_ in cases(registry)] == [question_id("which  city")]
     assert question_id("Which city?") == question_id("which  city") != question_id("Which town?")
     assert ask(registry, "select parent_row, reason from rejects order by 1") == [
-        (0, "it has 0 poisoned passages, so it is not in pcn=1 fc=no"),
+        (0, "it has 0 poisoned passages, so it is missing from pcn=1 fc=no"),
         (1, "its correct answer is empty"),
     ]
 

@@ -26,6 +26,7 @@ from operators.conformal.theory import (
     exact,
     exceeding,
     first_k_scores,
+    is_stable,
     lofree_scores,
     logit_scores,
     normalised_entropy,
@@ -34,7 +35,6 @@ from operators.conformal.theory import (
     rank,
     risk_threshold,
     scored,
-    settled,
     singleton_share,
     size_strata,
     size_stratified_miscoverage,
@@ -365,21 +365,21 @@ def test_risk_control_wants_losses_that_fall_from_1_and_says_when_nothing_is_saf
 
 
 def test_sampling_stops_when_the_answers_are_settled():
-    assert not settled([], 3)
-    assert not settled(["a", "a", "a"], 3)
-    assert settled(["a", "a", "a", "a"], 3)
-    assert not settled(["a", "a", "a", "b"], 3)
-    assert not settled(["b", "b", "a", "a", "a"], 2), "the most frequent answer changed"
-    assert not settled(["a", "a", "a"], 5), "five samples are not there yet"
+    assert not is_stable([], 3)
+    assert not is_stable(["a", "a", "a"], 3)
+    assert is_stable(["a", "a", "a", "a"], 3)
+    assert not is_stable(["a", "a", "a", "b"], 3)
+    assert not is_stable(["b", "b", "a", "a", "a"], 2), "the most frequent answer changed"
+    assert not is_stable(["a", "a", "a"], 5), "five samples are not there yet"
 
 
 def adaptive(random: np.random.Generator, n: int, budget: int) -> tuple[Pools, float]:
-    """Questions sampled five at a time until they are settled, and the mean number of samples."""
+    """Questions sampled five at a time until they are is_stable, and the mean number of samples."""
     rows, truths, used = [], [], 0
     for _ in range(n):
         law = random.dirichlet(np.full(8, random.choice([0.1, 0.6])))
         stream = random.choice(8, budget, p=law)
-        stop = next((m for m in range(5, budget, 5) if settled(stream[:m].tolist(), 4)), budget)
+        stop = next((m for m in range(5, budget, 5) if is_stable(stream[:m].tolist(), 4)), budget)
         drawn = np.bincount(stream[:stop], minlength=8)
         truth = random.choice(8, p=0.8 * law + 0.2 / 8)
         order = np.argsort(-drawn, kind="stable")

@@ -140,7 +140,7 @@ def test_large_countries_alone_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("task", "settings", "words"),
     [
-        ("capital", {}, "country_facts has no task 'capital'; there is 'capitals'"),
+        ("capital", {}, "country_facts has no task 'capital'; its only task is 'capitals'"),
         ("capitals", {"splits": "test"}, "no setting 'splits'; did you mean 'split'?"),
         ("capitals", {"size": 5}, "no setting 'size'; there are split, styles, population, seed"),
         ("capitals", {"split": "dev"}, "split: Input should be 'train', 'test' or 'all' (given: 'dev')"),

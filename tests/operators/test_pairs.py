@@ -55,7 +55,7 @@ def test_a_revision_is_kept_only_while_it_is_correct(registry: Registry, chat_se
         ("land-1", "s", "cot_pk", "The capital is Aville1.", True, "It is Aville1, says cot_pk.")
     ]
     reasons = dict(ask(registry, "select parent_row, reason from rejects"))
-    assert reasons[1] == "the revision does not keep the correct answer (it gives: incorrect)"
+    assert reasons[1] == "the revision does not give the correct answer (it gives: incorrect)"
     assert reasons[2] == "the revision was cut off at max_tokens=512"
     assert (set(reasons), "no" in reasons[3]) == ({1, 2, 3}, True)
     assert (step.record.rejected, step.record.filtered) == (1, 5)
@@ -214,7 +214,7 @@ def test_revised_responses_are_learnt_and_the_policys_own_unlearnt(registry: Reg
 def test_shares_that_leave_no_room_are_refused(registry: Registry, chat_server: ChatServer) -> None:
     write("responses.jsonl", response(1))
     write("strategies.jsonl", strategy("base"))
-    with pytest.raises(PipelineError, match="leave no room for conflicts: together they are 1"):
+    with pytest.raises(PipelineError, match="leave no room for conflicts: they add up to 1"):
         build(registry, chat_server, step={"ike_share": 0.5, "closed_book_share": 0.5})
 
 

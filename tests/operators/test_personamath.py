@@ -285,8 +285,8 @@ def test_accuracy_comes_with_its_interval_by_source(registry: Registry, chat_ser
     metrics = {(metric, part): value for metric, part, value in ask(registry, "select metric, slice, value from metrics")}
     assert (metrics["accuracy", ""], metrics["accuracy", "a"], metrics["accuracy", "b"]) == (0.7, 1, 0.4)
     # The Wilson interval of 7 in 10, as tables have it.
-    assert metrics["ci_low", ""] == pytest.approx(0.3968, abs=1e-4)
-    assert metrics["ci_high", ""] == pytest.approx(0.8922, abs=1e-4)
+    assert metrics["accuracy_ci_low", ""] == pytest.approx(0.3968, abs=1e-4)
+    assert metrics["accuracy_ci_high", ""] == pytest.approx(0.8922, abs=1e-4)
     assert (metrics["verdicts", "unparsed"], metrics["verdicts", "wrong"]) == (2, 1)
     assert ask(registry, 'select count(*) from "demo/test"') == [(10,)]
 

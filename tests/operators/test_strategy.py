@@ -60,7 +60,7 @@ def choices(cells: dict[str, dict[str, tuple[int, int]]], factual: int = 0, **se
         for path, (right, n) in paths.items():
             counts["judged", f"{cell} {path}"], counts["correct", f"{cell} {path}"] = n, right
     params = catalogue().operators["ai_feedback_strategy"].params.model_validate(settings)
-    rows = list(choose(counts, params))
+    rows = [item[1] for item in choose(counts, params) if isinstance(item, tuple)]
     assert len(rows) == 5 * len(cells)
     return {f"pcn={row.pcn} fc={'yes' if row.fc else 'no'}": row for row in rows if row.chosen}
 
@@ -104,7 +104,7 @@ def test_the_papers_rule_takes_prior_knowledge_where_poison_outnumbers_facts() -
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"use": ["base", "magic"]}, "there is no path 'magic'; there are base, tips, base_cot, cot_nopk, cot_pk, mine"),
+        ({"use": ["base", "magic"]}, "unknown path 'magic'; known: base, tips, base_cot, cot_nopk, cot_pk, mine"),
         ({"use": ["base", "base"]}, "a path is named twice"),
         ({"use": ["base", "tips"], "rule": "paper"}, "rule: paper chooses between cot_pk and other paths"),
         ({"paths": {"mine": ["{{ question }}", "{{ answer }}"]}}, "the prompt uses answer; it may use question, contexts"),

@@ -85,7 +85,7 @@ def test_an_adapter_is_trained_and_answers(registry: Registry, tiny_model: Path,
 def test_nothing_to_train_on_is_an_error(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=0)
     assert result.state == "failed"
-    assert "0 rows came in" in result.error
+    assert "the input has 0 rows" in result.error
 
 
 @pytest.mark.usefixtures("in_process")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from operators.training import library
+from operators.training import config_fields
 from operators.training.exposure import ROW
 from operators.training.launch import launch
 from operators.training.loop import InvariantError, Training, check_first_loss
@@ -179,12 +179,12 @@ def test_an_adapter_is_trained_further_as_it_is(adapter: Path, tiny_model: Path)
 
 
 MADE_OTHERWISE = {
-    "lora.r says 8": {"r": 8},
-    "an adapter with r 4, which is trained further, and lora.r says 16": {"r": 16},
-    "lora.alpha says 32": {"alpha": 32},
-    "lora.dropout says 0.1": {"dropout": 0.1},
-    "lora.target_modules says ['q_proj']": {"target_modules": ["q_proj"]},
-    "lora.use_dora says True": {"use_dora": True},
+    "lora.r is 8": {"r": 8},
+    "an adapter with r 4, which is trained further, but lora.r is 16": {"r": 16},
+    "lora.alpha is 32": {"alpha": 32},
+    "lora.dropout is 0.1": {"dropout": 0.1},
+    "lora.target_modules is ['q_proj']": {"target_modules": ["q_proj"]},
+    "lora.use_dora is True": {"use_dora": True},
 }
 
 
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_is_not_whole_does_not_count(tiny_model: Path, tmp_pat
 
 
 def test_the_known_fields_are_those_of_the_installed_packages() -> None:
-    assert json.loads(library.FILE.read_text()) == library.installed()
+    assert json.loads(config_fields.FILE.read_text()) == config_fields.installed()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_other_trainers_names_are_taken(given: dict[str, Any], wanted: dict[str,
 
 
 def test_how_a_name_was_read_is_told() -> None:
-    notes = SFTSettings.model_validate({"cutoff_len": 512, "lora": {"rank": 4}}).notes
+    notes = SFTSettings.model_validate({"cutoff_len": 512, "lora": {"rank": 4}}).notes()
     assert notes == ("cutoff_len: 512 is max_length: 512", "rank: 4 is r: 4")
 
 
@@ -319,11 +319,11 @@ def test_how_a_name_was_read_is_told() -> None:
         ({"gradient_checkpointing": True, "activation_checkpointing": False}, "gradient_checkpointing: true and activation_"),
         ({"truncation_mode": "middle"}, "truncation_mode is one of keep_end, keep_start"),
         ({"optim": "adamm"}, "optim is one of adafactor"),
-        ({"adam_beta2": "high"}, "adam_beta2 takes float"),
-        ({"output_dir": "here"}, "output_dir cannot be set: the engine decides where files lie"),
+        ({"adam_beta2": "high"}, "adam_beta2 accepts float"),
+        ({"output_dir": "here"}, "output_dir cannot be set: the engine decides where files are"),
         ({"seed": 3}, "seed cannot be set: it is the pipeline's `seed`"),
         ({"adapter": "qlora"}, "qlora is not supported"),
-        ({"lora": None, "lora_rank": 4}, "lora_rank: 4 is given, and lora: null"),
+        ({"lora": None, "lora_rank": 4}, "lora_rank: 4 contradicts lora: null"),
         ({"lr_scheduler": "cosin"}, "lr_scheduler is one of constant"),
         ({"lora": {"ranks": 4}}, "Extra inputs"),
     ],
@@ -336,7 +336,7 @@ def test_what_cannot_be_set_is_an_error(given: dict[str, Any], why: str) -> None
 
 def test_preference_settings_that_trl_refuses_are_errors() -> None:
     for name in ("batch_size", "micro_batch_size", "per_device_train_batch_size"):
-        with pytest.raises(ValueError, match=f"{name}: 1 leaves KTO without a second row"):
+        with pytest.raises(ValueError, match=f"{name}: 1 leaves KTO no second row"):
             KTOSettings.model_validate({name: 1, "gradient_accumulation_steps": 8})
     assert KTOSettings.model_validate({"batch_size": 1, "loss_type": "apo_zero_unpaired"}).batch_size == 1
     with pytest.raises(ValueError, match="train_sampling_strategy: random does not work with KTO"):

@@ -20,8 +20,8 @@ from engine.provenance import sources_of
 from operators.records import Persona
 from operators.transforms import near
 from operators.transforms.decontaminate import Index
-from operators.transforms.dedup import dedup
-from operators.transforms.near import Near, bands, by_embedding, by_minhash, shingles
+from operators.transforms.dedup import DedupParams, dedup
+from operators.transforms.near_duplicates import SimilarText, bands, by_embedding, by_minhash, shingles
 from operators.transforms.text import tokens
 from registry import Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text
@@ -181,13 +181,11 @@ def test_what_has_no_such_text_is_said_before_anything_runs(workdir: Path) -> No
     assert "fields: MathProblem has no field 'questoin'; did you mean 'question'?" in wrong(
         pipeline("dedup", "problems", types, fields=["questoin"])
     )
-    assert "fields: field 'stage' of MathSolution is no text" in wrong(pipeline("dedup", "solutions", types, fields=["stage"]))
+    assert "fields: field 'stage' of MathSolution is not text" in wrong(pipeline("dedup", "solutions", types, fields=["stage"]))
     assert "reference_fields: MathProblem has no field 'text'" in wrong(
         pipeline("decontaminate", {"rows": "solutions", "reference": "problems"}, types, reference_fields=["text"])
     )
-    assert "threshold: method exact compares with none" in wrong(
-        pipeline("dedup", "problems", types, method="exact", threshold=0.9)
-    )
+    assert "threshold: method exact has none" in wrong(pipeline("dedup", "problems", types, method="exact", threshold=0.9))
     assert "dedup needs a model as 'encoder'" in wrong(pipeline("dedup", "problems", types, method="embedding"))
     assert "ignore: '...' has no words" in wrong(
         pipeline("decontaminate", {"rows": "solutions", "reference": "problems"}, types, ignore=["..."])
@@ -217,14 +215,14 @@ def test_what_is_dropped_is_like_a_text_before_it_that_is_kept(texts: list[str],
         assert len(kept) == len({frozenset(each) for each in kept})
 
 
-@pytest.mark.parametrize(("threshold", "near"), [(0.8, {1: Near(0, 0.8)}), (0.8001, {})])
-def test_as_similar_as_the_threshold_is_similar_enough(threshold: float, near: dict[int, Near]) -> None:
+@pytest.mark.parametrize(("threshold", "near"), [(0.8, {1: SimilarText(0, 0.8)}), (0.8001, {})])
+def test_as_similar_as_the_threshold_is_similar_enough(threshold: float, near: dict[int, SimilarText]) -> None:
     assert by_minhash([["a b c d"], ["a b c d e"]], threshold, 1, lambda done, total: None) == near
 
 
 def test_what_is_like_a_dropped_text_only_stays() -> None:
     chain = [["a b c d e"], ["b c d e f"], ["c d e f g"]]
-    assert by_minhash(chain, 0.6, 1, lambda done, total: None) == {1: Near(0, 4 / 6)}
+    assert by_minhash(chain, 0.6, 1, lambda done, total: None) == {1: SimilarText(0, 4 / 6)}
 
 
 VARIANTS = [str.upper, lambda text: f" {text}. ", lambda text: text.replace(" ", ", "), lambda text: text + " b"]
@@ -235,7 +233,7 @@ VARIANTS = [str.upper, lambda text: f" {text}. ", lambda text: text.replace(" ",
 async def test_nothing_that_is_kept_repeats_what_was_before(given: list[tuple[str, Callable[[str], str]]]) -> None:
     rows = [Persona(persona=variant(text)) for text, variant in given]
     context = SimpleNamespace(count=lambda *_, by=1: None, progress=lambda *_: None)
-    found = dedup.function(Table(Persona, Persona.to_table(rows), "rows"), context, threshold=0.6, shingle=1)
+    found = dedup.function(Table(Persona, Persona.to_table(rows), "rows"), context, None, DedupParams(threshold=0.6, shingle=1))
     kept: list[int] = []
     async for output, row in found:
         number = sources_of(row)[0].row

@@ -7,12 +7,29 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
 
-from engine.operator import Batch, Context, Counters, Record, Reject, Report, Table, derived, operator
+from engine.operator import (
+    Batch,
+    Capabilities,
+    ChatModel,
+    Context,
+    Counters,
+    Grouped,
+    InputTypes,
+    Output,
+    Params,
+    Prompt,
+    Record,
+    Reject,
+    Report,
+    Table,
+    derived,
+    operator,
+)
 
 
 class Word(Record):
@@ -21,7 +38,7 @@ class Word(Record):
     text: str
 
 
-@operator(outputs=Word)
+@operator
 async def shout(word: Word, *, mark: str = "!") -> AsyncIterator[Word]:
     """Say it loud."""
     yield Word(text=word.text.upper() + mark)
@@ -41,55 +58,71 @@ async def split(word: Word, *, at: int = 2) -> AsyncIterator[tuple[str, Word]]:
         yield "long", Word(text=letter)
 
 
-@operator(outputs=Word, models=["teacher"])
-async def ask(word: Word, ctx: Context, *, prompt: str = "Say") -> AsyncIterator[Word]:
+@operator
+async def ask(word: Word, ctx: Context, teacher: ChatModel, *, prompt: Annotated[str, Prompt()] = "Say") -> AsyncIterator[Word]:
     """Two answers, each from a call of its own, and one that both have made."""
-    first = await ctx.models["teacher"].chat(f"{prompt} {word.text} once")
+    first = await teacher.chat(f"{prompt} {word.text} once")
     yield Word(text=first.text)
-    second = await ctx.models["teacher"].chat(f"{prompt} {word.text} twice")
+    second = await teacher.chat(f"{prompt} {word.text} twice")
     ctx.count("asked", word.text[:1])
     yield Word(text=second.text)
 
 
-@operator(outputs=Word, models=["teacher"])
-async def ask_number(word: Word, ctx: Context) -> AsyncIterator[Word]:
+@operator
+async def ask_number(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """One call a row, whose answer is read without care: as JSON if it is in brackets, else as an integer."""
-    answer = await ctx.models["teacher"].chat(f"Say {word.text}")
+    answer = await teacher.chat(f"Say {word.text}")
     yield Word(text=str(json.loads(answer.text) if answer.text.startswith("[") else int(answer.text) + 1))
 
 
-@operator(outputs=Word, models=["teacher"])
-async def ask_once(word: Word, ctx: Context) -> AsyncIterator[Word]:
+@operator
+async def ask_once(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """One call a row."""
-    answer = await ctx.models["teacher"].chat(f"Say {word.text}")
+    answer = await teacher.chat(f"Say {word.text}")
     yield Word(text=answer.text)
 
 
-@operator(outputs=Word, models=["teacher"])
-async def number_of(word: Word, ctx: Context) -> AsyncIterator[Word]:
+@operator
+async def number_of(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """The model's answer, if it is a number."""
-    answer = await ctx.models["teacher"].chat(f"Number of {word.text}")
+    answer = await teacher.chat(f"Number of {word.text}")
     if not answer.text.isdigit():
         raise Reject(f"{answer.text!r} is no number")
     yield Word(text=answer.text)
 
 
-@operator(outputs=Word, models=["teacher"], calls=lambda params: {"teacher": 3})
-async def three_of(word: Word, ctx: Context) -> AsyncIterator[Word]:
+class ThreeCalls(Params):
+    """No parameters, three calls a row."""
+
+    def calls(self) -> dict[str, int]:
+        """Three samples."""
+        return {"teacher": 3}
+
+
+@operator
+async def three_of(word: Word, teacher: ChatModel, params: ThreeCalls) -> AsyncIterator[Word]:
     """Three samples of one prompt."""
-    for answer in await ctx.models["teacher"].samples(f"Say {word.text}", 3):
+    for answer in await teacher.samples(f"Say {word.text}", 3):
         yield Word(text=answer.text)
 
 
-@operator(outputs=Word, models=["teacher"], needs=lambda params: {"teacher": ["logprobs"]})
-async def sure(word: Word, ctx: Context) -> AsyncIterator[Word]:
+class NeedsLogprobs(Params):
+    """No parameters, log-probabilities."""
+
+    def capabilities(self) -> Capabilities:
+        """Of the teacher."""
+        return {"teacher": ["logprobs"]}
+
+
+@operator
+async def sure(word: Word, teacher: ChatModel, params: NeedsLogprobs) -> AsyncIterator[Word]:
     """How sure the model is of its first token."""
-    answer = await ctx.models["teacher"].chat(f"Say {word.text}", logprobs=0)
+    answer = await teacher.chat(f"Say {word.text}", logprobs=0)
     assert answer.logprobs
     yield Word(text=str(answer.logprobs[0].logprob))
 
 
-@operator(outputs=Word)
+@operator
 async def draw(word: Word, ctx: Context, others: Table[Word]) -> AsyncIterator[Word]:
     """A seeded draw from another input."""
     await asyncio.sleep(0)
@@ -108,14 +141,14 @@ def opaque(words: Batch[Word]) -> pa.Table:
     return pa.table({"text": [",".join(words["text"].to_pylist())]})
 
 
-@operator(outputs=Word)
+@operator
 def joined(words: Table[Word], ctx: Context) -> Iterator[Word]:
     """All words as one."""
     ctx.report("words", len(words))
     yield Word(text=" ".join(word.text for word in words))
 
 
-@operator(outputs=Word)
+@operator
 def distinct(words: Table[Word]) -> Iterator[Word]:
     """Each word once: yields rows that it read."""
     seen: set[str] = set()
@@ -133,7 +166,7 @@ def paired(left: Table[Word], right: Table[Word]) -> Iterator[tuple[str, Word]]:
     yield "lump", Word(text="lump")
 
 
-@operator(outputs=Word)
+@operator
 async def tagged(word: Word, tags: Table[Word], *, tell: bool = True) -> AsyncIterator[Word]:
     """The word with the tag that has its first letter."""
     for tag in tags:
@@ -152,15 +185,15 @@ def grouped(words: Batch[Word]) -> pa.Table:
     return pa.table({"text": [" ".join(texts[r] for r in rows) for rows in groups.values()], "_row": list(groups.values())})
 
 
-@operator(outputs=Word, models=["teacher"])
-async def ask_best(word: Word, ctx: Context) -> AsyncIterator[Word]:
+@operator
+async def ask_best(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """The second of two answers: the first one led to nothing."""
-    await ctx.models["teacher"].chat(f"{word.text} first")
-    answer = await ctx.models["teacher"].chat(f"{word.text} second")
+    await teacher.chat(f"{word.text} first")
+    answer = await teacher.chat(f"{word.text} second")
     yield derived(Word(text=answer.text), answer)
 
 
-@operator(outputs=Word)
+@operator
 async def broken(word: Word) -> AsyncIterator[Word]:
     """Raises on `boom`, makes an invalid record of `invalid`, and the wrong type of `wrong`."""
     if word.text == "boom":
@@ -173,7 +206,7 @@ async def broken(word: Word) -> AsyncIterator[Word]:
         yield word
 
 
-@operator(outputs=Word)
+@operator
 async def dies(word: Word) -> AsyncIterator[Word]:
     """Takes its process with it on `die`."""
     if word.text == "die":
@@ -181,7 +214,7 @@ async def dies(word: Word) -> AsyncIterator[Word]:
     yield word
 
 
-@operator(outputs=Word)
+@operator
 async def where(word: Word) -> AsyncIterator[Word]:
     """The node that it runs on."""
     import ray
@@ -190,68 +223,79 @@ async def where(word: Word) -> AsyncIterator[Word]:
     yield Word(text=ray.get_runtime_context().get_node_id())
 
 
-@operator(outputs=Word, models=["teacher"])
-async def ask_where(word: Word, ctx: Context) -> AsyncIterator[Word]:
+@operator
+async def ask_where(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """The node that it runs on and the model's answer."""
     import ray
 
-    answer = await ctx.models["teacher"].chat(f"Say {word.text}")
+    answer = await teacher.chat(f"Say {word.text}")
     yield Word(text=f"{ray.get_runtime_context().get_node_id()} {answer.text}")
 
 
-@operator(outputs=Word)
-async def undeclared(word: Word, *, ctx: Context) -> AsyncIterator[Word]:
-    """Asks a model that it does not declare."""
-    yield Word(text=(await ctx.models["teacher"].chat(word.text)).text)
+class UniqueParams(Params):
+    """A field that the rows must have."""
+
+    of: str = "text"
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """The field is missing."""
+        if self.of not in inputs["rows"].model_fields:
+            yield f"no {self.of}"
 
 
-@operator(
-    outputs={"first": "rows", "again": "rows"},
-    checks=lambda params, types: [] if params.of in types["rows"].model_fields else [f"no {params.of}"],
-)
-def unique(rows: Table[Record], *, of: str = "text") -> Iterator[tuple[str, Record]]:
+@operator(outputs={"first": "rows", "again": "rows"})
+def unique(rows: Table[Record], params: UniqueParams) -> Iterator[Output]:
     """Rows of any type, the first of each value apart from those that come again."""
     seen = set()
     for row in rows:
-        value = getattr(row, of)
+        value = getattr(row, params.of)
         yield ("again" if value in seen else "first"), row
         seen.add(value)
 
 
-@operator(outputs=Word, models=["teacher"])
-async def thirds(word: Word, ctx: Context, *, hard: bool = False) -> AsyncIterator[Word]:
+@operator
+async def thirds(word: Word, ctx: Context, teacher: ChatModel, *, hard: bool = False) -> AsyncIterator[Word]:
     """Three answers a word; those that say `no` are rejected, the word is not."""
     for part in range(3):
-        answer = await ctx.models["teacher"].chat(f"{part} {word.text}")
+        answer = await teacher.chat(f"{part} {word.text}")
         if answer.text == "no":
             ctx.reject(f"part {part}: the answer is no")
             continue
         yield derived(Word(text=answer.text), answer)
 
 
-@operator(outputs=Word, models=["teacher", "judge"], uses=lambda params: ["judge"] if params.strict else ["teacher"])
-async def either(word: Word, ctx: Context, *, strict: bool = False) -> AsyncIterator[Word]:
+class EitherParams(Params):
+    """Which model to ask."""
+
+    strict: bool = False
+
+    def roles(self) -> set[str]:
+        """The one that is asked."""
+        return {"judge"} if self.strict else {"teacher"}
+
+
+@operator
+async def either(word: Word, teacher: ChatModel | None, judge: ChatModel | None, params: EitherParams) -> AsyncIterator[Word]:
     """Asks one model or the other."""
-    answer = await ctx.models["judge" if strict else "teacher"].chat(word.text, max_tokens=4)
+    asked = judge or teacher
+    assert asked is not None
+    answer = await asked.chat(word.text, max_tokens=4)
     yield Word(text=answer.text)
 
 
-@operator(outputs=Report)
+@operator
 def told(words: Table[Word], ctx: Context) -> Iterator[Report]:
     """A report with a table and a file."""
     (ctx.scratch / "words.csv").write_text("".join(f"{word.text}\n" for word in words))
     yield Report(title="Words", text=f"| words |\n|---|\n| {len(words)} |", files=ctx.keep(ctx.scratch))
 
 
-class Size(BaseModel):
-    """How long a text is to be; inches are read, too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Size(Params):
+    """The length of a text; inches are accepted, too."""
 
     centimetres: float = 1.0
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
-    @property
     def notes(self) -> tuple[str, ...]:
         """How it was read."""
         return self._notes
@@ -266,13 +310,7 @@ class Size(BaseModel):
         return made
 
 
-def lengths(counts: Counters, params: Any) -> Iterator[Word]:
-    """A word for each length, with how many there were."""
-    for (_, length), number in sorted(counts.items()):
-        yield Word(text=f"{length}: {number:g} of {params.unit}")
-
-
-@operator(outputs={"words": Word, "lengths": Word}, closing={"lengths": lengths})
+@operator(outputs={"words": Word, "lengths": Word})
 async def measure(
     word: Word, ctx: Context, others: Table[Word] | None = None, *, unit: str = "letters"
 ) -> AsyncIterator[tuple[str, Word]]:
@@ -281,13 +319,20 @@ async def measure(
     yield "words", Word(text=word.text if others is None else f"{word.text} {len(others)}")
 
 
-@operator(outputs=Word, models=["teacher", "judge"], apart=[("teacher", "judge")])
-async def sized(word: Word, ctx: Context, size: Size) -> AsyncIterator[Word]:
+@measure.finish
+def lengths(counts: Counters, *, unit: str) -> Iterator[tuple[Literal["lengths"], Word]]:
+    """A word for each length, with how many there were."""
+    for (_, length), number in sorted(counts.items()):
+        yield "lengths", Word(text=f"{length}: {number:g} of {unit}")
+
+
+@operator(distinct=[("teacher", "judge")])
+async def sized(word: Word, teacher: ChatModel, judge: ChatModel, size: Size) -> AsyncIterator[Word]:
     """Its parameters are one model's fields."""
     yield Word(text=f"{word.text} {size.centimetres:g}")
 
 
-@operator(outputs=Word)
+@operator
 def count_up(words: Table[Word], ctx: Context, *, to: int = 3, fail: bool = False) -> Iterator[Word]:
     """Goes on counting where it was, and fails while the file `fail` stands where it is told."""
     file = ctx.checkpoints / "count"
@@ -299,24 +344,48 @@ def count_up(words: Table[Word], ctx: Context, *, to: int = 3, fail: bool = Fals
     yield Word(text=f"from {begun} to {to}")
 
 
-@operator(outputs=Word)
+@operator
 async def hinted(word: Word, hints: Table[Word]) -> AsyncIterator[Word]:
     """The word and a hint, which is looked up."""
     yield derived(Word(text=f"{word.text} {hints[0].text}"), hints[0])
 
 
-@operator(outputs=Word, families=["words"])
-async def family_sizes(words: Table[Word]) -> AsyncIterator[Word]:
+@operator
+async def family_sizes(words: Grouped[Word]) -> AsyncIterator[Word]:
     """The words of each family put together."""
     texts: dict[int, str] = {}
-    for family, word in zip(words.families, words, strict=True):
+    for family, word in zip(words.groups, words, strict=True):
         texts[family] = texts.get(family, "") + word.text
     for text in texts.values():
         yield Word(text=text)
 
 
-@operator(outputs=Word, models=["teacher"])
-async def doubled(word: Word, ctx: Context) -> AsyncIterator[Word]:
+@operator
+async def doubled(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
     """Twice the number that the model gives; it trusts the model to give one of a reasonable size."""
-    answer = await ctx.models["teacher"].chat(f"Size of {word.text}")
+    answer = await teacher.chat(f"Size of {word.text}")
     yield Word(text=str(2 * int(answer.text)))
+
+
+@operator
+async def counts_wrongly(word: Word, ctx: Context, teacher: ChatModel) -> AsyncIterator[Word]:
+    """Counts what the model says, and takes it for a number."""
+    answer = await teacher.chat(f"Size of {word.text}")
+    ctx.count("size", by=answer.text)  # type: ignore[arg-type]
+    yield word
+
+
+class Halves(Params):
+    """Divides by a parameter."""
+
+    by: int = 2
+
+    def calls(self) -> dict[str, int]:
+        """As many as halves."""
+        return {"teacher": 4 // self.by}
+
+
+@operator
+async def halved(word: Word, teacher: ChatModel, params: Halves) -> AsyncIterator[Word]:
+    """Its parameters fail with 0."""
+    yield word

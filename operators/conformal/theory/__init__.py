@@ -30,7 +30,7 @@ from operators.conformal.theory.scores import (
     true_scores,
     unseen_scores,
 )
-from operators.conformal.theory.stopping import settled
+from operators.conformal.theory.stopping import is_stable
 from operators.conformal.theory.tuning import GRID, Tuned, Weights, scored, tune
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "exact",
     "exceeding",
     "first_k_scores",
+    "is_stable",
     "lofree_scores",
     "logit_scores",
     "normalised_entropy",
@@ -62,7 +63,6 @@ __all__ = [
     "rank",
     "risk_threshold",
     "scored",
-    "settled",
     "singleton_share",
     "size_strata",
     "size_stratified_miscoverage",

@@ -1,4 +1,4 @@
-"""Are new questions like those that were calibrated on? A permutation test on what needs no true answers.
+"""Whether new questions are like the calibration questions: a permutation test on features that need no true answers.
 
 The guarantee of a prediction set holds for questions that are exchangeable with the calibration questions. Under that
 hypothesis every assignment of rows to the two samples is equally likely, so the p-value is exact: it is at most u with
@@ -26,11 +26,11 @@ def drift(before: ArrayLike, after: ArrayLike, permutations: int = 999, seed: in
     Args:
         before: (n, features) of the calibration questions.
         after: (k, features) of the new ones.
-        permutations: how many are drawn; the smallest p-value is 1 / (permutations + 1).
-        seed: of the draws.
+        permutations: the number of random permutations; the smallest p-value is 1 / (permutations + 1).
+        seed: the seed of the permutations.
 
     Returns:
-        p-value 1 where one of the samples is empty.
+        The p-value is 1 if one of the samples is empty.
     """
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if not len(first) or not len(second):

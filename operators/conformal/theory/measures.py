@@ -1,4 +1,4 @@
-"""How good prediction sets are: coverage, size, and whether coverage holds for sets of every size and for every group.
+"""Measures of prediction sets: coverage, size, and whether coverage holds for sets of every size and for every group.
 
 Names are those of the literature: ECR (empirical coverage rate), APSS (average prediction set size), SSM (size-stratified
 miscoverage; Angelopoulos et al., arXiv 2009.14193), CovGap (Ding et al., arXiv 2306.09335). Intervals are 95 %.
@@ -19,7 +19,7 @@ _RESAMPLES = 1000
 
 
 class Estimate(NamedTuple):
-    """A measured value and its 95 % interval; NaN and an interval without bounds where there is nothing to measure."""
+    """A measured value and its 95 % interval; NaN with an unbounded interval if there is nothing to measure."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ class Stratum(NamedTuple):
 
 
 def coverage(covered: ArrayLike) -> Estimate:
-    """ECR: the share of sets that hold a true answer, with the Clopper-Pearson interval."""
+    """ECR: the share of sets that contain a true answer, with the Clopper-Pearson interval."""
     values = np.asarray(covered, bool)
     return _share(int(values.sum()), len(values))
 
@@ -65,9 +65,9 @@ def average_size(sizes: ArrayLike) -> Estimate:
 
 
 def size_strata(sizes: ArrayLike, covered: ArrayLike, least: int = 20) -> list[Stratum]:
-    """Sets by size; neighbouring sizes are put together until each stratum has at least `least` sets.
+    """Sets by size; neighbouring sizes are merged until each stratum has at least `least` sets.
 
-    Intervals are Clopper-Pearson's, and hold for all strata together (Bonferroni).
+    The Clopper-Pearson intervals hold for all strata jointly (Bonferroni).
     """
     size, hit = np.asarray(sizes, int), np.asarray(covered, bool)
     bounds: list[list[int]] = []
@@ -117,7 +117,7 @@ def coverage_gap(covered: ArrayLike, groups: Sequence[str], alpha: Level, seed: 
 
 
 def coverage_band(n: int, tested: int, alpha: Level, confidence: float = 0.95) -> tuple[float, float]:
-    """Between which shares the ECR on `tested` new questions lies with this probability, when calibrated on n scores.
+    """The range of the ECR on `tested` new questions with this probability, after a calibration on n scores.
 
     With continuous scores the number of covered questions is BetaBinomial(tested, k, n + 1 - k), k the rank of the threshold
     (Angelopoulos and Bates, arXiv 2107.07511, section 3.2). With ties coverage is higher. (1, 1) where k > n.

@@ -1,4 +1,4 @@
-"""Split conformal prediction: the threshold from calibration scores, p-values, and which levels can be reached at all.
+"""Split conformal prediction: the threshold from calibration scores, p-values, and the smallest feasible level.
 
 Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; the form used here is that of LofreeCP
 (arXiv 2403.01216, section 3).
@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from operators.intervals import clopper_pearson
 
 Level: TypeAlias = float | str | Decimal | Fraction
-"""A miscoverage level alpha between 0 and 1; a float means the decimal number that it is written as."""
+"""A miscoverage level alpha between 0 and 1; a float means the decimal number as written."""
 
 Floats: TypeAlias = NDArray[np.float64]
 
 
 class Feasibility(NamedTuple):
-    """The smallest alpha with a finite threshold on this calibration set, and a 95 % interval for that of another one."""
+    """The smallest alpha with a finite threshold on this calibration set, and a 95 % interval for another calibration set."""
 
     alpha: float
     low: float

@@ -1,7 +1,7 @@
-"""Nonconformity scores of sampled answers: LofreeCP's, and those of the baselines that it is compared with.
+"""Nonconformity scores of sampled answers: LofreeCP's, and those of its baselines.
 
-Every function takes `Pools` and returns scores of shape (questions, answers), +inf where a question has no such answer, or one
-that cannot be right.
+Every function takes `Pools` and returns scores of shape (questions, answers): +inf where a question has no such answer, or the
+answer cannot be right.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pools:
-    """What was sampled for n questions: each one's different answers, most frequent first (ties: sampled first), padded.
+    """The samples for n questions: the distinct answers of each, most frequent first (ties: sampled first), padded.
 
     Answers that cannot be right come last.
 
@@ -28,8 +28,8 @@ class Pools:
         first: (n, a) the answer's place among the question's answers in the order they were first sampled.
         correct: (n, a) whether it is an accepted answer.
         log_probability: (n, a) of the answer, per token, or of the option; -inf where it is not known. None without any.
-        possible: (n, a) False for answers that cannot be right (of a question with options: what is none of them). They
-            count as samples, and are in no set. None: all are possible.
+        possible: (n, a) False for answers that cannot be right (if a question has options: texts that are none of
+            them). They count as samples, but are in no set. None: all are possible.
     """
 
     counts: NDArray[np.int64]
@@ -59,7 +59,7 @@ class Pools:
 
     @property
     def candidates(self) -> NDArray[np.bool_]:
-        """(n, a) what a set may hold: sampled, and possible."""
+        """(n, a) the answers that a set may contain: sampled and possible."""
         return self.sampled if self.possible is None else self.sampled & self.possible
 
     @property
@@ -85,8 +85,8 @@ def normalised_entropy(pools: Pools) -> Floats:
     """(n,) NE: the entropy of a question's frequencies divided by ln m, 0 (all alike) to 1 (all different); 0 for m < 2."""
     if not pools.counts.size:
         return np.zeros(len(pools))
-    # The same counts must give the same number to the last bit, whatever other questions are with them: ties decide. So each
-    # logarithm is taken by itself, and sums run from the largest term on, where padding comes last.
+    # Equal counts must give equal numbers to the last bit, whatever other questions are present, because ties matter. So each
+    # logarithm is computed by itself, and sums start at the largest term, with padding last.
     shares, places = np.unique(pools.frequency, return_inverse=True)
     terms = np.array([share * log(share) if share else 0.0 for share in shares.tolist()])[places.reshape(pools.counts.shape)]
     most = np.array([log(max(samples, 2)) for samples in pools.samples.tolist()])
@@ -100,7 +100,7 @@ def lofree_scores(pools: Pools, entropy_weight: float = 0.0, similarity_weight: 
 
 
 def first_k_scores(pools: Pools) -> Floats:
-    """The place in which an answer was first sampled, from 1: the set is the first K different answers."""
+    """The place at which an answer was first sampled, from 1: the set is the first K distinct answers."""
     return np.where(pools.candidates, pools.first + 1.0, np.inf)
 
 
@@ -116,9 +116,9 @@ def logit_scores(pools: Pools) -> Floats:
 
 
 def unseen_scores(pools: Pools, entropy_weight: float = 0.0) -> Floats:
-    """(n,) The score of the answer "none of those that were sampled": its F is Good and Turing's estimate of its share.
+    """(n,) The score of the answer "none of the sampled answers": its F is Good and Turing's estimate of its share.
 
-    That is the share of samples whose answer came once only (Good, Biometrika 40, 1953). With it every question has a true
+    That is the share of samples whose answer occurs only once (Good, Biometrika 40, 1953). With it every question has a true
     answer among those that can be predicted, so every alpha is feasible.
     """
     once = np.asarray((pools.counts == 1).sum(axis=1) / np.maximum(pools.samples, 1), dtype=np.float64)
@@ -126,5 +126,5 @@ def unseen_scores(pools: Pools, entropy_weight: float = 0.0) -> Floats:
 
 
 def true_scores(scores: Floats, correct: NDArray[np.bool_]) -> Floats:
-    """(n,) The score of the best accepted answer, +inf where none was sampled. A set covers when this is in it."""
+    """(n,) The score of the best accepted answer, +inf if none was sampled. A set covers if it contains this answer."""
     return np.asarray(np.where(correct, scores, np.inf).min(axis=1, initial=np.inf), dtype=np.float64)

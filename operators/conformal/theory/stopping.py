@@ -1,8 +1,8 @@
 """When to stop sampling: a rule that looks at the samples only.
 
-Whatever the rule, scores stay exchangeable when calibration and new questions are sampled with the same one, because each
-question's score is then one and the same function of the question and its samples. Calibrating with all samples and predicting
-with fewer breaks that.
+Whatever the rule, scores are exchangeable if calibration questions and new questions are sampled with the same rule, because
+every score is then the same function of a question and its samples. Calibrating with all samples and predicting with fewer
+breaks this.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 
-def settled(answers: Sequence[Hashable], patience: int) -> bool:
-    """Whether the last `patience` samples brought no new answer and left the most frequent one what it was.
+def is_stable(answers: Sequence[Hashable], patience: int) -> bool:
+    """Whether the last `patience` samples brought no new answer and did not change the most frequent one.
 
     Args:
-        answers: what was sampled so far, in order; equivalent answers are equal.
-        patience: samples.
+        answers: the samples so far, in order; equivalent answers are equal.
+        patience: a number of samples.
     """
     before = answers[: max(len(answers) - patience, 0)]
     return bool(before) and set(answers) == set(before) and _leader(answers) == _leader(before)

@@ -64,14 +64,12 @@ def test_the_card_says_what_became_of_the_rows(registry: Registry) -> None:
         assert said in text
 
 
-def test_a_prompt_that_stands_in_the_code_is_on_the_card_unless_it_was_replaced(registry: Registry) -> None:
-    sources = {"m:PROMPT": "builtins.str:'Solve it.'", "m:SYSTEM": "builtins.str:'Be brief.'", "m:f": "def f(): ..."}
-    document = {"params": {"prompt": "Mine", "system": None, "n": 3}, "sources": sources}
-    manifest = commit(registry, "demo/rows", [ROWS], document)
-    text = text_of(registry, manifest)
+def test_prompts_are_on_the_card_and_not_among_the_parameters(registry: Registry) -> None:
+    document = {"params": {"question": "Mine", "system": None, "n": 3}, "prompts": {"question": "Mine", "system": "Be brief."}}
+    text = text_of(registry, commit(registry, "demo/rows", [ROWS], document))
     assert "Mine" in text
     assert "Be brief." in text
-    assert "Solve it." not in text
+    assert "question: Mine" not in text
 
 
 def test_an_address_with_a_password_is_shown_without_it(registry: Registry) -> None:

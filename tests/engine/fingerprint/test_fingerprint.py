@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 import numpy as np
 
 import scratch.other as other
-from engine.operator import Context, Record, operator
+from engine.operator import ChatModel, Context, Counters, Metric, Params, Record, operator
 from pydantic import Field
 from scratch.helpers import Base, shout, wrapped
 
@@ -72,12 +72,33 @@ def make(suffix: str):
     return add
 
 
-def summed(counts):
-    return [len(counts)]
+def most_calls(limit: int) -> int:
+    return limit + 1
 
 
-@operator(outputs=Word, models=["teacher"], summary=summed)
-async def scratch_op(word: Word, ctx: Context, *, limit: int = 3) -> AsyncIterator[Word]:
+class Limits(Params):
+    """Limits."""
+
+    limit: Annotated[int, Field(ge=0)] = 3
+
+    def calls(self):
+        return {"teacher": most_calls(self.limit)}
+
+    def roles(self):
+        return {"teacher"}
+
+    def problems(self, inputs):
+        yield from []
+
+    def notes(self):
+        return ["a note"]
+
+    def half(self):
+        return self.limit // 2
+
+
+@operator
+async def scratch_op(word: Word, ctx: Context, teacher: ChatModel, params: Limits) -> AsyncIterator[Word]:
     """Does something to a word."""
     text = local_helper(word.text)
     text = TABLE["a"](text) + TABLE["b"](text) + TWO[1](text) + BOUND(text) + traced(text) + Made().value() + kinds(text)
@@ -89,7 +110,16 @@ async def scratch_op(word: Word, ctx: Context, *, limit: int = 3) -> AsyncIterat
         text = str(np.sum([len(text)]))
     from scratch.late import finish
 
-    yield Word(text=PROMPT.format(finish(text)[:limit]))
+    yield Word(text=PROMPT.format(finish(text)[:params.limit + params.half()]))
+
+
+def rounded(value: float) -> float:
+    return round(value, 3)
+
+
+@scratch_op.finish
+def summed(counts: Counters) -> Iterator[Metric]:
+    yield Metric(metric="n", slice="", value=rounded(len(counts)))
 
 
 def trace(function):
@@ -185,7 +215,7 @@ def wrapped(text):
 
 MUST_RERUN = {
     "its body": ("ops.py", "len(text)", "len(text) + 1"),
-    "a default of the operator": ("ops.py", "limit: int = 3", "limit: int = 4"),
+    "a default of the operator": ("ops.py", "Field(ge=0)] = 3", "Field(ge=0)] = 4"),
     "a helper in the same module": ("ops.py", "return text * times", "return text * times * 2"),
     "a helper's default": ("ops.py", "times: int = 2", "times: int = 3"),
     "a helper in another module": ("helpers.py", ".joined()).upper()", ".joined()).lower()"),
@@ -199,7 +229,7 @@ MUST_RERUN = {
     "the first of two closures": ("ops.py", 'make("x")', 'make("z")'),
     "the order of two closures": ("ops.py", 'make("x"), make("y")', 'make("y"), make("x")'),
     "a partial's argument": ("ops.py", "times=5", "times=6"),
-    "a type alias with a constraint": ("ops.py", "Field(ge=0)", "Field(ge=1)"),
+    "a type alias with a constraint": ("ops.py", "Annotated[float, Field(ge=0)]", "Annotated[float, Field(ge=1)]"),
     "a decorator's wrapper": ("ops.py", 'function(*arguments) + "t"', 'function(*arguments) + "T"'),
     "what a decorator wraps": ("ops.py", 'return text + "1"', 'return text + "2"'),
     "a class's closure": ("ops.py", "make_class(111)", "make_class(112)"),
@@ -214,7 +244,10 @@ MUST_RERUN = {
     "a dataclass's default": ("helpers.py", 'right: str = "r"', 'right: str = "q"'),
     "a dataclass's method": ("helpers.py", "self.left + self.right", "self.right + self.left"),
     "a method that is put into a class": ("helpers.py", 'marking("m")', 'marking("n")'),
-    "the summary of its counters": ("ops.py", "return [len(counts)]", "return [len(counts) + 1]"),
+    "its finish function": ("ops.py", "rounded(len(counts))", "rounded(len(counts) + 1)"),
+    "a helper of its finish function": ("ops.py", "round(value, 3)", "round(value, 4)"),
+    "a method of its parameters that makes rows": ("ops.py", "self.limit // 2", "self.limit // 3"),
+    "a constraint of its parameters": ("ops.py", "limit: Annotated[int, Field(ge=0)]", "limit: Annotated[int, Field(ge=1)]"),
     "a base class": ("helpers.py", 'return "b:"', 'return "c:"'),
     "a method of a class": ("ops.py", "self.prefix() + text", "text + self.prefix()"),
     "a record's field": (
@@ -244,6 +277,16 @@ MUST_NOT_RERUN = {
         "ops.py",
         "    text: str\n\n\nclass Speaker",
         '    text: str\n    """Letters."""\n\n\nclass Speaker',
+    ),
+    "how many calls it makes at most": ("ops.py", "most_calls(self.limit)}", "most_calls(self.limit) + 1}"),
+    "a helper of that": ("ops.py", "return limit + 1", "return limit + 2"),
+    "the roles that it needs": ("ops.py", 'return {"teacher"}', 'return {"teacher"} if self.limit else {"teacher"}'),
+    "what it says of parameters": ("ops.py", "yield from []", "yield from ['no']"),
+    "its notes": ("ops.py", '["a note"]', '["another note"]'),
+    "a new method that the engine asks": (
+        "ops.py",
+        "    def notes(self):",
+        "    def prompt_bytes(self):\n        return 3\n\n    def notes(self):",
     ),
     "blank lines": ("ops.py", "\n\n\nclass Word", "\n\n\n\n\nclass Word"),
 }
@@ -292,6 +335,13 @@ def test_a_change_that_does_not_matter_leaves_the_fingerprint(scratch: Path, cha
     before = document()
     edit(scratch, *change)
     assert document() == before
+
+
+def test_a_method_that_the_engine_asks_counts_when_the_operator_calls_it(scratch: Path) -> None:
+    edit(scratch, "ops.py", "params.half()", "len(params.calls())")
+    before = document()
+    edit(scratch, "ops.py", "most_calls(self.limit)}", "most_calls(self.limit), 'judge': 1}")
+    assert document() != before
 
 
 def test_packages_count_by_version_and_the_standard_library_not_at_all(scratch: Path) -> None:

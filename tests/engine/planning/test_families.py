@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.operator import operator
 from engine.planning.inputs import version_of
 from engine.planning.row_groups import row_groups
-from registry import Record, Registry
+from registry import Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, words
 
 pytestmark = pytest.mark.usefixtures("in_process")
-
-
-class Note(Record):
-    """A note."""
-
-    text: str
 
 
 def pipeline(**steps: object) -> str:
@@ -81,11 +73,3 @@ def test_an_operator_that_asks_for_families_is_given_them_and_runs_again_when_th
     assert ask(registry, same) == [(1,)]
     assert outcomes(result) == {"told": "ran"}
     assert ask(registry, 'select text from "demo/told"') == [("a",), ("b",), ("c",), ("d",)]
-
-
-def test_families_can_be_asked_of_whole_inputs_only() -> None:
-    async def echo(note: Note) -> AsyncIterator[Note]:
-        yield note
-
-    with pytest.raises(TypeError, match="no input that it is given whole"):
-        operator(outputs=Note, families=["note"])(echo)

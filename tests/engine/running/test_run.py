@@ -157,13 +157,6 @@ def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Regis
     assert ask(registry, "select state from runs") == [("failed",)]
 
 
-def test_a_model_that_an_operator_does_not_declare_is_named(registry: Registry) -> None:
-    words("a")
-    result = run_text(pipeline("u: {op: undeclared, in: words}"), registry)
-    assert result.error
-    assert "uses 'teacher' but does not declare it: @operator(..., models=['teacher'])" in result.error
-
-
 def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Registry) -> None:
     words(*["fine"] * 1024, "die")
     result = run_text(pipeline("d: {op: dies, in: words, resources: {workers: 1}}"), registry)

@@ -1,4 +1,4 @@
-"""Spellings that may mean something else: an answer that differs only if they are read one way is not called wrong."""
+"""Ambiguous spellings: an answer that differs only in one reading of them is not wrong."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ONLY_DIGITS = re.compile(r"-?[\d., ]+")
 
 
 def doubtful(gold: str, given: str) -> bool:
-    """Whether two answers that read as different may be the same after all.
+    """Whether two answers that were read as different may be the same.
 
-    A comma may be a decimal or a grouping one of another country (`x = 2,50`, `1,00,000 rupees`), an o or 0 above the
-    line a degree sign (`30^o`), and a letter an empty set (`\\phi`).
+    A comma may be a decimal comma or a thousands separator of another country (`x = 2,50`, `1,00,000 rupees`), a superscript o
+    or 0 a degree sign (`30^o`), and a letter an empty set (`\\phi`).
     """
     sides = normalise(gold), normalise(given)
     if any(_DEGREE.search(side) for side in sides):
@@ -32,7 +32,7 @@ def doubtful(gold: str, given: str) -> bool:
 
 
 def _has_odd_comma(text: str) -> bool:
-    """Whether there is a comma between digits that neither groups thousands nor, within brackets, separates members."""
+    """Whether a comma between digits neither separates thousands nor, within brackets, members."""
     text = _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
     if not _SEPARATED.search(text):
         return False

@@ -1,4 +1,4 @@
-"""Settings that also take a library's own names and other tools' names; every setting is given once, or twice alike."""
+"""Settings that also accept a library's names and other tools' names, and refuse two values for one setting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from operators.training import library
+from operators.training import config_fields
 
 Translation = Mapping[str, str]
 """Another name -> our name, or `lora.NAME` for a part of the adapter's settings."""
@@ -21,10 +21,10 @@ class Given(NamedTuple):
     """A setting as the user gave it.
 
     Attributes:
-        place: what it sets, under our names and the library's.
+        place: the setting, under our names or the library's.
         path: where it was written, under the names used there.
         value: its value.
-        written: the value before it was translated.
+        written: the value before translation.
     """
 
     place: Place
@@ -34,48 +34,52 @@ class Given(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """As it was written: `lora.r: 4`."""
+        """The setting as written: `lora.r: 4`."""
         return f"{'.'.join(self.path)}: {_short(self.written)}"
 
 
-class Accepting(BaseModel):
-    """Settings that take the fields of a library's configuration beside their own, and other names for both.
+class AliasedSettings(BaseModel):
+    """Settings with fields of their own, the fields of a library's configuration, and other names for both.
 
-    A field that is not our own ends up in `config`, under the library's name. Whatever sets the same thing is compared,
-    wherever it was written and under whatever name: values that disagree are an error.
+    A field that is not our own goes to `config`, under the library's name. All entries for one setting are compared, wherever
+    they were written and under whichever name: different values are an error.
 
     Attributes:
-        configures: the configuration.
+        configures: the library's configuration.
         aliases: other names of our fields.
         owned: fields of the configuration that cannot be set, and why.
+        parts: our fields that have settings of their own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    configures: ClassVar[library.Config]
+    configures: ClassVar[config_fields.Config]
     aliases: ClassVar[Translation]
     owned: ClassVar[Mapping[str, str]]
-    parts: ClassVar[Mapping[str, type[Accepting]]] = {}
+    parts: ClassVar[Mapping[str, type[AliasedSettings]]] = {}
     _notes: list[str] = PrivateAttr(default_factory=list)
 
     config: dict[str, Any] = {}
 
-    @property
     def notes(self) -> tuple[str, ...]:
-        """How names that are not ours were read, for people."""
+        """How names other than ours were understood, for users."""
         return tuple(self._notes)
 
     @classmethod
-    def names(cls) -> list[str]:
-        """Every name that can be given."""
-        return [*cls.model_fields, *cls.aliases, *(name for name in library.fields(cls.configures) if name not in cls.owned)]
+    def accepted_names(cls) -> list[str]:
+        """All names that can be set."""
+        return [
+            *cls.model_fields,
+            *cls.aliases,
+            *(name for name in config_fields.fields(cls.configures) if name not in cls.owned),
+        ]
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
-        """With the names of the library and of other trainers, so that editors know them."""
+        """The schema, including the names of the library and of other trainers, for editors."""
         schema: dict[str, Any] = handler.resolve_ref_schema(handler(core))
         own = dict(schema["properties"])
-        of_library = {name: each.schema for name, each in library.fields(cls.configures).items() if name not in cls.owned}
+        of_library = {name: each.schema for name, each in config_fields.fields(cls.configures).items() if name not in cls.owned}
         others = {name: {"description": f"{name} is {place}"} for name, place in cls.aliases.items()}
         schema["properties"] = {**of_library, **others, **own}
         return schema
@@ -94,19 +98,19 @@ class Accepting(BaseModel):
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """What another name stands for: our names (with dots for parts) and their values."""
+        """The meaning of another name: our names (with dots for parts) and their values."""
         return {cls.aliases[name]: value}
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
-        """Refuse settings that do not go together; see `refuse`.
+        """Refuse settings that cannot be combined; see `refuse`.
 
         Args:
-            placed: what was given, by place.
+            placed: the given settings, by place.
         """
 
     @classmethod
     def _placed(cls, given: Mapping[str, Any], path: Place, notes: list[str]) -> Iterator[Given]:
-        """What is set, one leaf at a time. Adds to `notes` how other names were read."""
+        """The given settings, one leaf at a time. Adds to `notes` how other names were understood."""
         for name, value in given.items():
             yield from cls._one(name, value, (*path, name), notes)
 
@@ -116,24 +120,24 @@ class Accepting(BaseModel):
             value = value.model_dump(exclude_unset=True)
         if name == "config" and isinstance(value, Mapping):
             for inner, each in value.items():
-                if inner in library.fields(cls.configures) and inner in {*cls.model_fields, *cls.aliases}:
+                if inner in config_fields.fields(cls.configures) and inner in {*cls.model_fields, *cls.aliases}:
                     yield from cls._one(inner, each, (*path, inner), notes)
                 else:
                     cls._fits(inner, each, (*path, inner))
                     yield Given(("config", inner), (*path, inner), each, each)
         elif name in cls.parts and isinstance(value, Mapping):
-            yield Given((name,), path, {}, value)  # it is there, even with nothing in it
+            yield Given((name,), path, {}, value)  # it is present, even if it is empty
             for each in cls.parts[name]._placed(value, path, notes):
                 yield each._replace(place=(name, *each.place))
         elif name in cls.model_fields:
             yield Given((name,), path, value, value)
         elif name in cls.aliases:
             yield from cls._alias(name, value, path, notes)
-        elif name in library.fields(cls.configures) or name in cls.owned:
+        elif name in config_fields.fields(cls.configures) or name in cls.owned:
             cls._fits(name, value, path)
             yield Given(("config", name), path, value, value)
         else:
-            yield Given((name,), path, value, value)  # pydantic says that there is no such field
+            yield Given((name,), path, value, value)  # pydantic reports the unknown field
 
     @classmethod
     def _alias(cls, name: str, value: Any, path: Place, notes: list[str]) -> Iterator[Given]:
@@ -156,24 +160,26 @@ class Accepting(BaseModel):
 
     @classmethod
     def _distinct(cls, given: Iterator[Given]) -> dict[Place, Given]:
-        """By place; refuses two that say different things."""
+        """The settings by place; refuses two different values for one setting."""
         placed: dict[Place, Given] = {}
         for each in given:
             first = placed.setdefault(each.place, each)
             if not _same(first.value, each.value):
-                refuse(f"{first.shown} and {each.shown} are the same setting with two values; keep one", each.path, each.value)
+                refuse(
+                    f"{first.shown} and {each.shown} are the same setting with two values; remove one", each.path, each.value
+                )
         for each in placed.values():
             outer = placed.get(each.place[:-1])
             if outer is not None and outer.value is None:
-                refuse(f"{each.shown} is given, and {outer.shown}; keep one", each.path, each.value)
+                refuse(f"{each.shown} contradicts {outer.shown}; remove one", each.path, each.value)
         return placed
 
     @classmethod
     def _fits(cls, name: str, value: Any, path: Place) -> None:
-        """Refuse what the library does not take."""
+        """Refuse names and values that the library does not accept."""
         if name in cls.owned:
             refuse(f"{name} cannot be set: {cls.owned[name]}", path, value)
-        known = library.fields(cls.configures)
+        known = config_fields.fields(cls.configures)
         if name not in known:
             refuse(f"{cls.configures} has no field {name!r}", path, value)
         if trouble := known[name].trouble(value):
@@ -181,7 +187,7 @@ class Accepting(BaseModel):
 
 
 def refuse(why: str, path: Place, value: Any) -> NoReturn:
-    """Raise pydantic's error for the setting that was written at a path."""
+    """Raise pydantic's error for the setting written at a path."""
     error = PydanticCustomError("setting", "{why}", {"why": why})
     raise ValidationError.from_exception_data("settings", [InitErrorDetails(type=error, loc=path, input=value)])
 

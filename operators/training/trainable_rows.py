@@ -1,4 +1,4 @@
-"""Which rows can be trained on within max_length; what a trainer would fail on is found before the model is loaded."""
+"""Selects the rows that can be trained on within max_length, and finds rows that a trainer would fail on, before loading."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from operators.training.exposure import ROW
 _SHOWN = 5
 
 
-class Room(NamedTuple):
-    """How long a sequence a model takes.
+class SequenceLimit(NamedTuple):
+    """The sequence length that a model supports.
 
     Attributes:
-        positions: tokens; None: it does not say.
-        fixed: it has no more positions than that and fails on a longer sequence; otherwise it was only never trained on one.
+        positions: the number of tokens; None if the model does not say.
+        fixed: whether it fails on a longer sequence; otherwise it has only never been trained on one.
     """
 
     positions: int | None
     fixed: bool
 
     @classmethod
-    def of(cls, config: Any) -> Room:
-        """That of a transformers configuration."""
+    def of(cls, config: Any) -> SequenceLimit:
+        """The limit in a transformers configuration."""
         text = config.get_text_config()
         rotary = any(getattr(text, name, None) for name in ("rope_parameters", "rope_theta", "rope_scaling", "rotary_dim"))
         return cls(getattr(text, "max_position_embeddings", None), fixed=not rotary)
 
 
-def fitting(
+def trainable_rows(
     rows: Iterable[dict[str, Any]],
     completions: Sequence[str],
     tokenizer: Any,
     max_length: int,
     ctx: Context,
-    room: Room = Room(None, fixed=False),  # noqa: B008  (a tuple)
+    limit: SequenceLimit = SequenceLimit(None, fixed=False),  # noqa: B008  (a tuple)
 ) -> list[dict[str, Any]]:
     """The rows whose prompts leave room for completions, each with its number in the column ROW.
 
@@ -45,18 +45,18 @@ def fitting(
 
     Args:
         rows: in TRL's form, `prompt` and completions as lists of messages.
-        completions: the fields with completions.
+        completions: the fields that contain completions.
         tokenizer: the student's.
-        max_length: tokens of a prompt and a completion.
-        ctx: for the metrics and notes.
-        room: the student's.
+        max_length: the most tokens of a prompt and a completion.
+        ctx: gets the metrics and notes.
+        limit: the student's.
 
     Raises:
-        Reject: rows cannot be trained on (the error names them and says what to do), or none is left.
+        Reject: rows cannot be trained on (the error names them and says what to do), or no row is left.
     """
     if not tokenizer.chat_template:
         raise Reject(
-            "the student's tokenizer has no chat template, so rows cannot be turned into text: take the chat (instruct) "
+            "the student's tokenizer has no chat template, so rows cannot be turned into text: use the chat (instruct) "
             "version of the model, or put a chat_template.jinja into its folder"
         )
     kept = []
@@ -75,43 +75,43 @@ def fitting(
             dropped += 1
             continue
         longest = min(lengths.whole, max_length)
-        if room.positions and longest > room.positions:
+        if limit.positions and longest > limit.positions:
             beyond.append(number)
-        if any(not any(map(_says, row[each])) for each in completions):
+        if any(not any(map(_has_content, row[each])) for each in completions):
             blank.append(number)
         truncated += lengths.whole > max_length
         kept.append(row | {ROW: number})
     _refuse(bad)
     if beyond:
         longer = (
-            f"{_rows(beyond)}: longer than the {room.positions} tokens that the model takes, and max_length is {max_length}"
+            f"{_rows(beyond)}: longer than the {limit.positions} tokens that the model supports, and max_length is {max_length}"
         )
-        if room.fixed:
-            raise Reject(f"{longer}. Set max_length: {room.positions} (what is longer is then cut off)")
-        ctx.note(f"{longer}: it is trained on lengths that it may not have seen")
+        if limit.fixed:
+            raise Reject(f"{longer}. Set max_length: {limit.positions} (longer rows are then cut off)")
+        ctx.note(f"{longer}: the model may not have seen such lengths")
     if blank:
-        ctx.note(f"{_rows(blank)}: a completion without text, from which the model learns to say nothing")
+        ctx.note(f"{_rows(blank)}: an empty completion, which teaches the model to answer nothing")
     ctx.report("rows", total)
     ctx.report("rows_truncated", truncated)
     ctx.report("rows_dropped", dropped)
     if not total:
-        raise Reject("there is nothing to train on: 0 rows came in")
+        raise Reject("there is nothing to train on: the input has 0 rows")
     if not kept:
         raise Reject(f"all {total} prompts are longer than max_length={max_length}; nothing is left to learn")
     return kept
 
 
-def _says(turn: dict[str, Any]) -> bool:
+def _has_content(turn: dict[str, Any]) -> bool:
     content = turn.get("content")
     return bool(content.strip() if isinstance(content, str) else content) or bool(turn.get("tool_calls"))
 
 
 class _BadRowError(Exception):
-    """Why a row cannot be trained on, and what to do."""
+    """Why a row cannot be trained on, and what to do about it."""
 
 
 class _Lengths(NamedTuple):
-    """Tokens of a row's prompt, and of the prompt with its longest completion."""
+    """The number of tokens of a row's prompt, and of the prompt with its longest completion."""
 
     prompt: int
     whole: int
@@ -120,7 +120,7 @@ class _Lengths(NamedTuple):
 def _lengths(row: dict[str, Any], completions: Sequence[str], tokenizer: Any) -> _Lengths:
     for field in ("prompt", *completions):
         if not row[field]:
-            raise _BadRowError(f"`{field}` has no message; give it one, or leave the row out")
+            raise _BadRowError(f"`{field}` has no message; add one, or remove the row")
     prompt = _tokens(tokenizer, row["prompt"], add_generation_prompt=True)
     return _Lengths(prompt, max(_tokens(tokenizer, row["prompt"] + row[each]) for each in completions))
 
@@ -134,18 +134,18 @@ def _tokens(tokenizer: Any, messages: list[dict[str, str]], **more: Any) -> int:
         roles = [message["role"] for message in messages]
         raise _BadRowError(
             f"the student's chat template refuses its turns ({', '.join(roles)}): {error or type(error).__name__}; "
-            f"{_cure(roles)}, or take a student whose template takes them"
+            f"{_remedy(roles)}, or use a student whose template accepts them"
         ) from error
 
 
-def _cure(roles: Sequence[str]) -> str:
+def _remedy(roles: Sequence[str]) -> str:
     if "system" in roles:
         return "put the system text into the first user turn"
     if any(one == other for one, other in pairwise(roles)):
-        return "join turns of one role that follow each other"
+        return "join consecutive turns of one role"
     if roles[0] != "user":
         return "begin with a user turn"
-    return "change or leave out the row"
+    return "change or remove the row"
 
 
 def _refuse(bad: dict[str, list[int]]) -> None:
@@ -157,7 +157,7 @@ def _refuse(bad: dict[str, list[int]]) -> None:
 
 
 def _rows(numbers: Sequence[int]) -> str:
-    """`row 3`, or `rows 3, 5 and 9`; of many, the first ones."""
+    """`row 3`, or `rows 3, 5 and 9`; only the first ones if there are many."""
     if len(numbers) == 1:
         return f"row {numbers[0]}"
     if len(numbers) > _SHOWN:

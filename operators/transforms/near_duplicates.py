@@ -1,4 +1,4 @@
-"""Near duplicates among texts, in order: which texts are like one before them that is kept."""
+"""Near duplicates among texts, in order: the texts that are similar to an earlier text that is kept."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.llm.encoder import Encoder
+    from engine.operator import Encoder
 
-Tell = Callable[[int, int], None]
-"""Called with how many texts are done, and of how many."""
+Progress = Callable[[int, int], None]
+"""Called with the number of texts done, and the number of all texts."""
 
 _PERMUTATIONS = 128
 _RECALL = 0.95
@@ -21,18 +21,19 @@ _BLOCK = 1024
 _DIGITS = 5
 
 
-class Near(NamedTuple):
-    """The kept text that a text is like, by its place, and how much."""
+class SimilarText(NamedTuple):
+    """A kept text, by its place, and its similarity to another text."""
 
     place: int
     similarity: float
 
 
 def shingles(passages: Sequence[str], size: int) -> set[str]:
-    """All runs of `size` tokens; a shorter passage is one as a whole, and none goes beyond its passage.
+    """All runs of `size` tokens within a passage; a shorter passage is one shingle as a whole.
 
     Args:
-        passages: tokens with blanks between them.
+        passages: tokens separated by blanks.
+        size: the number of tokens in a shingle.
     """
     found = set()
     for passage in passages:
@@ -42,25 +43,27 @@ def shingles(passages: Sequence[str], size: int) -> set[str]:
     return found
 
 
-def by_minhash(texts: Sequence[Sequence[str]], threshold: float, size: int, tell: Tell) -> dict[int, Near]:
-    """Texts whose sets of shingles have at least this Jaccard similarity with that of a kept text before them.
+def by_minhash(texts: Sequence[Sequence[str]], threshold: float, size: int, progress: Progress) -> dict[int, SimilarText]:
+    """Texts whose set of shingles has at least this Jaccard similarity with that of an earlier, kept text.
 
-    MinHash proposes candidates, at least 95 of 100 that are as similar as the threshold and more of those that are more
-    similar; their similarity is then counted, so that what is found is right.
+    MinHash proposes candidates: at least 95 of 100 pairs whose similarity equals the threshold, and more of the pairs above
+    it. The similarity of candidates is then computed exactly, so there are no false duplicates.
 
     Args:
-        texts: passages of tokens, see `shingles`; each text has a token.
-        threshold: above 0.
+        texts: passages of tokens, see `shingles`; each text has at least one token.
+        threshold: the smallest similarity, above 0.
+        size: the number of tokens in a shingle.
+        progress: called now and then.
 
     Returns:
-        By the text's place the most similar kept text, the first of several.
+        By the place of a text, the most similar kept text (the first of several).
     """
     from datasketch import MinHash, MinHashLSH
 
     blank = MinHash(num_perm=_PERMUTATIONS, seed=1, scheme="affine64", hashfunc=int)
     index = MinHashLSH(num_perm=_PERMUTATIONS, params=bands(threshold))
     kept: dict[int, NDArray[np.uint64]] = {}
-    near: dict[int, Near] = {}
+    near: dict[int, SimilarText] = {}
     for place, text in enumerate(texts):
         hashes = _hashes(shingles(text, size))
         sketch = blank.copy()
@@ -71,12 +74,12 @@ def by_minhash(texts: Sequence[Sequence[str]], threshold: float, size: int, tell
             kept[place] = hashes
             index.insert(place, sketch, check_duplication=False)
         if place % _BLOCK == 0:
-            tell(place, len(texts))
+            progress(place, len(texts))
     return near
 
 
 def bands(threshold: float) -> tuple[int, int]:
-    """The number and the width of the bands with the fewest false candidates that still has the recall."""
+    """(number, width) of the LSH bands with the fewest false candidates that still reach the recall."""
     for rows in range(_PERMUTATIONS // 2, 1, -1):
         number = _PERMUTATIONS // rows
         if 1 - (1 - threshold**rows) ** number >= _RECALL:
@@ -84,21 +87,21 @@ def bands(threshold: float) -> tuple[int, int]:
     return _PERMUTATIONS, 1
 
 
-async def by_embedding(texts: Sequence[str], threshold: float, encoder: Encoder, tell: Tell) -> dict[int, Near]:
-    """Texts whose vectors have at least this cosine similarity with that of a kept text before them.
+async def by_embedding(texts: Sequence[str], threshold: float, encoder: Encoder, progress: Progress) -> dict[int, SimilarText]:
+    """Texts whose vector has at least this cosine similarity with that of an earlier, kept text.
 
-    All pairs are compared, a block of texts with a block of texts. Similarities are rounded to five decimals, so that the
-    last digits of vectors decide nothing.
+    All pairs are compared, in blocks. Similarities are rounded to five decimals, so that the last digits of vectors make no
+    difference.
 
     Returns:
-        By the text's place the most similar kept text, the first of several.
+        By the place of a text, the most similar kept text (the first of several).
     """
     import numpy as np
 
-    near: dict[int, Near] = {}
+    near: dict[int, SimilarText] = {}
     kept: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
     for start in range(0, len(texts), _BLOCK):
-        tell(start, len(texts))
+        progress(start, len(texts))
         vectors = await encoder.embed(texts[start : start + _BLOCK])
         best = np.full(len(vectors), -1.0)
         places = np.full(len(vectors), -1)
@@ -114,7 +117,7 @@ async def by_embedding(texts: Sequence[str], threshold: float, encoder: Encoder,
             if stays and (value := own[row, stays]).max() > best[row]:
                 best[row], places[row] = value.max(), start + stays[int(value.argmax())]
             if best[row] >= threshold:
-                near[start + row] = Near(int(places[row]), float(best[row]))
+                near[start + row] = SimilarText(int(places[row]), float(best[row]))
             else:
                 stays.append(row)
         if stays:
@@ -129,14 +132,16 @@ def _rounded(similarities: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _hashes(shingles: set[str]) -> NDArray[np.uint64]:
-    """In ascending order. A pair of sets in 10**15 has two shingles with one hash."""
+    """Hashes in ascending order. Two shingles have the same hash in one of 10**15 pairs of sets."""
     import numpy as np
 
     digests = b"".join(blake2b(shingle.encode(), digest_size=8).digest() for shingle in shingles)
     return np.sort(np.frombuffer(digests, "<u8"))
 
 
-def _most_similar(hashes: NDArray[np.uint64], kept: dict[int, NDArray[np.uint64]], candidates: Sequence[int]) -> Near | None:
+def _most_similar(
+    hashes: NDArray[np.uint64], kept: dict[int, NDArray[np.uint64]], candidates: Sequence[int]
+) -> SimilarText | None:
     """The candidate with the highest Jaccard similarity."""
     import numpy as np
 
@@ -149,4 +154,4 @@ def _most_similar(hashes: NDArray[np.uint64], kept: dict[int, NDArray[np.uint64]
     shared = np.add.reduceat(found, np.cumsum(sizes) - sizes, dtype=np.int64)
     jaccard = shared / (len(hashes) + sizes - shared)
     top = int(jaccard.argmax())
-    return Near(candidates[top], float(jaccard[top]))
+    return SimilarText(candidates[top], float(jaccard[top]))

@@ -1,4 +1,4 @@
-"""Brackets and what is between them, in one pass over a text."""
+"""Brackets and their contents, in one pass over a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PAIRS = (("\\{", ("\\}",)), ("{", ("}",)), ("(", (")", "]")), ("[", ("]", ")"))
 
 
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The stripped pieces of a text between separators that are in no brackets."""
+    """The stripped pieces of a text between separators outside brackets."""
     pieces, depth, start, place = [], 0, 0, 0
     while place < len(text):
         if found := _OPEN.match(text, place):
@@ -27,7 +27,7 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def enclosed(text: str) -> tuple[str, str, str] | None:
-    """Opening, closing and content of a text that is in brackets as a whole; None where it is not."""
+    """(opening, closing, content) of a text that is enclosed in brackets; None if it is not."""
     for opening, closings in _PAIRS:
         for closing in closings:
             if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):

@@ -1,6 +1,6 @@
-"""The fields of TRL's and PEFT's configurations, known without importing them: a pipeline is checked in a moment.
+"""The fields of TRL's and PEFT's configurations, without importing these packages, so that a check is fast.
 
-library.json is made from the installed packages by `python -m operators.training.library`; a test compares the two.
+config_fields.json is made from the installed packages by `python -m operators.training.config_fields`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _JSON_TYPES = {
 
 
 class Field(NamedTuple):
-    """What a field takes: JSON's kinds of values, and of texts perhaps only some.
+    """The values that a field accepts.
 
     Attributes:
-        kinds: of `bool`, `int`, `float`, `str`, `list`, `dict`, `null`.
-        choices: the texts it takes, or a list of it holds; empty: any.
+        kinds: some of `bool`, `int`, `float`, `str`, `list`, `dict`, `null`.
+        choices: the texts that it, or a list in it, accepts; empty if any text will do.
     """
 
     kinds: tuple[str, ...]
@@ -39,16 +39,16 @@ class Field(NamedTuple):
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The same as JSON Schema."""
+        """The field as JSON Schema."""
         known: dict[str, Any] = {"type": [_JSON_TYPES[kind] for kind in self.kinds]}
         if "list" in self.kinds:
             return known
         return known | ({"enum": [*self.choices, *([None] if "null" in self.kinds else [])]} if self.choices else {})
 
     def trouble(self, value: Any) -> str | None:
-        """Why a value does not fit; None when it does."""
+        """Why a value is not accepted; None if it is."""
         if not any(_is(value, kind) for kind in self.kinds):
-            return f"takes {' or '.join(self.kinds)} (given: {value!r})"
+            return f"accepts {' or '.join(self.kinds)} (given: {value!r})"
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str) and self.choices and each not in self.choices:
                 return f"is one of {', '.join(self.choices)} (given: {each!r})"
@@ -69,7 +69,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def installed() -> dict[str, dict[str, Any]]:
-    """The same from the packages that are installed (imports them)."""
+    """The fields read from the installed packages (imports them)."""
     import dataclasses
     import typing
 
@@ -85,11 +85,11 @@ def installed() -> dict[str, dict[str, Any]]:
 
 
 def _described(hint: Any, listed: Iterable[str]) -> dict[str, Any]:
-    """What a field takes, from its type and the choices that its metadata lists."""
+    """The values that a field accepts, from its type and the choices in its metadata."""
     parts = list(_parts(hint))
     kinds = [kind for kind in _KINDS if any(kind == name for name, _ in parts)]
     choices = sorted({*listed, *(choice for _, given in parts for choice in given)})
-    # A text beside an enumeration stands for one of its members; other texts beside choices are free.
+    # A text beside an enumeration names one of its members; other texts beside choices are free.
     return {"kinds": kinds, "choices": choices} if choices else {"kinds": kinds}
 
 
@@ -109,7 +109,7 @@ def _parts(hint: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "str", tuple(str(each.value) for each in origin)
     elif origin in (bool, int, float, str, list, dict, type(None)):
         yield "null" if origin is type(None) else origin.__name__, ()
-    else:  # a configuration of its own, given by its fields
+    else:  # a nested configuration, given by its fields
         yield "dict", ()
 
 

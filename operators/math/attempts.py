@@ -1,23 +1,22 @@
-"""One attempt of a teacher at a problem: its solution and what came of checking that."""
+"""One attempt of a teacher at a problem: its solution and the verdict on it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.llm.chat import ChatModel
-from engine.llm.types.completions import Completion
+from engine.operator import ChatModel, Completion
 from operators.math.verify import verify
 from operators.records import Verdict
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A complete solution with its verdict, or one that max_tokens cut off (then there is no verdict).
+    """A complete solution with its verdict, or one that was cut off at max_tokens and has no verdict.
 
     Attributes:
-        completion: the answer that it stands in.
-        solution: the text.
-        predicted: its final answer.
+        completion: the model's answer.
+        solution: its text.
+        predicted: the final answer in it.
     """
 
     completion: Completion
@@ -37,5 +36,5 @@ async def attempt(teacher: ChatModel, prompt: str, gold: str, *, sample: int = 0
 
 
 def cut_off(teacher: ChatModel) -> str:
-    """Why an attempt without a verdict is of no use."""
+    """The reason to reject an attempt without a verdict."""
     return f"the answer was cut off at max_tokens={teacher.spec.max_tokens}"

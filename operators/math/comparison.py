@@ -1,4 +1,4 @@
-"""Compares answers that were read: correct and wrong only where there is one reading of both."""
+"""Compares parsed answers: the verdict is correct or wrong only if both have a single reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operators.math.forms import Form
 from operators.math.notation import grouped_readings
 from operators.math.units import is_measure, may_be_converted
 from operators.math.values import equal, exact, proportional
-from operators.math.words import compare_words
+from operators.math.word_answers import compare_words
 from operators.records import Verdict
 
 _MOST_IN_ANY_ORDER = 60
@@ -18,10 +18,10 @@ _DIRECTIONS = {"<": 1, "<=": 1, ">": -1, ">=": -1, "=": 0, "!=": 0}
 
 
 def compare(gold: Form, given: Form) -> Verdict:
-    """Whether two forms say the same.
+    """Whether two forms mean the same.
 
-    Not called wrong but unparsed, because two readings are possible: the same number in another unit, a ratio against a
-    fraction, a list against a tuple, a column against a row, words against other words or a value, a relation against a value.
+    Pairs with two possible readings are unparsed, not wrong: the same number in another unit, a ratio against a fraction, a
+    list against a tuple, a column against a row, words against other words or a value, a relation against a value.
     """
     if gold.name and given.name and gold.name != given.name:
         return "wrong" if len(gold.name) == len(given.name) == 1 and gold.name.lower() != given.name.lower() else "unparsed"
@@ -52,7 +52,7 @@ def compare(gold: Form, given: Form) -> Verdict:
         return "unparsed" if listed else "wrong"  # 1, 2 may be a point
     if kinds == {"bracket", "value"}:
         bracket, value = (gold, given) if gold.kind == "bracket" else (given, gold)
-        if bracket.unit:  # an interval; of x > 3 some give the 3
+        if bracket.unit:  # an interval; some answer x > 3 with 3
             return "unparsed" if any(compare(part, value) == "correct" for part in bracket.parts) else "wrong"
         return "unparsed" if len(bracket.parts) == 2 and bracket.text == "()" else "wrong"
     if kinds & {"bracket", "matrix", "union"} and kinds != {"union"}:
@@ -63,7 +63,7 @@ def compare(gold: Form, given: Form) -> Verdict:
 
 
 def _variables(gold: Form, given: Form) -> tuple[Form, Form] | None:
-    """The forms with a letter alone as an expression; None where the words are more than a letter."""
+    """The forms, with a single letter read as an expression; None if there are more words."""
     if any(form.kind == "words" and len(form.text) != 1 for form in (gold, given)):
         return None
     one, other = (form if form.node else replace(form, kind="value", node=letter(form.text)) for form in (gold, given))
@@ -92,7 +92,7 @@ def _values(gold: Form, given: Form) -> Verdict:
 
 
 def _typed(gold: Node, given: Node) -> Verdict | None:
-    """Unparsed for what may be an abbreviation: 5m against 5 (meters), 12k against 12,000, a letter against a number."""
+    """Unparsed for possible abbreviations: 5m against 5 (meters), 12k against 12,000, a letter against a number."""
     for letters, number in ((gold, given), (given, gold)):
         if exact(number) is None:
             continue
@@ -110,7 +110,7 @@ def _is_angle(node: Node) -> bool:
 
 
 def _percentages(gold: Form, given: Form) -> Verdict:
-    """25% is 0.25, and files leave the sign out (GSM8K): a bare 25 is 25%, too. A bare 0.25 may be 0.25%: unparsed."""
+    """25% is 0.25. Datasets omit the sign (GSM8K), so a bare 25 is 25%, too. A bare 0.25 may be 0.25%: unparsed."""
     assert gold.node is not None
     assert given.node is not None
     if gold.unit == given.unit:
@@ -128,7 +128,7 @@ def _percentages(gold: Form, given: Form) -> Verdict:
 
 
 def _approximations(gold: Form, given: Form) -> Verdict:
-    """What is approximated must be the same; where only its approximation is, that may have been asked for."""
+    """The approximated values must be equal; if only the approximations are, the question may have asked for one."""
     if gold.kind == given.kind:
         return compare(gold.parts[0], given.parts[0])
     about, other = (gold, given) if gold.kind == "approximation" else (given, gold)
@@ -137,7 +137,7 @@ def _approximations(gold: Form, given: Form) -> Verdict:
 
 
 def _grouped(gold: Form, given: Form) -> Verdict:
-    """Digits with a comma, point or blank between them are a number in some countries, and may be a list."""
+    """Digits separated by a comma, point or blank are a number in some countries, and may be a list."""
     if gold.kind == given.kind:
         return "unparsed" if grouped_readings(gold.text) & grouped_readings(given.text) else _lists(gold, given)
     grouped, other = (gold, given) if gold.kind == "grouped" else (given, gold)
@@ -172,7 +172,7 @@ def _relations(gold: Form, given: Form) -> Verdict:
 
 
 def _as_relation(form: Form) -> tuple[str, Node] | None:
-    """A relation's sign and the difference of its sides."""
+    """The sign of a relation and the difference of its sides."""
     if form.kind == "relation":
         left, right = (part.node for part in form.parts)
         if left is None or right is None:
@@ -194,12 +194,12 @@ def _ratios(gold: Form, given: Form) -> Verdict:
         ]
         (a, b), *others = numbers
         if all(a * y == b * x for x, y in others):  # type: ignore[operator]
-            return "unparsed"  # 6:8 is 3:4, but 1:30 is no 2:60
+            return "unparsed"  # 6:8 is 3:4, but 1:30 is not 2:60
     return verdict
 
 
 def _arrays(gold: Form, given: Form) -> Verdict:
-    """Points, intervals, vectors and matrices."""
+    """Compare points, intervals, vectors and matrices."""
     verdict = _in_order(gold.parts, given.parts)
     if (gold.kind, gold.text) == (given.kind, given.text):
         one_interval = (gold.unit == "interval") != (given.unit == "interval")
@@ -217,7 +217,7 @@ def _in_order(gold: Sequence[Form], given: Sequence[Form]) -> Verdict:
 
 
 def _in_any_order(one: Form, other: Form) -> Verdict:
-    """Sets; a value is the set of itself."""
+    """Compare sets; a value counts as the set that contains it."""
     gold, given = ((form,) if form.node is not None else form.parts for form in (one, other))
     if max(len(gold), len(given)) > _MOST_IN_ANY_ORDER:
         return "unparsed"

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import re
 
+from operators.math.number_words import NUMBER_WORDS
 from operators.records import Verdict
 
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|textit|textrm|textnormal|textup|operatorname|mbox|rm|emph) ?\{([^{}]*)\}")
 _BOLD_NUMBER = re.compile(r"\\(?:mathbf|boldsymbol|bm) ?\{([-\d.,\s]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[-' ][^\W\d_]+)*")
 _DIFFERENCE = re.compile(r"(?<!\w)\w ?-|- ?\w(?!\w)")
-_ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_COUNTED: dict[str, int] = dict(zip([*_ONES, *_TENS], [*range(20), *range(20, 100, 10)], strict=True))
 _SYNONYMS = {"true": "yes", "false": "no", "dne": "does not exist"}
 _EXCLUSIVE = [
     {"yes", "no"},
@@ -32,14 +27,15 @@ _EXCLUSIVE = [
     {"left", "right"},
     {"acute", "obtuse"},
 ]
-"""Of different words only these are known to mean different things: "rises" may be "increases"."""
+"""The only words that are known to differ in meaning: "rises" may be "increases"."""
 
 
 def unwrapped(text: str, *, whole: bool = False) -> str:
-    """The text without LaTeX's commands for words.
+    """The text without LaTeX commands for words.
 
     Args:
-        whole: only where one such command holds the whole text.
+        text: the text.
+        whole: only if one such command contains the whole text.
     """
     for pattern in (_TEXT, _BOLD_NUMBER):
         if whole:
@@ -51,7 +47,7 @@ def unwrapped(text: str, *, whole: bool = False) -> str:
 
 
 def word_form(text: str) -> str | int | None:
-    """An answer in words in the form in which words are compared, or its number; None where it is not in words."""
+    """The normal form of an answer in words, or its number; None if it is not in words."""
     plain = re.sub(r"\s+", " ", unwrapped(text)).strip()
     if not _WORDS.fullmatch(plain) or _DIFFERENCE.search(plain):  # p - q is a difference
         return None
@@ -60,13 +56,13 @@ def word_form(text: str) -> str | int | None:
         return bare
     lower = bare.casefold()
     tens, _, ones = lower.replace("-", " ").partition(" ")
-    if tens in _COUNTED and (not ones or (tens in _TENS and ones in _ONES[1:10])):
-        return _COUNTED[tens] + _COUNTED.get(ones, 0)
+    if tens in NUMBER_WORDS and (not ones or (NUMBER_WORDS[tens] >= 20 and 1 <= NUMBER_WORDS.get(ones, 0) <= 9)):
+        return NUMBER_WORDS[tens] + NUMBER_WORDS.get(ones, 0)
     return "no solution" if lower == "no solutions" else _SYNONYMS.get(lower, lower)
 
 
 def compare_words(gold: str, given: str) -> Verdict:
-    """Whether two answers in words are the same; wrong only where they exclude each other."""
+    """Whether two answers in words are the same; wrong only if they exclude each other."""
     if gold == given:
         return "correct"
     if len(gold) == len(given) == 1 and gold.casefold() != given.casefold():

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from operators.training.warned import heard
+from operators.training.library_warnings import collected_warnings
 from registry import Registry
 from tests.engine.run_pipelines import run_text
 from tests.tiny_model import TEMPLATE
@@ -79,7 +79,7 @@ PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected"
             "dpo",
             ALTERNATING,
             [PAIR, {**PAIR, "prompt": [turn("user"), turn("user")]}],
-            "row 1: the student's chat template refuses its turns (user, user): turns must alternate; join turns of one role",
+            "row 1: the student's chat template refuses its turns (user, user): turns must alternate; join consecutive turns of one role",
         ),
         (
             "sft",
@@ -130,7 +130,7 @@ def test_rows_beyond_the_positions_of_the_student(registry: Registry, tiny_model
     shape = GPT2Config(vocab_size=260, n_positions=40, n_embd=16, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(shape).save_pretrained(fixed)
     refused = train(registry, fixed, [GOOD, long])
-    assert "row 1: longer than the 40 tokens that the model takes, and max_length is 64. Set max_length: 40" in refused.error
+    assert "row 1: longer than the 40 tokens that the model supports, and max_length is 64. Set max_length: 40" in refused.error
     assert train(registry, fixed, [GOOD, long], max_length=40).state == "succeeded"
 
     rotary = student("{# rotary positions #}" + TEMPLATE)
@@ -161,7 +161,7 @@ def test_settings_that_trl_advises_against_and_blank_completions_are_noted(regis
     result = train(registry, student(), [GOOD, blank], truncation_mode="keep_end")
     assert result.state == "succeeded", result.error
     assert any("'keep_end'` truncation mode is deprecated" in note for note in notes(result))
-    assert "row 1: a completion without text, from which the model learns to say nothing" in notes(result)
+    assert "row 1: an empty completion, which teaches the model to answer nothing" in notes(result)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -176,13 +176,13 @@ def test_warnings_are_collected_once_and_printed_nowhere(capfd: pytest.CaptureFi
     import transformers
 
     before = logging.getLogger("transformers").level, warnings.showwarning
-    with heard() as found:
+    with collected_warnings() as found:
         for _ in range(2):
             logging.getLogger("trl.trainer.sft_trainer").warning("[RANK 0] mind  the\ngap %d", 3)
             transformers.logging.get_logger("transformers.tokenization").warning_once("too long")
             warnings.warn("of ours", FutureWarning, stacklevel=1)
         logging.getLogger("trl.trainer").info("chatter")
-    with heard() as again:
+    with collected_warnings() as again:
         transformers.logging.get_logger("transformers.tokenization").warning_once("too long")
     assert found == ["trl: mind the gap 3", "transformers: too long", "trl: of ours"]
     assert again == ["transformers: too long"]

@@ -1,4 +1,4 @@
-"""What the training libraries warn of, for the people who run the pipeline. The libraries themselves would print it."""
+"""Collects the warnings of the training libraries for the run's summary, in place of printing them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _RANK = re.compile(r"^\[RANK \d+\] ")
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
-    """Collects warnings while the block runs, each once, as `library: text`."""
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect warnings while the block runs, each once, as `library: text`."""
     found: list[str] = []
 
-    def hear(library: str, text: str) -> None:
-        said = f"{library}: {_RANK.sub('', ' '.join(text.split())).rstrip('.')}"
-        said = said if len(said) <= _LONGEST else said[:_LONGEST] + "..."
-        if said not in found and len(found) < _MOST:
-            found.append(said)
+    def collect(library: str, text: str) -> None:
+        warning = f"{library}: {_RANK.sub('', ' '.join(text.split())).rstrip('.')}"
+        warning = warning if len(warning) <= _LONGEST else warning[:_LONGEST] + "..."
+        if warning not in found and len(found) < _MOST:
+            found.append(warning)
 
-    _forget_what_was_said_once()
+    _reset_one_time_warnings()
     with ExitStack() as restored:
         for library in _LIBRARIES:
-            restored.enter_context(_listening(library, hear))
+            restored.enter_context(_listening(library, collect))
         restored.enter_context(warnings.catch_warnings())
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("always", FutureWarning)
@@ -38,32 +38,32 @@ def heard() -> Iterator[list[str]]:
 
         def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
             library = _library(filename)
-            # TRL says so of settings that a user chose; the others of calls that TRL makes.
+            # FutureWarnings of TRL concern settings that a user chose; those of the others concern calls that TRL makes.
             if library == "trl" or (library is not None and not issubclass(category, FutureWarning)):
-                hear(library, str(message))
+                collect(library, str(message))
 
         warnings.showwarning = show
         yield found
 
 
 def _library(filename: str) -> str | None:
-    """Whose warning it is, by the file; one that names its caller names us."""
+    """The library that a warning comes from, by its file. A file of ours means that TRL warned its caller."""
     parts = Path(filename).parts
     package = parts[parts.index("site-packages") + 1] if "site-packages" in parts[:-1] else "trl"
     return package if package in _LIBRARIES else None
 
 
 @contextmanager
-def _listening(library: str, hear: object) -> Iterator[None]:
-    """The library's log goes to us alone, from warnings on."""
+def _listening(library: str, collect: object) -> Iterator[None]:
+    """Redirect the library's log, from level WARNING on, to us only."""
     logger = logging.getLogger(library)
     before = logger.level, logger.handlers, logger.propagate
 
     class Handler(logging.Handler):
-        """Passes texts on."""
+        """Forwards texts."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            hear(library, record.getMessage())  # type: ignore[operator]
+            collect(library, record.getMessage())  # type: ignore[operator]
 
     logger.handlers, logger.propagate = [Handler(logging.WARNING)], False
     logger.setLevel(logging.WARNING)
@@ -74,8 +74,8 @@ def _listening(library: str, hear: object) -> Iterator[None]:
         logging.Logger.manager._clear_cache()  # type: ignore[attr-defined]
 
 
-def _forget_what_was_said_once() -> None:
-    """`warning_once` is once per process, and this may be its second training."""
+def _reset_one_time_warnings() -> None:
+    """`warning_once` warns once per process, and this may be its second training."""
     with suppress(ImportError, AttributeError):
         from accelerate.logging import MultiProcessAdapter  # type: ignore[import-untyped]
 

@@ -1,0 +1,101 @@
+"""What a declaration consists of: shapes, inputs, roles, and the types that methods of `Params` and `finish` use."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.errors import EngineError
+from engine.llm.types.capability import Capability
+from engine.operator.tables import Grouped, Lookup, Table
+from registry import Record
+
+Shape = Literal["row", "batch", "whole"]
+"""How an operator gets its rows: one at a time, as Arrow tables, or all at once."""
+
+Output = tuple[str, Record]
+"""What an operator with several outputs yields: the output's name and a record."""
+
+Counters = Mapping[tuple[str, str], float]
+"""(metric, slice) -> the sum of `ctx.count` over all rows of a step."""
+
+Roles = Collection[str]
+"""Names of roles."""
+
+Calls = Mapping[str, int]
+"""Role -> the largest number of model calls for one row."""
+
+Capabilities = Mapping[str, Sequence[Capability]]
+"""Role -> what the server of its model must be able to do: `n`, `logprobs`, `response_format`, `sampling`."""
+
+InputTypes = Mapping[str, type[Record]]
+"""Input -> the record type of its rows."""
+
+SINGLE = "out"
+"""The name of an operator's only output when the declaration gives none."""
+
+
+class DeclarationError(EngineError):
+    """An operator is declared or used wrongly by its own code. The text starts with the file and the line."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input of an operator.
+
+    Attributes:
+        record: the type of its rows; `Record` means any type.
+        table: how it is annotated when it is given whole (`Table`, `Grouped`, `Lookup`); None when it is given row by row
+            or batch by batch.
+        optional: whether a pipeline may leave it out.
+    """
+
+    record: type[Record]
+    table: type[Table[Any]] | None = None
+    optional: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the operator gets all rows at once."""
+        return self.table is not None
+
+    @property
+    def open(self) -> bool:
+        """Whether rows of any type may come in here."""
+        return self.record is Record
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the operator asks which rows come from one source row."""
+        return self.table is not None and issubclass(self.table, Grouped)
+
+    @property
+    def lookup(self) -> bool:
+        """Whether rows without an output are unused rather than filtered."""
+        return self.table is not None and issubclass(self.table, Lookup)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model that an operator asks: a chat model, or (`encoder`) a sentence encoder; `optional` ones may be None."""
+
+    encoder: bool
+    optional: bool
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """The file and line of a function, as `FILE:LINE`."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code:
+        return f"{code.co_filename}:{code.co_firstlineno}"
+    try:
+        return f"{inspect.getsourcefile(function)}:{inspect.getsourcelines(function)[1]}"
+    except (OSError, TypeError):  # it has no source of its own, such as a functools.partial
+        return repr(function)
+
+
+def shown(hint: Any) -> str:
+    """An annotation as one writes it."""
+    return hint.__name__ if isinstance(hint, type) and not getattr(hint, "__args__", None) else str(hint).replace("typing.", "")

@@ -1,0 +1,59 @@
+"""Counters, reports and notes: a wrong argument is an error at once, and names the line that made the call."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.operator import Context, DeclarationError
+from engine.operator.context import Tally
+
+
+@pytest.fixture
+def tally() -> Tally:
+    """What the operator reported."""
+    return Tally()
+
+
+@pytest.fixture
+def ctx(tally: Tally, tmp_path: Path) -> Context:
+    """A context of one row."""
+    nowhere = logging.getLogger("nowhere")
+    return Context(random.Random(0), nowhere, 0, {}, tmp_path, tmp_path, tally, lambda _: [], lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda ctx: ctx.count(3), r"ctx\.count: metric is 3 \(int\); expected a text \(str\)"),
+        (lambda ctx: ctx.count("n", slice=None), r"ctx\.count: slice is None \(NoneType\); expected a text"),
+        (lambda ctx: ctx.count("n", by="2"), r"ctx\.count: by is '2' \(str\); expected a number"),
+        (lambda ctx: ctx.count("n", by=float("nan")), r"ctx\.count: by is nan; expected a finite number"),
+        (lambda ctx: ctx.report("n", None), r"ctx\.report: value is None \(NoneType\); expected a number"),
+        (lambda ctx: ctx.report("n", float("inf")), r"ctx\.report: value is inf; expected a finite number"),
+        (lambda ctx: ctx.report(["n"], 1.0), r"ctx\.report: metric is \['n'\] \(list\); expected a text"),
+        (lambda ctx: ctx.reject(7), r"ctx\.reject: reason is 7 \(int\); expected a text"),
+        (lambda ctx: ctx.note(None), r"ctx\.note: text is None \(NoneType\); expected a text"),
+    ],
+)
+def test_a_wrong_argument_names_the_line(ctx: Context, tally: Tally, call: Any, expected: str) -> None:
+    with pytest.raises(DeclarationError, match=expected) as error:
+        call(ctx)
+    assert re.match(rf"{re.escape(__file__)}:\d+: ctx\.", str(error.value))
+    assert tally == Tally()
+
+
+@pytest.mark.parametrize("number", [2, 2.0, np.float32(2), np.int64(2)])
+def test_numbers_of_numpy_are_numbers(ctx: Context, tally: Tally, number: Any) -> None:
+    ctx.count("n", "a", number)
+    ctx.count("n", "a", True)
+    ctx.count("n", "a", np.bool_(False))
+    ctx.report("m", number)
+    assert tally.counts == {("n", "a"): 3}
+    assert tally.values == {("m", ""): 2}

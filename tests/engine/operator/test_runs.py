@@ -1,0 +1,50 @@
+"""What goes wrong in an operator's own code while a pipeline is checked or runs, with the place in that code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import scratch_ops
+
+from engine.errors import PipelineError
+from engine.pipeline.check import check
+from registry import Registry
+from tests.chat_server import ChatServer
+from tests.engine.run_pipelines import run_text, words
+
+
+def line_of(text: str) -> str:
+    """`FILE:LINE` of a line of the scratch operators."""
+    file = Path(scratch_ops.__file__)
+    return f"{file}:{file.read_text().splitlines().index(text) + 1}"
+
+
+def pipeline(server: ChatServer, op: str, given: str = "{}") -> str:
+    model = server.model(limits={"concurrency": 1})
+    return (
+        f"{{name: demo, models: {{teacher: {model}}}, datasets: {{words: {{type: Word, path: words.jsonl}}}}, "
+        f"steps: {{s: {{op: {op}, in: words, with: {given}}}}}}}"
+    )
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_wrong_count_fails_the_step_at_its_first_row(registry: Registry, chat_server: ChatServer) -> None:
+    words(*(f"word {number}" for number in range(40)))
+    result = run_text(pipeline(chat_server, "counts_wrongly"), registry)
+    place = line_of('    ctx.count("size", by=answer.text)  # type: ignore[arg-type]')
+    assert f"{place}: ctx.count: by is " in str(result.error)
+    assert "expected a number" in str(result.error)
+    assert len(chat_server.requests) < 5
+
+
+def test_a_method_of_parameters_that_raises_is_a_problem_of_the_step(registry: Registry, chat_server: ChatServer) -> None:
+    words("a")
+    Path("p.yaml").write_text(pipeline(chat_server, "halved", "{by: 0}"))
+    with pytest.raises(PipelineError) as error:
+        check(Path("p.yaml"))
+    [problem] = error.value.problems
+    assert problem.position is not None
+    place = line_of('        return {"teacher": 4 // self.by}')
+    assert f"{place}: Halves.calls raised ZeroDivisionError: " in problem.message
+    assert "(parameters: {'by': 0})" in problem.message
