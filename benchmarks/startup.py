@@ -33,6 +33,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["ENGINE_CACHE"] = str(Path(folder) / "cache")
+        # Compiled modules are kept, as they are where the package is installed.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(folder) / "pycache")
         base = seconds(BASE, repeat)
         print(f"{'command':48} {'CPU s':>7} {'ratio':>6}\n{' '.join(['python', *BASE[1:]]):48} {base:7.2f} {1:6.2f}")
 

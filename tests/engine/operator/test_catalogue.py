@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from engine.fingerprint.code import code_of, code_of_source
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, catalogue, full_name
 from engine.operator.definitions import definitions, packages
+from registry import Registry
+from tests.engine.run_pipelines import outcomes, run_text, texts
 
 SHOUT = '''
     """Scratch operators."""
@@ -206,3 +209,21 @@ def test_an_unrelated_package_changes_no_step_key(site: Path, workdir: Path) -> 
     assert keys("scratch_a:exclaim") == alone
     package(site, "scratch_b", code="note.text + '!'")
     assert keys("scratch_a:exclaim") == alone
+
+
+def test_a_run_uses_the_operator_that_the_full_name_means(site: Path, registry: Registry, in_process: None) -> None:
+    caches = (packages, catalogue, code_of, code_of_source)
+    package(site, "scratch_a")
+    package(site, "scratch_b", code="note.text + '!'")
+    for cached in caches:
+        cached.cache_clear()
+    text = "{name: p, datasets: {n: {type: 'scratch_a:Note', generator: 'scratch_a:notes/x', limit: 2}}, steps: {s: {op: '%s', in: n}}}"
+    try:
+        assert run_text(text % "scratch_a:exclaim", registry).state == "succeeded"
+        assert texts(registry, "p/s@1") == ["X 0", "X 1"]
+        assert outcomes(run_text(text % "scratch_a:exclaim", registry)) == {"s": "hit"}
+        assert outcomes(run_text(text % "scratch_b:exclaim", registry)) == {"s": "ran"}
+        assert texts(registry, "p/s@2") == ["x 0!", "x 1!"]
+    finally:
+        for cached in caches:
+            cached.cache_clear()
