@@ -4,7 +4,8 @@ from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
 from registry.query.session import Answer, Session
-from registry.records.record import Artifact, Model, Record, Report, StoredFile
+from registry.records.artifacts import Artifact, Model, Report, StoredFile
+from registry.records.record import Record
 from registry.registry import Registry
 from registry.storage.objects import ObjectStore
 

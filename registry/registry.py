@@ -16,7 +16,8 @@ from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError
 from registry.query.session import Session
-from registry.records.record import Record, ensure_readable
+from registry.records.record import Record
+from registry.records.schema import ensure_readable
 from registry.storage import plain_files
 from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore

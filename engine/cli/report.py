@@ -16,7 +16,7 @@ from engine.operator.declaration import SINGLE, Operator
 from engine.planning.plan import Plan, SourcePlan
 from engine.running.result import RunResult, StepOutcome
 from registry import Metric, Report
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 # -- plan ---------------------------------------------------------------------------------------------------------
 

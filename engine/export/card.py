@@ -23,7 +23,7 @@ from engine.export.model_folder import Loading
 from engine.export.writers import SPLIT
 from engine.planning.plan import SOURCE
 from registry import Manifest, Metric, Model, Registry
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 SHOWN = 40
 """The most versions, steps or values of a metric that a card lists; the registry has them all."""

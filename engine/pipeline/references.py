@@ -14,7 +14,7 @@ from engine.spec.yaml_source import Loc, YamlSource
 from registry import QueryError, Record, Session
 from registry.lineage.walk import Version
 from registry.records.content import row_ids
-from registry.records.record import fields_of, missing_fields
+from registry.records.schema import fields_of, missing_fields
 
 Reference = tuple[str, Loc]
 """A reference as written, and where."""

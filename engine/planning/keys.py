@@ -9,7 +9,7 @@ from engine.fingerprint.code import code_of
 from engine.planning.row_groups import Families
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.objects import json_digest
 
 if TYPE_CHECKING:

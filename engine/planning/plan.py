@@ -17,7 +17,7 @@ from engine.planning.row_groups import Families, families_of
 from engine.sources import ingest
 from engine.sources.exclusions import digest
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.objects import canonical_json
 
 _BYTES_PER_TOKEN = 4

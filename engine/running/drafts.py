@@ -12,9 +12,10 @@ from engine.jobs.messages import Receipt
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import Input, StepPlan, store_document
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
-from registry.query import side_tables
+from registry.catalog import side_schemas
+from registry.records.artifacts import Artifact
 from registry.records.content import content_id
-from registry.records.record import Artifact, fields_of
+from registry.records.schema import fields_of
 
 
 def drafts(
@@ -106,7 +107,7 @@ def _side_objects(
         if part.lineage:
             table = store.read_table(part.lineage.sha256)
             shifted = pc.add(table["child_row"], pa.scalar(base, pa.int64()))
-            pieces.append(table.set_column(0, side_tables.LINEAGE.field("child_row"), shifted))
+            pieces.append(table.set_column(0, side_schemas.LINEAGE.field("child_row"), shifted))
         if part.calls:
             extra.append(part.calls.model_copy(update={"base": base}))
         if rejects and receipt.rejects:

@@ -20,8 +20,8 @@ from registry.catalog.catalog import sql
 from registry.catalog.manifest import Manifest
 from registry.errors import QueryError
 from registry.query.session import Session
+from registry.records.artifacts import Artifact
 from registry.records.field_diff import SAME, FieldDiff, compare_fields
-from registry.records.record import Artifact
 
 ROW = "row"
 """The row's number: as a key, it pairs rows by their place."""

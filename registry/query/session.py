@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry.catalog import side_schemas
 from registry.catalog.catalog import Catalog, sql
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError, LimitError, QueryError
@@ -49,10 +50,10 @@ _LISTED = 5
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
-    "lineage_edges": side_tables.with_columns(side_tables.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
-    "call_edges": side_tables.with_columns(side_tables.CALLS, (*_NAMED, ("base", pa.int64()))),
-    "reject_edges": side_tables.with_columns(side_tables.REJECTS, _NAMED),
-    "exposure_edges": side_tables.with_columns(side_tables.EXPOSURE, _NAMED),
+    "lineage_edges": side_tables.with_columns(side_schemas.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
+    "call_edges": side_tables.with_columns(side_schemas.CALLS, (*_NAMED, ("base", pa.int64()))),
+    "reject_edges": side_tables.with_columns(side_schemas.REJECTS, _NAMED),
+    "exposure_edges": side_tables.with_columns(side_schemas.EXPOSURE, _NAMED),
 }
 _SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|\w+_edges)\b", re.IGNORECASE)
 """Names behind which side objects stand: only a query with one of them opens any."""

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from registry.records.record import Record, type_label
+from registry.records.record import Record
+from registry.records.schema import type_label
 
 BATCH_ROWS = 8192
 """Rows looked at together."""

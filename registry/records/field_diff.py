@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from registry.records.record import fields_of, type_label
+from registry.records.schema import fields_of, type_label
 
 
 @dataclass(frozen=True)

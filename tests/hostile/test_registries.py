@@ -20,8 +20,8 @@ import typer
 
 from engine.cli import app as command_line
 from registry import DataObject, Registry, SideObject, StepRun
+from registry.catalog import side_schemas
 from registry.errors import UnfitError
-from registry.query import side_tables
 from registry.storage.checked_json import canonical_json, checked_json, json_digest
 from tests.registry.catalog.test_catalog import commit, draft
 
@@ -70,7 +70,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calls |= {"response": ["r"], "tokens_in": [1], "tokens_out": [1], "latency_ms": [1.0], "cost_usd": [0.0]}
     import pyarrow as pa
 
-    stored = registry.store.put_table(pa.table(calls, schema=side_tables.CALLS))
+    stored = registry.store.put_table(pa.table(calls, schema=side_schemas.CALLS))
     second = draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20")
     call = SideObject(kind="calls", sha256=stored.sha256, rows=1, bytes=stored.bytes)
     commit(registry, second.model_copy(update={"side": (*second.side, call), **keyed}))

@@ -22,7 +22,7 @@ from openlineage.client.transport.file import FileConfig, FileTransport
 from registry import DataObject, Manifest, Model, Record, StepRun, VersionRef
 from registry.catalog.manifest import Event
 from registry.catalog.openlineage import FACET_SCHEMA, PRODUCER, line
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 AT = dt.datetime(2026, 1, 2, 3, 4, 5, 600_000, dt.UTC)
 

@@ -17,7 +17,7 @@ from registry import DataObject, Draft, Model, QueryError, Record, Registry, Sto
 from registry.query import diff
 from registry.query.diff import Change, Diff, Row
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 
 class Problem(Record):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, c
 
 from registry import ObjectStore, Record, UnsupportedTypeError
 from registry.errors import IncompatibleError
-from registry.records.record import ensure_readable, fields_of, missing_fields
+from registry.records.schema import ensure_readable, fields_of, missing_fields
 
 
 class Colour(enum.Enum):

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import DataObject, Draft, Manifest, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
+from registry.catalog import side_schemas
 from registry.catalog.write_ahead import Intent, IntentFile
-from registry.query import side_tables
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.checked_json import write_checked_json
 from registry.upkeep.fsck import Finding, fsck
 from registry.upkeep.row_proof import disproof
@@ -42,7 +42,7 @@ def draft(
     extra = []
     if edges:
         columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": edges}
-        lineage = registry.store.put_table(pa.table(columns, schema=side_tables.LINEAGE))
+        lineage = registry.store.put_table(pa.table(columns, schema=side_schemas.LINEAGE))
         extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
     return Draft(
         name=name,
