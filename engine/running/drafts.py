@@ -60,7 +60,7 @@ def drafts(
                 key_object=key_object,
                 inputs=refs,
                 opaque=opaque,
-                beside=_beside(step, inputs),
+                broadcast_inputs=_broadcast_inputs(step, inputs),
                 models=models,
                 data=data,
                 side=extra,
@@ -75,7 +75,7 @@ def drafts(
     return made
 
 
-def _beside(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> tuple[int, ...]:
+def _broadcast_inputs(step: Step, inputs: Mapping[str, tuple[Input, ...]]) -> tuple[int, ...]:
     if step.operator.shape == "whole":
         return ()
     whole = [step.operator.inputs[port].whole for port, versions in inputs.items() for _ in versions]

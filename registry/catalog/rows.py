@@ -1,4 +1,4 @@
-"""Rows of the catalog's tables, made from what the files say: manifests, run journals, marks."""
+"""Rows of the catalog's tables, made from the files of record: manifests, run journals, marks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step
 Rows = dict[str, list[dict[str, Any]]]
 
 _UNFIT = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException, duckdb.InvalidTypeException)
-"""What DuckDB raises about values, rather than about the file."""
+"""DuckDB's errors about values, rather than about the file."""
 
 _VERSION = {"name", "version", "kind", "type", "content_id", "run_id", "pipeline", "step", "op", "output", "step_key"}
 
 
 def merged(parts: Iterable[Rows]) -> Rows:
-    """Rows of several sources, in their order."""
+    """Rows of several sources, in order."""
     rows: Rows = defaultdict(list)
     for part in parts:
         for table, more in part.items():
@@ -33,14 +33,14 @@ def merged(parts: Iterable[Rows]) -> Rows:
 
 
 def manifest_rows(m: Manifest) -> Rows:
-    """What the catalog knows of a version."""
+    """The rows of a version."""
     here = {"name": m.name, "version": m.version}
-    told = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
+    more = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
     parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
     return {
         "versions": [
             m.model_dump(include=_VERSION)
-            | told
+            | more
             | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None}
         ],
         "inputs": [
@@ -54,7 +54,7 @@ def manifest_rows(m: Manifest) -> Rows:
 
 
 def run_rows(events: Iterable[Event]) -> Rows:
-    """What the catalog knows of a run, from all of its events in order."""
+    """The rows of a run, from all its events in order."""
     rows: Rows = defaultdict(list)
     for event in events:
         if event.event == "started":
@@ -73,7 +73,7 @@ def run_rows(events: Iterable[Event]) -> Rows:
 
 
 def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
-    """What the catalog knows of versions that are to be kept, and of numbers that were given."""
+    """The rows of pins and used version numbers."""
     return {
         "pins": [pin.model_dump() | {"pinned_at": _naive(pin.pinned_at)} for pin in pins],
         "numbers": [given.model_dump() for given in numbers],
@@ -92,10 +92,10 @@ def _latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    """Insert rows into the tables of the connection's schema; raises UnfitError when one cannot be held."""
+    """Insert rows into the tables of the connection's schema; raises UnfitError when they cannot hold one."""
     for table in TABLES:
         if more := rows.get(table):
-            # Columns go in as lists: one statement a table, without Arrow, whose conversion of lists imports pandas.
+            # Columns are passed as lists: one statement per table, and no Arrow, whose conversion of lists imports pandas.
             names = list(more[0])
             columns = ", ".join(f"unnest(${place}) as {name}" for place, name in enumerate(names, 1))
             values = [[row[name] for row in more] for name in names]
@@ -107,7 +107,7 @@ def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
 
 
 def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str], manifests: Iterable[Manifest]) -> None:
-    """Let the tables say of versions what their manifests say; nothing of those without one."""
+    """Replace the rows of versions by those of their manifests. Versions without a manifest lose their rows."""
     ids = list(version_ids)
     [(known,)] = con.execute("select count(*) from versions where list_contains(?, version_id)", [ids]).fetchall()
     if known:
@@ -120,7 +120,7 @@ def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str],
 
 
 def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Event]) -> None:
-    """Let the tables say of a run what its journal says. No run that ended later may have moved the same references."""
+    """Replace the rows of a run. No run that ended later may have moved the same references."""
     rows = run_rows(events)
     for table in ("runs", "step_runs"):
         con.execute(f"delete from {table} where run_id = ?", [run_id])
@@ -130,7 +130,7 @@ def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Ev
 
 
 def replace_marks(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    """Let the tables of pins and numbers hold these rows, and no others."""
+    """Replace all rows of pins and numbers."""
     for table in ("pins", "numbers"):
         con.execute(f"delete from {table}")
     insert(con, rows)

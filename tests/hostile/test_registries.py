@@ -309,7 +309,7 @@ def test_a_bricked_registry_is_read_again_and_says_what_it_left_out(
     assert "moved" not in caplog.text  # nothing was called damaged
     checked = ran(root, "fsck")
     assert checked.code == 1
-    assert f"error: runs/{journal}: line 2 holds a value that the registry cannot keep" in checked.out
+    assert f"error: runs/{journal}: line 2 contains a value that the registry cannot store" in checked.out
     assert ran(root, "gc").code == ran(root, "rebuild").code == ran(root, "runs").code == 0
     registry = Registry(root)
     assert commit(registry, draft(registry, "p/new", "n", "new"))[0].version == 1

@@ -267,9 +267,9 @@ def test_our_own_facet_finds_its_place_free_and_is_a_run_facet_to_others() -> No
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        (step().model_copy(update={"pipeline": ""}), "run r1: a 'step' event must name its pipeline"),
-        (event("step"), "run r1: a step belongs into a 'step' event"),
-        (event("ended", step=step().step), "not into 'ended'"),
+        (step().model_copy(update={"pipeline": ""}), "run r1: the event 'step' must name its pipeline"),
+        (event("step"), "run r1: a 'step' event must have a step"),
+        (event("ended", step=step().step), "no other event may have one"),
     ],
 )
 def test_an_event_that_does_not_say_what_it_is_about_is_refused(told: Event, reason: str) -> None:
