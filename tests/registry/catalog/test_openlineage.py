@@ -96,7 +96,8 @@ def facet_classes() -> dict[str, Any]:
     waiting: list[Any] = [facet_v2.BaseFacet]
     while waiting:
         cls = waiting.pop()
-        found[cls._get_schema()] = cls
+        if "__init__" in vars(cls):  # attrs makes a class twice; the first one is there until it is collected
+            found[cls._get_schema()] = cls
         waiting += cls.__subclasses__()
     return found
 
