@@ -1,7 +1,7 @@
 """Side objects of versions as tables that DuckDB scans: row lineage, model calls, rejects.
 
-Each object is a fragment of one Arrow dataset; the version it belongs to is its partition value, so a query for one
-version opens that version's objects only. Each is verified, all of it, when it is opened.
+Each object is a fragment of one Arrow dataset. Its version is its partition value, so a query for one version only opens
+the objects of that version. Each object is verified completely when it is opened.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Fragment(NamedTuple):
 def scan(
     fragments: Iterable[Fragment], schema: pa.Schema, store: ObjectStore, missing: list[str] | None = None
 ) -> ds.Dataset | pa.Table:
-    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when they are.
+    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when read.
 
     Args:
-        missing: takes the SHA-256 of objects that are not there, which are left out. Without it, they are errors.
+        missing: collects the SHA-256 of missing objects, which are left out. Without it, they are errors.
     """
     fragments = list(fragments)
     if not fragments:
         return schema.empty_table()
-    from registry.query.verified_scan import VerifiedDataset  # imports pandas, which costs more than all the rest of a command
+    from registry.query.verified_scan import VerifiedDataset  # imports pandas, which takes longer than the rest of a command
 
     return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store, missing)
 
