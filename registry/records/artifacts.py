@@ -8,7 +8,7 @@ from registry.records.record import Record
 
 
 class StoredFile(Record):
-    """A file kept in the object store, as an artifact's row names it."""
+    """A file in the object store, as listed in the row of an artifact."""
 
     name: str
     sha256: str
@@ -16,7 +16,7 @@ class StoredFile(Record):
 
 
 class Artifact(Record):
-    """A record that stands for files: a version of artifacts has one row and the files it names."""
+    """A record with files: a version of artifacts has one row and the files that it lists."""
 
     files: list[StoredFile] = []  # noqa: RUF012  (records are frozen)
 
@@ -25,7 +25,7 @@ class Model(Artifact):
     """A trained model: a LoRA adapter on `base_model`, or full weights.
 
     Args:
-        base_model: what the training started from, as it stood in the pipeline.
+        base_model: the model that the training started from, as written in the pipeline.
         format: `adapter` (peft) or `full` (a Hugging Face model folder).
         files: the model's folder, file by file.
         config: the resolved training settings, as JSON.
@@ -39,12 +39,12 @@ class Model(Artifact):
 
 
 class Report(Artifact):
-    """What a run found, for people to read.
+    """The findings of a run, for people to read.
 
     Args:
         title: a line.
-        text: Markdown; pictures are named as they are in `files`: `![accuracy](accuracy.png)`.
-        files: pictures and tables.
+        text: Markdown; images have the same names as in `files`: `![accuracy](accuracy.png)`.
+        files: images and tables.
     """
 
     registry_kind: ClassVar[str] = "report"

@@ -1,7 +1,7 @@
 """Typed rows: a `Record` is a frozen pydantic model that maps to one Arrow schema.
 
 Versions outlive the classes that they were written with. A record type may gain optional fields (also in the records
-inside it): older versions are read with the defaults. What an older version cannot be read as is said field by field.
+inside it): older versions are read with the defaults. When a version cannot be read as a type, the error lists the fields.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ class Record(BaseModel):
     """Base class of every row that flows between operators. Instances are frozen; unknown fields are errors.
 
     A number given for a text field becomes text (`"answer": 72` in a JSON file); nothing else is converted to text.
-    A datetime is kept in UTC; one without a zone is taken to be in UTC.
+    A datetime is stored in UTC; one without a zone is assumed to be in UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     registry_kind: ClassVar[str] = "dataset"
-    """What a version of such rows is called in the registry: `dataset`, `model`, `calibration` or `report`."""
+    """The kind of a version of such rows: `dataset`, `model`, `calibration` or `report`."""
 
     @classmethod
     def type_name(cls) -> str:
-        """The name users write in YAML: the class name."""
+        """The name of the type in YAML: the class name."""
         return cls.__name__
 
     @classmethod
@@ -49,7 +49,7 @@ class Record(BaseModel):
 
     @classmethod
     def conform(cls, table: pa.Table) -> pa.Table:
-        """The table with exactly this record's columns; what an older version lacks is filled with the defaults."""
+        """The table with exactly this record's columns; fields that an older version lacks get their defaults."""
         schema = cls.arrow_schema()
         given = {field.name: field.type for field in table.schema}
         if any(given.get(field.name, field.type) != field.type for field in schema):
@@ -61,7 +61,7 @@ class Record(BaseModel):
                 continue
             column = columns_of(cls).parts[field.name]
             value = cls.model_fields[field.name].get_default(call_default_factory=True)
-            for convert in (column.settle, column.encode):
+            for convert in (column.normalize, column.encode):
                 value = convert(value) if convert else value
             arrays.append(pa.repeat(pa.scalar(value, field.type), table.num_rows))
         return pa.Table.from_arrays(arrays, schema=schema)
@@ -80,7 +80,7 @@ class Record(BaseModel):
             yield cls.model_validate(row_of.decode(row), strict=False, by_name=True, by_alias=False)
 
     @model_validator(mode="after")
-    def _settle(self) -> Self:
-        if settle := columns_of(type(self)).settle:
-            settle(self)
+    def _normalize(self) -> Self:
+        if normalize := columns_of(type(self)).normalize:
+            normalize(self)
         return self

@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def type_label(arrow: pa.DataType, nullable: bool = False) -> str:
-    """An Arrow type in the words of a record's author: `list[{role: str, content: str}]`, `str?`."""
+    """An Arrow type as it is written in a record: `list[{role: str, content: str}]`, `str?`."""
     if pa.types.is_list(arrow):
         label = f"list[{type_label(arrow.value_type, arrow.value_field.nullable)}]"
     elif pa.types.is_struct(arrow):
@@ -33,7 +33,7 @@ def type_label(arrow: pa.DataType, nullable: bool = False) -> str:
 
 
 def fields_of(schema: pa.Schema) -> dict[str, str]:
-    """Column names and type labels, in order: the form in which a manifest and a step key hold a schema."""
+    """Column names and type labels, in order: a schema as manifests and step keys store it."""
     return {field.name: type_label(field.type, field.nullable) for field in schema}
 
 
@@ -74,11 +74,11 @@ def _mismatches(needed: Column, given: str, path: str) -> Iterator[str]:
             return
         if bare == type_label(needed.arrow):
             return
-    yield f"field {path!r} is {given} where {type_label(needed.arrow, needed.nullable)} is needed"
+    yield f"field {path!r} is {given}, but must be {type_label(needed.arrow, needed.nullable)}"
 
 
 def _members(label: str) -> dict[str, str]:
-    """`{role: str, tags: list[{...}]}` taken apart, one level deep."""
+    """`{role: str, tags: list[{...}]}` split into its members, one level deep."""
     members, depth, start = {}, 0, 1
     for place, letter in enumerate(label):
         depth += (letter in "{[") - (letter in "}]")

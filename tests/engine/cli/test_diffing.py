@@ -90,7 +90,7 @@ def test_fields_that_differ_are_a_table_with_the_verdict(registry: Registry, run
     assert "  compared are only fields that both have with the same type: id, question, answer" in lines
     lines = printed(run, "p/a@1", "p/a@3")
     assert lines[lines.index("fields: incompatible") + 1 :][:2] == [
-        "  field 'id' (str?) is gone",
+        "  field 'id' (str?) was removed",
         "  field 'answer' was int and is str",
     ]
 

@@ -253,17 +253,17 @@ def test_an_incompatible_change_of_fields_has_its_reasons(registry: Registry) ->
     assert found.fields.removed == {"question": "str"}
     assert found.fields.changed == {"id": ("str?", "str"), "answer": ("int", "str?")}
     assert found.fields.reasons == (
-        "field 'id' is no longer optional: older rows may lack it",
-        "field 'question' (str) is gone",
+        "field 'id' is no longer optional, so older rows may lack it",
+        "field 'question' (str) was removed",
         "field 'answer' was int and is str?",
-        "field 'level' (int) is new and not optional: older rows lack it",
+        "field 'level' (int) is new and not optional, so older rows lack it",
     )
     assert found.rows is not None
     assert (found.rows.compared, found.rows.unchanged, found.rows.removed) == (("id",), 1, 1)
     with pytest.raises(QueryError, match="key answer: it has different types in p/a@1 and p/a@2"):
         compare(registry, "p/a@1", "p/a@2", key=["answer"])
     back = compare(registry, "p/a@2", "p/a@1").fields
-    assert "field 'id' may be null now: what needs str refuses it" in back.reasons
+    assert "field 'id' may now be null, which readers of str refuse" in back.reasons
 
 
 def test_a_record_inside_a_row_can_be_widened_like_a_row(registry: Registry) -> None:
@@ -282,9 +282,9 @@ def test_a_record_inside_a_row_can_be_widened_like_a_row(registry: Registry) -> 
     assert wider.rows is not None
     assert (wider.rows.compared, wider.rows.unchanged) == (("n",), 1)
     assert compare(registry, "p/a@1", "p/a@3").fields.reasons == (
-        "field 'turns[].role' may be null now: what needs str refuses it",
-        "field 'turns[].score' (float) is gone",
-        "field 'turns[].name' (str) is new and not optional: older rows lack it",
+        "field 'turns[].role' may now be null, which readers of str refuse",
+        "field 'turns[].score' (float) was removed",
+        "field 'turns[].name' (str) is new and not optional, so older rows lack it",
     )
 
 
