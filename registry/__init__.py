@@ -3,14 +3,13 @@
 from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
-from registry.query.session import Answer, Session
+from registry.query.session import QueryResult, Session
 from registry.records.artifacts import Artifact, Model, Report, StoredFile
 from registry.records.record import Record
 from registry.registry import Registry
 from registry.storage.objects import ObjectStore
 
 __all__ = [
-    "Answer",
     "Artifact",
     "Catalog",
     "CorruptError",
@@ -23,6 +22,7 @@ __all__ = [
     "Model",
     "ObjectStore",
     "QueryError",
+    "QueryResult",
     "Record",
     "Registry",
     "RegistryError",

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.cli.printable import harmless, harmless_json
-from registry import Answer
+from registry import QueryResult
 
 CELL = 60
 
@@ -103,7 +103,7 @@ def json_line(value: Any) -> str:
     return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
-def records(answer: Answer) -> list[dict[str, Any]]:
+def records(answer: QueryResult) -> list[dict[str, Any]]:
     """A query's result as a list of objects."""
     names: list[str] = []
     for column in answer.columns:

@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from registry.catalog.rows import TABLES, Rows, insert
+from registry.catalog.rows import TABLES, TableRows, insert
 from registry.errors import DamagedError, StaleError
 from registry.storage import fault_points, plain_files
 from registry.storage.files import fsync_folder
@@ -81,7 +81,7 @@ class Database:
             con.execute("commit")
         fault_points.point("catalog.committed")
 
-    def prove(self, rows: Rows) -> None:
+    def prove(self, rows: TableRows) -> None:
         """Check that the tables can hold rows, before anything is written; raises UnfitError."""
         con = self._connected()
         if not self._has_trial:
@@ -124,7 +124,7 @@ class Database:
                 # The file contains what was committed. If it is damaged, the next process that opens it notices.
                 self._drop()
 
-    def make(self, rows: Rows) -> None:
+    def make(self, rows: TableRows) -> None:
         """Create the file with these rows, replacing the old one."""
         self.close()
         fresh = self.file.with_suffix(".building")
@@ -238,7 +238,7 @@ def _explained(file: Path) -> Iterator[None]:
         raise DamagedError(text.partition("\n")[0]) from error
 
 
-def in_memory(rows: Rows) -> duckdb.DuckDBPyConnection:
+def in_memory(rows: TableRows) -> duckdb.DuckDBPyConnection:
     """The same as `Database.copy`, made from these rows without a file."""
     memory = _in_memory()
     memory.execute("use memory.internal")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from registry.catalog.manifest import Given, Manifest, Pin, unfit
 from registry.catalog.markers import Marks
-from registry.catalog.rows import Rows, mark_rows, table_rows
+from registry.catalog.rows import TableRows, mark_rows, table_rows
 from registry.catalog.run_journal import RunLog
 from registry.errors import CorruptError, MismatchError
 from registry.storage import fault_points, ids
@@ -72,14 +72,14 @@ class Truth:
         self._manifests.remove(_file(version_id))
         fault_points.point("manifest.removed")
 
-    def rows(self) -> Rows:
+    def rows(self) -> TableRows:
         """All rows of all tables; raises CorruptError, which names the file, when one is damaged."""
         names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json")]
         manifests = [self._parsed(Path(name).stem, data) for name, data in self._manifests.read_many(names).items()]
         manifests.sort(key=lambda m: (m.created_at, m.name, m.version))
         return table_rows(manifests, map(self.runs.read, self.runs.run_ids()), self.marks())
 
-    def marks(self) -> Rows:
+    def marks(self) -> TableRows:
         """The rows of pins and numbers."""
         return mark_rows(self.pins.read(), self.numbers.read())
 

@@ -15,7 +15,7 @@ from registry.errors import UnfitError
 
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
 
-Rows = dict[str, list[dict[str, Any]]]
+TableRows = dict[str, list[dict[str, Any]]]
 
 _UNFIT = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException, duckdb.InvalidTypeException)
 """DuckDB's errors about values, rather than about the file."""
@@ -23,16 +23,16 @@ _UNFIT = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException,
 _VERSION = {"name", "version", "kind", "type", "content_id", "run_id", "pipeline", "step", "op", "output", "step_key"}
 
 
-def merged(parts: Iterable[Rows]) -> Rows:
+def merged(parts: Iterable[TableRows]) -> TableRows:
     """Rows of several sources, in order."""
-    rows: Rows = defaultdict(list)
+    rows: TableRows = defaultdict(list)
     for part in parts:
         for table, more in part.items():
             rows[table].extend(more)
     return rows
 
 
-def manifest_rows(m: Manifest) -> Rows:
+def manifest_rows(m: Manifest) -> TableRows:
     """The rows of a version."""
     here = {"name": m.name, "version": m.version}
     more = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
@@ -53,9 +53,9 @@ def manifest_rows(m: Manifest) -> Rows:
     }
 
 
-def run_rows(events: Iterable[Event]) -> Rows:
+def run_rows(events: Iterable[Event]) -> TableRows:
     """The rows of a run, from all its events in order."""
-    rows: Rows = defaultdict(list)
+    rows: TableRows = defaultdict(list)
     for event in events:
         if event.event == "started":
             run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
@@ -72,7 +72,7 @@ def run_rows(events: Iterable[Event]) -> Rows:
     return rows
 
 
-def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
+def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> TableRows:
     """The rows of pins and used version numbers."""
     return {
         "pins": [pin.model_dump() | {"pinned_at": _naive(pin.pinned_at)} for pin in pins],
@@ -80,7 +80,7 @@ def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
     }
 
 
-def table_rows(manifests: Iterable[Manifest], runs: Iterable[Iterable[Event]], marks: Rows) -> Rows:
+def table_rows(manifests: Iterable[Manifest], runs: Iterable[Iterable[Event]], marks: TableRows) -> TableRows:
     """All rows of all tables, from all manifests, the events of all runs, and the marks."""
     rows = merged([*map(manifest_rows, manifests), *map(run_rows, runs), marks])
     return rows | {"refs": _latest(rows["refs"])}
@@ -91,7 +91,7 @@ def _latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({ref["name"]: ref for ref in sorted(refs, key=lambda ref: ref["updated_at"])}.values())
 
 
-def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+def insert(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
     """Insert rows into the tables of the connection's schema; raises UnfitError when they cannot hold one."""
     for table in TABLES:
         if more := rows.get(table):
@@ -129,7 +129,7 @@ def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Ev
     insert(con, rows)
 
 
-def replace_marks(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+def replace_marks(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
     """Replace all rows of pins and numbers."""
     for table in ("pins", "numbers"):
         con.execute(f"delete from {table}")

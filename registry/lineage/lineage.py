@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 
 from registry.errors import QueryError
-from registry.lineage.walk import Direction, Graph, Reached, Rows, Version, Walk, graph, walk
+from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, walk
 from registry.storage.objects import ObjectStore
 
 
@@ -75,13 +75,13 @@ class Lineage:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise QueryError(f"the registry has no version {target}; write it as NAME@3, or NAME for the latest.{hint}")
 
-    def walk(self, start: Version, rows: list[int] | Rows, direction: Direction) -> Walk:
+    def walk(self, start: Version, rows: list[int] | RowNumbers, direction: Direction) -> Walk:
         """See registry.lineage.walk; unknown row numbers are ignored."""
         wanted = np.asarray(rows, np.int64)
         wanted = wanted[(wanted >= 0) & (wanted < self.facts[start].rows)]
         return walk(self.graph, self._store, start, wanted, direction) if len(wanted) else Walk()
 
-    def calls(self, version: Version, rows: Rows) -> dict[int, list[str]]:
+    def calls(self, version: Version, rows: RowNumbers) -> dict[int, list[str]]:
         """The ids of the model calls that made rows of a version."""
         objects = self._calls.get(version, [])
         bases = [each.base for each in objects]

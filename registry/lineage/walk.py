@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from registry.errors import CorruptError
 from registry.storage.objects import ObjectStore
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 Direction = Literal["up", "down"]
 
 
@@ -33,7 +33,7 @@ class Version(NamedTuple):
         return f"{self.name}@{self.number}"
 
 
-class Link(NamedTuple):
+class InputLink(NamedTuple):
     """An input of a version: `place` is its index in row edges; a model is an input without row edges.
 
     `opaque`: for some or all rows, it is unknown which of its rows they came from.
@@ -54,11 +54,11 @@ class Link(NamedTuple):
 class Graph:
     """The versions of a registry, their links, and the objects with their row edges."""
 
-    parents: Mapping[Version, Sequence[Link]]
-    children: Mapping[Version, Sequence[Link]]
+    parents: Mapping[Version, Sequence[InputLink]]
+    children: Mapping[Version, Sequence[InputLink]]
     edges: Mapping[Version, Sequence[str]]
 
-    def links(self, version: Version, direction: Direction) -> Sequence[Link]:
+    def links(self, version: Version, direction: Direction) -> Sequence[InputLink]:
         """The links of a version to its inputs (`up`), or to the versions made from it (`down`)."""
         return (self.parents if direction == "up" else self.children).get(version, ())
 
@@ -67,9 +67,9 @@ class Hop(NamedTuple):
     """Known row edges between two versions: `child_rows[i]` came from `parent_rows[i]`."""
 
     child: Version
-    child_rows: Rows
+    child_rows: RowNumbers
     parent: Version
-    parent_rows: Rows
+    parent_rows: RowNumbers
 
     def beyond(self, direction: Direction) -> Version:
         """The version at the other end."""
@@ -81,7 +81,7 @@ class Reached(NamedTuple):
 
     depth: int
     version: Version
-    rows: Rows | None
+    rows: RowNumbers | None
 
 
 @dataclass
@@ -105,11 +105,11 @@ def graph(
         twins: (names, versions) of versions of a name with the same rows. A step whose input rows did not change is not run
             again: its outputs count as made from all of these versions, unless it made other outputs from one of them.
     """
-    parents: defaultdict[Version, list[Link]] = defaultdict(list)
-    children: defaultdict[Version, list[Link]] = defaultdict(list)
+    parents: defaultdict[Version, list[InputLink]] = defaultdict(list)
+    children: defaultdict[Version, list[InputLink]] = defaultdict(list)
     edges: defaultdict[Version, list[str]] = defaultdict(list)
     for child, child_version, parent, parent_version, place, role, opaque in inputs:
-        link = Link(Version(child, child_version), Version(parent, parent_version), place, role == "model", opaque)
+        link = InputLink(Version(child, child_version), Version(parent, parent_version), place, role == "model", opaque)
         parents[link.child].append(link)
         children[link.parent].append(link)
     made = {version: tuple(links) for version, links in children.items()}
@@ -124,7 +124,7 @@ def graph(
     return Graph(parents, children, edges)
 
 
-def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] | Rows, direction: Direction) -> Walk:
+def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] | RowNumbers, direction: Direction) -> Walk:
     """Everything that rows of a version came from (`up`), or that came from them (`down`), in few hops; themselves first.
 
     A row of a step with a model of the registry came from the model (its row 0), and a model came from the rows that its
@@ -135,7 +135,7 @@ def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] |
     """
     found = Walk()
     reader = _Edges(graph, store, direction)
-    met: dict[Version, Rows] = {}
+    met: dict[Version, RowNumbers] = {}
     known = {start: np.unique(np.asarray(rows, np.int64))}
     seen_unknown: set[Version] = set()
     unknown: set[Version] = set()
@@ -152,7 +152,7 @@ def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] |
         }
         unclear |= {link.beyond(direction) for version in unknown for link in graph.links(version, direction)}
         unknown = unclear - seen_unknown
-        ahead: defaultdict[Version, list[Rows]] = defaultdict(list)
+        ahead: defaultdict[Version, list[RowNumbers]] = defaultdict(list)
         for hop in hops:
             ahead[hop.beyond(direction)].append(hop.parent_rows if direction == "up" else hop.child_rows)
         fresh = {version: np.setdiff1d(np.concatenate(parts), met.get(version, _NONE)) for version, parts in ahead.items()}
@@ -161,7 +161,7 @@ def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] |
     return found
 
 
-_NONE: Rows = np.empty(0, np.int64)
+_NONE: RowNumbers = np.empty(0, np.int64)
 
 
 class _Edges:
@@ -173,11 +173,11 @@ class _Edges:
         self._direction: Direction = direction
         self._read: dict[tuple[str, int, int], pa.Table] = {}
 
-    def unclear(self, link: Link) -> bool:
+    def unclear(self, link: InputLink) -> bool:
         """Whether rows beyond the link may be reached without an edge that names them."""
         return link.opaque and not (link.model and self._direction == "up")
 
-    def hops(self, version: Version, rows: Rows) -> list[Hop]:
+    def hops(self, version: Version, rows: RowNumbers) -> list[Hop]:
         """The edges that start at rows of a version, link by link."""
         found = []
         for link in self._graph.links(version, self._direction):
@@ -191,7 +191,7 @@ class _Edges:
                     found.append(Hop(link.child, child_rows, link.parent, parent_rows))
         return found
 
-    def _select(self, sha256: str, place: int, rows: Rows) -> tuple[Rows, Rows]:
+    def _select(self, sha256: str, place: int, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
         """(child rows, parent rows) of the edges of input `place` that start at `rows`."""
         column = "child_row" if self._direction == "up" else "parent_row"
         least, most = int(rows[0]), int(rows[-1])

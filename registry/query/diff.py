@@ -47,7 +47,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowSample:
     """A row that one version has `copies` times more often than the other; `row` is the last of those copies."""
 
     row: int
@@ -86,8 +86,8 @@ class RowDiff:
     changed: int
     fields: dict[str, int]
     moved: int | None
-    samples_added: tuple[Row, ...]
-    samples_removed: tuple[Row, ...]
+    samples_added: tuple[RowSample, ...]
+    samples_removed: tuple[RowSample, ...]
     samples_changed: tuple[Change, ...]
     suggested_key: str | None = None
 
@@ -189,9 +189,9 @@ class _Work:
         [(count,)] = self.con.execute(f"select {what} from {source}").fetchall()
         return int(count)
 
-    def rows(self, view: str, table: pa.Table) -> tuple[Row, ...]:
+    def rows(self, view: str, table: pa.Table) -> tuple[RowSample, ...]:
         found = self.con.execute(f"select row, copies from {view} order by row limit ?", [self.samples]).fetchall()
-        return tuple(Row(row, copies, _values(table, row)) for row, copies in found)
+        return tuple(RowSample(row, copies, _values(table, row)) for row, copies in found)
 
 
 def _compare_rows(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from registry.errors import LimitError, QueryError
-from registry.lineage.walk import Rows, Version
+from registry.lineage.walk import RowNumbers, Version
 from registry.query.session import Session
 
 
@@ -31,7 +31,7 @@ class Affected:
     version: Version
     kind: str
     step: str
-    rows: Rows
+    rows: RowNumbers
     size: int
     unclear: bool
     latest: bool
@@ -44,7 +44,7 @@ def chosen_rows(
     where: str | None,
     timeout: float | None = None,
     last_resort: Callable[[], None] | None = None,
-) -> Rows:
+) -> RowNumbers:
     """The numbers of the rows of a version for which an SQL condition on its columns (and `row`) is true.
 
     Args:
@@ -64,10 +64,10 @@ def chosen_rows(
     return np.array([row for (row,) in found.rows], np.int64)
 
 
-def impact(session: Session, version: Version, rows: Rows) -> list[Affected]:
+def impact(session: Session, version: Version, rows: RowNumbers) -> list[Affected]:
     """Everything that was made from rows of a version, nearest first. The first entry is the rows themselves."""
     walk = session.lineage.walk(version, rows, "down")
-    known: dict[Version, list[Rows]] = {}
+    known: dict[Version, list[RowNumbers]] = {}
     depths: dict[Version, int] = {}
     unclear: set[Version] = set()
     for depth, reached, at in walk.reached:
@@ -98,7 +98,7 @@ def impact(session: Session, version: Version, rows: Rows) -> list[Affected]:
     return found
 
 
-def _seen(session: Session, model: Version, affected: dict[Version, Rows]) -> int:
+def _seen(session: Session, model: Version, affected: dict[Version, RowNumbers]) -> int:
     """How often the trainer of a model used affected rows."""
     graph = session.lineage.graph
     datasets = {link.place: link.parent for link in graph.links(model, "up") if not link.model}

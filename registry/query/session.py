@@ -32,7 +32,7 @@ from registry.query.read_only_sql import reading
 from registry.query.table_functions import NAMES, create
 from registry.storage.objects import ObjectStore
 
-__all__ = ["Answer", "Session"]
+__all__ = ["QueryResult", "Session"]
 
 _DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _CONFINE = (
@@ -62,7 +62,7 @@ _SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|
 _FUNCTIONS = re.compile(rf"\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE)
 
 
-class Answer(NamedTuple):
+class QueryResult(NamedTuple):
     """The result of a query."""
 
     columns: list[str]
@@ -111,7 +111,7 @@ class Session:
         parameters: list[Any] | None = None,
         timeout: float | None = None,
         last_resort: Callable[[], None] | None = None,
-    ) -> Answer:
+    ) -> QueryResult:
         """Run one SELECT or EXPLAIN.
 
         Raises:
@@ -119,7 +119,7 @@ class Session:
             CorruptError: data cannot be read, or lineage, calls, rejects or exposures that the query needs are missing.
         """
         with self.stream(query, parameters, timeout, last_resort) as (columns, batches):
-            answer = Answer(columns, [row for batch in batches for row in batch])
+            answer = QueryResult(columns, [row for batch in batches for row in batch])
         if left_out := self.left_out():
             raise CorruptError(left_out[0])
         return answer

@@ -18,7 +18,7 @@ import duckdb
 from registry.catalog.database import Database, sql
 from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
 from registry.catalog.markers import Marks
-from registry.catalog.rows import TABLES, Rows, insert, mark_rows, table_rows
+from registry.catalog.rows import TABLES, TableRows, insert, mark_rows, table_rows
 from registry.catalog.write_ahead import IntentFile
 from registry.errors import CorruptError, DamagedError, StaleError, UnfitError
 from registry.registry import Registry
@@ -71,11 +71,11 @@ class _Truth(NamedTuple):
     manifests: Sequence[Manifest]
     unread: Mapping[str, str]
     runs: Sequence[Sequence[Event]]
-    marks: Rows
+    marks: TableRows
     whole: bool
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> TableRows:
         """The rows that the catalog should have."""
         return table_rows(self.manifests, self.runs, self.marks)
 

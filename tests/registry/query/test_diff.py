@@ -15,7 +15,7 @@ from pydantic import create_model
 
 from registry import DataObject, Draft, Model, QueryError, Record, Registry, StoredFile
 from registry.query import diff
-from registry.query.diff import Change, Diff, Row
+from registry.query.diff import Change, Diff, RowSample
 from registry.records.content import content_id
 from registry.records.schema import fields_of
 
@@ -99,8 +99,8 @@ def test_by_content_each_copy_of_a_row_counts(registry: Registry) -> None:
     rows = compare(registry, "p/a@1", "p/a@2").rows
     assert rows is not None
     assert (rows.unchanged, rows.added, rows.removed, rows.changed, rows.moved) == (2, 2, 2, 0, None)
-    assert rows.samples_added == (Row(3, 2, b.model_dump()),)
-    assert rows.samples_removed == (Row(1, 1, a.model_dump()), Row(3, 1, c.model_dump()))
+    assert rows.samples_added == (RowSample(3, 2, b.model_dump()),)
+    assert rows.samples_removed == (RowSample(1, 1, a.model_dump()), RowSample(3, 1, c.model_dump()))
 
 
 def test_the_same_rows_in_another_order_are_told_from_other_rows(registry: Registry) -> None:
@@ -125,8 +125,8 @@ def test_by_key_changes_are_counted_for_each_field_and_shown_before_and_after(re
     assert rows is not None
     assert (rows.unchanged, rows.added, rows.removed, rows.changed, rows.moved) == (1, 1, 1, 2, None)
     assert rows.fields == {"question": 1, "answer": 2}
-    assert rows.samples_added == (Row(0, 1, problems(9)[0].model_dump()),)
-    assert rows.samples_removed == (Row(0, 1, problems(1)[0].model_dump()),)
+    assert rows.samples_added == (RowSample(0, 1, problems(9)[0].model_dump()),)
+    assert rows.samples_removed == (RowSample(0, 1, problems(1)[0].model_dump()),)
     assert rows.samples_changed == (
         Change(2, 1, {"id": "3"}, {"answer": (4, 7)}),
         Change(1, 2, {"id": "2"}, {"question": ("What is 2 + 1?", "What?"), "answer": (3, 8)}),
