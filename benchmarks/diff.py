@@ -26,7 +26,7 @@ from rich.table import Table
 
 from registry import DataObject, Draft, Record, Registry
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 GOAL = 5.0
 PART = 100_000

@@ -61,7 +61,7 @@ class Ours:
         from engine.sources.ingest import CHUNK_ROWS
         from registry import DataObject, Draft, StepRun
         from registry.records.content import content_id
-        from registry.records.record import fields_of
+        from registry.records.schema import fields_of
         from registry.storage.objects import json_digest
 
         catalog, store = self._registry.catalog, self._registry.store

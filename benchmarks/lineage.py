@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from registry import DataObject, Draft, Registry, SideObject, StepRun, VersionRef
+from registry.catalog import side_schemas
 from registry.lineage.walk import Version
-from registry.query import side_tables
 from registry.query.impact import impact
 
 SEED_ROWS = 500_000
@@ -32,7 +32,7 @@ def generation(registry: Registry, name: str, parent: VersionRef | None, parents
     extra: tuple[SideObject, ...] = ()
     if parent:
         columns = [pa.array(parents[:, 0]), pa.array(np.zeros(len(parents), np.int16)), pa.array(parents[:, 1])]
-        edges = registry.store.put_table(pa.table(columns, schema=side_tables.LINEAGE), delta=("child_row", "parent_row"))
+        edges = registry.store.put_table(pa.table(columns, schema=side_schemas.LINEAGE), delta=("child_row", "parent_row"))
         extra = (SideObject(kind="lineage", sha256=edges.sha256, rows=len(parents), bytes=edges.bytes),)
     return Draft(
         name=name,

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from registry.catalog.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
-from registry.records.record import Artifact, Model, Record, Report, StoredFile
+from registry.records.artifacts import Artifact, Model, Report, StoredFile
+from registry.records.record import Record
 from registry.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
-    from registry.query.session import Answer, Session
+    from registry.query.session import QueryResult, Session
     from registry.registry import Registry
 
 __all__ = [
-    "Answer",
     "Artifact",
     "Catalog",
     "CorruptError",
@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "ObjectStore",
     "QueryError",
+    "QueryResult",
     "Record",
     "Registry",
     "RegistryError",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 _IN = {
-    "Answer": "registry.query.session",
+    "QueryResult": "registry.query.session",
     "Catalog": "registry.catalog.catalog",
     "Registry": "registry.registry",
     "Session": "registry.query.session",

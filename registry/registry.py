@@ -1,4 +1,4 @@
-"""A registry: the object store, the catalog, receipts and the journal of model calls, all in one folder, or some at a URL."""
+"""A registry: the object store, the catalog, receipts and the journal of model calls, in one folder or partly at a URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError
 from registry.query.session import Session
-from registry.records.record import Record, ensure_readable
+from registry.records.record import Record
+from registry.records.schema import ensure_readable
 from registry.storage import plain_files
 from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore
@@ -29,14 +30,15 @@ _END = re.compile(r"(?<=[^:/])/+$")
 class Registry:
     """The parts of a registry, by name.
 
-    Objects and manifests may be at an fsspec URL. All the rest (catalog, lock, run journals, receipts, the journal of model
-    calls, copies of objects) is on this machine then: in `.engine-remote/<words of the URL>-<8 hex digits>` where the user
-    stands, or so named below ENGINE_REGISTRY_LOCAL. When it is lost, every version is found again; forgotten are the runs,
-    which versions were the latest, and the answers in the journal. Only one such folder at a time may write to a URL.
+    Objects and manifests may be at an fsspec URL. Everything else (catalog, lock, run journals, receipts, the journal of
+    model calls, copies of objects) is then on this machine, in `.engine-remote/<words of the URL>-<8 hex digits>` in the
+    working directory, or in a folder of that name in ENGINE_REGISTRY_LOCAL. If that folder is lost, all versions are found
+    again; the runs, the latest versions and the answers in the journal are lost. Only one such folder at a time may write to
+    a URL.
 
     Args:
-        root: the folder, or a URL such as `s3://bucket/prefix`; or what `location` gave. It is made when something is
-            first written.
+        root: the folder, or a URL such as `s3://bucket/prefix`, or the `location` of another Registry. The folder is created
+            when something is first written.
 
     Attributes:
         root: the folder on this machine.
@@ -50,7 +52,7 @@ class Registry:
 
     @property
     def location(self) -> str:
-        """What makes the same registry in another process, wherever it stands."""
+        """The argument that opens the same registry in another process, whatever its working directory."""
         return f"{self.url}#{self.root}" if self.url else str(self.root)
 
     @property
@@ -75,12 +77,12 @@ class Registry:
 
     @property
     def receipts(self) -> Path:
-        """Where finished partitions of steps are noted."""
+        """The folder with the receipts of finished partitions."""
         return plain_files.folder(self.root / "receipts")
 
     @property
     def journal(self) -> Path:
-        """Where answers of models are kept."""
+        """The folder with the journal of model answers."""
         return plain_files.only_plain(self.root / "journal")
 
     @property
@@ -102,7 +104,7 @@ class Registry:
 
         Raises:
             QueryError: there is no such version.
-            IncompatibleError: its rows cannot be read as `record`; says which fields are in the way and why.
+            IncompatibleError: its rows cannot be read as `record`; the message lists the fields and the reasons.
         """
         with self.session() as session:
             name, version = session.resolve(target)
@@ -111,9 +113,9 @@ class Registry:
         return (row for data in manifest.data for row in record.from_table(self.store.read_table(data.sha256)))
 
     def find_step(self, step_key: str) -> list[Manifest]:
-        """The committed versions of a step key, or nothing; they are not removed before the runs that live now have ended.
+        """The committed versions of a step key. They are not removed before the runs that are live now have ended.
 
-        One with a damaged manifest does not count: it is made again.
+        A version with a damaged manifest is left out: it is made again.
         """
         found = []
         for version_id in self._ids("step_key = ?", [step_key]):
@@ -129,12 +131,12 @@ class Registry:
         return self.catalog.truth.manifest_of(name, version, found)
 
     def newest(self, name: str) -> Manifest | None:
-        """The version of a name that was committed last."""
+        """The newest version of a name; None when there is none."""
         found = self._ids("name = ?", [name])
         return self.catalog.manifest(found[-1]) if found else None
 
     def params_of_latest(self, pipeline: str) -> dict[str, Any] | None:
-        """The parameters of the run that moved `latest` of a pipeline's outputs last; None when none ever did."""
+        """The parameters of the last run that moved `latest` of a pipeline's outputs; None when no run did."""
         if not self.exists:
             return None
         query = (
@@ -145,7 +147,7 @@ class Registry:
         return json.loads(found[0][0]) if found else None
 
     def intact(self, manifest: Manifest) -> bool:
-        """Whether all of a version's objects are there, in the size they were written with."""
+        """Whether all objects of a version exist with the size they were written with."""
         return self.catalog.intact(manifest)
 
     def _ids(self, condition: str, values: list[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from engine.cli.output import cell_text
 from registry import Session
-from registry.lineage.walk import Direction, Hop, Link, Reached, Rows, Version, Walk
+from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers, Version, Walk
 
 _SHOWN = 120
 _DEEPEST = 20
@@ -55,14 +55,14 @@ def version_tree(session: Session, start: Version, direction: Direction) -> Tree
     """The versions that a version was made from, or that were made from it."""
     graph = session.lineage.graph
 
-    def children(link: Link) -> list[Link | Text]:
+    def children(link: InputLink) -> list[InputLink | Text]:
         return list(graph.links(link.beyond(direction), direction))
 
-    def label(link: Link) -> Text:
+    def label(link: InputLink) -> Text:
         text = _version_label(session, link.beyond(direction))
         return text.append(" (as its model)" if direction == "up" else " (with it as the model)") if link.model else text
 
-    root = Link(start, start, place=-1, model=False, opaque=False)
+    root = InputLink(start, start, place=-1, model=False, opaque=False)
     return _drawn(root, children, label, lambda link: link.beyond(direction))
 
 
@@ -127,7 +127,7 @@ class _Below:
     def children(self, node: Node) -> list[Node | Text]:
         """The nodes below a node, version by version."""
         version, row = node
-        found: defaultdict[Version, list[Rows]] = defaultdict(list)
+        found: defaultdict[Version, list[RowNumbers]] = defaultdict(list)
         for hop in self._hops[version] if row is not None else ():
             ends = (hop.child_rows, hop.parent_rows) if self._direction == "up" else (hop.parent_rows, hop.child_rows)
             found[hop.beyond(self._direction)].append(ends[1][ends[0] == row])
@@ -144,7 +144,7 @@ class _Below:
         return shown
 
 
-_NONE: Rows = np.empty(0, np.int64)
+_NONE: RowNumbers = np.empty(0, np.int64)
 
 
 def _label(session: Session, node: Node, record: Mapping[str, Any]) -> Text:

@@ -12,7 +12,7 @@ from engine.operator.catalogue import full_name
 from engine.operator.declaration import Operator
 from engine.operator.params import Params
 from engine.operator.types import SINGLE
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 if TYPE_CHECKING:
     from rich.console import Console

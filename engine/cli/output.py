@@ -18,7 +18,7 @@ from rich.text import Text
 from engine.cli.printable import harmless, harmless_json
 
 if TYPE_CHECKING:
-    from registry import Answer
+    from registry import QueryResult
 
 CELL = 60
 """Characters of a cell that are shown, at most."""
@@ -106,7 +106,7 @@ def json_line(value: Any) -> str:
     return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
-def records(answer: Answer) -> list[dict[str, Any]]:
+def records(answer: QueryResult) -> list[dict[str, Any]]:
     """A query's result as a list of objects."""
     names: list[str] = []
     for column in answer.columns:

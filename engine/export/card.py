@@ -22,7 +22,7 @@ from engine.export.model_folder import Loading
 from engine.export.writers import SPLIT
 from engine.planning.sources import SOURCE
 from registry import Manifest, Metric, Model, Registry
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 SHOWN = 40
 """The most versions, steps or values of a metric on a card; the registry has them all."""

@@ -32,7 +32,7 @@ from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record
-from registry.records.record import missing_fields
+from registry.records.schema import missing_fields
 
 
 def check(file: Path, settings: list[str] | None = None, session: Session | None = None, *, keys: bool = False) -> Pipeline:

@@ -16,7 +16,7 @@ from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.errors import QueryError
 from registry.records.content import row_ids
-from registry.records.record import fields_of, missing_fields
+from registry.records.schema import fields_of, missing_fields
 
 if TYPE_CHECKING:
     from registry import Session

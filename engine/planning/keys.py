@@ -11,7 +11,7 @@ from engine.operator.prompts import prompt_texts
 from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.objects import json_digest
 
 if TYPE_CHECKING:

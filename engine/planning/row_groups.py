@@ -74,7 +74,7 @@ def _edges(
         table = registry.store.read_table(side.sha256, ["child_row", "parent_row", "input"])
         child, parent, place = (table[column].to_numpy() for column in ("child_row", "parent_row", "input"))
         for number, ref in enumerate(manifest.inputs):
-            if number not in manifest.beside:
+            if number not in manifest.broadcast_inputs:
                 chosen = place == number
                 found.append((child[chosen] + begin, parent[chosen] + starts[ref.name, ref.version]))
     return found

@@ -13,7 +13,7 @@ from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.objects import canonical_json
 
 SOURCE = "source"

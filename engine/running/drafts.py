@@ -17,9 +17,10 @@ from engine.planning.results import StepPlan
 from engine.planning.sources import store_document
 from engine.running.content_ids import ContentIds
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
-from registry.query import side_tables
+from registry.catalog import side_schemas
+from registry.records.artifacts import Artifact
 from registry.records.content import content_id
-from registry.records.record import Artifact, fields_of
+from registry.records.schema import fields_of
 
 
 def drafts(
@@ -68,7 +69,7 @@ def drafts(
                 key_object=key_object,
                 inputs=refs,
                 opaque=opaque,
-                beside=_beside(step, inputs),
+                broadcast_inputs=_broadcast_inputs(step, inputs),
                 models=models,
                 data=data,
                 side=extra,
@@ -83,7 +84,7 @@ def drafts(
     return made
 
 
-def _beside(step: Step, inputs: Inputs) -> tuple[int, ...]:
+def _broadcast_inputs(step: Step, inputs: Inputs) -> tuple[int, ...]:
     if step.operator.shape == "whole":
         return ()
     whole = [step.operator.inputs[port].whole for port, versions in inputs.items() for _ in versions]
@@ -115,7 +116,7 @@ def _side_objects(
         if part.lineage:
             table = store.read_table(part.lineage.sha256)
             shifted = pc.add(table["child_row"], pa.scalar(base, pa.int64()))
-            pieces.append(table.set_column(0, side_tables.LINEAGE.field("child_row"), shifted))
+            pieces.append(table.set_column(0, side_schemas.LINEAGE.field("child_row"), shifted))
         if part.calls:
             extra.append(part.calls.model_copy(update={"base": base}))
         if rejects and receipt.rejects:

@@ -33,9 +33,9 @@ from engine.sources.locations import SourceFile, find_files
 from engine.sources.readers import Row, arrow_rows, read_file
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject
-from registry.query import side_tables
+from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.objects import json_digest
 
 READER_VERSION = 3
@@ -128,7 +128,7 @@ def ingest(
         raise PipelineError(problems)
     extra = []
     if found.rejects:
-        stored = store.put_table(pa.Table.from_pylist(found.rejects, schema=side_tables.REJECTS))
+        stored = store.put_table(pa.Table.from_pylist(found.rejects, schema=side_schemas.REJECTS))
         extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(found.rejects)))
     rows, ignored = sum(part.rows for part in data), dict(sorted(found.ignored.items()))
     return Ingested(tuple(data), identity, tuple(extra), rows, len(found.rejects), ignored)

@@ -1,4 +1,4 @@
-"""Proves a whole registry: versions and catalog, receipts of finished partitions, and the answers of models."""
+"""Checks a whole registry: versions and catalog, receipts of finished partitions, and the journal of answers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from registry import CorruptError, DataObject, Registry, SideObject
 from registry.storage import plain_files
 from registry.storage.objects import read_checked_json
 from registry.upkeep import fsck as of_registry
-from registry.upkeep.fsck import Finding, Report, Tally
+from registry.upkeep.fsck import CheckResult, FileCount, Finding
 
 _RECEIPT = re.compile(r"\d+-\d+\.json")
 
 
-def fsck(registry: Registry, *, deep: bool = False) -> Report:
-    """Look at everything that a registry keeps; reads only. See registry.fsck.
+def fsck(registry: Registry, *, deep: bool = False) -> CheckResult:
+    """Check everything in a registry; only reads. See registry.upkeep.fsck.
 
     Raises:
-        LockedError: another process has held the registry's lock for too long.
+        LockedError: another process held the registry's lock for too long.
     """
     receipts, report = _receipts(registry)
     named = {part.sha256 for receipt in receipts for part in _objects(receipt)}
     return of_registry.fsck(registry, deep=deep, named=named) + report + _journal(registry, deep)
 
 
-def _receipts(registry: Registry) -> tuple[list[Receipt], Report]:
+def _receipts(registry: Registry) -> tuple[list[Receipt], CheckResult]:
     found, findings, sizes = [], [], []
     unread = gone = 0
     for path in (path for folder in plain_files.folders(registry.receipts) for path in sorted(folder.glob("*.json"))):
@@ -43,20 +43,20 @@ def _receipts(registry: Registry) -> tuple[list[Receipt], Report]:
             unread += 1
         except (CorruptError, OSError) as error:
             what = "is damaged: its checksum does not match" if isinstance(error, CorruptError) else f"cannot be read: {error}"
-            advice = "delete it: versions are not hit, and should its step run once more, that part of it does, too"
+            advice = "delete it: no version is affected; if its step runs again, this partition is recomputed"
             findings.append(Finding("error", path.relative_to(registry.root).as_posix(), what, advice))
         else:
             found.append(receipt)
             gone += not all(registry.store.has(part.sha256, part.bytes) for part in _objects(receipt))
-    findings += _unusable(unread, "are of another version of the engine")
-    findings += _unusable(gone, "name objects that are gone")
-    return found, Report({"receipts": Tally.of(sizes)}, tuple(findings))
+    findings += _unusable(unread, "were written by another version of the engine")
+    findings += _unusable(gone, "name objects that are missing")
+    return found, CheckResult({"receipts": FileCount.of(sizes)}, tuple(findings))
 
 
 def _unusable(count: int, what: str) -> Iterator[Finding]:
     if count:
         yield Finding(
-            "note", "receipts", f"{count:,} {what}", "nothing: should their steps run once more, those parts of them do"
+            "note", "receipts", f"{count:,} {what}", "nothing: if their steps run again, these partitions are recomputed"
         )
 
 
@@ -66,17 +66,17 @@ def _objects(receipt: Receipt) -> Sequence[DataObject | SideObject]:
     return [part for part in (*parts, receipt.rejects, receipt.exposure, *receipt.attachments) if part]
 
 
-def _journal(registry: Registry, deep: bool) -> Report:
+def _journal(registry: Registry, deep: bool) -> CheckResult:
     file = registry.journal / "answers.sqlite"
     if not file.exists():
-        return Report()
+        return CheckResult()
     where = file.relative_to(registry.root).as_posix()
     findings = [Finding("error", where, what, advice) for what, advice in damages(file, deep=deep)]
     log = file.with_name(f"{file.name}-wal")
-    # While a worker writes to it, what is read may be half old and half new: then it reads otherwise the next time.
+    # While a worker writes to it, a read may return half old and half new bytes; the second read then differs.
     if deep and (frame := first_damaged(log)) is not None and frame == first_damaged(log):
-        what = f"is damaged at frame {frame:,}, or was being written there when its process died"
-        advice = "nothing can be done: answers from there on are lost, and asked for again when they are needed"
+        what = f"is damaged at frame {frame:,}, or its process died while it wrote there"
+        advice = "nothing can be done: the answers from there on are lost, and the models are asked again when they are needed"
         findings.append(Finding("error", f"{where}-wal", what, advice))
     sizes = [path.stat().st_size for path in (file, log) if path.exists()]
-    return Report({"journal of answers": Tally.of(sizes)}, tuple(findings))
+    return CheckResult({"journal of answers": FileCount.of(sizes)}, tuple(findings))

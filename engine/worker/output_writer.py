@@ -17,7 +17,7 @@ from engine.llm.chat import Call, CallLog
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
-from registry.query import side_tables
+from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id
 
 LEFT_OUT = "rows_excluded"
@@ -165,10 +165,10 @@ class OutputWriter:
         """Write the objects; the receipt names them."""
         rejects = exposure = None
         if self._rejects:
-            rejects = self._side("rejects", pa.Table.from_pylist(self._rejects, schema=side_tables.REJECTS))
+            rejects = self._side("rejects", pa.Table.from_pylist(self._rejects, schema=side_schemas.REJECTS))
         if self._exposure:
             seen = [(*self._address(ref), times) for ref, times in self._exposure.items()]
-            exposure = self._side("exposure", _columns(seen, side_tables.EXPOSURE), delta=("parent_row",))
+            exposure = self._side("exposure", _columns(seen, side_schemas.EXPOSURE), delta=("parent_row",))
         return Receipt(
             partition=part,
             outputs={name: self._written(name, rows) for name, rows in self._outputs.items()},
@@ -218,9 +218,9 @@ class OutputWriter:
             data = DataObject(sha256=stored.sha256, rows=len(rows.records), bytes=stored.bytes, memory=table.nbytes)
             identity = content_id(record.arrow_schema(), [table]) if self._single else None
         if rows.edges:
-            lineage = self._side("lineage", _columns(rows.edges, side_tables.LINEAGE), delta=("child_row", "parent_row"))
+            lineage = self._side("lineage", _columns(rows.edges, side_schemas.LINEAGE), delta=("child_row", "parent_row"))
         if rows.calls:
-            calls = self._side("calls", pa.Table.from_pylist(rows.calls, schema=side_tables.CALLS))
+            calls = self._side("calls", pa.Table.from_pylist(rows.calls, schema=side_schemas.CALLS))
         return OutputPart(
             data=data,
             content_id=identity,

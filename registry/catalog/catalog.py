@@ -1,8 +1,8 @@
-"""The catalog: which versions and runs there are. Manifests and run journals say so; DuckDB holds it in tables.
+"""The catalog of versions and runs. Manifests and run journals are the record; DuckDB tables are made from them.
 
-A change is written down in three steps, under the registry's lock: the intent, which names what will change; the truth
-(manifests, run journals, marks); and the tables, which are made to say what the truth says of what the intent names.
-After a crash, whoever comes next takes the last step.
+A change is written in three steps, under the registry's lock: the intent, which names what will change; the files of record
+(manifests, run journals, marks); and the tables, which are brought up to date for everything that the intent names. After a
+crash, the next process takes the last step.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 
 class Catalog:
-    """The tables of a registry and the truth that they are made from.
+    """The tables of a registry and the files of record that they are made from.
 
     Args:
-        root: the folder of what is always on this machine: lock, DuckDB file, run journals, pins.
-        store: holds the versions' objects.
+        root: the folder of everything that is always on this machine: lock, DuckDB file, run journals, pins.
+        store: contains the objects of the versions.
         manifests: `<version_id>.json` each.
     """
 
@@ -68,26 +68,26 @@ class Catalog:
 
     @property
     def truth(self) -> Truth:
-        """The files that the tables are made from."""
+        """The files of record."""
         return self._truth
 
     def snapshot(self) -> duckdb.DuckDBPyConnection:
         """An in-memory database with a copy of the tables in schema `internal`; nothing on disk stays open."""
         with self._held(to_read=True):
             try:
-                self._settle()
-                return self._sound(self._database.copy)
+                self._finish_pending()
+                return self._repaired(self._database.copy)
             except OSError as error:
                 if error.errno not in READ_ONLY:
-                    _log.warning("the catalog cannot be written, so manifests and run journals are read instead: %s", error)
+                    _log.warning("the catalog cannot be written, so the manifests and run journals are read instead: %s", error)
                 return in_memory(self._truth.rows())
 
     def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query on the tables. Nothing is copied, so it costs the same however many versions there are."""
         with self._held(to_read=True):
             try:
-                self._settle()
-                return self._sound(lambda: self._database.look_up(query, values))
+                self._finish_pending()
+                return self._repaired(lambda: self._database.look_up(query, values))
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
@@ -100,12 +100,14 @@ class Catalog:
         return self._truth.manifest(version_id)
 
     def reading(self) -> IO[bytes]:
-        """Have no version removed until the file that this gives is closed. Raises LockedError."""
-        with self._held(to_read=True):  # who holds the lock can wait for those who read, while nobody else begins to
+        """Keep all versions from being removed until the returned file is closed. Raises LockedError."""
+        with self._held(
+            to_read=True
+        ):  # garbage collection holds this lock while it waits for readers, so nobody starts to read meanwhile
             return self.readers.join()
 
     def touch(self, version_id: str) -> Manifest:
-        """The same as `manifest`, and the version counts as made now: it is kept at least as long as a run that lives now."""
+        """Return the manifest, and mark the version as made now, so that it is kept while any run of now is live."""
         self._truth.touch(version_id)
         return self.manifest(version_id)
 
@@ -118,16 +120,16 @@ class Catalog:
     def commit(
         self, drafts: Sequence[Draft], run_id: str, step: StepRun | None, hits: Sequence[Manifest] = ()
     ) -> list[Manifest]:
-        """Make a step's outputs visible, all at once. Drafts that are already versions keep their numbers.
+        """Make the outputs of a step visible, all at once. Drafts that already are versions keep their numbers.
 
         Args:
-            drafts: what the step made.
-            step: what it did, if it is a step; sources are none.
-            hits: the versions that it stands for, if it made nothing.
+            drafts: the outputs of the step.
+            step: the record of the step; None for sources.
+            hits: the versions that were reused, if the step was a hit.
 
         Raises:
-            CorruptError: objects of a draft are gone. Nothing was changed.
-            UnfitError: the catalog cannot hold what the step or a draft says. Nothing was changed.
+            CorruptError: objects of a draft are missing. Nothing was changed.
+            UnfitError: the catalog cannot hold a value of the step or a draft. Nothing was changed.
         """
         with self._locked():
             asked = [draft.version_id for draft in drafts]
@@ -138,12 +140,12 @@ class Catalog:
             for draft in fresh:
                 if gone := self._missing(draft):
                     raise CorruptError(
-                        f"{len(gone)} objects of {draft.name} are gone from the registry, such as {gone[0]}: they were removed "
-                        "before the version was committed. Run again to make them again."
+                        f"{len(gone)} objects of {draft.name} are missing from the registry, for example {gone[0]}: they were "
+                        "removed before the version was committed. Run again to restore them."
                     )
             numbers = self._numbers_given(draft.name for draft in fresh)
             for draft in fresh:
-                # The manifest is damaged, or objects are gone: the version keeps its number and gets the new objects.
+                # When the manifest is damaged or objects are missing, the version keeps its number and gets the new objects.
                 if draft.version_id not in earlier:
                     numbers[draft.name] += 1
                 number = earlier.get(draft.version_id, numbers[draft.name])
@@ -165,15 +167,15 @@ class Catalog:
         return manifests
 
     def begin_run(self, pipeline: str, source: dict[str, Any], began: dt.datetime | None = None) -> str:
-        """Record that a run started; the run counts as alive while this process holds its lock.
+        """Record that a run started; the run is live while this process holds its lock.
 
         Args:
-            began: when it began to look at what there is, if that was before.
+            began: when the run began to look up versions, if that was earlier.
         """
         at = began or _now()
         run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         event = Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source)
-        line = sealed(event)  # before the lock, because the first time takes a while
+        line = sealed(event)  # before the lock, because the first call takes a while
         with self._locked():
             self._database.prove(run_rows([event]))
             self._end_dead_runs()
@@ -187,13 +189,13 @@ class Catalog:
         return run_id
 
     def end_run(self, run_id: str, state: str, error: str | None = None, refs: dict[str, int] | None = None) -> None:
-        """Record a run's end; `refs` (name -> version) become the latest versions, together."""
+        """Record the end of a run; `refs` (name -> version) become the latest versions, all at once."""
         with self._locked():
             self._end([run_id], state, error, refs or {})
         self.runs.release(run_id)
 
     def mark_dead_runs(self) -> None:
-        """Call runs `interrupted` whose process is gone; not in a registry that one may only read."""
+        """Mark runs as `interrupted` whose process has died. Does nothing in a read-only registry."""
         try:
             with self._locked():
                 self._end_dead_runs()
@@ -202,19 +204,19 @@ class Catalog:
                 raise
 
     def rebuild(self) -> int:
-        """Make the DuckDB file again from what the other files say; returns the number of versions."""
+        """Rebuild the DuckDB file from the files of record; returns the number of versions."""
         with self._held():
             try:
                 self._database.check()
             except StaleError as error:
-                return self._make_again(error)
-            return self._make_again(StaleError("somebody asked for it"))
+                return self._rebuilt(error)
+            return self._rebuilt(StaleError("on request"))
 
     def differences(self) -> list[str]:
-        """The tables that do not say what the truth says. There are none, unless somebody else wrote to the DuckDB file."""
+        """The tables that differ from the files of record. There are none unless another program wrote to the DuckDB file."""
         with self._held(to_read=True), self.snapshot() as tables, in_memory(self._truth.rows()) as truth:
             queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
-            # By their words: a metric may be NaN, which Python finds unequal to itself.
+            # Compared as text, because a metric may be NaN, which is not equal to itself.
             return [
                 table
                 for table, query in queries.items()
@@ -224,7 +226,7 @@ class Catalog:
     # -- keeping and forgetting ---------------------------------------------------------------------------------
 
     def pin(self, name: str, version: int) -> None:
-        """Have a version kept for good; raises KeyError when there is none."""
+        """Keep a version for good; raises KeyError when it does not exist."""
         with self._locked():
             if not self._query("select 1 from versions where name = ? and version = ?", [name, version]):
                 raise KeyError(f"{name}@{version}")
@@ -232,7 +234,7 @@ class Catalog:
                 self._truth.pins.write(Pin(name=name, version=version, pinned_at=_now()))
 
     def unpin(self, name: str, version: int) -> None:
-        """Take back a pin; raises KeyError when there is none."""
+        """Remove a pin; raises KeyError when there is none."""
         with self._locked():
             if not self._query("select 1 from pins where name = ? and version = ?", [name, version]):
                 raise KeyError(f"{name}@{version} is not pinned")
@@ -240,18 +242,18 @@ class Catalog:
                 self._truth.pins.remove([name, version])
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Hold the registry's lock over a block: nobody else commits, begins to read, begins or ends a run meanwhile."""
+        """Hold the registry's lock for a block. Meanwhile nobody else commits, starts to read, or starts or ends a run."""
         return self._held()
 
     def live_since(self) -> dt.datetime | None:
-        """When the oldest of the runs began that are alive; None when there is none."""
+        """When the oldest live run began; None when no run is live."""
         with self._locked():
             running = self._query("select run_id, started_at from runs where state = 'running' order by started_at")
             began = next((began for run_id, began in running if self.runs.is_live(run_id)), None)
             return began.replace(tzinfo=dt.UTC) if began else None
 
     def forget(self, version_ids: Sequence[str]) -> None:
-        """Remove versions, but not their objects. Their numbers are never given again."""
+        """Remove versions, but not their objects. Their numbers are never used again."""
         with self._locked():
             gone = self._query(
                 "select name, max(version) from versions where list_contains(?, version_id) group by name", [list(version_ids)]
@@ -268,9 +270,9 @@ class Catalog:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock, and have tables that say what the truth says."""
+        """Hold the lock, with tables that are up to date."""
         with self._held():
-            self._settle()
+            self._finish_pending()
             yield
 
     @contextmanager
@@ -281,32 +283,32 @@ class Catalog:
             except OSError as error:
                 if error.errno not in FULL or error.filename:
                     raise
-                # Python does not say which file it could not write to.
+                # Python does not name the file that could not be written.
                 raise disk_error(error.errno, self.root) from error
             finally:
                 self._database.close()
 
     @contextmanager
     def _changing(self, intent: Intent) -> Iterator[None]:
-        """Change the truth in the block; the tables follow. When it fails midway, they follow what was done."""
+        """Change the files of record in the block, then update the tables. After a failure, the next process updates them."""
         self._intent.write(intent)
         yield
-        self._show(intent)
+        self._update_tables(intent)
         self._intent.clear()
 
-    def _settle(self) -> None:
-        """Finish what a process left undone that died, or whose disk was full."""
+    def _finish_pending(self) -> None:
+        """Finish the change of a process that died, or whose disk was full."""
         intent = self._intent.read()
         if intent is None and not plain_files.kind(self.file):
             intent = Intent(everything=True)
         if intent:
-            self._show(intent)
+            self._update_tables(intent)
             self._intent.clear()
 
-    def _show(self, intent: Intent) -> None:
-        """Let the tables say what the truth says of what an intent names."""
+    def _update_tables(self, intent: Intent) -> None:
+        """Update the tables for everything that an intent names."""
         if intent.everything:
-            self._make_again(StaleError("it was being made"))
+            self._rebuilt(StaleError("it was being made"))
             return
         found = [manifest for version_id in intent.versions if (manifest := self._truth.find(version_id))]
         events = {run_id: self.runs.read(run_id) for run_id in intent.runs}
@@ -315,36 +317,35 @@ class Catalog:
         def apply(con: duckdb.DuckDBPyConnection) -> None:
             if intent.versions:
                 replace_versions(con, intent.versions, found)
-            for run_id, told in events.items():
-                replace_run(con, run_id, told)
+            for run_id, of_run in events.items():
+                replace_run(con, run_id, of_run)
             if marks is not None:
                 replace_marks(con, marks)
 
         try:
             self._database.change(apply)
         except StaleError as error:
-            self._make_again(error)
+            self._rebuilt(error)
 
-    def _sound(self, use: Callable[[], T]) -> T:
-        """Read the DuckDB file; one that turns out not to be sound is made again, and read then."""
+    def _repaired(self, use: Callable[[], T]) -> T:
+        """Read the DuckDB file. If it turns out to be damaged or stale, rebuild it and read again."""
         try:
             return use()
         except StaleError as error:
-            self._make_again(error)
+            self._rebuilt(error)
             return use()
 
     def _query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._sound(lambda: self._database.query(query, values))
+        return self._repaired(lambda: self._database.query(query, values))
 
-    def _make_again(self, reason: StaleError) -> int:
-        """Make the DuckDB file from the truth; gives the number of versions. A damaged one is kept beside it."""
+    def _rebuilt(self, reason: StaleError) -> int:
+        """Rebuild the DuckDB file; returns the number of versions. A damaged file is kept under another name."""
         rows = self._truth.rows()
         self._intent.write(Intent(everything=True))
         fault_points.point("rebuild.begun")
         if isinstance(reason, DamagedError):
             _log.warning(
-                "the catalog %s is damaged (%s). It was moved to %s and made again from manifests and run journals; "
-                "nothing is lost",
+                "the catalog %s is damaged (%s). It was moved to %s and rebuilt from the files of record; nothing is lost",
                 self.file,
                 reason,
                 self._database.set_aside().name,
@@ -360,7 +361,7 @@ class Catalog:
             return False
 
     def _missing(self, version: Draft) -> list[str]:
-        """A version's objects that are not there, or not in the size they were written with."""
+        """The objects of a version that are missing, or do not have the size they were written with."""
         return [part.sha256 for part in version.objects() if not self._store.has(part.sha256, part.bytes)]
 
     def _numbers_given(self, names: Iterable[str]) -> dict[str, int]:
@@ -375,29 +376,29 @@ class Catalog:
 
     def _end(self, run_ids: Sequence[str], state: str, error: str | None = None, refs: dict[str, int] | None = None) -> None:
         [(last,)] = self._query("select max(updated_at) from refs")
-        # A clock may stand still, or go back; of two runs that move a reference, the later one is to be told by its time.
+        # Clocks may stop or go back, but the later of two runs that move a reference must have the later time.
         at = max(_now(), last.replace(tzinfo=dt.UTC) + dt.timedelta(microseconds=1)) if last else _now()
         lines = {}
         for run_id in run_ids:
-            said = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
-            event = Event.model_validate({**said, "state": state, "error": error, "refs": refs or {}})
+            fields = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
+            event = Event.model_validate({**fields, "state": state, "error": error, "refs": refs or {}})
             lines[run_id] = self._sealed(event)
         with self._changing(Intent(runs=tuple(run_ids))):
             for run_id, line in lines.items():
                 self.runs.append(run_id, line)
 
     def _sealed(self, event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
-        """An event as a line of a journal; raises UnfitError when the tables could not hold what it says."""
+        """An event as a line of a journal; raises UnfitError when the tables cannot hold its values."""
         self._database.prove(run_rows([event]))
         return sealed(event, manifests)
 
     def _end_dead_runs(self) -> None:
         running = self._query("select run_id from runs where state = 'running' order by run_id")
         dead = [run_id for (run_id,) in running if not self.runs.is_live(run_id)]
-        # Of a run whose journal is gone, or was never begun, there is nothing to tell.
+        # There is nothing to record about a run without a journal.
         lost = [run_id for run_id in dead if not self.runs.read(run_id)]
         if lost:
-            self._show(Intent(runs=tuple(lost)))
+            self._update_tables(Intent(runs=tuple(lost)))
         if ended := [run_id for run_id in dead if run_id not in lost]:
             self._end(ended, "interrupted")
 

@@ -1,7 +1,7 @@
-"""The DuckDB file of a registry: opened for a moment, by whoever holds the registry's lock, and never trusted blindly.
+"""The DuckDB file of a registry: opened for a moment by the holder of the registry's lock, and never trusted blindly.
 
-DuckDB lets in one writing process or many readers. It is attached to a database in memory that lives as long as we do,
-which takes a twentieth of opening it anew. A commit writes straight into the file: there is no log to be replayed.
+DuckDB allows one writing process or many readers. The file is attached to an in-memory database that lives as long as the
+process, which takes a twentieth of the time of opening it. A commit writes straight into the file: no log has to be replayed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ from typing import Any
 
 import duckdb
 
-from registry.catalog.rows import TABLES, Rows, insert
+from registry.catalog.rows import TABLES, TableRows, insert
 from registry.errors import DamagedError, StaleError
 from registry.storage import fault_points, plain_files
 from registry.storage.files import fsync_folder
 from registry.storage.lock import wait_for
 
 _BLOCK_BYTES = 16384
-"""The smallest that DuckDB knows: a commit writes a few blocks."""
+"""The smallest block size of DuckDB: a commit writes a few blocks."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room."""
 
 _NEWER = "Trying to read a database file with version number"
-"""What DuckDB says of a file of a version that it does not know."""
+"""DuckDB's message about a file of a newer version."""
 
 _DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
-"""Errors of the disk, not of the file on it, which DuckDB tells in the system's words."""
+"""Errors of the disk rather than the file. DuckDB reports them with the system's message."""
 
 
 class Database:
-    """The file and how to read, change and make it. Not for several threads or processes at a time.
+    """Reads, changes and creates the file. Not for several threads or processes at a time.
 
-    Reading and changing open it, `close` closes it. All of them raise StaleError or DamagedError when the file cannot be
-    used, LockedError when another process has it open (a DuckDB shell), and OSError, which says what to do, when it is the
-    disk that fails.
+    Reading and changing open it, `close` closes it. All methods raise StaleError or DamagedError when the file cannot be
+    used, LockedError when another process has it open (a DuckDB shell), and OSError, with advice, when the disk fails.
     """
 
     def __init__(self, file: Path) -> None:
@@ -59,7 +58,7 @@ class Database:
             return con.execute(query, list(values)).fetchall()
 
     def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The same for those who may only read the file; it is closed again at once."""
+        """Rows of the tables, from a file that may be read-only. It is closed again at once."""
         self.close()
         try:
             with _explained(self.file):
@@ -82,8 +81,8 @@ class Database:
             con.execute("commit")
         fault_points.point("catalog.committed")
 
-    def prove(self, rows: Rows) -> None:
-        """See that the tables can hold rows, before anything is written that says so; raises UnfitError."""
+    def prove(self, rows: TableRows) -> None:
+        """Check that the tables can hold rows, before anything is written; raises UnfitError."""
         con = self._connected()
         if not self._has_trial:
             con.execute("create schema memory.trial; use memory.trial")
@@ -97,7 +96,7 @@ class Database:
             con.execute("use disk" if self._open else "use memory.main")
 
     def check(self) -> None:
-        """See that the file opens, and that no other process has it open."""
+        """Check that the file opens, and that no other process has it open."""
         with self._opened():
             pass
 
@@ -122,11 +121,11 @@ class Database:
                 self._con.execute("use memory; detach disk")
                 self._open = False
             except duckdb.Error:
-                # What was committed stands in the file. If that is damaged, whoever opens it next finds out.
+                # The file contains what was committed. If it is damaged, the next process that opens it notices.
                 self._drop()
 
-    def make(self, rows: Rows) -> None:
-        """Make a file that holds these rows, in the place of the one that is there."""
+    def make(self, rows: TableRows) -> None:
+        """Create the file with these rows, replacing the old one."""
         self.close()
         fresh = self.file.with_suffix(".building")
         fresh.unlink(missing_ok=True)
@@ -153,7 +152,7 @@ class Database:
         fault_points.point("rebuild.replaced")
 
     def set_aside(self) -> Path:
-        """Move a damaged file, and its log, out of the way; gives its new place."""
+        """Move a damaged file and its log out of the way; returns the new path."""
         self.close()
         aside = self.file.with_name(f"{self.file.name}.damaged-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}")
         os.replace(self.file, aside)
@@ -175,7 +174,7 @@ class Database:
                     self._open = True
                 yield con
         except BaseException:
-            # DuckDB gives up a database, or itself, after some errors.
+            # After some errors, DuckDB invalidates the database or the whole process.
             self._drop()
             raise
 
@@ -214,8 +213,8 @@ class Database:
 
         wait_for(attached, f"the catalog {self.file} is open", lambda: in_use)
         if log:
-            # DuckDB leaves out what is damaged in a log, without a word. We leave none, except in a crash.
-            raise StaleError("its last writer did not come to its end")
+            # DuckDB silently skips damaged parts of a log. We only leave a log after a crash.
+            raise StaleError("its last writer died during a commit")
         try:
             found = con.execute("select digest from disk.layout").fetchall()
         except duckdb.CatalogException:
@@ -226,7 +225,7 @@ class Database:
 
 @contextmanager
 def _explained(file: Path) -> Iterator[None]:
-    """DuckDB's errors as ours."""
+    """Turn DuckDB's errors into ours."""
     try:
         yield
     except duckdb.Error as error:
@@ -239,8 +238,8 @@ def _explained(file: Path) -> Iterator[None]:
         raise DamagedError(text.partition("\n")[0]) from error
 
 
-def in_memory(rows: Rows) -> duckdb.DuckDBPyConnection:
-    """What `Database.copy` gives, made from these rows without a file."""
+def in_memory(rows: TableRows) -> duckdb.DuckDBPyConnection:
+    """The same as `Database.copy`, made from these rows without a file."""
     memory = _in_memory()
     memory.execute("use memory.internal")
     memory.execute(sql("tables.sql"))
@@ -250,8 +249,8 @@ def in_memory(rows: Rows) -> duckdb.DuckDBPyConnection:
 
 
 def disk_error(code: int, where: Path) -> OSError:
-    """An error of the disk, in words that say what to do."""
-    advice = "make room on that disk" if code in FULL else "mend that"
+    """An error of the disk, with advice."""
+    advice = "free some space on that disk" if code in FULL else "fix that"
     return OSError(code, f"{os.strerror(code)}: {advice} and run again; nothing committed is lost", str(where))
 
 
@@ -271,7 +270,7 @@ def _layout() -> str:
 
 
 def _in_use(error: duckdb.Error) -> str:
-    """Where the file is open, when that is why DuckDB refuses to open it."""
+    """Where the file is open, if that is why DuckDB refuses to open it; otherwise empty."""
     if found := re.search(r"Conflicting lock is held in (.*) \(PID (\d+)\)", str(error)):
         return f"in process {found[2]} ({found[1]})"
     return "in another process" if "Could not set lock on file" in str(error) else ""

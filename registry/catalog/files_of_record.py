@@ -1,4 +1,4 @@
-"""What the files of a registry say, from which the tables are made: manifests, run journals, pins, numbers given out."""
+"""The files of record, from which the tables are made: manifests, run journals, pins, used version numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from registry.catalog.manifest import Given, Manifest, Pin, unfit
 from registry.catalog.markers import Marks
-from registry.catalog.rows import Rows, mark_rows, table_rows
+from registry.catalog.rows import TableRows, mark_rows, table_rows
 from registry.catalog.run_journal import RunLog
 from registry.errors import CorruptError, MismatchError
 from registry.storage import fault_points, ids
@@ -18,7 +18,7 @@ from registry.storage.files import Files
 
 
 class Truth:
-    """The files, and the rows of tables that they stand for.
+    """The files, and the rows of the tables that follow from them.
 
     Args:
         root: the registry's folder on this machine, with the run journals and marks.
@@ -36,7 +36,7 @@ class Truth:
         return self._parsed(version_id, self._manifests.read(_file(version_id)))
 
     def manifest_of(self, name: str, version: int, version_ids: Sequence[str]) -> Manifest:
-        """The manifest of the one version that the catalog knows by a name and a number.
+        """The manifest of the version that the catalog has under a name and a number.
 
         Raises:
             MismatchError: the catalog has several such versions, or the manifest belongs to another version.
@@ -57,29 +57,29 @@ class Truth:
             return None
 
     def write(self, manifest: Manifest) -> None:
-        """Write a version's manifest, durably; one that is there is replaced."""
+        """Write a version's manifest durably, replacing an old one."""
         self._manifests.write(_file(manifest.version_id), checked_json(manifest.model_dump(mode="json")))
         fault_points.point("manifest.written")
 
     def touch(self, version_id: str) -> None:
-        """Let a version's manifest be as young as if it were written now; raises FileNotFoundError when there is none."""
+        """Give a version's manifest the current time; raises FileNotFoundError when there is none."""
         name = _file(version_id)
         if not self._manifests.touch(name):
             self._manifests.write(name, self._manifests.read(name))
 
     def remove(self, version_id: str) -> None:
-        """Remove a version's manifest; one that is absent is no error."""
+        """Remove a version's manifest, if it exists."""
         self._manifests.remove(_file(version_id))
         fault_points.point("manifest.removed")
 
-    def rows(self) -> Rows:
+    def rows(self) -> TableRows:
         """All rows of all tables; raises CorruptError, which names the file, when one is damaged."""
         names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json")]
         manifests = [self._parsed(Path(name).stem, data) for name, data in self._manifests.read_many(names).items()]
         manifests.sort(key=lambda m: (m.created_at, m.name, m.version))
         return table_rows(manifests, map(self.runs.read, self.runs.run_ids()), self.marks())
 
-    def marks(self) -> Rows:
+    def marks(self) -> TableRows:
         """The rows of pins and numbers."""
         return mark_rows(self.pins.read(), self.numbers.read())
 

@@ -1,6 +1,4 @@
-"""What the registry remembers of a version, a run and a step, as frozen data. Manifests and run journals are the truth;
-the DuckDB catalog is made from them.
-"""
+"""Versions, runs and steps as frozen data. Manifests and run journals are the record; the DuckDB catalog is made from them."""
 
 from __future__ import annotations
 
@@ -24,19 +22,19 @@ from registry.storage.checked_json import json_digest
 from registry.storage.ids import RunId, Sha256
 
 MOST = 2**53 - 1
-"""The largest count: tables hold it, sums of it, and every JSON reader reads it exactly."""
+"""The largest count: tables can hold it and sums of it, and every JSON parser reads it exactly."""
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
-"""Of rows, bytes, calls or tokens."""
+"""A number of rows, bytes, calls or tokens."""
 
 Place = Annotated[int, Field(ge=0, le=2**15 - 1)]
-"""Of an input among a step's inputs, as row lineage keeps it."""
+"""The index of an input among the inputs of a step, as row lineage stores it."""
 
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""Of a version."""
+"""The number of a version."""
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""Of dollars or seconds."""
+"""An amount of dollars or seconds."""
 
 
 def _a_name(text: str) -> str:
@@ -53,15 +51,15 @@ def _in_utc(moment: dt.datetime) -> dt.datetime:
     try:
         return moment.astimezone(dt.UTC)
     except (OverflowError, ValueError) as error:
-        raise ValueError("a moment out of range") from error
+        raise ValueError("a time out of range") from error
 
 
 Moment = Annotated[dt.datetime, AfterValidator(_in_utc)]
-"""A moment, in UTC."""
+"""A time in UTC."""
 
 
 def _unicode(value: Any) -> Any:
-    """A value whose texts can be stored: halves of surrogate pairs, which Python lets into a text, become `?`."""
+    """The value with lone surrogates, which Python allows but no file can store, replaced by `?`."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
@@ -72,15 +70,17 @@ def _unicode(value: Any) -> Any:
 class Frozen(BaseModel):
     """A frozen piece of a manifest or a journal; unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", defer_build=True, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
 
 
 class DataObject(Frozen):
-    """A stored Parquet object: its rows follow those of the object before it.
+    """A stored Parquet object; its rows follow those of the object before it.
 
     Args:
         bytes: its size on disk.
-        memory: the size of its rows in memory (0: not known).
+        memory: the size of its rows in memory (0: unknown).
     """
 
     sha256: Sha256
@@ -90,7 +90,7 @@ class DataObject(Frozen):
 
 
 class VersionRef(Frozen):
-    """A version, by name and number (0: it is not committed yet); `content_id` says what it holds."""
+    """A version by name and number (0: not committed yet), and its content id."""
 
     name: Name
     version: Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -101,7 +101,7 @@ class VersionRef(Frozen):
 
 
 class Metric(Frozen):
-    """A number that an operator reported; `slice` says of what part (a verdict, a training step), or is empty."""
+    """A number that an operator reported, of the part named by `slice` (a verdict, a training step), or of everything."""
 
     metric: str
     value: float
@@ -109,7 +109,7 @@ class Metric(Frozen):
 
     @field_serializer("value", when_used="json")
     def _json_value(self, value: float) -> float | str:
-        # JSON has no infinity; a threshold of +inf and a loss of NaN are results all the same.
+        # JSON has no infinity, but a threshold of +inf and a loss of NaN are valid results.
         return value if math.isfinite(value) else str(value)
 
 
@@ -119,7 +119,7 @@ class SideObject(Frozen):
     Args:
         kind: `lineage` (parents of rows), `calls` (model calls that made rows), `rejects` (parent rows left out),
             `exposure` (rows that a trainer saw).
-        base: to be added to the object's own row numbers.
+        base: the offset of the object's own row numbers.
     """
 
     kind: Literal["lineage", "calls", "rejects", "exposure"]
@@ -130,13 +130,13 @@ class SideObject(Frozen):
 
 
 class Draft(Frozen):
-    """A version as a step made it, before the registry gave it a number.
+    """A version before the registry has numbered it.
 
-    `rows_in`, `filtered`, `rejected` and `unused` account for the step's input rows; the rest of them led to an output.
+    `rows_in`, `filtered`, `rejected` and `unused` account for the step's input rows; all others produced output.
 
     Args:
-        opaque: places in `inputs` of those of which it is not known which rows led to which row of this version.
-        beside: places in `inputs` of those that the operator was given whole while others came row by row.
+        opaque: indices of inputs whose rows are not known to correspond to rows of this version.
+        broadcast_inputs: indices of inputs that were passed whole to an operator that works row by row.
         files: the files that a source was read from, as the pipeline names them.
     """
 
@@ -154,7 +154,8 @@ class Draft(Frozen):
     inputs: tuple[VersionRef, ...] = ()
     models: tuple[VersionRef, ...] = ()
     opaque: tuple[Place, ...] = ()
-    beside: tuple[Place, ...] = ()
+    # Manifests call it `beside`.
+    broadcast_inputs: tuple[Place, ...] = Field(default=(), validation_alias="beside", serialization_alias="beside")
     data: tuple[DataObject, ...] = ()
     side: tuple[SideObject, ...] = ()
     attachments: tuple[DataObject, ...] = ()
@@ -173,7 +174,7 @@ class Draft(Frozen):
 
     @property
     def version_id(self) -> str:
-        """The version's identity: the same step key and content under the same name are the same version."""
+        """The version's identity: the same name, step key and content are the same version."""
         return json_digest([self.name, self.step_key, self.output, self.content_id])
 
     def objects(self) -> tuple[DataObject | SideObject, ...]:
@@ -199,7 +200,7 @@ class Draft(Frozen):
 
 
 class Manifest(Draft):
-    """A committed version, as it stands in `manifests/<version_id>.json`."""
+    """A committed version, as stored in `manifests/<version_id>.json`."""
 
     version: Number
     run_id: RunId
@@ -212,7 +213,7 @@ class Manifest(Draft):
 
 
 class StepRun(Frozen):
-    """What a step did in one run. Calls, tokens and cost are those of this run; reused answers cost nothing."""
+    """A step in one run. Calls, tokens and cost are those of this run; reused answers cost nothing."""
 
     step: str
     op: str
@@ -245,7 +246,7 @@ class Event(Frozen):
 
 
 class Pin(Frozen):
-    """A version that is to be kept."""
+    """A version that is kept for good."""
 
     name: Name
     version: Number
@@ -253,16 +254,16 @@ class Pin(Frozen):
 
 
 class Given(Frozen):
-    """The highest number that a name's versions ever had, when that version is gone."""
+    """The highest version number that a name ever had, when that version has been removed."""
 
     name: Name
     version: Number
 
 
 def unfit(error: ValidationError) -> str:
-    """Why a sound document cannot be used, in words: another engine wrote it, or the tables cannot hold what it says."""
+    """Why an undamaged document cannot be used: another version wrote it, or the tables cannot hold a value."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] in ("extra_forbidden", "missing", "literal_error"):
-        return "was written by another version of the engine, and cannot be read by this one"
+        return "was written by another version of the engine and cannot be read by this one"
     where = ".".join(map(str, first["loc"]))
-    return f"holds a value that the registry cannot keep ({where}: {first['msg'].removeprefix('Value error, ')})"
+    return f"contains a value that the registry cannot store ({where}: {first['msg'].removeprefix('Value error, ')})"

@@ -1,4 +1,4 @@
-"""Small facts that only these files hold, one to a file with its checksum: pins, and version numbers given out."""
+"""Small facts that only these files hold, one per file, with a checksum: pins, and used version numbers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ M = TypeVar("M", bound=Frozen)
 
 
 class Marks(Generic[M]):
-    """Documents of one kind in one folder; writing one with the same key again replaces it.
+    """Documents of one kind in one folder. A document replaces an older one with the same key.
 
     Args:
-        key: the fields by which a document is found.
+        key: the fields that identify a document.
     """
 
     def __init__(self, folder: Path, kind: type[M], key: tuple[str, ...]) -> None:
@@ -29,12 +29,12 @@ class Marks(Generic[M]):
         self._key = key
 
     def write(self, document: M) -> None:
-        """Keep a document, durably."""
+        """Write a document durably."""
         write_checked_json(self._path(self._key_of(document)), document.model_dump(mode="json"))
         fault_points.point("mark.written")
 
     def remove(self, key: list[Any]) -> None:
-        """Remove a document; one that is absent is no error."""
+        """Remove a document, if it exists."""
         path = self._path(key)
         if plain_files.kind(path):
             path.unlink()
@@ -46,7 +46,7 @@ class Marks(Generic[M]):
         return [self.read_one(path) for path in self.files()]
 
     def files(self) -> list[Path]:
-        """Where the documents are."""
+        """The files of the documents."""
         return sorted(plain_files.folder(self._folder).glob("*.json"))
 
     def read_one(self, path: Path) -> M:
@@ -56,7 +56,7 @@ class Marks(Generic[M]):
         except ValidationError as error:
             raise CorruptError(f"{path} {unfit(error)}") from error
         if self._path(self._key_of(found)).name != path.name:
-            raise CorruptError(f"{path} is damaged: it is about {' '.join(map(str, self._key_of(found)))}")
+            raise CorruptError(f"{path} is damaged: it is the file of {' '.join(map(str, self._key_of(found)))}")
         return found
 
     def _key_of(self, document: M) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A run's events in the words of OpenLineage, for tools such as Marquez.
+"""A run's events as OpenLineage, for tools such as Marquez.
 
 A run is a run of the job `<pipeline>`; each of its steps is a run of the job `<pipeline>.<step>`, with the former as
 its parent. Datasets and models are datasets by the names that they have in the registry.
@@ -23,38 +23,40 @@ if TYPE_CHECKING:
     from openlineage.client.generated.schema_dataset import SchemaDatasetFacetFields
 
 NAMESPACE = "engine"
-"""Of all jobs and datasets."""
+"""The namespace of all jobs and datasets."""
 
 PRODUCER = "pkg:pypi/posttrain-engine"
-"""Who says so: `producer` of an event, `_producer` of a facet."""
+"""The `producer` of an event, and the `_producer` of a facet."""
 
 FACET_SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunFacet"
-"""`_schemaURL` of a run facet of our own: any properties are fine."""
+"""The `_schemaURL` of our own run facet, which may have any properties."""
 
 _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
 _STATES = {"running": "START", "succeeded": "COMPLETE", "failed": "FAIL", "interrupted": "ABORT"}
 
 
 def line(event: Event, manifests: Sequence[Manifest] = ()) -> dict[str, Any]:
-    """One event as an OpenLineage RunEvent, as JSON; the same event always gives the same.
+    """One event as an OpenLineage RunEvent, as JSON; the same event always gives the same JSON.
 
     `run.facets` is a dict that more facets can be put into.
 
     Args:
-        event: names its pipeline, whatever its kind.
-        manifests: the versions that a step made or, when it hit, stands for. Marquez shows the inputs and outputs of a
-            job's last event: a step without manifests is one without datasets.
+        event: must name its pipeline.
+        manifests: the versions that a step made, or reused when it was a hit. Marquez shows the inputs and outputs of the
+            last event of a job: a step without manifests has no datasets.
 
     Raises:
-        ValueError: the event names no pipeline, or has no step where it should.
+        ValueError: the event names no pipeline, or lacks its step.
     """
-    # Imported here: it brings HTTP clients, which take a fifth of a second.
+    # Imported here because it imports HTTP clients, which takes 0.2 s.
     from openlineage.client.serde import Serde
 
     if not event.pipeline:
-        raise ValueError(f"run {event.run_id}: a {event.event!r} event must name its pipeline, which is OpenLineage's job")
+        raise ValueError(
+            f"run {event.run_id}: the event {event.event!r} must name its pipeline, which is the job in OpenLineage"
+        )
     if (event.event == "step") != (event.step is not None):
-        raise ValueError(f"run {event.run_id}: a step belongs into a 'step' event, not into {event.event!r}, and must be there")
+        raise ValueError(f"run {event.run_id}: a 'step' event must have a step, and no other event may have one")
     built = _step_event(event, event.step, manifests) if event.step else _pipeline_event(event)
     return Serde.to_dict(built)
 
@@ -65,8 +67,8 @@ def _pipeline_event(event: Event) -> RunEvent:
 
     facets = _run_facets(event)
     if params := event.source.get("params"):
-        told = [parameters.ExecutionParameter(name, value=_text(value)) for name, value in params.items()]
-        facets["executionParameters"] = parameters.ExecutionParametersRunFacet(told, producer=PRODUCER)
+        given = [parameters.ExecutionParameter(name, value=_text(value)) for name, value in params.items()]
+        facets["executionParameters"] = parameters.ExecutionParametersRunFacet(given, producer=PRODUCER)
     file = event.source.get("file")
     return RunEvent(
         eventType=RunState[_STATES[event.state]],
@@ -85,7 +87,7 @@ def _step_event(event: Event, step: StepRun, manifests: Sequence[Manifest]) -> R
     pipeline = parent_run.Job(NAMESPACE, event.pipeline, facets=None)
     facets = _run_facets(event) | {
         "parent": parent_run.ParentRunFacet(parent_run.Run(_run_id(event), facets=None), pipeline, producer=PRODUCER),
-        # There is no event when a step starts, so this one says when it did.
+        # No event is written when a step starts, so this one has the start time.
         "nominalTime": nominal_time_run.NominalTimeRunFacet(
             _time(event.at - dt.timedelta(seconds=step.seconds)), _time(event.at), producer=PRODUCER
         ),
@@ -102,7 +104,7 @@ def _step_event(event: Event, step: StepRun, manifests: Sequence[Manifest]) -> R
 
 
 def _run_id(event: Event, step: StepRun | None = None) -> str:
-    """OpenLineage's runs have UUIDs: they are made from our run ids and step names."""
+    """OpenLineage needs UUIDs for runs: they are derived from our run ids and step names."""
     run = uuid.uuid5(_RUNS, event.run_id)
     return str(uuid.uuid5(run, step.step) if step else run)
 
@@ -127,7 +129,7 @@ def _job_facets(kind: str, description: str) -> dict[str, JobFacet]:
 
 
 def _inputs(manifests: Iterable[Manifest]) -> list[InputDataset]:
-    """What the versions of a step were made from, each once: its outputs share their inputs."""
+    """The inputs of a step's versions, each once: all outputs of a step have the same inputs."""
     from openlineage.client.event_v2 import InputDataset
 
     refs: dict[str, VersionRef] = {str(ref): ref for m in manifests for ref in (*m.inputs, *m.models)}
@@ -157,7 +159,7 @@ def _version(number: int) -> dict[str, DatasetFacet]:
 
 
 def _field(name: str, label: str) -> SchemaDatasetFacetFields:
-    """A column with what is inside it, from its type label (`record.type_label`)."""
+    """A column with its nested fields, from its type label (`schema.type_label`)."""
     from openlineage.client.facet_v2 import schema_dataset
 
     bare = label.removesuffix("?")

@@ -1,4 +1,4 @@
-"""Rows of the catalog's tables, made from what the files say: manifests, run journals, marks."""
+"""Rows of the catalog's tables, made from the files of record: manifests, run journals, marks."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from registry.errors import UnfitError
 
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
 
-Rows = dict[str, list[dict[str, Any]]]
+TableRows = dict[str, list[dict[str, Any]]]
 
 _UNFIT = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException, duckdb.InvalidTypeException)
-"""What DuckDB raises about values, rather than about the file."""
+"""DuckDB's errors about values, rather than about the file."""
 
 _VERSION = {"name", "version", "kind", "type", "content_id", "run_id", "pipeline", "step", "op", "output", "step_key"}
 
 
-def merged(parts: Iterable[Rows]) -> Rows:
-    """Rows of several sources, in their order."""
-    rows: Rows = defaultdict(list)
+def merged(parts: Iterable[TableRows]) -> TableRows:
+    """Rows of several sources, in order."""
+    rows: TableRows = defaultdict(list)
     for part in parts:
         for table, more in part.items():
             rows[table].extend(more)
     return rows
 
 
-def manifest_rows(m: Manifest) -> Rows:
-    """What the catalog knows of a version."""
+def manifest_rows(m: Manifest) -> TableRows:
+    """The rows of a version."""
     here = {"name": m.name, "version": m.version}
-    told = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
+    more = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
     parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
     return {
         "versions": [
             m.model_dump(include=_VERSION)
-            | told
+            | more
             | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None}
         ],
         "inputs": [
@@ -53,9 +53,9 @@ def manifest_rows(m: Manifest) -> Rows:
     }
 
 
-def run_rows(events: Iterable[Event]) -> Rows:
-    """What the catalog knows of a run, from all of its events in order."""
-    rows: Rows = defaultdict(list)
+def run_rows(events: Iterable[Event]) -> TableRows:
+    """The rows of a run, from all its events in order."""
+    rows: TableRows = defaultdict(list)
     for event in events:
         if event.event == "started":
             run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
@@ -72,15 +72,15 @@ def run_rows(events: Iterable[Event]) -> Rows:
     return rows
 
 
-def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> Rows:
-    """What the catalog knows of versions that are to be kept, and of numbers that were given."""
+def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> TableRows:
+    """The rows of pins and used version numbers."""
     return {
         "pins": [pin.model_dump() | {"pinned_at": _naive(pin.pinned_at)} for pin in pins],
         "numbers": [given.model_dump() for given in numbers],
     }
 
 
-def table_rows(manifests: Iterable[Manifest], runs: Iterable[Iterable[Event]], marks: Rows) -> Rows:
+def table_rows(manifests: Iterable[Manifest], runs: Iterable[Iterable[Event]], marks: TableRows) -> TableRows:
     """All rows of all tables, from all manifests, the events of all runs, and the marks."""
     rows = merged([*map(manifest_rows, manifests), *map(run_rows, runs), marks])
     return rows | {"refs": _latest(rows["refs"])}
@@ -91,11 +91,11 @@ def _latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({ref["name"]: ref for ref in sorted(refs, key=lambda ref: ref["updated_at"])}.values())
 
 
-def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    """Insert rows into the tables of the connection's schema; raises UnfitError when one cannot be held."""
+def insert(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
+    """Insert rows into the tables of the connection's schema; raises UnfitError when they cannot hold one."""
     for table in TABLES:
         if more := rows.get(table):
-            # Columns go in as lists: one statement a table, without Arrow, whose conversion of lists imports pandas.
+            # Columns are passed as lists: one statement per table, and no Arrow, whose conversion of lists imports pandas.
             names = list(more[0])
             columns = ", ".join(f"unnest(${place}) as {name}" for place, name in enumerate(names, 1))
             values = [[row[name] for row in more] for name in names]
@@ -107,7 +107,7 @@ def insert(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
 
 
 def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str], manifests: Iterable[Manifest]) -> None:
-    """Let the tables say of versions what their manifests say; nothing of those without one."""
+    """Replace the rows of versions by those of their manifests. Versions without a manifest lose their rows."""
     ids = list(version_ids)
     [(known,)] = con.execute("select count(*) from versions where list_contains(?, version_id)", [ids]).fetchall()
     if known:
@@ -120,7 +120,7 @@ def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str],
 
 
 def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Event]) -> None:
-    """Let the tables say of a run what its journal says. No run that ended later may have moved the same references."""
+    """Replace the rows of a run. No run that ended later may have moved the same references."""
     rows = run_rows(events)
     for table in ("runs", "step_runs"):
         con.execute(f"delete from {table} where run_id = ?", [run_id])
@@ -129,8 +129,8 @@ def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Ev
     insert(con, rows)
 
 
-def replace_marks(con: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    """Let the tables of pins and numbers hold these rows, and no others."""
+def replace_marks(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
+    """Replace all rows of pins and numbers."""
     for table in ("pins", "numbers"):
         con.execute(f"delete from {table}")
     insert(con, rows)

@@ -1,7 +1,7 @@
 """The journals of runs: `runs/<run_id>.ndjson`, one event a line, each line an OpenLineage RunEvent.
 
-Our own event stands in the run facet `engine`, with a digest of the whole line. The last line may have been cut off by a
-crash; every other one is whole or damaged.
+Our own event is in the run facet `engine`, with a digest of the whole line. A crash may have cut off the last line; every
+other line is whole or damaged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger("registry")
 
 
 class Unfit(NamedTuple):
-    """A sound line of a journal, of a step, that the catalog cannot hold: its number, and why."""
+    """An undamaged line of a step that the catalog cannot hold: its number, and why."""
 
     line: int
     reason: str
@@ -40,7 +40,7 @@ class Journal(NamedTuple):
 
 
 class RunLog:
-    """The folder of journals, and of the locks by which a run is known to be alive."""
+    """The folder of journals, and of the locks that show which runs are live."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,11 +51,11 @@ class RunLog:
         return sorted(path.stem for path in plain_files.folder(self._folder).glob("*.ndjson"))
 
     def path(self, run_id: str) -> Path:
-        """Where a run's journal lies, or would lie; raises CorruptError when this is not the id of a run."""
+        """The path of a run's journal, whether it exists or not; raises CorruptError when this is not the id of a run."""
         return plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.ndjson"
 
     def append(self, run_id: str, line: bytes) -> None:
-        """Write what `sealed` gave, durably; when that fails, the journal is as it was."""
+        """Append a line made by `sealed`, durably; on failure, the journal stays as it was."""
         path = self.path(run_id)
         fresh = not plain_files.kind(path)
         if fresh and not self._folder.exists():
@@ -76,17 +76,17 @@ class RunLog:
         fault_points.point("journal.appended")
 
     def read(self, run_id: str) -> list[Event]:
-        """A run's events; none when there is no journal. Raises CorruptError, which names file and line.
+        """A run's events; empty when there is no journal. Raises CorruptError, which names file and line.
 
-        A step's line that the tables cannot hold is left out, with a warning: engines before 0.3 could write one.
+        Lines of steps that the tables cannot hold are left out, with a warning: engines before 0.3 could write them.
         """
         events, unfit = self.scan(run_id)
         for line in unfit:
-            _log.warning("%s, line %d, %s. It is left out.", self.path(run_id), line.line, line.reason)
+            _log.warning("%s, line %d, %s. The line is left out.", self.path(run_id), line.line, line.reason)
         return events
 
     def scan(self, run_id: str) -> Journal:
-        """A run's events, and the lines that cannot be among them. Raises CorruptError as `read`."""
+        """A run's events, and the lines that the tables cannot hold. Raises CorruptError like `read`."""
         path = self.path(run_id)
         try:
             *whole, last = plain_files.read(path).split(b"\n")
@@ -97,22 +97,22 @@ class RunLog:
             documents.append(unended)
         found = Journal([], [])
         for number, document in enumerate(documents, 1):
-            told = document["run"]["facets"]["engine"].get("event")
+            found_event = document["run"]["facets"]["engine"].get("event")
             try:
-                event = Event.model_validate(told)
+                event = Event.model_validate(found_event)
             except ValidationError as error:
-                if not isinstance(told, dict) or told.get("event") != "step":
-                    # Which versions are the latest stands in the others: to leave one out would change that.
+                if not isinstance(found_event, dict) or found_event.get("event") != "step":
+                    # The other events say which versions are the latest: leaving one out would change that.
                     raise CorruptError(f"{path}, line {number}, {unfit(error)}") from error
                 found.unfit.append(Unfit(number, unfit(error)))
                 continue
             if event.run_id != run_id:
-                raise CorruptError(f"{path}, line {number}, is damaged: it is of the run {event.run_id!r}")
+                raise CorruptError(f"{path}, line {number}, is damaged: it belongs to the run {event.run_id!r}")
             found.events.append(event)
         return found
 
     def pipeline(self, run_id: str) -> str:
-        """The pipeline of a run, which its first event names; raises CorruptError when it has none."""
+        """The pipeline of a run, from its first event; raises CorruptError when there is none."""
         path = self.path(run_id)
         try:
             with plain_files.opened(path) as journal:
@@ -124,10 +124,10 @@ class RunLog:
                 return Event.model_validate(document["run"]["facets"]["engine"].get("event")).pipeline
             except ValidationError as error:
                 raise CorruptError(f"{path}, line 1, {unfit(error)}") from error
-        raise CorruptError(f"{path} is missing, or its first line is damaged: nothing can be told of this run any more")
+        raise CorruptError(f"{path} is missing, or its first line is damaged, so the pipeline of this run is unknown")
 
     def claim(self, run_id: str) -> None:
-        """Let a run count as alive as long as this process lives, or until it is released."""
+        """Mark a run as live, until this process ends or releases it."""
         plain_files.folder(self._folder).mkdir(parents=True, exist_ok=True)
         lock = self._lock(run_id)
         lock.acquire()
@@ -135,14 +135,14 @@ class RunLog:
         fault_points.point("run.claimed")
 
     def release(self, run_id: str) -> None:
-        """The run is over."""
+        """End the claim: the run is over."""
         lock = self._claimed.pop(run_id)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
         fault_points.point("run.released")
 
     def is_live(self, run_id: str) -> bool:
-        """Whether the process of a run is there."""
+        """Whether the process of a run is alive."""
         if run_id in self._claimed:
             return True
         lock = self._lock(run_id)
@@ -162,13 +162,13 @@ def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
     """An event as a line of a journal. The first call in a process takes a while: it imports OpenLineage's classes.
 
     Args:
-        manifests: the versions that a step made, or stands for: OpenLineage's inputs and outputs.
+        manifests: the versions that a step made or reused: OpenLineage's inputs and outputs.
     """
     from registry.catalog.openlineage import FACET_SCHEMA, PRODUCER, line
 
     document = line(event, manifests)
-    told = event.model_dump(mode="json", exclude_defaults=True)
-    facet = {"_producer": PRODUCER, "_schemaURL": FACET_SCHEMA, "event": told}
+    ours = event.model_dump(mode="json", exclude_defaults=True)
+    facet = {"_producer": PRODUCER, "_schemaURL": FACET_SCHEMA, "event": ours}
     document["run"]["facets"]["engine"] = facet
     facet["sha256"] = json_digest(document)
     return canonical_json(document) + b"\n"
@@ -185,9 +185,7 @@ def _opened(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def _unended(rest: bytes) -> dict[str, Any] | None:
-    """What stands behind the last newline: a line whose newline is damaged, or one that was being written when its
-    process died, which never took effect.
-    """
+    """The line after the last newline: its newline is damaged, or its process died while writing, and then it is ignored."""
     try:
         document, _ = json.JSONDecoder().raw_decode(rest.decode(errors="replace"))
         return document if _intact(document) else None
@@ -196,7 +194,7 @@ def _unended(rest: bytes) -> dict[str, Any] | None:
 
 
 def _mend(path: Path) -> None:
-    """Make a journal end with a newline, so that a line can follow."""
+    """Make a journal end with a newline, so that a line can be appended."""
     if not plain_files.kind(path):
         return
     with plain_files.opened(path) as journal:
@@ -211,7 +209,7 @@ def _mend(path: Path) -> None:
 
 
 def _intact(document: Any) -> bool:
-    """Whether a line holds what was written."""
+    """Whether a line contains what was written."""
     try:
         facet = document["run"]["facets"]["engine"]
         unsealed = {name: value for name, value in facet.items() if name != "sha256"}

@@ -1,4 +1,4 @@
-"""What is about to change in a registry, made durable before it does: who comes after a crash knows where to look."""
+"""The write-ahead intent: what is about to change, made durable first, so that recovery after a crash knows where to look."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from registry.storage.files import fsync_folder
 
 @dataclass(frozen=True)
 class Intent:
-    """The truths that a change touches.
+    """The files of record that a change touches.
 
     Args:
         versions: ids of versions whose manifests are written or removed.
         runs: ids of runs whose journals are written.
-        marks: whether pins or given numbers change.
-        everything: the DuckDB file is made again.
+        marks: whether pins or used version numbers change.
+        everything: whether the DuckDB file is rebuilt.
     """
 
     versions: tuple[str, ...] = ()
@@ -30,13 +30,13 @@ class Intent:
 
 
 class IntentFile:
-    """A file that is empty unless a change is under way, or was when its process died."""
+    """A file that is empty unless a change is in progress, or its process died during one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> Intent | None:
-        """The change that did not come to its end; everything, when what is there cannot be read."""
+        """The unfinished change; `everything` when the file cannot be read."""
         try:
             data = plain_files.read(self._path)
         except FileNotFoundError:
@@ -44,15 +44,15 @@ class IntentFile:
         if not data:
             return None
         try:
-            said = parse_checked_json(data, str(self._path))
-            versions = tuple(ids.version_id(each) for each in said["versions"])
-            runs = tuple(ids.run_id(each) for each in said["runs"])
-            return Intent(versions, runs, bool(said["marks"]), bool(said["everything"]))
+            found = parse_checked_json(data, str(self._path))
+            versions = tuple(ids.version_id(each) for each in found["versions"])
+            runs = tuple(ids.run_id(each) for each in found["runs"])
+            return Intent(versions, runs, bool(found["marks"]), bool(found["everything"]))
         except (CorruptError, TypeError, KeyError):
             return Intent(everything=True)
 
     def write(self, intent: Intent) -> None:
-        """Make an intent durable. In place, which takes one fsync: one that was cut off reads as `everything`."""
+        """Make an intent durable. It is written in place, with one fsync; a truncated one reads as `everything`."""
         fresh, data = not self._path.exists(), checked_json(asdict(intent))
         with plain_files.written(self._path) as file:
             file.truncate(0)
@@ -68,7 +68,7 @@ class IntentFile:
         fault_points.point("intent.written")
 
     def clear(self) -> None:
-        """The change came to its end. Should a power cut undo this, the same is shown once more."""
+        """Record that the change is finished. If power fails here, recovery repeats an idempotent step."""
         with plain_files.written(self._path) as file:
             file.truncate(0)
         fault_points.point("intent.cleared")

@@ -1,4 +1,4 @@
-"""The lineage of a registry: walks over rows and versions, with what is known of each on the way."""
+"""The lineage of a registry: walks over rows and versions, with facts about each of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import duckdb
 import numpy as np
 
 from registry.errors import QueryError
-from registry.lineage.walk import Direction, Graph, Reached, Rows, Version, Walk, graph, walk
+from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, walk
 from registry.storage.objects import ObjectStore
 
 
 class Fact(NamedTuple):
-    """What the catalog says of a version."""
+    """Facts about a version from the catalog."""
 
     kind: str
     type: str
@@ -27,25 +27,25 @@ class Fact(NamedTuple):
 
 
 class CallObject(NamedTuple):
-    """An object with the model calls of a version's rows from `base` on (to the next object's base)."""
+    """An object with the model calls of the rows of a version, from `base` to the base of the next object."""
 
     base: int
     sha256: str
 
 
 class Lineage:
-    """The lineage of a registry as it stood when this was made.
+    """The lineage of a registry at the time of construction.
 
     Args:
-        con: a connection with the catalog's tables in schema `internal`; it is read at once and not kept.
-        store: where the objects are.
+        con: a connection with the catalog's tables in schema `internal`; it is only used during construction.
+        store: contains the objects.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, store: ObjectStore) -> None:
         links = con.execute(
             "select child, child_version, parent, parent_version, position, role, opaque from internal.inputs"
         ).fetchall()
-        # A step that hit stands for what was made of other versions with the same rows: it leads down from all of them.
+        # A step that was a hit reused the outputs of other versions with the same rows: they descend from all of these.
         twins = con.execute(
             "select list(name), list(version) from internal.versions where rows > 0 "
             "group by name, content_id having count(*) > 1"
@@ -62,7 +62,7 @@ class Lineage:
         self._store = store
 
     def find(self, target: str) -> Version:
-        """The version that `NAME@V`, or `NAME` for the latest, means; raises QueryError when there is none."""
+        """The version of a target: `NAME@V`, or `NAME` for the latest. Raises QueryError when there is none."""
         name, at, number = target.rpartition("@") if "@" in target else (target, "", "")
         found = (
             Version(name, int(number) if re.fullmatch("[0-9]{1,10}", number) else -1)
@@ -75,17 +75,17 @@ class Lineage:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise QueryError(f"the registry has no version {target}; write it as NAME@3, or NAME for the latest.{hint}")
 
-    def walk(self, start: Version, rows: list[int] | Rows, direction: Direction) -> Walk:
-        """See registry.lineage.walk; rows that the version does not have are left out."""
+    def walk(self, start: Version, rows: list[int] | RowNumbers, direction: Direction) -> Walk:
+        """See registry.lineage.walk; unknown row numbers are ignored."""
         wanted = np.asarray(rows, np.int64)
         wanted = wanted[(wanted >= 0) & (wanted < self.facts[start].rows)]
         return walk(self.graph, self._store, start, wanted, direction) if len(wanted) else Walk()
 
-    def calls(self, version: Version, rows: Rows) -> dict[int, list[str]]:
+    def calls(self, version: Version, rows: RowNumbers) -> dict[int, list[str]]:
         """The ids of the model calls that made rows of a version."""
         objects = self._calls.get(version, [])
         bases = [each.base for each in objects]
-        # Several objects begin at one base where partitions made no row.
+        # Several objects have the same base when partitions made no rows.
         nearest = {bases[place - 1] for row in rows if (place := bisect_right(bases, int(row)))}
         wanted = set(rows.tolist())
         found: defaultdict[int, set[str]] = defaultdict(set)
@@ -97,11 +97,11 @@ class Lineage:
         return {row: sorted(ids) for row, ids in found.items()}
 
     def trace(self, target: str, row: int) -> list[dict[str, Any]]:
-        """What row `row` came from, itself first, as lines of the SQL function `trace`."""
+        """The sources of a row, itself first, as lines of the SQL function `trace`."""
         return [line for reached in self.walk(self.find(target), [row], "up").reached for line in self.lines(reached)]
 
     def lines(self, reached: Reached) -> list[dict[str, Any]]:
-        """Rows that a walk reached, with their calls; without a number where it is not known which rows are meant."""
+        """Rows that a walk reached, with their calls; the row number is None where it is unknown which rows are meant."""
         depth, version, rows = reached
         head = {"depth": depth, "name": version.name, "version": version.number, "row": None}
         tail = {"step": self.facts[version].step, "call_ids": []}

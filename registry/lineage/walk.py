@@ -1,7 +1,7 @@
 """Row lineage across versions: which rows a row came from, and which came from it.
 
-Edges between rows are in side objects of the child versions. A walk goes along the version graph, one hop at a time, and
-reads the objects of the versions that it reaches only, so its cost depends on these and not on all edges there are.
+Edges between rows are in side objects of the child versions. A walk follows the version graph, one hop at a time, and only
+reads the objects of the versions that it reaches. Its cost depends on those, not on the number of all edges.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from registry.errors import CorruptError
 from registry.storage.objects import ObjectStore
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 Direction = Literal["up", "down"]
 
 
@@ -33,10 +33,10 @@ class Version(NamedTuple):
         return f"{self.name}@{self.number}"
 
 
-class Link(NamedTuple):
-    """An input of a version: `place` is its number in row edges; a model is an input without row edges.
+class InputLink(NamedTuple):
+    """An input of a version: `place` is its index in row edges; a model is an input without row edges.
 
-    `opaque`: which rows of it led to which is not known (of all rows, or of some).
+    `opaque`: for some or all rows, it is unknown which of its rows they came from.
     """
 
     child: Version
@@ -52,14 +52,14 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """The versions of a registry, how they are linked, and which objects hold their row edges."""
+    """The versions of a registry, their links, and the objects with their row edges."""
 
-    parents: Mapping[Version, Sequence[Link]]
-    children: Mapping[Version, Sequence[Link]]
+    parents: Mapping[Version, Sequence[InputLink]]
+    children: Mapping[Version, Sequence[InputLink]]
     edges: Mapping[Version, Sequence[str]]
 
-    def links(self, version: Version, direction: Direction) -> Sequence[Link]:
-        """A version's links to what it was made from, or to what was made from it."""
+    def links(self, version: Version, direction: Direction) -> Sequence[InputLink]:
+        """The links of a version to its inputs (`up`), or to the versions made from it (`down`)."""
         return (self.parents if direction == "up" else self.children).get(version, ())
 
 
@@ -67,9 +67,9 @@ class Hop(NamedTuple):
     """Known row edges between two versions: `child_rows[i]` came from `parent_rows[i]`."""
 
     child: Version
-    child_rows: Rows
+    child_rows: RowNumbers
     parent: Version
-    parent_rows: Rows
+    parent_rows: RowNumbers
 
     def beyond(self, direction: Direction) -> Version:
         """The version at the other end."""
@@ -77,16 +77,16 @@ class Hop(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """Rows of a version that a walk came to in `depth` hops; None: of its rows any may be meant, it is not known which."""
+    """Rows of a version that a walk reached in `depth` hops; None: it is unknown which of its rows are meant."""
 
     depth: int
     version: Version
-    rows: Rows | None
+    rows: RowNumbers | None
 
 
 @dataclass
 class Walk:
-    """What a walk found, nearest first, and along which edges between rows."""
+    """The rows that a walk reached, nearest first, and the edges between rows that it followed."""
 
     reached: list[Reached] = field(default_factory=list)
     hops: list[Hop] = field(default_factory=list)
@@ -102,14 +102,14 @@ def graph(
     Args:
         inputs: (child, child_version, parent, parent_version, position, role, opaque).
         objects: (name, version, sha256) of objects with row edges.
-        twins: (names, versions) of versions of a name with the same rows. A step that finds its rows unchanged is not run
-            again: what it made of one counts as made of the others, unless it made another version of them.
+        twins: (names, versions) of versions of a name with the same rows. A step whose input rows did not change is not run
+            again: its outputs count as made from all of these versions, unless it made other outputs from one of them.
     """
-    parents: defaultdict[Version, list[Link]] = defaultdict(list)
-    children: defaultdict[Version, list[Link]] = defaultdict(list)
+    parents: defaultdict[Version, list[InputLink]] = defaultdict(list)
+    children: defaultdict[Version, list[InputLink]] = defaultdict(list)
     edges: defaultdict[Version, list[str]] = defaultdict(list)
     for child, child_version, parent, parent_version, place, role, opaque in inputs:
-        link = Link(Version(child, child_version), Version(parent, parent_version), place, role == "model", opaque)
+        link = InputLink(Version(child, child_version), Version(parent, parent_version), place, role == "model", opaque)
         parents[link.child].append(link)
         children[link.parent].append(link)
     made = {version: tuple(links) for version, links in children.items()}
@@ -124,35 +124,35 @@ def graph(
     return Graph(parents, children, edges)
 
 
-def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] | Rows, direction: Direction) -> Walk:
-    """All that rows of a version came from (`up`) or led to (`down`), in as few hops as possible, themselves first.
+def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] | RowNumbers, direction: Direction) -> Walk:
+    """Everything that rows of a version came from (`up`), or that came from them (`down`), in few hops; themselves first.
 
-    A row of a step with a model of the registry came from the model (its row 0), and a model from the rows that its trainer
-    saw. Which rows a model led to is not known: any of those that were made with it.
+    A row of a step with a model of the registry came from the model (its row 0), and a model came from the rows that its
+    trainer used. It is unknown which rows came from a model: it may be any row that was made with it.
 
     Raises:
         CorruptError: an object with edges is damaged or missing.
     """
     found = Walk()
     reader = _Edges(graph, store, direction)
-    met: dict[Version, Rows] = {}
+    met: dict[Version, RowNumbers] = {}
     known = {start: np.unique(np.asarray(rows, np.int64))}
-    vague_met: set[Version] = set()
-    vague: set[Version] = set()
+    seen_unknown: set[Version] = set()
+    unknown: set[Version] = set()
     depth = 0
-    while known or vague:
+    while known or unknown:
         found.reached += [Reached(depth, version, at) for version, at in known.items()]
-        found.reached += [Reached(depth, version, None) for version in sorted(vague)]
+        found.reached += [Reached(depth, version, None) for version in sorted(unknown)]
         met |= {version: np.union1d(met.get(version, _NONE), at) for version, at in known.items()}
-        vague_met |= vague
+        seen_unknown |= unknown
         hops = [hop for version, at in known.items() for hop in reader.hops(version, at)]
         found.hops += hops
         unclear = {
             link.beyond(direction) for version in known for link in graph.links(version, direction) if reader.unclear(link)
         }
-        unclear |= {link.beyond(direction) for version in vague for link in graph.links(version, direction)}
-        vague = unclear - vague_met
-        ahead: defaultdict[Version, list[Rows]] = defaultdict(list)
+        unclear |= {link.beyond(direction) for version in unknown for link in graph.links(version, direction)}
+        unknown = unclear - seen_unknown
+        ahead: defaultdict[Version, list[RowNumbers]] = defaultdict(list)
         for hop in hops:
             ahead[hop.beyond(direction)].append(hop.parent_rows if direction == "up" else hop.child_rows)
         fresh = {version: np.setdiff1d(np.concatenate(parts), met.get(version, _NONE)) for version, parts in ahead.items()}
@@ -161,11 +161,11 @@ def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] |
     return found
 
 
-_NONE: Rows = np.empty(0, np.int64)
+_NONE: RowNumbers = np.empty(0, np.int64)
 
 
 class _Edges:
-    """Reads the row edges that a walk needs."""
+    """Reads the row edges for a walk."""
 
     def __init__(self, graph: Graph, store: ObjectStore, direction: Direction) -> None:
         self._graph = graph
@@ -173,12 +173,12 @@ class _Edges:
         self._direction: Direction = direction
         self._read: dict[tuple[str, int, int], pa.Table] = {}
 
-    def unclear(self, link: Link) -> bool:
-        """Whether rows beyond the link may be meant that no edge names."""
+    def unclear(self, link: InputLink) -> bool:
+        """Whether rows beyond the link may be reached without an edge that names them."""
         return link.opaque and not (link.model and self._direction == "up")
 
-    def hops(self, version: Version, rows: Rows) -> list[Hop]:
-        """The edges that begin at rows of a version, link by link."""
+    def hops(self, version: Version, rows: RowNumbers) -> list[Hop]:
+        """The edges that start at rows of a version, link by link."""
         found = []
         for link in self._graph.links(version, self._direction):
             if link.model:
@@ -191,8 +191,8 @@ class _Edges:
                     found.append(Hop(link.child, child_rows, link.parent, parent_rows))
         return found
 
-    def _select(self, sha256: str, place: int, rows: Rows) -> tuple[Rows, Rows]:
-        """(child rows, parent rows) of the edges of input `place` that begin at `rows`."""
+    def _select(self, sha256: str, place: int, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
+        """(child rows, parent rows) of the edges of input `place` that start at `rows`."""
         column = "child_row" if self._direction == "up" else "parent_row"
         least, most = int(rows[0]), int(rows[-1])
         if (sha256, least, most) not in self._read:
@@ -204,7 +204,7 @@ class _Edges:
 
 
 def _between(store: ObjectStore, sha256: str, column: str, least: int, most: int) -> pa.Table:
-    """The row groups of an object in which `column` may be from `least` to `most`."""
+    """The row groups of an object in which `column` may have values from `least` to `most`."""
     with store.open(sha256) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
         place = file.schema_arrow.get_field_index(column)
         chosen = []

@@ -1,7 +1,7 @@
-"""What differs between two versions: their fields, and their rows by content or by key.
+"""Compares two versions: their fields, and their rows by content or by key.
 
-Rows are equal as SQL says: whole values are compared, null equals null and NaN equals NaN, 0.0 equals -0.0. DuckDB does it
-on Arrow tables in a database of its own, where columns have numbers for names, whatever the fields are called.
+Rows are compared as in SQL: whole values, null equals null, NaN equals NaN, and 0.0 equals -0.0. DuckDB compares them as
+Arrow tables in a database of its own, where columns are named by numbers, so field names do not matter.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from registry.catalog.catalog import sql
 from registry.catalog.manifest import Manifest
 from registry.errors import QueryError
 from registry.query.session import Session
+from registry.records.artifacts import Artifact
 from registry.records.field_diff import SAME, FieldDiff, compare_fields
-from registry.records.record import Artifact
 
 ROW = "row"
-"""The row's number: as a key, it pairs rows by their place."""
+"""The row's number. As a key, it pairs rows by position."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two versions, and what made it."""
+    """One of the two versions, and its step and run."""
 
     name: str
     version: int
@@ -47,8 +47,8 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row that only one version has, or that it has `copies` times more often (`row` is the last of those)."""
+class RowSample:
+    """A row that one version has `copies` times more often than the other; `row` is the last of those copies."""
 
     row: int
     copies: int
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """Two rows with the same key; `fields` gives what the old and the new one say."""
+    """Two rows with the same key; `fields` has the old and the new value of each changed field."""
 
     old_row: int
     new_row: int
@@ -70,10 +70,10 @@ class RowDiff:
     """How the rows differ.
 
     Args:
-        key: the fields that tell which rows belong together; empty when rows were compared by content, each with its copies.
+        key: the fields that identify a row; empty when rows were compared by content, counting copies.
         compared: the fields that were compared: those of the same name and type (optional or not).
         fields: in how many of the `changed` rows each field changed.
-        moved: rows that stand at another place; only known when nothing was added or removed.
+        moved: rows at another position; only known when nothing was added or removed.
         samples_added, samples_removed, samples_changed: the first ones, by row.
         suggested_key: a field that is a key of both versions, when rows were compared by content and differ.
     """
@@ -86,8 +86,8 @@ class RowDiff:
     changed: int
     fields: dict[str, int]
     moved: int | None
-    samples_added: tuple[Row, ...]
-    samples_removed: tuple[Row, ...]
+    samples_added: tuple[RowSample, ...]
+    samples_removed: tuple[RowSample, ...]
     samples_changed: tuple[Change, ...]
     suggested_key: str | None = None
 
@@ -104,10 +104,10 @@ class FileDiff:
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two versions.
+    """The difference between two versions.
 
     Args:
-        identical: the content ids are equal, so nothing was read.
+        identical: whether the content ids are equal; then no rows were read.
         rows: None when there is no field to compare rows by.
         files: only for versions that name files.
     """
@@ -121,15 +121,15 @@ class Diff:
 
 
 def compare(session: Session, old: str, new: str | None = None, *, key: Sequence[str] = (), samples: int = 5) -> Diff:
-    """What differs between two versions, `NAME` or `NAME@V` each.
+    """Compare two versions, each given as `NAME` or `NAME@V`.
 
     Args:
         new: without it, `old` is compared with the version of its name before it.
-        key: fields that together name a row; ROW pairs rows by their place. Without any, rows are compared by content; two
-            models (or calibrations) of one row each are compared as that row.
-        samples: how many rows to give of those added, of those removed and of those changed.
+        key: fields that together identify a row; ROW pairs rows by position. Without a key, rows are compared by content;
+            two models (or calibrations) of one row each are compared as that row.
+        samples: how many added, removed and changed rows to return.
 
-    Raises QueryError for a version that is not there, and for a key that is missing, null or not unique.
+    Raises QueryError when a version does not exist, or a key is missing, null or not unique.
     """
     before = session.resolve(old)
     before, after = (before, session.resolve(new)) if new else (_version_before(session, *before), before)
@@ -173,10 +173,10 @@ def _all_equal(key: Sequence[str], version: Manifest) -> RowDiff:
 
 @dataclass(frozen=True)
 class _Work:
-    """Rows to be compared: both versions' tables are attached to `con` as `old_rows` and `new_rows`.
+    """The rows to compare: the tables of both versions, attached to `con` as `old_rows` and `new_rows`.
 
     Args:
-        columns: the fields that can be compared, and what they are called in `con`.
+        columns: the fields that can be compared, and their names in `con`.
     """
 
     con: duckdb.DuckDBPyConnection
@@ -189,9 +189,9 @@ class _Work:
         [(count,)] = self.con.execute(f"select {what} from {source}").fetchall()
         return int(count)
 
-    def rows(self, view: str, table: pa.Table) -> tuple[Row, ...]:
+    def rows(self, view: str, table: pa.Table) -> tuple[RowSample, ...]:
         found = self.con.execute(f"select row, copies from {view} order by row limit ?", [self.samples]).fetchall()
-        return tuple(Row(row, copies, _values(table, row)) for row, copies in found)
+        return tuple(RowSample(row, copies, _values(table, row)) for row, copies in found)
 
 
 def _compare_rows(

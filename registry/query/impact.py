@@ -1,4 +1,4 @@
-"""What descends from chosen rows: datasets, row by row, and models."""
+"""What was made from chosen rows: datasets, row by row, and models."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from registry.errors import LimitError, QueryError
-from registry.lineage.walk import Rows, Version
+from registry.lineage.walk import RowNumbers, Version
 from registry.query.session import Session
 
 
 @dataclass(frozen=True)
 class Affected:
-    """A version that descends from chosen rows.
+    """A version that was made from chosen rows.
 
     Attributes:
         depth: hops from the chosen rows.
         kind: dataset, model, calibration or report.
-        rows: its rows that are known to descend from them.
-        size: how many rows it has.
-        unclear: whether others may descend from them, too, because an operator could not tell, or a model made them.
-        latest: whether it is what its name means now.
-        seen: for a model, how often its trainer went through affected rows.
+        rows: its rows that are known to come from them.
+        size: its number of rows.
+        unclear: whether other rows may also come from them, because an operator did not record it, or a model made them.
+        latest: whether it is the latest version of its name.
+        seen: for a model, how often its trainer used affected rows.
     """
 
     depth: int
     version: Version
     kind: str
     step: str
-    rows: Rows
+    rows: RowNumbers
     size: int
     unclear: bool
     latest: bool
@@ -44,18 +44,18 @@ def chosen_rows(
     where: str | None,
     timeout: float | None = None,
     last_resort: Callable[[], None] | None = None,
-) -> Rows:
-    """The numbers of a version's rows that an SQL condition on its columns (and `row`) holds for.
+) -> RowNumbers:
+    """The numbers of the rows of a version for which an SQL condition on its columns (and `row`) is true.
 
     Args:
         timeout, last_resort: as for Session.stream.
 
     Raises:
-        QueryError: the condition is none.
+        QueryError: the condition is invalid.
     """
     condition = where or "true"
     try:
-        # Behind the line break, a comment in the condition cannot hide the parenthesis.
+        # After the line break, a comment in the condition cannot hide the parenthesis.
         found = session.ask(f'select row from "{version}" where ({condition}\n) order by row', None, timeout, last_resort)
     except LimitError:
         raise
@@ -64,10 +64,10 @@ def chosen_rows(
     return np.array([row for (row,) in found.rows], np.int64)
 
 
-def impact(session: Session, version: Version, rows: Rows) -> list[Affected]:
-    """All that descends from rows of a version, nearest first; the rows themselves are the first entry."""
+def impact(session: Session, version: Version, rows: RowNumbers) -> list[Affected]:
+    """Everything that was made from rows of a version, nearest first. The first entry is the rows themselves."""
     walk = session.lineage.walk(version, rows, "down")
-    known: dict[Version, list[Rows]] = {}
+    known: dict[Version, list[RowNumbers]] = {}
     depths: dict[Version, int] = {}
     unclear: set[Version] = set()
     for depth, reached, at in walk.reached:
@@ -98,11 +98,11 @@ def impact(session: Session, version: Version, rows: Rows) -> list[Affected]:
     return found
 
 
-def _seen(session: Session, model: Version, affected: dict[Version, Rows]) -> int:
-    """How often a model's trainer went through affected rows."""
+def _seen(session: Session, model: Version, affected: dict[Version, RowNumbers]) -> int:
+    """How often the trainer of a model used affected rows."""
     graph = session.lineage.graph
     datasets = {link.place: link.parent for link in graph.links(model, "up") if not link.model}
-    # By the input's place: what leads into it may be another version with the same rows.
+    # By index of the input: the version that leads into it may be another one with the same rows.
     chosen: defaultdict[Version, set[int]] = defaultdict(set)
     for each, rows in affected.items():
         for link in graph.links(each, "down"):

@@ -1,4 +1,4 @@
-"""What a query may use: time, and memory of this process."""
+"""Limits of a query: time, and memory of this process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOM = 1 << 30
-"""Bytes that Python and Arrow need beside a query."""
+"""Bytes that Python and Arrow need in addition to a query."""
 
 PATIENCE = 2.0
-"""Seconds that interrupted work has to stop by itself: some functions look up only when they are done."""
+"""Seconds that interrupted work has to stop by itself: some functions check for interrupts only when they are done."""
 
 
 class Deadline:
-    """Interrupts work that takes too long. Only time within `running()` counts, not what is done with its results.
+    """Interrupts work that takes too long. Only time within `running()` counts.
 
     Args:
-        seconds: how long; None, or more than a timer can count, for as long as it takes.
-        interrupt: asks the work to stop, from another thread; called again until it does.
-        last_resort: called when it does not.
+        seconds: the limit; None, or more than a timer can count, means no limit.
+        interrupt: asks the work to stop; called from another thread, again and again until the work stops.
+        last_resort: called when the work does not stop.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Deadline:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The clock ticks during the block."""
+        """Count the time of the block."""
         if self._left is None:
             yield
             return
@@ -56,15 +56,15 @@ class Deadline:
         while not done.wait(wait):
             if self._last_resort and time.monotonic() > until:
                 self._last_resort()
-            # Once is not enough: an interrupt that comes between two queries is forgotten.
+            # Once is not enough: DuckDB forgets an interrupt that arrives between two queries.
             self._interrupt()
             wait = 0.1
 
 
 def limit_memory(size: int) -> None:
-    """Let this process grow by `size` bytes and ROOM, no further: allocations fail then. Linux only, elsewhere nothing.
+    """Let this process grow by at most `size` bytes and ROOM; further allocations fail. Linux only; no effect elsewhere.
 
-    DuckDB's own limit does not hold for the values that one function call makes: `repeat('x', 3000000000)`.
+    DuckDB's own limit does not cover the values that one function call creates: `repeat('x', 3000000000)`.
     """
     statm = Path("/proc/self/statm")
     if not statm.exists():

@@ -1,4 +1,4 @@
-"""What a query is: one statement that only reads, by DuckDB's own syntax tree, and the names in it."""
+"""Checks that a query is one read-only statement, with DuckDB's own parser, and lists the names in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TABLE_FUNCTIONS = frozenset(
         "duckdb_functions",
     }
 )
-"""Of DuckDB's own, what may stand behind FROM. Others read files, and one runs statements from a text, past all refusals."""
+"""DuckDB's table functions that are allowed after FROM. Others read files, and one runs SQL from a string, unchecked."""
 
 _FORMATS = frozenset({"default", "text", "json", "html", "graphviz", "yaml", "mermaid"})
 _ANALYZE = ("analyze", "analyse")
@@ -35,25 +35,25 @@ _NAMES = """
 
 
 class Reading(NamedTuple):
-    """A statement that only reads, and the tables that it names. What was looked at is what runs."""
+    """A read-only statement, and the tables that it names. Exactly the text that was checked is run."""
 
     statement: str
     tables: set[str]
 
 
 def reading(con: duckdb.DuckDBPyConnection, query: str, functions: Set[str]) -> Reading:
-    """The one SELECT or EXPLAIN of a query. Table functions in it are TABLE_FUNCTIONS or `functions`.
+    """The single SELECT or EXPLAIN of a query. Its table functions must be in TABLE_FUNCTIONS or `functions`.
 
     Raises:
-        QueryError: for anything else.
+        QueryError: the query is anything else.
     """
     try:
         query.encode()
     except UnicodeEncodeError as error:
-        raise QueryError("the query is not Unicode") from error
+        raise QueryError("the query is not valid Unicode") from error
     statements = _parsed(con, query)
     if len(statements) != 1:
-        raise QueryError(f"give one SQL statement at a time; this is {len(statements)}")
+        raise QueryError(f"run one SQL statement at a time; this query has {len(statements)}")
     kind, select, explain = statements[0].type.name, query, ""
     if kind == "EXPLAIN":
         # EXPLAIN ANALYZE runs what it explains.
@@ -65,19 +65,19 @@ def reading(con: duckdb.DuckDBPyConnection, query: str, functions: Set[str]) -> 
         raise QueryError(f"the registry is read-only: {kind} statements are refused, only SELECT (and EXPLAIN) may run.{hint}")
     [(tables, within, called, refusal)] = con.execute(_NAMES, [select]).fetchall()
     if refusal:
-        raise QueryError(f"the registry is read-only, and of this it cannot be told whether it only reads: {refusal}")
+        raise QueryError(f"the registry is read-only, and DuckDB cannot tell whether this statement only reads: {refusal}")
     allowed = TABLE_FUNCTIONS | functions
     if refused := sorted({name.lower() for name in called} - allowed):
         raise QueryError(
-            f"{refused[0]}() may not be used here: queries see the registry's views and datasets, and no files or settings. "
-            f"Table functions are {', '.join(sorted(allowed))}."
+            f"{refused[0]}() is not allowed: queries can read the registry's views and datasets, but no files or settings. "
+            f"The allowed table functions are {', '.join(sorted(allowed))}."
         )
     return Reading(f"{explain} {select}" if explain else select, set(tables) - set(within))
 
 
 def _explained(query: str) -> tuple[str, str]:
-    """The head of an EXPLAIN, written anew, and what it explains, by DuckDB's own tokens."""
-    text = query.encode()  # tokens begin at bytes
+    """The head of an EXPLAIN, rewritten, and the statement that it explains, from DuckDB's own tokens."""
+    text = query.encode()  # token positions are bytes
     tokens = duckdb.tokenize(query)
     stops = [*(place for place, _ in tokens[1:]), len(text)]
     words = [

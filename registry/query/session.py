@@ -1,7 +1,7 @@
-"""SQL over the registry: read-only, and confined to what the public views show.
+"""SQL over the registry: read-only, and confined to the public views and datasets.
 
-A query runs in a database in memory that has no access to files, in a transaction that cannot write. Datasets appear as
-Arrow scans, attached when the query names them; only SELECT and EXPLAIN are let through.
+A query runs in an in-memory database without access to files, in a transaction that cannot write. Datasets are Arrow scans
+that are attached when the query names them. Only SELECT and EXPLAIN are allowed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from registry.catalog import side_schemas
 from registry.catalog.catalog import Catalog, sql
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError, LimitError, QueryError
@@ -31,7 +32,7 @@ from registry.query.read_only_sql import reading
 from registry.query.table_functions import NAMES, create
 from registry.storage.objects import ObjectStore
 
-__all__ = ["Answer", "Session"]
+__all__ = ["QueryResult", "Session"]
 
 _DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _CONFINE = (
@@ -49,36 +50,36 @@ _LISTED = 5
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
-    "lineage_edges": side_tables.with_columns(side_tables.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
-    "call_edges": side_tables.with_columns(side_tables.CALLS, (*_NAMED, ("base", pa.int64()))),
-    "reject_edges": side_tables.with_columns(side_tables.REJECTS, _NAMED),
-    "exposure_edges": side_tables.with_columns(side_tables.EXPOSURE, _NAMED),
+    "lineage_edges": side_tables.with_columns(side_schemas.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
+    "call_edges": side_tables.with_columns(side_schemas.CALLS, (*_NAMED, ("base", pa.int64()))),
+    "reject_edges": side_tables.with_columns(side_schemas.REJECTS, _NAMED),
+    "exposure_edges": side_tables.with_columns(side_schemas.EXPOSURE, _NAMED),
 }
 _SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|\w+_edges)\b", re.IGNORECASE)
-"""Names behind which side objects stand: only a query with one of them opens any."""
+"""The views that read side objects: only a query that names one of them opens any."""
 
 
 _FUNCTIONS = re.compile(rf"\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE)
 
 
-class Answer(NamedTuple):
-    """A query's result."""
+class QueryResult(NamedTuple):
+    """The result of a query."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
 
 class Session:
-    """One snapshot of the catalog to ask questions of, one after the other.
+    """A snapshot of the catalog that answers queries, one after the other.
 
     Args:
-        memory: the most that DuckDB may take, such as `4GB` or `50%` (of the machine); without it 80%.
+        memory: the limit for DuckDB, such as `4GB` or `50%` (of the machine); the default is 80%.
     """
 
     def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
         self._catalog = catalog
         self._store = store
-        self._held = catalog.reading()  # what this session may read is not removed while it is open
+        self._held = catalog.reading()  # no version is removed while the session is open
         try:
             self._con = catalog.snapshot()
         except BaseException:
@@ -93,13 +94,13 @@ class Session:
         self._confine(memory)
 
     def close(self) -> None:
-        """Let the database go."""
+        """Close the database."""
         self._con.close()
         self._held.close()
 
     @property
     def memory(self) -> int:
-        """The most that DuckDB may take, in bytes."""
+        """The memory limit of DuckDB, in bytes."""
         [(text,)] = self._con.execute("select current_setting('memory_limit')").fetchall()
         number, unit = text.split()
         return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
@@ -110,14 +111,15 @@ class Session:
         parameters: list[Any] | None = None,
         timeout: float | None = None,
         last_resort: Callable[[], None] | None = None,
-    ) -> Answer:
-        """Run one SELECT or EXPLAIN; raises QueryError with DuckDB's words for anything else or anything wrong.
+    ) -> QueryResult:
+        """Run one SELECT or EXPLAIN.
 
         Raises:
+            QueryError: the query is something else, or DuckDB cannot run it; has DuckDB's message.
             CorruptError: data cannot be read, or lineage, calls, rejects or exposures that the query needs are missing.
         """
         with self.stream(query, parameters, timeout, last_resort) as (columns, batches):
-            answer = Answer(columns, [row for batch in batches for row in batch])
+            answer = QueryResult(columns, [row for batch in batches for row in batch])
         if left_out := self.left_out():
             raise CorruptError(left_out[0])
         return answer
@@ -130,14 +132,14 @@ class Session:
         timeout: float | None = None,
         last_resort: Callable[[], None] | None = None,
     ) -> Iterator[tuple[list[str], Iterator[list[tuple[Any, ...]]]]]:
-        """Run one SELECT or EXPLAIN; its columns, and its rows in batches, made while they are read.
+        """Run one SELECT or EXPLAIN; yields its columns, and its rows in batches that are computed while they are read.
 
         Args:
-            timeout: seconds that the query may work; time that the reader of the rows takes does not count.
-            last_resort: called when DuckDB does not heed the timeout.
+            timeout: seconds that the query may take, without the time between batches.
+            last_resort: called when DuckDB ignores the timeout.
 
         Raises:
-            QueryError: for anything else or anything wrong, then or while the rows are read.
+            QueryError: as for `ask`, at once or while the rows are read.
         """
         deadline = Deadline(timeout, self._con.interrupt, last_resort)
         self._failed.clear()
@@ -155,7 +157,7 @@ class Session:
             self._con.execute("rollback")
 
     def left_out(self) -> list[str]:
-        """What the last query left out because it is missing, in words: objects with calls, lineage, rejects or exposures."""
+        """The missing objects with calls, lineage, rejects or exposures that the last query left out, one sentence each."""
         query = "select name, version, kind from internal.side_objects where sha256 = ?"
         found = []
         for sha256 in dict.fromkeys(self._missing):
@@ -165,12 +167,12 @@ class Session:
         return found
 
     def names(self) -> list[str]:
-        """The names of all datasets, models and calibrations."""
+        """The names of all datasets, models, calibrations and reports."""
         found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
         return [name for (name,) in found]
 
     def resolve(self, target: str) -> tuple[str, int]:
-        """`NAME` or `NAME@V` to name and version; raises QueryError when there is no such version."""
+        """Name and version of a target, `NAME` or `NAME@V`; raises QueryError when there is no such version."""
         match = _DATASET.fullmatch(target)
         name, version = (match["name"], match["version"]) if match else (target, None)
         found = self.ask(
@@ -183,7 +185,7 @@ class Session:
             raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
         if version is None and found[0][1] is None:
             versions = ", ".join(f"{name}@{v}" for v, _ in sorted(found))
-            raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. There is {versions}.")
+            raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. It has {versions}.")
         wanted = int(version) if version else found[0][1]
         if wanted not in [v for v, _ in found]:
             versions = ", ".join(str(v) for v, _ in sorted(found))
@@ -198,17 +200,17 @@ class Session:
         return kind, json.loads(fields)
 
     def has_step(self, step_key: str) -> bool:
-        """Whether a version was committed under this step key."""
+        """Whether a version with this step key was committed."""
         found = self._con.execute("select 1 from internal.versions where step_key = ? limit 1", [step_key]).fetchall()
         return bool(found)
 
     @cached_property
     def lineage(self) -> Lineage:
-        """Walks over the lineage of versions and rows."""
+        """The lineage of versions and rows."""
         return Lineage(self._con, self._store)
 
     def records_at(self, version: Version, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Rows of a version by their numbers; only the objects that hold them are read."""
+        """Rows of a version by their numbers. Only the objects that contain them are read."""
         data = self.manifest(*version).data
         stops = list(accumulate(part.rows for part in data))
         found: dict[int, dict[str, Any]] = {}
@@ -220,13 +222,13 @@ class Session:
         return found
 
     def table(self, target: str) -> pa.Table:
-        """A version's rows (`NAME` or `NAME@V`) as Arrow, read whole with every checksum verified."""
+        """All rows of a version (`NAME` or `NAME@V`) as Arrow, with every checksum verified."""
         return self._rows(*self.resolve(target))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _confine(self, memory: str | None) -> None:
-        # No spilling: the folder for it would be one that queries can read and write.
+        # No spilling: queries could read and write its folder.
         self._con.execute("set temp_directory=''")
         if memory:
             try:
@@ -238,7 +240,7 @@ class Session:
             self._con.execute(statement)
 
     def _amount(self, memory: str) -> str:
-        """An amount of memory in DuckDB's words. Before 2.0 it knows no percentages; its own limit is 80% of the machine's."""
+        """An amount of memory as DuckDB writes it. DuckDB has no percentages; its default limit is 80% of the machine."""
         share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) *%", memory.strip())
         if not share or not 0 < float(share[1]) <= 100:
             return memory
@@ -254,7 +256,7 @@ class Session:
 
     @contextmanager
     def _explained(self, deadline: Deadline) -> Iterator[None]:
-        """Errors of DuckDB in words for the user."""
+        """Turn errors of DuckDB into ours."""
         less = "Ask for less: one version, fewer columns, a narrower `where`"
         memory = f"the query needs more memory than it is allowed. {less}"
         try:
@@ -270,7 +272,7 @@ class Session:
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             if self._failed:
                 raise self._failed[0] from error
-            # What Arrow says after it is a traceback.
+            # Arrow appends a traceback.
             text = str(error).strip().partition(". Detail: Python exception")[0]
             if "Out of memory: " in text:  # Arrow's, while DuckDB reads from it
                 raise LimitError(memory, "memory") from error
@@ -295,10 +297,10 @@ class Session:
                 self._attach(label)
 
     def _attach(self, label: str) -> None:
-        """Make a version a view that reads, when it is used, the columns that are."""
+        """Make a version a view that reads only the columns that a query uses."""
         scan, view = ('"{}"'.format(name.replace('"', '""')) for name in (f"rows of {label}", label))
         self._con.register(f"rows of {label}", self._scan(*self.resolve(label)))
-        # Arrow gives the rows in the order of the files, and a window without an order keeps it.
+        # Arrow returns the rows in the order of the files, and a window without an order keeps that order.
         self._con.execute(f"create temp view {view} as select row_number() over () - 1 as row, * from {scan}")
         self._attached.add(label)
 

@@ -1,7 +1,7 @@
 """Side objects of versions as tables that DuckDB scans: row lineage, model calls, rejects.
 
-Each object is a fragment of one Arrow dataset; the version it belongs to is its partition value, so a query for one
-version opens that version's objects only. Each is verified, all of it, when it is opened.
+Each object is a fragment of one Arrow dataset. Its version is its partition value, so a query for one version only opens
+the objects of that version. Each object is verified completely when it is opened.
 """
 
 from __future__ import annotations
@@ -16,31 +16,6 @@ from registry.storage.objects import ObjectStore
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-LINEAGE = pa.schema([("child_row", pa.int64()), ("input", pa.int16()), ("parent_row", pa.int64())])
-"""Row `child_row` came from row `parent_row` of the manifest's input number `input`."""
-
-CALLS = pa.schema(
-    [
-        ("local_row", pa.int64()),
-        ("call_id", pa.string()),
-        ("role", pa.string()),
-        ("model", pa.string()),
-        ("prompt", pa.large_string()),
-        ("response", pa.large_string()),
-        ("tokens_in", pa.int64()),
-        ("tokens_out", pa.int64()),
-        ("latency_ms", pa.float64()),
-        ("cost_usd", pa.float64()),
-    ]
-)
-"""A model call and a row that it helped to make (null: it led to no row). `prompt` is the messages as JSON."""
-
-REJECTS = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("reason", pa.large_string())])
-"""A row of input `input` that a step, or a source, did not accept."""
-
-EXPOSURE = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("times_seen", pa.int64())])
-"""Row `parent_row` of input `input` went so many times through a trainer."""
-
 
 class Fragment(NamedTuple):
     """A Parquet object and the columns that are constant in it."""
@@ -52,15 +27,15 @@ class Fragment(NamedTuple):
 def scan(
     fragments: Iterable[Fragment], schema: pa.Schema, store: ObjectStore, missing: list[str] | None = None
 ) -> ds.Dataset | pa.Table:
-    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when they are.
+    """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when read.
 
     Args:
-        missing: takes the SHA-256 of objects that are not there, which are left out. Without it, they are errors.
+        missing: collects the SHA-256 of missing objects, which are left out. Without it, they are errors.
     """
     fragments = list(fragments)
     if not fragments:
         return schema.empty_table()
-    from registry.query.verified_scan import VerifiedDataset  # imports pandas, which costs more than all the rest of a command
+    from registry.query.verified_scan import VerifiedDataset  # imports pandas, which takes longer than the rest of a command
 
     return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store, missing)
 

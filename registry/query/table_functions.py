@@ -20,28 +20,28 @@ _VERSIONS = 'struct(depth integer, name varchar, version integer, "type" varchar
 
 
 def create(con: duckdb.DuckDBPyConnection, lineage: Lineage, failed: list[Exception]) -> None:
-    """Make the functions known to a connection.
+    """Register the functions on a connection.
 
     Args:
-        failed: DuckDB tells of an error in a function only what it says; the error itself is put here.
+        failed: collects errors of the functions, because DuckDB only passes on their message.
     """
 
-    def told(found: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def recorded(found: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         try:
             return found()
         except Exception as error:
             failed.append(error)
             raise
 
-    # DuckDB reads from a function's signature how many arguments it takes.
+    # DuckDB reads the number of arguments from the signature.
     def trace(target: str, row: int) -> list[dict[str, Any]]:
-        return told(lambda: lineage.trace(target, row))
+        return recorded(lambda: lineage.trace(target, row))
 
     def upstream(target: str) -> list[dict[str, Any]]:
-        return told(lambda: lineage.versions(target, "up"))
+        return recorded(lambda: lineage.versions(target, "up"))
 
     def downstream(target: str) -> list[dict[str, Any]]:
-        return told(lambda: lineage.versions(target, "down"))
+        return recorded(lambda: lineage.versions(target, "down"))
 
     con.create_function("_trace", trace, ["varchar", "bigint"], _TRACE)
     con.create_function("_upstream", upstream, ["varchar"], _VERSIONS)

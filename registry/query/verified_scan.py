@@ -1,4 +1,4 @@
-"""Objects as an Arrow dataset that hands out nothing it did not verify."""
+"""Objects as an Arrow dataset that only returns verified rows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from registry.errors import MissingError
 from registry.storage.objects import ObjectStore
 
 _AT_ONCE = 16
-"""Objects that are verified, and then scanned side by side. More are read faster; of fewer, `limit 1` reads less."""
+"""Objects that are verified, and then scanned in parallel. More is faster; fewer means that `limit 1` reads less."""
 
 
 class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
-    """Parquet objects that DuckDB scans: those that its filter leaves, each verified, all of it, before a row is used.
+    """Parquet objects that DuckDB scans. Those that pass the filter are verified completely before a row is used.
 
-    A file system written in Python could verify as well, but Arrow's threads would call it, and an error that it raised
-    there while another thread starts a scan blocks both for ever.
+    A file system written in Python could also verify, but Arrow's threads would call it, and an error in one of them while
+    another thread starts a scan would block both forever.
 
     Args:
         parts: an object's SHA-256 and an expression that is true for all of its rows.
-        schema: the columns, with those that only the expressions know.
-        store: has the objects.
-        missing: takes the SHA-256 of objects that are not there, which are left out; None: they are errors.
+        schema: the columns, including those that only the expressions define.
+        store: contains the objects.
+        missing: collects the SHA-256 of missing objects, which are left out; None: they are errors.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
         super().__init__(fragments, schema, self._format, nowhere)
 
     def scanner(self, columns: list[str] | None = None, filter: ds.Expression | None = None) -> Scan:
-        """What DuckDB calls for each scan, with the columns that it wants and the conditions that it can hand over."""
+        """Called by DuckDB for each scan, with the columns that it needs and the conditions that it can push down."""
         return Scan(self, columns, filter)
 
     def batches(self, columns: list[str] | None, filter: ds.Expression | None) -> Iterator[pa.RecordBatch]:
-        """The rows, in the order of the objects; raises CorruptError when it comes to a damaged one, or a missing one that
-        is not to be left out.
+        """The rows, in the order of the objects. Raises CorruptError for a damaged object, and for a missing one unless it
+        is left out.
         """
         left = iter(self.get_fragments(filter))
         while group := list(islice(left, _AT_ONCE)):
@@ -76,7 +76,7 @@ class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
 
 
 class Scan:
-    """One scan, in the words of Arrow's scanner."""
+    """One scan, with the interface of Arrow's scanner."""
 
     def __init__(self, dataset: VerifiedDataset, columns: list[str] | None, filter: ds.Expression | None) -> None:
         self._dataset = dataset
@@ -84,7 +84,7 @@ class Scan:
         self._filter = filter
 
     def to_reader(self) -> Any:
-        """The rows as a stream; nothing is read before the first of them is asked for."""
+        """The rows as a stream; nothing is read before the first row is requested."""
         schema = self._dataset.schema
         wanted = schema if self._columns is None else pa.schema([schema.field(name) for name in self._columns])
         return pa.RecordBatchReader.from_batches(wanted, self._dataset.batches(self._columns, self._filter))

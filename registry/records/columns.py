@@ -1,10 +1,10 @@
-"""How the fields of a record are stored: for each annotation an Arrow type, the way there and back, and what fits.
+"""How the fields of a record are stored: the Arrow type of each annotation, the conversions, and the valid values.
 
 The mapping is closed on purpose. A field is one of: str, int, float, bool, bytes, datetime, date, Literal, Enum,
 Optional, list, tuple[X, ...], dict[str, X], or another pydantic model made of those. Everything else is refused
-when the class is first used, with the field's name, so that no type is discovered to be unstorable after a model
-was paid for. The same holds for values: text that is no Unicode and numbers beyond 64 bits are refused when a
-record is made.
+when the class is first used, with the name of the field, so that no type turns out to be unstorable after a model
+has been paid for. Values are checked when a record is made: text that is not valid Unicode and numbers beyond 64 bits
+are refused.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from registry.errors import UnsupportedTypeError
 Convert = Callable[[Any], Any]
 
 RESERVED = ("row", "_row")
-"""Names of columns that datasets have beside their fields."""
+"""Names of columns that datasets have in addition to their fields."""
 
 DICT = {b"python": b"dict"}
-"""Metadata of the entries of a list that stands for a dict."""
+"""Metadata of the entries of a list that stores a dict."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Column:
     Attributes:
         arrow: the Arrow type.
         nullable: whether None is a value.
-        encode: from a valid value to what Arrow takes; None where that is the value itself.
-        decode: from what Arrow gives to what pydantic takes, of rows of any version of the type; None likewise.
-        settle: gives the value in its stored form (a datetime in UTC), or raises ValueError when it cannot be stored.
-        parts: of a model, its fields; of a list, its items, as `[]`.
-        optional: of a model, the fields that older rows may lack.
+        encode: converts a valid value to what Arrow accepts; None when no conversion is needed.
+        decode: converts what Arrow returns, for rows of any version of the type, to what pydantic accepts; None likewise.
+        normalize: returns the value in its stored form (a datetime in UTC), or raises ValueError when it cannot be stored.
+        parts: the fields of a model; the items of a list, as `[]`.
+        optional: the fields of a model that older rows may lack.
     """
 
     arrow: pa.DataType
     nullable: bool = False
     encode: Convert | None = None
     decode: Convert | None = None
-    settle: Convert | None = None
+    normalize: Convert | None = None
     parts: Mapping[str, Column] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
 
@@ -61,7 +61,7 @@ def columns_of(model: type[BaseModel]) -> Column:
     for name in model.model_fields:
         if name.lower() in RESERVED:
             raise UnsupportedTypeError(
-                f"{model.__name__}.{name}: this name is reserved for the row's number; call it otherwise"
+                f"{model.__name__}.{name}: this name is reserved for the row number; choose another name"
             )
     return _model(model, model.__name__, ())
 
@@ -100,7 +100,7 @@ def _text(value: str) -> str:
     try:
         value.isascii() or value.encode()
     except UnicodeEncodeError:
-        raise ValueError("it has half of a surrogate pair, which is no character") from None
+        raise ValueError("it contains half of a surrogate pair, which is not a character") from None
     return value
 
 
@@ -112,7 +112,7 @@ def _int64(value: int) -> int:
 
 def _utc(value: dt.datetime) -> dt.datetime:
     if value.utcoffset() is None:
-        return value.replace(tzinfo=dt.UTC)  # without a zone, UTC is meant
+        return value.replace(tzinfo=dt.UTC)  # without a zone, it is in UTC
     try:
         return value.astimezone(dt.UTC)
     except OverflowError:
@@ -120,12 +120,12 @@ def _utc(value: dt.datetime) -> dt.datetime:
 
 
 _SCALARS: dict[type, Column] = {
-    str: Column(pa.large_string(), settle=_text),
-    int: Column(pa.int64(), settle=_int64),
+    str: Column(pa.large_string(), normalize=_text),
+    int: Column(pa.int64(), normalize=_int64),
     float: Column(pa.float64()),
     bool: Column(pa.bool_()),
     bytes: Column(pa.large_binary()),
-    dt.datetime: Column(pa.timestamp("us", tz="UTC"), settle=_utc),
+    dt.datetime: Column(pa.timestamp("us", tz="UTC"), normalize=_utc),
     dt.date: Column(pa.date32()),
 }
 
@@ -139,11 +139,11 @@ def _constants(values: tuple[Any, ...], where: str, kinds: tuple[type, ...]) -> 
     column = _SCALARS[kind]
     try:
         for value in values:
-            if column.settle:
-                column.settle(value)
+            if column.normalize:
+                column.normalize(value)
     except ValueError as error:
         raise UnsupportedTypeError(f"{where}: one of its possible values cannot be stored: {error}") from error
-    return replace(column, settle=None)
+    return replace(column, normalize=None)
 
 
 def _enum(annotation: type[enum.Enum], where: str) -> Column:
@@ -152,12 +152,12 @@ def _enum(annotation: type[enum.Enum], where: str) -> Column:
     return replace(column, encode=lambda member: annotation(member).value)
 
 
-# -- what is made of others -------------------------------------------------------------------------------------------
+# -- types made of other types ------------------------------------------------------------------------------------------
 
 
 def _optional(inner: Column) -> Column:
-    encode, settle = (convert and _unless_none(convert) for convert in (inner.encode, inner.settle))
-    return replace(inner, nullable=True, encode=encode, settle=settle)
+    encode, normalize = (convert and _unless_none(convert) for convert in (inner.encode, inner.normalize))
+    return replace(inner, nullable=True, encode=encode, normalize=normalize)
 
 
 def _list(item: Column, kind: type) -> Column:
@@ -168,21 +168,21 @@ def _list(item: Column, kind: type) -> Column:
         pa.list_(pa.field("item", item.arrow, nullable=item.nullable)),
         encode=each(item.encode, list),
         decode=each(item.decode and _unless_none(item.decode), list),
-        settle=each(item.settle, kind),
+        normalize=each(item.normalize, kind),
         parts={"[]": item},
     )
 
 
 def _dict(value: Column) -> Column:
-    # Hugging Face datasets refuse Arrow maps; a list of key/value structs says the same.
+    # Hugging Face datasets refuse Arrow maps; a list of key/value structs is equivalent.
     key = _SCALARS[str]
     entry = pa.struct([pa.field("key", key.arrow, False), pa.field("value", value.arrow, value.nullable)])
-    encode, decode, settle = value.encode or _same, _unless_none(value.decode or _same), value.settle or _same
+    encode, decode, normalize = value.encode or _same, _unless_none(value.decode or _same), value.normalize or _same
     return Column(
         pa.list_(pa.field("item", entry, nullable=False, metadata=DICT)),
         encode=lambda mapping: [{"key": k, "value": encode(v)} for k, v in mapping.items()],
         decode=lambda entries: {entry["key"]: decode(entry["value"]) for entry in entries},
-        settle=lambda mapping: {_text(k): settle(v) for k, v in mapping.items()},
+        normalize=lambda mapping: {_text(k): normalize(v) for k, v in mapping.items()},
         parts={"[]": Column(entry, parts={"key": key, "value": value})},
     )
 
@@ -197,13 +197,13 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
     parts: dict[str, Column] = {}
     for name, info in model.model_fields.items():
         if same := next((other for other in parts if other.lower() == name.lower()), None):
-            raise UnsupportedTypeError(f"{where}: SQL does not tell the names {same!r} and {name!r} apart; rename one of them")
+            raise UnsupportedTypeError(f"{where}: SQL cannot distinguish the names {same!r} and {name!r}; rename one of them")
         parts[name] = _column(info.annotation, f"{where}.{name}", (*within, model))
     encoders = {name: part.encode or _same for name, part in parts.items()}
     decoders = [(name, _unless_none(part.decode)) for name, part in parts.items() if part.decode]
-    # Most fields are text and most text is ASCII: that is told without a call.
-    texts = [name for name, part in parts.items() if part.arrow == pa.large_string() and part.settle]
-    settlers = [(name, part.settle) for name, part in parts.items() if part.settle and name not in texts]
+    # Most fields are text and most text is ASCII: that is checked without a call.
+    texts = [name for name, part in parts.items() if part.arrow == pa.large_string() and part.normalize]
+    normalizers = [(name, part.normalize) for name, part in parts.items() if part.normalize and name not in texts]
 
     def encode(value: BaseModel) -> dict[str, Any]:
         return {name: convert(value.__dict__[name]) for name, convert in encoders.items()}
@@ -216,14 +216,14 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
                 row[name] = convert(row[name])
         return row
 
-    def settle(value: BaseModel) -> BaseModel:
+    def normalize(value: BaseModel) -> BaseModel:
         fields = value.__dict__
         try:
             for name in texts:
                 text = fields[name]
                 if text is not None and not text.isascii():
                     _text(text)
-            for name, convert in settlers:
+            for name, convert in normalizers:
                 fields[name] = convert(fields[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
@@ -233,7 +233,7 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
         pa.struct([pa.field(name, part.arrow, part.nullable) for name, part in parts.items()]),
         encode=encode,
         decode=decode,
-        settle=settle if texts or settlers else None,
+        normalize=normalize if texts or normalizers else None,
         parts=parts,
         optional=frozenset(name for name, info in model.model_fields.items() if not info.is_required()),
     )
@@ -244,5 +244,5 @@ def _same(value: Any) -> Any:
 
 
 def _unless_none(convert: Convert) -> Convert:
-    """Lets None through. When decoding, also where there should be a value: that is for pydantic to refuse."""
+    """Passes None through. When decoding, even where a value is required: pydantic refuses it."""
     return lambda value: None if value is None else convert(value)

@@ -1,7 +1,7 @@
-"""Content ids: what rows say, whatever files they are in.
+"""Content ids: hashes of rows that do not depend on how the rows are stored.
 
-A content id is a SHA-256 over the columns of the rows. It does not depend on how the rows were chunked, on the Parquet
-writer, or on the bytes that stand behind a null. It is made table by table: no more than one is in memory.
+A content id is a SHA-256 over the columns of the rows. It does not depend on chunking, on the Parquet writer, or on the
+bytes behind a null. It is computed table by table, with one table in memory at a time.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from registry.records.record import Record, type_label
+from registry.records.record import Record
+from registry.records.schema import type_label
 
 BATCH_ROWS = 8192
-"""Rows looked at together."""
+"""Rows that are processed together."""
 
 _Streams = defaultdict[str, "hashlib._Hash"]
-"""What stands in a column, and in what lists and structs hold: validity, lengths, values, each hashed on its own, so that
-it does not matter where a table ends."""
+"""The hashed parts of a column and of its nested types: validity, lengths and values. They are hashed separately, so that
+table boundaries do not matter."""
 
 
 class ContentHash:
@@ -96,26 +97,26 @@ def _filled(array: pa.Array, value: Any) -> pa.Array:
 
 
 def row_ids(table: pa.Table) -> Iterator[str]:
-    """Hex SHA-256 of each row's fields, of any dataset: what an exclusion list names rows by.
+    """Hex SHA-256 of the fields of each row of any dataset. Exclusion lists identify rows by it.
 
-    Fields without a value do not count, also in records inside it, so a record type that is widened by an optional field
-    keeps its rows' ids; nor does the column `row`.
+    Fields without a value are ignored, also in nested records, so rows keep their ids when a record type gains an optional
+    field. The column `row` is ignored, too.
     """
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
         for row in batch.to_pylist():
             row.pop("row", None)
-            yield hashlib.sha256(json.dumps(_said(row), sort_keys=True, default=_text).encode()).hexdigest()
+            yield hashlib.sha256(json.dumps(_without_nulls(row), sort_keys=True, default=_text).encode()).hexdigest()
 
 
-def _said(value: Any) -> Any:
-    """A value without the fields that have none."""
+def _without_nulls(value: Any) -> Any:
+    """A value without the fields that are None."""
     if isinstance(value, dict):
-        return {name: _said(inner) for name, inner in value.items() if inner is not None}
-    return [_said(item) for item in value] if isinstance(value, list) else value
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _text(value: Any) -> str:
-    # Not repr: how that names a time zone depends on the packages that are installed.
+    # Not repr: its name for a time zone depends on the installed packages.
     return str(value.hex() if isinstance(value, bytes) else value.isoformat())
 
 

@@ -1,4 +1,4 @@
-"""How the fields of two versions differ, and whether what reads the one can read the other."""
+"""How the fields of two versions differ, and whether readers of one can read the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from registry.records.record import fields_of, type_label
+from registry.records.schema import fields_of, type_label
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class FieldDiff:
     """How the fields differ (name -> type, as the registry holds them).
 
     Args:
-        relation: `compatible` when all that changed are new optional fields, of rows or of records inside them: what reads the
-            old version reads the new one, and old rows can be read as the new type. A default is not known here: a new
-            field that has one is `incompatible`.
+        relation: `compatible` when the only changes are new optional fields, of rows or of nested records: readers of the old
+            version can read the new one, and old rows can be read as the new type. Defaults are unknown here: a new
+            field with a default is `incompatible`.
         reasons: why it is `incompatible`.
-        reordered: the fields that both have stand in another order, which alone gives another content id.
+        reordered: whether the shared fields have another order, which alone changes the content id.
     """
 
     relation: Literal["same", "compatible", "incompatible"]
@@ -57,10 +57,10 @@ def _obstacles(old: pa.Schema | pa.StructType, new: pa.Schema | pa.StructType, p
         if name in now:
             yield from _change(field, now[name], f"{path}{name}")
         else:
-            yield f"field {f'{path}{name}'!r} ({type_label(field.type, field.nullable)}) is gone"
+            yield f"field {f'{path}{name}'!r} ({type_label(field.type, field.nullable)}) was removed"
     for name, field in now.items():
         if name not in was and not field.nullable:
-            yield f"field {f'{path}{name}'!r} ({type_label(field.type)}) is new and not optional: older rows lack it"
+            yield f"field {f'{path}{name}'!r} ({type_label(field.type)}) is new and not optional, so older rows lack it"
 
 
 def _change(was: pa.Field, now: pa.Field, path: str) -> Iterator[str]:
@@ -72,6 +72,6 @@ def _change(was: pa.Field, now: pa.Field, path: str) -> Iterator[str]:
         yield f"field {path!r} was {type_label(was.type, was.nullable)} and is {type_label(now.type, now.nullable)}"
         return
     if now.nullable and not was.nullable:
-        yield f"field {path!r} may be null now: what needs {type_label(was.type)} refuses it"
+        yield f"field {path!r} may now be null, which readers of {type_label(was.type)} refuse"
     elif was.nullable and not now.nullable:
-        yield f"field {path!r} is no longer optional: older rows may lack it"
+        yield f"field {path!r} is no longer optional, so older rows may lack it"

@@ -1,4 +1,4 @@
-"""JSON documents that carry their own checksum, and the one spelling of JSON that is hashed."""
+"""JSON documents with their own checksum, and the canonical JSON that is hashed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def write_checked_json(target: Path, document: Any) -> None:
 
 
 def read_checked_json(path: Path) -> Any:
-    """Read what write_checked_json wrote; raises CorruptError when a byte changed, FileNotFoundError when absent."""
+    """Read what write_checked_json wrote; raises CorruptError when a byte changed, FileNotFoundError when it is missing."""
     return parse_checked_json(plain_files.read(path), str(path))
 
 
 def checked_json(document: Any) -> bytes:
-    """A document and its SHA-256 as the bytes of a file."""
+    """A document with its SHA-256, as the bytes of a file."""
     return canonical_json({"sha256": json_digest(document), "body": document}) + b"\n"
 
 
 def parse_checked_json(data: bytes, where: str) -> Any:
-    """The document that checked_json spelled; raises CorruptError, naming `where` it lies, when a byte changed."""
+    """The document in the bytes that checked_json returned; raises CorruptError, naming `where`, when a byte changed."""
     try:
         envelope = json.loads(data)
         if envelope["sha256"] == json_digest(envelope["body"]):
@@ -39,7 +39,7 @@ def parse_checked_json(data: bytes, where: str) -> Any:
 
 
 def canonical_json(document: Any) -> bytes:
-    """The one spelling of a JSON document that is hashed: sorted keys, no spaces, UTF-8."""
+    """A JSON document in the canonical form that is hashed: sorted keys, no spaces, UTF-8."""
     return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 

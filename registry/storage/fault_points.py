@@ -1,6 +1,6 @@
-"""Named points at which tests kill the process, so that a crash can be put exactly where it hurts.
+"""Named points at which tests kill the process, to place a crash exactly where it hurts.
 
-`ENGINE_FAULT=manifest.written` kills where that point is passed first, `ENGINE_FAULT=any:17` at the 17th point passed.
+`ENGINE_FAULT=manifest.written` kills when that point is passed first, `ENGINE_FAULT=any:17` at the 17th point passed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import signal
 from itertools import count
 
 POINTS = (
-    "run.claimed",  # a run holds its lock; nothing says yet that there is such a run
-    "intent.written",  # what is going to change is durable; nothing has changed
+    "run.claimed",  # a run holds its lock; it is not recorded yet
+    "intent.written",  # the intent is durable; nothing has changed
     "manifest.written",
     "journal.appended",
-    "mark.written",  # of a pin, or of numbers that must not be given again
+    "mark.written",  # a pin, or version numbers that must not be used again
     "mark.removed",
     "manifest.removed",
-    "catalog.changed",  # in DuckDB's transaction, before its commit
+    "catalog.changed",  # in the DuckDB transaction, before its commit
     "catalog.committed",
     "intent.cleared",
     "run.released",
     "rebuild.begun",
-    "rebuild.filled",  # the new file is whole and lies beside the old one
+    "rebuild.filled",  # the new file is complete, and the old one still exists
     "rebuild.replaced",
     "damage.moved",
 )

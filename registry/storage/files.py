@@ -1,4 +1,4 @@
-"""Folders of files that are written whole: what the object store and the manifests stand on, here or far away."""
+"""Folders of files that are written whole, local or remote: the basis of the object store and the manifests."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class FileEntry(NamedTuple):
 
 
 class Files(Protocol):
-    """A folder of files. Names are relative (`x.json`, `ab/cd`); one that leads out of the folder is a ValueError.
+    """A folder of files. Names are relative (`x.json`, `ab/cd`); one that points out of the folder is a ValueError.
 
-    The folder is made when something is first written. What is not a plain file (a link, a pipe) is a CorruptError to whoever
-    reads it, and for everyone else it is not there.
+    The folder is created when something is first written. Reading something that is not a plain file (a link, a pipe) is a
+    CorruptError; other methods ignore it.
     """
 
     @property
@@ -46,34 +46,34 @@ class Files(Protocol):
         """Whether anything was ever written here."""
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raises FileNotFoundError when it is absent."""
+        """The bytes of a file; raises FileNotFoundError when it is missing."""
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Small files by name, all at once; raises FileNotFoundError when one is absent."""
+        """Small files by name, all at once; raises FileNotFoundError when one is missing."""
 
     def read_file(self, name: str, target: Path) -> None:
-        """Copy a file, however large, to a path on this machine; raises FileNotFoundError when it is absent."""
+        """Copy a file of any size to a path on this machine; raises FileNotFoundError when it is missing."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write or replace a file, durably: after a crash it is whole, or as it was."""
+        """Write or replace a file durably: after a crash, it is either new or unchanged."""
 
     def write_file(self, name: str, source: Path) -> None:
-        """The same with what a file on this machine holds, however large."""
+        """The same with the content of a file of any size on this machine."""
 
     def size(self, name: str) -> int | None:
-        """A file's size in bytes; None when it is absent."""
+        """The size of a file in bytes; None when it is missing."""
 
     def touch(self, name: str) -> bool:
-        """Make a file as young as if it were written now. False when it is absent, or can only be written again."""
+        """Give a file the current time. Returns False when it is missing, or has to be written again for that."""
 
     def listing(self, strict: bool = True) -> Iterator[FileEntry]:
-        """All files, also what crashes left behind (`*.tmp`), in no particular order.
+        """All files, including what crashes left behind (`*.tmp`), in no particular order.
 
-        Raises CorruptError when it meets a link, a pipe or the like; unless `strict`, these are left out.
+        Raises CorruptError for links, pipes and the like, or leaves them out unless `strict`.
         """
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is absent is no error."""
+        """Remove a file, if it exists."""
 
 
 class LocalFiles(Files):
@@ -87,7 +87,7 @@ class LocalFiles(Files):
         return str(self.root)
 
     def path(self, name: str) -> Path:
-        """Where a file lies, or would lie; raises CorruptError when a folder on the way is not a folder."""
+        """The path of a file, whether it exists or not; raises CorruptError when a parent is not a folder."""
         return plain_files.below(self.root, plain_name(name))
 
     def exists(self) -> bool:
@@ -128,7 +128,7 @@ class LocalFiles(Files):
         for folder, folders, names in os.walk(plain_files.folder(self.root)):
             for name in names:
                 path = Path(folder, name)
-                if found := plain_files.about(path):  # it may have gone meanwhile
+                if found := plain_files.about(path):  # it may have been removed meanwhile
                     yield FileEntry(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
                 elif strict:
                     plain_files.refuse(path, "a file")
@@ -140,7 +140,7 @@ class LocalFiles(Files):
 
 
 def plain_name(name: str) -> str:
-    """The name as it is; raises ValueError unless it is a relative path in its plainest spelling, without `..`."""
+    """The name itself; raises ValueError unless it is a normalized relative path without `..`."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
         raise ValueError(f"not a file name: {name!r}")
@@ -148,14 +148,14 @@ def plain_name(name: str) -> str:
 
 
 def durable_write(target: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is either whole or as it was: tmp, fsync, rename, fsync of the folder."""
+    """Write a file so that after a crash it is either new or unchanged: tmp, fsync, rename, fsync of the folder."""
     with replacing(target) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`, to be written; it takes its place, durably, when the block ends without an error."""
+    """A temporary file to write in the folder of `target`. It replaces `target`, durably, if the block raises no error."""
     if not target.parent.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         fsync_folder(target.parent.parent)

@@ -1,4 +1,4 @@
-"""Ids that become parts of paths. They are checked where they are read: a registry may come from anyone."""
+"""Ids that become parts of paths. They are checked when they are read, because a registry may come from anyone."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def is_sha256(text: str) -> bool:
 
 
 def run_id(text: str) -> str:
-    """The text; raises CorruptError unless it can be the id of a run."""
+    """The text itself; raises CorruptError unless it is a valid id of a run."""
     if not _RUN.fullmatch(text):
         raise CorruptError(f"{text!r} is not the id of a run")
     return text
 
 
 def version_id(text: str) -> str:
-    """The text; raises CorruptError unless it can be the id of a version."""
+    """The text itself; raises CorruptError unless it is a valid id of a version."""
     if not is_sha256(text):
         raise CorruptError(f"{text!r} is not the id of a version")
     return text

@@ -1,6 +1,6 @@
-"""The registry's lock: one process at a time changes or copies the catalog, and who waits is told for whom.
+"""The registry's lock: one process at a time changes or reads the catalog, and a waiting process is told who holds it.
 
-The lock is the operating system's, so it is free as soon as its holder is gone, however that came about.
+The lock is the operating system's, so it is released as soon as its holder ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from registry.errors import CorruptError, LockedError
 from registry.storage import plain_files
 
 LOCK_SECONDS = 60.0
-"""How long a lock is waited for; ENGINE_LOCK_SECONDS names another time."""
+"""How long to wait for a lock; ENGINE_LOCK_SECONDS overrides it."""
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of a folder that one may not write to."""
+"""Errors of a folder that is not writable."""
 
 _TELL_SECONDS = 2.0
 _POLL_SECONDS = 0.005
@@ -47,10 +47,10 @@ class RegistryLock:
 
     @contextmanager
     def held(self, to_read: bool = False) -> Iterator[None]:
-        """Hold the lock; raises LockedError, which names the holder, when it does not come free.
+        """Hold the lock; raises LockedError, which names the holder, when it is not released in time.
 
         Args:
-            to_read: nothing is to be written, so a registry will do that one may only read.
+            to_read: nothing will be written, so a read-only registry is fine.
         """
         if self._lock.is_locked or self._read_only:
             yield
@@ -66,7 +66,7 @@ class RegistryLock:
                 self._sign(_signature())
                 yield
             finally:
-                # Wiped before the lock is free: a signature of a living process is that of the holder.
+                # Cleared before the lock is released: the signature of a live process is always that of the holder.
                 self._sign("")
                 self._lock.release()
             return
@@ -75,7 +75,7 @@ class RegistryLock:
 
     @contextmanager
     def _held_read_only(self) -> Iterator[None]:
-        """Hold the lock through a file that cannot be written to. Where nobody can have made one, nobody writes."""
+        """Hold the lock through a read-only file. If there is no such file, nobody writes to the registry."""
         try:
             file = plain_files.opened(self._root / "registry.lock")
         except (FileNotFoundError, PermissionError):
@@ -100,52 +100,52 @@ class RegistryLock:
         return True
 
     def _sign(self, text: str) -> None:
-        # For messages only: neither a full disk nor a link in the way keeps anyone from reading.
+        # For messages only: neither a full disk nor a link may prevent reading.
         with suppress(OSError, CorruptError), plain_files.written(self._holder) as file:
             file.truncate(0)
             file.write(text.encode())
 
     def _who(self) -> str:
         try:
-            told = json.loads(plain_files.read(self._holder))
-            told["host"], told["pid"], told["birth"], told["command"], told["since"]
+            holder = json.loads(plain_files.read(self._holder))
+            holder["host"], holder["pid"], holder["birth"], holder["command"], holder["since"]
         except (OSError, ValueError, CorruptError, TypeError, KeyError, RecursionError):
-            return "a process that has not given its name yet"
-        here = told["host"] == socket.gethostname()
-        if here and _birth(told["pid"]) != told["birth"]:
-            # What a process left that was killed while it held the lock.
-            return "a process that has not given its name yet"
-        return f"process {told['pid']} on {told['host']} ({told['command']}) since {told['since']}"
+            return "a process that has not identified itself yet"
+        here = holder["host"] == socket.gethostname()
+        if here and _birth(holder["pid"]) != holder["birth"]:
+            # Left by a process that was killed while it held the lock.
+            return "a process that has not identified itself yet"
+        return f"process {holder['pid']} on {holder['host']} ({holder['command']}) since {holder['since']}"
 
 
 def flocked(file: IO[bytes], how: int) -> bool:
-    """Whether a lock on an open file was free. Where files that cannot be written to cannot be locked, it counts as free."""
+    """Lock an open file; returns False when it is locked. Where read-only files cannot be locked, returns True."""
     try:
         fcntl.flock(file, how)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno != errno.EBADF:  # what NFS gives
+        if error.errno != errno.EBADF:  # on NFS
             raise
     return True
 
 
 def wait_for(attempt: Callable[[], bool], what: str, who: Callable[[], str], every: float = 0.05) -> None:
-    """Try until it works; a warning says once, after a while, what is waited for.
+    """Repeat an attempt until it succeeds; after a while, log a warning that says what it waits for.
 
-    Nothing is said as long as those in the way take turns: then it is only busy.
+    There is no warning while the holders change: then the registry is only busy.
 
     Args:
-        attempt: gives whether it worked.
-        what: is in the way.
-        who: has put it there.
+        attempt: returns whether it succeeded.
+        what: the obstacle.
+        who: the holder.
         every: seconds between attempts.
 
     Raises:
-        LockedError: it did not work within LOCK_SECONDS (ENGINE_LOCK_SECONDS).
+        LockedError: no attempt succeeded within LOCK_SECONDS (or ENGINE_LOCK_SECONDS).
     """
     started = looked = time.monotonic()
-    seen, told = "", False
+    seen, warned = "", False
     while not attempt():
         now, patience = time.monotonic(), lock_seconds()
         if now - started > patience:
@@ -153,31 +153,31 @@ def wait_for(attempt: Callable[[], bool], what: str, who: Callable[[], str], eve
                 f"{what} {who()}; gave up after {patience:g} s. "
                 "If that process is stuck, end it and run again: nothing committed is lost."
             )
-        if now - looked > _TELL_SECONDS / 2 and not told:
+        if now - looked > _TELL_SECONDS / 2 and not warned:
             before, seen, looked = seen, who(), now
-            told = seen == before
-            if told:
+            warned = seen == before
+            if warned:
                 _log.warning("%s %s; waiting up to %g s for it", what, seen, patience)
         time.sleep(every)
 
 
 def lock_seconds() -> float:
-    """How long to wait; raises ValueError when ENGINE_LOCK_SECONDS is no number."""
-    told = os.environ.get("ENGINE_LOCK_SECONDS")
+    """How long to wait; raises ValueError when ENGINE_LOCK_SECONDS is not a number."""
+    chosen = os.environ.get("ENGINE_LOCK_SECONDS")
     try:
-        return float(told) if told else LOCK_SECONDS
+        return float(chosen) if chosen else LOCK_SECONDS
     except ValueError:
-        raise ValueError(f"ENGINE_LOCK_SECONDS is {told!r}; give a number of seconds") from None
+        raise ValueError(f"ENGINE_LOCK_SECONDS is {chosen!r}; set it to a number of seconds") from None
 
 
 def _signature() -> str:
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-    told = {"pid": os.getpid(), "birth": _birth(os.getpid()), "host": socket.gethostname(), "command": command}
-    return json.dumps(told | {"since": f"{dt.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"})
+    signature = {"pid": os.getpid(), "birth": _birth(os.getpid()), "host": socket.gethostname(), "command": command}
+    return json.dumps(signature | {"since": f"{dt.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"})
 
 
 def _birth(pid: int) -> str | None:
-    """When a process of this machine began, which tells it from a later one of the same number; None: it is not running."""
+    """When a process of this machine started, which distinguishes it from later ones with its pid; None: it is not running."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -192,5 +192,5 @@ def _running(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass  # it is someone else's
+        pass  # it belongs to another user
     return "running"

@@ -1,4 +1,4 @@
-"""The object store: immutable files named by their SHA-256. What is read was verified first, all of it."""
+"""The object store: immutable files named by their SHA-256. Objects are verified completely before they are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _PACKED_ROWS = 65_536
-"""Rows of a row group of tables with packed columns: what the lookup of one row decodes."""
+"""Rows in a row group of tables with packed columns: looking up one row decodes that many."""
 
 
 class Stored(NamedTuple):
@@ -43,7 +43,7 @@ class Stored(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A file of the store: an object, or (`sha256` is None) what a crash left behind."""
+    """A file of the store: an object, or a file that a crash left behind (`sha256` is None)."""
 
     sha256: str | None
     name: str
@@ -55,51 +55,51 @@ class ObjectStore:
     """Content-addressed files: `ab/<sha256>`.
 
     Args:
-        files: where they are; a path is a folder of this machine.
-        cache: for files elsewhere, the folder that keeps copies of what was written or read.
+        files: where the objects are; a path is a folder of this machine.
+        cache: for remote files, the folder with copies of what was written or read.
     """
 
     def __init__(self, files: Files | Path, cache: Path | None = None) -> None:
         self._files = LocalFiles(files) if isinstance(files, Path) else files
         if isinstance(self._files, LocalFiles):
-            self._near = self._files
+            self._local = self._files
         elif cache:
-            self._near = LocalFiles(cache)
+            self._local = LocalFiles(cache)
         else:
-            raise ValueError(f"objects at {self._files.where} need a folder for copies on this machine")
-        root = self._near.root
+            raise ValueError(f"objects at {self._files.where} need a cache folder on this machine")
+        root = self._local.root
         self._use = SharedLock(root.with_name(f"{root.name}.lock"), f"the objects in {root} are being collected")
 
     @property
     def root(self) -> Path:
-        """The folder of this machine with the objects, or with copies of them."""
-        return self._near.root
+        """The folder of this machine with the objects or their copies."""
+        return self._local.root
 
     def path(self, sha256: str) -> Path:
-        """Where an object, or a copy of it, lies on this machine if it is there. Nothing is verified: see `open`."""
-        return self._near.path(_name(sha256))
+        """The path of an object or its copy on this machine, whether it exists or not. It is not verified: see `open`."""
+        return self._local.path(_name(sha256))
 
     def put_bytes(self, data: bytes) -> Stored:
-        """Store bytes durably; an object that is there, and undamaged, is made young instead of written again."""
+        """Store bytes durably. An undamaged object that already exists is touched instead."""
         stored = Stored(hashlib.sha256(data).hexdigest(), len(data))
-        if not self._renewed(stored):
+        if not self._touched(stored):
             self._files.write(_name(stored.sha256), data)
-            if self._near is not self._files:
-                self._near.write(_name(stored.sha256), data)  # whoever stores rows reads them soon: for their content id
+            if self._local is not self._files:
+                self._local.write(_name(stored.sha256), data)  # stored rows are read soon, for their content id
         return stored
 
     def put_file(self, source: Path) -> Stored:
         """Copy a file into the store durably."""
         with source.open("rb") as file:
             stored = Stored(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
-        if not self._renewed(stored):
+        if not self._touched(stored):
             self._files.write_file(_name(stored.sha256), source)
         return stored
 
     def put_table(self, table: pa.Table, *, delta: tuple[str, ...] = ()) -> Stored:
         """Store a table as Parquet with page checksums; `delta` names sorted integer columns to pack tightly.
 
-        A table with such columns is one to look up single rows in, so it is cut into small row groups.
+        Single rows are looked up in a table with such columns, so it gets small row groups.
         """
         import pyarrow.parquet as pq
 
@@ -118,7 +118,7 @@ class ObjectStore:
         return self.put_bytes(sink.getvalue().to_pybytes())
 
     def open(self, sha256: str) -> pa.NativeFile:
-        """An object as a seekable file on memory that was verified. Raises CorruptError when it is damaged or missing."""
+        """An object as a seekable file in verified memory. Raises CorruptError when it is damaged or missing."""
         return pa.BufferReader(self._verified(sha256))
 
     def read_bytes(self, sha256: str) -> bytes:
@@ -126,7 +126,7 @@ class ObjectStore:
         return bytes(self._verified(sha256))
 
     def read_document(self, sha256: str) -> dict[str, Any]:
-        """An object that is a JSON object, verified. Raises CorruptError when it is not, or is damaged or missing."""
+        """An object that contains a JSON object, verified. Raises CorruptError when it does not, or is damaged or missing."""
         try:
             document = json.loads(self.read_bytes(sha256))
         except (ValueError, RecursionError):
@@ -136,24 +136,24 @@ class ObjectStore:
         return document
 
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet object's rows, verified. Raises CorruptError when it is damaged or missing, rather than give wrong rows."""
+        """The rows of a Parquet object, verified. Raises CorruptError when it is damaged or missing."""
         import pyarrow.parquet as pq
 
         opened = self.open(sha256)
         try:
-            # Not pq.read_table, which imports pandas on the way.
+            # Not pq.read_table, which imports pandas.
             with pq.ParquetFile(opened, page_checksum_verification=True) as file:
                 return file.read(columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise CorruptError(f"object {sha256} in {self._files.where} is not readable as Parquet: {error}") from error
 
     def has(self, sha256: str, size: int) -> bool:
-        """Whether the object is there with the size it was written with."""
+        """Whether the object exists with the size it was written with."""
         return self._files.size(_name(sha256)) == size
 
     def verify(self, sha256: str) -> None:
-        """Read an object where it truly is, past any copy; raises CorruptError when it is damaged or missing."""
-        if self._files is self._near:
+        """Read the object itself, not its copy; raises CorruptError when it is damaged or missing."""
+        if self._files is self._local:
             self._verified(sha256)
             return
         try:
@@ -171,16 +171,16 @@ class ObjectStore:
             yield Listed(sha256, name, size, modified)
 
     def remove(self, name: str) -> None:
-        """Remove a file of the listing by its `name`, and the copy of it on this machine."""
+        """Remove a file of the listing by its `name`, and its copy on this machine."""
         self._files.remove(name)
-        self._near.remove(name)
+        self._local.remove(name)
 
     def remove_old(self, name: str, horizon: float) -> bool:
-        """Remove a file of the listing, unless it is younger than `horizon` by now. Only for objects in a folder.
+        """Remove a file of the listing, unless it is now younger than `horizon`. Only for objects in a folder.
 
-        Nobody finds an object there and makes it young between the look at its age and its removal.
+        Nobody can touch an object between the check of its age and its removal.
         """
-        path = self._near.path(name)
+        path = self._local.path(name)
         with self._use.take():
             about = plain_files.about(path)
             if not about or about.st_mtime > horizon:
@@ -190,10 +190,10 @@ class ObjectStore:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _renewed(self, stored: Stored) -> bool:
-        """Whether the object is there undamaged, and young. Storing a damaged one again heals it.
+    def _touched(self, stored: Stored) -> bool:
+        """Touch an object; returns whether it exists undamaged. Storing a damaged one again repairs it.
 
-        It is made young before it is looked at: whoever removes old objects either sees that, or was here before.
+        It is touched before it is checked: garbage collection either sees that, or has already removed the object.
         """
         name = _name(stored.sha256)
         with self._use.join():
@@ -206,18 +206,18 @@ class ObjectStore:
         return True
 
     def _verified(self, sha256: str) -> pa.Buffer:
-        """An object's bytes, mapped into memory and hashed there: what is parsed is what was hashed."""
-        near = _mapped(self.path(sha256))
-        if near is None and self._files is self._near:
+        """The bytes of an object, mapped into memory and hashed there, so that exactly the hashed bytes are parsed."""
+        local = _mapped(self.path(sha256))
+        if local is None and self._files is self._local:
             raise self._missing(sha256)
-        if near is not None and hashlib.sha256(near).hexdigest() == sha256:
-            return near
-        if self._files is self._near:
+        if local is not None and hashlib.sha256(local).hexdigest() == sha256:
+            return local
+        if self._files is self._local:
             raise self._damaged(sha256)
         return self._copied(sha256)
 
     def _copied(self, sha256: str) -> pa.Buffer:
-        """The same from elsewhere; it becomes a copy on this machine once it is verified."""
+        """The same for a remote object; once verified, it is kept as a copy on this machine."""
         with replacing(self.path(sha256)) as copy:
             try:
                 self._files.read_file(_name(sha256), copy)
@@ -236,14 +236,14 @@ class ObjectStore:
 
 
 def _name(sha256: str) -> str:
-    """An object's file. Only a SHA-256 in hex is a name, so no name can lead outside the store."""
+    """The file of an object. Only a SHA-256 in hex is a name, so no name can point out of the store."""
     if not is_sha256(sha256):
         raise ValueError(f"not an object name: {sha256!r}")
     return f"{sha256[:2]}/{sha256}"
 
 
 def _mapped(path: Path) -> pa.Buffer | None:
-    """A file's bytes, mapped; they stay there when the file is removed. None when it is absent."""
+    """The bytes of a file, mapped; they stay valid when the file is removed. None when it is missing."""
     try:
         with plain_files.opened(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -1,7 +1,7 @@
-"""Opens what lies in a registry: plain files in plain folders, and nothing else.
+"""Opens files of a registry: plain files in plain folders, and nothing else.
 
-A registry holds no links, pipes or devices. Following one could read, change or delete files elsewhere, or wait forever, so
-whoever meets one gets an error that names it.
+A registry contains no links, pipes or devices. Following one could read, change or delete files elsewhere, or block forever,
+so it is an error that names it.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ _KINDS = {
 
 
 def read(path: Path) -> bytes:
-    """A plain file's bytes; raises FileNotFoundError when it is absent, CorruptError when it is something else."""
+    """The bytes of a plain file; raises FileNotFoundError when it is missing, CorruptError when it is something else."""
     with opened(path) as file:
         return file.read()
 
 
 def opened(path: Path) -> BinaryIO:
-    """A plain file, open for reading. Raises as `read`."""
+    """A plain file, open for reading. Raises the same as `read`."""
     return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
 
 
 def written(path: Path) -> BinaryIO:
-    """A plain file, open for reading and writing at its start, unbuffered; made when it is absent. Raises CorruptError."""
+    """A plain file, open for reading and writing at its start, unbuffered; created if missing. Raises CorruptError."""
     return os.fdopen(_descriptor(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
 
 
 def about(path: Path) -> os.stat_result | None:
-    """What the system knows of a plain file; None when there is none, also when something else is there."""
+    """The status of a plain file; None when it is missing or something else."""
     found = _lstat(path)
     return found if found and stat.S_ISREG(found.st_mode) else None
 
 
 def refuse(path: Path, wanted: str) -> None:
-    """Raise CorruptError when there is something at a path, which is not `wanted`."""
+    """Raise CorruptError if something exists at a path; `wanted` says what should be there."""
     if found := kind(path):
         raise _wrong(path, found, wanted)
 
 
 def kind(path: Path) -> str | None:
-    """What is at a path, in words; None when nothing is."""
+    """What exists at a path ("a file"); None when nothing does."""
     found = _lstat(path)
     return kind_of(found.st_mode) if found else None
 
 
 def kind_of(mode: int) -> str:
-    """What a file's mode says that it is, in words."""
+    """What a file of this mode is ("a file")."""
     return _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def folder(path: Path) -> Path:
-    """The path of a folder, or of nothing yet; raises CorruptError when something else is there, such as a link to a folder."""
+    """The path, if it is a folder or does not exist; raises CorruptError for anything else, also a link to a folder."""
     if (found := kind(path)) not in (None, "a folder"):
         raise _wrong(path, found, "a folder")
     return path
 
 
 def folders(path: Path) -> list[Path]:
-    """The folders in a folder, links to folders not among them; none when it is absent. Raises CorruptError."""
+    """The folders in a folder, without links to folders; empty when it is missing. Raises CorruptError."""
     try:
         with os.scandir(folder(path)) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -83,7 +83,7 @@ def folders(path: Path) -> list[Path]:
 
 
 def only_plain(path: Path) -> Path:
-    """The path of a folder, or of nothing yet; raises CorruptError when something in it is neither a file nor a folder."""
+    """The path, if it is a folder of plain files and folders, or does not exist; raises CorruptError otherwise."""
     for each in folder(path).iterdir() if kind(path) else ():
         if (found := kind(each)) not in (None, "a file", "a folder"):
             raise _wrong(each, found, "a file")
@@ -91,13 +91,13 @@ def only_plain(path: Path) -> Path:
 
 
 def files(path: Path) -> Iterator[os.stat_result]:
-    """What the system knows of all plain files in a folder, at any depth."""
+    """The status of all plain files in a folder, at any depth."""
     for parent, _, names in os.walk(folder(path)):
         yield from filter(None, (about(Path(parent, name)) for name in names))
 
 
 def below(root: Path, name: str) -> Path:
-    """`root/name`; raises CorruptError unless `root` and all on the way are folders, or absent."""
+    """`root/name`; raises CorruptError unless `root` and all folders in between are folders, or missing."""
     path = folder(root)
     *between, last = PurePosixPath(name).parts
     for part in between:
@@ -128,4 +128,4 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 
 def _wrong(path: Path, found: str | None, wanted: str) -> CorruptError:
-    return CorruptError(f"{path} is {found}, not {wanted}: the registry did not put it there, and does not follow it")
+    return CorruptError(f"{path} is {found}, not {wanted}: the registry did not create it, and does not follow it")

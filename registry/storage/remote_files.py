@@ -14,7 +14,7 @@ from registry.errors import UnreachableError
 from registry.storage.files import FileEntry, Files, LocalFiles, plain_name
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
-"""What file systems call the moment when a file was written."""
+"""The names that file systems use for the time when a file was written."""
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _KEYS = {
     "s3": "s3:// reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for another server "
@@ -30,20 +30,22 @@ def files_at(url: str, folder: str) -> Files:
     parts = urlsplit(url)
     if parts.password is not None:
         raise UnreachableError(
-            f"the URL of the registry at {parts.hostname} holds a password, and URLs are stored and shown: "
-            "take it out, and give it by the environment"
+            f"the URL of the registry at {parts.hostname} contains a password, and URLs are stored and shown: "
+            "remove it, and pass it through the environment"
         )
     try:
-        # What other machines write is to be seen, so listings are not remembered.
+        # Listings are not cached, so that files of other machines are seen.
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         package = _PACKAGES.get(parts.scheme)
         hint = f"install it: pip install {package}" if package else "install it"
-        raise UnreachableError(f"the registry {url} needs a package that is not there ({error}); {hint}") from error
+        raise UnreachableError(f"the registry {url} needs a package that is not installed ({error}); {hint}") from error
     except ValueError as error:
-        raise UnreachableError(f"the registry {url} is nowhere: {error}. Give a folder, or a URL like s3://bucket/x") from error
+        raise UnreachableError(
+            f"the registry {url} is not valid: {error}. Use a folder, or a URL like s3://bucket/x"
+        ) from error
     if not root.strip("/") and parts.scheme != "memory":
-        raise UnreachableError(f"the registry {url} names no bucket or folder; give a URL like s3://bucket/x")
+        raise UnreachableError(f"the registry {url} names no bucket or folder; use a URL like s3://bucket/x")
     place = f"{root.rstrip('/')}/{folder}"
     if isinstance(system, LocalFileSystem):
         return LocalFiles(Path(place))
@@ -51,7 +53,7 @@ def files_at(url: str, folder: str) -> Files:
 
 
 class RemoteFiles(Files):
-    """Files in an object store, each put whole with one request: object stores show all of it or nothing.
+    """Files in an object store. Each is written with one request, so it is either complete or missing.
 
     Args:
         system: the fsspec file system.
@@ -108,7 +110,7 @@ class RemoteFiles(Files):
 
     def touch(self, name: str) -> bool:
         plain_name(name)
-        return False  # object stores have no `touch`; what is put again is young
+        return False  # object stores have no `touch`; the file has to be written again
 
     def listing(self, strict: bool = True) -> Iterator[FileEntry]:
         try:
@@ -129,31 +131,31 @@ class RemoteFiles(Files):
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
-        """Errors of what stands behind fsspec, in words for the user. An absent file stays a FileNotFoundError."""
+        """Turn errors of file systems into ours, with advice. A missing file stays a FileNotFoundError."""
         try:
             yield
         except Exception as error:
             absent = isinstance(error, FileNotFoundError)
-            if (absent and doing != "write") or getattr(error, "errno", None) == errno.ENOSPC:  # the latter is this machine's
+            if (absent and doing != "write") or getattr(error, "errno", None) == errno.ENOSPC:  # ENOSPC is about this machine
                 raise
             scheme = self._url.partition(":")[0]
             hint = "is the address right, and can this machine reach it?"
             if absent:
                 hint = "create the bucket first, or use another URL"
             elif isinstance(error, PermissionError) or "credential" in str(error).lower():
-                hint = "give credentials that may, by the environment: " + _KEYS.get(
+                hint = "set credentials that have access, in the environment: " + _KEYS.get(
                     scheme, "see the documentation of its package"
                 )
-            said = str(error).rstrip(".") or type(error).__name__
-            raise UnreachableError(f"cannot {doing} {self._url}: {said}. What to do: {hint}") from error
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise UnreachableError(f"cannot {doing} {self._url}: {reason}. What to do: {hint}") from error
 
 
 def _modified(about: Mapping[str, Any]) -> float:
-    """When a file was written, from what its file system tells of it."""
+    """When a file was written, from the information of its file system."""
     for name in _MODIFIED:
         moment = about.get(name)
         if isinstance(moment, dt.datetime):
             return moment.timestamp()
         if isinstance(moment, int | float):
             return float(moment)
-    raise UnreachableError(f"the file system does not tell when {about.get('name')} was written, so its age is not known")
+    raise UnreachableError(f"the file system does not report when {about.get('name')} was written, so its age is unknown")

@@ -1,4 +1,4 @@
-"""Locks that many may hold together, or one alone. They are the operating system's: free as soon as their holders are gone."""
+"""Shared and exclusive locks of the operating system, which are released as soon as their holders end."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import IO
 from registry.storage import plain_files
 from registry.storage.lock import READ_ONLY, flocked, wait_for
 
-_SHARED, _ALONE = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
+_SHARED, _EXCLUSIVE = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
 _POLL_SECONDS = 0.002
 
 
 class SharedLock:
-    """Such a lock, on a file of its own. Who takes it holds it until the open file that it gives is closed.
+    """A lock on a file of its own. It is held until the returned file is closed.
 
     Args:
-        path: the file; it is made when it is first held.
-        what: stands in the way of those who wait, for messages.
+        path: the file; created when it is first locked.
+        what: the obstacle for waiting processes, for messages.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -29,25 +29,25 @@ class SharedLock:
         self._what = what
 
     def join(self) -> IO[bytes]:
-        """Hold it together with others. Raises LockedError when one holds it alone for too long."""
+        """Hold it shared. Raises LockedError when a process holds it exclusively for too long."""
         return self._waited(lambda: self._held(_SHARED))
 
     def take(self) -> IO[bytes]:
-        """Hold it alone. Raises LockedError when others hold it for too long."""
+        """Hold it exclusively. Raises LockedError when others hold it for too long."""
         return self._waited(self.try_to_take)
 
     def try_to_take(self) -> IO[bytes] | None:
-        """Hold it alone; None when it is held."""
-        return self._held(_ALONE)
+        """Hold it exclusively; None when others hold it."""
+        return self._held(_EXCLUSIVE)
 
     def holders(self) -> str:
-        """Who holds it, for messages, as far as this machine can tell."""
+        """Who holds it, for messages, as far as this machine knows."""
         try:
             inode, locks = self._path.stat().st_ino, Path("/proc/locks").read_text()
         except OSError:
             return "by another process"
         pids = {int(pid) for pid in re.findall(rf"^\d+: FLOCK .* (\d+) \S+:{inode} ", locks, re.MULTILINE)}
-        return f"by {' and '.join(map(_told, sorted(pids - {0}))) or 'another process'}"
+        return f"by {' and '.join(map(_described, sorted(pids - {0}))) or 'another process'}"
 
     def _waited(self, attempt: Callable[[], IO[bytes] | None]) -> IO[bytes]:
         held: list[IO[bytes]] = []
@@ -76,11 +76,11 @@ class SharedLock:
         try:
             return plain_files.opened(self._path)
         except (FileNotFoundError, PermissionError):
-            # Nobody ever wrote here, and this process cannot: a lock on nothing does no harm.
+            # Nobody ever wrote here, and this process cannot: no lock is needed.
             return Path(os.devnull).open("rb")
 
 
-def _told(pid: int) -> str:
+def _described(pid: int) -> str:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a look at a registry found."""
+"""The result of a check of a registry."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A problem, or something worth knowing.
 
     Args:
-        severity: `error`: something is damaged or lost; `note`: something is left over, or behind, and nothing is lost.
-        where: a file or folder, below the registry.
-        what: is the matter with it.
+        severity: `error`: something is damaged or lost; `note`: something is left over or out of date, and nothing is lost.
+        where: a file or folder, relative to the registry.
+        what: the problem, as a predicate: "is damaged".
         advice: what to do about it.
-        versions: `NAME@V` of the versions that it hits.
+        versions: `NAME@V` of the versions that it damages.
+        remedy: the operation that the advice refers to: rebuilding the catalog, or garbage collection.
     """
 
     severity: Literal["error", "note"]
@@ -24,38 +25,39 @@ class Finding:
     what: str
     advice: str
     versions: tuple[str, ...] = ()
+    remedy: Literal["rebuild", "collect"] | None = None
 
 
 @dataclass(frozen=True)
-class Tally:
-    """How many there are, and their size in bytes."""
+class FileCount:
+    """A number of files, and their total size in bytes."""
 
     count: int
     bytes: int
 
     @classmethod
-    def of(cls, sizes: Iterable[int]) -> Tally:
-        """Of things of these sizes."""
+    def of(cls, sizes: Iterable[int]) -> FileCount:
+        """The count of files with these sizes."""
         sizes = list(sizes)
         return cls(len(sizes), sum(sizes))
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was looked at, by kind, and what was found."""
+class CheckResult:
+    """What was checked, by kind, and what was found."""
 
-    looked_at: Mapping[str, Tally] = field(default_factory=dict)
+    checked: Mapping[str, FileCount] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
-    def __add__(self, other: Report) -> Report:
-        return Report({**self.looked_at, **other.looked_at}, self.findings + other.findings)
+    def __add__(self, other: CheckResult) -> CheckResult:
+        return CheckResult({**self.checked, **other.checked}, self.findings + other.findings)
 
     @property
     def errors(self) -> list[Finding]:
-        """What is damaged or lost."""
+        """Findings of damage or loss."""
         return [finding for finding in self.findings if finding.severity == "error"]
 
     @property
     def notes(self) -> list[Finding]:
-        """What is left over, or behind."""
+        """All other findings."""
         return [finding for finding in self.findings if finding.severity == "note"]

@@ -1,6 +1,6 @@
-"""Proves that a registry holds what was written to it; tells what does not, which versions that hits, and what to do.
+"""Checks that a registry holds what was written to it; reports damage, the versions it affects, and what to do.
 
-Reads only: whatever is damaged stays where it is. Rows are proven in registry.proof.
+Only reads: damaged files stay where they are. Rows are checked in registry.upkeep.row_proof.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import duckdb
 
 from registry.catalog.database import Database, sql
 from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
 from registry.catalog.markers import Marks
-from registry.catalog.rows import TABLES, Rows, insert, mark_rows, table_rows
+from registry.catalog.rows import TABLES, TableRows, insert, mark_rows, table_rows
 from registry.catalog.write_ahead import IntentFile
 from registry.errors import CorruptError, DamagedError, StaleError, UnfitError
 from registry.registry import Registry
@@ -27,22 +27,22 @@ from registry.storage.files import Files
 from registry.storage.lock import RegistryLock
 from registry.storage.objects import Listed, ObjectStore
 from registry.upkeep.crash_files import crash_files
-from registry.upkeep.findings import Finding, Report, Tally
+from registry.upkeep.findings import CheckResult, FileCount, Finding
 
-__all__ = ["Finding", "Need", "Report", "Tally", "fsck"]
+__all__ = ["CheckResult", "FileCount", "Finding", "Need", "fsck"]
 
 M = TypeVar("M", bound=Frozen)
 
 
-def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ()) -> Report:
-    """Look at manifests, run journals, pins, objects and the catalog.
+def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ()) -> CheckResult:
+    """Check manifests, run journals, pins, objects and the catalog.
 
-    Commits wait while the small files are read and compared with the catalog. While objects are read, only versions that
-    nobody needs stay a bit longer.
+    Commits wait while the small files are read and compared with the catalog. While objects are read, commits continue; only
+    garbage collection waits.
 
     Args:
-        deep: read every byte of every object, and compare rows with content ids; else presence and size will do.
-        named: objects that something beside the versions needs.
+        deep: read every byte of every object, and compare rows with content ids. Otherwise, check presence and size.
+        named: objects that something other than versions needs.
 
     Raises:
         LockedError: another process has held the registry's lock for too long.
@@ -51,31 +51,36 @@ def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ())
         with RegistryLock(registry.root).held(to_read=True):
             truth, report = _truth(registry)
             report += _catalog(registry, truth)
-        lost = any(finding.what == _MISSING for finding in report.errors)
+        lost = any(finding.what in (_MISSING, _LACKS_ONE) for finding in report.errors)
         known = not (truth.unread or lost)
         report += _objects(registry.store, truth.manifests, frozenset(named), deep=deep, all_known=known)
-        return report + _strangers(registry.root) + _rests(registry.root)
+        return report + _foreign_files(registry.root) + _crash_files(registry.root)
 
 
 # -- the small files --------------------------------------------------------------------------------------------------
 
 
 class _Truth(NamedTuple):
-    """What those files say that are undamaged; of which versions the manifest is not, and why; whether that is all."""
+    """The contents of the undamaged files.
+
+    Args:
+        unread: ids of versions whose manifest is damaged, and how.
+        whole: whether all files are undamaged.
+    """
 
     manifests: Sequence[Manifest]
     unread: Mapping[str, str]
     runs: Sequence[Sequence[Event]]
-    marks: Rows
+    marks: TableRows
     whole: bool
 
     @property
-    def rows(self) -> Rows:
-        """The tables that follow from it."""
+    def rows(self) -> TableRows:
+        """The rows that the catalog should have."""
         return table_rows(self.manifests, self.runs, self.marks)
 
 
-def _truth(registry: Registry) -> tuple[_Truth, Report]:
+def _truth(registry: Registry) -> tuple[_Truth, CheckResult]:
     manifests, unread, report = _manifests(registry)
     runs, left_out, of_runs = _runs(registry)
     marks = registry.catalog.truth
@@ -83,14 +88,15 @@ def _truth(registry: Registry) -> tuple[_Truth, Report]:
     numbers, of_numbers = _marks(
         marks.numbers,
         "numbers",
-        "delete the file and run `engine rebuild`: numbers of versions that are gone may then be given again",
+        "delete the file and rebuild the catalog: numbers of removed versions may then be used again",
+        remedy="rebuild",
     )
     report += of_runs + of_pins + of_numbers
     truth = _Truth(manifests, unread, runs, mark_rows(pins, numbers), whole=not (report.errors or unread))
-    return truth, report + Report({}, tuple(left_out))
+    return truth, report + CheckResult({}, tuple(left_out))
 
 
-def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], Report]:
+def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], CheckResult]:
     found: dict[str, Manifest] = {}
     unread: dict[str, str] = {}
     files = _documents(registry.manifests)
@@ -105,16 +111,16 @@ def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], Repo
         numbers[str(manifest.ref)].append(version_id)
     for ref, ids in numbers.items():
         if len(ids) > 1:
-            what = f"{len(ids)} files claim to be {ref}: {', '.join(sorted(ids))}"
-            findings.append(Finding("error", "manifests", what, "delete those that do not belong here", (ref,)))
-    return list(found.values()), unread, Report({"manifests": Tally.of(files.values())}, tuple(findings))
+            what = f"contains {len(ids)} files that claim to be {ref}: {', '.join(sorted(ids))}"
+            findings.append(Finding("error", "manifests", what, "delete those that do not belong there", (ref,)))
+    return list(found.values()), unread, CheckResult({"manifests": FileCount.of(files.values())}, tuple(findings))
 
 
-def _runs(registry: Registry) -> tuple[list[list[Event]], list[Finding], Report]:
-    """The journals' events, what is said of lines that are left out, and what is damaged."""
+def _runs(registry: Registry) -> tuple[list[list[Event]], list[Finding], CheckResult]:
+    """The journals' events, findings about lines that are left out, and the rest of the result."""
     advice = (
-        "versions are not hit, and the catalog still has what the run told, as long as it is not made again. For `engine "
-        "rebuild` to work, move the file away: it then forgets the run and the latest versions that it set"
+        "no version is affected, and the catalog still knows the run until it is rebuilt. Move the file away before you "
+        "rebuild the catalog; that forgets the run and the latest versions that it set"
     )
     log = registry.catalog.runs
     found: list[list[Event]] = []
@@ -125,16 +131,18 @@ def _runs(registry: Registry) -> tuple[list[list[Event]], list[Finding], Report]
             events, unfit = log.scan(run_id)
             sizes.append(log.path(run_id).stat().st_size)
         except (CorruptError, OSError) as error:
-            findings.append(Finding("error", where, _reason(error, where), advice))
+            findings.append(Finding("error", where, _reason(error, where), advice, remedy="rebuild"))
             continue
         found.append(events)
         for line in unfit:
             what = f"line {line.line} {line.reason}"
-            left_out.append(Finding("error", where, what, "no version is hit: the line is left out of `runs` and `step_runs`"))
-    return found, left_out, Report({"run journals": Tally.of(sizes)}, tuple(findings))
+            left_out.append(
+                Finding("error", where, what, "no version is affected: the line is missing from `runs` and `step_runs`")
+            )
+    return found, left_out, CheckResult({"run journals": FileCount.of(sizes)}, tuple(findings))
 
 
-def _marks(marks: Marks[M], kind: str, advice: str) -> tuple[list[M], Report]:
+def _marks(marks: Marks[M], kind: str, advice: str, remedy: Literal["rebuild"] | None = None) -> tuple[list[M], CheckResult]:
     found, findings, sizes = [], [], []
     for path in marks.files():
         try:
@@ -142,8 +150,8 @@ def _marks(marks: Marks[M], kind: str, advice: str) -> tuple[list[M], Report]:
             sizes.append(path.stat().st_size)
         except (CorruptError, OSError) as error:
             where = f"{path.parent.name}/{path.name}"
-            findings.append(Finding("error", where, _reason(error, where), advice))
-    return found, Report({kind: Tally.of(sizes)} if sizes else {}, tuple(findings))
+            findings.append(Finding("error", where, _reason(error, where), advice, remedy=remedy))
+    return found, CheckResult({kind: FileCount.of(sizes)} if sizes else {}, tuple(findings))
 
 
 def _documents(files: Files) -> dict[str, int]:
@@ -152,7 +160,7 @@ def _documents(files: Files) -> dict[str, int]:
 
 
 def _reason(error: Exception, where: str) -> str:
-    """What an error says of the file `where`."""
+    """What an error says about the file `where`."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     said = str(error).rpartition(where)[2].lstrip(", ") or str(error)
@@ -162,86 +170,87 @@ def _reason(error: Exception, where: str) -> str:
 # -- the catalog ------------------------------------------------------------------------------------------------------
 
 _MISSING = "is missing"
-_ONLY_COPY = "the catalog alone still knows of it. Bring the file back from a copy: `engine rebuild` would forget it"
-_LATER = "nothing is lost: the next command sees to it"
+_LACKS_ONE = "lacks the manifest of a version"
+_ONLY_COPY = "restore the file from a backup. Only the catalog still knows about it, and rebuilding the catalog would forget it"
+_LATER = "nothing is lost: the next command repairs it"
 
 
-def _catalog(registry: Registry, truth: _Truth) -> Report:
-    """Whether the DuckDB file can be read, and holds what the other files say. It knows what unread manifests are of."""
+def _catalog(registry: Registry, truth: _Truth) -> CheckResult:
+    """Check that the DuckDB file can be read and agrees with the other files. It names the versions of damaged manifests."""
     file = registry.catalog.file
     opened = _opened(registry, truth)
     if isinstance(opened, Finding):
-        return Report({}, (*_unread(truth, {}), *_lost(truth, {}), opened))
-    looked_at = {"catalog": Tally.of([file.stat().st_size])}
+        return CheckResult({}, (*_unread(truth, {}), *_lost(truth, {}), opened))
+    checked = {"catalog": FileCount.of([file.stat().st_size])}
     with opened as tables:
         names = dict(tables.execute("select version_id, name || '@' || version from internal.versions").fetchall())
         runs = [run_id for (run_id,) in tables.execute("select run_id from internal.runs order by run_id").fetchall()]
         lost = [*_lost(truth, names), *_lost_runs(registry, runs)]
         if lost or not truth.whole:
-            what = f"was not compared with the other files, because some of these are {'missing' if lost else 'damaged'}"
-            note = Finding("note", file.name, what, "mend these and look again")
-            return Report(looked_at, (*_unread(truth, names), *lost, note))
+            what = f"was not compared with the other files, because some of them are {'missing' if lost else 'damaged'}"
+            note = Finding("note", file.name, what, "repair those and check again")
+            return CheckResult(checked, (*_unread(truth, names), *lost, note))
         tables.execute("create schema truth")
         tables.execute("use memory.truth")
         tables.execute(sql("tables.sql"))
         try:
             insert(tables, truth.rows)
         except UnfitError as error:
-            what = f"cannot be made again from the other files: {error}"
-            return Report(looked_at, (Finding("error", file.name, what, "report it: this is a bug of the engine"),))
+            what = f"cannot be rebuilt from the other files: {error}"
+            return CheckResult(checked, (Finding("error", file.name, what, "report it: this is a bug"),))
         tables.execute("use memory.main")
-        return Report(looked_at, tuple(_differences(file.name, tables)))
+        return CheckResult(checked, tuple(_differences(file.name, tables)))
 
 
 def _opened(registry: Registry, truth: _Truth) -> duckdb.DuckDBPyConnection | Finding:
-    """A copy of the tables, or why there is none."""
+    """A copy of the tables, or the reason why there is none."""
     file = registry.catalog.file
     try:
         begun = IntentFile(registry.root / "registry.intent").read()
     except CorruptError as error:
         return Finding("error", "registry.intent", _reason(error, "registry.intent"), "delete it")
     if begun:
-        return Finding("note", "registry.intent", "a change was begun and did not come to its end", _LATER)
+        return Finding("note", "registry.intent", "contains a change that was not finished", _LATER)
     try:
         return Database(file).copy()
     except DamagedError as error:
-        moved = "nothing is lost: the next command moves it aside and makes it again from the other files"
-        advice = moved if truth.whole else "mend the other files first: it is made again from them"
+        moved = "nothing is lost: the next command moves it aside and rebuilds it from the other files"
+        advice = moved if truth.whole else "repair the other files first: it is rebuilt from them"
         return Finding("error", file.name, f"is damaged: {error}", advice)
     except StaleError as error:
-        return Finding("note", file.name, f"is to be made again: {error}", _LATER)
+        return Finding("note", file.name, f"must be rebuilt: {error}", _LATER)
 
 
 def _unread(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
-    advice = "delete the file, run `engine rebuild` and then the pipeline that made the version: it is made of what is there"
+    advice = "delete the file, rebuild the catalog, and run the pipeline that made the version: its calls are not repeated"
     for version_id, what in truth.unread.items():
-        hit = (names[version_id],) if version_id in names else ()
-        yield Finding("error", f"manifests/{version_id}.json", what, advice, hit)
+        damaged = (names[version_id],) if version_id in names else ()
+        yield Finding("error", f"manifests/{version_id}.json", what, advice, damaged, remedy="rebuild")
 
 
 def _lost(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
-    """Manifests that are gone: the catalog, a version made from theirs, or a run that made it the latest, names their version.
+    """Missing manifests: the catalog has their version, or another version was made from it, or a run made it the latest.
 
     Args:
-        names: version ids, and `NAME@V`, that the catalog knows.
+        names: the catalog's version ids, each with its `NAME@V`.
     """
     there = {manifest.version_id for manifest in truth.manifests} | truth.unread.keys()
     for version_id in sorted(names.keys() - there):
         yield Finding("error", f"manifests/{version_id}.json", _MISSING, _ONLY_COPY, (names[version_id],))
     if not truth.whole:
-        return  # one of the damaged files may be meant
+        return  # it may be one of the damaged files
     known = {str(manifest.ref) for manifest in truth.manifests} | set(names.values())
     known |= {f"{gone['name']}@{gone['version']}" for gone in truth.marks["numbers"]}
     needed = {str(ref): f"{manifest.ref} was made from it" for manifest in truth.manifests for ref in _made_from(manifest)}
     for row in truth.rows["refs"]:
         needed.setdefault(f"{row['name']}@{row['version']}", f"run {row['run_id']} made it the latest")
     for ref in sorted(needed.keys() - known):
-        advice = f"{needed[ref]}. Bring the file back from a copy, or run the pipeline that made it again"
-        yield Finding("error", "manifests", _MISSING, advice, (ref,))
+        advice = f"{needed[ref]}. Restore the file from a backup, or run the pipeline that made it again"
+        yield Finding("error", "manifests", _LACKS_ONE, advice, (ref,))
 
 
 def _lost_runs(registry: Registry, runs: Iterable[str]) -> Iterator[Finding]:
-    """Journals that are gone, of runs that the catalog knows."""
+    """Missing journals of runs that the catalog has."""
     for run_id in sorted(set(runs) - set(registry.catalog.runs.run_ids())):
         yield Finding("error", f"runs/{run_id}.ndjson", _MISSING, _ONLY_COPY)
 
@@ -256,15 +265,15 @@ def _differences(file: str, tables: duckdb.DuckDBPyConnection) -> Iterator[Findi
         [(more,)] = tables.execute(query.format("internal", "truth", table)).fetchall()
         [(fewer,)] = tables.execute(query.format("truth", "internal", table)).fetchall()
         if more or fewer:
-            what = f"table {table} has {more:,} rows that no other file tells of, and lacks {fewer:,} that one does"
-            yield Finding("error", file, what, "`engine rebuild` makes it again from the other files")
+            what = f"table {table} has {more:,} rows too many and {fewer:,} too few, compared with the other files"
+            yield Finding("error", file, what, "rebuild the catalog from the other files", remedy="rebuild")
 
 
 # -- objects ----------------------------------------------------------------------------------------------------------
 
 
 class Need(NamedTuple):
-    """A version that needs an object, what for, and how it should be."""
+    """A version that needs an object, its use, and how it should be."""
 
     manifest: Manifest
     what: str
@@ -273,8 +282,8 @@ class Need(NamedTuple):
 
 def _objects(
     store: ObjectStore, manifests: Sequence[Manifest], named: frozenset[str], *, deep: bool, all_known: bool
-) -> Report:
-    """Look at objects. Which of them are left over is not told unless all manifests are known."""
+) -> CheckResult:
+    """Check the objects. Unneeded ones are reported only if all manifests are known."""
     listed = list(store.listing(strict=False))
     there = {each.sha256: each for each in listed if each.sha256}
     needs: defaultdict[str, list[Need]] = defaultdict(list)
@@ -294,7 +303,7 @@ def _objects(
                 findings += [_of_version(manifest, what) for what in disproof(store, manifest, known)]
     loose = [each for sha256, each in there.items() if all_known and sha256 not in needs and sha256 not in named]
     rests = [each for each in listed if each.sha256 is None]
-    return Report({"objects": Tally.of(each.bytes for each in there.values())}, (*findings, *_leftovers(loose, rests)))
+    return CheckResult({"objects": FileCount.of(each.bytes for each in there.values())}, (*findings, *_leftovers(loose, rests)))
 
 
 def _needs(manifest: Manifest) -> Iterator[Need]:
@@ -311,7 +320,7 @@ def _missing(needs: Mapping[str, Sequence[Need]], there: Mapping[str, Listed]) -
 
 
 def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[str, str]]:
-    """Objects whose bytes do not have the SHA-256 that they are named by."""
+    """Objects whose bytes do not have the SHA-256 in their name."""
 
     def verify(each: Listed) -> str:
         assert each.sha256
@@ -320,7 +329,7 @@ def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[st
         except OSError as error:
             return _reason(error, each.sha256)
         except CorruptError:
-            # One that has gone by now had no need to be there.
+            # An object that was removed meanwhile was not needed.
             return "is damaged: its bytes do not have this SHA-256" if store.has(each.sha256, each.bytes) else ""
         return ""
 
@@ -333,51 +342,53 @@ def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[st
 def _of_object(sha256: str, what: str, needs: Sequence[Need], named: bool) -> Finding:
     where = f"objects/{sha256[:2]}/{sha256}"
     if not needs:
-        advice = "the work that it is of is done again when it is needed" if named else "no version is known to need it"
+        advice = "its partition runs again when it is needed" if named else "no version needs it"
         return Finding("error", where, what, f"delete it: {advice}")
     uses = ", ".join(sorted({need.what for need in needs}))
     pipelines = " and ".join(sorted({need.manifest.pipeline for need in needs}))
-    advice = f"{'' if what == _MISSING else 'delete it and '}run {pipelines} again: it is made anew for the same versions"
+    first = "" if what == _MISSING else "delete it and "
+    advice = f"{first}run {pipelines} again: that restores it, and the versions keep their numbers"
     return Finding("error", where, f"({uses}) {what}", advice, tuple(sorted({str(need.manifest.ref) for need in needs})))
 
 
 def _of_version(manifest: Manifest, what: str) -> Finding:
-    advice = (
-        f"its objects are as they were written, so they were written wrong: report it, and run {manifest.pipeline} with --force"
-    )
+    advice = f"its objects were written wrong, not damaged later: report it, and force {manifest.pipeline} to run again"
     return Finding("error", f"manifests/{manifest.version_id}.json", what, advice, (str(manifest.ref),))
 
 
 # -- what is left over ------------------------------------------------------------------------------------------------
 
-_COLLECT = "`engine gc` shows what may go"
+_COLLECT = "garbage collection removes it"
 
 
 def _leftovers(loose: Sequence[Listed], rests: Sequence[Listed]) -> Iterator[Finding]:
     if loose:
-        what = f"{_files(Tally.of(each.bytes for each in loose))} that no version needs: left over, or of a run in progress"
-        yield Finding("note", "objects", what, _COLLECT)
+        what = f"{_files(FileCount.of(each.bytes for each in loose))} that no version needs: left over, or of a run in progress"
+        yield Finding("note", "objects", what, _COLLECT, remedy="collect")
     if rests:
-        what = f"{_files(Tally.of(each.bytes for each in rests))} that is no object, such as {rests[0].name}"
-        yield Finding("note", "objects", what, _COLLECT)
+        what = f"{_files(FileCount.of(each.bytes for each in rests))} that is not an object, for example {rests[0].name}"
+        yield Finding("note", "objects", what, _COLLECT, remedy="collect")
 
 
-def _strangers(root: Path) -> Report:
-    """What is neither a file nor a folder: nothing here follows it, but other programs do."""
+def _foreign_files(root: Path) -> CheckResult:
+    """What is neither a file nor a folder. The registry does not follow such things, but other programs do."""
     found = []
     for folder, folders, names in os.walk(root):
         for path in sorted(Path(folder, name) for name in (*folders, *names)):
             if (kind := plain_files.kind(path)) not in (None, "a file", "a folder"):
                 where = path.relative_to(root).as_posix()
-                found.append(Finding("error", where, f"is {kind}, and the registry did not put it there", "delete it"))
-    return Report({}, tuple(found))
+                found.append(Finding("error", where, f"is {kind}, and the registry did not create it", "delete it"))
+    return CheckResult({}, tuple(found))
 
 
-def _rests(root: Path) -> Report:
-    """What crashes and damage left beside the small files."""
+def _crash_files(root: Path) -> CheckResult:
+    """What crashes and damage left behind."""
     found = sorted(crash_files(root))
-    return Report({}, tuple(Finding("note", str(path.relative_to(root)), what, _COLLECT) for path, what in found))
+    return CheckResult(
+        {},
+        tuple(Finding("note", str(path.relative_to(root)), f"is {what}", _COLLECT, remedy="collect") for path, what in found),
+    )
 
 
-def _files(tally: Tally) -> str:
+def _files(tally: FileCount) -> str:
     return f"{tally.count:,} {'file' if tally.count == 1 else 'files'} ({tally.bytes:,} bytes)"

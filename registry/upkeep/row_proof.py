@@ -1,4 +1,4 @@
-"""Whether a version's objects hold what its manifest says of them: rows, content id, and rows of parents that exist."""
+"""Checks that the objects of a version agree with its manifest: rows, content id, and row numbers of parents."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from registry.storage.objects import ObjectStore
 
 
 def disproof(store: ObjectStore, manifest: Manifest, sizes: Mapping[tuple[str, int], int]) -> Iterator[str]:
-    """Read all rows of a version and of its side objects, with every checksum verified; gives what is wrong with them.
+    """Read all rows of a version and of its side objects, with every checksum verified; yield what is wrong with them.
 
     Args:
-        sizes: numbers of rows of the versions that there are, by name and number.
+        sizes: the number of rows of each existing version, by name and number.
     """
     try:
         yield from _of_rows(store, manifest)
@@ -46,7 +46,7 @@ def _of_rows(store: ObjectStore, manifest: Manifest) -> Iterator[str]:
 
 
 def _of_side(store: ObjectStore, manifest: Manifest, each: SideObject, sizes: Mapping[tuple[str, int], int]) -> Iterator[str]:
-    """Row numbers beyond the rows that there are; those of a source, whose rejects are numbered as in its files, may be any."""
+    """Invalid row numbers. Those of a source may be any, because its rejects are numbered as in its files."""
     table = store.read_table(each.sha256)
     what = f"{each.kind} object {each.sha256}"
     if table.num_rows != each.rows:
@@ -67,6 +67,6 @@ def _of_side(store: ObjectStore, manifest: Manifest, each: SideObject, sizes: Ma
 
 
 def _beyond(numbers: pa.ChunkedArray, size: int) -> bool:
-    """Whether there are numbers that are none of 0 to size - 1."""
+    """Whether any number is not in 0 to size - 1."""
     known = numbers.drop_null().to_numpy()
     return bool(len(known) and (known.min() < 0 or known.max() >= size))

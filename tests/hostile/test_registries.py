@@ -20,8 +20,8 @@ import typer
 
 from engine.cli import app as command_line
 from registry import DataObject, Registry, SideObject, StepRun
+from registry.catalog import side_schemas
 from registry.errors import UnfitError
-from registry.query import side_tables
 from registry.storage.checked_json import canonical_json, checked_json, json_digest
 from tests.registry.catalog.test_catalog import commit, draft
 
@@ -70,7 +70,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calls |= {"response": ["r"], "tokens_in": [1], "tokens_out": [1], "latency_ms": [1.0], "cost_usd": [0.0]}
     import pyarrow as pa
 
-    stored = registry.store.put_table(pa.table(calls, schema=side_tables.CALLS))
+    stored = registry.store.put_table(pa.table(calls, schema=side_schemas.CALLS))
     second = draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20")
     call = SideObject(kind="calls", sha256=stored.sha256, rows=1, bytes=stored.bytes)
     commit(registry, second.model_copy(update={"side": (*second.side, call), **keyed}))
@@ -309,7 +309,7 @@ def test_a_bricked_registry_is_read_again_and_says_what_it_left_out(
     assert "moved" not in caplog.text  # nothing was called damaged
     checked = ran(root, "fsck")
     assert checked.code == 1
-    assert f"error: runs/{journal}: line 2 holds a value that the registry cannot keep" in checked.out
+    assert f"error: runs/{journal}: line 2 contains a value that the registry cannot store" in checked.out
     assert ran(root, "gc").code == ran(root, "rebuild").code == ran(root, "runs").code == 0
     registry = Registry(root)
     assert commit(registry, draft(registry, "p/new", "n", "new"))[0].version == 1
@@ -380,10 +380,10 @@ def test_fsck_with_a_lost_manifest_says_one_thing(kept: Path, tmp_path: Path) ->
     said = ran(root, "fsck").out
     assert f"manifests/{lost.version_id}.json: is missing [p/a@1]" in said
     assert "that no version needs" not in said
-    assert "`engine rebuild` makes it again" not in said
+    assert "rebuild the catalog from the other files" not in said
     (root / "registry.duckdb").unlink()
     said = ran(root, "fsck").out
-    assert "error: manifests: is missing [p/a@1]" in said
+    assert "error: manifests: lacks the manifest of a version [p/a@1]" in said
     assert "p/b@1 was made from it" in said
     assert "that no version needs" not in said
 

@@ -11,7 +11,7 @@ import typer
 from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json, row_count
 
 if TYPE_CHECKING:
-    from registry.query.diff import Change, Diff, Row, RowDiff, Side
+    from registry.query.diff import Change, Diff, RowDiff, RowSample, Side
     from registry.records.field_diff import FieldDiff
 
 WIDTH = 240
@@ -134,7 +134,7 @@ def _order(rows: RowDiff) -> str:
     return f", in another order ({rows.moved:,} moved)" if rows.moved else ", in the same order"
 
 
-def _only(sign: str, side: Side, rows: Sequence[Row]) -> Iterator[str]:
+def _only(sign: str, side: Side, rows: Sequence[RowSample]) -> Iterator[str]:
     for row in rows:
         yield ""
         yield f"{sign} row {row.row} of {side}" + (f" ({row.copies:,} copies)" if row.copies > 1 else "")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json
+from engine.cli.invocation import propose
 
 
 def fsck(
@@ -24,7 +25,7 @@ def fsck(
     report = verify(registry, deep=deep)
     seconds = round(time.monotonic() - started, 3)
     if json:
-        looked_at = {kind: asdict(tally) for kind, tally in report.looked_at.items()}
+        looked_at = {kind: asdict(count) for kind, count in report.checked.items()}
         findings = {kind: [_plain(each) for each in found] for kind, found in _found(report).items()}
         print_json({"registry": str(registry.root), "deep": deep, "seconds": seconds, "looked_at": looked_at, **findings})
     else:
@@ -44,19 +45,26 @@ def _found(report: Any) -> dict[str, Any]:
 
 
 def _plain(finding: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(finding).items() if name != "severity"}
+    plain = {name: value for name, value in asdict(finding).items() if name not in ("severity", "remedy")}
+    return plain | {"advice": _advice(finding)}
+
+
+def _advice(finding: Any) -> str:
+    """What to do, with the command for it."""
+    commands = {"rebuild": "rebuild", "collect": "gc"}
+    return f"{finding.advice} (`{propose(commands[finding.remedy])}`)" if finding.remedy else str(finding.advice)
 
 
 def _print(report: Any, deep: bool, seconds: float) -> None:
     from engine.cli.output import grid
 
     console = out()
-    console.print(grid(["", "files", "bytes"], [[kind, tally.count, tally.bytes] for kind, tally in report.looked_at.items()]))
+    console.print(grid(["", "files", "bytes"], [[kind, count.count, count.bytes] for kind, count in report.checked.items()]))
     console.print(f"{'read everything' if deep else 'checked presence and sizes (--deep reads everything)'} in {seconds:.1f} s")
     for finding in report.findings:
         affected = f" [{', '.join(finding.versions)}]" if finding.versions else ""
         console.print(f"\n{finding.severity}: {finding.where}: {finding.what}{affected}", soft_wrap=True)
-        console.print(f"  {finding.advice}", soft_wrap=True)
+        console.print(f"  {_advice(finding)}", soft_wrap=True)
     errors, notes = len(report.errors), len(report.notes)
     verdict = f"{errors} {'error' if errors == 1 else 'errors'}, {notes} {'note' if notes == 1 else 'notes'}"
     console.print(f"\n{verdict if errors or notes else 'no problems found'}")

@@ -168,11 +168,11 @@ def _print_query(registry: Registry, query: str, json: bool, empty: str) -> None
 def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
     """Print rows as they arrive: only the table format, whose size is limited, holds them in memory."""
     from engine.cli.output import as_json, grid, records
-    from registry import Answer
+    from registry import QueryResult
 
     if format is Format.json:
         separator = "["
-        for record in chain.from_iterable(records(Answer(columns, batch)) for batch in batches):
+        for record in chain.from_iterable(records(QueryResult(columns, batch)) for batch in batches):
             print(separator, as_json(record).replace("\n", "\n  "), sep="\n  ", end="")
             separator = ","
         print("[]" if separator == "[" else "\n]")

@@ -86,7 +86,7 @@ def test_different_fields_are_shown_as_a_table_with_a_verdict(registry: Registry
     assert "  compared by the fields that both have with the same type: id, question, answer" in lines
     lines = printed(run, "p/a@1", "p/a@3")
     assert lines[lines.index("fields: incompatible") + 1 :][:2] == [
-        "  field 'id' (str?) is gone",
+        "  field 'id' (str?) was removed",
         "  field 'answer' was int and is str",
     ]
 

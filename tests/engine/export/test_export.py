@@ -26,7 +26,7 @@ from engine.export import writers
 from engine.export.versions import MARK, export
 from registry import CorruptError, DataObject, Draft, Manifest, Metric, Model, Record, Registry, StoredFile
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.objects import canonical_json
 from tests.registry.records.test_round_trip import assert_same, drawn_rows
 

@@ -27,10 +27,10 @@ from engine.llm.journal.answers import Journal
 from engine.llm.types.completions import Completion
 from engine.upkeep.fsck import fsck
 from registry import CorruptError, DataObject, Draft, Manifest, Model, Registry, SideObject, StoredFile, VersionRef
+from registry.catalog import side_schemas
 from registry.lineage.walk import Version
-from registry.query import side_tables
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import run_text, words
 
@@ -125,7 +125,7 @@ def add_models(registry: Registry) -> VersionRef:
         file = StoredFile(name="weights", sha256=weights.sha256, bytes=weights.bytes)
         table = Model.to_table([Model(base_model="tiny", format="full", files=[file], config="{}")])
         rows = registry.store.put_table(table)
-        seen = pa.table({"input": [0] * 50, "parent_row": range(50), "times_seen": [number] * 50}, schema=side_tables.EXPOSURE)
+        seen = pa.table({"input": [0] * 50, "parent_row": range(50), "times_seen": [number] * 50}, schema=side_schemas.EXPOSURE)
         exposure = registry.store.put_table(seen, delta=("parent_row",))
         key = registry.store.put_bytes(json.dumps({"seed": number, "params": {"text": "abc " * 50}}).encode())
         draft = Draft(

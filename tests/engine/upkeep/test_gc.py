@@ -362,7 +362,7 @@ def test_nothing_is_removed_while_it_is_not_known_what_is_needed(registry: Regis
     path.write_bytes(whole)
     (registry.root / "runs" / f"{last.run_id}.ndjson").rename(registry.root / "elsewhere")
     for look in (find, collect):
-        with pytest.raises(CorruptError, match="engine fsck"):
+        with pytest.raises(CorruptError, match="unknown what is needed"):
             look(registry, NOW)
     assert objects(registry) == before
     assert len(list(path.parent.iterdir())) == 3

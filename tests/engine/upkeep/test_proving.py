@@ -54,7 +54,7 @@ def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, *arguments: str
 def test_receipts_and_answers_are_looked_at_too(whole: Registry) -> None:
     report = fsck(whole, deep=True)
     assert report.findings == ()
-    counts = {kind: tally.count for kind, tally in report.looked_at.items()}
+    counts = {kind: tally.count for kind, tally in report.checked.items()}
     assert (counts["objects"], counts["receipts"], counts["journal of answers"]) == (3, 1, 2)
 
 
@@ -66,7 +66,7 @@ def test_a_damaged_receipt_is_seen_and_hits_no_version(whole: Registry) -> None:
 
 def test_a_receipt_without_its_objects_is_no_error(whole: Registry) -> None:
     whole.store.path(whole.store.put_bytes(b"rows of a part").sha256).unlink()
-    assert only(fsck(whole, deep=True).findings).what == "1 name objects that are gone"
+    assert only(fsck(whole, deep=True).findings).what == "1 name objects that are missing"
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -114,7 +114,7 @@ def test_the_command_says_what_was_looked_at(whole: Registry, monkeypatch: pytes
     result = command(whole, monkeypatch)
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert f"manifests 1 {fsck(whole).looked_at['manifests'].bytes}" in lines
+    assert f"manifests 1 {fsck(whole).checked['manifests'].bytes}" in lines
     assert lines[-3].startswith("checked presence and sizes (--deep reads everything) in ")
     assert lines[-1] == "no problems found"
 
@@ -130,7 +130,7 @@ def test_the_command_fails_when_something_is_damaged(whole: Registry, monkeypatc
         first
         == f"error: objects/{damaged.parent.name}/{damaged.name}: (rows) is damaged: its bytes do not have this SHA-256 [p/a@1]"
     )
-    assert advice == "  delete it and run p again: it is made anew for the same versions"
+    assert advice == "  delete it and run p again: that restores it, and the versions keep their numbers"
     assert verdict == "1 error, 0 notes"
     result = command(whole, monkeypatch, "--deep", "--json")
     assert result.exit_code == 1

@@ -22,8 +22,8 @@ from registry import (
     StepRun,
     VersionRef,
 )
-from registry.query import side_tables
-from registry.records.record import fields_of
+from registry.catalog import side_schemas
+from registry.records.schema import fields_of
 
 VIEWS = (
     "datasets",
@@ -52,7 +52,7 @@ def draft(
     extra = []
     if edges:
         columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": [int(digit) for digit in edges]}
-        lineage = registry.store.put_table(pa.table(columns, schema=side_tables.LINEAGE))
+        lineage = registry.store.put_table(pa.table(columns, schema=side_schemas.LINEAGE))
         extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
     return Draft(
         name=name,

@@ -22,7 +22,7 @@ from openlineage.client.transport.file import FileConfig, FileTransport
 from registry import DataObject, Manifest, Model, Record, StepRun, VersionRef
 from registry.catalog.manifest import Event
 from registry.catalog.openlineage import FACET_SCHEMA, PRODUCER, line
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 AT = dt.datetime(2026, 1, 2, 3, 4, 5, 600_000, dt.UTC)
 
@@ -96,7 +96,8 @@ def facet_classes() -> dict[str, Any]:
     waiting: list[Any] = [facet_v2.BaseFacet]
     while waiting:
         cls = waiting.pop()
-        found[cls._get_schema()] = cls
+        if "__init__" in vars(cls):  # attrs makes a class twice; the first one is there until it is collected
+            found[cls._get_schema()] = cls
         waiting += cls.__subclasses__()
     return found
 
@@ -267,9 +268,9 @@ def test_our_own_facet_finds_its_place_free_and_is_a_run_facet_to_others() -> No
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        (step().model_copy(update={"pipeline": ""}), "run r1: a 'step' event must name its pipeline"),
-        (event("step"), "run r1: a step belongs into a 'step' event"),
-        (event("ended", step=step().step), "not into 'ended'"),
+        (step().model_copy(update={"pipeline": ""}), "run r1: the event 'step' must name its pipeline"),
+        (event("step"), "run r1: a 'step' event must have a step"),
+        (event("ended", step=step().step), "no other event may have one"),
     ],
 )
 def test_an_event_that_does_not_say_what_it_is_about_is_refused(told: Event, reason: str) -> None:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry import CorruptError, DataObject, Draft, ObjectStore, QueryError, Registry, SideObject, StepRun, VersionRef
+from registry.catalog import side_schemas
 from registry.lineage.walk import Version, graph, walk
-from registry.query import side_tables
 from registry.query.impact import chosen_rows, impact
 
 Edge = tuple[int, int, int]
@@ -34,8 +34,10 @@ def made(
     table = pa.table({"text": [f"{name} {row}" for row in range(rows)]}, schema=pa.schema([("text", pa.large_string())]))
     stored = registry.store.put_table(table)
     data = DataObject(sha256=stored.sha256, rows=rows, bytes=stored.bytes)
-    extra = [side_object(registry.store, "lineage", sorted(edges), side_tables.LINEAGE)] if edges else []
-    extra += [side_object(registry.store, "exposure", more.pop("exposure"), side_tables.EXPOSURE)] if "exposure" in more else []
+    extra = [side_object(registry.store, "lineage", sorted(edges), side_schemas.LINEAGE)] if edges else []
+    extra += (
+        [side_object(registry.store, "exposure", more.pop("exposure"), side_schemas.EXPOSURE)] if "exposure" in more else []
+    )
     draft = Draft(
         name=f"p/{name}",
         kind=more.pop("kind", "dataset"),
@@ -178,7 +180,7 @@ def test_walks_find_what_a_search_over_all_edges_finds(tmp_path_factory: pytest.
         edges |= {((child, row), (parents[place], above)) for row, place, above in own}
         inputs += [(f"v{child}", 1, f"v{parent}", 1, place, "data", False) for place, parent in enumerate(parents)]
         if own:
-            objects.append((f"v{child}", 1, side_object(store, "lineage", sorted(own), side_tables.LINEAGE).sha256))
+            objects.append((f"v{child}", 1, side_object(store, "lineage", sorted(own), side_schemas.LINEAGE).sha256))
     start = (data.draw(st.integers(0, len(sizes) - 1)), 0)
     for direction in ("up", "down"):
         known, more = set(), {start}

@@ -15,9 +15,9 @@ from pydantic import create_model
 
 from registry import DataObject, Draft, Model, QueryError, Record, Registry, StoredFile
 from registry.query import diff
-from registry.query.diff import Change, Diff, Row
+from registry.query.diff import Change, Diff, RowSample
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 
 
 class Problem(Record):
@@ -99,8 +99,8 @@ def test_by_content_each_copy_of_a_row_counts(registry: Registry) -> None:
     rows = compare(registry, "p/a@1", "p/a@2").rows
     assert rows is not None
     assert (rows.unchanged, rows.added, rows.removed, rows.changed, rows.moved) == (2, 2, 2, 0, None)
-    assert rows.samples_added == (Row(3, 2, b.model_dump()),)
-    assert rows.samples_removed == (Row(1, 1, a.model_dump()), Row(3, 1, c.model_dump()))
+    assert rows.samples_added == (RowSample(3, 2, b.model_dump()),)
+    assert rows.samples_removed == (RowSample(1, 1, a.model_dump()), RowSample(3, 1, c.model_dump()))
 
 
 def test_the_same_rows_in_another_order_are_told_from_other_rows(registry: Registry) -> None:
@@ -125,8 +125,8 @@ def test_by_key_changes_are_counted_for_each_field_and_shown_before_and_after(re
     assert rows is not None
     assert (rows.unchanged, rows.added, rows.removed, rows.changed, rows.moved) == (1, 1, 1, 2, None)
     assert rows.fields == {"question": 1, "answer": 2}
-    assert rows.samples_added == (Row(0, 1, problems(9)[0].model_dump()),)
-    assert rows.samples_removed == (Row(0, 1, problems(1)[0].model_dump()),)
+    assert rows.samples_added == (RowSample(0, 1, problems(9)[0].model_dump()),)
+    assert rows.samples_removed == (RowSample(0, 1, problems(1)[0].model_dump()),)
     assert rows.samples_changed == (
         Change(2, 1, {"id": "3"}, {"answer": (4, 7)}),
         Change(1, 2, {"id": "2"}, {"question": ("What is 2 + 1?", "What?"), "answer": (3, 8)}),
@@ -253,17 +253,17 @@ def test_an_incompatible_change_of_fields_has_its_reasons(registry: Registry) ->
     assert found.fields.removed == {"question": "str"}
     assert found.fields.changed == {"id": ("str?", "str"), "answer": ("int", "str?")}
     assert found.fields.reasons == (
-        "field 'id' is no longer optional: older rows may lack it",
-        "field 'question' (str) is gone",
+        "field 'id' is no longer optional, so older rows may lack it",
+        "field 'question' (str) was removed",
         "field 'answer' was int and is str?",
-        "field 'level' (int) is new and not optional: older rows lack it",
+        "field 'level' (int) is new and not optional, so older rows lack it",
     )
     assert found.rows is not None
     assert (found.rows.compared, found.rows.unchanged, found.rows.removed) == (("id",), 1, 1)
     with pytest.raises(QueryError, match="key answer: it has different types in p/a@1 and p/a@2"):
         compare(registry, "p/a@1", "p/a@2", key=["answer"])
     back = compare(registry, "p/a@2", "p/a@1").fields
-    assert "field 'id' may be null now: what needs str refuses it" in back.reasons
+    assert "field 'id' may now be null, which readers of str refuse" in back.reasons
 
 
 def test_a_record_inside_a_row_can_be_widened_like_a_row(registry: Registry) -> None:
@@ -282,9 +282,9 @@ def test_a_record_inside_a_row_can_be_widened_like_a_row(registry: Registry) -> 
     assert wider.rows is not None
     assert (wider.rows.compared, wider.rows.unchanged) == (("n",), 1)
     assert compare(registry, "p/a@1", "p/a@3").fields.reasons == (
-        "field 'turns[].role' may be null now: what needs str refuses it",
-        "field 'turns[].score' (float) is gone",
-        "field 'turns[].name' (str) is new and not optional: older rows lack it",
+        "field 'turns[].role' may now be null, which readers of str refuse",
+        "field 'turns[].score' (float) was removed",
+        "field 'turns[].name' (str) is new and not optional, so older rows lack it",
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, c
 
 from registry import ObjectStore, Record, UnsupportedTypeError
 from registry.errors import IncompatibleError
-from registry.records.record import ensure_readable, fields_of, missing_fields
+from registry.records.schema import ensure_readable, fields_of, missing_fields
 
 
 class Colour(enum.Enum):
@@ -150,7 +150,7 @@ def test_a_type_that_cannot_be_stored_is_refused_with_the_fields_name(annotation
     [
         (["row"], "Bad.row: this name is reserved"),
         (["Row"], "Bad.Row: this name is reserved"),
-        (["text", "Text"], "SQL does not tell the names 'text' and 'Text' apart"),
+        (["text", "Text"], "SQL cannot distinguish the names 'text' and 'Text'"),
         ([], "Bad has no fields"),
     ],
 )
@@ -178,8 +178,8 @@ class Values(Record):
         ({"number": 2**63}, "number: 9223372036854775808 does not fit into 64 bits"),
         ({"inner": {"counts": [1, -(2**63) - 1]}}, "inner: counts: -9223372036854775809 does not fit"),
         ({"scores": {"a": [2**63]}}, "scores: .* does not fit"),
-        ({"text": "half \ud83d"}, "text: it has half of a surrogate pair"),
-        ({"scores": {"\ud83d": []}}, "scores: it has half of a surrogate pair"),
+        ({"text": "half \ud83d"}, "text: it contains half of a surrogate pair"),
+        ({"scores": {"\ud83d": []}}, "scores: it contains half of a surrogate pair"),
         ({"inner": {"at": "0001-01-01T00:00:00+05:00"}}, "inner: at: .* outside the years 1 to 9999 in UTC"),
     ],
 )
@@ -229,7 +229,7 @@ def test_missing_and_mistyped_fields_are_named() -> None:
         extra: str
 
     problems = missing_fields(Needed, fields_of(Given.arrow_schema()))
-    assert problems == ["field 'question' is int where str is needed", "field 'answer' (str) is missing"]
+    assert problems == ["field 'question' is int, but must be str", "field 'answer' (str) is missing"]
     assert missing_fields(Needed, fields_of(Needed.arrow_schema())) == []
 
 
@@ -308,9 +308,9 @@ def test_an_incompatible_change_is_refused_with_every_reason() -> None:
     with pytest.raises(IncompatibleError) as refused:
         ensure_readable(Talk, fields_of(OldTalk.arrow_schema()), "demo/talks@1 (OldTalk)")
     assert str(refused.value).split("; ") == [
-        "demo/talks@1 (OldTalk) cannot be read as Talk: field 'turns[].content' is str where list[str] is needed",
+        "demo/talks@1 (OldTalk) cannot be read as Talk: field 'turns[].content' is str, but must be list[str]",
         "field 'turns[].author' (str) is missing",
-        "field 'by_topic[].value' is {role: str, content: str} where int is needed",
+        "field 'by_topic[].value' is {role: str, content: str}, but must be int",
         "field 'length' (int) is missing",
     ]
     with pytest.raises(ValidationError, match="author"):
@@ -326,5 +326,5 @@ def test_a_field_that_must_have_a_value_is_not_read_from_one_that_may_have_none(
 
     assert missing_fields(Loose, fields_of(Tight.arrow_schema())) == []
     [problem] = missing_fields(Tight, fields_of(Loose.arrow_schema()))
-    assert problem == "field 'words[]' is str? where str is needed"
+    assert problem == "field 'words[]' is str?, but must be str"
     assert Loose.conform(Tight.to_table([Tight(words=["a"])])).equals(Loose.to_table([Loose(words=["a"])]))

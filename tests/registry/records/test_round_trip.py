@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, create_model
 
 from registry import ObjectStore, Record
-from registry.records.record import fields_of, missing_fields
+from registry.records.schema import fields_of, missing_fields
 
 
 class Colour(enum.Enum):

@@ -82,4 +82,4 @@ def test_a_run_on_a_disk_that_fills_up(small_disk: Path, moment: str, amounts: S
         assert len(everything(registry)["versions"]) == len(before["versions"]) + 1
     assert {error.errno for error in failures} == {errno.ENOSPC}
     assert 0 < len(failures) < len(amounts), "some of the amounts are to be too little, and some enough"
-    assert all("make room on that disk" in str(error) for error in failures if error.filename)
+    assert all("free some space on that disk" in str(error) for error in failures if error.filename)

@@ -102,7 +102,7 @@ def test_a_killed_holder_frees_the_lock_and_is_not_named_for_the_next(registry: 
         killed.kill()
     with holding(_hold_without_a_name, registry.root), pytest.raises(LockedError) as refused:
         registry.catalog.snapshot()
-    refused.match("by a process that has not given its name yet")
+    refused.match("by a process that has not identified itself yet")
 
 
 def test_threads_take_turns(registry: Registry) -> None:

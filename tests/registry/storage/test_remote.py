@@ -170,11 +170,11 @@ def test_a_pipeline_runs_on_a_registry_at_a_url(url: str, engine: Cli) -> None:
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("gs://bucket/x", "needs a package that is not there.*pip install gcsfs"),
-        ("nonsense://bucket/x", "Protocol not known: nonsense.*Give a folder, or a URL"),
+        ("gs://bucket/x", "needs a package that is not installed.*pip install gcsfs"),
+        ("nonsense://bucket/x", "Protocol not known: nonsense.*Use a folder, or a URL"),
         ("s3://", "names no bucket or folder"),
         ("s3:///", "names no bucket or folder"),
-        ("s3://key:hidden@bucket/x", "holds a password"),
+        ("s3://key:hidden@bucket/x", "contains a password"),
     ],
 )
 def test_a_registry_that_cannot_be_is_explained(workdir: Path, place: str, says: str) -> None:

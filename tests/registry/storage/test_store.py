@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from registry import CorruptError, ObjectStore
+from registry.catalog import side_schemas
 from registry.query import side_tables
 from registry.storage.files import LocalFiles
 from registry.storage.objects import read_checked_json, write_checked_json
 
-LINEAGE = side_tables.with_columns(side_tables.LINEAGE, (("child", pa.string()), ("child_version", pa.int32())))
+LINEAGE = side_tables.with_columns(side_schemas.LINEAGE, (("child", pa.string()), ("child_version", pa.int32())))
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_a_flipped_byte_is_an_error_and_never_other_rows(store: ObjectStore) -> 
 def test_a_query_sees_no_flipped_byte_and_minds_none_of_other_versions(store: ObjectStore, flips: int) -> None:
     edges = {
         version: pa.table(
-            {"child_row": range(500), "input": [0] * 500, "parent_row": range(version, 500 + version)}, side_tables.LINEAGE
+            {"child_row": range(500), "input": [0] * 500, "parent_row": range(version, 500 + version)}, side_schemas.LINEAGE
         )
         for version in (1, 2, 3)
     }
@@ -89,7 +90,7 @@ def test_a_query_sees_no_flipped_byte_and_minds_none_of_other_versions(store: Ob
 
 
 def test_a_query_opens_the_objects_that_its_filter_leaves(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pa.table({"child_row": [7], "input": [0], "parent_row": [7]}, side_tables.LINEAGE)
+    table = pa.table({"child_row": [7], "input": [0], "parent_row": [7]}, side_schemas.LINEAGE)
     objects = [store.put_table(table.set_column(2, "parent_row", pa.array([v]))).sha256 for v in range(40)]
     data = side_tables.scan(
         [side_tables.Fragment(sha256, {"child": "x", "child_version": v}) for v, sha256 in enumerate(objects)], LINEAGE, store
@@ -108,7 +109,7 @@ def test_a_query_opens_the_objects_that_its_filter_leaves(store: ObjectStore, mo
 
 def test_the_lookup_of_a_row_in_packed_columns_decodes_a_small_part(store: ObjectStore) -> None:
     columns = {"child_row": range(200_000), "input": [0] * 200_000, "parent_row": range(200_000)}
-    stored = store.put_table(pa.table(columns, side_tables.LINEAGE), delta=("child_row", "parent_row"))
+    stored = store.put_table(pa.table(columns, side_schemas.LINEAGE), delta=("child_row", "parent_row"))
     groups = pq.ParquetFile(store.open(stored.sha256)).metadata
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [65_536, 65_536, 65_536, 3_392]
     assert stored.bytes < 20_000

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import DataObject, Draft, Manifest, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
+from registry.catalog import side_schemas
 from registry.catalog.write_ahead import Intent, IntentFile
-from registry.query import side_tables
 from registry.records.content import content_id
-from registry.records.record import fields_of
+from registry.records.schema import fields_of
 from registry.storage.checked_json import write_checked_json
 from registry.upkeep.fsck import Finding, fsck
 from registry.upkeep.row_proof import disproof
@@ -42,7 +42,7 @@ def draft(
     extra = []
     if edges:
         columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": edges}
-        lineage = registry.store.put_table(pa.table(columns, schema=side_tables.LINEAGE))
+        lineage = registry.store.put_table(pa.table(columns, schema=side_schemas.LINEAGE))
         extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
     return Draft(
         name=name,
@@ -114,7 +114,7 @@ def files(root: Path) -> dict[str, bytes]:
 def test_a_registry_as_it_was_written_is_clean(whole: Registry, deep: bool) -> None:
     report = fsck(whole, deep=deep)
     assert report.findings == ()
-    counts = {kind: tally.count for kind, tally in report.looked_at.items()}
+    counts = {kind: tally.count for kind, tally in report.checked.items()}
     assert counts == {"manifests": 2, "run journals": 2, "pins": 1, "numbers": 1, "catalog": 1, "objects": 5}
 
 
@@ -177,7 +177,7 @@ def test_a_catalog_that_says_something_else_is_seen(whole: Registry) -> None:
         )
     told = [finding.what for finding in fsck(whole).errors]
     assert [text.split()[1] for text in told] == ["versions", "refs", "pins"]
-    assert "has 1 rows that no other file tells of, and lacks 1" in told[0]
+    assert "has 1 rows too many and 1 too few" in told[0]
     whole.catalog.rebuild()
     assert fsck(whole).findings == ()
 
@@ -190,7 +190,7 @@ def test_a_damaged_catalog_is_seen_and_left_to_those_who_mend_it(whole: Registry
     with whole.session():
         pass
     assert fsck(whole).errors == []
-    assert only(fsck(whole).notes).what == "a damaged catalog; another was made in its place"
+    assert only(fsck(whole).notes).what == "is a damaged catalog that was replaced"
 
 
 def test_what_the_next_command_sees_to_is_no_error(whole: Registry) -> None:
@@ -200,7 +200,7 @@ def test_what_the_next_command_sees_to_is_no_error(whole: Registry) -> None:
         pass
     assert fsck(whole).findings == ()
     whole.catalog.file.unlink()
-    assert only(fsck(whole).findings).what == "is to be made again: there is no such file"
+    assert only(fsck(whole).findings).what == "must be rebuilt: there is no such file"
 
 
 def test_what_is_left_over_is_no_error_unless_it_is_damaged(whole: Registry) -> None:
@@ -217,8 +217,8 @@ def test_what_is_left_over_is_no_error_unless_it_is_damaged(whole: Registry) -> 
     advices = {
         finding.where.rpartition("/")[2]: finding.advice for finding in fsck(whole, deep=True, named={named.sha256}).errors
     }
-    assert advices[stored.sha256] == "delete it: no version is known to need it"
-    assert advices[named.sha256].startswith("delete it: the work that it is of")
+    assert advices[stored.sha256] == "delete it: no version needs it"
+    assert advices[named.sha256].startswith("delete it: its partition runs again")
 
 
 def test_two_manifests_that_claim_to_be_the_same_version_are_seen(whole: Registry) -> None:

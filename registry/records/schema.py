@@ -1,0 +1,89 @@
+"""Schemas as text: the fields of a version, and whether its rows can be read as a record type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+
+from registry.errors import IncompatibleError
+from registry.records.columns import Column, columns_of
+from registry.records.record import Record
+
+_NAMES = {
+    pa.large_string(): "str",
+    pa.int64(): "int",
+    pa.float64(): "float",
+    pa.bool_(): "bool",
+    pa.large_binary(): "bytes",
+    pa.timestamp("us", tz="UTC"): "datetime",
+    pa.date32(): "date",
+}
+
+
+def type_label(arrow: pa.DataType, nullable: bool = False) -> str:
+    """An Arrow type as it is written in a record: `list[{role: str, content: str}]`, `str?`."""
+    if pa.types.is_list(arrow):
+        label = f"list[{type_label(arrow.value_type, arrow.value_field.nullable)}]"
+    elif pa.types.is_struct(arrow):
+        label = "{" + ", ".join(f"{f.name}: {type_label(f.type, f.nullable)}" for f in arrow) + "}"
+    else:
+        label = _NAMES.get(arrow, str(arrow))
+    return label + ("?" if nullable else "")
+
+
+def fields_of(schema: pa.Schema) -> dict[str, str]:
+    """Column names and type labels, in order: a schema as manifests and step keys store it."""
+    return {field.name: type_label(field.type, field.nullable) for field in schema}
+
+
+def missing_fields(needed: type[Record], given: Mapping[str, str]) -> list[str]:
+    """Why rows with these fields (name -> type label) cannot be read as `needed`; empty when they can.
+
+    Typing is structural: more fields than needed are fine, an optional or defaulted field may be absent.
+    """
+    return list(_lacking(columns_of(needed), given, ""))
+
+
+def ensure_readable(needed: type[Record], given: Mapping[str, str], what: str) -> None:
+    """Raise IncompatibleError, with all reasons, unless rows with these fields can be read as `needed`.
+
+    Args:
+        what: the rows, for the message: `demo/rows@1 (SFTExample)`.
+    """
+    if problems := missing_fields(needed, given):
+        raise IncompatibleError(f"{what} cannot be read as {needed.type_name()}: {'; '.join(problems)}")
+
+
+def _lacking(needed: Column, given: Mapping[str, str], path: str) -> Iterator[str]:
+    for name, column in needed.parts.items():
+        if name in given:
+            yield from _mismatches(column, given[name], f"{path}{name}")
+        elif name not in needed.optional:
+            yield f"field {f'{path}{name}'!r} ({type_label(column.arrow, column.nullable)}) is missing"
+
+
+def _mismatches(needed: Column, given: str, path: str) -> Iterator[str]:
+    bare = given.removesuffix("?")
+    if bare == given or needed.nullable:
+        if pa.types.is_struct(needed.arrow) and bare.startswith("{"):
+            yield from _lacking(needed, _members(bare), f"{path}.")
+            return
+        if pa.types.is_list(needed.arrow) and bare.startswith("list["):
+            yield from _mismatches(needed.parts["[]"], bare.removeprefix("list[")[:-1], f"{path}[]")
+            return
+        if bare == type_label(needed.arrow):
+            return
+    yield f"field {path!r} is {given}, but must be {type_label(needed.arrow, needed.nullable)}"
+
+
+def _members(label: str) -> dict[str, str]:
+    """`{role: str, tags: list[{...}]}` split into its members, one level deep."""
+    members, depth, start = {}, 0, 1
+    for place, letter in enumerate(label):
+        depth += (letter in "{[") - (letter in "}]")
+        if (letter == "," and depth == 1) or (depth == 0 and place > start):
+            name, _, inner = label[start:place].partition(": ")
+            members[name] = inner
+            start = place + 2
+    return members

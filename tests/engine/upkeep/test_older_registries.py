@@ -1,0 +1,70 @@
+"""A registry that version 0.2.0 made: it can be read, and what was paid for is found again."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from engine.upkeep.fsck import fsck
+from registry import Registry
+from tests.engine.run_pipelines import ask, outcomes, run_text
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "registry-0.2.0.tar.gz"
+
+
+@pytest.fixture
+def old(workdir: Path) -> Registry:
+    """The registry; its pipeline file and input are in the working directory."""
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(workdir, filter="data")
+    return Registry(workdir / "registry")
+
+
+def test_it_opens_and_answers_queries(old: Registry) -> None:
+    datasets = ask(old, "select name, type, latest_version, rows from datasets")
+    assert datasets == [
+        ("old/again.solved", "MathSolution", 1, 1),
+        ("old/again.unsolved", "MathSolution", 1, 0),
+        ("old/cot.solved", "MathSolution", 1, 4),
+        ("old/cot.unsolved", "MathSolution", 1, 1),
+        ("old/problems", "MathProblem", 1, 5),
+        ("old/sft", "SFTExample", 1, 5),
+    ]
+    assert ask(old, "select step, outcome, rows_in, rows_out, calls from step_runs") == [
+        ("cot", "ran", 5, 5, 7),
+        ("again", "ran", 1, 1, 1),
+        ("sft", "ran", 5, 5, 0),
+    ]
+    assert ask(old, 'select question from "old/problems" where row = 2') == [("What is 4 + 4?",)]
+    assert ask(old, "select count(distinct call_id) from llm_calls") == [(8,)]
+
+
+def test_its_rows_lead_back_to_their_source(old: Registry) -> None:
+    way = ask(old, "select name, row, len(call_ids) from trace('old/sft', 4)")
+    assert way == [("old/sft", 4, 0), ("old/again.solved", 0, 1), ("old/cot.unsolved", 0, 1), ("old/problems", 4, 0)]
+
+
+def test_it_is_undamaged(old: Registry) -> None:
+    result = fsck(old, deep=True)
+    assert result.errors == []
+    assert result.checked["manifests"].count == 6
+
+
+@pytest.mark.usefixtures("in_process")
+def test_answers_in_its_journal_are_used_again(old: Registry) -> None:
+    """The keys of steps have changed since, so the steps run again. They find every answer in the journal and get the same
+    rows. The server of 0.2.0 is gone: a request would fail.
+    """
+    before = {name: ask(old, f'select * from "old/{name}@1"') for name in ("cot.solved", "again.solved", "sft")}
+    result = run_text(Path("p.yaml").read_text(), old)
+    assert (result.state, result.error) == ("succeeded", None)
+    assert outcomes(result) == {"cot": "ran", "again": "ran", "sft": "ran"}
+    assert [(each.record.step, each.record.calls, each.record.calls_reused) for each in result.steps] == [
+        ("cot", 0, 7),
+        ("again", 0, 1),
+        ("sft", 0, 0),
+    ]
+    for name, rows in before.items():
+        assert ask(old, f'select * from "old/{name}"') == rows
