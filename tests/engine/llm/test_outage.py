@@ -64,13 +64,13 @@ async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[f
 
 
 @pytest.mark.parametrize("seconds", [40, 120])
-async def test_an_outage_is_ridden_out_by_one_request_that_looks(clock: Clock, seconds: float) -> None:
+async def test_during_an_outage_one_request_checks_the_endpoint(clock: Clock, seconds: float) -> None:
     asked, ends = await ride_out(governor(clock), clock, seconds)
     assert seconds / 7 < len(asked) < seconds
     assert all(isinstance(end, int) for end in ends)
 
 
-async def test_patience_ends_for_all_at_once(clock: Clock) -> None:
+async def test_patience_ends_for_all_requests_at_once(clock: Clock) -> None:
     asked, ends = await ride_out(governor(clock, patience=20), clock, 1000)
     assert 20 <= asked[-1] < 26
     assert {str(end) for end in ends if isinstance(end, EndpointError)} == {
@@ -80,7 +80,7 @@ async def test_patience_ends_for_all_at_once(clock: Clock) -> None:
     assert len([end for end in ends if isinstance(end, EndpointError)]) == 64
 
 
-def test_an_endpoint_that_never_answered_gets_its_tries_only(clock: Clock) -> None:
+def test_an_endpoint_that_never_answered_gets_only_its_retries(clock: Clock) -> None:
     state = Outage(None, 2, heard=False, clock=clock)
     for looked in range(3):
         assert state.given_up() == ""
@@ -88,7 +88,7 @@ def test_an_endpoint_that_never_answered_gets_its_tries_only(clock: Clock) -> No
     assert state.given_up() == "no answer after 3 attempts; last error: nobody answers"
 
 
-def test_a_request_that_fails_alone_is_no_outage(clock: Clock) -> None:
+def test_one_failing_request_is_not_an_outage(clock: Clock) -> None:
     state = Outage(None, 2, heard=True, clock=clock)
     for _ in range(10):
         state.failed("q", "a gateway time-out", unreachable=False, probe=False)

@@ -48,7 +48,7 @@ def problems_of(text: str) -> str:
     return str(caught.value)
 
 
-def test_the_types_go_on_and_are_checked(workdir: Path) -> None:
+def test_the_types_are_passed_on_and_checked(workdir: Path) -> None:
     words("a")
     said = problems_of(
         "{name: demo, datasets: {words: {type: Word, path: words.jsonl}},"
