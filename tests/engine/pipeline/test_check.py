@@ -10,7 +10,7 @@ import pytest
 from engine.errors import PipelineError
 from engine.pipeline.check import check
 from engine.pipeline.graph import Pipeline
-from tests.engine import running
+from tests.engine import run_pipelines
 
 GOOD = """\
 name: demo
@@ -218,7 +218,7 @@ def test_a_missing_file_is_reported() -> None:
 
 
 def test_a_budget_without_a_price_is_rejected(workdir: Path) -> None:
-    running.words("a")
+    run_pipelines.words("a")
     text = "{name: p, models: {teacher: {provider: openai, model: m, %s}}, datasets: {w: {type: Word, path: words.jsonl}}, steps: {s: {op: ask_once, in: w}}}"
     Path("p.yaml").write_text(text % "budget_usd: 5")
     with pytest.raises(PipelineError, match="budget_usd needs a price"):
