@@ -1,4 +1,4 @@
-"""Whatever a server answers: an answer as it was sent, a rejected row, or the end of the step, in words and without the key."""
+"""Whatever a server sends, the result is the answer, a rejected row or the end of the step; errors are clear and hide the key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hostile() -> Iterator[HostileServer]:
 
 @pytest.fixture(scope="module")
 def outcomes(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What came of one question in each mode; all are asked at the same time, with one retry."""
+    """The outcome of one question in each mode; all are asked at the same time, with one retry."""
 
     async def one(name: str, journal: Journal) -> Completion | Exception:
         current_log.set(CallLog())
@@ -253,7 +253,7 @@ def test_text_without_the_key_is_unchanged(text: str) -> None:
 
 @pytest.fixture
 async def journal(workdir: Path) -> AsyncIterator[Journal]:
-    """A journal of its own."""
+    """A separate journal."""
     made = Journal(workdir / "journal")
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""Attacks on the cache of model folders: nothing that somebody does to it changes what a model is."""
+"""Attacks on the cache of model folders: none of them changes a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipeline files that are broken, huge or malicious: each is refused with its place, quickly, and nothing is shown that is secret."""
+"""Broken, huge or malicious pipeline files: each is rejected quickly, with the position, and without showing secrets."""
 
 from __future__ import annotations
 

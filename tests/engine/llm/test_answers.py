@@ -1,4 +1,4 @@
-"""Several answers to a prompt, answers as objects, log-probabilities: with servers that know how, and with others."""
+"""Several answers to a prompt, structured answers, log-probabilities: with servers that support them, and with others."""
 
 from __future__ import annotations
 

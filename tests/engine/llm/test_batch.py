@@ -1,4 +1,4 @@
-"""Batches: every request gets its own answer, nothing is asked twice wherever the process dies, failures are told apart."""
+"""Batches: every request gets its own answer, nothing is requested twice wherever the process dies, failures are classified."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def journal(workdir: Path) -> AsyncIterator[Journal]:
 
 @pytest.fixture
 async def make(server: BatchServer, journal: Journal) -> AsyncIterator[Make]:
-    """Makes providers, as several processes or several lives of one would have them; all share one journal."""
+    """Makes providers, like those of several processes or of restarts of one; all share one journal."""
     made = []
 
     def make(**spec: Any) -> BatchProvider:
@@ -67,7 +67,7 @@ async def make(server: BatchServer, journal: Journal) -> AsyncIterator[Make]:
 
 
 async def ask(provider: BatchProvider, server: BatchServer, *prompts: str) -> list[str]:
-    """The answers to some prompts that are asked at the same time."""
+    """The answers to prompts that are sent at the same time."""
     spec = provider._spec
     shared = ModelClient(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
     done = await asyncio.gather(*[shared.answer([request(server, prompt)]) for prompt in prompts])

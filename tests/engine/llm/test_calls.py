@@ -1,4 +1,4 @@
-"""Whole runs against a counting server: limits are the model's, rejects can be tried again, runs share their answers."""
+"""Whole runs against a counting server: limits are per model, rejects can be retried, runs share their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts become vectors of length 1 that do not depend on their company, without a network and off the event loop."""
+"""Texts become vectors of length 1 that do not depend on the other texts, without a network and off the event loop."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def encoder(model: LocalEncoder) -> Encoder:
 
 @pytest.fixture
 def own(folder: Path, tmp_path: Path) -> Path:
-    """A user's folder with the same model; its files can be taken away."""
+    """A user's folder with the same model; tests may delete its files."""
     for file in folder.rglob("*"):
         if file.is_file():
             place = tmp_path / "own" / file.relative_to(folder)
@@ -68,7 +68,7 @@ Watch = Callable[..., list[list[str]]]
 
 @pytest.fixture
 async def watch(model: LocalEncoder, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """Gives the batches that go through the model from then on."""
+    """Records the batches that go through the model."""
     await encoder.embed([APPLES])
 
     def watch(before: Callable[[], Any] = lambda: None) -> list[list[str]]:
@@ -197,7 +197,7 @@ async def test_a_text_instead_of_a_list_is_an_error(encoder: Encoder) -> None:
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Hosts that somebody tries to reach from now on, though no setting forbids it."""
+    """Records look-ups of hosts, with network access allowed by the settings."""
     import huggingface_hub.constants
 
     tried: list[Any] = []

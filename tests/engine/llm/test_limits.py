@@ -1,4 +1,4 @@
-"""An endpoint is driven as hard as the user and the endpoint allow, and money is never overdrawn."""
+"""Requests use all that the user and the endpoint allow, and never exceed the budget."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def governor(clock: Callable[[], float], **spec: Any) -> Governor:
 
 
 def serve(window: Window, carries: int, answers: int, clock: Clock) -> tuple[int, list[int]]:
-    """Drive a window against a server that carries so many; returns (429s, how many were in flight at each answer)."""
+    """Run a window against a server with a capacity; returns (429s, the number in flight at each answer)."""
     in_flight: list[int] = []  # epochs
     throttled, seen = 0, []
     while len(seen) < answers:

@@ -1,4 +1,4 @@
-"""Answers are journalled before they are used, failures are told apart, limits hold, keys stay secret."""
+"""Answers are journalled before they are used, failures are classified, limits hold, keys stay secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An endpoint that is down is waited for with one patience, however many requests want it."""
+"""All requests share one time limit while an endpoint is down."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 
 def governor(clock: Callable[[], float], **limits: Any) -> Governor:
-    """The limits of a model that was answered before in this run."""
+    """The limits of a model that has answered before in this run."""
     spec = {"provider": "openai", "model": "m", "limits": {"concurrency": 64, **limits}}
     return Governor(ModelSpec.model_validate(spec), calls=1, clock=clock)
 
@@ -104,7 +104,7 @@ def test_one_failing_request_is_not_an_outage(clock: Clock) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses a hundredth as long."""
+    """Makes pauses a hundred times shorter."""
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.005)
     monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
     monkeypatch.setattr(retries, "_CAP_SECONDS_DOWN", 0.02)
@@ -114,7 +114,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [502, 503, 500])
 async def test_no_row_is_lost_while_a_server_restarts(model: Make, chat_server: ChatServer, status: int) -> None:
-    """Far more failures than any request has tries, at full concurrency."""
+    """Far more failures than any request has attempts, at full concurrency."""
     one = model(retries=2, limits={"concurrency": 64})
     for number in range(5):
         await one.chat(f"before {number}")

@@ -1,4 +1,4 @@
-"""What a server cannot do is said before it is paid for, and found out once."""
+"""Missing capabilities of a server are found out once, and reported before anything is paid for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PIPELINE = """
 
 
 def able(body: dict[str, Any]) -> dict[str, Any]:
-    """A server that knows everything."""
+    """A server that supports everything."""
     if "response_format" in body:
         return completion('{"city": "Paris"}')
     able.counter += 1  # type: ignore[attr-defined]

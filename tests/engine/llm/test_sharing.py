@@ -1,4 +1,4 @@
-"""Workers share limits and a journal through a Service, whatever becomes of some of them."""
+"""Workers share limits and a journal through a Service, even if some of them die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.llm.types.model_spec import ModelSpec
 
 
 class LocalTransport:
-    """Carries calls within this process, copied as on the way to another."""
+    """Carries calls within this process, pickled like calls to another one."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

@@ -1,4 +1,4 @@
-"""Models in this process: rows are generated together, and each gets what it would have got alone."""
+"""In-process models: rows are generated together, and each gets the answer that it would get alone."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def request(prompt: str, sample: int = 0, schema: dict[str, Any] | None = None, 
 
 
 async def ask(provider: TransformersProvider, *requests: Request) -> list[Completion]:
-    """Answers to requests that are made at the same time, each by a call of its own."""
+    """Answers to requests that are made at the same time, one call each."""
     return [answer for [answer] in await asyncio.gather(*[provider.complete([each]) for each in requests])]
 
 
 async def outcomes(provider: TransformersProvider, *requests: Request) -> list[Any]:
-    """As `ask`, with errors in place of answers."""
+    """Like `ask`, but returns errors instead of raising them."""
     return await asyncio.gather(*[provider.complete([each]) for each in requests], return_exceptions=True)
 
 
@@ -58,7 +58,7 @@ def local(make: Make) -> TransformersProvider:
 
 
 def watched(provider: TransformersProvider, folder: Path, before: Callable[[Any], None] | None = None) -> list[tuple[int, int]]:
-    """Shapes (rows, tokens) of what goes through the provider's model from now on."""
+    """Records the shapes (rows, tokens) of the inputs of the provider's model."""
     model = load(str(folder), folder, None, None)
     shapes = []
     forward = model.network.forward
@@ -96,7 +96,7 @@ def plain_answer(folder: Path, prompt: str, max_tokens: int) -> str:
 
 @pytest.fixture(scope="session")
 def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of each kind of cache one: one that grows, one that keeps the last eight tokens, one that is no cache of tokens."""
+    """One model per kind of cache: growing, limited to the last eight tokens, and not a cache of tokens."""
     import torch
     from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 

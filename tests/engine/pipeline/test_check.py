@@ -1,4 +1,4 @@
-"""What is wrong with a pipeline is said with its place and what to do, all of it in one go, before anything starts."""
+"""All problems of a pipeline are reported at once, with positions and hints, before anything starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that take rows of any type are typed from what comes in, before anything runs."""
+"""Operators that accept rows of any type get their types from their inputs, before anything runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server refuses for every request ends the step early; what it does not know is done without; what is kept can be read."""
+"""Refusals of every request end the step early, unsupported features are worked around, and stored answers are readable."""
 
 from __future__ import annotations
 

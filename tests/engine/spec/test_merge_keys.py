@@ -1,4 +1,4 @@
-"""`<<: *name` puts a mapping into another one, as YAML 1.1 says; what it expands to is bounded."""
+"""`<<: *name` merges a mapping into another one, as in YAML 1.1; the expanded size is limited."""
 
 from __future__ import annotations
 
