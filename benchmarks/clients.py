@@ -1,9 +1,9 @@
 """How fast are model calls? `python -m benchmarks.clients`
 
-Uses a server on this machine with a fixed latency. Prints calls a second of bare aiohttp, of the `openai` package's AsyncClient (with
-its default transport, and over aiohttp) and of `engine run` with `regenerate_cot`, all with the same number of requests in flight, and
-what share of the ideal (N x latency / concurrency) and of bare aiohttp they reach. For `engine run` only the calling phase counts: from
-the first request that the server receives to its last answer.
+Prints, for a server with a fixed latency on this machine, the calls per second of bare aiohttp, of the `openai` package's
+AsyncClient (with its default transport, and over aiohttp) and of `engine run` with `regenerate_cot`, all with the same
+number of requests in flight; and their share of the ideal (N x latency / concurrency) and of bare aiohttp. For `engine run`
+only the calls count: from the first request that the server sees to its last answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prompt(number: int) -> str:
 
 
 async def drive(ask: Ask, requests: int, concurrency: int) -> float:
-    """Seconds for so many requests, with so many in flight."""
+    """Seconds for a number of requests at a given concurrency."""
     numbers = iter(range(requests))
 
     async def worker() -> None:
@@ -73,7 +73,7 @@ async def openai_client(server: Endpoint, requests: int, concurrency: int, *, ov
 
 
 def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> dict[str, tuple[float, int]]:
-    """(calls a second, most in flight) by client, each with a server of its own that has served nobody before."""
+    """(calls per second, most in flight) by client, each with a new server of its own."""
     found: dict[str, tuple[float, int]] = {}
     clients: dict[str, Any] = {"bare aiohttp": bare_aiohttp}
     if peers:

@@ -1,8 +1,8 @@
-"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in a process of its own, with a fixed latency.
+"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in its own process, with a fixed latency.
 
-It answers every prompt that contains a number with that number in \\boxed{} (or as configured), counts requests, can fail now and then,
-and can refuse more than a number of requests at once. The benchmarks start `python -m benchmarks.endpoint` through `Endpoint`; people do
-not need to.
+It answers a prompt with the prompt's first number in \\boxed{} (or with a given function), counts requests, can fail a share
+of them, and can limit the requests in flight. The benchmarks start it through `Endpoint`; `python -m benchmarks.endpoint` is
+not meant to be run by hand.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Endpoint:
         self._process.wait()
 
     def seen(self) -> dict[str, Any]:
-        """What was seen since this was last asked: requests, answered, throttled, failed, most_in_flight, seconds
+        """Counts since the last call: requests, answered, throttled, failed, most_in_flight, seconds
         (from the first request to the last answer)."""
         with urllib.request.urlopen(f"{self.base_url}/seen") as response:
             seen: dict[str, Any] = json.load(response)

@@ -1,9 +1,9 @@
 """What does the journal cost? `python -m benchmarks.journal [--entries 1000000]`
 
-Fills a journal with answers of a usual size. Then prints, for one process with 64 requests at a time: CPU and time of a write (durable
-when it returns) and of a look-up; how long opening takes, and how much memory; the same through a `Service`, as workers on other machines
-use it, with a link that copies what it carries; and what other designs would cost: a commit for each answer, and a file for each answer,
-both durable. Exits with 1 when a goal is missed: 1 ms of CPU for a write and for a look-up, one second to open.
+Fills a journal with answers of typical size, then prints, for one process with 64 requests at a time: CPU and wall time of a
+write (durable when it returns) and of a look-up; time and memory to open it; the same through a `Service`, as for workers on
+other machines, with a transport that copies its messages; and the cost of other designs: one commit per answer, and one file
+per answer, both durable. The exit code is 1 if a goal is missed: 1 ms of CPU for a write and a look-up, a second to open.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def fill(journal: Journal, entries: int) -> None:
             connection.commit()
 
 
-class CopyingLink:
-    """Carries calls within this process, serialised as on the way to another machine."""
+class CopyingTransport:
+    """Carries calls within this process, serialized like calls to another machine."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """See Link."""
+        """See Transport."""
         copied = pickle.loads(pickle.dumps(arguments))
         return pickle.loads(pickle.dumps(await getattr(self._service, method)(*copied)))
 
@@ -95,7 +95,7 @@ async def use(answers: Answers, entries: int, start: int, operations: int) -> tu
 
 
 async def measure(folder: Path, entries: int, operations: int, table: Table) -> list[str]:
-    """All figures; gives the goals that were missed."""
+    """Measure everything. Returns the goals that were missed."""
     fill(first := Journal(folder), entries)
     first.close()
     before, started = psutil.Process().memory_info().rss, time.perf_counter()
@@ -105,7 +105,7 @@ async def measure(folder: Path, entries: int, operations: int, table: Table) -> 
     missed = [f"open: {opened:.3f} s"] if opened > 1 else []
     table.add_row("open, and look one up", "", f"{opened * 1000:.1f}", f"{entries:,} entries")
 
-    remote = RemoteAnswers(CopyingLink(Service(folder, {})))
+    remote = RemoteAnswers(CopyingTransport(Service(folder, {})))
     for name, answers, start in (("", journal, entries), ("through a service: ", remote, 2 * entries)):
         write, found, missing = await use(answers, entries, start, operations)
         for what, cost in (("write", write), ("look-up that finds", found), ("look-up that does not", missing)):
@@ -113,9 +113,7 @@ async def measure(folder: Path, entries: int, operations: int, table: Table) -> 
         if write.cpu + missing.cpu > 1:
             missed.append(f"{name}write and look-up: {write.cpu + missing.cpu:.2f} ms of CPU")
     grown = (psutil.Process().memory_info().rss - before) / 2**20
-    table.add_row(
-        "memory that all this took", "", "", f"{grown:.0f} MiB; the file has {journal.file.stat().st_size / 2**20:.0f}"
-    )
+    table.add_row("memory for all of this", "", "", f"{grown:.0f} MiB; the file has {journal.file.stat().st_size / 2**20:.0f}")
     journal.close()
 
     few = max(200, operations // 20)

@@ -1,8 +1,9 @@
-"""How are a server's limits met? `python -m benchmarks.limits`
+"""How well does the engine adapt to a server's limits? `python -m benchmarks.limits`
 
-1,000 rows with 64 requests in flight, against a server on this machine that can take 16 (more get 429 with Retry-After at once) and
-answers 2 % of requests with 500. Prints, for `engine run`, the rows that got an answer, the 429s, and the time relative to the ideal
-(rows x latency / 16). Goals: all rows, fewer than 50 answers of 429, less than 2.5 times the ideal. Exits with 1 when one is missed.
+1,000 rows with `concurrency: 64`, against a server on this machine that serves 16 requests at a time (it answers others with
+429 and Retry-After at once), and fails 2 % of requests with 500. Prints, for `engine run`, the rows that succeeded, the 429s,
+and the time relative to the ideal (rows x latency / 16). The goals: all rows, fewer than 50 429s, less than 2.5 times the
+ideal. The exit code is 1 if one is missed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How fast is a model in this process? `python benchmarks/local_model.py [--model NAME] [--prompts N] [--batch-size N]`
+"""How fast is an in-process model? `python benchmarks/local_model.py [--model NAME] [--prompts N] [--batch-size N]`
 
-Prints the tokens a second that `TransformersProvider` generates for as many concurrent calls as there are prompts, and those of a plain
-loop over `model.generate` with the same weights, prompts, batch size and answer length, sampled at temperature 0.7. Both ignore end
-tokens, so both generate the same number of tokens. They take turns, and the best of each counts. Then prints the seconds for 8 samples of
-one long prompt: generated one by one, by `model.generate` as a batch in which each row reads the prompt, and by the provider, which reads
-it once. Exits with 1 when the provider reaches less than 0.9 of the plain loop.
+Prints the tokens per second of `TransformersProvider` with one concurrent call per prompt, and of a plain loop over
+`model.generate` with the same weights, prompts, batch size and answer length, sampled at temperature 0.7. Both ignore end
+tokens, so that they generate the same number of tokens; they run alternately, and the best run of each counts. Then the
+seconds for 8 samples of one long prompt: generated one by one, by `model.generate` as a batch in which each row processes
+the prompt, and by the provider, which processes it once. The exit code is 1 if the provider is slower than 0.9 of the plain
+loop.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SUBJECTS = ("tea", "the tides of the sea", "a triangle with sides 3, 4 and 5", "
 
 
 def request(text: str, max_tokens: int, sample: int = 0) -> Request:
-    """A call as operators make it."""
+    """A call like those of operators."""
     sampling = {"temperature": TEMPERATURE, "top_p": 1.0, "max_tokens": max_tokens, "stop": (), "seed": None}
     return Request("transformers", "benchmark", ({"role": "user", "content": text},), sampling, sample)
 
@@ -77,7 +78,7 @@ async def plain(model: LocalModel, texts: list[str], max_tokens: int, batch_size
 
 
 async def rate(run: Callable[[], Awaitable[int]]) -> float:
-    """Tokens a second."""
+    """Tokens per second."""
     started = time.perf_counter()
     tokens = await run()
     return tokens / (time.perf_counter() - started)
@@ -125,7 +126,7 @@ async def compare(options: argparse.Namespace, console: Console) -> float:
 
 
 async def shared_prefill(provider: TransformersProvider, model: LocalModel) -> Table:
-    """Samples of one long prompt: read once, and read by each for itself."""
+    """Samples of one long prompt: processed once, and processed for each sample."""
     text = "Sum this up in a word. " + " ".join(f"On day {day} it rained and nobody came." for day in range(100))
     tokens, short = len(model.ask(request(text, 1)).prompt), 8
     started = time.perf_counter()

@@ -1,9 +1,9 @@
 """A teacher for benchmarks: an OpenAI-compatible endpoint that knows the answers and makes mistakes at a fixed rate.
 
-It is a program, not a model. It recognizes the problems of word_problems.yaml, solves them step by step from their known structure, gets
-each step wrong with a fixed probability, repairs its own solutions with a fixed probability, and retells problems for personas. Its answers
-depend on its seed, the prompt, and how often that prompt was asked. benchmarks/personamath.py starts `python -m benchmarks.teacher` through
-`Teacher`; people do not need to.
+It is a program, not a model. It recognizes the problems of word_problems.yaml, solves them step by step from their known
+structure, gets each step wrong with a fixed probability, repairs a solution of its own with a fixed probability, and rewrites
+problems for personas. Its answers depend on its seed, the prompt and how often the prompt was sent. benchmarks/personamath.py
+starts it through `Teacher`; `python -m benchmarks.teacher` is not meant to be run by hand.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Teacher:
 
 
 def answer(prompt: str, slip: float, repairs: float, random: Random) -> str:
-    """What the teacher says to a prompt: a rewrite when it names a persona, another solution when it shows one, else one."""
+    """The answer to a prompt: a rewrite if it names a persona, another solution if it contains one, else a solution."""
     problems = _PROBLEM.findall(prompt)
     known = recognise(problems[-1].strip()) if problems else None
     if known is None:
@@ -70,7 +70,7 @@ def answer(prompt: str, slip: float, repairs: float, random: Random) -> str:
 
 
 def solution(known: Known, slip: float, random: Random) -> str:
-    """A solution, one calculation a line and the answer in a box."""
+    """A solution, with one calculation per line and the answer in a box."""
     steps = calculations(known, slip, random)
     return "\n".join([*map(str, steps), f"The answer is \\boxed{{{steps[-1].result}}}."])
 

@@ -1,4 +1,4 @@
-"""A small server of OpenAI's Batch API for tests: real HTTP on loopback, input checked as the real one does, faults on order."""
+"""A small Batch API server for tests: real HTTP on loopback, input validated like OpenAI's, and faults on request."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BatchServer(Served):
         return [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
 
     def add_noise(self, number: int) -> None:
-        """Batches of other people of the same project, newer than all others."""
+        """Batches of other users of the same project, newer than all others."""
         for _ in range(number):
             self._new_batch("file-of-others", "in_progress")
 
@@ -87,7 +87,7 @@ class BatchServer(Served):
     def _kind(
         self, kind: str, handle: Callable[[web.Request], Awaitable[web.Response]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """A handler behind the key, the count and the faults."""
+        """A handler with the key check, the request count and the faults in front of it."""
 
         async def handler(request: web.Request) -> web.Response:
             self.counts[kind] += 1
@@ -210,7 +210,7 @@ class BatchServer(Served):
         return problems
 
     def _finish(self, batch: dict[str, Any]) -> None:
-        """Answer in no order, as far as the batch gets."""
+        """Answer the lines in random order, as far as the batch gets."""
         lines = self.lines(batch)
         random.Random(len(lines)).shuffle(lines)
         good: list[dict[str, Any]] = []
@@ -289,7 +289,7 @@ def start(server: BatchServer, journal: Path, how: str = "") -> subprocess.Popen
 
 
 def killed(server: BatchServer, journal: Path, when: str) -> None:
-    """Let a process that asks all prompts die at some moment."""
+    """Kill a process that asks all prompts, at a given moment."""
     kind, _, fault = when.partition(": ")
     if fault:
         server.faults[kind] = [fault]

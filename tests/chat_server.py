@@ -47,7 +47,7 @@ class ChatServer(Served):
         return [request["messages"][-1]["content"] for request in self.requests]
 
     def wait_for_request(self, seconds: float) -> None:
-        """Wait until another request arrives, at most so long."""
+        """Wait until another request arrives, with a time limit."""
         self._arrived.wait(seconds)
         self._arrived.clear()
 
@@ -88,7 +88,7 @@ class ChatServer(Served):
 
 
 def completion(*texts: Any, finish_reason: str = "stop") -> dict[str, Any]:
-    """A chat completion with these answers; each counts five tokens, the prompt ten."""
+    """A chat completion with these answers; each has five tokens, the prompt ten."""
     messages = [{"role": "assistant", "content": text} for text in texts]
     return {
         "choices": [{"message": message, "finish_reason": finish_reason} for message in messages],
@@ -97,5 +97,5 @@ def completion(*texts: Any, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 def error(status: int, message: str, **headers: str) -> web.Response:
-    """An error as OpenAI words it."""
+    """An error in OpenAI's format."""
     return web.json_response({"error": {"message": message}}, status=status, headers=headers)

@@ -1,10 +1,10 @@
-"""A clock that tests turn by hand."""
+"""A clock that tests advance by hand."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock whose time the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""An aiohttp application on loopback, in a thread of its own, for the length of a `with` block."""
+"""An aiohttp application on loopback, in its own thread, for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 
 class Served:
-    """Serves what `app()` makes; `base_url` says where."""
+    """Serves the application that `app()` returns, at `base_url`."""
 
     port: int
 
@@ -32,7 +32,7 @@ class Served:
 
     @property
     def base_url(self) -> str:
-        """As a model's base_url."""
+        """The server's address, for a model's base_url."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def _serve(self, ready: threading.Event) -> None:

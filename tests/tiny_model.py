@@ -1,4 +1,4 @@
-"""A real, tiny causal language model made on the spot: nothing is downloaded."""
+"""A real, tiny causal language model that is created locally: nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a pipeline file to a checked, typed graph of datasets and steps."""
+"""Checks a pipeline file and turns it into a typed graph of datasets and steps."""

@@ -1,4 +1,4 @@
-"""From the YAML to a typed graph: everything that can be known to be wrong is said here, all at once."""
+"""From the YAML to a typed graph: finds everything that can be known to be wrong, and reports it at once."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from registry.records.schema import missing_fields
 
 
 def check(file: Path, settings: list[str] | None = None, session: Session | None = None, *, keys: bool = False) -> Pipeline:
-    """Load and check a pipeline file; nothing is started, nothing is written.
+    """Load and check a pipeline file. Starts nothing and writes nothing.
 
     Args:
         file: the YAML.
         settings: `name=value` texts that override `params`.
-        session: the registry, for `registry:` references; None when there is none.
-        keys: whether the environment variables with the API keys must be set, as they must for a run.
+        session: the registry, for `registry:` references; None if there is none.
+        keys: whether the environment variables with API keys must be set, as for a run.
 
     Raises:
-        PipelineError: with every problem that was found.
+        PipelineError: with every problem found.
     """
     spec, source = read_pipeline(file, settings)
     if spec is None:
@@ -68,7 +68,7 @@ class _Checker:
         self.keys = keys
         self.spec = spec
         self.source = source
-        self.beside = file.parent
+        self.base_dir = file.parent
         self.file = file
         self.session = session
         self.known: Catalogue = catalogue()
@@ -82,14 +82,14 @@ class _Checker:
         if self.spec.exclude is None:
             return {}
         try:
-            return read_exclusions(self.spec.exclude, self.beside)
+            return read_exclusions(self.spec.exclude, self.base_dir)
         except EngineError as error:
             self.problem(str(error), ("exclude",))
             return {}
 
     def pipeline(self) -> Pipeline:
         for name in self.spec.steps.keys() & self.spec.datasets.keys():
-            self.problem(f"{name!r} names both a dataset and a step", ("steps", name), key=True)
+            self.problem(f"{name!r} is the name of both a dataset and a step", ("steps", name), key=True)
         self.sources |= {name: found for name in self.spec.datasets if (found := self.dataset(name))}
         self.operators |= {name: self.operator(name) for name in self.spec.steps}
         self.params |= {name: given for name, op in self.operators.items() if op and (given := self.parameters(name, op))}
@@ -155,29 +155,29 @@ class _Checker:
 
     def files(self, path: str, loc: Loc) -> list[SourceFile]:
         try:
-            found = find_files(path, self.beside)
+            found = find_files(path, self.base_dir)
         except (EngineError, OSError, ValueError) as error:
             why = f"cannot look up {path:.{SHOWN_VALUE}}: {getattr(error, 'strerror', None) or error}"
             self.problem(str(error) if isinstance(error, EngineError) else why, loc)
             return []
         if not found:
             if Path(path).is_dir():
-                self.problem(f"{path} is a folder", loc, f"name its files, for instance {path.rstrip('/')}/*.jsonl")
+                self.problem(f"{path} is a folder", loc, f"name its files, for example {path.rstrip('/')}/*.jsonl")
             elif "://" in path:
                 self.problem(f"there is no file {path:.{SHOWN_VALUE}}", loc)
             else:
-                places = dict.fromkeys(str(place) for place in (Path.cwd(), self.beside.absolute()))
+                places = dict.fromkeys(str(place) for place in (Path.cwd(), self.base_dir.absolute()))
                 self.problem(
-                    f"there is no file {path:.{SHOWN_VALUE}}", loc, f"relative paths are looked up in {' and in '.join(places)}"
+                    f"there is no file {path:.{SHOWN_VALUE}}", loc, f"relative paths are searched in {' and in '.join(places)}"
                 )
         for file in found:
             if file.format is None:
-                endings = f"name it .{', .'.join(FORMATS)} (or with .gz, .bz2, .xz, .zst)"
-                self.problem(f"cannot tell the format of {file.name}", loc, endings)
+                endings = f"supported endings: .{', .'.join(FORMATS)} (optionally with .gz, .bz2, .xz, .zst)"
+                self.problem(f"unknown format of {file.name}", loc, endings)
         return [] if any(file.format is None for file in found) else found
 
     def head(self, name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> None:
-        """The first rows of a file; all of them are read when they are needed."""
+        """Check the first rows of a dataset's files. A run reads all rows."""
         try:
             for problem in head_problems(name, spec, record, files):
                 self.problem(problem.message, ("datasets", name, "path"), problem.hint)
@@ -186,7 +186,7 @@ class _Checker:
 
     def registry_dataset(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
         if spec.limit or spec.rename or spec.defaults:
-            self.problem("limit, rename and defaults do not apply to a registry version, which is used as it is", loc)
+            self.problem("limit, rename and defaults do not apply to a registry version, which is used unchanged", loc)
         link = self.references.registry_link(str(spec.registry), str(spec.registry), (*loc, "registry"))
         if link is None:
             return
@@ -201,16 +201,16 @@ class _Checker:
         if not self.installed(name, code_of_function(generator.function, name).packages, (*loc, "generator")):
             return
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
-        known = identity(spec, record, self.beside, self.spec.seed, excluded)
+        known = identity(spec, record, self.base_dir, self.spec.seed, excluded)
         if known and self.session and self.session.has_step(source_key(known)):
-            return  # it made these rows before
+            return  # its rows are in the registry, so the generator's package need not be loaded
         for text in setting_problems(generator, task, spec.with_):
             self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
 
     # -- models -------------------------------------------------------------------------------------------------
 
     def bind_models(self) -> dict[str, BoundModel]:
-        """Each model that a step uses; what is wrong with it is said once."""
+        """The models that steps use. Problems of a model are reported once."""
         used = {
             self.spec.steps[name].models.get(role, role)
             for name, params in self.params.items()
@@ -226,10 +226,10 @@ class _Checker:
             if link is None:
                 return None
             if link.type != Model.type_name():
-                self.problem(f"{spec.made_by} gives {link.type}, not a model", (*loc, "model"))
+                self.problem(f"the output of {spec.made_by} is {link.type}, not a model", (*loc, "model"))
             elif link.kind != "step":
-                hint = "name a version that is there already as registry:NAME@V"
-                self.problem(f"{spec.made_by} is no step of this pipeline", (*loc, "model"), hint)
+                hint = "refer to an existing version as registry:NAME@V"
+                self.problem(f"{spec.made_by} is not a step of this pipeline", (*loc, "model"), hint)
             return BoundModel(spec, None, link)
         if spec.provider != "openai":
             if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
@@ -262,7 +262,7 @@ class _Checker:
         if found is None:
             return None
         try:
-            # Now, while the files are what was imported.
+            # Now, while the files still contain the code that was imported.
             self.installed(found.name, code_of(full_name(found)).packages, ("steps", name, "op"))
         except UnstableCodeError as error:
             self.problem(str(error), ("steps", name, "op"))
@@ -342,14 +342,16 @@ class _Checker:
             if model in self.source.broken:
                 continue
             if model not in self.spec.models:
-                hint = did_you_mean(model, self.spec.models, f"declare it under models:, or say models: {{{role}: ...}}")
+                hint = did_you_mean(
+                    model, self.spec.models, f"declare it under models:, or set models: {{{role}: ...}} in the step"
+                )
                 place = (*loc, "models", role) if role in spec.models else (*loc, "op")
-                self.problem(f"{operator.name} needs a model as {role!r}, and there is none named {model!r}", place, hint)
+                self.problem(f"{operator.name} needs a model as {role!r}, but no model is named {model!r}", place, hint)
             elif (wanted := role in operator.encoders) != self.spec.models[model].encodes:
-                needed = "an encoder (provider: sentence-transformers)" if wanted else "a model that chats"
-                given = f"model {model!r} is none (provider: {self.spec.models[model].provider})"
+                needed = "an encoder (provider: sentence-transformers)" if wanted else "a chat model"
+                given = f"model {model!r} is not (provider: {self.spec.models[model].provider})"
                 place = (*loc, "models", role) if role in spec.models else (*loc, "op")
-                self.problem(f"{operator.name} needs {needed} as {role!r}, and {given}", place)
+                self.problem(f"{operator.name} needs {needed} as {role!r}, but {given}", place)
             elif setting := ruled_out(self.spec.models[model], needs.get(role, ())):
                 self.problem(f"{operator.name} needs a {role} with {setting.needed}", ("models", model, setting.name))
             elif model in bound:
@@ -369,8 +371,8 @@ class _Checker:
 
 
 def _listed(operator: Operator, names: Iterable[str], what: str) -> str:
-    """The hint where no name is close to the one that was given: few names are all shown, with none there is this to say."""
+    """The hint if no name is similar to the given one. Empty if the names are few, because they are shown then."""
     count = len(list(names))
     if not count:
-        return f"{operator.name} takes no {what}"
+        return f"{operator.name} has no {what}"
     return "" if count <= 20 else f"`engine ops {operator.name}` lists them"

@@ -24,8 +24,8 @@ RecordType = type[Record]
 class Link:
     """A resolved reference: an external dataset, a step's output, or a version in the registry.
 
-    `label` is the reference as written; `fields` what its rows have (name -> type); `record` their type, where a package
-    that is installed is known to define it.
+    `label` is the reference as written; `fields` are the fields of its rows (name -> type); `record` is their type, if an
+    installed package defines it.
     """
 
     kind: Literal["dataset", "step", "registry"]
@@ -51,7 +51,7 @@ class Source:
 class BoundModel:
     """A model in a role: the pipeline's spec and, for an in-process model, its weights.
 
-    A model that a step of the pipeline makes (`made_by`) has weights as soon as that step has run.
+    A model that a step of the pipeline trains (`made_by`) has weights once that step has run.
     """
 
     spec: ModelSpec
@@ -66,7 +66,7 @@ class BoundModel:
 
 @dataclass(frozen=True)
 class Step:
-    """A checked step: its operator, where each input comes from, its parameters, its models."""
+    """A checked step: its operator, the references of each input, its parameters and its models."""
 
     name: str
     spec: StepSpec
@@ -77,12 +77,12 @@ class Step:
 
     @property
     def needs(self) -> set[str]:
-        """Names of the datasets and steps it reads, or whose models it uses."""
+        """Names of the datasets and steps that it reads, and of the steps whose models it uses."""
         return {link.name for link in self.links if link.kind != "registry"}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What users should know before it runs: how parameters were read, and what is unwise."""
+        """What users should know before it runs: how parameters were interpreted, and what looks wrong."""
         return self.operator.notes(self.params) + tuple(
             f"{first} and {second} are the same model"
             for first, second in self.operator.distinct
@@ -91,7 +91,7 @@ class Step:
 
     @property
     def links(self) -> list[Link]:
-        """All it reads: its inputs, and models that steps make."""
+        """Everything that it reads: its inputs, and models that steps train."""
         made = [model.made_by for model in self.models.values() if model.made_by]
         return [*(link for links in self.inputs.values() for link in links), *made]
 
@@ -104,7 +104,7 @@ def _same(one: BoundModel, other: BoundModel) -> bool:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline; `steps` are in an order in which they can run, `defaults` are the file's own parameters."""
+    """A checked pipeline; `steps` are in an executable order, `defaults` are the file's own parameters."""
 
     spec: PipelineSpec
     file: Path
@@ -115,10 +115,10 @@ class Pipeline:
 
     @property
     def has_own_params(self) -> bool:
-        """Whether the parameters are those of the file: `--set` changed none."""
+        """Whether the parameters are those of the file, unchanged by `--set`."""
         return canonical_json(dict(self.spec.params)) == canonical_json(dict(self.defaults))
 
     def output_name(self, step: str, output: str) -> str:
-        """The dataset that an output is registered as: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""
+        """The name of an output's dataset in the registry: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""
         only = len(self.steps[step].operator.outputs) == 1
         return f"{self.spec.name}/{step}" if only else f"{self.spec.name}/{step}.{output}"

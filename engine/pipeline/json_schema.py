@@ -11,7 +11,7 @@ _PARAMETER = {"type": "string", "pattern": r"\$\{params\.[^}]*\}"}
 
 
 def pipeline_schema() -> dict[str, Any]:
-    """The schema. `with` depends on the step's operator; `${params.NAME}` can replace any scalar."""
+    """The schema. It checks `with` against the step's operator, and allows `${params.NAME}` in place of any scalar."""
     known = catalogue()
     schema = PipelineSpec.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
@@ -34,7 +34,7 @@ def pipeline_schema() -> dict[str, Any]:
 
 
 def _open_to_parameters(node: Any) -> Any:
-    """Let `${params.NAME}` stand where a number, a boolean or a text of some form is wanted."""
+    """Allow `${params.NAME}` wherever the schema expects a number, a boolean or a string with a pattern."""
     if isinstance(node, list):
         return [_open_to_parameters(item) for item in node]
     if not isinstance(node, dict):

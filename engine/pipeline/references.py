@@ -1,4 +1,4 @@
-"""What the references in a pipeline file mean: `dataset`, `step`, `step.output`, `registry:NAME@V`; and their types."""
+"""Resolves the references in a pipeline file (`dataset`, `step`, `step.output`, `registry:NAME@V`) and their types."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from registry.lineage.walk import Version
 
 Reference = tuple[str, Loc]
-"""A reference as written, and where."""
+"""A reference as written, and its position."""
 
 
 class References:
-    """Resolves references of one pipeline; what is wrong with them goes to the source's problems.
+    """Resolves the references of one pipeline. Problems are added to the source.
 
     Args:
         spec, source: the pipeline file.
-        session: the registry; None when there is none.
+        session: the registry; None if there is none.
         records: record types by name.
-        excluded: rows that no version which is used may have led to.
-        sources, operators: what the file's datasets and steps are (None: its own problem is said already).
+        excluded: rows that must not be an origin of any version that is used.
+        sources, operators: the file's datasets and steps (None: its own problem is already reported).
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class References:
         self._quiet = False
 
     def operator(self, step: str) -> Operator | None:
-        """A step's operator with the types of its open inputs put in; None when it, or their types, cannot be known."""
+        """A step's operator with the types of its open inputs filled in; None if it or their types are unknown."""
         if step not in self._typed:
             declared = self.operators[step]
-            self._typed[step] = None  # also what a step finds that depends on itself; the cycle is said elsewhere
+            self._typed[step] = None  # also for a step that depends on itself; `check` reports the cycle
             self._typed[step] = self._with_types(step, declared) if declared else None
         return self._typed[step]
 
@@ -70,7 +70,7 @@ class References:
         for port, references in _by_port(self.spec.steps[step], operator, ("steps", step, "in")).items():
             if not operator.inputs[port].open:
                 continue
-            before, self._quiet = self._quiet, True  # each reference is told about once, where the step's inputs are checked
+            before, self._quiet = self._quiet, True  # problems are reported once, when the step's inputs are checked
             links = [link for reference, place in references if (link := self.link(reference, place))]
             self._quiet = before
             if not links or isinstance(record := self._record(links[0]), str):
@@ -79,12 +79,12 @@ class References:
         return operator.typed(records)
 
     def ports(self, spec: StepSpec, operator: Operator, loc: Loc) -> dict[str, list[Reference]]:
-        """The references of each input of a step, with their places."""
+        """The references of each input of a step, with their positions."""
         given, place = spec.in_, (*loc, "in")
         if not isinstance(given, dict):
             if len(operator.required) > 1:
                 names = ", ".join(operator.inputs)
-                self._problem(f"{operator.name} has several inputs", place, f"give each by name: in: {{...}} with {names}")
+                self._problem(f"{operator.name} has several inputs", place, f"name each of them: in: {{...}} with {names}")
         else:
             for port in given.keys() - operator.inputs.keys():
                 hint = did_you_mean(port, operator.inputs)
@@ -95,7 +95,7 @@ class References:
         return _by_port(spec, operator, place)
 
     def link(self, reference: str, loc: Loc) -> Link | None:
-        """What a reference stands for; None when it is wrong, which is said."""
+        """What a reference refers to; None if it is wrong, which is reported."""
         if reference.startswith("registry:"):
             return self.registry_link(reference.removeprefix("registry:"), reference, loc)
         name, _, output = reference.partition(".")
@@ -104,7 +104,7 @@ class References:
         if name in self.spec.datasets and not output:
             source = self.sources.get(name)
             if source is None:
-                return None  # its own problem is reported where it stands
+                return None  # the dataset's own problem is reported
             if source.spec.registry is not None:
                 return self.registry_link(source.spec.registry, reference, ("datasets", name, "registry"))
             record = source.record
@@ -122,21 +122,21 @@ class References:
         if not output:
             if len(declared.outputs) > 1:
                 choices = ", ".join(f"{name}.{each}" for each in declared.outputs)
-                self._problem(f"step {name!r} has several outputs", loc, f"say which: {choices}")
+                self._problem(f"step {name!r} has several outputs", loc, f"choose one: {choices}")
                 return None
             [output] = declared.outputs
         if output not in declared.outputs:
             self._problem(f"step {name!r} has no output {output!r}", loc, did_you_mean(output, declared.outputs))
             return None
         record = ((self.operator(name) if output in declared.like else None) or declared).outputs[output]
-        if record is Record:  # not known: for something that is said elsewhere, such as a step that depends on itself
+        if record is Record:  # unknown, because of a problem that is reported elsewhere
             return Link("step", name, output, reference, record.type_name(), {})
         return Link("step", name, output, reference, record.type_name(), fields_of(record.arrow_schema()), record=record)
 
     def registry_link(self, target: str, label: str, loc: Loc) -> Link | None:
         """A fixed version in the registry."""
         if self.session is None:
-            self._problem(f"there is no registry yet, so no {target}", loc)
+            self._problem(f"there is no registry yet, so there is no {target}", loc)
             return None
         try:
             name, version = self.session.resolve(target)
@@ -151,7 +151,7 @@ class References:
         return Link("registry", name, "", label, kind, fields, version)
 
     def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:
-        """Neither a fixed version nor anything that it was made from may have led rows on the exclusion list into it."""
+        """Report a fixed version that contains excluded rows, or rows that were made from them."""
         from registry.lineage.walk import Version
 
         above = [Version(each["name"], each["version"]) for each in session.lineage.versions(str(target), "up")]
@@ -162,16 +162,17 @@ class References:
             rows = [row for row, each in enumerate(row_ids(session.table(str(version)))) if each in ids]
             if not any(found.version == target for found in session.lineage.walk(version, rows, "down").reached):
                 continue
-            said = f"has {len(rows)}" if version == target else f"was made from {len(rows)} of {version}'s"
-            hint = "run the pipeline that makes it with the same exclusion list, then name its new version here"
-            self._problem(f"{target} {said} rows that are on the exclusion list", loc, hint)
+            count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+            what = f"contains {count}" if version == target else f"was made from {count} of {version}"
+            hint = "run the pipeline that produces it with the same exclusion list, then use the new version here"
+            self._problem(f"{target} {what} on the exclusion list", loc, hint)
 
     def misfits(self, operator: Operator, port: str, link: Link) -> list[str]:
-        """Why rows of a link cannot come in at a port; empty when they can."""
+        """Why a link's rows do not fit an input; empty if they do."""
         needed = operator.inputs[port].record
         if link.type == Record.type_name():
             return []
-        if needed is Record:  # its type could not be put in
+        if needed is Record:  # its type is unknown
             record = self._record(link)
             return [record] if isinstance(record, str) else []
         return missing_fields(needed, dict(link.fields))
@@ -198,7 +199,7 @@ class References:
 
 
 def all_references(given: Any, loc: Loc) -> list[Reference]:
-    """All references of a step with their places, whatever inputs they are for."""
+    """All references of a step with their positions, for all of its inputs."""
     if not isinstance(given, dict):
         return _listed(given, loc)
     return [reference for port, inner in given.items() for reference in _listed(inner, (*loc, port))]

@@ -1,4 +1,4 @@
-"""Whether models that are not trained yet will suit the steps that use them: said before the first of them is paid for."""
+"""Checks whether models that are not trained yet will fit the steps that use them, before any of them is paid for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from registry import Model
 
 
 def misfits(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
-    """(step, why) for each step whose operator cannot use a model that it is to get.
+    """(step, why) for each step whose operator cannot use a model that it will get.
 
     Args:
-        steps: in an order in which they can run.
+        steps: in an executable order.
     """
     made: dict[str, Model] = {}
     for step in steps:
@@ -28,7 +28,7 @@ def misfits(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
 
 
 def _known(bound: BoundModel, made: dict[str, Model]) -> Model | None:
-    """A model as far as it is known: what a step will make, what the registry has, or full weights from elsewhere."""
+    """What is known about a model: it will be trained by a step, is in the registry, or has full weights from elsewhere."""
     if bound.made_by is not None:
         return made.get(bound.made_by.name)
     if bound.weights is None:

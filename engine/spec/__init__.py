@@ -1,1 +1,1 @@
-"""The pipeline file as frozen data, in which every value knows its place in the file."""
+"""The pipeline file as frozen data, with the position of every value in the file."""

@@ -17,26 +17,26 @@ from engine.credentials import secret_in_url
 from engine.llm.types.model_spec import ModelSpec, Spec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-"""Names of pipelines, datasets, steps and roles: lower case, because SQL does not tell cases apart."""
+"""Names of pipelines, datasets, steps and roles: lower case, because SQL ignores case."""
 
 _ENV = re.compile(r"\$\{env\.[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class DatasetSpec(Spec):
-    """An external input, typed at the door. Exactly one of path, hf, generator, registry says where it is.
+    """An external input, converted to its type when it is read. Set exactly one of path, hf, generator, registry.
 
     Args:
         type: the record type of its rows.
         path: a file, a glob or an fsspec URL; jsonl, json, csv, tsv or parquet (also .gz, .bz2, .xz, .zst). `${env.NAME}`
-            in it is an environment variable, for passwords and tokens.
+            in it is replaced with an environment variable, for passwords and tokens.
         hf: a Hugging Face Hub id.
         split: the split of the Hub's dataset.
         generator: `<generator>/<task>`; its settings are under `with`.
-        registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest.
+        registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest version.
         rename: {column in the source: field of the record}.
-        defaults: {field of the record: value} for rows that have none.
-        limit: the first so many rows.
-        on_error: `stop` at rows that do not fit the type, or `skip` them into the rejects.
+        defaults: {field of the record: value} for rows without a value.
+        limit: the maximum number of rows, from the start.
+        on_error: `stop` at rows that do not fit the type, or `skip` them and record them as rejects.
         allow_empty: whether a dataset without rows is allowed.
         with: settings of the generator.
     """
@@ -58,17 +58,17 @@ class DatasetSpec(Spec):
     @classmethod
     def _no_secret_in_path(cls, path: str | None) -> str | None:
         if path and (secret := secret_in_url(_ENV.sub("", path))):
-            raise ValueError(f"it has {secret} in it; put it into an environment variable and write ${{env.NAME}} in its place")
+            raise ValueError(f"it contains {secret}; put it into an environment variable and write ${{env.NAME}} instead")
         return path
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
         given = [name for name in ("path", "hf", "generator", "registry") if getattr(self, name) is not None]
         if len(given) != 1:
-            have = " and ".join(given) or "none of them"
-            raise ValueError(f"give exactly one of path, hf, generator, registry (there is {have})")
+            found = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of path, hf, generator, registry (found: {found})")
         if self.with_ and self.generator is None:
-            raise ValueError("'with' is for a generator's settings; this dataset has none")
+            raise ValueError("'with' is for a generator's settings, and this dataset has no generator")
         return self
 
 
@@ -88,7 +88,7 @@ class Resources(Spec):
     workers: Annotated[int, Field(ge=1)] | None = None
 
 
-Inputs = Any  # str | list[str] | dict[str, str | list[str]]: one message instead of one a union member
+Inputs = Any  # str | list[str] | dict[str, str | list[str]]; as Any, one error message instead of one per union member
 
 
 def _inputs(value: Any) -> Inputs:
@@ -97,7 +97,7 @@ def _inputs(value: Any) -> Inputs:
 
     if reference(value) or (isinstance(value, dict) and value and all(reference(item) for item in value.values())):
         return value
-    raise ValueError("give a reference, a list of them, or a mapping from input names to those")
+    raise ValueError("give a reference, a list of references, or a mapping from input names to references")
 
 
 class StepSpec(Spec):
@@ -105,11 +105,11 @@ class StepSpec(Spec):
 
     Args:
         op: the operator's name.
-        in: a reference, a list of them (laid end to end), or a mapping from the operator's input names.
+        in: a reference, a list of references (concatenated), or a mapping from the operator's input names.
         with: the operator's parameters.
-        models: which of the pipeline's models fills which role of the operator.
+        models: a mapping from the operator's roles to the pipeline's models.
         resources: CPUs, GPUs, memory and number of workers.
-        max_reject_ratio: the step fails when a larger share of its rows was rejected.
+        max_reject_ratio: the step fails if a larger share of its rows is rejected.
     """
 
     op: str
@@ -122,7 +122,7 @@ class StepSpec(Spec):
 
 def _scalar(value: Any) -> Any:
     if isinstance(value, dict | list):
-        raise ValueError("give a text, a number, true, false or null")
+        raise ValueError("give a string, a number, true, false or null")
     return value
 
 

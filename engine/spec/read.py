@@ -1,8 +1,9 @@
-"""Reads a pipeline file: parameters are filled in, and what does not fit the specification is a problem with its place."""
+"""Reads a pipeline file: fills in parameters and reports everything that does not fit the specification, with positions."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,28 @@ from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
 
 SHOWN_PROBLEMS = 100
 SHOWN_VALUE = 200
-"""Characters of a wrong value in a message."""
+"""The maximum of characters that a message shows of a wrong value."""
 
 _PARAM = re.compile(r"\$\{params\.([^${}]*)\}")
 
 
 def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
-    """Load a pipeline with `--set` settings applied.
+    """Load a pipeline and apply `--set` settings.
 
-    Returns the spec (None when it is too wrong to build one) and the source, whose `problems` has all that was found.
+    Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found.
     """
     source = load(path)
     _no_keys(source, source.data, ())
     params = _params(source, settings or [])
     data = _Filling(source, params).fill(source.data, ())
-    said = {problem.position for problem in source.problems}  # a value that YAML should not have is said once
+    reported = {problem.position for problem in source.problems}  # a value that YAML should not have is reported once
     while True:
         try:
             return PipelineSpec.model_validate(data), source
         except ValidationError as error:
             found = error.errors()
             problems = [_problem(source, item) for item in found[:SHOWN_PROBLEMS]]
-            source.problems += [problem for problem in problems if problem.position not in said]
+            source.problems += [problem for problem in problems if problem.position not in reported]
             if len(found) > SHOWN_PROBLEMS:
                 source.problems.append(Problem(f"... and {len(found) - SHOWN_PROBLEMS:,} more problems"))
             before = repr(data)
@@ -47,10 +48,10 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
 
 
 def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
-    """Take what is wrong out of the data, so that the rest of the file can be checked in the same go.
+    """Remove what is wrong from the data, so that the rest of the file can be checked in the same run.
 
-    Returns whether there is a rest. A model, dataset or step that cannot be understood without it goes as a whole; its
-    name is noted, so that references to it are not called wrong.
+    Returns whether anything is left. A model, dataset or step that makes no sense without the removed part is removed as a
+    whole; its name is recorded, so that references to it are not reported as wrong.
     """
     loc: Loc = tuple(error["loc"])
     section = str(loc[0]) if loc else ""
@@ -74,7 +75,7 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     source.broken.add(name)
     if not isinstance(entries, dict):
         return False
-    # Several errors of one entry: it went with the first of them.
+    # If an entry has several errors, the first one has already removed it.
     entries.pop(name, None)
     return bool(entries) or section != "steps"
 
@@ -85,27 +86,37 @@ def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise PipelineError([Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: write it as --set name=value")])
+            raise PipelineError([Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: use the form --set name=value")])
         if name not in params:
             hint = did_you_mean(name, params, "" if params else "this pipeline has no params")
             raise PipelineError(
                 [Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: the pipeline has no parameter {name!r}", hint=hint)]
             )
-        given = parse(text, f"--set {name}") if text.strip() else None
-        if given and given.problems:
-            raise PipelineError(given.problems)
+        given = _setting(name, text) if text.strip() else None
         if is_key(text):
             raise PipelineError([Problem(f"--set {name}: {_KEY}", hint=_KEY_HINT)])
         params[name] = given.data if given else None
     return params
 
 
+def _setting(name: str, text: str) -> YamlSource:
+    """The value of a `--set` as YAML."""
+    try:
+        given = parse(text, f"--set {name}")
+        if given.problems:
+            raise PipelineError(given.problems)
+    except PipelineError as error:
+        hint = f"the value is read as YAML; to make it a string, put it in quotes: --set \"{name}='...'\""
+        raise PipelineError([replace(problem, hint=problem.hint or hint) for problem in error.problems]) from error
+    return given
+
+
 _KEY = "this is an API key, which must not be in a pipeline"
-_KEY_HINT = "put it into an environment variable and give the name of that"
+_KEY_HINT = "put it into an environment variable and give the variable's name"
 
 
 def _no_keys(source: YamlSource, value: Any, loc: Loc) -> None:
-    """API keys are problems wherever they are written."""
+    """Report API keys anywhere in the file."""
     if isinstance(value, dict):
         for key, item in value.items():
             _no_keys(source, item, (*loc, key))
@@ -117,7 +128,7 @@ def _no_keys(source: YamlSource, value: Any, loc: Loc) -> None:
 
 
 class _Filling:
-    """Puts parameters in place of `${params.NAME}`; a value that is nothing else keeps the parameter's type."""
+    """Replaces `${params.NAME}` with parameters. A value that consists of one reference keeps the parameter's type."""
 
     def __init__(self, source: YamlSource, params: dict[str, Any]) -> None:
         self.source = source
@@ -125,10 +136,10 @@ class _Filling:
         self.size = 0
 
     def fill(self, value: Any, loc: Loc) -> Any:
-        """The value with its parameters filled in; what is wrong is noted in the source's problems.
+        """The value with its parameters filled in; problems are added to the source.
 
         Raises:
-            PipelineError: all together they are larger than a pipeline may be.
+            PipelineError: the parameters make the pipeline too large.
         """
         if isinstance(value, dict):
             if loc == ("params",):
@@ -141,7 +152,7 @@ class _Filling:
         names = _PARAM.findall(value)
         if value.count("${params.") > len(names):
             hint = "write ${params.NAME}, with the name of a parameter and both braces"
-            self.source.problems.append(Problem("this ${params. has no end", self.source.position(loc), hint))
+            self.source.problems.append(Problem("this ${params. is not closed", self.source.position(loc), hint))
             return value
         for name in dict.fromkeys(names):
             if name not in self.params:
@@ -155,7 +166,7 @@ class _Filling:
         texts = {name: str(self.params[name]) for name in set(names)}
         self.size += sum(len(texts[name]) for name in names)
         if self.size > MAX_BYTES:
-            what = f"parameters make the pipeline larger than {MAX_BYTES:,} bytes"
+            what = f"the parameters make the pipeline larger than {MAX_BYTES:,} bytes"
             raise PipelineError([*self.source.problems, Problem(what, self.source.position(loc))])
         return _PARAM.sub(lambda match: texts[match[1]], value)
 
@@ -172,15 +183,17 @@ def _problem(source: YamlSource, error: Any) -> Problem:
         hint = did_you_mean(str(loc[-1])[:SHOWN_VALUE], known)
         return Problem(f"unknown key {loc[-1]!r:.{SHOWN_VALUE}}", source.position(loc, key=True), hint)
     if kind == "missing":
-        return Problem(f"{what}: required, but not given", source.position(loc))
+        return Problem(f"{what}: required, but missing", source.position(loc))
     if kind == "string_pattern_mismatch" and loc[-1] == "[key]":
         name = loc[-2]
         place = source.position(loc[:-1], key=True)
         return Problem(
-            f"{name!r:.{SHOWN_VALUE}} is not a name", place, "use lower-case letters, digits, _ and -, a letter first"
+            f"{name!r:.{SHOWN_VALUE}} is not a valid name",
+            place,
+            "use lower-case letters, digits, _ and -, and start with a letter",
         )
     message = error["msg"].removeprefix("Value error, ")
-    if loc and loc[-1] == "api_key_env":  # what was given may be the key itself: it is not shown
+    if loc and loc[-1] == "api_key_env":  # the value may be the key itself, so it is not shown
         return Problem(f"{what}: give the name of the environment variable that holds the key", source.position(loc))
     given = error.get("input")
     shown = f" (given: {redacted(repr(given))[:SHOWN_VALUE]})" if isinstance(given, str | int | float | bool) else ""
@@ -188,7 +201,7 @@ def _problem(source: YamlSource, error: Any) -> Problem:
 
 
 def _owner(loc: Loc) -> type[BaseModel]:
-    """The model whose key is at `loc`."""
+    """The pydantic model that has the key at `loc`."""
     owner: type[BaseModel] = PipelineSpec
     if len(loc) >= 3 and loc[0] in _SECTIONS:
         owner = _SECTIONS[str(loc[0])]

@@ -1,4 +1,4 @@
-"""Whatever a server answers: an answer as it was sent, a rejected row, or the end of the step, in words and without the key."""
+"""Whatever a server sends, the result is the answer, a rejected row or the end of the step; errors are clear and hide the key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hostile() -> Iterator[HostileServer]:
 
 @pytest.fixture(scope="module")
 def outcomes(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What came of one question in each mode; all are asked at the same time, with one retry."""
+    """The outcome of one question in each mode; all are asked at the same time, with one retry."""
 
     async def one(name: str, journal: Journal) -> Completion | Exception:
         current_log.set(CallLog())
@@ -77,7 +77,7 @@ def outcomes(hostile: HostileServer, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_a_mode_of_the_server_comes_to_what_it_should(outcomes: Outcomes, hostile: HostileServer, name: str) -> None:
+def test_each_mode_of_the_server_has_the_expected_outcome(outcomes: Outcomes, hostile: HostileServer, name: str) -> None:
     mode, outcome = MODES[name], outcomes[name]
     if mode.outcome == "answer":
         assert isinstance(outcome, Completion), outcome
@@ -247,13 +247,13 @@ def test_a_key_is_hidden_however_its_pieces_are_spelt(key: str, around: tuple[st
 
 
 @pytest.mark.parametrize("text", ["the key is wrong", "Incorrect API key provided", "100% of it & more \\o/ %zz &nosuch;", ""])
-def test_words_without_the_key_stay_as_they_are(text: str) -> None:
+def test_text_without_the_key_is_unchanged(text: str) -> None:
     assert redact(text, KEY) == text
 
 
 @pytest.fixture
 async def journal(workdir: Path) -> AsyncIterator[Journal]:
-    """A journal of its own."""
+    """A separate journal."""
     made = Journal(workdir / "journal")
     yield made
     made.close()

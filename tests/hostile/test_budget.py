@@ -1,4 +1,4 @@
-"""A budget is an upper bound on what the server bills, and `max_calls` on what it is sent, whatever it answers."""
+"""A budget is an upper bound on what the server bills, and `max_calls` on what it receives, whatever it answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ USAGES += [{"completion_tokens": 1}, {"prompt_tokens": 1}, {"prompt_tokens": "9"
 
 @dataclass
 class Biller:
-    """Answers by a script, and keeps the invoice: a token for each byte of the prompt, the template, the whole answer."""
+    """Answers by a script, and adds up the invoice: one token per byte of the prompt, the template and the whole answer."""
 
     server: ChatServer
     template: int
@@ -62,14 +62,14 @@ class Biller:
 
 
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pauses between tries."""
+    """Removes the pauses between attempts."""
     monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.0)
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(outage, "PATIENCE_SECONDS", 0.3)
 
 
 async def ask_all(folder: Path, spec: ModelSpec, rows: int) -> list[Any]:
-    """What becomes of some rows that are asked at the same time."""
+    """The outcomes of rows that are processed at the same time."""
     journal = Journal(folder)
     model = ModelClient(spec, spec.model, journal, Governor(spec), lambda: OpenAIProvider(spec, journal))
     asked = [

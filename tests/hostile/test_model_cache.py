@@ -1,4 +1,4 @@
-"""Attacks on the cache of model folders: nothing that somebody does to it changes what a model is."""
+"""Attacks on the cache of model folders: none of them changes a model."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_damage_in_cache_and_registry_names_the_file(registry: Registry) -> None
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "", ".", "a\\b", "a//b", "./a", "a/"])
-def test_names_that_lead_elsewhere_are_refused(name: str, registry: Registry, tmp_path: Path) -> None:
+def test_names_that_point_outside_the_folder_are_rejected(name: str, registry: Registry, tmp_path: Path) -> None:
     before = contents(tmp_path)
     made = model(registry, {name: b"evil"})
     with pytest.raises(EngineError, match="points outside its folder"):
@@ -265,7 +265,7 @@ def test_a_folder_of_ones_own_that_changed_since_the_check_is_refused(tmp_path: 
         materialise(other, registry.store)
 
 
-def test_adapters_on_adapters_end(registry: Registry) -> None:
+def test_adapters_on_adapters_are_rejected(registry: Registry) -> None:
     version(registry, "demo/self", Model(base_model="registry:demo/self@1", format="adapter"))
     with registry.session() as session, pytest.raises(EngineError, match="an adapter on the adapter demo/self@1"):
         identify("registry:demo/self@1", session)

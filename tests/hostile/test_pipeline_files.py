@@ -1,4 +1,4 @@
-"""Pipeline files that are broken, huge or malicious: each is refused with its place, quickly, and nothing is shown that is secret."""
+"""Broken, huge or malicious pipeline files: each is rejected quickly, with the position, and without showing secrets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REFUSED = {
     "many bytes": ("x: '" + "a" * MAX_BYTES + "'\n" + GOOD, "p.yaml:1:1: the file has"),
     "many unknown keys": (GOOD + "".join(f"k{n}: 1\n" for n in range(2000)), "and 1,900 more problems"),
     "many steps": (ROWS + "steps:\n" + "".join(f"  s{n}: {{op: dedup, in: rows}}\n" for n in range(1500)), "at most 1000"),
-    "unclosed parameters": (f"params: {{a: 1}}\n{GOOD}".replace("rows.jsonl", "'" + "${params." * 50_000 + "'"), "has no end"),
+    "unclosed parameters": (f"params: {{a: 1}}\n{GOOD}".replace("rows.jsonl", "'" + "${params." * 50_000 + "'"), "is not closed"),
     "parameters that multiply": (
         f"params: {{a: '{'A' * 500_000}'}}\n{GOOD}".replace("rows.jsonl", "'" + "${params.a}" * 20_000 + "'"),
         "parameters make the pipeline larger than",
@@ -69,7 +69,7 @@ REFUSED = {
     "a Python object": ("x: !!python/object/apply:os.system [true]\n" + GOOD, "p.yaml:1:4: not valid YAML: the tag"),
     "binary data": ("params: {a: !!binary aGk=}\n" + GOOD, "p.yaml:1:13: YAML reads aGk= as binary data"),
     "a set": ("x: !!set {a, b}\n" + GOOD, "p.yaml:1:4: not valid YAML: the tag"),
-    "a list as a parameter": ("params: {a: [1]}\n" + GOOD, "p.yaml:1:13: params.a: give a text, a number, true, false or null"),
+    "a list as a parameter": ("params: {a: [1]}\n" + GOOD, "p.yaml:1:13: params.a: give a string, a number, true, false or null"),
     "a control character in a comment": (GOOD + "# \x1b[31mred\x1b[0m\n", "p.yaml:4:3: YAML does not allow the character U+001B"),
     "a character after astral ones": ("name: demo # \U0001f600\U0001f600 \x07\n" + REST, "p.yaml:1:17: YAML does not allow the character U+0007"),
     "no character at all": (GOOD + "# \ufffe\n", "p.yaml:4:3: YAML does not allow the character U+FFFE"),
@@ -82,9 +82,9 @@ REFUSED = {
     "pairs the wrong way round": (prompt('"\\ude00\\ud83d {{ question }}"'), "half of a surrogate pair"),
     "a date": (body("2024-02-03"), "YAML reads 2024-02-03 as a date, which JSON does not have"),
     "a time": (body(f"[{dt.datetime(2024, 2, 3, 4).isoformat()}]"), "YAML reads 2024-02-03T04:00:00 as a time"),
-    "no number": (body(".nan"), ".nan is not a number that JSON has"),
-    "infinity": (body("{y: -.inf}"), "-.inf is not a number that JSON has"),
-    "an infinite time-out": (ROWS + MODEL % "timeout: .inf" + ASK % "", ".inf is not a number that JSON has"),
+    "no number": (body(".nan"), ".nan is not a finite number"),
+    "infinity": (body("{y: -.inf}"), "-.inf is not a finite number"),
+    "an infinite time-out": (ROWS + MODEL % "timeout: .inf" + ASK % "", ".inf is not a finite number"),
     "an infinite time-out as text": (ROWS + MODEL % "timeout: 1e999" + ASK % "", "timeout: Input should be a finite number"),
     "an infinite limit": (ROWS + MODEL % "limits: {tokens_per_minute: '1e999'}" + ASK % "", "tokens_per_minute: Input should be a finite number"),
     "an infinite parameter": (GOOD.replace("method: exact", "threshold: 1e999"), "threshold"),
@@ -95,7 +95,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_it_is_refused_with_its_place(case: tuple[str, str]) -> None:
+def test_it_is_rejected_with_its_position(case: tuple[str, str]) -> None:
     text, words = case
     said = found(text)
     assert words in said
@@ -111,11 +111,11 @@ def test_a_setting_of_the_command_line_is_held_to_the_same(text: str) -> None:
     found(f"params: {{a: 1}}\n{GOOD}", [f"a={text}"])
 
 
-def test_a_value_that_yaml_should_not_have_is_said_once() -> None:
+def test_a_value_that_json_does_not_have_is_reported_once() -> None:
     assert found("seed: .inf\n" + GOOD).count("p.yaml:1:7") == 1
 
 
-def test_whole_surrogate_pairs_are_the_characters_they_stand_for() -> None:
+def test_whole_surrogate_pairs_become_characters() -> None:
     source = parse('a: "\\ud83d\\ude00 x"\n"\\ud83d\\ude00": [é, "\\U0001F600"]\n', "p.yaml")
     assert source.data == {"a": "😀 x", "😀": ["é", "😀"]}
     assert not source.problems
@@ -123,7 +123,7 @@ def test_whole_surrogate_pairs_are_the_characters_they_stand_for() -> None:
     assert check(Path("p.json")).spec.params["mark"] == "😀"
 
 
-def test_both_parsers_of_yaml_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_yaml_parsers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a: &x {b: [1, 2.5, true, ~, 'é😀'], <<: {c: 1}}\n😀: *x\nd: |\n  long\n  text\n"
     fast = parse(text, "p.yaml")
     monkeypatch.setattr("engine.spec.yaml_source._FastLoader", None)
@@ -193,7 +193,7 @@ def test_a_secret_in_a_model_is_refused_and_never_shown(setting: str) -> None:
         "extra_body: {chat_template_kwargs: {enable_thinking: false}, reasoning_effort: low, user: me@example.com}",
     ],
 )
-def test_what_is_no_secret_is_taken(setting: str) -> None:
+def test_values_that_are_not_secrets_are_accepted(setting: str) -> None:
     Path("p.yaml").write_text(ROWS + f"models: {{t: {{provider: openai, model: m, {setting}}}}}\n" + ASK % "")
     check(Path("p.yaml"))
 

@@ -43,11 +43,11 @@ class KnownCapabilities(BaseModel):
 
     def unknown(self, wanted: Sequence[Capability] = get_args(Capability)) -> list[Capability]:
         """The wanted capabilities that are not known yet."""
-        return [ability for ability in wanted if getattr(self, ability) is None]
+        return [each for each in wanted if getattr(self, each) is None]
 
     def missing(self, wanted: Sequence[Capability] = get_args(Capability)) -> list[Capability]:
         """The wanted capabilities that the server does not have."""
-        return [ability for ability in wanted if getattr(self, ability) is False]
+        return [each for each in wanted if getattr(self, each) is False]
 
 
 async def recall(answers: Answers, spec: ModelSpec) -> KnownCapabilities:

@@ -1,4 +1,4 @@
-"""Several answers to a prompt, answers as objects, log-probabilities: with servers that know how, and with others."""
+"""Several answers to a prompt, structured answers, log-probabilities: with servers that support them, and with others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_samples_come_in_one_request_and_missing_ones_are_added(model: Mak
 
 
 @pytest.mark.parametrize("how", ["ignored", "refused"])
-async def test_a_server_that_knows_no_n_is_asked_for_one_at_a_time(model: Make, chat_server: ChatServer, how: str) -> None:
+async def test_a_server_without_n_gets_one_request_per_sample(model: Make, chat_server: ChatServer, how: str) -> None:
     def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
         if how == "refused" and "n" in body:
             return error(400, "n must be 1")
@@ -72,7 +72,7 @@ async def test_a_server_that_knows_no_n_is_asked_for_one_at_a_time(model: Make, 
     assert [request.get("n") for request in chat_server.requests][-2:] == [None, None]
 
 
-async def test_a_poisoned_prompt_is_refused_for_itself(model: Make, chat_server: ChatServer) -> None:
+async def test_a_refusal_of_one_prompt_does_not_change_the_capabilities(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: error(400, "no") if "bad" in body["messages"][-1]["content"] else None
     one = model()
     assert len(await one.samples("good", 3)) == 3
@@ -97,7 +97,7 @@ async def test_a_server_that_does_not_sample_is_noticed(model: Make, chat_server
 # -- objects ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_is_held_to_the_schema(model: Make, chat_server: ChatServer) -> None:
+async def test_a_server_gets_the_schema(model: Make, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: json.dumps(GOOD)
     verdict = await model().parse("Is it so?", Verdict)
     assert verdict == Verdict.model_validate(GOOD)
@@ -112,7 +112,7 @@ async def test_a_server_is_held_to_the_schema(model: Make, chat_server: ChatServ
 
 
 @pytest.mark.parametrize("how", ["ignored", "refused"])
-async def test_where_there_is_no_response_format_the_schema_is_asked_for_in_words(
+async def test_without_response_format_the_schema_is_added_to_the_prompt(
     model: Make, chat_server: ChatServer, how: str
 ) -> None:
     def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
@@ -144,9 +144,7 @@ async def test_a_refusal_says_nothing_about_the_server(model: Make, chat_server:
     assert all("response_format" in request for request in chat_server.requests)
 
 
-async def test_a_schema_that_a_server_does_not_take_is_asked_for_in_words_and_others_are_not(
-    model: Make, chat_server: ChatServer
-) -> None:
+async def test_only_a_schema_that_the_server_rejects_is_added_to_the_prompt(model: Make, chat_server: ChatServer) -> None:
     def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
         if "response_format" in body and body["response_format"]["json_schema"]["name"] == "Verdict":
             return error(400, "Invalid schema for response_format 'Verdict'")
@@ -160,7 +158,7 @@ async def test_a_schema_that_a_server_does_not_take_is_asked_for_in_words_and_ot
     assert ["response_format" in request for request in chat_server.requests] == [True, False, False, True]
 
 
-async def test_every_request_counts_also_those_that_find_out(model: Make, chat_server: ChatServer) -> None:
+async def test_every_request_counts_even_those_that_test_capabilities(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: error(400, "n must be 1") if "n" in body else None
     with pytest.raises(BudgetError, match="max_calls 1"):
         await model(max_calls=1).samples("q", 2)
@@ -177,7 +175,7 @@ async def test_a_wrong_object_is_repaired_once(model: Make, chat_server: ChatSer
     assert len(current_log.get().calls) == 2
 
 
-async def test_an_answer_that_stays_wrong_is_the_requests_fault_and_is_paid_once(model: Make, chat_server: ChatServer) -> None:
+async def test_an_answer_that_stays_wrong_is_a_request_error_and_is_paid_once(model: Make, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: "I would rather not."
     for _ in range(2):
         with pytest.raises(RequestError, match=r"not a valid Verdict, even after one repair attempt: .*I would rather not"):
@@ -202,13 +200,13 @@ def test_an_object_is_found_where_models_put_it(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["yes", '{"correct": "true"}', '{"correct": true, "score": "4"}', '{"correct": tr', "{}", "[true]"]
 )
-def test_what_is_almost_an_object_is_none(text: str) -> None:
+def test_almost_valid_objects_are_rejected(text: str) -> None:
     with pytest.raises(UnparsableError):
         parse_answer(text, Verdict)
 
 
 @pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
-def test_a_number_that_is_not_finite_is_no_answer(number: str) -> None:
+def test_an_answer_with_a_number_that_is_not_finite_is_rejected(number: str) -> None:
     class Weight(BaseModel):
         kg: float
 
@@ -216,7 +214,7 @@ def test_a_number_that_is_not_finite_is_no_answer(number: str) -> None:
         parse_answer(f'{{"kg": {number}}}', Weight)
 
 
-def test_of_many_problems_the_first_ones_are_named() -> None:
+def test_only_the_first_of_many_problems_are_named() -> None:
     class Numbers(BaseModel):
         each: list[int]
 
@@ -265,7 +263,7 @@ async def test_a_server_without_log_probabilities_stops_the_step_at_once(model: 
     assert len(chat_server.requests) == 1
 
 
-def test_every_ability_is_explained() -> None:
+def test_every_capability_is_explained() -> None:
     assert set(MEANING) == {"n", "logprobs", "response_format", "sampling"}
 
 

@@ -1,4 +1,4 @@
-"""Batches: every request gets its own answer, nothing is asked twice wherever the process dies, failures are told apart."""
+"""Batches: every request gets its own answer, nothing is requested twice wherever the process dies, failures are classified."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def journal(workdir: Path) -> AsyncIterator[Journal]:
 
 @pytest.fixture
 async def make(server: BatchServer, journal: Journal) -> AsyncIterator[Make]:
-    """Makes providers, as several processes or several lives of one would have them; all share one journal."""
+    """Makes providers, like those of several processes or of restarts of one; all share one journal."""
     made = []
 
     def make(**spec: Any) -> BatchProvider:
@@ -67,7 +67,7 @@ async def make(server: BatchServer, journal: Journal) -> AsyncIterator[Make]:
 
 
 async def ask(provider: BatchProvider, server: BatchServer, *prompts: str) -> list[str]:
-    """The answers to some prompts that are asked at the same time."""
+    """The answers to prompts that are sent at the same time."""
     spec = provider._spec
     shared = ModelClient(spec, spec.model, provider._answers, Governor(spec), lambda: provider)
     done = await asyncio.gather(*[shared.answer([request(server, prompt)]) for prompt in prompts])
@@ -103,7 +103,7 @@ async def test_a_model_of_a_pipeline_asks_in_batches_and_the_journal_makes_the_s
 
 
 @pytest.mark.parametrize("limit", [{"MOST_IN_BATCH": 4}, {"MOST_BYTES": 1000}])
-async def test_what_is_too_much_for_a_batch_goes_into_several(
+async def test_too_many_requests_for_one_batch_go_into_several(
     make: Make, server: BatchServer, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
 ) -> None:
     for name, value in limit.items():
@@ -113,7 +113,9 @@ async def test_what_is_too_much_for_a_batch_goes_into_several(
     assert max(len(server.files[each["input_file_id"]]) for each in server.batches.values()) <= 1000
 
 
-async def test_log_probabilities_come_also_when_who_asked_is_gone(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_log_probabilities_arrive_even_if_the_requesting_row_is_gone(
+    make: Make, server: BatchServer, journal: Journal
+) -> None:
     server.hold = True
     first = make()
     asked = request(server, "q", logprobs=0)
@@ -148,7 +150,9 @@ async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, j
     assert await journal.notes("") == {}
 
 
-async def test_several_heirs_create_one_batch(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_several_successors_of_a_killed_process_create_one_batch(
+    make: Make, server: BatchServer, journal: Journal
+) -> None:
     await asyncio.to_thread(killed, server, journal.file.parent, "create: hang")
     processes = [start(server, journal.file.parent) for _ in range(2)]
     here = [ask(make(), server, *PROMPTS) for _ in range(3)]
@@ -158,7 +162,7 @@ async def test_several_heirs_create_one_batch(make: Make, server: BatchServer, j
     assert await journal.notes("") == {}
 
 
-async def test_a_claim_of_another_machine_counts_until_it_is_old(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_a_claim_of_another_machine_expires(make: Make, server: BatchServer, journal: Journal) -> None:
     await asyncio.to_thread(killed, server, journal.file.parent, "create: hang")
     name = f"claim {next(iter(server.files))} x"
     await journal.note(name, json.dumps({"host": "elsewhere", "pid": 1, "at": time.time()}))
@@ -171,7 +175,7 @@ async def test_a_claim_of_another_machine_counts_until_it_is_old(make: Make, ser
     assert await journal.notes("") == {}
 
 
-async def test_a_batch_that_is_just_being_created_by_another_is_waited_for(make: Make, server: BatchServer) -> None:
+async def test_a_batch_that_another_process_is_creating_is_awaited(make: Make, server: BatchServer) -> None:
     server.faults["create"] = [503, 503, 503]
     first = asyncio.create_task(ask(make(), server, *PROMPTS))
     await until(lambda: server.counts["create"])
@@ -179,7 +183,7 @@ async def test_a_batch_that_is_just_being_created_by_another_is_waited_for(make:
     assert server.asked == dict.fromkeys(PROMPTS, 1)
 
 
-async def test_a_closed_provider_leaves_its_batch_out(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_a_closed_provider_leaves_its_batch_open(make: Make, server: BatchServer, journal: Journal) -> None:
     server.hold = True
     first = make()
     waiting = [asyncio.create_task(first.complete([request(server, prompt)])) for prompt in PROMPTS]
@@ -207,7 +211,7 @@ async def test_closing_does_not_interrupt_a_creation(make: Make, server: BatchSe
     assert json.loads(note)["batch"] in server.batches
 
 
-async def test_a_row_that_gives_up_takes_nothing_out_of_the_batch(make: Make, server: BatchServer) -> None:
+async def test_a_cancelled_row_removes_nothing_from_the_batch(make: Make, server: BatchServer) -> None:
     server.hold = True
     provider = make()
     first = asyncio.create_task(ask(provider, server, "q"))
@@ -233,14 +237,14 @@ async def test_a_row_that_gives_up_takes_nothing_out_of_the_batch(make: Make, se
         {"content": [500, "reset", "half", "short", "short"]},
     ],
 )
-async def test_failures_that_pass_are_waited_out(make: Make, server: BatchServer, faults: dict[str, list[Any]]) -> None:
+async def test_transient_failures_are_waited_out(make: Make, server: BatchServer, faults: dict[str, list[Any]]) -> None:
     server.faults = faults
     assert await ask(make(retries=0), server, *PROMPTS) == SAID
     assert server.asked == dict.fromkeys(PROMPTS, 1)
     assert not any(faults.values())
 
 
-async def test_a_server_that_goes_away_for_good_is_given_up_and_nothing_is_lost(
+async def test_a_server_that_never_comes_back_ends_the_wait_and_nothing_is_lost(
     make: Make, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "PATIENCE_SECONDS", 0.1)
@@ -252,15 +256,13 @@ async def test_a_server_that_goes_away_for_good_is_given_up_and_nothing_is_lost(
     assert server.asked == {"q": 1}
 
 
-async def test_a_server_that_never_was_there_is_said_soon(make: Make, server: BatchServer) -> None:
+async def test_a_server_that_never_answered_is_reported_soon(make: Make, server: BatchServer) -> None:
     with pytest.raises(EndpointError, match=r"cannot connect to http://127\.0\.0\.1:9/v1/files"):
         await make(base_url="http://127.0.0.1:9/v1").complete([request(server, "q")])
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
-async def test_what_was_not_reached_goes_into_the_next_batch(
-    make: Make, server: BatchServer, journal: Journal, end: str
-) -> None:
+async def test_unprocessed_requests_go_into_the_next_batch(make: Make, server: BatchServer, journal: Journal, end: str) -> None:
     server.ends, server.done = [end, end], 4
     assert await ask(make(), server, *PROMPTS) == SAID
     assert [len(server.lines(each)) for each in server.batches.values()] == [10, 6, 2]
@@ -268,14 +270,14 @@ async def test_what_was_not_reached_goes_into_the_next_batch(
     assert await journal.notes("") == {}
 
 
-async def test_what_is_never_reached_is_given_up(make: Make, server: BatchServer) -> None:
+async def test_requests_that_no_batch_reaches_are_given_up(make: Make, server: BatchServer) -> None:
     server.ends = ["expired"] * 9
     with pytest.raises(RequestError, match=r"no answer after 3 attempts; last error: batch batch_\d+ ended without an answer"):
         await ask(make(), server, "q")
     assert len(server.batches) == 3
 
 
-async def test_a_failed_batch_is_said_in_the_servers_words(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_a_failed_batch_is_reported_in_the_servers_words(make: Make, server: BatchServer, journal: Journal) -> None:
     server.ends = ["failed"]
     with pytest.raises(EndpointError, match=r"batch batch_\d+ failed: line 1: scripted failure"):
         await ask(make(), server, *PROMPTS)
@@ -294,7 +296,7 @@ async def test_a_refused_request_fails_alone(make: Make, server: BatchServer, jo
 
 
 @pytest.mark.parametrize("failure", [(500, {"error": {"message": "oops"}}), (200, {"choices": []}), None])
-async def test_a_request_that_failed_in_passing_goes_into_the_next_batch(
+async def test_a_request_with_a_transient_failure_goes_into_the_next_batch(
     make: Make, server: BatchServer, failure: tuple[int, dict[str, Any]] | None
 ) -> None:
     server.answer = lambda prompt, seen: failure if prompt == "q4" and seen < 2 else f"You said: {prompt}"
@@ -309,20 +311,20 @@ async def test_a_request_that_keeps_failing_is_given_up_after_its_retries(make: 
     assert len(server.batches) == 3
 
 
-async def test_a_model_that_is_not_there_concerns_the_endpoint(make: Make, server: BatchServer) -> None:
+async def test_a_missing_model_is_an_endpoint_error(make: Make, server: BatchServer) -> None:
     server.answer = lambda prompt, seen: (404, {"error": {"message": "no such model", "code": "model_not_found"}})
     with pytest.raises(EndpointError, match="no such model"):
         await ask(make(), server, "q")
 
 
-async def test_an_empty_answer_is_told_and_not_journalled(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_an_empty_answer_is_reported_and_not_journalled(make: Make, server: BatchServer, journal: Journal) -> None:
     server.answer = lambda prompt, seen: " "
     with pytest.raises(RequestError, match="empty answer"):
         await ask(make(), server, "q")
     assert journal.count() == 0
 
 
-async def test_an_empty_sample_is_asked_for_once_more_and_others_are_not(server: BatchServer, journal: Journal) -> None:
+async def test_only_an_empty_sample_is_requested_again(server: BatchServer, journal: Journal) -> None:
     current_log.set(CallLog())
     server.answer = lambda prompt, seen: "" if seen == 0 else f"answer {seen}"  # the order is not that of the samples
     spec = model_spec(server)
@@ -333,7 +335,7 @@ async def test_an_empty_sample_is_asked_for_once_more_and_others_are_not(server:
     assert [len(server.lines(each)) for each in server.batches.values()] == [4, 1]
 
 
-async def test_what_is_asked_again_replaces_the_kept_answer(make: Make, server: BatchServer, journal: Journal) -> None:
+async def test_a_refreshed_answer_replaces_the_stored_one(make: Make, server: BatchServer, journal: Journal) -> None:
     server.answer = lambda prompt, seen: f"answer {seen}"
     assert await ask(make(), server, "q") == ["answer 0"]
     assert await ask(make(), server, "q") == ["answer 0"]  # of the journal
@@ -344,7 +346,7 @@ async def test_what_is_asked_again_replaces_the_kept_answer(make: Make, server: 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 @pytest.mark.parametrize("kind", ["upload", "create", "look", "content"])
-async def test_a_refusal_concerns_the_endpoint_and_what_is_out_stays_noted(
+async def test_a_refusal_is_an_endpoint_error_and_open_batches_stay_noted(
     make: Make, server: BatchServer, journal: Journal, kind: str, status: int
 ) -> None:
     server.faults[kind] = [status]
@@ -392,7 +394,7 @@ def test_the_rows_of_a_step_are_one_batch(registry: Registry, server: BatchServe
     assert [len(server.lines(each)) for each in server.batches.values()] == [100]
 
 
-def test_a_killed_run_goes_on_with_its_batch(workdir: Path, engine: Cli, server: BatchServer) -> None:
+def test_a_killed_run_continues_with_its_batch(workdir: Path, engine: Cli, server: BatchServer) -> None:
     words(*[str(number) for number in range(100)])
     (workdir / "p.yaml").write_text(pipeline(server.model()))
     server.hold = True
@@ -411,7 +413,7 @@ def test_a_killed_run_goes_on_with_its_batch(workdir: Path, engine: Cli, server:
 # -- limits ----------------------------------------------------------------------------------------------------------
 
 
-async def test_tries_of_a_request_count_against_max_calls(make: Make, server: BatchServer) -> None:
+async def test_attempts_count_against_max_calls(make: Make, server: BatchServer) -> None:
     server.answer = lambda prompt, seen: (500, {"error": {"message": "oops"}})
     provider = make(retries=3, max_calls=12)
     spec = provider._spec
@@ -420,7 +422,7 @@ async def test_tries_of_a_request_count_against_max_calls(make: Make, server: Ba
     assert server.asked.total() == 12
 
 
-async def test_what_max_calls_allows_goes_out_and_the_next_run_goes_further(make: Make, server: BatchServer) -> None:
+async def test_requests_within_max_calls_are_sent_and_the_next_run_continues(make: Make, server: BatchServer) -> None:
     for run in (1, 2):
         provider = make(max_calls=6)
         spec = provider._spec

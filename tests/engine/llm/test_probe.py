@@ -1,4 +1,4 @@
-"""What a server cannot do is said before it is paid for, and found out once."""
+"""Missing capabilities of a server are found out once, and reported before anything is paid for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PIPELINE = """
 
 
 def able(body: dict[str, Any]) -> dict[str, Any]:
-    """A server that knows everything."""
+    """A server that supports everything."""
     if "response_format" in body:
         return completion('{"city": "Paris"}')
     able.counter += 1  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ def spec(server: ChatServer, **more: Any) -> ModelSpec:
     return ModelSpec.model_validate({"provider": "openai", "model": "m", "base_url": server.base_url, **more})
 
 
-def test_a_server_that_knows_everything(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_supports_everything(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     found = ask_server(spec(chat_server), registry)
     assert found.capabilities == KnownCapabilities(n=True, logprobs=True, response_format=True, sampling=True)
@@ -51,12 +51,12 @@ def test_a_server_that_knows_everything(registry: Registry, chat_server: ChatSer
     assert len(chat_server.requests) == 7
 
 
-def test_a_server_that_ignores_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_ignores_unsupported_features(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: completion("always the same")
     assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format", "sampling"]
 
 
-def test_a_server_that_refuses_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_refuses_unsupported_features(registry: Registry, chat_server: ChatServer) -> None:
     def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
         unknown = [name for name in ("n", "logprobs", "response_format") if name in body]
         return error(400, f"{unknown[0]}: unknown") if unknown else able(body)
@@ -71,7 +71,7 @@ def test_only_what_is_needed_is_asked(registry: Registry, chat_server: ChatServe
     assert ask_server(spec(chat_server), registry, ["logprobs", "n"]).calls == 1
 
 
-def test_a_wrong_key_is_told_in_the_servers_words(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_wrong_key_is_reported_in_the_servers_words(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: error(401, "wrong key")
     with pytest.raises(EngineError, match="401: wrong key"):
         ask_server(spec(chat_server), registry)
@@ -108,7 +108,7 @@ def test_the_command_shows_what_servers_can_do(workdir: Path, engine: Cli, chat_
     assert '"logprobs": true' in again.stdout
 
 
-def test_a_busy_server_is_waited_for_as_it_asks_and_what_was_found_is_kept(registry: Registry, chat_server: ChatServer) -> None:
+def test_retry_after_is_respected_and_findings_are_stored(registry: Registry, chat_server: ChatServer) -> None:
     def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
         place = len(chat_server.requests)
         if 2 <= place <= 7:
@@ -124,14 +124,14 @@ def test_a_busy_server_is_waited_for_as_it_asks_and_what_was_found_is_kept(regis
     assert ask_server(spec(chat_server), registry, ["n", "logprobs", "response_format"]).calls == 0
 
 
-def test_a_server_that_stays_busy_is_asked_as_often_as_retries_allow(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_stays_busy_is_called_as_often_as_retries_allow(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: error(429, "busy", **{"Retry-After": "0"})
     with pytest.raises(EngineError, match="429: busy"):
         ask_server(spec(chat_server, retries=2), registry, ["n"])
     assert len(chat_server.requests) == 3
 
 
-def test_a_server_that_breaks_down_over_what_it_does_not_know(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_fails_on_unsupported_features(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: (
         error(500, "internal error") if {"n", "logprobs", "response_format"} & body.keys() else able(body)
     )
@@ -139,7 +139,7 @@ def test_a_server_that_breaks_down_over_what_it_does_not_know(registry: Registry
     assert len(chat_server.requests) == 3 * 3 + 4
 
 
-def test_a_server_that_breaks_down_over_everything_is_not_judged(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_always_fails_shows_nothing_about_capabilities(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: error(500, "internal error")
     with pytest.raises(EngineError, match="500: internal error"):
         ask_server(spec(chat_server, retries=1), registry, ["n"])
@@ -147,7 +147,7 @@ def test_a_server_that_breaks_down_over_everything_is_not_judged(registry: Regis
     assert ask_server(spec(chat_server), registry, ["n"]).capabilities.n is True
 
 
-def test_what_a_server_did_not_know_is_asked_again_before_it_stops_a_step(
+def test_a_missing_capability_is_checked_again_before_it_stops_a_step(
     registry: Registry, chat_server: ChatServer, no_cluster: None
 ) -> None:
     words("a")
@@ -159,14 +159,14 @@ def test_what_a_server_did_not_know_is_asked_again_before_it_stops_a_step(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_server_that_has_learnt_what_it_did_not_know_is_used(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_that_has_gained_a_feature_is_used(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     assert run_text(PIPELINE % chat_server.model(), registry).error
     chat_server.reply = able
     assert run_text(PIPELINE % chat_server.model(), registry).state == "succeeded"
 
 
-def test_what_is_known_with_other_further_parameters_says_nothing(registry: Registry, chat_server: ChatServer) -> None:
+def test_capabilities_are_known_per_extra_body(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: completion("x") if body.get("thinking") else able(body)
     assert ask_server(spec(chat_server, extra_body={"thinking": True}), registry, ["n"]).capabilities.n is False
     assert ask_server(spec(chat_server), registry, ["n"]).capabilities.n is True

@@ -1,4 +1,4 @@
-"""Workers share limits and a journal through a Service, whatever becomes of some of them."""
+"""Workers share limits and a journal through a Service, even if some of them die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.llm.types.model_spec import ModelSpec
 
 
 class LocalTransport:
-    """Carries calls within this process, copied as on the way to another."""
+    """Carries calls within this process, pickled like calls to another one."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -40,7 +40,7 @@ async def transport(workdir: Path) -> LocalTransport:
     return LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
 
 
-async def test_two_workers_take_turns(transport: LocalTransport) -> None:
+async def test_two_workers_share_the_limits(transport: LocalTransport) -> None:
     posts = [WorkerConnection(transport), WorkerConnection(transport)]
     gates = [RemoteGate(post, "m") for post in posts]
     first = await gates[0].admit(Estimate("a"))
@@ -67,7 +67,7 @@ async def test_the_places_of_a_worker_that_is_gone_are_free_again(
     await other.close()
 
 
-async def test_a_worker_that_was_taken_for_dead_still_pays(transport: LocalTransport) -> None:
+async def test_a_worker_that_was_written_off_still_pays(transport: LocalTransport) -> None:
     post = WorkerConnection(transport)
     ticket = await RemoteGate(post, "m").admit(Estimate("a", cost=0.5))
     transport.service._last_heard = dict.fromkeys(transport.service._last_heard, -1e9)
@@ -77,7 +77,7 @@ async def test_a_worker_that_was_taken_for_dead_still_pays(transport: LocalTrans
     assert transport.service._governors["m"].spent_usd == 0.5
 
 
-async def test_a_stop_turns_away_who_waits(transport: LocalTransport) -> None:
+async def test_a_stop_fails_waiting_requests(transport: LocalTransport) -> None:
     post = WorkerConnection(transport)
     gate = RemoteGate(post, "m")
     ticket = await gate.admit(Estimate("a"))
@@ -90,7 +90,7 @@ async def test_a_stop_turns_away_who_waits(transport: LocalTransport) -> None:
     await post.close()
 
 
-async def test_the_journal_is_reached_from_afar(transport: LocalTransport) -> None:
+async def test_the_journal_works_through_the_service(transport: LocalTransport) -> None:
     answers = RemoteAnswers(transport)
     done = [Completion(text=str(number)) for number in range(50)]
     kept = await asyncio.gather(*[answers.put(str(number), each) for number, each in enumerate(done)])
@@ -101,7 +101,7 @@ async def test_the_journal_is_reached_from_afar(transport: LocalTransport) -> No
     assert await answers.notes("a") == {"a b": "c"}
 
 
-async def test_what_a_dead_worker_had_goes_to_the_others_at_once(workdir: Path) -> None:
+async def test_a_dead_worker_frees_its_places_at_once(workdir: Path) -> None:
     spec = ModelSpec.model_validate(
         {"provider": "openai", "model": "m", "limits": {"concurrency": 2}, "budget_usd": 1, "price": {"output": 1}}
     )
@@ -140,7 +140,7 @@ async def test_an_outage_is_known_to_all_workers(workdir: Path) -> None:
         await post.close()
 
 
-async def test_a_full_disk_is_said_from_afar(transport: LocalTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_reported_through_the_service(transport: LocalTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = RemoteAnswers(transport)
     await answers.ensure_room()
     transport.service._journal._reserve.release()

@@ -1,4 +1,4 @@
-"""Models in this process: rows are generated together, and each gets what it would have got alone."""
+"""In-process models: rows are generated together, and each gets the answer that it would get alone."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def request(prompt: str, sample: int = 0, schema: dict[str, Any] | None = None, 
 
 
 async def ask(provider: TransformersProvider, *requests: Request) -> list[Completion]:
-    """Answers to requests that are made at the same time, each by a call of its own."""
+    """Answers to requests that are made at the same time, one call each."""
     return [answer for [answer] in await asyncio.gather(*[provider.complete([each]) for each in requests])]
 
 
 async def outcomes(provider: TransformersProvider, *requests: Request) -> list[Any]:
-    """As `ask`, with errors in place of answers."""
+    """Like `ask`, but returns errors instead of raising them."""
     return await asyncio.gather(*[provider.complete([each]) for each in requests], return_exceptions=True)
 
 
@@ -58,7 +58,7 @@ def local(make: Make) -> TransformersProvider:
 
 
 def watched(provider: TransformersProvider, folder: Path, before: Callable[[Any], None] | None = None) -> list[tuple[int, int]]:
-    """Shapes (rows, tokens) of what goes through the provider's model from now on."""
+    """Records the shapes (rows, tokens) of the inputs of the provider's model."""
     model = load(str(folder), folder, None, None)
     shapes = []
     forward = model.network.forward
@@ -96,7 +96,7 @@ def plain_answer(folder: Path, prompt: str, max_tokens: int) -> str:
 
 @pytest.fixture(scope="session")
 def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of each kind of cache one: one that grows, one that keeps the last eight tokens, one that is no cache of tokens."""
+    """One model per kind of cache: growing, limited to the last eight tokens, and not a cache of tokens."""
     import torch
     from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
@@ -125,7 +125,7 @@ async def test_concurrent_requests_are_generated_together(local: TransformersPro
     assert all(answer.tokens_in == len("<u>q0<e><a>") - 6 and 0 < answer.tokens_out <= 8 for answer in answers)
 
 
-async def test_prompts_of_like_length_are_generated_together_and_the_oldest_is_among_the_first(
+async def test_prompts_of_similar_length_share_a_batch_and_the_oldest_is_in_the_first(
     local: TransformersProvider, tiny_model: Path
 ) -> None:
     shapes = watched(local, tiny_model)
@@ -146,9 +146,7 @@ async def test_a_long_request_is_not_overtaken_for_ever(local: TransformersProvi
         other.cancel()
 
 
-async def test_rows_that_have_ended_leave_the_batch_and_are_answered_at_once(
-    local: TransformersProvider, tiny_model: Path
-) -> None:
+async def test_finished_rows_leave_the_batch_and_are_answered_at_once(local: TransformersProvider, tiny_model: Path) -> None:
     shapes, order = watched(local, tiny_model), []
 
     async def one(prompt: str, max_tokens: int) -> Completion:
@@ -268,7 +266,7 @@ async def test_stop_words_end_the_answer(local: TransformersProvider, tiny_model
     assert other.text == whole.text[:2]
 
 
-async def test_an_end_token_ends_the_answer_and_is_no_part_of_it(local: TransformersProvider, tiny_model: Path) -> None:
+async def test_an_end_token_ends_the_answer_and_is_not_part_of_it(local: TransformersProvider, tiny_model: Path) -> None:
     model = load("tiny", tiny_model, None, None)
     local._loaded = dataclasses.replace(model, ends=frozenset())
     [whole] = await ask(local, request("q", max_tokens=30, logprobs=0))
@@ -291,7 +289,7 @@ async def test_a_prompt_that_does_not_fit_is_refused_and_the_others_are_answered
     assert "the model takes 1024" in str(too_long)
 
 
-async def test_a_schema_is_asked_for_in_words(local: TransformersProvider) -> None:
+async def test_a_schema_is_added_to_the_prompt(local: TransformersProvider) -> None:
     schema = {"type": "object", "properties": {"answer": {"type": "integer"}}}
     [asked] = await ask(local, request("q", schema=schema))
     worded = in_words(request("q").messages, schema)[0]["content"]
@@ -299,14 +297,14 @@ async def test_a_schema_is_asked_for_in_words(local: TransformersProvider) -> No
     assert (asked.text, asked.tokens_in) == (spelt.text, spelt.tokens_in)
 
 
-async def test_a_tokenizer_without_a_chat_template_is_said(make: Make, tiny_model: Path, tmp_path: Path) -> None:
+async def test_a_tokenizer_without_a_chat_template_is_reported(make: Make, tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").unlink()
     with pytest.raises(EndpointError, match=r"base has no chat template.*instruct"):
         await make(tmp_path / "base").complete([request("q")])
 
 
-async def test_messages_that_the_chat_template_refuses_concern_their_request_only(
+async def test_messages_that_the_chat_template_rejects_affect_only_their_request(
     make: Make, tiny_model: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / "strict")
@@ -322,13 +320,13 @@ async def test_messages_that_the_chat_template_refuses_concern_their_request_onl
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_model_that_is_not_there_is_said(make: Make, tmp_path: Path) -> None:
+async def test_a_missing_model_is_reported(make: Make, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EndpointError, match="cannot load the model"):
         await make(tmp_path).complete([request("q")])
 
 
-async def test_requests_under_way_fail_when_generation_does_and_the_next_are_answered(
+async def test_requests_in_progress_fail_with_generation_and_later_ones_are_answered(
     local: TransformersProvider, tiny_model: Path
 ) -> None:
     broken = True
@@ -376,14 +374,14 @@ async def under_way(provider: TransformersProvider, folder: Path, *requests: Req
     return asked
 
 
-async def test_a_failed_step_lets_what_is_being_generated_end_and_begins_nothing(make: Make, tiny_model: Path) -> None:
+async def test_a_failed_step_finishes_the_current_batch_and_starts_no_other(make: Make, tiny_model: Path) -> None:
     provider = make(batch_size=1)
     asked = await under_way(provider, tiny_model, *[request("q" * number, max_tokens=50) for number in (1, 2, 3)])
     provider.stop(StoppedError("another row has failed"))
     assert [str(each) for each in await asked if isinstance(each, Exception)] == ["another row has failed"] * 2
 
 
-async def test_closing_ends_what_is_under_way(make: Make, tiny_model: Path) -> None:
+async def test_closing_ends_requests_in_progress(make: Make, tiny_model: Path) -> None:
     provider = make(batch_size=1)
     asked = await under_way(provider, tiny_model, *[request("q" * number, max_tokens=900) for number in (1, 2)])
     await provider.close()
@@ -392,7 +390,7 @@ async def test_closing_ends_what_is_under_way(make: Make, tiny_model: Path) -> N
         await provider.complete([request("q")])
 
 
-async def test_threads_are_what_the_worker_was_given(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_worker_sets_the_number_of_threads(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     given: list[int] = []

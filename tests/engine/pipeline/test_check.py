@@ -1,4 +1,4 @@
-"""What is wrong with a pipeline is said with its place and what to do, all of it in one go, before anything starts."""
+"""All problems of a pipeline are reported at once, with positions and hints, before anything starts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_settings_override_params_and_keep_their_types() -> None:
     [unknown] = problems(GOOD, ["limt=1"])
     assert "--set limt=1" in unknown
     assert "did you mean 'limit'?" in unknown
-    assert "write it as --set name=value" in problems(GOOD, ["limit"])[0]
+    assert "use the form --set name=value" in problems(GOOD, ["limit"])[0]
     assert "limit" in problems(GOOD, ["limit=many"])[0]
 
 
@@ -95,7 +95,7 @@ CASES = {
     "a bad provider": ("provider: openai, model: m, base", "provider: opnai, model: m, base", "opnai", ["provider", "'openai', "]),
     "an unknown parameter of the file": ('"${params.limit}"', '"${params.limt}"', '"${params.limt}"', ["no parameter named 'limt'"]),
     "two sources": ("limit: \"${params.limit}\"", "hf: x/y", "{type", ["exactly one of path, hf, generator, registry"]),
-    "a bad name": ("  cot: {", "  Cot: {", "Cot: {", ["'Cot' is not a name", "lower-case"]),
+    "a bad name": ("  cot: {", "  Cot: {", "Cot: {", ["'Cot' is not a valid name", "lower-case"]),
     "a bad address": ("http://127.0.0.1:9/v1", "localhost:9", '"localhost:9"', ["http://"]),
     "a prompt with an unknown variable": (
         "attempts: 2",
@@ -118,13 +118,13 @@ CASES = {
     ),
     "an unknown field in rename": ("limit: \"${params.limit}\"", "rename: {q: qestion}", "qestion", ["no field 'qestion'", "'question'?"]),
     "no registry": ("in: problems", 'in: "registry:a/b@1"', '"registry', ["there is no registry yet"]),
-    "a file of unknown format": ("path: data.jsonl", "path: p.yaml", '"${params.path}"', ["cannot tell the format"]),
+    "a file of unknown format": ("path: data.jsonl", "path: p.yaml", '"${params.path}"', ["unknown format of"]),
     "a missing folder for a model": ("provider: openai, model: m, base_url: \"http://127.0.0.1:9/v1\"", "provider: transformers, model: ./no", "./no", ["no folder ./no"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_problem_is_said_with_its_place(case: tuple[str, str, str, list[str]]) -> None:
+def test_a_problem_is_reported_with_its_position(case: tuple[str, str, str, list[str]]) -> None:
     old, new, where, words = case
     text = GOOD.replace(old, new)
     assert text != GOOD
@@ -138,7 +138,7 @@ def test_a_duplicate_key_is_a_problem() -> None:
     text = GOOD + "  cot: {op: to_sft, in: problems}\n"
     [duplicate, *_] = [problem for problem in problems(text) if "duplicate" in problem]
     assert duplicate.startswith(place(text, "  cot:", 1).replace(":1:", ":1:").rpartition(":")[0])
-    assert "already given at line 9" in duplicate
+    assert "the first one is on line 9" in duplicate
 
 
 def test_a_cycle_is_shown() -> None:
@@ -162,7 +162,7 @@ def test_an_unset_key_is_a_problem_of_a_run_only_and_its_value_is_never_shown(mo
     assert "sk-secret" not in repr(check(Path("p.yaml"), keys=True))
 
 
-def test_all_problems_are_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     text = """\
         name: demo
         extra: 1
@@ -198,26 +198,26 @@ def test_all_problems_are_said_at_once() -> None:
     ("raw", "words"),
     [
         (b"", "the file is empty"),
-        (b"- a\n", "a pipeline is a mapping"),
+        (b"- a\n", "a pipeline must be a mapping"),
         (b"name: [", "not valid YAML"),
-        (b"name: \xff\n", "p.yaml:1:7: not UTF-8"),
+        (b"name: \xff\n", "p.yaml:1:7: the file is not UTF-8"),
         (b"name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         (b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(b"%c: &%c [%s]\n" % (98 + i, 98 + i, b",".join([b"*%c" % (97 + i)] * 9)) for i in range(8)), "too large"),
-        (b"x" * (2 << 20), "a pipeline may have"),
+        (b"x" * (2 << 20), "bytes; the limit is"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_pipeline_is_refused(raw: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_pipeline_is_rejected(raw: bytes, words: str) -> None:
     Path("p.yaml").write_bytes(raw)
     with pytest.raises(PipelineError, match=words):
         check(Path("p.yaml"))
 
 
-def test_a_missing_file_is_said() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(PipelineError, match=r"cannot read nothere\.yaml"):
         check(Path("nothere.yaml"))
 
 
-def test_a_budget_without_a_price_is_no_budget(workdir: Path) -> None:
+def test_a_budget_without_a_price_is_rejected(workdir: Path) -> None:
     run_pipelines.words("a")
     text = "{name: p, models: {teacher: {provider: openai, model: m, %s}}, datasets: {w: {type: Word, path: words.jsonl}}, steps: {s: {op: ask_once, in: w}}}"
     Path("p.yaml").write_text(text % "budget_usd: 5")
@@ -240,7 +240,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("case", HEADS.values(), ids=HEADS)
-def test_what_the_first_rows_of_a_file_show_is_a_problem_with_its_place(case: tuple[str, str, str, list[str]]) -> None:
+def test_problems_in_the_first_rows_are_reported_with_their_position(case: tuple[str, str, str, list[str]]) -> None:
     name, content, more, words = case
     Path(name).write_text(content)
     text = GOOD.replace('limit: "${params.limit}"', more or "limit: 3").replace("data.jsonl", name)
@@ -259,9 +259,9 @@ def test_check_reads_no_more_than_the_head_of_a_file() -> None:
     checked(GOOD)  # the limit of 3 leaves the bad row out
 
 
-def test_a_hint_says_nothing_that_is_not_so() -> None:
+def test_hints_are_correct() -> None:
     [parameter, role] = problems(GOOD.replace("with: {attempts: 2}", "models: {zzz: teacher}, with: {qqq: 2}"))
     assert "has no parameter 'qqq'\n    known here: attempts, prompt" in parameter + role
     assert "has no role 'zzz'\n    known here: teacher" in parameter + role
     [nothing] = problems(GOOD.replace("[cot.solved, cot.unsolved]}", "[cot.solved], models: {zzz: teacher}}"))
-    assert "to_sft takes no models" in nothing
+    assert "to_sft has no models" in nothing

@@ -1,4 +1,4 @@
-"""Steps whose models are not trained yet: what will not suit them is an error of the check."""
+"""Steps whose models are not trained yet: `check` reports models that will not fit."""
 
 from __future__ import annotations
 

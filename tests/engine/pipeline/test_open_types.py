@@ -1,4 +1,4 @@
-"""Operators that take rows of any type are typed from what comes in, before anything runs."""
+"""Operators that accept rows of any type get their types from their inputs, before anything runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def problems_of(text: str) -> str:
     return str(caught.value)
 
 
-def test_the_types_go_on_and_are_checked(workdir: Path) -> None:
+def test_the_types_are_passed_on_and_checked(workdir: Path) -> None:
     words("a")
     said = problems_of(
         "{name: demo, datasets: {words: {type: Word, path: words.jsonl}},"

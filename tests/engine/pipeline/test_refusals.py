@@ -1,4 +1,4 @@
-"""What a server refuses for every request ends the step early; what it does not know is done without; what is kept can be read."""
+"""Refusals of every request end the step early, unsupported features are worked around, and stored answers are readable."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ async def ask_all(one: ChatModel, number: int) -> list[Any]:
 # -- what concerns every request -------------------------------------------------------------------------------------
 
 
-async def test_when_no_request_is_answered_and_all_are_refused_in_the_same_words_the_step_ends(
-    model: Make, chat_server: ChatServer
-) -> None:
+async def test_equal_refusals_without_any_answer_stop_the_step(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: error(400, f"`top_k` is unknown (request {len(chat_server.requests)})")
     failures = await ask_all(model(), MOST_REFUSALS + 5)
     assert [type(each) for each in failures] == [RequestError] * (MOST_REFUSALS - 1) + [EndpointError] * 6
@@ -49,14 +47,14 @@ async def test_when_no_request_is_answered_and_all_are_refused_in_the_same_words
     assert len(chat_server.requests) == MOST_REFUSALS
 
 
-async def test_refusals_in_different_words_concern_their_rows(model: Make, chat_server: ChatServer) -> None:
+async def test_refusals_with_different_words_reject_single_rows(model: Make, chat_server: ChatServer) -> None:
     said = ["too long", "not allowed"]
     chat_server.reply = lambda body: error(400, said[len(chat_server.requests) % 2])
     assert {type(each) for each in await ask_all(model(), 2 * MOST_REFUSALS)} == {RequestError}
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-async def test_refusals_after_an_answer_concern_their_rows(model: Make, chat_server: ChatServer, earlier: bool) -> None:
+async def test_refusals_after_an_answer_reject_single_rows(model: Make, chat_server: ChatServer, earlier: bool) -> None:
     one = model()
     await one.chat("good")
     if earlier:  # in a run before: the journal has it
@@ -66,7 +64,7 @@ async def test_refusals_after_an_answer_concern_their_rows(model: Make, chat_ser
     assert {type(each) for each in await ask_all(one, MOST_REFUSALS + 1)} == {RequestError}
 
 
-async def test_answers_that_cannot_be_used_are_no_refusals(model: Make, chat_server: ChatServer) -> None:
+async def test_unusable_answers_are_not_refusals(model: Make, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: ""
     assert all(isinstance(each, RequestError) for each in await ask_all(model(), MOST_REFUSALS + 1))
 
@@ -81,7 +79,7 @@ async def test_a_host_that_does_not_exist_stops_at_once(model: Make) -> None:
 # -- what a server breaks down over ----------------------------------------------------------------------------------
 
 
-async def test_a_response_format_that_is_answered_with_500_is_done_without(model: Make, chat_server: ChatServer) -> None:
+async def test_a_response_format_that_is_answered_with_500_is_no_longer_used(model: Make, chat_server: ChatServer) -> None:
     def reply(body: dict[str, Any]) -> web.Response | dict[str, Any]:
         if "response_format" in body:
             return error(500, 'response_format type must be one of "text" or "json_object"')
@@ -95,7 +93,7 @@ async def test_a_response_format_that_is_answered_with_500_is_done_without(model
     assert any("does not support `response_format`" in note for note in one.notes)
 
 
-async def test_a_router_that_finds_nobody_for_a_response_format_is_asked_without_it(
+async def test_a_router_without_a_provider_for_response_format_is_called_without_it(
     model: Make, chat_server: ChatServer
 ) -> None:
     chat_server.reply = lambda body: (
@@ -107,9 +105,7 @@ async def test_a_router_that_finds_nobody_for_a_response_format_is_asked_without
     assert len(chat_server.requests) == 2
 
 
-async def test_a_server_that_breaks_down_without_naming_a_cause_is_not_judged_by_one_time(
-    model: Make, chat_server: ChatServer
-) -> None:
+async def test_one_unexplained_failure_shows_nothing_about_capabilities(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: (
         error(500, "oops") if "response_format" in body and len(chat_server.requests) == 1 else completion('{"city": "Paris"}')
     )
@@ -120,9 +116,7 @@ async def test_a_server_that_breaks_down_without_naming_a_cause_is_not_judged_by
     assert one.notes == []
 
 
-async def test_several_samples_that_are_answered_with_500_are_asked_for_one_by_one(
-    model: Make, chat_server: ChatServer
-) -> None:
+async def test_after_a_500_samples_are_requested_one_by_one(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: (
         error(500, "unexpected keyword argument: n") if "n" in body else completion(f"{len(chat_server.requests)}")
     )
@@ -133,7 +127,7 @@ async def test_several_samples_that_are_answered_with_500_are_asked_for_one_by_o
 # -- answers that are not whole --------------------------------------------------------------------------------------
 
 
-async def test_of_several_samples_those_that_are_not_whole_are_asked_for_again(model: Make, chat_server: ChatServer) -> None:
+async def test_incomplete_samples_are_requested_again(model: Make, chat_server: ChatServer) -> None:
     def reply(body: dict[str, Any]) -> dict[str, Any]:
         done = completion(*[f"{len(chat_server.requests)}.{place}" for place in range(body.get("n", 1))])
         if len(chat_server.requests) == 1:
@@ -156,7 +150,7 @@ async def test_an_answer_that_is_not_whole_is_not_kept(model: Make, chat_server:
     assert (await model().chat("q")).text == "You said: q"
 
 
-async def test_a_server_that_does_not_say_why_answers_end_is_noted(model: Make, chat_server: ChatServer) -> None:
+async def test_a_missing_finish_reason_is_noted(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: {"choices": [{"message": {"content": "4"}}]}
     one = model()
     assert not (await one.chat("q")).truncated
@@ -220,7 +214,7 @@ def poison(workdir: Path, answer: str) -> None:
         '{"text": "Half of", "finish_reason": "content_filter"}',
     ],
 )
-async def test_an_entry_that_is_no_answer_is_asked_for_again_and_replaced(
+async def test_an_entry_that_is_not_an_answer_is_requested_again_and_replaced(
     model: Make, chat_server: ChatServer, workdir: Path, answer: str
 ) -> None:
     await model().chat("q")
@@ -232,9 +226,7 @@ async def test_an_entry_that_is_no_answer_is_asked_for_again_and_replaced(
     assert any("are not whole answers" in note for note in one.notes)
 
 
-async def test_counts_that_cannot_be_are_left_out_of_an_answer_that_is_there(
-    model: Make, chat_server: ChatServer, workdir: Path
-) -> None:
+async def test_impossible_counts_do_not_invalidate_an_answer(model: Make, chat_server: ChatServer, workdir: Path) -> None:
     await model().chat("q")
     poison(workdir, '{"text": "kept", "tokens_in": 18446744073709551615, "tokens_out": -5}')
     assert await model().chat("q") == Completion(text="kept")

@@ -1,4 +1,4 @@
-"""Versions outlive record types: a pipeline reads an older version when it can, and says field by field why it cannot."""
+"""Versions outlive record types: a pipeline reads an older version if it can, and otherwise names the fields that do not fit."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_a_step_uses_the_model_that_another_one_trained(registry: Registry, tiny
     ("name", "said"),
     [
         ("step:sfd", "no dataset or step 'sfd'"),
-        ("step:rows", "rows gives SFTExample, not a model"),
-        ("step:asked", "asked gives Word, not a model"),
+        ("step:rows", "the output of rows is SFTExample, not a model"),
+        ("step:asked", "the output of asked is Word, not a model"),
     ],
 )
 def test_what_makes_no_model_is_an_error_before_anything_runs(workdir: Path, tiny_model: Path, name: str, said: str) -> None:
@@ -82,7 +82,7 @@ def test_a_dataset_of_models_is_no_step(workdir: Path, tiny_model: Path) -> None
     document["datasets"]["old"] = {"type": "Model", "path": "models.jsonl"}
     document["models"]["tuned"]["model"] = "step:old"
     Path("p.yaml").write_text(json.dumps(document))
-    with pytest.raises(PipelineError, match="old is no step of this pipeline"):
+    with pytest.raises(PipelineError, match="old is not a step of this pipeline"):
         check(Path("p.yaml"))
 
 
@@ -110,7 +110,7 @@ def test_an_encoder_is_no_model_that_chats_and_the_reverse(workdir: Path) -> Non
     words("a")
     Path("personas.jsonl").write_text('{"persona": "x"}\n')
     models = "teacher: {provider: sentence-transformers, model: all-minilm-l6-v2}"
-    with pytest.raises(PipelineError, match="ask_once needs a model that chats as 'teacher', and model 'teacher' is none"):
+    with pytest.raises(PipelineError, match="ask_once needs a chat model as 'teacher', but model 'teacher' is not"):
         check_text(models, "{op: ask_once, in: words}")
     models = "encoder: {provider: openai, model: m, base_url: 'http://127.0.0.1:1/v1'}"
     with pytest.raises(PipelineError, match="classify_personas needs an encoder"):

@@ -84,7 +84,7 @@ def test_a_version_of_the_registry_with_excluded_rows_is_refused(registry: Regis
     exclude(registry, "demo/loud@1", 1)
     with (
         registry.session() as session,
-        pytest.raises(PipelineError, match="demo/loud@1 has 1 rows that are on the exclusion list"),
+        pytest.raises(PipelineError, match="demo/loud@1 contains 1 row on the exclusion list"),
     ):
         check(Path("next.yaml"), None, session)
 

@@ -1,4 +1,4 @@
-"""`<<: *name` puts a mapping into another one, as YAML 1.1 says; what it expands to is bounded."""
+"""`<<: *name` merges a mapping into another one, as in YAML 1.1; the expanded size is limited."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def loaded(text: str, folder: Path) -> YamlSource:
     return load(file)
 
 
-def test_what_stands_there_wins_over_what_is_merged(tmp_path: Path) -> None:
+def test_own_keys_win_over_merged_ones(tmp_path: Path) -> None:
     text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4, <<: *a}\nc:\n  z: 5\n  <<: [*b, {w: 6, x: 7}]\n"
     source = loaded(text, tmp_path)
     assert source.data["b"] == {"x": 1, "y": 3, "z": 4}
@@ -27,7 +27,7 @@ def test_what_stands_there_wins_over_what_is_merged(tmp_path: Path) -> None:
 
 
 def test_only_mappings_can_be_merged(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"p\.yaml:2:9: not valid YAML: << takes a mapping, or a list of them"):
+    with pytest.raises(PipelineError, match=r"p\.yaml:2:9: not valid YAML: << needs a mapping or a list of mappings"):
         loaded("a: 1\nb: {<<: here}\n", tmp_path)
 
 
