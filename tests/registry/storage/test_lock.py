@@ -83,7 +83,7 @@ def test_a_stopped_holder_is_named_and_keeps_the_lock(registry: Registry) -> Non
 
 
 def test_who_waits_is_told_once(registry: Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_TELL_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "_WARN_SECONDS", 0.01)
     commit(registry, draft(registry, "p/a", "x", "k"))
     with holding(_hold, registry.root) as holder, pytest.raises(LockedError):
         registry.catalog.snapshot()
