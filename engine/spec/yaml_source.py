@@ -112,7 +112,7 @@ def parse(text: str, name: str) -> YamlSource:
 _NOT_YAML = yaml.reader.Reader.NON_PRINTABLE
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escaped half of a surrogate pair. libyaml rejects even whole pairs, so such files go through the Python parser."""
+"""An escaped surrogate. libyaml rejects even pairs, so such files go through the Python parser."""
 
 _FastLoader: Any = getattr(yaml, "CSafeLoader", None)
 
@@ -196,7 +196,7 @@ class _Builder:
             return raw.decode("utf-16")
         except UnicodeDecodeError:
             self.refused(
-                "half of a surrogate pair (\\ud800 to \\udfff) is not a character", node, "give both halves or remove it"
+                "an unpaired surrogate (\\ud800 to \\udfff) is not a character", node, "write the whole pair or remove it"
             )
             return raw.decode("utf-16", "replace")
 

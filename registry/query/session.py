@@ -71,7 +71,7 @@ class Session:
     """A snapshot of the catalog that answers queries, one after the other.
 
     Args:
-        memory: the limit for DuckDB, such as `4GB` or `50%` (of the machine); the default is 80%.
+        memory: the limit for DuckDB: `4GB` or `50%` (of the machine); the default is 80%.
     """
 
     def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
@@ -257,7 +257,7 @@ class Session:
         except duckdb.TransactionException as error:
             raise QueryError(f"the registry is read-only, only SELECT (and EXPLAIN) may run: {error}") from error
         except duckdb.PermissionException as error:
-            raise QueryError(f"queries see the registry's views and datasets, and no files: {error}") from error
+            raise QueryError(f"queries can read the registry's views and datasets, but no files: {error}") from error
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             if self._failed:
                 raise self._failed[0] from error
@@ -309,7 +309,7 @@ class Session:
         found = self._con.execute(
             "select version_id from internal.versions where name = ? and version = ?", [name, version]
         ).fetchall()
-        return self._catalog.truth.manifest_of(name, version, [version_id for (version_id,) in found])
+        return self._catalog.files.manifest_of(name, version, [version_id for (version_id,) in found])
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
         wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[

@@ -213,7 +213,7 @@ MODES: dict[str, Mode] = {
     "half-a-pair": Mode(
         always('{"choices":[{"message":{"content":"\\ud800 7"},"finish_reason":"stop"}]}'),
         "reject",
-        "half of a surrogate pair",
+        "unpaired surrogate",
         1,
     ),
     "empty": Mode(always(completion("")), "reject", "empty answer", 1),

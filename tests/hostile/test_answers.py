@@ -193,7 +193,7 @@ def test_any_json_is_answers_that_can_be_kept_or_a_model_error(answer: Any, samp
     try:
         found = chat_completions.completions(answer, requests, 1.0).completions
     except ModelError as error:
-        str(error).encode()  # it has no half of a surrogate pair
+        str(error).encode()  # it contains no unpaired surrogate
         paid = getattr(error, "completion", None)
         found = [paid] if paid else []
     for each in found:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.providers.failures import status_of
-from engine.llm.providers.response_body import excerpt, has_half
+from engine.llm.providers.response_body import excerpt
 from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob, token_count
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.finish_reason import USABLE_AS, End, ending
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
+from registry.storage.valid_text import INVALID, is_valid
 
 MOST_AT_ONCE = 64
 """The maximum of answers in one request: the most that common servers accept."""
@@ -157,8 +158,8 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
             f"the model called a tool instead of answering, although none was offered ({said})", paid.nothing("unknown")
         )
     text = _text(choice["message"])
-    if has_half(text):
-        raise RequestError("the answer contains half of a surrogate pair, which is not a character", paid.nothing("unknown"))
+    if not is_valid(text):
+        raise RequestError(f"the answer {INVALID}", paid.nothing("unknown"))
     if end == "unsaid":
         # Small servers omit it. An answer that used all its tokens was very likely cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
@@ -225,8 +226,8 @@ def _logprobs(choice: Any, paid: _Paid) -> tuple[TokenLogprob, ...]:
 def _token(each: Any) -> TokenLogprob:
     top = {str(one["token"]): one["logprob"] for one in each.get("top_logprobs") or ()}
     known = {token: _logprob(value) for token, value in top.items() if not _is_nan(value)}
-    if any(has_half(token) for token in (str(each["token"]), *known)):
-        raise ValueError("a token contains half of a surrogate pair")
+    if not all(is_valid(token) for token in (str(each["token"]), *known)):
+        raise ValueError(f"a token {INVALID}")
     return TokenLogprob(token=each["token"], logprob=_logprob(each["logprob"]), top=known)
 
 

@@ -178,8 +178,8 @@ class Values(Record):
         ({"number": 2**63}, "number: 9223372036854775808 does not fit into 64 bits"),
         ({"inner": {"counts": [1, -(2**63) - 1]}}, "inner: counts: -9223372036854775809 does not fit"),
         ({"scores": {"a": [2**63]}}, "scores: .* does not fit"),
-        ({"text": "half \ud83d"}, "text: it contains half of a surrogate pair"),
-        ({"scores": {"\ud83d": []}}, "scores: it contains half of a surrogate pair"),
+        ({"text": "half \ud83d"}, "text: it contains an unpaired surrogate"),
+        ({"scores": {"\ud83d": []}}, "scores: it contains an unpaired surrogate"),
         ({"inner": {"at": "0001-01-01T00:00:00+05:00"}}, "inner: at: .* outside the years 1 to 9999 in UTC"),
     ],
 )

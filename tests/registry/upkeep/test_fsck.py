@@ -200,7 +200,7 @@ def test_what_the_next_command_sees_to_is_no_error(whole: Registry) -> None:
         pass
     assert fsck(whole).findings == ()
     whole.catalog.file.unlink()
-    assert only(fsck(whole).findings).what == "must be rebuilt: there is no such file"
+    assert only(fsck(whole).findings).what == "must be rebuilt: it does not exist"
 
 
 def test_what_is_left_over_is_no_error_unless_it_is_damaged(whole: Registry) -> None:
