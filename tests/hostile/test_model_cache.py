@@ -13,7 +13,7 @@ import pytest
 from engine.errors import EngineError
 from engine.llm import model_cache, weights
 from engine.llm.model_cache import SUMS, cached, folder_of
-from engine.llm.weights import Weights, identify, materialise
+from engine.llm.weights import ModelWeights, identify, materialise
 from registry import Manifest, Model, Registry, StoredFile
 from registry.records.content import content_id
 from tests.engine.export.test_export import commit
@@ -34,11 +34,11 @@ def later_process() -> None:
     model_cache._checked.clear()
 
 
-def model(registry: Registry, files: dict[str, bytes], identity: str = "registry:claimed") -> Weights:
+def model(registry: Registry, files: dict[str, bytes], identity: str = "registry:claimed") -> ModelWeights:
     stored = {name: registry.store.put_bytes(data) for name, data in files.items()}
     listed = [StoredFile(name=name, sha256=each.sha256, bytes=each.bytes) for name, each in stored.items()]
     row = Model(base_model="base", format="full", files=listed)
-    return Weights(source="registry", location="demo/sft@1", identity=identity, model=row)
+    return ModelWeights(source="registry", location="demo/sft@1", identity=identity, model=row)
 
 
 def version(registry: Registry, name: str, row: Model) -> Manifest:
