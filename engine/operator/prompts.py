@@ -63,7 +63,7 @@ def render(template: str, **variables: Any) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Marks a parameter as a prompt, sent as it is written, for instance a system message.
+    """Marks a parameter as a prompt, sent literally, for example a system message.
 
     Example:
         system: Annotated[str | None, Prompt()] = None
@@ -108,7 +108,7 @@ class Template(Prompt):
         if unknown := sorted(used - set(self.variables)):
             raise ValueError(f"the prompt uses {', '.join(unknown)}; it may use {may}")
         if bare := next((name for name in self.variables if _bare(name).search(_literal_text(text))), None):
-            raise ValueError(f"write {{{{ {bare} }}}} instead of {{{bare}}}, which is sent as it is")
+            raise ValueError(f"write {{{{ {bare} }}}} instead of {{{bare}}}, which is sent literally")
         if not used:
             raise ValueError(f"the prompt is the same for every row, because it uses none of its variables ({may})")
         return text
@@ -151,5 +151,5 @@ def _bare(name: str) -> re.Pattern[str]:
 
 
 def _literal_text(template: str) -> str:
-    """The parts of a template that are sent as they are."""
+    """The parts of a template that are sent literally."""
     return "".join(value for _, kind, value in _ENVIRONMENT.lex(template) if kind == "data")

@@ -1,4 +1,4 @@
-"""Commits are visible whole or not at all, survive dying processes, and can be made again from the files."""
+"""Commits are visible completely or not at all, survive dying processes, and can be rebuilt from the files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def three_generations(registry: Registry) -> list[VersionRef]:
     return [first.ref, second.ref, third.ref]
 
 
-def test_versions_count_from_one_and_the_same_work_is_the_same_version(registry: Registry) -> None:
+def test_versions_count_from_one_and_equal_work_is_one_version(registry: Registry) -> None:
     numbers = [
         commit(registry, draft(registry, "p/a", words, key))[0].version for words, key in (("x", "1"), ("y", "2"), ("x", "1"))
     ]
@@ -139,7 +139,7 @@ def test_a_damaged_manifest_is_an_error_that_names_it(registry: Registry) -> Non
         session.table("p/a@1")
 
 
-def test_a_version_whose_objects_are_gone_is_made_again_under_its_number(registry: Registry) -> None:
+def test_a_version_with_missing_objects_is_restored_under_its_number(registry: Registry) -> None:
     [manifest] = commit(registry, draft(registry, "p/a", "xy", "k"))
     registry.store.path(manifest.data[0].sha256).unlink()
     assert not registry.intact(manifest)
@@ -149,14 +149,14 @@ def test_a_version_whose_objects_are_gone_is_made_again_under_its_number(registr
         assert session.ask("select version, rows from versions").rows == [(1, 2)]
 
 
-def test_a_reader_does_not_hold_up_a_commit(registry: Registry) -> None:
+def test_a_reader_does_not_delay_a_commit(registry: Registry) -> None:
     three_generations(registry)
     with registry.session() as session:
         commit(registry, draft(registry, "p/later", "x", "later"))
         assert session.ask("select count(*) from versions").rows == [(3,)]  # what it saw when it began
 
 
-def test_look_ups_answer_without_a_copy_of_the_catalog(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookups_do_not_copy_the_catalog(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *_ = three_generations(registry)
     run = registry.catalog.begin_run("q", {"params": {"limit": 3}})
     [later] = registry.catalog.commit([draft(registry, "p/a", "new", "k4")], run, StepRun(step="a", op="test", outcome="ran"))
@@ -175,7 +175,7 @@ def test_look_ups_answer_without_a_copy_of_the_catalog(registry: Registry, monke
     assert registry.newest("p/a") == fourth
 
 
-def test_the_file_opens_with_plain_duckdb_between_commits(registry: Registry) -> None:
+def test_plain_duckdb_opens_the_file_between_commits(registry: Registry) -> None:
     three_generations(registry)
     with duckdb.connect(str(registry.catalog.file), read_only=True) as con:
         assert con.execute("select count(*) from versions").fetchall() == [(3,)]
