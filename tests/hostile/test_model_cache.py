@@ -23,7 +23,7 @@ FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 40, "tok
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, in a process that has checked nothing yet."""
+    """A separate cache, in a process that has checked nothing yet."""
     monkeypatch.setenv("ENGINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(model_cache, "_checked", set())
     return tmp_path / "cache" / "models"
@@ -180,7 +180,7 @@ def test_another_registry_that_claims_the_same_content_id_changes_nothing(regist
     assert contents(folder) == FILES
 
 
-def test_what_a_killed_process_left_is_removed_and_not_used(own_cache: Path, registry: Registry) -> None:
+def test_files_of_a_killed_process_are_removed_and_not_used(own_cache: Path, registry: Registry) -> None:
     made = model(registry, FILES)
     folder = folder_of({file.name: file.sha256 for file in made.model.files})  # type: ignore[union-attr]
     left = own_cache / f".{folder.name}.abc"
@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(own_cache: Path, registr
     assert contents(materialise(made, registry.store)) == FILES
 
 
-def test_a_folder_of_ones_own_that_changed_since_the_check_is_refused(tmp_path: Path, registry: Registry) -> None:
+def test_a_users_folder_that_changed_since_the_check_is_refused(tmp_path: Path, registry: Registry) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     found = identify(str(tmp_path / "mine"), None)

@@ -343,7 +343,7 @@ QUESTIONS = {
         ("notes", "return 'one text'", "P.notes returns 'one text'; expected texts in a list"),
     ],
 )
-def test_a_method_of_parameters_that_fails_or_answers_wrongly_is_named(
+def test_a_method_of_parameters_that_raises_or_returns_the_wrong_type_is_named(
     load: Load, method: str, body: str, expected: str
 ) -> None:
     text = f"class P(Params):\n    limit: int = 1\n\n    def {method}(self):\n        {body}\n\n\n"
@@ -371,7 +371,7 @@ def test_defaults_of_a_declaration(load: Load) -> None:
     assert (op.capabilities(params), op.prompt_bytes(params), op.device_count(params), op.notes(params)) == ({}, None, 1, ())
 
 
-def test_tables_may_be_looked_up_in_grouped_or_left_out(load: Load) -> None:
+def test_tables_can_be_lookups_grouped_or_optional(load: Load) -> None:
     op = load(
         "@operator\nasync def op(word: Word, a: Lookup[Other], b: Grouped[Word], c: Lookup[Record] | None = None"
         ") -> AsyncIterator[Word]:\n    yield word\n"

@@ -141,9 +141,9 @@ def test_a_file_that_does_not_open_is_kept_and_rebuilt(
     registry.catalog.file.write_bytes(b"\0" * registry.catalog.file.stat().st_size if damage is None else damage)
     use(registry)
     [aside] = asides(registry)
-    [told] = [record.getMessage() for record in caplog.records]
-    assert f"{registry.catalog.file} is damaged" in told
-    assert f"moved to {aside.name}" in told
+    [message] = [record.getMessage() for record in caplog.records]
+    assert f"{registry.catalog.file} is damaged" in message
+    assert f"moved to {aside.name}" in message
     after = everything(registry)
     assert all(set(before[view]) <= set(after[view]) for view in ("versions", "lineage", "row_lineage", "runs"))
     assert registry.catalog.differences() == []

@@ -175,9 +175,9 @@ def test_a_catalog_that_differs_is_found(whole: Registry) -> None:
         catalog.execute(
             "update versions set rows = 7 where name = 'p/a'; delete from refs; insert into pins values ('x', 1, null)"
         )
-    told = [finding.what for finding in fsck(whole).errors]
-    assert [text.split()[1] for text in told] == ["versions", "refs", "pins"]
-    assert "has 1 rows too many and 1 too few" in told[0]
+    errors = [finding.what for finding in fsck(whole).errors]
+    assert [text.split()[1] for text in errors] == ["versions", "refs", "pins"]
+    assert "has 1 rows too many and 1 too few" in errors[0]
     whole.catalog.rebuild()
     assert fsck(whole).findings == ()
 
@@ -229,7 +229,7 @@ def test_two_manifests_that_claim_to_be_the_same_version_are_found(whole: Regist
 
 
 @pytest.mark.parametrize(
-    ("part", "told", "what"),
+    ("part", "changes", "what"),
     [
         ("content", {"content_id": "0" * 64}, "its rows do not have its content id"),
         ("data", {"rows": 3}, "object .* has 2 rows, and should have 3"),
@@ -238,15 +238,15 @@ def test_two_manifests_that_claim_to_be_the_same_version_are_found(whole: Regist
         ("sizes", {("p/a", 1): 2}, "lineage object .* names rows that p/a@1 does not have"),
     ],
 )
-def test_rows_are_compared_with_the_manifest(whole: Registry, part: str, told: dict[Any, Any], what: str) -> None:
+def test_rows_are_compared_with_the_manifest(whole: Registry, part: str, changes: dict[Any, Any], what: str) -> None:
     manifest = whole.manifest("q/b", 1)
     assert list(disproof(whole.store, manifest, {("p/a", 1): 3})) == []
     if part in ("data", "side"):
         [named] = getattr(manifest, part)
-        manifest = manifest.model_copy(update={part: (named.model_copy(update=told),)})
+        manifest = manifest.model_copy(update={part: (named.model_copy(update=changes),)})
     elif part == "content":
-        manifest = manifest.model_copy(update=told)
-    found = list(disproof(whole.store, manifest, told if part == "sizes" else {("p/a", 1): 3}))
+        manifest = manifest.model_copy(update=changes)
+    found = list(disproof(whole.store, manifest, changes if part == "sizes" else {("p/a", 1): 3}))
     assert re.fullmatch(what, found[0])
 
 
