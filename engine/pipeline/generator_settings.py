@@ -11,7 +11,8 @@ from typing import Any
 
 from engine.fingerprint.code import code_of_function
 from engine.llm.model_cache import cache_folder
-from engine.operator.catalogue import Generator, full_name
+from engine.operator.catalogue import full_name
+from engine.operator.generators import Generator
 from registry.storage.checked_json import json_digest
 
 

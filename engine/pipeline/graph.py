@@ -18,6 +18,9 @@ from registry import Record
 from registry.storage.objects import canonical_json
 
 
+RecordType = type[Record]
+
+
 @dataclass(frozen=True)
 class Link:
     """A resolved reference: an external dataset, a step's output, or a version in the registry.
@@ -33,7 +36,7 @@ class Link:
     type: str
     fields: Mapping[str, str]
     version: int = 0
-    record: type[Record] | None = None
+    record: RecordType | None = None
 
 
 @dataclass(frozen=True)
