@@ -20,6 +20,9 @@ from registry.storage.objects import canonical_json
 RecordType = type[Record]
 
 
+RecordType = type[Record]
+
+
 @dataclass(frozen=True)
 class Link:
     """A resolved reference: an external dataset, a step's output, or a version in the registry.
