@@ -20,9 +20,6 @@ from registry.storage.objects import canonical_json
 RecordType: TypeAlias = type[Record]
 
 
-RecordType: TypeAlias = type[Record]
-
-
 @dataclass(frozen=True)
 class Link:
     """A resolved reference: an external dataset, a step's output, or a version in the registry.
