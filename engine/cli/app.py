@@ -57,8 +57,6 @@ def main() -> NoReturn:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         code = _explain(error)
-    # Python looks for cycles again while it ends, which takes as long as many a command; frozen objects are left out.
-    gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
 
 
