@@ -1,7 +1,7 @@
 """Compares two versions: their fields, and their rows by content or by key.
 
 Rows are compared as in SQL: whole values, null equals null, NaN equals NaN, and 0.0 equals -0.0. DuckDB compares them as
-Arrow tables in a database of its own, where columns are named by numbers, so field names do not matter.
+Arrow tables in a separate database, where columns are named by numbers, so field names do not matter.
 """
 
 from __future__ import annotations
