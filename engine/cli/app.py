@@ -57,12 +57,6 @@ def main() -> NoReturn:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         code = _explain(error)
-    # Python looks for cycles twice while it ends, which takes as long as many a command. It skips frozen objects, but DuckDB
-    # reports frozen objects of its own as leaks on stderr: where it is loaded, only the first search is skipped.
-    if "_duckdb" in sys.modules:
-        gc.disable()
-    else:
-        gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
 
 

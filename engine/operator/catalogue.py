@@ -100,8 +100,7 @@ def catalogue() -> Catalogue:
 
 def full_name(value: Operator | Generator | type[Record]) -> str:
     """The name that means this and nothing else: `package:name`."""
-    name = value.type_name() if isinstance(value, type) else value.name
-    return f"{_package(_home(value), packages())}:{name}"
+    return f"{_package(_home(value), packages())}:{_bare_name(value)}"
 
 
 class _Index:
@@ -155,9 +154,8 @@ class _Index:
         for value in vars(module).values():
             kind = _kind(value, module)
             if kind is not None and not any(known is value for known in self._objects.values()):
-                bare = value.type_name() if isinstance(value, type) and issubclass(value, Record) else value.name
                 home = _home(value)
-                self._objects[Definition(kind, bare, _package(home, (*self._roots, package)), home)] = value
+                self._objects[Definition(kind, _bare_name(value), _package(home, (*self._roots, package)), home)] = value
 
 
 def _kind(value: Any, module: ModuleType) -> Kind | None:
@@ -168,6 +166,10 @@ def _kind(value: Any, module: ModuleType) -> Kind | None:
     if isinstance(value, type) and issubclass(value, Record) and value.__module__ == module.__name__:
         return "record type"
     return None
+
+
+def _bare_name(value: Operator | Generator | type[Record]) -> str:
+    return value.type_name() if isinstance(value, type) else value.name
 
 
 def _home(value: Operator | Generator | type[Record]) -> str:

@@ -18,7 +18,7 @@ from engine.operator import Table
 from engine.pipeline.check import check
 from engine.provenance import sources_of
 from operators.records import Persona
-from operators.transforms import near
+from operators.transforms import near_duplicates
 from operators.transforms.decontaminate import Index
 from operators.transforms.dedup import DedupParams, dedup
 from operators.transforms.near_duplicates import SimilarText, bands, by_embedding, by_minhash, shingles
@@ -268,7 +268,7 @@ class Vectors:
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
 async def test_blocks_find_what_comparing_one_by_one_finds(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near, "_BLOCK", block)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", block)
     encoder = Vectors(np.random.default_rng(0).normal(size=(120, 3)))
     similar = np.round(encoder.vectors.astype(float) @ encoder.vectors.T.astype(float), 5)
     expected: dict[int, int] = {}

@@ -79,3 +79,10 @@ def test_operators_and_the_schema_import_no_heavy_package(workdir: Path) -> None
 def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command: list[str]) -> None:
     registry.catalog.rebuild()
     assert imported(command) == {"duckdb", "pyarrow"}
+
+
+def test_a_command_that_used_duckdb_ends_without_a_word(registry: Registry) -> None:
+    """DuckDB's bindings report leaked objects on stderr when the interpreter ends before it freed them."""
+    registry.catalog.rebuild()
+    done = subprocess.run([sys.executable, "-m", "engine.cli", "ls"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -23,7 +23,7 @@ SHOUT = '''
     """Scratch operators."""
     from collections.abc import AsyncIterator
     from engine.operator import Record, operator
-    from engine.operator.catalogue import Generator
+    from engine.operator.generators import Generator
 
     class Note(Record):
         text: str
