@@ -13,6 +13,7 @@ from engine.llm.chat import CallLog, current_log
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError
 from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
+from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.models import usage
 from engine.worker.operation import Operation, OperatorError, Scope
@@ -135,7 +136,7 @@ async def _attempt(
             operation.log.warning(what, exc_info=error)
             result.emitted, result.rejected = [], repaired(f"{what[:_LONGEST_REASON]} (after a model's answer)")
             return result
-        result.error = OperatorError(what)
+        result.error = OperatorError(f"{place_in(operator.function, error)}: {what}")
         result.error.__cause__ = error
     return result
 
