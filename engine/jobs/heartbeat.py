@@ -27,7 +27,7 @@ class Heartbeat:
     """Written by one worker. It is only for display: losing it does no harm."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / f"{socket.gethostname()}-{os.getpid()}.pulse"
+        self._file = folder / f"{socket.gethostname()}-{os.getpid()}.heartbeat"
         self._done = 0
         self._note = ""
         self._last = 0.0
@@ -62,7 +62,7 @@ def read_heartbeats(folder: Path, since: float) -> Beat:
     """The sum of all workers' beats; files older than `since` (a time.time()) are from an earlier run."""
     done = total = 0
     note = ""
-    for file in folder.glob("*.pulse"):
+    for file in folder.glob("*.heartbeat"):
         with contextlib.suppress(OSError, ValueError):
             if file.stat().st_mtime < since:
                 continue

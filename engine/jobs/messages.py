@@ -57,7 +57,7 @@ class Job(Message):
         device: see `devices` of @operator.
         retry_rejects: ask the model again for rows that answers in the journal reject.
         excluded: ids of rows to leave out, by output.
-        families: numbers of the groups of rows, by input; see engine/planning/row_groups.py.
+        row_groups: the number of each row's group, by input; see engine/planning/row_groups.py.
     """
 
     registry: str
@@ -76,7 +76,7 @@ class Job(Message):
     device: dict[str, float] = {}
     retry_rejects: bool = False
     excluded: dict[str, frozenset[str]] = {}
-    families: dict[str, tuple[int, ...]] = {}
+    row_groups: dict[str, tuple[int, ...]] = {}
 
 
 class Partition(Message):

@@ -51,7 +51,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[s
         lines.append("output types changed")
     if before.get("excluded") != after.get("excluded"):
         lines.append("the exclusion list changed")
-    if before.get("families") != after.get("families"):
+    if before.get("row_groups") != after.get("row_groups"):
         lines.append("the groups of rows that come from one source row changed")
     old_code = before.get("code", {})
     for name in sorted(old_code.keys() | after["code"].keys()):

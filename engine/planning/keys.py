@@ -50,7 +50,7 @@ def step_document(
         "seed": seed,
         "outputs": {name: [record.type_name(), fields_of(record.arrow_schema())] for name, record in operator.outputs.items()},
         **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
-        **({"families": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
+        **({"row_groups": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
     }
 
 

@@ -85,7 +85,7 @@ def plan_step(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry
         key=step_key(document),
         document=document,
         inputs=inputs,
-        families=groups,
+        row_groups=groups,
     )
     manifests = () if force else find_outputs(pipeline, step, plan.key, registry)
     if manifests:

@@ -41,7 +41,7 @@ class StepPlan:
     key: str = ""
     document: Mapping[str, Any] | None = None
     inputs: Inputs = field(default_factory=dict)
-    families: RowGroups = field(default_factory=dict)
+    row_groups: RowGroups = field(default_factory=dict)
     manifests: tuple[Manifest, ...] = ()
     parts: tuple[Partition, ...] = ()
     receipts: tuple[Receipt, ...] = ()

@@ -1,7 +1,7 @@
 """A pool of Ray actors that run a step's partitions, and the actor through which they share limits and journal.
 
-Ray only carries messages. The driver decides which worker runs which partition, and who takes over from a worker that died:
-the others continue at once while a new worker starts.
+Ray only carries messages. The driver decides which worker runs which partition, and who takes over from a worker that died.
+The others continue at once while a new worker starts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
 _MOST_FAILED_STARTS = 3
-"""If so many workers in a row die before they are ready, others will, too."""
+"""If this many workers in a row die before they are ready, the next one would, too."""
 
 _SERVICE_SECONDS = 30.0
 
@@ -77,10 +77,10 @@ class Pool:
     def results(self, parts: Sequence[Partition]) -> Iterator[Receipt | Failure]:
         """Run partitions and yield each result as it arrives, in any order.
 
-        The last one includes what all workers, also those that died, spent through the Service.
+        The last one includes what all workers, even those that died, spent through the Service.
 
         Raises:
-            StepError: no worker can be started, or Ray itself is gone.
+            StepError: no worker can be started, or Ray itself has died.
         """
         from ray.exceptions import RayError
 
@@ -99,7 +99,7 @@ class Pool:
 
         for actor in (*(seat.actor for seat in self._seats), self._service):
             if actor is not None:
-                with contextlib.suppress(RayError):  # Ray itself and its workers are gone
+                with contextlib.suppress(RayError):  # Ray itself has died, and its workers with it
                     ray.kill(actor)
 
     def _next(self) -> Receipt | Failure:
@@ -135,10 +135,10 @@ class Pool:
             seat.running[seat.actor.run.remote(part.start, part.stop)] = part
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
-        """Replace a worker that is gone; others take its partitions and its share of the limits."""
+        """Replace a worker that died; others take over its partitions and its share of the limits."""
         import ray
 
-        ray.kill(seat.actor)  # if it is only cut off, it must not continue
+        ray.kill(seat.actor)  # it may only be disconnected; then it must not continue
         if self._service is not None:
             self._service.call.remote("remove_worker", seat.name)
         if seat.starting is not None:
@@ -176,9 +176,9 @@ class _RayWorker:
 
         # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
         sys.setswitchinterval(0.0005)
-        far = service is not None and ray.get_runtime_context().get_node_id() != driver_node
-        link = _RayLink(service) if service is not None else None
-        self._worker = Worker(Job.model_validate_json(job), link, name, far=far)
+        remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node
+        transport = _RayTransport(service) if service is not None else None
+        self._worker = Worker(Job.model_validate_json(job), transport, name, remote=remote)
 
     async def ready(self) -> None:
         """Return once the worker can take partitions."""
@@ -207,14 +207,14 @@ class _RayService:
         return await getattr(self._service, method)(*arguments)
 
 
-class _RayLink:
-    """See Link."""
+class _RayTransport:
+    """See Transport."""
 
     def __init__(self, service: Any) -> None:
         self._service = service
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """See Link."""
+        """See Transport."""
         from ray.exceptions import RayActorError, RayTaskError
 
         try:
@@ -222,7 +222,7 @@ class _RayLink:
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
-            raise EngineError("the process that shares limits and the journal among workers is gone; run again") from error
+            raise EngineError("the process through which workers share limits and the journal has died; run again") from error
 
 
 def _start_service(job: str, node: str) -> Any:

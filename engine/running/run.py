@@ -72,9 +72,7 @@ def run(
         state.executor.stop()
     registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
-    return RunResult(
-        run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.outcomes), seconds, error, trace, moves
-    )
+    return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.results), seconds, error, trace, moves)
 
 
 def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:

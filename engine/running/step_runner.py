@@ -27,7 +27,7 @@ from engine.running.drafts import drafts
 from engine.running.executor import Executor
 from engine.running.interrupt import calls_end_first
 from engine.running.requirements import check_needs
-from engine.running.result import Observer, StepOutcome
+from engine.running.result import Observer, StepResult
 from engine.running.step_lock import only_one
 from engine.spec.pipeline_spec import Resources
 from registry import Manifest, Registry, SideObject, StepRun
@@ -56,7 +56,7 @@ class RunState:
     retry_rejects: bool = False
     available: Available = field(default_factory=dict)
     refs: dict[str, int] = field(default_factory=dict)
-    outcomes: list[StepOutcome] = field(default_factory=list)
+    results: list[StepResult] = field(default_factory=list)
     spent: dict[str, Spent] = field(default_factory=dict)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
@@ -65,10 +65,10 @@ class RunState:
             self.available[name, manifest.output] = version_of(manifest)
             self.refs[manifest.name] = manifest.version
 
-    def finish(self, outcome: StepOutcome) -> None:
+    def finish(self, result: StepResult) -> None:
         """Add what a step did, and report it."""
-        self.outcomes.append(outcome)
-        self.observer.step_finished(outcome)
+        self.results.append(result)
+        self.observer.step_finished(result)
 
     def spend(self, spent: Mapping[str, Spent]) -> None:
         """Add what was spent on models."""
@@ -122,18 +122,18 @@ def _hit(run: RunState, step: Step, plan: StepPlan, manifests: Sequence[Manifest
     )
     run.registry.catalog.commit([], run.run_id, record, hits=tuple(manifests))
     run.add(plan.name, manifests)
-    run.finish(_outcome(run, step, record, manifests, _rejects(manifests)))
+    run.finish(_result(run, step, record, manifests, _rejects(manifests)))
 
 
-def _outcome(
+def _result(
     run: RunState,
     step: Step,
     record: StepRun,
     manifests: Sequence[Manifest],
     rejects: Sequence[SideObject],
     notes: Sequence[str] = (),
-) -> StepOutcome:
-    return StepOutcome(
+) -> StepResult:
+    return StepResult(
         record,
         tuple(manifests),
         _reasons(run.registry, rejects),
@@ -321,7 +321,7 @@ class _StepRunner:
             device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
             retry_rejects=self.state.retry_rejects,
             excluded=excluded_of(self.state.pipeline, step),
-            families=dict(plan.families),
+            row_groups=dict(plan.row_groups),
         )
 
     @property
@@ -372,4 +372,4 @@ class _StepRunner:
 
     def _finish(self, record: StepRun, manifests: Sequence[Manifest]) -> None:
         notes = [note for receipt in self.fresh for note in receipt.notes]
-        self.state.finish(_outcome(self.state, self.step, record, manifests, self._reject_objects, notes))
+        self.state.finish(_result(self.state, self.step, record, manifests, self._reject_objects, notes))

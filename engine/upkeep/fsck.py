@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
 from engine.jobs.messages import Receipt
 from engine.llm.journal.integrity import damages
 from engine.llm.journal.wal import first_damaged
-from registry import CorruptError, DataObject, Registry, SideObject
+from registry import CorruptError, Registry
 from registry.storage import plain_files
 from registry.storage.objects import read_checked_json
 from registry.upkeep import fsck as of_registry
@@ -26,13 +26,13 @@ def fsck(registry: Registry, *, deep: bool = False) -> CheckResult:
         LockedError: another process held the registry's lock for too long.
     """
     receipts, report = _receipts(registry)
-    named = {part.sha256 for receipt in receipts for part in _objects(receipt)}
+    named = {part.sha256 for receipt in receipts for part in receipt.objects()}
     return of_registry.fsck(registry, deep=deep, named=named) + report + _journal(registry, deep)
 
 
 def _receipts(registry: Registry) -> tuple[list[Receipt], CheckResult]:
     found, findings, sizes = [], [], []
-    unread = gone = 0
+    unread = incomplete = 0
     for path in (path for folder in plain_files.folders(registry.receipts) for path in sorted(folder.glob("*.json"))):
         if not _RECEIPT.fullmatch(path.name):
             continue
@@ -47,9 +47,9 @@ def _receipts(registry: Registry) -> tuple[list[Receipt], CheckResult]:
             findings.append(Finding("error", path.relative_to(registry.root).as_posix(), what, advice))
         else:
             found.append(receipt)
-            gone += not all(registry.store.has(part.sha256, part.bytes) for part in _objects(receipt))
+            incomplete += not all(registry.store.has(part.sha256, part.bytes) for part in receipt.objects())
     findings += _unusable(unread, "were written by another version of the engine")
-    findings += _unusable(gone, "name objects that are missing")
+    findings += _unusable(incomplete, "name objects that are missing")
     return found, CheckResult({"receipts": FileCount.of(sizes)}, tuple(findings))
 
 
@@ -58,12 +58,6 @@ def _unusable(count: int, what: str) -> Iterator[Finding]:
         yield Finding(
             "note", "receipts", f"{count:,} {what}", "nothing: if their steps run again, these partitions are recomputed"
         )
-
-
-def _objects(receipt: Receipt) -> Sequence[DataObject | SideObject]:
-    """All objects that a receipt names."""
-    parts = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls)]
-    return [part for part in (*parts, receipt.rejects, receipt.exposure, *receipt.attachments) if part]
 
 
 def _journal(registry: Registry, deep: bool) -> CheckResult:

@@ -165,7 +165,7 @@ class Operation:
             record = self.operator.inputs[port].record
             arrow = read_whole(self._registry.store, self.job.inputs[port], record)
             table = self.operator.inputs[port].table or Table
-            groups = (self.job.families.get(port, ()),) if issubclass(table, Grouped) else ()
+            groups = (self.job.row_groups.get(port, ()),) if issubclass(table, Grouped) else ()
             self._tables[port] = table(record, arrow, port, *groups)
         return self._tables[port]
 

@@ -38,13 +38,13 @@ class Worker:
 
     Args:
         job: what the partitions share.
-        link, name, far: see Models.
+        transport, name, remote: see Models.
     """
 
-    def __init__(self, job: Job, link: Transport | None = None, name: str | None = None, *, far: bool = False) -> None:
+    def __init__(self, job: Job, transport: Transport | None = None, name: str | None = None, *, remote: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
-        self.models = Models(job, self.registry, link, name, far=far)
+        self.models = Models(job, self.registry, transport, name, remote=remote)
         self.operation = Operation(job, self.registry, self.models)
         self._receipts = self.operation.receipts
         self._watching: asyncio.Task[None] | None = None

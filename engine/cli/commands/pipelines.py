@@ -106,7 +106,7 @@ def run(
     if json:
         print_json(run_document(result))
     else:
-        made = [manifest for outcome in result.steps for manifest in outcome.outputs]
+        made = [manifest for step in result.steps for manifest in step.outputs]
         reports = [next(registry.records(str(each.ref), Report)) for each in made if each.kind == Report.registry_kind]
         print_run(result, reports, context.obj.registry, out())
     if context.obj.debug and result.trace:
@@ -119,17 +119,19 @@ def probe(context: Context, pipeline: PipelineArg, set_: SetOption = None, json:
     """Find out what the models' servers can do. Sends a few tiny requests to each."""
     from engine.cli.output import grid
     from engine.llm.types.capability import MEANING
-    from engine.running.requirements import ability_rows, ask_server
+    from engine.running.requirements import ask_server, capability_rows
 
     checked = checked_pipeline(context, pipeline, set_, keys=True)
     registry = named_registry(context)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
-    rows = ability_rows(list(models), [ask_server(spec, registry, anew=True).capabilities for spec in models.values()])
+    rows = capability_rows(
+        list(models), [ask_server(spec, registry, recheck_all=True).capabilities for spec in models.values()]
+    )
     if json:
         print_json(rows)
         return
-    table = [[row["model"], *[_SHOWN[str(row[ability])] for ability in MEANING]] for row in rows]
+    table = [[row["model"], *[_SHOWN[str(row[capability])] for capability in MEANING]] for row in rows]
     out().print(grid(["model", *MEANING], table) if rows else "This pipeline has no model behind an API.")
-    for ability, meaning in MEANING.items():
-        if any(row[ability] is not True for row in rows):
-            out().print(f"{ability}: {meaning}", soft_wrap=True)
+    for capability, meaning in MEANING.items():
+        if any(row[capability] is not True for row in rows):
+            out().print(f"{capability}: {meaning}", soft_wrap=True)
