@@ -29,7 +29,7 @@ def describe(result: StepResult) -> str:
 class PlainProgress:
     """Lines for logs and pipes: the start of a step, its progress with rate and remaining time, its end.
 
-    While rows are finished, there is a line every ten seconds. While nothing changes, the gap doubles: 10, 20, 40 seconds and
+    There is a line every ten seconds while rows finish. While nothing changes, the interval doubles: 10, 20, 40 seconds and
     so on, up to ten minutes.
 
     Args:
@@ -62,7 +62,7 @@ class PlainProgress:
             return
         self._step = pace.after(now, (done, note))
         waiting = "" if (done, note) != pace.shown else f", unchanged for {now - pace.changed:.0f} s"
-        self._line(f"{step}: {done}/{total}{pace.outlook(now, done, total)}{waiting} {note}".rstrip())
+        self._line(f"{step}: {done}/{total}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else ""))
 
     def step_finished(self, result: StepResult) -> None:
         self._line(f"{result.record.step}: {describe(result)}")
@@ -93,7 +93,7 @@ class _Pace:
         return replace(self, line_at=now, gap=_LINE_EVERY_SECONDS, shown=shown, changed=now)
 
     def outlook(self, now: float, done: int, total: int) -> str:
-        """Rate and remaining time; empty as long as they are unknown."""
+        """Rate and remaining time; empty while they are unknown."""
         fresh = done - self.done_before
         if fresh <= 0 or now <= self.began:
             return ""

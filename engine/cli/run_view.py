@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from engine.running.result import RunResult, StepResult
 
 _SLICES_SHOWN = 8
-"""Slices of one counter; a counter with more is left to SQL."""
+"""The most slices of a counter that are shown; counters with more are only in SQL."""
 _NUMBERS_SHOWN = 16
-"""Numbers of one step."""
+"""The most numbers of a step that are shown."""
 
 
 def run_document(result: RunResult) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
             console.print(f"\nNote on {step.record.step}: {note}.", soft_wrap=True)
     if result.error:
         console.print(f"\n{result.error}", soft_wrap=True)
-        # Without the option, the journal's answers would be rejected again.
+        # Without the option, the answers come from the journal and are rejected again.
         retry = any(step.record.outcome == "failed" and _may_differ(step) for step in result.steps)
         command = again("--retry-rejects") if retry else again()
         console.print(f"Finished work is kept. To continue:\n  {command}", soft_wrap=True)
@@ -78,7 +78,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         console.print()
         print_report(report, console)
     if not result.moves_latest:
-        trial = "--set changed parameters, so these versions did not become the latest. To make them the latest:"
+        trial = "--set changed parameters, so these versions did not become the latest. If they should:"
         console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
     first = [again("--retry-rejects")] if any(_may_differ(step) for step in result.steps) else []
     console.print("\nTry next:")
@@ -134,13 +134,13 @@ def _fate(step: StepResult) -> str:
 
 
 def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
-    """The measure by step that was reported first, such as a training's loss."""
+    """The first measure that was reported by step, for example the loss of a training."""
     series = [metric for metric in metrics if metric.slice.startswith("step ")]
     return [metric for metric in series if metric.metric == series[0].metric]
 
 
 def _numbers(metrics: Sequence[Metric]) -> list[str]:
-    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are left to SQL."""
+    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are only in SQL."""
     counted: dict[str, list[str]] = {}
     for metric in metrics:
         if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
@@ -159,7 +159,7 @@ def _short(value: float) -> str:
 
 def _suggestions(result: RunResult) -> list[str]:
     """Three commands that show something of this run."""
-    # A step's first output is its purpose; the others hold what was sorted out.
+    # A step's first output is its main result; the others have the rest.
     first = [step.outputs[0] for step in result.steps if step.outputs]
     datasets = [manifest for manifest in first if manifest.kind == "dataset" and manifest.rows]
     if not datasets:

@@ -23,11 +23,11 @@ def step_document(
 ) -> dict[str, Any]:
     """The key document of a step over given inputs; its digest is the step key.
 
-    It omits resources, limits, retries, prices and budgets, which never change a result.
+    It omits resources, limits, retries, prices and budgets, because they never change a result.
 
     Args:
         excluded: rows that the exclusion list leaves out, by output.
-        groups: groups of rows from one source row, if the operator asks for them.
+        groups: the groups of rows from the same source row, if the operator asks for them.
     """
     operator = step.operator
     return {

@@ -1,4 +1,4 @@
-"""Checks that the servers of a step's models can do what its operator needs, before anything is paid for."""
+"""Checks that the servers of a step's models support what its operator needs, before anything is paid for."""
 
 from __future__ import annotations
 

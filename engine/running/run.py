@@ -26,9 +26,9 @@ def run(
     move_latest: bool = False,
     cluster: Executor | None = None,
 ) -> RunResult:
-    """Run the selected steps (all, if none is named) and everything they need.
+    """Run the selected steps (all steps if none is selected) and everything they need.
 
-    A failed step ends the run. Everything finished before is committed, and finished partitions and model answers are kept
+    A failed step ends the run. All steps finished before it are committed; finished partitions and model answers are kept
     for the next run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the
     pipeline's own does not move it, because others rely on it.
 
@@ -40,7 +40,7 @@ def run(
         cluster: executes the partitions (default: Ray).
 
     Raises:
-        PipelineError: a source has rows that do not fit; nothing was started.
+        PipelineError: a source has rows that do not fit its type; nothing was started.
     """
     began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)

@@ -1,4 +1,4 @@
-"""Runs one step of a run: it hits, or its missing partitions are executed and its outputs committed."""
+"""Runs one step: uses its existing outputs, or runs the missing partitions and commits the outputs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FailedStepError(Exception):
 
 @dataclass
 class RunState:
-    """What the steps of a run share, and what they have made so far."""
+    """The state that the steps of a run share, and what they have made so far."""
 
     pipeline: Pipeline
     registry: Registry
@@ -77,7 +77,7 @@ class RunState:
 
 
 def run_step(run: RunState, name: str, *, force: bool) -> None:
-    """Use the versions that a step has, or make them.
+    """Use the existing outputs of a step, or make them.
 
     Args:
         force: run it even if it hits.
@@ -231,7 +231,7 @@ class _StepRunner:
         if any(model.spec.mode == "batch" for model in self.step.models.values()):
             observer.message(
                 f"{plan.name}: its calls are sent in batches, which may take up to a day. You can stop (Ctrl-C) and run again "
-                "at any time: submitted batches are collected, not sent again"
+                "at any time: the results of submitted batches are collected, and nothing is sent twice"
             )
         failure = self._run_partitions(missing, done)
         if failure is not None:
@@ -239,7 +239,7 @@ class _StepRunner:
             self._check_rejects()
             raise failure
         if (lost := len(missing) - len(self.fresh)) > 0:
-            raise StepError(f"{lost} of {len(missing)} partitions gave no result; run again to finish them")
+            raise StepError(f"{lost} of {len(missing)} partitions returned no result; run again to finish them")
 
     def _run_partitions(self, missing: Sequence[Any], done: int) -> FailedStepError | None:
         """Run partitions and collect their receipts; returns the first failure."""
@@ -248,7 +248,7 @@ class _StepRunner:
         resources = self._resources(len(missing))
         job = self._job(resources)
         if self._devices > 1:
-            resources = NOTHING  # its devices have them
+            resources = NOTHING  # the resources go to its devices
         mark = self.disk.stop_mark
         mark.unlink(missing_ok=True)
         self.disk.forget_attempts()
@@ -271,7 +271,7 @@ class _StepRunner:
                 elif failure is None and not result.stopped:
                     failure = FailedStepError(plan.name, result.message, result.traceback)
                 if failure is not None and not mark.exists():
-                    # Requests in flight are paid for, so they finish; no new partition begins.
+                    # Requests in flight are paid for, so they finish; no new partition starts.
                     durable_write(mark, b"")
         if interrupted():
             raise KeyboardInterrupt
@@ -332,12 +332,12 @@ class _StepRunner:
         if not self._too_many_rejects:
             return
         reasons = _reasons(self.registry, self._reject_objects)
-        # Rejected rows run again once the cause is fixed, so their partitions count as not done.
+        # Rejected rows must run again once the cause is fixed, so their partitions count as unfinished.
         self._forget_rejected()
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         raise StepError(
             f"{self._rejected} of {self.plan.rows} rows were rejected, and max_reject_ratio allows "
-            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept; fix the cause, or raise the step's "
+            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise the step's "
             "max_reject_ratio"
         )
 

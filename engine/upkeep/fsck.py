@@ -56,7 +56,7 @@ def _receipts(registry: Registry) -> tuple[list[Receipt], CheckResult]:
 def _unusable(count: int, what: str) -> Iterator[Finding]:
     if count:
         yield Finding(
-            "note", "receipts", f"{count:,} {what}", "nothing: if their steps run again, these partitions are recomputed"
+            "note", "receipts", f"{count:,} {what}", "nothing to do: if their steps run again, these partitions are recomputed"
         )
 
 
@@ -67,10 +67,10 @@ def _journal(registry: Registry, deep: bool) -> CheckResult:
     where = file.relative_to(registry.root).as_posix()
     findings = [Finding("error", where, what, advice) for what, advice in damages(file, deep=deep)]
     log = file.with_name(f"{file.name}-wal")
-    # While a worker writes to it, a read may return half old and half new bytes; the second read then differs.
+    # While a worker writes, a read may return a mix of old and new bytes; then the second read differs.
     if deep and (frame := first_damaged(log)) is not None and frame == first_damaged(log):
         what = f"is damaged at frame {frame:,}, or its process died while it wrote there"
-        advice = "nothing can be done: the answers from there on are lost, and the models are asked again when they are needed"
+        advice = "nothing can be done: the answers after it are lost; the models will be called again for those that are needed"
         findings.append(Finding("error", f"{where}-wal", what, advice))
     sizes = [path.stat().st_size for path in (file, log) if path.exists()]
     return CheckResult({"journal of answers": FileCount.of(sizes)}, tuple(findings))

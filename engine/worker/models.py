@@ -69,7 +69,7 @@ class Models:
             encoder.stop(why)
 
     def spent(self) -> dict[str, Spent]:
-        """What was spent here since the last call, by the pipeline's names of the models. See Gate.spent."""
+        """What this worker has spent since the last call, by the models' names in the pipeline. See Gate.spent."""
         new = {}
         for name, model in self._clients.items():
             before = self._reported.get(name, Spent())
@@ -89,7 +89,7 @@ class Models:
         return "; ".join(errors) or (f"waiting for {asked} {'answer' if asked == 1 else 'answers'}" if asked else "")
 
     def notes(self) -> tuple[str, ...]:
-        """What users should know about the servers of their models."""
+        """What users should know about their models' servers."""
         return tuple(note for model in self._clients.values() for note in model.notes)
 
     def _chat_model(self, role: str, binding: ModelBinding) -> ChatModel:
@@ -117,7 +117,7 @@ class Models:
         return self._answers
 
     def _gate(self, binding: ModelBinding) -> Gate:
-        # A model in this process shares nothing with those in other processes, except its budget.
+        # A local model shares only its budget with other processes.
         if self._connection is None or (binding.weights is not None and not binding.spec.capped):
             return governor(binding)
         return RemoteGate(self._connection, binding.name)

@@ -25,14 +25,14 @@ PipelineArg = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes with the engine.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the file's params. Repeatable.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the pipeline's params. Repeatable.")
 ]
 SelectOption = Annotated[
     list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and the steps it needs. Repeatable.")
 ]
 RetryOption = Annotated[
     bool,
-    typer.Option("--retry-rejects", help="Ask again for rejected rows, and only for those, also in finished steps."),
+    typer.Option("--retry-rejects", help="Call the models again for rejected rows only, including those of finished steps."),
 ]
 ForceOption = Annotated[
     list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step even if it is up to date. Repeatable.")
@@ -57,7 +57,7 @@ def plan(
     set_: SetOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
-    why: Annotated[bool, typer.Option("--why", help="Explain for each step that runs what changed.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Explain what changed, for each step that would run.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
@@ -69,7 +69,7 @@ def plan(
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
     registry = named_registry(context)
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
-        # A plan reads and types the sources. Before the first run, it leaves nothing behind.
+        # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
         made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
     if json:
         print_json(plan_rows(made))
@@ -85,7 +85,7 @@ def run(
     force: ForceOption = None,
     retry_rejects: RetryOption = False,
     latest: Annotated[
-        bool, typer.Option("--latest", help="Make the new versions the latest even though --set changed parameters.")
+        bool, typer.Option("--latest", help="Make the new versions the latest even if --set changed parameters.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
