@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from engine.errors import EngineError
-from engine.llm.client import ModelClient
 from engine.llm.providers.response_body import excerpt
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
@@ -19,6 +18,9 @@ from engine.llm.types.requests import Request, as_messages
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.provenance import CallRef, marked, sources_of
+
+if TYPE_CHECKING:
+    from engine.llm.client import ModelClient
 
 T = TypeVar("T", bound=BaseModel)
 

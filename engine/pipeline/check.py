@@ -14,7 +14,7 @@ from engine.credentials import redacted
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
 from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
-from engine.llm.providers.capabilities import ruled_out
+from engine.llm.types.capability import ruled_out
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
@@ -17,10 +17,7 @@ from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
 from registry.storage.objects import canonical_json
 
-RecordType = type[Record]
-
-
-RecordType = type[Record]
+RecordType: TypeAlias = type[Record]
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
 from engine.llm.providers.capabilities import KnownCapabilities
-from engine.llm.providers.probe import Probed, probe
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import ModelSpec
 from engine.pipeline.graph import Step
 from registry import Registry
+
+if TYPE_CHECKING:
+    from engine.llm.providers.probe import Probed
 
 
 def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> dict[str, Spent]:
@@ -76,6 +78,8 @@ def ask_server(
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
     """
+    from engine.llm.providers.probe import probe  # imports aiohttp, which finished work does without
+
     journal = Journal(registry.journal)
     try:
         return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), recheck_all=recheck_all, recheck=recheck))

@@ -305,7 +305,7 @@ def test_a_bricked_registry_is_read_again_and_says_what_it_left_out(
     root = copied(kept, tmp_path)
     journal = brick(root, tokens_in=2**63 + 615, tokens_out=2**70)
     assert [version["name"] for version in json.loads(ran(root, "ls", "--json").out)] == ["p/a", "p/b"]
-    assert f"{journal}, line 2, holds a value that the registry cannot keep (step.tokens_in: " in caplog.text
+    assert f"{journal}, line 2, contains a value that the registry cannot store (step.tokens_in: " in caplog.text
     assert "moved" not in caplog.text  # nothing was called damaged
     checked = ran(root, "fsck")
     assert checked.code == 1
@@ -353,7 +353,7 @@ def test_calls_of_a_missing_object_are_left_out_and_said(kept: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("update versions set name = 'p/x' where name = 'p/b'", "takes p/b@1 for p/x@1"),
+        ("update versions set name = 'p/x' where name = 'p/b'", "confuses p/x@1 with p/b@1"),
         ("update versions set version_id = '../../outside/x' where name = 'p/b'", "is not the id of a version"),
         ("insert into versions from versions", "has 2 versions"),
         ("insert into runs select '../../outside/x', 'p', 'running', null, null, null, null, null", "is not the id of a run"),
