@@ -41,7 +41,7 @@ def test_gc_lists_garbage_and_deletes_it_only_with_the_option(registry: Registry
     assert lines[6].startswith(f"  receipts/{third.step_key}  of a finished step, ")
     assert lines[7:] == [
         "kept: 1 version, and all model answers (1,234 bytes), which were paid for",
-        f"nothing was deleted yet. To delete it: `{propose('gc', '--delete')}`",
+        f"nothing has been deleted. To delete this: `{propose('gc', '--delete')}`",
     ]
     assert len(versions(registry)) == 3
     deleted = printed(app, "gc", "--grace", "0", "--delete")
