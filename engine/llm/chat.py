@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from engine.errors import EngineError
-from engine.llm.client import ModelClient
 from engine.llm.providers.response_body import excerpt
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
@@ -19,6 +18,9 @@ from engine.llm.types.requests import Request, as_messages
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.provenance import CallRef, marked, sources_of
+
+if TYPE_CHECKING:
+    from engine.llm.client import ModelClient
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -133,27 +135,27 @@ class ChatModel:
         """
         schema = json_schema(answer)
         first = self._request(prompt, sample, None, sampling, schema)
-        [said] = await self._ask([first])
+        [completion] = await self._ask([first])
         try:
-            return marked(self._parsed(said, answer), *sources_of(said))
+            return marked(self._parsed(completion, answer), *sources_of(completion))
         except UnparsableError as error:
-            unclear = said
-            again = self._request(repair_prompt(first.messages, said.text, error), sample, None, sampling, schema)
-            [said] = await self._ask([again])
+            unclear = completion
+            again = self._request(repair_prompt(first.messages, completion.text, error), sample, None, sampling, schema)
+            [completion] = await self._ask([again])
         try:
-            return marked(self._parsed(said, answer), *sources_of(unclear), *sources_of(said))
+            return marked(self._parsed(completion, answer), *sources_of(unclear), *sources_of(completion))
         except UnparsableError as error:
             raise RequestError(
                 f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
             ) from error
 
-    def _parsed(self, said: Completion, answer: type[T]) -> T:
+    def _parsed(self, completion: Completion, answer: type[T]) -> T:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
-        text = said.text.rpartition("</think>")[2].strip()
-        if said.truncated and not (text.startswith("{") and text.endswith("}")):
+        text = completion.text.rpartition("</think>")[2].strip()
+        if completion.truncated and not (text.startswith("{") and text.endswith("}")):
             shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
-            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(said.text, 300), shown)
-        return parse_answer(said.text, answer)
+            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(completion.text, 300), shown)
+        return parse_answer(completion.text, answer)
 
     def _request(
         self,

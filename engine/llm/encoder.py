@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.llm.local.sentence_transformers import LocalEncoder
 from engine.llm.types.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from engine.llm.local.sentence_transformers import Vectors
+    from engine.llm.local.sentence_transformers import LocalEncoder, Vectors
 
 
 class Encoder:

@@ -10,15 +10,12 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.weights import Weights
+from engine.llm.weights import ModelWeights
 from engine.operator.declaration import Operator
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
 from registry.storage.objects import canonical_json
-
-RecordType: TypeAlias = type[Record]
-
 
 RecordType: TypeAlias = type[Record]
 
@@ -58,7 +55,7 @@ class BoundModel:
     """
 
     spec: ModelSpec
-    weights: Weights | None
+    weights: ModelWeights | None
     made_by: Link | None = None
 
     @property

@@ -435,7 +435,7 @@ def test_samples_that_are_all_alike_are_refused(registry: Registry) -> None:
 def test_groups_are_asked_for_and_there_are_none(registry: Registry) -> None:
     result = calibrate(registry, *varied(60), group_by="group")
     assert result.state == "failed"
-    assert "no question has a `group` to group by" in result.error
+    assert "group_by: no question has a `group`" in result.error
 
 
 def test_all_may_go_into_the_calibration_split_and_the_report_says_so(registry: Registry) -> None:
@@ -454,7 +454,7 @@ def test_all_may_go_into_the_calibration_split_and_the_report_says_so(registry: 
     assert not {"ecr alpha=0.5", "band_low alpha=0.5", "evaluated_recall"} & found.keys()
     [(text,)] = ask(registry, 'select text from "demo/report"')
     assert "Calibrated on 40 questions" in text
-    assert "There is no set with a guarantee" in text
+    assert "No set has a guarantee" in text
 
 
 def test_samples_made_in_two_ways_are_refused_with_what_differs(registry: Registry) -> None:
@@ -562,7 +562,7 @@ def test_new_questions_get_the_sets_of_the_calibration(registry: Registry) -> No
         ("prompt", {"prompt": "Say:"}, "prompt: 'p' and 'Say:'"),
         ("sampling", {"sampling": '{"temperature": 1}'}, 'sampling: {} and {"temperature": 1}'),
         ("samples", {"samples": 20}, "samples: 10 samples and 20 samples"),
-        ("samples", {"at_least": 5, "patience": 4}, "10 samples and 5 to 10 samples, until 4 change nothing"),
+        ("samples", {"at_least": 5, "patience": 4}, "10 samples and 5 to 10 samples, until 4 bring nothing new"),
     ],
 )
 def test_samples_that_were_made_otherwise_are_refused_unless_allowed(

@@ -142,7 +142,7 @@ def test_large_countries_alone_can_be_asked_for() -> None:
     [
         ("capital", {}, "country_facts has no task 'capital'; its only task is 'capitals'"),
         ("capitals", {"splits": "test"}, "no setting 'splits'; did you mean 'split'?"),
-        ("capitals", {"size": 5}, "no setting 'size'; there are split, styles, population, seed"),
+        ("capitals", {"size": 5}, "no setting 'size'; known settings: split, styles, population, seed"),
         ("capitals", {"split": "dev"}, "split: Input should be 'train', 'test' or 'all' (given: 'dev')"),
         ("capitals", {"population": -1}, "population: Input should be greater than or equal to 0"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,20 +11,6 @@ from engine.llm.journal.answers import Answers
 from engine.llm.types.capability import Capability
 from engine.llm.types.model_spec import ModelSpec
 from registry.storage.objects import json_digest
-
-
-class Setting(NamedTuple):
-    """A setting of a model, and what it must be instead."""
-
-    name: str
-    needed: str
-
-
-def ruled_out(spec: ModelSpec, wanted: Sequence[Capability]) -> Setting | None:
-    """The setting of a model that rules out one of the wanted capabilities, whatever its server can do."""
-    if "sampling" in wanted and spec.temperature == 0:
-        return Setting("temperature", "a temperature above 0: with 0, all answers to a prompt are the same")
-    return None
 
 
 class KnownCapabilities(BaseModel):

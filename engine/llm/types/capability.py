@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from engine.llm.types.model_spec import ModelSpec
 
 Capability = Literal["n", "logprobs", "response_format", "sampling"]
 
@@ -12,3 +15,17 @@ MEANING: dict[str, str] = {
     "response_format": "answers that follow a JSON Schema; without it the prompt asks for the schema",
     "sampling": "different answers to the same prompt at a temperature above 0",
 }
+
+
+class Setting(NamedTuple):
+    """A setting of a model, and what it must be instead."""
+
+    name: str
+    needed: str
+
+
+def ruled_out(spec: ModelSpec, wanted: Sequence[Capability]) -> Setting | None:
+    """The setting of a model that rules out one of the wanted capabilities, whatever its server can do."""
+    if "sampling" in wanted and spec.temperature == 0:
+        return Setting("temperature", "a temperature above 0: with 0, all answers to a prompt are the same")
+    return None

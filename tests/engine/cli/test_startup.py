@@ -53,6 +53,14 @@ def imported(*commands: list[str]) -> set[str]:
     return {*HEAVY, "duckdb", "pyarrow"}.intersection(done.stdout.rpartition("IMPORTED")[2].split())
 
 
+def test_reading_a_registry_leaves_nothing_on_stderr(registry: Registry) -> None:
+    with registry.session() as session:
+        session.ask("from datasets")
+    command = [sys.executable, "-m", "engine.cli", "--registry", str(registry.root), "sql", "from datasets"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "", "such as DuckDB's report of leaked objects"
+
+
 def test_help_and_version_import_no_data_library(workdir: Path) -> None:
     assert imported(["--help"], ["--version"], ["run", "--help"]) == set()
 

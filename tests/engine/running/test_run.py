@@ -141,9 +141,9 @@ def test_draws_follow_the_rows_content_and_not_its_place(registry: Registry) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("boom", r"operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
-        ("invalid", r"operator broken made an invalid Word from row 1 of 'word': .*text"),
-        ("wrong", r"operator broken yielded a str to 'out', which takes Word"),
+        ("boom", r"\w+\.py:\d+: operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
+        ("invalid", r"operator broken yielded an invalid Word for row 1 of 'word': .*text"),
+        ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word"),
     ],
 )
 def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, said: str) -> None:
