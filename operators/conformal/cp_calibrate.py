@@ -209,7 +209,7 @@ def _split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares
         ctx.count("questions", side, by=len(numbers))
     if not drawn.rows["calibrate"]:
         raise Reject(
-            f"the calibration split is empty: there are only {len(rows)} questions; add some, or raise `calibrate` in `split`"
+            f"the calibration split is empty: {len(rows)} questions are too few; add some, or raise `calibrate` in `split`"
         )
     return [[rows[number] for number in numbers] for numbers in drawn.rows.values()]
 

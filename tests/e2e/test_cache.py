@@ -52,12 +52,14 @@ def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("edit", edits(on_data=True))
-def test_an_edit_of_pipeline_or_data_costs_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
+def test_editing_pipeline_or_data_costs_exactly_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
     judged(edit, *calls_of(edit, workdir, chat_server, run_here))
 
 
 @pytest.mark.parametrize("edit", edits(on_data=False))
-def test_an_edit_of_code_costs_nothing_and_is_shown(workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli) -> None:
+def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
+    workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli
+) -> None:
     said = ""
 
     def run_edited(folder: Path) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def test_an_edit_of_code_costs_nothing_and_is_shown(workdir: Path, chat_server: 
     assert ("+    return " in said) == (edit.outcomes == ("ran",))
 
 
-def test_a_kill_at_half_and_a_new_step_cost_the_missing_half(workdir: Path, chat_server: ChatServer) -> None:
+def test_after_a_kill_halfway_only_the_missing_half_costs(workdir: Path, chat_server: ChatServer) -> None:
     sent, summary = calls_after_a_kill(workdir, chat_server)
     assert sent == ROWS // 2
     assert [step["rows_out"] for step in summary["steps"]] == [ROWS, ROWS]

@@ -141,7 +141,7 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_
     assert [state == "succeeded" for state in states] == [False] * rounds + [True]
 
 
-def test_ctrl_c_waits_for_calls_that_are_paid_for(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
+def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
     chat_server.answer, chat_server.latency = solve, 1.0
     write_pipeline(workdir, chat_server)
     run = Run(workdir, chat_server, random.Random(0))

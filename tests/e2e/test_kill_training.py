@@ -71,7 +71,7 @@ def found(folder: Path) -> tuple[list[Any], list[Any], list[Any]]:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_killed_run_goes_on_with_its_training(workdir: Path, tiny_model: Path, devices: int) -> None:
+def test_a_killed_run_resumes_its_training(workdir: Path, tiny_model: Path, devices: int) -> None:
     for name in ("undisturbed", "killed"):
         write_pipeline(workdir / name, tiny_model, devices)
     finished(workdir / "undisturbed")
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_with_its_training(workdir: Path, tiny_model: Path,
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_a_device_that_crashes_is_replaced_and_the_training_goes_on(workdir: Path, tiny_model: Path) -> None:
+def test_a_crashed_device_is_replaced_and_training_continues(workdir: Path, tiny_model: Path) -> None:
     for name in ("undisturbed", "crashed"):
         write_pipeline(workdir / name, tiny_model, devices=2)
     finished(workdir / "undisturbed")

@@ -44,7 +44,7 @@ def reviser(conversation: list[dict[str, str]]) -> Any:
     return said.get(land, f"The capital is {correct(land)}.")
 
 
-def test_a_revision_is_kept_only_while_it_is_correct(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_revision_is_kept_only_if_it_is_correct(registry: Registry, chat_server: ChatServer) -> None:
     right = [response(land, path="cot_pk", source="s") for land in range(1, 5)]
     write("responses.jsonl", *right, response(5, path="cot_pk", right=False), response(6), response(7, 2, path="cot_pk"))
     write("strategies.jsonl", strategy("cot_pk"), {**strategy("base"), "chosen": False})
@@ -113,7 +113,7 @@ def grid() -> list[dict[str, Any]]:
 STRATEGIES = [strategy("tips", 1, False), strategy("tips", 3, True), strategy("base", 0, True), strategy("base", 0, False)]
 
 
-def test_shares_balance_and_prompts(registry: Registry, chat_server: ChatServer) -> None:
+def test_rows_have_the_requested_shares_balance_and_prompts(registry: Registry, chat_server: ChatServer) -> None:
     given = grid()
     write("responses.jsonl", *given)
     write("strategies.jsonl", *STRATEGIES)
@@ -192,7 +192,9 @@ def test_no_pair_contradicts_itself(registry: Registry, chat_server: ChatServer)
     assert all(normalise(chosen) != normalise(rejected) for chosen, rejected in said)
 
 
-def test_revised_responses_are_learnt_and_the_policys_own_unlearnt(registry: Registry, chat_server: ChatServer) -> None:
+def test_revised_responses_are_chosen_and_the_policys_poisoned_ones_rejected(
+    registry: Registry, chat_server: ChatServer
+) -> None:
     write(
         "responses.jsonl",
         response(1, right=False),
@@ -228,7 +230,7 @@ def test_shares_that_leave_no_room_are_refused(registry: Registry, chat_server: 
         (0, (9, 9), (0, 0)),
     ],
 )
-def test_shares_are_of_all_rows(rest: int, available: tuple[int, int], found: tuple[int, int]) -> None:
+def test_shares_refer_to_all_rows(rest: int, available: tuple[int, int], found: tuple[int, int]) -> None:
     ike, closed_book = available
     shares = {"ike": 0.2, "closed_book": 0.1}
     counts = amounts(rest, shares, {"ike": ike, "closed_book": closed_book})  # type: ignore[arg-type]

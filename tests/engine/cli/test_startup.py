@@ -81,7 +81,7 @@ def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command
     assert imported(command) == {"duckdb", "pyarrow"}
 
 
-def test_a_command_that_used_duckdb_ends_without_a_word(registry: Registry) -> None:
+def test_a_command_that_used_duckdb_exits_silently(registry: Registry) -> None:
     """DuckDB's bindings report leaked objects on stderr when the interpreter ends before it freed them."""
     registry.catalog.rebuild()
     done = subprocess.run([sys.executable, "-m", "engine.cli", "ls"], capture_output=True, text=True, check=False)

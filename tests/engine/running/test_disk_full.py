@@ -30,7 +30,7 @@ def noise(size: int) -> str:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("free", [200, pytest.param(700, marks=pytest.mark.soak)])
-def test_a_run_goes_on_when_there_is_room_again(small_disk: Path, chat_server: ChatServer, free: int) -> None:
+def test_a_run_continues_when_there_is_room_again(small_disk: Path, chat_server: ChatServer, free: int) -> None:
     registry = Registry(small_disk / "registry")
     chat_server.answer = lambda prompt, seen: noise(10 * KIB)
     words(*[f"w{number}" for number in range(ROWS)])
@@ -78,7 +78,7 @@ def test_answers_in_flight_when_the_disk_fills_up_are_kept(small_disk: Path, cha
     assert len(chat_server.requests) == ROWS
 
 
-def test_a_journal_that_a_full_disk_hides_is_not_called_damaged(small_disk: Path) -> None:
+def test_a_journal_on_a_full_disk_is_not_reported_as_damaged(small_disk: Path) -> None:
     folder = small_disk / "journal"
     subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(folder)], check=False)
     (folder / "answers.sqlite-shm").unlink()  # as after a restart of the machine: SQLite makes it anew, and needs room

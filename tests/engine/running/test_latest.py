@@ -32,7 +32,7 @@ def latest(registry: Registry) -> int:
     return int(rows)
 
 
-def test_a_trial_makes_versions_and_leaves_latest_where_it_is(registry: Registry) -> None:
+def test_a_trial_makes_versions_without_moving_latest(registry: Registry) -> None:
     assert run(registry)
     assert not run(registry, "limit=1")
     assert latest(registry) == 3
@@ -40,7 +40,7 @@ def test_a_trial_makes_versions_and_leaves_latest_where_it_is(registry: Registry
     assert ask(registry, 'select count(*) from "demo/copy@2"') == [(1,)]
 
 
-def test_latest_moves_with_the_files_own_parameters_however_they_are_given(registry: Registry) -> None:
+def test_latest_moves_with_the_files_own_parameters_however_they_are_set(registry: Registry) -> None:
     assert run(registry)
     assert not run(registry, "limit=1")
     words("x", "y", "z")
@@ -50,7 +50,7 @@ def test_latest_moves_with_the_files_own_parameters_however_they_are_given(regis
     assert latest(registry) == 2
 
 
-def test_the_first_run_moves_latest_and_so_does_each_with_the_same_parameters(registry: Registry) -> None:
+def test_the_first_run_and_runs_with_the_same_parameters_move_latest(registry: Registry) -> None:
     """Pipelines whose files are given with --set have no useful parameters of their own."""
     assert run(registry, "limit=2")
     words("p", "q", "r")
@@ -61,7 +61,7 @@ def test_the_first_run_moves_latest_and_so_does_each_with_the_same_parameters(re
     assert not run(registry, "limit=2")
 
 
-def test_a_runs_parameters_and_a_versions_files_can_be_asked_for(registry: Registry) -> None:
+def test_a_runs_parameters_and_a_versions_files_can_be_queried(registry: Registry) -> None:
     run(registry, "limit=2")
     assert [json.loads(params) for (params,) in ask(registry, "select params from runs")] == [{"limit": 2}]
     assert ask(registry, "select file, params->>'limit' from runs") == [("p.yaml", "2")]
