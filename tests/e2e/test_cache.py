@@ -21,17 +21,17 @@ SAMPLE = {"nothing", "append 10 rows", "change the second of two prompts", "chan
     "edit a helper of the verifier",
     "edit a comment",
 }
-"""Edits of every run of the tests; the rest of the table is for `make soak` (and the benchmark)."""
+"""The edits that every test run tries; `make soak` and the benchmark try the whole table."""
 
 
 def edits(*, on_data: bool) -> list[Any]:
-    """The table's lines."""
+    """The edits in the table."""
     lines = [edit for edit in EDITS if edit.on_data is on_data]
     return [pytest.param(edit, id=edit.name, marks=() if edit.name in SAMPLE else pytest.mark.soak) for edit in lines]
 
 
 def run_here(folder: Path) -> dict[str, Any]:
-    """A run in this process, on the session's Ray; gives its summary."""
+    """Run in this process, on the session's Ray; return the summary."""
     registry = Registry(folder / ".engine")
     if registry.exists:
         with registry.session() as session:
@@ -44,7 +44,7 @@ def run_here(folder: Path) -> dict[str, Any]:
 
 
 def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
-    """Compare what happened with the table."""
+    """Compare the results with the table."""
     assert sent == edit.calls
     assert tuple(step["outcome"] for step in summary["steps"]) == edit.outcomes
     assert summary["steps"][-1]["rows_out"] == edit.rows_out

@@ -1,4 +1,4 @@
-"""The first thing a newcomer runs: offline, with the embedded model, from the checkout or from an installed wheel."""
+"""What a newcomer runs first: offline, with the embedded model, from a checkout or an installed wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources travel with rows and answers, and with copies of them."""
+"""Sources are kept with rows and answers, and with copies of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of two answers a text gives: whole words, the last one, what is stated; and PoisonedRAG's own count beside it."""
+"""Which of two answers a text gives, by whole words, the last mention or a stated answer; and PoisonedRAG's own count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How models do among poisoned contexts: verdicts, the ways of counting attacks, intervals by cell."""
+"""How models answer given poisoned contexts: verdicts, two ways of counting attacks, intervals by cell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def metrics_of(registry: Registry) -> dict[tuple[str, str], float]:
 
 
 def student(conversation: list[dict[str, str]]) -> Any:
-    """Land by land another way to be right or wrong."""
+    """Each land is right or wrong in another way."""
     land = land_of(conversation)
     said: dict[int, Any] = {
         0: f"It is {correct(0)}.",

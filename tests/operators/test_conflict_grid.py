@@ -1,4 +1,4 @@
-"""Items in a grid of cells: nested passages, cells that cannot be filled, PoisonedRAG's files as they are."""
+"""Items in a grid of cells: nested passages, cells that cannot be filled, PoisonedRAG's original files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RENAME = "{correct answer: correct_answer, incorrect answer: incorrect_answer, a
 def poisoned(
     correct: str = "Paris", incorrect: str = "Lyon", passages: int = 5, question: str = "Which city?"
 ) -> dict[str, Any]:
-    """An item as PoisonedRAG writes it."""
+    """An item in PoisonedRAG's format."""
     texts = [f"Passage {number} says that it is {incorrect}." for number in range(passages)]
     return {"question": question, "correct answer": correct, "incorrect answer": incorrect, "adv_texts": texts}
 
@@ -29,7 +29,7 @@ def poisoned(
 def grid(
     registry: Registry, items: dict[str, Any] | list[Any], facts: list[dict[str, str]] | None = None, **settings: Any
 ) -> Any:
-    """Run the grid over a file of PoisonedRAG's kind, or over a list of such items."""
+    """Run conflict_grid on a file in PoisonedRAG's format, or on a list of such items."""
     Path("items.json").write_text(json.dumps(items))
     datasets = f"items: {{type: ConflictItem, path: items.json, rename: {RENAME}}}"
     given = "items"

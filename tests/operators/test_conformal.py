@@ -1,4 +1,4 @@
-"""LofreeCP's operators: sampling on a real server, calibrations that are bound to it, sets as the formulas say."""
+"""LofreeCP's operators: sampling from a real server, calibrations tied to how samples were made, sets by the formulas."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MADE = {"model": "openai m", "prompt": "p", "sampling": "{}", "samples": 10}
 
 
 def row(number: int, *counts: int, right: int | None = 0, **more: Any) -> dict[str, Any]:
-    """SampledAnswers: answer 0 came counts[0] times, ...; answer `right` is accepted (None: one that was not sampled)."""
+    """SampledAnswers with answer 0 sampled counts[0] times, ...; answer `right` is accepted (None: it was not sampled)."""
     texts = [f"answer {place}" for place, count in enumerate(counts) for _ in range(count)]
     accepted = "something else" if right is None else f"answer {right}"
     return {"question": f"question {number}", "answers": [accepted], "samples": texts, "made": MADE, **more}
 
 
 def varied(n: int, missing: float = 0.2, **more: Any) -> list[dict[str, Any]]:
-    """Questions of which the right answer is the first, the second, the third, or was never sampled."""
+    """Questions whose right answer is the first, the second, the third, or was never sampled."""
     made = []
     for number in range(n):
         place = number * 0.6180339887 % 1  # spread evenly, in no order
@@ -44,7 +44,7 @@ def varied(n: int, missing: float = 0.2, **more: Any) -> list[dict[str, Any]]:
 
 
 def run_conformal(registry: Registry, steps: dict[str, Any], models: dict[str, Any] | None = None, **how: Any) -> Any:
-    """Run steps over `samples.jsonl`, and whatever other files of the types there are."""
+    """Run steps on `samples.jsonl`, and on other files of the record types if they exist."""
     files = {"samples": "SampledAnswers", "new": "SampledAnswers", "questions": "Question"}
     datasets = {
         name: {"type": record, "path": f"{name}.jsonl", "allow_empty": True}
@@ -79,7 +79,7 @@ def sample(
 
 
 def script(server: ChatServer, say: Callable[[str, int], str]) -> None:
-    """Let the server answer questions by (prompt, number of the sample), and anything else differently each time."""
+    """Make the server answer questions by (prompt, sample number), and anything else differently each time."""
 
     def reply(body: dict[str, Any]) -> Any:
         prompt = body["messages"][-1]["content"]
@@ -302,7 +302,7 @@ def test_a_text_that_names_no_option_counts_as_a_sample_but_is_never_in_a_set(re
 
 
 def with_options(n: int) -> list[dict[str, Any]]:
-    """Questions of three options, the first of which is right, likely and often sampled."""
+    """Questions with three options; the first is right, likely and sampled often."""
     return [
         {
             "question": f"question {number}",
@@ -640,7 +640,7 @@ ENCODER = {"encoder": {"provider": "sentence-transformers", "model": "all-minilm
 
 
 def worded(number: int, **more: Any) -> dict[str, Any]:
-    """Answers in words, of which two mean the same."""
+    """Answers in words, two of which have the same meaning."""
     texts = ["the United States"] * (4 + number % 3) + ["United States of America"] * 3 + ["a banana"] * (1 + number % 2)
     accepted = ["United States of America"] if number % 4 else ["a submarine"]
     return {"question": f"question {number}", "answers": accepted, "samples": texts[:10], "made": MADE, **more}

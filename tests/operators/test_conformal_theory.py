@@ -279,7 +279,7 @@ def test_sets_of_sampled_answers_cover_at_a_feasible_level():
 
 
 def test_with_none_of_these_as_an_answer_every_level_is_feasible_and_covered():
-    """The level 0.1 is out of reach of the sampled answers alone: the truth is missing more often than that."""
+    """The level 0.1 is infeasible with the sampled answers alone, because the truth is missing more often than that."""
     random = np.random.default_rng(11)
     made = world(random, 3000)
     assert (~made.found).mean() > 0.1
@@ -374,7 +374,7 @@ def test_sampling_stops_when_the_answers_are_stable():
 
 
 def adaptive(random: np.random.Generator, n: int, budget: int) -> tuple[Pools, float]:
-    """Questions sampled five at a time until they are is_stable, and the mean number of samples."""
+    """Questions sampled five at a time until `is_stable`, and the mean number of samples."""
     rows, truths, used = [], [], 0
     for _ in range(n):
         law = random.dirichlet(np.full(8, random.choice([0.1, 0.6])))

@@ -1,4 +1,4 @@
-"""Questions about capitals: splits that share nothing, passages whose style tells nothing, the same rows every time."""
+"""Questions about capitals: disjoint splits, passages whose style reveals nothing, the same rows every time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def names() -> dict[str, str]:
 
 
 def styles_of(row: dict[str, Any], kind: str, answer: str) -> set[str]:
-    """Which of the templates the row's passages are written after, with this answer in place."""
+    """The templates of the row's passages, filled in with this answer."""
     name = names()[row["id"]]
     texts = {
         text.format(country=name, Country=name[0].upper() + name[1:], city=row[answer]): style

@@ -1,4 +1,4 @@
-"""Questions about countries: of several kinds, with all accepted answers, and with options of which one is right."""
+"""Questions about countries: of several kinds, with all accepted answers, or with options of which one is right."""
 
 from __future__ import annotations
 

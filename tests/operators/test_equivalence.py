@@ -1,4 +1,4 @@
-"""Which sampled texts are the same answer, which option they name, and which are accepted."""
+"""Which sampled texts are the same answer, which options they name, and which are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solving again keeps what is right, says what is not, and never keeps what was cut off."""
+"""Solving problems again keeps correct solutions, marks wrong ones, and rejects those that were cut off."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 def run_cot(
     registry: Registry, server: ChatServer, answers: list[str], model: dict[str, Any] | None = None, **settings: Any
 ) -> Any:
-    """Solve problems whose gold answers are given."""
+    """Solve problems with these gold answers."""
     rows = [
         {"question": f"q{place}", "answer": answer, "source": "s", "id": f"i{place}"} for place, answer in enumerate(answers)
     ]

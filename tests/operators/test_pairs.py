@@ -1,4 +1,4 @@
-"""What a model is trained on: revised responses that stay correct, and pairs of them with the policy's poisoned answers."""
+"""Training data: revised responses that stay correct, and pairs of them with the policy's poisoned answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_SHARES = {"ike_share": 0, "closed_book_share": 0}
 
 
 def revise(registry: Registry, server: ChatServer, *, strategies: bool = True, **settings: Any) -> Any:
-    """revise_responses over responses.jsonl; it succeeds."""
+    """Run revise_responses on responses.jsonl; it must succeed."""
     datasets = DATASETS if strategies else {"responses": "PathResponse"}
     given = {name.replace("responses", "response"): name for name in datasets}
     step = {"op": "revise_responses", "in": given, "with": settings, "max_reject_ratio": 0.5}
@@ -38,7 +38,7 @@ def revise(registry: Registry, server: ChatServer, *, strategies: bool = True, *
 
 
 def reviser(conversation: list[dict[str, str]]) -> Any:
-    """Rewrites; of land 2 it takes the wrong city, at land 3 it is cut off, land 4 it refuses."""
+    """A reviser that names the wrong city for land 2, is cut off for land 3, and refuses land 4."""
     land = land_of(conversation)
     said = {2: f"The capital is {incorrect(2)}.", 3: completion("The capital is", finish_reason="length"), 4: error(400, "no")}
     return said.get(land, f"The capital is {correct(land)}.")
@@ -80,7 +80,7 @@ def test_without_strategies_every_correct_response_is_revised(registry: Registry
 
 
 def build(registry: Registry, server: ChatServer, *, revised: bool = False, **steps: dict[str, Any]) -> None:
-    """build_dpo_pairs over responses.jsonl and strategies.jsonl (and revised.jsonl), a step for each settings; it succeeds."""
+    """Run build_dpo_pairs on responses.jsonl, strategies.jsonl (and revised.jsonl), one step for each settings; it must succeed."""
     datasets = DATASETS | ({"revised": "PathResponse"} if revised else {})
     given = {"op": "build_dpo_pairs", "in": {name: name for name in datasets}}
     result = run_steps(registry, server, datasets, {name: {**given, "with": each} for name, each in steps.items()}, roles=())

@@ -1,4 +1,4 @@
-"""PersonaMath's operators: reflection repairs and never leaks, personas change the world and not the problem."""
+"""PersonaMath's operators: reflection repairs without showing the gold answer; personas change the setting, not the problem."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def write(name: str, *rows: dict[str, Any]) -> None:
 
 
 def run_step(registry: Registry, server: ChatServer, step: dict[str, Any], more: dict[str, Any] | None = None) -> Any:
-    """One operator on solutions.jsonl, with personas.jsonl beside it; it succeeds."""
+    """Run an operator on solutions.jsonl and personas.jsonl; it must succeed."""
     result = run_pipeline(registry, server, step, more)
     assert result.state == "succeeded", result.error
     return result
 
 
 def run_pipeline(registry: Registry, server: ChatServer, step: dict[str, Any], more: dict[str, Any] | None = None) -> Any:
-    """The same, whatever comes of it."""
+    """The same, but it may fail."""
     document = {
         "name": "demo",
         "models": {"teacher": json.loads(server.model(retries=0, **(more or {})))},
@@ -99,7 +99,7 @@ PERSONAS = [
 
 
 def teacher(rewrites: dict[str, str], solve: str = "\\boxed{13}") -> Callable[[str, int], str]:
-    """Rewrites for the persona in the prompt; solves everything else."""
+    """Rewrite for the persona in the prompt; solve every other prompt."""
 
     def answer(prompt: str, seen: int) -> str:
         return next((text for persona, text in rewrites.items() if f"Persona: {persona}\n" in prompt), solve)

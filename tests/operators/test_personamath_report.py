@@ -1,4 +1,4 @@
-"""The report of a PersonaMath pipeline counts what is there, whatever the pipeline trains on and holds out."""
+"""The report of a PersonaMath pipeline, whatever the pipeline trains on and holds out."""
 
 from __future__ import annotations
 

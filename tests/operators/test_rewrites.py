@@ -1,4 +1,4 @@
-"""A rewrite is the same problem in other words: same quantities, no answer given away."""
+"""A rewrite is the same problem in other words: it has the same quantities and does not reveal the answer."""
 
 from __future__ import annotations
 

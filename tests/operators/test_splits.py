@@ -1,4 +1,4 @@
-"""Questions are split by a hash of themselves; what belongs together stays together and counts once."""
+"""Questions are split by their hash; related ones stay on the same side and count once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AI feedback finds the strategy: what the judge says in whatever order, what is chosen, what is said of thin choices."""
+"""AI feedback chooses the strategy: the judge's verdicts in either order, the choice, and notes on weak choices."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_prompts_without_contexts_do_not_mention_contexts() -> None:
 
 
 def choices(cells: dict[str, dict[str, tuple[int, int]]], factual: int = 0, **settings: Any) -> dict[str, StrategyChoice]:
-    """What is chosen, by cell, from {cell: {path: (correct, judged)}}."""
+    """The chosen path by cell, from {cell: {path: (correct, judged)}}."""
     counts: dict[tuple[str, str], float] = {}
     for cell, paths in cells.items():
         counts["cases", cell] = max(n for _, n in paths.values())
@@ -122,14 +122,14 @@ def test_wrong_paths_are_reported_before_anything_runs(
 
 
 def path_of(conversation: list[dict[str, str]]) -> str:
-    """Which of the paths a conversation follows."""
+    """The path that a conversation follows."""
     first = conversation[0]["content"]
     marks = {"may be wrong": "tips", "step by step": "base_cot", "1. Write down": "cot_nopk", "key concepts": "cot_pk"}
     return next((path for mark, path in marks.items() if mark in first), "base")
 
 
 def policy(conversation: list[dict[str, str]]) -> str:
-    """Base is right where a factual context stands; steps help for even lands; prior knowledge helps always, but mumbles once."""
+    """Base is right if there is a factual context; steps help for even lands; prior knowledge always helps, but mumbles once."""
     land, path, last = land_of(conversation), path_of(conversation), conversation[-1]["content"]
     if path == "cot_pk" and "answer the question: " not in last:
         return f"I know something of land {land}."

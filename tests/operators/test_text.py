@@ -1,4 +1,4 @@
-"""What makes two texts the same, and which text of a row counts."""
+"""When two texts are the same, and which text of a row counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_words_are_counted_in_scripts_without_blanks() -> None:
 
 
 class Turned(Record):
-    """A type of somebody else's."""
+    """A record type from another package."""
 
     case_id: str
     label: str | None = None

@@ -1,4 +1,4 @@
-"""Training makes a model version that can be used, the same one every time."""
+"""Training makes a usable model version, the same one every time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that a trainer would fail on are named before a model is loaded; what its libraries warn of is passed on."""
+"""Rows on which a trainer would fail are named before a model is loaded; warnings of its libraries are passed on."""
 
 from __future__ import annotations
 

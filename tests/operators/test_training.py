@@ -1,4 +1,4 @@
-"""Trainings by themselves: the reference is where they start, a killed one goes on as if nothing had been, rows are counted."""
+"""Training without pipelines: the reference is the start, an interrupted training resumes unchanged, rows are counted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def training(kind: Any, model: Path, folder: Path, adapter: Path | None = None, 
 
 
 def quietly(step: int, total: int, loss: float) -> None:
-    """Nobody looks on."""
+    """Ignore progress."""
 
 
 def logged(done: Training, metric: str = "loss") -> list[float]:
@@ -68,7 +68,7 @@ def seen(done: Training) -> dict[int, int]:
 
 @pytest.fixture
 def adapter(tiny_model: Path, tmp_path: Path) -> Path:
-    """An adapter that says something else than its base."""
+    """An adapter that answers differently from its base."""
     done = training("sft", tiny_model, tmp_path / "before", learning_rate=0.05)
     launch(done, quietly, {})
     return done.model
@@ -210,7 +210,7 @@ def _die(given: Training, step: int) -> None:
 
 
 def kill(given: Training, step: int) -> None:
-    """Train in a process of its own, which is killed at a step."""
+    """Train in another process, which is killed at a step."""
     child = multiprocessing.get_context("spawn").Process(target=_die, args=(given, step))
     child.start()
     child.join()

@@ -1,4 +1,4 @@
-"""Duplicates and test questions leave the training rows, whatever their type, and each says why."""
+"""Duplicates and test questions are removed from training rows of any type, each with a reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def example(question: str, answer: str) -> dict[str, Any]:
 def pipeline(
     op: str, given: str | list[str] | dict[str, str], types: dict[str, str], models: dict[str, Any] | None = None, **params: Any
 ) -> str:
-    """One operator, `step`, on the files NAME.jsonl."""
+    """A pipeline with one step, `step`, on the files NAME.jsonl."""
     datasets = {name: {"type": kind, "path": f"{name}.jsonl"} for name, kind in types.items()}
     return json.dumps(
         {
@@ -324,7 +324,7 @@ def test_common_instructions_can_be_ignored(registry: Registry) -> None:
 
 
 def shared(row: str | list[str], *references: str | list[str], ngram: int = 13, shortest: int = 5) -> str | None:
-    """The words that a row has in common with the references."""
+    """The words that a row shares with the references."""
 
     def passages(texts: str | list[str]) -> tuple[tuple[str, ...], ...]:
         return tuple(tuple(found) for text in ([texts] if isinstance(texts, str) else texts) if (found := tokens(text)))

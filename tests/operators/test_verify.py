@@ -1,4 +1,4 @@
-"""Right answers are called right however they are written; nothing wrong ever is, wherever the comparison runs."""
+"""Right answers are accepted in every notation and wrong ones never, wherever the comparison runs."""
 
 from __future__ import annotations
 
@@ -216,17 +216,17 @@ PAIRS = NUMBERS + PERCENT_AND_UNITS + EXPRESSIONS + SEVERAL + WORDS + SOLUTIONS 
 
 
 SECONDS = 3.0
-"""For a comparison, so that the hang of each context takes no longer."""
+"""The time limit of a comparison, so that one that hangs takes no longer."""
 
 
 async def verdicts(pairs: list[tuple[str, str, str]]) -> list[str]:
-    """What `verify` says of a table, all pairs at once."""
+    """The verdicts of `verify` on a table, all pairs at once."""
     found = await asyncio.gather(*(verify(gold, solution) for gold, solution, _ in pairs))
     return [verdict for verdict, _ in found]
 
 
 def unexpected(found: list[str]) -> list[tuple[str, str, str, str]]:
-    """Where the table's verdicts are not the expected ones."""
+    """The pairs whose verdicts are not the expected ones."""
     return [(*pair, got) for pair, got in zip(PAIRS, found, strict=True) if got != pair[2]]
 
 
@@ -236,7 +236,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Actor:
-    """A Ray actor that verifies in a method of its own."""
+    """A Ray actor that verifies in a method."""
 
     def run(self, pairs: list[tuple[str, str, str]], seconds: float) -> list[str]:
         verifying.TIMEOUT_SECONDS = seconds
@@ -298,7 +298,7 @@ async def test_a_process_that_was_killed_is_replaced() -> None:
 
 
 def comparing(process: psutil.Process) -> list[psutil.Process]:
-    """The processes that compare for a process."""
+    """The processes in which a process compares."""
     servers = [child for child in process.children() if "forkserver" in " ".join(child.cmdline())]
     return [child for server in servers for child in server.children()]
 

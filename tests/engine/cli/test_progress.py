@@ -19,7 +19,7 @@ class Watched:
         self.progress.step_started("cot", "regenerate_cot", 1000, done)
 
     def tick(self, seconds: int, done: int, note: str = "") -> list[str]:
-        """Report the same twice a second for some time; returns the new lines."""
+        """Report the same state twice a second for some time; return the new lines."""
         before = len(self.text.getvalue())
         for _ in range(2 * seconds):
             self.now += 0.5

@@ -35,11 +35,11 @@ HEAVY = [
     "transformers",
     "trl",
 ]
-"""Packages that take long to import, or that only a run needs."""
+"""Packages that are slow to import, or that only a run needs."""
 
 
 def imported(*commands: list[str]) -> set[str]:
-    """The heavy packages that commands import, run one after the other in one process."""
+    """The heavy packages that commands import when run one after another in one process."""
     code = (
         "import sys\nfrom engine.cli import main\n"
         f"for command in {list(commands)!r}:\n"

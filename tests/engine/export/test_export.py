@@ -1,4 +1,4 @@
-"""What leaves the registry is opened by other tools, says where it came from, and is whole or not there."""
+"""Exports can be opened by other tools, say where they came from, and are either complete or absent."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ ROWS = [
 def commit(
     registry: Registry, name: str, objects: Sequence[Sequence[Record]], document: dict[str, Any] | None = None, **draft: Any
 ) -> Manifest:
-    """A version with these rows, in so many objects, as a step would have made it."""
+    """A version with these rows in these objects, as a step would make it."""
     record = type(next(row for rows in objects for row in rows))
     tables = [record.to_table(rows) for rows in objects]
     stored = [registry.store.put_table(table) for table in tables]
@@ -109,12 +109,12 @@ def commit(
 
 
 def plain(rows: Sequence[Record]) -> list[dict[str, Any]]:
-    """Rows as Arrow shows them."""
+    """Rows as Arrow returns them."""
     return type(rows[0]).to_table(rows).to_pylist()
 
 
 def front(folder: Path) -> dict[str, Any]:
-    """The metadata on top of a card."""
+    """The metadata at the top of a card."""
     return dict(yaml.safe_load((folder / "README.md").read_text().split("---\n")[1]))
 
 

@@ -1,4 +1,4 @@
-"""An exported model is loaded by PEFT and transformers, as its card says, and answers as it did in the registry."""
+"""PEFT and transformers load an exported model as its card says, and it answers as in the registry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTION = [{"role": "user", "content": "q1"}]
 
 @pytest.fixture(scope="module")
 def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that says its licence."""
+    """A model folder whose card states its licence."""
     folder = tmp_path_factory.mktemp("models") / "my-base"
     shutil.copytree(tiny_model, folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
@@ -30,7 +30,7 @@ def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A registry with an adapter (`demo/ad`) and full weights (`demo/full`), trained with such a rate that they differ."""
+    """A registry with an adapter (`demo/ad`) and full weights (`demo/full`), trained at a rate that makes them differ."""
     folder = tmp_path_factory.mktemp("trained")
     row = {"prompt": QUESTION, "completion": [{"role": "assistant", "content": "yes"}]}
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""Which rows come from one row of a source, told by row lineage."""
+"""Groups of rows that come from the same source row, by row lineage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The content id of an output is that of its stored rows, however many partitions made it and in whatever order they came."""
+"""The content id of an output depends on its stored rows, not on the number or the order of partitions."""
 
 from __future__ import annotations
 

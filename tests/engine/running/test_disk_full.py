@@ -1,4 +1,4 @@
-"""A run on a full disk fails in words, keeps what it had, and goes on when there is room."""
+"""A run on a full disk fails with a clear error, keeps what it had, and continues when there is room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = 60
 
 
 def noise(size: int) -> str:
-    """Text that cannot be packed."""
+    """Text that cannot be compressed."""
     return "".join(random.choices(string.ascii_letters, k=size))
 
 
@@ -53,7 +53,7 @@ def test_a_run_continues_when_there_is_room_again(small_disk: Path, chat_server:
 
 @pytest.mark.usefixtures("in_process")
 def test_answers_in_flight_when_the_disk_fills_up_are_kept(small_disk: Path, chat_server: ChatServer) -> None:
-    """The disk is full at once, to the last byte, while 16 requests are under way; the journal calls nothing damaged."""
+    """The disk fills up to the last byte during 16 requests; nothing in the journal is reported as damaged."""
     registry = Registry(small_disk / "registry")
     ballast: list[Path] = []
 

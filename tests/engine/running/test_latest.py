@@ -1,4 +1,4 @@
-"""`latest` is what others rely on: a trial with other parameters makes versions and leaves it where it is."""
+"""Others rely on `latest`, so a trial with other parameters makes versions without moving it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _three_words(registry: Registry, in_process: None) -> None:
 
 
 def run(registry: Registry, *settings: str, pipeline: str = PIPELINE) -> bool:
-    """Runs it; gives whether `latest` moved."""
+    """Run it; return whether `latest` moved."""
     return run_text(pipeline, registry, settings=list(settings)).moves_latest
 
 

@@ -1,4 +1,4 @@
-"""A worker that dies takes nothing with it: the others go on at once, with its partitions and its share of the limits."""
+"""When a worker dies, the others continue at once with its partitions and its share of the limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IN_FLIGHT = 8
 
 
 def kill_a_worker() -> None:
-    """kill -9 of one of this process's Ray workers."""
+    """`kill -9` one of this process's Ray workers."""
     for process in psutil.Process().children(recursive=True):
         if any("_RayWorker" in word for word in process.cmdline()):
             process.kill()

@@ -1,4 +1,4 @@
-"""Ray starts wherever the user stands, is reachable from this machine only, and says at once what it lacks."""
+"""Ray starts in any working directory, is reachable only from this machine, and reports problems at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHADOWS = ["engine.py", "registry.py", "numpy.py", "pydantic.py", "pyarrow.py", 
 
 
 def test_files_named_like_modules_and_a_long_temporary_folder_do_no_harm(workdir: Path) -> None:
-    """Workers import what the driver imports, and files of the user's are the user's business."""
+    """Workers import what the driver imports, whatever files the user has."""
     for name in SHADOWS:
         (workdir / name).parent.mkdir(exist_ok=True)
         (workdir / name).write_text(f"raise RuntimeError('{name} of the user was imported')\n")

@@ -1,4 +1,4 @@
-"""A run makes what is missing and nothing else, loses no row without saying so, and can be asked where each came from."""
+"""A run makes only what is missing, accounts for every row, and records where each row came from."""
 
 from __future__ import annotations
 

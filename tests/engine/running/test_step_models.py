@@ -1,4 +1,4 @@
-"""A model that one step trains is used by the next ones; and operators that need a model only sometimes."""
+"""A model that one step trains is used by later steps; operators may need a model only with some parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row that was taken down does not come back, and nothing else changes."""
+"""A row that was taken down does not come back; nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ steps:
 
 
 def exclude(registry: Registry, target: str, *rows: int) -> None:
-    """Put rows of a version on the list `gone.jsonl`."""
+    """Put rows of a version on the exclusion list `gone.jsonl`."""
     with registry.session() as session:
         ids = list(row_ids(session.table(target)))
     name = target.partition("@")[0]

@@ -1,4 +1,4 @@
-"""Files at URLs are read as files here are: over HTTP, from S3, through chains, compressed; what fails is named, no secret is."""
+"""Files at URLs are read like local files: over HTTP, from S3, chained, compressed. Errors name them but show no secret."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FILES = {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """A plain server without ranges; it wants a token below /private, and compresses below /encoded."""
+    """A plain server without ranges; it requires a token below /private, and compresses below /encoded."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/private") and "token=s3cr3t-value" not in self.path:
@@ -73,12 +73,12 @@ class Handler(SimpleHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
-    """The files, served; the URL of their folder."""
+    """Serve the files; return the URL of their folder."""
     folder = tmp_path / "site"
     for place in (folder, folder / "private"):
         place.mkdir()

@@ -1,4 +1,4 @@
-"""Rows are typed at the door: good ones come in as they are, bad ones are named with file and row."""
+"""Rows are typed as they are read: good ones stay unchanged, bad ones are reported with file and row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROW = {"question": "1+1", "answer": "2"}
 
 @pytest.fixture(autouse=True)
 def _stand(workdir: Path) -> None:
-    """Each test stands in an empty folder."""
+    """Each test runs in an empty folder."""
 
 
 def read(registry: Registry, **spec: Any) -> tuple[Ingested, list[MathProblem]]:

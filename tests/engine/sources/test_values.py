@@ -1,4 +1,4 @@
-"""What a file says is what a row says: no digit, no key, no cell is changed on the way, or it is said."""
+"""Rows have the values of their files: no digit, key or cell changes silently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry import Record, Registry
 
 @pytest.fixture(autouse=True)
 def _stand(workdir: Path) -> None:
-    """Each test stands in an empty folder."""
+    """Each test runs in an empty folder."""
 
 
 def read(registry: Registry, record: type[Record], path: str, **spec: Any) -> tuple[Ingested, list[Any]]:
@@ -137,7 +137,7 @@ def test_unknown_keys_are_ignored_and_counted_at_every_depth(registry: Registry)
 
 
 def bad_text(values: list[bytes]) -> pa.Array:
-    """Text that says it is UTF-8 and is not."""
+    """Text that is declared as UTF-8 but is not."""
     data = pa.array(values, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(values), data.buffers())
 

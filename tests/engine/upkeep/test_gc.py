@@ -1,4 +1,4 @@
-"""Collecting removes what nobody needs, nothing else, and never under the feet of whoever reads or writes."""
+"""Garbage collection removes exactly what is not needed, and never what a reader or a writer is using."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_model_answers_and_run_journals_are_not_touched(registry: Registry) -> N
 
 
 def receipt(registry: Registry, key: str, data: bytes, name: str = "0-16.json") -> str:
-    """A receipt like those of engine.jobs.messages, deep enough for a test; the object that it names."""
+    """A receipt like those of engine.jobs.messages, complete enough for a test, and the object that it names."""
     stored = registry.store.put_bytes(data)
     part = {"sha256": stored.sha256, "rows": 1, "bytes": stored.bytes}
     write_checked_json(registry.receipts / key / name, {"outputs": {"out": {"data": part}}, "attachments": [part]})
@@ -183,7 +183,7 @@ def test_leftovers_of_crashes_are_removed_when_they_are_old(registry: Registry) 
 
 
 def _read_late(root: Path, held: Connection) -> None:
-    """A reader that asks long after it began."""
+    """A reader that queries long after it started."""
     with Registry(root).session() as session:
         held.send(None)
         held.recv()
@@ -209,7 +209,7 @@ def test_a_running_reader_is_named_and_loses_nothing(registry: Registry, monkeyp
 
 
 def _find_and_wait(root: Path, held: Connection) -> None:
-    """A run that finds an old version, and objects of another, and commits later."""
+    """A run that finds an old version and objects of another one, and commits later."""
     registry = Registry(root)
     run = registry.catalog.begin_run("p", {})
     [one] = registry.find_step("one")
@@ -264,7 +264,7 @@ def test_an_object_that_is_found_again_is_kept(registry: Registry) -> None:
 
 
 def _write(root: Path, who: int, runs: int) -> None:
-    """Runs that make the same few versions again and again, each from the one before."""
+    """Runs that repeatedly make the same few versions, each from the previous one."""
     registry = Registry(root)
     for number in range(runs):
         run = registry.catalog.begin_run("p", {})

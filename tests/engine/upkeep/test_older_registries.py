@@ -1,4 +1,4 @@
-"""A registry that version 0.2.0 made: it can be read, and what was paid for is found again."""
+"""A registry made by version 0.2.0 can be read, and the answers that were paid for are found again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_older_registry_is_undamaged(old: Registry) -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_answers_in_an_older_journal_are_used_again(old: Registry) -> None:
-    """The keys of steps have changed since, so the steps run again. They find every answer in the journal and get the same
+    """Step keys have changed since, so the steps run again. They find every answer in the journal and get the same
     rows. The server of 0.2.0 is gone: a request would fail.
     """
     before = {name: ask(old, f'select * from "old/{name}@1"') for name in ("cot.solved", "again.solved", "sft")}

@@ -1,4 +1,4 @@
-"""What `engine fsck` tells of receipts and answers and what it prints; and that doing as it says makes a registry whole."""
+"""What `engine fsck` reports about receipts and answers, what it prints, and that its advice repairs a registry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.registry.upkeep.test_fsck import commit, draft, flip, only
 
 @pytest.fixture
 def whole(registry: Registry) -> Registry:
-    """A registry with a version, a receipt, and a journal with ten answers that nobody has closed."""
+    """A registry with a version, a receipt, and an unclosed journal with ten answers."""
     commit(registry, draft(registry, "p/a", ["x", "y"]))
     stored = registry.store.put_bytes(b"rows of a part")
     part = OutputPart(data=DataObject(sha256=stored.sha256, rows=1, bytes=stored.bytes))
@@ -44,7 +44,7 @@ def whole(registry: Registry) -> Registry:
 
 
 def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    """What `engine fsck` came to."""
+    """The result of `engine fsck`."""
     return CliRunner().invoke(app, ["--registry", str(registry.root), "fsck", *arguments], catch_exceptions=False)
 
 

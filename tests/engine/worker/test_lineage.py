@@ -1,4 +1,4 @@
-"""Where each row came from is known for every shape of operator, or known to be unknown."""
+"""For every shape of operator, the parents of each row are recorded, or recorded as unknown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parents(registry: Registry, child: str) -> list[tuple[int, str, int]]:
 
 
 def unknown(registry: Registry, child: str) -> list[str]:
-    """Inputs of which it is not known which rows led to which."""
+    """Inputs whose rows are recorded as unknown parents."""
     found = ask(registry, f"select parent from lineage where child = '{child}' and opaque order by 1")
     return [parent for (parent,) in found]
 

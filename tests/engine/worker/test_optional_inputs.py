@@ -1,4 +1,4 @@
-"""Inputs that may be left out, outputs made from counters, parameters as one model, roles apart, work that outlives a crash."""
+"""Optional inputs, outputs made by `finish`, Params classes, distinct roles, and checkpoints that survive a crash."""
 
 from __future__ import annotations
 

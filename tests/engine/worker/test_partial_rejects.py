@@ -1,4 +1,4 @@
-"""An operator may reject one of the things that a row was to lead to; the row goes on, the reason is kept."""
+"""An operator may reject one of the outputs of a row; the row continues, and the reason is recorded."""
 
 from __future__ import annotations
 

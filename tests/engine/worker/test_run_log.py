@@ -1,4 +1,4 @@
-"""What operators log goes to the file of the run that they are in."""
+"""What operators log goes to the file of their run."""
 
 from __future__ import annotations
 

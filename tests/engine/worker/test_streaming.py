@@ -1,4 +1,4 @@
-"""Inputs are read and stored piece by piece, and the pieces do not show in what is read."""
+"""Inputs are read and stored in pieces, which do not show in what is read."""
 
 from __future__ import annotations
 
