@@ -253,7 +253,7 @@ class Operator:
     def _known(self, params: BaseModel, method: str, roles: Iterable[Any]) -> None:
         for role in roles:
             if role not in self.roles:
-                hint = did_you_mean(str(role), self.roles, f"operator {self.name} calls no model")
+                hint = did_you_mean(str(role), self.roles) or f"operator {self.name} calls no model"
                 raise self._wrong(params, method, f"names the role {role!r}, which operator {self.name} does not have; {hint}")
 
     def _require(self, params: BaseModel, method: str, answer: Any, holds: bool, expected: str) -> None:
@@ -328,7 +328,7 @@ def _check_roles(function: Callable[..., Any], signature: Signature, distinct: S
             refuse(function, f"distinct= has {pair!r}; expected pairs of roles, such as ('policy', 'judge')")
         for role in pair:
             if role not in signature.roles:
-                hint = did_you_mean(role, signature.roles, "it calls no model")
+                hint = did_you_mean(role, signature.roles) or "it calls no model"
                 refuse(function, f"distinct= names the role {role!r}, but there is no such argument; {hint}")
     decides = issubclass(signature.params, Params) and signature.params.roles is not Params.roles
     for name, each in signature.roles.items():

@@ -20,6 +20,8 @@ def declared_outputs(
 ) -> Mapping[str, type[Record] | str]:
     """Outputs by name: those of `outputs=`, or the one of the return annotation."""
     if outputs is None:
+        if signature.shape == "batch":
+            refuse(function, "it works on batches and does not say what its rows are; expected @operator(outputs=RECORD)")
         if not _is_record(signature.yielded) or signature.yielded is Record:
             found = "missing" if signature.yielded is None else shown(signature.yielded)
             refuse(

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticUndefined
 
 from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
@@ -70,7 +71,8 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         DeclarationError: it is not one of the three shapes, or an argument is none of the known kinds.
     """
     if not inspect.isfunction(function):
-        raise DeclarationError(f"{place_of(function)}: @operator is for functions, not for a {type(function).__name__}")
+        kind = "class" if isinstance(function, type) else type(function).__name__
+        raise DeclarationError(f"{place_of(function)}: @operator is for functions; this is a {kind}")
     hints = annotations_of(function)
     arguments = {
         parameter.name: _argument(function, parameter, hints.get(parameter.name))
@@ -118,7 +120,10 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter, hint: 
     """What one argument is."""
     name = parameter.name
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        refuse(function, f"it takes *{name}; expected each input and parameter by its name")
+        stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+        refuse(function, f"it takes {stars}{name}; expected each input and parameter by its name")
+    if hint is None and parameter.kind is parameter.KEYWORD_ONLY:
+        refuse(function, f"the parameter {name!r} has no annotation; expected its type, such as `{name}: int`")
     if hint is None:
         refuse(function, f"{name!r} has no annotation; expected {_EXPECTED}")
     inner, optional = _without_none(hint)
@@ -206,12 +211,28 @@ def _params(function: Callable[..., Any], arguments: Mapping[str, _Argument]) ->
                 f"its parameters are the fields of {params.__name__}, and {', '.join(settings)} besides; expected one class or "
                 "keyword-only arguments",
             )
+        _check_defaults(function, params)
         return params, name
     config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     try:
-        return create_model(f"{function.__name__} parameters", __config__=config, **settings), None  # type: ignore[call-overload]
+        made: type[BaseModel] = create_model(f"{function.__name__} parameters", __config__=config, **settings)  # type: ignore[call-overload]
     except Exception as error:  # what pydantic makes of an annotation that it does not know
         refuse(function, f"its keyword-only parameters cannot be read: {error}")
+    _check_defaults(function, made)
+    return made, None
+
+
+def _check_defaults(function: Callable[..., Any], params: type[BaseModel]) -> None:
+    """A default must have the type of its parameter: pydantic takes defaults as they are."""
+    defaults = {name: field.default for name, field in params.model_fields.items() if field.default is not PydanticUndefined}
+    try:
+        params.model_validate(defaults, by_name=True)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            if each["type"] != "missing" and each["loc"] and each["loc"][0] in defaults:
+                name = str(each["loc"][0])
+                why = each["msg"].removeprefix("Value error, ")
+                refuse(function, f"the default of {name!r} does not fit: {defaults[name]!r:.200}; {why}")
 
 
 # -- shapes -----------------------------------------------------------------------------------------------------------

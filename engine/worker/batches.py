@@ -1,14 +1,16 @@
-"""Batch operators: called with a partition as an Arrow table, and returning one."""
+"""Batch operators: they take a partition as an Arrow table and return one."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 from pydantic import ValidationError
 
+from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog
+from engine.operator.types import place_in
 from engine.provenance import RowRef
-from engine.worker.operation import Operation, OperatorError, Scope
+from engine.worker.operation import Operation, OperatorError, Scope, wrong_fields
 from engine.worker.output_writer import OutputRow
 
 
@@ -20,17 +22,25 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
         arguments[operator.context] = operation.context(scope, operation.seed(part.start))
-    result = operator.function(**arguments)
-    if not isinstance(result, pa.Table):
-        raise OperatorError(f"operator {operator.name} works on batches and must return an Arrow table")
-    [output] = operator.outputs
     try:
-        rows = list(operator.outputs[output].from_table(result))
+        result = operator.function(**arguments)
+    except (EngineError, OSError):
+        raise
+    except Exception as error:
+        where = place_in(operator.function, error)
+        raise OperatorError(f"{where}: operator {operator.name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(result, pa.Table):
+        kind = type(result).__name__
+        raise OperatorError(f"{operator.place}: operator {operator.name} returned a {kind}; expected an Arrow table")
+    [(output, record)] = operator.outputs.items()
+    try:
+        rows = list(record.from_table(result))
     except ValidationError as error:
-        raise OperatorError(f"operator {operator.name} returned rows that do not fit {output}: {error}") from error
-    origins = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
-    # A null, as a join leaves it, is a row of unknown origin.
-    named = [each if isinstance(each, list) else [each] for each in origins]
+        what = f"operator {operator.name} returned rows that do not fit {record.type_name()}"
+        raise OperatorError(f"{operator.place}: {what}: {wrong_fields(error)}") from error
+    parents = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
+    # A null, for example from an outer join, means that the row's source is unknown.
+    named = [each if isinstance(each, list) else [each] for each in parents]
     sources = [tuple(RowRef(stream, row) for row in each if row is not None) for each in named]
     writer = operation.writer(part)
     writer.add_free([OutputRow(output, row, refs) for row, refs in zip(rows, sources, strict=True)], CallLog())

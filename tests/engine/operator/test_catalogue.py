@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -152,7 +153,27 @@ def test_a_broken_module_affects_only_its_own_names(site: Path) -> None:
         found.operators["sigh"]
     with pytest.raises(KeyError):
         found.operators["exclam"]
-    assert "did you mean 'exclaim'?; the module 'scratch_b.ops' cannot be imported" in found.operators.hint("exclam")
+    assert "did you mean 'exclaim'?\n    the module 'scratch_b.ops' cannot be imported" in found.operators.hint("exclam")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import sys\nsys.exit('bye')\n", r"SystemExit: bye \(FILE:2\)"),
+        ("x = 1\ndef f(:\n", r"SyntaxError: .+ \(FILE:2\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_line(site: Path, text: str, expected: str) -> None:
+    package(site, "scratch_a")
+    file = site / "scratch_a" / "broken.py"
+    file.write_text(text)
+    [broken] = Catalogue(["scratch_a"]).load_all()
+    assert re.search(expected.replace("FILE", str(file)), str(broken))
+
+
+def test_an_entry_point_that_names_no_module_is_reported() -> None:
+    [broken] = Catalogue(["scratch_nowhere"]).load_all()
+    assert str(broken) == "an entry point 'engine.operators' names the module 'scratch_nowhere', which does not exist"
 
 
 def test_commands_with_two_packages_that_define_the_same_names(site: Path, workdir: Path) -> None:

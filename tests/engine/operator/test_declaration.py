@@ -18,10 +18,10 @@ HEAD = """\
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from engine.operator import *
 from engine.operator import Grouped, Lookup, Params
@@ -145,7 +145,28 @@ WRONG = {
         "@operator\ndef op(words: Table[Word]) -> Iterator[Word]:\n    return iter(words)\n",
         "it works on whole inputs but is a function without `yield`; expected a generator",
     ),
-    "a class": ("@operator\nclass Op:\n    pass\n", "@operator is for functions, not for a type"),
+    "a class": ("@operator\nclass Op:\n    pass\n", "@operator is for functions; this is a class"),
+    "a parameter without an annotation": (
+        row("word: Word, *, limit=3"),
+        "the parameter 'limit' has no annotation; expected its type, such as `limit: int`",
+    ),
+    "keyword arguments of any name": (row("word: Word, **more: int"), r"it takes \*\*more; expected each input and parameter"),
+    "a default of another type": (
+        row("word: Word, *, limit: int = 'ten'"),
+        "the default of 'limit' does not fit: 'ten'; Input should be a valid integer",
+    ),
+    "a default out of bounds": (
+        "class P(Params):\n    limit: Annotated[int, Field(ge=1)] = 0\n\n\n" + row("word: Word, params: P"),
+        "the default of 'limit' does not fit: 0; Input should be greater than or equal to 1",
+    ),
+    "a default template with an unknown variable": (
+        row("word: Word, *, prompt: Annotated[str, template('text')] = '{{ txet }}'"),
+        "the default of 'prompt' does not fit: '{{ txet }}'; the prompt uses txet; it may use text",
+    ),
+    "a function on batches without outputs": (
+        "@operator\ndef op(words: Batch[Word]) -> pa.Table:\n    return words\n",
+        r"it works on batches and does not say what its rows are; expected @operator\(outputs=RECORD\)",
+    ),
     "no return annotation": (
         "@operator\nasync def op(word: Word):\n    yield word\n",
         r"its output cannot be read from the return annotation, which is missing; expected AsyncIterator\[RECORD\]",
@@ -197,7 +218,7 @@ WRONG = {
     ),
     "distinct roles that do not exist": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=[("teacher", "juge")])'),
-        "distinct= names the role 'juge', but there is no such argument",
+        "distinct= names the role 'juge', but there is no such argument; known here: teacher",
     ),
     "distinct roles that are no pairs": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=["teacher"])'),

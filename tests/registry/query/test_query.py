@@ -93,7 +93,7 @@ def test_rows_of_damaged_objects_are_an_error(filled: Registry, damage: str) -> 
 def test_sql_prints_a_table_of_bounded_size_and_all_rows_otherwise(filled: Registry, engine: Cli) -> None:
     query = "select range as n, 'a\u2028b' as text, [1] as many from range(3000)"
     table = engine("sql", query).stdout
-    assert table.rstrip().endswith("(the first 1,000 rows; --format csv or json prints all)")
+    assert table.rstrip().endswith("(the first 1,000 rows; --format csv or json prints all of them)")
     assert "\n999 " in table
     assert "\n1000 " not in table
     expected = [{"n": n, "text": "a\u2028b", "many": [1]} for n in range(3000)]

@@ -189,8 +189,8 @@ def test_an_impossible_location_is_explained(workdir: Path, place: str, says: st
 @pytest.mark.parametrize(
     ("bucket", "env", "says"),
     [
-        ("absent-bucket", {}, "The specified bucket does not exist. What to do: make the bucket first"),
-        ("bucket", {"AWS_CONFIG_FILE": "none"}, "Unable to locate credentials. What to do: give credentials that may"),
+        ("absent-bucket", {}, "The specified bucket does not exist. What to do: create the bucket"),
+        ("bucket", {"AWS_CONFIG_FILE": "none"}, "Unable to locate credentials. What to do: set credentials that have access"),
     ],
 )
 def test_a_server_that_refuses_is_explained(s3: str, engine: Cli, bucket: str, env: dict[str, str], says: str) -> None:
