@@ -47,7 +47,7 @@ def prompt(value: str) -> str:
 REFUSED = {
     "aliases": ("a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 12)}]\n" for n in range(9)) + GOOD, "too large"),
     "merge keys": ("m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}\n" for n in range(1, 12)) + GOOD, "too large"),
-    "a cycle": ("x: &m [*m]\n" + GOOD, "p.yaml:1:4: the YAML is too large or too deep"),
+    "a cycle": ("x: &m [*m]\n" + GOOD, "p.yaml:1:4: this value contains an alias of itself"),
     "deep lists": ("x: " + "[" * 50_000 + "]" * 50_000 + "\n" + GOOD, "p.yaml:1:5"),
     "deep mappings": ("x: " + "{a: " * 20_000 + "1" + "}" * 20_000 + "\n" + GOOD, "p.yaml:1:"),
     "deep blocks": ("".join(" " * n + "a:\n" for n in range(900)) + GOOD, "p.yaml:51:51"),
@@ -88,7 +88,7 @@ REFUSED = {
     "an infinite time-out as text": (ROWS + MODEL % "timeout: 1e999" + ASK % "", "timeout: Input should be a finite number"),
     "an infinite limit": (ROWS + MODEL % "limits: {tokens_per_minute: '1e999'}" + ASK % "", "tokens_per_minute: Input should be a finite number"),
     "an infinite parameter": (GOOD.replace("method: exact", "threshold: 1e999"), "threshold"),
-    "two documents": (GOOD + "---\n" + GOOD, "p.yaml:4:1: not valid YAML"),
+    "two documents": (GOOD + "---\n" + GOOD, "p.yaml:4:1: the file contains several YAML documents"),
     "a tab": ("name: demo\n\tx: 1\n", "p.yaml:2:1: not valid YAML"),
     "a NUL in a path": (GOOD.replace("rows.jsonl", '"a\\0b"'), "p.yaml:2:44: "),
 }  # fmt: skip

@@ -218,7 +218,7 @@ WRONG = {
     ),
     "distinct roles that do not exist": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=[("teacher", "juge")])'),
-        "distinct= names the role 'juge', but there is no such argument; known here: teacher",
+        "distinct= names the role 'juge', but there is no such argument; available: teacher",
     ),
     "distinct roles that are no pairs": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=["teacher"])'),

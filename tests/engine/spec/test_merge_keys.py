@@ -36,5 +36,5 @@ def test_merges_of_merges_are_bounded(tmp_path: Path) -> None:
     lines += [f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 10)}]}}" for n in range(1, 9)]
     with pytest.raises(PipelineError, match="too large or too deep"):
         loaded("\n".join(lines), tmp_path)
-    with pytest.raises(PipelineError, match=r"too large or too deep|not valid YAML"):
+    with pytest.raises(PipelineError, match="this value contains an alias of itself"):
         loaded("a: &a {<<: *a}", tmp_path)
