@@ -24,7 +24,7 @@ from engine.operator import (
     operator,
 )
 from operators.alignment.cells import cell_name, cell_of
-from operators.alignment.judge import CALLS, JudgedParams, Outcome, verdict
+from operators.alignment.judge import CALLS, GivenAnswer, JudgedParams, verdict
 from operators.alignment.paths import PATHS, Turn, follow, used_paths
 from operators.intervals import wilson
 from operators.records import ConflictCase, PathResponse, StrategyChoice
@@ -222,7 +222,7 @@ async def ai_feedback_strategy(
 
 
 async def _again(
-    case: ConflictCase, response: str, judge: ChatModel, outcome: Outcome, swapped: bool, prompt: str | None
+    case: ConflictCase, response: str, judge: ChatModel, outcome: GivenAnswer, swapped: bool, prompt: str | None
 ) -> Literal["agree", "differ", "no verdict"]:
     """Whether the judge's verdict is the same with the answers in the other order."""
     try:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from engine.operator import Context, InputTypes, Lookup, Output, Params, Table, derived, operator
 from operators.alignment.ai_feedback_strategy import chosen
-from operators.alignment.cells import Kind, kind_of
+from operators.alignment.cells import CellKind, kind_of
 from operators.alignment.conclusions import conclusion, normalise
 from operators.alignment.paths import BasePrompt, base_prompt
 from operators.records import Message, PathResponse, PreferencePair, SFTExample, StrategyChoice
@@ -28,7 +28,7 @@ class Example(NamedTuple):
         return self.chosen.pcn, self.chosen.fc
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CellKind:
         """The kind of its cell."""
         return kind_of(*self.cell)
 
@@ -89,7 +89,7 @@ def build_dpo_pairs(
                 ctx.count("dropped", "concludes with the incorrect answer")
                 continue
             good.append(Example(row))
-    shares: dict[Kind, float] = {"ike": params.ike_share, "closed_book": params.closed_book_share}
+    shares: dict[CellKind, float] = {"ike": params.ike_share, "closed_book": params.closed_book_share}
     for output, examples in (("sft", good), ("pairs", list(_paired(good, responses, ctx)))):
         for example in _mixed(output, examples, shares, params.balance, ctx):
             row, rejected = example
@@ -141,11 +141,11 @@ def _distance(row: PathResponse, other: PathResponse) -> tuple[bool, ...]:
 
 
 def _mixed(
-    output: str, examples: Sequence[Example], shares: Mapping[Kind, float], balance: str, ctx: Context
+    output: str, examples: Sequence[Example], shares: Mapping[CellKind, float], balance: str, ctx: Context
 ) -> Iterator[Example]:
     """The examples to keep, in order: balanced among conflict cells, with the other kinds in their shares."""
     cells: dict[tuple[int, bool], list[int]] = {}
-    others: dict[Kind, list[int]] = {kind: [] for kind in shares}
+    others: dict[CellKind, list[int]] = {kind: [] for kind in shares}
     for place, example in enumerate(examples):
         (cells.setdefault(example.cell, []) if example.kind == "conflict" else others[example.kind]).append(place)
     smallest = min(map(len, cells.values()), default=0)
@@ -165,7 +165,9 @@ def _mixed(
     return (example for place, example in enumerate(examples) if place in kept)
 
 
-def amounts(rest: int, shares: Mapping[Kind, float], available: Mapping[Kind, int] | None = None) -> dict[Kind, int]:
+def amounts(
+    rest: int, shares: Mapping[CellKind, float], available: Mapping[CellKind, int] | None = None
+) -> dict[CellKind, int]:
     """How many rows of each kind give it its share of all rows, if there are `rest` other rows.
 
     Args:
@@ -174,7 +176,7 @@ def amounts(rest: int, shares: Mapping[Kind, float], available: Mapping[Kind, in
         available: kind -> the largest number of rows. If a kind has too few for its share, the other shares refer to the
             smaller total.
     """
-    found: dict[Kind, int] = {}
+    found: dict[CellKind, int] = {}
     while True:
         left = {kind: each for kind, each in shares.items() if kind not in found}
         whole = (rest + sum(found.values())) / (1 - sum(left.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["conflict", "ike", "closed_book"]
+CellKind = Literal["conflict", "ike", "closed_book"]
 """A cell has poisoned contexts, only factual ones (as in knowledge editing, IKE), or none."""
 
 
@@ -19,7 +19,7 @@ def cell_of(name: str) -> tuple[int, bool]:
     return int(pcn.removeprefix("pcn=")), fc == "fc=yes"
 
 
-def kind_of(pcn: int, fc: bool) -> Kind:
+def kind_of(pcn: int, fc: bool) -> CellKind:
     """The kind of a cell."""
     if pcn:
         return "conflict"

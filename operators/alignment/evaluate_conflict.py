@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import ClassVar
 
 from engine.operator import ChatModel, Context, Counters, Metric, RequestError, derived, operator
-from operators.alignment.cells import Kind, cell_name, cell_of, kind_of
+from operators.alignment.cells import CellKind, cell_name, cell_of, kind_of
 from operators.alignment.conclusions import attacked, conclusion
 from operators.alignment.judge import JudgedParams, Judgement, verdict
 from operators.alignment.paths import BasePrompt, base_prompt
@@ -102,7 +102,7 @@ async def _judged(
 def shares(counts: Counters) -> Iterator[Metric]:
     """The measures by cell and over all conflict cells (slice ''), and `ike` and `closed_book`, with intervals."""
     cells = sorted((part for metric, part in counts if metric == "cases"), key=cell_of)
-    kinds: dict[Kind, list[str]] = {"conflict": [], "ike": [], "closed_book": []}
+    kinds: dict[CellKind, list[str]] = {"conflict": [], "ike": [], "closed_book": []}
     for cell in cells:
         kinds[kind_of(*cell_of(cell))].append(cell)
     judged = any(metric == _MEASURES["accuracy"] for metric, _ in counts)

@@ -13,7 +13,7 @@ from operators.records import ConflictCase, PathResponse
 Judging = Literal["model", "strict"]
 """`model` asks the role `judge`; `strict` compares the response's conclusion with the two answers, without a model."""
 
-Outcome = Literal["correct", "incorrect", "neither", "both"]
+GivenAnswer = Literal["correct", "incorrect", "neither", "both"]
 """Which of the two answers of an item a response gives."""
 
 PROMPT = """\
@@ -75,7 +75,7 @@ async def verdict(
     *,
     swapped: bool = False,
     prompt: str | None = None,
-) -> tuple[Outcome, tuple[Judgement, ...]]:
+) -> tuple[GivenAnswer, tuple[Judgement, ...]]:
     """Which of the case's two answers a response gives, and the judge's answers behind the verdict.
 
     The judge sees both answers and does not know which one is correct.

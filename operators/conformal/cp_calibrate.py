@@ -11,7 +11,7 @@ from pydantic import Field
 
 from engine.operator import Context, Encoder, Grouped, InputTypes, Params, Reject, derived, operator
 from operators.conformal.baselines import all_options_scored, baselines
-from operators.conformal.binding import common_sampling, require_variation
+from operators.conformal.compatibility import common_sampling, require_variation
 from operators.conformal.equivalence import Equivalence
 from operators.conformal.pools import Answered, answered, features
 from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, report, rounded_up
@@ -19,8 +19,8 @@ from operators.conformal.splits import Shares, digest, split
 from operators.conformal.theory import (
     Estimate,
     Feasibility,
+    ScoreWeights,
     Taxonomy,
-    Weights,
     coverage,
     coverage_band,
     quantiles,
@@ -131,7 +131,7 @@ async def cp_calibrate(
         every, params.equivalence, encoder, params.min_similarity, distances=distances, progress=ctx.progress
     )
     tuning, calibration, evaluation = _sides(drawn, found)
-    grid = {} if params.similarity else {"grid": tuple(Weights(step / 100, 0.0) for step in range(11))}
+    grid = {} if params.similarity else {"grid": tuple(ScoreWeights(step / 100, 0.0) for step in range(11))}
     chosen = tune(tuning.found.pools, params.alphas, **grid, unseen=params.none_of_these)
     groups = _taxonomy(tuning, calibration, params.min_group) if params.group_by else None
     feasible = _feasible(calibration.found, distances, params.none_of_these)
@@ -228,7 +228,7 @@ def _sides(drawn: Sequence[Sequence[SampledAnswers]], found: Answered) -> list[_
 def _feasible(found: Answered, distances: bool, none_of_these: bool) -> Feasibility:
     if found.distance is not None and distances:  # the set of all sampled answers has the smallest loss
         return smallest_risk(np.where(found.pools.candidates, found.distance, 1.0).min(axis=1, initial=1.0))
-    return smallest_alpha(true_scores(*scored(found.pools, Weights(0.0, 0.0), none_of_these)))
+    return smallest_alpha(true_scores(*scored(found.pools, ScoreWeights(0.0, 0.0), none_of_these)))
 
 
 def _taxonomy(tuning: _Side, calibration: _Side, min_group: int) -> Taxonomy:

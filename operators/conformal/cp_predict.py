@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from engine.operator import Context, Encoder, Lookup, Params, Reject, Table, derived, operator
-from operators.conformal.binding import Part, common_sampling, differences, refusal, require_variation
+from operators.conformal.compatibility import Part, common_sampling, differences, refusal, require_variation
 from operators.conformal.pools import FEATURES, answered, features
 from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, report, rounded_up
 from operators.conformal.splits import digest
-from operators.conformal.theory import Pools, Taxonomy, Weights, drift, scored
+from operators.conformal.theory import Pools, ScoreWeights, Taxonomy, drift, scored
 from operators.conformal.thresholds import Alphas, threshold_of
 from operators.records import Calibration, PredictionSet, SampledAnswers
 
@@ -88,7 +88,7 @@ async def cp_predict(
     made: list[PredictionSet] = []
     for alpha in levels:
         here = [each for each in known.thresholds if each.alpha == alpha]
-        scores, _ = scored(read.pools, Weights(here[0].entropy_weight, here[0].similarity_weight), known.none_of_these)
+        scores, _ = scored(read.pools, ScoreWeights(here[0].entropy_weight, here[0].similarity_weight), known.none_of_these)
         choice = params.on_infeasible or known.on_infeasible
         limits = [threshold_of(here, groups, row) for row in rows]
         if choice == "fail" and not np.isfinite(limits).all():

@@ -31,7 +31,7 @@ def features(pools: Pools) -> NDArray[np.float64]:
 
 
 @dataclass
-class Answer:
+class DistinctAnswer:
     """A distinct answer to a question.
 
     Args:
@@ -88,7 +88,7 @@ async def answered(
         distances: whether to compute distances to the accepted answers (needs an encoder).
         progress: called after every 64 questions.
     """
-    found: list[list[Answer]] = []
+    found: list[list[DistinctAnswer]] = []
     for number, row in enumerate(rows):
         found.append(await _answers(row, equivalence))
         if number % 64 == 0:
@@ -126,7 +126,7 @@ async def answered(
     )
 
 
-async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer]:
+async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[DistinctAnswer]:
     """The distinct answers to a question, possible ones first, then by frequency (ties: the one sampled first)."""
     loose = accents_are_loose(row.question, [*row.answers, *map(short, row.samples)])
     read = reading(equivalence, row.options, fold_accents=loose)
@@ -136,9 +136,9 @@ async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer
         forms.setdefault(form, shown)
     representative = await merged(forms) if equivalence == "math" and not row.options else {form: form for form in forms}
     right = await accepted(equivalence, row.answers, forms, row.options, fold_accents=loose)
-    answers: dict[str, Answer] = {}
+    answers: dict[str, DistinctAnswer] = {}
     for number, (shown, form, possible) in enumerate(readings):
-        answer = answers.setdefault(representative[form], Answer(number, possible=possible))
+        answer = answers.setdefault(representative[form], DistinctAnswer(number, possible=possible))
         answer.count += 1
         answer.shown[shown] += 1
         answer.correct = answer.correct or (possible and form in right)
@@ -152,7 +152,7 @@ def _accepted_texts(row: SampledAnswers) -> list[str]:
     return sorted(right_options(row.answers, row.options)) if row.options else row.answers
 
 
-def _ordered(answers: list[Answer]) -> list[Answer]:
+def _ordered(answers: list[DistinctAnswer]) -> list[DistinctAnswer]:
     return sorted(answers, key=lambda answer: (not answer.possible, -answer.count, answer.first))
 
 
@@ -172,11 +172,11 @@ async def _vectors(
     return found
 
 
-def _joined(answers: list[Answer], own: np.ndarray, true: np.ndarray, least: float) -> list[Answer]:
+def _joined(answers: list[DistinctAnswer], own: np.ndarray, true: np.ndarray, least: float) -> list[DistinctAnswer]:
     """Merge each answer into a more frequent one if similar enough; it is correct if it is similar to an accepted answer."""
     alike = np.round(own.astype(float) @ own.T.astype(float), _DIGITS) >= least
     right = (np.round(own.astype(float) @ true.T.astype(float), _DIGITS) >= least).any(axis=1)
-    kept: dict[int, Answer] = {}
+    kept: dict[int, DistinctAnswer] = {}
     for place, answer in enumerate(answers):
         into = next((other for other in kept if alike[place, other]), place)
         answer.correct = answer.correct or bool(right[place])

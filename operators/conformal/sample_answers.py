@@ -25,7 +25,7 @@ from engine.operator import (
     render,
     template,
 )
-from operators.conformal.binding import differences, refusal
+from operators.conformal.compatibility import differences, refusal
 from operators.conformal.equivalence import LETTERS, reading, right_options
 from operators.conformal.theory import is_stable
 from operators.records import Calibration, Question, SampledAnswers, Sampling

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from operators.conformal.pools import Answered
-from operators.conformal.theory import Taxonomy, Weights, quantiles, risk_threshold, scored, true_scores
+from operators.conformal.theory import ScoreWeights, Taxonomy, quantiles, risk_threshold, scored, true_scores
 from operators.records import SampledAnswers, Threshold
 
 EVERY = "(all)"
@@ -29,7 +29,7 @@ Alphas: TypeAlias = Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(m
 
 def thresholds_at(
     alpha: float,
-    weights: Weights,
+    weights: ScoreWeights,
     rows: Sequence[SampledAnswers],
     found: Answered,
     groups: Taxonomy | None,

@@ -17,7 +17,9 @@ from operators.math.notation import as_number, grouped_readings, normalise
 from operators.math.units import CURRENCIES, split_unit
 from operators.math.word_answers import unwrapped, word_form
 
-Kind = Literal["value", "words", "bracket", "set", "union", "ratio", "relation", "matrix", "grouped", "approximation", "based"]
+FormKind = Literal[
+    "value", "words", "bracket", "set", "union", "ratio", "relation", "matrix", "grouped", "approximation", "based"
+]
 
 _MOST_CHARACTERS = 2000
 _MOST_DEPTH = 8
@@ -62,7 +64,7 @@ class Form:
         node: the expression of a value.
     """
 
-    kind: Kind
+    kind: FormKind
     text: str = ""
     parts: tuple[Form, ...] = ()
     name: str = ""

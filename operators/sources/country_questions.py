@@ -14,27 +14,26 @@ facts come from the package countryinfo. Settings under `with`:
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.operator import Generator
-from operators.sources.country_facts import PACKAGE, Country, countries, explained, identity, shuffled
+from operators.sources.countries import Country, countries, identity, problems_of, shuffled
 
-Kind = Literal["capital", "country", "continent", "neighbour", "demonym", "domain"]
+QuestionKind = Literal["capital", "country", "continent", "neighbour", "demonym", "domain"]
 TASKS = ("open", "options")
 OPTIONS = 4
 
 
-class Settings(BaseModel):
+class QuestionSettings(BaseModel):
     """The settings under `with`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kinds: tuple[Kind, ...] = get_args(Kind)
+    kinds: tuple[QuestionKind, ...] = get_args(QuestionKind)
     split: Literal["train", "test", "all"] = "all"
     population: int = Field(default=1_000_000, ge=0)
     seed: int | None = None
@@ -44,7 +43,7 @@ class Settings(BaseModel):
 class Fact:
     """A question about a country, and all accepted answers, the most common one first."""
 
-    kind: Kind
+    kind: QuestionKind
     country: Country
     question: str
     answers: tuple[str, ...]
@@ -52,7 +51,7 @@ class Fact:
 
 def questions(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of Question."""
-    chosen = Settings.model_validate(settings)
+    chosen = QuestionSettings.model_validate(settings)
     seed = seed if chosen.seed is None else chosen.seed
     known = [each for each in facts() if each.country.population >= chosen.population and each.kind in chosen.kinds]
     wanted = [each for each in known if chosen.split in ("all", each.country.split)]
@@ -75,7 +74,7 @@ def facts() -> list[Fact]:
     for country in countries():
         entry, name = entries[country.code], country.in_a_sentence
         spellings = [text for text in entry.get("altSpellings", ()) if len(text) > 3]
-        by_kind: dict[Kind, tuple[str, Sequence[str]]] = {
+        by_kind: dict[QuestionKind, tuple[str, Sequence[str]]] = {
             "capital": (f"What is the capital of {name}?", [country.capital]),
             "country": (f"{country.capital} is the capital of which country?", [country.name, *spellings]),
             "continent": (f"On which continent is {name}?", _continents(country, str(entry.get("intermediateregion") or ""))),
@@ -118,15 +117,7 @@ def _name(fact: Fact) -> str:
 
 def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     """The problems of a task's name or settings."""
-    if importlib.util.find_spec(PACKAGE) is None:
-        return [f"the package {PACKAGE} is not installed; install it with: pip install 'posttrain-engine[sources]'"]
-    if task not in TASKS:
-        return [f"country_questions has no task {task!r}; its tasks are {', '.join(TASKS)}"]
-    try:
-        Settings.model_validate(settings)
-    except ValidationError as error:
-        return [explained(each, f"country_questions/{task}", Settings) for each in error.errors()]
-    return []
+    return problems_of("country_questions", TASKS, QuestionSettings, task, settings)
 
 
 _ON_TWO = frozenset(("AZ", "GE", "RU", "TR"))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from operators.training.loop import Progress, Training, last_checkpoint, run
+from operators.training.loop import Progress, Training, last_checkpoint, replace_json, run
 
 _FAILURES = 2
 _LOOK_SECONDS = 0.5
@@ -66,9 +66,7 @@ def _device(config: dict[str, Any]) -> None:
 
     def write(step: int, total: int, loss: float) -> None:
         if rank == 0:
-            building = file.with_suffix(".tmp")
-            building.write_text(json.dumps([step, total, loss]))
-            building.replace(file)
+            replace_json(file, [step, total, loss])
 
     run(training, write, rank)
 

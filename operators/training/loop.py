@@ -111,6 +111,16 @@ def last_checkpoint(folder: Path, devices: int) -> Path | None:
     return next((path for path in found if len(list(path.glob("seen-*.json"))) == devices), None)
 
 
+def replace_json(file: Path, data: object) -> None:
+    """Write a file in one step, so that readers in other processes see the old content or the new one, never a part of it.
+
+    It protects against a kill, not against a power failure: like the rest of a checkpoint, the file is not flushed to disk.
+    """
+    building = file.with_suffix(".tmp")
+    building.write_text(json.dumps(data))
+    building.replace(file)
+
+
 def _read(file: Path) -> Any:
     return json.loads(file.read_text())
 
@@ -193,9 +203,7 @@ def _callback(training: Training, seen: Counter[int], progress: Progress, rank: 
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             file = training.folder / f"checkpoint-{state.global_step}" / training.seen(rank).name
-            building = file.with_suffix(".tmp")
-            building.write_text(json.dumps(sorted(seen.items())))
-            building.replace(file)
+            replace_json(file, sorted(seen.items()))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in (logs or {}):

@@ -16,7 +16,7 @@ from scipy.stats import betabinom
 from operators.conformal.theory import (
     OTHERS,
     Pools,
-    Weights,
+    ScoreWeights,
     average_size,
     coverage,
     coverage_band,
@@ -241,16 +241,16 @@ def test_tuning_chooses_the_smallest_weights_with_the_smallest_mean_set():
     made = pools(made.counts, made.correct, similar)
     [best] = tune(made, [0.4])
 
-    def mean_size(weights: Weights) -> float:
+    def mean_size(weights: ScoreWeights) -> float:
         scores = lofree_scores(made, *weights)
         [threshold] = quantiles(true_scores(scores, made.correct), [0.4])
         return float((scores <= threshold).sum(axis=1).mean())
 
-    sizes = {Weights(i / 100, j / 50): mean_size(Weights(i / 100, j / 50)) for i in range(11) for j in range(11)}
+    sizes = {ScoreWeights(i / 100, j / 50): mean_size(ScoreWeights(i / 100, j / 50)) for i in range(11) for j in range(11)}
     assert best.size == pytest.approx(min(sizes.values()))
     assert sizes[best.weights] == pytest.approx(best.size)
     flat = pools([[4, 0]] * 30, correct=[[True, False]] * 30)
-    assert tune(flat, [0.2])[0].weights == Weights(0.0, 0.0)
+    assert tune(flat, [0.2])[0].weights == ScoreWeights(0.0, 0.0)
 
 
 # -- guarantees on simulated questions -----------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def covered_share(alpha: float, **how) -> float:
     shares = []
     for _ in range(TRIALS):
         made = world(random, CALIBRATED + TESTED)
-        scores, correct = scored(made, Weights(0.05, 0.0), **how)
+        scores, correct = scored(made, ScoreWeights(0.05, 0.0), **how)
         true = true_scores(scores, correct)
         [threshold] = quantiles(true[:CALIBRATED], [alpha])
         assert np.isfinite(threshold)

@@ -15,7 +15,8 @@ from engine.sources.ingest import ingest
 from engine.spec.pipeline_spec import DatasetSpec
 from operators.alignment.conclusions import conclusion, mentions
 from operators.records import ConflictItem
-from operators.sources.country_facts import countries, country_facts
+from operators.sources.countries import countries
+from operators.sources.country_facts import country_facts
 from operators.sources.country_facts_passages import SEEN, UNSEEN
 from registry import Registry
 from tests.engine.run_pipelines import run_text
@@ -140,7 +141,7 @@ def test_a_smallest_population_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("task", "settings", "words"),
     [
-        ("capital", {}, "country_facts has no task 'capital'; its only task is 'capitals'"),
+        ("capital", {}, "country_facts has no task 'capital'; its tasks: capitals"),
         ("capitals", {"splits": "test"}, "no setting 'splits'; did you mean 'split'?"),
         ("capitals", {"size": 5}, "no setting 'size'; known settings: split, styles, population, seed"),
         ("capitals", {"split": "dev"}, "split: Input should be 'train', 'test' or 'all' (given: 'dev')"),

@@ -68,7 +68,7 @@ def test_splits_share_no_country_and_a_limit_draws_the_same_first_rows():
 @pytest.mark.parametrize(
     ("task", "settings", "said"),
     [
-        ("closed", {}, "its tasks are open, options"),
+        ("closed", {}, "its tasks: open, options"),
         ("open", {"kind": ["capital"]}, "did you mean 'kinds'"),
         ("open", {"kinds": ["rivers"]}, "kinds"),
         ("options", {"population": -1}, "population"),

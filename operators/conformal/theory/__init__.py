@@ -31,7 +31,7 @@ from operators.conformal.theory.scores import (
     unseen_scores,
 )
 from operators.conformal.theory.stopping import is_stable
-from operators.conformal.theory.tuning import GRID, Tuned, Weights, scored, tune
+from operators.conformal.theory.tuning import GRID, ScoreWeights, Tuned, scored, tune
 
 __all__ = [
     "GRID",
@@ -41,10 +41,10 @@ __all__ = [
     "Estimate",
     "Feasibility",
     "Pools",
+    "ScoreWeights",
     "Stratum",
     "Taxonomy",
     "Tuned",
-    "Weights",
     "average_size",
     "coverage",
     "coverage_band",

@@ -22,7 +22,7 @@ from operators.conformal.theory.scores import (
 )
 
 
-class Weights(NamedTuple):
+class ScoreWeights(NamedTuple):
     """lambda1 (of the normalised entropy) and lambda2 (of the similarity)."""
 
     entropy: float
@@ -32,15 +32,15 @@ class Weights(NamedTuple):
 class Tuned(NamedTuple):
     """The chosen weights at a level, and the mean size of their sets on the tuning questions."""
 
-    weights: Weights
+    weights: ScoreWeights
     size: float
 
 
-GRID: tuple[Weights, ...] = tuple(Weights(i / 100, j / 50) for i, j in product(range(11), range(11)))
+GRID: tuple[ScoreWeights, ...] = tuple(ScoreWeights(i / 100, j / 50) for i, j in product(range(11), range(11)))
 """121 pairs, the smallest weights first."""
 
 
-def scored(pools: Pools, weights: Weights, unseen: bool = False) -> tuple[Floats, np.ndarray]:
+def scored(pools: Pools, weights: ScoreWeights, unseen: bool = False) -> tuple[Floats, np.ndarray]:
     """(scores, which of them are of true answers), with a last column for "none of these" if that is an answer."""
     scores = lofree_scores(pools, *weights)
     if not unseen:
@@ -49,7 +49,7 @@ def scored(pools: Pools, weights: Weights, unseen: bool = False) -> tuple[Floats
     return np.hstack([scores, none]), np.hstack([pools.correct, ~pools.found[:, None]])
 
 
-def tune(pools: Pools, alphas: Sequence[Level], grid: Sequence[Weights] = GRID, *, unseen: bool = False) -> list[Tuned]:
+def tune(pools: Pools, alphas: Sequence[Level], grid: Sequence[ScoreWeights] = GRID, *, unseen: bool = False) -> list[Tuned]:
     """For each level, the weights with the smallest mean set, or the first of several in the grid.
 
     If no weights give a finite threshold, all sets contain everything, and the first weights of the grid are chosen.
