@@ -175,7 +175,8 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
 def _json_kind(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return {str: "a string", list: "a list", dict: "an object"}.get(type(value), "a number")
+    kinds: dict[type[Any], str] = {str: "a string", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
 
 
 _DOCUMENT = "a JSON file must contain a list of objects, or one object that maps ids to objects"
