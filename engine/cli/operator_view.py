@@ -54,7 +54,7 @@ def print_operator(operator: Operator, console: Console) -> None:
     """Print an operator's page: its docstring, inputs, outputs, models and parameters."""
     shape = "takes whole inputs" if operator.shape == "whole" else f"one {operator.shape} at a time"
     console.print(f"{full_name(operator)}  ({shape})")
-    console.print(f"\n{operator.doc}\n", soft_wrap=True)
+    console.print(f"\n{operator.doc}\n" if operator.doc else "", soft_wrap=True)
     for name, port in operator.inputs.items():
         if port.open:
             console.print(f"in   {name}: rows of any type")
@@ -70,7 +70,8 @@ def print_operator(operator: Operator, console: Console) -> None:
     if operator.params_argument:
         classes = [each for each in reversed(operator.params.__mro__) if each is not Params]
         docs = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in classes]
-        console.print("\n" + "\n\n".join(doc for doc in docs if "\nArgs:" in doc), soft_wrap=True)
+        for doc in (doc for doc in docs if "\nArgs:" in doc):
+            console.print(f"\n{doc}", soft_wrap=True)
     schema = operator.params.model_json_schema()
     rows = []
     for name, field in operator.params.model_fields.items():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from engine.errors import EngineError, PipelineError, Problem
-from engine.llm.weights import EMBEDDED, Weights, identify, materialise
+from engine.llm.weights import EMBEDDED, ModelWeights, identify, materialise
 from registry import Manifest, Model, Registry
 
 BASE = "base"
@@ -93,7 +93,7 @@ def refuse_merging(what: str) -> PipelineError:
     return PipelineError([Problem(f"--merge is only for adapters: {what}", hint="omit --merge")])
 
 
-def _hub_id(name: str, weights: Weights | None) -> str | None:
+def _hub_id(name: str, weights: ModelWeights | None) -> str | None:
     if name == EMBEDDED:
         return _HUB_OF_EMBEDDED
     if weights is not None:
@@ -101,7 +101,7 @@ def _hub_id(name: str, weights: Weights | None) -> str | None:
     return name if _HUB_ID.fullmatch(name) else None
 
 
-def _licence(weights: Weights | None, registry: Registry) -> str | None:
+def _licence(weights: ModelWeights | None, registry: Registry) -> str | None:
     """The licence on the base model's own card."""
     if weights is None:
         return None
@@ -130,7 +130,7 @@ def _licence_in(card: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _same_base(registry: Registry, manifest: Manifest, weights: Weights) -> None:
+def _same_base(registry: Registry, manifest: Manifest, weights: ModelWeights) -> None:
     """Check that the folder still has the model that the adapter was trained on."""
     document = json.loads(registry.store.read_bytes(manifest.key_object.sha256))
     student: dict[str, Any] = document.get("models", {}).get("student", {})

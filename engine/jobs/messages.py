@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.weights import Weights
+from engine.llm.weights import ModelWeights
 from registry import DataObject, Metric, SideObject, VersionRef
 
 
@@ -40,7 +40,7 @@ class ModelBinding(Message):
 
     name: str
     spec: ModelSpec
-    weights: Weights | None
+    weights: ModelWeights | None
     identity: str
     spent: Spent = Spent()
 

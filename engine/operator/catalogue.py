@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from engine.errors import EngineError, did_you_mean
 from engine.operator.declaration import Operator
-from engine.operator.definitions import Definition, Kind, definitions, packages, source_files
+from engine.operator.definitions import GROUP, Definition, Kind, definitions, packages, source_files
 from engine.operator.generators import Generator
 from engine.operator.types import DeclarationError
 from registry import Model, Record, Report
@@ -75,7 +75,7 @@ class Names(Mapping[str, T]):
         """What to say about a name that is unknown: the closest one, and modules that could not be imported."""
         names = self.by_full_name()
         closest = did_you_mean(name, names if ":" in name else names.values(), otherwise)
-        return "; ".join([*([closest] if closest else []), *map(str, self._index.broken)])
+        return "\n    ".join([*([closest] if closest else []), *map(str, self._index.broken)])
 
 
 class Catalogue:
@@ -88,7 +88,7 @@ class Catalogue:
         self.generators: Names[Generator] = Names("generator", self._index)
 
     def load_all(self) -> list[BrokenModuleError]:
-        """Import every module of every package, to know also what no source file shows; returns what went wrong."""
+        """Import every module of every package, to find definitions that no source file shows; returns what went wrong."""
         return self._index.load_all()
 
 
@@ -99,7 +99,7 @@ def catalogue() -> Catalogue:
 
 
 def full_name(value: Operator | Generator | type[Record]) -> str:
-    """The name that means this and nothing else: `package:name`."""
+    """The unambiguous name: `package:name`."""
     return f"{_package(_home(value), packages())}:{_bare_name(value)}"
 
 
@@ -140,7 +140,8 @@ class _Index:
         """Import every module; returns what went wrong."""
         if not self._all_loaded:
             for package in self._roots:
-                for module, _ in source_files(package):
+                # A package without a source file is one that its entry point misspells: importing it says so.
+                for module in [module for module, _ in source_files(package)] or [package]:
                     try:
                         self._load(package, module)
                     except BrokenModuleError as error:
@@ -187,8 +188,19 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except DeclarationError as error:  # names its place
         raise BrokenModuleError(f"the operators in {name!r} cannot be loaded: {error}") from error
-    except Exception as error:  # whatever a module of operators does while it is imported
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(__file__)]
-        where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-        raise BrokenModuleError(f"the module {name!r} cannot be imported: {type(error).__name__}: {error}{where}") from error
+    except (Exception, SystemExit) as error:  # whatever a module of operators does while it is imported
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise BrokenModuleError(f"an entry point {GROUP!r} names the module {name!r}, which does not exist") from error
+        what = error.msg if isinstance(error, SyntaxError) else error
+        raise BrokenModuleError(
+            f"the module {name!r} cannot be imported: {type(error).__name__}: {what}{_where(error)}"
+        ) from error
+
+
+def _where(error: BaseException) -> str:
+    """The file and line of an error of an import, in brackets."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(__file__)]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

@@ -1,4 +1,4 @@
-"""What an operator makes of its counters when all rows are done: metrics, and rows of its outputs."""
+"""What an operator computes from its counters when all rows are done: metrics, and rows of its outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from engine.operator.signature import annotations_of, refuse
-from engine.operator.types import Counters, DeclarationError, place_of, shown
+from engine.operator.types import Counters, DeclarationError, place_in, place_of, shown
 from registry import Metric, Record
 
 _EXPECTED = (
@@ -56,7 +56,7 @@ class Finish:
         try:
             made = list(self.function(counts, *arguments, **{name: getattr(params, name) for name in self.settings}))
         except Exception as error:  # whatever an author's function does
-            raise self._wrong(f"raised {type(error).__name__}: {error}") from error
+            raise self._wrong(f"raised {type(error).__name__}: {error}", place_in(self.function, error)) from error
         for item in made:
             output, row = item if isinstance(item, tuple) and len(item) == 2 else (None, item)
             if isinstance(item, Metric):
@@ -70,8 +70,8 @@ class Finish:
                 raise self._wrong(f"yielded {item!r:.200}; expected a Metric{listed}")
         return Finished(tuple(metrics), rows)
 
-    def _wrong(self, why: str) -> DeclarationError:
-        return DeclarationError(f"{place_of(self.function)}: {self.function.__name__} {why}")
+    def _wrong(self, why: str, where: str = "") -> DeclarationError:
+        return DeclarationError(f"{where or place_of(self.function)}: {self.function.__name__} {why}")
 
 
 def read_finish(
@@ -109,7 +109,7 @@ def read_finish(
 
 
 def _takes(hint: Any, params: type[BaseModel]) -> bool:
-    """Whether an argument of this type takes the operator's parameters; a base class of them will do."""
+    """Whether an argument of this type takes the operator's parameters: it is their class or a base class."""
     return isinstance(hint, type) and issubclass(params, hint)
 
 

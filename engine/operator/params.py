@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from engine.credentials import redacted
-from engine.operator.types import Calls, Capabilities, DeclarationError, InputTypes, Roles, place_of
+from engine.operator.types import Calls, Capabilities, DeclarationError, InputTypes, Roles, place_in, place_of
 from registry import Model
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Params(BaseModel, metaclass=_ParamsType):
         return None
 
     def notes(self) -> Sequence[str]:
-        """What users should know before the step runs, such as how a parameter was understood. Default: nothing."""
+        """What users should know before the step runs: how a parameter was interpreted, for example. Default: nothing."""
         return ()
 
     @classmethod
@@ -148,7 +148,7 @@ class Params(BaseModel, metaclass=_ParamsType):
 
 
 def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exception], ...] = ()) -> Any:
-    """The answer of a method of parameters; parameters without a class of their own give the default.
+    """The answer of a method of parameters; parameters without their own class give the default.
 
     Args:
         params: the parameters.
@@ -166,11 +166,7 @@ def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exce
     except passed:
         raise
     except Exception as error:  # whatever an author's method does
-        where, at = place_of(method_of(asked, method)), error.__traceback__
-        while at is not None:
-            if at.tb_frame.f_code.co_filename == where.rpartition(":")[0]:
-                where = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
-            at = at.tb_next
+        where = place_in(method_of(asked, method), error)
         given = redacted(repr(asked.model_dump(exclude_unset=True)))[:_SHOWN]
         raise DeclarationError(
             f"{where}: {type(asked).__name__}.{method} raised {type(error).__name__}: {error} (parameters: {given})"

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticUndefined
 
 from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
@@ -70,7 +71,8 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         DeclarationError: it is not one of the three shapes, or an argument is none of the known kinds.
     """
     if not inspect.isfunction(function):
-        raise DeclarationError(f"{place_of(function)}: @operator is for functions, not for a {type(function).__name__}")
+        kind = "class" if isinstance(function, type) else type(function).__name__
+        raise DeclarationError(f"{place_of(function)}: @operator is for functions; this is a {kind}")
     hints = annotations_of(function)
     arguments = {
         parameter.name: _argument(function, parameter, hints.get(parameter.name))
@@ -118,7 +120,10 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter, hint: 
     """What one argument is."""
     name = parameter.name
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        refuse(function, f"it takes *{name}; expected each input and parameter by its name")
+        stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+        refuse(function, f"it takes {stars}{name}; expected each input and parameter by its name")
+    if hint is None and parameter.kind is parameter.KEYWORD_ONLY:
+        refuse(function, f"the parameter {name!r} has no annotation; expected its type, such as `{name}: int`")
     if hint is None:
         refuse(function, f"{name!r} has no annotation; expected {_EXPECTED}")
     inner, optional = _without_none(hint)
@@ -132,7 +137,7 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter, hint: 
 
 
 def _given(hint: Any, optional: bool) -> Port | Role | None:
-    """A role, a table or a batch, which are recognised wherever they stand in the signature; None for everything else."""
+    """A role, a table or a batch, which are recognised anywhere in the signature; None for everything else."""
     if hint in (ChatModel, Encoder):
         return Role(encoder=hint is Encoder, optional=optional)
     table = typing.get_origin(hint)
@@ -169,13 +174,13 @@ def _check_default(function: Callable[..., Any], parameter: inspect.Parameter, f
     name, default = parameter.name, parameter.default
     if isinstance(found, Port):
         if found.optional and default is not None:
-            refuse(function, f"{name!r} may be left out; expected {name}: {shown(hint)} = None")
+            refuse(function, f"{name!r} is optional; expected {name}: {shown(hint)} = None")
         if not found.optional and default is not parameter.empty:
-            refuse(function, f"{name!r} is an input and has a default; only Table[...] | None = None may be left out")
+            refuse(function, f"{name!r} is an input with a default; only Table[...] | None = None is optional")
         if not (isinstance(found.record, type) and issubclass(found.record, Record)):
             refuse(function, f"{name!r} is a table of {shown(found.record)}; expected a record type (a subclass of Record)")
     elif default is not parameter.empty:
-        refuse(function, f"{name!r} is filled by the engine and has a default; remove the default")
+        refuse(function, f"{name!r} is filled by the engine but has a default; remove the default")
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
@@ -206,12 +211,28 @@ def _params(function: Callable[..., Any], arguments: Mapping[str, _Argument]) ->
                 f"its parameters are the fields of {params.__name__}, and {', '.join(settings)} besides; expected one class or "
                 "keyword-only arguments",
             )
+        _check_defaults(function, params)
         return params, name
     config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     try:
-        return create_model(f"{function.__name__} parameters", __config__=config, **settings), None  # type: ignore[call-overload]
+        made: type[BaseModel] = create_model(f"{function.__name__} parameters", __config__=config, **settings)  # type: ignore[call-overload]
     except Exception as error:  # what pydantic makes of an annotation that it does not know
         refuse(function, f"its keyword-only parameters cannot be read: {error}")
+    _check_defaults(function, made)
+    return made, None
+
+
+def _check_defaults(function: Callable[..., Any], params: type[BaseModel]) -> None:
+    """A default must have the type of its parameter: pydantic takes defaults as they are."""
+    defaults = {name: field.default for name, field in params.model_fields.items() if field.default is not PydanticUndefined}
+    try:
+        params.model_validate(defaults, by_name=True)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            if each["type"] != "missing" and each["loc"] and each["loc"][0] in defaults:
+                name = str(each["loc"][0])
+                why = each["msg"].removeprefix("Value error, ")
+                refuse(function, f"the default of {name!r} does not fit: {defaults[name]!r:.200}; {why}")
 
 
 # -- shapes -----------------------------------------------------------------------------------------------------------
@@ -220,11 +241,12 @@ def _params(function: Callable[..., Any], arguments: Mapping[str, _Argument]) ->
 def _shape(function: Callable[..., Any], inputs: Mapping[str, Port], hints: Mapping[str, Any]) -> Shape:
     """The shape that the inputs make, checked with what the function is."""
     if all(port.optional for port in inputs.values()):
-        refuse(function, f"it has no input that a pipeline must give; expected an argument annotated with {_EXPECTED}")
+        refuse(function, f"it has no required input; expected an argument annotated with {_EXPECTED}")
     streamed = [name for name, port in inputs.items() if not port.whole]
     if len(streamed) > 1:
         refuse(
-            function, f"{' and '.join(streamed)} both come row by row; expected one such input, and Table[...] for the others"
+            function,
+            f"{' and '.join(streamed)} are both read row by row; expected one such input, and Table[...] for the others",
         )
     if not streamed:
         _check_whole(function)
@@ -238,19 +260,19 @@ def _shape(function: Callable[..., Any], inputs: Mapping[str, Port], hints: Mapp
 
 def _check_row(function: Callable[..., Any]) -> None:
     if not inspect.isasyncgenfunction(function):
-        refuse(function, f"it works on rows and is {_kind(function)}; expected an async generator (`async def` with `yield`)")
+        refuse(function, f"it works on rows but is {_kind(function)}; expected an async generator (`async def` with `yield`)")
 
 
 def _check_batch(function: Callable[..., Any]) -> None:
     if _kind(function) != "a function without `yield`":
-        refuse(function, f"it works on batches and is {_kind(function)}; expected a plain function that returns an Arrow table")
+        refuse(function, f"it works on batches but is {_kind(function)}; expected a plain function that returns an Arrow table")
 
 
 def _check_whole(function: Callable[..., Any]) -> None:
     if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
         refuse(
             function,
-            f"it works on whole inputs and is {_kind(function)}; expected a generator (`def` or `async def` with `yield`)",
+            f"it works on whole inputs but is {_kind(function)}; expected a generator (`def` or `async def` with `yield`)",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -94,6 +95,14 @@ def place_of(function: Callable[..., Any]) -> str:
         return f"{inspect.getsourcefile(function)}:{inspect.getsourcelines(function)[1]}"
     except (OSError, TypeError):  # it has no source of its own, such as a functools.partial
         return repr(function)
+
+
+def place_in(function: Callable[..., Any], error: BaseException) -> str:
+    """Where an error passed through a function's file, innermost first, as `FILE:LINE`; else the function's own place."""
+    where = place_of(function)
+    file = where.rpartition(":")[0]
+    lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"{file}:{lines[-1]}" if lines else where
 
 
 def shown(hint: Any) -> str:

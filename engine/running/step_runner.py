@@ -17,6 +17,7 @@ from engine.jobs.messages import Job, ModelBinding, Receipt, Usage
 from engine.jobs.receipts import Receipts
 from engine.llm.limits.accounting import Spent
 from engine.operator.catalogue import full_name
+from engine.operator.types import DeclarationError
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Available, resolve_inputs, version_of, with_models
 from engine.planning.plan import excluded_of, find_outputs, plan_step, with_partitions
@@ -192,7 +193,11 @@ class _StepRunner:
             raise FailedStepError(plan.name, str(error)) from error
         if sum(receipt.accounted for receipt in self._receipts) != plan.rows:
             raise AssertionError(f"step {plan.name}: rows in are not rows produced + filtered + rejected + unused")
-        made = drafts(state.pipeline, self.step, plan, self._receipts, self.ids, self.registry)
+        try:
+            made = drafts(state.pipeline, self.step, plan, self._receipts, self.ids, self.registry)
+        except DeclarationError as error:  # of the operator's finish function
+            self._fail()
+            raise FailedStepError(plan.name, str(error)) from error
         record = self._record("resumed" if self.earlier else "ran", sum(draft.rows for draft in made))
         manifests = self.registry.catalog.commit(made, state.run_id, record)
         self.disk.forget_checkpoints()

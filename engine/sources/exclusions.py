@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from engine.errors import EngineError
 from engine.sources.readers import load_json
 from registry.storage.objects import durable_write, json_digest
+from registry.storage.valid_text import valid
 
 Exclusions = Mapping[str, frozenset[str]]
 """Ids of rows (see registry.records.content.row_ids) by dataset."""
@@ -24,19 +25,14 @@ EXCLUDED = "left out because it is on the exclusion list"
 """The reason of an excluded row in `rejects`."""
 
 
-def _text(value: str) -> str:
-    value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
-    return value
-
-
 class Entry(BaseModel):
     """A line of an exclusion list; `seen_at` is only for human readers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: Annotated[str, AfterValidator(_text)]
+    dataset: Annotated[str, AfterValidator(valid)]
     row_id: str = Field(pattern="^[0-9a-f]{64}$")
-    seen_at: Annotated[str, AfterValidator(_text)] = ""
+    seen_at: Annotated[str, AfterValidator(valid)] = ""
 
 
 def read_exclusions(file: str, base_dir: Path) -> Exclusions:

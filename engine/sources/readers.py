@@ -122,7 +122,7 @@ def _no_constant(name: str) -> Any:
 
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How half of a surrogate pair is written; UTF-8 itself cannot contain one. (A whole pair matches twice.)"""
+"""How a surrogate is written; UTF-8 itself cannot contain one. (A whole pair matches twice.)"""
 
 
 def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
@@ -132,7 +132,7 @@ def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
         if halves:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return Row(where, error="it contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character")
+        return Row(where, error="it contains an unpaired surrogate (\\ud800 to \\udfff), which is not a character")
     return Row(where, value, size=size)
 
 
@@ -175,7 +175,7 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
 def _json_kind(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds: dict[type[Any], str] = {str: "a string", list: "a list", dict: "an object"}
+    kinds: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
     return kinds.get(type(value), "a number")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 from pydantic import ValidationError
 
+from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog
+from engine.operator.types import place_in
 from engine.provenance import RowRef
-from engine.worker.operation import Operation, OperatorError, Scope
+from engine.worker.operation import Operation, OperatorError, Scope, wrong_fields
 from engine.worker.output_writer import OutputRow
 
 
@@ -20,16 +22,22 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
         arguments[operator.context] = operation.context(scope, operation.seed(part.start))
-    result = operator.function(**arguments)
-    if not isinstance(result, pa.Table):
-        raise OperatorError(
-            f"operator {operator.name} takes batches and must return an Arrow table, but it returned a {type(result).__name__}"
-        )
-    [output] = operator.outputs
     try:
-        rows = list(operator.outputs[output].from_table(result))
+        result = operator.function(**arguments)
+    except (EngineError, OSError):
+        raise
+    except Exception as error:
+        where = place_in(operator.function, error)
+        raise OperatorError(f"{where}: operator {operator.name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(result, pa.Table):
+        kind = type(result).__name__
+        raise OperatorError(f"{operator.place}: operator {operator.name} returned a {kind}; expected an Arrow table")
+    [(output, record)] = operator.outputs.items()
+    try:
+        rows = list(record.from_table(result))
     except ValidationError as error:
-        raise OperatorError(f"operator {operator.name} returned rows that do not fit {output}: {error}") from error
+        what = f"operator {operator.name} returned rows that do not fit {record.type_name()}"
+        raise OperatorError(f"{operator.place}: {what}: {wrong_fields(error)}") from error
     parents = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
     # A null, for example from an outer join, means that the row's source is unknown.
     named = [each if isinstance(each, list) else [each] for each in parents]

@@ -16,7 +16,7 @@ from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnectio
 from engine.llm.shared_service import Transport
 from engine.llm.types.errors import ModelError
 from engine.llm.types.provider import Provider
-from engine.llm.weights import LocalWeights, Weights, materialise
+from engine.llm.weights import LocalWeights, ModelWeights, materialise
 from registry import Registry
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _provider(binding: ModelBinding, registry: Registry, answers: Answers, threa
     return TransformersProvider(binding.spec, weights, threads)
 
 
-def _local(weights: Weights, registry: Registry) -> LocalWeights:
+def _local(weights: ModelWeights, registry: Registry) -> LocalWeights:
     folder = materialise(weights, registry.store)
     if weights.base is None:
         return LocalWeights(folder, None, weights.name)

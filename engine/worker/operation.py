@@ -36,6 +36,12 @@ class OperatorError(Exception):
     """An operator raised an exception, or yielded something it did not declare."""
 
 
+def wrong_fields(error: ValidationError) -> str:
+    """The fields of a record that are wrong, and why."""
+    found = error.errors(include_url=False)
+    return "; ".join(": ".join([*filter(None, [".".join(map(str, each["loc"]))]), each["msg"]]) for each in found)
+
+
 @dataclass
 class Scope:
     """The state of one partition: a scratch folder, and what the operator reports and keeps."""
@@ -128,24 +134,24 @@ class Operation:
             calls: the calls made before.
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
         """
-        name, outputs = self.operator.name, self.operator.outputs
+        name, outputs = f"{self.operator.place}: operator {self.operator.name}", self.operator.outputs
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
         if item is row and len(outputs) > 1:
-            raise OperatorError(f"operator {name} has outputs {', '.join(outputs)} and must yield (output, record)")
+            raise OperatorError(f"{name} has the outputs {', '.join(outputs)} and must yield (output, record)")
         if output not in outputs or output in self.operator.finished_outputs:
             names = ", ".join(each for each in outputs if each not in self.operator.finished_outputs)
-            raise OperatorError(f"operator {name} yielded to {output!r}; its outputs are {names}")
+            raise OperatorError(f"{name} yielded to {output!r}; its outputs are {names}")
         declared = outputs[output]
         if row is given and type(row) is declared and is_immutable(declared):
             return OutputRow(output, row, sources_of(row), calls)
         if not isinstance(row, declared):
-            raise OperatorError(
-                f"operator {name} yielded a {type(row).__name__} to {output!r}, which takes {declared.type_name()}"
-            )
+            raise OperatorError(f"{name} yielded a {type(row).__name__} to {output!r}, which takes {declared.type_name()}")
         try:
             valid = declared.model_validate(row.model_dump(), by_name=True, by_alias=False)
         except ValidationError as error:
-            raise OperatorError(f"operator {name} yielded an invalid {declared.type_name()} for {where}: {error}") from error
+            raise OperatorError(
+                f"{name} yielded an invalid {declared.type_name()} for {where}: {wrong_fields(error)}"
+            ) from error
         return OutputRow(output, valid, sources_of(row), calls)
 
     def writer(self, part: Partition) -> OutputWriter:

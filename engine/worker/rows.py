@@ -10,15 +10,16 @@ from typing import Any
 from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt, Usage
 from engine.llm.chat import CallLog, current_log
-from engine.llm.providers.response_body import whole_characters
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError
 from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
+from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.models import usage
 from engine.worker.operation import Operation, OperatorError, Scope
 from engine.worker.output_writer import OutputRow
 from registry import Record
+from registry.storage.valid_text import repaired
 
 _LONGEST_REASON = 1000
 _CODE_ERRORS = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
@@ -133,9 +134,9 @@ async def _attempt(
         if result.log.calls and not isinstance(error, _CODE_ERRORS):
             # A model's answer may be the cause. It is in the journal, so an error would fail every later run as well.
             operation.log.warning(what, exc_info=error)
-            result.emitted, result.rejected = [], whole_characters(f"{what[:_LONGEST_REASON]} (after a model's answer)")
+            result.emitted, result.rejected = [], repaired(f"{what[:_LONGEST_REASON]} (after a model's answer)")
             return result
-        result.error = OperatorError(what)
+        result.error = OperatorError(f"{place_in(operator.function, error)}: {what}")
         result.error.__cause__ = error
     return result
 

@@ -10,6 +10,7 @@ from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog, current_log
 from engine.llm.types.errors import ModelError, RequestError
 from engine.operator.context import Reject
+from engine.operator.types import place_in
 from engine.worker.models import usage
 from engine.worker.operation import Operation, OperatorError, Scope
 from engine.worker.output_writer import OutputRow
@@ -32,7 +33,8 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
     except (ModelError, OperatorError, EngineError):
         raise
     except Exception as error:
-        raise OperatorError(f"operator {operator.name} raised {type(error).__name__}: {error}") from error
+        where = place_in(operator.function, error)
+        raise OperatorError(f"{where}: operator {operator.name} raised {type(error).__name__}: {error}") from error
     writer = operation.writer(part)
     writer.add_free(emitted, log)
     writer.add_exposure(scope.tally.seen)

@@ -20,6 +20,7 @@ from engine.operator import (
     Counters,
     Grouped,
     InputTypes,
+    Metric,
     Output,
     Params,
     Prompt,
@@ -373,6 +374,30 @@ async def counts_wrongly(word: Word, ctx: Context, teacher: ChatModel) -> AsyncI
     answer = await teacher.chat(f"Size of {word.text}")
     ctx.count("size", by=answer.text)  # type: ignore[arg-type]
     yield word
+
+
+@operator
+async def ends_wrongly(word: Word) -> AsyncIterator[Word]:
+    """Its finish function divides by a counter that does not exist."""
+    yield word
+
+
+@ends_wrongly.finish
+def ratio(counts: Counters) -> Iterator[Metric]:
+    """One over nothing."""
+    yield Metric(metric="ratio", slice="", value=1 / counts["words", ""])
+
+
+@operator(outputs=Word)
+def returns_a_list(words: Batch[Word]) -> pa.Table:
+    """Not a table."""
+    return words.to_pylist()
+
+
+@operator(outputs=Word)
+def renames_columns(words: Batch[Word]) -> pa.Table:
+    """Rows without the field that they need."""
+    return words.rename_columns(["_row", "txt"])
 
 
 class Halves(Params):

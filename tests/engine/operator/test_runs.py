@@ -1,4 +1,4 @@
-"""What goes wrong in an operator's own code while a pipeline is checked or runs, with the place in that code."""
+"""Errors in an operator's own code during a check or a run name the file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.errors import PipelineError
 from engine.pipeline.check import check
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.run_pipelines import run_text, words
+from tests.engine.run_pipelines import ask, run_text, words
 
 
 def line_of(text: str) -> str:
@@ -48,3 +48,25 @@ def test_a_method_of_parameters_that_raises_is_a_problem_of_the_step(registry: R
     place = line_of('        return {"teacher": 4 // self.by}')
     assert f"{place}: Halves.calls raised ZeroDivisionError: " in problem.message
     assert "(parameters: {'by': 0})" in problem.message
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("op", "line", "expected"),
+    [
+        ("ends_wrongly", '    yield Metric(metric="ratio", slice="", value=1 / counts["words", ""])', "ratio raised KeyError"),
+        ("returns_a_list", "@operator(outputs=Word)", "operator returns_a_list returned a list; expected an Arrow table"),
+        ("renames_columns", "@operator(outputs=Word)", "returned rows that are no Word: text: Field required"),
+    ],
+)
+def test_a_fault_fails_the_step_and_names_the_line(registry: Registry, op: str, line: str, expected: str) -> None:
+    words("a")
+    result = run_text(
+        f"{{name: d, datasets: {{w: {{type: Word, path: words.jsonl}}}}, steps: {{s: {{op: {op}, in: w}}}}}}", registry
+    )
+    assert result.state == "failed"
+    assert expected in str(result.error)
+    place = line_of(line).rpartition(":")
+    assert f"{place[0]}:" in str(result.error)
+    assert line.startswith("@") or f":{place[2]}: " in str(result.error)
+    assert ask(registry, "select outcome from step_runs where step = 's'") == [("failed",)]
