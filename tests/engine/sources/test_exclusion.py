@@ -78,7 +78,7 @@ def test_a_registry_version_with_excluded_rows_is_refused(registry: Registry) ->
     exclude(registry, "demo/words@1", 0)
     with (
         registry.session() as session,
-        pytest.raises(PipelineError, match="demo/loud@1 was made from 1 of demo/words@1's rows"),
+        pytest.raises(PipelineError, match="demo/loud@1 was made from 1 row of demo/words@1 on the exclusion list"),
     ):
         check(Path("next.yaml"), None, session)
     exclude(registry, "demo/loud@1", 1)
