@@ -2,19 +2,19 @@
 
 Read the rooms in the order in which a run passes through them:
 
-* `operator`: what an author of operators sees, and how operators are found
-* `llm`: asking models: providers, limits, the journal of answers
-* `fingerprint`: what an operator's code does, as one hash
-* `spec`: the pipeline file as frozen data, with the place of every value
-* `sources`: rows from files, hubs and generators, typed as they come in
+* `operator`: what authors of operators use, and how operators are found
+* `llm`: model calls: providers, limits, the journal of answers
+* `fingerprint`: an operator's code as one hash
+* `spec`: the pipeline file as frozen data, with the position of every value
+* `sources`: rows from files, hubs and generators, with their types checked
 * `pipeline`: from the file to a checked, typed graph
-* `jobs`: what the driver and its workers exchange, and what a finished partition leaves behind
-* `planning`: step keys, and what a run would do and cost
+* `jobs`: messages between the driver and its workers, and the files of finished partitions
+* `planning`: step keys, and plans of what a run would do and cost
 * `worker`: runs one partition of a step
 * `running`: runs a pipeline: the cluster, the steps, the commits
-* `export`: takes versions out of the registry
-* `upkeep`: proves and cleans what the engine keeps in a registry
+* `export`: writes versions from the registry into folders
+* `upkeep`: verifies and cleans up the engine's files in a registry
 * `cli`: the command line
 
-A room imports only rooms above it in this list. `errors`, `library_noise` and `provenance` serve all of them.
+A room imports only rooms above it in this list. `errors`, `library_noise` and `provenance` are used by all of them.
 """

@@ -21,7 +21,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, its place, and (if known) what to do about it."""
+    """One problem: what is wrong, where, and (if known) what to do about it."""
 
     message: str
     position: Position | None = None
@@ -33,14 +33,14 @@ class Problem:
 
 
 class EngineError(Exception):
-    """An error for the user: its text says what, where and what to do, so that no traceback is needed."""
+    """An error for users: its text says what is wrong, where, and what to do, so they need no traceback."""
 
 
 class PipelineError(EngineError):
     """A pipeline or its arguments are wrong; `problems` has everything that was found."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        # A problem that several references run into is reported once.
+        # A problem that affects several references is reported once.
         self.problems = sorted(dict.fromkeys(problems), key=lambda p: (p.position is None, p.position))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -50,11 +50,11 @@ class StepError(EngineError):
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint for a misspelt word: the closest known word, else `otherwise`, else all known words if there are few."""
+    """A hint for a misspelled word: the closest known word, else `otherwise`, else all known words if there are few."""
     known = sorted(known)
     close = get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
     if otherwise:
         return otherwise
-    return f"known here: {', '.join(known)}" if known and len(known) <= 20 else ""
+    return f"available: {', '.join(known)}" if known and len(known) <= 20 else ""

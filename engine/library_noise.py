@@ -8,7 +8,7 @@ import warnings
 
 
 def quiet_transformers() -> None:
-    """Turn off progress bars, advice and warnings of transformers and the hub."""
+    """Turn off the progress bars, advice and warnings of transformers and the Hugging Face hub."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging as transformers_logging

@@ -1,7 +1,7 @@
-"""Where a row comes from: rows read from an input and answers of models carry their sources, and so do copies of them.
+"""Where a row comes from: rows read from an input, answers of models, and copies of both carry their sources.
 
-The sources are an attribute beside the object's fields. They take no part in equality, dumps, validation or storage, and
-`row.model_copy(update=...)` keeps them.
+The sources are an attribute that is not a field. Equality, dumps, validation and storage ignore it, and
+`row.model_copy(update=...)` keeps it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Source = RowRef | CallRef
 
 
 def derived(record: R, *sources: BaseModel | RowRef) -> R:
-    """Return a copy of the record that is known to be made from `sources`, and from what it is itself a copy of.
+    """Return a copy of the record, marked as made from `sources` in addition to the sources it already has.
 
     Args:
         record: a row to be yielded.
         sources: rows of whole inputs (`Table[...]`), answers of models (from `chat`, `samples` or `parse`), or other
-            derived records. The row that a row operator is called for is always a source. If answers are among the
-            sources, the row is linked to those calls only; otherwise to all calls made for it so far.
+            derived records. The row that a row operator is called for is always a source. If the sources include
+            answers, the row is linked to those calls only; otherwise to all calls made for it so far.
 
     Raises:
         ValueError: a source was neither read from an input nor returned by a model.
@@ -47,8 +47,8 @@ def derived(record: R, *sources: BaseModel | RowRef) -> R:
         known = sources_of(source)
         if not known:
             raise ValueError(
-                f"a {type(source).__name__} is given as a source of a row, but it was neither read from an input (Table[...]) "
-                "nor returned by a model. Copies keep their sources; a new record has none until derived() sets them"
+                f"derived() got a {type(source).__name__} as a source, but it was neither read from an input (Table[...]) nor "
+                "returned by a model. Copies keep their sources; a new record has none until derived() sets them"
             )
         found += known
     return marked(record.model_copy(), *found)

@@ -6,11 +6,11 @@ from typing import Literal
 
 
 class RegistryError(Exception):
-    """Base class. The message says what is wrong, and what to do where the registry knows it."""
+    """Base class. The message says what is wrong, and what to do if the registry knows."""
 
 
 class CorruptError(RegistryError):
-    """A stored file does not hold what was written."""
+    """A stored file does not contain what was written."""
 
 
 class MissingError(CorruptError):
@@ -34,11 +34,11 @@ class StaleError(RegistryError):
 
 
 class DamagedError(StaleError):
-    """The DuckDB file must be rebuilt: it does not hold what was written."""
+    """The DuckDB file must be rebuilt: it does not contain what was written."""
 
 
 class UnfitError(RegistryError):
-    """The catalog's tables cannot hold a value: a number is too large for its column, or a text is not Unicode."""
+    """The catalog's tables cannot store a value: a number is too large for its column, or a text is not Unicode."""
 
 
 class InvalidRequestError(RegistryError):

@@ -37,7 +37,7 @@ class Registry:
     a URL.
 
     Args:
-        root: the folder, or a URL such as `s3://bucket/prefix`, or the `location` of another Registry. The folder is created
+        root: the folder, or a URL (`s3://bucket/prefix`), or the `location` of another Registry. The folder is created
             when something is first written.
 
     Attributes:
@@ -113,7 +113,7 @@ class Registry:
         return (row for data in manifest.data for row in record.from_table(self.store.read_table(data.sha256)))
 
     def find_step(self, step_key: str) -> list[Manifest]:
-        """The committed versions of a step key. They are not removed before the runs that are live now have ended.
+        """The committed versions of a step key. They are not removed while any run that is live now lasts.
 
         A version with a damaged manifest is left out: it is made again.
         """
@@ -128,7 +128,7 @@ class Registry:
         found = self._ids("name = ? and version = ?", [name, version])
         if not found:
             raise KeyError(f"{name}@{version}")
-        return self.catalog.truth.manifest_of(name, version, found)
+        return self.catalog.files.manifest_of(name, version, found)
 
     def newest(self, name: str) -> Manifest | None:
         """The newest version of a name; None when there is none."""

@@ -54,7 +54,7 @@ async def _run(job: Job, parts: list[Partition]) -> list[Receipt | Failure]:
     try:
         return await asyncio.gather(*(worker.run(part) for part in parts))
     finally:
-        for model in worker.models._shared.values():  # an actor's process just ends
+        for model in worker.models._clients.values():  # an actor's process just ends
             await model.close()
         if isinstance(worker.models._answers, Journal):
             worker.models._answers.close()

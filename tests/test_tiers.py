@@ -13,17 +13,19 @@ from tests.tiers import MARKERS, ray_processes
 
 
 def test_a_process_of_ray_is_seen_among_the_descendants(tmp_path: Path) -> None:
+    before = set(ray_processes())  # the session's own Ray, if another test started it
     program = shutil.copy(shutil.which("sleep") or "", tmp_path / "raylet")
     shell = subprocess.Popen(["sh", "-c", f"{program} 60; true"])
+    started: set[str] = set()
     try:
-        while not (seen := ray_processes()):
+        while not (started := set(ray_processes()) - before):
             assert shell.poll() is None
-        assert any(each.startswith("raylet ") for each in seen)
+        assert [each.split()[0] for each in started] == ["raylet"]
     finally:
-        for each in ray_processes():
+        for each in started:
             os.kill(int(each.split()[1]), 9)
         shell.wait()
-    assert not ray_processes()
+    assert not started & set(ray_processes())
 
 
 def test_markers_follow_from_fixtures(request: pytest.FixtureRequest) -> None:

@@ -1,4 +1,4 @@
-"""The command line: passes arguments to commands, turns errors into messages and exit codes.
+"""The command line: passes arguments to commands, and turns errors into messages and exit codes.
 
 Results go to stdout, progress and messages to stderr.
 """
@@ -35,9 +35,9 @@ app = typer.Typer(
 def main() -> NoReturn:
     """The entry point: runs a command and turns errors into messages and exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
-    # Imports allocate much and free little: looking for cycles every 700 allocations takes a tenth of a short command's time.
+    # Imports allocate a lot and free little. Looking for cycles every 700 allocations takes a tenth of a short command's time.
     gc.set_threshold(50_000)
-    # Let Arrow's allocator return memory at once, here and in workers; it would keep the most that it ever had.
+    # Arrow's allocator returns memory at once, here and in workers; by default it keeps what it once had.
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
     warnings = logging.StreamHandler()
     warnings.setFormatter(_HarmlessFormatter("%(levelname)s: %(message)s"))
@@ -50,7 +50,7 @@ def main() -> NoReturn:
     except typer.Exit as stop:
         code = stop.exit_code
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nothing to report.
+        # The reader of our output has closed it (`| head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -81,7 +81,7 @@ def _options(
         typer.Option(
             "--registry",
             metavar="DIR",
-            help="The registry: a folder, or a URL such as s3://bucket/prefix. Also ENGINE_REGISTRY.",
+            help="The registry: a folder, or a URL such as s3://bucket/prefix. Can also be set with ENGINE_REGISTRY.",
             show_default=".engine",
         ),
     ] = None,
@@ -124,7 +124,7 @@ def _explain(error: Exception) -> int:
 
     show: Callable[[], str] | None = getattr(error, "format_message", None)
     if show is not None:  # the parser's own errors
-        say(f"error: {show()}\n(engine --help lists commands and options)")
+        say(f"error: {show()}\n({_usage_advice(error)})")
         return 2
     if isinstance(error, PipelineError):
         count = len(error.problems)
@@ -138,7 +138,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error}")
         return 2
     if isinstance(error, MismatchError):
-        say(f"error: {error}\n`{propose('rebuild')}` makes the catalog again from the manifests")
+        say(f"error: {error}\n`{propose('rebuild')}` rebuilds the catalog from the manifests")
         return 1
     if isinstance(error, CorruptError):
         say(f"error: {error}\n`{propose('fsck', '--deep')}` shows what is affected and how to repair it")
@@ -152,6 +152,17 @@ def _explain(error: Exception) -> int:
     say(f"error: {type(error).__name__}: {error}")
     say("(this is a bug in the engine or in an operator; --debug shows where)")
     return 1
+
+
+def _usage_advice(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.info_name if context is not None and context.parent is not None else None
+    if command is None:
+        return "engine --help lists commands and options"
+    option = getattr(error, "option_name", None)
+    if option in ("--registry", "--debug"):
+        return f"{option} goes before the command: engine {option} ... {command} ..."
+    return f"engine {command} --help lists its arguments and options"
 
 
 def _interrupt(*_: object) -> None:

@@ -13,7 +13,7 @@ _SPECIAL = frozenset('"$`\\!\n')
 
 
 def propose(*arguments: str) -> str:
-    """A command line that works like the present one, with the same registry."""
+    """A command line for the same program and registry as the present one."""
     return _line([*_program(), *_registry(sys.argv[1:]), *arguments])
 
 
@@ -24,7 +24,7 @@ def again(*more: str) -> str:
 
 
 def _line(words: list[str]) -> str:
-    """Words quoted for a shell; words with single quotes, such as SQL, in double quotes."""
+    """Words quoted for a shell; words with single quotes (SQL) in double quotes."""
     return " ".join(f'"{word}"' if "'" in word and not _SPECIAL.intersection(word) else shlex.quote(word) for word in words)
 
 
@@ -45,7 +45,7 @@ def _shortest(path: str) -> str:
 
 
 def _registry(given: list[str]) -> list[str]:
-    """The option `--registry` as it was typed. ENGINE_REGISTRY needs no repeating: it holds for the next command as well."""
+    """The option `--registry` as it was typed. (ENGINE_REGISTRY applies to the next command anyway.)"""
     for place, argument in enumerate(given):
         if argument == "--registry":
             return given[place : place + 2]

@@ -1,4 +1,4 @@
-"""Lineage as a tree: a row at the root, below it what it was made from (or what was made from it), records shortened."""
+"""Lineage as a tree: a row at the root, and below it what it was made from (or what was made from it)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers
 
 _SHOWN = 120
 _DEEPEST = 20
-"""Levels of a tree that are drawn: each is four columns further to the right."""
+"""The most levels of a tree that are drawn; each is indented by four more columns."""
 
 
 class Node(NamedTuple):
@@ -74,16 +74,16 @@ def _drawn(
 ) -> Tree:
     """A graph as a tree: a node that was drawn before is not expanded again."""
     top = Tree("", hide_root=True, highlight=False)
-    met: set[Hashable] = set()
+    drawn: set[Hashable] = set()
     waiting: list[tuple[Tree, Any, int]] = [(top, root, 0)]
     while waiting:
         branch, node, depth = waiting.pop()
         if isinstance(node, Text):
             branch.add(node)
-        elif identity(node) in met:
+        elif identity(node) in drawn:
             branch.add(label(node).append(" (see above)"))
         else:
-            met.add(identity(node))
+            drawn.add(identity(node))
             below = branch.add(label(node))
             further = list(children(node))
             if further and depth == _DEEPEST:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def operator_document(operator: Operator) -> dict[str, Any]:
-    """An operator as data; a type that is null takes, or has, rows of any type."""
+    """An operator as data; null as a type means any type."""
     return {
         "name": operator.name,
         "full_name": full_name(operator),

@@ -51,7 +51,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def source_note(source: SourcePlan) -> str:
-    """What is remarkable about the rows of a source; empty for an ordinary one."""
+    """What users should know about the rows of a source; usually empty."""
     notes = ["empty!"] if not source.rows else []
     if source.rejected:
         notes.append(f"{source.rejected} rows left out (see `rejects`)")

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from engine.running.result import StepOutcome
+from engine.running.result import StepResult
 
 _LINE_EVERY_SECONDS = 10.0
 _LONGEST_GAP_SECONDS = 600.0
 
 
-def describe(outcome: StepOutcome) -> str:
+def describe(result: StepResult) -> str:
     """A finished step in one line."""
-    record = outcome.record
+    record = result.record
     parts = [f"{record.rows_in} rows in, {record.rows_out} out"]
     if record.rejected:
         parts.append(f"{record.rejected} rejected")
@@ -29,7 +29,7 @@ def describe(outcome: StepOutcome) -> str:
 class PlainProgress:
     """Lines for logs and pipes: the start of a step, its progress with rate and remaining time, its end.
 
-    While rows are finished, there is a line every ten seconds. While nothing changes, the gap doubles: 10, 20, 40 seconds and
+    There is a line every ten seconds while rows finish. While nothing changes, the interval doubles: 10, 20, 40 seconds and
     so on, up to ten minutes.
 
     Args:
@@ -62,10 +62,10 @@ class PlainProgress:
             return
         self._step = pace.after(now, (done, note))
         waiting = "" if (done, note) != pace.shown else f", unchanged for {now - pace.changed:.0f} s"
-        self._line(f"{step}: {done}/{total}{pace.outlook(now, done, total)}{waiting} {note}".rstrip())
+        self._line(f"{step}: {done}/{total}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else ""))
 
-    def step_finished(self, outcome: StepOutcome) -> None:
-        self._line(f"{outcome.record.step}: {describe(outcome)}")
+    def step_finished(self, result: StepResult) -> None:
+        self._line(f"{result.record.step}: {describe(result)}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -93,7 +93,7 @@ class _Pace:
         return replace(self, line_at=now, gap=_LINE_EVERY_SECONDS, shown=shown, changed=now)
 
     def outlook(self, now: float, done: int, total: int) -> str:
-        """Rate and remaining time; empty as long as they are unknown."""
+        """Rate and remaining time; empty while they are unknown."""
         fresh = done - self.done_before
         if fresh <= 0 or now <= self.began:
             return ""
@@ -140,14 +140,14 @@ class LiveProgress:
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
         self._progress.update(self._tasks[step], completed=done, total=max(total, 1), note=note or self._ops[step])
 
-    def step_finished(self, outcome: StepOutcome) -> None:
-        record = outcome.record
+    def step_finished(self, result: StepResult) -> None:
+        record = result.record
         task = self._tasks.get(record.step)
         if task is None:
             task = self._progress.add_task(record.step, total=max(record.rows_in, 1), step=record.step, note="")
         rows = max(record.rows_in, 1)
         failed = record.outcome == "failed"
-        self._progress.update(task, note=describe(outcome), total=rows, completed=None if failed else rows)
+        self._progress.update(task, note=describe(result), total=rows, completed=None if failed else rows)
         self._progress.stop_task(task)
 
 

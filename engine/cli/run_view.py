@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.planning.results import SourcePlan
-    from engine.running.result import RunResult, StepOutcome
+    from engine.running.result import RunResult, StepResult
 
 _SLICES_SHOWN = 8
-"""Slices of one counter; a counter with more is left to SQL."""
+"""The most slices of a counter that are shown; counters with more are only in SQL."""
 _NUMBERS_SHOWN = 16
-"""Numbers of one step."""
+"""The most numbers of a step that are shown."""
 
 
 def run_document(result: RunResult) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "sources": [{"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected} for s in result.sources],
         "steps": [
-            {**outcome.record.model_dump(), "outputs": {str(m.ref): m.rows for m in outcome.outputs}}
-            | {"reject_reasons": dict(outcome.reasons), "notes": list(outcome.notes)}
-            for outcome in result.steps
+            {**step.record.model_dump(), "outputs": {str(m.ref): m.rows for m in step.outputs}}
+            | {"reject_reasons": dict(step.reasons), "notes": list(step.notes)}
+            for step in result.steps
         ],
     }
 
@@ -53,34 +53,34 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
     console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
     console.print()
     rows = [[source.name, "source", _source_outcome(source), "", source.rows, source_note(source)] for source in result.sources]
-    rows += [_step_row(outcome, result.state) for outcome in result.steps]
+    rows += [_step_row(step, result.state) for step in result.steps]
     console.print(grid(["step", "op", "outcome", "rows in", "rows out", "details"], rows, cell=None))
-    calls, reused = (sum(getattr(o.record, name) for o in result.steps) for name in ("calls", "calls_reused"))
+    calls, reused = (sum(getattr(step.record, name) for step in result.steps) for name in ("calls", "calls_reused"))
     if calls or reused:
-        tokens = sum(o.record.tokens_in + o.record.tokens_out for o in result.steps)
-        cost = sum(o.record.cost_usd for o in result.steps)
+        tokens = sum(step.record.tokens_in + step.record.tokens_out for step in result.steps)
+        cost = sum(step.record.cost_usd for step in result.steps)
         paid = f", ${cost:.4f}" if cost else ""
         console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} from the journal.")
-    for outcome in result.steps:
-        for note in outcome.notes:
-            console.print(f"\nNote on {outcome.record.step}: {note}.", soft_wrap=True)
+    for step in result.steps:
+        for note in step.notes:
+            console.print(f"\nNote on {step.record.step}: {note}.", soft_wrap=True)
     if result.error:
         console.print(f"\n{result.error}", soft_wrap=True)
-        # Without the option, the journal's answers would be rejected again.
-        retry = any(outcome.record.outcome == "failed" and _may_differ(outcome) for outcome in result.steps)
+        # Without the option, the answers come from the journal and are rejected again.
+        retry = any(step.record.outcome == "failed" and _may_differ(step) for step in result.steps)
         command = again("--retry-rejects") if retry else again()
         console.print(f"Finished work is kept. To continue:\n  {command}", soft_wrap=True)
         return
     console.print(f"\nThe results are in {registry}:")
-    outputs = [manifest for outcome in result.steps for manifest in outcome.outputs]
+    outputs = [manifest for step in result.steps for manifest in step.outputs]
     console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
     for report in reports:
         console.print()
         print_report(report, console)
     if not result.moves_latest:
-        trial = "--set changed parameters, so these versions did not become the latest. To make them the latest:"
+        trial = "--set changed parameters, so these versions did not become the latest. If they should:"
         console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
-    first = [again("--retry-rejects")] if any(_may_differ(outcome) for outcome in result.steps) else []
+    first = [again("--retry-rejects")] if any(_may_differ(step) for step in result.steps) else []
     console.print("\nTry next:")
     for line in [*first, *_suggestions(result)]:
         console.print(f"  {line}", soft_wrap=True)
@@ -94,53 +94,53 @@ def print_report(report: Report, console: Console) -> None:
     console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
 
 
-def _may_differ(outcome: StepOutcome) -> bool:
+def _may_differ(step: StepResult) -> bool:
     """Whether retrying the rejected rows can help: only a server may answer differently the next time."""
-    return bool(outcome.record.rejected) and outcome.asks_api
+    return bool(step.record.rejected) and step.asks_api
 
 
 def _source_outcome(source: SourcePlan) -> str:
     return "unchanged" if source.status == "HIT" else "read"
 
 
-def _step_row(outcome: StepOutcome, state: str) -> list[Any]:
-    record = outcome.record
+def _step_row(step: StepResult, state: str) -> list[Any]:
+    record = step.record
     failed = "INTERRUPTED" if state == "interrupted" else "FAILED"
     shown = {"hit": "unchanged", "ran": "ran", "resumed": "resumed", "failed": failed}[record.outcome]
-    return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(outcome)]
+    return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(step)]
 
 
-def _fate(outcome: StepOutcome) -> str:
+def _fate(step: StepResult) -> str:
     """What happened to a step's rows, in words."""
-    record = outcome.record
+    record = step.record
     parts = []
     if not record.rows_in:
         parts.append("no input rows!")
-    if len(outcome.outputs) > 1:
-        parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in outcome.outputs))
+    if len(step.outputs) > 1:
+        parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in step.outputs))
     if record.filtered:
         parts.append(f"{record.filtered} filtered")
     if record.unused:
         parts.append(f"{record.unused} unused")
-    if record.rejected or outcome.partial:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in outcome.reasons)
+    if record.rejected or step.partial:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in step.reasons)
         counted_as = [f"{record.rejected} rejected"] if record.rejected else []
-        counted_as += [f"{outcome.partial} partly rejected"] if outcome.partial else []
+        counted_as += [f"{step.partial} partly rejected"] if step.partial else []
         parts.append(f"{', '.join(counted_as)} ({reasons})")
-    parts += _numbers(outcome.metrics)
-    if series := _first_series(outcome.metrics):
+    parts += _numbers(step.metrics)
+    if series := _first_series(step.metrics):
         parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {len(series)} steps")
     return "; ".join(parts)
 
 
 def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
-    """The measure by step that was reported first, such as a training's loss."""
+    """The first measure that was reported by step, for example the loss of a training."""
     series = [metric for metric in metrics if metric.slice.startswith("step ")]
     return [metric for metric in series if metric.metric == series[0].metric]
 
 
 def _numbers(metrics: Sequence[Metric]) -> list[str]:
-    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are left to SQL."""
+    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are only in SQL."""
     counted: dict[str, list[str]] = {}
     for metric in metrics:
         if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
@@ -159,15 +159,15 @@ def _short(value: float) -> str:
 
 def _suggestions(result: RunResult) -> list[str]:
     """Three commands that show something of this run."""
-    # A step's first output is its purpose; the others hold what was sorted out.
-    first = [outcome.outputs[0] for outcome in result.steps if outcome.outputs]
+    # A step's first output is its main result; the others have the rest.
+    first = [step.outputs[0] for step in result.steps if step.outputs]
     datasets = [manifest for manifest in first if manifest.kind == "dataset" and manifest.rows]
     if not datasets:
         made = [propose("show", str(manifest.ref)) for manifest in first[-1:]]
         return [propose("ls"), propose("runs"), *made]
     last = datasets[-1]
     name = last.name if result.moves_latest else str(last.ref)
-    called = any(side.kind == "calls" for outcome in result.steps for manifest in outcome.outputs for side in manifest.side)
+    called = any(side.kind == "calls" for step in result.steps for manifest in step.outputs for side in manifest.side)
     calls = "select name, version, row, prompt, response from llm_calls limit 5"
     return [
         propose("head", name),

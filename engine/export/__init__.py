@@ -1,1 +1,1 @@
-"""Takes versions out of the registry, as folders that other tools open."""
+"""Writes versions from the registry into folders that other tools can open."""

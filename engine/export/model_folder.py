@@ -12,11 +12,11 @@ from typing import Any, Literal
 import yaml
 
 from engine.errors import EngineError, PipelineError, Problem
-from engine.llm.weights import EMBEDDED, Weights, identify, materialise
+from engine.llm.weights import EMBEDDED, ModelWeights, identify, materialise
 from registry import Manifest, Model, Registry
 
 BASE = "base"
-"""The folder beside an adapter for a base model that is not on a hub."""
+"""The subfolder for the base model of an adapter, if it is not on a hub."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_OF_EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -32,7 +32,7 @@ class Loading:
     """How an exported model is loaded.
 
     Attributes:
-        how: `full` weights, or an adapter on a model of the `hub`, on the folder `base` beside it, or on a `missing` base.
+        how: `full` weights, or an adapter on a model from the `hub`, on the one in the subfolder `base`, or on a `missing` one.
         base: the Hugging Face id of the base model, or its name if it has none.
         hub: whether `base` is a Hugging Face id.
         licence: of the base model, if known.
@@ -53,7 +53,7 @@ def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path,
         registry: where the model is.
         manifest: its version.
         model: its row.
-        folder: has the model's files, and is changed.
+        folder: has the model's files; others are added, or changed.
         merge: merge an adapter into the weights of its base, so that the folder has full weights.
 
     Raises:
@@ -90,10 +90,10 @@ def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path,
 
 def refuse_merging(what: str) -> PipelineError:
     """The error for `--merge` where there is nothing to merge."""
-    return PipelineError([Problem(f"--merge is for adapters, and {what}", hint="omit --merge")])
+    return PipelineError([Problem(f"--merge is only for adapters: {what}", hint="omit --merge")])
 
 
-def _hub_id(name: str, weights: Weights | None) -> str | None:
+def _hub_id(name: str, weights: ModelWeights | None) -> str | None:
     if name == EMBEDDED:
         return _HUB_OF_EMBEDDED
     if weights is not None:
@@ -101,7 +101,7 @@ def _hub_id(name: str, weights: Weights | None) -> str | None:
     return name if _HUB_ID.fullmatch(name) else None
 
 
-def _licence(weights: Weights | None, registry: Registry) -> str | None:
+def _licence(weights: ModelWeights | None, registry: Registry) -> str | None:
     """The licence on the base model's own card."""
     if weights is None:
         return None
@@ -111,7 +111,7 @@ def _licence(weights: Weights | None, registry: Registry) -> str | None:
         with registry.session() as session:
             try:
                 return _licence(identify(weights.model.base_model, session), registry)
-            except EngineError:  # its base is gone
+            except EngineError:  # its base model is missing
                 return None
     if weights.source == "hub":
         from huggingface_hub import try_to_load_from_cache
@@ -124,13 +124,13 @@ def _licence(weights: Weights | None, registry: Registry) -> str | None:
 def _licence_in(card: Path) -> str | None:
     try:
         _, front, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        said = yaml.safe_load(front)["license"]
+        licence = yaml.safe_load(front)["license"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # no card, or no licence on it
         return None
-    return said if isinstance(said, str) else None
+    return licence if isinstance(licence, str) else None
 
 
-def _same_base(registry: Registry, manifest: Manifest, weights: Weights) -> None:
+def _same_base(registry: Registry, manifest: Manifest, weights: ModelWeights) -> None:
     """Check that the folder still has the model that the adapter was trained on."""
     document = json.loads(registry.store.read_bytes(manifest.key_object.sha256))
     student: dict[str, Any] = document.get("models", {}).get("student", {})

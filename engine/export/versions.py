@@ -31,7 +31,7 @@ _OF_FILES = (Model.registry_kind, Report.registry_kind)
 STATE = "state.json"
 
 MARK = ".export.json"
-"""Lists the files that an export wrote. With this name Hugging Face does not take it for data."""
+"""Lists the files that an export wrote. The dot keeps Hugging Face from reading it as data."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def export(
         name, version = session.resolve(target)
     manifest = registry.manifest(name, version)
     if merge and not (format == "hf" and manifest.kind == Model.registry_kind):
-        raise refuse_merging(f"{manifest.ref} is {manifest.kind}" if format == "hf" else "it needs --to hf")
+        raise refuse_merging(f"{manifest.ref} is a {manifest.kind}" if format == "hf" else "it needs --to hf")
     before = _earlier_files(folder, overwrite)
     with _staged(folder) as staging:
         loading = None
@@ -88,8 +88,8 @@ def export(
             text = card.card(registry, manifest, data, loading)
         (staging / "README.md").write_text(text, encoding="utf-8")
         files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
-        said = {"version": str(manifest.ref), "content_id": manifest.content_id, "format": format, "files": sorted(files)}
-        (staging / MARK).write_text(json.dumps(said, indent=1) + "\n")
+        mark = {"version": str(manifest.ref), "content_id": manifest.content_id, "format": format, "files": sorted(files)}
+        (staging / MARK).write_text(json.dumps(mark, indent=1) + "\n")
         _publish(staging, folder, before)
     return Exported(manifest, format, folder, dict(sorted(files.items())))
 
@@ -119,8 +119,9 @@ def _write_rows(registry: Registry, manifest: Manifest, format: Format, folder: 
 
 
 def _write_state(folder: Path, manifest: Manifest, files: list[Path]) -> None:
-    """What `load_from_disk` reads beside the Arrow files. It is in the split's folder: `load_dataset` refuses a folder with
-    a `state.json` at its top.
+    """Write what `load_from_disk` needs in addition to the Arrow files.
+
+    It is in the split's folder, because `load_dataset` refuses a folder with a `state.json` at its top.
     """
     state: dict[str, Any] = {
         "_data_files": [{"filename": file.name} for file in files],
@@ -141,7 +142,7 @@ def _write_files(registry: Registry, manifest: Manifest, folder: Path) -> None:
     artifacts = [row for data in manifest.data for row in Artifact.from_table(registry.store.read_table(data.sha256))]
     if len(artifacts) != 1:
         message = (
-            f"{manifest.ref} has {len(artifacts)} {manifest.kind}s, so it is not one folder; export its rows with --to jsonl"
+            f"{manifest.ref} has {len(artifacts)} {manifest.kind}s, so it cannot be one folder; export its rows with --to jsonl"
         )
         raise EngineError(message)
     for file in artifacts[0].files:
@@ -162,7 +163,7 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
     if not folder.exists():
         return []
     if not folder.is_dir():
-        raise PipelineError([Problem(f"{folder} is a file", hint="give a folder")])
+        raise PipelineError([Problem(f"{folder} is a file", hint="choose a folder")])
     if not any(folder.iterdir()):
         return []
     try:
@@ -178,9 +179,9 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
         KeyError,
         TypeError,
         RecursionError,
-    ):  # there is none, or someone changed it
-        hint = "give an empty or a new folder"
-        raise PipelineError([Problem(f"{folder} is not empty, and its content is not from an export", hint=hint)]) from None
+    ):  # missing, or changed by someone
+        hint = "choose an empty or new folder"
+        raise PipelineError([Problem(f"{folder} is not empty, and its contents are not from an export", hint=hint)]) from None
     if not overwrite:
         raise PipelineError([Problem(f"{folder} contains an export of {written}", hint="use --overwrite to replace it")])
     return files
@@ -189,9 +190,9 @@ def _earlier_files(folder: Path, overwrite: bool) -> list[str]:
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """A folder to write in, on the same file system."""
-    beside = folder if folder.exists() else folder.parent
-    beside.mkdir(parents=True, exist_ok=True)
-    staging = beside / f".export-{uuid.uuid4().hex[:8]}.tmp"
+    parent = folder if folder.exists() else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    staging = parent / f".export-{uuid.uuid4().hex[:8]}.tmp"
     staging.mkdir()
     try:
         yield staging
@@ -214,7 +215,7 @@ def _publish(staging: Path, folder: Path, before: list[str]) -> None:
         for parent in (folder / name).parents[: name.count("/")]:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
-    # The mark first: if this is interrupted, all files are known to be from an export.
+    # The mark comes first: if this is interrupted, it names all files as from an export.
     for name in sorted(files, key=lambda name: name != MARK):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
@@ -230,10 +231,10 @@ def _no_links(folder: Path, name: str) -> None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file below a folder; raises ValueError if its name leads out of it."""
+    """A file below a folder; raises ValueError if its name leads outside."""
     target = (folder / name).resolve()
     if target == folder.resolve() or not target.is_relative_to(folder.resolve()):
-        raise ValueError(f"the file name {name!r} leads out of its folder")
+        raise ValueError(f"the file name {name!r} leads outside its folder")
     return target
 
 

@@ -90,7 +90,7 @@ class _Walker:
         self.params: list[type] = []
         self.attributes: set[str] = set()
 
-    # -- what a name stands for ---------------------------------------------------------------------------------
+    # -- what a name refers to ---------------------------------------------------------------------------------
 
     def value(self, value: Any, name: str) -> str:
         """Follow a value that code reads under `name`; returns a text that represents it and everything it reads."""

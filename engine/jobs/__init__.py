@@ -1,1 +1,1 @@
-"""The data that the driver and its workers exchange, and the files that finished partitions leave."""
+"""The messages between the driver and its workers, and the files of finished partitions."""

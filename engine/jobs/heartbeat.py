@@ -1,4 +1,4 @@
-"""How far each worker is, in a small file beside the receipts: progress within partitions, on any node, without Ray."""
+"""The progress of each worker within its partitions: a small file beside the receipts, which needs no Ray."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Beat(NamedTuple):
 
 
 class Heartbeat:
-    """Written by one worker. It is only for display: losing it does no harm."""
+    """The file of one worker. It is only for display, so nothing depends on it."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / f"{socket.gethostname()}-{os.getpid()}.pulse"
+        self._file = folder / f"{socket.gethostname()}-{os.getpid()}.heartbeat"
         self._done = 0
         self._note = ""
         self._last = 0.0
@@ -51,7 +51,7 @@ class Heartbeat:
 
     def _write(self, beat: Beat) -> None:
         self._last = time.monotonic()
-        with contextlib.suppress(OSError):  # it is only for display
+        with contextlib.suppress(OSError):  # only for display
             self._file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._file.with_suffix(".tmp")
             temporary.write_text(json.dumps(beat))
@@ -59,10 +59,10 @@ class Heartbeat:
 
 
 def read_heartbeats(folder: Path, since: float) -> Beat:
-    """The sum of all workers' beats; files older than `since` (a time.time()) are from an earlier run."""
+    """The sum of all workers' heartbeats; files older than `since` (a time.time()) are from an earlier run."""
     done = total = 0
     note = ""
-    for file in folder.glob("*.pulse"):
+    for file in folder.glob("*.heartbeat"):
         with contextlib.suppress(OSError, ValueError):
             if file.stat().st_mtime < since:
                 continue
@@ -75,9 +75,9 @@ class ProgressWatch:
     """Reports workers' heartbeats while a step runs.
 
     Args:
-        folder: where workers write them.
+        folder: where the workers write them.
         rows: rows of the step.
-        done: rows that were done before.
+        done: rows that were done before the step started.
         report: called with (done, total, note) twice a second.
     """
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.weights import Weights
+from engine.llm.weights import ModelWeights
 from registry import DataObject, Metric, SideObject, VersionRef
 
 
@@ -19,10 +19,10 @@ class Message(BaseModel):
 
 
 class InputVersion(Message):
-    """A version that an input is made of, committed or (with number 0) only read so far.
+    """A version that is part of an input: committed, or (with number 0) only read and not yet committed.
 
     Args:
-        valid: its rows were validated as the input's record type by the code of this run, so that workers need not do it again.
+        valid: this run's code has validated its rows as the input's record type, so workers do not validate them again.
     """
 
     ref: VersionRef
@@ -36,11 +36,11 @@ class InputVersion(Message):
 
 
 class ModelBinding(Message):
-    """A model in a role, as a worker needs it; `spent` is what the run has spent on it before the job."""
+    """A model in a role, as a worker needs it; `spent` is what the run had spent on it before the job."""
 
     name: str
     spec: ModelSpec
-    weights: Weights | None
+    weights: ModelWeights | None
     identity: str
     spent: Spent = Spent()
 
@@ -52,12 +52,12 @@ class Job(Message):
         registry: its location.
         types: the record types of the operator's inputs.
         code: the digest of the operator's code on the driver.
-        inputs: in the order in which lineage numbers their versions.
+        inputs: in the order in which lineage numbers the versions.
         threads: CPU threads of a worker.
         device: see `devices` of @operator.
-        retry_rejects: ask the model again for rows that answers in the journal reject.
+        retry_rejects: call the models again for rows that are rejected because of answers in the journal.
         excluded: ids of rows to leave out, by output.
-        families: numbers of the groups of rows, by input; see engine/planning/row_groups.py.
+        row_groups: the number of each row's group, by input; see engine/planning/row_groups.py.
     """
 
     registry: str
@@ -76,7 +76,7 @@ class Job(Message):
     device: dict[str, float] = {}
     retry_rejects: bool = False
     excluded: dict[str, frozenset[str]] = {}
-    families: dict[str, tuple[int, ...]] = {}
+    row_groups: dict[str, tuple[int, ...]] = {}
 
 
 class Partition(Message):
@@ -104,7 +104,7 @@ class OutputPart(Message):
 
     Args:
         content_id: of the rows, if the partition is the whole step.
-        known_parents: inputs that contain known sources of rows.
+        known_parents: inputs in which rows have known sources.
         rows_without_parent: the number of rows without a known source.
     """
 
@@ -119,7 +119,7 @@ class OutputPart(Message):
 class Receipt(Message):
     """A finished partition. Every input row produced an output row, was filtered or rejected, or is unused.
 
-    A row is unused if the step only compared others with it, or if a training ended before it.
+    A row is unused if other rows were only compared with it, or if a training ended before it.
     """
 
     partition: Partition
@@ -139,17 +139,17 @@ class Receipt(Message):
 
     @property
     def accounted(self) -> int:
-        """The number of input rows that it accounts for."""
+        """The number of input rows it accounts for."""
         return self.produced + self.filtered + self.rejected + self.unused
 
     def objects(self) -> list[DataObject | SideObject]:
-        """All objects that it names."""
+        """All objects it names."""
         parts = [each for out in self.outputs.values() for each in (out.data, out.lineage, out.calls)]
         return [each for each in (*parts, self.rejects, self.exposure, *self.attachments) if each]
 
 
 class Failure(Message):
-    """Why a partition did not finish, and what its calls cost nevertheless.
+    """Why a partition did not finish, and what its calls cost.
 
     A partition is `stopped` if it was cut short because another one failed or the user interrupted the run.
     """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from engine.jobs.messages import Partition
 
 PARTITION_BYTES = 16 << 20
-"""The largest size of a partition's rows in memory; a worker holds them a few times over."""
+"""The most bytes of a partition's rows in memory; a worker holds several copies of them."""
 
 
 def partitions(rows: int, memory: int, shape: str, calls_models: bool) -> list[Partition]:
-    """Split a step's rows. The split depends only on the arguments, so that a resumed run finds its receipts.
+    """Split a step's rows. The split depends only on the arguments, so a resumed run finds its receipts.
 
-    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less per row. There are
-    hardly more than 500, unless rows are long.
+    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less per row. A step has
+    about 500 at most, unless its rows are long.
 
     Args:
         memory: the size of all rows in memory (0: unknown).

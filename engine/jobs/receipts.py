@@ -1,4 +1,4 @@
-"""The receipts of a step's finished partitions, and the other files in the step's folder beside them."""
+"""The receipts of a step's finished partitions, and the other files in the step's folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Receipts:
 
     @property
     def checkpoints(self) -> Path:
-        """A folder for what an operator saves in case of a crash."""
+        """The folder for the operator's checkpoints, from which it resumes after a crash."""
         return self.folder / "checkpoints"
 
     @property
@@ -38,12 +38,12 @@ class Receipts:
         return self.folder / "stop"
 
     def write(self, receipt: Receipt) -> None:
-        """Record durably that a partition is finished. Its objects are durable already."""
+        """Record durably that a partition is finished. Its objects must be durable already."""
         write_checked_json(self._file(receipt.partition), receipt.model_dump(mode="json"))
 
     def read(self, partition: Partition) -> Receipt | None:
         """The receipt of a finished partition. None, so that the partition runs again, if it is absent or damaged, was
-        written by another version of the engine, or names an object that is gone.
+        written by another version of the engine, or names an object that is missing.
         """
         try:
             receipt = Receipt.model_validate(read_checked_json(self._file(partition)))
@@ -60,11 +60,11 @@ class Receipts:
         self._file(partition).unlink(missing_ok=True)
 
     def forget_checkpoints(self) -> None:
-        """Delete what the operator saved."""
+        """Delete the operator's checkpoints."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def count_attempt(self, partition: Partition) -> int:
-        """Note that a partition begins; returns how often it began before in this run without finishing."""
+        """Count an attempt at a partition; returns how many attempts in this run did not finish."""
         file = self.folder / f"{partition.start}-{partition.stop}.begun"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab") as marks:

@@ -135,27 +135,27 @@ class ChatModel:
         """
         schema = json_schema(answer)
         first = self._request(prompt, sample, None, sampling, schema)
-        [said] = await self._ask([first])
+        [completion] = await self._ask([first])
         try:
-            return marked(self._parsed(said, answer), *sources_of(said))
+            return marked(self._parsed(completion, answer), *sources_of(completion))
         except UnparsableError as error:
-            unclear = said
-            again = self._request(repair_prompt(first.messages, said.text, error), sample, None, sampling, schema)
-            [said] = await self._ask([again])
+            unclear = completion
+            again = self._request(repair_prompt(first.messages, completion.text, error), sample, None, sampling, schema)
+            [completion] = await self._ask([again])
         try:
-            return marked(self._parsed(said, answer), *sources_of(unclear), *sources_of(said))
+            return marked(self._parsed(completion, answer), *sources_of(unclear), *sources_of(completion))
         except UnparsableError as error:
             raise RequestError(
                 f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
             ) from error
 
-    def _parsed(self, said: Completion, answer: type[T]) -> T:
+    def _parsed(self, completion: Completion, answer: type[T]) -> T:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
-        text = said.text.rpartition("</think>")[2].strip()
-        if said.truncated and not (text.startswith("{") and text.endswith("}")):
+        text = completion.text.rpartition("</think>")[2].strip()
+        if completion.truncated and not (text.startswith("{") and text.endswith("}")):
             shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
-            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(said.text, 300), shown)
-        return parse_answer(said.text, answer)
+            raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(completion.text, 300), shown)
+        return parse_answer(completion.text, answer)
 
     def _request(
         self,

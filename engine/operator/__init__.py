@@ -54,7 +54,7 @@ methods and their defaults are documented there: `roles`, `calls`, `capabilities
 are or as copies (`row.model_copy(update=...)`). For a new record made from rows of tables or from answers, name them:
 `yield derived(Pair(...), chosen, rejected)`. What is not named is recorded as unknown.
 
-**Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of several things that it was to yield.
+**Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of the outputs of a row.
 `raise StepError("why")` fails the step. A wrong declaration is a `DeclarationError` that names its file and line.
 
 An operator never opens the registry, reads the clock, or draws unseeded random numbers. Imports that take long go inside the

@@ -88,7 +88,7 @@ class Catalogue:
         self.generators: Names[Generator] = Names("generator", self._index)
 
     def load_all(self) -> list[BrokenModuleError]:
-        """Import every module of every package, to know also what no source file shows; returns what went wrong."""
+        """Import every module of every package, to find definitions that no source file shows; returns what went wrong."""
         return self._index.load_all()
 
 
@@ -99,7 +99,7 @@ def catalogue() -> Catalogue:
 
 
 def full_name(value: Operator | Generator | type[Record]) -> str:
-    """The name that means this and nothing else: `package:name`."""
+    """The unambiguous name: `package:name`."""
     return f"{_package(_home(value), packages())}:{_bare_name(value)}"
 
 

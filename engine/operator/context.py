@@ -54,7 +54,7 @@ class Context:
     Attributes:
         random: a random generator. Its seed comes from the pipeline's seed, the operator and the row's content, so the order
             of rows and the number of workers make no difference.
-        seed: the seed of `random`, for libraries that have generators of their own.
+        seed: the seed of `random`, for libraries with their own generators.
         log: a logger for the people who run the pipeline; it writes to the run's log file.
         device: the resources of each device, in Ray's words (`CPU`, `GPU`); see `Params.device_count`.
     """
@@ -89,7 +89,7 @@ class Context:
 
         Args:
             metric: the counter's name.
-            slice: a part of it, such as a class; each slice has a sum of its own.
+            slice: a part of it, for example a class; each slice has its own sum.
             by: a finite number.
         """
         added = _number("count", metric, slice, by=by)
@@ -108,9 +108,9 @@ class Context:
         self._tally.values[metric, slice] = _number("report", metric, slice, value=value)
 
     def reject(self, reason: str) -> None:
-        """Report that one of the things to be made from a row cannot be used, and continue with the row.
+        """Record that one of the outputs of a row cannot be used, and continue with the row.
 
-        The reason appears in the view `rejects`, beside those of rows that are rejected as a whole (`raise Reject`). It does
+        The reason appears in the view `rejects`, with those of rows that are rejected as a whole (`raise Reject`). It does
         not count towards `max_reject_ratio`. For operators on rows.
         """
         self._rejects.append(_text("reject", "reason", reason))
@@ -141,7 +141,7 @@ def _number(method: str, metric: Any, slice: Any, **number: Any) -> float:
     _text(method, "metric", metric)
     _text(method, "slice", slice)
     [(name, value)] = number.items()
-    # NumPy's numbers are no `float`, and its booleans no `Real`.
+    # NumPy's numbers are not `float`s, and its booleans are not `Real`s.
     if not isinstance(value, Real) and type(value).__name__ not in ("bool", "bool_"):
         raise _misused(method, f"{name} is {_described(value)}; expected a number")
     if not math.isfinite(value):

@@ -240,7 +240,7 @@ class Operator:
             question(params)
 
     def finished(self, counts: Counters, params: BaseModel) -> Finished:
-        """What the finish function makes of a step's counters; nothing without one."""
+        """What the finish function computes from a step's counters; nothing without one."""
         return self._attached.finish(counts, params, self.outputs) if self._attached.finish else Finished()
 
     # -- wrong answers ----------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class Operator:
     def _known(self, params: BaseModel, method: str, roles: Iterable[Any]) -> None:
         for role in roles:
             if role not in self.roles:
-                hint = did_you_mean(str(role), self.roles) or f"operator {self.name} asks no model"
+                hint = did_you_mean(str(role), self.roles) or f"operator {self.name} calls no model"
                 raise self._wrong(params, method, f"names the role {role!r}, which operator {self.name} does not have; {hint}")
 
     def _require(self, params: BaseModel, method: str, answer: Any, holds: bool, expected: str) -> None:
@@ -328,12 +328,12 @@ def _check_roles(function: Callable[..., Any], signature: Signature, distinct: S
             refuse(function, f"distinct= has {pair!r}; expected pairs of roles, such as ('policy', 'judge')")
         for role in pair:
             if role not in signature.roles:
-                hint = did_you_mean(role, signature.roles) or "it asks no model"
-                refuse(function, f"distinct= names the role {role!r}, and there is no such argument; {hint}")
+                hint = did_you_mean(role, signature.roles) or "it calls no model"
+                refuse(function, f"distinct= names the role {role!r}, but there is no such argument; {hint}")
     decides = issubclass(signature.params, Params) and signature.params.roles is not Params.roles
     for name, each in signature.roles.items():
         if each.optional and not decides:
             refuse(
                 function,
-                f"{name!r} may be None, and nothing says when; expected a method `roles` of its Params, or no `| None`",
+                f"{name!r} may be None, but nothing says when; expected a method `roles` of its Params, or no `| None`",
             )

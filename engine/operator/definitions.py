@@ -47,7 +47,7 @@ class Definition:
 
     @property
     def full_name(self) -> str:
-        """`package:name`, which means one thing however many packages are installed."""
+        """`package:name`, which is unambiguous whatever packages are installed."""
         return f"{self.package}:{self.name}"
 
 
@@ -81,7 +81,7 @@ def definitions(roots: Iterable[str]) -> list[Definition]:
 
 
 def source_files(package: str) -> Iterator[tuple[str, Path]]:
-    """(module, file) of a package and everything in it; a file that is no Python source is left out."""
+    """(module, file) of a package and everything in it; other files than Python source are left out."""
     try:
         spec = importlib.util.find_spec(package)
     except ImportError:  # a parent package that cannot be imported: importing it says why, when something in it is used

@@ -1,4 +1,4 @@
-"""What an operator makes of its counters when all rows are done: metrics, and rows of its outputs."""
+"""What an operator computes from its counters when all rows are done: metrics, and rows of its outputs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def read_finish(
 
 
 def _takes(hint: Any, params: type[BaseModel]) -> bool:
-    """Whether an argument of this type takes the operator's parameters; a base class of them will do."""
+    """Whether an argument of this type takes the operator's parameters: it is their class or a base class."""
     return isinstance(hint, type) and issubclass(params, hint)
 
 

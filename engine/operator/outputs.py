@@ -12,7 +12,7 @@ from engine.operator.types import SINGLE, shown
 from registry import Record, UnsupportedTypeError
 
 Outputs = Mapping[str, type[Record] | str] | type[Record] | str
-"""Record types by output, or the type of the only output. An input's name in place of a type means rows of its type."""
+"""Record types by output, or the type of the only output. An input's name instead of a type means rows of its type."""
 
 
 def declared_outputs(
@@ -34,13 +34,13 @@ def declared_outputs(
     if not declared:
         refuse(function, "outputs= is empty; expected at least one output")
     if signature.shape == "batch" and len(declared) > 1:
-        refuse(function, f"it works on batches and has the outputs {', '.join(declared)}; expected one output")
+        refuse(function, f"it works on batches but has the outputs {', '.join(declared)}; expected one output")
     for output, each in declared.items():
         if not isinstance(output, str) or not output.isidentifier():
             refuse(function, f"outputs= has the name {output!r}; expected a word of letters, digits and underscores")
         if isinstance(each, str) and each not in signature.inputs:
             hint = did_you_mean(each, signature.inputs)
-            refuse(function, f"output {output!r} has the type of the input {each!r}, and there is no such input; {hint}")
+            refuse(function, f"output {output!r} has the type of the input {each!r}, but there is no such input; {hint}")
         if not isinstance(each, str) and not _is_record(each):
             refuse(function, f"output {output!r} is {shown(each)}; expected a record type or the name of an input")
     return declared

@@ -138,7 +138,7 @@ class Params(BaseModel, metaclass=_ParamsType):
         return None
 
     def notes(self) -> Sequence[str]:
-        """What users should know before the step runs, such as how a parameter was understood. Default: nothing."""
+        """What users should know before the step runs: how a parameter was interpreted, for example. Default: nothing."""
         return ()
 
     @classmethod
@@ -148,7 +148,7 @@ class Params(BaseModel, metaclass=_ParamsType):
 
 
 def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exception], ...] = ()) -> Any:
-    """The answer of a method of parameters; parameters without a class of their own give the default.
+    """The answer of a method of parameters; parameters without their own class give the default.
 
     Args:
         params: the parameters.

@@ -25,7 +25,7 @@ def render(template: str, **variables: Any) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Marks a parameter as a prompt, sent as it is written, for instance a system message.
+    """Marks a parameter as a prompt, sent literally, for example a system message.
 
     Example:
         system: Annotated[str | None, Prompt()] = None

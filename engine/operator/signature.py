@@ -137,7 +137,7 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter, hint: 
 
 
 def _given(hint: Any, optional: bool) -> Port | Role | None:
-    """A role, a table or a batch, which are recognised wherever they stand in the signature; None for everything else."""
+    """A role, a table or a batch, which are recognised anywhere in the signature; None for everything else."""
     if hint in (ChatModel, Encoder):
         return Role(encoder=hint is Encoder, optional=optional)
     table = typing.get_origin(hint)
@@ -174,13 +174,13 @@ def _check_default(function: Callable[..., Any], parameter: inspect.Parameter, f
     name, default = parameter.name, parameter.default
     if isinstance(found, Port):
         if found.optional and default is not None:
-            refuse(function, f"{name!r} may be left out; expected {name}: {shown(hint)} = None")
+            refuse(function, f"{name!r} is optional; expected {name}: {shown(hint)} = None")
         if not found.optional and default is not parameter.empty:
-            refuse(function, f"{name!r} is an input and has a default; only Table[...] | None = None may be left out")
+            refuse(function, f"{name!r} is an input with a default; only Table[...] | None = None is optional")
         if not (isinstance(found.record, type) and issubclass(found.record, Record)):
             refuse(function, f"{name!r} is a table of {shown(found.record)}; expected a record type (a subclass of Record)")
     elif default is not parameter.empty:
-        refuse(function, f"{name!r} is filled by the engine and has a default; remove the default")
+        refuse(function, f"{name!r} is filled by the engine but has a default; remove the default")
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
@@ -241,11 +241,12 @@ def _check_defaults(function: Callable[..., Any], params: type[BaseModel]) -> No
 def _shape(function: Callable[..., Any], inputs: Mapping[str, Port], hints: Mapping[str, Any]) -> Shape:
     """The shape that the inputs make, checked with what the function is."""
     if all(port.optional for port in inputs.values()):
-        refuse(function, f"it has no input that a pipeline must give; expected an argument annotated with {_EXPECTED}")
+        refuse(function, f"it has no required input; expected an argument annotated with {_EXPECTED}")
     streamed = [name for name, port in inputs.items() if not port.whole]
     if len(streamed) > 1:
         refuse(
-            function, f"{' and '.join(streamed)} both come row by row; expected one such input, and Table[...] for the others"
+            function,
+            f"{' and '.join(streamed)} are both read row by row; expected one such input, and Table[...] for the others",
         )
     if not streamed:
         _check_whole(function)
@@ -259,19 +260,19 @@ def _shape(function: Callable[..., Any], inputs: Mapping[str, Port], hints: Mapp
 
 def _check_row(function: Callable[..., Any]) -> None:
     if not inspect.isasyncgenfunction(function):
-        refuse(function, f"it works on rows and is {_kind(function)}; expected an async generator (`async def` with `yield`)")
+        refuse(function, f"it works on rows but is {_kind(function)}; expected an async generator (`async def` with `yield`)")
 
 
 def _check_batch(function: Callable[..., Any]) -> None:
     if _kind(function) != "a function without `yield`":
-        refuse(function, f"it works on batches and is {_kind(function)}; expected a plain function that returns an Arrow table")
+        refuse(function, f"it works on batches but is {_kind(function)}; expected a plain function that returns an Arrow table")
 
 
 def _check_whole(function: Callable[..., Any]) -> None:
     if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
         refuse(
             function,
-            f"it works on whole inputs and is {_kind(function)}; expected a generator (`def` or `async def` with `yield`)",
+            f"it works on whole inputs but is {_kind(function)}; expected a generator (`def` or `async def` with `yield`)",
         )
 
 

@@ -1,4 +1,4 @@
-"""The template engine: Jinja in a sandbox, with limits, without filters that give another text each time."""
+"""The template engine: Jinja in a sandbox, with limits, without filters whose text differs each time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_REPEATED = 1_000_000
-"""The most characters or items that `*` may produce."""
+"""The maximum of characters or items that `*` may produce."""
 MAX_POWER_BITS = 10_000
-"""The most bits of a number that `**` may produce."""
+"""The maximum of bits of a number that `**` may produce."""
 
 
 @pass_context  # so that Jinja computes nothing while it compiles
@@ -74,7 +74,7 @@ def require_valid(text: str, variables: Sequence[str]) -> None:
     if unknown := sorted(used - set(variables)):
         raise ValueError(f"the prompt uses {', '.join(unknown)}; it may use {may}")
     if bare := next((name for name in variables if _bare(name).search(_literal_text(text))), None):
-        raise ValueError(f"write {{{{ {bare} }}}} instead of {{{bare}}}, which is sent as it is")
+        raise ValueError(f"write {{{{ {bare} }}}} instead of {{{bare}}}, which is sent literally")
     if not used:
         raise ValueError(f"the prompt is the same for every row, because it uses none of its variables ({may})")
 
@@ -86,5 +86,5 @@ def _bare(name: str) -> re.Pattern[str]:
 
 
 def _literal_text(template: str) -> str:
-    """The parts of a template that are sent as they are."""
+    """The parts of a template that are sent literally."""
     return "".join(value for _, kind, value in _ENVIRONMENT.lex(template) if kind == "data")

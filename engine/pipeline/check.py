@@ -1,4 +1,4 @@
-"""From the YAML to a typed graph: finds everything that can be known to be wrong, and reports it at once."""
+"""From the YAML to a typed graph: finds every problem that can be known, and reports all at once."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class _Checker:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
 
     def find(self, names: Names[T], name: str, what: str, loc: Loc, otherwise: str = "") -> T | None:
-        """What a name in the file means; None when that cannot be said, which is a problem."""
+        """What a name in the file means; None, and a problem, when it is unknown."""
         try:
             return names[name]
         except KeyError:

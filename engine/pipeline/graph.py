@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.weights import Weights
+from engine.llm.weights import ModelWeights
 from engine.operator.declaration import Operator
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
@@ -55,7 +55,7 @@ class BoundModel:
     """
 
     spec: ModelSpec
-    weights: Weights | None
+    weights: ModelWeights | None
     made_by: Link | None = None
 
     @property

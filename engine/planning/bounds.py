@@ -10,11 +10,11 @@ from engine.pipeline.graph import Step
 from engine.planning.inputs import Inputs, memory_of, streamed_memory
 
 _BYTES_PER_TOKEN = 4
-"""Of a model's own answers when they are part of a later prompt."""
+"""The bytes of a token in a model's own answers, when they are part of a later prompt."""
 
 
 class Bounds(NamedTuple):
-    """Upper bounds, and notes on limits that the step may reach."""
+    """Upper bounds, with notes on limits that the step may reach."""
 
     calls: int
     tokens: int
@@ -40,15 +40,15 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
         spec = step.models[role].spec
         asked = per_row * left
         answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
-        besides = (own + whole + answers if prompt is None else prompt) + len((spec.system or "").encode())
-        tokens_in = per_row * streamed * left // max(1, rows) + asked * besides
+        added = (own + whole + answers if prompt is None else prompt) + len((spec.system or "").encode())
+        tokens_in = per_row * streamed * left // max(1, rows) + asked * added
         tokens_out = asked * spec.max_tokens
         calls += asked
         tokens += tokens_in + tokens_out
         price = spec.cost(tokens_in, tokens_out)
         cost += price
         if spec.budget_usd is not None and price > spec.budget_usd:
-            notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop it")
+            notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop the step")
         if spec.max_calls is not None and asked > spec.max_calls:
-            notes.append(f"max_calls {spec.max_calls} of {role} may stop it")
+            notes.append(f"max_calls {spec.max_calls} of {role} may stop the step")
     return Bounds(calls, tokens, cost, tuple(notes))

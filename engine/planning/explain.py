@@ -1,4 +1,4 @@
-"""Why a step runs again: how its key document differs from that of its newest version."""
+"""Why a step runs again: the differences between its key document and that of its newest version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry import Registry
 
 
 def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:
-    """Why a step does not hit."""
+    """The reasons why a step does not hit."""
     if forced:
         return ["--force"]
     if plan.status == "RESUME":
@@ -22,12 +22,12 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
     first = pipeline.output_name(step.name, next(iter(step.operator.outputs)))
     newest = registry.newest(first)
     if newest is None:
-        return ["it has not run yet"]
+        return ["it has never run"]
     if newest.step_key == plan.key:
-        return ["an output is missing or its objects are gone"]
+        return ["an output or some of its objects are missing"]
     before = registry.store.read_document(newest.key_object.sha256)
     return changes(before, plan.document or {}, code_of(full_name(step.operator)).code) or [
-        "the form of its key document changed"
+        "the format of its key document changed"
     ]
 
 
@@ -51,8 +51,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[s
         lines.append("output types changed")
     if before.get("excluded") != after.get("excluded"):
         lines.append("the exclusion list changed")
-    if before.get("families") != after.get("families"):
-        lines.append("the groups of rows that come from one source row changed")
+    if before.get("row_groups") != after.get("row_groups"):
+        lines.append("the grouping of rows by their source rows changed")
     old_code = before.get("code", {})
     for name in sorted(old_code.keys() | after["code"].keys()):
         if old_code.get(name) != after["code"].get(name):

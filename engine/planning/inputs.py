@@ -23,7 +23,7 @@ def version_of(manifest: Manifest) -> InputVersion:
 
 
 def link_key(link: Link) -> tuple[str, str]:
-    """What a reference is found by among the available versions."""
+    """The key of a reference in the available versions."""
     return (link.name, link.output)
 
 
@@ -31,7 +31,7 @@ def resolve_inputs(pipeline: Pipeline, step: Step, available: Available, registr
     """The versions behind a step's references."""
 
     def resolve(port: str, link: Link) -> InputVersion:
-        if link.kind == "registry":  # older code may have written it
+        if link.kind == "registry":  # it may have been written by older code
             return version_of(registry.manifest(link.name, link.version))
         same_type = _record_of(pipeline, link) is step.operator.inputs[port].record
         return available[link_key(link)].model_copy(update={"valid": same_type})
@@ -46,7 +46,7 @@ def _record_of(pipeline: Pipeline, link: Link) -> type[Record]:
 
 
 def with_models(step: Step, available: Available, registry: Registry) -> Step:
-    """The step with the weights of models that other steps made."""
+    """The step, with the weights of its models that other steps made."""
     if not any(model.made_by for model in step.models.values()):
         return step
     bound = {}
@@ -60,7 +60,7 @@ def with_models(step: Step, available: Available, registry: Registry) -> Step:
 
 
 def streamed_rows(step: Step, inputs: Inputs) -> int:
-    """The rows that a step is called for: those of its streamed input, or of all inputs together."""
+    """The number of rows that a step processes: those of its streamed input, or else of all inputs."""
     ports = step.operator.inputs
     counted = [name for name, port in ports.items() if not port.whole] or list(ports)
     return sum(version.rows for name in counted for version in inputs.get(name, ()))

@@ -23,11 +23,11 @@ def step_document(
 ) -> dict[str, Any]:
     """The key document of a step over given inputs; its digest is the step key.
 
-    It omits resources, limits, retries, prices and budgets, which never change a result.
+    It omits resources, limits, retries, prices and budgets, because they never change a result.
 
     Args:
         excluded: rows that the exclusion list leaves out, by output.
-        groups: groups of rows from one source row, if the operator asks for them.
+        groups: the groups of rows from the same source row, if the operator asks for them.
     """
     operator = step.operator
     return {
@@ -50,7 +50,7 @@ def step_document(
         "seed": seed,
         "outputs": {name: [record.type_name(), fields_of(record.arrow_schema())] for name, record in operator.outputs.items()},
         **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
-        **({"families": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
+        **({"row_groups": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
     }
 
 

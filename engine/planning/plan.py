@@ -1,4 +1,4 @@
-"""What a run would do: which sources to read, which steps hit, resume or run, and what that may cost at most."""
+"""What a run would do: which sources it reads, which steps hit, resume or run, and upper bounds of the cost."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from registry import Manifest, Registry
 
 
 def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False) -> Plan:
-    """Plan the selected steps and all they need. Sources that are not versions yet are read and typed.
+    """Plan the selected steps and everything they need. Sources that are not versions yet are read and typed.
 
     Raises:
-        PipelineError: a source has rows that do not fit.
+        PipelineError: a source has rows that do not fit its type.
     """
     chosen = needed(pipeline, select)
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
@@ -53,7 +53,7 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
 
 
 def needed(pipeline: Pipeline, select: set[str]) -> set[str]:
-    """The selected steps (all, if none is named) with every dataset and step they need."""
+    """The selected steps (all steps if none is selected), with every dataset and step they need."""
     if not select:
         return {*pipeline.steps, *pipeline.sources}
     found: set[str] = set()
@@ -85,7 +85,7 @@ def plan_step(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry
         key=step_key(document),
         document=document,
         inputs=inputs,
-        families=groups,
+        row_groups=groups,
     )
     manifests = () if force else find_outputs(pipeline, step, plan.key, registry)
     if manifests:
@@ -101,7 +101,7 @@ def find_outputs(pipeline: Pipeline, step: Step, key: str, registry: Registry) -
 
 
 def with_partitions(plan: StepPlan, step: Step, registry: Registry, *, force: bool = False) -> StepPlan:
-    """The plan of a step that has to run: its partitions, the receipts of finished ones, and what the rest may cost."""
+    """The plan of a step that has to run: its partitions, the receipts of finished ones, and upper bounds for the rest."""
     rows, operator = plan.rows or 0, step.operator
     parts = partitions(rows, streamed_memory(step, plan.inputs), operator.shape, bool(operator.roles))
     receipts = () if force else Receipts.of(registry, plan.key).read_all(parts)

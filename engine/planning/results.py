@@ -14,7 +14,7 @@ from registry import Draft, Manifest
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source: `HIT` if its version exists, `READ` if it was read just now and is not committed yet."""
+    """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet."""
 
     name: str
     status: Literal["HIT", "READ"]
@@ -30,8 +30,8 @@ class SourcePlan:
 class StepPlan:
     """A step: `HIT`, `RUN`, `RESUME` (some partitions have receipts), or `WAIT` (its inputs do not exist yet).
 
-    `calls`, `tokens` and `cost_usd` are upper bounds for what is left to do. Answers in the journal are not requested again,
-    so the true numbers may be smaller.
+    `calls`, `tokens` and `cost_usd` are upper bounds for the remaining partitions. Answers in the journal are not requested
+    again, so the true numbers may be smaller.
     """
 
     name: str
@@ -41,7 +41,7 @@ class StepPlan:
     key: str = ""
     document: Mapping[str, Any] | None = None
     inputs: Inputs = field(default_factory=dict)
-    families: RowGroups = field(default_factory=dict)
+    row_groups: RowGroups = field(default_factory=dict)
     manifests: tuple[Manifest, ...] = ()
     parts: tuple[Partition, ...] = ()
     receipts: tuple[Receipt, ...] = ()

@@ -1,7 +1,7 @@
 """Groups of rows that come from the same row of a source, found through row lineage.
 
-An operator that splits rows asks for them (`Grouped[...]`), so that everything made from one seed stays on one
-side.
+An operator that splits rows asks for them (`Grouped[...]`), so that everything made from one source row stays on one side
+of the split.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def row_groups_of(step: Step, inputs: Mapping[str, tuple[InputVersion, ...]], re
 
 
 def row_groups(versions: Sequence[InputVersion], registry: Registry) -> tuple[int, ...]:
-    """The groups of the rows of some versions laid end to end, numbered in order of appearance.
+    """The groups of the rows of several versions, concatenated and numbered in order of appearance.
 
-    Two rows are in one group if their lineage meets. Rows that a row operator looked up in its whole inputs do not count: a
-    persona does not join the problems that were retold for it. A row with unknown lineage is a group by itself.
+    Two rows are in the same group if they share an ancestor. Rows that a row operator looked up in its whole inputs do not
+    count: a persona does not join the problems that were rewritten for it. A row with unknown lineage is its own group.
     """
     import numpy as np
     from scipy.sparse import coo_array

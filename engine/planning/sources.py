@@ -1,4 +1,4 @@
-"""Sources: finds their versions in the registry, or reads them."""
+"""Plans sources: finds their versions in the registry, or reads them."""
 
 from __future__ import annotations
 
@@ -65,6 +65,6 @@ def _source_hit(name: str, identity: Mapping[str, Any], registry: Registry) -> M
 
 
 def store_document(registry: Registry, document: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> DataObject:
-    """Store a key document (with the source code that it hashes) as an object, for `plan --why` and for people."""
+    """Store a key document (with the source code that it hashes) as an object, for `plan --why` and for human readers."""
     stored = registry.store.put_bytes(canonical_json({**document, "sources": dict(sources or {})}))
     return DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes)

@@ -1,4 +1,4 @@
-"""Ray for the duration of a run. Only this module, `engine.running.pool` and the training operators import ray."""
+"""Starts and stops Ray for a run. Only this module, `engine.running.pool` and the training operators import ray."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Cluster:
 
         self._home = home
 
-        # Our own head does not come back once it is gone, so fail soon instead of waiting a minute.
+        # If our own head dies it does not come back, so fail soon instead of waiting a minute.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests, and nothing else here is urgent
+        os.environ.setdefault("RAY_worker_niceness", "0")  # workers send the requests, so nothing here is more urgent
         with loopback_only():
             # "local", because following a stale cluster file can hang for minutes.
             ray.init(
@@ -123,13 +123,13 @@ class Cluster:
             cpus = max(1.0, node_cpus // devices) if local_model and not gpu else 1.0
         if cpus > node_cpus or gpu > max((node.get("GPU", 0) for node in alive), default=0):
             raise StepError(
-                f"its resources request {cpus:g} CPUs and {gpu:g} GPUs per worker, and no node of the cluster has that many "
+                f"its `resources` ask for {cpus:g} CPUs and {gpu:g} GPUs per worker, but no node of the cluster has that many "
                 f"(the largest has {node_cpus:g} CPUs)"
             )
         workers = resources.workers
         if devices > 1 and (cpus * devices > all_cpus or gpu * devices > sum(node.get("GPU", 0) for node in alive)):
             raise StepError(
-                f"{devices} devices with {cpus:g} CPUs and {gpu:g} GPUs each are more than the cluster has; see `resources`"
+                f"{devices} devices with {cpus:g} CPUs and {gpu:g} GPUs each are more than the cluster has; reduce `resources`"
             )
         if workers is None:
             workers = 1 if calls_models or whole else int(max(1, all_cpus // max(cpus, 1)))
@@ -140,7 +140,7 @@ class Cluster:
         from engine.running.pool import Pool
 
         workers = resources.workers or 1
-        # Also for one worker if there is a cap: what was spent must outlive the worker.
+        # Also for one worker if there is a cap: the account must survive the worker.
         several = workers > 1 or len(_alive_nodes()) > 1 or any(model.spec.capped for model in job.models.values())
         pool = Pool(job, resources, _partitions_in_flight(job, parts, workers), self._home, shared=bool(job.models) and several)
         try:

@@ -1,7 +1,7 @@
 """The content ids of a step's outputs, computed while its partitions arrive.
 
 A content id is a sequential hash over all rows in order, so workers cannot each compute a part of it. The driver hashes the
-finished partitions in the order of the input while it waits for others: at the commit only the last ones are left to read.
+finished partitions in the order of the input while it waits for others: at the commit, only the last ones are left to read.
 If one partition is the whole step, its worker has computed the ids, and nothing is read.
 """
 
@@ -20,7 +20,7 @@ class ContentIds:
 
     Args:
         store: has the objects that receipts name.
-        operator: its outputs that come row by row are hashed.
+        operator: has the outputs; those that are only made at the end of the step are not hashed here.
         parts: all partitions of the step, in order.
     """
 

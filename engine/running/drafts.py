@@ -1,4 +1,4 @@
-"""Drafts of versions: assembles them from the receipts of a step."""
+"""Assembles drafts of versions from the receipts of a step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def drafts(
     ids: ContentIds,
     registry: Registry,
 ) -> list[Draft]:
-    """One draft for each output of a finished step; its rows are in the order of the input rows that they came from."""
+    """One draft for each output of a finished step; its rows are in the order of the input rows they were made from."""
     store, inputs = registry.store, plan.inputs
     known_ids = ids.result()
     ordered = sorted(receipts, key=lambda receipt: receipt.partition.start)
@@ -94,8 +94,8 @@ def _broadcast_inputs(step: Step, inputs: Inputs) -> tuple[int, ...]:
 def _opaque(step: Step, inputs: Inputs, output: str, receipts: Sequence[Receipt]) -> tuple[int, ...]:
     """The indices, among all input versions, of those for which it is unknown which rows they produced.
 
-    That is an input without a row that was named as a source, and every input if any row has no known source. Rows
-    made from counters come from all of them.
+    These are the inputs none of whose rows was named as a source, and all inputs if any row has no known source. Rows
+    made from counters come from all inputs.
     """
     if output in step.operator.finished_outputs:
         return tuple(range(sum(map(len, inputs.values()))))
@@ -109,7 +109,7 @@ def _opaque(step: Step, inputs: Inputs, output: str, receipts: Sequence[Receipt]
 def _side_objects(
     store: ObjectStore, receipts: Sequence[Receipt], output: str, record: type[Record], *, rejects: bool
 ) -> tuple[SideObject, ...]:
-    """A version's lineage as one object, and its calls as they are, each with the number of rows before it."""
+    """A version's lineage as one object, and its calls unchanged, each with the number of rows before it."""
     extra, pieces, base = [], [], 0
     for receipt in receipts:
         part = receipt.outputs[output]

@@ -1,4 +1,4 @@
-"""What a run needs of whatever executes its partitions: Ray's cluster, or the test's own process."""
+"""The interface to whatever executes a run's partitions: a Ray cluster, or in tests the same process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Executor(Protocol):
     """Started when the first step has something to run, stopped when the run ends."""
 
     def start(self) -> None:
-        """Get ready; called before each step, so it must do nothing the second time.
+        """Get ready. It is called before each step, and does nothing the second time.
 
         Raises:
             EngineError: nothing can be executed; the text says why.

@@ -1,4 +1,4 @@
-"""Ctrl-C while models are called: requests in flight are paid for, so a run waits for their answers. A second one stops it."""
+"""Handles Ctrl-C. Requests in flight are paid for, so a run waits for their answers; a second Ctrl-C stops it at once."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def interrupted_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def calls_end_first(mark: Path, tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a stop mark for the workers; yields a function that returns whether it came.
+def calls_end_first(mark: Path, notify: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a stop mark for the workers; yields a function that says whether it came.
 
     The second one raises KeyboardInterrupt. Outside the main thread, this does nothing.
     """
@@ -65,7 +65,7 @@ def calls_end_first(mark: Path, tell: Callable[[str], None]) -> Iterator[Callabl
             raise KeyboardInterrupt
         asked = True
         durable_write(mark, b"")
-        tell("stopping: no new requests; waiting for those in flight (press Ctrl-C again to stop at once)")
+        notify("stopping: no new requests; waiting for those in flight (press Ctrl-C again to stop at once)")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

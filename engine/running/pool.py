@@ -1,7 +1,7 @@
-"""A pool of Ray actors that run a step's partitions, and the actor through which they share limits and journal.
+"""A pool of Ray actors that run a step's partitions, and the actor through which they share limits and the journal.
 
-Ray only carries messages. The driver decides which worker runs which partition, and who takes over from a worker that died:
-the others continue at once while a new worker starts.
+Ray only carries messages. The driver decides which worker runs which partition, and who takes over from a worker that died.
+The others continue at once while a new worker starts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
 _MOST_FAILED_STARTS = 3
-"""If so many workers in a row die before they are ready, others will, too."""
+"""If this many workers in a row die before they are ready, the next one would, too."""
 
 _SERVICE_SECONDS = 30.0
 
 
 @dataclass
-class _Seat:
-    """A place in the pool: an actor and the partitions it is running."""
+class _Slot:
+    """A slot in the pool: an actor and the partitions it is running."""
 
     name: str
     actor: Any
@@ -48,7 +48,7 @@ class Pool:
         job: what the partitions share.
         resources: of each worker, and the number of workers.
         in_flight: partitions in progress per worker.
-        home: the working folder and import path of workers on this machine; None: those that Ray gives them.
+        home: the working folder and import path of workers on this machine (None: Ray's own).
         shared: the workers share limits and journal through a Service.
     """
 
@@ -72,15 +72,15 @@ class Pool:
         self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._queue: deque[Partition] = deque()
-        self._seats = [self._seat() for _ in range(resources.workers or 1)]
+        self._slots = [self._slot() for _ in range(resources.workers or 1)]
 
     def results(self, parts: Sequence[Partition]) -> Iterator[Receipt | Failure]:
         """Run partitions and yield each result as it arrives, in any order.
 
-        The last one includes what all workers, also those that died, spent through the Service.
+        The last one includes what all workers, even those that died, spent through the Service.
 
         Raises:
-            StepError: no worker can be started, or Ray itself is gone.
+            StepError: no worker can be started, or Ray itself has died.
         """
         from ray.exceptions import RayError
 
@@ -97,9 +97,9 @@ class Pool:
         import ray
         from ray.exceptions import RayError
 
-        for actor in (*(seat.actor for seat in self._seats), self._service):
+        for actor in (*(slot.actor for slot in self._slots), self._service):
             if actor is not None:
-                with contextlib.suppress(RayError):  # Ray itself and its workers are gone
+                with contextlib.suppress(RayError):  # Ray itself has died, and its workers with it
                     ray.kill(actor)
 
     def _next(self) -> Receipt | Failure:
@@ -109,49 +109,49 @@ class Pool:
 
         while True:
             self._submit()
-            seats = {ref: seat for seat in self._seats for ref in seat.waited_for}
-            [done], _ = ray.wait(list(seats), num_returns=1)
-            seat = seats[done]
+            slots = {ref: slot for slot in self._slots for ref in slot.waited_for}
+            [done], _ = ray.wait(list(slots), num_returns=1)
+            slot = slots[done]
             try:
                 result = ray.get(done)
             except (RayActorError, ObjectLostError) as error:
-                self._replace(seat, error)
+                self._replace(slot, error)
                 continue
-            if done == seat.starting:
-                seat.starting, self._failed_starts = None, 0
+            if done == slot.starting:
+                slot.starting, self._failed_starts = None, 0
                 continue
-            del seat.running[done]
+            del slot.running[done]
             failed, text = result
             return (Failure if failed else Receipt).model_validate_json(text)
 
     def _submit(self) -> None:
         """Send partitions to workers that are ready, first to the one with the fewest."""
-        ready = [seat for seat in self._seats if seat.starting is None]
+        ready = [slot for slot in self._slots if slot.starting is None]
         while self._queue and ready:
-            seat = min(ready, key=lambda seat: len(seat.running))
-            if len(seat.running) >= self._in_flight:
+            slot = min(ready, key=lambda slot: len(slot.running))
+            if len(slot.running) >= self._in_flight:
                 return
             part = self._queue.popleft()
-            seat.running[seat.actor.run.remote(part.start, part.stop)] = part
+            slot.running[slot.actor.run.remote(part.start, part.stop)] = part
 
-    def _replace(self, seat: _Seat, error: Exception) -> None:
-        """Replace a worker that is gone; others take its partitions and its share of the limits."""
+    def _replace(self, slot: _Slot, error: Exception) -> None:
+        """Replace a worker that died; others take over its partitions and its share of the limits."""
         import ray
 
-        ray.kill(seat.actor)  # if it is only cut off, it must not continue
+        ray.kill(slot.actor)  # it may only be disconnected; then it must not continue
         if self._service is not None:
-            self._service.call.remote("remove_worker", seat.name)
-        if seat.starting is not None:
+            self._service.call.remote("remove_worker", slot.name)
+        if slot.starting is not None:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_FAILED_STARTS or "creation task" in str(error):
                 raise StepError(f"a worker could not be started: {_last_line(error)}") from error
-        self._queue.extendleft(reversed(seat.running.values()))
-        self._seats[self._seats.index(seat)] = self._seat()
+        self._queue.extendleft(reversed(slot.running.values()))
+        self._slots[self._slots.index(slot)] = self._slot()
 
-    def _seat(self) -> _Seat:
+    def _slot(self) -> _Slot:
         name = f"worker {next(self._numbers)}"
         actor = self._worker.remote(self._job, self._service, self._node, name, self._home)
-        return _Seat(name, actor, actor.ready.remote())
+        return _Slot(name, actor, actor.ready.remote())
 
     def _with_account(self, result: Receipt | Failure) -> Receipt | Failure:
         import ray
@@ -176,9 +176,9 @@ class _RayWorker:
 
         # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
         sys.setswitchinterval(0.0005)
-        far = service is not None and ray.get_runtime_context().get_node_id() != driver_node
-        link = _RayLink(service) if service is not None else None
-        self._worker = Worker(Job.model_validate_json(job), link, name, far=far)
+        remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node
+        transport = _RayTransport(service) if service is not None else None
+        self._worker = Worker(Job.model_validate_json(job), transport, name, remote=remote)
 
     async def ready(self) -> None:
         """Return once the worker can take partitions."""
@@ -207,14 +207,14 @@ class _RayService:
         return await getattr(self._service, method)(*arguments)
 
 
-class _RayLink:
-    """See Link."""
+class _RayTransport:
+    """See Transport."""
 
     def __init__(self, service: Any) -> None:
         self._service = service
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """See Link."""
+        """See Transport."""
         from ray.exceptions import RayActorError, RayTaskError
 
         try:
@@ -222,7 +222,7 @@ class _RayLink:
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
-            raise EngineError("the process that shares limits and the journal among workers is gone; run again") from error
+            raise EngineError("the process through which workers share limits and the journal has died; run again") from error
 
 
 def _start_service(job: str, node: str) -> Any:

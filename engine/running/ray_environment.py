@@ -1,4 +1,4 @@
-"""What Ray needs before it starts: a short temporary folder, loopback only, a cluster that answers."""
+"""Prepares for Ray: a short temporary folder, loopback only, and a cluster that answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOOPBACK_READ = "ENABLE_RAY_CLUSTER"
 
 
 class Home(NamedTuple):
-    """The driver's working folder and import path, which workers on the same machine take over.
+    """The driver's working folder and import path, which workers on the same machine use, too.
 
     Operators may read files by relative paths, or be in a module that is not installed.
     """
@@ -92,7 +92,7 @@ def check_cluster(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from error
     try:
-        # In a process of its own, because `ray.init` has no time-out and cannot be interrupted.
+        # In a separate process, because `ray.init` has no time-out and cannot be interrupted.
         tried = subprocess.run(  # noqa: S603
             [sys.executable, "-c", _ATTACH, address],
             timeout=_ATTACH_SECONDS,

@@ -1,4 +1,4 @@
-"""Checks that the servers of a step's models can do what its operator needs, before anything is paid for."""
+"""Checks that the servers of a step's models support what its operator needs, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
     """
     wanted = step.operator.capabilities(step.params)
     spent: dict[str, Spent] = {}
-    for role, abilities in wanted.items():
+    for role, needed in wanted.items():
         spec = step.models[role].spec
         if spec.provider != "openai":
             continue
@@ -42,15 +42,15 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         before = spent_before.get(name, Spent()) + spent.get(name, Spent())
         gate = Governor(spec, before.usd, before.calls)
         try:
-            # Servers are upgraded: an old "no" is asked again.
-            found = ask_server(spec, registry, abilities, gate=gate, recheck=True)
+            # Servers are upgraded, so what was missing is checked again.
+            found = ask_server(spec, registry, needed, gate=gate, recheck=True)
         except EngineError as error:
             raise StepError(str(error)) from error
         spent[name] = spent.get(name, Spent()) + gate.spent
-        if missing := found.capabilities.missing(abilities):
-            listed = " and ".join(f"`{ability}` ({MEANING[ability]})" for ability in missing)
+        if missing := found.capabilities.missing(needed):
+            listed = " and ".join(f"`{each}` ({MEANING[each]})" for each in missing)
             raise StepError(
-                f"{spec.model} at {spec.endpoint} does not support {listed}, which {step.operator.name} needs of its {role}; "
+                f"{spec.model} at {spec.endpoint} does not support {listed}, which {step.operator.name} needs from its {role}; "
                 "use another model or server (`engine probe` shows what the servers of a pipeline support)"
             )
     return spent
@@ -62,12 +62,18 @@ def ask_server(
     wanted: Sequence[Capability] = get_args(Capability),
     *,
     gate: Gate | None = None,
-    anew: bool = False,
+    recheck_all: bool = False,
     recheck: bool = False,
 ) -> Probed:
-    """What a model's server supports. It is asked for what is unknown (`anew`: for all; `recheck`: also for what it lacked).
+    """What a model's server supports; the server is asked only for what is not known yet.
 
-    The requests pass `gate`, or fresh limits of the model.
+    Args:
+        spec: the model.
+        registry: has the journal, which keeps the answers.
+        wanted: the capabilities.
+        gate: limits the requests (default: new limits of the model).
+        recheck_all: ask for all of them again.
+        recheck: ask again for those that were missing.
 
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
@@ -76,13 +82,13 @@ def ask_server(
 
     journal = Journal(registry.journal)
     try:
-        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), recheck_all=anew, recheck=recheck))
+        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), recheck_all=recheck_all, recheck=recheck))
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:
         journal.close()
 
 
-def ability_rows(names: Sequence[str], found: Sequence[KnownCapabilities]) -> list[dict[str, str | bool | None]]:
+def capability_rows(names: Sequence[str], found: Sequence[KnownCapabilities]) -> list[dict[str, str | bool | None]]:
     """Models and what they support, as data."""
-    return [{"model": name, **abilities.model_dump()} for name, abilities in zip(names, found, strict=True)]
+    return [{"model": name, **known.model_dump()} for name, known in zip(names, found, strict=True)]

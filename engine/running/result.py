@@ -10,7 +10,7 @@ from registry import Manifest, Metric, StepRun
 
 
 @dataclass(frozen=True)
-class StepOutcome:
+class StepResult:
     """What a step did in this run, and the versions of its outputs.
 
     `partial` counts partial rejects (`ctx.reject`) of rows that were not rejected as a whole. `asks_api`: the step calls a
@@ -37,7 +37,7 @@ class RunResult:
     pipeline: str
     state: str
     sources: tuple[SourcePlan, ...]
-    steps: tuple[StepOutcome, ...]
+    steps: tuple[StepResult, ...]
     seconds: float
     error: str | None = None
     trace: str = ""
@@ -56,5 +56,5 @@ class Observer(Protocol):
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
         """Rows, or an operator's own units, done so far."""
 
-    def step_finished(self, outcome: StepOutcome) -> None:
+    def step_finished(self, result: StepResult) -> None:
         """A step hit, ran, resumed or failed."""

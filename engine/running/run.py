@@ -26,9 +26,9 @@ def run(
     move_latest: bool = False,
     cluster: Executor | None = None,
 ) -> RunResult:
-    """Run the selected steps (all, if none is named) and everything they need.
+    """Run the selected steps (all steps if none is selected) and everything they need.
 
-    A failed step ends the run. Everything finished before is committed, and finished partitions and model answers are kept
+    A failed step ends the run. All steps finished before it are committed; finished partitions and model answers are kept
     for the next run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the
     pipeline's own does not move it, because others rely on it.
 
@@ -40,7 +40,7 @@ def run(
         cluster: executes the partitions (default: Ray).
 
     Raises:
-        PipelineError: a source has rows that do not fit; nothing was started.
+        PipelineError: a source has rows that do not fit its type; nothing was started.
     """
     began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)
@@ -72,9 +72,7 @@ def run(
         state.executor.stop()
     registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
-    return RunResult(
-        run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.outcomes), seconds, error, trace, moves
-    )
+    return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.results), seconds, error, trace, moves)
 
 
 def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:

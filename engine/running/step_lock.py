@@ -1,4 +1,4 @@
-"""Only one run at a time makes a step. Others that want the same step wait, and then find it made."""
+"""A lock per step: one run at a time makes it. Others that need the same step wait, and then use its outputs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from registry.storage import plain_files
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, run_id: str, tell: Callable[[str], None]) -> Iterator[bool]:
+def only_one(folder: Path, run_id: str, notify: Callable[[str], None]) -> Iterator[bool]:
     """Hold the lock of a step's folder; yields whether we had to wait for it.
 
     The operating system releases the lock when its holder ends, even if it crashes.
 
     Args:
         folder: the step's receipts.
-        run_id: ours, so that others can say whom they wait for.
-        tell: called with a message if we wait.
+        run_id: ours, so that others can say which run they are waiting for.
+        notify: called with a message if we wait.
     """
     plain_files.only_plain(folder).mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / "lock"), folder / "holder.json"
@@ -32,7 +32,7 @@ def only_one(folder: Path, run_id: str, tell: Callable[[str], None]) -> Iterator
         lock.acquire(timeout=0)
     except Timeout:
         waited = True
-        tell(f"{_who(holder)} is making the same step; waiting for it")
+        notify(f"{_who(holder)} is making the same step; waiting for it")
         lock.acquire()
     try:
         holder.write_text(json.dumps({"run_id": run_id, "pid": os.getpid(), "host": socket.gethostname()}))

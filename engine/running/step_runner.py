@@ -1,4 +1,4 @@
-"""Runs one step of a run: it hits, or its missing partitions are executed and its outputs committed."""
+"""Runs one step: uses its existing outputs, or runs the missing partitions and commits the outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from engine.running.drafts import drafts
 from engine.running.executor import Executor
 from engine.running.interrupt import calls_end_first
 from engine.running.requirements import check_needs
-from engine.running.result import Observer, StepOutcome
+from engine.running.result import Observer, StepResult
 from engine.running.step_lock import only_one
 from engine.spec.pipeline_spec import Resources
 from registry import Manifest, Registry, SideObject, StepRun
@@ -47,7 +47,7 @@ class FailedStepError(Exception):
 
 @dataclass
 class RunState:
-    """What the steps of a run share, and what they have made so far."""
+    """The state that the steps of a run share, and what they have made so far."""
 
     pipeline: Pipeline
     registry: Registry
@@ -57,7 +57,7 @@ class RunState:
     retry_rejects: bool = False
     available: Available = field(default_factory=dict)
     refs: dict[str, int] = field(default_factory=dict)
-    outcomes: list[StepOutcome] = field(default_factory=list)
+    results: list[StepResult] = field(default_factory=list)
     spent: dict[str, Spent] = field(default_factory=dict)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
@@ -66,10 +66,10 @@ class RunState:
             self.available[name, manifest.output] = version_of(manifest)
             self.refs[manifest.name] = manifest.version
 
-    def finish(self, outcome: StepOutcome) -> None:
+    def finish(self, result: StepResult) -> None:
         """Add what a step did, and report it."""
-        self.outcomes.append(outcome)
-        self.observer.step_finished(outcome)
+        self.results.append(result)
+        self.observer.step_finished(result)
 
     def spend(self, spent: Mapping[str, Spent]) -> None:
         """Add what was spent on models."""
@@ -78,7 +78,7 @@ class RunState:
 
 
 def run_step(run: RunState, name: str, *, force: bool) -> None:
-    """Use the versions that a step has, or make them.
+    """Use the existing outputs of a step, or make them.
 
     Args:
         force: run it even if it hits.
@@ -123,18 +123,18 @@ def _hit(run: RunState, step: Step, plan: StepPlan, manifests: Sequence[Manifest
     )
     run.registry.catalog.commit([], run.run_id, record, hits=tuple(manifests))
     run.add(plan.name, manifests)
-    run.finish(_outcome(run, step, record, manifests, _rejects(manifests)))
+    run.finish(_result(run, step, record, manifests, _rejects(manifests)))
 
 
-def _outcome(
+def _result(
     run: RunState,
     step: Step,
     record: StepRun,
     manifests: Sequence[Manifest],
     rejects: Sequence[SideObject],
     notes: Sequence[str] = (),
-) -> StepOutcome:
-    return StepOutcome(
+) -> StepResult:
+    return StepResult(
         record,
         tuple(manifests),
         _reasons(run.registry, rejects),
@@ -236,7 +236,7 @@ class _StepRunner:
         if any(model.spec.mode == "batch" for model in self.step.models.values()):
             observer.message(
                 f"{plan.name}: its calls are sent in batches, which may take up to a day. You can stop (Ctrl-C) and run again "
-                "at any time: submitted batches are collected, not sent again"
+                "at any time: the results of submitted batches are collected, and nothing is sent twice"
             )
         failure = self._run_partitions(missing, done)
         if failure is not None:
@@ -244,7 +244,7 @@ class _StepRunner:
             self._check_rejects()
             raise failure
         if (lost := len(missing) - len(self.fresh)) > 0:
-            raise StepError(f"{lost} of {len(missing)} partitions gave no result; run again to finish them")
+            raise StepError(f"{lost} of {len(missing)} partitions returned no result; run again to finish them")
 
     def _run_partitions(self, missing: Sequence[Any], done: int) -> FailedStepError | None:
         """Run partitions and collect their receipts; returns the first failure."""
@@ -253,7 +253,7 @@ class _StepRunner:
         resources = self._resources(len(missing))
         job = self._job(resources)
         if self._devices > 1:
-            resources = NOTHING  # its devices have them
+            resources = NOTHING  # the resources go to its devices
         mark = self.disk.stop_mark
         mark.unlink(missing_ok=True)
         self.disk.forget_attempts()
@@ -276,7 +276,7 @@ class _StepRunner:
                 elif failure is None and not result.stopped:
                     failure = FailedStepError(plan.name, result.message, result.traceback)
                 if failure is not None and not mark.exists():
-                    # Requests in flight are paid for, so they finish; no new partition begins.
+                    # Requests in flight are paid for, so they finish; no new partition starts.
                     durable_write(mark, b"")
         if interrupted():
             raise KeyboardInterrupt
@@ -326,7 +326,7 @@ class _StepRunner:
             device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
             retry_rejects=self.state.retry_rejects,
             excluded=excluded_of(self.state.pipeline, step),
-            families=dict(plan.families),
+            row_groups=dict(plan.row_groups),
         )
 
     @property
@@ -337,12 +337,12 @@ class _StepRunner:
         if not self._too_many_rejects:
             return
         reasons = _reasons(self.registry, self._reject_objects)
-        # Rejected rows run again once the cause is fixed, so their partitions count as not done.
+        # Rejected rows must run again once the cause is fixed, so their partitions count as unfinished.
         self._forget_rejected()
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         raise StepError(
             f"{self._rejected} of {self.plan.rows} rows were rejected, and max_reject_ratio allows "
-            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept; fix the cause, or raise the step's "
+            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise the step's "
             "max_reject_ratio"
         )
 
@@ -377,4 +377,4 @@ class _StepRunner:
 
     def _finish(self, record: StepRun, manifests: Sequence[Manifest]) -> None:
         notes = [note for receipt in self.fresh for note in receipt.notes]
-        self.state.finish(_outcome(self.state, self.step, record, manifests, self._reject_objects, notes))
+        self.state.finish(_result(self.state, self.step, record, manifests, self._reject_objects, notes))

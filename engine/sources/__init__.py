@@ -1,1 +1,1 @@
-"""Rows from files, URLs, hubs and generators, typed as they come in."""
+"""Rows from files, URLs, hubs and generators, with their types checked."""

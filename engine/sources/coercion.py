@@ -3,7 +3,7 @@
 * A number for a text field keeps its text in the file: 3.1415926535897932384626 keeps its 22 digits, 12.50 its zero, and a
   float32 of 0.1 is 0.1.
 * Numbers must be finite, as in JSON.
-* Keys that the type does not have are dropped at every depth and reported by path: `prompt[].name`.
+* Keys that the type does not have are dropped at every depth, and reported by their path: `prompt[].name`.
 """
 
 from __future__ import annotations
@@ -162,5 +162,5 @@ def _finite(value: Any, path: str) -> Any:
     if isinstance(number, float | Decimal) and not math.isfinite(number):
         if isinstance(value, Number):
             raise UnfitError(f"{path}: {value.text:.40} is beyond the range of numbers (1.8e308)")
-        raise UnfitError(f"{path}: {value} is not a number that a row can contain; omit the field, or use null")
+        raise UnfitError(f"{path}: {value} is not a finite number; omit the field, or use null")
     return value

@@ -1,7 +1,7 @@
-"""Exclusion lists: rows that must not come back, named by their dataset and their content.
+"""Exclusion lists: rows to leave out of every run, named by their dataset and their content.
 
-`engine impact --takedown FILE` writes one, and `exclude: FILE` in a pipeline applies it. A row is named by its content, so it
-is also left out if it moves to another place in the next version.
+`engine impact --takedown FILE` writes one, and `exclude: FILE` in a pipeline applies it. Because a row is
+named by its content, it is also left out if it moves to another place.
 """
 
 from __future__ import annotations
@@ -16,27 +16,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from engine.errors import EngineError
 from engine.sources.readers import load_json
 from registry.storage.objects import durable_write, json_digest
+from registry.storage.valid_text import valid
 
 Exclusions = Mapping[str, frozenset[str]]
 """Ids of rows (see registry.records.content.row_ids) by dataset."""
 
-EXCLUDED = "left out, as the exclusion list says"
+EXCLUDED = "left out because it is on the exclusion list"
 """The reason of an excluded row in `rejects`."""
 
 
-def _text(value: str) -> str:
-    value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
-    return value
-
-
 class Entry(BaseModel):
-    """A line of an exclusion list; `seen_at` is only for readers."""
+    """A line of an exclusion list; `seen_at` is only for human readers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: Annotated[str, AfterValidator(_text)]
+    dataset: Annotated[str, AfterValidator(valid)]
     row_id: str = Field(pattern="^[0-9a-f]{64}$")
-    seen_at: Annotated[str, AfterValidator(_text)] = ""
+    seen_at: Annotated[str, AfterValidator(valid)] = ""
 
 
 def read_exclusions(file: str, base_dir: Path) -> Exclusions:
@@ -47,9 +43,7 @@ def read_exclusions(file: str, base_dir: Path) -> Exclusions:
     """
     found = next((folder / file for folder in (Path(), base_dir) if (folder / file).is_file()), None)
     if found is None:
-        raise EngineError(
-            f"there is no exclusion list {file} (`engine impact NAME@V --where ... --takedown {file}` writes one)"
-        )
+        raise EngineError(f"there is no exclusion list {file}; `engine impact NAME@V --where ... --takedown {file}` writes one")
     ids: defaultdict[str, set[str]] = defaultdict(set)
     for entry in _entries(found):
         ids[entry.dataset].add(entry.row_id)
@@ -102,6 +96,6 @@ def _read(file: Path, content: IO[bytes]) -> Iterator[Entry]:
             yield Entry.model_validate(load_json(line.decode("utf-8-sig" if number == 1 else "utf-8")))
         except (ValueError, RecursionError):  # also pydantic's ValidationError
             raise EngineError(
-                f'{file}:{number}: not a line of an exclusion list, such as {{"dataset": "pipeline/dataset", "row_id": '
-                '"<64 hex digits>"}; `engine impact ... --takedown` writes them'
+                f'{file}:{number}: not a line of an exclusion list. A line is {{"dataset": "pipeline/dataset", "row_id": '
+                '"<64 hex digits>"}; `engine impact ... --takedown` writes such lists'
             ) from None

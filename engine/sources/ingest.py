@@ -5,7 +5,7 @@ How bad input is handled:
 * a row that does not fit its type stops the run before anything is paid for. Equal errors are counted, and the first 20
   different ones shown. With `on_error: skip`, such rows go to the dataset's rejects instead;
 * a file that is not UTF-8 is reported with the row and the byte. A row may have up to MAX_ROW_BYTES;
-* fields that the type does not have are dropped at every depth; `engine plan` and the run's summary list them;
+* fields that the type does not have are dropped at every depth; `engine plan` and the summary of the run list them;
 * renaming a column that no row has is an error;
 * a dataset without rows is an error, unless it has `allow_empty: true`.
 """
@@ -39,11 +39,11 @@ from registry.records.schema import fields_of
 from registry.storage.objects import json_digest
 
 READER_VERSION = 3
-"""Raise it when the readers return other rows for the same bytes."""
+"""Increase it when the readers return different rows for the same bytes."""
 
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 16 << 20
-"""The size of an object. Readers of a part decode all of it, and writing takes a few times its size in memory."""
+"""The size of an object. Reading a part of an object decodes all of it; writing one takes a few times its size in memory."""
 SHOWN_ERRORS = 20
 
 HEAD_ROWS = 20
@@ -69,7 +69,7 @@ class Ingested:
 def identity(
     spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int, excluded: frozenset[str] = frozenset()
 ) -> dict[str, Any] | None:
-    """Everything that determines a source's rows, for its step key; None if it must be read to know."""
+    """Everything that determines a source's rows, for its step key; None if the rows must be read first."""
     origin: dict[str, Any]
     name = None
     if spec.path is not None:
@@ -85,7 +85,7 @@ def identity(
             "identity": generator.identity(),
         }
     else:
-        return None  # a hub's data can change under the same name
+        return None  # a hub's data may change under the same name
     rules: dict[str, Any] = {"rename": spec.rename, "limit": spec.limit, "on_error": spec.on_error, "reader": READER_VERSION}
     rules |= {"defaults": spec.defaults} if spec.defaults else {}
     if excluded:
@@ -175,7 +175,7 @@ class _Bad:
 
 @dataclass
 class _Findings:
-    """What validating rows finds."""
+    """What was found while rows were validated."""
 
     rows: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
@@ -327,7 +327,7 @@ def _hub_rows(name: str, split: str, wanted: frozenset[str]) -> Iterator[Row]:
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the hub's client raises errors of a dozen unrelated classes
+    except Exception as error:  # the hub's client raises a dozen unrelated classes
         raise EngineError(f"cannot load {name!r} (split {split!r}) from the hub: {type(error).__name__}: {error}") from error
     unread = frozenset(loaded.column_names) - wanted
     first = 1

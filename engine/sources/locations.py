@@ -110,10 +110,7 @@ class SourceFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn any error in the block into an EngineError that names the file.
-
-        Every file system raises errors of its own, of unrelated classes.
-        """
+        """Turn any error in the block into an EngineError that names the file: each file system has its own error classes."""
         try:
             yield
         except EngineError:
@@ -179,7 +176,7 @@ def _at_url(url: str, secrets: Mapping[str, str]) -> list[SourceFile]:
         return [found(path, name) for path, name in names.items()]
     except EngineError:
         raise
-    except Exception as error:  # every file system raises errors of its own, of unrelated classes
+    except Exception as error:  # each file system has its own error classes
         raise EngineError(f"cannot read {_shown(url, secrets)}: {_words(error, secrets)}") from error
 
 
@@ -214,15 +211,20 @@ def _shown(text: str, secrets: Mapping[str, str]) -> str:
 
 
 def _words(error: Exception, secrets: Mapping[str, str]) -> str:
-    kind = type(error).__name__
+    kind, status = type(error).__name__, getattr(error, "status", None)
+    if isinstance(status, int):  # of an HTTP response
+        answer = f"HTTP {status} {getattr(error, 'message', '')}".strip()
+        if status in (401, 403):
+            return f"the server denies access ({answer}). Check the address; if it needs a token, use `${{env.NAME}}` in it"
+        return f"the server answered {answer}"
     if "Credential" in kind or "Credential" in str(error):
         return (
-            f"no usable credentials ({_shown(str(error), secrets)}); set those of the store in the environment: for S3 "
+            f"no usable credentials ({_shown(str(error), secrets)}); set them in the environment: for S3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (FSSPEC_S3_ANON=true for public buckets)"
         )
-    said = getattr(error, "strerror", None) if not isinstance(error, FileNotFoundError) else None
-    text = _shown(f"{said or error}", secrets)
-    return text if isinstance(error, OSError | ImportError) and text else f"{kind}: {text}"
+    reason = getattr(error, "strerror", None) if not isinstance(error, FileNotFoundError) else None
+    text = _shown(f"{reason or error}", secrets)
+    return text if isinstance(error, OSError | ImportError | ValueError) and text else f"{kind}: {text}"
 
 
 def _peek(raw: Any, count: int) -> bytes:

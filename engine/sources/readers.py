@@ -21,9 +21,9 @@ from engine.sources.coercion import Number
 from engine.sources.locations import SourceFile
 
 MAX_ROW_BYTES = 64 << 20
-"""The largest row in its file."""
+"""The most bytes of a row in its file."""
 MAX_DOCUMENT_BYTES = 512 << 20
-"""The largest JSON file, which is read whole; JSON Lines has no such limit."""
+"""The most bytes of a JSON file, which is read whole; JSON Lines has no such limit."""
 
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 
@@ -122,17 +122,17 @@ def _no_constant(name: str) -> Any:
 
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How half of a surrogate pair is written; UTF-8 itself cannot contain one. (A whole pair matches twice.)"""
+"""How a surrogate is written; UTF-8 itself cannot contain one. (A whole pair matches twice.)"""
 
 
 def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
     if not isinstance(value, dict):
-        return Row(where, error=f"a row must be a JSON object, and this is a {type(value).__name__}")
+        return Row(where, error=f"a row must be a JSON object, and this is {_json_kind(value)}")
     try:
         if halves:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return Row(where, error="it has half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+        return Row(where, error="it contains an unpaired surrogate (\\ud800 to \\udfff), which is not a character")
     return Row(where, value, size=size)
 
 
@@ -159,7 +159,7 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
         ) from error
     halves = bool(_HALF.search(raw))
     if not isinstance(document, list | dict):
-        raise EngineError(f"{name}: {_DOCUMENT}; this is a {type(document).__name__}")
+        raise EngineError(f"{name}: {_DOCUMENT}; this is {_json_kind(document)}")
     size = len(raw) // max(1, len(document))
     if isinstance(document, list):
         for number, value in enumerate(document):
@@ -167,9 +167,16 @@ def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
         return
     for key, value in document.items():
         if not isinstance(value, dict):
-            raise EngineError(f"{name}: {_DOCUMENT}; this is an object in which {key!r:.60} is a {type(value).__name__}")
+            raise EngineError(f"{name}: {_DOCUMENT}; this is an object in which {key!r:.60} is {_json_kind(value)}")
     for number, (key, value) in enumerate(document.items()):
         yield _json_row(f"{name} row {number + 1} ({key!r:.60})", {"id": key, **value}, size, halves=halves)
+
+
+def _json_kind(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
 
 
 _DOCUMENT = "a JSON file must contain a list of objects, or one object that maps ids to objects"
@@ -233,7 +240,7 @@ class _Lines(Iterator[str]):
         return line.decode(encoding)
 
     def again(self, line: str) -> _Lines:
-        """Put a line back."""
+        """Put a line back, so that it is the next one."""
         self.waiting += [line] if line else []
         return self
 

@@ -194,7 +194,7 @@ def _problem(source: YamlSource, error: Any) -> Problem:
         )
     message = error["msg"].removeprefix("Value error, ")
     if loc and loc[-1] == "api_key_env":  # the value may be the key itself, so it is not shown
-        return Problem(f"{what}: give the name of the environment variable that holds the key", source.position(loc))
+        return Problem(f"{what}: give the name of the environment variable that contains the key", source.position(loc))
     given = error.get("input")
     shown = f" (given: {redacted(repr(given))[:SHOWN_VALUE]})" if isinstance(given, str | int | float | bool) else ""
     return Problem(f"{what}: {message}{shown}", source.position(loc))

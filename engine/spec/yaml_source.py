@@ -87,7 +87,7 @@ def parse(text: str, name: str) -> YamlSource:
         hint = f'remove it, or write it as an escape in double quotes: "{escape}"'
         raise PipelineError([Problem(f"YAML does not allow the character U+{code:04X}", place, hint)])
     source = YamlSource(name)
-    kind: Any = yaml.SafeLoader if _FastLoader is None or _HALF.search(text) else _FastLoader
+    kind: Any = yaml.SafeLoader if _FastLoader is None or _SURROGATE.search(text) else _FastLoader
     loader = yaml.SafeLoader("")  # only its constructors of scalars are used
     try:
         _bounded(text, kind, name)
@@ -99,7 +99,7 @@ def parse(text: str, name: str) -> YamlSource:
         mark = error.problem_mark or error.context_mark
         where = Position(name, mark.line + 1, mark.column + 1) if mark else None
         if error.problem == "but found another document":
-            hint = "remove the line `---` and what follows, or put it into a file of its own"
+            hint = "remove the line `---` and everything after it, or move that to another file"
             raise PipelineError([Problem("the file contains several YAML documents", where, hint)]) from error
         raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", where)]) from error
     except yaml.YAMLError as error:
@@ -111,8 +111,8 @@ def parse(text: str, name: str) -> YamlSource:
 
 _NOT_YAML = yaml.reader.Reader.NON_PRINTABLE
 
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escaped half of a surrogate pair. libyaml rejects even whole pairs, so such files go through the Python parser."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escaped surrogate. libyaml rejects even pairs, so such files go through the Python parser."""
 
 _FastLoader: Any = getattr(yaml, "CSafeLoader", None)
 
@@ -196,7 +196,7 @@ class _Builder:
             return raw.decode("utf-16")
         except UnicodeDecodeError:
             self.refused(
-                "half of a surrogate pair (\\ud800 to \\udfff) is not a character", node, "give both halves or remove it"
+                "an unpaired surrogate (\\ud800 to \\udfff) is not a character", node, "write the whole pair or remove it"
             )
             return raw.decode("utf-16", "replace")
 

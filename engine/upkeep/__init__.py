@@ -1,1 +1,1 @@
-"""Proves and cleans what the engine keeps in a registry."""
+"""Verifies and cleans up the engine's files in a registry."""

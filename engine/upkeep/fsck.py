@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
 from engine.jobs.messages import Receipt
 from engine.llm.journal.integrity import damages
 from engine.llm.journal.wal import first_damaged
-from registry import CorruptError, DataObject, Registry, SideObject
+from registry import CorruptError, Registry
 from registry.storage import plain_files
 from registry.storage.objects import read_checked_json
 from registry.upkeep import fsck as of_registry
@@ -26,13 +26,13 @@ def fsck(registry: Registry, *, deep: bool = False) -> CheckResult:
         LockedError: another process held the registry's lock for too long.
     """
     receipts, report = _receipts(registry)
-    named = {part.sha256 for receipt in receipts for part in _objects(receipt)}
+    named = {part.sha256 for receipt in receipts for part in receipt.objects()}
     return of_registry.fsck(registry, deep=deep, named=named) + report + _journal(registry, deep)
 
 
 def _receipts(registry: Registry) -> tuple[list[Receipt], CheckResult]:
     found, findings, sizes = [], [], []
-    unread = gone = 0
+    unread = incomplete = 0
     for path in (path for folder in plain_files.folders(registry.receipts) for path in sorted(folder.glob("*.json"))):
         if not _RECEIPT.fullmatch(path.name):
             continue
@@ -47,23 +47,17 @@ def _receipts(registry: Registry) -> tuple[list[Receipt], CheckResult]:
             findings.append(Finding("error", path.relative_to(registry.root).as_posix(), what, advice))
         else:
             found.append(receipt)
-            gone += not all(registry.store.has(part.sha256, part.bytes) for part in _objects(receipt))
+            incomplete += not all(registry.store.has(part.sha256, part.bytes) for part in receipt.objects())
     findings += _unusable(unread, "were written by another version of the engine")
-    findings += _unusable(gone, "name objects that are missing")
+    findings += _unusable(incomplete, "name objects that are missing")
     return found, CheckResult({"receipts": FileCount.of(sizes)}, tuple(findings))
 
 
 def _unusable(count: int, what: str) -> Iterator[Finding]:
     if count:
         yield Finding(
-            "note", "receipts", f"{count:,} {what}", "nothing: if their steps run again, these partitions are recomputed"
+            "note", "receipts", f"{count:,} {what}", "nothing to do: if their steps run again, these partitions are recomputed"
         )
-
-
-def _objects(receipt: Receipt) -> Sequence[DataObject | SideObject]:
-    """All objects that a receipt names."""
-    parts = [part for out in receipt.outputs.values() for part in (out.data, out.lineage, out.calls)]
-    return [part for part in (*parts, receipt.rejects, receipt.exposure, *receipt.attachments) if part]
 
 
 def _journal(registry: Registry, deep: bool) -> CheckResult:
@@ -73,10 +67,10 @@ def _journal(registry: Registry, deep: bool) -> CheckResult:
     where = file.relative_to(registry.root).as_posix()
     findings = [Finding("error", where, what, advice) for what, advice in damages(file, deep=deep)]
     log = file.with_name(f"{file.name}-wal")
-    # While a worker writes to it, a read may return half old and half new bytes; the second read then differs.
+    # While a worker writes, a read may return a mix of old and new bytes; then the second read differs.
     if deep and (frame := first_damaged(log)) is not None and frame == first_damaged(log):
         what = f"is damaged at frame {frame:,}, or its process died while it wrote there"
-        advice = "nothing can be done: the answers from there on are lost, and the models are asked again when they are needed"
+        advice = "nothing can be done: the answers after it are lost; the models will be called again for those that are needed"
         findings.append(Finding("error", f"{where}-wal", what, advice))
     sizes = [path.stat().st_size for path in (file, log) if path.exists()]
     return CheckResult({"journal of answers": FileCount.of(sizes)}, tuple(findings))

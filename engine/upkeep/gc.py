@@ -1,4 +1,4 @@
-"""Garbage collection of a whole registry: of versions and objects, and of what finished steps left behind."""
+"""Garbage collection of a whole registry: versions, objects, and the leftovers of steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from registry.upkeep.gc import GRACE, Garbage
 
 
 def find(registry: Registry, grace: dt.timedelta = GRACE) -> Garbage:
-    """Return what `collect` would remove now. See registry.upkeep.gc.find."""
+    """What `collect` would remove now. See registry.upkeep.gc.find."""
     return of_registry.find(registry, grace, partial(step_folders, registry))
 
 
 def collect(registry: Registry, grace: dt.timedelta = GRACE) -> Garbage:
-    """Remove what is not needed; return what was removed. See registry.upkeep.gc.collect."""
+    """Remove what is not needed; returns what was removed. See registry.upkeep.gc.collect."""
     return of_registry.collect(registry, grace, partial(step_folders, registry))

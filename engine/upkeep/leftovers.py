@@ -1,4 +1,4 @@
-"""What steps keep in `receipts/<step key>` to resume from: receipts of finished partitions, checkpoints and marks."""
+"""The files in `receipts/<step key>` from which steps resume: receipts of finished partitions, checkpoints and marks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StepFolder:
         files = [about for path in self._entries() for about in _files(path)]
         self.bytes = sum(about.st_size for about in files)
         self.checkpoint_bytes = sum(about.st_size for each in plain_files.folders(folder) for about in plain_files.files(each))
-        # A run takes the step's lock before it looks for the step's versions, and for that it waits until we are done.
+        # A run takes the step's lock before it looks for the step's versions, and that look-up waits until we are done.
         self.in_use = any(about.st_mtime > oldest for about in files) or self._is_locked()
 
     @cached_property
@@ -45,7 +45,7 @@ class StepFolder:
         return frozenset(sha256 for path in self._folder.glob("*.json") for sha256 in _named(path))
 
     def remove(self, *, run_is_live: bool) -> bool:
-        """Remove the files, unless a run works on the step; returns whether they were removed."""
+        """Remove the files, unless a run is making the step; returns whether they were removed."""
         lock = self._try_lock()
         if lock is None:
             return False
@@ -64,7 +64,7 @@ class StepFolder:
         return [path for path in self._folder.iterdir() if path.name != "lock"]
 
     def _try_lock(self) -> IO[bytes] | None:
-        return SharedLock(self._folder / "lock", f"a run works on the step {self.step_key}").try_to_take()
+        return SharedLock(self._folder / "lock", f"a run is making the step {self.step_key}").try_to_take()
 
     def _is_locked(self) -> bool:
         if not plain_files.kind(self._folder / "lock"):
@@ -84,8 +84,8 @@ def _files(path: Path) -> Iterator[os.stat_result]:
 
 
 def _named(path: Path) -> Iterator[str]:
-    """The objects that a receipt names, also one of another version of the engine. None when it is damaged: its partition
-    runs again.
+    """The objects that a receipt names, even if another version of the engine wrote it; none if it is damaged, because its
+    partition runs again.
     """
     waiting: list[Any] = []
     with suppress(CorruptError, FileNotFoundError):

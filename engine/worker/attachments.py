@@ -1,4 +1,4 @@
-"""The files that operators keep: stored by content and listed in the manifest."""
+"""The files that operators keep: stored by content, and listed in the manifest."""
 
 from __future__ import annotations
 

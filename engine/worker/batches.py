@@ -1,4 +1,4 @@
-"""Batch operators: called with a partition as an Arrow table, and returning one."""
+"""Batch operators: they take a partition as an Arrow table and return one."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     try:
         rows = list(record.from_table(result))
     except ValidationError as error:
-        what = f"operator {operator.name} returned rows that are no {record.type_name()}"
+        what = f"operator {operator.name} returned rows that do not fit {record.type_name()}"
         raise OperatorError(f"{operator.place}: {what}: {wrong_fields(error)}") from error
-    origins = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
-    # A null, as a join leaves it, is a row of unknown origin.
-    named = [each if isinstance(each, list) else [each] for each in origins]
+    parents = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
+    # A null, for example from an outer join, means that the row's source is unknown.
+    named = [each if isinstance(each, list) else [each] for each in parents]
     sources = [tuple(RowRef(stream, row) for row in each if row is not None) for each in named]
     writer = operation.writer(part)
     writer.add_free([OutputRow(output, row, refs) for row, refs in zip(rows, sources, strict=True)], CallLog())

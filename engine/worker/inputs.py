@@ -18,7 +18,7 @@ def read_slice(registry: str, versions: Sequence[InputVersion], record: type[Rec
 
 
 def read_rows(registry: str, versions: Sequence[InputVersion], record: type[Record], part: Partition) -> Iterator[Record]:
-    """The same as records. Rows of a valid version are not validated again."""
+    """The same rows as records. Rows of a valid version are not validated again."""
     for version, piece in _pieces(registry, versions, part):
         yield from read_valid(record, piece) if version.valid else record.from_table(record.conform(piece))
 
@@ -42,7 +42,7 @@ def _pieces(registry: str, versions: Sequence[InputVersion], part: Partition) ->
 
 @lru_cache(maxsize=2)
 def _cached_table(registry: str, sha256: str) -> pa.Table:
-    """Partitions begin in order, and neighbours share an object or continue into the next."""
+    """Cached, because partitions start in order and often share an object with the one before."""
     return Registry(registry).store.read_table(sha256)
 
 

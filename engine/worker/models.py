@@ -16,7 +16,7 @@ from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnectio
 from engine.llm.shared_service import Transport
 from engine.llm.types.errors import ModelError
 from engine.llm.types.provider import Provider
-from engine.llm.weights import LocalWeights, Weights, materialise
+from engine.llm.weights import LocalWeights, ModelWeights, materialise
 from registry import Registry
 
 if TYPE_CHECKING:
@@ -25,27 +25,33 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """Makes clients on first use and keeps them for the job. Use from one event loop.
+    """Makes clients on first use and keeps them for the job. Use it from one event loop only.
 
     Args:
         job: names the models.
         registry: has the journal and the weights.
-        link: to the limits that this worker shares with others; None if it is the only one.
-        name: of the worker, as the link knows it.
-        far: the journal is on another machine, and is also reached through the link.
+        transport: to the Service whose limits this worker shares with others; None if it is the only one.
+        name: of the worker, by which the Service knows it.
+        remote: the journal is on another machine, and is also reached through the Service.
     """
 
     def __init__(
-        self, job: Job, registry: Registry, link: Transport | None = None, name: str | None = None, *, far: bool = False
+        self,
+        job: Job,
+        registry: Registry,
+        transport: Transport | None = None,
+        name: str | None = None,
+        *,
+        remote: bool = False,
     ) -> None:
         self._job = job
         self._registry = registry
-        self._link = link
-        self._far = far
-        self._post = WorkerConnection(link, name) if link else None
+        self._transport = transport
+        self._remote = remote
+        self._connection = WorkerConnection(transport, name) if transport else None
         self._answers: Answers | None = None
-        self._shared: dict[str, ModelClient] = {}
-        self._encoding: dict[str, LocalEncoder] = {}
+        self._clients: dict[str, ModelClient] = {}
+        self._encoders: dict[str, LocalEncoder] = {}
         self._reported: dict[str, Spent] = {}
 
     def role(self, role: str) -> ChatModel | Encoder | None:
@@ -57,64 +63,64 @@ class Models:
 
     def stop(self, why: ModelError) -> None:
         """Send no further request."""
-        for model in self._shared.values():
+        for model in self._clients.values():
             model.stop(why)
-        for encoder in self._encoding.values():
+        for encoder in self._encoders.values():
             encoder.stop(why)
 
     def spent(self) -> dict[str, Spent]:
-        """What was spent here since the last call, by the pipeline's names of the models. See Gate.spent."""
-        news = {}
-        for name, model in self._shared.items():
+        """What this worker has spent since the last call, by the models' names in the pipeline. See Gate.spent."""
+        new = {}
+        for name, model in self._clients.items():
             before = self._reported.get(name, Spent())
             self._reported[name] = model.spent
-            news[name] = Spent(usd=model.spent.usd - before.usd, calls=model.spent.calls - before.calls)
-        return news
+            new[name] = Spent(usd=model.spent.usd - before.usd, calls=model.spent.calls - before.calls)
+        return new
 
     async def delivered(self) -> None:
-        """Wait until the link has received what was sent."""
-        if self._post:
-            await self._post.delivered()
+        """Wait until the Service has received what was sent."""
+        if self._connection:
+            await self._connection.delivered()
 
     def waiting(self) -> str:
-        """What rows wait for: servers that do not answer now, in their own words, or a number of answers."""
-        troubles = [model.trouble for model in self._shared.values() if model.trouble]
-        asked = sum(model.asking for model in self._shared.values())
-        return "; ".join(troubles) or (f"waiting for {asked} answers" if asked else "")
+        """What rows are waiting for: servers that do not answer, with their errors, or a number of answers."""
+        errors = [model.trouble for model in self._clients.values() if model.trouble]
+        asked = sum(model.asking for model in self._clients.values())
+        return "; ".join(errors) or (f"waiting for {asked} {'answer' if asked == 1 else 'answers'}" if asked else "")
 
     def notes(self) -> tuple[str, ...]:
-        """What users should know about the servers of their models."""
-        return tuple(note for model in self._shared.values() for note in model.notes)
+        """What users should know about their models' servers."""
+        return tuple(note for model in self._clients.values() for note in model.notes)
 
     def _chat_model(self, role: str, binding: ModelBinding) -> ChatModel:
-        if binding.name not in self._shared:
+        if binding.name not in self._clients:
             answers = self._journal()
             make = partial(_provider, binding, self._registry, answers, self._job.threads)
-            self._shared[binding.name] = ModelClient(binding.spec, binding.identity, answers, self._gate(binding), make)
+            self._clients[binding.name] = ModelClient(binding.spec, binding.identity, answers, self._gate(binding), make)
         here = partial(_local, binding.weights, self._registry) if binding.weights else None
-        return ChatModel(role, self._shared[binding.name], here)
+        return ChatModel(role, self._clients[binding.name], here)
 
     def _encoder(self, role: str, binding: ModelBinding) -> Encoder:
         from engine.llm.encoder import Encoder
         from engine.llm.local.sentence_transformers import LocalEncoder
 
         assert binding.weights is not None
-        if binding.name not in self._encoding:
+        if binding.name not in self._encoders:
             folder = partial(materialise, binding.weights, self._registry.store)
-            self._encoding[binding.name] = LocalEncoder(binding.spec, folder, self._job.threads)
-        return Encoder(role, self._encoding[binding.name], binding.weights.location, binding.identity)
+            self._encoders[binding.name] = LocalEncoder(binding.spec, folder, self._job.threads)
+        return Encoder(role, self._encoders[binding.name], binding.weights.location, binding.identity)
 
     def _journal(self) -> Answers:
         if self._answers is None:
-            far = self._far and self._link is not None
-            self._answers = RemoteAnswers(self._link) if far and self._link else Journal(self._registry.journal)
+            remote = self._transport if self._remote else None
+            self._answers = RemoteAnswers(remote) if remote else Journal(self._registry.journal)
         return self._answers
 
     def _gate(self, binding: ModelBinding) -> Gate:
-        # A model in this process shares nothing with those in other processes, except its budget.
-        if self._post is None or (binding.weights is not None and not binding.spec.capped):
+        # A local model shares only its budget with other processes.
+        if self._connection is None or (binding.weights is not None and not binding.spec.capped):
             return governor(binding)
-        return RemoteGate(self._post, binding.name)
+        return RemoteGate(self._connection, binding.name)
 
 
 def governor(binding: ModelBinding) -> Governor:
@@ -153,7 +159,7 @@ def _provider(binding: ModelBinding, registry: Registry, answers: Answers, threa
     return TransformersProvider(binding.spec, weights, threads)
 
 
-def _local(weights: Weights, registry: Registry) -> LocalWeights:
+def _local(weights: ModelWeights, registry: Registry) -> LocalWeights:
     folder = materialise(weights, registry.store)
     if weights.base is None:
         return LocalWeights(folder, None, weights.name)

@@ -1,4 +1,4 @@
-"""An operator as a job runs it: with its inputs, its arguments and its context, whatever its shape."""
+"""An operator as a job runs it, whatever its shape: with its inputs, its arguments and its context."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from registry.records.stored_rows import is_immutable
 
 
 class OperatorError(Exception):
-    """An operator raised, or yielded something that it did not declare."""
+    """An operator raised an exception, or yielded something it did not declare."""
 
 
 def wrong_fields(error: ValidationError) -> str:
@@ -44,7 +44,7 @@ def wrong_fields(error: ValidationError) -> str:
 
 @dataclass
 class Scope:
-    """What belongs to one partition: a scratch folder, and what the operator reports and keeps."""
+    """The state of one partition: a scratch folder, and what the operator reports and keeps."""
 
     scratch: Path
     files: FileCollector
@@ -76,7 +76,7 @@ class Operation:
 
     @cached_property
     def stream(self) -> str:
-        """The input that comes row by row, or in batches."""
+        """The name of the input that is passed row by row, or in batches."""
         [name] = [name for name, port in self.operator.inputs.items() if not port.whole]
         return name
 
@@ -89,17 +89,17 @@ class Operation:
         return read_rows(self._registry.location, self.job.inputs[self.stream], self._streamed, part)
 
     def whole_inputs(self) -> dict[str, Table[Any] | None]:
-        """The inputs given whole; None for one that the pipeline omits."""
+        """The inputs that are passed whole; None for one that the pipeline omits."""
         return {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """The operator's arguments besides its inputs and its context: parameters, and models (None in unused roles)."""
+        """The operator's other arguments: parameters, and models (None in unused roles)."""
         return {**self._settings, **{role: self._models.role(role) for role in self.operator.roles}}
 
     def seed(self, *parts: Any) -> int:
         """A seed from the pipeline's seed, the operator and `parts`."""
-        # repr, because JSON has neither bytes nor infinity.
+        # repr, because JSON can represent neither bytes nor infinity.
         text = repr((self.job.seed, self.operator.name, *parts))
         return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
 
@@ -109,8 +109,8 @@ class Operation:
         Args:
             scope: of the partition.
             seed: see `seed`.
-            tally: takes its numbers (default: the partition's).
-            rejects: takes its partial rejects; None if it is not called for a row.
+            tally: collects its numbers (default: the partition's).
+            rejects: collects its partial rejects; None if it is not called for a row.
         """
         return Context(
             random.Random(seed),
@@ -132,7 +132,7 @@ class Operation:
             item: a record, or (output, record).
             where: where the operator was, for error messages.
             calls: the calls made before.
-            given: the row that the operator was called for. It is valid; if it cannot change, it stays valid.
+            given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
         """
         name, outputs = f"{self.operator.place}: operator {self.operator.name}", self.operator.outputs
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
@@ -149,11 +149,13 @@ class Operation:
         try:
             valid = declared.model_validate(row.model_dump(), by_name=True, by_alias=False)
         except ValidationError as error:
-            raise OperatorError(f"{name} made an invalid {declared.type_name()} from {where}: {wrong_fields(error)}") from error
+            raise OperatorError(
+                f"{name} yielded an invalid {declared.type_name()} for {where}: {wrong_fields(error)}"
+            ) from error
         return OutputRow(output, valid, sources_of(row), calls)
 
     def writer(self, part: Partition) -> OutputWriter:
-        """Takes the output rows of a partition."""
+        """A writer for the output rows of a partition."""
         rows = sum(version.rows for version in self.job.inputs[self.stream]) if self.operator.shape != "whole" else part.stop
         single = part == Partition(start=0, stop=rows)
         return OutputWriter(self._registry.store, self.operator, self.job.inputs, self.job.excluded, single=single)
@@ -169,7 +171,7 @@ class Operation:
             record = self.operator.inputs[port].record
             arrow = read_whole(self._registry.store, self.job.inputs[port], record)
             table = self.operator.inputs[port].table or Table
-            groups = (self.job.families.get(port, ()),) if issubclass(table, Grouped) else ()
+            groups = (self.job.row_groups.get(port, ()),) if issubclass(table, Grouped) else ()
             self._tables[port] = table(record, arrow, port, *groups)
         return self._tables[port]
 
@@ -178,4 +180,4 @@ class _NoRow(list[str]):
     """The partial rejects of an operator that is not called for a row."""
 
     def append(self, reason: str) -> None:
-        raise EngineError(f"ctx.reject is for row operators; there is no row here to reject a part of: {reason}")
+        raise EngineError(f"ctx.reject is only for row operators, because it rejects part of a row's result: {reason}")

@@ -47,13 +47,13 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Input:
-    """The versions of an input laid end to end: their numbers among all input versions, and where each one stops."""
+    """The concatenated versions of an input: their numbers among all input versions, and where each one ends."""
 
     numbers: tuple[int, ...]
     stops: tuple[int, ...]
 
     def address(self, row: int) -> tuple[int, int]:
-        """A row as (number of the version, row in the version); raises IndexError if there is no such row."""
+        """A row as (number of the version, row in the version); raises IndexError if the row does not exist."""
         if not self.stops or not 0 <= row < self.stops[-1]:
             raise IndexError(row)
         place = bisect_right(self.stops, row)
@@ -73,7 +73,7 @@ class OutputWriter:
         operator: whose outputs these are.
         inputs: the versions that each input is made of, for lineage.
         excluded: ids of rows to leave out (and count), by output.
-        single: the partition is the whole step, so that the content ids of its rows are those of the outputs.
+        single: the partition is the whole step, so the content ids of its rows are those of the outputs.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class OutputWriter:
         self._exposure: dict[RowRef, int] = {}
 
     def add_row(self, at: RowRef, emitted: Sequence[OutputRow], reasons: Sequence[str], log: CallLog) -> bool:
-        """Add the result of an input row, which is a source of everything yielded for it. Returns whether any of it is kept.
+        """Add the result of an input row, which is a source of everything yielded for it. Returns whether any of it was kept.
 
         Args:
             reasons: why the row, or parts of its result, were rejected.
@@ -108,7 +108,7 @@ class OutputWriter:
         linked: set[str] = set()
         kept = self._kept(emitted)
         for item in kept:
-            # An operator that names no answer may have used every call made so far.
+            # If the operator names no answer, it may have used every call made so far.
             answers = _call_ids(item.sources) if item.calls else {}
             calls = [call for call in item.calls if call.call_id in answers] or item.calls
             self._add(item, calls, (at,))
@@ -133,7 +133,7 @@ class OutputWriter:
         self._add_unlinked(call for call in log.calls if call.call_id not in linked)
 
     def add_exposure(self, seen: Mapping[RowRef, int]) -> None:
-        """Add how often a trainer saw which rows. They are sources of the models that it made."""
+        """Add how often a trainer saw each row. These rows are sources of the models it made."""
         self._exposure = {ref: times for ref, times in sorted(seen.items()) if times}
         for name, record in self._operator.outputs.items():
             if record.registry_kind == "model" and self._exposure:

@@ -1,6 +1,6 @@
 """Runs partitions of a step: calls its operator, writes its objects and receipts.
 
-It does not know Ray. A worker process keeps one `Worker` for a job, so that models are loaded and connections made once.
+It does not depend on Ray. A worker process keeps one `Worker` for a job, so that models are loaded only once.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from registry import Registry
 
 _WATCH_SECONDS = 0.5
 MOST_DEATHS = 3
-"""Ray replaces a worker that died and its partitions begin again; after so many deaths they are taken to be the cause."""
+"""A worker that dies is replaced, and its partitions start again. After this many deaths, a partition counts as the cause."""
 
 
 class Worker:
     """Runs partitions of one job; several may be in progress on one event loop.
 
-    When a row fails the step, no further request is sent and no further partition begins. Requests in flight finish, so that
+    When a row fails the step, no more requests are sent and no more partitions start. Requests in flight finish, so that
     their answers, which are paid for, reach the journal.
 
     Args:
         job: what the partitions share.
-        link, name, far: see Models.
+        transport, name, remote: see Models.
     """
 
-    def __init__(self, job: Job, link: Transport | None = None, name: str | None = None, *, far: bool = False) -> None:
+    def __init__(self, job: Job, transport: Transport | None = None, name: str | None = None, *, remote: bool = False) -> None:
         self.job = job
         self.registry = Registry(job.registry)
-        self.models = Models(job, self.registry, link, name, far=far)
+        self.models = Models(job, self.registry, transport, name, remote=remote)
         self.operation = Operation(job, self.registry, self.models)
         self._receipts = self.operation.receipts
         self._watching: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class Worker:
             if self._receipts.count_attempt(part) >= MOST_DEATHS:
                 raise EngineError(
                     f"a worker process died {MOST_DEATHS} times at rows {part.start} to {part.stop - 1}: it ran out of memory, "
-                    "or native code crashed. Give it more memory, or look at those rows"
+                    "or native code crashed. Give workers more memory, or check these rows"
                 )
             self._same_code()
             result = await self._run(part)
@@ -89,7 +89,7 @@ class Worker:
         )
 
     async def _watch(self) -> None:
-        """Send no further request once another worker has failed the step or the user has interrupted the run."""
+        """Send no more requests once another worker has failed the step or the user has interrupted the run."""
         while not self._receipts.stop_mark.exists():
             await asyncio.sleep(_WATCH_SECONDS)
             self.operation.heartbeat.note(self.models.waiting())
@@ -102,17 +102,17 @@ class Worker:
                 "and the process that started the run. If you have just edited it, run again"
             )
 
-    def _failure(self, part: Partition, error: Exception, made: Usage | None = None) -> Failure:
+    def _failure(self, part: Partition, error: Exception, usage: Usage | None = None) -> Failure:
         self._stop()
         message = str(error) if isinstance(error, OperatorError | EngineError | ModelError) else _named(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"there is no space left for {self.registry.where}: {error.strerror}. Free some and run again"
+            message = f"no space left in {self.registry.where}: {error.strerror}. Free some space and run again"
         return Failure(
             partition=part,
             message=message,
             traceback="".join(traceback.format_exception(error)),
             stopped=isinstance(error, StoppedError),
-            usage=made or Usage(),
+            usage=usage or Usage(),
             spent=self.models.spent(),
         )
 

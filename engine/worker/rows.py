@@ -1,4 +1,4 @@
-"""Row operators: called for each row of a partition, all rows at once on one event loop."""
+"""Row operators: called for each row of a partition, with all rows concurrent on one event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt, Usage
 from engine.llm.chat import CallLog, current_log
-from engine.llm.providers.response_body import whole_characters
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError
 from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
@@ -20,17 +19,18 @@ from engine.worker.models import usage
 from engine.worker.operation import Operation, OperatorError, Scope
 from engine.worker.output_writer import OutputRow
 from registry import Record
+from registry.storage.valid_text import repaired
 
 _LONGEST_REASON = 1000
 _CODE_ERRORS = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
-"""Exceptions that the operator's code causes, whatever a model answered."""
+"""Exceptions that are caused by the operator's code, whatever a model answered."""
 
 
 @dataclass
 class RowResult:
     """The result of one input row: output rows, or a reason for its rejection, or an error that fails the step.
 
-    `partial` has the reasons of `ctx.reject`, `tally` the numbers that the operator reported.
+    `partial` has the reasons given to `ctx.reject`, `tally` the numbers that the operator reported.
     """
 
     emitted: list[OutputRow] = field(default_factory=list)
@@ -47,7 +47,7 @@ class RowResult:
 
 
 class FailedRowsError(Exception):
-    """Rows failed the step. `cause` is the most telling error; `usage` sums the calls of all rows."""
+    """Rows failed the step. `cause` is the most informative error; `usage` sums the calls of all rows."""
 
     def __init__(self, results: Sequence[RowResult]) -> None:
         super().__init__("rows failed")
@@ -62,7 +62,7 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
         operation: the operator.
         part: the rows.
         scope: of the partition.
-        stop: called when a row fails the step, so that no further request is sent.
+        stop: called when a row fails the step, so that no more requests are sent.
 
     Raises:
         FailedRowsError: a row failed the step.
@@ -74,7 +74,7 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
         raise FailedRowsError(results)
     for result in results:
         scope.tally.add(result.tally)
-    # In a thread, so that other rows' answers need not wait for the disk.
+    # In a thread, so that other rows' answers do not wait for the disk.
     return await asyncio.to_thread(_written, operation, part, results)
 
 
@@ -96,13 +96,13 @@ def _usage(results: Sequence[RowResult]) -> Usage:
 async def _row(
     operation: Operation, row: Record, number: int, whole: Mapping[str, Any], scope: Scope, stop: Callable[[], None]
 ) -> RowResult:
-    # Seeded by content, not by position: moving a row, or adding one before it, changes no other row's draws.
+    # Seeded by content, not by position: moving or adding a row does not change the draws of other rows.
     seed = operation.seed(row.model_dump()) if operation.operator.context else 0
     arguments = {operation.stream: row, **whole, **operation.arguments}
     where = f"row {number} of {operation.stream!r}"
     result = await _attempt(operation, row, arguments, seed, where, scope)
     if operation.job.retry_rejects and result.rejected is not None and result.log.calls and not result.log.asked:
-        # Answers in the journal rejected the row again.
+        # The row was rejected again because of answers in the journal.
         refresh.set(True)
         first, result = result, await _attempt(operation, row, arguments, seed, where, scope)
         result.log.calls[:0] = first.log.calls
@@ -132,9 +132,9 @@ async def _attempt(
     except Exception as error:
         what = f"operator {operator.name} raised {type(error).__name__} on {where}: {error}"
         if result.log.calls and not isinstance(error, _CODE_ERRORS):
-            # A model's answer may be the cause. It is in the journal, so an error would fail every run from now on.
+            # A model's answer may be the cause. It is in the journal, so an error would fail every later run as well.
             operation.log.warning(what, exc_info=error)
-            result.emitted, result.rejected = [], whole_characters(f"{what[:_LONGEST_REASON]} (after a model's answer)")
+            result.emitted, result.rejected = [], repaired(f"{what[:_LONGEST_REASON]} (after a model's answer)")
             return result
         result.error = OperatorError(f"{place_in(operator.function, error)}: {what}")
         result.error.__cause__ = error
@@ -142,6 +142,6 @@ async def _attempt(
 
 
 def _main_error(errors: Sequence[Exception]) -> Exception:
-    """The most telling of several rows' errors: an endpoint's or a budget's before an operator's before others."""
+    """The most informative of several errors: those of an endpoint or a budget first, then those of an operator."""
     order: tuple[type[Exception], ...] = (EndpointError, BudgetError, OperatorError, EngineError)
     return next((error for kind in order for error in errors if isinstance(error, kind)), errors[0])

@@ -1,4 +1,4 @@
-"""Whole-input operators: called once for a step."""
+"""Whole-input operators: called once per step."""
 
 from __future__ import annotations
 

@@ -1,118 +1,62 @@
-"""The catalog of versions and runs. Manifests and run journals are the record; DuckDB tables are made from them.
-
-A change is written in three steps, under the registry's lock: the intent, which names what will change; the files of record
-(manifests, run journals, marks); and the tables, which are brought up to date for everything that the intent names. After a
-crash, the next process takes the last step.
-"""
+"""The catalog of versions and runs: commits, runs, pins, and the removal of versions."""
 
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
-import duckdb
-
-from registry.catalog.database import FULL, Database, disk_error, in_memory, sql
-from registry.catalog.files_of_record import Truth
-from registry.catalog.manifest import Draft, Event, Given, Manifest, Pin, StepRun
-from registry.catalog.rows import TABLES, manifest_rows, merged, replace_marks, replace_run, replace_versions, run_rows
-from registry.catalog.run_journal import RunLog, sealed
-from registry.catalog.write_ahead import Intent, IntentFile
-from registry.errors import CorruptError, DamagedError, StaleError
-from registry.storage import fault_points, plain_files
+from registry.catalog.database import sql
+from registry.catalog.derived_tables import DerivedTables
+from registry.catalog.manifest import Draft, Event, Manifest, Pin, StepRun, UsedNumber
+from registry.catalog.rows import manifest_rows, merged, run_rows
+from registry.catalog.run_journal import sealed
+from registry.catalog.write_ahead import Intent
+from registry.errors import CorruptError
 from registry.storage.files import Files
-from registry.storage.lock import READ_ONLY, RegistryLock
+from registry.storage.lock import READ_ONLY
 from registry.storage.objects import ObjectStore
 from registry.storage.shared_lock import SharedLock
 
 __all__ = ["Catalog", "sql"]
 
-_log = logging.getLogger("registry")
-T = TypeVar("T")
 
-
-class Catalog:
-    """The tables of a registry and the files of record that they are made from.
+class Catalog(DerivedTables):
+    """Versions and runs. Reading is in DerivedTables; changes are here.
 
     Args:
-        root: the folder of everything that is always on this machine: lock, DuckDB file, run journals, pins.
+        root: the registry's folder on this machine.
         store: contains the objects of the versions.
         manifests: `<version_id>.json` each.
     """
 
     def __init__(self, root: Path, store: ObjectStore, manifests: Files) -> None:
-        self.root = root
+        super().__init__(root, manifests)
         self.readers = SharedLock(root / "registry.readers", f"versions of the registry {root} are being removed")
         self._store = store
-        self._truth = Truth(root, manifests)
-        self._lock = RegistryLock(root)
-        self._intent = IntentFile(root / "registry.intent")
-        self._database = Database(root / "registry.duckdb")
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    @property
-    def file(self) -> Path:
-        """The DuckDB file."""
-        return self._database.file
-
-    @property
-    def runs(self) -> RunLog:
-        """The journals of runs."""
-        return self._truth.runs
-
-    @property
-    def truth(self) -> Truth:
-        """The files of record."""
-        return self._truth
-
-    def snapshot(self) -> duckdb.DuckDBPyConnection:
-        """An in-memory database with a copy of the tables in schema `internal`; nothing on disk stays open."""
-        with self._held(to_read=True):
-            try:
-                self._finish_pending()
-                return self._repaired(self._database.copy)
-            except OSError as error:
-                if error.errno not in READ_ONLY:
-                    _log.warning("the catalog cannot be written, so the manifests and run journals are read instead: %s", error)
-                return in_memory(self._truth.rows())
-
-    def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query on the tables. Nothing is copied, so it costs the same however many versions there are."""
-        with self._held(to_read=True):
-            try:
-                self._finish_pending()
-                return self._repaired(lambda: self._database.look_up(query, values))
-            except OSError as error:
-                if error.errno not in READ_ONLY:
-                    raise
-                with in_memory(self._truth.rows()) as tables:
-                    tables.execute("use memory.internal")
-                    return tables.execute(query, list(values)).fetchall()
-
     def manifest(self, version_id: str) -> Manifest:
         """A version's manifest; raises CorruptError when it is damaged, FileNotFoundError when there is none."""
-        return self._truth.manifest(version_id)
+        return self.files.manifest(version_id)
 
     def reading(self) -> IO[bytes]:
         """Keep all versions from being removed until the returned file is closed. Raises LockedError."""
-        with self._held(
-            to_read=True
-        ):  # garbage collection holds this lock while it waits for readers, so nobody starts to read meanwhile
+        # Garbage collection holds this lock while it waits for readers, so nobody starts to read meanwhile.
+        with self._held(to_read=True):
             return self.readers.join()
 
     def touch(self, version_id: str) -> Manifest:
-        """Return the manifest, and mark the version as made now, so that it is kept while any run of now is live."""
-        self._truth.touch(version_id)
+        """Give a version the current time, so that it is kept while any run that is live now lasts; returns its manifest."""
+        self.files.touch(version_id)
         return self.manifest(version_id)
 
     def intact(self, manifest: Draft) -> bool:
-        """Whether all of a version's objects are there, in the size they were written with."""
+        """Whether all of a version's objects exist with the size they were written with."""
         return not self._missing(manifest)
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -120,7 +64,7 @@ class Catalog:
     def commit(
         self, drafts: Sequence[Draft], run_id: str, step: StepRun | None, hits: Sequence[Manifest] = ()
     ) -> list[Manifest]:
-        """Make the outputs of a step visible, all at once. Drafts that already are versions keep their numbers.
+        """Make the outputs of a step visible, all at once. Drafts that are versions already keep their numbers.
 
         Args:
             drafts: the outputs of the step.
@@ -129,7 +73,7 @@ class Catalog:
 
         Raises:
             CorruptError: objects of a draft are missing. Nothing was changed.
-            UnfitError: the catalog cannot hold a value of the step or a draft. Nothing was changed.
+            UnfitError: the catalog cannot store a value of the step or a draft. Nothing was changed.
         """
         with self._locked():
             asked = [draft.version_id for draft in drafts]
@@ -138,12 +82,12 @@ class Catalog:
             made = {version_id: self.touch(version_id) for version_id in earlier if self._is_whole(version_id)}
             fresh = [draft for draft in drafts if draft.version_id not in made]
             for draft in fresh:
-                if gone := self._missing(draft):
+                if missing := self._missing(draft):
                     raise CorruptError(
-                        f"{len(gone)} objects of {draft.name} are missing from the registry, for example {gone[0]}: they were "
-                        "removed before the version was committed. Run again to restore them."
+                        f"{len(missing)} objects of {draft.name} are missing from the registry, for example {missing[0]}: they "
+                        "were removed before the version was committed. Run again to restore them."
                     )
-            numbers = self._numbers_given(draft.name for draft in fresh)
+            numbers = self._highest_numbers(draft.name for draft in fresh)
             for draft in fresh:
                 # When the manifest is damaged or objects are missing, the version keeps its number and gets the new objects.
                 if draft.version_id not in earlier:
@@ -161,7 +105,7 @@ class Catalog:
             if line or changed:
                 with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if line else ())):
                     for manifest in changed.values():
-                        self._truth.write(manifest)
+                        self.files.write(manifest)
                     if line:
                         self.runs.append(run_id, line)
         return manifests
@@ -203,26 +147,6 @@ class Catalog:
             if error.errno not in READ_ONLY:
                 raise
 
-    def rebuild(self) -> int:
-        """Rebuild the DuckDB file from the files of record; returns the number of versions."""
-        with self._held():
-            try:
-                self._database.check()
-            except StaleError as error:
-                return self._rebuilt(error)
-            return self._rebuilt(StaleError("on request"))
-
-    def differences(self) -> list[str]:
-        """The tables that differ from the files of record. There are none unless another program wrote to the DuckDB file."""
-        with self._held(to_read=True), self.snapshot() as tables, in_memory(self._truth.rows()) as truth:
-            queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
-            # Compared as text, because a metric may be NaN, which is not equal to itself.
-            return [
-                table
-                for table, query in queries.items()
-                if repr(tables.execute(query).fetchall()) != repr(truth.execute(query).fetchall())
-            ]
-
     # -- keeping and forgetting ---------------------------------------------------------------------------------
 
     def pin(self, name: str, version: int) -> None:
@@ -231,7 +155,7 @@ class Catalog:
             if not self._query("select 1 from versions where name = ? and version = ?", [name, version]):
                 raise KeyError(f"{name}@{version}")
             with self._changing(Intent(marks=True)):
-                self._truth.pins.write(Pin(name=name, version=version, pinned_at=_now()))
+                self.files.pins.write(Pin(name=name, version=version, pinned_at=_now()))
 
     def unpin(self, name: str, version: int) -> None:
         """Remove a pin; raises KeyError when there is none."""
@@ -239,7 +163,7 @@ class Catalog:
             if not self._query("select 1 from pins where name = ? and version = ?", [name, version]):
                 raise KeyError(f"{name}@{version} is not pinned")
             with self._changing(Intent(marks=True)):
-                self._truth.pins.remove([name, version])
+                self.files.pins.remove([name, version])
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the registry's lock for a block. Meanwhile nobody else commits, starts to read, or starts or ends a run."""
@@ -255,104 +179,18 @@ class Catalog:
     def forget(self, version_ids: Sequence[str]) -> None:
         """Remove versions, but not their objects. Their numbers are never used again."""
         with self._locked():
-            gone = self._query(
+            removed = self._query(
                 "select name, max(version) from versions where list_contains(?, version_id) group by name", [list(version_ids)]
             )
-            given = self._numbers_given(name for name, _ in gone)
+            highest = self._highest_numbers(name for name, _ in removed)
             with self._changing(Intent(versions=tuple(version_ids), marks=True)):
-                for name, version in gone:
-                    if version == given[name]:
-                        self._truth.numbers.write(Given(name=name, version=version))
+                for name, version in removed:
+                    if version == highest[name]:
+                        self.files.numbers.write(UsedNumber(name=name, version=version))
                 for version_id in version_ids:
-                    self._truth.remove(version_id)
+                    self.files.remove(version_id)
 
     # -- inside -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock, with tables that are up to date."""
-        with self._held():
-            self._finish_pending()
-            yield
-
-    @contextmanager
-    def _held(self, to_read: bool = False) -> Iterator[None]:
-        with self._lock.held(to_read):
-            try:
-                yield
-            except OSError as error:
-                if error.errno not in FULL or error.filename:
-                    raise
-                # Python does not name the file that could not be written.
-                raise disk_error(error.errno, self.root) from error
-            finally:
-                self._database.close()
-
-    @contextmanager
-    def _changing(self, intent: Intent) -> Iterator[None]:
-        """Change the files of record in the block, then update the tables. After a failure, the next process updates them."""
-        self._intent.write(intent)
-        yield
-        self._update_tables(intent)
-        self._intent.clear()
-
-    def _finish_pending(self) -> None:
-        """Finish the change of a process that died, or whose disk was full."""
-        intent = self._intent.read()
-        if intent is None and not plain_files.kind(self.file):
-            intent = Intent(everything=True)
-        if intent:
-            self._update_tables(intent)
-            self._intent.clear()
-
-    def _update_tables(self, intent: Intent) -> None:
-        """Update the tables for everything that an intent names."""
-        if intent.everything:
-            self._rebuilt(StaleError("it was being made"))
-            return
-        found = [manifest for version_id in intent.versions if (manifest := self._truth.find(version_id))]
-        events = {run_id: self.runs.read(run_id) for run_id in intent.runs}
-        marks = self._truth.marks() if intent.marks else None
-
-        def apply(con: duckdb.DuckDBPyConnection) -> None:
-            if intent.versions:
-                replace_versions(con, intent.versions, found)
-            for run_id, of_run in events.items():
-                replace_run(con, run_id, of_run)
-            if marks is not None:
-                replace_marks(con, marks)
-
-        try:
-            self._database.change(apply)
-        except StaleError as error:
-            self._rebuilt(error)
-
-    def _repaired(self, use: Callable[[], T]) -> T:
-        """Read the DuckDB file. If it turns out to be damaged or stale, rebuild it and read again."""
-        try:
-            return use()
-        except StaleError as error:
-            self._rebuilt(error)
-            return use()
-
-    def _query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._repaired(lambda: self._database.query(query, values))
-
-    def _rebuilt(self, reason: StaleError) -> int:
-        """Rebuild the DuckDB file; returns the number of versions. A damaged file is kept under another name."""
-        rows = self._truth.rows()
-        self._intent.write(Intent(everything=True))
-        fault_points.point("rebuild.begun")
-        if isinstance(reason, DamagedError):
-            _log.warning(
-                "the catalog %s is damaged (%s). It was moved to %s and rebuilt from the files of record; nothing is lost",
-                self.file,
-                reason,
-                self._database.set_aside().name,
-            )
-        self._database.make(rows)
-        self._intent.clear()
-        return len(rows["versions"])
 
     def _is_whole(self, version_id: str) -> bool:
         try:
@@ -364,7 +202,7 @@ class Catalog:
         """The objects of a version that are missing, or do not have the size they were written with."""
         return [part.sha256 for part in version.objects() if not self._store.has(part.sha256, part.bytes)]
 
-    def _numbers_given(self, names: Iterable[str]) -> dict[str, int]:
+    def _highest_numbers(self, names: Iterable[str]) -> dict[str, int]:
         """The highest version number that each name ever had; 0 for a name that had none."""
         wanted = list(names)
         found = self._query(
@@ -388,7 +226,7 @@ class Catalog:
                 self.runs.append(run_id, line)
 
     def _sealed(self, event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
-        """An event as a line of a journal; raises UnfitError when the tables cannot hold its values."""
+        """An event as a line of a journal; raises UnfitError when the tables cannot store its values."""
         self._database.prove(run_rows([event]))
         return sealed(event, manifests)
 

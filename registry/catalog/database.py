@@ -82,7 +82,7 @@ class Database:
         fault_points.point("catalog.committed")
 
     def prove(self, rows: TableRows) -> None:
-        """Check that the tables can hold rows, before anything is written; raises UnfitError."""
+        """Check that the tables can store rows, before anything is written; raises UnfitError."""
         con = self._connected()
         if not self._has_trial:
             con.execute("create schema memory.trial; use memory.trial")
@@ -192,7 +192,7 @@ class Database:
     def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
         kind = plain_files.kind(self.file)
         if not kind:
-            raise StaleError("there is no such file")
+            raise StaleError("it does not exist")
         if kind != "a file":
             raise DamagedError(f"it is {kind}")
         log = plain_files.kind(self._log)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from registry.catalog.manifest import Given, Manifest, Pin, unfit
+from registry.catalog.manifest import Manifest, Pin, UsedNumber, unfit
 from registry.catalog.markers import Marks
 from registry.catalog.rows import TableRows, mark_rows, table_rows
 from registry.catalog.run_journal import RunLog
@@ -17,7 +17,7 @@ from registry.storage.checked_json import checked_json, parse_checked_json
 from registry.storage.files import Files
 
 
-class Truth:
+class FilesOfRecord:
     """The files, and the rows of the tables that follow from them.
 
     Args:
@@ -28,7 +28,7 @@ class Truth:
     def __init__(self, root: Path, manifests: Files) -> None:
         self.runs = RunLog(root / "runs")
         self.pins = Marks(root / "pins", Pin, ("name", "version"))
-        self.numbers = Marks(root / "numbers", Given, ("name",))
+        self.numbers = Marks(root / "numbers", UsedNumber, ("name",))
         self._manifests = manifests
 
     def manifest(self, version_id: str) -> Manifest:
@@ -50,7 +50,7 @@ class Truth:
         return manifest
 
     def find(self, version_id: str) -> Manifest | None:
-        """The same, or None when there is none."""
+        """A version's manifest; None when there is none. Raises CorruptError when it is damaged."""
         try:
             return self.manifest(version_id)
         except FileNotFoundError:

@@ -20,9 +20,10 @@ from pydantic import (
 
 from registry.storage.checked_json import json_digest
 from registry.storage.ids import RunId, Sha256
+from registry.storage.valid_text import repaired
 
 MOST = 2**53 - 1
-"""The largest count: tables can hold it and sums of it, and every JSON parser reads it exactly."""
+"""The largest count: the tables can store it and sums of it, and every JSON parser reads it exactly."""
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 """A number of rows, bytes, calls or tokens."""
@@ -58,13 +59,13 @@ Moment = Annotated[dt.datetime, AfterValidator(_in_utc)]
 """A time in UTC."""
 
 
-def _unicode(value: Any) -> Any:
-    """The value with lone surrogates, which Python allows but no file can store, replaced by `?`."""
+def _storable(value: Any) -> Any:
+    """The value with all texts in it repaired, so that it can be stored."""
     if isinstance(value, str):
-        return value.encode(errors="replace").decode()
+        return repaired(value)
     if isinstance(value, dict):
-        return {_unicode(key): _unicode(item) for key, item in value.items()}
-    return [_unicode(item) for item in value] if isinstance(value, list | tuple) else value
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Frozen(BaseModel):
@@ -101,7 +102,7 @@ class VersionRef(Frozen):
 
 
 class Metric(Frozen):
-    """A number that an operator reported, of the part named by `slice` (a verdict, a training step), or of everything."""
+    """A number that an operator reported, for the part named by `slice` (a verdict, a training step) or for everything."""
 
     metric: str
     value: float
@@ -154,7 +155,7 @@ class Draft(Frozen):
     inputs: tuple[VersionRef, ...] = ()
     models: tuple[VersionRef, ...] = ()
     opaque: tuple[Place, ...] = ()
-    # Manifests call it `beside`.
+    # Stored as `beside`, its name in earlier versions.
     broadcast_inputs: tuple[Place, ...] = Field(default=(), validation_alias="beside", serialization_alias="beside")
     data: tuple[DataObject, ...] = ()
     side: tuple[SideObject, ...] = ()
@@ -239,10 +240,10 @@ class Event(Frozen):
     run_id: RunId
     pipeline: str = ""
     state: Literal["running", "succeeded", "failed", "interrupted"] = "running"
-    error: Annotated[str | None, BeforeValidator(_unicode)] = None
+    error: Annotated[str | None, BeforeValidator(_storable)] = None
     step: StepRun | None = None
     refs: dict[Name, Number] = {}
-    source: Annotated[dict[str, Any], BeforeValidator(_unicode)] = {}
+    source: Annotated[dict[str, Any], BeforeValidator(_storable)] = {}
 
 
 class Pin(Frozen):
@@ -253,7 +254,7 @@ class Pin(Frozen):
     pinned_at: Moment
 
 
-class Given(Frozen):
+class UsedNumber(Frozen):
     """The highest version number that a name ever had, when that version has been removed."""
 
     name: Name
@@ -261,7 +262,7 @@ class Given(Frozen):
 
 
 def unfit(error: ValidationError) -> str:
-    """Why an undamaged document cannot be used: another version wrote it, or the tables cannot hold a value."""
+    """Why an undamaged document cannot be used: another version wrote it, or the tables cannot store a value."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] in ("extra_forbidden", "missing", "literal_error"):
         return "was written by another version of the engine and cannot be read by this one"

@@ -1,4 +1,4 @@
-"""Small facts that only these files hold, one per file, with a checksum: pins, and used version numbers."""
+"""Small facts that are stored nowhere else, one per file, with a checksum: pins, and used version numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's events as OpenLineage, for tools such as Marquez.
+"""A run's events as OpenLineage, for tools like Marquez.
 
 A run is a run of the job `<pipeline>`; each of its steps is a run of the job `<pipeline>.<step>`, with the former as
 its parent. Datasets and models are datasets by the names that they have in the registry.

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from registry.catalog.manifest import Event, Given, Manifest, Pin
+from registry.catalog.manifest import Event, Manifest, Pin, UsedNumber
 from registry.errors import UnfitError
 
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
@@ -72,11 +72,11 @@ def run_rows(events: Iterable[Event]) -> TableRows:
     return rows
 
 
-def mark_rows(pins: Iterable[Pin], numbers: Iterable[Given]) -> TableRows:
+def mark_rows(pins: Iterable[Pin], numbers: Iterable[UsedNumber]) -> TableRows:
     """The rows of pins and used version numbers."""
     return {
         "pins": [pin.model_dump() | {"pinned_at": _naive(pin.pinned_at)} for pin in pins],
-        "numbers": [given.model_dump() for given in numbers],
+        "numbers": [number.model_dump() for number in numbers],
     }
 
 
@@ -92,7 +92,7 @@ def _latest(refs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def insert(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
-    """Insert rows into the tables of the connection's schema; raises UnfitError when they cannot hold one."""
+    """Insert rows into the tables of the connection's schema; raises UnfitError when they cannot store one."""
     for table in TABLES:
         if more := rows.get(table):
             # Columns are passed as lists: one statement per table, and no Arrow, whose conversion of lists imports pandas.
@@ -103,7 +103,7 @@ def insert(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
                 con.execute(f"insert into {table} by name select {columns}", values)
             except (*_UNFIT, OverflowError) as error:
                 reason = str(error).partition("\n")[0]
-                raise UnfitError(f"the catalog's table {table} cannot hold this: {reason}") from error
+                raise UnfitError(f"the catalog's table {table} cannot store this: {reason}") from error
 
 
 def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str], manifests: Iterable[Manifest]) -> None:
@@ -111,10 +111,10 @@ def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str],
     ids = list(version_ids)
     [(known,)] = con.execute("select count(*) from versions where list_contains(?, version_id)", [ids]).fetchall()
     if known:
-        gone = "select name, version from versions where list_contains(?, version_id)"
+        removed = "select name, version from versions where list_contains(?, version_id)"
         for table in ("side_objects", "metrics"):
-            con.execute(f"delete from {table} where (name, version) in ({gone})", [ids])
-        con.execute(f"delete from inputs where (child, child_version) in ({gone})", [ids])
+            con.execute(f"delete from {table} where (name, version) in ({removed})", [ids])
+        con.execute(f"delete from inputs where (child, child_version) in ({removed})", [ids])
         con.execute("delete from versions where list_contains(?, version_id)", [ids])
     insert(con, merged(manifest_rows(manifest) for manifest in manifests))
 

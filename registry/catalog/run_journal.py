@@ -26,7 +26,7 @@ _log = logging.getLogger("registry")
 
 
 class Unfit(NamedTuple):
-    """An undamaged line of a step that the catalog cannot hold: its number, and why."""
+    """An undamaged line of a step that the catalog cannot store: its number, and why."""
 
     line: int
     reason: str
@@ -78,7 +78,7 @@ class RunLog:
     def read(self, run_id: str) -> list[Event]:
         """A run's events; empty when there is no journal. Raises CorruptError, which names file and line.
 
-        Lines of steps that the tables cannot hold are left out, with a warning: engines before 0.3 could write them.
+        Lines of steps that the tables cannot store are left out, with a warning: engines before 0.3 could write them.
         """
         events, unfit = self.scan(run_id)
         for line in unfit:
@@ -86,7 +86,7 @@ class RunLog:
         return events
 
     def scan(self, run_id: str) -> Journal:
-        """A run's events, and the lines that the tables cannot hold. Raises CorruptError like `read`."""
+        """A run's events, and the lines that the tables cannot store. Raises CorruptError like `read`."""
         path = self.path(run_id)
         try:
             *whole, last = plain_files.read(path).split(b"\n")

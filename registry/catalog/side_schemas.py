@@ -21,10 +21,10 @@ CALLS = pa.schema(
         ("cost_usd", pa.float64()),
     ]
 )
-"""A model call and a row that it helped to make (null: it led to no row). `prompt` is the messages as JSON."""
+"""A model call and a row that it helped to make (null: it made no row). `prompt` is the messages as JSON."""
 
 REJECTS = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("reason", pa.large_string())])
 """A row of input `input` that a step, or a source, did not accept."""
 
 EXPOSURE = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("times_seen", pa.int64())])
-"""Row `parent_row` of input `input` went so many times through a trainer."""
+"""How often a trainer used row `parent_row` of input `input`."""

@@ -1,4 +1,4 @@
-"""The write-ahead intent: what is about to change, made durable first, so that recovery after a crash knows where to look."""
+"""The write-ahead intent: what is about to change, recorded durably first: recovery after a crash starts from it."""
 
 from __future__ import annotations
 

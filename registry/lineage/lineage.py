@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import defaultdict
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 
-from registry.errors import QueryError
+from registry.lineage.targets import resolve
 from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, walk
 from registry.storage.objects import ObjectStore
 
@@ -58,22 +56,15 @@ class Lineage:
             self._calls[Version(name, version)].append(CallObject(base, sha256))
         facts = con.execute("select name, version, kind, type, rows, step, run_id from internal.versions").fetchall()
         self.facts = {Version(name, version): Fact(*rest) for name, version, *rest in facts}
+        self._numbers: defaultdict[str, list[int]] = defaultdict(list)
+        for name, number in self.facts:
+            self._numbers[name].append(number)
         self._latest: dict[str, int] = dict(con.execute("select name, version from internal.refs").fetchall())
         self._store = store
 
     def find(self, target: str) -> Version:
         """The version of a target: `NAME@V`, or `NAME` for the latest. Raises QueryError when there is none."""
-        name, at, number = target.rpartition("@") if "@" in target else (target, "", "")
-        found = (
-            Version(name, int(number) if re.fullmatch("[0-9]{1,10}", number) else -1)
-            if at
-            else Version(name, self._latest.get(name, -1))
-        )
-        if found in self.facts:
-            return found
-        near = get_close_matches(target, sorted({str(version) for version in self.facts}), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise QueryError(f"the registry has no version {target}; write it as NAME@3, or NAME for the latest.{hint}")
+        return resolve(target, lambda name: self._numbers.get(name, ()), self._latest.get, lambda: sorted(self._numbers))
 
     def walk(self, start: Version, rows: list[int] | RowNumbers, direction: Direction) -> Walk:
         """See registry.lineage.walk; unknown row numbers are ignored."""

@@ -1,7 +1,7 @@
 """Compares two versions: their fields, and their rows by content or by key.
 
 Rows are compared as in SQL: whole values, null equals null, NaN equals NaN, and 0.0 equals -0.0. DuckDB compares them as
-Arrow tables in a database of its own, where columns are named by numbers, so field names do not matter.
+Arrow tables in a separate database, where columns are named by numbers, so field names do not matter.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow as pa
 from registry.catalog.catalog import sql
 from registry.catalog.manifest import Manifest
 from registry.errors import QueryError
+from registry.lineage.walk import Version
 from registry.query.session import Session
 from registry.records.artifacts import Artifact
 from registry.records.field_diff import SAME, FieldDiff, compare_fields
@@ -146,14 +147,14 @@ def compare(session: Session, old: str, new: str | None = None, *, key: Sequence
     return Diff(*sides, False, fields, rows, _compare_files(tables))
 
 
-def _version_before(session: Session, name: str, version: int) -> tuple[str, int]:
+def _version_before(session: Session, name: str, version: int) -> Version:
     query = "select max(version) from versions where name = ? and version < ?"
     [(before,)] = session.ask(query, [name, version]).rows
     if before is None:
         raise QueryError(
             f"{name}@{version} is the first version of {name}, so there is none before it. Name a version to compare it with."
         )
-    return name, int(before)
+    return Version(name, int(before))
 
 
 def _side(manifest: Manifest) -> Side:

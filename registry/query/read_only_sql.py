@@ -8,6 +8,7 @@ from typing import NamedTuple
 import duckdb
 
 from registry.errors import QueryError
+from registry.storage.valid_text import INVALID, is_valid
 
 TABLE_FUNCTIONS = frozenset(
     {
@@ -47,10 +48,8 @@ def reading(con: duckdb.DuckDBPyConnection, query: str, functions: Set[str]) -> 
     Raises:
         QueryError: the query is anything else.
     """
-    try:
-        query.encode()
-    except UnicodeEncodeError as error:
-        raise QueryError("the query is not valid Unicode") from error
+    if not is_valid(query):
+        raise QueryError(f"the query {INVALID}")
     statements = _parsed(con, query)
     if len(statements) != 1:
         raise QueryError(f"run one SQL statement at a time; this query has {len(statements)}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from registry.catalog.catalog import Catalog, sql
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError, LimitError, QueryError
 from registry.lineage.lineage import Lineage
+from registry.lineage.targets import parse, resolve
 from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.limits import Deadline
@@ -34,7 +34,6 @@ from registry.storage.objects import ObjectStore
 
 __all__ = ["QueryResult", "Session"]
 
-_DATASET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _CONFINE = (
     "set allow_persistent_secrets=false",
     "set secret_directory=''",
@@ -46,7 +45,6 @@ _CONFINE = (
     "set lock_configuration=true",
 )
 _BATCH = 2048
-_LISTED = 5
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
@@ -73,7 +71,7 @@ class Session:
     """A snapshot of the catalog that answers queries, one after the other.
 
     Args:
-        memory: the limit for DuckDB, such as `4GB` or `50%` (of the machine); the default is 80%.
+        memory: the limit for DuckDB: `4GB` or `50%` (of the machine); the default is 80%.
     """
 
     def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
@@ -171,26 +169,9 @@ class Session:
         found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
         return [name for (name,) in found]
 
-    def resolve(self, target: str) -> tuple[str, int]:
-        """Name and version of a target, `NAME` or `NAME@V`; raises QueryError when there is no such version."""
-        match = _DATASET.fullmatch(target)
-        name, version = (match["name"], match["version"]) if match else (target, None)
-        found = self.ask(
-            "select v.version, d.latest_version from versions v join datasets d using (name) where v.name = ?", [name]
-        ).rows
-        if not found:
-            names = self.names()
-            close = get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It has {_listed(names)}."
-            raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
-        if version is None and found[0][1] is None:
-            versions = ", ".join(f"{name}@{v}" for v, _ in sorted(found))
-            raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. It has {versions}.")
-        wanted = int(version) if version else found[0][1]
-        if wanted not in [v for v, _ in found]:
-            versions = ", ".join(str(v) for v, _ in sorted(found))
-            raise QueryError(f"{name!r} has no version {wanted}; it has {versions}.")
-        return name, wanted
+    def resolve(self, target: str) -> Version:
+        """The version that a target, `NAME` or `NAME@V`, means; raises QueryError when there is none."""
+        return resolve(target, self._numbers, self._latest, self.names)
 
     def shape(self, name: str, version: int) -> tuple[str, dict[str, str]]:
         """The record type of a version, and its fields (name -> type)."""
@@ -226,6 +207,14 @@ class Session:
         return self._rows(*self.resolve(target))
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _numbers(self, name: str) -> list[int]:
+        found = self._con.execute("select version from internal.versions where name = ?", [name]).fetchall()
+        return [number for (number,) in found]
+
+    def _latest(self, name: str) -> int | None:
+        found = self._con.execute("select version from internal.refs where name = ?", [name]).fetchall()
+        return int(found[0][0]) if found else None
 
     def _confine(self, memory: str | None) -> None:
         # No spilling: queries could read and write its folder.
@@ -268,7 +257,7 @@ class Session:
         except duckdb.TransactionException as error:
             raise QueryError(f"the registry is read-only, only SELECT (and EXPLAIN) may run: {error}") from error
         except duckdb.PermissionException as error:
-            raise QueryError(f"queries see the registry's views and datasets, and no files: {error}") from error
+            raise QueryError(f"queries can read the registry's views and datasets, but no files: {error}") from error
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             if self._failed:
                 raise self._failed[0] from error
@@ -291,9 +280,8 @@ class Session:
             self._attached.add("functions")
         known = set(self.names()) if tables - self._attached else set()
         for label in tables - self._attached:
-            match = _DATASET.fullmatch(label)
             # No view has a slash in its name: what has one can only be meant as a dataset.
-            if "/" in label or (match and match["name"] in known):
+            if "/" in label or parse(label)[0] in known:
                 self._attach(label)
 
     def _attach(self, label: str) -> None:
@@ -321,7 +309,7 @@ class Session:
         found = self._con.execute(
             "select version_id from internal.versions where name = ? and version = ?", [name, version]
         ).fetchall()
-        return self._catalog.truth.manifest_of(name, version, [version_id for (version_id,) in found])
+        return self._catalog.files.manifest_of(name, version, [version_id for (version_id,) in found])
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
         wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[
@@ -336,9 +324,3 @@ class Session:
         found = self._con.execute("select name, version, sha256, base from internal.side_objects where kind = ?", [wanted])
         fragments = [side_tables.Fragment(row[2], keys[wanted](row)) for row in found.fetchall()]
         return side_tables.scan(fragments, schema, self._store, self._missing)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names for a message: the first few, and how many more there are."""
-    shown = ", ".join(names[:_LISTED])
-    return f"{shown} and {len(names) - _LISTED:,} more" if len(names) > _LISTED else shown or "none yet"

@@ -1,1 +1,1 @@
-"""Typed rows: record types, their Arrow columns, and the hash of what they say."""
+"""Typed rows: record types, their Arrow columns, and their content ids."""

@@ -1,4 +1,4 @@
-"""Records that stand for files: models, reports, calibrations."""
+"""Records with files: models and reports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Report(Artifact):
     """The findings of a run, for people to read.
 
     Args:
-        title: a line.
+        title: one line.
         text: Markdown; images have the same names as in `files`: `![accuracy](accuracy.png)`.
         files: images and tables.
     """

@@ -22,6 +22,7 @@ import pyarrow as pa
 from pydantic import BaseModel, RootModel
 
 from registry.errors import UnsupportedTypeError
+from registry.storage.valid_text import valid
 
 Convert = Callable[[Any], Any]
 
@@ -40,7 +41,7 @@ class Column:
         arrow: the Arrow type.
         nullable: whether None is a value.
         encode: converts a valid value to what Arrow accepts; None when no conversion is needed.
-        decode: converts what Arrow returns, for rows of any version of the type, to what pydantic accepts; None likewise.
+        decode: converts what Arrow returns, for rows of any version of the type, to what pydantic accepts; None as for encode.
         normalize: returns the value in its stored form (a datetime in UTC), or raises ValueError when it cannot be stored.
         parts: the fields of a model; the items of a list, as `[]`.
         optional: the fields of a model that older rows may lack.
@@ -96,14 +97,6 @@ def _column(annotation: Any, where: str, within: tuple[type, ...]) -> Column:
 # -- scalars ----------------------------------------------------------------------------------------------------------
 
 
-def _text(value: str) -> str:
-    try:
-        value.isascii() or value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("it contains half of a surrogate pair, which is not a character") from None
-    return value
-
-
 def _int64(value: int) -> int:
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{value} does not fit into 64 bits")
@@ -116,11 +109,11 @@ def _utc(value: dt.datetime) -> dt.datetime:
     try:
         return value.astimezone(dt.UTC)
     except OverflowError:
-        raise ValueError(f"{value} lies outside the years 1 to 9999 in UTC") from None
+        raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from None
 
 
 _SCALARS: dict[type, Column] = {
-    str: Column(pa.large_string(), normalize=_text),
+    str: Column(pa.large_string(), normalize=valid),
     int: Column(pa.int64(), normalize=_int64),
     float: Column(pa.float64()),
     bool: Column(pa.bool_()),
@@ -148,7 +141,7 @@ def _constants(values: tuple[Any, ...], where: str, kinds: tuple[type, ...]) -> 
 
 def _enum(annotation: type[enum.Enum], where: str) -> Column:
     column = _constants(tuple(member.value for member in annotation), f"{where}, enum {annotation.__name__}", (str, int))
-    # A model may be configured to hold the value in place of the member.
+    # A model may be configured to contain the value instead of the member.
     return replace(column, encode=lambda member: annotation(member).value)
 
 
@@ -182,7 +175,7 @@ def _dict(value: Column) -> Column:
         pa.list_(pa.field("item", entry, nullable=False, metadata=DICT)),
         encode=lambda mapping: [{"key": k, "value": encode(v)} for k, v in mapping.items()],
         decode=lambda entries: {entry["key"]: decode(entry["value"]) for entry in entries},
-        normalize=lambda mapping: {_text(k): normalize(v) for k, v in mapping.items()},
+        normalize=lambda mapping: {valid(k): normalize(v) for k, v in mapping.items()},
         parts={"[]": Column(entry, parts={"key": key, "value": value})},
     )
 
@@ -222,7 +215,7 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
             for name in texts:
                 text = fields[name]
                 if text is not None and not text.isascii():
-                    _text(text)
+                    valid(text)
             for name, convert in normalizers:
                 fields[name] = convert(fields[name])
         except ValueError as error:

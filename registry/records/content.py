@@ -53,7 +53,7 @@ class ContentHash:
 
 
 def content_id(schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
-    """Hex SHA-256 of the rows of `tables` laid end to end."""
+    """Hex SHA-256 of the rows of `tables` in order."""
     content = ContentHash(schema)
     for table in tables:
         content.update(table)

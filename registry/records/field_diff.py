@@ -13,7 +13,7 @@ from registry.records.schema import fields_of, type_label
 
 @dataclass(frozen=True)
 class FieldDiff:
-    """How the fields differ (name -> type, as the registry holds them).
+    """How the fields differ (name -> type, as the registry stores them).
 
     Args:
         relation: `compatible` when the only changes are new optional fields, of rows or of nested records: readers of the old

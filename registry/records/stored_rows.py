@@ -1,7 +1,7 @@
 """Makes records from rows that their own class wrote, without validating them again.
 
-Only for types whose values are decided by their annotations: a type with validators, private attributes, enums, tuples or
-dicts goes through validation, which alone knows what it makes of a value.
+Only for types whose values are decided by their annotations: for a type with validators, private attributes, enums, tuples
+or dicts, only validation knows how a value is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry.records.record import Record
 R = TypeVar("R", bound=Record)
 Convert = Callable[[Any], Any]
 
-_AS_THEY_ARE = (str, int, float, bool, bytes, dt.date)
+_UNCONVERTED = (str, int, float, bool, bytes, dt.date)
 
 
 def read_valid(record: type[R], table: pa.Table) -> Iterator[R]:
@@ -39,8 +39,8 @@ def read_valid(record: type[R], table: pa.Table) -> Iterator[R]:
 
 @cache
 def is_immutable(record: type[BaseModel]) -> bool:
-    """Whether no part of such a record can be changed once it was validated."""
-    return all(_kind(info.annotation) in (*_AS_THEY_ARE, dt.datetime) for info in record.model_fields.values())
+    """Whether no part of such a record can change after validation."""
+    return all(_kind(info.annotation) in (*_UNCONVERTED, dt.datetime) for info in record.model_fields.values())
 
 
 @cache
@@ -87,7 +87,7 @@ def _convert(annotation: Any) -> Convert | None:
     if origin is list:
         item = _convert(args[0])
         return item and (item if item is _same else lambda values: [item(value) for value in values])
-    if _kind(annotation) in _AS_THEY_ARE:
+    if _kind(annotation) in _UNCONVERTED:
         return _same
     if annotation is dt.datetime:
         return lambda moment: moment.astimezone(dt.UTC)
@@ -106,7 +106,7 @@ def _kind(annotation: Any) -> Any:
         return _kind(rest[0]) if len(rest) == 1 else None
     if origin is typing.Literal:
         return type(args[0])
-    return annotation if annotation in (*_AS_THEY_ARE, dt.datetime) else None
+    return annotation if annotation in (*_UNCONVERTED, dt.datetime) else None
 
 
 def _only_constraints(metadata: Any) -> bool:

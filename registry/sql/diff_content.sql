@@ -1,4 +1,4 @@
--- Rows (`$columns`) of which old_rows and new_rows do not hold equally many copies, each with its last place on both sides.
+-- Rows (`$columns`) with different numbers of copies in old_rows and new_rows, each with its last row number in both.
 -- Whole rows are grouped, not hashes of them: no collision can hide a difference.
 create temp table uneven as
 select max(old_row) as old_row, max(new_row) as new_row, count(new_row) - count(old_row) as surplus

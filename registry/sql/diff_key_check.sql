@@ -1,5 +1,5 @@
--- Whether `$columns` can be a key of `$rows`: how many rows have a null in it, and the first of them; how many keys more
--- than one row has, and the first two rows with one of those.
+-- Whether `$columns` can be a key of `$rows`: how many rows have a null in it, and the first of them; how many keys occur
+-- in more than one row, and the first and last row of the first such key.
 select *
 from (select count(*), min(row) from $rows where $any_null),
     (

@@ -1,4 +1,4 @@
--- Rows of old_rows and new_rows side by side where their keys are equal (`$same_key`), alone where only one has the key;
+-- Rows of old_rows and new_rows, paired by equal keys (`$same_key`); rows without a counterpart stay single.
 -- `$flags` says for each other column whether it changed.
 create temp table pairs as
 select o.row as old_row, n.row as new_row, [$flags]::boolean[] as flags
@@ -9,7 +9,7 @@ create temp view removed as select old_row as row, 1 as copies from pairs where 
 create temp view changed as
 select * from pairs where old_row is not null and new_row is not null and list_contains(flags, true);
 
--- In how many rows the column with place `place` changed.
+-- In how many rows the column number `place` changed.
 create temp view changed_columns as
 select place, count(*) as rows
 from (select unnest(flags) as flag, generate_subscripts(flags, 1) - 1 as place from changed)

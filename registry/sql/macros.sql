@@ -1,5 +1,5 @@
--- Lineage as table functions; registry/functions.py has what stands behind them. A version is written 'NAME@V', 'NAME'
--- alone is the latest.
+-- Lineage as table functions; registry/query/table_functions.py implements them. A version is written 'NAME@V'; 'NAME'
+-- is the latest.
 
 -- Versions that `target` was made from, nearest first.
 create macro upstream(target) as table select unnest(_upstream(target), recursive := true);
@@ -8,5 +8,5 @@ create macro upstream(target) as table select unnest(_upstream(target), recursiv
 create macro downstream(target) as table select unnest(_downstream(target), recursive := true);
 
 -- The rows that row `target_row` of `target` came from, itself first, each with the model calls that made it. A line
--- without a row: it is not known which rows of that version are meant.
+-- without a row number: it is unknown which rows of that version are meant.
 create macro trace(target, target_row) as table select unnest(_trace(target, target_row), recursive := true);

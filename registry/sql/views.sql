@@ -1,4 +1,4 @@
--- The public views (documented in the README; stable). `internal` holds a snapshot of the catalog; the tables
+-- The public views (documented in docs/reference/sql.md; stable). `internal` contains a snapshot of the catalog; the tables
 -- lineage_edges, call_edges, reject_edges and exposure_edges are Arrow datasets over the versions' side objects.
 create view datasets as
 select name, kind, type, latest_version, rows, updated_at

@@ -1,6 +1,6 @@
-"""Named points at which tests kill the process, to place a crash exactly where it hurts.
+"""Named points at which tests kill the process, to place a crash exactly where it would hurt.
 
-`ENGINE_FAULT=manifest.written` kills when that point is passed first, `ENGINE_FAULT=any:17` at the 17th point passed.
+`ENGINE_FAULT=manifest.written` kills when that point is first passed, `ENGINE_FAULT=any:17` at the 17th point passed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The registry's lock: one process at a time changes or reads the catalog, and a waiting process is told who holds it.
+"""The registry's lock: one process at a time changes or reads the catalog, and a waiting process names the holder.
 
 The lock is the operating system's, so it is released as soon as its holder ends, for whatever reason.
 """
@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from registry.errors import CorruptError, LockedError
 from registry.storage import plain_files
+from registry.storage.processes import start_time
 
 LOCK_SECONDS = 60.0
 """How long to wait for a lock; ENGINE_LOCK_SECONDS overrides it."""
@@ -30,7 +31,7 @@ LOCK_SECONDS = 60.0
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a folder that is not writable."""
 
-_TELL_SECONDS = 2.0
+_WARN_SECONDS = 2.0
 _POLL_SECONDS = 0.005
 
 _log = logging.getLogger("registry")
@@ -112,7 +113,7 @@ class RegistryLock:
         except (OSError, ValueError, CorruptError, TypeError, KeyError, RecursionError):
             return "a process that has not identified itself yet"
         here = holder["host"] == socket.gethostname()
-        if here and _birth(holder["pid"]) != holder["birth"]:
+        if here and start_time(holder["pid"]) != holder["birth"]:
             # Left by a process that was killed while it held the lock.
             return "a process that has not identified itself yet"
         return f"process {holder['pid']} on {holder['host']} ({holder['command']}) since {holder['since']}"
@@ -153,7 +154,7 @@ def wait_for(attempt: Callable[[], bool], what: str, who: Callable[[], str], eve
                 f"{what} {who()}; gave up after {patience:g} s. "
                 "If that process is stuck, end it and run again: nothing committed is lost."
             )
-        if now - looked > _TELL_SECONDS / 2 and not warned:
+        if now - looked > _WARN_SECONDS / 2 and not warned:
             before, seen, looked = seen, who(), now
             warned = seen == before
             if warned:
@@ -172,25 +173,5 @@ def lock_seconds() -> float:
 
 def _signature() -> str:
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-    signature = {"pid": os.getpid(), "birth": _birth(os.getpid()), "host": socket.gethostname(), "command": command}
+    signature = {"pid": os.getpid(), "birth": start_time(os.getpid()), "host": socket.gethostname(), "command": command}
     return json.dumps(signature | {"since": f"{dt.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"})
-
-
-def _birth(pid: int) -> str | None:
-    """When a process of this machine started, which distinguishes it from later ones with its pid; None: it is not running."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _running(pid)
-    return None if state in "ZX" else fields[18]
-
-
-def _running(pid: int) -> str | None:
-    """The same, less exactly, for systems without /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # it belongs to another user
-    return "running"

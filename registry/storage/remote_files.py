@@ -17,13 +17,13 @@ _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "c
 """The names that file systems use for the time when a file was written."""
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _KEYS = {
-    "s3": "s3:// reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for another server "
-    "than Amazon's"
+    "s3": "s3:// reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for servers "
+    "other than Amazon's"
 }
 
 
 def files_at(url: str, folder: str) -> Files:
-    """The folder `folder` below a URL; raises UnreachableError when there can be no files at such a URL."""
+    """The folder `folder` below a URL; raises UnreachableError for a URL that cannot contain files."""
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
@@ -58,7 +58,7 @@ class RemoteFiles(Files):
     Args:
         system: the fsspec file system.
         root: the folder in it.
-        url: the folder, for people.
+        url: the folder, for messages.
     """
 
     def __init__(self, system: Any, root: str, url: str) -> None:
@@ -139,7 +139,7 @@ class RemoteFiles(Files):
             if (absent and doing != "write") or getattr(error, "errno", None) == errno.ENOSPC:  # ENOSPC is about this machine
                 raise
             scheme = self._url.partition(":")[0]
-            hint = "is the address right, and can this machine reach it?"
+            hint = "check the address, and that this machine can reach it"
             if absent:
                 hint = "create the bucket first, or use another URL"
             elif isinstance(error, PermissionError) or "credential" in str(error).lower():

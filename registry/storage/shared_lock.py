@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.002
 
 
 class SharedLock:
-    """A lock on a file of its own. It is held until the returned file is closed.
+    """A lock on a file. It is held until the returned file is closed.
 
     Args:
         path: the file; created when it is first locked.

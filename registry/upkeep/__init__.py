@@ -1,1 +1,1 @@
-"""Proves that a registry holds what was written to it, and removes what nothing refers to."""
+"""Checks that a registry contains what was written to it, and removes what nothing refers to."""

@@ -1,4 +1,4 @@
-"""Checks that a registry holds what was written to it; reports damage, the versions it affects, and what to do.
+"""Checks that a registry contains what was written to it; reports damage, the versions it affects, and what to do.
 
 Only reads: damaged files stay where they are. Rows are checked in registry.upkeep.row_proof.
 """
@@ -49,18 +49,18 @@ def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ())
     """
     with registry.catalog.reading():
         with RegistryLock(registry.root).held(to_read=True):
-            truth, report = _truth(registry)
-            report += _catalog(registry, truth)
+            files, report = _read_files(registry)
+            report += _catalog(registry, files)
         lost = any(finding.what in (_MISSING, _LACKS_ONE) for finding in report.errors)
-        known = not (truth.unread or lost)
-        report += _objects(registry.store, truth.manifests, frozenset(named), deep=deep, all_known=known)
+        known = not (files.unread or lost)
+        report += _objects(registry.store, files.manifests, frozenset(named), deep=deep, all_known=known)
         return report + _foreign_files(registry.root) + _crash_files(registry.root)
 
 
 # -- the small files --------------------------------------------------------------------------------------------------
 
 
-class _Truth(NamedTuple):
+class _Intact(NamedTuple):
     """The contents of the undamaged files.
 
     Args:
@@ -80,20 +80,20 @@ class _Truth(NamedTuple):
         return table_rows(self.manifests, self.runs, self.marks)
 
 
-def _truth(registry: Registry) -> tuple[_Truth, CheckResult]:
+def _read_files(registry: Registry) -> tuple[_Intact, CheckResult]:
     manifests, unread, report = _manifests(registry)
     runs, left_out, of_runs = _runs(registry)
-    marks = registry.catalog.truth
-    pins, of_pins = _marks(marks.pins, "pins", "delete the file and pin the version again")
+    record = registry.catalog.files
+    pins, of_pins = _marks(record.pins, "pins", "delete the file and pin the version again")
     numbers, of_numbers = _marks(
-        marks.numbers,
+        record.numbers,
         "numbers",
         "delete the file and rebuild the catalog: numbers of removed versions may then be used again",
         remedy="rebuild",
     )
     report += of_runs + of_pins + of_numbers
-    truth = _Truth(manifests, unread, runs, mark_rows(pins, numbers), whole=not (report.errors or unread))
-    return truth, report + CheckResult({}, tuple(left_out))
+    files = _Intact(manifests, unread, runs, mark_rows(pins, numbers), whole=not (report.errors or unread))
+    return files, report + CheckResult({}, tuple(left_out))
 
 
 def _manifests(registry: Registry) -> tuple[list[Manifest], dict[str, str], CheckResult]:
@@ -163,8 +163,8 @@ def _reason(error: Exception, where: str) -> str:
     """What an error says about the file `where`."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    said = str(error).rpartition(where)[2].lstrip(", ") or str(error)
-    return re.sub(r"^(line \d+), is damaged", r"is damaged in \1", said)
+    text = str(error).rpartition(where)[2].lstrip(", ") or str(error)
+    return re.sub(r"^(line \d+), is damaged", r"is damaged in \1", text)
 
 
 # -- the catalog ------------------------------------------------------------------------------------------------------
@@ -175,26 +175,26 @@ _ONLY_COPY = "restore the file from a backup. Only the catalog still knows about
 _LATER = "nothing is lost: the next command repairs it"
 
 
-def _catalog(registry: Registry, truth: _Truth) -> CheckResult:
+def _catalog(registry: Registry, files: _Intact) -> CheckResult:
     """Check that the DuckDB file can be read and agrees with the other files. It names the versions of damaged manifests."""
     file = registry.catalog.file
-    opened = _opened(registry, truth)
+    opened = _opened(registry, files)
     if isinstance(opened, Finding):
-        return CheckResult({}, (*_unread(truth, {}), *_lost(truth, {}), opened))
+        return CheckResult({}, (*_unread(files, {}), *_lost(files, {}), opened))
     checked = {"catalog": FileCount.of([file.stat().st_size])}
     with opened as tables:
         names = dict(tables.execute("select version_id, name || '@' || version from internal.versions").fetchall())
         runs = [run_id for (run_id,) in tables.execute("select run_id from internal.runs order by run_id").fetchall()]
-        lost = [*_lost(truth, names), *_lost_runs(registry, runs)]
-        if lost or not truth.whole:
+        lost = [*_lost(files, names), *_lost_runs(registry, runs)]
+        if lost or not files.whole:
             what = f"was not compared with the other files, because some of them are {'missing' if lost else 'damaged'}"
             note = Finding("note", file.name, what, "repair those and check again")
-            return CheckResult(checked, (*_unread(truth, names), *lost, note))
-        tables.execute("create schema truth")
-        tables.execute("use memory.truth")
+            return CheckResult(checked, (*_unread(files, names), *lost, note))
+        tables.execute("create schema expected")
+        tables.execute("use memory.expected")
         tables.execute(sql("tables.sql"))
         try:
-            insert(tables, truth.rows)
+            insert(tables, files.rows)
         except UnfitError as error:
             what = f"cannot be rebuilt from the other files: {error}"
             return CheckResult(checked, (Finding("error", file.name, what, "report it: this is a bug"),))
@@ -202,7 +202,7 @@ def _catalog(registry: Registry, truth: _Truth) -> CheckResult:
         return CheckResult(checked, tuple(_differences(file.name, tables)))
 
 
-def _opened(registry: Registry, truth: _Truth) -> duckdb.DuckDBPyConnection | Finding:
+def _opened(registry: Registry, files: _Intact) -> duckdb.DuckDBPyConnection | Finding:
     """A copy of the tables, or the reason why there is none."""
     file = registry.catalog.file
     try:
@@ -215,34 +215,34 @@ def _opened(registry: Registry, truth: _Truth) -> duckdb.DuckDBPyConnection | Fi
         return Database(file).copy()
     except DamagedError as error:
         moved = "nothing is lost: the next command moves it aside and rebuilds it from the other files"
-        advice = moved if truth.whole else "repair the other files first: it is rebuilt from them"
+        advice = moved if files.whole else "repair the other files first: it is rebuilt from them"
         return Finding("error", file.name, f"is damaged: {error}", advice)
     except StaleError as error:
         return Finding("note", file.name, f"must be rebuilt: {error}", _LATER)
 
 
-def _unread(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
+def _unread(files: _Intact, names: Mapping[str, str]) -> Iterator[Finding]:
     advice = "delete the file, rebuild the catalog, and run the pipeline that made the version: its calls are not repeated"
-    for version_id, what in truth.unread.items():
+    for version_id, what in files.unread.items():
         damaged = (names[version_id],) if version_id in names else ()
         yield Finding("error", f"manifests/{version_id}.json", what, advice, damaged, remedy="rebuild")
 
 
-def _lost(truth: _Truth, names: Mapping[str, str]) -> Iterator[Finding]:
+def _lost(files: _Intact, names: Mapping[str, str]) -> Iterator[Finding]:
     """Missing manifests: the catalog has their version, or another version was made from it, or a run made it the latest.
 
     Args:
         names: the catalog's version ids, each with its `NAME@V`.
     """
-    there = {manifest.version_id for manifest in truth.manifests} | truth.unread.keys()
+    there = {manifest.version_id for manifest in files.manifests} | files.unread.keys()
     for version_id in sorted(names.keys() - there):
         yield Finding("error", f"manifests/{version_id}.json", _MISSING, _ONLY_COPY, (names[version_id],))
-    if not truth.whole:
+    if not files.whole:
         return  # it may be one of the damaged files
-    known = {str(manifest.ref) for manifest in truth.manifests} | set(names.values())
-    known |= {f"{gone['name']}@{gone['version']}" for gone in truth.marks["numbers"]}
-    needed = {str(ref): f"{manifest.ref} was made from it" for manifest in truth.manifests for ref in _made_from(manifest)}
-    for row in truth.rows["refs"]:
+    known = {str(manifest.ref) for manifest in files.manifests} | set(names.values())
+    known |= {f"{number['name']}@{number['version']}" for number in files.marks["numbers"]}
+    needed = {str(ref): f"{manifest.ref} was made from it" for manifest in files.manifests for ref in _made_from(manifest)}
+    for row in files.rows["refs"]:
         needed.setdefault(f"{row['name']}@{row['version']}", f"run {row['run_id']} made it the latest")
     for ref in sorted(needed.keys() - known):
         advice = f"{needed[ref]}. Restore the file from a backup, or run the pipeline that made it again"
@@ -262,8 +262,8 @@ def _made_from(manifest: Manifest) -> tuple[VersionRef, ...]:
 def _differences(file: str, tables: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     for table in TABLES:
         query = "select count(*) from (from {0}.{2} except all from {1}.{2})"
-        [(more,)] = tables.execute(query.format("internal", "truth", table)).fetchall()
-        [(fewer,)] = tables.execute(query.format("truth", "internal", table)).fetchall()
+        [(more,)] = tables.execute(query.format("internal", "expected", table)).fetchall()
+        [(fewer,)] = tables.execute(query.format("expected", "internal", table)).fetchall()
         if more or fewer:
             what = f"table {table} has {more:,} rows too many and {fewer:,} too few, compared with the other files"
             yield Finding("error", file, what, "rebuild the catalog from the other files", remedy="rebuild")
@@ -302,8 +302,10 @@ def _objects(
             if not any(need.part.sha256 in bad for need in _needs(manifest)):
                 findings += [_of_version(manifest, what) for what in disproof(store, manifest, known)]
     loose = [each for sha256, each in there.items() if all_known and sha256 not in needs and sha256 not in named]
-    rests = [each for each in listed if each.sha256 is None]
-    return CheckResult({"objects": FileCount.of(each.bytes for each in there.values())}, (*findings, *_leftovers(loose, rests)))
+    strays = [each for each in listed if each.sha256 is None]
+    return CheckResult(
+        {"objects": FileCount.of(each.bytes for each in there.values())}, (*findings, *_leftovers(loose, strays))
+    )
 
 
 def _needs(manifest: Manifest) -> Iterator[Need]:
@@ -356,17 +358,17 @@ def _of_version(manifest: Manifest, what: str) -> Finding:
     return Finding("error", f"manifests/{manifest.version_id}.json", what, advice, (str(manifest.ref),))
 
 
-# -- what is left over ------------------------------------------------------------------------------------------------
+# -- leftovers -------------------------------------------------------------------------------------------------------
 
 _COLLECT = "garbage collection removes it"
 
 
-def _leftovers(loose: Sequence[Listed], rests: Sequence[Listed]) -> Iterator[Finding]:
+def _leftovers(loose: Sequence[Listed], strays: Sequence[Listed]) -> Iterator[Finding]:
     if loose:
         what = f"{_files(FileCount.of(each.bytes for each in loose))} that no version needs: left over, or of a run in progress"
         yield Finding("note", "objects", what, _COLLECT, remedy="collect")
-    if rests:
-        what = f"{_files(FileCount.of(each.bytes for each in rests))} that is not an object, for example {rests[0].name}"
+    if strays:
+        what = f"{_files(FileCount.of(each.bytes for each in strays))} other than objects, for example {strays[0].name}"
         yield Finding("note", "objects", what, _COLLECT, remedy="collect")
 
 
@@ -390,5 +392,5 @@ def _crash_files(root: Path) -> CheckResult:
     )
 
 
-def _files(tally: FileCount) -> str:
-    return f"{tally.count:,} {'file' if tally.count == 1 else 'files'} ({tally.bytes:,} bytes)"
+def _files(found: FileCount) -> str:
+    return f"{found.count:,} {'file' if found.count == 1 else 'files'} ({found.bytes:,} bytes)"

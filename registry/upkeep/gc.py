@@ -1,11 +1,11 @@
 """Garbage collection: removes versions that nothing refers to, objects that no version names, and what crashes left behind.
 
 The order of removal leaves nothing half removed, whenever the process is killed: first the files that steps left, then the
-versions (children before parents), then the objects that no version names any more.
+versions (children before parents), then the objects that no version names any longer.
 
 There are no races. Versions are removed while this process holds the registry's lock and nobody reads (`Catalog.reading`),
 so a reader never loses a row. A process that relies on something existing touches it first: `Catalog.touch` for a version,
-`ObjectStore.put_*` for an object. Whatever is younger than the oldest live run stays.
+`ObjectStore.put_*` for an object. Everything younger than the oldest live run stays.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def collect(registry: Registry, grace: dt.timedelta = GRACE, step_files: FindSte
     # Objects that are stored after this are no candidates; the age of the others is checked again before removal.
     listed = list(registry.store.listing())
     with _undisturbed(registry):
-        garbage, finished, remains = _found(registry, listed, grace, step_files)
+        garbage, finished, of_crashes = _found(registry, listed, grace, step_files)
         leftovers = [each for files, each in finished if _removed(files, garbage)]
-        leftovers += [each for each in remains if _unlinked(registry.root / each.where)]
+        leftovers += [each for each in of_crashes if _unlinked(registry.root / each.where)]
         if garbage.versions:
             # Children first, so that the trace of every remaining version leads to remaining versions.
             registry.catalog.forget([manifest.version_id for manifest in garbage.versions])
@@ -179,18 +179,18 @@ def _undisturbed(registry: Registry) -> Iterator[None]:
         yield
 
 
-# -- what is needed ---------------------------------------------------------------------------------------------------
+# -- needed ----------------------------------------------------------------------------------------------------------
 
 _Ref = tuple[str, int]
 """A version by name and number."""
 
 
 class _Found(NamedTuple):
-    """Garbage, with its leftovers once more: those of steps, each with its files, and those of crashes."""
+    """Garbage, and its leftovers by origin: those of steps, each with its files, and those of crashes."""
 
     garbage: Garbage
     finished: Sequence[tuple[StepFiles, Leftover]]
-    remains: Sequence[Leftover]
+    of_crashes: Sequence[Leftover]
 
 
 def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, step_files: FindStepFiles) -> _Found:
@@ -221,18 +221,18 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, st
     old = {each for each in loose if each.modified <= oldest and not (live and registry.url)}
     unneeded = [manifest for ref, manifest in manifests.items() if ref not in kept]
     finished = [(step, _of_step(step, step.step_key in made)) for step in done if step.bytes or not live]
-    remains = tuple(_remains(registry, listed, oldest))
+    of_crashes = tuple(_of_crashes(registry, listed, oldest))
     garbage = Garbage(
         versions=tuple(sorted(unneeded, key=lambda manifest: manifest.created_at, reverse=True)),
         objects=tuple(each for each in loose if each in old),
-        leftovers=(*(leftover for _, leftover in finished), *remains),
+        leftovers=(*(leftover for _, leftover in finished), *of_crashes),
         paused=tuple(_of_paused(step) for step in steps if step.checkpoint_bytes and step.step_key not in made),
         kept=len(kept),
         young=tuple(each for each in loose if each not in old),
         horizon=horizon,
         live_since=live,
     )
-    return _Found(garbage, finished, remains)
+    return _Found(garbage, finished, of_crashes)
 
 
 def _manifests(registry: Registry, oldest: float) -> tuple[dict[_Ref, Manifest], set[_Ref]]:
@@ -279,7 +279,7 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
     return all(sizes.get(part.sha256) == part.bytes for part in manifest.objects())
 
 
-# -- what is left over ------------------------------------------------------------------------------------------------
+# -- leftovers -------------------------------------------------------------------------------------------------------
 
 
 def _can_resume(step: StepFiles) -> bool:
@@ -294,7 +294,7 @@ def _of_paused(step: StepFiles) -> Leftover:
     return Leftover(step.where, "checkpoints of an unfinished step", step.checkpoint_bytes)
 
 
-def _remains(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
+def _of_crashes(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
     """What crashes left behind and, for objects at a URL, copies of removed ones."""
     found = dict(crash_files(registry.root))
     if registry.url:
@@ -307,7 +307,7 @@ def _remains(registry: Registry, listed: Iterable[Listed], oldest: float) -> Ite
 
 
 def _about(path: Path) -> os.stat_result | None:
-    """The status of the file itself, even if it is a link; None when it is gone."""
+    """The status of the file itself, even if it is a link; None when it is missing."""
     try:
         return path.lstat()
     except FileNotFoundError:

@@ -130,7 +130,7 @@ def test_sql_formats(project: Path, engine: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["check", "nothere.yaml"], 2, "there is no file nothere.yaml"),
+        (["check", "nothere.yaml"], 2, "there is no pipeline file nothere.yaml"),
         (["run", "quickstrat"], 2, "did you mean 'quickstart'?"),
         (["run", "p.yaml", "--set", "lmit=3"], 2, "did you mean 'limit'?"),
         (["run", "p.yaml", "--select", "cott"], 2, "did you mean 'cot'?"),

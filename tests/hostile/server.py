@@ -1,4 +1,4 @@
-"""A server that breaks every rule: what it does wrong is named by the model that is asked. Raw sockets, so that HTTP breaks, too.
+"""A server that breaks every rule: the name of the requested model selects what it does wrong. It uses raw sockets, so that it can break HTTP, too.
 
 Each mode says what a client should make of it: an answer, a rejected row, or the end of the step.
 """
@@ -19,10 +19,10 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 
 KEY = "sk-Fake/9xQ+7wRt_Zp2=Lk4mNv8"
-"""The key that clients of this server use; it has what is spelt in several ways."""
+"""The key of its clients; it has characters that can be spelt in several ways."""
 
 TEXT = "The answer is 7."
-"""What modes that answer say."""
+"""The answer of modes that answer."""
 
 DEEP = 100_000
 
@@ -41,7 +41,7 @@ Respond = Callable[[Ask], bytes]
 
 @dataclass(frozen=True)
 class Mode:
-    """What the server does, and what should come of it.
+    """What the server does, and the expected outcome.
 
     Attributes:
         respond: the bytes of a response. The connection is closed when they do not end in order.
@@ -85,7 +85,7 @@ def raw(data: bytes) -> Respond:
 
 
 def once(bad: bytes) -> Respond:
-    """A bad response first, a good one after it."""
+    """A bad response first, then a good one."""
     good = http(completion())
     return lambda ask: good if ask.seen else bad
 
@@ -213,7 +213,7 @@ MODES: dict[str, Mode] = {
     "half-a-pair": Mode(
         always('{"choices":[{"message":{"content":"\\ud800 7"},"finish_reason":"stop"}]}'),
         "reject",
-        "half of a surrogate pair",
+        "unpaired surrogate",
         1,
     ),
     "empty": Mode(always(completion("")), "reject", "empty answer", 1),

@@ -116,7 +116,7 @@ STORED = ["usage-2-to-the-64", "usage-negative", "nul-in-the-answer", "refused-w
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_registry_that_was_fed_by_a_hostile_server_can_be_read(
+def test_a_registry_with_answers_of_a_hostile_server_is_readable(
     hostile: HostileServer, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOSTILE_KEY", KEY)
@@ -187,13 +187,13 @@ answers = st.one_of(
 
 @given(answer=answers, samples=st.integers(1, 3), logprobs=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_any_json_is_answers_that_can_be_kept_or_a_model_error(answer: Any, samples: int, logprobs: bool) -> None:
+def test_any_json_becomes_storable_answers_or_a_model_error(answer: Any, samples: int, logprobs: bool) -> None:
     sampling = {"max_tokens": 64, **({"logprobs": 2} if logprobs else {})}
     requests = [Request("e", "m", (), sampling, sample) for sample in range(samples)]
     try:
         found = chat_completions.completions(answer, requests, 1.0).completions
     except ModelError as error:
-        str(error).encode()  # it has no half of a surrogate pair
+        str(error).encode()  # it contains no unpaired surrogate
         paid = getattr(error, "completion", None)
         found = [paid] if paid else []
     for each in found:
@@ -208,7 +208,7 @@ SPEC = ModelSpec.model_validate({"provider": "openai", "model": "m"})
 
 @given(answer=anything, status=st.integers(300, 599), after=st.one_of(st.text(max_size=20), st.floats().map(str)))
 @settings(max_examples=100, deadline=None)
-def test_any_json_as_an_error_is_a_failure_by_class(answer: Any, status: int, after: str) -> None:
+def test_any_json_as_an_error_is_classified(answer: Any, status: int, after: str) -> None:
     error_inside(answer)
     error = failure(status, json.dumps(answer), {"Retry-After": after, "Location": after}, SPEC)
     assert isinstance(error, ModelError)

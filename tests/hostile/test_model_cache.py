@@ -13,7 +13,7 @@ import pytest
 from engine.errors import EngineError
 from engine.llm import model_cache, weights
 from engine.llm.model_cache import SUMS, cached, folder_of
-from engine.llm.weights import Weights, identify, materialise
+from engine.llm.weights import ModelWeights, identify, materialise
 from registry import Manifest, Model, Registry, StoredFile
 from registry.records.content import content_id
 from tests.engine.export.test_export import commit
@@ -23,7 +23,7 @@ FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 40, "tok
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, in a process that has checked nothing yet."""
+    """A separate cache, in a process that has checked nothing yet."""
     monkeypatch.setenv("ENGINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(model_cache, "_checked", set())
     return tmp_path / "cache" / "models"
@@ -34,11 +34,11 @@ def later_process() -> None:
     model_cache._checked.clear()
 
 
-def model(registry: Registry, files: dict[str, bytes], identity: str = "registry:claimed") -> Weights:
+def model(registry: Registry, files: dict[str, bytes], identity: str = "registry:claimed") -> ModelWeights:
     stored = {name: registry.store.put_bytes(data) for name, data in files.items()}
     listed = [StoredFile(name=name, sha256=each.sha256, bytes=each.bytes) for name, each in stored.items()]
     row = Model(base_model="base", format="full", files=listed)
-    return Weights(source="registry", location="demo/sft@1", identity=identity, model=row)
+    return ModelWeights(source="registry", location="demo/sft@1", identity=identity, model=row)
 
 
 def version(registry: Registry, name: str, row: Model) -> Manifest:
@@ -180,7 +180,7 @@ def test_another_registry_that_claims_the_same_content_id_changes_nothing(regist
     assert contents(folder) == FILES
 
 
-def test_what_a_killed_process_left_is_removed_and_not_used(own_cache: Path, registry: Registry) -> None:
+def test_files_of_a_killed_process_are_removed_and_not_used(own_cache: Path, registry: Registry) -> None:
     made = model(registry, FILES)
     folder = folder_of({file.name: file.sha256 for file in made.model.files})  # type: ignore[union-attr]
     left = own_cache / f".{folder.name}.abc"
@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(own_cache: Path, registr
     assert contents(materialise(made, registry.store)) == FILES
 
 
-def test_a_folder_of_ones_own_that_changed_since_the_check_is_refused(tmp_path: Path, registry: Registry) -> None:
+def test_a_users_folder_that_changed_since_the_check_is_refused(tmp_path: Path, registry: Registry) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     found = identify(str(tmp_path / "mine"), None)

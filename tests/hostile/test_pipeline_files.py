@@ -27,7 +27,7 @@ def _rows(workdir: Path) -> None:
 
 
 def found(text: str, settings: list[str] | None = None) -> str:
-    """What check says; it may take no longer than a bomb does not."""
+    """The messages of a check, which must be quick."""
     Path("p.yaml").write_text(text)
     started = time.process_time()
     with pytest.raises(PipelineError) as wrong:
@@ -73,13 +73,13 @@ REFUSED = {
     "a control character in a comment": (GOOD + "# \x1b[31mred\x1b[0m\n", "p.yaml:4:3: YAML does not allow the character U+001B"),
     "a character after astral ones": ("name: demo # \U0001f600\U0001f600 \x07\n" + REST, "p.yaml:1:17: YAML does not allow the character U+0007"),
     "no character at all": (GOOD + "# \ufffe\n", "p.yaml:4:3: YAML does not allow the character U+FFFE"),
-    "half a pair in a prompt": (prompt('"\\ud83d {{ question }}"'), "p.yaml:4:82: half of a surrogate pair"),
-    "half a pair in a key": ('"\\udc00": 1\n' + GOOD, "p.yaml:1:1: half of a surrogate pair"),
-    "half a pair in a name": ('name: "a\\ud800"\n' + REST, "p.yaml:1:7: half of a surrogate pair"),
-    "half a pair in a path": (GOOD.replace("rows.jsonl", '"r\\ud800.jsonl"'), "p.yaml:2:44: half of a surrogate pair"),
-    "half a pair in a stop": (ROWS + MODEL % 'stop: ["\\udfff"]' + ASK % "", "half of a surrogate pair"),
-    "half a pair in extra_body": (body('["\\ud800"]'), "half of a surrogate pair"),
-    "pairs the wrong way round": (prompt('"\\ude00\\ud83d {{ question }}"'), "half of a surrogate pair"),
+    "half a pair in a prompt": (prompt('"\\ud83d {{ question }}"'), "p.yaml:4:82: an unpaired surrogate"),
+    "half a pair in a key": ('"\\udc00": 1\n' + GOOD, "p.yaml:1:1: an unpaired surrogate"),
+    "half a pair in a name": ('name: "a\\ud800"\n' + REST, "p.yaml:1:7: an unpaired surrogate"),
+    "half a pair in a path": (GOOD.replace("rows.jsonl", '"r\\ud800.jsonl"'), "p.yaml:2:44: an unpaired surrogate"),
+    "half a pair in a stop": (ROWS + MODEL % 'stop: ["\\udfff"]' + ASK % "", "an unpaired surrogate"),
+    "half a pair in extra_body": (body('["\\ud800"]'), "an unpaired surrogate"),
+    "pairs the wrong way round": (prompt('"\\ude00\\ud83d {{ question }}"'), "an unpaired surrogate"),
     "a date": (body("2024-02-03"), "YAML reads 2024-02-03 as a date, which JSON does not have"),
     "a time": (body(f"[{dt.datetime(2024, 2, 3, 4).isoformat()}]"), "YAML reads 2024-02-03T04:00:00 as a time"),
     "no number": (body(".nan"), ".nan is not a finite number"),
@@ -95,7 +95,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_it_is_rejected_with_its_position(case: tuple[str, str]) -> None:
+def test_a_bad_file_is_rejected_with_the_position(case: tuple[str, str]) -> None:
     text, words = case
     said = found(text)
     assert words in said
@@ -107,11 +107,11 @@ def test_it_is_rejected_with_its_position(case: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     "text", ["2024-01-01", ".nan", '"\\ud800"', "[" * 99, "&a [*a]", "9" * 30, "!!binary aGk=", "a\x1b", "[1]", "{a: 1}"]
 )
-def test_a_setting_of_the_command_line_is_held_to_the_same(text: str) -> None:
+def test_settings_of_the_command_line_have_the_same_limits(text: str) -> None:
     found(f"params: {{a: 1}}\n{GOOD}", [f"a={text}"])
 
 
-def test_a_value_that_json_does_not_have_is_reported_once() -> None:
+def test_a_value_outside_json_is_reported_once() -> None:
     assert found("seed: .inf\n" + GOOD).count("p.yaml:1:7") == 1
 
 
@@ -213,7 +213,7 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("case", PROMPTS.values(), ids=PROMPTS)
-def test_a_prompt_that_cannot_mean_what_it_says_is_refused(case: tuple[str, str]) -> None:
+def test_a_prompt_with_a_likely_mistake_is_refused(case: tuple[str, str]) -> None:
     template, words = case
     assert words in found(prompt(f'"{template}"'))
 
@@ -227,7 +227,7 @@ def test_a_prompt_that_cannot_mean_what_it_says_is_refused(case: tuple[str, str]
         "{{ '{question}' }} {{ question }}",
     ],
 )
-def test_a_prompt_with_other_braces_is_taken(template: str) -> None:
+def test_a_prompt_with_other_braces_is_accepted(template: str) -> None:
     Path("p.yaml").write_text(prompt(f"'{template}'".replace("'{question}'", "''{question}''")))
     check(Path("p.yaml"))
 
@@ -235,7 +235,7 @@ def test_a_prompt_with_other_braces_is_taken(template: str) -> None:
 @pytest.mark.parametrize(
     "bomb", ["{{ 9 ** 999 ** 999 ** 999 }}", "{{ 'x' * 10 ** 11 }}", "{{ [1] * 99999999999 }}", "{{ 'x' | center(10 ** 12) }}"]
 )
-def test_a_prompt_that_is_a_bomb_does_not_go_off_in_check(bomb: str) -> None:
+def test_a_prompt_that_is_a_bomb_is_not_evaluated_by_check(bomb: str) -> None:
     template = f"{bomb} {{{{ question }}}}"
     Path("p.yaml").write_text(prompt(f'"{template}"'))
     check(Path("p.yaml"))
@@ -244,7 +244,7 @@ def test_a_prompt_that_is_a_bomb_does_not_go_off_in_check(bomb: str) -> None:
             render(template, question="q")
 
 
-def test_a_prompt_prints_what_is_text_and_the_same_each_time() -> None:
+def test_a_prompt_prints_only_text_and_the_same_each_time() -> None:
     template = "{{ question * 3 }} {{ 2 ** 8 * 1.5 * 100000 }} {{ [1, 'a'] }} {{ none }} {{ question | upper }}"
     assert render(template, question="q") == "qqq 38400000.0 [1, 'a'] None Q"
     with pytest.raises(TypeError, match="a template prints a builtin_function_or_method"):

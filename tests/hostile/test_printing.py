@@ -1,4 +1,4 @@
-"""What is printed is what is there, made harmless: no text of a registry moves the cursor, hides, or becomes an emoji."""
+"""Output is exact and harmless: no text of a registry moves the cursor, hides, or becomes an emoji."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_json_is_harmless_and_exact(root: Path) -> None:
     assert "\x1b[2J" in ran(root, "sql", 'select word from "p/a"', "--format", "csv").out  # not a terminal: as it is
 
 
-def test_json_knows_no_nan(root: Path) -> None:
+def test_json_has_no_nan(root: Path) -> None:
     query = "select 'nan'::double a, '-inf'::float b, [1.5, 'inf'::double] c, {'x': 'nan'::double} d"
     for option in (("--json",), ("--format", "json")):
         [row] = json.loads(ran(root, "sql", query, *option).out, parse_constant=pytest.fail)

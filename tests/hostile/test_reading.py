@@ -1,4 +1,4 @@
-"""Whatever a model writes is read in linear time and without running it; what cannot be read is a reject at most."""
+"""Any answer of a model is parsed in linear time and never executed; at worst, the row is rejected."""
 
 from __future__ import annotations
 
@@ -76,20 +76,20 @@ BOXED_BOMBS = [
 
 @pytest.fixture
 def without_collections() -> Iterator[None]:
-    """No garbage collection while times are measured: a full one takes a tenth of a second."""
+    """No garbage collection during measurements: a full one takes a tenth of a second."""
     gc.disable()
     yield
     gc.enable()
 
 
 def written(parts: list[tuple[str, int]], longest: int) -> str:
-    """An answer of pieces, each repeated, of at most so many characters."""
+    """An answer of repeated pieces, with a maximum of characters."""
     return "".join((unit * times)[: longest // len(parts)] for unit, times in parts)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(answers)
-def test_no_answer_makes_a_reader_raise(parts: list[tuple[str, int]]) -> None:
+def test_no_answer_makes_a_parser_raise(parts: list[tuple[str, int]]) -> None:
     text = written(parts, 2500)
     for reader in READERS.values():
         reader(text)
@@ -100,7 +100,7 @@ def test_no_answer_makes_a_reader_raise(parts: list[tuple[str, int]]) -> None:
 @pytest.mark.usefixtures("without_collections")
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(answers)
-def test_ten_thousand_answers_take_no_reader_over_a_tenth_of_a_second(parts: list[tuple[str, int]]) -> None:
+def test_ten_thousand_answers_take_any_parser_less_than_a_tenth_of_a_second(parts: list[tuple[str, int]]) -> None:
     text = written(parts, 8_000)
     for name, reader in READERS.items():
         started = time.thread_time()
@@ -117,7 +117,7 @@ def test_ten_thousand_answers_take_no_reader_over_a_tenth_of_a_second(parts: lis
 @pytest.mark.parametrize(
     "frame", [("", ""), ("the answer is ", "x!"), ("\\boxed{", "}"), ("Paris ", "x"), ("\\boxed{5", " cm}")]
 )
-def test_four_times_the_answer_does_not_take_sixteen_times_as_long(unit: str, frame: tuple[str, str]) -> None:
+def test_parsing_time_grows_less_than_quadratically(unit: str, frame: tuple[str, str]) -> None:
     for name, reader in READERS.items():
         took = []
         for size in (10_000, 40_000):
@@ -169,8 +169,8 @@ BOMBS = {"deep": "[" * 100_000, "long": "9" * 5000, "fine": "41", "shallow": "[1
 
 
 @pytest.mark.usefixtures("in_process")
-class TestAnOperatorThatReadsWithoutCare:
-    """What it raises over an answer rejects the row; when that happens on most rows, the step fails."""
+class TestACarelessOperator:
+    """An exception over an answer rejects the row; if that happens on most rows, the step fails."""
 
     def run(self, registry: Registry, server: ChatServer, words: dict[str, str], **more: Any) -> Any:
         Path("words.jsonl").write_text("".join(json.dumps({"text": word}) + "\n" for word in words))
@@ -195,7 +195,7 @@ class TestAnOperatorThatReadsWithoutCare:
         assert "2 of 2 rows were rejected" in str(result.error)
         assert "ask_number raised ValueError on row 0 of 'word': invalid literal" in str(result.error)
 
-    def test_is_asked_anew_with_retry_rejects(self, registry: Registry, chat_server: ChatServer) -> None:
+    def test_is_called_again_with_retry_rejects(self, registry: Registry, chat_server: ChatServer) -> None:
         self.run(registry, chat_server, BOMBS)
         self.run(registry, chat_server, {**BOMBS, "deep": "1"}, retry_rejects=True)
         assert ask(registry, 'select text from "demo/numbers" order by text') == [("2",), ("42",), ("[1]",)]

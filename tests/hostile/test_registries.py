@@ -30,7 +30,7 @@ SECRET = "nobody's business"
 
 
 class Ran(NamedTuple):
-    """What a command came to."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -52,7 +52,7 @@ def ran(root: Path, *arguments: str) -> Ran:
 
 @pytest.fixture(scope="module", autouse=True)
 def _patched() -> Iterator[None]:
-    """`engine sql` limits the memory of its process, which here is the tests' own; who waits for a lock is not to wait long."""
+    """`engine sql` limits the memory of its process, which here is the tests' own; and waiting for a lock must be short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("registry.query.limits.limit_memory", lambda size: None)
         patch.setenv("ENGINE_LOCK_SECONDS", "5")
@@ -61,7 +61,7 @@ def _patched() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions with lineage and a model call, a pin, a number of a version that is gone, a step under way."""
+    """Three versions with lineage and a model call, a pin, the number of a removed version, an unfinished step."""
     registry = Registry(tmp_path_factory.mktemp("kept") / "registry")
     key = registry.store.put_bytes(b"{}")
     keyed = {"key_object": DataObject(sha256=key.sha256, rows=0, bytes=key.bytes)}
@@ -89,7 +89,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A tree beside the registry that nothing may touch."""
+    """A folder next to the registry that must not be touched."""
     folder = tmp_path / "outside"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "file").write_text(SECRET)
@@ -111,7 +111,7 @@ def copied(kept: Path, tmp_path: Path) -> Path:
 
 
 def reseal(journal: Path, place: int, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the event in a line of a run journal, and give the line the checksum that it needs."""
+    """Change the event in a line of a run journal, and give the line a valid checksum."""
     lines = journal.read_bytes().splitlines()
     document = json.loads(lines[place])
     facet = document["run"]["facets"]["engine"]
@@ -131,7 +131,7 @@ def journal_of_step(root: Path) -> tuple[Path, int]:
 
 
 def brick(root: Path, **counts: Any) -> str:
-    """Do what an engine before 0.3 did with an absurd usage: seal it, and leave the catalog to be made again."""
+    """Do what an engine before 0.3 did with an absurd usage: seal it, and leave the catalog to be rebuilt."""
     journal, place = journal_of_step(root)
     reseal(journal, place, lambda event: event["step"].update(counts))
     (root / "registry.duckdb").unlink()
@@ -150,7 +150,7 @@ COMMANDS = (
     ("gc",),
 )
 EXACT = ("head", "show", "lineage", "impact")
-"""Of these, what they print when they succeed does not depend on what was lost elsewhere."""
+"""The output of these, when they succeed, does not depend on losses elsewhere."""
 
 
 def files_of(root: Path) -> list[Path]:
@@ -264,7 +264,7 @@ MUTATIONS = (
 
 @pytest.fixture(scope="module")
 def right(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What commands print of the sound registry."""
+    """What commands print for the undamaged registry."""
     root = copied(kept, tmp_path_factory.mktemp("right"))
     answers = {command[0]: ran(root, *command) for command in COMMANDS}
     assert {name: answer.code for name, answer in answers.items()} == dict.fromkeys(answers, 0), answers
@@ -275,7 +275,7 @@ def right(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     "seed",
     [*range(CASES), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(CASES, SOAK_CASES))],
 )
-def test_a_mutated_registry_gives_the_right_data_or_an_error(
+def test_a_mutated_registry_returns_the_right_data_or_an_error(
     kept: Path, right: dict[str, str], tmp_path: Path, outside: Path, seed: int
 ) -> None:
     draw = random.Random(seed)
@@ -285,21 +285,21 @@ def test_a_mutated_registry_gives_the_right_data_or_an_error(
     before = tree(outside)
     for command in (*COMMANDS, ("gc", "--delete", "--grace", "0"), ("rebuild",), ("fsck", "--deep")):
         answer = ran(root, *command)
-        told = f"{mutation.__name__} {command}: {answer}"
-        assert "this is a bug" not in answer.err, told
-        assert "Traceback" not in answer.err + answer.out, told
-        assert SECRET not in answer.err + answer.out, told
-        assert answer.code in (0, 1, 2), told
-        assert answer.code == 0 or answer.err.startswith(("error: ", "WARNING: ")) or command[0] == "fsck", told
+        case = f"{mutation.__name__} {command}: {answer}"
+        assert "this is a bug" not in answer.err, case
+        assert "Traceback" not in answer.err + answer.out, case
+        assert SECRET not in answer.err + answer.out, case
+        assert answer.code in (0, 1, 2), case
+        assert answer.code == 0 or answer.err.startswith(("error: ", "WARNING: ")) or command[0] == "fsck", case
         if answer.code == 0 and command[0] in EXACT:
-            assert answer.out == right[command[0]], told
-        assert tree(outside) == before, told
+            assert answer.out == right[command[0]], case
+        assert tree(outside) == before, case
 
 
 # -- single faults ----------------------------------------------------------------------------------------------------
 
 
-def test_a_bricked_registry_is_read_again_and_says_what_it_left_out(
+def test_a_registry_with_absurd_counts_is_readable_and_reports_what_is_left_out(
     kept: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copied(kept, tmp_path)
@@ -316,7 +316,7 @@ def test_a_bricked_registry_is_read_again_and_says_what_it_left_out(
 
 
 @pytest.mark.parametrize("counts", [{"tokens_in": 2**63}, {"tokens_out": -1}, {"cost_usd": float("nan")}, {"calls": 2**53}])
-def test_what_the_tables_cannot_hold_is_not_a_step_run(counts: dict[str, Any]) -> None:
+def test_a_step_run_has_only_values_that_the_tables_can_store(counts: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(counts))):
         StepRun(step="s", op="o", outcome="ran", **counts)
 
@@ -334,7 +334,7 @@ def test_a_value_past_the_types_is_refused_before_anything_is_written(kept: Path
         assert session.ask("select error from runs where run_id = ?", [run]).rows == [("half a pair: ?",)]
 
 
-def test_calls_of_a_missing_object_are_left_out_and_said(kept: Path, tmp_path: Path) -> None:
+def test_calls_of_a_missing_object_are_left_out_and_reported(kept: Path, tmp_path: Path) -> None:
     root = copied(kept, tmp_path)
     registry = Registry(root)
     [of_calls] = [part for part in registry.manifest("p/b", 1).side if part.kind == "calls"]
@@ -359,7 +359,7 @@ def test_calls_of_a_missing_object_are_left_out_and_said(kept: Path, tmp_path: P
         ("insert into runs select '../../outside/x', 'p', 'running', null, null, null, null, null", "is not the id of a run"),
     ],
 )
-def test_a_crafted_catalog_is_not_believed(kept: Path, tmp_path: Path, outside: Path, change: str, said: str) -> None:
+def test_a_crafted_catalog_is_not_trusted(kept: Path, tmp_path: Path, outside: Path, change: str, said: str) -> None:
     root = copied(kept, tmp_path)
     with duckdb.connect(str(root / "registry.duckdb")) as con:
         con.execute(change)
@@ -373,7 +373,7 @@ def test_a_crafted_catalog_is_not_believed(kept: Path, tmp_path: Path, outside: 
     assert ran(root, "head", "p/b@1").code == 0
 
 
-def test_fsck_with_a_lost_manifest_says_one_thing(kept: Path, tmp_path: Path) -> None:
+def test_fsck_reports_a_lost_manifest_once(kept: Path, tmp_path: Path) -> None:
     root = copied(kept, tmp_path)
     lost = Registry(root).manifest("p/a", 1)
     (root / "manifests" / f"{lost.version_id}.json").unlink()
@@ -403,7 +403,7 @@ def test_gc_keeps_checkpoints_of_an_unfinished_training_and_removes_those_of_a_f
 @pytest.mark.parametrize(
     "arguments", [("head", "p/a", "-n", "9" * 30), ("gc", "--grace", "9" * 400 + "d"), ("head", "p/a@" + "9" * 5000)]
 )
-def test_absurd_numbers_are_messages(kept: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_absurd_numbers_cause_clear_errors(kept: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     answer = ran(copied(kept, tmp_path), *arguments)
     assert answer.code in (0, 2)
     assert "this is a bug" not in answer.err

@@ -37,7 +37,7 @@ BOMBS = {
 
 @pytest.fixture(autouse=True)
 def _stand(workdir: Path) -> None:
-    """Each test stands in an empty folder."""
+    """Each test runs in an empty folder."""
 
 
 def read(registry: Registry, path: str) -> int:
@@ -47,7 +47,7 @@ def read(registry: Registry, path: str) -> int:
 
 @pytest.mark.parametrize("packing", PACK)
 @pytest.mark.parametrize("ending", BOMBS)
-def test_a_compressed_file_that_expands_without_measure_is_refused_while_it_is_read(
+def test_a_decompression_bomb_is_refused_while_it_is_read(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, ending: str, packing: str
 ) -> None:
     monkeypatch.setattr("engine.sources.locations.FREE_BYTES", 1 << 20)
@@ -61,7 +61,7 @@ def test_a_compressed_file_that_expands_without_measure_is_refused_while_it_is_r
     assert most < 16 << 20
 
 
-def test_rows_and_documents_have_limits_that_are_said(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_of_rows_and_documents_are_in_the_errors(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.sources.readers.MAX_ROW_BYTES", 1 << 20)
     monkeypatch.setattr("engine.sources.readers.MAX_DOCUMENT_BYTES", 1 << 20)
     Path("row.csv").write_bytes(BOMBS["csv"])
@@ -118,7 +118,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("content", LISTS.values(), ids=LISTS)
-def test_a_list_of_exclusions_that_is_none_is_one_error_with_its_line(content: bytes) -> None:
+def test_an_invalid_exclusion_list_is_one_error_with_its_line(content: bytes) -> None:
     Path("rows.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n')
     Path("gone.jsonl").write_bytes(ROW + b"}\n" + content + b"\n")
     Path("p.yaml").write_text(

@@ -19,7 +19,7 @@ def started(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
 
 
 def exit_code(target: Callable[..., Any], *arguments: Any) -> int:
-    """Run a function in a child; minus the number of the signal that killed it, or 0 or 1 as it went."""
+    """Run a function in a child; returns 0 or 1 for success or failure, or minus the number of the signal that killed it."""
     child = started(target, *arguments)
     child.join()
     assert child.exitcode is not None

@@ -1,4 +1,4 @@
-"""The registry says what is wrong; the commands and options that help are the command line's business."""
+"""The registry says what is wrong; only the command line names commands and options."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     to: Annotated[To, typer.Option("--to", help="A Hugging Face dataset (for a model: its files), JSON Lines, or Parquet.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier export.")] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="For an adapter: write the merged, full weights.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="For an adapter: merge it into its base model and write full weights.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Export a version into a folder. Adds a card (README.md) that describes its contents and where they come from."""
@@ -52,4 +54,4 @@ def export(
     for name, number in done.files.items():
         console.print(f"  {name}  {number:,}", soft_wrap=True)
     if done.format == "hf" and not manifest.rows:
-        console.print("It has no rows: open it with datasets.load_from_disk, because datasets.load_dataset fails without rows.")
+        console.print("It has no rows, so datasets.load_dataset fails; open it with datasets.load_from_disk.")

@@ -35,7 +35,7 @@ def fsck(
 
 
 def rebuild(context: Context) -> None:
-    """Rebuild registry.duckdb from the manifests. It uses the run journals, too."""
+    """Rebuild registry.duckdb from the manifests and run journals."""
     count = existing_registry(context).catalog.rebuild()
     out().print(f"rebuilt from {count} manifests")
 

@@ -30,16 +30,16 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it; this is the default.")] = False,
     grace: Annotated[
         str,
-        typer.Option("--grace", metavar="TIME", help="Keep what is younger: 90s, 30m, 2h, 7d, or 0."),
+        typer.Option("--grace", metavar="TIME", help="Keep what is younger than this: 90s, 30m, 2h, 7d, or 0."),
     ] = "1h",
     json: JsonOption = False,
 ) -> None:
     """Show or delete what is no longer needed.
 
-    These versions are kept: the latest and the newest of each name, pinned ones, those that were made or reused since the
-    oldest active run started, and everything they were made from. Their objects are kept, too, and so are finished
-    partitions of unfinished steps and everything younger than --grace. The rest is deleted: superseded versions, objects,
-    receipts of finished steps, and leftovers of crashes. Model answers are never deleted, because they were paid for.
+    Kept are: the latest and the newest version of each name, pinned versions, versions that were made or reused since the
+    oldest active run started, and everything these were made from; finished partitions of unfinished steps; and everything
+    younger than --grace. The rest is deleted: superseded versions and their objects, receipts of finished steps, and
+    leftovers of crashes. Model answers are never deleted, because they were paid for.
 
     Runs and queries can continue meanwhile. The command waits for running queries and names them if it has to give up.
     """
@@ -124,7 +124,7 @@ def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Ite
     if found.young:
         why = f"younger than {grace}" if found.live_since is None else "newer than the start of the oldest active run"
         if registry.url and found.live_since:
-            why = "because at a URL, no object is deleted while a run is active"
+            why = "because no object at a URL is deleted while a run is active"
         size = sum(each.bytes for each in found.young)
         yield f"kept for now: {_count(len(found.young), 'object')} ({size:,} bytes) that no version uses, {why}"
     if found.paused:
@@ -133,7 +133,7 @@ def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Ite
         yield f"kept for now: checkpoints of {count} ({size:,} bytes), which can continue. To discard one, delete its folder:"
         yield from _first([f"{each.where}  {each.bytes:,} bytes" for each in found.paused])
     if counts and not deleted:
-        yield f"nothing was deleted yet. To delete it: `{propose('gc', '--delete')}`"
+        yield f"nothing has been deleted. To delete this: `{propose('gc', '--delete')}`"
 
 
 def _first(names: Sequence[str]) -> Iterator[str]:

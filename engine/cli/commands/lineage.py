@@ -31,10 +31,14 @@ if TYPE_CHECKING:
 def lineage(
     context: Context,
     target: VersionArg,
-    row: Annotated[int | None, typer.Option("--row", min=0, help="A row's number. Without it, versions are shown.")] = None,
+    row: Annotated[
+        int | None, typer.Option("--row", min=0, help="A row's number. Without it, the lineage of the version is shown.")
+    ] = None,
     up: Annotated[bool, typer.Option("--up", help="Show what it was made from; this is the default.")] = False,
     down: Annotated[bool, typer.Option("--down", help="Show what was made from it.")] = False,
-    width: Annotated[int, typer.Option("--width", min=1, help="Rows of one version to show below a row, at most.")] = 10,
+    width: Annotated[
+        int, typer.Option("--width", min=1, help="Maximum number of rows of one version to show below a row.")
+    ] = 10,
     json: JsonOption = False,
 ) -> None:
     """Show what a version or a row was made from. With --down, show what was made from it. The lineage crosses pipelines and
@@ -77,7 +81,7 @@ def impact(
     memory: MemoryOption = "50%",
     json: JsonOption = False,
 ) -> None:
-    """Show everything that was made from some rows. Lists the rows, datasets and models that descend from rows of a version."""
+    """Show everything that was made from some rows. Lists the rows, datasets and models that descend from them."""
     from engine.cli.output import grid
     from engine.running.interrupt import interrupted_at_once
     from engine.sources.exclusions import Entry, add_to_list
@@ -128,12 +132,16 @@ def impact(
     if takedown is not None and entries:
         known = len({entry.row_id for entry in entries}) - new
         added = f"{takedown}: {row_count(new)} added" + (f", {known} already listed" if known else "")
-        say(f"{added}. To leave them out of the next run, add `exclude: {takedown}` to the pipeline that makes {version.name}.")
+        say(
+            f"{added}. Add `exclude: {takedown}` to the pipeline that makes {version.name}; its next run leaves these rows out."
+        )
 
 
 def _rows_of(affected: Affected) -> str:
     if affected.seen is not None:
-        return f"saw affected rows {affected.seen} times" if affected.seen else "made from affected data"
+        if not affected.seen:
+            return "made from affected data"
+        return "saw affected rows once" if affected.seen == 1 else f"saw affected rows {affected.seen} times"
     known = f"{len(affected.rows):,}" if len(affected.rows) else ""
     if not affected.unclear:
         return known

@@ -12,7 +12,7 @@ from engine.errors import PipelineError, Problem
 
 def ops(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="An operator, by its name or by its full name, package:name.")
+        str | None, typer.Argument(metavar="[NAME]", help="An operator's name, or its full name package:name.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -25,14 +25,14 @@ PipelineArg = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a pipeline that comes with the engine.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the file's params. Repeatable.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the pipeline's params. Repeatable.")
 ]
 SelectOption = Annotated[
     list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and the steps it needs. Repeatable.")
 ]
 RetryOption = Annotated[
     bool,
-    typer.Option("--retry-rejects", help="Ask again for rejected rows, and only for those, also in finished steps."),
+    typer.Option("--retry-rejects", help="Call the models again for rejected rows only, including those of finished steps."),
 ]
 ForceOption = Annotated[
     list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step even if it is up to date. Repeatable.")
@@ -57,7 +57,7 @@ def plan(
     set_: SetOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
-    why: Annotated[bool, typer.Option("--why", help="Explain for each step that runs what changed.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Explain what changed, for each step that would run.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
@@ -69,7 +69,7 @@ def plan(
     chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
     registry = named_registry(context)
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
-        # A plan reads and types the sources. Before the first run, it leaves nothing behind.
+        # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
         made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
     if json:
         print_json(plan_rows(made))
@@ -85,7 +85,7 @@ def run(
     force: ForceOption = None,
     retry_rejects: RetryOption = False,
     latest: Annotated[
-        bool, typer.Option("--latest", help="Make the new versions the latest even though --set changed parameters.")
+        bool, typer.Option("--latest", help="Make the new versions the latest even if --set changed parameters.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -106,7 +106,7 @@ def run(
     if json:
         print_json(run_document(result))
     else:
-        made = [manifest for outcome in result.steps for manifest in outcome.outputs]
+        made = [manifest for step in result.steps for manifest in step.outputs]
         reports = [next(registry.records(str(each.ref), Report)) for each in made if each.kind == Report.registry_kind]
         print_run(result, reports, context.obj.registry, out())
     if context.obj.debug and result.trace:
@@ -119,17 +119,19 @@ def probe(context: Context, pipeline: PipelineArg, set_: SetOption = None, json:
     """Find out what the models' servers can do. Sends a few tiny requests to each."""
     from engine.cli.output import grid
     from engine.llm.types.capability import MEANING
-    from engine.running.requirements import ability_rows, ask_server
+    from engine.running.requirements import ask_server, capability_rows
 
     checked = checked_pipeline(context, pipeline, set_, keys=True)
     registry = named_registry(context)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
-    rows = ability_rows(list(models), [ask_server(spec, registry, anew=True).capabilities for spec in models.values()])
+    rows = capability_rows(
+        list(models), [ask_server(spec, registry, recheck_all=True).capabilities for spec in models.values()]
+    )
     if json:
         print_json(rows)
         return
-    table = [[row["model"], *[_SHOWN[str(row[ability])] for ability in MEANING]] for row in rows]
+    table = [[row["model"], *[_SHOWN[str(row[capability])] for capability in MEANING]] for row in rows]
     out().print(grid(["model", *MEANING], table) if rows else "This pipeline has no model behind an API.")
-    for ability, meaning in MEANING.items():
-        if any(row[ability] is not True for row in rows):
-            out().print(f"{ability}: {meaning}", soft_wrap=True)
+    for capability, meaning in MEANING.items():
+        if any(row[capability] is not True for row in rows):
+            out().print(f"{capability}: {meaning}", soft_wrap=True)

@@ -110,7 +110,7 @@ def show(context: Context, target: VersionArg, json: JsonOption = False) -> None
         [(pipeline_file, params)] = run
         given = ", ".join(f"{name}={_csv_cell(value)}" for name, value in loads(params or "{}").items())
         console.print(f"pipeline {pipeline_file or manifest.pipeline}{f', with {given}' if given else ''}", soft_wrap=True)
-    console.print(f"content {manifest.content_id}")
+    console.print(f"content id {manifest.content_id}")
     console.print(f"step key {manifest.step_key}")
     for title, refs in (("from", manifest.inputs), ("by model", manifest.models)):
         for ref in refs:

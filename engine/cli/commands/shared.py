@@ -1,4 +1,4 @@
-"""What commands share: their options, the registry and the pipeline that the user names, and where output goes."""
+"""Shared by the commands: options, the user's registry and pipeline, and output."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ def checked_pipeline(context: Context, pipeline: str, settings: list[str] | None
 
 
 def _may_exist(location: str) -> bool:
-    """Whether it is worth to load DuckDB and look for a registry."""
+    """Whether there may be a registry, so that DuckDB has to be loaded to look."""
     return "://" in location or Path(location).exists()
 
 
 def _note_exclusions(checked: Any) -> None:
-    """Exclusion lists are by dataset: warn if the list names none that this pipeline reads or writes."""
+    """Warn if the exclusion list names no dataset that this pipeline reads or writes."""
     own = {f"{checked.spec.name}/{source}" for source in checked.sources}
     own |= {checked.output_name(step.name, output) for step in checked.steps.values() for output in step.operator.outputs}
     own |= {link.name for step in checked.steps.values() for links in step.inputs.values() for link in links}
     if checked.excluded and not own & checked.excluded.keys():
         named = ", ".join(sorted(checked.excluded))
-        say(f"note: the exclusion list names only rows of {named}, which this pipeline does not use; it has no effect here")
+        say(f"note: the exclusion list has no effect: it lists only rows of {named}, which this pipeline does not use")
 
 
 def _find_pipeline(name: str) -> Path:
@@ -98,15 +98,17 @@ def _find_pipeline(name: str) -> Path:
     shipped = {Path(str(each)).stem: Path(str(each)) for each in files("pipelines").iterdir() if str(each).endswith(".yaml")}
     if name in shipped:
         return shipped[name]
-    hint = did_you_mean(path.stem, shipped, f"these pipelines come with the engine: {', '.join(sorted(shipped))}")
-    raise PipelineError([Problem(f"there is no file {name}", hint=hint)])
+    hint = did_you_mean(path.stem, shipped, f"the engine comes with these pipelines: {', '.join(sorted(shipped))}")
+    raise PipelineError([Problem(f"there is no pipeline file {name}", hint=hint)])
 
 
 def chosen_steps(checked: Any, names: list[str] | None, option: str) -> set[str]:
     """The steps that an option names; raises PipelineError for an unknown one."""
     for name in names or []:
         if name not in checked.steps:
-            raise PipelineError([Problem(f"{option} {name}: no such step", hint=did_you_mean(name, checked.steps))])
+            raise PipelineError(
+                [Problem(f"{option} {name}: the pipeline has no such step", hint=did_you_mean(name, checked.steps))]
+            )
     return set(names or [])
 
 

@@ -65,7 +65,7 @@ class Answers(Protocol):
         ...
 
     async def note(self, name: str, value: str | None) -> None:
-        """Store a small fact beside the answers, durably (None: delete it): an open batch, a server's capabilities."""
+        """Store a small fact next to the answers, durably (None: delete it): an open batch, a server's capabilities."""
         ...
 
     async def notes(self, prefix: str) -> dict[str, str]:
@@ -231,7 +231,7 @@ class Journal:
         for place, write in enumerate(writes):
             by_loop[write.loop].append((write.done, results if isinstance(results, Exception) else results[place]))
         for loop, results_of_loop in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the event loop is closed: nothing waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nothing waits any longer
                 loop.call_soon_threadsafe(_resolve, results_of_loop)
 
 

@@ -49,7 +49,7 @@ def damages(file: Path, *, deep: bool) -> Iterator[Damage]:
     try:
         columns = set(connection.execute(_COLUMNS))
         if unknown := columns - set(expected.execute(_COLUMNS)):
-            yield Damage(f"is damaged: it has columns that do not belong in a journal, such as {sorted(unknown)[0]}", save)
+            yield Damage(f"is damaged: it has columns that do not belong in a journal, for example {sorted(unknown)[0]}", save)
         if not deep:
             return
         for (finding,) in connection.execute("pragma integrity_check(3)"):

@@ -17,11 +17,11 @@ def encode_answer(completion: Completion) -> str:
         text = completion.model_dump_json(exclude_defaults=True)
         if Completion.model_validate_json(text) == completion:
             return text
-        said = "it would not read back as the same answer"
+        detail = "it would not read back as the same answer"
     except ValueError as error:
-        said = str(error).partition("\n")[0]
+        detail = str(error).partition("\n")[0]
     nothing = Completion(text="", finish_reason="unknown", tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
-    raise RequestError(f"the answer cannot be stored: {said}", nothing)
+    raise RequestError(f"the answer cannot be stored: {detail}", nothing)
 
 
 def decode_answer(text: str | None) -> Completion | None:

@@ -178,8 +178,8 @@ class Governor:
             self._outage.failed(
                 sent.estimate.key, outcome.why, outcome.retry_after, unreachable=outcome.unreachable, probe=sent.probe
             )
-            if said := self._outage.given_up():
-                self.stop(EndpointError(said))
+            if reason := self._outage.given_up():
+                self.stop(EndpointError(reason))
         elif outcome.kind in ("answered", "throttled", "refused"):
             self._outage.alive(answered=outcome.kind == "answered")
 
@@ -226,10 +226,10 @@ class Governor:
 
     def _exceeds_budget(self, waiting: _Waiting) -> bool:
         """Fail a request that the budget can never pay for. Requests in flight may still return some of what they hold."""
-        if said := self.budget.refusal(waiting.estimate):
+        if reason := self.budget.refusal(waiting.estimate):
             self._waiting.popleft()
-            waiting.admitted.set_exception(BudgetError(said))
-        return bool(said)
+            waiting.admitted.set_exception(BudgetError(reason))
+        return bool(reason)
 
     def _set_timer(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()

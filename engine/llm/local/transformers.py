@@ -175,11 +175,11 @@ class TransformersProvider:
                         resolve(each, error)
             return
         except torch.cuda.OutOfMemoryError as error:
-            said = str(error).partition("\n")[0]
+            detail = str(error).partition("\n")[0]
         # Not in the handler: the error references the tensors that fill the memory.
         torch.cuda.empty_cache()
         if len(tasks) == 1:
-            resolve(tasks[0][0], RequestError(f"one answer does not fit into the GPU's memory; lower max_tokens ({said})"))
+            resolve(tasks[0][0], RequestError(f"one answer does not fit into the GPU's memory; lower max_tokens ({detail})"))
             return
         half = -(-len(tasks) // 2)
         if half < self._most:

@@ -47,7 +47,7 @@ class BatchProvider:
 
     Args:
         spec: the model.
-        answers: the journal. Every answer of a batch goes there, even if no row waits for it any more.
+        answers: the journal. Every answer of a batch goes there, even if no row waits for it any longer.
     """
 
     def __init__(self, spec: ModelSpec, answers: Answers) -> None:
@@ -79,7 +79,7 @@ class BatchProvider:
         if self._stopped:
             raise type(self._stopped)(str(self._stopped))
         pending = [self._enqueue(request, self._capabilities) for request in requests]
-        # Shielded: a cancelled row takes nothing note of a batch. All requests finish before an error is raised.
+        # Shielded: a cancelled row removes nothing from a batch. All requests finish before an error is raised.
         answers = await asyncio.gather(*[asyncio.shield(each.answer) for each in pending], return_exceptions=True)
         found: list[Completion] = []
         for answer in answers:

@@ -28,7 +28,7 @@ LineResult = Completion | ModelError | None
 
 
 class BatchApi:
-    """Calls the Batch API. Waits out failures that may pass, unless noted otherwise; other failures are EndpointErrors.
+    """Calls the Batch API. Waits out transient failures, unless noted otherwise; other failures are EndpointErrors.
 
     Attributes:
         trouble: how the last call failed, in the server's words; empty if it succeeded.
@@ -96,8 +96,10 @@ class BatchApi:
     def why(self, state: dict[str, Any]) -> str:
         """Why a batch failed, in the server's words."""
         errors = (state.get("errors") or {}).get("data") or []
-        said = "; ".join(f"line {each['line']}: {each['message']}" if each.get("line") else each["message"] for each in errors)
-        words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(said, 1000) or 'no reason given'}"
+        detail = "; ".join(
+            f"line {each['line']}: {each['message']}" if each.get("line") else each["message"] for each in errors
+        )
+        words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(detail, 1000) or 'no reason given'}"
         return redact(words, self._secret)
 
     def _take(self, line: bytes, logprobs: frozenset[str], found: dict[str, LineResult]) -> bool:

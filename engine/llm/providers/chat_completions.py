@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.providers.failures import status_of
-from engine.llm.providers.response_body import excerpt, has_half
+from engine.llm.providers.response_body import excerpt
 from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob, token_count
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.finish_reason import USABLE_AS, End, ending
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
+from registry.storage.valid_text import INVALID, is_valid
 
 MOST_AT_ONCE = 64
 """The maximum of answers in one request: the most that common servers accept."""
@@ -135,30 +136,30 @@ class _Paid:
 def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
     """The completion of a usable choice; see completions."""
     error, reason = choice.get("error"), choice.get("finish_reason")
-    said = f"finish_reason {excerpt(str(reason), 60)!r}"
+    detail = f"finish_reason {excerpt(str(reason), 60)!r}"
     if error:
-        _raise_failed(error, said, paid)
+        _raise_failed(error, detail, paid)
     if refusal := choice["message"].get("refusal"):
         raise RequestError(f"the model refused: {excerpt(str(refusal))}", paid.nothing("refusal"))
     end = ending(reason)
     if end == "whole" and (beside := _ended_otherwise(choice)) is not None:
-        end, said = beside
+        end, detail = beside
     if end == "failed":
-        raise TransientError(f"the server failed while answering ({said})", completion=paid.nothing("error"))
+        raise TransientError(f"the server failed while answering ({detail})", completion=paid.nothing("error"))
     if end == "filtered":
-        raise RequestError(f"the server's content filter stopped the answer ({said})", paid.nothing("content_filter"))
+        raise RequestError(f"the server's content filter stopped the answer ({detail})", paid.nothing("content_filter"))
     if end == "unknown":
         raise RequestError(
-            f"the server ended its answer for an unknown reason ({said}), so the answer may be incomplete",
+            f"the server ended its answer for an unknown reason ({detail}), so the answer may be incomplete",
             paid.nothing("unknown"),
         )
     if end == "tools" and not _offers_tools(request):
         raise RequestError(
-            f"the model called a tool instead of answering, although none was offered ({said})", paid.nothing("unknown")
+            f"the model called a tool instead of answering, although none was offered ({detail})", paid.nothing("unknown")
         )
     text = _text(choice["message"])
-    if has_half(text):
-        raise RequestError("the answer contains half of a surrogate pair, which is not a character", paid.nothing("unknown"))
+    if not is_valid(text):
+        raise RequestError(f"the answer {INVALID}", paid.nothing("unknown"))
     if end == "unsaid":
         # Small servers omit it. An answer that used all its tokens was very likely cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
@@ -176,14 +177,14 @@ def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
     return ("filtered", f"content_filter_results: {excerpt(str(hit[0]), 60)}") if hit else None
 
 
-def _raise_failed(error: Any, said: str, paid: _Paid) -> None:
+def _raise_failed(error: Any, detail: str, paid: _Paid) -> None:
     """Raise the error inside a choice: the server failed while answering."""
     status = status_of(error) if isinstance(error, dict) else 502
     words = error.get("message") if isinstance(error, dict) else error
-    said = f"the server failed while answering ({said}): {status}: {excerpt(str(words or error))}"
+    detail = f"the server failed while answering ({detail}): {status}: {excerpt(str(words or error))}"
     if status in _RETRIED or status >= 500:
-        raise TransientError(said, throttled=status == 429, completion=paid.nothing("error"))
-    raise RequestError(said, paid.nothing("error"))
+        raise TransientError(detail, throttled=status == 429, completion=paid.nothing("error"))
+    raise RequestError(detail, paid.nothing("error"))
 
 
 def _offers_tools(request: Request) -> bool:
@@ -218,15 +219,15 @@ def _logprobs(choice: Any, paid: _Paid) -> tuple[TokenLogprob, ...]:
     try:
         return tuple(_token(each) for each in content)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        said = f"its log-probabilities cannot be read ({excerpt(f'{type(error).__name__}: {error}', 200)})"
-        raise RequestError(said, paid.nothing("unknown")) from None
+        detail = f"its log-probabilities cannot be read ({excerpt(f'{type(error).__name__}: {error}', 200)})"
+        raise RequestError(detail, paid.nothing("unknown")) from None
 
 
 def _token(each: Any) -> TokenLogprob:
     top = {str(one["token"]): one["logprob"] for one in each.get("top_logprobs") or ()}
     known = {token: _logprob(value) for token, value in top.items() if not _is_nan(value)}
-    if any(has_half(token) for token in (str(each["token"]), *known)):
-        raise ValueError("a token contains half of a surrogate pair")
+    if not all(is_valid(token) for token in (str(each["token"]), *known)):
+        raise ValueError(f"a token {INVALID}")
     return TokenLogprob(token=each["token"], logprob=_logprob(each["logprob"]), top=known)
 
 

@@ -73,33 +73,33 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
         text: the body.
     """
     code, param, words = _server_words(text)
-    said = f"{spec.endpoint} answered {status}: {words}"
+    detail = f"{spec.endpoint} answered {status}: {words}"
     if 300 <= status < 400:
         to = excerpt(headers.get("Location", "another address"), 200)
-        return EndpointError(f"{said} (redirects to {to}; correct base_url)")
+        return EndpointError(f"{detail} (redirects to {to}; correct base_url)")
     if code in _NO_QUOTA or status == 402:
-        return EndpointError(f"{said} (the account has no quota left)")
+        return EndpointError(f"{detail} (the account has no quota left)")
     if status == 404 and _OF_PARAMETERS.search(words):  # a router found no provider that accepts the request in this form
-        return RequestError(said, refused=True)
+        return RequestError(detail, refused=True)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
         form = "" if spec.endpoint.endswith("/v1") else ", which usually ends in /v1,"
-        return EndpointError(f"{said} (check base_url{form} and the model name {spec.model!r})")
+        return EndpointError(f"{detail} (check base_url{form} and the model name {spec.model!r})")
     if status in _ENDPOINT or (status == 400 and _NO_KEY.search(words)):
         key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"
         hint = "check that the key may use this model, and that base_url is right" if status == 403 else key
-        return EndpointError(f"{said} ({hint})")
+        return EndpointError(f"{detail} ({hint})")
     if status == 400 and code in _REFUSED_PARAMETER and param in _IN_EVERY_REQUEST:
-        return EndpointError(f"{said} (every request has {param}: change it in the model, or in the step that sets it)")
+        return EndpointError(f"{detail} (every request has {param}: change it in the model, or in the step that sets it)")
     if status in _TRANSIENT or status >= 500:
         return TransientError(
-            said,
+            detail,
             retry_after(headers),
             throttled=status == 429,
             refused=status >= 500,
             down=status in _DOWN,
             billed=status not in _NOT_BILLED,
         )
-    return RequestError(said, refused=status in (400, 422))
+    return RequestError(detail, refused=status in (400, 422))
 
 
 def error_inside(answer: Any) -> int | None:
@@ -135,11 +135,13 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bo
     if isinstance(error, aiohttp.InvalidURL):
         return EndpointError(f"{url} is not a URL; correct base_url")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        said = f"{url}: {excerpt(str(error))}; correct base_url, or check the network"
-        return TransientError(said, unreachable=True) if heard else EndpointError(said)
+        detail = f"{url}: {excerpt(str(error))}; correct base_url, or check the network"
+        return TransientError(detail, unreachable=True) if heard else EndpointError(detail)
     if isinstance(error, aiohttp.ClientConnectorError):
-        said = f"cannot connect to {url} ({excerpt(error.strerror or str(error))}); is the server running, and base_url right?"
-        return TransientError(said, unreachable=True)
+        detail = (
+            f"cannot connect to {url} ({excerpt(error.strerror or str(error))}); is the server running, and base_url right?"
+        )
+        return TransientError(detail, unreachable=True)
     if isinstance(error, GarbledError):
         return TransientError(f"{url}: {excerpt(str(error))}")
     down = isinstance(error, aiohttp.ClientConnectionError)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.journal.answers import Answers
 from engine.llm.providers.polling import pauses
 from engine.llm.types.model_spec import ModelSpec
+from registry.storage.processes import start_time
 
 CLAIM_SECONDS = 600.0
 """A process on another machine that claims a batch and has not renewed its claim for longer counts as dead."""
@@ -136,11 +137,6 @@ class Claim:
         await self._answers.note(self._name, None)
 
     def _is_dead(self, host: str, pid: int, at: float) -> bool:
-        if host == socket.gethostname():
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                pass
+        if host == socket.gethostname() and start_time(pid) is None:
+            return True
         return time.time() - at > self._seconds

@@ -122,7 +122,7 @@ class OpenAIProvider:
         error: RequestError | TransientError,
         adaptation: _Adaptation,
     ) -> _Adaptation | None:
-        """How to adapt a refused request before it is sent again; None if adapting it is no use."""
+        """How to adapt a refused request before it is sent again; None if that would not help."""
         refusal = str(error)
         if isinstance(error, TransientError):
             if requests[0].key in self._broke_down:  # adapting it did not help

@@ -27,8 +27,8 @@ class Patience:
     async def wait(self, error: TransientError) -> None:
         """Pause; raises EndpointError if the trouble has lasted too long."""
         if time.monotonic() > self._until:
-            said = f"for {PATIENCE_SECONDS / 3600:g} hours; open batches are not lost: run again"
-            raise EndpointError(f"{error} ({said})") from error
+            detail = f"for {PATIENCE_SECONDS / 3600:g} hours; open batches are not lost: run again"
+            raise EndpointError(f"{error} ({detail})") from error
         await asyncio.sleep(max(next(self._waits), min(error.retry_after or 0.0, MOST_POLL_SECONDS)))
 
 

@@ -55,7 +55,7 @@ def redact(text: str, secret: str) -> str:
 def holds(text: str, secret: str) -> bool:
     """Whether a model's answer contains the whole secret, plain or encoded.
 
-    Short secrets are ignored: they are placeholders such as `EMPTY` and `none`, for servers without keys.
+    Short secrets are ignored: they are placeholders (`EMPTY`, `none`), for servers without keys.
     """
     return len(secret) >= PART and any(form in text for form in _whole(secret))
 

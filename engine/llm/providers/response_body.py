@@ -7,6 +7,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from registry.storage.valid_text import repaired
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -19,7 +21,6 @@ log-probabilities and their alternatives."""
 
 _WORDS = 500
 _CHARSET = re.compile(r"iso8859-\d+|cp\d+|gbk|gb2312|gb18030|big5|shift_jis|euc_(jp|kr)|koi8-[ru]|ascii|utf-(8|16|32)(-[bl]e)?")
-_HALF = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -100,17 +101,7 @@ def from_json(text: str | bytes) -> Any:
 
 
 def excerpt(text: str, most: int = _WORDS) -> str:
-    """The beginning of a server's text on one line, with control characters escaped and half surrogate pairs replaced."""
+    """The beginning of a server's text on one line, with control characters escaped and unpaired surrogates replaced."""
     line = " ".join(text[: 8 * most].split())
-    line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], whole_characters(line))
+    line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], repaired(line))
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def has_half(text: str) -> bool:
-    """Whether a text contains half of a surrogate pair, which is not a character and cannot be stored."""
-    return not text.isascii() and _HALF.search(text) is not None
-
-
-def whole_characters(text: str) -> str:
-    """The text with each half of a surrogate pair replaced."""
-    return _HALF.sub("\ufffd", text)

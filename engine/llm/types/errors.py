@@ -40,7 +40,7 @@ class RequestError(ModelError):
 
 
 class TransientError(ModelError):
-    """A failure that may pass (408, 409, 429, 5xx, time-outs, resets).
+    """A transient failure (408, 409, 429, 5xx, time-outs, resets).
 
     Args:
         message: what happened, with the server's words.

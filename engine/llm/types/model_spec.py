@@ -81,21 +81,21 @@ class ModelSpec(Spec):
             `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
-        system: a system message before every prompt that has none of its own; part of every cache key.
+        system: a system message before every prompt without one; part of every cache key.
         temperature: how much answers vary; part of every cache key, as are the four keys below.
         top_p: the share of probability that tokens are drawn from.
         max_tokens: the most tokens of an answer. An answer that reaches it is cut off and never used as if it were whole.
         stop: texts that end an answer.
-        seed: a seed for the server, where it takes one.
+        seed: a seed for the server, if it accepts one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
             they are; part of every cache key.
-        limits: how hard the endpoint may be driven. This key and all below change no cache key.
+        limits: limits for requests to the endpoint. This key and all below change no cache key.
         price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
         budget_usd: a run stops before it spends more on this model.
-        max_calls: a run stops before it sends more requests to this model; each try counts.
+        max_calls: a run stops before it sends more requests to this model; each attempt counts.
         mode: `chat`, or `batch` for OpenAI's Batch API: half the price, within a day.
         timeout: seconds for one request.
-        retries: further tries after a failure that may pass.
+        retries: further attempts after a transient failure.
         batch_size: for models in this process: answers generated, or texts encoded, together.
     """
 

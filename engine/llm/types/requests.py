@@ -47,7 +47,7 @@ class Request:
 
     @property
     def seed(self) -> int | None:
-        """The seed to send. Samples of one prompt must differ, so each has its own."""
+        """The seed to send. Samples of one prompt must differ, so each has another."""
         seed = self.sampling["seed"]
         return None if seed is None else seed + self.sample
 

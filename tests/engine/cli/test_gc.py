@@ -38,10 +38,10 @@ def test_gc_lists_garbage_and_deletes_it_only_with_the_option(registry: Registry
     assert lines[0].startswith("would delete 2 versions, 3 objects, 1 leftover: ")
     assert lines[1] == f"  p/a@2  3 rows, created {second.created_at:%Y-%m-%d %H:%M} UTC"
     assert any(line.startswith(f"  objects/{first.data[0].sha256[:2]}/{first.data[0].sha256}  ") for line in lines)
-    assert lines[6].startswith(f"  receipts/{third.step_key}  of a step that is finished, ")
+    assert lines[6].startswith(f"  receipts/{third.step_key}  of a finished step, ")
     assert lines[7:] == [
         "kept: 1 version, and all model answers (1,234 bytes), which were paid for",
-        f"nothing was deleted yet. To delete it: `{propose('gc', '--delete')}`",
+        f"nothing has been deleted. To delete this: `{propose('gc', '--delete')}`",
     ]
     assert len(versions(registry)) == 3
     deleted = printed(app, "gc", "--grace", "0", "--delete")

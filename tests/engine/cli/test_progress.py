@@ -30,21 +30,21 @@ class Watched:
 def test_a_line_has_the_rate_and_remaining_time_of_this_run() -> None:
     watched = Watched(done=400)
     assert watched.tick(10, 500) == ["cot: 500/1000 (10/s, about 50 s left)"]
-    assert watched.tick(10, 600, "64 requests in flight") == ["cot: 600/1000 (10/s, about 40 s left) 64 requests in flight"]
+    assert watched.tick(10, 600, "64 requests in flight") == ["cot: 600/1000 (10/s, about 40 s left); 64 requests in flight"]
     assert watched.tick(10, 1000) == ["cot: 1000/1000"]
 
 
 def test_before_the_first_row_a_line_has_no_rate() -> None:
-    assert Watched().tick(10, 0, "the server answers 503") == ["cot: 0/1000 the server answers 503"]
+    assert Watched().tick(10, 0, "the server answers 503") == ["cot: 0/1000; the server answers 503"]
 
 
 def test_lines_become_rarer_while_nothing_changes() -> None:
     watched = Watched()
     lines = watched.tick(1000, 0, "waiting")
     assert lines[:3] == [
-        "cot: 0/1000 waiting",
-        "cot: 0/1000, unchanged for 10 s waiting",
-        "cot: 0/1000, unchanged for 30 s waiting",
+        "cot: 0/1000; waiting",
+        "cot: 0/1000, unchanged for 10 s; waiting",
+        "cot: 0/1000, unchanged for 30 s; waiting",
     ]
     assert len(lines) == 7
     assert len(set(lines)) == 7

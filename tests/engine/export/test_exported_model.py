@@ -117,7 +117,7 @@ def test_full_weights_are_exported_as_they_are(trained: Registry, tmp_path: Path
     assert front(tmp_path / "out")["library_name"] == "transformers"
     with pytest.raises(PipelineError, match="--merge is for adapters, and demo/full@1 has full weights"):
         export(trained, "demo/full", "hf", tmp_path / "merged", merge=True)
-    for target, format, why in (("demo/ad", "jsonl", "it needs --to hf"), ("demo/rows", "hf", "demo/rows@1 is dataset")):
+    for target, format, why in (("demo/ad", "jsonl", "it needs --to hf"), ("demo/rows", "hf", "demo/rows@1 is a dataset")):
         with pytest.raises(PipelineError, match=why):
             export(trained, target, format, tmp_path / "merged", merge=True)
     assert not (tmp_path / "merged").exists()

@@ -312,7 +312,7 @@ def forget() -> None:
 
 
 def document() -> dict[str, Any]:
-    """The fingerprint in a world that has just been imported."""
+    """The fingerprint after a fresh import."""
     forget()
     return fingerprint(importlib.import_module("scratch.ops").scratch_op, "scratch_op").document()
 
@@ -337,7 +337,7 @@ def test_a_change_that_does_not_matter_leaves_the_fingerprint(scratch: Path, cha
     assert document() == before
 
 
-def test_a_method_that_the_engine_asks_counts_when_the_operator_calls_it(scratch: Path) -> None:
+def test_a_method_of_params_counts_if_the_operator_calls_it(scratch: Path) -> None:
     edit(scratch, "ops.py", "params.half()", "len(params.calls())")
     before = document()
     edit(scratch, "ops.py", "most_calls(self.limit)}", "most_calls(self.limit), 'judge': 1}")
@@ -351,7 +351,7 @@ def test_packages_count_by_version_and_the_standard_library_not_at_all(scratch: 
     assert "engine" in found
 
 
-def test_a_value_without_a_stable_form_is_an_error_that_names_it(scratch: Path) -> None:
+def test_a_value_without_a_canonical_form_is_an_error_that_names_it(scratch: Path) -> None:
     edit(scratch, "ops.py", 'WORDS = {"one": 1, "two": 2}', "WORDS = object()")
     with pytest.raises(UnstableCodeError, match=r"scratch_op.*scratch\.ops:WORDS.*plain constant"):
         document()

@@ -83,7 +83,7 @@ async def test_many_requests_are_one_batch_and_each_has_its_answer(make: Make, s
     assert kept == Completion(text="You said: q3", tokens_in=10, tokens_out=5, latency_ms=0.0)
 
 
-async def test_a_model_of_a_pipeline_asks_in_batches_and_the_journal_makes_the_second_time_free(
+async def test_a_model_sends_batches_and_the_journal_makes_the_second_time_free(
     make: Make, server: BatchServer, journal: Journal
 ) -> None:
     current_log.set(CallLog())

@@ -30,7 +30,7 @@ def pipeline(models: str, steps: str = "asked: {op: ask_once, in: words}", name:
 TWO_WORKERS = "asked: {op: ask_once, in: words, resources: {workers: 2, num_cpus: 0.5}}"
 
 
-def test_limits_are_the_models_however_many_workers_share_them(registry: Registry, chat_server: ChatServer) -> None:
+def test_workers_share_the_limits_of_a_model(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number % 90) for number in range(100)])
     chat_server.latency = 0.05
     model = chat_server.model(limits={"concurrency": 6})
@@ -64,7 +64,7 @@ def test_calls_of_all_steps_of_a_run_count(registry: Registry, chat_server: Chat
     assert len(chat_server.requests) == 8
 
 
-def test_poison_rows_are_rejected_and_only_they_are_asked_again(registry: Registry, chat_server: ChatServer) -> None:
+def test_poison_rows_are_rejected_and_only_they_are_requested_again(registry: Registry, chat_server: ChatServer) -> None:
     poison = {3, 250, 251, 700, 999}
     words(*[str(number) for number in range(1000)])
     chat_server.answer = lambda prompt, seen: error(400, "poison") if int(prompt.split()[1]) in poison else prompt
@@ -113,7 +113,7 @@ def test_an_empty_answer_counts(registry: Registry, chat_server: ChatServer) -> 
     assert ask(registry, "select row, response from llm_calls order by all") == [(0, "fine"), (None, "")]
 
 
-def test_two_runs_at_once_make_one_version_and_ask_once(registry: Registry, chat_server: ChatServer) -> None:
+def test_two_runs_at_once_make_one_version_and_send_each_request_once(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number) for number in range(60)])
     chat_server.latency = 0.02
     Path("p.yaml").write_text(pipeline(chat_server.model(limits={"concurrency": 4})))
@@ -136,7 +136,7 @@ def test_missing_capabilities_are_in_the_summary(registry: Registry, chat_server
     assert len(chat_server.requests) == 3
 
 
-def test_numbers_as_text_stay_what_they_are(registry: Registry, chat_server: ChatServer) -> None:
+def test_numbers_as_text_stay_text(registry: Registry, chat_server: ChatServer) -> None:
     words("00001", "1e5", "007", "1.0")
     text = pipeline(chat_server.model())
     run_text(text, registry)

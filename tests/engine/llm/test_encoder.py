@@ -106,13 +106,13 @@ async def test_no_texts_give_an_empty_result_of_the_usual_width(encoder: Encoder
     assert (await encoder.embed([])).shape == (0, 384)
 
 
-async def test_a_text_has_the_same_vector_alone_and_in_company(encoder: Encoder) -> None:
+async def test_a_text_has_the_same_vector_alone_and_with_others(encoder: Encoder) -> None:
     company = [ENGINE * 9, APPLES, *(f"{FRUIT} {number}" for number in range(100))]
     [alone] = await encoder.embed([APPLES])
     np.testing.assert_allclose((await encoder.embed(company))[1], alone, atol=1e-6)
 
 
-async def test_the_same_call_gives_the_same_bits_whatever_was_asked_before(encoder: Encoder, encoder_folder: Path) -> None:
+async def test_the_same_call_gives_the_same_bits_whatever_was_encoded_before(encoder: Encoder, encoder_folder: Path) -> None:
     texts = [f"{FRUIT} {number}" for number in range(70)]
     fresh = Encoder("encoder", local(encoder_folder), ENCODER)
     await encoder.embed([texts[3], APPLES])
@@ -211,7 +211,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return tried
 
 
-async def test_the_embedded_encoder_reaches_for_no_network_and_runs_no_code_of_its_package(
+async def test_the_embedded_encoder_uses_no_network_and_runs_no_code_of_its_package(
     encoder_folder: Path, reached: list[Any]
 ) -> None:
     await Encoder("encoder", local(encoder_folder), ENCODER).embed([APPLES])
@@ -282,7 +282,7 @@ def test_keys_that_do_not_apply_to_an_encoder_are_errors(more: dict[str, Any], w
         spec(**more)
 
 
-def test_an_encoder_is_known_by_its_weights_and_nothing_else() -> None:
+def test_an_encoder_is_identified_by_its_weights_alone() -> None:
     one = spec(batch_size=8)
     assert (one.encodes, one.endpoint, one.sampling()) == (True, "sentence-transformers", {})
     assert ModelSpec.model_validate_json(one.model_dump_json()) == one

@@ -40,9 +40,9 @@ asyncio.run(main())
     done = python(code, str(workdir / "j"))
     assert done.returncode == -9
     journal = Journal(workdir / "j")
-    told = done.stdout.split()
-    assert [await journal.get(f"key {number}") for number in told] == [Completion(text=number) for number in told]
-    assert len(told) == 42
+    keys = done.stdout.split()
+    assert [await journal.get(f"key {number}") for number in keys] == [Completion(text=number) for number in keys]
+    assert len(keys) == 42
     journal.close()
 
 

@@ -275,7 +275,7 @@ async def test_a_system_message_precedes_prompts_that_have_none(model: Make, cha
     assert [request["messages"][0]["content"] for request in chat_server.requests] == ["Be brief.", "Be long.", "q"]
 
 
-async def test_samples_of_a_seeded_model_have_seeds_of_their_own(model: Make, chat_server: ChatServer) -> None:
+async def test_each_sample_of_a_seeded_model_has_another_seed(model: Make, chat_server: ChatServer) -> None:
     one = model(seed=7)
     for sample in range(3):
         await one.chat("q", sample=sample)

@@ -35,7 +35,7 @@ def governor(clock: Callable[[], float], **limits: Any) -> Governor:
 
 
 async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[float], list[int | BaseException]]:
-    """64 requests meet an endpoint that is down for so long; gives when it was asked, and what became of each."""
+    """64 requests meet an endpoint that is down for so long; returns when it was called, and the outcome of each."""
     gate.window = type(gate.window)(64, clock, gently=False)
     tickets = [await gate.admit(Estimate(str(number))) for number in range(64)]
     for ticket in tickets:
@@ -132,7 +132,7 @@ async def test_no_row_is_lost_while_a_server_restarts(model: Make, chat_server: 
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_server_that_is_gone_for_good_ends_the_step_once(model: Make) -> None:
+async def test_a_server_that_stays_down_ends_the_step_once(model: Make) -> None:
     with ChatServer() as server:
         one = model(base_url=server.base_url, limits={"concurrency": 16, "patience": 0.3})
         await one.chat("before")

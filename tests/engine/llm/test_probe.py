@@ -84,7 +84,7 @@ def test_a_step_whose_model_lacks_what_it_needs_fails_before_it_starts(
     words(*[str(number) for number in range(100)])
     result = run_text(PIPELINE % chat_server.model(), registry)
     assert result.error
-    assert "does not support `logprobs` (log-probabilities of tokens), which sure needs of its teacher" in result.error
+    assert "does not support `logprobs` (log-probabilities of tokens), which sure needs from its teacher" in result.error
     assert len(chat_server.requests) == 1
 
 

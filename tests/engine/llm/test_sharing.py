@@ -55,9 +55,7 @@ async def test_two_workers_share_the_limits(transport: LocalTransport) -> None:
         await post.close()
 
 
-async def test_the_places_of_a_worker_that_is_gone_are_free_again(
-    transport: LocalTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_places_of_a_silent_worker_become_free(transport: LocalTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, other = WorkerConnection(transport), WorkerConnection(transport)
     await RemoteGate(gone, "m").admit(Estimate("a"))
     await gone.close()

@@ -115,7 +115,7 @@ def test_a_bare_name_of_two_packages_is_ambiguous_and_the_full_names_work(site: 
     assert found.operators.hint("scratch_b:exclim") == "did you mean 'scratch_b:exclaim'?"
 
 
-def test_one_package_that_defines_a_name_twice_is_told_where(site: Path) -> None:
+def test_a_name_defined_twice_in_a_package_is_an_error_with_both_places(site: Path) -> None:
     package(site, "scratch_a")
     (site / "scratch_a" / "more.py").write_text(dedent(SHOUT).format(name="exclaim", code="''", doc="Hush."))
     with pytest.raises(AmbiguousNameError, match=r"scratch_a:exclaim is defined in scratch_a\.more and in scratch_a\.ops"):
@@ -130,7 +130,7 @@ def test_a_module_that_imports_an_operator_does_not_define_it(site: Path) -> Non
     assert full_name(found.operators["exclaim"]) == "scratch_a:exclaim"
 
 
-def test_a_definition_that_no_source_file_shows_is_found_by_importing(site: Path) -> None:
+def test_a_dynamic_definition_is_found_by_importing(site: Path) -> None:
     package(site, "scratch_a")
     dynamic = "from scratch_a.ops import Note\nfrom engine.operator import operator as op\n\n"
     dynamic += "def make():\n    async def whisper(note: Note):\n        yield note\n    return op(outputs=Note)(whisper)\n\n"
@@ -141,7 +141,7 @@ def test_a_definition_that_no_source_file_shows_is_found_by_importing(site: Path
     assert "whisper" in list(found.operators)
 
 
-def test_a_broken_module_breaks_only_what_is_in_it(site: Path) -> None:
+def test_a_broken_module_affects_only_its_own_names(site: Path) -> None:
     package(site, "scratch_a")
     package(site, "scratch_b", operator="sigh")
     broken = site / "scratch_b" / "ops.py"

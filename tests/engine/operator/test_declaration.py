@@ -89,9 +89,9 @@ WRONG = {
         row("word: Word, teacher: ChatModel = None"),
         "'teacher' is filled by the engine and has a default; remove the default",
     ),
-    "a role that may be None, and nothing says when": (
+    "a role that may be None, but nothing says when": (
         row("word: Word, judge: ChatModel | None"),
-        "'judge' may be None, and nothing says when; expected a method `roles` of its Params",
+        "'judge' may be None, but nothing says when; expected a method `roles` of its Params",
     ),
     "two classes of parameters": (
         row("word: Word, one: Limit, two: Limit"),
@@ -117,7 +117,7 @@ WRONG = {
     "no input": (row("ctx: Context", "yield Word(text='')"), "it has no input that a pipeline must give"),
     "two inputs row by row": (
         row("word: Word, other: Other"),
-        r"word and other both come row by row; expected one such input, and Table\[...\] for the others",
+        r"word and other are both read row by row; expected one such input, and Table\[...\] for the others",
     ),
     "a table without its type": (
         row("words: Table"),
@@ -127,23 +127,23 @@ WRONG = {
     "an input with a default": (row("word: Word = None"), "'word' is an input and has a default"),
     "an optional table without a default": (
         row("word: Word, others: Table[Other] | None"),
-        r"'others' may be left out; expected others: .*Table.* = None",
+        r"'others' is optional; expected others: .*Table.* = None",
     ),
     "a function on rows that is no generator": (
         "@operator\nasync def op(word: Word) -> AsyncIterator[Word]:\n    return word\n",
-        r"it works on rows and is an async function without `yield`; expected an async generator",
+        r"it works on rows but is an async function without `yield`; expected an async generator",
     ),
     "a function on rows that is not async": (
         "@operator\ndef op(word: Word) -> Iterator[Word]:\n    yield word\n",
-        r"it works on rows and is a generator; expected an async generator \(`async def` with `yield`\)",
+        r"it works on rows but is a generator; expected an async generator \(`async def` with `yield`\)",
     ),
     "a function on batches that yields": (
         "@operator(outputs=Word)\ndef op(words: Batch[Word]) -> pa.Table:\n    yield words\n",
-        "it works on batches and is a generator; expected a plain function that returns an Arrow table",
+        "it works on batches but is a generator; expected a plain function that returns an Arrow table",
     ),
     "a function on whole inputs that returns": (
         "@operator\ndef op(words: Table[Word]) -> Iterator[Word]:\n    return iter(words)\n",
-        "it works on whole inputs and is a function without `yield`; expected a generator",
+        "it works on whole inputs but is a function without `yield`; expected a generator",
     ),
     "a class": ("@operator\nclass Op:\n    pass\n", "@operator is for functions; this is a class"),
     "a parameter without an annotation": (
@@ -210,15 +210,15 @@ WRONG = {
     ),
     "an output like an input that does not exist": (
         row("word: Word", head='@operator(outputs={"kept": "wrod"})'),
-        "output 'kept' has the type of the input 'wrod', and there is no such input; did you mean 'word'",
+        "output 'kept' has the type of the input 'wrod', but there is no such input; did you mean 'word'",
     ),
     "several outputs on batches": (
         '@operator(outputs={"a": Word, "b": Word})\ndef op(words: Batch[Word]) -> pa.Table:\n    return words\n',
-        "it works on batches and has the outputs a, b; expected one output",
+        "it works on batches but has the outputs a, b; expected one output",
     ),
     "distinct roles that do not exist": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=[("teacher", "juge")])'),
-        "distinct= names the role 'juge', and there is no such argument; known here: teacher",
+        "distinct= names the role 'juge', but there is no such argument; known here: teacher",
     ),
     "distinct roles that are no pairs": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=["teacher"])'),
@@ -364,7 +364,7 @@ QUESTIONS = {
         ("notes", "return 'one text'", "P.notes returns 'one text'; expected texts in a list"),
     ],
 )
-def test_a_method_of_parameters_that_fails_or_answers_wrongly_is_named(
+def test_a_method_of_parameters_that_raises_or_returns_the_wrong_type_is_named(
     load: Load, method: str, body: str, expected: str
 ) -> None:
     text = f"class P(Params):\n    limit: int = 1\n\n    def {method}(self):\n        {body}\n\n\n"
@@ -392,7 +392,7 @@ def test_defaults_of_a_declaration(load: Load) -> None:
     assert (op.capabilities(params), op.prompt_bytes(params), op.device_count(params), op.notes(params)) == ({}, None, 1, ())
 
 
-def test_tables_may_be_looked_up_in_grouped_or_left_out(load: Load) -> None:
+def test_tables_can_be_lookups_grouped_or_optional(load: Load) -> None:
     op = load(
         "@operator\nasync def op(word: Word, a: Lookup[Other], b: Grouped[Word], c: Lookup[Record] | None = None"
         ") -> AsyncIterator[Word]:\n    yield word\n"

@@ -1,4 +1,4 @@
-"""Prompts among parameters are known by their annotation, whatever they are called."""
+"""Prompts among parameters are recognised by their annotation, whatever their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong in an operator's own code while a pipeline is checked or runs, with the place in that code."""
+"""Errors in an operator's own code during a check or a run name the file and line."""
 
 from __future__ import annotations
 

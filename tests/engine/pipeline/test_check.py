@@ -261,7 +261,7 @@ def test_check_reads_no_more_than_the_head_of_a_file() -> None:
 
 def test_hints_are_correct() -> None:
     [parameter, role] = problems(GOOD.replace("with: {attempts: 2}", "models: {zzz: teacher}, with: {qqq: 2}"))
-    assert "has no parameter 'qqq'\n    known here: attempts, prompt" in parameter + role
-    assert "has no role 'zzz'\n    known here: teacher" in parameter + role
+    assert "has no parameter 'qqq'\n    available: attempts, prompt" in parameter + role
+    assert "has no role 'zzz'\n    available: teacher" in parameter + role
     [nothing] = problems(GOOD.replace("[cot.solved, cot.unsolved]}", "[cot.solved], models: {zzz: teacher}}"))
     assert "to_sft has no models" in nothing

@@ -24,7 +24,7 @@ PIPELINE = """
 
 
 @pytest.mark.usefixtures("in_process")
-def test_outputs_have_the_type_of_what_came_in(registry: Registry) -> None:
+def test_outputs_have_the_type_of_their_inputs(registry: Registry) -> None:
     Path("problems.jsonl").write_text(PROBLEMS)
     result = run_text(PIPELINE, registry)
     assert result.state == "succeeded", result.error

@@ -1,4 +1,4 @@
-"""A pipeline whose packages are not installed: the check says which, where they are needed, and how to install them."""
+"""A pipeline whose packages are not installed: the check names them, where they are needed, and how to install them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_all_has_every_extra() -> None:
     assert modules(PYPROJECT["optional-dependencies"]["all"]) - {"ray"} == set().union(*EXTRAS.values())
 
 
-def test_an_operator_without_its_packages_is_a_problem_at_its_place(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_without_its_packages_is_a_problem_with_its_position(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lacking(monkeypatch, "peft", "torch", "trl")
     text = "name: p\nmodels: {student: {provider: openai, model: m}}\ndatasets: {rows: {type: SFTExample, path: rows.jsonl}}\n"
     said = problem(f"{text}steps:\n  tune: {{op: train_sft, in: rows, models: {{student: student}}}}\n")

@@ -173,7 +173,7 @@ async def test_an_object_inside_an_answer_that_was_cut_off_is_not_taken(model: M
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, '{"a":' * 3000, "```" * 2000 + "{", '{"city": [' + "1," * 5000 + "1]}"])
-async def test_an_answer_that_is_deep_or_long_is_paid_once_and_no_object(
+async def test_an_answer_that_is_too_deep_or_long_is_paid_once_and_rejected(
     model: Make, chat_server: ChatServer, text: str
 ) -> None:
     chat_server.answer = lambda prompt, seen: text
@@ -196,7 +196,7 @@ async def test_samples_that_were_all_cut_off_say_nothing_about_sampling(model: M
 
 
 def poison(workdir: Path, answer: str) -> None:
-    """Put something in place of all answers, as an older version may have left it."""
+    """Replace all stored answers by something that an older version may have stored."""
     with sqlite3.connect(workdir / "journal" / "answers.sqlite") as connection:
         for (key,) in connection.execute("select key from answers").fetchall():
             checksum = hashlib.blake2b(f"{key}\n{answer}".encode(), digest_size=16).hexdigest()
@@ -233,7 +233,7 @@ async def test_impossible_counts_do_not_invalidate_an_answer(model: Make, chat_s
     assert len(chat_server.requests) == 1
 
 
-async def test_an_answer_that_an_older_version_did_not_know_to_be_cut_off_is_known_now(
+async def test_an_answer_of_an_older_version_is_recognised_as_cut_off(
     model: Make, chat_server: ChatServer, workdir: Path
 ) -> None:
     await model().chat("q")
@@ -255,7 +255,7 @@ async def test_an_unreadable_entry_does_not_win_over_an_answer(workdir: Path) ->
 
 
 @pytest.mark.usefixtures("in_process")
-def test_an_answer_that_an_operator_cannot_read_is_a_reject_and_can_be_asked_for_again(
+def test_an_answer_that_an_operator_cannot_parse_is_a_reject_and_can_be_requested_again(
     registry: Registry, chat_server: ChatServer
 ) -> None:
     chat_server.answer = lambda prompt, seen: "9" * 5000 if prompt == "Size of b" and not seen else "7"

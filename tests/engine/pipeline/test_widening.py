@@ -15,7 +15,7 @@ from tests.engine.run_pipelines import ask, run_text
 
 
 class MathSolution(Record):
-    """As it was before most of its fields."""
+    """An older version with few of its fields."""
 
     question: str
     answer: str
@@ -24,13 +24,13 @@ class MathSolution(Record):
 
 
 class Message(Record):
-    """As it was when it had no content."""
+    """An older version without content."""
 
     role: str
 
 
 class SFTExample(Record):
-    """With the older messages, and a completion that is none."""
+    """With the older messages, and an incompatible completion."""
 
     prompt: list[Message]
     completion: str
@@ -45,7 +45,7 @@ steps:
 """
 
 
-def test_an_older_version_is_read_with_the_fields_that_came_later(registry: Registry, in_process: None) -> None:
+def test_an_older_version_is_read_with_new_fields(registry: Registry, in_process: None) -> None:
     old = MathSolution(question="What is 1 + 1?", answer="2", solution="It is 2.", verdict="correct")
     commit(registry, "old/solutions", [[old]])
     result = run_text(PIPELINE, registry)

@@ -68,7 +68,7 @@ def test_an_address_of_something_else_is_named_within_a_limit(monkeypatch: pytes
     monkeypatch.setattr("engine.running.ray_environment._ATTACH_SECONDS", 3.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(EngineError, match="no answer within 3 s, so it may not be a Ray cluster"),
+        pytest.raises(EngineError, match="no answer within 3 s; it may not be a Ray cluster"),
     ):
         check_cluster(f"127.0.0.1:{silent.getsockname()[1]}")
 

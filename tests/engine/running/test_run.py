@@ -142,7 +142,7 @@ def test_draws_follow_the_rows_content_and_not_its_place(registry: Registry) -> 
     ("text", "said"),
     [
         ("boom", r"\w+\.py:\d+: operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
-        ("invalid", r"operator broken made an invalid Word from row 1 of 'word': .*text"),
+        ("invalid", r"operator broken yielded an invalid Word for row 1 of 'word': .*text"),
         ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word"),
     ],
 )

@@ -44,7 +44,7 @@ def test_rows_of_sources_steps_and_whole_operators_are_left_out(registry: Regist
     assert texts(registry, "demo/words") == ["cd", "ae"]
     assert texts(registry, "demo/once") == ["C!", "D!", "A!", "E!"]
     assert ask(registry, "select name, version, parent_row, reason from rejects") == [
-        ("demo/words", 2, 0, "words.jsonl:1: left out, as the exclusion list says")
+        ("demo/words", 2, 0, "words.jsonl:1: left out because it is on the exclusion list")
     ]
 
     exclude(registry, "demo/cut.long@1", 2)

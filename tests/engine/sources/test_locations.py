@@ -154,7 +154,10 @@ def problem(path: str) -> str:
 
 def test_what_cannot_be_reached_is_a_problem_with_its_place(workdir: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem(f"{site}/none.jsonl") == f"p.yaml:3:35: there is no file {site}/none.jsonl"
-    assert problem(f"{site}/private/rows.jsonl").startswith(f"p.yaml:3:35: cannot read {site}/private/rows.jsonl: ")
+    assert problem(f"{site}/private/rows.jsonl") == (
+        f"p.yaml:3:35: cannot read {site}/private/rows.jsonl: the server denies access (HTTP 403 Forbidden). Check the address; "
+        "if it needs a token, use `${env.NAME}` in it"
+    )
     refused = problem("http://127.0.0.1:9/rows.jsonl")
     assert "p.yaml:3:35: cannot read http://127.0.0.1:9/rows.jsonl: " in refused
     assert "Connect" in refused

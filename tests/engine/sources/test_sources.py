@@ -182,8 +182,8 @@ def test_a_bad_row_of_an_object_of_objects_is_named_with_its_key(registry: Regis
         (b'{"a": {"question": "x"}, "a": {}}', "duplicate key: 'a'"),
         (b'{"a": {"question": "x", "question": "y"}}', "duplicate key: 'question'"),
         (b'{"a": {}, "b": [1]}', "maps ids to objects; this is an object in which 'b' is a list"),
-        (b'{"question": "x", "answer": "1"}', "maps ids to objects; this is an object in which 'question' is a str"),
-        (b'"x"', "maps ids to objects; this is a str"),
+        (b'{"question": "x", "answer": "1"}', "maps ids to objects; this is an object in which 'question' is a string"),
+        (b'"x"', "maps ids to objects; this is a string"),
         (b"[" * 100_000, "not JSON"),
     ],
 )

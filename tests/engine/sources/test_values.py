@@ -100,7 +100,7 @@ def test_a_number_beyond_all_floats_does_no_harm_where_nobody_wants_it(registry:
 def test_a_parquet_number_that_is_not_finite_is_refused(registry: Registry, kind: pa.DataType, number: float) -> None:
     values = pa.array(np.array([1, number], kind.to_pandas_dtype()))
     pq.write_table(pa.table({"question": ["a", "b"], "answer": values}), "d.parquet")
-    with pytest.raises(PipelineError, match=r"d\.parquet row 2: .*answer: -?(nan|inf) is not a number"):
+    with pytest.raises(PipelineError, match=r"d\.parquet row 2: .*answer: -?(nan|inf) is not a finite number"):
         read(registry, MathProblem, "d.parquet")
     pq.write_table(pa.table({"share": values, "names": pa.array([["a"], ["b"]])}), "e.parquet")
     got, rows = read(registry, Marks, "e.parquet", on_error="skip")
@@ -109,7 +109,7 @@ def test_a_parquet_number_that_is_not_finite_is_refused(registry: Registry, kind
 
 def test_a_csv_cell_that_is_not_a_finite_number_is_refused_for_a_number_only(registry: Registry) -> None:
     Path("d.csv").write_text("share,names\nnan,\n")
-    with pytest.raises(PipelineError, match="share: nan is not a number"):
+    with pytest.raises(PipelineError, match="share: nan is not a finite number"):
         read(registry, Marks, "d.csv")
     Path("e.csv").write_text("question,answer\nq,inf\n")
     assert read(registry, MathProblem, "e.csv")[1][0].answer == "inf"

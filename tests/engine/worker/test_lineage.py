@@ -114,5 +114,5 @@ def test_a_source_must_be_something_that_was_read_or_answered() -> None:
     class Note(Record):
         text: str
 
-    with pytest.raises(ValueError, match="a Note is given as a source"):
+    with pytest.raises(ValueError, match="got a Note as a source"):
         derived(Note(text="a"), Note(text="b"))

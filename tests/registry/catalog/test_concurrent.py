@@ -1,4 +1,4 @@
-"""Many processes commit and read at the same time: nobody fails, nobody sees half a commit."""
+"""Many processes commit and read at the same time: none fails, none sees half a commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events are told in OpenLineage as its own classes have it, without losing what the registry knows of a step."""
+"""Events are valid OpenLineage by its own classes, and lose nothing that the registry knows about a step."""
 
 from __future__ import annotations
 
@@ -133,11 +133,9 @@ def facets_of(document: dict[str, Any]) -> Any:
     return document["run"]["facets"]
 
 
-@pytest.mark.parametrize(("told", "manifests"), [*RUN, *ENDS])
-def test_every_event_is_one_that_openlineage_accepts_and_reads_back_the_same(
-    told: Event, manifests: tuple[Manifest, ...]
-) -> None:
-    document = line(told, manifests)
+@pytest.mark.parametrize(("one", "manifests"), [*RUN, *ENDS])
+def test_openlineage_accepts_every_event_and_reads_back_the_same(one: Event, manifests: tuple[Manifest, ...]) -> None:
+    document = line(one, manifests)
     assert Serde.to_dict(rebuilt(document)) == document == json.loads(json.dumps(document))
     assert dt.datetime.fromisoformat(document["eventTime"]) == AT
     for facet in facets_of(document).values():
@@ -147,26 +145,26 @@ def test_every_event_is_one_that_openlineage_accepts_and_reads_back_the_same(
 def test_a_run_goes_through_openlineages_own_file_transport_unchanged(tmp_path: Path) -> None:
     journal = tmp_path / "r1.ndjson"
     transport = FileTransport(FileConfig(str(journal), append=True))
-    documents = [line(told, manifests) for told, manifests in RUN]
+    documents = [line(one, manifests) for one, manifests in RUN]
     for document in documents:
         transport.emit(rebuilt(document))
     assert [json.loads(text) for text in journal.read_text().splitlines()] == documents
 
 
-def test_the_start_of_a_run_tells_its_file_and_parameters() -> None:
+def test_the_start_of_a_run_names_its_file_and_parameters() -> None:
     document = line(*RUN[0])
     assert (document["eventType"], document["job"]["name"]) == ("START", "math")
     job = document["job"]["facets"]
     kinds = [job["jobType"][key] for key in ("processingType", "integration", "jobType")]
     assert kinds == ["BATCH", "ENGINE", "PIPELINE"]
     assert job["documentation"]["description"] == "pipeline in math.yaml"
-    told = {parameter["key"]: parameter["value"] for parameter in facets_of(document)["executionParameters"]["parameters"]}
-    assert told == {"n": "4", "topic": "sums", "limit": "null"}
+    params = {parameter["key"]: parameter["value"] for parameter in facets_of(document)["executionParameters"]["parameters"]}
+    assert params == {"n": "4", "topic": "sums", "limit": "null"}
     assert facets_of(document)["processing_engine"]["name"] == "posttrain-engine"
 
 
-def test_a_step_is_a_run_of_its_own_below_the_pipelines_run() -> None:
-    started, solve, other, *_, ended = (line(told, manifests) for told, manifests in RUN)
+def test_a_step_is_a_child_run_of_the_pipelines_run() -> None:
+    started, solve, other, *_, ended = (line(one, manifests) for one, manifests in RUN)
     assert started["run"]["runId"] == ended["run"]["runId"]
     assert facets_of(solve)["parent"]["run"] == {"runId": started["run"]["runId"]}
     assert facets_of(solve)["parent"]["job"] == {"namespace": "engine", "name": "math"}
@@ -177,13 +175,13 @@ def test_a_step_is_a_run_of_its_own_below_the_pipelines_run() -> None:
     assert all(str(uuid.UUID(run_id)) == run_id for run_id in ids)
 
 
-def test_a_step_says_when_it_began() -> None:
+def test_a_step_has_its_start_time() -> None:
     nominal = facets_of(line(*RUN[1]))["nominalTime"]
     assert dt.datetime.fromisoformat(nominal["nominalStartTime"]) == AT - dt.timedelta(seconds=1.5)
     assert dt.datetime.fromisoformat(nominal["nominalEndTime"]) == AT
 
 
-def test_a_steps_inputs_and_models_are_named_once_with_their_versions() -> None:
+def test_a_steps_inputs_and_models_are_listed_once_with_their_versions() -> None:
     inputs = line(*RUN[1])["inputs"]
     assert [(dataset["name"], dataset["facets"]["version"]["datasetVersion"]) for dataset in inputs] == [
         ("math/problems", "2"),
@@ -192,7 +190,7 @@ def test_a_steps_inputs_and_models_are_named_once_with_their_versions() -> None:
     ]
 
 
-def test_a_steps_outputs_tell_version_type_size_and_schema() -> None:
+def test_a_steps_outputs_have_version_type_size_and_schema() -> None:
     chats, model = line(*RUN[1])["outputs"]
     assert (chats["namespace"], chats["name"], chats["facets"]["version"]["datasetVersion"]) == ("engine", "math/solve", "3")
     kinds = [
@@ -210,7 +208,7 @@ def test_a_steps_outputs_tell_version_type_size_and_schema() -> None:
     ]
 
 
-def test_a_hit_stands_for_its_versions_but_wrote_nothing() -> None:
+def test_a_hit_names_its_versions_but_wrote_nothing() -> None:
     document = line(*RUN[2])
     assert document["eventType"] == "COMPLETE"
     assert [dataset["name"] for dataset in document["inputs"]] == ["math/solve"]
@@ -220,7 +218,7 @@ def test_a_hit_stands_for_its_versions_but_wrote_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "kind", "message"),
+    ("one", "kind", "message"),
     [
         (step("failed", error="out of memory"), "FAIL", "out of memory"),
         (step("failed"), "FAIL", None),
@@ -231,13 +229,13 @@ def test_a_hit_stands_for_its_versions_but_wrote_nothing() -> None:
         (event("ended", state="succeeded"), "COMPLETE", None),
     ],
 )
-def test_an_end_tells_how_it_ended_and_why(told: Event, kind: str, message: str | None) -> None:
-    document = line(told)
+def test_an_end_has_its_outcome_and_reason(one: Event, kind: str, message: str | None) -> None:
+    document = line(one)
     assert document["eventType"] == kind
     assert facets_of(document).get("errorMessage", {}).get("message") == message
 
 
-def test_a_successful_run_puts_out_the_versions_that_became_latest() -> None:
+def test_a_successful_run_outputs_the_versions_that_became_latest() -> None:
     outputs = line(*ENDS[0])["outputs"]
     assert [(dataset["name"], dataset["facets"]["version"]["datasetVersion"]) for dataset in outputs] == [
         ("math/solve", "3"),
@@ -245,37 +243,37 @@ def test_a_successful_run_puts_out_the_versions_that_became_latest() -> None:
     ]
 
 
-@pytest.mark.parametrize(("told", "manifests"), [*RUN, *ENDS])
-def test_the_same_event_gives_the_same_line_in_any_process_and_time_zone(told: Event, manifests: tuple[Manifest, ...]) -> None:
-    read_again = Event.model_validate_json(told.model_dump_json())
-    elsewhere = read_again.model_copy(update={"at": told.at.astimezone(dt.timezone(dt.timedelta(hours=5)))})
-    assert json.dumps(line(elsewhere, manifests)) == json.dumps(line(told, manifests))
+@pytest.mark.parametrize(("one", "manifests"), [*RUN, *ENDS])
+def test_an_event_has_the_same_line_in_any_process_and_time_zone(one: Event, manifests: tuple[Manifest, ...]) -> None:
+    read_again = Event.model_validate_json(one.model_dump_json())
+    elsewhere = read_again.model_copy(update={"at": one.at.astimezone(dt.timezone(dt.timedelta(hours=5)))})
+    assert json.dumps(line(elsewhere, manifests)) == json.dumps(line(one, manifests))
 
 
-def test_run_ids_stay_what_they_are() -> None:
+def test_run_ids_are_stable() -> None:
     # Lines that were sent once must meet those that are sent later.
-    assert [line(told)["run"]["runId"] for told in (event("started"), step())] == [
+    assert [line(one)["run"]["runId"] for one in (event("started"), step())] == [
         "963ac102-4b33-51b1-aa48-f73be95f1ade",
         "4d4add38-cb35-5558-831d-c9e84e962166",
     ]
 
 
-def test_our_own_facet_finds_its_place_free_and_is_a_run_facet_to_others() -> None:
-    assert not any("engine" in facets_of(line(told, manifests)) for told, manifests in [*RUN, *ENDS])
+def test_our_facet_replaces_no_other_and_is_a_valid_run_facet() -> None:
+    assert not any("engine" in facets_of(line(one, manifests)) for one, manifests in [*RUN, *ENDS])
     assert facet_v2.RunFacet._get_schema() == FACET_SCHEMA
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("one", "reason"),
     [
         (step().model_copy(update={"pipeline": ""}), "run r1: the event 'step' must name its pipeline"),
         (event("step"), "run r1: a 'step' event must have a step"),
         (event("ended", step=step().step), "no other event may have one"),
     ],
 )
-def test_an_event_that_does_not_say_what_it_is_about_is_refused(told: Event, reason: str) -> None:
+def test_an_event_without_its_subject_is_refused(one: Event, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        line(told)
+        line(one)
 
 
 ARROW = st.recursive(
@@ -303,12 +301,12 @@ def assert_same_shape(fields: list[dict[str, Any]], expected: list[tuple[str, pa
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.sampled_from("xyz"), ARROW, min_size=1))
-def test_the_schema_of_any_record_is_told_to_its_last_field(columns: dict[str, pa.DataType]) -> None:
+def test_the_schema_of_any_record_has_all_fields(columns: dict[str, pa.DataType]) -> None:
     made = manifest("math/solve").model_copy(update={"fields": fields_of(pa.schema(list(columns.items())))})
     [output] = line(step(), [made])["outputs"]
     assert_same_shape(output["facets"]["schema"]["fields"], list(columns.items()))
 
 
-def test_readers_do_not_pay_for_openlineage() -> None:
+def test_readers_do_not_import_openlineage() -> None:
     code = "import sys, registry.catalog.openlineage; sys.exit(any(name.partition('.')[0] == 'openlineage' for name in sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The DuckDB file is disposable: what the other files say makes an equal one, whatever became of it."""
+"""The DuckDB file is disposable: the other files are enough to rebuild an equal one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def asides(registry: Registry) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Views]:
-    """A registry in which something of everything has happened, to be copied."""
+    """A registry with every kind of change in its history, to be copied."""
     registry = Registry(tmp_path_factory.mktemp("history"))
     first, *_ = three_generations(registry)
     commit(registry, draft(registry, "p/a", ["x"], "other"))
@@ -70,7 +70,7 @@ con.execute("pragma disable_checkpoint_on_shutdown"); con.execute("delete from m
 @pytest.mark.parametrize(
     "older", ["drop table layout", "update layout set digest = 'of older tables'", "alter table inputs drop column opaque"]
 )
-def test_a_file_of_an_older_layout_is_made_again_without_a_word(
+def test_a_file_of_an_older_layout_is_rebuilt_silently(
     registry: Registry, before: Views, older: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with duckdb.connect(str(registry.catalog.file)) as con:
@@ -83,7 +83,7 @@ def test_a_file_of_an_older_layout_is_made_again_without_a_word(
     assert (caplog.records, asides(registry)) == ([], [])
 
 
-def test_a_damaged_manifest_stops_a_rebuild_and_leaves_the_catalog_alone(registry: Registry, before: Views) -> None:
+def test_a_damaged_manifest_stops_a_rebuild_and_the_catalog_stays(registry: Registry, before: Views) -> None:
     [manifest, *_] = sorted((registry.root / "manifests").iterdir())
     manifest.write_bytes(manifest.read_bytes().replace(b'"rows":', b'"rowz":', 1))
     with pytest.raises(CorruptError, match=manifest.name):
@@ -91,7 +91,7 @@ def test_a_damaged_manifest_stops_a_rebuild_and_leaves_the_catalog_alone(registr
     assert everything(registry) == before
 
 
-def test_a_manifest_under_the_name_of_another_is_an_error(registry: Registry, before: Views) -> None:
+def test_a_manifest_under_the_wrong_name_is_an_error(registry: Registry, before: Views) -> None:
     one, other, *_ = sorted((registry.root / "manifests").iterdir())
     one.write_bytes(other.read_bytes())
     with pytest.raises(CorruptError, match=f"{one.name} is damaged: it is the manifest of version {other.stem}"):
@@ -131,7 +131,7 @@ def _write(registry: Registry) -> None:
 
 @pytest.mark.parametrize("use", [everything, _write], ids=["read", "write"])
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 999, None], ids=["empty", "foreign", "zeros"])
-def test_a_file_that_does_not_open_is_kept_and_made_again(
+def test_a_file_that_does_not_open_is_kept_and_rebuilt(
     registry: Registry,
     before: Views,
     use: Callable[[Registry], object],
@@ -141,9 +141,9 @@ def test_a_file_that_does_not_open_is_kept_and_made_again(
     registry.catalog.file.write_bytes(b"\0" * registry.catalog.file.stat().st_size if damage is None else damage)
     use(registry)
     [aside] = asides(registry)
-    [told] = [record.getMessage() for record in caplog.records]
-    assert f"{registry.catalog.file} is damaged" in told
-    assert f"moved to {aside.name}" in told
+    [message] = [record.getMessage() for record in caplog.records]
+    assert f"{registry.catalog.file} is damaged" in message
+    assert f"moved to {aside.name}" in message
     after = everything(registry)
     assert all(set(before[view]) <= set(after[view]) for view in ("versions", "lineage", "row_lineage", "runs"))
     assert registry.catalog.differences() == []
@@ -168,21 +168,21 @@ def _survive_flips(root: Path, places: Sequence[int], before: Views) -> None:
 
 
 def _looked_up(registry: Registry) -> list[object]:
-    """Answers that the catalog gives without a copy of it."""
+    """Results of lookups that do not copy the catalog."""
     versions = [("p/a", 1), ("p/a", 2), ("p/b", 1), ("p/c", 1)]
     found = [registry.manifest(*version).step_key for version in versions]
     return [found, [registry.find_step(key) for key in found], registry.params_of_latest("p")]
 
 
 @pytest.mark.parametrize("flips", [12, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
-def test_a_flipped_byte_never_gives_wrong_rows(registry: Registry, before: Views, flips: int) -> None:
+def test_a_flipped_byte_never_causes_wrong_rows(registry: Registry, before: Views, flips: int) -> None:
     size = registry.catalog.file.stat().st_size
     # As many in the headers, the first 12 KiB, as in all the rest.
     places = [*range(0, 12288, 12288 * 2 // flips), *range(12288, size, (size - 12288) * 2 // flips)]
     assert exit_code(_survive_flips, registry.root, places, before) == 0
 
 
-def test_a_commit_whose_objects_are_gone_changes_nothing(registry: Registry, before: Views) -> None:
+def test_a_commit_with_missing_objects_changes_nothing(registry: Registry, before: Views) -> None:
     run = registry.catalog.begin_run("p", {})
     made: list[Draft] = [draft(registry, "p/d", ["d"], "d"), draft(registry, "p/e", ["e"], "e")]
     registry.store.path(made[1].data[0].sha256).unlink()

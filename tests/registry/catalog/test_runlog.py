@@ -1,4 +1,4 @@
-"""A run's journal is OpenLineage for others and the truth for us: no damage to it goes unseen."""
+"""A run's journal is valid OpenLineage and a file of record: all damage to it is found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def journal_of_a_run(registry: Registry) -> tuple[str, Path, list[Event]]:
     return run, registry.catalog.runs.path(run), registry.catalog.runs.read(run)
 
 
-def test_a_line_is_an_openlineage_event_that_holds_ours(registry: Registry) -> None:
+def test_a_line_is_an_openlineage_event_that_contains_ours(registry: Registry) -> None:
     _, path, events = journal_of_a_run(registry)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["eventType"] for line in lines] == ["START", "COMPLETE", "COMPLETE"]
@@ -49,7 +49,7 @@ def test_a_flipped_byte_is_an_error_that_names_the_line_or_harmless(registry: Re
 
 
 @pytest.mark.parametrize("rest", [b'{"eventType": "COMP', b"\x00" * 12, b"{}", b"[1]"])
-def test_a_line_that_was_being_written_when_its_process_died_is_cut_off(registry: Registry, rest: bytes) -> None:
+def test_a_line_that_was_being_written_at_a_crash_is_removed(registry: Registry, rest: bytes) -> None:
     three_generations(registry)
     run = registry.catalog.begin_run("p", {})
     with registry.catalog.runs.path(run).open("ab") as journal:
@@ -68,7 +68,7 @@ def test_a_line_whose_newline_is_damaged_still_counts(registry: Registry) -> Non
     assert registry.catalog.differences() == []
 
 
-def test_a_damaged_journal_stops_a_rebuild_and_leaves_the_catalog_alone(registry: Registry) -> None:
+def test_a_damaged_journal_stops_a_rebuild_and_the_catalog_stays(registry: Registry) -> None:
     _, path, _ = journal_of_a_run(registry)
     before = everything(registry)
     path.write_bytes(path.read_bytes().replace(b"succeeded", b"succeedEd"))
@@ -89,7 +89,7 @@ def _begin_and_die(root: Path) -> None:
     os._exit(9)
 
 
-def test_a_run_that_died_after_its_last_word_is_what_it_said(registry: Registry) -> None:
+def test_a_run_that_died_after_its_last_event_keeps_its_state(registry: Registry) -> None:
     commit(registry, draft(registry, "p/a", "x", "1"))
     commit(registry, draft(registry, "p/a", "y", "2"))
     assert exit_code(_end_and_die, registry.root) == -9
@@ -100,7 +100,7 @@ def test_a_run_that_died_after_its_last_word_is_what_it_said(registry: Registry)
     assert registry.catalog.differences() == []
 
 
-def test_a_run_whose_process_died_is_called_interrupted(registry: Registry) -> None:
+def test_a_run_whose_process_died_is_interrupted(registry: Registry) -> None:
     assert exit_code(_begin_and_die, registry.root) == 9
     alive = registry.catalog.begin_run("p", {})
     registry.catalog.mark_dead_runs()
@@ -109,7 +109,7 @@ def test_a_run_whose_process_died_is_called_interrupted(registry: Registry) -> N
     registry.catalog.end_run(alive, "succeeded")
 
 
-def test_a_dead_run_whose_journal_is_gone_is_not_told_of(registry: Registry) -> None:
+def test_a_dead_run_without_a_journal_is_not_listed(registry: Registry) -> None:
     assert exit_code(_begin_and_die, registry.root) == 9
     [journal] = registry.catalog.runs.run_ids()
     registry.catalog.runs.path(journal).unlink()

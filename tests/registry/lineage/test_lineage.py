@@ -1,4 +1,4 @@
-"""Rows are followed through every kind of step, and what is not known is said and not guessed."""
+"""Rows are traced through every kind of step; what is unknown is reported as unknown, not guessed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def side_object(store: ObjectStore, kind: Any, rows: Sequence[tuple[int, ...]], 
 
 
 def build(registry: Registry) -> Registry:
-    """seed -> pairs (with tags) -> lump, which cannot tell; pairs -> model -> said, which the model made."""
+    """seed -> pairs (with tags) -> lump, whose lineage is unknown; pairs -> model -> said, which the model made."""
     run = registry.catalog.begin_run("p", {})
     make = partial(made, registry, run)
     seed = make("seed", 4)
@@ -88,18 +88,18 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 
 def reached(registry: Registry, name: str, rows: list[int], direction: Any) -> dict[str, list[int] | None]:
-    """Name -> rows that a walk came to, None where it is not known which."""
+    """Name -> rows that a walk reached; None where it is unknown which."""
     with registry.session() as session:
         found = session.lineage.walk(Version(f"p/{name}", 1), rows, direction).reached
     return {each.version.name[2:]: None if each.rows is None else each.rows.tolist() for each in found}
 
 
-def test_a_row_leads_up_through_several_inputs(family: Registry) -> None:
+def test_a_row_is_traced_up_through_several_inputs(family: Registry) -> None:
     assert reached(family, "pairs", [0], "up") == {"pairs": [0], "seed": [0], "tags": [1]}
     assert reached(family, "pairs", [1, 2], "up") == {"pairs": [1, 2], "seed": [2, 3]}
 
 
-def test_a_row_leads_down_into_models_and_what_they_made(family: Registry) -> None:
+def test_a_row_is_traced_down_into_models_and_their_outputs(family: Registry) -> None:
     # Row 3 is in row 2 of the pairs, which the trainer saw; what the model said may come from it.
     assert reached(family, "seed", [3], "down") == {
         "seed": [3], "pairs": [2], "lump": None, "model": [0], "said": None, "kept": None,
@@ -110,20 +110,20 @@ def test_a_row_leads_down_into_models_and_what_they_made(family: Registry) -> No
     assert reached(family, "pairs", [1], "down") == {"pairs": [1], "lump": None}
 
 
-def test_what_a_model_said_leads_up_to_the_rows_it_was_trained_on(family: Registry) -> None:
+def test_a_models_output_is_traced_up_to_its_training_rows(family: Registry) -> None:
     assert reached(family, "kept", [0], "up") == {
         "kept": [0], "said": [4], "tags": [1], "model": [0], "pairs": [0, 2], "seed": [0, 2, 3],
     }  # fmt: skip
 
 
-def test_what_is_not_told_stays_unknown_all_the_way(family: Registry) -> None:
+def test_unknown_lineage_stays_unknown_in_later_steps(family: Registry) -> None:
     assert reached(family, "lump", [0], "up") == {"lump": [0], "pairs": None, "seed": None, "tags": None}
     with family.session() as session:
         lines = session.ask("select depth, name, row from trace('p/lump', 0)").rows
     assert lines == [(0, "p/lump", 0), (1, "p/pairs", None), (2, "p/seed", None), (2, "p/tags", None)]
 
 
-def test_impact_counts_rows_and_what_a_trainer_saw(family: Registry) -> None:
+def test_impact_counts_rows_and_training_exposure(family: Registry) -> None:
     with family.session() as session:
         seed = Version("p/seed", 1)
         rows = chosen_rows(session, seed, "text like '%3' or row = 0")
@@ -141,21 +141,21 @@ def test_impact_counts_rows_and_what_a_trainer_saw(family: Registry) -> None:
     assert found["pairs"].latest
 
 
-def test_functions_take_columns_and_name_what_is_not_there(family: Registry) -> None:
+def test_functions_take_columns_and_name_a_missing_version(family: Registry) -> None:
     with family.session() as session:
         query = "select p.row, t.name, t.row from \"p/pairs\" p, trace('p/pairs@1', p.row) t where t.depth = 1 order by all"
         assert session.ask(query).rows == [
             (0, "p/seed", 0), (0, "p/tags", 1), (1, "p/seed", 2), (2, "p/seed", 2), (2, "p/seed", 3),
         ]  # fmt: skip
         assert session.ask("from trace('p/pairs', 99)").rows == []
-        with pytest.raises(QueryError, match=r"no version p/pears@1.* Did you mean p/pairs@1"):
+        with pytest.raises(QueryError, match=r"named 'p/pears'. Did you mean 'p/pairs'"):
             session.ask("from trace('p/pears@1', 0)")
         assert session.ask("select depth, name from upstream('p/said')").rows == [
             (1, "p/model"), (1, "p/tags"), (2, "p/pairs"), (3, "p/seed"),
         ]  # fmt: skip
 
 
-def test_a_trace_opens_no_other_versions_files(registry: Registry) -> None:
+def test_a_trace_opens_only_the_files_of_its_versions(registry: Registry) -> None:
     family = build(registry)
     with family.session() as session:
         [(sha256,)] = session.ask("select sha256 from internal.side_objects where name = 'p/kept' and kind = 'lineage'").rows
@@ -193,7 +193,7 @@ def test_walks_find_what_a_search_over_all_edges_finds(tmp_path_factory: pytest.
         assert sorted(rows) == sorted(known)
 
 
-def test_what_was_made_from_the_same_rows_under_another_version_counts(registry: Registry) -> None:
+def test_outputs_of_another_version_with_the_same_rows_count(registry: Registry) -> None:
     build(registry)
     run = registry.catalog.begin_run("p", {})
     # A second version with the rows of the first, from which a step would hit: nothing is made from it by name.
@@ -206,9 +206,9 @@ def test_what_was_made_from_the_same_rows_under_another_version_counts(registry:
         assert "p/pairs" in [name for (name,) in session.ask("select name from downstream('p/seed@2')").rows]
 
 
-def test_a_failed_trace_does_not_spoil_later_queries(family: Registry) -> None:
+def test_later_queries_succeed_after_a_failed_trace(family: Registry) -> None:
     with family.session() as session:
-        with pytest.raises(QueryError, match="no version"):
+        with pytest.raises(QueryError, match="named 'p/nope'"):
             session.ask("from trace('p/nope@1', 0)")
         with pytest.raises(QueryError, match="boom"):
             session.ask("select error('boom')")

@@ -1,4 +1,4 @@
-"""`engine sql` cannot be talked into anything: it writes nothing, sees no file, and keeps to its time and memory."""
+"""`engine sql` is confined: it writes nothing, reads no file, and keeps its limits of time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CANARY = "the content of a file that is no business of a query"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the user stands: a registry in `.engine`, and files beside it."""
+    """The user's folder: a registry in `.engine`, and other files."""
     root = tmp_path_factory.mktemp("confined")
     three_generations(Registry(root / ".engine"))
     (root / ".tmp").mkdir()
@@ -221,7 +221,7 @@ def test_a_query_that_would_write_is_refused(session: Session, folder: Path, que
 
 
 @pytest.mark.parametrize("query", READS.strip().splitlines())
-def test_a_query_sees_no_file_and_nothing_of_the_machine(session: Session, folder: Path, query: str) -> None:
+def test_a_query_reads_no_file_and_nothing_about_the_machine(session: Session, folder: Path, query: str) -> None:
     with pytest.raises(QueryError) as refused:
         session.ask(query.format(here=folder))
     for secret in (CANARY, "root:", str(Path.home() / ".duckdb")):
@@ -229,7 +229,7 @@ def test_a_query_sees_no_file_and_nothing_of_the_machine(session: Session, folde
 
 
 @pytest.mark.parametrize("query", ODD.strip().splitlines())
-def test_what_duckdb_tells_of_itself_names_no_folder_of_the_machine(session: Session, folder: Path, query: str) -> None:
+def test_duckdbs_settings_name_no_folder_of_the_machine(session: Session, folder: Path, query: str) -> None:
     text = repr(session.ask(query).rows)
     assert str(folder) not in text
     assert f"{Path.home()}/" not in text
@@ -245,8 +245,8 @@ def test_what_duckdb_tells_of_itself_names_no_folder_of_the_machine(session: Ses
         ("install httpfs", "the registry is read-only: LOAD statements are refused"),
         ("from read_text('/etc/passwd')", "read_text() is not allowed: queries can read the registry's views and datasets"),
         ("from read_text('/etc/passwd')", "The allowed table functions are downstream, duckdb_functions, generate_series,"),
-        ("from 'canary.csv'", "queries see the registry's views and datasets, and no files"),
-        ("with x as (copy (select 1) to 'out.csv') from x", "queries see the registry's views and datasets, and no files"),
+        ("from 'canary.csv'", "queries can read the registry's views and datasets, but no files"),
+        ("with x as (copy (select 1) to 'out.csv') from x", "queries can read the registry's views and datasets, but no files"),
         ("select 1 /* ; */ ; -- ;\n drop view datasets", "one SQL statement at a time; this query has 2"),
         ("explain /* /* */ select */ delete from internal.versions", "EXPLAIN of other statements are refused"),
         ("select " + "-" * 2000 + "\n", "rror"),
@@ -279,7 +279,7 @@ RUNAWAYS = [
 
 
 @pytest.mark.parametrize("query", RUNAWAYS)
-def test_a_runaway_query_is_stopped_when_its_time_is_over_and_the_session_goes_on(session: Session, query: str) -> None:
+def test_a_runaway_query_is_stopped_at_its_timeout_and_the_session_continues(session: Session, query: str) -> None:
     with (
         pytest.raises(QueryError, match=r"stopped after 0\.05 s. Ask for less: one version"),
         session.stream(query, timeout=0.05) as (_, batches),
@@ -289,7 +289,7 @@ def test_a_runaway_query_is_stopped_when_its_time_is_over_and_the_session_goes_o
     assert session.ask("select 1", timeout=60).rows == [(1,)]
 
 
-def test_interrupts_are_repeated_and_what_does_not_heed_them_meets_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupts_are_repeated_before_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PATIENCE", 0.0)
     interrupts: list[int] = []
     ended = threading.Event()
@@ -306,21 +306,21 @@ def test_interrupts_are_repeated_and_what_does_not_heed_them_meets_the_last_reso
         ("select repeat('x', 1000000) from range(1000000)", "csv"),
     ],
 )
-def test_a_query_that_needs_more_memory_than_it_may_take_is_stopped(folder: Path, engine: Cli, query: str, format: str) -> None:
+def test_a_query_that_exceeds_its_memory_limit_is_stopped(folder: Path, engine: Cli, query: str, format: str) -> None:
     stopped = engine("--registry", str(folder / ".engine"), "sql", query, "--memory", "200MB", "--format", format)
     assert (stopped.returncode, stopped.stdout) == (2, "")
     assert stopped.stderr.startswith("error: the query needs more memory than it is allowed. Ask for less")
     assert stopped.stderr.endswith(", or allow more (--memory SIZE)\n")
 
 
-def test_an_amount_of_memory_that_is_none_is_refused(folder: Path) -> None:
+def test_an_invalid_amount_of_memory_is_refused(folder: Path) -> None:
     registry = Registry(folder / ".engine")
     with pytest.raises(QueryError, match="'4 bananas' is not an amount of memory; write 4GB"):
         Session(registry.catalog, registry.store, "4 bananas")
 
 
 @pytest.mark.soak
-def test_a_function_that_heeds_no_interrupt_ends_with_the_command(folder: Path, engine: Cli) -> None:
+def test_a_function_that_ignores_interrupts_ends_with_the_command(folder: Path, engine: Cli) -> None:
     query = "select levenshtein(repeat('a', 1000000), repeat('b', 1000000))"
     stopped = engine("--registry", str(folder / ".engine"), "sql", query, "--timeout", "0.2")
     assert (stopped.returncode, stopped.stdout) == (2, "")

@@ -32,7 +32,7 @@ class Part(Record):
 
 
 class Everything(Record):
-    """Each kind of value, and each way in which it can be nothing."""
+    """Each kind of value, with and without null."""
 
     key: int
     number: float | None = None
@@ -44,13 +44,13 @@ class Everything(Record):
 
 
 def compare(registry: Registry, old: str, new: str | None = None, **more: Any) -> Diff:
-    """The difference, in a session of its own."""
+    """The difference, in a separate session."""
     with registry.session() as session:
         return diff.compare(session, old, new, **more)
 
 
 def commit(registry: Registry, rows: Sequence[Record], record: type[Record] | None = None, name: str = "p/a") -> int:
-    """The rows as the next version of a name, in two objects; gives its number."""
+    """The rows as the next version of a name, in two objects; returns its number."""
     record = record or type(rows[0])
     table = record.to_table(rows)
     half = len(rows) // 2
@@ -103,7 +103,7 @@ def test_by_content_each_copy_of_a_row_counts(registry: Registry) -> None:
     assert rows.samples_removed == (RowSample(1, 1, a.model_dump()), RowSample(3, 1, c.model_dump()))
 
 
-def test_the_same_rows_in_another_order_are_told_from_other_rows(registry: Registry) -> None:
+def test_moved_rows_are_distinguished_from_changed_rows(registry: Registry) -> None:
     a, b = problems(1, 2)
     commit(registry, [a, b, a])
     commit(registry, [a, a, b])
@@ -113,7 +113,7 @@ def test_the_same_rows_in_another_order_are_told_from_other_rows(registry: Regis
     assert rows.suggested_key is None
 
 
-def test_by_key_changes_are_counted_for_each_field_and_shown_before_and_after(registry: Registry) -> None:
+def test_by_key_changes_are_counted_by_field_and_shown_before_and_after(registry: Registry) -> None:
     commit(registry, problems(1, 2, 3, 4))
     _, two, three, four = problems(1, 2, 3, 4)
     changed = [three.model_copy(update={"answer": 7}), two.model_copy(update={"answer": 8, "question": "What?"})]
@@ -133,7 +133,7 @@ def test_by_key_changes_are_counted_for_each_field_and_shown_before_and_after(re
     )
 
 
-def test_a_key_can_have_several_fields_or_be_the_place(registry: Registry) -> None:
+def test_a_key_can_be_several_fields_or_the_row_number(registry: Registry) -> None:
     same_id = [Problem(id="x", question=question, answer=answer) for answer, question in enumerate("abc")]
     commit(registry, same_id)
     commit(registry, [same_id[1], same_id[0], same_id[2].model_copy(update={"answer": 5})])
@@ -146,7 +146,7 @@ def test_a_key_can_have_several_fields_or_be_the_place(registry: Registry) -> No
     assert rows.samples_changed == (Change(0, 0, {}, {"question": ("a", "b"), "answer": (0, 1)}),)
 
 
-def test_a_key_that_names_no_row_is_refused_with_advice(registry: Registry) -> None:
+def test_a_key_that_is_not_unique_is_refused_with_advice(registry: Registry) -> None:
     commit(registry, problems(1, 2, 3))
     commit(registry, [*problems(1, 2, 1), Problem(id=None, question="?")])
     with pytest.raises(QueryError, match=r"key answer: 1 values occur in more than one row of p/a@2, .* rows 0 and 2.*or no"):
@@ -182,7 +182,7 @@ def say(row: Record) -> str:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_are_those_of_plain_python_for_every_kind_of_value(registry: Registry, seed: int) -> None:
+def test_counts_equal_those_of_plain_python_for_every_kind_of_value(registry: Registry, seed: int) -> None:
     draw = random.Random(seed)
     pool = [anything(draw, key) for key in range(40)]
     versions = [[draw.choice(pool) for _ in range(60)] for _ in range(2)]
@@ -218,7 +218,7 @@ def test_counts_are_those_of_plain_python_for_every_kind_of_value(registry: Regi
     assert found.fields == dict(changed)
 
 
-def test_numbers_are_equal_as_sql_says(registry: Registry) -> None:
+def test_numbers_are_compared_as_in_sql(registry: Registry) -> None:
     record = other(number=(float, ...))
     for zero in (0.0, -0.0):
         commit(registry, [record(number=zero), record(number=math.nan)])
@@ -244,7 +244,7 @@ def test_a_new_optional_field_is_compatible_and_rows_are_compared_by_the_fields_
     assert found.rows.samples_added[0].values["persona"] == "a nurse"
 
 
-def test_an_incompatible_change_of_fields_has_its_reasons(registry: Registry) -> None:
+def test_an_incompatible_change_of_fields_has_reasons(registry: Registry) -> None:
     changed = other(id=(str, ...), answer=(str | None, None), level=(int, ...))
     commit(registry, problems(1, 2))
     commit(registry, [changed(id="1", answer="2", level=1)])
@@ -266,7 +266,7 @@ def test_an_incompatible_change_of_fields_has_its_reasons(registry: Registry) ->
     assert "field 'id' may now be null, which readers of str refuse" in back.reasons
 
 
-def test_a_record_inside_a_row_can_be_widened_like_a_row(registry: Registry) -> None:
+def test_a_nested_record_can_be_widened_like_a_row(registry: Registry) -> None:
     turns = (
         other("Turn", role=(str, ...), score=(float, 0.0)),
         other("Turn", role=(str, ...), score=(float, 0.0), name=(str | None, None)),
@@ -348,7 +348,7 @@ def test_models_are_compared_as_one_row_and_file_by_file(registry: Registry) -> 
     assert found.rows.samples_changed[0].fields["config"] == ("{}", '{"lr": 1}')
 
 
-def test_one_name_is_compared_with_its_version_before(registry: Registry) -> None:
+def test_one_name_is_compared_with_its_previous_version(registry: Registry) -> None:
     run = registry.catalog.begin_run("p", {})
     for number in (1, 2, 3):
         commit(registry, problems(number))

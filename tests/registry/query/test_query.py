@@ -1,4 +1,4 @@
-"""`engine sql` answers from the views, and reads datasets as it needs them."""
+"""`engine sql` queries the views, and reads datasets as needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_dataset_is_a_view_by_its_name_and_by_its_version(filled: Registry) ->
         assert session.ask('describe "p/a"').rows[1][:2] == ("word", "VARCHAR")
 
 
-def test_rows_are_numbered_through_all_objects_whatever_a_query_reads_of_them(registry: Registry) -> None:
+def test_rows_are_numbered_across_objects_whatever_columns_a_query_reads(registry: Registry) -> None:
     size = 20_000
     words = [[f"{row}" for row in range(start, start + size)] for start in (0, size, 2 * size)]
     parts = [draft(registry, "p/big", each, "k") for each in words]
@@ -53,7 +53,7 @@ def test_explain_shows_the_plan_of_a_query_on_datasets(filled: Registry) -> None
             assert session.ask(f'{prefix} select count(*) from "p/a"').rows
 
 
-def test_a_stream_makes_rows_while_they_are_read(filled: Registry) -> None:
+def test_a_stream_computes_rows_while_they_are_read(filled: Registry) -> None:
     with filled.session() as session:
         with session.stream("select range as n from range(1000000000000)") as (columns, batches):
             assert columns == ["n"]
@@ -93,7 +93,7 @@ def test_rows_of_damaged_objects_are_an_error(filled: Registry, damage: str) -> 
 def test_sql_prints_a_table_of_bounded_size_and_all_rows_otherwise(filled: Registry, engine: Cli) -> None:
     query = "select range as n, 'a\u2028b' as text, [1] as many from range(3000)"
     table = engine("sql", query).stdout
-    assert table.rstrip().endswith("(the first 1,000 rows; --format csv or json prints all)")
+    assert table.rstrip().endswith("(the first 1,000 rows; --format csv or json prints all of them)")
     assert "\n999 " in table
     assert "\n1000 " not in table
     expected = [{"n": n, "text": "a\u2028b", "many": [1]} for n in range(3000)]

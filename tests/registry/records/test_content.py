@@ -1,4 +1,4 @@
-"""A content id is about what rows say, not about how they are stored."""
+"""A content id depends on the values of rows, not on how they are stored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_different_rows_have_different_ids(one: list[object], other: list[object
     )
 
 
-def test_what_stands_behind_a_null_does_not_count() -> None:
+def test_bytes_behind_a_null_do_not_count() -> None:
     mask = pa.array([False, True])
     one = pa.Array.from_buffers(pa.int64(), 2, [pa.array([True, False]).buffers()[1], pa.array([1, 99]).buffers()[1]])
     other = pa.array([1, None], pa.int64())
@@ -55,7 +55,7 @@ def test_what_stands_behind_a_null_does_not_count() -> None:
     assert content_id(schema, [pa.table({"x": one})]) == content_id(schema, [pa.table({"x": other})])
 
 
-def test_a_rows_id_stays_when_its_type_is_widened_also_inside() -> None:
+def test_a_row_id_survives_widening_of_its_type_and_of_nested_types() -> None:
     class Inner(Record):
         a: str
 

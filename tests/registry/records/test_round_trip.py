@@ -1,4 +1,4 @@
-"""Any record type over the closed set, with any values, comes back from Arrow, Parquet, DuckDB and Hugging Face as it was."""
+"""Any record type over the closed set, with any values, survives Arrow, Parquet, DuckDB and Hugging Face unchanged."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def stored(value: Any) -> Any:
 
 
 def assert_same(found: Any, wanted: Any) -> None:
-    """Equal, and of the same types; NaN is NaN, and a moment is a moment in any zone."""
+    """Equal values of equal types; NaN equals NaN, and datetimes are equal in any zone."""
     if isinstance(wanted, BaseModel):
         assert type(found) is type(wanted)
         assert_same(dict(found), dict(wanted))
@@ -181,12 +181,12 @@ def round_trip(record: type[Record], rows: list[Record], store: ObjectStore, duc
 
 
 def types_alone(schema: pa.Schema) -> dict[str, str]:
-    """Without what may be None: Hugging Face features do not say that."""
+    """Without nullability, which Hugging Face features do not have."""
     return {name: label.replace("?", "") for name, label in fields_of(schema).items()}
 
 
 @pytest.mark.parametrize("examples", [40, pytest.param(3000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
-def test_any_record_comes_back_as_it_was(examples: int, store: ObjectStore, duck: duckdb.DuckDBPyConnection) -> None:
+def test_any_record_survives_unchanged(examples: int, store: ObjectStore, duck: duckdb.DuckDBPyConnection) -> None:
     @settings(
         max_examples=examples,
         deadline=None,

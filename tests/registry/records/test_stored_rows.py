@@ -1,4 +1,4 @@
-"""Rows that their own class wrote are read back as what was written, without being validated again."""
+"""Rows are read back by the class that wrote them without being validated again."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Louder(Record):
         [Louder(text="a", loud="b")],
     ],
 )
-def test_rows_are_read_as_validation_would_give_them(rows: list[Any]) -> None:
+def test_rows_equal_those_of_validation(rows: list[Any]) -> None:
     record = type(rows[0])
     table = record.to_table(rows)
     read, validated = list(read_valid(record, table)), list(record.from_table(table))
@@ -85,7 +85,7 @@ def test_a_plain_type_is_not_validated_again_and_one_with_validators_is() -> Non
         list(read_valid(Louder, Louder.to_table([Louder.model_construct(text="much", loud="X")])))
 
 
-def test_only_records_of_scalars_cannot_change() -> None:
+def test_only_records_of_scalars_are_immutable() -> None:
     assert is_immutable(Flat)
     assert is_immutable(Inner)
     assert not is_immutable(Deep)

@@ -1,4 +1,4 @@
-"""A full disk is an error that says so: what was committed stays readable, and with room again the same commit succeeds."""
+"""A full disk is a clear error: commits stay readable, and the same commit succeeds once there is space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KIB = 1024
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 8 MiB."""
+    """A separate file system of 8 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, free: int) -> Path:
-    """Leave so many bytes free; gives the file to remove to make room again."""
+    """Leave so many bytes free; returns the file to remove to free the rest."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         block = b"\0" * 4 * KIB

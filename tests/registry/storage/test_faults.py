@@ -1,4 +1,4 @@
-"""A process that is killed with -9, at any point at all, leaves nothing half done: the next one goes on from there."""
+"""A process that is killed with -9, at any point, leaves nothing half done: the next one continues."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MOMENTS, SOAK_MOMENTS = 4, 60
 
 
 LOST = {"run_id", "created_at", "updated_at", "started_at", "ended_at"}
-"""Columns that tell which run it was, and when."""
+"""Columns that depend on the run and the time."""
 
 
 class Undisturbed(NamedTuple):
-    """The points that the story passes, and what it leaves."""
+    """The points that the story passes, and its result."""
 
     points: list[str]
     facts: Facts
 
 
 def story(root: Path) -> None:
-    """A run with a source, a step with two outputs and one that hits, pins, and a version forgotten; then repairs."""
+    """A run with a source, a step with two outputs and a hit, pins, and a removed version; then repairs."""
     registry = Registry(root)
     catalog = registry.catalog
     run = catalog.begin_run("p", {"file": "p.yaml"})
@@ -77,7 +77,7 @@ def states(root: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The story as it goes when nobody is killed."""
+    """The story without a kill."""
     root, passed = tmp_path_factory.mktemp("undisturbed"), list[str]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fault_points, "point", passed.append)

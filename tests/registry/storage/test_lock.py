@@ -1,4 +1,4 @@
-"""The lock names who has it, gives up after a while, and is never stolen."""
+"""The lock names its holder, waiting has a limit, and the lock is never stolen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _open_with_duckdb(root: Path, held: Connection) -> None:
 
 @contextmanager
 def holding(how: Callable[[Path, Connection], None], root: Path) -> Iterator[BaseProcess]:
-    """A process that holds on to something until the block ends."""
+    """A process that holds something until the block ends."""
     here, there = CONTEXT.Pipe()
     process = started(how, root, there)
     try:
@@ -82,17 +82,19 @@ def test_a_stopped_holder_is_named_and_keeps_the_lock(registry: Registry) -> Non
     assert everything(registry) == before
 
 
-def test_who_waits_is_told_once(registry: Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_TELL_SECONDS", 0.01)
+def test_a_waiting_process_warns_once(
+    registry: Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_WARN_SECONDS", 0.01)
     commit(registry, draft(registry, "p/a", "x", "k"))
     with holding(_hold, registry.root) as holder, pytest.raises(LockedError):
         registry.catalog.snapshot()
-    [told] = [record for record in caplog.records if record.name == "registry"]
-    assert told.levelno == logging.WARNING
-    assert f"locked by process {holder.pid} on" in told.getMessage()
+    [warning] = [record for record in caplog.records if record.name == "registry"]
+    assert warning.levelno == logging.WARNING
+    assert f"locked by process {holder.pid} on" in warning.getMessage()
 
 
-def test_a_killed_holder_frees_the_lock_and_is_not_named_for_the_next(registry: Registry) -> None:
+def test_a_killed_holder_frees_the_lock_and_is_not_named_afterwards(registry: Registry) -> None:
     commit(registry, draft(registry, "p/a", "x", "k"))
     before = everything(registry)
     with holding(_hold, registry.root) as killed:

@@ -1,4 +1,4 @@
-"""Objects and manifests at a URL: the same promises as in a folder, and nothing on this machine that is not found again."""
+"""Objects and manifests at a URL: the same guarantees as in a folder, and the local copies can be lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.s3_server import s3_files
 
 @pytest.fixture
 def url(s3: str, workdir: Path) -> str:
-    """A URL in the bucket where nothing is yet."""
+    """A new URL in the bucket."""
     return f"s3://bucket/{uuid.uuid4().hex}"
 
 
@@ -44,7 +44,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
     return files_at({"file": f"file://{tmp_path}/a b", "memory": f"memory://{uuid.uuid4().hex}"}[request.param], "x")
 
 
-def test_what_was_written_is_read_listed_replaced_and_removed(files: Files, tmp_path: Path) -> None:
+def test_files_are_read_listed_replaced_and_removed(files: Files, tmp_path: Path) -> None:
     assert not files.exists()
     assert list(files.listing()) == []
     files.write("ab/one", b"1")
@@ -65,7 +65,7 @@ def test_what_was_written_is_read_listed_replaced_and_removed(files: Files, tmp_
     assert files.size("ab/one") == 3
 
 
-def test_an_absent_file_is_not_found(files: Files, tmp_path: Path) -> None:
+def test_a_missing_file_is_not_found(files: Files, tmp_path: Path) -> None:
     files.write("there", b"1")
     for read in (files.read, lambda name: files.read_many(["there", name]), lambda name: files.read_file(name, tmp_path / "x")):
         with pytest.raises(FileNotFoundError):
@@ -73,13 +73,13 @@ def test_an_absent_file_is_not_found(files: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../../up", "/etc/passwd", "", ".", "a//b", "./a", "a/", "a\0b"])
-def test_no_name_leads_out_of_the_folder(files: Files, name: str) -> None:
+def test_no_name_points_out_of_the_folder(files: Files, name: str) -> None:
     for use in (files.read, files.size, files.remove, files.touch, lambda name: files.write(name, b"")):
         with pytest.raises(ValueError, match="not a file name"):
             use(name)
 
 
-def test_the_age_of_what_is_written_again_starts_anew(files: Files) -> None:
+def test_writing_a_file_again_resets_its_age(files: Files) -> None:
     files.write("x", b"1")
     [before] = files.listing()
     if not files.touch("x"):
@@ -89,7 +89,7 @@ def test_the_age_of_what_is_written_again_starts_anew(files: Files) -> None:
     assert files.touch("absent") is False
 
 
-def test_versions_are_found_again_without_the_folder_on_this_machine(url: str) -> None:
+def test_versions_are_found_without_the_local_folder(url: str) -> None:
     registry = Registry(url)
     made = [commit(registry, draft(registry, "p/words", list(text), text))[0] for text in ("ab", "cd")]
     assert registry.root.parent == Path(".engine-remote").absolute()
@@ -98,7 +98,7 @@ def test_versions_are_found_again_without_the_folder_on_this_machine(url: str) -
     assert found == {"versions": [["p/words", 1], ["p/words", 2]], "rows": ["a", "b"], "ids": ids}
 
 
-def test_a_damaged_object_gives_no_rows_until_it_is_stored_again(url: str, store: ObjectStore, tmp_path: Path) -> None:
+def test_a_damaged_object_returns_no_rows_until_it_is_stored_again(url: str, store: ObjectStore, tmp_path: Path) -> None:
     table = pa.table({"n": range(100)})
     sha256 = store.put_table(table).sha256
     good = store.read_bytes(sha256)
@@ -111,14 +111,14 @@ def test_a_damaged_object_gives_no_rows_until_it_is_stored_again(url: str, store
     assert elsewhere.read_table(sha256).equals(table)
 
 
-def test_a_damaged_copy_on_this_machine_is_fetched_again(store: ObjectStore) -> None:
+def test_a_damaged_local_copy_is_fetched_again(store: ObjectStore) -> None:
     sha256 = store.put_bytes(b"precious").sha256
     store.path(sha256).write_bytes(b"precioux")
     assert store.read_bytes(sha256) == b"precious"
     assert store.path(sha256).read_bytes() == b"precious"
 
 
-def test_a_good_copy_does_not_hide_that_the_object_is_damaged_or_gone(url: str, store: ObjectStore) -> None:
+def test_a_good_copy_does_not_hide_a_damaged_or_missing_object(url: str, store: ObjectStore) -> None:
     sha256 = store.put_bytes(b"precious").sha256
     store.verify(sha256)
     s3_files().pipe_file(_place(url, sha256), b"precioux")
@@ -139,7 +139,7 @@ def test_removing_an_object_removes_its_copy(store: ObjectStore) -> None:
         store.read_bytes(sha256)
 
 
-def test_a_location_means_the_same_registry_wherever_a_process_stands(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_location_means_the_same_registry_in_any_working_directory(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry(url + "/")
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
@@ -177,7 +177,7 @@ def test_a_pipeline_runs_on_a_registry_at_a_url(url: str, engine: Cli) -> None:
         ("s3://key:hidden@bucket/x", "contains a password"),
     ],
 )
-def test_a_registry_that_cannot_be_is_explained(workdir: Path, place: str, says: str) -> None:
+def test_an_impossible_location_is_explained(workdir: Path, place: str, says: str) -> None:
     registry = Registry(place)
     for use in (lambda: registry.exists, lambda: registry.store, lambda: registry.catalog):
         with pytest.raises(UnreachableError, match=says) as caught:
@@ -189,8 +189,8 @@ def test_a_registry_that_cannot_be_is_explained(workdir: Path, place: str, says:
 @pytest.mark.parametrize(
     ("bucket", "env", "says"),
     [
-        ("absent-bucket", {}, "The specified bucket does not exist. What to do: make the bucket first"),
-        ("bucket", {"AWS_CONFIG_FILE": "none"}, "Unable to locate credentials. What to do: give credentials that may"),
+        ("absent-bucket", {}, "The specified bucket does not exist. What to do: create the bucket"),
+        ("bucket", {"AWS_CONFIG_FILE": "none"}, "Unable to locate credentials. What to do: set credentials that have access"),
     ],
 )
 def test_a_server_that_refuses_is_explained(s3: str, engine: Cli, bucket: str, env: dict[str, str], says: str) -> None:

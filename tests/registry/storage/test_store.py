@@ -1,4 +1,4 @@
-"""The object store gives back what was written, or an error."""
+"""The object store returns what was written, or an error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_only_a_hash_is_a_name(store: ObjectStore, name: str) -> None:
             use(name)
 
 
-def test_what_was_opened_can_be_read_though_it_is_removed(store: ObjectStore) -> None:
+def test_an_open_object_can_be_read_after_its_removal(store: ObjectStore) -> None:
     sha256 = store.put_bytes(b"0123456789").sha256
     with store.open(sha256) as opened:
         store.remove(f"{sha256[:2]}/{sha256}")
@@ -50,7 +50,7 @@ def test_what_was_opened_can_be_read_though_it_is_removed(store: ObjectStore) ->
         assert opened.read() == b"456789"
 
 
-def test_an_empty_object_is_one_like_others(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_can_be_empty(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     assert store.read_bytes(store.put_file(tmp_path / "f").sha256) == b""
 
@@ -69,7 +69,7 @@ def test_a_flipped_byte_is_an_error_and_never_other_rows(store: ObjectStore) -> 
 
 
 @pytest.mark.parametrize("flips", [40, pytest.param(100_000, marks=pytest.mark.soak)])
-def test_a_query_sees_no_flipped_byte_and_minds_none_of_other_versions(store: ObjectStore, flips: int) -> None:
+def test_a_query_finds_a_flipped_byte_and_ignores_those_of_other_versions(store: ObjectStore, flips: int) -> None:
     edges = {
         version: pa.table(
             {"child_row": range(500), "input": [0] * 500, "parent_row": range(version, 500 + version)}, side_schemas.LINEAGE
@@ -89,7 +89,7 @@ def test_a_query_sees_no_flipped_byte_and_minds_none_of_other_versions(store: Ob
         assert con.execute("select count(*), max(parent_row) from edges").fetchall() == [(1500, 502)]
 
 
-def test_a_query_opens_the_objects_that_its_filter_leaves(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_opens_only_the_objects_that_pass_its_filter(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"child_row": [7], "input": [0], "parent_row": [7]}, side_schemas.LINEAGE)
     objects = [store.put_table(table.set_column(2, "parent_row", pa.array([v]))).sha256 for v in range(40)]
     data = side_tables.scan(
@@ -115,7 +115,7 @@ def test_the_lookup_of_a_row_in_packed_columns_decodes_a_small_part(store: Objec
     assert stored.bytes < 20_000
 
 
-def test_storing_a_damaged_object_again_heals_it(store: ObjectStore) -> None:
+def test_storing_a_damaged_object_again_repairs_it(store: ObjectStore) -> None:
     stored = store.put_bytes(b"precious")
     store.path(stored.sha256).write_bytes(b"precioux")
     store.put_bytes(b"precious")
@@ -128,7 +128,7 @@ def test_a_missing_object_is_an_error_that_names_it(store: ObjectStore) -> None:
             read("f" * 64)
 
 
-def test_bytes_that_are_no_parquet_are_an_error_of_the_registry(store: ObjectStore) -> None:
+def test_bytes_that_are_not_parquet_are_an_error_of_the_registry(store: ObjectStore) -> None:
     with pytest.raises(CorruptError, match="is not readable as Parquet"):
         store.read_table(store.put_bytes(b"no rows").sha256)
 
@@ -136,7 +136,7 @@ def test_bytes_that_are_no_parquet_are_an_error_of_the_registry(store: ObjectSto
 # -- age and leftovers: what collecting garbage goes by ---------------------------------------------------------------
 
 
-def test_storing_an_object_again_makes_it_young(store: ObjectStore, tmp_path: Path) -> None:
+def test_storing_an_object_again_touches_it(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"precious")
     for put in (lambda: store.put_bytes(b"precious"), lambda: store.put_file(tmp_path / "f")):
         sha256 = put().sha256
@@ -147,7 +147,7 @@ def test_storing_an_object_again_makes_it_young(store: ObjectStore, tmp_path: Pa
         assert listed.modified > 1_600_000_000
 
 
-def test_an_object_that_goes_while_it_is_made_young_is_written(tmp_path: Path) -> None:
+def test_an_object_that_is_removed_while_it_is_touched_is_written(tmp_path: Path) -> None:
     class Collected(LocalFiles):
         """Somebody collects garbage right after a file was made young."""
 
@@ -161,7 +161,7 @@ def test_an_object_that_goes_while_it_is_made_young_is_written(tmp_path: Path) -
         assert store.read_bytes(store.put_bytes(b"precious").sha256) == b"precious"
 
 
-def test_what_a_crash_left_is_listed_and_can_be_removed(store: ObjectStore) -> None:
+def test_files_of_a_crash_are_listed_and_can_be_removed(store: ObjectStore) -> None:
     sha256 = store.put_bytes(b"precious").sha256
     (store.root / sha256[:2] / f".{sha256[:40]}.0.tmp").write_bytes(b"prec")
     (store.root / "00").mkdir()
@@ -191,7 +191,7 @@ def test_a_flipped_byte_in_a_json_document_is_an_error(tmp_path: Path, position:
         read_checked_json(path)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / "doc.json"
     write_checked_json(path, 1)
     with pytest.raises(ValueError, match="Out of range"):
@@ -201,7 +201,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path) -> N
 
 
 def _flipped(path: Path, most: int) -> Iterator[int]:
-    """The file with one bit flipped, at so many places spread over all of it, footer and headers too; then as it was."""
+    """The file with one bit flipped, at so many positions spread over all of it, also footer and headers; then restored."""
     good = path.read_bytes()
     for position in range(0, len(good), max(1, len(good) // most)):
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x10]) + good[position + 1 :])

@@ -1,4 +1,4 @@
-"""fsck tells of whatever is not as it was written, whom that hits and what to do; and it changes nothing."""
+"""fsck reports all damage, the versions that it affects and what to do; and it changes nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def commit(registry: Registry, *drafts: Draft) -> list[Manifest]:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with p/a@1, and q/b@1 made from it; p/gone@1 is gone."""
+    """A registry with p/a@1, and q/b@1 made from it; p/gone@1 was removed."""
     registry = Registry(tmp_path_factory.mktemp("kept") / "registry")
     [parent, gone] = commit(registry, draft(registry, "p/a", ["x", "y", "z"]), draft(registry, "p/gone", ["w"]))
     commit(registry, draft(registry, "q/b", ["X", "Z"], [parent.ref], [0, 2]))
@@ -99,26 +99,26 @@ def flip(path: Path, position: int = -10) -> None:
 
 
 def only(findings: Sequence[Finding]) -> Finding:
-    """The one that there is."""
+    """The only one."""
     [finding] = findings
     return finding
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """All that is in a folder, without marks of who holds a lock."""
+    """The contents of a folder, without the files that name lock holders."""
     paths = [path for path in root.rglob("*") if path.is_file() and ".lock" not in path.name]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.stat().st_size}
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_registry_as_it_was_written_is_clean(whole: Registry, deep: bool) -> None:
+def test_an_undamaged_registry_is_clean(whole: Registry, deep: bool) -> None:
     report = fsck(whole, deep=deep)
     assert report.findings == ()
     counts = {kind: tally.count for kind, tally in report.checked.items()}
     assert counts == {"manifests": 2, "run journals": 2, "pins": 1, "numbers": 1, "catalog": 1, "objects": 5}
 
 
-def test_what_is_damaged_stays_as_it_is(whole: Registry) -> None:
+def test_damaged_files_are_not_changed(whole: Registry) -> None:
     for folder in ("manifests", "runs", "objects", "pins"):
         flip(next(path for path in (whole.root / folder).rglob("*") if path.is_file() and path.stat().st_size))
     flip(whole.catalog.file)
@@ -127,7 +127,7 @@ def test_what_is_damaged_stays_as_it_is(whole: Registry) -> None:
     assert files(whole.root) == before
 
 
-def test_an_object_that_is_gone_or_short_is_seen_without_reading_any(whole: Registry) -> None:
+def test_a_missing_or_short_object_is_found_without_reading_objects(whole: Registry) -> None:
     manifest = whole.manifest("q/b", 1)
     gone, short = whole.store.path(manifest.data[0].sha256), whole.store.path(manifest.side[0].sha256)
     gone.unlink()
@@ -142,7 +142,7 @@ def test_an_object_that_is_gone_or_short_is_seen_without_reading_any(whole: Regi
     assert all("run q again" in finding.advice for finding in found.values())
 
 
-def test_a_flipped_bit_in_an_object_is_seen_when_all_is_read(whole: Registry) -> None:
+def test_a_flipped_bit_in_an_object_is_found_by_a_deep_check(whole: Registry) -> None:
     flip(whole.store.path(whole.manifest("p/a", 1).data[0].sha256), 20)
     assert fsck(whole).findings == ()
     finding = only(fsck(whole, deep=True).findings)
@@ -151,7 +151,7 @@ def test_a_flipped_bit_in_an_object_is_seen_when_all_is_read(whole: Registry) ->
 
 
 @pytest.mark.parametrize("folder", ["manifests", "runs", "pins", "numbers"])
-def test_a_flipped_bit_in_a_small_file_is_seen(whole: Registry, folder: str) -> None:
+def test_a_flipped_bit_in_a_small_file_is_found(whole: Registry, folder: str) -> None:
     damaged = next((whole.root / folder).glob("*json"))
     hit = (str(whole.catalog.manifest(damaged.stem).ref),) if folder == "manifests" else ()
     flip(damaged)
@@ -162,7 +162,7 @@ def test_a_flipped_bit_in_a_small_file_is_seen(whole: Registry, folder: str) -> 
     assert only(report.notes).what.startswith("was not compared")
 
 
-def test_a_small_file_that_is_gone_is_told_by_the_catalog(whole: Registry) -> None:
+def test_a_missing_small_file_is_found_by_the_catalog(whole: Registry) -> None:
     manifest = whole.manifest("q/b", 1)
     (whole.root / "manifests" / f"{manifest.version_id}.json").unlink()
     whole.catalog.runs.path(manifest.run_id).unlink()
@@ -170,19 +170,19 @@ def test_a_small_file_that_is_gone_is_told_by_the_catalog(whole: Registry) -> No
     assert missing == {f"manifests/{manifest.version_id}.json": ("q/b@1",), f"runs/{manifest.run_id}.ndjson": ()}
 
 
-def test_a_catalog_that_says_something_else_is_seen(whole: Registry) -> None:
+def test_a_catalog_that_differs_is_found(whole: Registry) -> None:
     with duckdb.connect(str(whole.catalog.file)) as catalog:
         catalog.execute(
             "update versions set rows = 7 where name = 'p/a'; delete from refs; insert into pins values ('x', 1, null)"
         )
-    told = [finding.what for finding in fsck(whole).errors]
-    assert [text.split()[1] for text in told] == ["versions", "refs", "pins"]
-    assert "has 1 rows too many and 1 too few" in told[0]
+    errors = [finding.what for finding in fsck(whole).errors]
+    assert [text.split()[1] for text in errors] == ["versions", "refs", "pins"]
+    assert "has 1 rows too many and 1 too few" in errors[0]
     whole.catalog.rebuild()
     assert fsck(whole).findings == ()
 
 
-def test_a_damaged_catalog_is_seen_and_left_to_those_who_mend_it(whole: Registry) -> None:
+def test_a_damaged_catalog_is_found_and_not_changed(whole: Registry) -> None:
     flip(whole.catalog.file, 20000)
     finding = only(fsck(whole).errors)
     assert finding.where == "registry.duckdb"
@@ -193,17 +193,17 @@ def test_a_damaged_catalog_is_seen_and_left_to_those_who_mend_it(whole: Registry
     assert only(fsck(whole).notes).what == "is a damaged catalog that was replaced"
 
 
-def test_what_the_next_command_sees_to_is_no_error(whole: Registry) -> None:
+def test_what_the_next_command_repairs_is_a_note(whole: Registry) -> None:
     IntentFile(whole.root / "registry.intent").write(Intent(versions=("some",)))
     assert only(fsck(whole).findings).where == "registry.intent"
     with whole.session():
         pass
     assert fsck(whole).findings == ()
     whole.catalog.file.unlink()
-    assert only(fsck(whole).findings).what == "must be rebuilt: there is no such file"
+    assert only(fsck(whole).findings).what == "must be rebuilt: it does not exist"
 
 
-def test_what_is_left_over_is_no_error_unless_it_is_damaged(whole: Registry) -> None:
+def test_leftovers_are_notes_unless_they_are_damaged(whole: Registry) -> None:
     stored, named = whole.store.put_bytes(b"of a run that did not end"), whole.store.put_bytes(b"of a part of a step")
     (whole.root / "objects" / "ab").mkdir(exist_ok=True)
     for name in ("objects/ab/.x.tmp", "manifests/.x.tmp", "registry.building"):
@@ -221,7 +221,7 @@ def test_what_is_left_over_is_no_error_unless_it_is_damaged(whole: Registry) -> 
     assert advices[named.sha256].startswith("delete it: its partition runs again")
 
 
-def test_two_manifests_that_claim_to_be_the_same_version_are_seen(whole: Registry) -> None:
+def test_two_manifests_that_claim_to_be_the_same_version_are_found(whole: Registry) -> None:
     first = whole.manifest("p/a", 1)
     other = first.model_copy(update={"step_key": "other"})
     write_checked_json(whole.root / "manifests" / f"{other.version_id}.json", other.model_dump(mode="json"))
@@ -229,7 +229,7 @@ def test_two_manifests_that_claim_to_be_the_same_version_are_seen(whole: Registr
 
 
 @pytest.mark.parametrize(
-    ("part", "told", "what"),
+    ("part", "changes", "what"),
     [
         ("content", {"content_id": "0" * 64}, "its rows do not have its content id"),
         ("data", {"rows": 3}, "object .* has 2 rows, and should have 3"),
@@ -238,21 +238,21 @@ def test_two_manifests_that_claim_to_be_the_same_version_are_seen(whole: Registr
         ("sizes", {("p/a", 1): 2}, "lineage object .* names rows that p/a@1 does not have"),
     ],
 )
-def test_rows_are_held_against_what_the_manifest_says(whole: Registry, part: str, told: dict[Any, Any], what: str) -> None:
+def test_rows_are_compared_with_the_manifest(whole: Registry, part: str, changes: dict[Any, Any], what: str) -> None:
     manifest = whole.manifest("q/b", 1)
     assert list(disproof(whole.store, manifest, {("p/a", 1): 3})) == []
     if part in ("data", "side"):
         [named] = getattr(manifest, part)
-        manifest = manifest.model_copy(update={part: (named.model_copy(update=told),)})
+        manifest = manifest.model_copy(update={part: (named.model_copy(update=changes),)})
     elif part == "content":
-        manifest = manifest.model_copy(update=told)
-    found = list(disproof(whole.store, manifest, told if part == "sizes" else {("p/a", 1): 3}))
+        manifest = manifest.model_copy(update=changes)
+    found = list(disproof(whole.store, manifest, changes if part == "sizes" else {("p/a", 1): 3}))
     assert re.fullmatch(what, found[0])
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(everything, min_size=1, max_size=4))
-def test_rows_of_any_type_prove_themselves_once_they_are_stored(tmp_path: Path, rows: list[Everything]) -> None:
+def test_stored_rows_of_any_type_pass_the_check(tmp_path: Path, rows: list[Everything]) -> None:
     store = ObjectStore(tmp_path)
     table = Everything.to_table(rows)
     stored = store.read_table(store.put_table(table).sha256)

@@ -1,0 +1,187 @@
+"""The catalog's tables in DuckDB, kept up to date with the files of record that they are made from.
+
+A change is written in three steps, under the registry's lock: the intent, which names what will change; the files of record
+(manifests, run journals, marks); and the tables, which are brought up to date for everything that the intent names. After a
+crash, the next process takes the last step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from registry.catalog.database import FULL, Database, disk_error, in_memory
+from registry.catalog.files_of_record import FilesOfRecord
+from registry.catalog.rows import TABLES, replace_marks, replace_run, replace_versions
+from registry.catalog.run_journal import RunLog
+from registry.catalog.write_ahead import Intent, IntentFile
+from registry.errors import DamagedError, StaleError
+from registry.storage import fault_points, plain_files
+from registry.storage.files import Files
+from registry.storage.lock import READ_ONLY, RegistryLock
+
+_log = logging.getLogger("registry")
+T = TypeVar("T")
+
+
+class DerivedTables:
+    """The tables of a registry, and the files of record that they are made from.
+
+    Args:
+        root: the folder of everything that is always on this machine: lock, DuckDB file, run journals, pins.
+        manifests: `<version_id>.json` each.
+    """
+
+    def __init__(self, root: Path, manifests: Files) -> None:
+        self.root = root
+        self.files = FilesOfRecord(root, manifests)
+        self._lock = RegistryLock(root)
+        self._intent = IntentFile(root / "registry.intent")
+        self._database = Database(root / "registry.duckdb")
+
+    @property
+    def file(self) -> Path:
+        """The DuckDB file."""
+        return self._database.file
+
+    @property
+    def runs(self) -> RunLog:
+        """The journals of runs."""
+        return self.files.runs
+
+    def snapshot(self) -> duckdb.DuckDBPyConnection:
+        """An in-memory database with a copy of the tables in schema `internal`; nothing on disk stays open."""
+        with self._held(to_read=True):
+            try:
+                self._finish_pending()
+                return self._repaired(self._database.copy)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    _log.warning("the catalog cannot be written, so the manifests and run journals are read instead: %s", error)
+                return in_memory(self.files.rows())
+
+    def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query on the tables. Nothing is copied, so it costs the same however many versions there are."""
+        with self._held(to_read=True):
+            try:
+                self._finish_pending()
+                return self._repaired(lambda: self._database.look_up(query, values))
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                with in_memory(self.files.rows()) as tables:
+                    tables.execute("use memory.internal")
+                    return tables.execute(query, list(values)).fetchall()
+
+    def rebuild(self) -> int:
+        """Rebuild the DuckDB file from the files of record; returns the number of versions."""
+        with self._held():
+            try:
+                self._database.check()
+            except StaleError as error:
+                return self._rebuilt(error)
+            return self._rebuilt(StaleError("on request"))
+
+    def differences(self) -> list[str]:
+        """The tables that differ from the files of record. There are none unless another program wrote to the DuckDB file."""
+        with self._held(to_read=True), self.snapshot() as tables, in_memory(self.files.rows()) as files:
+            queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
+            # Compared as text, because a metric may be NaN, which is not equal to itself.
+            return [
+                table
+                for table, query in queries.items()
+                if repr(tables.execute(query).fetchall()) != repr(files.execute(query).fetchall())
+            ]
+
+    # -- for changes --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, with tables that are up to date."""
+        with self._held():
+            self._finish_pending()
+            yield
+
+    @contextmanager
+    def _held(self, to_read: bool = False) -> Iterator[None]:
+        with self._lock.held(to_read):
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in FULL or error.filename:
+                    raise
+                # Python does not name the file that could not be written.
+                raise disk_error(error.errno, self.root) from error
+            finally:
+                self._database.close()
+
+    @contextmanager
+    def _changing(self, intent: Intent) -> Iterator[None]:
+        """Change the files of record in the block, then update the tables. After a failure, the next process updates them."""
+        self._intent.write(intent)
+        yield
+        self._update_tables(intent)
+        self._intent.clear()
+
+    def _finish_pending(self) -> None:
+        """Finish the change of a process that died, or whose disk was full."""
+        intent = self._intent.read()
+        if intent is None and not plain_files.kind(self.file):
+            intent = Intent(everything=True)
+        if intent:
+            self._update_tables(intent)
+            self._intent.clear()
+
+    def _update_tables(self, intent: Intent) -> None:
+        """Update the tables for everything that an intent names."""
+        if intent.everything:
+            self._rebuilt(StaleError("it was being made"))
+            return
+        found = [manifest for version_id in intent.versions if (manifest := self.files.find(version_id))]
+        events = {run_id: self.runs.read(run_id) for run_id in intent.runs}
+        marks = self.files.marks() if intent.marks else None
+
+        def apply(con: duckdb.DuckDBPyConnection) -> None:
+            if intent.versions:
+                replace_versions(con, intent.versions, found)
+            for run_id, of_run in events.items():
+                replace_run(con, run_id, of_run)
+            if marks is not None:
+                replace_marks(con, marks)
+
+        try:
+            self._database.change(apply)
+        except StaleError as error:
+            self._rebuilt(error)
+
+    def _repaired(self, use: Callable[[], T]) -> T:
+        """Read the DuckDB file. If it turns out to be damaged or stale, rebuild it and read again."""
+        try:
+            return use()
+        except StaleError as error:
+            self._rebuilt(error)
+            return use()
+
+    def _query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._repaired(lambda: self._database.query(query, values))
+
+    def _rebuilt(self, reason: StaleError) -> int:
+        """Rebuild the DuckDB file; returns the number of versions. A damaged file is kept under another name."""
+        rows = self.files.rows()
+        self._intent.write(Intent(everything=True))
+        fault_points.point("rebuild.begun")
+        if isinstance(reason, DamagedError):
+            _log.warning(
+                "the catalog %s is damaged (%s). It was moved to %s and rebuilt from the files of record; nothing is lost",
+                self.file,
+                reason,
+                self._database.set_aside().name,
+            )
+        self._database.make(rows)
+        self._intent.clear()
+        return len(rows["versions"])

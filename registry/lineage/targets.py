@@ -1,0 +1,56 @@
+"""Targets, as users write them: `NAME@V`, or `NAME` for the latest version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from registry.errors import QueryError
+from registry.lineage.walk import Version
+
+_TARGET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
+_LISTED = 5
+
+
+def parse(target: str) -> tuple[str, int | None]:
+    """Name and number of a target; the number is None for the latest. A text that is not a target is all name."""
+    match = _TARGET.fullmatch(target)
+    if not match:
+        return target, None
+    return match["name"], int(match["version"]) if match["version"] else None
+
+
+def resolve(
+    target: str,
+    numbers_of: Callable[[str], Sequence[int]],
+    latest_of: Callable[[str], int | None],
+    names: Callable[[], Sequence[str]],
+) -> Version:
+    """The version that a target means; raises QueryError, with advice, when there is none.
+
+    Args:
+        numbers_of: the version numbers of a name; empty for an unknown name.
+        latest_of: the number of the latest version of a name.
+        names: all names.
+    """
+    name, wanted = parse(target)
+    numbers = sorted(numbers_of(name))
+    if not numbers:
+        known = names()
+        close = get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}?" if close else f"It has {_listed(known)}."
+        raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
+    chosen = latest_of(name) if wanted is None else wanted
+    if chosen is None:
+        versions = ", ".join(f"{name}@{number}" for number in numbers)
+        raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. It has {versions}.")
+    if chosen not in numbers:
+        raise QueryError(f"{name!r} has no version {chosen}; it has {', '.join(map(str, numbers))}.")
+    return Version(name, chosen)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    shown = ", ".join(names[:_LISTED])
+    return f"{shown} and {len(names) - _LISTED:,} more" if len(names) > _LISTED else shown or "none yet"
