@@ -1,1 +1,1 @@
-"""The operators, record types and generators that come with the engine; every module below is loaded by it."""
+"""The operators, record types and generators that come with the engine, which loads every module in this package."""

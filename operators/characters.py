@@ -7,18 +7,18 @@ import unicodedata
 from collections.abc import Callable
 
 _MOST_MARKS = 30
-"""Combining marks in a row, as in the Stream-Safe Text Format (UAX #15). Sorting a longer run takes quadratic time."""
+"""The most combining marks in a row, as in the Stream-Safe Text Format (UAX #15). Sorting a longer run takes quadratic time."""
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
 _SCRIPTS = {**_SUPERSCRIPTS, **_SUBSCRIPTS}
-_TORN: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+_PRESERVED: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(?<=\d)(?=[¼½¾⅐-⅞])"), " "),
     (re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+"), lambda found: "^{" + "".join(_SCRIPTS[sign] for sign in found[0]) + "}"),
     (re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋]+"), lambda found: "_{" + "".join(_SCRIPTS[sign] for sign in found[0]) + "}"),
     (re.compile("[\u00ba\u02da]"), "°"),
 ]
-"""Characters that NFKC would change in meaning: 1½ would become 11/2, 10² 102, and 60º 60o."""
+"""Characters whose meaning NFKC would change: 1½ would become 11/2, 10² 102, and 60º 60o."""
 
 
 def stream_safe(text: str) -> str:
@@ -38,7 +38,7 @@ def compatible(text: str) -> str:
     if text.isascii():
         return text
     text = stream_safe(text)
-    for pattern, by in _TORN:
+    for pattern, by in _PRESERVED:
         text = pattern.sub(by, text)
     return "".join(map(_ascii_digit, unicodedata.normalize("NFKC", text)))
 
@@ -55,7 +55,7 @@ def folded(text: str) -> str:
 
 
 def has_meaningful_marks(text: str) -> bool:
-    """Whether a text has letters of a non-Latin script, or with marks that English texts keep."""
+    """Whether a text has letters of a non-Latin script, or letters with marks that English texts keep."""
     decomposed = unicodedata.normalize("NFD", compatible(text))
     return any(
         sign not in _WITHOUT_MEANING and (unicodedata.combining(sign) or (sign.isalpha() and not sign.isascii()))
@@ -66,7 +66,7 @@ def has_meaningful_marks(text: str) -> bool:
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0326\u0327\u0328")
 """Grave, acute, circumflex, tilde, macron, breve, dot, diaeresis, ring, double acute, caron, comma, cedilla, ogonek."""
 _WITHOUT_MEANING = (_ACCENTS - {"\u0306"}) | frozenset("ßæœøłðþÆŒØŁÐÞ")
-"""The breve is not among them: it may be Romanian or Vietnamese."""
+"""The breve is not included: it may be Romanian or Vietnamese."""
 
 
 def _without_accents(word: str) -> str:

@@ -1,4 +1,4 @@
-"""Charts as PNG files. The same data give the same bytes, because a report's files are identified by their content."""
+"""Charts as PNG files. Equal data give equal bytes, because a report's files are identified by their content."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Bar:
     high: float
 
 
-def save_bars(file: Path, groups: Sequence[str], series: Mapping[str, Sequence[Bar]], title: str, label: str) -> None:
-    """A bar chart with a bar of each series in every group, with intervals.
+def save_bars(file: Path, groups: Sequence[str], series: Mapping[str, Sequence[Bar]], title: str, y_label: str) -> None:
+    """Draw a bar chart: in each group, one bar with its interval for each series.
 
     Args:
-        groups: names along the x axis.
+        file: the PNG file to write.
+        groups: the labels along the x axis.
         series: name -> a bar for each group.
-        title: above the chart.
-        label: of the y axis.
+        title: the title of the chart.
+        y_label: the label of the y axis.
     """
     figure, axes = _axes(max(5.0, 1.2 * len(groups) * len(series)))
     width = 0.8 / len(series)
@@ -34,21 +35,23 @@ def save_bars(file: Path, groups: Sequence[str], series: Mapping[str, Sequence[B
         errors = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
         axes.bar(places, values, width * 0.92, yerr=errors, capsize=3, label=name)
     axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 4 else 0)
-    _finish(figure, axes, file, title, label)
+    _finish(figure, axes, file, title, y_label)
 
 
-def save_lines(file: Path, series: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, label: str) -> None:
-    """Curves.
+def save_lines(file: Path, series: Mapping[str, Sequence[tuple[float, float]]], title: str, x_label: str, y_label: str) -> None:
+    """Draw curves.
 
     Args:
+        file: the PNG file to write.
         series: name -> points (x, y).
-        across, label: of the x and the y axis.
+        title: the title of the chart.
+        x_label, y_label: the labels of the axes.
     """
     figure, axes = _axes(6.5)
     for name, points in series.items():
         axes.plot([x for x, _ in points], [y for _, y in points], marker="o" if len(points) < 15 else None, label=name)
-    axes.set_xlabel(across)
-    _finish(figure, axes, file, title, label)
+    axes.set_xlabel(x_label)
+    _finish(figure, axes, file, title, y_label)
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,21 @@ def save_intervals(
     file: Path,
     series: Mapping[str, Sequence[tuple[float, Bar]]],
     title: str,
-    across: str,
-    label: str,
+    x_label: str,
+    y_label: str,
     *,
     band: Band | None = None,
     diagonal: str | None = None,
 ) -> None:
-    """Measured points with intervals, joined by lines.
+    """Draw measurements with intervals, joined by lines.
 
     Args:
+        file: the PNG file to write.
         series: name -> (x, the measurement at x).
-        across, label: of the x and the y axis.
-        band: a shaded area behind them.
-        diagonal: the name of the line y = x, if it is drawn.
+        title: the title of the chart.
+        x_label, y_label: the labels of the axes.
+        band: a shaded area behind the measurements.
+        diagonal: the name of the line y = x; None does not draw it.
     """
     figure, axes = _axes(6.5)
     places = [x for points in series.values() for x, _ in points]
@@ -89,8 +94,8 @@ def save_intervals(
         values = [bar.value for _, bar in points]
         errors = [[bar.value - bar.low for _, bar in points], [bar.high - bar.value for _, bar in points]]
         axes.errorbar([x for x, _ in points], values, yerr=errors, marker="o", capsize=3, label=name)
-    axes.set_xlabel(across)
-    _finish(figure, axes, file, title, label)
+    axes.set_xlabel(x_label)
+    _finish(figure, axes, file, title, y_label)
 
 
 def _axes(width: float) -> tuple[Any, Any]:
@@ -102,8 +107,8 @@ def _axes(width: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _finish(figure: Any, axes: Any, file: Path, title: str, label: str) -> None:
-    axes.set_ylabel(label)
+def _finish(figure: Any, axes: Any, file: Path, title: str, y_label: str) -> None:
+    axes.set_ylabel(y_label)
     axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)

@@ -6,6 +6,6 @@ import hashlib
 
 
 def draw(*parts: object) -> float:
-    """A number in [0, 1) that is the same for the same parts, and as good as random otherwise."""
+    """A pseudorandom number in [0, 1) that depends only on the parts."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

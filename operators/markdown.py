@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; columns of numbers are right-aligned."""
+    """A Markdown table; columns of numbers are right-aligned."""
     rows = [list(row) for row in rows]
     numeric = [all(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
     lines = [columns, ["---:" if each else "---" for each in numeric], *rows]

@@ -43,7 +43,7 @@ class MathSolution(Record):
 
 
 class Persona(Record):
-    """A person for whom problems are rewritten; `occupation` is one of the classes in operators/math/occupations.py."""
+    """A person for whom problems are rewritten; `occupation` is one of the classes of classify_personas."""
 
     persona: str
     occupation: str | None = None
@@ -65,7 +65,7 @@ class PreferencePair(Record):
 
 
 class LabelledExample(Record):
-    """A prompt and a completion with the label whether it is desirable, as conversations (TRL's unpaired preference format)."""
+    """A prompt, a completion, and whether the completion is desirable, as conversations (TRL's unpaired preference format)."""
 
     prompt: list[Message]
     completion: list[Message]
@@ -85,7 +85,7 @@ class ConflictItem(Record):
 
 
 class FactualPassage(Record):
-    """A passage that supports the correct answer of the item with this id or, without an id, with this question."""
+    """A passage that supports the correct answer of the item with this `id` or, if it has none, this `question`."""
 
     passage: str
     id: str | None = None
@@ -95,7 +95,7 @@ class FactualPassage(Record):
 class ConflictCase(Record):
     """An item's question with the contexts that a model sees: one cell of the grid.
 
-    `pcn` contexts are poisoned; with `fc` there are also factual ones, before or after them.
+    `pcn` of the contexts are poisoned. If `fc` is true, there are also factual ones, before or after them.
     """
 
     question: str
@@ -113,7 +113,7 @@ class ConflictCase(Record):
 class PathResponse(Record):
     """A ConflictCase, the policy's response along a path, and whether it gives the correct answer.
 
-    `revised_from` is the policy's own response if another model has rewritten it.
+    If another model has rewritten the response, `revised_from` is the policy's own.
     """
 
     question: str
@@ -133,9 +133,9 @@ class PathResponse(Record):
 
 
 class StrategyChoice(Record):
-    """The result of a path in a cell: `n` judged responses, and the share that is correct with its 95 % interval.
+    """The result of a path in a cell: `n` judged responses, and the share of correct ones with its 95% interval.
 
-    The best path of a cell is `chosen`. `note` has remarks on the choice, such as a tie or too few items.
+    `chosen` marks the best path of a cell. `note` says how far to trust the choice (a tie, or too few items).
     """
 
     pcn: int
@@ -188,10 +188,11 @@ class Question(Record):
 
 
 class Sampling(Record):
-    """How answers were sampled; a calibration holds only for answers sampled in the same way.
+    """How answers were sampled; a calibration is valid only for answers sampled in the same way.
 
-    `sampling` has the sampling parameters (without the seed) as JSON. With `at_least`, sampling stops after that many samples
-    or later, when the last `patience` samples bring nothing new. `answer_pattern` extracts the answers from the texts.
+    `sampling` contains the sampling parameters (without the seed) as JSON. With `at_least`, sampling stops after at least that
+    many samples, as soon as the last `patience` samples bring nothing new. `answer_pattern` extracts the answers from the
+    texts.
     """
 
     model: str
@@ -206,8 +207,8 @@ class Sampling(Record):
 class SampledAnswers(Record):
     """A question and a model's answers to it, sampled several times.
 
-    `logprobs` has the mean log-probability of the tokens of each sample, `option_logprobs` that of each option's letter as the
-    first token.
+    `logprobs` contains the mean log-probability of each sample's tokens, `option_logprobs` the log-probability of each option's
+    letter as the first token.
     """
 
     question: str
@@ -221,7 +222,7 @@ class SampledAnswers(Record):
     made: Sampling | None = None
 
     @model_validator(mode="after")
-    def _as_long(self) -> SampledAnswers:
+    def _equal_lengths(self) -> SampledAnswers:
         if self.logprobs is not None and len(self.logprobs) != len(self.samples):
             raise ValueError(f"logprobs has {len(self.logprobs)} numbers for {len(self.samples)} samples")
         if self.option_logprobs is not None and len(self.option_logprobs) != len(self.options or ()):
@@ -230,10 +231,10 @@ class SampledAnswers(Record):
 
 
 class PredictionSet(Record):
-    """The answers that a method cannot rule out at a level. `covered`: whether an accepted answer is among them.
+    """The answers that a method cannot rule out at the level `alpha`; `covered` says whether an accepted answer is among them.
 
-    `abstained`: the true answer may be none of the sampled ones. If there is no set with the guarantee, the prediction is empty
-    and `covered` is null. `loss` is the loss of risk control.
+    `abstained` means that the true answer may not be among the sampled ones. If no set has the guarantee, the prediction is
+    empty and `covered` is null. `loss` is the loss of risk control.
     """
 
     question: str
@@ -248,9 +249,9 @@ class PredictionSet(Record):
 
 
 class Threshold(Record):
-    """The threshold at a level for a category of questions: answers that score at most this are in the set (null: infeasible).
+    """The threshold at a level for a category of questions: answers with this score or a lower one are in the set.
 
-    It comes from `n` questions; for `unsampled` of them no accepted answer was sampled.
+    It is null if the level is infeasible. It comes from `n` questions; for `unsampled` of them, no accepted answer was sampled.
     """
 
     alpha: float
@@ -263,21 +264,21 @@ class Threshold(Record):
 
 
 class Calibration(Artifact):
-    """Everything that prediction sets for new questions need, and the conditions under which they hold.
+    """Everything needed to predict sets for new questions, and the conditions under which their guarantee holds.
 
     Args:
-        made: how the answers were sampled; null if it is not known.
-        equivalence, min_similarity: when two answers are the same.
-        encoder: the identity of the encoder for similarities; null without similarities.
-        thresholds: by level and category.
+        made: how the answers were sampled; null if unknown.
+        equivalence, min_similarity: when two answers count as the same.
+        encoder: the identity of the encoder; null if similarities are not used.
+        thresholds: one for each level and category.
         categories: the groups with thresholds of their own; null without groups.
-        none_of_these: whether "none of the sampled answers" is an answer.
-        on_infeasible: what to do where there is no threshold.
-        loss: the loss that is kept below alpha.
-        smallest_alpha, smallest_alpha_low, smallest_alpha_high: the smallest feasible level, with a 95 % interval.
+        none_of_these: whether "none of the sampled answers" counts as an answer.
+        on_infeasible: what to do at a level without a threshold.
+        loss: the loss whose mean is kept at or below alpha.
+        smallest_alpha, smallest_alpha_low, smallest_alpha_high: the smallest feasible level, with its 95% interval.
         questions: digests of the calibration questions.
-        features: of each of them: entropy, share of the most frequent answer, share of different answers; for the test of
-            exchangeability.
+        features: for each of these questions its entropy, the share of the most frequent answer and the share of different
+            answers; cp_predict tests exchangeability with them.
     """
 
     registry_kind: ClassVar[str] = "calibration"

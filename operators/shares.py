@@ -1,4 +1,4 @@
-"""Shares with their 95 % intervals (Wilson): as numbers, as text, as metrics."""
+"""Shares with their 95% Wilson intervals, as numbers, text and metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operators.intervals import wilson
 
 
 class Share(NamedTuple):
-    """A share of `n` trials and its interval; 0 with the interval 0 to 1 when there are none."""
+    """A share of `n` trials and its interval; without trials it is 0, with the interval 0 to 1."""
 
     value: float
     low: float

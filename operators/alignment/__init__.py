@@ -1,1 +1,1 @@
-"""Operators of Dialectical Alignment: training models to stay truthful when some of their contexts are false."""
+"""The operators of Dialectical Alignment, which trains models to stay truthful when some of their contexts are false."""

@@ -31,7 +31,7 @@ from operators.records import ConflictCase, PathResponse, StrategyChoice
 from operators.shares import Share
 
 _PRIOR_KNOWLEDGE = "cot_pk"
-"""The path that the paper's rule reserves for cells where poisoned contexts outnumber factual ones."""
+"""The path that the paper's rule uses where poisoned contexts outnumber factual ones, and only there."""
 
 
 class StrategyParams(JudgedParams):
@@ -51,23 +51,23 @@ class StrategyParams(JudgedParams):
         return used_paths(self.paths, self.use)
 
     def calls(self) -> dict[str, int]:
-        """A turn of each path, and for each path the verdict, in both orders where some verdicts are checked."""
+        """Every turn of each path, and a verdict for each path; twice that many verdicts if some are checked."""
         policy = {"policy": sum(map(len, self.used.values()))}
         if self.judging == "strict":
             return policy
         return policy | {"judge": len(self.used) * CALLS * (2 if self.check_order else 1)}
 
     def problems(self, inputs: InputTypes) -> Iterator[str]:
-        """Unknown and repeated paths, and paths that the rule needs."""
+        """Unknown and repeated paths, and missing ones that the rule needs."""
         known = list(PATHS | self.paths)
         use = known if self.use is None else self.use
         for name in use:
             if name not in known:
                 yield f"use: unknown path {name!r}; known: {', '.join(known)}"
         if len(set(use)) < len(use):
-            yield "use: a path is named twice"
+            yield "use: a path is repeated"
         if self.rule == "paper" and (_PRIOR_KNOWLEDGE not in use or len(set(use)) == 1):
-            yield f"rule: paper chooses between {_PRIOR_KNOWLEDGE} and other paths; `use` must name both"
+            yield f"rule: paper needs {_PRIOR_KNOWLEDGE} and at least one other path in `use`"
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class Measured:
 
     @property
     def accuracy(self) -> Fraction:
-        """The exact share, so that ties are ties; 0 without responses."""
+        """The exact share, so that ties are found; 0 without responses."""
         return Fraction(self.right, self.n) if self.n else Fraction(0)
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Wilson, 95 %."""
+        """The 95% Wilson interval of the accuracy."""
         return wilson(self.right, self.n)
 
 
@@ -97,12 +97,12 @@ def _totals(counts: Counters) -> Iterator[Metric]:
             sums[metric, part.split(" ", 2)[2]] += int(value)
     for path in [path for metric, path in sums if metric == "judged"]:
         yield from Share.of(sums["correct", path], sums["judged", path]).metrics("accuracy", path)
-    agree, differ = (counts.get(("order_checks", said), 0) for said in ("agree", "differ"))
+    agree, differ = (counts.get(("order_checks", result), 0) for result in ("agree", "differ"))
     yield from Share.of(agree, agree + differ).metrics("order_agreement")
 
 
 def _strategies(counts: Counters, params: StrategyParams) -> Iterator[StrategyChoice]:
-    """A row for each cell and path, the chosen path of each cell marked."""
+    """A row for each cell and path; the best path of each cell is marked as chosen."""
     paths = list(params.used)
     for cell in sorted((part for metric, part in counts if metric == "cases"), key=cell_of):
         pcn, fc = cell_of(cell)
@@ -113,7 +113,7 @@ def _strategies(counts: Counters, params: StrategyParams) -> Iterator[StrategyCh
         if params.rule == "paper":
             outnumbered = pcn * cases > counts.get(("factual_contexts", cell), 0)
             candidates = [each for each in measured if (each.path == _PRIOR_KNOWLEDGE) is outnumbered]
-        # The first of the best: ties go to the simpler path.
+        # `max` returns the first of several, so ties go to the simpler path.
         best = max((each for each in candidates if each.n), key=lambda each: each.accuracy, default=None)
         for each in measured:
             note = None if each.n else "no response was judged"
@@ -136,23 +136,23 @@ def _strategies(counts: Counters, params: StrategyParams) -> Iterator[StrategyCh
 def _notes(
     best: Measured, measured: Sequence[Measured], candidates: Sequence[Measured], cases: int, min_items: int
 ) -> Iterator[str]:
-    """Remarks on a choice."""
+    """Reasons to trust a choice less."""
     if ties := [each.path for each in candidates if each is not best and each.n and each.accuracy == best.accuracy]:
         yield f"tie with {', '.join(ties)}"
     if best.n < min_items:
-        yield f"too few items: {best.n} < {min_items}"
+        yield f"too few items: {best.n}, fewer than min_items={min_items}"
     if best.n < cases:
         yield f"{cases - best.n} of {cases} cases have no verdict"
     simplest = measured[0]
     if best is not simplest and simplest.n and simplest.interval[1] >= best.interval[0]:
         yield f"not clearly better than {simplest.path} (its interval reaches {simplest.interval[1]:.2f})"
     if (top := max(measured, key=lambda each: each.accuracy)).accuracy > best.accuracy:
-        yield f"measured, {top.path} is better ({float(top.accuracy):.2f})"
+        yield f"{top.path} measured better ({float(top.accuracy):.2f})"
 
 
 @lru_cache(maxsize=4)
 def chosen(strategies: Table[StrategyChoice]) -> Mapping[tuple[int, bool], StrategyChoice]:
-    """(pcn, fc) -> the chosen path's row."""
+    """(pcn, fc) -> the row of the chosen path."""
     return {(each.pcn, each.fc): each for each in strategies if each.chosen}
 
 
@@ -160,19 +160,19 @@ def chosen(strategies: Table[StrategyChoice]) -> Mapping[tuple[int, bool], Strat
 async def ai_feedback_strategy(
     case: ConflictCase, ctx: Context, policy: ChatModel, judge: ChatModel | None, params: StrategyParams
 ) -> AsyncIterator[Output]:
-    """Let a policy answer along several paths, let a judge decide which responses are correct, and choose a path for each cell.
+    """Try several paths on a policy, have a judge decide which responses are correct, and choose the best path for each cell.
 
-    Paths are ways of prompting: `base` (contexts and question), `tips` (warns that contexts may be wrong), `base_cot` (step by
-    step), `cot_nopk` (the steps are spelled out), `cot_pk` (the policy first states its own knowledge). The policy answers
-    at the case's temperature. The judge sees the correct and the incorrect answer in random order, which is the same for all
+    A path is a way of prompting: `base` (contexts and question), `tips` (warns that contexts may be wrong), `base_cot` (step by
+    step), `cot_nopk` (spells out the steps), `cot_pk` (the policy first states its own knowledge). The policy answers at the
+    case's temperature. The judge sees the correct and the incorrect answer in random order, which is the same for all
     paths of a case. A response that was cut off at max_tokens, or has no verdict, is left out with a reason in `rejects`; it
-    is never counted as incorrect. A row that yields nothing because requests failed is rejected as a whole.
+    never counts as incorrect. A row without any response because requests failed is rejected as a whole.
 
-    `strategies` has the accuracy, with its interval, for each cell (number of poisoned contexts; with or without factual ones)
-    and path. The most accurate path is chosen; among equals, the simplest. Notes mark choices with weak support.
+    `strategies` contains the accuracy, with its interval, for each path and cell (number of poisoned contexts; with or without
+    factual ones). The most accurate path is chosen, or the simplest of several. `note` marks choices with weak support.
 
     Metrics: `cases` and `factual_contexts` by cell; `judged` and `correct` by cell and path; `verdicts`; `accuracy` by path
-    over all cells and `order_agreement`, each with `_ci_low` and `_ci_high` (95 %, Wilson); `order_checks`; `turns_cut_off`
+    over all cells and `order_agreement`, each with `_ci_low` and `_ci_high` (95%, Wilson); `order_checks`; `turns_cut_off`
     counts responses with an earlier turn that was cut off at max_tokens.
 
     Source: Dialectical Alignment (arXiv 2404.00486).
@@ -183,10 +183,10 @@ async def ai_feedback_strategy(
         use: the paths to use, simplest first; by default all, those of `paths` last.
         judging: `model` asks the judge (best at temperature 0); `strict` compares the response's conclusion with the answers.
         judge_prompt: a template with {{ question }}, {{ response }}, {{ first }} and {{ second }} for the judge.
-        check_order: the share of verdicts that are requested again with the two answers in the other order.
-        rule: `measured` chooses the most accurate path; `paper` takes `cot_pk` where poisoned contexts outnumber factual
-            ones, and the most accurate of the other paths elsewhere.
-        min_items: a choice based on fewer responses is noted.
+        check_order: the share of verdicts to request again with the two answers in the other order.
+        rule: `measured` chooses the most accurate path; `paper` chooses `cot_pk` where poisoned contexts outnumber factual
+            ones, and the most accurate other path elsewhere.
+        min_items: `note` marks a choice based on fewer responses.
     """
     swapped = ctx.random.random() < 0.5  # once for each case: paths with the same response get the same verdict
     cell = cell_name(case.pcn, case.fc)
@@ -204,7 +204,7 @@ async def ai_feedback_strategy(
                 ctx.reject(f"{path}: the response was cut off at max_tokens={policy.spec.max_tokens}")
                 continue
             response = last.text.strip()
-            outcome, said = await verdict(case, response, judge, swapped=swapped, prompt=params.judge_prompt)
+            outcome, judgements = await verdict(case, response, judge, swapped=swapped, prompt=params.judge_prompt)
         except RequestError as error:
             ctx.reject(f"{path}: {error}")
             failed = error if error.completion is None else failed
@@ -216,7 +216,7 @@ async def ai_feedback_strategy(
         ctx.count("judged", f"{cell} {path}")
         ctx.count("correct", f"{cell} {path}", by=outcome == "correct")
         record = PathResponse(**case.model_dump(), path=path, response=response, correct=outcome == "correct")
-        yield "responses", derived(record, *before, last, *said)
+        yield "responses", derived(record, *before, last, *judgements)
     if failed is not None and not produced:
         raise failed  # the row counts towards max_reject_ratio, so that an outage fails the step
 

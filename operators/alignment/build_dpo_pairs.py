@@ -1,4 +1,4 @@
-"""Build training data that teaches a model to weigh its contexts: good responses against its own poisoned ones."""
+"""Build training data that teaches a model to weigh its contexts: good responses, and its own poisoned ones to avoid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from operators.records import Message, PathResponse, PreferencePair, SFTExample,
 
 
 class Example(NamedTuple):
-    """A response to learn and, in a pair, one to unlearn."""
+    """A response to learn from and, in a pair, one to avoid."""
 
     chosen: PathResponse
     rejected: PathResponse | None = None
@@ -42,7 +42,7 @@ class PairsParams(Params):
     prompt: BasePrompt = None
 
     def problems(self, inputs: InputTypes) -> Iterator[str]:
-        """Shares that leave nothing for conflicts."""
+        """Shares that leave no room for conflicts."""
         shares = self.ike_share + self.closed_book_share
         if shares >= 1:
             yield f"ike_share and closed_book_share leave no room for conflicts: they add up to {shares:g}"
@@ -59,24 +59,25 @@ def build_dpo_pairs(
     """Make SFT rows and preference pairs from the responses of each cell's chosen path.
 
     The prompt of a row is that of the path `base`, which contains no warning. Its completion (the chosen one in a pair) is a
-    correct response of the cell's chosen path, taken from `revised` if that is given. The rejected completion of a pair is
-    the policy's own answer to the same item in the same cell that is incorrect and concludes with the incorrect answer,
-    preferably from the path `base`. With factual contexts only (IKE), and without contexts, the policy seldom errs; there,
-    an item's poisoned answer in another cell is used. Such rows are kept so that the model continues to trust good contexts
-    and its own knowledge.
+    correct response of the cell's chosen path, taken from `revised` if that input is given. The rejected completion of a pair
+    is a poisoned answer: the policy's own answer to the same item in the same cell, incorrect and concluding with the incorrect
+    answer, preferably from the path `base`. Where all contexts are factual (IKE), or there are none, the policy seldom errs;
+    there, the item's poisoned answer from another cell is used. Such rows teach the model to keep trusting good contexts and
+    its own knowledge.
 
-    No completion to learn concludes with the incorrect answer, and none equals the rejected completion.
+    No completion to learn concludes with the incorrect answer or equals the rejected completion.
 
-    Metrics: `rows` by output and kind of cell; `dropped` by output and reason; `missing` rows, where there were too few IKE
-    or closed-book rows for their share.
+    Metrics: `rows` by output and kind of cell; `dropped` by output and reason; `missing`, the number of IKE and
+    closed-book rows that their shares lack.
 
-    Source: Dialectical Alignment (arXiv 2404.00486), which describes SFT and announces pairs; their construction is ours.
+    Source: Dialectical Alignment (arXiv 2404.00486), which describes SFT and announces pairs; how pairs are built is our
+    choice.
 
     Args:
-        ike_share: the share of rows whose contexts are all factual; smaller if there are not enough.
-        closed_book_share: the share of rows without contexts; smaller if there are not enough.
-        balance: `equal` draws the same number of rows from each cell with poisoned contexts, the size of the smallest
-            nonempty one; `none` keeps all rows.
+        ike_share: the share of rows whose contexts are all factual; it is smaller if there are too few.
+        closed_book_share: the share of rows without contexts; it is smaller if there are too few.
+        balance: `equal` draws the same number of rows from each cell with poisoned contexts: the size of the smallest
+            nonempty cell; `none` keeps all rows.
         prompt: a template with {{ question }} and {{ contexts }} that replaces the built-in one.
     """
     choices = chosen(strategies)
@@ -93,12 +94,12 @@ def build_dpo_pairs(
         for example in _mixed(output, examples, shares, params.balance, ctx):
             row, rejected = example
             ctx.count("rows", f"{output}: {example.kind}")
-            asked = base_prompt(row.question, row.contexts, params.prompt)
+            prompt = base_prompt(row.question, row.contexts, params.prompt)
             choice = choices[example.cell]
             if rejected is None:
-                yield output, derived(SFTExample(prompt=asked, completion=_answer(row)), row, choice)
+                yield output, derived(SFTExample(prompt=prompt, completion=_answer(row)), row, choice)
             else:
-                pair = PreferencePair(prompt=asked, chosen=_answer(row), rejected=_answer(rejected))
+                pair = PreferencePair(prompt=prompt, chosen=_answer(row), rejected=_answer(rejected))
                 yield output, derived(pair, row, rejected, choice)
 
 
@@ -111,7 +112,7 @@ def _answer(row: PathResponse) -> list[Message]:
 
 
 def _paired(good: Sequence[Example], responses: Iterable[PathResponse], ctx: Context) -> Iterator[Example]:
-    """Each example with the best matching poisoned answer of the policy; examples without one are dropped."""
+    """Each example with the policy's best matching poisoned answer; examples without one are dropped."""
     poisoned: dict[tuple[str | None, ...], list[PathResponse]] = {}
     for row in responses:
         if not row.correct and _concludes_wrongly(row):
@@ -135,14 +136,14 @@ def _item(row: PathResponse) -> tuple[str | None, ...]:
 
 
 def _distance(row: PathResponse, other: PathResponse) -> tuple[bool, ...]:
-    """How far another response is from the policy's answer to the same prompt; the smallest is best, then the first."""
+    """How far another response is from the policy's answer to the same prompt; smaller is better."""
     return (other.pcn, other.fc) != (row.pcn, row.fc), other.path != "base", other.contexts != row.contexts
 
 
 def _mixed(
     output: str, examples: Sequence[Example], shares: Mapping[Kind, float], balance: str, ctx: Context
 ) -> Iterator[Example]:
-    """The examples to keep, in order: conflict cells balanced, the other kinds in their shares."""
+    """The examples to keep, in order: balanced among conflict cells, with the other kinds in their shares."""
     cells: dict[tuple[int, bool], list[int]] = {}
     others: dict[Kind, list[int]] = {kind: [] for kind in shares}
     for place, example in enumerate(examples):
@@ -165,13 +166,13 @@ def _mixed(
 
 
 def amounts(rest: int, shares: Mapping[Kind, float], available: Mapping[Kind, int] | None = None) -> dict[Kind, int]:
-    """How many rows of each kind make up its share of all rows, given `rest` other rows.
+    """How many rows of each kind give it its share of all rows, if there are `rest` other rows.
 
     Args:
         rest: the number of rows of other kinds.
         shares: kind -> its share; the sum is less than 1.
-        available: kind -> the largest number of rows. If that is less than its share, the other kinds' shares are taken of
-            the smaller total.
+        available: kind -> the largest number of rows. If a kind has too few for its share, the other shares refer to the
+            smaller total.
     """
     found: dict[Kind, int] = {}
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Kind = Literal["conflict", "ike", "closed_book"]
-"""A cell has poisoned contexts, only factual ones as in knowledge editing (IKE), or none."""
+"""A cell has poisoned contexts, only factual ones (as in knowledge editing, IKE), or none."""
 
 
 def cell_name(pcn: int, fc: bool) -> str:

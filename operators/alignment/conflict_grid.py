@@ -1,4 +1,4 @@
-"""Spread each item over the cells of a grid: number of poisoned contexts, with or without factual ones, order."""
+"""Spread each item over the cells of a grid: by number of poisoned contexts, with or without factual ones, by order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GridParams(Params):
     leaky: Literal["keep", "drop"] = "keep"
 
     def problems(self, inputs: InputTypes) -> Iterator[str]:
-        """Repeated values: they would make the same case twice."""
+        """Repeated values, which would make the same case twice."""
         for name in ("pcn", "fc", "factual_first", "temperatures"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 yield f"{name}: a value is repeated"
@@ -40,21 +40,21 @@ async def conflict_grid(
 ) -> AsyncIterator[ConflictCase]:
     """Make a case for each item and cell: the question with poisoned passages, factual ones, both, or none.
 
-    Passages are drawn with a seed, so that an item always yields the same cases, and the passages of a cell with few poisoned
-    ones are a subset of those of a cell with more. Equal passages count once. Cells that an item cannot fill are listed in
-    `rejects` with the reason. An item that fills no cell is rejected, and so is an item whose answers are equal or empty.
-    Cases of an item without an id get one derived from its question.
+    Passages are drawn with a seed, so an item always yields the same cases. The passages of a cell with few poisoned ones are a
+    subset of those of a cell with more. Equal passages count once. Cells that an item cannot fill are listed in `rejects` with
+    the reason. An item is rejected if it fills no cell, or if its answers are equal or empty. If an item has no id, its cases
+    get one derived from its question.
 
-    Ids that differ only in the form of a whole number are the same: pandas turns 1 into 1.0 in a column with gaps.
+    The ids 1 and 1.0 are the same, because pandas turns 1 into 1.0 in a column with gaps.
 
-    Metrics: `cases` by cell; `facts` that were given, and how many of them belong to an item; `poisoned_passages`, and how
-    many of them name the correct answer (11 and 19 % in PoisonedRAG's files for NQ and HotpotQA).
+    Metrics: `cases` by cell; `facts`, how many were given and how many of them belong to an item; `poisoned_passages`, and how
+    many of them name the correct answer (11% and 19% in PoisonedRAG's files for NQ and HotpotQA).
 
     Source: Dialectical Alignment (arXiv 2404.00486).
 
     Args:
-        facts: more factual passages. They belong to the item with their id or, without an id, to that with their question.
-        pcn: numbers of poisoned passages.
+        facts: more factual passages. One belongs to the item with its id or, if it has no id, with its question.
+        pcn: the numbers of poisoned passages.
         fc: whether to add factual passages; [false, true] makes cases of both kinds.
         factual_first: whether factual passages precede poisoned ones; [true, false] makes a case of each order.
         temperatures: the temperatures at which a model will answer.
@@ -66,8 +66,8 @@ async def conflict_grid(
     if facts is not None:
         ctx.report("facts", len(facts), "given")
         ctx.count("facts", "matched to an item", by=len(matching))
-    if trouble := _unusable(item):
-        raise Reject(trouble)
+    if reason := _unusable(item):
+        raise Reject(reason)
     poisoned = _drawn(item.poisoned, ctx)
     found = {fact.passage: fact for fact in matching}
     factual = _drawn([*item.factual, *found], ctx)
@@ -103,7 +103,7 @@ async def conflict_grid(
             produced = True
             ctx.count("cases", cell_name(number, with_facts))
             yield derived(case, *named)
-    reasons = [f"{lacks}, so it is missing from {', '.join(cells)}" for lacks, cells in lacking.items()]
+    reasons = [f"{lacks}, too few for {', '.join(cells)}" for lacks, cells in lacking.items()]
     if not produced:
         raise Reject("; ".join(reasons))
     for reason in reasons:
@@ -111,7 +111,7 @@ async def conflict_grid(
 
 
 def question_id(question: str) -> str:
-    """An id derived from a question; case, punctuation and accents make no difference."""
+    """An id derived from a question, ignoring case, punctuation and accents."""
     return hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
 
 
@@ -125,7 +125,7 @@ def _unusable(item: ConflictItem) -> str | None:
 
 
 def _drawn(passages: Iterable[str], ctx: Context) -> list[str]:
-    """The passages in random order, without empty and repeated ones."""
+    """The passages in random order, without empty or repeated ones."""
     different = list(dict.fromkeys(passage for passage in passages if passage.strip()))
     return ctx.random.sample(different, len(different))
 
@@ -143,7 +143,7 @@ def _matching(facts: Table[FactualPassage], ident: str, question: str) -> Iterat
 
 @lru_cache(maxsize=4)
 def _places(facts: Table[FactualPassage]) -> tuple[Mapping[str, list[int]], Mapping[str, list[int]]]:
-    """(id -> rows, question -> rows); a row with an id is found by that only."""
+    """(id -> rows, question -> rows); a row with an id is found only by its id."""
     by_id: dict[str, list[int]] = {}
     by_question: dict[str, list[int]] = {}
     for row, fact in enumerate(facts):
@@ -152,5 +152,7 @@ def _places(facts: Table[FactualPassage]) -> tuple[Mapping[str, list[int]], Mapp
         elif fact.question is not None:
             by_question.setdefault(normalise(fact.question), []).append(row)
         else:
-            raise ValueError(f"row {row} of the facts belongs to no item: it needs the item's `id` or its `question`")
+            raise ValueError(
+                f"row {row} of the facts has neither an `id` nor a `question`; give it that of the item it belongs to"
+            )
     return by_id, by_question

@@ -1,4 +1,4 @@
-"""Whether a response gives the correct answer: by another model's verdict, or by the words of its conclusion."""
+"""Decides whether a response gives the correct answer, by another model's verdict or by the words of its conclusion."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ JudgePrompt = Annotated[str | None, template("question", "response", "first", "s
 """A template with {{ question }}, {{ response }} and the two reference answers, {{ first }} and {{ second }}."""
 
 CALLS = 2
-"""The most calls for a verdict: the judge is asked again if its answer cannot be read."""
+"""The most calls for a verdict: the judge is asked a second time if its answer cannot be read."""
 
 
 class JudgedParams(Params):
-    """Parameters that operators with a judge share. `answering` is the role of the model that the judge judges."""
+    """The parameters of operators with a judge. `answering` is the role of the model whose responses are judged."""
 
     answering: ClassVar[str]
 
@@ -53,7 +53,7 @@ class JudgedParams(Params):
     judge_prompt: JudgePrompt = None
 
     def roles(self) -> set[str]:
-        """The model that answers, and the judge where it is asked."""
+        """The model that answers, and the judge if it is used."""
         return {self.answering, "judge"} if self.judging == "model" else {self.answering}
 
     def calls(self) -> dict[str, int]:
@@ -88,7 +88,7 @@ async def verdict(
         prompt: see JudgePrompt; the built-in one by default.
 
     Raises:
-        RequestError: there is no verdict, because the judge's answer cannot be read or the request failed.
+        RequestError: the judge's answer cannot be read, or the request failed.
     """
     if judge is None:
         return conclusion(response, case.correct_answer, case.incorrect_answer), ()
@@ -96,7 +96,7 @@ async def verdict(
     if swapped:
         first, second = second, first
     text = render(prompt or PROMPT, question=case.question, response=response, first=first, second=second)
-    said = await judge.parse(text, Judgement)
-    if said.gives in ("neither", "both"):
-        return said.gives, (said,)
-    return ("correct" if (said.gives == "first") is not swapped else "incorrect"), (said,)
+    judgement = await judge.parse(text, Judgement)
+    if judgement.gives in ("neither", "both"):
+        return judgement.gives, (judgement,)
+    return ("correct" if (judgement.gives == "first") is not swapped else "incorrect"), (judgement,)

@@ -11,9 +11,9 @@ from operators.records import LabelledExample, Message, PathResponse
 
 @operator
 async def label_responses(response: PathResponse, *, prompt: BasePrompt = None) -> AsyncIterator[LabelledExample]:
-    """Make each judged response an example labelled with whether it is correct; no pairs are needed.
+    """Turn each judged response into an example labelled as correct or not; this needs no pairs.
 
-    The prompt is that of the path `base`, whichever path the response came from.
+    The prompt is that of the path `base`, whatever path the response came from.
 
     Args:
         prompt: a template with {{ question }} and {{ contexts }} that replaces the built-in one.

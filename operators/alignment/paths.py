@@ -9,7 +9,7 @@ from engine.operator import ChatModel, Completion, render, template
 from operators.records import Message
 
 Turn = Annotated[str, template("question", "contexts")]
-"""A user's turn: a template with {{ question }} and {{ contexts }}, the passages as numbered lines (empty without any)."""
+"""A user's turn: a template with {{ question }} and {{ contexts }}, the passages as numbered lines (empty without passages)."""
 
 
 def used_paths(added: Mapping[str, str | Sequence[str]], use: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
@@ -32,7 +32,7 @@ async def follow(
     """The policy's answers along a path, one for each turn, given the conversation so far; the last one is its response.
 
     Raises:
-        RequestError: a turn got no answer.
+        RequestError: a turn was not answered.
     """
     conversation: list[Message] = []
     answers = []
@@ -48,7 +48,7 @@ def base_prompt(question: str, contexts: Sequence[str], template: str | None = N
 
     Args:
         question: the question.
-        contexts: the passages; without any, it is closed book.
+        contexts: the passages; none for a closed-book question.
         template: one with {{ question }} and {{ contexts }} that replaces the path `base`.
     """
     return [Message(role="user", content=_filled(BASE if template is None else template, question, contexts))]
@@ -123,4 +123,4 @@ PATHS: dict[str, tuple[str, ...]] = {
     "cot_nopk": (_COT_NOPK,),
     "cot_pk": (_CONCEPTS, _KNOWN, _WEIGHED),
 }
-"""The five paths of Dialectical Alignment, simplest first; the wording is ours."""
+"""The five paths of Dialectical Alignment, simplest first, in our own wording."""

@@ -1,4 +1,4 @@
-"""Rewrite correct but stilted responses as natural prose; drop those that no longer give the correct answer."""
+"""Rewrite correct but stilted responses as natural prose, and drop those that no longer give the correct answer."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ async def revise_responses(
 ) -> AsyncIterator[PathResponse]:
     """Rewrite a correct response as plain prose that simply answers the question.
 
-    Responses that are not correct are filtered, and with `strategies` also those of paths other than the cell's chosen one. A
-    revision is judged like the response; if it is not correct, it is dropped with a reason in `rejects`. `revised_from` has
-    the original response.
+    Responses that are not correct are filtered out; with `strategies`, so are those of paths other than the cell's chosen one.
+    A revision is judged like the response; if it is not correct, it is dropped with a reason in `rejects`. `revised_from`
+    contains the original response.
 
-    Metrics: `revisions` counts their outcomes.
+    Metrics: `revisions` by outcome.
 
     Source: Dialectical Alignment (arXiv 2404.00486).
 
@@ -65,11 +65,11 @@ async def revise_responses(
         ctx.reject(f"the revision was cut off at max_tokens={reviser.spec.max_tokens}")
         return
     revised = answer.text.strip()
-    outcome, said = await verdict(response, revised, judge, swapped=swapped, prompt=params.judge_prompt)
+    outcome, judgements = await verdict(response, revised, judge, swapped=swapped, prompt=params.judge_prompt)
     if outcome != "correct":
         ctx.count("revisions", "no longer correct")
         ctx.reject(f"the revision does not give the correct answer (it gives: {outcome})")
         return
     ctx.count("revisions", "kept")
     record = response.model_copy(update={"response": revised, "revised_from": response.response})
-    yield derived(record, *([choice] if choice else []), answer, *said)
+    yield derived(record, *([choice] if choice else []), answer, *judgements)

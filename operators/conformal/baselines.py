@@ -28,15 +28,15 @@ def all_options_scored(rows: Sequence[SampledAnswers]) -> bool:
 
 
 def baselines(rows: Sequence[SampledAnswers], found: Answered, *, by_option: bool) -> dict[str, Baseline]:
-    """Scores of each method that these samples allow.
+    """The scores of each method for which the samples are sufficient.
 
-    `frequency` and `first_k` need the samples only (First-K: the first K different answers, with K calibrated). `logits` scores
-    an answer by its log-probability per token or, with `by_option`, by that of the option's letter as the first token, among
-    the options. All are calibrated for coverage, whatever the loss.
+    `frequency` and `first_k` need only the samples (First-K: the first K different answers, with K calibrated). `logits` scores
+    an answer by its log-probability per token or, with `by_option`, by the probability of its option's letter as the first
+    token, relative to the other options. All are calibrated for coverage, whatever the loss.
 
     Args:
         rows, found: the questions.
-        by_option: `all_options_scored` for all questions of the calibration and evaluation splits.
+        by_option: whether `all_options_scored` holds for all questions of the calibration and evaluation splits.
     """
     found = replace(found, distance=None)
     made = {

@@ -1,4 +1,4 @@
-"""Whether samples were made like those of a calibration; otherwise its guarantee does not hold."""
+"""Checks that samples were made like those of a calibration; otherwise its guarantee does not hold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from operators.records import SampledAnswers, Sampling
 
 Part = Literal["model", "prompt", "answer_pattern", "sampling", "samples", "encoder"]
 
-_BY_ITSELF = 0.001
-"""A probability; events below it are not considered chance."""
+_NEGLIGIBLE = 0.001
+"""An event with a smaller probability is not put down to chance."""
 
 
 def differences(one: Sampling | None, other: Sampling | None) -> dict[Part, str]:
@@ -19,7 +19,7 @@ def differences(one: Sampling | None, other: Sampling | None) -> dict[Part, str]
     if one == other:
         return {}
     if one is None or other is None:
-        return {"model": "for some of them it is not known how they were made"}
+        return {"model": "some samples do not record how they were made"}
     found: dict[Part, str] = {}
     if one.model != other.model:
         found["model"] = f"{one.model} and {other.model}"
@@ -36,10 +36,9 @@ def differences(one: Sampling | None, other: Sampling | None) -> dict[Part, str]
 
 def refusal(found: Mapping[Part, str]) -> str:
     """The error text for samples that differ in these parts from a calibration's."""
-    listed = "; ".join(f"{part}: {text}" for part, text in found.items())
     return (
-        "these samples were not made like those of the calibration, so its guarantee does not hold for them. They differ in "
-        f"{listed}. Sample them in the same way, or calibrate again"
+        "the samples were not made like those of the calibration, so its guarantee does not hold for them. They differ in "
+        f"{_listed(found)}. Sample in the same way, or calibrate again"
     )
 
 
@@ -52,27 +51,30 @@ def common_sampling(rows: Sequence[SampledAnswers]) -> Sampling | None:
     first = rows[0]
     for row in rows:
         if found := differences(first.made, row.made):
-            listed = "; ".join(f"{part}: {text}" for part, text in found.items())
             raise Reject(
-                f"the samples were made in more than one way, and a calibration is for one. They differ in {listed} (in the "
-                f"questions {first.question!r} and {row.question!r})"
+                "the samples were made in more than one way, but a calibration holds for one way only. They differ in "
+                f"{_listed(found)} (compare the questions {first.question!r} and {row.question!r})"
             )
     return first.made
 
 
 def require_variation(rows: Sequence[SampledAnswers], certain: float = 0.87) -> None:
-    """Raise Reject if all samples of every question are equal, and there are too many questions for that to be chance.
+    """Raise Reject if all samples of each question are equal and there are too many questions for this to be chance.
 
     Args:
         rows: sampled answers.
-        certain: the share of questions whose samples are all equal on a server that does sample (with the default, 50
-            questions are too many).
+        certain: the expected share of questions whose samples are all equal although the server samples (with the default,
+            50 such questions in a row are too many).
     """
-    if certain ** len(rows) < _BY_ITSELF and all(len(row.samples) > 1 and len(set(row.samples)) == 1 for row in rows):
+    if certain ** len(rows) < _NEGLIGIBLE and all(len(row.samples) > 1 and len(set(row.samples)) == 1 for row in rows):
         raise Reject(
-            f"all samples of each of the {len(rows)} questions are equal, so the frequency of an answer means nothing. The "
-            "server may ignore the temperature (see `engine probe`), or return its first answer from a cache"
+            f"all samples of each of the {len(rows)} questions are equal, so frequencies say nothing about the answers. The "
+            "server may ignore the temperature (check with `engine probe`), or cache its first answer"
         )
+
+
+def _listed(found: Mapping[Part, str]) -> str:
+    return "; ".join(f"{part}: {text}" for part, text in found.items())
 
 
 def _rule(made: Sampling) -> str:

@@ -17,6 +17,7 @@ from operators.conformal.pools import Answered, answered, features
 from operators.conformal.sets import OnInfeasible, by_level, measures, prediction_sets, report, rounded_up
 from operators.conformal.splits import Shares, digest, split
 from operators.conformal.theory import (
+    Estimate,
     Feasibility,
     Taxonomy,
     Weights,
@@ -63,11 +64,11 @@ class CalibrateParams(Params):
     def problems(self, inputs: InputTypes) -> Iterator[str]:
         """Parameters that cannot be combined."""
         if self.loss == "distance" and not self.similarity:
-            yield "loss: distance needs similarities; leave out `similarity: false`"
+            yield "loss: distance needs similarities; remove `similarity: false`"
         if self.loss == "distance" and self.none_of_these:
             yield "loss: distance and none_of_these cannot be combined"
         if self.group_by and not self.split.tune:
-            yield "group_by decides on the tuning split which groups are large enough; give `split` a share for `tune`"
+            yield "group_by needs the tuning split to see which groups are large enough; set `tune` in `split` above 0"
 
 
 @operator(outputs={"calibration": Calibration, "sets": PredictionSet, "baselines": PredictionSet})
@@ -79,41 +80,41 @@ async def cp_calibrate(
     questions.
 
     The score of an answer is -F + lambda1 NE - lambda2 SS: how often it was sampled, how spread out the question's answers are,
-    and how similar it is to the most frequent answer. The lambdas are taken from a grid, as those with the smallest mean set on
+    and how similar it is to the most frequent answer. The lambdas are those of a grid that give the smallest mean set size on
     the tuning split. The threshold is the k-th smallest score of the true answers in the calibration split,
     k = ceil((n + 1) (1 - alpha)). A true answer that was never sampled scores +inf; a level below the smallest feasible alpha
-    has no threshold. If a question has options, a sample that names none of them counts as a sample but is in no set.
+    has no threshold. If a question has options, a sample that names none of them counts as a sample but is never in a set.
 
-    Splits are by question: paraphrases (rows that come from the same source row, have the same id, or the same words) count as
-    one question, and one of them is drawn. Samples that were made in different ways, or are all equal, are refused.
+    Splits are by question: paraphrases (rows with the same source row, the same id or the same words) count as one question,
+    and one of them is drawn. It is an error if samples were made in different ways, or are all equal.
 
     Outputs: `calibration` for cp_predict, `sets` for the evaluation split, and `baselines`, the sets of other methods for the
     same questions (`method`: frequency, first_k, logits).
 
-    Metrics by level (slice `alpha=0.1`), with `_ci_low` and `_ci_high` (95 %): `ecr` coverage, `apss` size, `ssm` worst
+    Metrics by level (slice `alpha=0.1`), with `_ci_low` and `_ci_high` (95%): `ecr` coverage, `apss` size, `ssm` worst
     miscoverage among sets of similar size, `singletons`, `cov_gap` over groups, `risk`, `abstained`; for a baseline
-    `frequency_ecr` and so on; `feasible`; `band_low` and `band_high`, the range of the coverage of exact sets. Over all:
-    `pool_recall`, `smallest_alpha`, `questions`.
+    `frequency_ecr` and so on; `feasible`; `band_low` and `band_high`, the range of the coverage of exact sets. Over all
+    questions: `pool_recall`, `smallest_alpha`, `questions`.
 
     Source: LofreeCP (arXiv 2403.01216), section 3; conformal risk control (arXiv 2208.02814).
 
     Args:
         alphas: levels of miscoverage.
-        equivalence: when two answers are the same: `exact`: equal text; `qa`: equal first line without case, punctuation and
-            articles, and without accents if the question is in English and its answers do not differ in accents only; `math`:
-            equal final answer, verified; `embedding`: equal under `qa`, or at least as similar as `min_similarity`.
+        equivalence: when two answers count as the same: `exact`: equal text; `qa`: equal first line without case, punctuation
+            and articles, and without accents if the question is in English and its answers do not differ in accents only;
+            `math`: equal final answer, verified; `embedding`: equal under `qa`, or at least as similar as `min_similarity`.
         min_similarity: the cosine similarity for `embedding`.
-        similarity: whether to use SS; without it no encoder is needed.
+        similarity: whether to use SS, which needs an encoder.
         split: the shares of questions to tune, calibrate and evaluate on.
-        on_infeasible: what to do where there is no threshold: `abstain` from a prediction, predict all `sampled` answers (which
-            covers too little), or `fail`.
+        on_infeasible: what to do at a level without a threshold: `abstain` from a prediction, predict all `sampled` answers
+            (whose coverage is too low), or `fail`.
         none_of_these: whether "none of the sampled answers" is an answer, scored by Good and Turing's estimate. Every level
-            from 1 / (n + 1) on is then feasible. Sets that contain it have `abstained`.
+            of 1 / (n + 1) or more is then feasible. Sets that contain it have `abstained`.
         group_by: gives each `group` of questions its own thresholds and guarantee. The tuning split decides which groups are
             large enough; the others share one threshold.
-        min_group: the smallest number of questions of such a group, as expected in the calibration split.
+        min_group: the smallest expected number of calibration questions with which a group gets its own threshold.
         loss: `missed`: no accepted answer is in the set; `distance`: 1 minus the similarity between an accepted answer and the
-            nearest answer in the set, whose mean is kept at or below alpha. Baselines are calibrated for coverage in any case.
+            nearest answer in the set, whose mean is kept at or below alpha. Baselines are always calibrated for coverage.
     """
     known = [row for row in samples if row.answers]
     source_groups = [number for number, row in zip(samples.groups, samples, strict=True) if row.answers]
@@ -134,10 +135,8 @@ async def cp_calibrate(
     chosen = tune(tuning.found.pools, params.alphas, **grid, unseen=params.none_of_these)
     groups = _taxonomy(tuning, calibration, params.min_group) if params.group_by else None
     feasible = _feasible(calibration.found, distances, params.none_of_these)
-    ctx.report("pool_recall", float(np.mean(found.pools.found)))
-    report(ctx, {"evaluated_recall": coverage(evaluation.found.pools.found)}, "")
-    for metric, value in zip(("smallest_alpha", "smallest_alpha_ci_low", "smallest_alpha_ci_high"), feasible, strict=True):
-        ctx.report(metric, value)
+    recall = {"pool_recall": float(np.mean(found.pools.found)), "evaluated_recall": coverage(evaluation.found.pools.found)}
+    report(ctx, {**recall, "smallest_alpha": Estimate(*feasible)}, "")
     thresholds: list[Threshold] = []
     sets: list[PredictionSet] = []
     for alpha, tuned in zip(params.alphas, chosen, strict=True):
@@ -155,8 +154,8 @@ async def cp_calibrate(
             missing := [each.category for each in here if each.threshold is None and each.n]
         ):
             raise Reject(
-                f"alpha {alpha:g} is infeasible for {', '.join(missing)}: the smallest feasible one, over all questions, is "
-                f"{rounded_up(feasible.alpha)}; sample more answers, or set none_of_these or another alpha"
+                f"alpha {alpha:g} is infeasible for {', '.join(missing)}: the smallest feasible alpha for all questions is "
+                f"{rounded_up(feasible.alpha)}; sample more answers, set none_of_these, or choose a larger alpha"
             )
         scores, _ = scored(evaluation.found.pools, tuned.weights, params.none_of_these)
         sets += prediction_sets(
@@ -209,7 +208,9 @@ def _split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares
     for side, numbers in drawn.rows.items():
         ctx.count("questions", side, by=len(numbers))
     if not drawn.rows["calibrate"]:
-        raise Reject(f"none of the {len(rows)} questions is in the calibration split; there are too few questions")
+        raise Reject(
+            f"the calibration split is empty: {len(rows)} questions are too few; add some, or raise `calibrate` in `split`"
+        )
     return [[rows[number] for number in numbers] for numbers in drawn.rows.values()]
 
 
@@ -225,7 +226,7 @@ def _sides(drawn: Sequence[Sequence[SampledAnswers]], found: Answered) -> list[_
 
 
 def _feasible(found: Answered, distances: bool, none_of_these: bool) -> Feasibility:
-    if found.distance is not None and distances:  # no set has a smaller loss than all sampled answers
+    if found.distance is not None and distances:  # the set of all sampled answers has the smallest loss
         return smallest_risk(np.where(found.pools.candidates, found.distance, 1.0).min(axis=1, initial=1.0))
     return smallest_alpha(true_scores(*scored(found.pools, Weights(0.0, 0.0), none_of_these)))
 

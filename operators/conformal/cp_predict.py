@@ -1,4 +1,4 @@
-"""Prediction sets for new questions, from a matching calibration."""
+"""Predict sets of answers to new questions with a matching calibration."""
 
 from __future__ import annotations
 
@@ -42,39 +42,39 @@ async def cp_predict(
 ) -> AsyncIterator[PredictionSet]:
     """Make prediction sets for sampled answers, with the thresholds of a calibration.
 
-    Answers are read, merged and compared as for the calibration. Samples made with another model, prompt, sampling parameters
-    or number of samples, and encoders with other weights, are refused; the error says what differs. (If neither side records
-    how it was made, nothing is compared.)
+    Answers are read, merged and compared as for the calibration. It is an error if the samples were made with another model,
+    prompt, sampling parameters or number of samples, or if the encoder has other weights; the text says what differs. (If
+    neither side records how it was made, nothing is compared.)
 
-    `covered` is known for rows with accepted answers. The guarantee holds for questions that are exchangeable with the
+    `covered` is filled in for rows with accepted answers. The guarantee holds for questions that are exchangeable with the
     calibration questions; a permutation test compares the entropy, the share of the most frequent answer and the share of
     different answers.
 
     Metrics: those of cp_calibrate, if answers are known; `drift_p_value`, and `drift` by feature (in standard deviations of
-    ranks; positive: higher than in the calibration); `calibrated_on`: the number of questions that are in the calibration.
+    ranks; positive: higher than in the calibration); `calibrated_on`, the number of questions that the calibration contains.
 
     Source: LofreeCP (arXiv 2403.01216), section 3.
 
     Args:
         alphas: some of the calibrated levels; all by default.
-        on_infeasible: replaces the calibration's.
+        on_infeasible: overrides the calibration's setting.
         similarity: false for a calibration without similarities, which needs no encoder.
-        allow: parts in which samples may differ from the calibration's; the guarantee is then lost.
-        drift_level: fail if the p-value of the test is below this; with 0, it is only reported.
+        allow: parts in which samples may differ from the calibration's, without the guarantee.
+        drift_level: fail if the p-value of the test is below this; 0 only reports it.
     """
     if len(calibration) != 1:
-        raise Reject(f"expected one calibration, and there are {len(calibration)}")
+        raise Reject(f"expected one calibration, but the input has {len(calibration)} rows")
     if not len(samples):
         return
     known, rows = calibration[0], list(samples)
     if known.encoder is not None and encoder is None:
-        raise Reject("the calibration uses an encoder; leave out `similarity: false`")
+        raise Reject("the calibration uses an encoder; remove `similarity: false`")
     encoder = None if known.encoder is None else encoder
     found = differences(known.made, common_sampling(rows))
     if encoder is not None and encoder.identity != known.encoder:
         found["encoder"] = f"{known.encoder} and {encoder.identity}"
-    if refused := {part: said for part, said in found.items() if part not in params.allow}:
-        raise Reject(f"{refusal(refused)}; `allow: [{', '.join(refused)}]` accepts them as they are")
+    if refused := {part: text for part, text in found.items() if part not in params.allow}:
+        raise Reject(f"{refusal(refused)}; to use them without the guarantee, set `allow: [{', '.join(refused)}]`")
     certain = sum(entropy == 0 for entropy, *_ in known.features)
     require_variation(rows, max((certain + 1) / (len(known.features) + 1), 0.5))  # about ten easy questions may always occur
     levels = _levels(known, params.alphas)
@@ -93,7 +93,7 @@ async def cp_predict(
         limits = [threshold_of(here, groups, row) for row in rows]
         if choice == "fail" and not np.isfinite(limits).all():
             raise Reject(
-                f"alpha {alpha:g} is infeasible; the smallest feasible one, over all questions, is "
+                f"alpha {alpha:g} is infeasible; the smallest feasible alpha for all questions is "
                 f"{rounded_up(known.smallest_alpha)}"
             )
         sets = prediction_sets(
@@ -125,5 +125,5 @@ def _drift(ctx: Context, known: Calibration, pools: Pools, level: float) -> None
         shifts = ", ".join(f"{feature} {shift:+.2f}" for feature, shift in zip(FEATURES, found.shifts, strict=True))
         raise Reject(
             f"the new questions differ from the calibration questions: p = {found.p_value:g}, below drift_level {level:g} "
-            f"(shifts in standard deviations of ranks: {shifts}). Calibrate on questions like these"
+            f"(shifts in standard deviations of ranks: {shifts}). Calibrate on questions like the new ones"
         )

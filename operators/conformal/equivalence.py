@@ -40,16 +40,16 @@ def short(text: str) -> str:
 
 
 def qa_form(text: str, *, fold_accents: bool = True) -> str:
-    """Lower case, without punctuation and articles, width and blanks as one; the text itself where nothing is left.
+    """The text in lower case, without punctuation, articles and extra blanks; unchanged if nothing would be left.
 
-    After the normalisation of SQuAD's evaluation (Rajpurkar et al., arXiv 1606.05250). Unlike there, minus signs and decimal
-    points stay, and punctuation separates words, except in abbreviations and thousands ("U.S.", "1,000"). Signs that carry
-    meaning stay: C++, C# and C differ, as do A+ and A-, 10² and 102, x > 2 and x < 2, 5% and 5, 5° and 5, F* and F, ~p and p.
-    Currency signs and quotes do not count.
+    It follows the normalisation of SQuAD's evaluation (Rajpurkar et al., arXiv 1606.05250). Unlike there, minus signs and
+    decimal points are kept, and punctuation separates words, except in abbreviations and thousands ("U.S.", "1,000"). Signs
+    that carry meaning are kept: C++, C# and C differ, as do A+ and A-, 10² and 102, x > 2 and x < 2, 5% and 5, 5° and 5, F* and
+    F, ~p and p. Currency signs and quotes are ignored.
 
     Args:
         fold_accents: drop the accents that English texts drop, from Latin letters only ("São Paulo" is "Sao Paulo"). Marks
-            of other scripts, and those of Vietnamese (ơ, ạ, ả), always stay. See `accents_are_loose`.
+            of other scripts, and those of Vietnamese (ơ, ạ, ả), are always kept. See `accents_are_loose`.
     """
     text = _FORMULA.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     letters = folded(text) if fold_accents else unicodedata.normalize("NFC", compatible(text).casefold())
@@ -64,8 +64,8 @@ def qa_form(text: str, *, fold_accents: bool = True) -> str:
 
 def accents_are_loose(question: str, texts: Sequence[str]) -> bool:
     """Whether the answers to a question can be compared without accents: the question is in English, no text has letters
-    of another script or of Vietnamese, and no two texts differ in their accents only, unless one of them has none and
-    the other has them in names ("São Paulo"; "año" and "ano" are different words).
+    of another script or of Vietnamese, and no two texts differ only in their accents, unless one of them has none and
+    the other has them only in names ("São Paulo"; but "año" and "ano" are different words).
     """
     if not _ENGLISH & set(re.findall(r"[a-z]+", question.casefold())):
         return False
@@ -100,7 +100,7 @@ def same_question(text: str) -> str:
 def chosen_option(text: str, options: Sequence[str]) -> str | None:
     """The option that a text names, if any: by its letter (`B`, `(b)`, `B. Paris`, `the answer is B`) or its text.
 
-    A letter by itself is the letter of an option, even if it is also the text of an option.
+    A letter by itself is read as the letter of an option, even if it is also the text of an option.
     """
     whole = short(text)
     line = " ".join(whole.split())  # patterns with several \s* take quadratic time in a run of blanks
@@ -112,12 +112,12 @@ def chosen_option(text: str, options: Sequence[str]) -> str | None:
     read = [qa_form(option, fold_accents=loose) for option in options]
     forms = Counter(read)
     by_text = {form: option for form, option in zip(read, options, strict=True) if forms[form] == 1}
-    said = qa_form(line, fold_accents=loose)
-    if (same := by_text.get(said)) is not None:
+    form_of_line = qa_form(line, fold_accents=loose)
+    if (same := by_text.get(form_of_line)) is not None:
         return same
     if (found := _CHOICE.match(line)) and (place := LETTERS.index(found[1].upper())) < len(options):
         return options[place]
-    named = {by_text[form] for form in by_text if re.search(rf"(?<!\w){re.escape(form)}(?!\w)", said)}
+    named = {by_text[form] for form in by_text if re.search(rf"(?<!\w){re.escape(form)}(?!\w)", form_of_line)}
     return named.pop() if len(named) == 1 else None
 
 
@@ -132,8 +132,8 @@ def reading(
 ) -> Callable[[str], Reading]:
     """The function that reads a sampled text; for `fold_accents` see `qa_form`.
 
-    With options, an answer is the option that it names, whatever the equivalence; a text that names none is an answer by
-    itself.
+    With options, a text is read as the option that it names, whatever the equivalence; a text that names none is an answer of
+    its own.
     """
 
     def read(text: str) -> Reading:
@@ -159,7 +159,7 @@ async def accepted(
     *,
     fold_accents: bool = True,
 ) -> set[str]:
-    """The forms, among some answers (form -> text), that are accepted answers."""
+    """Those of the forms (form -> text) that are accepted answers."""
     read = reading(equivalence, options, fold_accents=fold_accents)
     if options:
         right = right_options(answers, options)
@@ -172,17 +172,17 @@ async def accepted(
 
 async def merged(forms: dict[str, str]) -> dict[str, str]:
     """Merge mathematical answers that are equal without being the same number: form -> the form that represents it."""
-    stands: dict[str, str] = {}
+    representative: dict[str, str] = {}
     numbers_first = sorted(forms.items(), key=lambda each: as_number(each[1]) is None)
     for form, shown in numbers_first:
         equal = None
         if as_number(shown) is None:
-            for other in dict.fromkeys(stands.values()):
+            for other in dict.fromkeys(representative.values()):
                 if (await verify(forms[other], boxed(shown)))[0] == "correct":
                     equal = other
                     break
-        stands[form] = equal or form
-    return stands
+        representative[form] = equal or form
+    return representative
 
 
 def boxed(answer: str) -> str:

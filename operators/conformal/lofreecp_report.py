@@ -12,7 +12,7 @@ from operators.markdown import table
 from operators.records import Calibration, PredictionSet, Threshold
 
 METHODS = {"lofree": "LofreeCP", "frequency": "frequency only", "first_k": "First-K", "logits": "logits (split CP)"}
-_SHOWN = {"ecr": "covered (ECR)", "apss": "size (APSS)", "ssm": "worst by size (SSM)", "singletons": "one answer"}
+_SHOWN = {"ecr": "covered (ECR)", "apss": "size (APSS)", "ssm": "worst by size (SSM)", "singletons": "single answer"}
 _EXAMPLES = 5
 
 Measured = Mapping[tuple[str, float], Mapping[str, Estimate | float]]
@@ -25,13 +25,13 @@ async def lofreecp_report(
     ctx: Context,
     baselines: Table[PredictionSet] | None = None,
 ) -> AsyncIterator[Report]:
-    """Report on prediction sets: a table of levels by methods, reliability, sizes, coverage by size, examples.
+    """Report on prediction sets: each method at each level, reliability, sizes, coverage by size, and examples.
 
-    A level that is infeasible for a method has no sets; the report gives the smallest feasible one.
+    A method has no sets at an infeasible level; the report says which level is the smallest feasible one.
 
     Args:
         sets: the sets of the calibrated method, with known answers (the output `sets` of cp_calibrate or of cp_predict).
-        calibration: the calibration that they were made with.
+        calibration: the calibration from which they were made.
         baselines: the sets of other methods for the same questions.
     """
     every = [*sets, *(baselines or ())]
@@ -47,19 +47,19 @@ async def lofreecp_report(
         "size.png": "size against alpha",
         "strata.png": "coverage by size",
     }
-    there = [f"![{title}]({file})" for file, title in pictures.items() if (ctx.scratch / file).exists()]
-    yield Report(title="LofreeCP prediction sets", text="\n\n".join([*parts, *there]), files=ctx.keep(ctx.scratch))
+    drawn = [f"![{title}]({file})" for file, title in pictures.items() if (ctx.scratch / file).exists()]
+    yield Report(title="LofreeCP prediction sets", text="\n\n".join([*parts, *drawn]), files=ctx.keep(ctx.scratch))
 
 
 def _head(known: Calibration) -> str:
-    way = f"Answers of {known.made.model}, {known.made.samples} samples. " if known.made else ""
-    lack = "no accepted answer was sampled" if known.loss == "missed" else "no answer near an accepted one was sampled"
+    source = f"Answers of {known.made.model}, {known.made.samples} samples per question. " if known.made else ""
+    reason = "no accepted answer was sampled" if known.loss == "missed" else "no answer close to an accepted one was sampled"
     interval = f"{known.smallest_alpha_low:.3f} to {known.smallest_alpha_high:.3f}"
     return (
-        f"{way}Calibrated on {len(known.questions)} questions. The smallest feasible alpha is "
+        f"{source}Calibrated on {len(known.questions)} questions. The smallest feasible alpha is "
         f"{rounded_up(known.smallest_alpha)} "
-        f"({interval} on another calibration set of this size): below it, no threshold has the guarantee, because for too many "
-        f"questions {lack}."
+        f"({interval} on another calibration set of this size). Below it, no threshold has the guarantee, because for too many "
+        f"questions {reason}."
     )
 
 
@@ -74,8 +74,9 @@ def _by_level(levels: Mapping[tuple[str, float], Sequence[PredictionSet]], found
         "## Levels\n\n"
         + table(["alpha", "method", *columns.values(), "abstained"], lines)
         + (
-            "\n\nA set should cover with probability 1 - alpha or more; smaller sets are more informative. SSM is the "
-            "miscoverage of the worst group of sets of similar size (at least 20); ideally it is alpha."
+            "\n\nA set should contain an accepted answer with probability 1 - alpha or more; smaller sets are more "
+            "informative. SSM is the highest miscoverage among groups of at least 20 sets of similar size; ideally it is "
+            "alpha."
         )
     )
 
@@ -89,7 +90,7 @@ def _shown(value: Estimate | float | None, name: str) -> str:
 
 
 def _strata(ctx: Context, levels: Mapping[tuple[str, float], Sequence[PredictionSet]]) -> str:
-    """Coverage by size at the smallest feasible level, as a table and a picture."""
+    """Coverage by size at the smallest feasible level, as a table and a chart."""
     ours = {alpha: sets for (method, alpha), sets in levels.items() if method == "lofree"}
     alphas = sorted(alpha for alpha, sets in ours.items() if any(each.covered is not None for each in sets))
     if not alphas:
@@ -98,7 +99,7 @@ def _strata(ctx: Context, levels: Mapping[tuple[str, float], Sequence[Prediction
     given = [each for each in ours[alpha] if each.covered is not None]
     strata = size_strata([len(each.prediction) for each in given], [bool(each.covered) for each in given])
     if not strata:
-        return f"## Coverage by size (alpha {alpha:g})\n\nThere are fewer than 20 sets."
+        return f"## Coverage by size (alpha {alpha:g})\n\nThere are fewer than 20 sets, too few to compare sizes."
     names = [f"{each.least}" if each.least == each.most else f"{each.least} to {each.most}" for each in strata]
     bars = [Bar(1 - m.value, 1 - m.high, 1 - m.low) for m in (each.miscoverage for each in strata)]
     save_bars(
@@ -125,7 +126,7 @@ def _groups(levels: Mapping[tuple[str, float], Sequence[PredictionSet]], known: 
     return (
         "## Groups\n\n"
         + table(["alpha", "questions", "sets", "covered (ECR)", "size (APSS)"], lines)
-        + f"\n\nEach line has its own guarantee; {OTHERS} are the groups that are too small for a line of their own."
+        + f"\n\nEach row has its own guarantee; {OTHERS} combines the groups that are too small for their own row."
     )
 
 
@@ -173,9 +174,9 @@ def _pictures(
         ctx.scratch / "reliability.png",
         reliability,
         "Reliability of prediction sets",
-        "1 - alpha (wanted coverage)",
+        "1 - alpha (target coverage)",
         "share covered (ECR)",
-        band=Band("exact sets, 95 %", [each for each in shown if each[2] < 1]) if plain else None,
-        diagonal="wanted",
+        band=Band("exact sets, 95%", [each for each in shown if each[2] < 1]) if plain else None,
+        diagonal="target",
     )
     save_intervals(ctx.scratch / "size.png", sizes, "Size of prediction sets", "alpha", "mean number of answers (APSS)")

@@ -1,4 +1,4 @@
-"""From sampled texts to pools of answers: parsed, merged if equal, compared with the accepted answers and with each other."""
+"""Turns sampled texts into pools of answers: parses them, merges equal ones, and compares them with the accepted answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from operators.conformal.theory import Pools, normalised_entropy
 from operators.records import SampledAnswers
 
 Progress = Callable[[int, int], None]
-"""Called with the number of questions done, and the number of all questions."""
+"""Called with the number of questions done and the number of all questions."""
 
 _DIGITS = 5
-"""Decimals of similarities: the last digits of vectors depend on the other texts in the batch."""
+"""Decimals kept of a similarity, because the last digits of a vector depend on the other texts in its batch."""
 
 
 FEATURES = ("entropy", "top_share", "distinct_share")
@@ -37,8 +37,8 @@ class Answer:
     Args:
         first: the number of the first sample with this answer.
         count: the number of samples with it.
-        shown: the forms in which it occurs.
-        logprob: the highest log-probability of its samples.
+        shown: its spellings, and how often each occurs.
+        logprob: the highest log-probability among its samples.
         correct: whether it is an accepted answer.
         possible: see `Reading`.
     """
@@ -52,13 +52,13 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """Its most frequent form."""
+        """Its most frequent spelling."""
         return self.shown.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The pools of questions as arrays, and the answers' texts in the same places.
+    """The pools of questions as arrays, and the texts of their answers in the same order.
 
     Args:
         distance: (n, a) 1 minus the similarity of an answer to the nearest accepted one, 0 to 1; None without an encoder.
@@ -82,18 +82,18 @@ async def answered(
 
     Args:
         rows: questions with their samples.
-        equivalence: when two answers are the same.
-        encoder: for similarities; without one they are 0.
-        min_similarity: the similarity from which two answers are the same under `embedding`.
+        equivalence: when two answers count as the same.
+        encoder: computes similarities; without it, they are 0.
+        min_similarity: the smallest similarity of equal answers under `embedding`.
         distances: whether to compute distances to the accepted answers (needs an encoder).
-        progress: called now and then.
+        progress: called after every 64 questions.
     """
     found: list[list[Answer]] = []
     for number, row in enumerate(rows):
         found.append(await _answers(row, equivalence))
         if number % 64 == 0:
             progress(number, len(rows))
-    truths = [_truths(row) if distances or equivalence == "embedding" else [] for row in rows]
+    truths = [_accepted_texts(row) if distances or equivalence == "embedding" else [] for row in rows]
     vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
     if equivalence == "embedding" and vectors:
         found = [
@@ -130,15 +130,15 @@ async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer
     """The distinct answers to a question, possible ones first, then by frequency (ties: the one sampled first)."""
     loose = accents_are_loose(row.question, [*row.answers, *map(short, row.samples)])
     read = reading(equivalence, row.options, fold_accents=loose)
-    said = [read(text) for text in row.samples]
+    readings = [read(text) for text in row.samples]
     forms: dict[str, str] = {}
-    for shown, form, _ in said:
+    for shown, form, _ in readings:
         forms.setdefault(form, shown)
-    stands = await merged(forms) if equivalence == "math" and not row.options else {form: form for form in forms}
+    representative = await merged(forms) if equivalence == "math" and not row.options else {form: form for form in forms}
     right = await accepted(equivalence, row.answers, forms, row.options, fold_accents=loose)
     answers: dict[str, Answer] = {}
-    for number, (shown, form, possible) in enumerate(said):
-        answer = answers.setdefault(stands[form], Answer(number, possible=possible))
+    for number, (shown, form, possible) in enumerate(readings):
+        answer = answers.setdefault(representative[form], Answer(number, possible=possible))
         answer.count += 1
         answer.shown[shown] += 1
         answer.correct = answer.correct or (possible and form in right)
@@ -147,7 +147,7 @@ async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Answer
     return _ordered(list(answers.values()))
 
 
-def _truths(row: SampledAnswers) -> list[str]:
+def _accepted_texts(row: SampledAnswers) -> list[str]:
     """The accepted answers as texts; letters are replaced by their options."""
     return sorted(right_options(row.answers, row.options)) if row.options else row.answers
 
@@ -159,7 +159,7 @@ def _ordered(answers: list[Answer]) -> list[Answer]:
 async def _vectors(
     texts: Sequence[Sequence[str]], truths: Sequence[Sequence[str]], encoder: Encoder | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each question the vectors of its answers and of the accepted ones; empty without an encoder."""
+    """For each question, the vectors of its answers and of the accepted answers; empty without an encoder."""
     if encoder is None:
         return []
     every = [text for own, true in zip(texts, truths, strict=True) for text in (*own, *true)]
@@ -173,7 +173,7 @@ async def _vectors(
 
 
 def _joined(answers: list[Answer], own: np.ndarray, true: np.ndarray, least: float) -> list[Answer]:
-    """Answers merged into a more frequent one with at least this similarity; correct if close enough to an accepted one."""
+    """Merge each answer into a more frequent one if similar enough; it is correct if it is similar to an accepted answer."""
     alike = np.round(own.astype(float) @ own.T.astype(float), _DIGITS) >= least
     right = (np.round(own.astype(float) @ true.T.astype(float), _DIGITS) >= least).any(axis=1)
     kept: dict[int, Answer] = {}

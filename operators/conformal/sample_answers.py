@@ -1,4 +1,4 @@
-"""Ask a question several times: the answers and their frequencies are all that LofreeCP needs of a model."""
+"""Ask a question several times: the answers and their frequencies are all that LofreeCP needs from a model."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ class SampleParams(Params):
         return {"model": self.samples}
 
     def capabilities(self) -> Capabilities:
-        """Different answers to one prompt, and log-probabilities if requested."""
+        """Different answers to the same prompt, and log-probabilities if requested."""
         return {"model": ["sampling", "logprobs"] if self.logprobs else ["sampling"]}
 
     def prompt_bytes(self) -> int:
-        """The template; the rest of a prompt is the row's text."""
+        """The size of the template; the rest of a prompt is the row's text."""
         return len((self.prompt or PROMPT).encode())
 
     def problems(self, inputs: InputTypes) -> Iterator[str]:
-        """Numbers of samples that contradict each other."""
+        """A minimum above the maximum number of samples."""
         if self.at_least is not None and self.at_least > self.samples:
             yield f"at_least is {self.at_least}, more than samples ({self.samples})"
 
@@ -92,28 +92,28 @@ async def sample_answers(
 ) -> AsyncIterator[SampledAnswers]:
     """Sample a model's answers to a question.
 
-    Questions with options ask for a letter. The model must sample: a temperature of 0 is an error, and a server that ignores
-    the temperature is detected before the step starts (and by cp_calibrate, which refuses samples that are all equal). A
-    question is rejected if one of its samples fails.
+    For questions with options, the prompt asks for a letter. The model must sample: a temperature of 0 is an error, and a
+    server that ignores the temperature is detected before the step starts (and by cp_calibrate, where samples that are all
+    equal are an error). A question is rejected if one of its samples fails.
 
-    Calibration questions and new questions must be sampled in the same way. The samples record how they were made (`made`), and
-    cp_predict compares. With the calibration as an input, the comparison happens before the first call.
+    Calibration questions and new questions must be sampled in the same way. Samples record how they were made (`made`), and
+    cp_predict compares this with the calibration. With the input `calibration`, the comparison happens before the first call.
 
-    Metrics: `answers`, the number of samples; `cut_off`, those cut off at max_tokens.
+    Metrics: `answers`, the number of samples; `cut_off`, the number cut off at max_tokens.
 
-    Source: LofreeCP (arXiv 2403.01216), section 3: 20 to 30 samples there.
+    Source: LofreeCP (arXiv 2403.01216), section 3, which takes 20 to 30 samples.
 
     Args:
         calibration: the calibration that these samples will be used with.
         samples: the number of samples; with at_least, the largest number.
-        at_least: sample adaptively: stop after this number of samples or later, when the last `patience` samples brought no new
-            answer (in the sense of `qa`) and did not change the most frequent one. The rule looks at samples only, so sets that
-            are calibrated with it keep their guarantee.
-        patience: a number of samples, see at_least; also the number that is drawn at a time.
-        logprobs: whether to ask for log-probabilities, for the baseline that is calibrated on them.
+        at_least: sample adaptively: take at least this many samples, and stop when the last `patience` samples brought no new
+            answer (in the sense of `qa`) and did not change the most frequent one. The rule depends only on the samples, so
+            sets that are calibrated with it keep their guarantee.
+        patience: see at_least; also the number of samples requested at a time after the first ones.
+        logprobs: whether to request log-probabilities, for the baseline that is calibrated on them.
         prompt: a template with {{ question }} and {{ options }} (a list) that replaces the built-in one.
         answer_pattern: a regular expression that extracts the answer from a longer text: the first nonempty group of its first
-            match, or the whole match. A text without a match is kept unchanged.
+            match, or the whole match. A text without a match stays as it is.
     """
     used_prompt = params.prompt or PROMPT
     if question.options is not None and not 2 <= len(question.options) <= _MOST_OPTIONS:
@@ -174,7 +174,7 @@ def _mean(answer: Completion) -> float:
 
 
 def _options(top: dict[str, float], number: int) -> list[float]:
-    """The log-probability of each option: of all tokens that consist of its letter, with or without blanks and brackets."""
+    """The log-probability of each option, summed over all tokens that are its letter, with or without blanks and brackets."""
     shares = [0.0] * number
     for token, logprob in top.items():
         letter = token.strip().strip("().:").upper()
@@ -184,7 +184,7 @@ def _options(top: dict[str, float], number: int) -> list[float]:
 
 
 def _made_for(calibration: Table[Calibration]) -> Sampling | None:
-    known = calibration.arrow.column("made")[0].as_py()  # the other columns are long, and this is read for every question
+    known = calibration.arrow.column("made")[0].as_py()  # the other columns are long, and this runs for every question
     return None if known is None else Sampling(**known)
 
 

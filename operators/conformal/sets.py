@@ -1,4 +1,4 @@
-"""From scores and thresholds to prediction sets, and to measures of their quality."""
+"""Builds prediction sets from scores and thresholds, and measures their quality."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def prediction_sets(
     Args:
         rows: the questions.
         found: their pools.
-        scores: (n, a), with a last column for "none of these" if that is an answer.
+        scores: (n, a), with a last column for "none of these" if it is an answer.
         thresholds: one for each row; +inf if there is none at this level.
         alpha: the level.
         method: the name of the method.
-        on_infeasible: `abstain`: an empty prediction, with `covered` null; otherwise all sampled answers.
+        on_infeasible: `sampled` predicts all sampled answers; otherwise the prediction is empty, with `covered` null.
         none_of_these: whether "none of these" is an answer.
     """
     made = []
@@ -79,7 +79,7 @@ def prediction_sets(
 
 
 def measures(sets: Sequence[PredictionSet], alpha: float) -> dict[str, Estimate | float]:
-    """The measures of a method's sets at one level, over the sets with a threshold.
+    """The measures of a method's sets at one level; sets without a threshold do not count.
 
     `ecr`, `apss`, `ssm`, `singletons`, `cov_gap` (with groups), `risk` (with a loss), `abstained`.
     """
@@ -112,7 +112,7 @@ def report(ctx: Context, found: Mapping[str, Estimate | float], slice: str) -> N
 
 
 def rounded_up(alpha: float) -> str:
-    """A smallest feasible level, rounded up to three digits, so that the rounded level is feasible."""
+    """A smallest feasible level, rounded up to three decimals so that it stays feasible."""
     return f"{ceil(alpha * 1000 - 1e-9) / 1000:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Split questions into three sides, to tune, calibrate and evaluate on; rows with one origin stay on one side."""
+"""Splits questions into three sides (tune, calibrate, evaluate); rows with the same origin stay on the same side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDES: tuple[Side, ...] = ("tune", "calibrate", "evaluate")
 
 
 class Shares(BaseModel):
-    """The shares of the questions. Questions are drawn by their hash, so a new question moves no other."""
+    """The share of questions on each side. The hash of a question decides its side, so adding one moves no other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -35,18 +35,18 @@ class Shares(BaseModel):
 
 
 class Split(NamedTuple):
-    """The rows of each side, one of each group, and the number of other rows in their groups."""
+    """The rows on each side, one of each group, and the number of rows that were left out as paraphrases."""
 
     rows: dict[Side, list[int]]
     paraphrases: int
 
 
 def split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares, seed: int) -> Split:
-    """Draw the sides.
+    """Assign questions to sides.
 
-    Rows are in one group if they come from one source row (`groups`), have the same id, or ask the same question. One row of
-    each group is drawn: rows that depend on each other are not exchangeable, but groups are (Dunn, Wasserman and Ramdas, arXiv
-    1809.07441, the method of subsampling once).
+    Rows are in the same group if they come from the same source row (`groups`), have the same id, or ask the same question. One
+    row of each group is drawn: rows that depend on each other are not exchangeable, but groups are (Dunn, Wasserman and Ramdas,
+    arXiv 1809.07441, the method of subsampling once).
     """
     by_group: defaultdict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(_joined(rows, groups)):
@@ -62,7 +62,7 @@ def split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares,
 
 
 def _joined(rows: Sequence[SampledAnswers], groups: Sequence[int]) -> list[int]:
-    """The group of each row: the number of its first row."""
+    """The group of each row, named by the number of the group's first row."""
     leader = list(range(len(rows)))
 
     def find(row: int) -> int:
@@ -71,14 +71,14 @@ def _joined(rows: Sequence[SampledAnswers], groups: Sequence[int]) -> list[int]:
             row = leader[row]
         return row
 
-    met: dict[tuple[str, object], int] = {}
+    first_with: dict[tuple[str, object], int] = {}
     for number, row in enumerate(rows):
         names = [("text", same_question(row.question)), ("id", same_id(row.id) if row.id else None)] + (
             [("seed", groups[number])] if groups else []
         )
         for name in names:
             if name[1] is not None:
-                one, other = sorted((find(met.setdefault(name, number)), find(number)))
+                one, other = sorted((find(first_with.setdefault(name, number)), find(number)))
                 leader[other] = one
     return [find(number) for number in range(len(rows))]
 

@@ -14,7 +14,7 @@ from operators.conformal.theory import Taxonomy, Weights, quantiles, risk_thresh
 from operators.records import SampledAnswers, Threshold
 
 EVERY = "(all)"
-"""The category of all questions, without groups."""
+"""The only category if there are no groups."""
 
 
 def _distinct(alphas: list[float]) -> list[float]:
@@ -41,9 +41,9 @@ def thresholds_at(
 
     Args:
         alpha: the level.
-        weights: of the score.
+        weights: the weights of the score.
         rows, found: the questions to calibrate on.
-        groups: the categories; None for one category of all questions.
+        groups: the categories; None puts all questions into one category.
         none_of_these: whether "none of these" is an answer.
         loss: `missed`, or `distance` for risk control.
     """
@@ -79,7 +79,7 @@ def threshold_of(thresholds: Sequence[Threshold], groups: Taxonomy | None, row: 
 
 
 def _nearest(scores: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, a) the smallest distance among the answers whose score is at most this answer's."""
+    """(n, a) for each answer, the smallest distance among it and the answers with lower scores."""
     order = np.argsort(scores, axis=1, kind="stable")
     ranked = np.minimum.accumulate(np.take_along_axis(distance, order, 1), axis=1)
     back = np.empty_like(ranked)

@@ -11,5 +11,5 @@ from operators.records import MathProblem, Question
 
 @operator
 async def to_questions(problem: MathProblem) -> AsyncIterator[Question]:
-    """Turn a problem, or a solution such as a rewrite, into a question with its gold answer. The source becomes the group."""
+    """Turn a problem or a solution (such as a rewrite) into a question with its gold answer; `source` becomes `group`."""
     yield Question(question=problem.question, answers=[gold_answer(problem.answer)], group=problem.source, id=problem.id)

@@ -1,1 +1,1 @@
-"""Operators on maths problems and their solutions."""
+"""The operators for maths problems and their solutions."""

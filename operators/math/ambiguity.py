@@ -1,4 +1,4 @@
-"""Ambiguous spellings: an answer that differs only in one reading of them is not wrong."""
+"""Finds ambiguous spellings: an answer that differs in only one of its readings is not wrong."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ONLY_DIGITS = re.compile(r"-?[\d., ]+")
 def doubtful(gold: str, given: str) -> bool:
     """Whether two answers that were read as different may be the same.
 
-    A comma may be a decimal comma or a thousands separator of another country (`x = 2,50`, `1,00,000 rupees`), a superscript o
-    or 0 a degree sign (`30^o`), and a letter an empty set (`\\phi`).
+    A comma may be a decimal comma or another country's thousands separator (`x = 2,50`, `1,00,000 rupees`); a superscript o or
+    0 may be a degree sign (`30^o`); a letter may be an empty set (`\\phi`).
     """
     sides = normalise(gold), normalise(given)
     if any(_DEGREE.search(side) for side in sides):
@@ -32,7 +32,7 @@ def doubtful(gold: str, given: str) -> bool:
 
 
 def _has_odd_comma(text: str) -> bool:
-    """Whether a comma between digits neither separates thousands nor, within brackets, members."""
+    """Whether a comma between digits separates neither thousands nor the members of a bracket."""
     text = _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
     if not _SEPARATED.search(text):
         return False

@@ -1,6 +1,6 @@
 """Finds the final answer in a solution, and the bare gold answer in a dataset's text.
 
-Models write these texts, so everything here takes linear time: `normalise` collapses blanks, patterns look back and ahead a
+Models write these texts, so everything here must take linear time: `normalise` collapses blanks, patterns look back and ahead a
 bounded number of characters, and no pattern is searched again for each of its own matches.
 """
 
@@ -40,10 +40,10 @@ def gold_answer(text: str) -> str:
 
 
 def final_answer(solution: str) -> str | None:
-    """The final answer of a solution, normalised: the last \\boxed{} (several, if only "and", "or" or a comma is between
+    """The final answer of a solution, normalised: the last \\boxed{} (or several, if only "and", "or" or a comma separates
     them), else the `####` of the last line, else the text after "the answer is" or "Answer:", else the last number.
 
-    None if there is none of these, or if the words around it leave it open ("is not 5", "more than 5").
+    None if there is no such text, or if the words around it leave the answer open ("is not 5", "more than 5").
     """
     text = normalise(solution)
     if _BOX.search(text):
@@ -53,14 +53,14 @@ def final_answer(solution: str) -> str | None:
     stated = list(_STATED.finditer(text))
     if last.startswith("####"):
         tail = last.lstrip("#").strip()
-        return _said(tail[match.end() :]) if (match := _STATED.match(tail)) else tail or None
+        return _stated_answer(tail[match.end() :]) if (match := _STATED.match(tail)) else tail or None
     if stated:
-        return _said(text[stated[-1].end() :])
+        return _stated_answer(text[stated[-1].end() :])
     return _last_number(text)
 
 
 def _boxed(text: str) -> str | None:
-    """The content of the last box and of the boxes joined to it; None without a box, "" if its brace is not closed."""
+    """The content of the last box and of the boxes joined to it; None without a box, "" if the brace is not closed."""
     boxes: list[str] = []
     before = len(text)
     for match in reversed(list(_BOX.finditer(text))):
@@ -99,7 +99,7 @@ def _braces(text: str, start: int) -> str | None:
     return None
 
 
-def _said(rest: str) -> str | None:
+def _stated_answer(rest: str) -> str | None:
     """The answer at the beginning of a sentence, or its only number."""
     opened = len(rest) - len(rest.lstrip("*_ \n"))
     stars, rest = rest[:opened].count("*"), rest[opened:]

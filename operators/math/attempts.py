@@ -1,4 +1,4 @@
-"""One attempt of a teacher at a problem: its solution and the verdict on it."""
+"""A teacher's attempt at a problem: its solution and the verdict on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from operators.records import Verdict
 
 @dataclass(frozen=True)
 class Attempt:
-    """A complete solution with its verdict, or one that was cut off at max_tokens and has no verdict.
+    """A complete solution with its verdict, or a solution that was cut off at max_tokens.
 
     Attributes:
         completion: the model's answer.
         solution: its text.
-        predicted: the final answer in it.
+        verdict: whether the final answer is right; None for a solution that was cut off.
+        predicted: the final answer in the solution.
     """
 
     completion: Completion

@@ -1,4 +1,4 @@
-"""Brackets and their contents, in one pass over a text."""
+"""Splits texts outside brackets, and reads what brackets enclose, in one pass over a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sort personas into occupation classes, so that problems can be retold across all of them."""
+"""Sort personas into occupation classes, so that problems can be rewritten for all of them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class ClassifyParams(Params):
     prompt: Annotated[str | None, template("persona", "classes", builtin=PROMPT)] = None
 
     def roles(self) -> set[str]:
-        """The encoder or the teacher."""
+        """The encoder or the teacher, depending on the method."""
         return {"encoder"} if self.method == "embedding" else {"teacher"}
 
     def calls(self) -> dict[str, int]:
-        """One, and one more when the answer cannot be read."""
+        """One call, and a second one if the answer cannot be read."""
         return {} if self.method == "embedding" else {"teacher": 2}
 
 
@@ -48,17 +48,17 @@ class ClassifyParams(Params):
 async def classify_personas(
     persona: Persona, ctx: Context, teacher: ChatModel | None, encoder: Encoder | None, params: ClassifyParams
 ) -> AsyncIterator[Persona]:
-    """Assign a persona one of 11 occupation classes: the ten major groups of ISCO-08, and `other`.
+    """Assign one of 11 occupation classes to each persona: the ten major groups of ISCO-08, or `other`.
 
-    A persona that already has one of them keeps it and costs nothing.
+    A persona that already has one of these classes keeps it, at no cost.
 
     Metrics: `occupations` counts the classes.
 
     Source: PersonaMath v2 (arXiv 2410.01504).
 
     Args:
-        method: `llm` asks the teacher (again when the answer cannot be read); `embedding` takes the class whose description
-            is most similar to the persona, by a sentence encoder (role `encoder`): free, but less accurate.
+        method: `llm` asks the teacher (and asks again if the answer cannot be read); `embedding` chooses the class whose
+            description is most similar to the persona, by a sentence encoder (role `encoder`): free, but less accurate.
         overwrite: whether to classify personas that already have a class.
         prompt: a template with {{ persona }} and {{ classes }} (a list with `name` and `description`) that replaces the
             built-in one.

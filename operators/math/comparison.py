@@ -1,4 +1,4 @@
-"""Compares parsed answers: the verdict is correct or wrong only if both have a single reading."""
+"""Compares parsed answers; the verdict is correct or wrong only if both have a single reading."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compare(gold: Form, given: Form) -> Verdict:
         return "unparsed" if listed else "wrong"  # 1, 2 may be a point
     if kinds == {"bracket", "value"}:
         bracket, value = (gold, given) if gold.kind == "bracket" else (given, gold)
-        if bracket.unit:  # an interval; some answer x > 3 with 3
+        if bracket.unit:  # an interval; some people answer 3 where x > 3 is meant
             return "unparsed" if any(compare(part, value) == "correct" for part in bracket.parts) else "wrong"
         return "unparsed" if len(bracket.parts) == 2 and bracket.text == "()" else "wrong"
     if kinds & {"bracket", "matrix", "union"} and kinds != {"union"}:
@@ -63,7 +63,7 @@ def compare(gold: Form, given: Form) -> Verdict:
 
 
 def _variables(gold: Form, given: Form) -> tuple[Form, Form] | None:
-    """The forms, with a single letter read as an expression; None if there are more words."""
+    """The forms, with single letters read as expressions; None if there are longer words."""
     if any(form.kind == "words" and len(form.text) != 1 for form in (gold, given)):
         return None
     one, other = (form if form.node else replace(form, kind="value", node=letter(form.text)) for form in (gold, given))
@@ -92,7 +92,7 @@ def _values(gold: Form, given: Form) -> Verdict:
 
 
 def _typed(gold: Node, given: Node) -> Verdict | None:
-    """Unparsed for possible abbreviations: 5m against 5 (meters), 12k against 12,000, a letter against a number."""
+    """`unparsed` for possible abbreviations: 5m against 5 (meters), 12k against 12,000, a letter against a number."""
     for letters, number in ((gold, given), (given, gold)):
         if exact(number) is None:
             continue
@@ -110,7 +110,7 @@ def _is_angle(node: Node) -> bool:
 
 
 def _percentages(gold: Form, given: Form) -> Verdict:
-    """25% is 0.25. Datasets omit the sign (GSM8K), so a bare 25 is 25%, too. A bare 0.25 may be 0.25%: unparsed."""
+    """25% is 0.25. Datasets such as GSM8K omit the sign, so a bare 25 is also 25%. A bare 0.25 may be 0.25%: unparsed."""
     assert gold.node is not None
     assert given.node is not None
     if gold.unit == given.unit:
@@ -137,7 +137,7 @@ def _approximations(gold: Form, given: Form) -> Verdict:
 
 
 def _grouped(gold: Form, given: Form) -> Verdict:
-    """Digits separated by a comma, point or blank are a number in some countries, and may be a list."""
+    """Digits separated by a comma, point or blank may be a number in some countries, or a list."""
     if gold.kind == given.kind:
         return "unparsed" if grouped_readings(gold.text) & grouped_readings(given.text) else _lists(gold, given)
     grouped, other = (gold, given) if gold.kind == "grouped" else (given, gold)

@@ -1,4 +1,4 @@
-"""How many held-out problems does a model solve? Greedy answers, the verifier of the training data, intervals."""
+"""Measure how many held-out problems a model solves: with greedy answers, the verifier of the training data, and intervals."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ async def evaluate_math(
     format: Literal["messages", "alpaca"] = "messages",
     system: Annotated[str | None, Prompt()] = None,
 ) -> AsyncIterator[MathSolution]:
-    """Let a model solve problems greedily (temperature 0) and compare its final answers with the gold answers.
+    """Have a model solve problems greedily (temperature 0), and compare its final answers with the gold answers.
 
-    An answer that was cut off at max_tokens counts if it states its final answer before that. A missing answer, or one that
-    cannot be read, counts as not solved; the verdict says which.
+    An answer that was cut off at max_tokens counts if it states the final answer before that. A missing answer, or one that
+    cannot be read, counts as not solved; the verdict says which it is.
 
-    Metrics: `accuracy` with `accuracy_ci_low` and `accuracy_ci_high` (95 %, Wilson) over all problems (slice '') and by
-    source; `problems` and `solved` as counts; `verdicts`.
+    Metrics: `accuracy` with `accuracy_ci_low` and `accuracy_ci_high` (95%, Wilson) over all problems (slice '') and by
+    source; the counts `problems`, `solved` and `verdicts`.
 
     Args:
-        prompt: a template with {{ question }} for the user's turn; the bare question by default. Use what the student was
-            trained on: the same `prompt`, `format` and `system` as in to_sft.
+        prompt: a template with {{ question }} for the user's turn; the bare question by default. Use the same `prompt`,
+            `format` and `system` as in to_sft, so that the student sees what it was trained on.
         format: see to_sft.
-        system: a system message before it.
+        system: a system message that comes first.
     """
     turns = conversation(problem.question, prompt=prompt, format=format, system=system)
     gold = gold_answer(problem.answer)
@@ -54,7 +54,7 @@ async def evaluate_math(
     except RequestError as error:
         if not error.declined:
             raise
-        text, verdict, predicted = "", "unparsed", None  # the model ended its turn at once, which is an answer, too
+        text, verdict, predicted = "", "unparsed", None  # the model ended its turn at once, which also counts as an answer
     for part in dict.fromkeys((_ALL, problem.source or _ALL)):
         ctx.count("problems", part)
         ctx.count("solved", part, by=verdict == "correct")

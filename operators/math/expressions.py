@@ -1,7 +1,7 @@
 """Reads one mathematical expression, in LaTeX or as typed, into a tree. Nothing is evaluated here.
 
-The grammar contains only notation with a single meaning. Unknown notation, and notation that people read in different ways
-(1/2x, 5(6), 2^10 in LaTeX, f(x), sin x/2), is unreadable.
+The grammar contains only notation with a single meaning. Unknown notation is unreadable, and so is notation that people read
+in different ways (1/2x, 5(6), 2^10 in LaTeX, f(x), sin x/2).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _NOT_FACTORS = frozenset(
     {"is", "in", "or", "to", "of", "no", "if", "by", "at", "on", "as", "an", "it", "so", "we", "be", "do", "he", "me", "my"}
     | {"up", "us", "go", "am", "ok", "vs", "cm", "mm", "km", "kg", "mg", "ft", "st", "nd", "rd", "th", "pm", "mi", "lb", "oz"}
 )
-"""Two letters that are a word or a unit rather than a product."""
+"""Pairs of letters that are a word or a unit, not a product."""
 _PRODUCTS = ("xyz", "abc", "pqr", "rst", "uvw", "klm")
 _APPLIED = frozenset("fghFGHPQ")
-"""Letters that, before a bracket, are functions rather than factors."""
+"""Letters that are functions, not factors, before a bracket."""
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _SUBSCRIPT = re.compile(r"_ ?(?:([A-Za-z0-9])(?![A-Za-z0-9])|\{ ?([A-Za-z0-9]{1,20}) ?\})")

@@ -1,6 +1,6 @@
 """Parses answers: a value with its unit, words, a point or interval, a set, a matrix, a ratio, a relation.
 
-Answers with no form, or with several, are None: they are compared as text only.
+An answer without a form, or with several, is None and is compared only as text.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Form:
 
     Args:
         kind: its kind.
-        text: the words, brackets ("(]"), operator of a relation, base, or size of a matrix ("2x1").
-        parts: the members; of a relation its two sides; of an approximation the approximated value and the approximation.
+        text: the words, the brackets ("(]"), the operator of a relation, the base, or the size of a matrix ("2x1").
+        parts: the members, the two sides of a relation, or the approximated value and its approximation.
         name: the variable whose value the answer is (x in x = 5).
         unit: the unit of a value, in its normal spelling.
         node: the expression of a value.

@@ -11,7 +11,7 @@ from itertools import pairwise
 from operators.characters import compatible
 
 MOST_DIGITS = 1000
-"""Longer numbers are compared as text. Python refuses to convert more than 4,300 digits."""
+"""Longer numbers are compared as text, because Python refuses to convert more than 4,300 digits."""
 
 _CHARACTERS = {
     "\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2044": "/", "÷": "/", "\u2236": ":", "\u2019": "'", "\u2032": "'",

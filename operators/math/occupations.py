@@ -1,7 +1,7 @@
 """The occupation classes of personas: the ten major groups of ISCO-08, and `other` for people without paid work.
 
-Source: PersonaMath v2 (arXiv 2410.01504) classifies personas this way; the groups are the International Labour
-Organization's.
+Source: PersonaMath v2 (arXiv 2410.01504), which classifies personas this way; the groups are those of the International
+Labour Organization.
 """
 
 from __future__ import annotations
@@ -67,4 +67,4 @@ DESCRIPTIONS: dict[Occupation, str] = {
         "has no paid occupation, such as a school pupil, student, pensioner, parent at home, volunteer, collector or hobbyist"
     ),
 }
-"""What each class looks like, for language models and for sentence encoders."""
+"""Descriptions of the classes, for language models and sentence encoders."""

@@ -1,4 +1,4 @@
-"""Rewrite solved problems for personas, solve the rewrites, and keep those that give the original answer."""
+"""Rewrite solved problems for personas, solve the rewrites, and keep those with the original answer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AugmentParams(Params):
 
     @property
     def reflections(self) -> int:
-        """Rounds of reflection on a wrong solution."""
+        """The most rounds of reflection on a wrong solution."""
         return self.rounds if self.solve_with == "reflect" else 0
 
     def calls(self) -> dict[str, int]:
@@ -68,22 +68,22 @@ async def persona_augment(
 ) -> AsyncIterator[tuple[str, MathSolution]]:
     """Rewrite a problem for several personas, and solve each rewrite.
 
-    A rewrite keeps the quantities, their relations and the question; setting and wording change. It is dropped, with a reason
-    in `rejects`, if it equals the original or another rewrite, reveals the answer, or has other quantities. Of the
-    others, those whose solution ends in the original gold answer go to `solved`, the rest to `rejected` with their verdict.
-    A row that yields nothing because requests failed is rejected as a whole. Rewrites keep the original's `id`, `source` and
-    `stage`, and have the persona and its occupation.
+    A rewrite keeps the quantities, their relations and what is asked; the setting and the wording change. It is dropped, with a
+    reason in `rejects`, if it equals the original or another rewrite, reveals the answer, or has other quantities. Rewrites
+    whose solution ends in the original gold answer go to `solved`, the rest to `rejected` with their verdict. A row without any
+    rewrite because requests failed is rejected as a whole. Rewrites keep the original's `id`, `source` and `stage`, and have
+    the persona and its occupation.
 
-    Metrics: `rewrites` counts their outcomes.
+    Metrics: `rewrites` by outcome.
 
-    Source: PersonaMath (arXiv 2410.01504): 5 personas imitate version 1, 11 (one of each class) version 2; rewrites of stage
-    2 are solved with reflection.
+    Source: PersonaMath (arXiv 2410.01504). Use 5 personas for version 1, and 11 (one of each class) for version 2; rewrites of
+    stage 2 are solved with reflection.
 
     Args:
-        personas_per_problem: how many personas are drawn, from as many occupation classes as possible; fewer if there are
+        personas_per_problem: how many personas to draw, from as many occupation classes as possible; fewer if there are
             not enough.
-        solve_with: `cot` solves once; `reflect` also lets the teacher revise a wrong solution.
-        rounds: rounds of reflection.
+        solve_with: `cot` solves once; `reflect` also has the teacher revise a wrong solution.
+        rounds: the most rounds of reflection.
         check_quantities: whether rewrites must have the original's quantities and no others.
         rewrite_prompt: a template with {{ question }} and {{ persona }} that replaces the built-in one.
         solve_prompt: a template with {{ question }}; that of regenerate_cot by default.
@@ -102,21 +102,21 @@ async def persona_augment(
                 render(params.rewrite_prompt or REWRITE_PROMPT, question=solution.question, persona=persona.persona)
             )
             problem = clean(rewrite.text)
-            trouble = (
+            reason = (
                 cut_off(teacher)
                 if rewrite.truncated
                 else problem_with(solution.question, problem, gold, others=kept, check_quantities=params.check_quantities)
             )
-            if trouble is None:
+            if reason is None:
                 kept.append(problem)
                 made, answers = await _solved(teacher, problem, gold, params)
-                trouble = cut_off(teacher) if made.verdict is None else None
+                reason = cut_off(teacher) if made.verdict is None else None
         except RequestError as error:
-            trouble = str(error)
+            reason = str(error)
             failed = error if error.completion is None else failed
-        if trouble is not None:
+        if reason is not None:
             ctx.count("rewrites", "rejected")
-            ctx.reject(trouble)
+            ctx.reject(reason)
             continue
         assert made.verdict is not None
         produced = True
@@ -137,7 +137,7 @@ async def persona_augment(
 
 
 async def _solved(teacher: ChatModel, problem: str, gold: str, params: AugmentParams) -> tuple[Attempt, list[Completion]]:
-    """The attempt that counts, and all answers up to it."""
+    """The attempt that counts, and all answers that led to it."""
     first = await attempt(teacher, render(params.solve_prompt or SOLVE_PROMPT, question=problem), gold)
     if not params.reflections or first.verdict in ("correct", None):
         return first, [first.completion]
@@ -149,7 +149,7 @@ async def _solved(teacher: ChatModel, problem: str, gold: str, params: AugmentPa
 
 @lru_cache(maxsize=4)
 def strata(personas: Table[Persona]) -> tuple[tuple[int, ...], ...]:
-    """Row numbers of the personas, one tuple for each occupation class (personas without one form a class of their own)."""
+    """The row numbers of the personas, one tuple for each occupation class (personas without one form another class)."""
     classes: dict[str, list[int]] = {}
     for row, occupation in enumerate(personas.arrow.column("occupation").to_pylist()):
         classes.setdefault(occupation or "", []).append(row)
@@ -157,7 +157,7 @@ def strata(personas: Table[Persona]) -> tuple[tuple[int, ...], ...]:
 
 
 def draw(classes: tuple[tuple[int, ...], ...], count: int, draws: random.Random) -> list[int]:
-    """`count` different rows (or all, if there are fewer): one of each class in random order, then a second of each, ..."""
+    """`count` different rows (or all, if there are fewer): one from each class in random order, then a second from each, ..."""
     order = [draws.sample(rows, min(len(rows), count)) for rows in draws.sample(classes, len(classes))]
     longest = max(map(len, order), default=0)
     return [rows[turn] for turn in range(longest) for rows in order if turn < len(rows)][:count]

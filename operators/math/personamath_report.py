@@ -47,7 +47,7 @@ async def personamath_report(
     encoder: Encoder | None,
     params: ReportParams,
 ) -> AsyncIterator[Report]:
-    """Report on a PersonaMath pipeline: a page of tables, a chart, and the composition as CSV. The numbers are metrics, too.
+    """Report on a PersonaMath pipeline: tables, a chart, and the composition as CSV. The numbers are also metrics.
 
     Metrics: `survival` and `repair_rate`; `composition` (rows by source, stage and occupation); `types`,
     `type_token_ratio`, `types_at_equal_length`, `nearest_distance` (slices seeds and augmented); `accuracy` with
@@ -57,13 +57,13 @@ async def personamath_report(
 
     Args:
         problems: the seeds.
-        solved, unsolved: the results of solving them again.
+        solved, unsolved: the results of solving the seeds again.
         repaired: unsolved problems that reflection repaired.
-        augmented, refused: rewrites with the right solution and with another one.
-        training: the rows left to train on, after deduplication and decontamination.
+        augmented, refused: rewrites with the seed's answer, and with another one.
+        training: the rows left for training after deduplication and decontamination.
         before, after: predictions on held-out problems, before and after training.
         embeddings: whether to measure distances between questions with the encoder.
-        most_embedded: the largest number of questions of each set to embed (drawn at random).
+        most_embedded: the most questions to embed from each set (drawn at random).
     """
     seeds, rewrites = [row.question for row in problems], [row.question for row in augmented]
     parts = [
@@ -87,17 +87,20 @@ def _survival(
     rows = []
     for name, given, kept in stages:
         share = "-"
-        if given >= max(kept, 1):  # more are kept than given if the pipeline also trains on other rows
+        if given >= max(kept, 1):  # more are kept than went in if the pipeline also trains on other rows
             share = str(Share.of(kept, given))
             ctx.report("survival", kept / given, name)
         rows.append([name, given, kept, share])
     if unsolved:
         ctx.report("repair_rate", repaired / unsolved)
     lost = problems - solved - unsolved
-    note = f"\n\n{lost} problems were rejected while being solved (see `rejects`)." if lost > 0 else ""
+    note = f"\n\n{lost} problems were rejected while they were solved; see `rejects`." if lost > 0 else ""
     return (
-        "## Survival\n\n" + table(["", "in", "out", "share (95 %)"], rows) + note + "\n\nThe paper's reflection repaired about "
-        "10 % of the wrong solutions. Unusable rewrites are in `rejects` with the reason."
+        "## Survival\n\n"
+        + table(["", "in", "out", "share (95%)"], rows)
+        + note
+        + "\n\nIn the paper, reflection repaired about "
+        "10% of the wrong solutions. Unusable rewrites are in `rejects`, with the reason."
     )
 
 
@@ -115,7 +118,9 @@ def _composition(ctx: Context, training: Table[MathSolution]) -> str:
     shown = [[name, *(counted[source, stage, name] for source, stage in sources)] for name in classes]
     shown.append(["**all**", *(sum(counted[source, stage, name] for name in classes) for source, stage in sources)])
     heads = [f"{source or 'no source'}, stage {stage}" for source, stage in sources]
-    return "## Composition of the training rows\n\nRows by the persona's occupation class.\n\n" + table(["", *heads], shown)
+    return "## Composition of the training rows\n\nRows by the occupation class of the persona.\n\n" + table(
+        ["", *heads], shown
+    )
 
 
 async def _diversity(ctx: Context, seeds: Sequence[str], rewrites: Sequence[str], encoder: Encoder | None, most: int) -> str:
@@ -129,7 +134,7 @@ async def _diversity(ctx: Context, seeds: Sequence[str], rewrites: Sequence[str]
         ctx.report("type_token_ratio", found.type_token_ratio, name)
         ctx.report("types_at_equal_length", found.types_in_first, name)
         if encoder is not None and size > 1:
-            # Sets of equal size: in a larger set the nearest neighbour is closer.
+            # The sets must have equal sizes: in a larger set, the nearest neighbour is closer.
             vectors = await encoder.embed(sample(texts, size))
             distance = round(mean_nearest_distance(vectors), 4)
             ctx.report("nearest_distance", distance, name)
@@ -153,14 +158,14 @@ def _accuracy(ctx: Context, before: Sequence[MathSolution], after: Sequence[Math
             series[name].append(Bar(share.value, share.low, share.high))
         rows.append([source or "**all**", first[source].problems, *map(str, shares.values())])
     if not rows:
-        return "## Accuracy\n\nThere were no held-out problems."
+        return "## Accuracy on held-out problems\n\nThere are no held-out problems."
     chart = ctx.scratch / "accuracy.png"
     _chart(chart, [str(row[0]).strip("*") for row in rows], series)
     gained, lost = _moved(before, after)
     return (
         "## Accuracy on held-out problems\n\n"
-        + table(["source", "problems", "before (95 %)", "after (95 %)"], rows)
-        + f"\n\nSolved only after the training: {gained}; only before: {lost}.\n\n![accuracy]({chart.name})"
+        + table(["source", "problems", "before (95%)", "after (95%)"], rows)
+        + f"\n\nSolved only after training: {gained}; only before: {lost}.\n\n![accuracy]({chart.name})"
     )
 
 
@@ -187,18 +192,18 @@ def _by_source(predictions: Sequence[MathSolution]) -> dict[str, _Count]:
 
 
 def _chart(file: Path, groups: Sequence[str], series: dict[str, list[Bar]]) -> None:
-    save_bars(file, groups, series, "Held-out problems solved, with 95 % intervals", "accuracy")
+    save_bars(file, groups, series, "Held-out problems solved, with 95% intervals", "accuracy")
 
 
 def _moved(before: Sequence[MathSolution], after: Sequence[MathSolution]) -> tuple[int, int]:
-    """Problems that are solved only after, and only before."""
+    """The numbers of problems solved only after, and only before."""
     first, then = _verdicts(before), _verdicts(after)
     both = first.keys() & then.keys()
     return sum(then[each] and not first[each] for each in both), sum(first[each] and not then[each] for each in both)
 
 
 def _verdicts(predictions: Sequence[MathSolution]) -> dict[tuple[object, ...], bool]:
-    """Whether each problem is solved. Problems that are equal in all fields are distinguished by their order."""
+    """Whether each problem is solved; problems that are equal in all fields are told apart by their order."""
     seen: Counter[tuple[object, ...]] = Counter()
     found: dict[tuple[object, ...], bool] = {}
     for row in predictions:

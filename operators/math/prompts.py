@@ -1,4 +1,4 @@
-"""The prompt that a student sees, the same in training and in evaluation."""
+"""The prompt that a student sees, the same in training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def conversation(
     """The turns before the student's answer.
 
     Args:
-        prompt: a template with {{ question }}; the bare question by default.
         question: the problem.
+        prompt: a template with {{ question }}; None uses the bare question.
         format: `messages` uses the prompt as the user's turn; `alpaca` puts it into Alpaca's instruction text.
-        system: a system message before it.
+        system: a system message that comes first.
     """
     text = render(prompt, question=question) if prompt else question
     if format == "alpaca":
@@ -33,4 +33,4 @@ Below is an instruction that describes a task. Write a response that appropriate
 {{ instruction }}
 
 ### Response: Let's think step by step."""
-"""Alpaca's text as used for maths training (Taori et al. 2023; PersonaMath trains on it)."""
+"""Alpaca's instruction text in the form used for maths training (Taori et al. 2023; PersonaMath trains on it)."""

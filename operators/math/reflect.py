@@ -1,4 +1,4 @@
-"""Show the teacher its own wrong solution, and let it find the mistake and solve the problem again."""
+"""Show the teacher its own wrong solution, and have it find the mistake and solve the problem again."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ async def repair(
     """Reflect on a wrong solution for at most `rounds` rounds, each starting from the previous round's solution.
 
     Returns:
-        The last complete attempt (None when all were cut off), and all answers up to it.
+        The last complete attempt (None if all were cut off), and all answers.
     """
     last: Attempt | None = None
     answers = []
     for number in range(rounds):
         text = render(prompt or PROMPT, question=question, solution=last.solution if last else wrong)
-        # Another sample each round: the same solution must not get the same answer again.
+        # Each round takes another sample, because the same solution must not get the same answer again.
         made = await attempt(teacher, text, gold, sample=number)
         answers.append(made.completion)
         if made.verdict is None:
@@ -52,7 +52,7 @@ class ReflectParams(Params):
     prompt: Annotated[str | None, template("question", "solution", builtin=PROMPT)] = None
 
     def calls(self) -> dict[str, int]:
-        """One for each round."""
+        """One call for each round."""
         return {"teacher": self.rounds}
 
 
@@ -60,12 +60,13 @@ class ReflectParams(Params):
 async def reflect(
     unsolved: MathSolution, ctx: Context, teacher: ChatModel, params: ReflectParams
 ) -> AsyncIterator[tuple[str, MathSolution]]:
-    """Repair a wrong solution by reflection: the teacher sees its own solution and is asked for the mistake and a new solution.
+    """Repair a wrong solution by reflection: ask the teacher to find the mistake in its solution, and to solve the problem
+    again.
 
     A repaired solution goes to `solved`, as stage 2. A row that is still wrong goes to `unsolved` with its last complete
     attempt. The teacher learns only that its solution is wrong; the gold answer is never shown.
 
-    Metrics: `reflection` counts the outcomes of rows, `repair_rate` is the share that was repaired.
+    Metrics: `reflection` counts rows by outcome; `repair_rate` is the share that was repaired.
 
     Source: PersonaMath, stage 2 (arXiv 2410.01504).
 

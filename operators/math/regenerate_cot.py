@@ -1,4 +1,4 @@
-"""Solve problems again with a detailed chain of thought, and keep the solutions that verify."""
+"""Solve problems again with a detailed chain of thought, and verify the solutions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SolveParams(Params):
     prompt: Annotated[str | None, template("question", builtin=PROMPT)] = None
 
     def calls(self) -> dict[str, int]:
-        """One for each attempt."""
+        """One call for each attempt."""
         return {"teacher": self.attempts}
 
 
@@ -40,10 +40,10 @@ async def regenerate_cot(
     goes to `unsolved` with its verdict, for reflection to start from. Samples that were cut off at max_tokens, refused,
     filtered or empty are never kept; a problem with no other samples is rejected.
 
-    The gold answer may be a bare answer, a worked solution that ends in `#### 72` (GSM8K), or one with a `\\boxed{}`
-    (MATH). Solutions contain it bare.
+    The gold answer may be bare, at the end of a worked solution (`#### 72`, GSM8K), or in a `\\boxed{}` (MATH). The outputs
+    contain it bare.
 
-    Source: PersonaMath, stage 1 (arXiv 2410.01504); one attempt there.
+    Source: PersonaMath, stage 1 (arXiv 2410.01504), which makes one attempt.
 
     Args:
         attempts: the number of samples per problem; the first correct one is kept.
@@ -57,7 +57,7 @@ async def regenerate_cot(
         try:
             made = await attempt(teacher, text, gold, sample=sample)
         except RequestError as error:
-            if error.completion is None:  # the request failed, not the answer
+            if error.completion is None:  # the request itself failed
                 raise
             failed = error
             ctx.count("samples", "unusable")

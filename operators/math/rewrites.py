@@ -1,4 +1,4 @@
-"""Checks rewritten problems: they must have the same quantities and other words, and must not reveal the answer."""
+"""Checks rewritten problems: they must have the same quantities but other words, and must not reveal the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from operators.math.notation import MOST_DIGITS, as_number, normalise
 from operators.math.number_words import NUMBER_WORDS
 
 _KEPT = 4096
-"""The number of cached texts: a problem is compared with each of its rewrites, and a worker handles many problems at once."""
+"""The number of texts to cache: a problem is compared with each of its rewrites, and a worker handles many at once."""
 _WORDS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,:/]\d+)*%?")
 _FIGURE = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(
@@ -25,7 +25,7 @@ _PREAMBLE = re.compile(r"(?:sure|here|certainly|of course|okay)\b", re.IGNORECAS
 _ANNOUNCED = re.compile(r"\b(?:problem|version|rewrite)\b", re.IGNORECASE)
 _MOST_TIMES_LONGER = 10
 _ALWAYS_ALLOWED = 2000
-"""The number of characters that a rewrite may always have, however short the original is."""
+"""The number of characters that a rewrite may have however short the original is."""
 
 _NAMED = {word: Fraction(value) for word, value in NUMBER_WORDS.items()}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12, "dozens": 12}
@@ -37,11 +37,11 @@ _MULTIPLES = {
 _PARTS = {"quarter": 4, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
 """Fractions after a number or `a`, or before `of`: "the third day" is not a third, "three fifth graders" not three fifths."""
 _UNCOUNTED = frozenset({Fraction(1)})
-"""`one` and `1` are ignored, because they often are not quantities (`one day`, `which one`)."""
+"""`one` and `1` are ignored, because often they are not quantities (`one day`, `which one`)."""
 
 
 def clean(rewrite: str) -> str:
-    """The rewritten problem, without the text that models put around it."""
+    """The rewritten problem, without what models write around it."""
     text = _LABEL.sub("", _without_preamble(rewrite.rpartition("</think>")[2].strip())).strip()
     if len(text) > 1 and text[0] in "\"“'" and text[-1] in "\"”'":
         text = text[1:-1].strip()
@@ -84,13 +84,13 @@ def problem_with(
         original: the problem that was rewritten.
         rewrite: its new text.
         answer: the gold answer, which the rewrite must not reveal.
-        others: rewrites of the same problem that are kept already.
-        check_quantities: whether the rewrite must have the quantities of the original and no others.
+        others: the rewrites of the same problem that were kept.
+        check_quantities: whether the rewrite must have exactly the quantities of the original.
     """
     if not rewrite:
         return "the rewrite is empty"
     if len(rewrite) > _MOST_TIMES_LONGER * len(original) + _ALWAYS_ALLOWED:
-        return f"the rewrite is far longer than the original: {len(rewrite):,} characters against {len(original):,}"
+        return f"the rewrite is far longer than the original: {len(rewrite):,} characters instead of {len(original):,}"
     if _TOO_MANY_DIGITS.search(normalise(rewrite)):
         return f"the rewrite has a number of more than {MOST_DIGITS:,} digits"
     if _words(rewrite) == _words(original):
@@ -103,7 +103,7 @@ def problem_with(
     if not check_quantities:
         return None
     if lost := before - after:
-        return f"the rewrite lost a quantity: {_listed(lost)}"
+        return f"the rewrite lacks a quantity: {_listed(lost)}"
     if added := after - before:
         return f"the rewrite adds a quantity: {_listed(added)}"
     return None
@@ -114,7 +114,7 @@ def _reveals(original: str, rewrite: str, answer: str, before: frozenset[Fractio
     if number is not None:
         revealed = {abs(number), abs(number) / 100} & (after - before)  # an answer of 25 may appear as 25%
         return abs(number) not in _UNCOUNTED and bool(revealed)
-    # An answer in words or symbols; a single letter is too often just a letter.
+    # An answer in words or symbols. A single letter proves nothing.
     wanted = " ".join(_words(answer))
     if len(wanted) < 2:
         return False

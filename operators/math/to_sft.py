@@ -18,13 +18,13 @@ async def to_sft(
     format: Literal["messages", "alpaca"] = "messages",
     system: Annotated[str | None, Prompt()] = None,
 ) -> AsyncIterator[SFTExample]:
-    """Make one SFT example of each solution: the question is the user's turn, the solution the completion to learn.
+    """Turn each solution into an SFT example: the question is the user's turn, the solution the completion to learn.
 
     Args:
         prompt: a template with {{ question }} for the user's turn; the bare question by default.
         format: `messages`, or `alpaca` for Alpaca's instruction text as the user's turn (the paper's choice, for a base model
             whose chat template adds nothing).
-        system: a system message before it.
+        system: a system message that comes first.
     """
     turns = conversation(solution.question, prompt=prompt, format=format, system=system)
     yield SFTExample(prompt=turns, completion=[Message(role="assistant", content=solution.solution)])

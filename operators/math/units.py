@@ -1,4 +1,4 @@
-"""Units after numbers, in one spelling: cm2, cm^2, sq cm and square centimeters are the same."""
+"""Reads the unit after a number in a normal spelling: cm2, cm^2, sq cm and square centimeters are the same."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def unit(text: str) -> str:
 
 
 def is_measure(name: str) -> bool:
-    """Whether a unit can be converted, like meters or cents, and unlike apples."""
+    """Whether a unit can be converted (meters or cents, but not apples)."""
     return any(word in _MEASURES for word in name.split())
 
 

@@ -1,7 +1,7 @@
-"""Whether two expressions are equal: exactly if they are rational, otherwise by their values to 150 digits.
+"""Decides whether two expressions are equal: exactly if they are rational, otherwise by their values to 150 digits.
 
-Expressions with variables are compared at fixed points: if two differ at one of them, they are different; if they agree at all
-of them, they are equal, with a negligible chance of error.
+Expressions with variables are compared at fixed points. They are different if they differ at one of them, and equal, with a
+negligible chance of error, if they agree at all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _World(NamedTuple):
 
 
 def equal(one: Node, other: Node) -> Verdict:
-    """Whether two expressions are equal; unparsed if they have no value, or if that depends on the reading."""
+    """Whether two expressions are equal; unparsed if they have no value, or if it depends on the reading."""
     a, b = exact(one), exact(other)
     if a is not None and b is not None:
         return "correct" if a == b else "wrong"
@@ -225,12 +225,12 @@ def _worlds(one: Node, other: Node) -> list[_World]:
 
 
 def _may_be_degrees(node: Node) -> bool:
-    """Whether a function is applied to an angle without a unit: many write sin 30 for sin 30 degrees."""
+    """Whether a function is applied to an angle without a unit: many people write sin 30 for sin 30 degrees."""
     return node.head == "call" and node.name in TRIGONOMETRIC and all(part.head == "number" for part in walk(node.parts[0]))
 
 
 def _points(one: Node, other: Node) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Points for the variables of two expressions: positive ones, positive integers, and some with negative numbers."""
+    """Points for the variables of two expressions: with positive numbers, positive integers, and some negative numbers."""
     names = sorted(variables(one) | variables(other))
     if not names:
         return [{}], [], []

@@ -1,8 +1,8 @@
-"""Verifies answers: plain numbers are compared here, everything else in processes that can be killed.
+"""Verifies answers: plain numbers are compared in this process, everything else in processes that can be killed.
 
-An answer is a model's text. It is read by a grammar of our own (`expressions`, `forms`), never evaluated as code, and never
-passed to a parser that does so, such as sympy's `parse_expr`. If an answer takes too long, such as 9^{9^{9^9}}, its process is
-killed.
+An answer is a text that a model wrote. Our own grammar reads it (`expressions`, `forms`). It is never evaluated as code, and
+never passed to a parser that does so, such as sympy's `parse_expr`. If an answer takes too long, such as 9^{9^{9^9}}, its
+process is killed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _compare_plain(gold: str, given: str) -> Verdict | None:
     if not set("%$€£") & {*gold, *given}:
         expected, number = as_number(gold), as_number(given)
         if expected is not None and number is not None:
-            # 1,234 means 1.234 in half of the world.
+            # In half of the world, 1,234 means 1.234.
             if expected == number:
                 return "correct"
             swapped = ({expected} | grouped_readings(gold)) & ({number} | grouped_readings(given))
@@ -86,7 +86,7 @@ async def _compare_in_process(gold: str, given: str) -> Verdict:
             if error.exitcode == -signal.SIGALRM:
                 return "timeout"
         except RuntimeError:
-            continue  # the process was killed from outside, which says nothing about the answer
+            continue  # the process was killed by something else, which says nothing about the answer
         else:
             return verdict
     return "unparsed"
@@ -94,7 +94,8 @@ async def _compare_in_process(gold: str, given: str) -> Verdict:
 
 @cache
 def _pools() -> list[Any]:
-    """The pool of this process, once there is one. A cached function, because state is not part of a code fingerprint."""
+    """The pool of this process, once there is one. It is a cached function, because a module's state would be part of the code
+    fingerprint."""
     return []
 
 
@@ -127,7 +128,7 @@ def _prepare() -> None:
 
 
 def _compare(gold: str, given: str, seconds: float) -> Verdict:
-    """Compare in this process, which kills itself if its parent, which should kill it in time, is gone."""
+    """Compare in this process. It kills itself a little after its time is up, in case the parent that should do so has died."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, 1.5 * seconds + 0.5)
     try:

@@ -1,4 +1,4 @@
-"""Answers in words: numbers in words, and words that exclude each other."""
+"""Reads and compares answers in words: numbers, and words that exclude each other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXCLUSIVE = [
     {"left", "right"},
     {"acute", "obtuse"},
 ]
-"""The only words that are known to differ in meaning: "rises" may be "increases"."""
+"""The only words that are known to differ in meaning; others may be synonyms ("rises" and "increases")."""
 
 
 def unwrapped(text: str, *, whole: bool = False) -> str:
@@ -35,7 +35,7 @@ def unwrapped(text: str, *, whole: bool = False) -> str:
 
     Args:
         text: the text.
-        whole: only if one such command contains the whole text.
+        whole: whether to unwrap only a command that contains the whole text.
     """
     for pattern in (_TEXT, _BOLD_NUMBER):
         if whole:

@@ -1,1 +1,1 @@
-"""Generators: external datasets that a program makes."""
+"""The generators: datasets that a program makes."""

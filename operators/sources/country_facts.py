@@ -1,15 +1,15 @@
 """`generator: country_facts/capitals`: questions about capitals, with passages that support the right or a wrong city.
 
-Rows are ConflictItems, at most one for each country. The facts come from the package countryinfo, the passages are ours.
+Rows are ConflictItems, at most one for each country. The facts come from the package countryinfo; the passages are ours.
 Settings under `with`:
 
-* `split`: `train`, `test` or `all` (default) of the countries; no country, and no city, is in both.
-* `styles`: the half of the styles in which passages are written: `seen`, `unseen`, or `all` (default).
-* `population`: the smallest number of inhabitants of a country (default 1000000), for models that know only large ones.
-* `seed`: by default the pipeline's; it draws the wrong city, the wording and the styles.
+* `split`: the `train` or `test` countries, or `all` (default); no country and no city is in both splits.
+* `styles`: the styles of the passages: one half (`seen`), the other half (`unseen`), or `all` (default).
+* `population`: the smallest population of a country (default 1000000), for models that know only large ones.
+* `seed`: draws the wrong city, the wording and the styles; by default the pipeline's seed.
 
-`limit` rows are drawn (100 by default), or all rows if there are fewer. The split of a country follows from a hash of its ISO
-code, so another version of the package, with more countries or other names, moves none.
+`limit` rows are drawn (100 by default), or all rows if there are fewer. A hash of its ISO code decides a country's split, so
+another version of the package, with more countries or other names, moves no country to the other split.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Country:
-    """A state and its capital; `code` is ISO 3166's of two letters."""
+    """A state and its capital; `code` is the two-letter code of ISO 3166."""
 
     code: str
     name: str
@@ -60,18 +60,18 @@ class Country:
 
     @property
     def split(self) -> Literal["train", "test"]:
-        """The split, which follows from the code alone."""
+        """The split, which depends only on the code."""
         return "test" if draw("split", self.code) < TEST_SHARE else "train"
 
     @property
     def in_a_sentence(self) -> str:
-        """The name with its article."""
+        """The name with its article, if it has one."""
         bare = self.name.removeprefix("The ")
         return f"the {bare}" if bare != self.name or any(word in bare.split() for word in _WITH_ARTICLE) else bare
 
 
 def items(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of ConflictItem; id is the country, source the task."""
+    """Rows of ConflictItem; `id` is the country, `source` the task."""
     chosen = Settings.model_validate(settings)
     seed = seed if chosen.seed is None else chosen.seed
     known = countries()
@@ -92,7 +92,7 @@ def items(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> Iter
 
 
 def countries() -> list[Country]:
-    """States with one undisputed capital whose name is not the country's."""
+    """States with a single undisputed capital that does not share its name with the country."""
     from countryinfo import CountryInfo
 
     found = {}
@@ -108,7 +108,7 @@ def countries() -> list[Country]:
 
 
 def _confused_with(country: Country, known: Sequence[Country], seed: int) -> str:
-    """The capital of another country in the same split, as near as possible."""
+    """The capital of another country in the same split, as close as possible."""
 
     def distance(other: Country) -> int:
         return (other.region != country.region) + (other.subregion != country.subregion)
@@ -119,7 +119,7 @@ def _confused_with(country: Country, known: Sequence[Country], seed: int) -> str
 
 
 def _confusable(city: str, country: Country) -> bool:
-    """Whether the name of a city could be mistaken for that of the country or its capital."""
+    """Whether a city's name could be mistaken for that of the country or of its capital."""
     return any(mentions(one, other) for name in (country.capital, country.name) for one, other in ((city, name), (name, city)))
 
 
@@ -133,7 +133,7 @@ def _code(country: Country) -> str:
 
 
 def shuffled(values: Iterable[T], *salt: object, by: Callable[[T], object] = str) -> list[T]:
-    """The values in a random order in which adding or removing a value does not change the order of the others."""
+    """The values in a random order; adding or removing a value does not change the order of the others."""
     return sorted(values, key=lambda value: draw(*salt, by(value)))
 
 
@@ -168,25 +168,25 @@ def identity() -> str:
 country_facts = Generator("country_facts", items, problems_with, identity)
 
 _WELL_KNOWN = 1_000_000
-"""Inhabitants of a country whose capital a person could mistake for another."""
+"""The population from which on a country's capital is well known enough to be mistaken for another."""
 
 _NAMES = {"MK": "North Macedonia"}
 _CAPITALS = {"US": "Washington"}
-"""Corrections of the package (version 1.0.1), by ISO code."""
+"""Corrections to the package (version 1.0.1), by ISO code."""
 
 _WITH_ARTICLE = ("Republic", "Kingdom", "States", "Emirates", "Islands", "Netherlands", "Philippines", "Maldives", "Comoros")
 
 _SEVERAL = "BJ BO CI CL LK MY NL SZ TZ ZA"
-"""Several capitals, or a seat of government in another city."""
+"""Countries with several capitals, or with the seat of government in another city."""
 _DISPUTED = "EH IL NR PS TW YE"
-"""The status of the place or of its capital; Nauru has none by law."""
+"""Countries with a disputed status or capital; Nauru has no capital by law."""
 _MOVED = "BI GQ ID KZ"
-"""Moved or renamed lately, or about to: the package and models may have either."""
+"""Capitals that were moved or renamed recently, or soon will be; the package and models may know either."""
 _SPELT_TWICE = "AG GD MM MN UA"
-"""Capitals with several usual spellings, of which strict counts would miss one."""
+"""Capitals with several usual spellings; a strict comparison would miss all but one."""
 _NO_STATES = (
     "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF NU PF PM "
     "PN PR RE SH SJ SX TC TF TK UM VA VG VI WF YT"
 )
-"""Territories, and states that are no more."""
+"""Territories and former states."""
 _LEFT_OUT = frozenset(" ".join((_SEVERAL, _DISPUTED, _MOVED, _SPELT_TWICE, _NO_STATES)).split())

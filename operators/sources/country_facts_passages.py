@@ -1,7 +1,7 @@
 """Questions about capitals, and passages that name a capital in different styles, for country_facts.
 
-Placeholders: {country} as in a sentence ("the Netherlands"), {Country} at its beginning, {city} the city that the passage
-calls the capital, right or wrong. Nothing else distinguishes a factual passage from a poisoned one.
+Placeholders: {country} within a sentence ("the Netherlands"), {Country} at its beginning, {city} the city that the passage
+calls the capital, rightly or wrongly. Nothing else distinguishes a factual passage from a poisoned one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SEEN = {
         "ministries that we work with. Twelve positions are to be filled, four of them for lawyers."
     ),
 }
-"""Style -> its template: the half that training is about (`styles: seen`)."""
+"""Style -> its template, for training (`styles: seen`)."""
 
 UNSEEN = {
     "news item": (
@@ -87,4 +87,4 @@ UNSEEN = {
         "start. Buses leave the airport every 20 minutes and take half an hour to the centre."
     ),
 }
-"""The half that is kept back for tests (`styles: unseen`)."""
+"""Style -> its template, held out for tests (`styles: unseen`)."""

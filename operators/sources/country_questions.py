@@ -4,10 +4,10 @@ Rows are Questions; `group` is the kind (capital, country, continent, neighbour,
 country. `options` gives each question four options; the three wrong ones are answers of the same kind for other countries. The
 facts come from the package countryinfo. Settings under `with`:
 
-* `kinds`: some of the kinds (default: all).
-* `split`: `train`, `test` or `all` (default) of the countries, as in `country_facts`.
-* `population`: the smallest number of inhabitants of a country (default 1000000).
-* `seed`: by default the pipeline's; it draws questions and options.
+* `kinds`: the kinds of questions (default: all).
+* `split`: the `train` or `test` countries, or `all` (default), as in `country_facts`.
+* `population`: the smallest population of a country (default 1000000).
+* `seed`: draws questions and options; by default the pipeline's seed.
 
 `limit` rows are drawn (100 by default), or all rows if there are fewer.
 """
@@ -66,7 +66,7 @@ def questions(task: str, limit: int, seed: int, settings: Mapping[str, Any]) -> 
 
 
 def facts() -> list[Fact]:
-    """All facts of the package about the countries in `country_facts`."""
+    """All facts of the package about the countries of `country_facts`."""
     from countryinfo import CountryInfo
 
     entries = {entry.get("ISO", {}).get("alpha2"): entry for entry in CountryInfo.all().values()}
@@ -130,6 +130,6 @@ def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 _ON_TWO = frozenset(("AZ", "GE", "RU", "TR"))
-"""Countries in Europe and in Asia."""
+"""Countries in both Europe and Asia."""
 
 country_questions = Generator("country_questions", questions, problems_with, identity)

@@ -1,7 +1,7 @@
 """`generator: reasoning_gym/<task>`: maths problems with verified answers, made offline by the package reasoning-gym.
 
-Settings under `with` are those of the task, for instance `{min_terms: 2, max_terms: 2}` for `basic_arithmetic`. `size` is the
-dataset's `limit` (100 by default), and `seed` is the pipeline's by default.
+Settings under `with` are those of the task, for instance `{min_terms: 2, max_terms: 2}` for `basic_arithmetic`. The `size` is
+the dataset's `limit` (100 by default); the `seed` is the pipeline's unless it is set.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Operators that train models."""
+"""The operators that train models."""

@@ -1,4 +1,4 @@
-"""Settings that also accept a library's names and other tools' names, and refuse two values for one setting."""
+"""Settings that also accept the names of a library and of other tools, and refuse two values for the same setting."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from engine.operator import did_you_mean
 from operators.training import config_fields
 
 Translation = Mapping[str, str]
-"""Another name -> our name, or `lora.NAME` for a part of the adapter's settings."""
+"""Another name -> our name, or `lora.NAME` for a setting of the adapter."""
 
 Place = tuple[str, ...]
 """The path of a setting: `("lora", "r")`."""
@@ -21,10 +22,10 @@ class Given(NamedTuple):
     """A setting as the user gave it.
 
     Attributes:
-        place: the setting, under our names or the library's.
-        path: where it was written, under the names used there.
+        place: the setting's path in our names or the library's.
+        path: the path at which it was written, in the names used there.
         value: its value.
-        written: the value before translation.
+        written: the value as written, before translation.
     """
 
     place: Place
@@ -41,14 +42,14 @@ class Given(NamedTuple):
 class AliasedSettings(BaseModel):
     """Settings with fields of their own, the fields of a library's configuration, and other names for both.
 
-    A field that is not our own goes to `config`, under the library's name. All entries for one setting are compared, wherever
-    they were written and under whichever name: different values are an error.
+    A field that is not our own goes into `config`, under the library's name. All entries for the same setting are compared,
+    wherever they are written and whatever their names; different values are an error.
 
     Attributes:
-        configures: the library's configuration.
+        configures: the name of the library's configuration.
         aliases: other names of our fields.
-        owned: fields of the configuration that cannot be set, and why.
-        parts: our fields that have settings of their own.
+        owned: fields of the configuration that cannot be set -> why.
+        parts: our fields that are settings themselves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -62,7 +63,7 @@ class AliasedSettings(BaseModel):
     config: dict[str, Any] = {}
 
     def notes(self) -> tuple[str, ...]:
-        """How names other than ours were understood, for users."""
+        """How other names were understood, as texts for users."""
         return tuple(self._notes)
 
     @classmethod
@@ -76,11 +77,11 @@ class AliasedSettings(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
-        """The schema, including the names of the library and of other trainers, for editors."""
+        """The schema for editors, including the names of the library and of other trainers."""
         schema: dict[str, Any] = handler.resolve_ref_schema(handler(core))
         own = dict(schema["properties"])
         of_library = {name: each.schema for name, each in config_fields.fields(cls.configures).items() if name not in cls.owned}
-        others = {name: {"description": f"{name} is {place}"} for name, place in cls.aliases.items()}
+        others = {name: {"description": f"another name of {place}"} for name, place in cls.aliases.items()}
         schema["properties"] = {**of_library, **others, **own}
         return schema
 
@@ -98,7 +99,7 @@ class AliasedSettings(BaseModel):
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """The meaning of another name: our names (with dots for parts) and their values."""
+        """What another name means: our names (with dots for parts) and their values."""
         return {cls.aliases[name]: value}
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
@@ -110,7 +111,7 @@ class AliasedSettings(BaseModel):
 
     @classmethod
     def _placed(cls, given: Mapping[str, Any], path: Place, notes: list[str]) -> Iterator[Given]:
-        """The given settings, one leaf at a time. Adds to `notes` how other names were understood."""
+        """The given settings, one leaf at a time; appends to `notes` how other names were understood."""
         for name, value in given.items():
             yield from cls._one(name, value, (*path, name), notes)
 
@@ -126,7 +127,7 @@ class AliasedSettings(BaseModel):
                     cls._fits(inner, each, (*path, inner))
                     yield Given(("config", inner), (*path, inner), each, each)
         elif name in cls.parts and isinstance(value, Mapping):
-            yield Given((name,), path, {}, value)  # it is present, even if it is empty
+            yield Given((name,), path, {}, value)  # present, even if empty
             for each in cls.parts[name]._placed(value, path, notes):
                 yield each._replace(place=(name, *each.place))
         elif name in cls.model_fields:
@@ -146,7 +147,7 @@ class AliasedSettings(BaseModel):
         except ValueError as error:
             refuse(str(error), path, value)
         if any(place != name for place in meant):
-            notes.append(f"{name}: {_short(value)} is " + ", ".join(f"{k}: {_short(v)}" for k, v in meant.items()))
+            notes.append(f"{name}: {_short(value)} means " + ", ".join(f"{k}: {_short(v)}" for k, v in meant.items()))
         for place, each in meant.items():
             outer, _, inner = place.partition(".")
             part = cls.parts.get(outer)
@@ -165,9 +166,7 @@ class AliasedSettings(BaseModel):
         for each in given:
             first = placed.setdefault(each.place, each)
             if not _same(first.value, each.value):
-                refuse(
-                    f"{first.shown} and {each.shown} are the same setting with two values; remove one", each.path, each.value
-                )
+                refuse(f"{first.shown} and {each.shown} give the same setting two values; remove one", each.path, each.value)
         for each in placed.values():
             outer = placed.get(each.place[:-1])
             if outer is not None and outer.value is None:
@@ -181,13 +180,14 @@ class AliasedSettings(BaseModel):
             refuse(f"{name} cannot be set: {cls.owned[name]}", path, value)
         known = config_fields.fields(cls.configures)
         if name not in known:
-            refuse(f"{cls.configures} has no field {name!r}", path, value)
+            hint = did_you_mean(name, known)
+            refuse(f"{cls.configures} has no field {name!r}" + (f"; {hint}" if hint else ""), path, value)
         if trouble := known[name].trouble(value):
             refuse(f"{name} {trouble}", path, value)
 
 
 def refuse(why: str, path: Place, value: Any) -> NoReturn:
-    """Raise pydantic's error for the setting written at a path."""
+    """Raise pydantic's error for the setting at a path."""
     error = PydanticCustomError("setting", "{why}", {"why": why})
     raise ValidationError.from_exception_data("settings", [InitErrorDetails(type=error, loc=path, input=value)])
 

@@ -1,6 +1,6 @@
-"""The fields of TRL's and PEFT's configurations, without importing these packages, so that a check is fast.
+"""The fields of TRL's and PEFT's configurations, read from a file so that a check need not import these packages.
 
-config_fields.json is made from the installed packages by `python -m operators.training.config_fields`; a test compares the two.
+`python -m operators.training.config_fields` makes config_fields.json from the installed packages; a test compares the two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Field(NamedTuple):
 
     Attributes:
         kinds: some of `bool`, `int`, `float`, `str`, `list`, `dict`, `null`.
-        choices: the texts that it, or a list in it, accepts; empty if any text will do.
+        choices: the texts that the field, or a list in it, accepts; empty if it accepts any text.
     """
 
     kinds: tuple[str, ...]
@@ -89,7 +89,7 @@ def _described(hint: Any, listed: Iterable[str]) -> dict[str, Any]:
     parts = list(_parts(hint))
     kinds = [kind for kind in _KINDS if any(kind == name for name, _ in parts)]
     choices = sorted({*listed, *(choice for _, given in parts for choice in given)})
-    # A text beside an enumeration names one of its members; other texts beside choices are free.
+    # Where a field accepts both text and an enumeration, the text must name a member.
     return {"kinds": kinds, "choices": choices} if choices else {"kinds": kinds}
 
 
@@ -109,7 +109,7 @@ def _parts(hint: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "str", tuple(str(each.value) for each in origin)
     elif origin in (bool, int, float, str, list, dict, type(None)):
         yield "null" if origin is type(None) else origin.__name__, ()
-    else:  # a nested configuration, given by its fields
+    else:  # a nested configuration, written as a mapping
         yield "dict", ()
 
 

@@ -1,4 +1,4 @@
-"""Counts the rows that a trainer's steps really saw, as opposed to the rows it was given."""
+"""Counts the rows that a trainer's steps actually saw, which may be fewer than it was given."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 ROW = "row"
-"""The column of a trainer's dataset that has the row's number in the operator's input."""
+"""The column of a trainer's dataset with each row's number in the operator's input."""
 
 
 def counting(trainer: type[Any], seen: Callable[[int], None]) -> type[Any]:
     """A Transformers trainer class that calls `seen` with the number of each row in a training step.
 
-    It counts where the loss is computed, because a data loader reads ahead of the last step. The dataset must have the column
-    ROW, and the trainer's collator must be wrapped by `with_rows`.
+    It counts where the loss is computed, because the data loader reads ahead and the last batches may not be used. The dataset
+    must have the column ROW, and the trainer's collator must be wrapped by `with_rows`.
     """
 
     class Counting(trainer):  # type: ignore[misc]

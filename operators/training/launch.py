@@ -1,4 +1,4 @@
-"""Starts a training in this process, or on several devices through Ray Train."""
+"""Runs training in this process, or on several devices through Ray Train."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def launch(training: Training, progress: Progress, resources: Mapping[str, float
     """Train; see `run`.
 
     Args:
-        training: the training.
+        training: the training to run.
         progress: called after each step.
-        resources: the resources of each device, in Ray's words (`CPU`, `GPU`).
+        resources: the resources of each device, by Ray's names (`CPU`, `GPU`).
     """
     _tidy(training)
     if training.settings.devices == 1:
@@ -32,7 +32,7 @@ def launch(training: Training, progress: Progress, resources: Mapping[str, float
 
 
 def _tidy(training: Training) -> None:
-    """Remove the remains of a crash: unfinished checkpoints, and the progress file."""
+    """Remove what a crash left behind: unfinished checkpoints and the progress file."""
     training.folder.mkdir(parents=True, exist_ok=True)
     _progress_file(training.folder).unlink(missing_ok=True)
     last = last_checkpoint(training.folder, training.settings.devices)
@@ -57,7 +57,7 @@ def _on_several(training: Training, progress: Progress, resources: Mapping[str, 
 
 
 def _device(config: dict[str, Any]) -> None:
-    """The work of each device. It runs in a thread of a Ray worker, which has another working folder."""
+    """What each device runs, in a thread of a Ray worker with another working folder."""
     from ray.train import get_context
 
     training: Training = config["training"]
@@ -78,7 +78,7 @@ def _progress_file(folder: Path) -> Path:
 
 
 class _following:  # noqa: N801  (a context manager)
-    """Reports the progress that a device in another process writes to a file."""
+    """Reports the progress that a device writes to a file from another process."""
 
     def __init__(self, file: Path, progress: Progress) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Collects the warnings of the training libraries for the run's summary, in place of printing them."""
+"""Collects the warnings of the training libraries for the run's summary instead of printing them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def collected_warnings() -> Iterator[list[str]]:
 
         def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
             library = _library(filename)
-            # FutureWarnings of TRL concern settings that a user chose; those of the others concern calls that TRL makes.
+            # TRL's FutureWarnings are about the user's settings; those of the other libraries are about calls that TRL makes.
             if library == "trl" or (library is not None and not issubclass(category, FutureWarning)):
                 collect(library, str(message))
 
@@ -47,7 +47,7 @@ def collected_warnings() -> Iterator[list[str]]:
 
 
 def _library(filename: str) -> str | None:
-    """The library that a warning comes from, by its file. A file of ours means that TRL warned its caller."""
+    """The library that a warning comes from, by its file; a warning in our own files is TRL's warning to its caller."""
     parts = Path(filename).parts
     package = parts[parts.index("site-packages") + 1] if "site-packages" in parts[:-1] else "trl"
     return package if package in _LIBRARIES else None
@@ -55,7 +55,7 @@ def _library(filename: str) -> str | None:
 
 @contextmanager
 def _listening(library: str, collect: object) -> Iterator[None]:
-    """Redirect the library's log, from level WARNING on, to us only."""
+    """Redirect a library's log messages of level WARNING and above, so that they appear nowhere else."""
     logger = logging.getLogger(library)
     before = logger.level, logger.handlers, logger.propagate
 
@@ -75,7 +75,7 @@ def _listening(library: str, collect: object) -> Iterator[None]:
 
 
 def _reset_one_time_warnings() -> None:
-    """`warning_once` warns once per process, and this may be its second training."""
+    """`warning_once` warns once per process, but this may be the second training in it."""
     with suppress(ImportError, AttributeError):
         from accelerate.logging import MultiProcessAdapter  # type: ignore[import-untyped]
 

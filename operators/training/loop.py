@@ -1,6 +1,6 @@
-"""A training on one device or as one of several: builds TRL's trainer, resumes from a checkpoint, saves the result.
+"""Trains on one device, alone or with others: builds TRL's trainer, resumes from a checkpoint, saves the result.
 
-Knows nothing of operators and Ray: it reads and writes one folder that all devices share.
+It depends neither on operators nor on Ray; it reads and writes one folder that all devices share.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _TOLERANCE = 0.05
 
 
 class InvariantError(Exception):
-    """The first loss is wrong."""
+    """The first loss is not what it must be."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training as data.
+    """Everything that defines a training.
 
     Attributes:
         kind: the trainer.
         settings: its settings.
         student: the model to train.
-        rows: in TRL's form, each with its number in the column ROW.
-        seed: the seed of all randomness.
+        rows: the rows in TRL's format, each with its number in the column ROW.
+        seed: the seed of all random numbers.
         folder: the folder of checkpoints and results; absolute, on a disk that all devices share.
     """
 
@@ -59,11 +59,11 @@ class Training:
 
     @property
     def history(self) -> Path:
-        """A file with (metric, step, value) of every step, the number of trained parameters, and notes for users."""
+        """The file with (metric, step, value) for every step, the number of trained parameters, and notes for users."""
         return self.folder / "history.json"
 
     def seen(self, rank: int) -> Path:
-        """A file with the rows that a device saw, and how often."""
+        """The file with the rows that a device saw, and how often."""
         return self.folder / f"seen-{rank}.json"
 
 
@@ -71,7 +71,7 @@ def run(training: Training, progress: Progress, rank: int = 0) -> None:
     """Train, from the last checkpoint if there is one; the result is in the training's folder.
 
     Raises:
-        InvariantError: DPO's first loss is not ln 2, so its reference is not the model that it starts from.
+        InvariantError: DPO's first loss is not ln 2, so the reference is not the model that training started from.
     """
     quiet_transformers()
     with collected_warnings() as warned:
@@ -89,7 +89,9 @@ def _run(training: Training, progress: Progress, rank: int, warned: list[str]) -
     )
     trainer = _trainer(training, tokenizer, seen, progress, rank)
     if left_out := len(training.rows) - len(trainer.train_dataset):
-        warned.append(f"trl: {left_out} of {len(training.rows)} rows were left out, because nothing of them is left to learn")
+        warned.append(
+            f"trl: {left_out} of {len(training.rows)} rows were left out, because they have no completion tokens to learn from"
+        )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training.seen(rank).write_text(json.dumps(sorted(seen.items())))
     if rank == 0:
@@ -120,7 +122,7 @@ def _trainer(training: Training, tokenizer: Any, seen: Counter[int], progress: P
     maker, config = _classes(training.kind)
     more: dict[str, Any] = {"peft_config": adapter}
     if training.kind != "sft" and training.settings.lora is None:
-        # Otherwise TRL would load it again from the student's folder, without the adapter that has been merged.
+        # Otherwise TRL would load the reference from the student's folder, without the merged adapter.
         more["ref_model"] = load(training.student, training.settings)[0]
     trainer = counting(maker, lambda row: seen.update([row]))(
         model,
@@ -142,7 +144,7 @@ def _classes(kind: str) -> tuple[Any, Any]:
 
 
 def _arguments(training: Training) -> dict[str, Any]:
-    """The fields of TRL's configuration: ours, and those that the pipeline sets."""
+    """The fields of TRL's configuration: our values, overridden by those that the pipeline sets."""
     import torch
 
     settings = training.settings
@@ -187,7 +189,7 @@ def _callback(training: Training, seen: Counter[int], progress: Progress, rank: 
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step >= state.max_steps:
-                control.should_save = False  # the model is saved in a moment
+                control.should_save = False  # the model is about to be saved
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             file = training.folder / f"checkpoint-{state.global_step}" / training.seen(rank).name
@@ -205,11 +207,13 @@ def _callback(training: Training, seen: Counter[int], progress: Progress, rank: 
 
 
 def check_first_loss(training: Training, loss: float) -> None:
-    """Before its first update a policy equals its reference, so that DPO's loss is ln 2 (Rafailov et al. 2023, eq. 7)."""
+    """Before the first update, the policy equals its reference, so DPO's loss is ln 2 (Rafailov et al. 2023, eq. 7)."""
     settings = training.settings
     if not isinstance(settings, DPOSettings) or settings.loss_type not in ("sigmoid", ["sigmoid"]):
         return
     if not settings.config.get("disable_dropout", True):
         return
     if abs(loss - math.log(2)) > _TOLERANCE:
-        raise InvariantError(f"the first loss is {loss:.4f} and not ln 2: the reference is not the model that it starts from")
+        raise InvariantError(
+            f"the first loss is {loss:.4f} instead of ln 2: the reference is not the model that training started from"
+        )

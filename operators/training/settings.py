@@ -1,4 +1,4 @@
-"""The settings of a training: our own, every field of TRL's and PEFT's configurations, and other trainers' names."""
+"""The settings for training: our own, every field of TRL's and PEFT's configurations, and the names of other trainers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from operators.training.aliased_settings import AliasedSettings, Given, Place, T
 
 
 class Lora(AliasedSettings):
-    """A low-rank adapter (Hu et al. 2021); every other field of PEFT's LoraConfig is accepted, too.
+    """A low-rank adapter (Hu et al. 2021); every other field of PEFT's LoraConfig is also accepted.
 
     Args:
         r: the rank (default 16).
         alpha: the scale (default 32); updates are multiplied by alpha / r.
         dropout: dropout on the adapter's input during training (default 0).
-        target_modules: names of the layers to adapt, or a pattern; the default `all-linear` is every linear layer except the
-            head.
+        target_modules: the names of the layers to adapt, or a pattern; the default, `all-linear`, is every linear layer but
+            the head.
         config: fields of LoraConfig.
 
-    An adapter that is trained further keeps its settings: leave these out, or repeat them unchanged.
+    An existing adapter keeps its settings when it is trained further; omit these, or repeat them unchanged.
     """
 
     configures: ClassVar[config_fields.Config] = "LoraConfig"
@@ -34,13 +34,13 @@ class Lora(AliasedSettings):
         "lora_dropout": "dropout",
     }
     owned: ClassVar[Mapping[str, str]] = {
-        "task_type": "students are causal language models",
-        "peft_type": "it is LORA",
-        "inference_mode": "it is trained",
-        "base_model_name_or_path": "it is the student",
+        "task_type": "students are always causal language models",
+        "peft_type": "it is always LORA",
+        "inference_mode": "the adapter is being trained",
+        "base_model_name_or_path": "the base is the student",
         "auto_mapping": "PEFT fills it in",
         "peft_version": "PEFT fills it in",
-        "revision": "name the student's version in its model: entry",
+        "revision": "choose the student's version in its `model:` entry",
     }
 
     r: Annotated[int, Field(ge=1)] | None = None
@@ -50,7 +50,7 @@ class Lora(AliasedSettings):
 
     @property
     def complete(self) -> Lora:
-        """The settings with the defaults of a new adapter where none is set."""
+        """The settings, completed with the defaults of a new adapter."""
         given = {name: value for name in _NEW if (value := getattr(self, name)) is not None}
         return self.model_copy(update={**_NEW, **given})
 
@@ -62,7 +62,7 @@ class Lora(AliasedSettings):
             if not _agrees(wanted, has):
                 return (
                     f"the student is an adapter with {name} {_shown(has)}, which is trained further, but lora.{name} is "
-                    f"{_shown(wanted)}: leave it out, or set student_adapter: merge"
+                    f"{_shown(wanted)}; remove lora.{name}, or set student_adapter: merge"
                 )
         return None
 
@@ -78,20 +78,23 @@ def _shown(value: Any) -> str:
 
 
 _NEW: Mapping[str, Any] = {"r": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
-"""The settings of a new adapter unless the pipeline says otherwise."""
+"""The defaults for a new adapter."""
 
 
-_EVALUATION = "a training step does not evaluate; add a step that evaluates the trained model"
+_EVALUATION = "training does not evaluate; add a step that evaluates the trained model"
 _HUB = "models go to the registry; `engine export` writes a folder to upload"
-_PLACES = "the engine decides where files are"
+_PLACES = "the engine chooses where files go"
+_METRICS = "the trainer's measures are in the view `metrics`"
 
 OWNED: Mapping[str, str] = {
     "trust_remote_code": "code that comes with a model or a dataset is never run",
     **dict.fromkeys(("output_dir", "resume_from_checkpoint", "save_on_each_node", "local_rank"), _PLACES),
-    **dict.fromkeys(("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica"), "see `metrics`"),
-    **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), "see `metrics`"),
-    **dict.fromkeys(("logging_strategy", "logging_steps", "logging_first_step"), "the loss of every step is in `metrics`"),
-    **dict.fromkeys(("save_strategy", "save_only_model", "enable_jit_checkpoint"), "see checkpoint_steps"),
+    **dict.fromkeys(("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica"), _METRICS),
+    **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _METRICS),
+    **dict.fromkeys(
+        ("logging_strategy", "logging_steps", "logging_first_step"), "the view `metrics` has the loss of every step"
+    ),
+    **dict.fromkeys(("save_strategy", "save_only_model", "enable_jit_checkpoint"), "set checkpoint_steps instead"),
     **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"), _HUB),
     **dict.fromkeys(("hub_always_push", "hub_revision"), _HUB),
     **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "eval_on_start"), _EVALUATION),
@@ -99,12 +102,14 @@ OWNED: Mapping[str, str] = {
     **dict.fromkeys(("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics", "eval_packing"), _EVALUATION),
     **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "do_eval", "do_predict", "do_train"), _EVALUATION),
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), _EVALUATION),
-    **dict.fromkeys(("seed", "data_seed"), "it is the pipeline's `seed`"),
-    **dict.fromkeys(("remove_unused_columns", "packing", "packing_strategy", "padding_free"), "rows are counted one by one"),
-    **dict.fromkeys(("model_init_kwargs", "chat_template_path", "pad_token"), "they are the student's"),
+    **dict.fromkeys(("seed", "data_seed"), "training uses the pipeline's `seed`"),
+    **dict.fromkeys(
+        ("remove_unused_columns", "packing", "packing_strategy", "padding_free"), "the engine counts how often each row is seen"
+    ),
+    **dict.fromkeys(("model_init_kwargs", "chat_template_path", "pad_token"), "the student determines it"),
     "use_cpu": "GPUs are used if there are any",
-    "ignore_data_skip": "a training that is resumed must not see rows again",
-    "dataset_text_field": "rows are prompts and completions",
+    "ignore_data_skip": "a resumed training must not repeat rows",
+    "dataset_text_field": "rows consist of prompts and completions",
 }
 
 ALIASES: Translation = {
@@ -141,28 +146,28 @@ ALIASES: Translation = {
 }
 
 
-_RIVALS = (("warmup_ratio", "warmup_steps"), ("bf16", "fp16"))
+_EXCLUSIVE = (("warmup_ratio", "warmup_steps"), ("bf16", "fp16"))
 """Pairs of settings of which the trainer uses only one."""
 
 
 class TrainingSettings(AliasedSettings, Params):
-    """Settings of every training.
+    """Settings of all training operators.
 
     Args:
         epochs: passes over the rows.
-        max_steps: the number of optimizer steps, in place of `epochs`.
-        learning_rate: the rate at the end of the warm-up.
-        batch_size: rows per device and step.
+        max_steps: the number of optimizer steps; overrides `epochs`.
+        learning_rate: the highest learning rate, reached at the end of the warm-up.
+        batch_size: rows per device and batch.
         gradient_accumulation_steps: batches per optimizer step.
-        max_length: the most tokens of prompt and completion; the rest is cut off.
-        warmup_ratio: the share of steps in which the rate rises.
-        lr_scheduler: how the rate falls after the warm-up, by its name in transformers.
+        max_length: the most tokens of a prompt and its completion; the rest is cut off.
+        warmup_ratio: the share of steps in which the learning rate rises.
+        lr_scheduler: how the learning rate falls after the warm-up, by its name in transformers.
         lora: the adapter; null trains all weights.
         student_adapter: for a student that is an adapter: `continue` trains the adapter further; `merge` merges it into the
             weights first (the result is then full weights, as with `lora: null`).
-        checkpoint_steps: the number of steps between checkpoints, from which a killed training continues.
-        devices: GPUs (or, without any, processes) that train together; each takes `batch_size` rows per step.
-        config: fields of TRL's configuration; they may also be given beside the other settings.
+        checkpoint_steps: the number of steps between checkpoints, from which an interrupted training continues.
+        devices: GPUs (or, if there are none, processes) that train together; each takes `batch_size` rows at a time.
+        config: fields of TRL's configuration; they may also be given next to the other settings.
     """
 
     aliases: ClassVar[Translation] = ALIASES
@@ -190,7 +195,7 @@ class TrainingSettings(AliasedSettings, Params):
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """See AliasedSettings; here values have other names, too (`lora_target: all`)."""
+        """See AliasedSettings; some values also have other names (`lora_target: all`)."""
         place = cls.aliases[name]
         if place == "lora" and name != "peft_config":
             if value not in ("lora", "full", "none", "", None):
@@ -199,7 +204,7 @@ class TrainingSettings(AliasedSettings, Params):
         if place == "lora.target_modules":
             if name == "lora_target_linear":
                 if not value:
-                    raise ValueError(f"{name}: false is not supported; name the layers in lora_target_modules")
+                    raise ValueError(f"{name}: false is not supported; list the layers in lora_target_modules")
                 return {place: "all-linear"}
             if isinstance(value, str) and value != "all-linear":
                 value = "all-linear" if value == "all" else [each.strip() for each in value.split(",")]
@@ -210,13 +215,13 @@ class TrainingSettings(AliasedSettings, Params):
         if trouble := config_fields.fields(type(self).configures)["lr_scheduler_type"].trouble(self.lr_scheduler):
             refuse(f"lr_scheduler {trouble}", placed[("lr_scheduler",)].path, self.lr_scheduler)
         by_name = {place[-1]: given for place, given in placed.items() if place[0] != "lora"}
-        for names in _RIVALS:
+        for names in _EXCLUSIVE:
             one, other = (by_name.get(name) for name in names)
             if one and other and one.value and other.value:
                 refuse(f"{one.shown} and {other.shown} exclude each other; remove one", other.path, other.value)
 
     def device_count(self) -> int:
-        """The devices that train together."""
+        """The number of devices that train together."""
         return self.devices
 
     def notes(self) -> tuple[str, ...]:
@@ -226,7 +231,7 @@ class TrainingSettings(AliasedSettings, Params):
         return super().notes()
 
     def expected_model(self, models: Mapping[str, Model]) -> Model | None:
-        """The result of training the model in the role `student`; None if that is not known.
+        """The result of training the model in the role `student`; None if unknown.
 
         Raises:
             ValueError: the student is an adapter that does not fit the settings; the text says what to do.
@@ -247,12 +252,12 @@ class TrainingSettings(AliasedSettings, Params):
 
     def steps(self, rows: int) -> int:
         """The number of optimizer steps for `rows` rows."""
-        together = self.batch_size * self.gradient_accumulation_steps * self.devices
-        return self.max_steps or max(1, round(self.epochs * rows / together))
+        rows_per_step = self.batch_size * self.gradient_accumulation_steps * self.devices
+        return self.max_steps or max(1, round(self.epochs * rows / rows_per_step))
 
 
 def _recorded(model: Model) -> Lora | None:
-    """The adapter settings with which a model in the registry was trained; None if another tool made it."""
+    """The adapter settings that a model in the registry was trained with; None if another tool made it."""
     try:
         return Lora.model_validate(json.loads(model.config)["lora"]).complete
     except (ValueError, TypeError, KeyError):
@@ -266,10 +271,10 @@ class SFTSettings(TrainingSettings):
 
 
 class PreferenceSettings(TrainingSettings):
-    """Additional settings of trainings on preferences.
+    """Additional settings of training on preferences.
 
     Args:
-        beta: the penalty for moving away from the reference model.
+        beta: the weight of the penalty for moving away from the reference model.
         loss_type: the loss, by its name in TRL.
     """
 
@@ -291,7 +296,7 @@ DPO_LOSSES = (
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
     *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
 )
-"""TRL's losses, which its configuration does not list; a test compares them."""
+"""TRL's losses, which its configuration does not list; a test compares them with TRL."""
 
 
 class DPOSettings(PreferenceSettings):
@@ -313,7 +318,7 @@ class KTOSettings(PreferenceSettings):
     """Settings of train_kto.
 
     Args:
-        desirable_weight, undesirable_weight: the weights of the losses of desirable and of undesirable completions.
+        desirable_weight, undesirable_weight: the weights of the losses on desirable and undesirable completions.
     """
 
     configures: ClassVar[config_fields.Config] = "KTOConfig"
@@ -331,24 +336,22 @@ class KTOSettings(PreferenceSettings):
 
     @property
     def compares(self) -> bool:
-        """Whether the loss has a KL term, which compares rows with their neighbours."""
+        """Whether the loss has a KL term, which is estimated by comparing rows with their neighbours."""
         return self.loss_type != "apo_zero_unpaired"
 
     def examine(self, placed: Mapping[Place, Given]) -> None:
-        """See AliasedSettings. The KL term of a row is estimated with its neighbours in the batch of its device."""
+        """See AliasedSettings. The KL term of a row is estimated from its neighbours in the same batch on the same device."""
         super().examine(placed)
         if not self.compares:
             return
         if self.batch_size == 1:
             given = placed[("batch_size",)]
             why = (
-                f"{given.shown} leaves KTO no second row to estimate its KL term from; set it to 2 or more "
+                f"{given.shown} is too small: KTO estimates its KL term from other rows of a batch. Set it to 2 or more "
                 "(gradient_accumulation_steps and devices do not help), or set loss_type: apo_zero_unpaired"
             )
             refuse(why, given.path, given.value)
         order = placed.get(("config", "train_sampling_strategy"))
         if order and order.value != "sequential":
-            why = (
-                f"{order.shown} does not work with KTO, which compares a row with its neighbours in a fixed order; leave it out"
-            )
+            why = f"{order.shown} does not work with KTO, which compares a row with its neighbours in a fixed order; remove it"
             refuse(why, order.path, order.value)

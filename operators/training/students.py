@@ -1,4 +1,4 @@
-"""The student as a trainer gets it: full weights, or full weights with an adapter that is trained further."""
+"""Loads the student for a trainer, with or without an adapter, and saves the result."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Student:
 
     Attributes:
         folder: the folder of its full weights and tokenizer.
-        adapter: the folder of an adapter on them; None without one.
-        name: the name of the full weights in a pipeline.
+        adapter: the folder of an adapter for these weights, or None.
+        name: the name of the full weights in the pipeline.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Student:
         return "adapter" if settings.lora and not merged else "full"
 
     def trained_as(self, settings: TrainingSettings) -> TrainingSettings:
-        """The settings, with those of the adapter to train: a new one, or the student's own.
+        """The settings, completed with those of the adapter to train: a new one, or the student's.
 
         Raises:
             ValueError: the settings contradict the student's adapter; the text says what to do.
@@ -47,11 +47,11 @@ class Student:
 
 
 def _read(adapter: Path, all_linear: Any) -> Lora:
-    """An adapter's settings, without PEFT's defaults.
+    """The settings of an existing adapter, without PEFT's defaults.
 
     Args:
         adapter: its folder.
-        all_linear: `all-linear` is accepted for the adapter's layers, because the adapter records only their names.
+        all_linear: the requested layers; `all-linear` is taken at its word, because an adapter records only layer names.
     """
     from peft import LoraConfig
 
@@ -70,9 +70,9 @@ def _read(adapter: Path, all_linear: Any) -> Lora:
 
 
 def load(student: Student, settings: TrainingSettings) -> tuple[Any, Any]:
-    """The model to train, and the configuration of a new adapter to put on it (or None).
+    """The model to train, and the configuration of a new adapter for it (or None).
 
-    An adapter that is trained further is part of the model (a trainable PeftModel); a merged one is in its weights.
+    An adapter that is trained further is part of the model (a trainable PeftModel); a merged one is part of its weights.
     """
     model = _full(student.folder)
     if student.adapter is None:
@@ -81,7 +81,7 @@ def load(student: Student, settings: TrainingSettings) -> tuple[Any, Any]:
 
     if settings.lora and settings.student_adapter == "continue":
         return PeftModel.from_pretrained(model, student.adapter, is_trainable=True), None
-    # Weights under an adapter are frozen, and stay frozen when it is merged.
+    # The weights under an adapter are frozen, and stay so after merging.
     merged = PeftModel.from_pretrained(model, student.adapter).merge_and_unload().requires_grad_(True)
     return merged, _peft(settings.lora) if settings.lora else None
 
@@ -102,11 +102,11 @@ def _peft(lora: Lora) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path, student: Student, settings: TrainingSettings) -> None:
-    """Write the trained adapter or full weights, and the tokenizer. The files are the same in every process."""
+    """Write the trained adapter or full weights, and the tokenizer. The same result gives the same files in every process."""
     from peft import PeftModel
 
     if student.results_in(settings) == "adapter":
-        # TRL also keeps a copy of the adapter as reference.
+        # TRL also keeps a copy of the adapter as its reference.
         model.save_pretrained(folder, selected_adapters=["default"])
         _tidy(folder, student.name)
         tokenizer.save_pretrained(folder)
@@ -118,7 +118,7 @@ def save(model: Any, tokenizer: Any, folder: Path, student: Student, settings: T
 
 
 def _tidy(folder: Path, base_model: str) -> None:
-    """Remove local paths, sets in random order, and the model card."""
+    """Remove local paths, the random order of sets, and the model card."""
     (folder / "README.md").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""The common part of the training operators: from rows and a student to a model with its metrics and its loss curve."""
+"""What the training operators share: training a student on rows, with metrics and a loss curve."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train(
 ) -> Model:
     """Train a model on a table's rows.
 
-    Metrics: those of `trainable_rows`; `loss`, `learning_rate`, `grad_norm` and other measures of the trainer, by step;
+    Metrics: those of `trainable_rows`; `loss`, `learning_rate`, `grad_norm` and the trainer's other measures by step;
     `trainable_parameters`.
 
     Args:
@@ -38,7 +38,8 @@ def train(
         table: the rows.
         completions: the fields that contain completions.
         settings: the settings of this kind of training.
-        role: the student; it must be a model in this process.
+        role: the student, a model that runs in this process.
+        ctx: the operator's context.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -52,7 +53,7 @@ def train(
         limit = SequenceLimit.of(AutoConfig.from_pretrained(student.folder))
         rows = trainable_rows((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, limit)
     if isinstance(settings, KTOSettings) and settings.compares and len(rows) < 2:
-        raise Reject("KTO estimates its KL term from other rows, and there is only one row; add rows, or use train_sft")
+        raise Reject("KTO estimates its KL term from other rows, but there is only one row; add rows, or use train_sft")
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())
     try:
         launch(training, lambda step, total, loss: ctx.progress(step, total, f"loss {loss:.3f}"), ctx.device)

@@ -1,4 +1,4 @@
-"""Direct preference optimisation with TRL, of all weights or of a LoRA adapter."""
+"""Direct preference optimisation of all weights or a LoRA adapter, with TRL."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from operators.training.train import train
 def train_dpo(pairs: Table[PreferencePair], ctx: Context, student: ChatModel, settings: DPOSettings) -> Iterator[Model]:
     """Train the student to prefer chosen completions to rejected ones, while staying close to the original model.
 
-    The reference is the student before training. Its first loss is therefore ln 2 (with `loss_type: sigmoid`), and a training
-    whose first loss differs stops at once. A student that is an adapter, such as the result of train_sft, is trained further
+    The reference is the student before training. The first loss is therefore ln 2 (with `loss_type: sigmoid`); if it is not,
+    training stops at once. A student that is an adapter, such as the result of train_sft, is trained further
     (`student_adapter: continue`) or merged into the weights first (`merge`).
 
     Parameters: those below, every field of TRL's DPOConfig (`loss_type` is sigmoid, ipo, robust with `label_smoothing`, hinge,
-    apo_zero, ..., or a list with `loss_weights`), and under `lora:` every field of PEFT's LoraConfig. The names of
-    LLaMA-Factory and axolotl (`pref_beta`, `pref_loss`, ...) are accepted, too.
+    apo_zero, ..., or a list with `loss_weights`) and, under `lora:`, every field of PEFT's LoraConfig. The names that
+    LLaMA-Factory and axolotl use (`pref_beta`, `pref_loss`, ...) are also accepted.
 
     Metrics: those of train_sft; `rewards/accuracies` and `rewards/margins` by step.
 

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation with TRL, on single completions that are labelled as desirable or not."""
+"""Kahneman-Tversky optimisation on single completions labelled as desirable or undesirable, with TRL."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from operators.training.train import train
 
 @operator(outputs={"model": Model})
 def train_kto(examples: Table[LabelledExample], ctx: Context, student: ChatModel, settings: KTOSettings) -> Iterator[Model]:
-    """Train the student on completions that are desirable (label true) or undesirable; no pairs are needed.
+    """Train the student on completions that are desirable (label true) or undesirable (label false); this needs no pairs.
 
-    Parameters: those below, every field of TRL's KTOConfig, and under `lora:` every field of PEFT's LoraConfig.
+    Parameters: those below, every field of TRL's KTOConfig and, under `lora:`, every field of PEFT's LoraConfig.
 
     Metrics: those of train_sft; `kl` by step.
 

@@ -1,4 +1,4 @@
-"""Selects the rows that can be trained on within max_length, and finds rows that a trainer would fail on, before loading."""
+"""Selects the rows that fit into max_length, and finds rows on which a trainer would fail, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SHOWN = 5
 
 
 class SequenceLimit(NamedTuple):
-    """The sequence length that a model supports.
+    """The longest sequence that a model supports.
 
     Attributes:
-        positions: the number of tokens; None if the model does not say.
-        fixed: whether it fails on a longer sequence; otherwise it has only never been trained on one.
+        positions: the number of tokens; None if unknown.
+        fixed: whether the model fails on a longer sequence; otherwise it has merely not been trained on one.
     """
 
     positions: int | None
@@ -39,25 +39,25 @@ def trainable_rows(
     ctx: Context,
     limit: SequenceLimit = SequenceLimit(None, fixed=False),  # noqa: B008  (a tuple)
 ) -> list[dict[str, Any]]:
-    """The rows whose prompts leave room for completions, each with its number in the column ROW.
+    """The rows whose prompts leave room for a completion, each with its number in the column ROW.
 
     Metrics: `rows`, `rows_truncated`, `rows_dropped`.
 
     Args:
-        rows: in TRL's form, `prompt` and completions as lists of messages.
+        rows: rows in TRL's format, with `prompt` and completions as lists of messages.
         completions: the fields that contain completions.
         tokenizer: the student's.
         max_length: the most tokens of a prompt and a completion.
-        ctx: gets the metrics and notes.
+        ctx: receives the metrics and notes.
         limit: the student's.
 
     Raises:
-        Reject: rows cannot be trained on (the error names them and says what to do), or no row is left.
+        Reject: some rows cannot be trained on (the text names them and says what to do), or no row is left.
     """
     if not tokenizer.chat_template:
         raise Reject(
             "the student's tokenizer has no chat template, so rows cannot be turned into text: use the chat (instruct) "
-            "version of the model, or put a chat_template.jinja into its folder"
+            "version of the model, or add a chat_template.jinja to its folder"
         )
     kept = []
     bad: dict[str, list[int]] = {}
@@ -84,20 +84,20 @@ def trainable_rows(
     _refuse(bad)
     if beyond:
         longer = (
-            f"{_rows(beyond)}: longer than the {limit.positions} tokens that the model supports, and max_length is {max_length}"
+            f"{_rows(beyond)}: longer than the {limit.positions} tokens that the model supports (max_length is {max_length})"
         )
         if limit.fixed:
             raise Reject(f"{longer}. Set max_length: {limit.positions} (longer rows are then cut off)")
-        ctx.note(f"{longer}: the model may not have seen such lengths")
+        ctx.note(f"{longer}. The model may perform badly beyond that length")
     if blank:
-        ctx.note(f"{_rows(blank)}: an empty completion, which teaches the model to answer nothing")
+        ctx.note(f"{_rows(blank)}: an empty completion, which teaches the model to give no answer")
     ctx.report("rows", total)
     ctx.report("rows_truncated", truncated)
     ctx.report("rows_dropped", dropped)
     if not total:
-        raise Reject("there is nothing to train on: the input has 0 rows")
+        raise Reject("there is nothing to train on: the input has no rows")
     if not kept:
-        raise Reject(f"all {total} prompts are longer than max_length={max_length}; nothing is left to learn")
+        raise Reject(f"all {total} prompts fill max_length={max_length} and leave no room for a completion; raise max_length")
     return kept
 
 
@@ -107,7 +107,7 @@ def _has_content(turn: dict[str, Any]) -> bool:
 
 
 class _BadRowError(Exception):
-    """Why a row cannot be trained on, and what to do about it."""
+    """Says why a row cannot be trained on, and what to do."""
 
 
 class _Lengths(NamedTuple):
@@ -142,9 +142,9 @@ def _remedy(roles: Sequence[str]) -> str:
     if "system" in roles:
         return "put the system text into the first user turn"
     if any(one == other for one, other in pairwise(roles)):
-        return "join consecutive turns of one role"
+        return "join consecutive turns of the same role"
     if roles[0] != "user":
-        return "begin with a user turn"
+        return "start with a user turn"
     return "change or remove the row"
 
 

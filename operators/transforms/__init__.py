@@ -1,1 +1,1 @@
-"""Operators on rows of any type with text fields."""
+"""The operators for rows of any type with text fields."""

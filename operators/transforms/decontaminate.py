@@ -1,4 +1,4 @@
-"""Separate training rows that share wording with a test set from those that do not."""
+"""Separate training rows that share wording with a test set from the rest."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _OPENING = 3
 
 
 class Contaminated(Record):
-    """A row that shares words with a reference row. Rows are numbered as in the operator's inputs.
+    """A row that shares words with a reference row. Row numbers are those in the operator's inputs.
 
-    `ngram` has the shared words; for a short reference text, its words and symbols.
+    `ngram` contains the shared words or, for a short reference text, its words and symbols.
     """
 
     input_row: int
@@ -52,24 +52,24 @@ def decontaminate(
 ) -> Iterator[Output]:
     """Separate rows that share words with a test set (`contaminated`) from the others (`clean`), which stay unchanged.
 
-    A row is contaminated if one of these holds; case, white space and punctuation do not count:
+    A row is contaminated in each of these cases, ignoring case, white space and punctuation:
 
-    * it shares `ngram` consecutive words with a reference text, symbols ignored;
-    * it contains a whole reference text that is shorter than that and has at least `shortest` words, symbols included;
+    * it shares `ngram` consecutive words with a reference text, ignoring symbols;
+    * it contains, symbols included, a whole reference text that is shorter than that but has at least `shortest` words;
     * it equals a reference row in all compared texts, however short they are.
 
-    So a short text such as an answer ("72", "yes") never counts by itself. False alarms come from phrases that many
-    problems contain (instructions, or "What is the value of x?" as a whole reference text). The column `ngram` shows them:
-    list them in `ignore`, or raise `shortest`. Paraphrases are not found; dedup with embeddings compares meanings.
+    A short text, such as the answer "72" or "yes", therefore never counts by itself. False alarms come from phrases that many
+    problems contain: instructions, or a whole reference text like "What is the value of x?". The column `ngram` shows them;
+    list them in `ignore`, or raise `shortest`. Paraphrases are not found; to compare meanings, use dedup with embeddings.
 
     Metrics: `rows` counts clean and contaminated rows.
 
     Args:
         ngram: the number of consecutive shared words that makes a row contaminated.
-        shortest: reference texts with fewer words are only compared as whole rows.
-        fields: the fields to compare, each by itself; by default the first text field that is not an id.
+        shortest: a reference text with fewer words is compared only as part of a whole row.
+        fields: the fields to compare, one by one; by default the first text field that is not an id.
         reference_fields: the same for the reference.
-        ignore: phrases to remove from all texts first, such as "Give the result as your final answer.".
+        ignore: phrases to remove from all texts first, for instance "Give the result as your final answer."
     """
     cut = [_spaced(phrase) for phrase in sorted(params.ignore, key=len, reverse=True)]
     references = texts_of(reference, params.reference_fields)
@@ -97,7 +97,7 @@ def decontaminate(
 
 
 class Shared(NamedTuple):
-    """The words that a row shares with a reference, and the first reference that has them."""
+    """The words that a row shares with a reference, and the first reference that contains them."""
 
     ngram: str
     reference: int
@@ -105,13 +105,13 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """All texts that make a row contaminated, each with the first reference that has it.
+    """All texts that make a row contaminated, each with the first reference that contains it.
 
     Attributes:
         ngram: the number of words in each key of `long`.
         long: runs of words.
         short: whole short texts.
-        lengths: by first tokens, the lengths of the short texts that begin with them.
+        lengths: first tokens -> the lengths of the short texts that begin with them.
         rows: whole rows.
     """
 
@@ -165,7 +165,7 @@ def _runs(tokens: Sequence[str], length: int) -> Iterator[Tokens]:
 
 
 def _passages(texts: Sequence[str], cut: Sequence[str]) -> tuple[Tokens, ...]:
-    """The tokens of the texts as passages: one for each text, or for each part of it between removed phrases."""
+    """The tokens of the texts as passages: one passage for each text, or for each part of it between removed phrases."""
     if not cut:
         return tuple(tuple(found) for text in texts if (found := tokens(text)))
     parts = [_spaced(text) for text in texts]

@@ -15,7 +15,7 @@ _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embedding": 0.95}
 
 
 class Duplicate(Record):
-    """A row that was dropped. Rows are numbered as in the operator's input, over all its versions in order."""
+    """A row that was dropped. Row numbers are those in the operator's input; its versions are numbered through in order."""
 
     input_row: int
     duplicate_of: int
@@ -38,22 +38,22 @@ class DedupParams(Params):
         return {"encoder"} if self.method == "embedding" else set()
 
     def problems(self, inputs: InputTypes) -> Iterator[str]:
-        """Fields without text, and a threshold for a method that has none."""
+        """Fields without text, and a threshold for a method without one."""
         yield from wrong_fields(inputs["rows"], self.fields)
         if self.method == "exact" and self.threshold is not None:
-            yield "threshold: method exact has none; leave it out, or choose minhash or embedding"
+            yield "threshold: the method exact has none; remove it, or choose minhash or embedding"
 
 
 @operator(outputs={"kept": "rows", "dropped": Duplicate})
 async def dedup(rows: Table[Record], ctx: Context, encoder: Encoder | None, params: DedupParams) -> AsyncIterator[Output]:
-    """Keep the first of several rows with the same text, unchanged; drop the others and record which kept row each repeats.
+    """Keep the first of several rows with the same text unchanged; drop the others, and record which kept row each repeats.
 
     Every method finds exact duplicates: texts that differ only in case, white space, punctuation and Unicode variants.
-    Operators, brackets and decimal points count: `3 + 4` is not `3 - 4`. A near duplicate is similar to a kept row; a row that
-    is similar to a dropped row, but to no kept one, is kept. Rows without text in the compared fields are kept.
+    Operators, brackets and decimal points count: `3 + 4` is not `3 - 4`. A near duplicate is similar to a row that is kept. A
+    row that is similar only to dropped rows is itself kept. Rows without text in the compared fields are kept.
 
-    Problems made from one template are similar: if a long one differs only in names and numbers, minhash and (even more so)
-    embedding take it for a duplicate. Look at `dropped` before training, raise the threshold or choose `exact`.
+    Problems made from the same template are similar. If a long one differs only in names and numbers, minhash and (even more
+    often) embedding take it for a duplicate. Look at `dropped` before training; raise the threshold, or choose `exact`.
 
     Metrics: `rows` counts kept rows, exact duplicates and near duplicates.
 
@@ -62,7 +62,7 @@ async def dedup(rows: Table[Record], ctx: Context, encoder: Encoder | None, para
             sentence encoder (role `encoder`); `exact` finds exact duplicates only.
         threshold: texts with at least this similarity are duplicates: Jaccard similarity of the sets of shingles (default
             0.8), or cosine similarity of the vectors (default 0.95).
-        fields: the fields to compare, all of them together; by default the first text field that is not an id (a problem's
+        fields: the fields to compare, taken together; by default the first text field that is not an id (a problem's
             question, an example's prompt). System messages do not count.
         shingle: the number of consecutive words or symbols in a shingle, for minhash.
     """
@@ -79,17 +79,17 @@ async def dedup(rows: Table[Record], ctx: Context, encoder: Encoder | None, para
         near = by_minhash([keys[number] for number in different], limit, params.shingle, ctx.progress)
     elif encoder is not None:
         near = await by_embedding([as_one(texts[number]) for number in different], limit, encoder, ctx.progress)
-    like = {different[place]: SimilarText(different[found.place], found.similarity) for place, found in near.items()}
+    similar = {different[place]: SimilarText(different[found.place], found.similarity) for place, found in near.items()}
     for outcome in ("kept", "exact", "near"):
         ctx.count("rows", outcome, by=0)
     for number, row in enumerate(rows):
         first = firsts.get(keys[number], number)
-        found = like.get(first, SimilarText(first, 1.0))
+        found = similar.get(first, SimilarText(first, 1.0))
         if found.place == number:
             ctx.count("rows", "kept")
             yield "kept", row
             continue
-        kind: Literal["exact", "near"] = "near" if first in like else "exact"
+        kind: Literal["exact", "near"] = "near" if first in similar else "exact"
         ctx.count("rows", kind)
         dropped = Duplicate(
             input_row=number,

@@ -1,4 +1,4 @@
-"""The diversity of texts, in their words and in their meaning."""
+"""Measures the diversity of texts, in words and in meaning."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Lexical:
     Attributes:
         tokens: the number of words; numbers do not count.
         types: the number of different words.
-        first: the number of words in a comparison with other sets.
-        types_in_first: the number of different words among these.
+        first: the number of words that are compared with other sets.
+        types_in_first: the number of different words among them.
     """
 
     tokens: int
@@ -34,7 +34,7 @@ class Lexical:
 
     @property
     def type_token_ratio(self) -> float:
-        """types / tokens. It falls with the amount of text; for sets of different size, compare `types_in_first`."""
+        """types / tokens. It falls as texts get longer; for sets of different sizes, compare `types_in_first`."""
         return self.types / self.tokens if self.tokens else 0.0
 
 
@@ -51,10 +51,10 @@ def word_count(texts: Sequence[str]) -> int:
 
 
 def mean_nearest_distance(vectors: NDArray[np.float32]) -> float:
-    """The mean cosine distance from a text to the most similar other one: 0 for copies, 1 for unrelated texts.
+    """The mean cosine distance from each text to the most similar other text: 0 for copies, 1 for unrelated texts.
 
     Args:
-        vectors: (texts, width), rows of length 1, of at least two texts.
+        vectors: (texts, width), with rows of length 1, for at least two texts.
     """
     import numpy as np
 
@@ -62,11 +62,11 @@ def mean_nearest_distance(vectors: NDArray[np.float32]) -> float:
     for start in range(0, len(vectors), _BLOCK):
         similarity = vectors[start : start + _BLOCK] @ vectors.T
         places = np.arange(len(similarity))
-        similarity[places, start + places] = -np.inf  # not to itself
+        similarity[places, start + places] = -np.inf  # a text is not its own neighbour
         nearest.append(similarity.max(axis=1))
     return float(1 - np.concatenate(nearest).mean())
 
 
 def sample(texts: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the texts, always the same ones."""
+    """At most `count` of the texts, drawn at random but always the same."""
     return list(texts) if len(texts) <= count else random.Random(0).sample(list(texts), count)

@@ -1,4 +1,4 @@
-"""Near duplicates among texts, in order: the texts that are similar to an earlier text that is kept."""
+"""Finds near duplicates: texts that are similar to an earlier text that is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from engine.operator import Encoder
 
 Progress = Callable[[int, int], None]
-"""Called with the number of texts done, and the number of all texts."""
+"""Called with the number of texts done and the number of all texts."""
 
 _PERMUTATIONS = 128
 _RECALL = 0.95
@@ -29,7 +29,7 @@ class SimilarText(NamedTuple):
 
 
 def shingles(passages: Sequence[str], size: int) -> set[str]:
-    """All runs of `size` tokens within a passage; a shorter passage is one shingle as a whole.
+    """All runs of `size` tokens within a passage; a shorter passage is a single shingle.
 
     Args:
         passages: tokens separated by blanks.
@@ -46,14 +46,14 @@ def shingles(passages: Sequence[str], size: int) -> set[str]:
 def by_minhash(texts: Sequence[Sequence[str]], threshold: float, size: int, progress: Progress) -> dict[int, SimilarText]:
     """Texts whose set of shingles has at least this Jaccard similarity with that of an earlier, kept text.
 
-    MinHash proposes candidates: at least 95 of 100 pairs whose similarity equals the threshold, and more of the pairs above
-    it. The similarity of candidates is then computed exactly, so there are no false duplicates.
+    MinHash proposes candidates: at least 95 of 100 pairs whose similarity equals the threshold, and more of those above it. The
+    similarity of candidates is then computed exactly, so there are no false duplicates.
 
     Args:
         texts: passages of tokens, see `shingles`; each text has at least one token.
         threshold: the smallest similarity, above 0.
         size: the number of tokens in a shingle.
-        progress: called now and then.
+        progress: called after every 1,024 texts.
 
     Returns:
         By the place of a text, the most similar kept text (the first of several).

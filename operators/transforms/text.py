@@ -1,4 +1,4 @@
-"""The texts of rows of any type, and their tokens, by which wordings are compared."""
+"""The texts of rows of any type, and the tokens by which their wording is compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.operator import Record, Table, did_you_mean
 
 _TOKEN = re.compile(
     r"\d+(?:[.,]\d+)+"  # 1.5 is one word and differs from 15
-    r"|[\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no blanks between words
+    r"|[\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese put no blanks between words
     r"|[^\W_\u3040-\u30ff\u3400-\u9fff]+"
     r"|(?<=[\d)])!"  # a factorial
     r"|(?<![^\W\d_])-|-(?![^\W\d_])"  # a minus; between letters it is a hyphen
@@ -43,7 +43,7 @@ def words(tokens: Sequence[str]) -> list[str]:
 
 
 def texts_of(table: Table[Any], fields: Sequence[str] | None = None) -> list[tuple[str, ...]]:
-    """The texts of the fields for each row, "" where there is none.
+    """The texts of the fields for each row; "" if there is none.
 
     A conversation's text consists of its turns, without the system message, which many rows share.
 
@@ -65,7 +65,7 @@ def as_one(texts: Sequence[str]) -> str:
 
 
 def main_field(record: type[Record]) -> str | None:
-    """The first field with text or turns that is not an id: a problem's question, an example's prompt. None without one."""
+    """The first field with text or turns that is not an id (a problem's question, an example's prompt), if any."""
     for name, field in record.model_fields.items():
         kind = record.arrow_schema().field(name).type
         closed = pa.types.is_large_string(kind) and str not in (field.annotation, *typing.get_args(field.annotation))

@@ -133,7 +133,7 @@ def compare(session: Session, old: str, new: str | None = None, *, key: Sequence
     Raises QueryError when a version does not exist, or a key is missing, null or not unique.
     """
     before = session.resolve(old)
-    before, after = (before, session.resolve(new)) if new else (_version_before(session, *before), before)
+    before, after = (before, session.resolve(new)) if new else (_version_before(session, before), before)
     first, second = (session.manifest(*version) for version in (before, after))
     sides = _side(first), _side(second)
     key = tuple(dict.fromkeys(key))
@@ -147,14 +147,14 @@ def compare(session: Session, old: str, new: str | None = None, *, key: Sequence
     return Diff(*sides, False, fields, rows, _compare_files(tables))
 
 
-def _version_before(session: Session, name: str, version: int) -> Version:
+def _version_before(session: Session, version: Version) -> Version:
     query = "select max(version) from versions where name = ? and version < ?"
-    [(before,)] = session.ask(query, [name, version]).rows
+    [(before,)] = session.ask(query, [*version]).rows
     if before is None:
         raise QueryError(
-            f"{name}@{version} is the first version of {name}, so there is none before it. Name a version to compare it with."
+            f"{version} is the first version of {version.name}, so there is none before it. Name a version to compare it with."
         )
-    return Version(name, int(before))
+    return Version(version.name, int(before))
 
 
 def _side(manifest: Manifest) -> Side:

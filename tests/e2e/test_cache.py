@@ -21,17 +21,17 @@ SAMPLE = {"nothing", "append 10 rows", "change the second of two prompts", "chan
     "edit a helper of the verifier",
     "edit a comment",
 }
-"""Edits of every run of the tests; the rest of the table is for `make soak` (and the benchmark)."""
+"""The edits that every test run tries; `make soak` and the benchmark try the whole table."""
 
 
 def edits(*, on_data: bool) -> list[Any]:
-    """The table's lines."""
+    """The edits in the table."""
     lines = [edit for edit in EDITS if edit.on_data is on_data]
     return [pytest.param(edit, id=edit.name, marks=() if edit.name in SAMPLE else pytest.mark.soak) for edit in lines]
 
 
 def run_here(folder: Path) -> dict[str, Any]:
-    """A run in this process, on the session's Ray; gives its summary."""
+    """Run in this process, on the session's Ray; return the summary."""
     registry = Registry(folder / ".engine")
     if registry.exists:
         with registry.session() as session:
@@ -44,7 +44,7 @@ def run_here(folder: Path) -> dict[str, Any]:
 
 
 def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
-    """Compare what happened with the table."""
+    """Compare the results with the table."""
     assert sent == edit.calls
     assert tuple(step["outcome"] for step in summary["steps"]) == edit.outcomes
     assert summary["steps"][-1]["rows_out"] == edit.rows_out
@@ -52,12 +52,14 @@ def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("edit", edits(on_data=True))
-def test_an_edit_of_pipeline_or_data_costs_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
+def test_editing_pipeline_or_data_costs_exactly_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
     judged(edit, *calls_of(edit, workdir, chat_server, run_here))
 
 
 @pytest.mark.parametrize("edit", edits(on_data=False))
-def test_an_edit_of_code_costs_nothing_and_is_shown(workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli) -> None:
+def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
+    workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli
+) -> None:
     said = ""
 
     def run_edited(folder: Path) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def test_an_edit_of_code_costs_nothing_and_is_shown(workdir: Path, chat_server: 
     assert ("+    return " in said) == (edit.outcomes == ("ran",))
 
 
-def test_a_kill_at_half_and_a_new_step_cost_the_missing_half(workdir: Path, chat_server: ChatServer) -> None:
+def test_after_a_kill_halfway_only_the_missing_half_costs(workdir: Path, chat_server: ChatServer) -> None:
     sent, summary = calls_after_a_kill(workdir, chat_server)
     assert sent == ROWS // 2
     assert [step["rows_out"] for step in summary["steps"]] == [ROWS, ROWS]

@@ -41,7 +41,7 @@ def project(workdir: Path, chat_server: ChatServer) -> Path:
 
 
 @pytest.mark.timeout(400)
-def test_the_whole_tour(project: Path, engine: Cli, chat_server: ChatServer) -> None:
+def test_the_main_commands_work_one_after_the_other(project: Path, engine: Cli, chat_server: ChatServer) -> None:
     assert engine("check", "p.yaml").stdout == "p.yaml is fine: 2 steps, 1 external dataset.\n"
     planned = json.loads(engine("plan", "p.yaml", "--json").stdout)
     assert [(step["step"], step["status"]) for step in planned] == [("problems", "READ"), ("cot", "RUN"), ("rows", "WAIT")]
@@ -157,7 +157,7 @@ def test_mistakes_are_explained_without_a_traceback(
     assert not (project / ".engine").exists()
 
 
-def test_a_failed_step_is_exit_code_one_and_the_traceback_needs_debug(
+def test_a_failed_step_exits_with_1_and_shows_the_traceback_only_with_debug(
     project: Path, engine: Cli, chat_server: ChatServer
 ) -> None:
     chat_server.answer = lambda prompt, seen: error(404, "The model `test-model` does not exist")
@@ -188,7 +188,7 @@ def test_operators_are_documented(engine: Cli) -> None:
     assert json.loads(engine("ops", "train_sft", "--json").stdout)["outputs"] == {"model": "Model"}
 
 
-def test_the_schema_accepts_the_pipelines_and_refuses_mistakes(engine: Cli) -> None:
+def test_the_schema_accepts_the_pipelines_and_rejects_mistakes(engine: Cli) -> None:
     schema = json.loads(engine("schema").stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)

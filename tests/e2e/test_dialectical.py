@@ -22,7 +22,7 @@ STEPS = "3. Decide which are false"
 
 
 def items(*countries: str) -> dict[str, Any]:
-    """PoisonedRAG's form."""
+    """PoisonedRAG's format."""
     return {
         country: {
             "question": f"What is the capital of {country}?",
@@ -35,7 +35,7 @@ def items(*countries: str) -> dict[str, Any]:
 
 
 def answers(prompt: str, seen: int) -> str:
-    """The judge reads the last word; the reviser makes a sentence of it; the policy follows the most contexts.
+    """The judge reads the last word, the reviser makes a sentence of it, and the policy follows the majority of contexts.
 
     Spelled-out steps make it right among contexts that contradict each other, and among others, too.
     """

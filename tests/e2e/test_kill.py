@@ -1,4 +1,4 @@
-"""`kill -9` at any moment costs nothing that was finished, and the end is the same as without it."""
+"""`kill -9` at any moment loses nothing that was finished, and the result is the same as without it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_pipeline(workdir: Path, server: ChatServer) -> None:
 
 
 def solve(prompt: str, _: int) -> str:
-    """Right for two of three problems."""
+    """Answer two of three problems correctly."""
     number = int(prompt.partition("What is ")[2].split()[0])
     return f"It is \\boxed{{{number + (1 if number % 3 else 2)}}}."
 
@@ -50,7 +50,7 @@ def contents(registry: Path) -> list[tuple[Any, ...]]:
 
 
 def killed(process: psutil.Process, whom: str) -> None:
-    """kill -9 of a part of a run, or of all of it."""
+    """`kill -9` part of a run, or all of it."""
     parts = process.children(recursive=True)
     if whom == "worker":
         parts = [part for part in parts if _named(part, "_RayWorker")]
@@ -74,7 +74,7 @@ def _named(process: psutil.Process, name: str) -> bool:
 
 
 class Run:
-    """An `engine run` under way, in a process of its own."""
+    """An `engine run` in another process."""
 
     def __init__(self, workdir: Path, server: ChatServer, rng: random.Random) -> None:
         self._server, self._rng = server, rng
@@ -89,7 +89,7 @@ class Run:
         )
 
     def kill(self, whom: str, at_most: int) -> int:
-        """Kill after so many more requests, or fewer; gives 0 when the run had come to its end before."""
+        """Kill after up to this many more requests; return 0 if the run ended before."""
         wanted = len(self._server.requests) + self._rng.randrange(1, at_most)
         while len(self._server.requests) < wanted and self.process.poll() is None:
             self._server.wait_for_request(1)
@@ -100,7 +100,7 @@ class Run:
         return 1
 
     def end(self) -> tuple[int, str]:
-        """Wait until the run, and whatever it had started, is gone; gives the exit code and what it said."""
+        """Wait until the run and all its processes have ended; return the exit code and the output."""
         said, _ = self.process.communicate(timeout=120)
         for part in psutil.wait_procs(self._started, timeout=20)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -111,7 +111,7 @@ class Run:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 10))])
 def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_server: ChatServer, seed: int) -> None:
-    """Twice a worker and then something worse (a sample: once), and once more a worker, which a run survives."""
+    """Two workers, then something worse (in a sample: one), and once more a worker, which the run survives."""
     chat_server.answer = solve
     chat_server.latency = 0.05
     write_pipeline(workdir, chat_server)
@@ -141,7 +141,7 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_
     assert [state == "succeeded" for state in states] == [False] * rounds + [True]
 
 
-def test_ctrl_c_waits_for_calls_that_are_paid_for(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
+def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
     chat_server.answer, chat_server.latency = solve, 1.0
     write_pipeline(workdir, chat_server)
     run = Run(workdir, chat_server, random.Random(0))

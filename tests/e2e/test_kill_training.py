@@ -1,4 +1,4 @@
-"""`kill -9` of a whole run in the middle of a training: the next run goes on from the last checkpoint to the same model."""
+"""`kill -9` of a whole run during training: the next run resumes from the last checkpoint and gets the same model."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def write_pipeline(folder: Path, model: Path, devices: int) -> None:
 
 
 def killed_in_training(folder: Path, after: int) -> None:
-    """Run, and kill everything as soon as a checkpoint of so many steps is there."""
+    """Run, and kill everything as soon as the checkpoint of a step exists."""
     kill_tree(trained_until(folder, after))
 
 
 def trained_until(folder: Path, step: int) -> subprocess.Popen[bytes]:
-    """A run of which the checkpoint after so many steps is there."""
+    """A run whose checkpoint of a step exists."""
     command = [sys.executable, "-m", "engine.cli", "run", "p.yaml"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(folder.glob(f".engine/receipts/*/checkpoints/checkpoint-{step}/seen-*.json")):
@@ -52,7 +52,7 @@ def trained_until(folder: Path, step: int) -> subprocess.Popen[bytes]:
 
 
 def finished(folder: Path) -> str:
-    """Run to the end; gives what was said on the way."""
+    """Run to the end; return the output."""
     command = [sys.executable, "-m", "engine.cli", "run", "p.yaml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def found(folder: Path) -> tuple[list[Any], list[Any], list[Any]]:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_killed_run_goes_on_with_its_training(workdir: Path, tiny_model: Path, devices: int) -> None:
+def test_a_killed_run_resumes_its_training(workdir: Path, tiny_model: Path, devices: int) -> None:
     for name in ("undisturbed", "killed"):
         write_pipeline(workdir / name, tiny_model, devices)
     finished(workdir / "undisturbed")
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_with_its_training(workdir: Path, tiny_model: Path,
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_a_device_that_crashes_is_replaced_and_the_training_goes_on(workdir: Path, tiny_model: Path) -> None:
+def test_a_crashed_device_is_replaced_and_training_continues(workdir: Path, tiny_model: Path) -> None:
     for name in ("undisturbed", "crashed"):
         write_pipeline(workdir / name, tiny_model, devices=2)
     finished(workdir / "undisturbed")

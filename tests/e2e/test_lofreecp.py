@@ -21,12 +21,12 @@ FILES = Path(pipelines.__file__).parent
 
 
 def draw(*parts: object) -> float:
-    """In [0, 1), by the parts alone."""
+    """A number in [0, 1) that depends only on the parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8]) / 2**64
 
 
 def reply(body: dict[str, Any]) -> dict[str, Any]:
-    """Answers with the right number, one beside it, or nonsense; how often depends on the question."""
+    """Answer with the right number, a neighbouring one, or nonsense; how often depends on the question."""
     found = re.search(r"code of (\w+)\?", body["messages"][-1]["content"])
     if found is None:
         return completion(f"word {draw(json.dumps(body), reply.calls)}")

@@ -27,7 +27,7 @@ def problem(a: int, b: int, **more: Any) -> dict[str, Any]:
 
 
 def teacher(prompt: str, seen: int) -> str:
-    """Adds the two numbers; the first time wrong when one of them is 7, and retells in the persona's words."""
+    """Add the two numbers, wrongly at first if one of them is 7; rewrite problems in the persona's words."""
     told = prompt.rpartition("Problem: ")[2]
     a, b = (int(each) for each in re.findall(r"\d+", told)[:2])
     if persona := re.search(r"Persona: (.*)", prompt):

@@ -1,4 +1,4 @@
-"""The first thing a newcomer runs: offline, with the embedded model, from the checkout or from an installed wheel."""
+"""What a newcomer runs first: offline, with the embedded model, from a checkout or an installed wheel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.timeout(400)
-def test_the_quickstart_in_small(engine: Cli, workdir: Path) -> None:
+def test_a_small_quickstart_runs(engine: Cli, workdir: Path) -> None:
     small = ("--set", "problems=6", "--set", "attempts=1", "--set", "train_steps=1")
     done = engine("run", "quickstart", *small)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,7 +38,7 @@ def test_the_quickstart_in_small(engine: Cli, workdir: Path) -> None:
     assert {step["outcome"] for step in again["steps"]} == {"hit"}
 
 
-def test_the_wheel_has_all_it_needs(workdir: Path) -> None:
+def test_the_wheel_contains_everything_it_needs(workdir: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(workdir / "dist"), str(ROOT)]
     built = subprocess.run(build, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr

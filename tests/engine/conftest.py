@@ -21,7 +21,7 @@ Make = Callable[..., ChatModel]
 
 @pytest.fixture
 async def model(workdir: Path, chat_server: ChatServer) -> AsyncIterator[Make]:
-    """Makes models on the test's server; all share one journal."""
+    """Make models on the test's server; all share one journal."""
     journal = Journal(workdir / "journal")
     made = []
 

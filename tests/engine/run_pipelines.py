@@ -19,7 +19,7 @@ from engine.running.run import run
 from registry import Registry
 
 new_cluster: Callable[[], Executor] = Cluster
-"""Makes the executor of a run; the fixtures `in_process` and `no_cluster` put others in place."""
+"""Makes the executor of a run; the fixtures `in_process` and `no_cluster` replace it."""
 
 
 def run_text(
@@ -68,5 +68,5 @@ def texts(registry: Registry, target: str) -> list[str]:
 
 
 def outcomes(result: RunResult) -> dict[str, str]:
-    """Step -> hit, ran, resumed or failed."""
+    """Step -> `hit`, `ran`, `resumed` or `failed`."""
     return {outcome.record.step: outcome.record.outcome for outcome in result.steps}

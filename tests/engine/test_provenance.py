@@ -1,4 +1,4 @@
-"""Sources travel with rows and answers, and with copies of them."""
+"""Sources are kept with rows and answers, and with copies of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_changed_copy_of_an_answer_is_still_that_answer() -> None:
     assert sources_of(note) == (RowRef("notes", 3), CallRef("a" * 64))
 
 
-def test_sources_do_not_change_what_a_row_equals_or_dumps() -> None:
+def test_sources_do_not_affect_equality_or_serialization() -> None:
     note = derived(Note(text="a"), RowRef("notes", 0))
     assert note == Note(text="a")
     assert note.model_dump() == {"text": "a"}

@@ -1,4 +1,4 @@
-"""Questions about made-up lands with poisoned contexts, and a server that plays the models which answer and judge them."""
+"""Questions about made-up lands with poisoned contexts, and a server that plays the models that answer and judge them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def correct(land: int) -> str:
 
 
 def incorrect(land: int) -> str:
-    """What poisoned passages call its capital."""
+    """The capital according to poisoned passages."""
     return f"Bburg{land}"
 
 
@@ -65,13 +65,13 @@ def write(name: str, *rows: dict[str, Any]) -> None:
 
 
 def land_of(conversation: list[dict[str, str]]) -> int:
-    """Which land a conversation is about."""
+    """The land that a conversation is about."""
     [land] = set(re.findall(r"land (\d+)\?", "\n".join(turn["content"] for turn in conversation)))
     return int(land)
 
 
 def judging(conversation: list[dict[str, str]]) -> str:
-    """A judge that names the answer which the response mentions last, wherever it stands; of "mumble" it makes nothing."""
+    """A judge that chooses the answer that the response mentions last; it cannot read "mumble"."""
     prompt = conversation[0]["content"]
     shown = dict(re.findall(r"^(First|Second) answer: (.*)$", prompt, re.MULTILINE))
     said = prompt.partition("<response>")[2].partition("</response>")[0]
@@ -83,7 +83,7 @@ def judging(conversation: list[dict[str, str]]) -> str:
 
 
 def play(server: ChatServer, **roles: Says) -> None:
-    """Let the server answer as the models of these names; the judge is `judging` unless another is given."""
+    """Make the server answer as the models with these names; the judge is `judging` by default."""
     speakers: dict[str, Says] = {"judge": judging, **roles}
 
     def reply(body: dict[str, Any]) -> Any:

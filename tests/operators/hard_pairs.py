@@ -1,4 +1,4 @@
-"""Gold answers, models' answers (inside a box) and what must be said of them: `=` correct, `!` wrong, `?` unparsed.
+"""Gold answers, models' answers (inside a box) and the expected verdicts: `=` correct, `!` wrong, `?` unparsed.
 
 No two kinds of writing may be confused: what cannot be read for sure is `?`, never a verdict.
 """

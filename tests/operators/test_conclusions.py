@@ -1,4 +1,4 @@
-"""Which of two answers a text gives: whole words, the last one, what is stated; and PoisonedRAG's own count beside it."""
+"""Which of two answers a text gives, by whole words, the last mention or a stated answer; and PoisonedRAG's own count."""
 
 from __future__ import annotations
 
@@ -131,24 +131,24 @@ CONCLUSIONS = [
 
 
 @pytest.mark.parametrize(("text", "correct", "incorrect", "which"), CONCLUSIONS)
-def test_what_a_text_concludes_with(text: str, correct: str, incorrect: str, which: str) -> None:
+def test_texts_conclude_with_the_expected_answer(text: str, correct: str, incorrect: str, which: str) -> None:
     assert conclusion(text, correct, incorrect) == which
 
 
-def test_answers_swapped_give_the_other_conclusion() -> None:
+def test_swapping_the_answers_swaps_the_conclusion() -> None:
     other = {"correct": "incorrect", "incorrect": "correct", "neither": "neither"}
     for text, correct, incorrect, which in CONCLUSIONS:
         assert conclusion(text, incorrect, correct) == other[which]
 
 
-def test_poisonedrag_counts_characters_wherever_they_stand() -> None:
+def test_poisonedrag_counts_any_substring() -> None:
     assert attacked("I don't know.", "no")
     assert attacked("It is not Lyon.", "lyon.")
     assert attacked("There are 240.", "24")
     assert not attacked("Paris", "Lyon")
 
 
-def test_texts_are_cleaned_as_poisonedrag_does() -> None:
+def test_texts_are_cleaned_like_poisonedrag() -> None:
     assert [poisonedrag_clean(text) for text in (" The U.S.. ", ".", "No!")] == ["the u.s.", ".", "no!"]
     assert not attacked("anything", " ")
 
@@ -169,7 +169,7 @@ def test_texts_are_cleaned_as_poisonedrag_does() -> None:
         ("กา", "ก้า"),
     ],
 )
-def test_answers_that_differ_for_a_reader_differ(one: str, other: str) -> None:
+def test_answers_that_differ_to_a_reader_are_different(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
 
 

@@ -1,4 +1,4 @@
-"""How models do among poisoned contexts: verdicts, the ways of counting attacks, intervals by cell."""
+"""How models answer given poisoned contexts: verdicts, two ways of counting attacks, intervals by cell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def metrics_of(registry: Registry) -> dict[tuple[str, str], float]:
 
 
 def student(conversation: list[dict[str, str]]) -> Any:
-    """Land by land another way to be right or wrong."""
+    """Each land is right or wrong in another way."""
     land = land_of(conversation)
     said: dict[int, Any] = {
         0: f"It is {correct(0)}.",
@@ -40,7 +40,7 @@ def student(conversation: list[dict[str, str]]) -> Any:
     return said.get(land, f"It is {correct(land)}." if land % 2 else f"It is {incorrect(land)}.")
 
 
-def test_attacks_are_counted_in_both_ways_and_everything_by_cell(registry: Registry, chat_server: ChatServer) -> None:
+def test_attacks_are_counted_both_ways_and_by_cell(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, student=student)
     cases = [case(land, 2, temperature=0.0) for land in range(6)]
     cases[3]["incorrect_answer"] = "no"  # a refusal contains it
@@ -79,7 +79,7 @@ def test_attacks_are_counted_in_both_ways_and_everything_by_cell(registry: Regis
     assert ask(registry, "select distinct role from llm_calls where row = 0 order by 1") == [("judge",), ("student",)]
 
 
-def test_without_a_judge_the_strict_count_stands(registry: Registry, chat_server: ChatServer) -> None:
+def test_without_a_judge_only_the_strict_measures_are_reported(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, student=student)
     given = {"judging": "strict", "prompt": "{{ contexts }} {{ question }}"}
     result = evaluate(registry, chat_server, case(0), case(11, 0, fc=True), case(12, 0, fc=True), **given)

@@ -1,4 +1,4 @@
-"""Items in a grid of cells: nested passages, cells that cannot be filled, PoisonedRAG's files as they are."""
+"""Items in a grid of cells: nested passages, cells that cannot be filled, PoisonedRAG's original files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RENAME = "{correct answer: correct_answer, incorrect answer: incorrect_answer, a
 def poisoned(
     correct: str = "Paris", incorrect: str = "Lyon", passages: int = 5, question: str = "Which city?"
 ) -> dict[str, Any]:
-    """An item as PoisonedRAG writes it."""
+    """An item in PoisonedRAG's format."""
     texts = [f"Passage {number} says that it is {incorrect}." for number in range(passages)]
     return {"question": question, "correct answer": correct, "incorrect answer": incorrect, "adv_texts": texts}
 
@@ -29,7 +29,7 @@ def poisoned(
 def grid(
     registry: Registry, items: dict[str, Any] | list[Any], facts: list[dict[str, str]] | None = None, **settings: Any
 ) -> Any:
-    """Run the grid over a file of PoisonedRAG's kind, or over a list of such items."""
+    """Run conflict_grid on a file in PoisonedRAG's format, or on a list of such items."""
     Path("items.json").write_text(json.dumps(items))
     datasets = f"items: {{type: ConflictItem, path: items.json, rename: {RENAME}}}"
     given = "items"
@@ -47,7 +47,7 @@ def cases(registry: Registry, where: str = "true") -> list[tuple[Any, ...]]:
     return ask(registry, f'select id, pcn, fc, contexts from "demo/grid" where {where} order by row')
 
 
-def test_every_item_stands_in_every_cell_and_larger_cells_hold_smaller_ones(registry: Registry) -> None:
+def test_every_item_is_in_every_cell_and_larger_cells_contain_smaller_ones(registry: Registry) -> None:
     facts = [{"id": "one", "passage": "It is Paris."}, {"question": "which  CITY", "passage": "Paris it is."}]
     grid(registry, {"one": poisoned(), "two": poisoned(question="Which City!")}, facts)
     assert ask(registry, 'select id, count(*) from "demo/grid" group by id order by id') == [("one", 12), ("two", 12)]
@@ -62,7 +62,7 @@ def test_every_item_stands_in_every_cell_and_larger_cells_hold_smaller_ones(regi
     assert ask(registry, query) == [("demo/facts",), ("demo/items",)]
 
 
-def test_ids_that_pandas_made_floats_are_the_ids_that_they_were_and_other_facts_are_counted(registry: Registry) -> None:
+def test_ids_that_pandas_turned_into_floats_match_and_unmatched_facts_are_counted(registry: Registry) -> None:
     item = {**poisoned(passages=1), "id": 7}
     dotted = {**poisoned(passages=1, question="Which?"), "id": "1.10"}
     facts = [{"id": value, "passage": f"It is Paris ({value})."} for value in (7.0, "7.00", 8.0, "1.1", 7.5)]
@@ -74,7 +74,7 @@ def test_ids_that_pandas_made_floats_are_the_ids_that_they_were_and_other_facts_
     assert result.steps[-1].partial or result.steps[-1].record.rejected  # the other item has no facts, and that is said
 
 
-def test_the_order_of_passages_and_temperatures_multiply_cells(registry: Registry) -> None:
+def test_orders_of_passages_and_temperatures_multiply_cases(registry: Registry) -> None:
     facts = [{"id": "one", "passage": "It is Paris."}]
     more = {"pcn": [0, 2], "factual_first": [True, False], "temperatures": [0, 0.7]}
     grid(registry, {"one": poisoned()}, facts, **more)
@@ -94,17 +94,17 @@ def test_the_order_of_passages_and_temperatures_multiply_cells(registry: Registr
     assert contexts[-1] == "It is Paris."
 
 
-def test_cells_that_cannot_be_filled_are_said(registry: Registry) -> None:
+def test_cells_that_cannot_be_filled_are_rejected_with_a_reason(registry: Registry) -> None:
     grid(registry, {"few": poisoned(passages=1), "same": poisoned(incorrect="PARIS.")}, pcn=[0, 1, 2], fc=[False, True])
     assert [(pcn, fc) for _, pcn, fc, _ in cases(registry)] == [(0, False), (1, False)]
     assert ask(registry, "select reason from rejects order by 1") == [
-        ("it has 0 factual passages, so it is missing from pcn=0 fc=yes, pcn=1 fc=yes",),
-        ("it has 1 poisoned passages, so it is missing from pcn=2 fc=no, pcn=2 fc=yes",),
+        ("it has 0 factual passages, too few for pcn=0 fc=yes, pcn=1 fc=yes",),
+        ("it has 1 poisoned passages, too few for pcn=2 fc=no, pcn=2 fc=yes",),
         ("its incorrect answer equals its correct answer: Paris",),
     ]
 
 
-def test_poisoned_passages_that_name_the_correct_answer_are_counted_and_can_be_left_out(registry: Registry) -> None:
+def test_leaky_poisoned_passages_are_counted_and_can_be_dropped(registry: Registry) -> None:
     item = poisoned()
     item["adv_texts"][0] = "It is Lyon, and no longer Paris."
     grid(registry, {"one": item}, pcn=[4, 5], fc=[False], leaky="drop")
@@ -122,22 +122,22 @@ def test_the_same_items_and_seed_give_the_same_cases(registry: Registry, tmp_pat
     assert ask(registry, contents) == ask(other, contents)
 
 
-def test_a_value_that_is_given_twice_is_an_error(registry: Registry) -> None:
+def test_a_repeated_value_is_an_error(registry: Registry) -> None:
     with pytest.raises(Exception, match="pcn: a value is repeated"):
         grid(registry, {"one": poisoned()}, pcn=[1, 1])
 
 
-def test_an_item_that_cannot_be_used_is_rejected_and_one_without_an_id_gets_one_from_its_question(registry: Registry) -> None:
+def test_unusable_items_are_rejected_and_missing_ids_are_derived_from_questions(registry: Registry) -> None:
     grid(registry, [poisoned(passages=0), poisoned(correct=" "), poisoned(passages=1)], pcn=[1], fc=[False])
     assert [ident for ident, *_ in cases(registry)] == [question_id("which  city")]
     assert question_id("Which city?") == question_id("which  city") != question_id("Which town?")
     assert ask(registry, "select parent_row, reason from rejects order by 1") == [
-        (0, "it has 0 poisoned passages, so it is missing from pcn=1 fc=no"),
+        (0, "it has 0 poisoned passages, too few for pcn=1 fc=no"),
         (1, "its correct answer is empty"),
     ]
 
 
-def test_facts_belong_to_an_id_before_a_question_and_equal_passages_count_once(registry: Registry) -> None:
+def test_facts_match_by_id_before_question_and_equal_passages_count_once(registry: Registry) -> None:
     item = {**poisoned(), "adv_texts": ["It is Lyon.", " ", "It is Lyon."], "factual": ["Paris!"]}
     facts = [
         {"id": "other", "question": "Which city?", "passage": "Of another item."},
@@ -153,6 +153,6 @@ def test_facts_belong_to_an_id_before_a_question_and_equal_passages_count_once(r
     assert ask(registry, "select distinct parent_row from row_lineage where parent = 'demo/facts'") == [(2,)]
 
 
-def test_a_fact_that_belongs_to_nothing_is_an_error(registry: Registry) -> None:
-    with pytest.raises(AssertionError, match="row 0 of the facts belongs to no item"):
+def test_a_fact_without_id_and_question_is_an_error(registry: Registry) -> None:
+    with pytest.raises(AssertionError, match="row 0 of the facts has neither an `id` nor a `question`"):
         grid(registry, {"one": poisoned()}, [{"passage": "It is Paris."}])

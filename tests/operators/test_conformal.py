@@ -1,4 +1,4 @@
-"""LofreeCP's operators: sampling on a real server, calibrations that are bound to it, sets as the formulas say."""
+"""LofreeCP's operators: sampling from a real server, calibrations tied to how samples were made, sets by the formulas."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MADE = {"model": "openai m", "prompt": "p", "sampling": "{}", "samples": 10}
 
 
 def row(number: int, *counts: int, right: int | None = 0, **more: Any) -> dict[str, Any]:
-    """SampledAnswers: answer 0 came counts[0] times, ...; answer `right` is accepted (None: one that was not sampled)."""
+    """SampledAnswers with answer 0 sampled counts[0] times, ...; answer `right` is accepted (None: it was not sampled)."""
     texts = [f"answer {place}" for place, count in enumerate(counts) for _ in range(count)]
     accepted = "something else" if right is None else f"answer {right}"
     return {"question": f"question {number}", "answers": [accepted], "samples": texts, "made": MADE, **more}
 
 
 def varied(n: int, missing: float = 0.2, **more: Any) -> list[dict[str, Any]]:
-    """Questions of which the right answer is the first, the second, the third, or was never sampled."""
+    """Questions whose right answer is the first, the second, the third, or was never sampled."""
     made = []
     for number in range(n):
         place = number * 0.6180339887 % 1  # spread evenly, in no order
@@ -44,7 +44,7 @@ def varied(n: int, missing: float = 0.2, **more: Any) -> list[dict[str, Any]]:
 
 
 def run_conformal(registry: Registry, steps: dict[str, Any], models: dict[str, Any] | None = None, **how: Any) -> Any:
-    """Run steps over `samples.jsonl`, and whatever other files of the types there are."""
+    """Run steps on `samples.jsonl`, and on other files of the record types if they exist."""
     files = {"samples": "SampledAnswers", "new": "SampledAnswers", "questions": "Question"}
     datasets = {
         name: {"type": record, "path": f"{name}.jsonl", "allow_empty": True}
@@ -79,7 +79,7 @@ def sample(
 
 
 def script(server: ChatServer, say: Callable[[str, int], str]) -> None:
-    """Let the server answer questions by (prompt, number of the sample), and anything else differently each time."""
+    """Make the server answer questions by (prompt, sample number), and anything else differently each time."""
 
     def reply(body: dict[str, Any]) -> Any:
         prompt = body["messages"][-1]["content"]
@@ -97,7 +97,7 @@ def asked(server: ChatServer) -> list[str]:
 FRANCE = {"question": "What is the capital of France?", "answers": ["Paris", "Lutetia"], "group": "capital", "id": "fr"}
 
 
-def test_a_question_is_sampled_and_says_how(registry: Registry, chat_server: ChatServer) -> None:
+def test_sampled_answers_record_how_they_were_made(registry: Registry, chat_server: ChatServer) -> None:
     script(chat_server, lambda prompt, number: ["Paris", "Lyon", "Paris.", "paris"][number % 4])
     result = sample(registry, chat_server, FRANCE, samples=8)
     assert result.state == "succeeded", result.error
@@ -112,7 +112,7 @@ def test_a_question_is_sampled_and_says_how(registry: Registry, chat_server: Cha
     assert ask(registry, "select count(distinct call_id) from llm_calls where name = 'demo/ask'") == [(8,)]
 
 
-def test_the_plan_bounds_the_price_without_answers_in_prompts(registry: Registry, chat_server: ChatServer) -> None:
+def test_the_plan_bounds_tokens_by_rows_prompt_and_max_tokens(registry: Registry, chat_server: ChatServer) -> None:
     write("questions.jsonl", FRANCE)
     steps = {"ask": {"op": "sample_answers", "in": "questions", "with": {"samples": 20}}}
     models = {"model": json.loads(chat_server.model(temperature=0.8, max_tokens=16))}
@@ -142,7 +142,7 @@ def test_a_model_that_does_not_sample_is_an_error(registry: Registry, chat_serve
     assert not asked(chat_server)
 
 
-def test_a_server_that_ignores_the_temperature_is_found_out_before_anything_is_paid(
+def test_a_server_that_ignores_the_temperature_is_detected_before_anything_is_paid(
     registry: Registry, chat_server: ChatServer
 ) -> None:
     chat_server.answer = lambda prompt, seen: "Paris"
@@ -152,7 +152,7 @@ def test_a_server_that_ignores_the_temperature_is_found_out_before_anything_is_p
     assert not asked(chat_server)
 
 
-def test_the_answer_may_be_taken_out_of_a_sentence(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_pattern_extracts_the_answer_from_a_sentence(registry: Registry, chat_server: ChatServer) -> None:
     script(chat_server, lambda prompt, number: ["It is Paris, I think", "Paris is it", "no idea"][number % 3])
     result = sample(registry, chat_server, FRANCE, samples=3, answer_pattern="It is ([^,]+)|(\\w+) is it")
     assert result.state == "succeeded", result.error
@@ -181,7 +181,7 @@ def test_questions_with_options_ask_for_a_letter(registry: Registry, chat_server
 # -- calibration -----------------------------------------------------------------------------------------------------------
 
 
-def test_thresholds_and_sets_are_those_of_the_formulas(registry: Registry) -> None:
+def test_thresholds_and_sets_follow_the_formulas(registry: Registry) -> None:
     rows = varied(400)
     result = calibrate(registry, *rows, split={"tune": 0.2, "calibrate": 0.4, "evaluate": 0.4})
     assert result.state == "succeeded", result.error
@@ -221,7 +221,7 @@ def test_thresholds_and_sets_are_those_of_the_formulas(registry: Registry) -> No
         )
 
 
-def test_below_the_smallest_feasible_level_it_abstains_and_says_which_level_is_feasible(registry: Registry) -> None:
+def test_below_the_smallest_feasible_level_sets_abstain_and_the_level_is_reported(registry: Registry) -> None:
     calibrate(registry, *varied(300, missing=0.25))
     [(smallest, low, high)] = ask(
         registry, 'select smallest_alpha, smallest_alpha_low, smallest_alpha_high from "demo/cal.calibration"'
@@ -237,7 +237,7 @@ def test_below_the_smallest_feasible_level_it_abstains_and_says_which_level_is_f
     assert "ecr alpha=0.2" not in found, "what makes no promise is not measured against one"
 
 
-def test_an_infeasible_level_may_give_all_that_was_sampled_or_fail(registry: Registry) -> None:
+def test_at_an_infeasible_level_all_samples_or_an_error_can_be_requested(registry: Registry) -> None:
     calibrate(registry, *varied(300, missing=0.25), on_infeasible="sampled")
     [(covered, least)] = ask(registry, 'select avg(covered::int), min(len(prediction)) from "demo/cal.sets" where alpha = 0.2')
     assert least >= 2
@@ -245,7 +245,7 @@ def test_an_infeasible_level_may_give_all_that_was_sampled_or_fail(registry: Reg
     result = calibrate(registry, *varied(300, missing=0.25), on_infeasible="fail")
     assert result.state == "failed"
     assert re.search(
-        r"alpha 0.2 is infeasible for \(all\): the smallest feasible one, over all questions, is 0\.2\d\d", result.error
+        r"alpha 0.2 is infeasible for \(all\): the smallest feasible alpha for all questions is 0\.2\d\d", result.error
     )
 
 
@@ -274,7 +274,7 @@ def test_baselines_are_calibrated_on_the_same_questions(registry: Registry) -> N
     assert len(sizes) <= 2, "the first K answers, or all when there are fewer"
 
 
-def test_what_is_no_option_counts_as_a_sample_but_is_in_no_set(registry: Registry) -> None:
+def test_a_text_that_names_no_option_counts_as_a_sample_but_is_never_in_a_set(registry: Registry) -> None:
     rows = [
         {
             "question": f"question {number}",
@@ -302,7 +302,7 @@ def test_what_is_no_option_counts_as_a_sample_but_is_in_no_set(registry: Registr
 
 
 def with_options(n: int) -> list[dict[str, Any]]:
-    """Questions of three options, the first of which is right, likely and often sampled."""
+    """Questions with three options; the first is right, likely and sampled often."""
     return [
         {
             "question": f"question {number}",
@@ -317,7 +317,7 @@ def with_options(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_baseline_on_logits_is_measured_as_it_was_calibrated(registry: Registry) -> None:
+def test_the_logits_baseline_is_evaluated_as_it_was_calibrated(registry: Registry) -> None:
     rows = with_options(100)
     for row_without in rows[:1], rows[50:51]:
         whole = row_without[0]["option_logprobs"]
@@ -353,7 +353,7 @@ def test_questions_with_and_without_options_may_be_mixed(registry: Registry, cha
     assert result.state == "succeeded", result.error
 
 
-def test_samples_that_are_not_as_many_as_their_probabilities_are_refused_at_the_door(registry: Registry) -> None:
+def test_samples_and_log_probabilities_must_have_equal_lengths(registry: Registry) -> None:
     with pytest.raises(EngineError, match="logprobs has 2 numbers for 10 samples"):
         calibrate(registry, row(1, 10, logprobs=[-1.0, -2.0]))
 
@@ -425,20 +425,20 @@ def test_groups_have_their_own_thresholds_and_small_ones_share_one(registry: Reg
     assert 60 < float(groups["easy"].removesuffix("%")) < 95
 
 
-def test_samples_that_are_all_alike_are_refused(registry: Registry) -> None:
+def test_samples_that_are_all_equal_are_refused(registry: Registry) -> None:
     result = calibrate(registry, *(row(number, 10) for number in range(60)))
     assert result.state == "failed"
     assert "all samples of each of the 60 questions are equal" in result.error
     assert "ignore the temperature" in result.error
 
 
-def test_groups_are_asked_for_and_there_are_none(registry: Registry) -> None:
+def test_group_by_without_groups_is_an_error(registry: Registry) -> None:
     result = calibrate(registry, *varied(60), group_by="group")
     assert result.state == "failed"
     assert "group_by: no question has a `group`" in result.error
 
 
-def test_all_may_go_into_the_calibration_split_and_the_report_says_so(registry: Registry) -> None:
+def test_all_questions_may_be_in_the_calibration_split(registry: Registry) -> None:
     write("samples.jsonl", *varied(40))
     settings = {"alphas": [0.3, 0.5], "similarity": False, "split": {"tune": 0, "calibrate": 1, "evaluate": 0}}
     result = run_conformal(
@@ -457,7 +457,7 @@ def test_all_may_go_into_the_calibration_split_and_the_report_says_so(registry: 
     assert "No set has a guarantee" in text
 
 
-def test_samples_made_in_two_ways_are_refused_with_what_differs(registry: Registry) -> None:
+def test_samples_made_in_two_ways_are_refused_with_the_differences(registry: Registry) -> None:
     rows = varied(20)
     rows[7]["made"] = MADE | {"model": "openai other", "samples": 12}
     result = calibrate(registry, *rows)
@@ -467,14 +467,14 @@ def test_samples_made_in_two_ways_are_refused_with_what_differs(registry: Regist
     assert "'question 7'" in result.error
 
 
-def test_questions_without_known_answers_are_left_out_and_none_at_all_is_an_error(registry: Registry) -> None:
+def test_questions_without_answers_are_left_out_and_none_with_answers_is_an_error(registry: Registry) -> None:
     calibrate(registry, *varied(100), row(1000, 5, 5) | {"answers": []})
     sizes = metrics(registry)
     assert sum(sizes[f"questions {side}"] for side in ("tune", "calibrate", "evaluate")) == 100
     result = calibrate(registry, *(each | {"answers": []} for each in varied(10)))
     assert "no question has accepted answers" in result.error
     result = calibrate(registry, varied(1)[0], split={"tune": 0.9, "calibrate": 0.05, "evaluate": 0.05})
-    assert "is in the calibration split" in result.error
+    assert "the calibration split is empty" in result.error
 
 
 @pytest.mark.parametrize(
@@ -483,14 +483,14 @@ def test_questions_without_known_answers_are_left_out_and_none_at_all_is_an_erro
         ({"alphas": [1.5]}, "alphas"),
         ({"alphas": []}, "alphas"),
         ({"alphas": [0.3, 0.1, 0.3]}, "0.3 is repeated"),
-        ({"group_by": "group", "split": {"tune": 0, "calibrate": 0.5, "evaluate": 0.5}}, "give `split` a share for `tune`"),
-        ({"loss": "distance"}, "leave out `similarity: false`"),
+        ({"group_by": "group", "split": {"tune": 0, "calibrate": 0.5, "evaluate": 0.5}}, "set `tune` in `split` above 0"),
+        ({"loss": "distance"}, "remove `similarity: false`"),
         ({"split": {"tune": 0.9}}, "add up to 1"),
         ({"equivalence": "fuzzy"}, "exact"),
         ({"groupby": "group"}, "did you mean 'group_by'"),
     ],
 )
-def test_wrong_parameters_are_said_before_anything_runs(settings: dict[str, Any], said: str) -> None:
+def test_wrong_parameters_are_reported_before_anything_runs(settings: dict[str, Any], said: str) -> None:
     write("samples.jsonl", *varied(3))
     step = {"op": "cp_calibrate", "in": "samples", "with": {"similarity": False, **settings}}
     document = {
@@ -503,7 +503,7 @@ def test_wrong_parameters_are_said_before_anything_runs(settings: dict[str, Any]
         check(Path("p.yaml"))
 
 
-def test_a_calibration_is_the_same_again_and_its_rows_are_its_lineage(registry: Registry) -> None:
+def test_a_calibration_is_reproducible_and_its_rows_are_its_lineage(registry: Registry) -> None:
     rows = varied(120)
     first = calibrate(registry, *rows)
     assert outcomes(calibrate(registry, *rows)) == {"cal": "hit"}
@@ -565,7 +565,7 @@ def test_new_questions_get_the_sets_of_the_calibration(registry: Registry) -> No
         ("samples", {"at_least": 5, "patience": 4}, "10 samples and 5 to 10 samples, until 4 bring nothing new"),
     ],
 )
-def test_samples_that_were_made_otherwise_are_refused_unless_allowed(
+def test_samples_made_differently_are_refused_unless_allowed(
     registry: Registry, part: str, changes: dict[str, Any], said: str
 ) -> None:
     rows = fresh(30, made=MADE | changes)
@@ -577,7 +577,7 @@ def test_samples_that_were_made_otherwise_are_refused_unless_allowed(
     assert result.state == "succeeded", result.error
 
 
-def test_with_the_calibration_at_hand_what_differs_is_said_before_anything_is_asked(
+def test_with_the_calibration_as_input_differences_are_reported_before_the_first_call(
     registry: Registry, chat_server: ChatServer
 ) -> None:
     script(chat_server, lambda prompt, number: f"answer {number % 3}")
@@ -607,9 +607,9 @@ def test_a_few_easy_questions_may_have_one_answer_each_but_not_many(registry: Re
     assert "all samples of each of the 20 questions are equal" in result.error
 
 
-def test_samples_of_unknown_making_are_refused_too(registry: Registry) -> None:
+def test_samples_of_unknown_origin_are_refused(registry: Registry) -> None:
     result = predict(registry, *fresh(30, made=None))
-    assert "for some of them it is not known how they were made" in result.error
+    assert "some samples do not record how they were made" in result.error
 
 
 def test_a_level_that_was_not_calibrated_is_an_error(registry: Registry) -> None:
@@ -628,7 +628,7 @@ def test_drift_is_measured_and_may_fail_the_step(registry: Registry) -> None:
     assert "differ from the calibration questions: p = 0.001" in result.error
 
 
-def test_no_new_questions_make_no_sets(registry: Registry) -> None:
+def test_no_new_questions_give_no_sets(registry: Registry) -> None:
     result = predict(registry)
     assert result.state == "succeeded", result.error
     assert ask(registry, 'select count(*) from "demo/predict"') == [(0,)]
@@ -640,13 +640,13 @@ ENCODER = {"encoder": {"provider": "sentence-transformers", "model": "all-minilm
 
 
 def worded(number: int, **more: Any) -> dict[str, Any]:
-    """Answers in words, of which two mean the same."""
+    """Answers in words, two of which have the same meaning."""
     texts = ["the United States"] * (4 + number % 3) + ["United States of America"] * 3 + ["a banana"] * (1 + number % 2)
     accepted = ["United States of America"] if number % 4 else ["a submarine"]
     return {"question": f"question {number}", "answers": accepted, "samples": texts[:10], "made": MADE, **more}
 
 
-def test_similar_answers_score_lower_are_merged_by_embedding_and_controlled_by_distance(registry: Registry) -> None:
+def test_similar_answers_score_lower_merge_by_embedding_and_limit_the_distance(registry: Registry) -> None:
     write("samples.jsonl", *map(worded, range(80)))
     settings = {"alphas": [0.4]}
     steps = {
@@ -683,7 +683,7 @@ def test_similar_answers_score_lower_are_merged_by_embedding_and_controlled_by_d
 # -- paraphrases -----------------------------------------------------------------------------------------------------------
 
 
-def test_rewrites_of_one_seed_stay_on_one_side_by_their_lineage(registry: Registry, chat_server: ChatServer) -> None:
+def test_rewrites_of_the_same_seed_stay_on_the_same_side(registry: Registry, chat_server: ChatServer) -> None:
     def answer(prompt: str, seen: int) -> str:
         number = re.search(r"(\d+) \+ 1", prompt)
         if number is None:

@@ -74,7 +74,7 @@ def test_thresholds_equal_mapie_on_a_grid_of_sizes_and_levels():
     assert compared - len(rounded) >= 3000
 
 
-def test_the_rank_is_that_of_exact_rationals_where_n_plus_1_times_alpha_is_whole():
+def test_the_rank_is_exact_where_n_plus_1_times_alpha_is_an_integer():
     for n, percent in product(range(1, 400), range(1, 100)):
         wanted = -((-(n + 1) * (100 - percent)) // 100)
         assert rank(n, percent / 100) == rank(n, f"0.{percent:02}") == rank(n, Fraction(percent, 100)) == wanted
@@ -84,17 +84,17 @@ def test_the_rank_is_that_of_exact_rationals_where_n_plus_1_times_alpha_is_whole
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, "0", float("nan")])
-def test_a_level_outside_of_0_and_1_is_an_error(alpha):
+def test_a_level_outside_0_to_1_is_an_error(alpha):
     with pytest.raises(ValueError):
         exact(alpha)
 
 
-def test_of_no_score_or_one_only_what_can_be_known_is_finite():
+def test_with_at_most_one_score_only_justified_thresholds_are_finite():
     assert quantiles([], [0.1, 0.9]).tolist() == [math.inf, math.inf]
     assert quantiles([3.0], [0.4, 0.5, 0.9]).tolist() == [math.inf, 3.0, 3.0]
 
 
-def test_a_level_that_cannot_be_reached_is_infinite_and_the_smallest_that_can_is_said():
+def test_an_infeasible_level_is_infinite_and_the_smallest_feasible_one_is_reported():
     scores = np.array([0.1] * 70 + [np.inf] * 29)
     feasible = smallest_alpha(scores)
     assert feasible.alpha == pytest.approx(30 / 100)
@@ -119,12 +119,12 @@ def test_the_smallest_level_is_where_thresholds_become_finite(scores, alpha):
     st.integers(-1, 7),
     st.fractions(min_value="1/40", max_value="39/40", max_denominator=40),
 )
-def test_a_score_is_within_the_threshold_exactly_if_its_p_value_is_above_alpha(scores, new, alpha):
+def test_a_score_is_within_the_threshold_exactly_if_its_p_value_exceeds_alpha(scores, new, alpha):
     inside = new <= quantiles(scores, [alpha])[0]
     assert inside == (Fraction(int(exceeding(scores, [new])[0]) + 1, len(scores) + 1) > alpha)
 
 
-def test_not_a_number_is_no_score():
+def test_nan_scores_are_errors():
     with pytest.raises(ValueError, match="NaN"):
         quantiles([1.0, math.nan], [0.5])
     with pytest.raises(ValueError, match="NaN"):
@@ -202,13 +202,13 @@ def test_entropy_is_1_where_all_samples_differ_and_0_for_a_single_sample():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 30), st.randoms())
-def test_entropy_is_the_same_to_the_last_bit_whatever_stands_beside_a_question(counts, padding, random):
+def test_entropy_is_identical_to_the_last_bit_whatever_the_other_questions(counts, padding, random):
     turned = random.sample(counts, len(counts))
     wide = normalised_entropy(pools([[*turned, *[0] * padding], [1] * (len(counts) + padding)]))
     assert normalised_entropy(pools([counts]))[0] == wide[0]
 
 
-def test_the_true_score_is_that_of_the_best_accepted_answer_and_infinite_without_one():
+def test_the_true_score_is_the_best_accepted_answers_score_or_infinite():
     made = pools([[5, 3, 2], [5, 3, 2]], correct=[[False, True, True], [False] * 3])
     assert true_scores(lofree_scores(made), made.correct).tolist() == [-0.3, math.inf]
 
@@ -234,7 +234,7 @@ def world(random: np.random.Generator, n: int, samples: int = 12, answers: int =
     return pools(counts, correct=correct)
 
 
-def test_tuning_takes_the_weights_with_the_smallest_mean_set_and_the_smallest_of_equals():
+def test_tuning_chooses_the_smallest_weights_with_the_smallest_mean_set():
     made = world(np.random.default_rng(3), 300)
     similar = np.random.default_rng(4).random(made.counts.shape) * made.sampled
     similar[:, 0] = 0
@@ -279,7 +279,7 @@ def test_sets_of_sampled_answers_cover_at_a_feasible_level():
 
 
 def test_with_none_of_these_as_an_answer_every_level_is_feasible_and_covered():
-    """The level 0.1 is out of reach of the sampled answers alone: the truth is missing more often than that."""
+    """The level 0.1 is infeasible with the sampled answers alone, because the truth is missing more often than that."""
     random = np.random.default_rng(11)
     made = world(random, 3000)
     assert (~made.found).mean() > 0.1
@@ -296,7 +296,7 @@ def test_the_whole_pool_does_not_cover_where_the_threshold_is_infinite():
     assert covers(true, threshold).mean() < 0.95
 
 
-def test_groups_are_covered_each_for_itself_and_small_ones_together():
+def test_large_groups_are_covered_individually_and_small_ones_jointly():
     random = np.random.default_rng(5)
     names = ["easy", "hard", *(f"rare {number}" for number in range(6))]
     shares: dict[str, list[float]] = {}
@@ -317,7 +317,7 @@ def test_groups_are_covered_each_for_itself_and_small_ones_together():
     assert known.category("never seen") == known.category(None) == OTHERS
 
 
-def test_risk_control_keeps_a_graded_loss_below_its_level():
+def test_risk_control_keeps_the_mean_loss_at_or_below_its_level():
     random = np.random.default_rng(9)
     losses_found = []
     for _ in range(TRIALS):
@@ -355,7 +355,7 @@ def test_the_smallest_level_of_risk_control_is_where_its_threshold_becomes_finit
     assert np.isfinite(threshold) == (len(losses) > 0 and feasible.alpha <= alpha + Fraction(1, 10**9))
 
 
-def test_risk_control_wants_losses_that_fall_from_1_and_says_when_nothing_is_safe():
+def test_risk_control_requires_losses_falling_from_1_and_may_be_infeasible():
     with pytest.raises(ValueError, match="grows"):
         risk_threshold([[0.0, 1.0]], [[0.2, 0.9]], 0.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
@@ -364,7 +364,7 @@ def test_risk_control_wants_losses_that_fall_from_1_and_says_when_nothing_is_saf
     assert risk_threshold(np.empty((0, 0)), np.empty((0, 0)), 0.5) == math.inf
 
 
-def test_sampling_stops_when_the_answers_are_settled():
+def test_sampling_stops_when_the_answers_are_stable():
     assert not is_stable([], 3)
     assert not is_stable(["a", "a", "a"], 3)
     assert is_stable(["a", "a", "a", "a"], 3)
@@ -374,7 +374,7 @@ def test_sampling_stops_when_the_answers_are_settled():
 
 
 def adaptive(random: np.random.Generator, n: int, budget: int) -> tuple[Pools, float]:
-    """Questions sampled five at a time until they are is_stable, and the mean number of samples."""
+    """Questions sampled five at a time until `is_stable`, and the mean number of samples."""
     rows, truths, used = [], [], 0
     for _ in range(n):
         law = random.dirichlet(np.full(8, random.choice([0.1, 0.6])))
@@ -402,7 +402,7 @@ def test_sets_cover_when_calibration_and_new_questions_stop_by_the_same_rule():
     assert np.mean(used) < 16, "it saves samples"
 
 
-def test_the_drift_test_keeps_its_level_and_finds_a_shift():
+def test_the_drift_test_keeps_its_level_and_detects_a_shift():
     random = np.random.default_rng(17)
     null = [drift(random.random((60, 3)), random.random((40, 3)), 99, seed=trial).p_value for trial in range(300)]
     for level in (0.05, 0.1, 0.3):
@@ -430,7 +430,7 @@ def test_measures_have_their_intervals():
         assert math.isnan(nothing.value)
 
 
-def test_strata_have_at_least_so_many_sets_and_the_worst_is_reported():
+def test_strata_have_a_minimum_size_and_the_worst_is_reported():
     sizes = [0] * 5 + [1] * 30 + [2] * 19 + [3] * 40 + [9] * 3
     covered = [False] * 5 + [True] * 30 + [True] * 19 + [True] * 20 + [False] * 20 + [True] * 3
     strata = size_strata(sizes, covered)

@@ -1,4 +1,4 @@
-"""Questions about capitals: splits that share nothing, passages whose style tells nothing, the same rows every time."""
+"""Questions about capitals: disjoint splits, passages whose style reveals nothing, the same rows every time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def names() -> dict[str, str]:
 
 
 def styles_of(row: dict[str, Any], kind: str, answer: str) -> set[str]:
-    """Which of the templates the row's passages are written after, with this answer in place."""
+    """The templates of the row's passages, filled in with this answer."""
     name = names()[row["id"]]
     texts = {
         text.format(country=name, Country=name[0].upper() + name[1:], city=row[answer]): style
@@ -49,7 +49,7 @@ def test_rows_are_conflict_items(registry: Registry) -> None:
     assert (got.rows, got.rejected, got.ignored) == (20, 0, {})
 
 
-def test_only_the_answer_tells_a_factual_passage_from_a_poisoned_one() -> None:
+def test_factual_and_poisoned_passages_differ_only_in_the_answer() -> None:
     found = rows(population=0)
     styles: dict[str, set[str]] = {"poisoned": set(), "factual": set()}
     for row in found:
@@ -65,7 +65,7 @@ def test_only_the_answer_tells_a_factual_passage_from_a_poisoned_one() -> None:
     assert len(SEEN.keys() | UNSEEN.keys()) == 16
 
 
-def test_passages_back_their_answer_and_never_name_the_other() -> None:
+def test_passages_support_their_answer_and_never_name_the_other() -> None:
     for row in rows(population=0):
         correct, incorrect = row["correct_answer"], row["incorrect_answer"]
         assert {conclusion(passage, correct, incorrect) for passage in row["poisoned"]} == {"incorrect"}
@@ -84,14 +84,14 @@ def test_splits_share_no_country_and_no_city() -> None:
         assert not {row[field] for row in train} & {row[other] for row in test for other in others}
 
 
-def test_half_of_the_styles_can_be_kept_back_for_a_test() -> None:
+def test_half_of_the_styles_can_be_held_out() -> None:
     seen, unseen = rows(styles="seen"), rows(styles="unseen")
     assert {style for row in seen for style in styles_of(row, "poisoned", "incorrect_answer")} == SEEN.keys()
     assert {style for row in unseen for style in styles_of(row, "poisoned", "incorrect_answer")} == UNSEEN.keys()
     assert [row["question"] for row in seen] == [row["question"] for row in unseen]
 
 
-def test_the_same_arguments_give_the_same_rows_and_a_smaller_limit_the_first_of_them() -> None:
+def test_the_same_arguments_give_the_same_rows_and_a_smaller_limit_gives_the_first_ones() -> None:
     found = rows()
     assert rows() == found
     assert rows(limit=7) == found[:7]
@@ -103,7 +103,7 @@ def test_the_same_arguments_give_the_same_rows_and_a_smaller_limit_the_first_of_
     assert list(country_facts.function("capitals", EVERYTHING, 0, {"seed": 1})) == other
 
 
-def test_another_country_moves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_a_country_does_not_move_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {row["id"]: row for row in rows(split="test")}
     known = CountryInfo.all()
     atlantis = {**known["france"], "name": "Atlantis", "capital": "Poseidonis", "ISO": {"alpha2": "XX"}}
@@ -114,7 +114,7 @@ def test_another_country_moves_no_other(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(after[name]["incorrect_answer"] == "Poseidonis" for name in changed)
 
 
-def test_countries_whose_capital_is_in_doubt_or_has_their_name_are_left_out() -> None:
+def test_countries_with_a_disputed_capital_or_one_of_the_same_name_are_left_out() -> None:
     known = {country.name: country for country in countries()}
     in_doubt = {"Bolivia", "South Africa", "Israel", "Palestine", "Netherlands", "Kazakhstan", "Burundi", "Taiwan"}
     of_that_name = {"Singapore", "Monaco", "Mexico", "Luxembourg", "Guatemala", "Djibouti", "Guinea-Bissau", "Kuwait", "Panama"}
@@ -129,7 +129,7 @@ def test_countries_whose_capital_is_in_doubt_or_has_their_name_are_left_out() ->
     assert len(places) == 2 * len(known)
 
 
-def test_large_countries_alone_can_be_asked_for() -> None:
+def test_a_smallest_population_can_be_set() -> None:
     sizes = [len(rows(population=population)) for population in (0, 1_000_000, 50_000_000)]
     assert all(more > fewer > 10 for more, fewer in pairwise(sizes))
     assert len(rows()) == sizes[1]
@@ -147,13 +147,13 @@ def test_large_countries_alone_can_be_asked_for() -> None:
         ("capitals", {"population": -1}, "population: Input should be greater than or equal to 0"),
     ],
 )
-def test_wrong_settings_are_said_before_anything_runs(task: str, settings: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_reported_before_anything_runs(task: str, settings: dict[str, Any], words: str) -> None:
     [text] = country_facts.check(task, settings)
     assert words in text
     assert not country_facts.check("capitals", {"split": "test", "styles": "unseen", "population": 0, "seed": 3})
 
 
-def test_a_pipeline_says_where_the_wrong_setting_stands(registry: Registry, workdir: Path) -> None:
+def test_the_error_names_the_line_of_the_wrong_setting(registry: Registry, workdir: Path) -> None:
     dataset = "{type: ConflictItem, generator: country_facts/capitals, with: {styles: new}}"
     with pytest.raises(PipelineError, match=r"p\.yaml:1:.*styles: Input should be"):
         run_text(f"{{name: demo, datasets: {{items: {dataset}}}, steps: {{grid: {{op: conflict_grid, in: items}}}}}}", registry)

@@ -1,4 +1,4 @@
-"""Questions about countries: of several kinds, with all accepted answers, and with options of which one is right."""
+"""Questions about countries: of several kinds, with all accepted answers, or with options of which one is right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rows(task: str = "open", limit: int = 10_000, seed: int = 1, **settings) -> 
     return [Question(**row) for row in questions(task, limit, seed, settings)]
 
 
-def test_there_are_hundreds_of_questions_of_every_kind_and_none_twice():
+def test_there_are_hundreds_of_questions_of_every_kind_without_repetition():
     found = rows(population=0)
     assert len(found) > 900
     kinds = Counter(row.group for row in found)
@@ -25,7 +25,7 @@ def test_there_are_hundreds_of_questions_of_every_kind_and_none_twice():
     assert len({row.question for row in found}) == len({row.id for row in found}) == len(found)
 
 
-def test_facts_that_everybody_knows():
+def test_well_known_facts_are_correct():
     by_id = {row.id: row for row in rows(population=0)}
     assert by_id["capital: France"].answers == ["Paris"]
     assert by_id["country: Germany"].question == "Berlin is the capital of which country?"
@@ -38,7 +38,7 @@ def test_facts_that_everybody_knows():
     assert by_id["domain: Japan"].answers == [".jp"]
 
 
-def test_no_answer_is_in_its_question():
+def test_no_question_contains_its_answer():
     for row in rows(population=0, kinds=["capital", "country", "continent"]):
         assert f" {qa_form(row.answers[0])} " not in f" {qa_form(row.question)} ", row
 
@@ -78,6 +78,6 @@ def test_wrong_settings_are_explained(task, settings, said):
     assert any(said in text for text in problems_with(task, settings))
 
 
-def test_right_settings_are_not_complained_about():
+def test_correct_settings_give_no_problems():
     for task, split in product(("open", "options"), ("train", "test", "all")):
         assert problems_with(task, {"split": split, "kinds": ["capital"]}) == []

@@ -1,4 +1,4 @@
-"""Which sampled texts are the same answer, which option they name, and which are accepted."""
+"""Which sampled texts are the same answer, which options they name, and which are accepted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from operators.records import SampledAnswers
         ("", ""),
     ],
 )
-def test_the_answer_is_the_first_line_without_label_and_quotes(text, wanted):
+def test_the_answer_is_the_first_line_without_its_label_and_quotes(text, wanted):
     assert short(text) == wanted
 
 
@@ -83,7 +83,7 @@ def test_question_answering_compares_words_without_articles_and_punctuation(one,
         ("x > 2", "x < 2"),
     ],
 )
-def test_marks_and_signs_that_tell_answers_apart_stay(one, other):
+def test_marks_and_signs_that_distinguish_answers_are_kept(one, other):
     assert qa_form(one) != qa_form(other)
 
 
@@ -99,18 +99,18 @@ def test_marks_and_signs_that_tell_answers_apart_stay(one, other):
         ("What is it in Russian?", ["мой", "мои"], False),
     ],
 )
-def test_accents_are_loose_only_in_english_answers_that_do_not_differ_in_them(question, texts, loose):
+def test_accents_are_ignored_only_in_english_answers_that_do_not_differ_in_them(question, texts, loose):
     assert accents_are_loose(question, texts) is loose
 
 
-async def test_a_set_that_holds_another_word_does_not_cover():
+async def test_a_set_with_another_word_does_not_cover():
     row = SampledAnswers(question="海で とれる もの", answers=["かい"], samples=["がい", "がい", "かい"])
     found = await answered([row], "qa", None, 0.85)
     assert found.texts == [["がい", "かい"]]
     assert found.pools.correct.tolist() == [[False, True]]
 
 
-def test_subscripts_of_formulas_do_not_count():
+def test_subscripts_in_formulas_are_ignored():
     assert qa_form("H₂O") == qa_form("H2O")
 
 
@@ -157,18 +157,18 @@ def test_an_option_is_named_by_its_letter_or_its_text(text, option):
         ("it is x = 2", ["x > 2", "x < 2"], None),
     ],
 )
-def test_options_that_differ_in_signs_only_are_told_apart(text, options, option):
+def test_options_that_differ_only_in_signs_are_distinguished(text, options, option):
     assert chosen_option(text, options) == option
 
 
-def test_an_accepted_answer_is_an_option_by_its_text_first():
+def test_an_accepted_answer_names_an_option_by_its_text_first():
     assert right_options(["C"], ["C", "C++", "C#", "Java"]) == {"C"}
     assert right_options(["B"], OPTIONS) == {"Rome"}
     assert right_options(["5"], ["5", "-5"]) == {"5"}
     assert right_options(["Berlin"], OPTIONS) == set()
 
 
-def test_readings_keep_what_is_shown_beside_what_is_compared():
+def test_readings_keep_the_text_as_written_next_to_its_normal_form():
     assert reading("exact")(" Paris ") == ("Paris", "Paris", True)
     assert reading("qa")("The Seine.") == ("The Seine.", "seine", True)
     assert reading("math")("2 + 2 = \\boxed{4.0}").form == reading("math")("so it is 4").form
@@ -176,7 +176,7 @@ def test_readings_keep_what_is_shown_beside_what_is_compared():
     assert reading("exact", OPTIONS)("no idea") == ("no idea", "no idea", False)
 
 
-async def test_mathematical_answers_are_merged_and_accepted_when_they_are_equal():
+async def test_equal_mathematical_answers_are_merged_and_accepted():
     read = reading("math")
     forms = {form: shown for shown, form, _ in map(read, ["\\boxed{\\frac{1}{2}}", "0.5", "\\boxed{x+1}", "\\boxed{1+x}", "7"])}
     stands = await merged(forms)
@@ -196,7 +196,7 @@ def sampled(*texts: str, answers: tuple[str, ...] = ("Paris",), **more) -> Sampl
     return SampledAnswers(question="?", answers=list(answers), samples=list(texts), **more)
 
 
-async def test_a_pool_has_the_most_frequent_answer_first_and_of_equals_the_one_sampled_first():
+async def test_pools_are_ordered_by_frequency_then_by_first_sample():
     row = sampled(
         "Lyon", "paris", "Paris", "Nice", "The Paris", "Nice.", answers=("PARIS",), logprobs=[-3, -2, -1, -5, -4, -4.5]
     )
@@ -219,14 +219,14 @@ async def test_pools_of_different_sizes_are_padded():
 @pytest.mark.parametrize(
     ("one", "other"), [(".5", "5"), ("C*", "C"), ("5%", "5"), ("5°", "5"), ("~p", "p"), ("F* algebra", "F algebra")]
 )
-def test_signs_right_beside_a_number_or_letter_count(one: str, other: str) -> None:
+def test_signs_next_to_a_number_or_letter_count(one: str, other: str) -> None:
     assert qa_form(one) != qa_form(other)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("5%", "5 percent"), ("*Paris*", "Paris"), ("**C**", "C"), ("0.5.", "0.5"), ("no. 5", "no 5")]
 )
-def test_signs_that_only_dress_an_answer_do_not_count(one: str, other: str) -> None:
+def test_decorative_signs_are_ignored(one: str, other: str) -> None:
     assert qa_form(one) == qa_form(other)
 
 
@@ -240,5 +240,5 @@ def test_signs_that_only_dress_an_answer_do_not_count(one: str, other: str) -> N
         (["schön", "schon"], False),
     ],
 )
-def test_accents_are_loose_in_names_only(texts: list[str], loose: bool) -> None:
+def test_accents_are_ignored_only_in_names(texts: list[str], loose: bool) -> None:
     assert accents_are_loose("What is the word for it?", texts) is loose

@@ -1,4 +1,4 @@
-"""Solving again keeps what is right, says what is not, and never keeps what was cut off."""
+"""Solving problems again keeps correct solutions, marks wrong ones, and rejects those that were cut off."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 def run_cot(
     registry: Registry, server: ChatServer, answers: list[str], model: dict[str, Any] | None = None, **settings: Any
 ) -> Any:
-    """Solve problems whose gold answers are given."""
+    """Solve problems with these gold answers."""
     rows = [
         {"question": f"q{place}", "answer": answer, "source": "s", "id": f"i{place}"} for place, answer in enumerate(answers)
     ]
@@ -50,7 +50,7 @@ def test_the_first_right_sample_is_kept(registry: Registry, chat_server: ChatSer
     assert ask(registry, "select row, response from llm_calls order by row") == [(0, "\\boxed{2}"), (None, "\\boxed{1}")]
 
 
-def test_more_attempts_ask_only_for_the_new_ones(registry: Registry, chat_server: ChatServer) -> None:
+def test_raising_the_number_of_attempts_requests_only_the_new_ones(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: "\\boxed{0}"
     run_cot(registry, chat_server, ["1", "2"], attempts=1)
     assert len(chat_server.requests) == 2
@@ -58,7 +58,9 @@ def test_more_attempts_ask_only_for_the_new_ones(registry: Registry, chat_server
     assert len(chat_server.requests) == 6
 
 
-def test_what_is_never_right_goes_on_with_its_wrong_solution(registry: Registry, chat_server: ChatServer) -> None:
+def test_problems_without_a_correct_sample_are_unsolved_with_their_last_solution(
+    registry: Registry, chat_server: ChatServer
+) -> None:
     chat_server.answer = lambda prompt, seen: "I do not know" if "q1" in prompt else "\\boxed{5}"
     run_cot(registry, chat_server, ["1", "2"], attempts=2)
     assert ask(registry, 'select solution, predicted, verdict, answer from "demo/cot.unsolved" order by row') == [
@@ -67,7 +69,7 @@ def test_what_is_never_right_goes_on_with_its_wrong_solution(registry: Registry,
     ]
 
 
-def test_a_cut_off_answer_is_rejected_even_if_it_holds_the_right_number(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_cut_off_answer_is_rejected_even_if_it_contains_the_right_number(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.finish_reason = "length"
     chat_server.answer = lambda prompt, seen: "\\boxed{1}"
     run_cot(registry, chat_server, ["1"], model={"max_tokens": 7})

@@ -1,4 +1,4 @@
-"""What a model is trained on: revised responses that stay correct, and pairs of them with the policy's poisoned answers."""
+"""Training data: revised responses that stay correct, and pairs of them with the policy's poisoned answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_SHARES = {"ike_share": 0, "closed_book_share": 0}
 
 
 def revise(registry: Registry, server: ChatServer, *, strategies: bool = True, **settings: Any) -> Any:
-    """revise_responses over responses.jsonl; it succeeds."""
+    """Run revise_responses on responses.jsonl; it must succeed."""
     datasets = DATASETS if strategies else {"responses": "PathResponse"}
     given = {name.replace("responses", "response"): name for name in datasets}
     step = {"op": "revise_responses", "in": given, "with": settings, "max_reject_ratio": 0.5}
@@ -38,13 +38,13 @@ def revise(registry: Registry, server: ChatServer, *, strategies: bool = True, *
 
 
 def reviser(conversation: list[dict[str, str]]) -> Any:
-    """Rewrites; of land 2 it takes the wrong city, at land 3 it is cut off, land 4 it refuses."""
+    """A reviser that names the wrong city for land 2, is cut off for land 3, and refuses land 4."""
     land = land_of(conversation)
     said = {2: f"The capital is {incorrect(2)}.", 3: completion("The capital is", finish_reason="length"), 4: error(400, "no")}
     return said.get(land, f"The capital is {correct(land)}.")
 
 
-def test_a_revision_is_kept_only_while_it_is_correct(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_revision_is_kept_only_if_it_is_correct(registry: Registry, chat_server: ChatServer) -> None:
     right = [response(land, path="cot_pk", source="s") for land in range(1, 5)]
     write("responses.jsonl", *right, response(5, path="cot_pk", right=False), response(6), response(7, 2, path="cot_pk"))
     write("strategies.jsonl", strategy("cot_pk"), {**strategy("base"), "chosen": False})
@@ -80,7 +80,7 @@ def test_without_strategies_every_correct_response_is_revised(registry: Registry
 
 
 def build(registry: Registry, server: ChatServer, *, revised: bool = False, **steps: dict[str, Any]) -> None:
-    """build_dpo_pairs over responses.jsonl and strategies.jsonl (and revised.jsonl), a step for each settings; it succeeds."""
+    """Run build_dpo_pairs on responses.jsonl, strategies.jsonl (and revised.jsonl), one step for each settings; it must succeed."""
     datasets = DATASETS | ({"revised": "PathResponse"} if revised else {})
     given = {"op": "build_dpo_pairs", "in": {name: name for name in datasets}}
     result = run_steps(registry, server, datasets, {name: {**given, "with": each} for name, each in steps.items()}, roles=())
@@ -113,7 +113,7 @@ def grid() -> list[dict[str, Any]]:
 STRATEGIES = [strategy("tips", 1, False), strategy("tips", 3, True), strategy("base", 0, True), strategy("base", 0, False)]
 
 
-def test_shares_balance_and_prompts(registry: Registry, chat_server: ChatServer) -> None:
+def test_rows_have_the_requested_shares_balance_and_prompts(registry: Registry, chat_server: ChatServer) -> None:
     given = grid()
     write("responses.jsonl", *given)
     write("strategies.jsonl", *STRATEGIES)
@@ -192,7 +192,9 @@ def test_no_pair_contradicts_itself(registry: Registry, chat_server: ChatServer)
     assert all(normalise(chosen) != normalise(rejected) for chosen, rejected in said)
 
 
-def test_revised_responses_are_learnt_and_the_policys_own_unlearnt(registry: Registry, chat_server: ChatServer) -> None:
+def test_revised_responses_are_chosen_and_the_policys_poisoned_ones_rejected(
+    registry: Registry, chat_server: ChatServer
+) -> None:
     write(
         "responses.jsonl",
         response(1, right=False),
@@ -228,7 +230,7 @@ def test_shares_that_leave_no_room_are_refused(registry: Registry, chat_server: 
         (0, (9, 9), (0, 0)),
     ],
 )
-def test_shares_are_of_all_rows(rest: int, available: tuple[int, int], found: tuple[int, int]) -> None:
+def test_shares_refer_to_all_rows(rest: int, available: tuple[int, int], found: tuple[int, int]) -> None:
     ike, closed_book = available
     shares = {"ike": 0.2, "closed_book": 0.1}
     counts = amounts(rest, shares, {"ike": ike, "closed_book": closed_book})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""PersonaMath's operators: reflection repairs and never leaks, personas change the world and not the problem."""
+"""PersonaMath's operators: reflection repairs without showing the gold answer; personas change the setting, not the problem."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def write(name: str, *rows: dict[str, Any]) -> None:
 
 
 def run_step(registry: Registry, server: ChatServer, step: dict[str, Any], more: dict[str, Any] | None = None) -> Any:
-    """One operator on solutions.jsonl, with personas.jsonl beside it; it succeeds."""
+    """Run an operator on solutions.jsonl and personas.jsonl; it must succeed."""
     result = run_pipeline(registry, server, step, more)
     assert result.state == "succeeded", result.error
     return result
 
 
 def run_pipeline(registry: Registry, server: ChatServer, step: dict[str, Any], more: dict[str, Any] | None = None) -> Any:
-    """The same, whatever comes of it."""
+    """The same, but it may fail."""
     document = {
         "name": "demo",
         "models": {"teacher": json.loads(server.model(retries=0, **(more or {})))},
@@ -52,7 +52,7 @@ def run_pipeline(registry: Registry, server: ChatServer, step: dict[str, Any], m
 # -- reflect ----------------------------------------------------------------------------------------------------------
 
 
-def test_reflection_repairs_in_rounds_each_on_the_last_solution(registry: Registry, chat_server: ChatServer) -> None:
+def test_reflection_repairs_in_rounds_each_starting_from_the_last_solution(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution(), solution("What is 1 + 1?", "2"))
     said = {"\\boxed{5}": "Better: \\boxed{6}", "\\boxed{6}": "Now: \\boxed{13}", "\\boxed{13}": "\\boxed{7}"}
     chat_server.answer = lambda prompt, seen: next(new for old, new in said.items() if old in prompt.partition("Solution:")[2])
@@ -82,7 +82,7 @@ def test_a_round_that_repeats_a_solution_gets_another_answer(registry: Registry,
     assert ask(registry, 'select verdict from "demo/step.solved"') == [("correct",)]
 
 
-def test_reflections_that_are_cut_off_leave_the_solution_as_it_was(registry: Registry, chat_server: ChatServer) -> None:
+def test_cut_off_reflections_leave_the_solution_unchanged(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution())
     chat_server.finish_reason = "length"
     run_step(registry, chat_server, {"op": "reflect", "in": "given"})
@@ -99,7 +99,7 @@ PERSONAS = [
 
 
 def teacher(rewrites: dict[str, str], solve: str = "\\boxed{13}") -> Callable[[str, int], str]:
-    """Rewrites for the persona in the prompt; solves everything else."""
+    """Rewrite for the persona in the prompt; solve every other prompt."""
 
     def answer(prompt: str, seen: int) -> str:
         return next((text for persona, text in rewrites.items() if f"Persona: {persona}\n" in prompt), solve)
@@ -113,7 +113,7 @@ def augment(registry: Registry, server: ChatServer, **settings: Any) -> Any:
     return run_step(registry, server, step)
 
 
-def test_what_becomes_of_rewrites(registry: Registry, chat_server: ChatServer) -> None:
+def test_rewrites_are_solved_or_rejected_with_a_reason(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution(id="i", source="s", stage=1), solution(id="j", source="s", stage=2))
     chat_server.answer = teacher(
         {
@@ -153,7 +153,7 @@ def test_what_becomes_of_rewrites(registry: Registry, chat_server: ChatServer) -
     assert len(ask(registry, "select call_id from llm_calls where row = 0")) == 2
 
 
-def test_a_rewrite_that_is_solved_to_something_else_is_no_training_data(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_rewrite_with_another_answer_goes_to_rejected(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution())
     chat_server.answer = teacher(
         {"a beekeeper": "9 and 4 hives?", "a sergeant": "9 and 4 tents?", "a pupil": "9 and 4?"}, "\\boxed{36}"
@@ -174,7 +174,7 @@ def test_rewrites_of_stage_two_are_solved_with_reflection(registry: Registry, ch
     assert ask(registry, "select count(*) from llm_calls where row = 0 and name = 'demo/step.solved'") == [(3,)]
 
 
-def test_a_request_that_fails_costs_one_rewrite_and_is_asked_again(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_failed_request_loses_one_rewrite_and_is_retried_later(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution())
     good = teacher({"a beekeeper": "9 and 4 hives?", "a sergeant": "9 and 4 tents?", "a pupil": "9 and 4 books?"})
     chat_server.answer = lambda prompt, seen: error(400, "not today") if "a sergeant" in prompt else good(prompt, seen)
@@ -191,7 +191,7 @@ def test_a_request_that_fails_costs_one_rewrite_and_is_asked_again(registry: Reg
     assert len(chat_server.requests) == asked + 2
 
 
-def test_an_outage_fails_the_step_and_is_no_empty_result(registry: Registry, chat_server: ChatServer) -> None:
+def test_an_outage_fails_the_step(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution())
     write("personas.jsonl", *PERSONAS)
     chat_server.answer = lambda prompt, seen: error(500, "down")
@@ -204,7 +204,7 @@ def test_an_outage_fails_the_step_and_is_no_empty_result(registry: Registry, cha
     assert ask(registry, 'select count(*) from "demo/step.solved"') == [(3,)]
 
 
-def test_the_gold_answer_is_in_no_prompt(registry: Registry, chat_server: ChatServer) -> None:
+def test_no_prompt_contains_the_gold_answer(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution(answer=GOLD))
     chat_server.answer = teacher(
         {"a beekeeper": "9 and 4 hives?", "a sergeant": "9 and 4 tents?", "a pupil": "9 and 4?"}, "\\boxed{1}"
@@ -238,7 +238,7 @@ def classify(registry: Registry, server: ChatServer, **settings: Any) -> list[An
     return ask(registry, 'select persona, occupation from "demo/step" order by row')
 
 
-def test_the_teacher_names_the_class_and_known_ones_are_kept(registry: Registry, chat_server: ChatServer) -> None:
+def test_the_teacher_chooses_the_class_and_known_classes_are_kept(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: '{"occupation": "craft and trades workers"}'
     assert classify(registry, chat_server) == [
         ("She welds ships.", "craft and trades workers"),
@@ -248,13 +248,13 @@ def test_the_teacher_names_the_class_and_known_ones_are_kept(registry: Registry,
     assert "craft and trades workers: builds" in chat_server.prompts[0]
 
 
-def test_a_class_that_does_not_exist_is_a_reject(registry: Registry, chat_server: ChatServer) -> None:
+def test_an_unknown_class_is_rejected(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: '{"occupation": "welder"}'
     assert len(classify(registry, chat_server)) == 1
     assert "is not a valid Choice" in ask(registry, "select reason from rejects")[0][0]
 
 
-def test_an_encoder_finds_the_class_without_a_teacher(registry: Registry, chat_server: ChatServer) -> None:
+def test_an_encoder_chooses_the_class_without_a_teacher(registry: Registry, chat_server: ChatServer) -> None:
     assert classify(registry, chat_server, method="embedding", overwrite=True) == [
         ("She welds ships.", "craft and trades workers"),
         ("A pensioner who spends the day at home with grandchildren.", "other"),
@@ -265,7 +265,7 @@ def test_an_encoder_finds_the_class_without_a_teacher(registry: Registry, chat_s
 # -- evaluate_math ----------------------------------------------------------------------------------------------------
 
 
-def test_accuracy_comes_with_its_interval_by_source(registry: Registry, chat_server: ChatServer) -> None:
+def test_accuracy_is_reported_with_its_interval_by_source(registry: Registry, chat_server: ChatServer) -> None:
     problems = [{"question": f"q{n}", "answer": str(n), "source": "ab"[n % 2]} for n in range(10)]
     write("problems.jsonl", *problems)
 
@@ -291,7 +291,7 @@ def test_accuracy_comes_with_its_interval_by_source(registry: Registry, chat_ser
     assert ask(registry, 'select count(*) from "demo/test"') == [(10,)]
 
 
-def test_an_answer_that_is_cut_off_counts_when_it_was_stated(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_cut_off_answer_counts_if_it_was_stated_before(registry: Registry, chat_server: ChatServer) -> None:
     write("problems.jsonl", {"question": "stated", "answer": "7"}, {"question": "by chance", "answer": "7"})
     chat_server.finish_reason = "length"
     chat_server.answer = lambda prompt, seen: "so \\boxed{7} and" if "\nstated" in prompt else "3 + 4 = 7"

@@ -1,4 +1,4 @@
-"""The report of a PersonaMath pipeline counts what is there, whatever the pipeline trains on and holds out."""
+"""The report of a PersonaMath pipeline, whatever the pipeline trains on and holds out."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def report_on(registry: Registry, **tables: list[dict[str, Any]]) -> str:
     return report.text
 
 
-def test_rows_that_come_from_elsewhere_may_be_trained_on_too(registry: Registry) -> None:
+def test_training_rows_may_come_from_elsewhere(registry: Registry) -> None:
     text = report_on(registry, solved=[predicted("correct")], training=[predicted("correct"), predicted("correct", id="more")])
     assert "| left to train on | 1 | 2 | - |" in text
 
 
-def test_problems_with_the_same_words_are_compared_one_by_one(registry: Registry) -> None:
+def test_problems_with_equal_texts_are_compared_in_order(registry: Registry) -> None:
     text = report_on(
         registry,
         before=[predicted("wrong"), predicted("correct")],
         after=[predicted("correct"), predicted("correct")],
     )
-    assert "Solved only after the training: 1; only before: 0." in text
+    assert "Solved only after training: 1; only before: 0." in text

@@ -1,4 +1,4 @@
-"""A rewrite is the same problem in other words: same quantities, no answer given away."""
+"""A rewrite is the same problem in other words: it has the same quantities and does not reveal the answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOP = "A shop sells 3 apples for $1.50 and half as many pears. It has 1,200 app
         ("1/0 is none", {1, 0}),
     ],
 )
-def test_quantities_in_figures_and_words(text: str, named: set[int | str]) -> None:
+def test_quantities_are_read_in_figures_and_words(text: str, named: set[int | str]) -> None:
     assert quantities(text) == {Fraction(each) for each in named}
 
 
@@ -40,27 +40,27 @@ def test_quantities_in_figures_and_words(text: str, named: set[int | str]) -> No
         ("", "600", "the rewrite is empty"),
         ("Rosa sells 3 for $1.50, half as many limes, of 1200. She has 600 limes.", "600", "the rewrite reveals the answer"),
         ("Rosa sells 3 for $1.50, half as many limes, of 1200. Six hundred limes!", "600", "the rewrite reveals the answer"),
-        ("Rosa sells three for $1.50, half as many limes. How many limes?", "600", "the rewrite lost a quantity: 1200"),
+        ("Rosa sells three for $1.50, half as many limes. How many limes?", "600", "the rewrite lacks a quantity: 1200"),
         ("Rosa, 7 stalls: 3 for $1.50, half as many of 1200?", "600", "the rewrite adds a quantity: 7"),
         ("One day Rosa sells 3 for $1.50, half as many limes, of 1200. How many?", "600", None),
     ],
 )
-def test_what_is_wrong_with_a_rewrite(rewrite: str, answer: str, said: str | None) -> None:
+def test_problems_with_a_rewrite_are_found(rewrite: str, answer: str, said: str | None) -> None:
     assert problem_with(SHOP, rewrite, answer) == said
 
 
-def test_an_answer_in_words_is_found_and_one_that_the_problem_names_is_none() -> None:
+def test_an_answer_in_words_is_revealed_unless_the_problem_names_it() -> None:
     assert problem_with("Which day?", "It is Monday. Which day is it?", "Monday") == "the rewrite reveals the answer"
     assert problem_with("Monday or Friday, which one?", "Is it Friday or is it Monday?", "Monday") is None
     assert problem_with("Of 5 and 3, the larger?", "Which is larger, 3 or 5?", "5") is None
     assert problem_with("Pick A, B or C.", "Choose a letter: A, B, C.", "B") is None
 
 
-def test_a_rewrite_like_another_one_is_none() -> None:
+def test_a_rewrite_that_equals_another_is_refused() -> None:
     assert problem_with("Two 4s?", "Both 2 and 4?", "8", others=["both 2, and 4"]) is not None
 
 
-def test_quantities_need_not_be_checked() -> None:
+def test_the_check_of_quantities_can_be_turned_off() -> None:
     assert problem_with(SHOP, "Rosa sells limes. How many?", "600", check_quantities=False) is None
 
 
@@ -77,7 +77,7 @@ def test_quantities_need_not_be_checked() -> None:
         ("Here are 3 of: pens, cups. How many?", "Here are 3 of: pens, cups. How many?"),
     ],
 )
-def test_what_models_put_around_a_rewrite_is_taken_off(said: str, meant: str) -> None:
+def test_text_around_a_rewrite_is_removed(said: str, meant: str) -> None:
     assert clean(said) == meant
 
 
@@ -114,7 +114,7 @@ def test_personas_are_drawn_across_classes() -> None:
         ("20% of it", "twenty percent of it"),
     ],
 )
-def test_a_quantity_is_the_same_however_it_is_written(one: str, other: str) -> None:
+def test_a_quantity_is_the_same_in_every_notation(one: str, other: str) -> None:
     assert quantities(one) == quantities(other)
 
 
@@ -124,16 +124,16 @@ def test_scales_and_parts_belong_to_their_numbers() -> None:
     assert quantities("She eats two, and half of the rest") == {Fraction(2), Fraction(1, 2)}
 
 
-def test_an_answer_is_revealed_as_a_percentage_too() -> None:
+def test_an_answer_can_be_revealed_as_a_percentage() -> None:
     assert problem_with("What percent of 40 is 10?", "Of 40 nets 10 are torn, 25%?", "25") == "the rewrite reveals the answer"
 
 
 @pytest.mark.parametrize("rewrite", ["9" * 1500 + " apples?", "1/" + "0" * 1500 + " apples?", "²" * 1500])
-def test_a_number_that_is_too_long_is_a_reason(rewrite: str) -> None:
+def test_a_number_with_too_many_digits_is_refused(rewrite: str) -> None:
     assert problem_with("He has 5 apples.", rewrite, "3") == "the rewrite has a number of more than 1,000 digits"
     assert quantities("5 and " + "9" * 5000) == {Fraction(5)}
 
 
-def test_a_rewrite_that_is_far_longer_is_a_reason() -> None:
+def test_a_rewrite_that_is_far_too_long_is_refused() -> None:
     said = problem_with("He has 5 apples.", "5 apples and " * 1000, "3")
-    assert said == "the rewrite is far longer than the original: 13,000 characters against 16"
+    assert said == "the rewrite is far longer than the original: 13,000 characters instead of 16"

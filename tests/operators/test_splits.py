@@ -1,4 +1,4 @@
-"""Questions are split by a hash of themselves; what belongs together stays together and counts once."""
+"""Questions are split by their hash; related ones stay on the same side and count once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def side_of(found, questions) -> dict[str, str]:
     return {questions[row].question: side for side in SIDES for row in found.rows[side]}
 
 
-def test_every_question_is_on_one_side_and_shares_are_about_as_asked():
+def test_every_question_is_on_one_side_and_the_shares_are_about_right():
     found = split(rows(*MANY), [], Shares(), seed=1)
     sizes = {side: len(found.rows[side]) for side in SIDES}
     assert sum(sizes.values()) == 3000
@@ -29,7 +29,7 @@ def test_every_question_is_on_one_side_and_shares_are_about_as_asked():
     assert found.paraphrases == 0
 
 
-def test_a_question_keeps_its_side_when_others_come_and_go_and_order_changes():
+def test_a_question_keeps_its_side_when_others_are_added_removed_or_reordered():
     before = side_of(split(rows(*MANY[:2000]), [], Shares(), seed=1), rows(*MANY[:2000]))
     turned = rows(*reversed(MANY[1000:]))
     after = side_of(split(turned, [], Shares(), seed=1), turned)
@@ -38,7 +38,7 @@ def test_a_question_keeps_its_side_when_others_come_and_go_and_order_changes():
     assert any(after[text] != other[text] for text in MANY[1000:2000])
 
 
-def test_rows_of_one_seed_row_one_id_or_the_same_words_count_once():
+def test_rows_with_the_same_source_row_id_or_words_count_once():
     given = rows("one", "two", "The  ONE?", "three", "four", ids={"two": "q2", "three": "q2"})
     found = split(given, [0, 1, 2, 3, 1], Shares(tune=0, calibrate=1, evaluate=0), seed=1)
     drawn = [given[row].question for row in found.rows["calibrate"]]
@@ -48,14 +48,14 @@ def test_rows_of_one_seed_row_one_id_or_the_same_words_count_once():
     assert found.paraphrases == 3
 
 
-def test_questions_that_differ_in_signs_are_different_and_an_empty_id_is_none():
+def test_questions_that_differ_in_signs_are_different_and_an_empty_id_is_no_id():
     given = rows(
         "What is 3 + 4?", "What is 3 - 4?", "What is 3 * 4?", ids=dict.fromkeys(("What is 3 + 4?", "What is 3 - 4?"), "")
     )
     assert split(given, [], Shares(tune=0, calibrate=1, evaluate=0), seed=1).paraphrases == 0
 
 
-def test_which_paraphrase_is_drawn_depends_on_the_seed_and_not_on_the_order():
+def test_the_paraphrase_that_is_drawn_depends_on_the_seed_and_not_on_the_order():
     given = rows(*(f"wording {number}" for number in range(20)))
     shares = Shares(tune=0, calibrate=1, evaluate=0)
     drawn = {given[split(given, [0] * 20, shares, seed).rows["calibrate"][0]].question for seed in range(30)}

@@ -1,4 +1,4 @@
-"""AI feedback finds the strategy: what the judge says in whatever order, what is chosen, what is said of thin choices."""
+"""AI feedback chooses the strategy: the judge's verdicts in either order, the choice, and notes on weak choices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_base_prompt_never_warns(contexts: list[str]) -> None:
     assert WARNINGS.search(PATHS["tips"][0])
 
 
-def test_without_contexts_nothing_is_said_of_them() -> None:
+def test_prompts_without_contexts_do_not_mention_contexts() -> None:
     assert "context" not in base_prompt("What is the capital?", [])[0].content
 
 
@@ -52,7 +52,7 @@ def test_without_contexts_nothing_is_said_of_them() -> None:
 
 
 def choices(cells: dict[str, dict[str, tuple[int, int]]], factual: int = 0, **settings: Any) -> dict[str, StrategyChoice]:
-    """What is chosen, by cell, from {cell: {path: (correct, judged)}}."""
+    """The chosen path by cell, from {cell: {path: (correct, judged)}}."""
     counts: dict[tuple[str, str], float] = {}
     for cell, paths in cells.items():
         counts["cases", cell] = max(n for _, n in paths.values())
@@ -68,7 +68,7 @@ def choices(cells: dict[str, dict[str, tuple[int, int]]], factual: int = 0, **se
 ALIKE = dict.fromkeys(PATHS, (10, 20))
 
 
-def test_of_equal_paths_the_simplest_is_chosen_and_the_tie_is_said() -> None:
+def test_a_tie_goes_to_the_simplest_path_and_is_noted() -> None:
     cells = {
         "pcn=0 fc=no": {**ALIKE, "tips": (5, 10)},
         "pcn=1 fc=no": {**ALIKE, "base_cot": (15, 20), "cot_pk": (15, 20)},
@@ -79,25 +79,25 @@ def test_of_equal_paths_the_simplest_is_chosen_and_the_tie_is_said() -> None:
     assert str(found["pcn=1 fc=no"].note).startswith("tie with cot_pk; not clearly better than base")
 
 
-def test_a_choice_that_rests_on_little_says_so() -> None:
+def test_choices_with_weak_support_are_noted() -> None:
     few = {"base": (0, 4), "tips": (4, 4), "base_cot": (1, 4), "cot_nopk": (1, 4), "cot_pk": (3, 3)}
     [found] = choices({"pcn=5 fc=yes": few}).values()
     # Wilson's interval of 0 in 4 ends at 0.49, that of 4 in 4 begins at 0.51: they do not overlap.
-    assert (found.path, found.note) == ("tips", "tie with cot_pk; too few items: 4 < 10")
+    assert (found.path, found.note) == ("tips", "tie with cot_pk; too few items: 4, fewer than min_items=10")
     [found] = choices({"pcn=5 fc=yes": {**few, "tips": (3, 4), "cot_pk": (0, 4)}}, min_items=4).values()
     assert found.note == "not clearly better than base (its interval reaches 0.49)"
     [found] = choices({"pcn=5 fc=yes": {**ALIKE, "cot_pk": (19, 19)}}).values()
     assert found.note == "1 of 20 cases have no verdict"
 
 
-def test_the_papers_rule_takes_prior_knowledge_where_poison_outnumbers_facts() -> None:
+def test_the_papers_rule_uses_prior_knowledge_where_poison_outnumbers_facts() -> None:
     cell = {**ALIKE, "tips": (12, 20), "cot_pk": (18, 20)}
     names = ("pcn=0 fc=yes", "pcn=1 fc=yes", "pcn=2 fc=yes")
     cells = dict.fromkeys(names, cell)
     assert [row.path for row in choices(cells, factual=1).values()] == ["cot_pk"] * 3
     ruled = choices(cells, factual=1, rule="paper")
     assert [row.path for row in ruled.values()] == ["tips", "tips", "cot_pk"]
-    assert "measured, cot_pk is better (0.90)" in str(ruled["pcn=1 fc=yes"].note)
+    assert "cot_pk measured better (0.90)" in str(ruled["pcn=1 fc=yes"].note)
     assert [row.path for row in choices(cells, factual=2, rule="paper").values()] == ["tips"] * 3
 
 
@@ -105,12 +105,12 @@ def test_the_papers_rule_takes_prior_knowledge_where_poison_outnumbers_facts() -
     ("settings", "said"),
     [
         ({"use": ["base", "magic"]}, "unknown path 'magic'; known: base, tips, base_cot, cot_nopk, cot_pk, mine"),
-        ({"use": ["base", "base"]}, "a path is named twice"),
-        ({"use": ["base", "tips"], "rule": "paper"}, "rule: paper chooses between cot_pk and other paths"),
+        ({"use": ["base", "base"]}, "a path is repeated"),
+        ({"use": ["base", "tips"], "rule": "paper"}, "rule: paper needs cot_pk and at least one other path"),
         ({"paths": {"mine": ["{{ question }}", "{{ answer }}"]}}, "the prompt uses answer; it may use question, contexts"),
     ],
 )
-def test_what_is_wrong_with_paths_is_said_before_anything_runs(
+def test_wrong_paths_are_reported_before_anything_runs(
     registry: Registry, chat_server: ChatServer, settings: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(PipelineError, match=re.escape(said)):
@@ -122,14 +122,14 @@ def test_what_is_wrong_with_paths_is_said_before_anything_runs(
 
 
 def path_of(conversation: list[dict[str, str]]) -> str:
-    """Which of the paths a conversation follows."""
+    """The path that a conversation follows."""
     first = conversation[0]["content"]
     marks = {"may be wrong": "tips", "step by step": "base_cot", "1. Write down": "cot_nopk", "key concepts": "cot_pk"}
     return next((path for mark, path in marks.items() if mark in first), "base")
 
 
 def policy(conversation: list[dict[str, str]]) -> str:
-    """Base is right where a factual context stands; steps help for even lands; prior knowledge helps always, but mumbles once."""
+    """Base is right if there is a factual context; steps help for even lands; prior knowledge always helps, but mumbles once."""
     land, path, last = land_of(conversation), path_of(conversation), conversation[-1]["content"]
     if path == "cot_pk" and "answer the question: " not in last:
         return f"I know something of land {land}."
@@ -139,7 +139,7 @@ def policy(conversation: list[dict[str, str]]) -> str:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_the_strategy_is_found_from_what_the_judge_says(registry: Registry, chat_server: ChatServer) -> None:
+def test_the_strategy_follows_from_the_judges_verdicts(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, policy=policy)
     cases = [case(land, 2, temperature=0.3) for land in range(12)] + [case(land, 1, fc=True) for land in range(4)]
     result = strategy(registry, chat_server, *cases, check_order=0.5)
@@ -155,7 +155,9 @@ def test_the_strategy_is_found_from_what_the_judge_says(registry: Registry, chat
         ("cot_pk", 11, 1, True, "1 of 12 cases have no verdict"),
     ]
     rows = ask(registry, f'select {columns} from "demo/step.strategies" where pcn = 1 and chosen')
-    assert rows == [("base", 4, 1, True, "tie with tips, base_cot, cot_nopk, cot_pk; too few items: 4 < 10")]
+    assert rows == [
+        ("base", 4, 1, True, "tie with tips, base_cot, cot_nopk, cot_pk; too few items: 4, fewer than min_items=10")
+    ]
     # The Wilson interval of 6 in 12, as tables have it.
     [interval] = ask(registry, "select ci_low, ci_high from \"demo/step.strategies\" where path = 'cot_nopk' and pcn = 2")
     assert interval == pytest.approx((0.2538, 0.7462), abs=1e-4)
@@ -196,7 +198,7 @@ def test_the_strategy_is_found_from_what_the_judge_says(registry: Registry, chat
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_judge_that_prefers_a_place_is_found_out(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_judge_that_prefers_a_position_is_detected(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, policy=policy, judge=lambda conversation: '{"reason": "", "gives": "first"}')
     strategy(registry, chat_server, *(case(land) for land in range(8)), use=["base"], check_order=1)
     metrics = dict(ask(registry, "select metric, value from metrics where metric like 'order%'"))
@@ -206,7 +208,7 @@ def test_a_judge_that_prefers_a_place_is_found_out(registry: Registry, chat_serv
 
 
 @pytest.mark.usefixtures("in_process")
-def test_paths_from_yaml_and_no_judge(registry: Registry, chat_server: ChatServer) -> None:
+def test_paths_from_yaml_are_used_without_a_judge(registry: Registry, chat_server: ChatServer) -> None:
     def answer(conversation: list[dict[str, str]]) -> Any:
         last = conversation[-1]["content"]
         if last == "Q: What is the capital of land 2?":
@@ -236,14 +238,14 @@ def test_paths_from_yaml_and_no_judge(registry: Registry, chat_server: ChatServe
 
 
 @pytest.mark.usefixtures("in_process")
-def test_an_outage_of_the_judge_fails_the_step_and_is_no_empty_result(registry: Registry, chat_server: ChatServer) -> None:
+def test_an_outage_of_the_judge_fails_the_step(registry: Registry, chat_server: ChatServer) -> None:
     play(chat_server, policy=policy, judge=lambda conversation: error(500, "down"))
     result = strategy(registry, chat_server, case(1), case(2), use=["base", "tips"], ratio=0.1)
     assert result.state == "failed"
     assert "2 of 2 rows were rejected" in str(result.error)
 
 
-def test_one_model_in_both_roles_is_warned_of(registry: Registry, chat_server: ChatServer) -> None:
+def test_the_same_model_in_both_roles_gives_a_warning(registry: Registry, chat_server: ChatServer) -> None:
     write("cases.jsonl", case(1))
     document = {
         "name": "demo",

@@ -1,4 +1,4 @@
-"""What makes two texts the same, and which text of a row counts."""
+"""When two texts are the same, and which text of a row counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from operators.transforms.text import main_field, texts_of, tokens, words
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_variants_of_writing_are_the_same_text(one: str, other: str) -> None:
+def test_variants_of_spelling_are_the_same_text(one: str, other: str) -> None:
     assert tokens(one) == tokens(other)
 
 
@@ -43,16 +43,16 @@ def test_variants_of_writing_are_the_same_text(one: str, other: str) -> None:
         ("50%", "50"),
     ],
 )
-def test_what_makes_another_problem_makes_another_text(one: str, other: str) -> None:
+def test_a_different_problem_is_a_different_text(one: str, other: str) -> None:
     assert tokens(one) != tokens(other)
 
 
-def test_words_are_counted_in_scripts_without_blanks_as_well() -> None:
+def test_words_are_counted_in_scripts_without_blanks() -> None:
     assert words(tokens("小明有 5 个苹果。")) == ["小", "明", "有", "5", "个", "苹", "果"]
 
 
 class Turned(Record):
-    """A type of somebody else's."""
+    """A record type from another package."""
 
     case_id: str
     label: str | None = None
@@ -60,12 +60,12 @@ class Turned(Record):
     tags: list[str] = []
 
 
-def test_the_main_field_is_the_first_text_that_is_no_id() -> None:
+def test_the_main_field_is_the_first_text_that_is_not_an_id() -> None:
     found = {each: main_field(each) for each in (MathProblem, MathSolution, Persona, SFTExample, Message, Turned)}
     assert list(found.values()) == ["question", "question", "persona", "prompt", "content", "label"]
 
 
-def test_texts_of_fields_that_hold_none_are_empty() -> None:
+def test_the_text_of_an_empty_field_is_empty() -> None:
     rows = [
         Turned(case_id="1"),
         Turned(case_id="2", label="b", turns=[Message(role="user", content="hi")], tags=["x", "y"]),

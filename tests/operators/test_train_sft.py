@@ -1,4 +1,4 @@
-"""Training makes a model version that can be used, the same one every time."""
+"""Training makes a usable model version, the same one every time."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def test_an_adapter_is_trained_and_answers(registry: Registry, tiny_model: Path,
 def test_nothing_to_train_on_is_an_error(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=0)
     assert result.state == "failed"
-    assert "the input has 0 rows" in result.error
+    assert "the input has no rows" in result.error
 
 
 @pytest.mark.usefixtures("in_process")
-def test_what_does_not_fit_is_counted_and_an_error_when_nothing_does(registry: Registry, tiny_model: Path) -> None:
+def test_rows_that_do_not_fit_are_counted_and_an_error_if_none_fits(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, max_length=8)
     assert result.state == "succeeded", result.error
     assert ask(registry, "select metric, value from metrics where metric like 'rows%' order by 1") == [
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_counted_and_an_error_when_nothing_does(registry: R
 
 
 @pytest.mark.usefixtures("in_process")
-def test_rows_that_a_training_never_reached_are_unused_and_not_filtered(registry: Registry, tiny_model: Path) -> None:
+def test_rows_that_training_never_reached_are_unused_and_not_filtered(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=7, max_steps=2, max_length=64)
     [step] = result.steps
     assert (step.record.rows_in, step.record.filtered, step.record.unused) == (7, 0, 3)
@@ -129,13 +129,13 @@ def test_two_devices_train_together(registry: Registry, tiny_model: Path) -> Non
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_more_devices_than_there_are_is_an_error(registry: Registry, tiny_model: Path) -> None:
+def test_more_devices_than_available_are_an_error(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, devices=99)
     assert "99 devices with 1 CPUs and 0 GPUs each are more than the cluster has" in str(result.error)
 
 
 @pytest.mark.usefixtures("in_process")
-def test_preferences_are_learnt_on_top_of_what_a_step_has_trained(registry: Registry, tiny_model: Path) -> None:
+def test_preference_training_continues_from_a_steps_model(registry: Registry, tiny_model: Path) -> None:
     turns = {role: [{"role": "assistant", "content": text}] for role, text in (("chosen", "yes"), ("rejected", "no"))}
     rows = [{"prompt": [{"role": "user", "content": f"q{number}"}], **turns} for number in range(6)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""Rows that a trainer would fail on are named before a model is loaded; what its libraries warn of is passed on."""
+"""Rows on which a trainer would fail are named before a model is loaded; warnings of its libraries are passed on."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected"
 @pytest.mark.parametrize(
     ("kind", "template", "rows", "why"),
     [
-        ("sft", "", [{**GOOD, "completion": []}, GOOD], "row 0: `completion` has no message; give it one"),
+        ("sft", "", [{**GOOD, "completion": []}, GOOD], "row 0: `completion` has no message; add one"),
         ("sft", "", [GOOD, {**GOOD, "prompt": []}], "row 1: `prompt` has no message"),
         ("sft", "", [GOOD, *[{**GOOD, "prompt": []}] * 9], "rows 1, 2, 3, 4, 5 and 4 more: `prompt` has no message"),
         ("dpo", "", [PAIR, {**PAIR, "rejected": []}], "row 1: `rejected` has no message"),
@@ -79,7 +79,7 @@ PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected"
             "dpo",
             ALTERNATING,
             [PAIR, {**PAIR, "prompt": [turn("user"), turn("user")]}],
-            "row 1: the student's chat template refuses its turns (user, user): turns must alternate; join consecutive turns of one role",
+            "row 1: the student's chat template refuses its turns (user, user): turns must alternate; join consecutive turns of the same role",
         ),
         (
             "sft",
@@ -100,7 +100,7 @@ PAIR = {"prompt": [turn("user")], "chosen": [turn("assistant", "y")], "rejected"
         "a-template-that-fails",
     ],
 )
-def test_bad_rows_are_named_with_the_cure(
+def test_bad_rows_are_named_with_a_remedy(
     kind: str, template: str, rows: list[dict[str, Any]], why: str, registry: Registry, student: Any
 ) -> None:
     import transformers
@@ -113,14 +113,16 @@ def test_bad_rows_are_named_with_the_cure(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_student_without_a_chat_template_is_named(registry: Registry, student: Any) -> None:
+def test_a_student_without_a_chat_template_is_an_error(registry: Registry, student: Any) -> None:
     folder = student("{# another folder #}")
     (folder / "chat_template.jinja").unlink()
     assert "no chat template" in train(registry, folder, [GOOD]).error
 
 
 @pytest.mark.usefixtures("in_process")
-def test_rows_beyond_the_positions_of_the_student(registry: Registry, tiny_model: Path, student: Any) -> None:
+def test_rows_longer_than_the_students_positions_are_an_error_or_noted(
+    registry: Registry, tiny_model: Path, student: Any
+) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -130,7 +132,7 @@ def test_rows_beyond_the_positions_of_the_student(registry: Registry, tiny_model
     shape = GPT2Config(vocab_size=260, n_positions=40, n_embd=16, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(shape).save_pretrained(fixed)
     refused = train(registry, fixed, [GOOD, long])
-    assert "row 1: longer than the 40 tokens that the model supports, and max_length is 64. Set max_length: 40" in refused.error
+    assert "row 1: longer than the 40 tokens that the model supports (max_length is 64). Set max_length: 40" in refused.error
     assert train(registry, fixed, [GOOD, long], max_length=40).state == "succeeded"
 
     rotary = student("{# rotary positions #}" + TEMPLATE)
@@ -147,7 +149,7 @@ def notes(result: Any) -> list[str]:
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["sft", "dpo", "kto"])
-def test_what_trl_warns_of_reaches_the_user_once(kind: str, registry: Registry, student: Any) -> None:
+def test_trls_warnings_reach_the_user_once(kind: str, registry: Registry, student: Any) -> None:
     row = PAIR if kind == "dpo" else GOOD | ({"label": True} if kind == "kto" else {})
     result = train(registry, student(TEMPLATE + THINKING), [row] * 3, kind)
     assert result.state == "succeeded", result.error
@@ -156,23 +158,23 @@ def test_what_trl_warns_of_reaches_the_user_once(kind: str, registry: Registry, 
 
 
 @pytest.mark.usefixtures("in_process")
-def test_settings_that_trl_advises_against_and_blank_completions_are_noted(registry: Registry, student: Any) -> None:
+def test_discouraged_settings_and_blank_completions_are_noted(registry: Registry, student: Any) -> None:
     blank = {**GOOD, "completion": [turn("assistant", " ")]}
     result = train(registry, student(), [GOOD, blank], truncation_mode="keep_end")
     assert result.state == "succeeded", result.error
     assert any("'keep_end'` truncation mode is deprecated" in note for note in notes(result))
-    assert "row 1: an empty completion, which teaches the model to answer nothing" in notes(result)
+    assert "row 1: an empty completion, which teaches the model to give no answer" in notes(result)
 
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["sft", "dpo", "kto"])
-def test_nothing_is_noted_where_there_is_nothing_to_say(kind: str, registry: Registry, student: Any) -> None:
+def test_ordinary_training_gives_no_notes(kind: str, registry: Registry, student: Any) -> None:
     rows = [PAIR] * 2 if kind == "dpo" else [GOOD | ({"label": label} if kind == "kto" else {}) for label in (True, False)]
     result = train(registry, student(), rows, kind)
     assert (result.state, notes(result)) == ("succeeded", [])
 
 
-def test_warnings_are_collected_once_and_printed_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_collected_once_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     import transformers
 
     before = logging.getLogger("transformers").level, warnings.showwarning

@@ -1,4 +1,4 @@
-"""Trainings by themselves: the reference is where they start, a killed one goes on as if nothing had been, rows are counted."""
+"""Training without pipelines: the reference is the start, an interrupted training resumes unchanged, rows are counted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def training(kind: Any, model: Path, folder: Path, adapter: Path | None = None, 
 
 
 def quietly(step: int, total: int, loss: float) -> None:
-    """Nobody looks on."""
+    """Ignore progress."""
 
 
 def logged(done: Training, metric: str = "loss") -> list[float]:
@@ -68,7 +68,7 @@ def seen(done: Training) -> dict[int, int]:
 
 @pytest.fixture
 def adapter(tiny_model: Path, tmp_path: Path) -> Path:
-    """An adapter that says something else than its base."""
+    """An adapter that answers differently from its base."""
     done = training("sft", tiny_model, tmp_path / "before", learning_rate=0.05)
     launch(done, quietly, {})
     return done.model
@@ -103,15 +103,15 @@ def test_the_first_loss_of_dpo_is_ln_2(
     assert losses[-1] < losses[0]
 
 
-def test_another_first_loss_stops_a_training(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_wrong_first_loss_stops_training(tiny_model: Path, tmp_path: Path) -> None:
     started = training("dpo", tiny_model, tmp_path)
-    with pytest.raises(InvariantError, match=r"0\.9000 and not ln 2"):
+    with pytest.raises(InvariantError, match=r"0\.9000 instead of ln 2"):
         check_first_loss(started, 0.9)
     check_first_loss(training("dpo", tiny_model, tmp_path, loss_type="ipo"), 25.0)
 
 
 @pytest.mark.parametrize("loss", ["ipo", "robust", "hinge", ["sigmoid", "sft"]], ids=str)
-def test_dpo_has_other_losses(loss: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_dpo_supports_other_losses(loss: Any, tiny_model: Path, tmp_path: Path) -> None:
     more = {"label_smoothing": 0.1} if loss == "robust" else {}
     done = training("dpo", tiny_model, tmp_path, max_steps=3, loss_type=loss, **more)
     launch(done, quietly, {})
@@ -143,7 +143,7 @@ def test_the_same_rows_and_seed_give_the_same_files(lora: Any, tiny_model: Path,
 # -- adapters -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_is_trained_on_as_an_adapter(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_adapter_can_be_trained_further(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     done = training("sft", tiny_model, tmp_path / "more", adapter)
     launch(done, quietly, {})
     config = json.loads((done.model / "adapter_config.json").read_text())
@@ -154,7 +154,7 @@ def test_an_adapter_is_trained_on_as_an_adapter(adapter: Path, tiny_model: Path,
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_a_merged_adapter_gives_full_weights_that_say_the_same(
+def test_a_merged_adapter_gives_full_weights_with_the_same_answers(
     lora: Any, adapter: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     import torch
@@ -170,7 +170,7 @@ def test_a_merged_adapter_gives_full_weights_that_say_the_same(
     assert torch.allclose(merged, before(ids).logits, atol=1e-4)
 
 
-def test_an_adapter_is_trained_further_as_it_is(adapter: Path, tiny_model: Path) -> None:
+def test_an_adapter_trained_further_keeps_its_settings(adapter: Path, tiny_model: Path) -> None:
     student = Student(tiny_model, adapter, "tiny")
     for given in ({}, {"lora": {}}, {"lora": {"r": 4}}, {"lora": {"alpha": 8, "target_modules": "all-linear"}}):
         trained = student.trained_as(SFTSettings.model_validate(given)).lora
@@ -188,7 +188,7 @@ MADE_OTHERWISE = {
 }
 
 
-def test_an_adapter_made_otherwise_is_not_trained_further(adapter: Path, tiny_model: Path) -> None:
+def test_an_adapter_with_other_settings_is_refused(adapter: Path, tiny_model: Path) -> None:
     student = Student(tiny_model, adapter, "tiny")
     for why, lora in MADE_OTHERWISE.items():
         with pytest.raises(ValueError, match=re.escape(why)):
@@ -210,7 +210,7 @@ def _die(given: Training, step: int) -> None:
 
 
 def kill(given: Training, step: int) -> None:
-    """Train in a process of its own, which is killed at a step."""
+    """Train in another process, which is killed at a step."""
     child = multiprocessing.get_context("spawn").Process(target=_die, args=(given, step))
     child.start()
     child.join()
@@ -230,7 +230,7 @@ def kill(given: Training, step: int) -> None:
     ],
     ids=str,
 )
-def test_a_killed_training_goes_on_with_the_losses_of_an_undisturbed_one(
+def test_an_interrupted_training_continues_with_the_same_losses(
     kind: str, settings: dict[str, Any], steps: list[int], tiny_model: Path, tmp_path: Path
 ) -> None:
     undisturbed = training(kind, tiny_model, tmp_path / "undisturbed", checkpoint_steps=2, **settings)
@@ -247,7 +247,7 @@ def test_a_killed_training_goes_on_with_the_losses_of_an_undisturbed_one(
     assert (killed.model / weights).read_bytes() == (undisturbed.model / weights).read_bytes()
 
 
-def test_a_checkpoint_that_is_not_whole_does_not_count(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored(tiny_model: Path, tmp_path: Path) -> None:
     done = training("sft", tiny_model, tmp_path, checkpoint_steps=2)
     kill(done, 5)
     (done.folder / "checkpoint-4" / "seen-0.json").unlink()
@@ -260,7 +260,7 @@ def test_a_checkpoint_that_is_not_whole_does_not_count(tiny_model: Path, tmp_pat
 # -- settings -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_known_fields_are_those_of_the_installed_packages() -> None:
+def test_the_listed_fields_are_those_of_the_installed_packages() -> None:
     assert json.loads(config_fields.FILE.read_text()) == config_fields.installed()
 
 
@@ -287,25 +287,25 @@ def test_the_known_fields_are_those_of_the_installed_packages() -> None:
     ],
     ids=str,
 )
-def test_other_trainers_names_are_taken(given: dict[str, Any], wanted: dict[str, Any]) -> None:
+def test_other_trainers_names_are_accepted(given: dict[str, Any], wanted: dict[str, Any]) -> None:
     settings = SFTSettings.model_validate(given)
     assert {place: attrgetter(place)(settings) for place in wanted} == wanted
     assert SFTSettings.model_validate(settings.model_dump(mode="json")).model_dump() == settings.model_dump()
 
 
-def test_how_a_name_was_read_is_told() -> None:
+def test_notes_explain_how_a_name_was_understood() -> None:
     notes = SFTSettings.model_validate({"cutoff_len": 512, "lora": {"rank": 4}}).notes()
-    assert notes == ("cutoff_len: 512 is max_length: 512", "rank: 4 is r: 4")
+    assert notes == ("cutoff_len: 512 means max_length: 512", "rank: 4 means r: 4")
 
 
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"cutoff_len": 512, "max_length": 64}, "cutoff_len: 512 and max_length: 64 are the same setting with two values"),
-        ({"lora_rank": 16, "lora": {"r": 2}}, "lora_rank: 16 and lora.r: 2 are"),
-        ({"lora_rank": 16, "lora": {"config": {"r": 2}}}, "lora_rank: 16 and lora.config.r: 2 are"),
+        ({"cutoff_len": 512, "max_length": 64}, "cutoff_len: 512 and max_length: 64 give the same setting two values"),
+        ({"lora_rank": 16, "lora": {"r": 2}}, "lora_rank: 16 and lora.r: 2 give"),
+        ({"lora_rank": 16, "lora": {"config": {"r": 2}}}, "lora_rank: 16 and lora.config.r: 2 give"),
         ({"lora": {"lora_alpha": 4, "config": {"lora_alpha": 8}}}, "lora.lora_alpha: 4 and lora.config.lora_alpha: 8"),
-        ({"peft_config": {"r": 2}, "lora_r": 3}, "peft_config.r: 2 and lora_r: 3 are"),
+        ({"peft_config": {"r": 2}, "lora_r": 3}, "peft_config.r: 2 and lora_r: 3 give"),
         ({"use_dora": True, "lora": {"use_dora": False}}, "use_dora: true and lora.use_dora: false"),
         ({"config": {"adam_beta1": 0.8}, "adam_beta1": 0.9}, "config.adam_beta1: 0.8 and adam_beta1: 0.9"),
         ({"config": {"num_train_epochs": 2}, "epochs": 1}, "config.num_train_epochs: 2 and epochs: 1"),
@@ -315,13 +315,13 @@ def test_how_a_name_was_read_is_told() -> None:
         ({"warmup_ratio": 0.1, "warmup_steps": 5}, "warmup_ratio: 0.1 and warmup_steps: 5 exclude each other"),
         ({"bf16": True, "fp16": True}, "exclude each other"),
         ({"lora_target_linear": True, "lora_target_modules": ["q_proj"]}, "lora_target_linear: true and lora_target_modules"),
-        ({"lora_target_linear": False}, "name the layers"),
+        ({"lora_target_linear": False}, "list the layers"),
         ({"gradient_checkpointing": True, "activation_checkpointing": False}, "gradient_checkpointing: true and activation_"),
         ({"truncation_mode": "middle"}, "truncation_mode is one of keep_end, keep_start"),
         ({"optim": "adamm"}, "optim is one of adafactor"),
         ({"adam_beta2": "high"}, "adam_beta2 accepts float"),
-        ({"output_dir": "here"}, "output_dir cannot be set: the engine decides where files are"),
-        ({"seed": 3}, "seed cannot be set: it is the pipeline's `seed`"),
+        ({"output_dir": "here"}, "output_dir cannot be set: the engine chooses where files go"),
+        ({"seed": 3}, "seed cannot be set: training uses the pipeline's `seed`"),
         ({"adapter": "qlora"}, "qlora is not supported"),
         ({"lora": None, "lora_rank": 4}, "lora_rank: 4 contradicts lora: null"),
         ({"lr_scheduler": "cosin"}, "lr_scheduler is one of constant"),
@@ -329,14 +329,14 @@ def test_how_a_name_was_read_is_told() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_set_is_an_error(given: dict[str, Any], why: str) -> None:
+def test_settings_that_cannot_be_set_are_errors(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         SFTSettings.model_validate(given)
 
 
-def test_preference_settings_that_trl_refuses_are_errors() -> None:
+def test_preference_settings_that_trl_rejects_are_errors() -> None:
     for name in ("batch_size", "micro_batch_size", "per_device_train_batch_size"):
-        with pytest.raises(ValueError, match=f"{name}: 1 leaves KTO no second row"):
+        with pytest.raises(ValueError, match=f"{name}: 1 is too small: KTO estimates its KL term from other rows"):
             KTOSettings.model_validate({name: 1, "gradient_accumulation_steps": 8})
     assert KTOSettings.model_validate({"batch_size": 1, "loss_type": "apo_zero_unpaired"}).batch_size == 1
     with pytest.raises(ValueError, match="train_sampling_strategy: random does not work with KTO"):

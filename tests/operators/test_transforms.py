@@ -1,4 +1,4 @@
-"""Duplicates and test questions leave the training rows, whatever their type, and each says why."""
+"""Duplicates and test questions are removed from training rows of any type, each with a reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def example(question: str, answer: str) -> dict[str, Any]:
 def pipeline(
     op: str, given: str | list[str] | dict[str, str], types: dict[str, str], models: dict[str, Any] | None = None, **params: Any
 ) -> str:
-    """One operator, `step`, on the files NAME.jsonl."""
+    """A pipeline with one step, `step`, on the files NAME.jsonl."""
     datasets = {name: {"type": kind, "path": f"{name}.jsonl"} for name, kind in types.items()}
     return json.dumps(
         {
@@ -79,7 +79,7 @@ def wrong(text: str) -> str:
 
 
 @ray
-def test_the_first_of_each_is_kept_and_the_others_say_which_row_they_repeat(registry: Registry) -> None:
+def test_the_first_row_is_kept_and_duplicates_name_the_row_they_repeat(registry: Registry) -> None:
     write("first.jsonl", problem(TRAINS, "2", id="a"), problem(APPLES, "2", id="b"))
     write("second.jsonl", problem(f"  {APPLES.upper()} . ", "3"), problem(NEARLY, "4"), problem("What is 3 + 4?", "7"))
     text = pipeline("dedup", ["first", "second"], {"first": "MathProblem", "second": "MathProblem"})
@@ -151,7 +151,7 @@ def test_rows_keep_their_types_and_conversations_are_compared_without_their_syst
 
 
 @ray
-def test_an_encoder_finds_texts_that_mean_the_same(registry: Registry) -> None:
+def test_an_encoder_finds_texts_with_the_same_meaning(registry: Registry) -> None:
     write("problems.jsonl", problem(APPLES), problem(TRAINS), problem(NEARLY), problem(APPLES.upper()))
     models = {"encoder": {"provider": "sentence-transformers", "model": "all-minilm-l6-v2"}}
     run_ok(pipeline("dedup", "problems", {"problems": "MathProblem"}, models, method="embedding", threshold=0.9), registry)
@@ -162,7 +162,7 @@ def test_an_encoder_finds_texts_that_mean_the_same(registry: Registry) -> None:
 
 
 @ray
-def test_of_nothing_nothing_is_made(registry: Registry) -> None:
+def test_empty_inputs_give_empty_outputs(registry: Registry) -> None:
     for name in ("problems", "tests"):
         write(f"{name}.jsonl")
     types = {"problems": "MathProblem", "tests": "MathProblem"}
@@ -174,7 +174,7 @@ def test_of_nothing_nothing_is_made(registry: Registry) -> None:
     assert ask(registry, "select sum(rows) from versions") == [(0,)]
 
 
-def test_what_has_no_such_text_is_said_before_anything_runs(workdir: Path) -> None:
+def test_missing_text_fields_are_reported_before_anything_runs(workdir: Path) -> None:
     write("problems.jsonl", problem("a"))
     write("solutions.jsonl", {**problem("a"), "solution": "a", "verdict": "correct"})
     types = {"problems": "MathProblem", "solutions": "MathSolution"}
@@ -185,7 +185,7 @@ def test_what_has_no_such_text_is_said_before_anything_runs(workdir: Path) -> No
     assert "reference_fields: MathProblem has no field 'text'" in wrong(
         pipeline("decontaminate", {"rows": "solutions", "reference": "problems"}, types, reference_fields=["text"])
     )
-    assert "threshold: method exact has none" in wrong(pipeline("dedup", "problems", types, method="exact", threshold=0.9))
+    assert "threshold: the method exact has none" in wrong(pipeline("dedup", "problems", types, method="exact", threshold=0.9))
     assert "dedup needs a model as 'encoder'" in wrong(pipeline("dedup", "problems", types, method="embedding"))
     assert "ignore: '...' has no words" in wrong(
         pipeline("decontaminate", {"rows": "solutions", "reference": "problems"}, types, ignore=["..."])
@@ -204,7 +204,7 @@ def jaccard(one: str, other: str, size: int) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(texts=TEXTS, threshold=st.sampled_from([0.3, 0.5, 0.8, 1.0]), size=st.integers(1, 4))
-def test_what_is_dropped_is_like_a_text_before_it_that_is_kept(texts: list[str], threshold: float, size: int) -> None:
+def test_dropped_texts_are_similar_to_an_earlier_kept_text(texts: list[str], threshold: float, size: int) -> None:
     found = by_minhash([[text] for text in texts], threshold, size, lambda done, total: None)
     for place, (keeper, similarity) in found.items():
         assert keeper < place
@@ -216,11 +216,11 @@ def test_what_is_dropped_is_like_a_text_before_it_that_is_kept(texts: list[str],
 
 
 @pytest.mark.parametrize(("threshold", "near"), [(0.8, {1: SimilarText(0, 0.8)}), (0.8001, {})])
-def test_as_similar_as_the_threshold_is_similar_enough(threshold: float, near: dict[int, SimilarText]) -> None:
+def test_a_similarity_equal_to_the_threshold_is_enough(threshold: float, near: dict[int, SimilarText]) -> None:
     assert by_minhash([["a b c d"], ["a b c d e"]], threshold, 1, lambda done, total: None) == near
 
 
-def test_what_is_like_a_dropped_text_only_stays() -> None:
+def test_a_text_similar_only_to_a_dropped_one_is_kept() -> None:
     chain = [["a b c d e"], ["b c d e f"], ["c d e f g"]]
     assert by_minhash(chain, 0.6, 1, lambda done, total: None) == {1: SimilarText(0, 4 / 6)}
 
@@ -230,7 +230,7 @@ VARIANTS = [str.upper, lambda text: f" {text}. ", lambda text: text.replace(" ",
 
 @settings(max_examples=40, deadline=None)
 @given(given=st.lists(st.tuples(st.text("ab .", max_size=7), st.sampled_from(VARIANTS)), max_size=12))
-async def test_nothing_that_is_kept_repeats_what_was_before(given: list[tuple[str, Callable[[str], str]]]) -> None:
+async def test_no_kept_text_repeats_an_earlier_one(given: list[tuple[str, Callable[[str], str]]]) -> None:
     rows = [Persona(persona=variant(text)) for text, variant in given]
     context = SimpleNamespace(count=lambda *_, by=1: None, progress=lambda *_: None)
     found = dedup.function(Table(Persona, Persona.to_table(rows), "rows"), context, None, DedupParams(threshold=0.6, shingle=1))
@@ -250,7 +250,7 @@ async def test_nothing_that_is_kept_repeats_what_was_before(given: list[tuple[st
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
-def test_of_pairs_at_the_threshold_95_of_100_are_candidates(threshold: float) -> None:
+def test_minhash_proposes_95_percent_of_pairs_at_the_threshold(threshold: float) -> None:
     number, rows = bands(threshold)
     assert number * rows <= 128
     assert 1 - (1 - threshold**rows) ** number >= 0.95
@@ -267,7 +267,7 @@ class Vectors:
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
-async def test_blocks_find_what_comparing_one_by_one_finds(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_comparing_in_blocks_gives_the_same_result_as_one_by_one(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "_BLOCK", block)
     encoder = Vectors(np.random.default_rng(0).normal(size=(120, 3)))
     similar = np.round(encoder.vectors.astype(float) @ encoder.vectors.T.astype(float), 5)
@@ -286,7 +286,7 @@ async def test_blocks_find_what_comparing_one_by_one_finds(block: int, monkeypat
 
 
 @ray
-def test_rows_that_share_words_with_a_reference_are_put_aside_with_both_texts(registry: Registry) -> None:
+def test_rows_that_share_words_with_a_reference_are_separated_with_both_texts(registry: Registry) -> None:
     write("problems.jsonl", problem(APPLES), problem(LEAKED), problem("What is 3 + 4?"), problem("What is 3 - 4?"))
     write("tests.jsonl", {"persona": "unlike all others"}, {"persona": TRAINS}, {"persona": "what is 3 - 4"})
     types = {"problems": "MathProblem", "tests": "Persona"}
@@ -310,7 +310,7 @@ def test_rows_that_share_words_with_a_reference_are_put_aside_with_both_texts(re
 
 
 @ray
-def test_instructions_that_all_problems_have_can_be_left_out(registry: Registry) -> None:
+def test_common_instructions_can_be_ignored(registry: Registry) -> None:
     rule = " Give the result as your final answer. Do not include units or any other words."
     write("problems.jsonl", problem(f"How many apples?{rule}{rule}"), problem(f"{TRAINS}.{rule}"))
     write("tests.jsonl", problem(f"{TRAINS}.{rule}"), problem(f"How many pears?{rule}"))
@@ -324,7 +324,7 @@ def test_instructions_that_all_problems_have_can_be_left_out(registry: Registry)
 
 
 def shared(row: str | list[str], *references: str | list[str], ngram: int = 13, shortest: int = 5) -> str | None:
-    """The words that a row has in common with the references."""
+    """The words that a row shares with the references."""
 
     def passages(texts: str | list[str]) -> tuple[tuple[str, ...], ...]:
         return tuple(tuple(found) for text in ([texts] if isinstance(texts, str) else texts) if (found := tokens(text)))
@@ -340,19 +340,19 @@ def test_thirteen_words_are_enough_and_twelve_are_not() -> None:
     assert shared(f"x {twelve} y", f"z {twelve} and more", ngram=12) == twelve
 
 
-def test_symbols_are_no_words_of_an_ngram() -> None:
+def test_symbols_do_not_count_as_words_of_an_ngram() -> None:
     formula = "sin^2(x) + cos^2(x) = 1"
     assert len(tokens(formula)) > 13
     assert shared(f"Why is {formula} for all x?", f"Show that {formula} holds, and what follows from it for tan(x)?") is None
 
 
-def test_no_run_goes_from_one_field_into_the_next() -> None:
+def test_ngrams_do_not_cross_fields() -> None:
     assert shared("a b c d e f g", "a b c d e f g", ngram=6) == "a b c d e f"
     assert shared(["a b c", "d e f g"], "a b c d e f g", ngram=6) is None
     assert shared("a b c d e f g", ["a b c", "d e f g"], ngram=6) is None
 
 
-def test_a_short_reference_counts_as_a_whole_only() -> None:
+def test_a_short_reference_counts_only_as_a_whole() -> None:
     reference = "How many eggs are left?"
     assert shared("Tell me: how many eggs are left over there", reference) == "how many eggs are left"
     assert shared("how many eggs are", reference) is None
@@ -360,7 +360,7 @@ def test_a_short_reference_counts_as_a_whole_only() -> None:
     assert shared("What is 12 + 3 * 4?", "what is 12 - 3 * 4") is None
 
 
-def test_a_very_short_text_counts_only_when_the_rows_are_equal() -> None:
+def test_a_very_short_text_counts_only_if_whole_rows_are_equal() -> None:
     assert shared("Eggs left?", "eggs left") == "eggs left"
     assert shared("How many eggs left?", "eggs left") is None
     assert shared(["A question of some kind", "72"], ["Some other question", "72"]) is None
@@ -373,7 +373,7 @@ def test_a_very_short_text_counts_only_when_the_rows_are_equal() -> None:
     references=st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=3),
     ngram=st.integers(2, 8),
 )
-def test_a_row_is_contaminated_exactly_when_it_has_such_words(row: list[str], references: list[list[str]], ngram: int) -> None:
+def test_a_row_is_contaminated_exactly_if_it_shares_words(row: list[str], references: list[list[str]], ngram: int) -> None:
     def has(reference: list[str]) -> bool:
         size = ngram if len(reference) >= ngram else len(reference)
         runs = [reference[start : start + size] for start in range(len(reference) - size + 1)]

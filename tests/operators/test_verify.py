@@ -1,4 +1,4 @@
-"""Right answers are called right however they are written; nothing wrong ever is, wherever the comparison runs."""
+"""Right answers are accepted in every notation and wrong ones never, wherever the comparison runs."""
 
 from __future__ import annotations
 
@@ -216,17 +216,17 @@ PAIRS = NUMBERS + PERCENT_AND_UNITS + EXPRESSIONS + SEVERAL + WORDS + SOLUTIONS 
 
 
 SECONDS = 3.0
-"""For a comparison, so that the hang of each context takes no longer."""
+"""The time limit of a comparison, so that one that hangs takes no longer."""
 
 
 async def verdicts(pairs: list[tuple[str, str, str]]) -> list[str]:
-    """What `verify` says of a table, all pairs at once."""
+    """The verdicts of `verify` on a table, all pairs at once."""
     found = await asyncio.gather(*(verify(gold, solution) for gold, solution, _ in pairs))
     return [verdict for verdict, _ in found]
 
 
 def unexpected(found: list[str]) -> list[tuple[str, str, str, str]]:
-    """Where the table's verdicts are not the expected ones."""
+    """The pairs whose verdicts are not the expected ones."""
     return [(*pair, got) for pair, got in zip(PAIRS, found, strict=True) if got != pair[2]]
 
 
@@ -236,7 +236,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Actor:
-    """A Ray actor that verifies in a method of its own."""
+    """A Ray actor that verifies in a method."""
 
     def run(self, pairs: list[tuple[str, str, str]], seconds: float) -> list[str]:
         verifying.TIMEOUT_SECONDS = seconds
@@ -251,11 +251,11 @@ class AsyncActor:
         return await verdicts(pairs)
 
 
-async def test_the_table_in_the_main_thread() -> None:
+async def test_verdicts_are_right_in_the_main_thread() -> None:
     assert unexpected(await verdicts(PAIRS)) == []
 
 
-def test_the_table_in_threads() -> None:
+def test_verdicts_are_right_in_threads() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda pair: asyncio.run(verdicts([pair]))[0], PAIRS))
     assert unexpected(found) == []
@@ -263,7 +263,7 @@ def test_the_table_in_threads() -> None:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("actor", [Actor, AsyncActor])
-def test_the_table_in_a_ray_actor(actor: type) -> None:
+def test_verdicts_are_right_in_a_ray_actor(actor: type) -> None:
     import ray
 
     handle: Any = ray.remote(actor).options(num_cpus=0).remote()
@@ -273,7 +273,7 @@ def test_the_table_in_a_ray_actor(actor: type) -> None:
         ray.kill(handle)
 
 
-async def test_one_comparison_that_hangs_keeps_no_other_waiting() -> None:
+async def test_a_comparison_that_hangs_does_not_delay_others() -> None:
     await verify(r"\sqrt{4}", r"\boxed{\frac{4}{\sqrt{4}}}")
     hang = asyncio.ensure_future(verify(*HANG))
     found = await asyncio.gather(*(verify(rf"\sqrt{{{n * n}}} + x", rf"\boxed{{x + {n}}}") for n in range(2, 65)))
@@ -282,7 +282,7 @@ async def test_one_comparison_that_hangs_keeps_no_other_waiting() -> None:
     assert (await hang)[0] == "timeout"
 
 
-async def test_waiting_for_a_process_is_no_time_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_process_does_not_count_towards_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both processes hang; what waits for them has its own time from when one takes it up.
     waiting = [verify(*HANG), verify(*HANG), verify(r"\sqrt{9} + x", r"\boxed{x + 3}")]
     assert [verdict for verdict, _ in await asyncio.gather(*waiting)] == ["timeout", "timeout", "correct"]
@@ -298,7 +298,7 @@ async def test_a_process_that_was_killed_is_replaced() -> None:
 
 
 def comparing(process: psutil.Process) -> list[psutil.Process]:
-    """The processes that compare for a process."""
+    """The processes in which a process compares."""
     servers = [child for child in process.children() if "forkserver" in " ".join(child.cmdline())]
     return [child for server in servers for child in server.children()]
 
@@ -319,7 +319,7 @@ asyncio.run(main())
 
 
 @pytest.mark.soak
-def test_no_process_outlives_its_parent_not_even_one_that_hangs() -> None:
+def test_no_process_outlives_its_parent_even_if_it_hangs() -> None:
     parents = [
         subprocess.Popen([sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -338,22 +338,22 @@ def test_no_process_outlives_its_parent_not_even_one_that_hangs() -> None:
     assert alive == []
 
 
-def test_the_gold_answer_of_a_file() -> None:
+def test_gold_answers_are_read_from_datasets_texts() -> None:
     assert gold_answer("She has 48/2 = <<48/2=24>>24.\n#### 1,080\n") == "1,080"
     assert gold_answer(r"So $x = \boxed{1}$, that is $\boxed{\frac{1}{\sqrt{2}}}$.") == r"\frac{1}{\sqrt{2}}"
     assert gold_answer(" 7 apples ") == "7 apples"
 
 
 @pytest.mark.parametrize("text", ["1,00", "x", "", "1/0", "1.2.3", "1e99999", "٣x", "5%%", "--5", "10^23", r"2\frac{5}{3}"])
-def test_what_is_no_plain_number(text: str) -> None:
+def test_other_texts_are_not_plain_numbers(text: str) -> None:
     assert as_number(text) is None
 
 
-def test_the_last_box_counts_with_its_inner_braces() -> None:
+def test_the_last_box_counts_including_inner_braces() -> None:
     assert final_answer(r"\boxed{1} and then \boxed{\frac{1}{2}}") == r"\frac{1}{2}"
 
 
-async def test_what_runs_in_this_process_is_no_part_of_the_code() -> None:
+async def test_running_processes_are_not_part_of_the_fingerprint() -> None:
     before = code_of("evaluate_math").document()
     await verify("1", "\\boxed{1}")
     code_of.cache_clear()

@@ -1,7 +1,7 @@
 """The mathematics of conformal prediction sets over sampled answers: functions on numpy arrays, usable from a notebook.
 
-It knows neither the engine nor Ray. A nonconformity score is high for an unlikely answer; a prediction set holds the answers
-whose score is at most a threshold.
+It depends neither on the engine nor on Ray. A nonconformity score is high for an unlikely answer; a prediction set contains
+the answers whose score is at most a threshold.
 """
 
 from operators.conformal.theory.exchangeability import Drift, drift

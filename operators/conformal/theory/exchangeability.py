@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 
 class Drift(NamedTuple):
-    """The p-value, and by feature the shift of the new sample in standard deviations of ranks (positive: higher)."""
+    """The p-value, and for each feature the shift of the new sample in standard deviations of ranks (positive: higher)."""
 
     p_value: float
     shifts: tuple[float, ...]
@@ -24,8 +24,8 @@ def drift(before: ArrayLike, after: ArrayLike, permutations: int = 999, seed: in
     """Test whether two samples are exchangeable, by the largest shift of a feature's mean rank.
 
     Args:
-        before: (n, features) of the calibration questions.
-        after: (k, features) of the new ones.
+        before: (n, features) for the calibration questions.
+        after: (k, features) for the new questions.
         permutations: the number of random permutations; the smallest p-value is 1 / (permutations + 1).
         seed: the seed of the permutations.
 
@@ -49,7 +49,7 @@ def drift(before: ArrayLike, after: ArrayLike, permutations: int = 999, seed: in
     observed = shifts(np.arange(n, n + k))
     random = np.random.default_rng(seed)
     most = np.abs(observed).max()
-    # Equal up to rounding counts as equal: that errs on the side of a larger p-value.
+    # Values that are equal up to rounding count as equal, which errs towards a larger p-value.
     drawn = (np.abs(shifts(random.permutation(n + k)[:k])).max() for _ in range(permutations))
     as_large = sum(value >= most - 1e-12 for value in drawn)
     return Drift((1 + as_large) / (permutations + 1), tuple(float(value) for value in observed))

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 OTHERS = "(others)"
-"""The category of all groups that are too small, and of new groups."""
+"""The category of groups that are too small, and of groups that are new."""
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The groups with categories of their own; all others share the category OTHERS and one guarantee for all of them."""
+    """The groups with their own categories; all others share the category OTHERS, and one guarantee."""
 
     kept: frozenset[str]
 
@@ -37,7 +37,7 @@ def taxonomy(groups: Sequence[str | None], minimum: float) -> Taxonomy:
     """The groups that occur at least `minimum` times.
 
     Args:
-        groups: of questions that are neither calibrated on nor predicted; None is no group.
+        groups: the groups of questions that are neither calibrated on nor predicted; None means no group.
         minimum: the smallest size of a group in the calibration split, times the ratio of the two splits' sizes.
     """
     counted = Counter(group for group in groups if group is not None)

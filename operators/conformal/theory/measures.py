@@ -1,7 +1,7 @@
 """Measures of prediction sets: coverage, size, and whether coverage holds for sets of every size and for every group.
 
 Names are those of the literature: ECR (empirical coverage rate), APSS (average prediction set size), SSM (size-stratified
-miscoverage; Angelopoulos et al., arXiv 2009.14193), CovGap (Ding et al., arXiv 2306.09335). Intervals are 95 %.
+miscoverage; Angelopoulos et al., arXiv 2009.14193), CovGap (Ding et al., arXiv 2306.09335). Intervals are 95%.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RESAMPLES = 1000
 
 
 class Estimate(NamedTuple):
-    """A measured value and its 95 % interval; NaN with an unbounded interval if there is nothing to measure."""
+    """A measured value and its 95% interval; NaN with an unbounded interval if there is nothing to measure."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ UNKNOWN = Estimate(float("nan"), float("-inf"), float("inf"))
 
 
 class Stratum(NamedTuple):
-    """Sets of `least` to `most` answers: how many there are, and the share of them that miss the true answer."""
+    """Sets of `least` to `most` answers: their number, and the share that misses the true answer."""
 
     least: int
     most: int
@@ -69,7 +69,7 @@ def size_strata(sizes: ArrayLike, covered: ArrayLike, least: int = 20) -> list[S
 
     The Clopper-Pearson intervals hold for all strata jointly (Bonferroni).
     """
-    size, hit = np.asarray(sizes, int), np.asarray(covered, bool)
+    size, contains = np.asarray(sizes, int), np.asarray(covered, bool)
     bounds: list[list[int]] = []
     waiting: list[int] = []
     number = 0
@@ -81,13 +81,13 @@ def size_strata(sizes: ArrayLike, covered: ArrayLike, least: int = 20) -> list[S
             waiting, number = [], 0
     if waiting:
         if bounds:
-            bounds[-1] += waiting  # too few for a stratum of their own
+            bounds[-1] += waiting  # too few for their own stratum
         else:
             return []
     found = []
     for values in bounds:
         inside = np.isin(size, values)
-        missed, n = int((inside & ~hit).sum()), int(inside.sum())
+        missed, n = int((inside & ~contains).sum()), int(inside.sum())
         interval = clopper_pearson(missed, n, 1 - 0.05 / len(bounds))
         found.append(Stratum(values[0], values[-1], n, Estimate(missed / n, *interval)))
     return found
@@ -102,10 +102,10 @@ def size_stratified_miscoverage(sizes: ArrayLike, covered: ArrayLike, least: int
 def coverage_gap(covered: ArrayLike, groups: Sequence[str], alpha: Level, seed: int = 0) -> Estimate:
     """CovGap: the mean over groups of |coverage - (1 - alpha)|, from 0 to 1; the interval is a bootstrap within groups.
 
-    Even exact coverage shows a gap in small groups; compare it between methods on the same questions.
+    Small groups show a gap even if coverage is exact, so compare the gap only between methods on the same questions.
     """
-    hit, named = np.asarray(covered, float), np.asarray(groups, dtype=object)
-    members = [hit[named == name] for name in sorted(set(groups))]
+    contains, named = np.asarray(covered, float), np.asarray(groups, dtype=object)
+    members = [contains[named == name] for name in sorted(set(groups))]
     if not members:
         return UNKNOWN
     target = float(1 - exact(alpha))
@@ -117,10 +117,10 @@ def coverage_gap(covered: ArrayLike, groups: Sequence[str], alpha: Level, seed: 
 
 
 def coverage_band(n: int, tested: int, alpha: Level, confidence: float = 0.95) -> tuple[float, float]:
-    """The range of the ECR on `tested` new questions with this probability, after a calibration on n scores.
+    """The range in which the ECR on `tested` new questions lies with this probability, after a calibration on n scores.
 
     With continuous scores the number of covered questions is BetaBinomial(tested, k, n + 1 - k), k the rank of the threshold
-    (Angelopoulos and Bates, arXiv 2107.07511, section 3.2). With ties coverage is higher. (1, 1) where k > n.
+    (Angelopoulos and Bates, arXiv 2107.07511, section 3.2). Ties raise coverage. (1, 1) if k > n.
     """
     k = rank(n, alpha)
     if k > n or not tested:
@@ -139,5 +139,5 @@ def _share(successes: int, trials: int) -> Estimate:
 
 
 def covers(true: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-    """(n,) whether sets at a threshold hold a true answer that was sampled."""
+    """(n,) whether each set at a threshold contains a sampled true answer."""
     return np.asarray((true <= threshold) & np.isfinite(true), dtype=np.bool_)

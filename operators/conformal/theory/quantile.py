@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from operators.intervals import clopper_pearson
 
 Level: TypeAlias = float | str | Decimal | Fraction
-"""A miscoverage level alpha between 0 and 1; a float means the decimal number as written."""
+"""A miscoverage level alpha between 0 and 1; a float stands for the decimal number as written."""
 
 Floats: TypeAlias = NDArray[np.float64]
 
 
 class Feasibility(NamedTuple):
-    """The smallest alpha with a finite threshold on this calibration set, and a 95 % interval for another calibration set."""
+    """The smallest alpha with a finite threshold on this calibration set, and a 95% interval for another calibration set."""
 
     alpha: float
     low: float
@@ -32,7 +32,7 @@ class Feasibility(NamedTuple):
 
 
 def exact(alpha: Level) -> Fraction:
-    """Alpha as the rational number that its author meant: 0.1 is 1/10, not the binary fraction next to it.
+    """Alpha as the rational number that was written: 0.1 is 1/10, not the nearest binary fraction.
 
     Raises:
         ValueError: alpha is not between 0 and 1, both excluded.
@@ -46,8 +46,8 @@ def exact(alpha: Level) -> Fraction:
 def rank(n: int, alpha: Level) -> int:
     """k = ceil((n + 1) (1 - alpha)), in rational numbers: the threshold is the k-th smallest of n calibration scores.
 
-    In floating point, (n + 1) (1 - alpha) is often a little more than the whole number that it should be, and k one too
-    large. k may be n + 1: then no finite threshold has the guarantee.
+    In floating point, (n + 1) (1 - alpha) is often slightly above the integer that it should be, which makes k one too large.
+    If k is n + 1, no finite threshold has the guarantee.
     """
     return ceil((n + 1) * (1 - exact(alpha)))
 
@@ -97,8 +97,8 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
 def smallest_alpha(scores: ArrayLike, confidence: float = 0.95) -> Feasibility:
     """The smallest alpha for which the threshold is finite: (n mu + 1) / (n + 1), mu the share of infinite scores.
 
-    The interval replaces mu by its Clopper-Pearson bounds: on another calibration set of this size, drawn alike, the
-    smallest alpha is expected between them.
+    The interval replaces mu by its Clopper-Pearson bounds: on another calibration set of this size, drawn in the
+    same way, the smallest alpha is expected between them.
 
     Args:
         scores: shape (n,); +inf for a true answer that was never sampled. Without scores, nothing is feasible (1).

@@ -38,17 +38,17 @@ def risk_threshold(scores: ArrayLike, losses: ArrayLike, alpha: Level) -> float:
     flat, change = score[real], steps[real]
     by_score = np.argsort(flat, kind="stable")
     flat, total = flat[by_score], len(score) + np.cumsum(change[by_score])
-    last = np.append(flat[1:] != flat[:-1], True) if len(flat) else np.empty(0, bool)  # of equal scores all at once
+    last = np.append(flat[1:] != flat[:-1], True) if len(flat) else np.empty(0, bool)  # equal scores enter together
     limit = float(exact(alpha) * (len(score) + 1) - 1)
     good = flat[last & (total <= limit + _ROUNDING)]
     return float(good[0]) if len(good) else float("inf")
 
 
 def smallest_risk(losses: ArrayLike) -> Feasibility:
-    """The smallest alpha with a finite threshold: (n mean + 1) / (n + 1), and a 95 % interval for another calibration set.
+    """The smallest alpha with a finite threshold: (n mean + 1) / (n + 1), and a 95% interval for another calibration set.
 
     Args:
-        losses: (n,) of each question's largest set, 0 to 1. Without any, nothing is feasible (1).
+        losses: (n,) the loss of each question's largest set, 0 to 1. Without questions, nothing is feasible (1).
     """
     values = np.asarray(losses, np.float64)
     n = len(values)
@@ -58,4 +58,4 @@ def smallest_risk(losses: ArrayLike) -> Feasibility:
 
 
 _ROUNDING = 1e-9
-"""Of sums of losses."""
+"""The rounding error of a sum of losses."""

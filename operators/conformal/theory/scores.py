@@ -1,7 +1,7 @@
 """Nonconformity scores of sampled answers: LofreeCP's, and those of its baselines.
 
-Every function takes `Pools` and returns scores of shape (questions, answers): +inf where a question has no such answer, or the
-answer cannot be right.
+Every function takes `Pools` and returns scores of shape (questions, answers): +inf where a question has no such answer or
+the answer cannot be right.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Pools:
         similarity: (n, a) to the question's most frequent answer; 0 for that answer itself.
         first: (n, a) the answer's place among the question's answers in the order they were first sampled.
         correct: (n, a) whether it is an accepted answer.
-        log_probability: (n, a) of the answer, per token, or of the option; -inf where it is not known. None without any.
-        possible: (n, a) False for answers that cannot be right (if a question has options: texts that are none of
-            them). They count as samples, but are in no set. None: all are possible.
+        log_probability: (n, a) of the answer, per token, or of the option; -inf where unknown. None if none are known.
+        possible: (n, a) False for answers that cannot be right (if a question has options, texts that name none of them).
+            They count as samples, but are never in a set. None: all answers are possible.
     """
 
     counts: NDArray[np.int64]
@@ -85,8 +85,8 @@ def normalised_entropy(pools: Pools) -> Floats:
     """(n,) NE: the entropy of a question's frequencies divided by ln m, 0 (all alike) to 1 (all different); 0 for m < 2."""
     if not pools.counts.size:
         return np.zeros(len(pools))
-    # Equal counts must give equal numbers to the last bit, whatever other questions are present, because ties matter. So each
-    # logarithm is computed by itself, and sums start at the largest term, with padding last.
+    # Ties matter, so equal counts must give equal numbers to the last bit, whatever other questions are present. Therefore each
+    # logarithm is computed on its own, and sums start with the largest term and end with the padding.
     shares, places = np.unique(pools.frequency, return_inverse=True)
     terms = np.array([share * log(share) if share else 0.0 for share in shares.tolist()])[places.reshape(pools.counts.shape)]
     most = np.array([log(max(samples, 2)) for samples in pools.samples.tolist()])
@@ -100,7 +100,7 @@ def lofree_scores(pools: Pools, entropy_weight: float = 0.0, similarity_weight: 
 
 
 def first_k_scores(pools: Pools) -> Floats:
-    """The place at which an answer was first sampled, from 1: the set is the first K distinct answers."""
+    """The position at which an answer was first sampled, from 1; a set is the first K distinct answers."""
     return np.where(pools.candidates, pools.first + 1.0, np.inf)
 
 
@@ -108,7 +108,7 @@ def logit_scores(pools: Pools) -> Floats:
     """Minus the answer's log-probability (per token, or of the option): split conformal prediction on logits.
 
     Raises:
-        ValueError: there are no log-probabilities.
+        ValueError: the samples have no log-probabilities.
     """
     if pools.log_probability is None:
         raise ValueError("these samples have no log-probabilities")
@@ -118,8 +118,8 @@ def logit_scores(pools: Pools) -> Floats:
 def unseen_scores(pools: Pools, entropy_weight: float = 0.0) -> Floats:
     """(n,) The score of the answer "none of the sampled answers": its F is Good and Turing's estimate of its share.
 
-    That is the share of samples whose answer occurs only once (Good, Biometrika 40, 1953). With it every question has a true
-    answer among those that can be predicted, so every alpha is feasible.
+    That is the share of samples whose answer occurs only once (Good, Biometrika 40, 1953). With this answer, every question has
+    a true answer that can be predicted, so every alpha is feasible.
     """
     once = np.asarray((pools.counts == 1).sum(axis=1) / np.maximum(pools.samples, 1), dtype=np.float64)
     return np.asarray(-once + entropy_weight * normalised_entropy(pools), dtype=np.float64)

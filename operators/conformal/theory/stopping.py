@@ -1,4 +1,4 @@
-"""When to stop sampling: a rule that looks at the samples only.
+"""When to stop sampling: a rule that depends only on the samples.
 
 Whatever the rule, scores are exchangeable if calibration questions and new questions are sampled with the same rule, because
 every score is then the same function of a question and its samples. Calibrating with all samples and predicting with fewer
@@ -16,7 +16,7 @@ def is_stable(answers: Sequence[Hashable], patience: int) -> bool:
 
     Args:
         answers: the samples so far, in order; equivalent answers are equal.
-        patience: a number of samples.
+        patience: the number of samples to look back.
     """
     before = answers[: max(len(answers) - patience, 0)]
     return bool(before) and set(answers) == set(before) and _leader(answers) == _leader(before)

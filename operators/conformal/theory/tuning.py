@@ -1,4 +1,4 @@
-"""The weights of LofreeCP's score: those of a grid with the smallest mean set on questions that are used for nothing else.
+"""Chooses the weights of LofreeCP's score: those with the smallest mean set on questions that are used for nothing else.
 
 Source: LofreeCP (arXiv 2403.01216): lambda1 from 0 to 0.10, lambda2 from 0 to 0.20, 11 values each (its public code).
 """
@@ -41,7 +41,7 @@ GRID: tuple[Weights, ...] = tuple(Weights(i / 100, j / 50) for i, j in product(r
 
 
 def scored(pools: Pools, weights: Weights, unseen: bool = False) -> tuple[Floats, np.ndarray]:
-    """(scores, which of them are of true answers), with a last column for "none of these" where `unseen` is an answer."""
+    """(scores, which of them are of true answers), with a last column for "none of these" if that is an answer."""
     scores = lofree_scores(pools, *weights)
     if not unseen:
         return scores, pools.correct
@@ -50,12 +50,12 @@ def scored(pools: Pools, weights: Weights, unseen: bool = False) -> tuple[Floats
 
 
 def tune(pools: Pools, alphas: Sequence[Level], grid: Sequence[Weights] = GRID, *, unseen: bool = False) -> list[Tuned]:
-    """For each level the weights with the smallest mean set; of equal ones the first of the grid.
+    """For each level, the weights with the smallest mean set, or the first of several in the grid.
 
-    Where no weights give a finite threshold, all sets are whole and the first of the grid is taken.
+    If no weights give a finite threshold, all sets contain everything, and the first weights of the grid are chosen.
 
     Args:
-        pools: tuning questions; thresholds for the comparison come from themselves.
+        pools: the tuning questions; the thresholds for the comparison are computed on them as well.
         unseen: whether "none of these" is an answer, see `unseen_scores`.
     """
     best: list[Tuned | None] = [None] * len(alphas)

@@ -91,7 +91,7 @@ def test_different_fields_are_shown_as_a_table_with_a_verdict(registry: Registry
     ]
 
 
-def test_different_values_that_look_alike_can_be_told_apart(registry: Registry, run: list[str]) -> None:
+def test_different_values_that_look_alike_are_shown_differently(registry: Registry, run: list[str]) -> None:
     record = other(score=(float, ...), text=(str | None, ...))
     commit(registry, [record(score=0.12345678, text="a\r\nb")])
     commit(registry, [record(score=0.12345679, text="a\nb")])
@@ -120,7 +120,7 @@ def test_files_of_models_are_listed(registry: Registry, run: list[str]) -> None:
     ]
 
 
-def test_json_has_everything(registry: Registry, run: list[str]) -> None:
+def test_json_contains_everything(registry: Registry, run: list[str]) -> None:
     commit(registry, problems(1, 2))
     commit(registry, problems(2, 3))
     found = json.loads("\n".join(printed(run, "p/a@1", "p/a@2", "--json")))

@@ -26,7 +26,7 @@ def program(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
-def test_a_program_that_is_not_on_the_path_is_proposed_as_it_was_called(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_outside_the_path_is_suggested_as_it_was_called(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called(monkeypatch, str(program), "run", "p.yaml")
     assert propose("ls") == ".venv/bin/engine ls"
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
@@ -42,7 +42,7 @@ def test_the_registry_option_is_repeated(program: Path, monkeypatch: pytest.Monk
     assert again("--retry-rejects") == ".venv/bin/engine run p.yaml --retry-rejects"
 
 
-def test_as_a_module_and_with_special_characters_of_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggestions_work_for_modules_and_with_shell_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     called(monkeypatch, "/somewhere/engine/cli.py", "sql")
     assert propose("sql", "from trace('a@1', 0)").endswith(""" -m engine.cli sql "from trace('a@1', 0)\"""")
     words = ["it's", 'say "it\'s"', "$HOME's", "`ls`'", "a b", "back\\'slash", "new\n'line"]

@@ -26,7 +26,7 @@ NEXT = "{name: next, steps: {loud: {op: shout, in: 'registry:demo/once@1'}, lump
 
 @pytest.fixture
 def family(registry: Registry, in_process: None) -> Registry:
-    """Two pipelines, of which the second goes on from the first."""
+    """Two pipelines, the second of which continues from the first."""
     words("ab", "ac")
     Path("gone.jsonl").touch()
     assert run_text(TEXT, registry).state == "succeeded"

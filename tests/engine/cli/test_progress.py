@@ -19,7 +19,7 @@ class Watched:
         self.progress.step_started("cot", "regenerate_cot", 1000, done)
 
     def tick(self, seconds: int, done: int, note: str = "") -> list[str]:
-        """Report the same twice a second for some time; returns the new lines."""
+        """Report the same state twice a second for some time; return the new lines."""
         before = len(self.text.getvalue())
         for _ in range(2 * seconds):
             self.now += 0.5
@@ -34,11 +34,11 @@ def test_a_line_has_the_rate_and_remaining_time_of_this_run() -> None:
     assert watched.tick(10, 1000) == ["cot: 1000/1000"]
 
 
-def test_before_the_first_row_a_line_has_no_rate() -> None:
+def test_there_is_no_rate_before_the_first_row() -> None:
     assert Watched().tick(10, 0, "the server answers 503") == ["cot: 0/1000; the server answers 503"]
 
 
-def test_lines_become_rarer_while_nothing_changes() -> None:
+def test_lines_become_rarer_if_nothing_changes() -> None:
     watched = Watched()
     lines = watched.tick(1000, 0, "waiting")
     assert lines[:3] == [

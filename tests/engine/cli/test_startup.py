@@ -35,11 +35,11 @@ HEAVY = [
     "transformers",
     "trl",
 ]
-"""Packages that take long to import, or that only a run needs."""
+"""Packages that are slow to import, or that only a run needs."""
 
 
 def imported(*commands: list[str]) -> set[str]:
-    """The heavy packages that commands import, run one after the other in one process."""
+    """The heavy packages that commands import when run one after another in one process."""
     code = (
         "import sys\nfrom engine.cli import main\n"
         f"for command in {list(commands)!r}:\n"
@@ -81,7 +81,7 @@ def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command
     assert imported(command) == {"duckdb", "pyarrow"}
 
 
-def test_a_command_that_used_duckdb_ends_without_a_word(registry: Registry) -> None:
+def test_a_command_that_used_duckdb_exits_silently(registry: Registry) -> None:
     """DuckDB's bindings report leaked objects on stderr when the interpreter ends before it freed them."""
     registry.catalog.rebuild()
     done = subprocess.run([sys.executable, "-m", "engine.cli", "ls"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The card of an export says what it is, what it came from and how, and nothing else."""
+"""The card of an export says what the data is, where it came from and how, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text_of(registry: Registry, manifest: Manifest) -> str:
     return card.card(registry, manifest, card.Data(Row.arrow_schema(), "train/*.arrow", 1, "hf"))
 
 
-def test_the_card_says_what_it_is_what_it_came_from_and_how(
+def test_the_card_describes_the_data_its_sources_and_its_steps(
     registry: Registry, chat_server: ChatServer, in_process: None, tmp_path: Path
 ) -> None:
     words("a", "bb")
@@ -57,14 +57,14 @@ def test_the_card_says_what_it_is_what_it_came_from_and_how(
     assert "one" not in re.findall(r"\w+", text)  # the key in BENCH_KEY
 
 
-def test_the_card_says_what_became_of_the_rows(registry: Registry) -> None:
+def test_the_card_counts_what_happened_to_rows(registry: Registry) -> None:
     manifest = commit(registry, "demo/rows", [ROWS], rows_in=9, filtered=4, rejected=2)
     text = text_of(registry, manifest)
     for said in ("| in this version | 3 |", "| input rows of the step | 9 |", "| filtered | 4 |", "| rejected | 2 |"):
         assert said in text
 
 
-def test_prompts_are_on_the_card_and_not_among_the_parameters(registry: Registry) -> None:
+def test_prompts_are_on_the_card_but_not_among_the_parameters(registry: Registry) -> None:
     document = {"params": {"question": "Mine", "system": None, "n": 3}, "prompts": {"question": "Mine", "system": "Be brief."}}
     text = text_of(registry, commit(registry, "demo/rows", [ROWS], document))
     assert "Mine" in text
@@ -79,14 +79,14 @@ def test_an_address_with_a_password_is_shown_without_it(registry: Registry) -> N
     assert "teacher:\n  endpoint: https://host/v1\n  model: m\n```" in text
 
 
-def test_nothing_that_data_says_is_markup_on_the_card(registry: Registry) -> None:
+def test_data_is_never_markup_on_the_card(registry: Registry) -> None:
     metric = Metric(metric="a|b\n<script>", slice="[x](y)", value=1)
     manifest = commit(registry, "demo/rows", [ROWS], metrics=[metric])
     text = text_of(registry, manifest)
     assert r"| a\|b \<script\> | \[x\](y) | 1 |" in text
 
 
-def test_a_long_lineage_is_cut_and_says_so(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_lineage_is_cut_with_a_note(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card, "SHOWN", 3)
     ref: list[VersionRef] = []
     for number in range(8):

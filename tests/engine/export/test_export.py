@@ -1,4 +1,4 @@
-"""What leaves the registry is opened by other tools, says where it came from, and is whole or not there."""
+"""Exports can be opened by other tools, say where they came from, and are either complete or absent."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ ROWS = [
 def commit(
     registry: Registry, name: str, objects: Sequence[Sequence[Record]], document: dict[str, Any] | None = None, **draft: Any
 ) -> Manifest:
-    """A version with these rows, in so many objects, as a step would have made it."""
+    """A version with these rows in these objects, as a step would make it."""
     record = type(next(row for rows in objects for row in rows))
     tables = [record.to_table(rows) for rows in objects]
     stored = [registry.store.put_table(table) for table in tables]
@@ -109,12 +109,12 @@ def commit(
 
 
 def plain(rows: Sequence[Record]) -> list[dict[str, Any]]:
-    """Rows as Arrow shows them."""
+    """Rows as Arrow returns them."""
     return type(rows[0]).to_table(rows).to_pylist()
 
 
 def front(folder: Path) -> dict[str, Any]:
-    """The metadata on top of a card."""
+    """The metadata at the top of a card."""
     return dict(yaml.safe_load((folder / "README.md").read_text().split("---\n")[1]))
 
 
@@ -188,7 +188,7 @@ def test_bytes_are_base64_in_json(registry: Registry, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_dataset_without_rows_is_a_dataset(registry: Registry, tmp_path: Path, format: Any) -> None:
+def test_an_empty_dataset_can_be_exported(registry: Registry, tmp_path: Path, format: Any) -> None:
     import datasets
 
     empty = Row.arrow_schema().empty_table()
@@ -209,7 +209,7 @@ def test_a_dataset_without_rows_is_a_dataset(registry: Registry, tmp_path: Path,
 
 
 @pytest.mark.parametrize("format", ["hf", "parquet"])
-def test_many_objects_become_a_few_files_in_order(
+def test_many_objects_are_exported_as_a_few_files_in_order(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any
 ) -> None:
     import datasets
@@ -283,14 +283,14 @@ def test_a_model_is_exported_as_its_folder_with_a_card(registry: Registry, tmp_p
     assert [file["name"] for file in json.loads(row)["files"]] == list(WEIGHTS)
 
 
-def test_a_models_file_cannot_lead_out_of_its_folder(registry: Registry, tmp_path: Path) -> None:
+def test_a_models_file_cannot_leave_its_folder(registry: Registry, tmp_path: Path) -> None:
     trained(registry, {"../evil": b"x"})
     with pytest.raises(EngineError, match="leads out of its folder"):
         export(registry, "demo/sft", "hf", tmp_path / "out")
     assert not (tmp_path / "evil").exists()
 
 
-def test_several_models_are_no_one_folder(registry: Registry, tmp_path: Path) -> None:
+def test_several_models_cannot_share_a_folder(registry: Registry, tmp_path: Path) -> None:
     model = Model(base_model="b", format="full")
     commit(registry, "demo/two", [[model], [model]])
     with pytest.raises(EngineError, match="demo/two@1 has 2 models"):
@@ -307,7 +307,7 @@ def rows(registry: Registry) -> Registry:
     return registry
 
 
-def test_a_folder_with_something_in_it_is_refused(rows: Registry, tmp_path: Path) -> None:
+def test_a_nonempty_folder_is_refused(rows: Registry, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     for overwrite in (False, True):
@@ -334,7 +334,7 @@ def test_overwriting_replaces_what_an_export_wrote_and_nothing_else(rows: Regist
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_a_file_of_somebody_else_is_never_replaced(rows: Registry, tmp_path: Path) -> None:
+def test_a_foreign_file_is_never_replaced(rows: Registry, tmp_path: Path) -> None:
     export(rows, "demo/rows", "jsonl", tmp_path / "out")
     (tmp_path / "out" / "data").mkdir()
     mine = tmp_path / "out" / "data" / "train-00000-of-00001.parquet"
@@ -345,7 +345,7 @@ def test_a_file_of_somebody_else_is_never_replaced(rows: Registry, tmp_path: Pat
     assert (tmp_path / "out" / "demo-rows.jsonl").exists()
 
 
-def test_a_mark_cannot_have_files_elsewhere_removed(rows: Registry, tmp_path: Path) -> None:
+def test_a_forged_marker_cannot_delete_files_elsewhere(rows: Registry, tmp_path: Path) -> None:
     export(rows, "demo/rows", "jsonl", tmp_path / "out")
     (tmp_path / "precious").touch()
     mark = tmp_path / "out" / MARK
@@ -371,7 +371,7 @@ def test_damaged_rows_are_not_exported(registry: Registry, tmp_path: Path, forma
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_wrote(rows: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_what_it_wrote(rows: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def printed(*arguments: str) -> str:
         words = ["--registry", str(rows.root), "export", *arguments]
         return CliRunner().invoke(app, words, catch_exceptions=False).stdout
@@ -386,7 +386,7 @@ def test_the_command_says_what_it_wrote(rows: Registry, tmp_path: Path, monkeypa
     )
 
 
-def test_exporting_loads_no_heavy_package(rows: Registry, tmp_path: Path) -> None:
+def test_exporting_imports_no_heavy_package(rows: Registry, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from registry import Registry; from engine.export.versions import export\n"
         "for to in ('hf', 'parquet', 'jsonl'): export(Registry(sys.argv[1]), 'demo/rows', to, Path(sys.argv[2]) / to)\n"

@@ -1,4 +1,4 @@
-"""An exported model is loaded by PEFT and transformers, as its card says, and answers as it did in the registry."""
+"""PEFT and transformers load an exported model as its card says, and it answers as in the registry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTION = [{"role": "user", "content": "q1"}]
 
 @pytest.fixture(scope="module")
 def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that says its licence."""
+    """A model folder whose card states its licence."""
     folder = tmp_path_factory.mktemp("models") / "my-base"
     shutil.copytree(tiny_model, folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
@@ -30,7 +30,7 @@ def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A registry with an adapter (`demo/ad`) and full weights (`demo/full`), trained with such a rate that they differ."""
+    """A registry with an adapter (`demo/ad`) and full weights (`demo/full`), trained at a rate that makes them differ."""
     folder = tmp_path_factory.mktemp("trained")
     row = {"prompt": QUESTION, "completion": [{"role": "assistant", "content": "yes"}]}
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
@@ -62,7 +62,7 @@ def logits(model: Any, tokenizer: Any) -> Any:
         return model(ids["input_ids"]).logits
 
 
-def test_an_adapter_of_a_local_base_travels_with_it(
+def test_an_adapter_on_a_local_base_is_exported_with_it(
     trained: Registry, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -89,7 +89,7 @@ def test_an_adapter_of_a_local_base_travels_with_it(
     assert "base_model" not in front(out)
 
 
-def test_merged_weights_need_no_base_and_answer_as_the_adapter(trained: Registry, tmp_path: Path) -> None:
+def test_merged_weights_need_no_base_and_give_the_adapters_answers(trained: Registry, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -108,7 +108,7 @@ def test_merged_weights_need_no_base_and_answer_as_the_adapter(trained: Registry
     assert "merged into `my-base`" in (tmp_path / "merged" / "README.md").read_text()
 
 
-def test_full_weights_are_exported_as_they_are(trained: Registry, tmp_path: Path) -> None:
+def test_full_weights_are_exported_unchanged(trained: Registry, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     export(trained, "demo/full", "hf", tmp_path / "out")
@@ -123,7 +123,9 @@ def test_full_weights_are_exported_as_they_are(trained: Registry, tmp_path: Path
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_base_that_changed_or_is_gone_is_not_taken_for_the_old_one(trained: Registry, base: Path, tmp_path: Path) -> None:
+def test_a_changed_base_is_refused_and_a_missing_one_is_noted_or_refused_for_merging(
+    trained: Registry, base: Path, tmp_path: Path
+) -> None:
     config = (base / "config.json").read_text()
     try:
         (base / "config.json").write_text(config + "\n")
@@ -147,7 +149,7 @@ def test_a_base_that_changed_or_is_gone_is_not_taken_for_the_old_one(trained: Re
     ("name", "hub", "licence"),
     [("org/base", "org/base", None), ("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")],
 )
-def test_an_adapter_on_a_model_of_the_hub_names_it(
+def test_an_adapter_on_a_hub_model_names_that_model(
     name: str, hub: str, licence: str | None, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.export import model_folder
@@ -167,7 +169,7 @@ def test_an_adapter_on_a_model_of_the_hub_names_it(
 @pytest.mark.parametrize(
     "text", ["", "# no front matter", "---\n- 1\n---\n", "---\nlicense: [a\n---\n", "---\nlicense: 3\n---\n"]
 )
-def test_a_licence_that_a_card_does_not_say_is_unknown(text: str, tmp_path: Path) -> None:
+def test_a_licence_missing_from_the_card_is_unknown(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(text)
     assert _licence_in(tmp_path / "README.md") is None
     assert _licence_in(tmp_path / "other.md") is None

@@ -1,4 +1,4 @@
-"""Which rows come from one row of a source, told by row lineage."""
+"""Groups of rows that come from the same source row, by row lineage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of(registry: Registry, *targets: str) -> list[tuple[str, int]]:
     return list(zip(texts, row_groups(inputs, registry), strict=True))
 
 
-def test_rows_of_one_source_row_are_a_family_however_they_came(registry: Registry) -> None:
+def test_rows_of_the_same_source_row_are_one_group_whatever_their_path(registry: Registry) -> None:
     words("abc", "de", "skip", "fgh", "x")
     run_text(pipeline(split=SPLIT, loud=SHOUT), registry)
     assert of(registry, "demo/loud@1") == [
@@ -48,7 +48,7 @@ def test_rows_of_one_source_row_are_a_family_however_they_came(registry: Registr
     assert mixed["fgh"] == mixed["h"] != mixed["de"]
 
 
-def test_what_is_looked_up_beside_the_rows_makes_no_family(registry: Registry) -> None:
+def test_lookup_inputs_do_not_join_groups(registry: Registry) -> None:
     words("one", "two")
     words("hint", file="hints.jsonl")
     document = json.loads(pipeline(hinted={"op": "hinted", "in": {"word": "words", "hints": "hints"}}))
@@ -58,7 +58,7 @@ def test_what_is_looked_up_beside_the_rows_makes_no_family(registry: Registry) -
     assert [family for _, family in of(registry, "demo/hinted@1")] == [0, 1]
 
 
-def test_an_operator_that_asks_for_families_is_given_them_and_runs_again_when_they_change(registry: Registry) -> None:
+def test_an_operator_with_grouped_input_gets_the_groups_and_runs_again_if_they_change(registry: Registry) -> None:
     words("ab", "cd")
     steps = {"split": {**SPLIT, "with": {"at": 1}}, "told": {"op": "family_sizes", "in": "split.long"}}
     run_text(pipeline(**steps), registry)

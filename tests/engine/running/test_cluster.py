@@ -1,4 +1,4 @@
-"""On a cluster, every node does its share."""
+"""On a cluster, every node does part of the work."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_on_two_nodes(workdir: Path, *options: str) -> dict[str, Any]:
     return summary
 
 
-def test_two_nodes_both_do_work_and_one_lineage_comes_out(workdir: Path) -> None:
+def test_two_nodes_share_the_work_and_give_one_lineage(workdir: Path) -> None:
     rows = "".join(json.dumps({"text": str(number)}) + "\n" for number in range(8 * 1024))
     (workdir / "words.jsonl").write_text(rows)
     (workdir / "p.yaml").write_text(
@@ -58,7 +58,7 @@ def test_two_nodes_both_do_work_and_one_lineage_comes_out(workdir: Path) -> None
 
 
 def test_two_nodes_share_one_journal_and_one_set_of_limits(workdir: Path, chat_server: ChatServer) -> None:
-    """The journal's file is opened on the driver's node only; the other node reaches it through an actor."""
+    """The journal's file is opened only on the driver's node; the other node reaches it through an actor."""
     (workdir / "words.jsonl").write_text("".join(json.dumps({"text": str(number % 150)}) + "\n" for number in range(200)))
     model = chat_server.model(limits={"concurrency": 6})
     (workdir / "p.yaml").write_text(

@@ -1,4 +1,4 @@
-"""The content id of an output is that of its stored rows, however many partitions made it and in whatever order they came."""
+"""The content id of an output depends on its stored rows, not on the number or the order of partitions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stored_id(registry: Registry, name: str) -> str:
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("rows", [3, 2500])
-def test_outputs_of_every_shape(registry: Registry, rows: int) -> None:
+def test_content_ids_are_right_for_every_shape_of_operator(registry: Registry, rows: int) -> None:
     words(*[f"w{number}" for number in range(rows)])
     head = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
     steps = "loud: {op: shout, in: words}, sorted: {op: ordered, in: words}, once: {op: distinct, in: words}"

@@ -1,4 +1,4 @@
-"""A run on a full disk fails in words, keeps what it had, and goes on when there is room."""
+"""A run on a full disk fails with a clear error, keeps what it had, and continues when there is room."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ROWS = 60
 
 
 def noise(size: int) -> str:
-    """Text that cannot be packed."""
+    """Text that cannot be compressed."""
     return "".join(random.choices(string.ascii_letters, k=size))
 
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("free", [200, pytest.param(700, marks=pytest.mark.soak)])
-def test_a_run_goes_on_when_there_is_room_again(small_disk: Path, chat_server: ChatServer, free: int) -> None:
+def test_a_run_continues_when_there_is_room_again(small_disk: Path, chat_server: ChatServer, free: int) -> None:
     registry = Registry(small_disk / "registry")
     chat_server.answer = lambda prompt, seen: noise(10 * KIB)
     words(*[f"w{number}" for number in range(ROWS)])
@@ -53,7 +53,7 @@ def test_a_run_goes_on_when_there_is_room_again(small_disk: Path, chat_server: C
 
 @pytest.mark.usefixtures("in_process")
 def test_answers_in_flight_when_the_disk_fills_up_are_kept(small_disk: Path, chat_server: ChatServer) -> None:
-    """The disk is full at once, to the last byte, while 16 requests are under way; the journal calls nothing damaged."""
+    """The disk fills up to the last byte during 16 requests; nothing in the journal is reported as damaged."""
     registry = Registry(small_disk / "registry")
     ballast: list[Path] = []
 
@@ -78,7 +78,7 @@ def test_answers_in_flight_when_the_disk_fills_up_are_kept(small_disk: Path, cha
     assert len(chat_server.requests) == ROWS
 
 
-def test_a_journal_that_a_full_disk_hides_is_not_called_damaged(small_disk: Path) -> None:
+def test_a_journal_on_a_full_disk_is_not_reported_as_damaged(small_disk: Path) -> None:
     folder = small_disk / "journal"
     subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(folder)], check=False)
     (folder / "answers.sqlite-shm").unlink()  # as after a restart of the machine: SQLite makes it anew, and needs room

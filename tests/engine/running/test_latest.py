@@ -1,4 +1,4 @@
-"""`latest` is what others rely on: a trial with other parameters makes versions and leaves it where it is."""
+"""Others rely on `latest`, so a trial with other parameters makes versions without moving it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _three_words(registry: Registry, in_process: None) -> None:
 
 
 def run(registry: Registry, *settings: str, pipeline: str = PIPELINE) -> bool:
-    """Runs it; gives whether `latest` moved."""
+    """Run it; return whether `latest` moved."""
     return run_text(pipeline, registry, settings=list(settings)).moves_latest
 
 
@@ -32,7 +32,7 @@ def latest(registry: Registry) -> int:
     return int(rows)
 
 
-def test_a_trial_makes_versions_and_leaves_latest_where_it_is(registry: Registry) -> None:
+def test_a_trial_makes_versions_without_moving_latest(registry: Registry) -> None:
     assert run(registry)
     assert not run(registry, "limit=1")
     assert latest(registry) == 3
@@ -40,7 +40,7 @@ def test_a_trial_makes_versions_and_leaves_latest_where_it_is(registry: Registry
     assert ask(registry, 'select count(*) from "demo/copy@2"') == [(1,)]
 
 
-def test_latest_moves_with_the_files_own_parameters_however_they_are_given(registry: Registry) -> None:
+def test_latest_moves_with_the_files_own_parameters_however_they_are_set(registry: Registry) -> None:
     assert run(registry)
     assert not run(registry, "limit=1")
     words("x", "y", "z")
@@ -50,7 +50,7 @@ def test_latest_moves_with_the_files_own_parameters_however_they_are_given(regis
     assert latest(registry) == 2
 
 
-def test_the_first_run_moves_latest_and_so_does_each_with_the_same_parameters(registry: Registry) -> None:
+def test_the_first_run_and_runs_with_the_same_parameters_move_latest(registry: Registry) -> None:
     """Pipelines whose files are given with --set have no useful parameters of their own."""
     assert run(registry, "limit=2")
     words("p", "q", "r")
@@ -61,7 +61,7 @@ def test_the_first_run_moves_latest_and_so_does_each_with_the_same_parameters(re
     assert not run(registry, "limit=2")
 
 
-def test_a_runs_parameters_and_a_versions_files_can_be_asked_for(registry: Registry) -> None:
+def test_a_runs_parameters_and_a_versions_files_can_be_queried(registry: Registry) -> None:
     run(registry, "limit=2")
     assert [json.loads(params) for (params,) in ask(registry, "select params from runs")] == [{"limit": 2}]
     assert ask(registry, "select file, params->>'limit' from runs") == [("p.yaml", "2")]

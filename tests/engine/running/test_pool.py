@@ -1,4 +1,4 @@
-"""A worker that dies takes nothing with it: the others go on at once, with its partitions and its share of the limits."""
+"""When a worker dies, the others continue at once with its partitions and its share of the limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IN_FLIGHT = 8
 
 
 def kill_a_worker() -> None:
-    """kill -9 of one of this process's Ray workers."""
+    """`kill -9` one of this process's Ray workers."""
     for process in psutil.Process().children(recursive=True):
         if any("_RayWorker" in word for word in process.cmdline()):
             process.kill()
@@ -27,7 +27,7 @@ def kill_a_worker() -> None:
 
 
 @pytest.mark.parametrize("rows", [160, pytest.param(2000, marks=pytest.mark.soak)])
-def test_the_others_go_on_when_one_of_two_workers_is_killed(registry: Registry, chat_server: ChatServer, rows: int) -> None:
+def test_the_other_worker_continues_when_one_is_killed(registry: Registry, chat_server: ChatServer, rows: int) -> None:
     arrivals: list[float] = []
     killed: list[float] = []
 
@@ -57,7 +57,7 @@ def test_the_others_go_on_when_one_of_two_workers_is_killed(registry: Registry, 
         assert gap < 5
 
 
-def test_what_a_dead_worker_spent_counts_in_the_steps_that_follow(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_dead_workers_spending_counts_in_later_steps(registry: Registry, chat_server: ChatServer) -> None:
     killed: list[bool] = []
 
     def answer(prompt: str, seen: int) -> str:
@@ -79,7 +79,7 @@ def test_what_a_dead_worker_spent_counts_in_the_steps_that_follow(registry: Regi
     assert len(chat_server.requests) <= 90
 
 
-def test_an_operator_that_cannot_be_loaded_where_it_runs_is_said(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_that_a_worker_cannot_load_is_reported(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     words("a")
     monkeypatch.setattr("engine.running.pool.Job.model_dump_json", lambda job: "{}")
     result = run_text(

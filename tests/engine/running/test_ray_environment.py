@@ -1,4 +1,4 @@
-"""Ray starts wherever the user stands, is reachable from this machine only, and says at once what it lacks."""
+"""Ray starts in any working directory, is reachable only from this machine, and reports problems at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from engine.running.ray_environment import LONGEST_TEMP, check_cluster, temporar
 SHADOWS = ["engine.py", "registry.py", "numpy.py", "pydantic.py", "pyarrow.py", "ray.py", "json.py", "operators/mine.py"]
 
 
-def test_a_run_beside_files_named_like_modules_and_below_a_long_temporary_folder(workdir: Path) -> None:
-    """Workers import what the driver imports, and files of the user's are the user's business."""
+def test_files_named_like_modules_and_a_long_temporary_folder_do_no_harm(workdir: Path) -> None:
+    """Workers import what the driver imports, whatever files the user has."""
     for name in SHADOWS:
         (workdir / name).parent.mkdir(exist_ok=True)
         (workdir / name).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
@@ -56,7 +56,7 @@ def test_a_private_ray_listens_on_loopback_only(ray_session: None) -> None:
     assert outside == []
 
 
-def test_an_address_where_nobody_listens_is_named_at_once() -> None:
+def test_an_address_without_a_listener_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -64,7 +64,7 @@ def test_an_address_where_nobody_listens_is_named_at_once() -> None:
             check_cluster(address)
 
 
-def test_an_address_of_something_else_is_named_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_of_something_other_than_ray_is_reported_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.running.ray_environment._ATTACH_SECONDS", 3.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
@@ -73,7 +73,7 @@ def test_an_address_of_something_else_is_named_within_a_limit(monkeypatch: pytes
         check_cluster(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_a_temporary_folder_that_is_too_long_is_passed_over_and_a_named_one_is_an_error(
+def test_a_temporary_folder_that_is_too_long_is_skipped_unless_it_was_requested(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = workdir / ("x" * (LONGEST_TEMP + 1))

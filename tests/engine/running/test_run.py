@@ -1,4 +1,4 @@
-"""A run makes what is missing and nothing else, loses no row without saying so, and can be asked where each came from."""
+"""A run makes only what is missing, accounts for every row, and records where each row came from."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_row_is_accounted_for(registry: Registry) -> None:
     assert ask(registry, "select rows_in, rows_out, rejected from step_runs") == [(6, 5, 1)]
 
 
-def test_lists_are_concatenated_and_lineage_names_the_right_input(registry: Registry) -> None:
+def test_lists_of_inputs_are_concatenated_and_lineage_names_the_right_one(registry: Registry) -> None:
     words("ab", "cde")
     steps = "cut: {op: split, in: words}, loud: {op: shout, in: [cut.short, words, cut.long]}"
     run_text(pipeline(steps), registry)
@@ -69,7 +69,7 @@ def test_lists_are_concatenated_and_lineage_names_the_right_input(registry: Regi
     ]
 
 
-def test_batches_keep_lineage_when_they_keep_the_row_number_and_say_nothing_otherwise(registry: Registry) -> None:
+def test_batches_keep_lineage_only_if_they_keep_the_row_number(registry: Registry) -> None:
     words("b", "a", "c")
     run_text(
         pipeline("sorted: {op: ordered, in: words}, lump: {op: opaque, in: words}, all: {op: joined, in: sorted}"), registry
@@ -85,7 +85,7 @@ def test_batches_keep_lineage_when_they_keep_the_row_number_and_say_nothing_othe
     assert ask(registry, "select metric, value from metrics where name = 'demo/all'") == [("words", 3.0)]
 
 
-def test_a_finished_run_hits_without_ray(registry: Registry) -> None:
+def test_a_finished_run_is_found_without_starting_ray(registry: Registry) -> None:
     words("a", "b")
     steps = "loud: {op: shout, in: words}, louder: {op: shout, in: loud}"
     assert outcomes(run_text(pipeline(steps), registry)) == {"loud": "ran", "louder": "ran"}
@@ -93,7 +93,7 @@ def test_a_finished_run_hits_without_ray(registry: Registry) -> None:
     assert ask(registry, "select count(*) from versions") == [(3,)]
 
 
-def test_only_what_a_change_reaches_runs_again(registry: Registry) -> None:
+def test_only_steps_affected_by_a_change_run_again(registry: Registry) -> None:
     words("a", "b")
     steps = 'cut: {op: split, in: words, with: {at: 5}}, loud: {op: shout, in: cut.short, with: {mark: "?"}}'
     run_text(pipeline(steps), registry)
@@ -117,7 +117,7 @@ def test_changed_rows_run_again_and_resources_do_not_matter(registry: Registry) 
     assert texts(registry, "demo/words@2") == ["a", "c"]
 
 
-def test_select_and_force(registry: Registry) -> None:
+def test_selected_and_forced_steps_run(registry: Registry) -> None:
     words("a")
     steps = "loud: {op: shout, in: words}, louder: {op: shout, in: loud}, other: {op: shout, in: words}"
     assert outcomes(run_text(pipeline(steps), registry, select="louder")) == {"loud": "ran", "louder": "ran"}
@@ -126,7 +126,7 @@ def test_select_and_force(registry: Registry) -> None:
     assert ask(registry, "select max(version) from versions") == [(1,)]  # the same work is the same version
 
 
-def test_draws_follow_the_rows_content_and_not_its_place(registry: Registry) -> None:
+def test_draws_depend_on_the_rows_content_and_not_on_its_position(registry: Registry) -> None:
     steps = "drawn: {op: draw, in: {word: words, others: words}}"
     words("a", "b", "c", "d")
     run_text(pipeline(steps), registry)
@@ -146,7 +146,7 @@ def test_draws_follow_the_rows_content_and_not_its_place(registry: Registry) -> 
         ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word"),
     ],
 )
-def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, said: str) -> None:
+def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, said: str) -> None:
     words("fine", text)
     result = run_text(pipeline("loud: {op: shout, in: words}, b: {op: broken, in: words}"), registry)
     assert result.state == "failed"
@@ -157,7 +157,7 @@ def test_a_fault_in_an_operator_fails_the_step_and_names_the_row(registry: Regis
     assert ask(registry, "select state from runs") == [("failed",)]
 
 
-def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Registry) -> None:
+def test_a_worker_that_keeps_dying_fails_the_step(registry: Registry) -> None:
     words(*["fine"] * 1024, "die")
     result = run_text(pipeline("d: {op: dies, in: words, resources: {workers: 1}}"), registry)
     assert result.state == "failed"
@@ -165,7 +165,7 @@ def test_a_worker_that_keeps_dying_fails_the_step_and_does_not_hang(registry: Re
     assert "a worker process died 3 times at rows" in result.error
 
 
-def test_an_empty_dataset_flows_through(registry: Registry) -> None:
+def test_an_empty_dataset_gives_empty_outputs(registry: Registry) -> None:
     words()
     text = pipeline("loud: {op: shout, in: words}, all: {op: joined, in: loud}")
     result = run_text(text.replace("words.jsonl", "words.jsonl, allow_empty: true"), registry)
@@ -174,7 +174,7 @@ def test_an_empty_dataset_flows_through(registry: Registry) -> None:
     assert texts(registry, "demo/all") == [""]
 
 
-def test_a_row_of_ten_megabytes_goes_through(registry: Registry) -> None:
+def test_a_row_of_ten_megabytes_is_processed(registry: Registry) -> None:
     words("x" * (10 << 20), "small")
     assert run_text(pipeline("loud: {op: shout, in: words}"), registry).state == "succeeded"
     assert [len(text) for text in texts(registry, "demo/loud")] == [(10 << 20) + 1, 6]
@@ -187,7 +187,7 @@ def test_a_bad_row_stops_before_anything_is_recorded(registry: Registry, no_clus
     assert not registry.exists or ask(registry, "select count(*) from runs") == [(0,)]
 
 
-def test_resources_that_no_node_has_are_an_error_not_a_hang(registry: Registry) -> None:
+def test_resources_that_no_node_has_are_an_error(registry: Registry) -> None:
     words("a")
     result = run_text(pipeline("loud: {op: shout, in: words, resources: {num_cpus: 4096}}"), registry)
     assert result.error
@@ -197,7 +197,7 @@ def test_resources_that_no_node_has_are_an_error_not_a_hang(registry: Registry) 
 # -- with a model --------------------------------------------------------------------------------------------------
 
 
-def test_calls_are_linked_to_the_rows_they_made(registry: Registry, chat_server: ChatServer) -> None:
+def test_calls_are_linked_to_the_rows_made_from_them(registry: Registry, chat_server: ChatServer) -> None:
     words("a", "b")
     result = run_text(
         pipeline("asked: {op: ask, in: words}", chat_server.model(price={"input": 1000, "output": 2000})), registry
@@ -219,7 +219,7 @@ def test_calls_are_linked_to_the_rows_they_made(registry: Registry, chat_server:
     assert any("Say b twice" in (prompt or "") for _, _, prompt in traced)
 
 
-def test_a_changed_prompt_asks_again_and_nothing_else_does(registry: Registry, chat_server: ChatServer) -> None:
+def test_only_a_changed_prompt_requests_answers_again(registry: Registry, chat_server: ChatServer) -> None:
     words("a", "b")
     model = chat_server.model()
     run_text(pipeline("asked: {op: ask, in: words}", model), registry)
@@ -240,7 +240,7 @@ def test_an_endpoint_that_refuses_stops_the_step_at_once(registry: Registry, cha
     assert len(chat_server.requests) < 50
 
 
-def test_rows_that_the_server_refuses_are_rejected_with_its_words(registry: Registry, chat_server: ChatServer) -> None:
+def test_rows_that_the_server_refuses_are_rejected_with_its_message(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number) for number in range(40)])
     answers = {"Say 7": error(400, "poison"), "Say 9": "", "Say 11": "half \ud800 a pair"}
     chat_server.answer = lambda prompt, seen: answers.get(prompt, "fine")
@@ -254,7 +254,9 @@ def test_rows_that_the_server_refuses_are_rejected_with_its_words(registry: Regi
     assert "surrogate" in rejected[11]
 
 
-def test_too_many_rejects_fail_the_step_and_mending_asks_only_for_them(registry: Registry, chat_server: ChatServer) -> None:
+def test_too_many_rejects_fail_the_step_and_the_next_run_requests_only_those(
+    registry: Registry, chat_server: ChatServer
+) -> None:
     words(*[str(number) for number in range(40)])
     chat_server.answer = lambda prompt, seen: "" if int(prompt.split()[1]) < 20 else "fine"
     text = pipeline("asked: {op: ask_once, in: words}", chat_server.model())
@@ -268,7 +270,7 @@ def test_too_many_rejects_fail_the_step_and_mending_asks_only_for_them(registry:
     assert sorted(int(prompt.split()[1]) for prompt in chat_server.prompts[before:]) == list(range(20))
 
 
-def test_a_budget_stops_the_run_and_a_larger_one_goes_on(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_budget_stops_the_run_and_a_larger_one_continues_it(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number) for number in range(30)])
 
     def text(budget: float) -> str:
@@ -286,7 +288,7 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(registry: Registry, cha
 # -- with the registry ---------------------------------------------------------------------------------------------
 
 
-def test_a_version_of_another_pipeline_is_an_input(registry: Registry) -> None:
+def test_a_version_of_another_pipeline_can_be_an_input(registry: Registry) -> None:
     words("a", "b")
     run_text(pipeline("loud: {op: shout, in: words}"), registry)
     text = "{name: other, datasets: {old: {type: %s, registry: demo/loud}}, steps: {more: {op: shout, in: [old, 'registry:demo/words@1']}}}"

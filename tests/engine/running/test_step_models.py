@@ -1,4 +1,4 @@
-"""A model that one step trains is used by the next ones; and operators that need a model only sometimes."""
+"""A model that one step trains is used by later steps; operators may need a model only with some parameters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pipeline(model: Path, rate: float = 0.05) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_step_uses_the_model_that_another_one_trained(registry: Registry, tiny_model: Path) -> None:
+def test_a_step_uses_the_model_that_another_step_trained(registry: Registry, tiny_model: Path) -> None:
     document = pipeline(tiny_model)
     Path("p.yaml").write_text(json.dumps(document))
     planned = {step.name: step for step in make_plan(check(Path("p.yaml")), registry, select=set(), force=set()).steps}
@@ -60,7 +60,9 @@ def test_a_step_uses_the_model_that_another_one_trained(registry: Registry, tiny
         ("step:asked", "the output of asked is Word, not a model"),
     ],
 )
-def test_what_makes_no_model_is_an_error_before_anything_runs(workdir: Path, tiny_model: Path, name: str, said: str) -> None:
+def test_a_step_that_makes_no_model_is_reported_before_anything_runs(
+    workdir: Path, tiny_model: Path, name: str, said: str
+) -> None:
     document = pipeline(tiny_model)
     document["models"]["tuned"]["model"] = name
     Path("p.yaml").write_text(json.dumps(document))
@@ -68,7 +70,7 @@ def test_what_makes_no_model_is_an_error_before_anything_runs(workdir: Path, tin
         check(Path("p.yaml"))
 
 
-def test_a_model_of_a_step_is_behind_no_api(workdir: Path, tiny_model: Path) -> None:
+def test_a_steps_model_cannot_be_behind_an_api(workdir: Path, tiny_model: Path) -> None:
     document = pipeline(tiny_model)
     document["models"]["tuned"] = {"provider": "openai", "model": "step:sft"}
     Path("p.yaml").write_text(json.dumps(document))
@@ -76,7 +78,7 @@ def test_a_model_of_a_step_is_behind_no_api(workdir: Path, tiny_model: Path) -> 
         check(Path("p.yaml"))
 
 
-def test_a_dataset_of_models_is_no_step(workdir: Path, tiny_model: Path) -> None:
+def test_a_dataset_of_models_is_not_a_step(workdir: Path, tiny_model: Path) -> None:
     document = pipeline(tiny_model)
     Path("models.jsonl").write_text("")
     document["datasets"]["old"] = {"type": "Model", "path": "models.jsonl"}
@@ -95,7 +97,7 @@ def test_a_step_that_needs_its_own_model_is_a_cycle(workdir: Path, tiny_model: P
 
 
 @pytest.mark.usefixtures("in_process")
-def test_only_the_models_that_the_parameters_call_for_are_needed(registry: Registry, chat_server: ChatServer) -> None:
+def test_only_the_models_that_the_parameters_require_are_needed(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     text = (
         f"{{name: demo, models: {{judge: {chat_server.model()}}}, datasets: {{words: {{type: Word, path: words.jsonl}}}},"
@@ -106,7 +108,7 @@ def test_only_the_models_that_the_parameters_call_for_are_needed(registry: Regis
         run_text(text.replace("STRICT", "false"), registry)
 
 
-def test_an_encoder_is_no_model_that_chats_and_the_reverse(workdir: Path) -> None:
+def test_encoders_and_chat_models_cannot_replace_each_other(workdir: Path) -> None:
     words("a")
     Path("personas.jsonl").write_text('{"persona": "x"}\n')
     models = "teacher: {provider: sentence-transformers, model: all-minilm-l6-v2}"

@@ -1,4 +1,4 @@
-"""A row that was taken down does not come back, and nothing else changes."""
+"""A row that was taken down does not come back; nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ steps:
 
 
 def exclude(registry: Registry, target: str, *rows: int) -> None:
-    """Put rows of a version on the list `gone.jsonl`."""
+    """Put rows of a version on the exclusion list `gone.jsonl`."""
     with registry.session() as session:
         ids = list(row_ids(session.table(target)))
     name = target.partition("@")[0]
@@ -33,7 +33,7 @@ def exclude(registry: Registry, target: str, *rows: int) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_rows_of_sources_steps_and_whole_operators_are_left_out(registry: Registry) -> None:
+def test_excluded_rows_are_left_out_of_sources_steps_and_whole_inputs(registry: Registry) -> None:
     words("ab", "cd", "ae")
     run_text(TEXT % "", registry)
     assert texts(registry, "demo/once") == ["A!", "B!", "C!", "D!", "E!"]
@@ -70,7 +70,7 @@ def test_rows_of_sources_steps_and_whole_operators_are_left_out(registry: Regist
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_version_of_the_registry_with_excluded_rows_is_refused(registry: Registry) -> None:
+def test_a_registry_version_with_excluded_rows_is_refused(registry: Registry) -> None:
     words("ab", "cd")
     run_text(TEXT % "", registry)
     Path("next.yaml").write_text("{name: next, exclude: gone.jsonl, steps: {louder: {op: shout, in: 'registry:demo/loud@1'}}}")
@@ -89,7 +89,7 @@ def test_a_version_of_the_registry_with_excluded_rows_is_refused(registry: Regis
         check(Path("next.yaml"), None, session)
 
 
-def test_a_wrong_list_is_named_with_its_line(workdir: Path) -> None:
+def test_an_invalid_list_is_reported_with_its_line(workdir: Path) -> None:
     words("a")
     Path("p.yaml").write_text(TEXT % "exclude: gone.jsonl")
     with pytest.raises(PipelineError, match=r"p.yaml:3:10: there is no exclusion list gone.jsonl"):

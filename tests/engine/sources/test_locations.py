@@ -1,4 +1,4 @@
-"""Files at URLs are read as files here are: over HTTP, from S3, through chains, compressed; what fails is named, no secret is."""
+"""Files at URLs are read like local files: over HTTP, from S3, chained, compressed. Errors name them but show no secret."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FILES = {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """A plain server without ranges; it wants a token below /private, and compresses below /encoded."""
+    """A plain server without ranges; it requires a token below /private, and compresses below /encoded."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/private") and "token=s3cr3t-value" not in self.path:
@@ -73,12 +73,12 @@ class Handler(SimpleHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
-    """The files, served; the URL of their folder."""
+    """Serve the files; return the URL of their folder."""
     folder = tmp_path / "site"
     for place in (folder, folder / "private"):
         place.mkdir()
@@ -107,7 +107,7 @@ def test_every_format_is_read_from_a_server_without_ranges(registry: Registry, s
     assert read(registry, f"{site}/encoded/rows.jsonl.gz") == ROWS
 
 
-def test_every_format_is_read_from_here_and_through_chains(registry: Registry, site: str, tmp_path: Path) -> None:
+def test_every_format_is_read_locally_and_through_chained_urls(registry: Registry, site: str, tmp_path: Path) -> None:
     for name in FILES:
         assert read(registry, f"site/{name}") == ROWS, name
     with zipfile.ZipFile("rows.zip", "w") as packed:
@@ -152,7 +152,7 @@ def problem(path: str) -> str:
     return str(wrong.value)
 
 
-def test_what_cannot_be_reached_is_a_problem_with_its_place(workdir: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_locations_are_reported_with_their_line(workdir: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem(f"{site}/none.jsonl") == f"p.yaml:3:35: there is no file {site}/none.jsonl"
     assert problem(f"{site}/private/rows.jsonl") == (
         f"p.yaml:3:35: cannot read {site}/private/rows.jsonl: the server denies access (HTTP 403 Forbidden). Check the address; "
@@ -172,7 +172,7 @@ def test_what_cannot_be_reached_is_a_problem_with_its_place(workdir: Path, site:
     assert "AWS_ACCESS_KEY_ID" in found
 
 
-def test_a_secret_of_a_url_comes_from_the_environment_and_is_never_shown(
+def test_secrets_in_urls_come_from_the_environment_and_are_never_shown(
     registry: Registry, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"{site}/private/rows.jsonl?token=${{env.DATA_TOKEN}}"
@@ -190,7 +190,7 @@ def test_a_secret_of_a_url_comes_from_the_environment_and_is_never_shown(
     assert "/private/rows.jsonl?token=" in str(wrong.value)
 
 
-def test_a_server_that_stops_in_the_middle_is_an_error(registry: Registry) -> None:
+def test_a_server_that_stops_midway_is_an_error(registry: Registry) -> None:
     class Short(Handler):
         def do_GET(self) -> None:
             self.send_response(200)

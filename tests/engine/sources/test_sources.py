@@ -1,4 +1,4 @@
-"""Rows are typed at the door: good ones come in as they are, bad ones are named with file and row."""
+"""Rows are typed as they are read: good ones stay unchanged, bad ones are reported with file and row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROW = {"question": "1+1", "answer": "2"}
 
 @pytest.fixture(autouse=True)
 def _stand(workdir: Path) -> None:
-    """Each test stands in an empty folder."""
+    """Each test runs in an empty folder."""
 
 
 def read(registry: Registry, **spec: Any) -> tuple[Ingested, list[MathProblem]]:
@@ -49,7 +49,7 @@ def test_every_format_gives_the_same_content(registry: Registry) -> None:
     assert [row.answer for row in got["d.csv"][1]] == ["00001", "00002", "00003", "00004", "00005"]
 
 
-def test_globs_renames_and_limits(registry: Registry) -> None:
+def test_globs_renames_and_limits_are_applied(registry: Registry) -> None:
     Path("x1.jsonl").write_bytes(lines({"q": "a", "answer": 1, "hint": "h"}))
     Path("x2.jsonl").write_bytes(lines({"q": "b", "answer": 2.5}, {"q": "c", "answer": 3}))
     got, rows = read(registry, path="x*.jsonl", rename={"q": "question"}, limit=2)
@@ -57,7 +57,7 @@ def test_globs_renames_and_limits(registry: Registry) -> None:
     assert got.ignored == {"hint": 1}
 
 
-def test_rows_that_lack_a_value_get_the_default(registry: Registry) -> None:
+def test_missing_values_get_the_default(registry: Registry) -> None:
     Path("x.jsonl").write_bytes(lines(ROW, {**ROW, "source": "theirs"}))
     got, rows = read(registry, path="x.jsonl", defaults={"source": "ours"})
     assert [row.source for row in rows] == ["ours", "theirs"]
@@ -68,7 +68,7 @@ def test_rows_that_lack_a_value_get_the_default(registry: Registry) -> None:
     assert identity(spec, MathProblem, Path(), 0) != identity(other, MathProblem, Path(), 0)
 
 
-def test_files_are_found_where_the_user_stands_then_beside_the_pipeline(tmp_path: Path) -> None:
+def test_files_are_looked_up_in_the_working_directory_then_next_to_the_pipeline(tmp_path: Path) -> None:
     Path("sub").mkdir()
     Path("sub/d.jsonl").write_bytes(lines(ROW))
     assert [file.name for file in find_files("d.jsonl", Path("sub"))] == ["sub/d.jsonl"]
@@ -99,7 +99,7 @@ def test_a_bad_row_stops_the_run_with_file_and_row(registry: Registry, case: tup
 
 
 @pytest.mark.parametrize(("row", "more"), [("What is 1,000 + 2?,1002", "more"), ("only one", "fewer")])
-def test_a_csv_row_with_too_many_or_too_few_cells_is_no_row(registry: Registry, row: str, more: str) -> None:
+def test_a_csv_row_with_too_many_or_too_few_cells_is_an_error(registry: Registry, row: str, more: str) -> None:
     Path("d.csv").write_text(f"question,answer\n1+1,2\n{row}\n")
     with pytest.raises(PipelineError, match=rf"d\.csv:3: .*{more} cells than the header"):
         read(registry, path="d.csv")
@@ -116,7 +116,7 @@ def test_skipped_rows_are_kept_as_rejects(registry: Registry) -> None:
     ]
 
 
-def test_equal_errors_are_one_line_with_a_count_and_of_others_twenty_are_shown(registry: Registry) -> None:
+def test_equal_errors_are_counted_on_one_line_and_twenty_lines_are_shown(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines(*[{"question": "x", "hint": "y"}] * 50))
     with pytest.raises(
         PipelineError, match=r"d\.jsonl:1 \(49 more rows have the same error, the last is d\.jsonl:50\)"
@@ -129,7 +129,7 @@ def test_equal_errors_are_one_line_with_a_count_and_of_others_twenty_are_shown(r
     assert len(wrong.value.problems) == 21
 
 
-def test_a_row_that_lacks_a_field_is_told_which_columns_it_has(registry: Registry) -> None:
+def test_an_error_about_a_missing_field_lists_the_columns(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines({"question": "x", "anwser": "1"}))
     with pytest.raises(PipelineError, match=r"answer is missing; the row has question, anwser \(did you mean 'anwser'\?\)"):
         read(registry, path="d.jsonl")
@@ -138,14 +138,14 @@ def test_a_row_that_lacks_a_field_is_told_which_columns_it_has(registry: Registr
         read(registry, path="d.parquet")
 
 
-def test_a_rename_of_a_column_that_is_not_there_is_an_error(registry: Registry) -> None:
+def test_renaming_a_missing_column_is_an_error(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines(ROW, ROW))
     with pytest.raises(PipelineError, match=r"rename: 'problems' has no column 'anser'"):
         read(registry, path="d.jsonl", rename={"anser": "source"})
     assert read(registry, path="d.jsonl", rename={"maybe_later": "source"}, limit=1)[0].rows == 1
 
 
-def test_a_row_of_ten_megabytes_comes_in_whole_and_one_beyond_the_bound_does_not(
+def test_a_row_of_ten_megabytes_is_read_and_one_beyond_the_limit_is_not(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("d.jsonl").write_bytes(lines({"question": "x" * (10 << 20), "answer": "1"}, ROW))
@@ -167,7 +167,7 @@ def test_rows_of_an_object_of_objects_have_their_keys_as_ids(registry: Registry)
     assert read(registry, path="d.json", allow_empty=True)[1] == []
 
 
-def test_a_bad_row_of_an_object_of_objects_is_named_with_its_key(registry: Registry) -> None:
+def test_a_bad_row_of_an_object_of_objects_is_reported_with_its_key(registry: Registry) -> None:
     Path("d.json").write_text(json.dumps({"first": ROW, "second": {"question": "x"}}))
     with pytest.raises(PipelineError, match=r"d\.json row 2 \('second'\): not a MathProblem: answer is missing"):
         read(registry, path="d.json")
@@ -187,14 +187,14 @@ def test_a_bad_row_of_an_object_of_objects_is_named_with_its_key(registry: Regis
         (b"[" * 100_000, "not JSON"),
     ],
 )
-def test_an_object_that_holds_no_rows_is_said_so(registry: Registry, raw: bytes, words: str) -> None:
+def test_a_json_object_without_rows_is_an_error(registry: Registry, raw: bytes, words: str) -> None:
     Path("d.json").write_bytes(raw)
     with pytest.raises(EngineError, match=words):
         read(registry, path="d.json")
 
 
 @pytest.mark.parametrize("raw", [b"", b"\n\n"])
-def test_an_empty_file_is_an_error_unless_that_is_said_to_be_right(registry: Registry, raw: bytes) -> None:
+def test_an_empty_file_is_an_error_unless_allowed(registry: Registry, raw: bytes) -> None:
     Path("d.jsonl").write_bytes(raw)
     with pytest.raises(PipelineError, match=r"dataset 'problems' is empty: d.jsonl has no rows\n.*allow_empty: true"):
         read(registry, path="d.jsonl")
@@ -202,7 +202,7 @@ def test_an_empty_file_is_an_error_unless_that_is_said_to_be_right(registry: Reg
     assert (got.rows, rows) == (0, [])
 
 
-def test_a_file_of_which_no_row_fits_is_empty_too(registry: Registry) -> None:
+def test_a_file_whose_rows_are_all_skipped_counts_as_empty(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines({"q": "x"}, {"q": "y"}))
     with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fit: d.jsonl:1: question is missing"):
         read(registry, path="d.jsonl", on_error="skip")
@@ -221,7 +221,7 @@ def test_a_file_of_which_no_row_fits_is_empty_too(registry: Registry) -> None:
         ("d.parquet", b"PAR1", "not a readable Parquet file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(
+def test_an_unreadable_file_is_named(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str, raw: bytes, words: str
 ) -> None:
     monkeypatch.setattr("engine.sources.readers.MAX_ROW_BYTES", 100)
@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_read_is_named(
         read(registry, path=name)
 
 
-def test_the_identity_follows_the_content_not_the_name_or_the_time() -> None:
+def test_the_identity_depends_on_the_content_not_the_name_or_the_time() -> None:
     def of(file: str, **more: Any) -> Any:
         return identity(DatasetSpec.model_validate({"type": "MathProblem", "path": file, **more}), MathProblem, Path(), 0)
 

@@ -1,4 +1,4 @@
-"""What a file says is what a row says: no digit, no key, no cell is changed on the way, or it is said."""
+"""Rows have the values of their files: no digit, key or cell changes silently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry import Record, Registry
 
 @pytest.fixture(autouse=True)
 def _stand(workdir: Path) -> None:
-    """Each test stands in an empty folder."""
+    """Each test runs in an empty folder."""
 
 
 def read(registry: Registry, record: type[Record], path: str, **spec: Any) -> tuple[Ingested, list[Any]]:
@@ -40,7 +40,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
-def test_a_json_number_for_a_text_field_is_the_text_of_the_file(registry: Registry, ending: str) -> None:
+def test_a_json_number_in_a_text_field_keeps_its_digits(registry: Registry, ending: str) -> None:
     rows = [f'{{"question": "q", "answer": {number}}}' for number in NUMBERS]
     Path(f"d.{ending}").write_text("\n".join(rows) if ending == "jsonl" else f"[{','.join(rows)}]")
     _, got = read(registry, MathProblem, f"d.{ending}")
@@ -58,7 +58,7 @@ def test_a_json_number_for_a_text_field_is_the_text_of_the_file(registry: Regist
         (pa.array([0.7], pa.float32()).dictionary_encode(), ["0.7"]),
     ],
 )
-def test_a_parquet_number_for_a_text_field_has_the_digits_of_its_own_type(
+def test_a_parquet_number_in_a_text_field_has_the_digits_of_its_type(
     registry: Registry, values: pa.Array, texts: list[str]
 ) -> None:
     pq.write_table(pa.table({"question": ["q"] * len(values), "answer": values}), "d.parquet")
@@ -75,7 +75,7 @@ class Marks(Record):
     share: float = 0.0
 
 
-def test_the_same_holds_inside_lists_and_mappings_and_for_whole_numbers(registry: Registry) -> None:
+def test_numbers_inside_lists_and_mappings_keep_their_digits(registry: Registry) -> None:
     Path("d.jsonl").write_text('{"names": [1.10], "by_name": {"a": 2.50}, "count": 9007199254740993.0, "share": 0.10}\n')
     _, [row] = read(registry, Marks, "d.jsonl")
     assert row == Marks(names=["1.10"], by_name={"a": "2.50"}, count=9007199254740993, share=0.1)
@@ -84,13 +84,13 @@ def test_the_same_holds_inside_lists_and_mappings_and_for_whole_numbers(registry
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e400", "NaN", "Infinity"])
-def test_a_json_number_that_no_float_can_be_is_refused(registry: Registry, number: str) -> None:
+def test_a_json_number_that_no_float_represents_is_refused(registry: Registry, number: str) -> None:
     Path("d.jsonl").write_text(f'{{"question": "q", "answer": {number}}}\n')
     with pytest.raises(PipelineError, match=r"d\.jsonl:1: .*(beyond the range|not a JSON value)"):
         read(registry, MathProblem, "d.jsonl")
 
 
-def test_a_number_beyond_all_floats_does_no_harm_where_nobody_wants_it(registry: Registry) -> None:
+def test_a_number_too_large_for_a_float_does_no_harm_in_an_unused_column(registry: Registry) -> None:
     Path("d.jsonl").write_text('{"question": "q", "answer": 1, "size": 1e400}\n')
     assert read(registry, MathProblem, "d.jsonl")[0].ignored == {"size": 1}
 
@@ -107,7 +107,7 @@ def test_a_parquet_number_that_is_not_finite_is_refused(registry: Registry, kind
     assert (got.rejected, [row.share for row in rows]) == (1, [1.0])
 
 
-def test_a_csv_cell_that_is_not_a_finite_number_is_refused_for_a_number_only(registry: Registry) -> None:
+def test_a_csv_cell_that_is_not_finite_is_refused_only_in_a_number_field(registry: Registry) -> None:
     Path("d.csv").write_text("share,names\nnan,\n")
     with pytest.raises(PipelineError, match="share: nan is not a finite number"):
         read(registry, Marks, "d.csv")
@@ -118,7 +118,7 @@ def test_a_csv_cell_that_is_not_a_finite_number_is_refused_for_a_number_only(reg
 MESSAGE = {"role": "user", "content": "hi"}
 
 
-def test_keys_that_the_type_does_not_know_are_left_out_and_counted_at_every_depth(registry: Registry) -> None:
+def test_unknown_keys_are_ignored_and_counted_at_every_depth(registry: Registry) -> None:
     rows = [
         {"prompt": [{**MESSAGE, "name": None, "weight": 0}], "completion": [{**MESSAGE, "refusal": None}], "id": 1},
         {"prompt": [MESSAGE], "completion": [{**MESSAGE, "refusal": "no", "annotations": [{"x": 1}]}, MESSAGE]},
@@ -137,7 +137,7 @@ def test_keys_that_the_type_does_not_know_are_left_out_and_counted_at_every_dept
 
 
 def bad_text(values: list[bytes]) -> pa.Array:
-    """Text that says it is UTF-8 and is not."""
+    """Text that is declared as UTF-8 but is not."""
     data = pa.array(values, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(values), data.buffers())
 
@@ -151,13 +151,13 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("column", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_column_that_nobody_wants_is_not_read(registry: Registry, column: pa.Array) -> None:
+def test_an_unused_column_is_not_read(registry: Registry, column: pa.Array) -> None:
     pq.write_table(pa.table({"question": ["a", "b"], "answer": ["1", "2"], "junk": column}), "d.parquet")
     got, rows = read(registry, MathProblem, "d.parquet")
     assert ([row.answer for row in rows], got.ignored) == (["1", "2"], {"junk": 2})
 
 
-def test_a_cell_that_cannot_be_read_is_named_and_can_be_skipped(registry: Registry) -> None:
+def test_an_unreadable_cell_is_reported_and_can_be_skipped(registry: Registry) -> None:
     pq.write_table(pa.table({"question": UNREADABLE["text"], "answer": ["1", "2"]}), "d.parquet")
     with pytest.raises(PipelineError, match=r"d\.parquet row 2: not a MathProblem: question: not UTF-8"):
         read(registry, MathProblem, "d.parquet")
@@ -167,7 +167,7 @@ def test_a_cell_that_cannot_be_read_is_named_and_can_be_skipped(registry: Regist
         read(registry, MathProblem, "e.parquet", rename={"when": "source"}, defaults={"source": "x"})
 
 
-def test_a_parquet_column_that_is_there_twice_is_refused(registry: Registry) -> None:
+def test_a_repeated_parquet_column_is_refused(registry: Registry) -> None:
     table = pa.Table.from_arrays([pa.array(["q"]), pa.array(["1"]), pa.array(["2"])], names=["question", "answer", "answer"])
     pq.write_table(table, "d.parquet")
     with pytest.raises(EngineError, match=r"d\.parquet: the file has a duplicate column 'answer'"):
@@ -184,7 +184,7 @@ def test_the_delimiter_is_the_one_that_splits_the_header_into_known_columns(
     assert [(row.question, row.answer) for row in read(registry, MathProblem, name)[1]] == [(f"a{delimiter} b\nc", "3,14")]
 
 
-def test_folders_named_key_value_are_fields_of_their_rows(registry: Registry) -> None:
+def test_folders_named_key_value_become_fields(registry: Registry) -> None:
     for source, text in (("a%20b", "1"), ("c", "2"), ("__HIVE_DEFAULT_PARTITION__", "3")):
         Path(f"d/source={source}/x=1").mkdir(parents=True)
         Path(f"d/source={source}/x=1/part.jsonl").write_text(json.dumps({"question": "q", "answer": text}) + "\n")
@@ -195,13 +195,13 @@ def test_folders_named_key_value_are_fields_of_their_rows(registry: Registry) ->
     assert read(registry, MathProblem, "d/source=c/*/*")[1][0].source == "own"
 
 
-def test_a_number_of_thousands_of_digits_is_refused_in_plain_words(registry: Registry) -> None:
+def test_a_number_with_thousands_of_digits_is_refused_with_a_clear_error(registry: Registry) -> None:
     Path("d.jsonl").write_text('{"question": "q", "answer": ' + "9" * 5000 + "}\n")
     with pytest.raises(PipelineError, match="not JSON: a number has 5,000 digits"):
         read(registry, MathProblem, "d.jsonl")
 
 
-def test_records_with_numbers_keep_them(registry: Registry) -> None:
+def test_records_keep_their_numbers(registry: Registry) -> None:
     row = {"question": "q", "correct_answer": 1, "incorrect_answer": 2.50, "contexts": [3], "pcn": 0, "fc": True}
     Path("d.jsonl").write_text(json.dumps(row | {"temperature": 0.25}) + "\n")
     [case] = read(registry, ConflictCase, "d.jsonl")[1]

@@ -1,4 +1,4 @@
-"""No flipped bit goes unseen: fsck tells of it, or nobody reads anything else than before. Nobody ever reads wrong data."""
+"""No flipped bit goes unnoticed: either fsck reports it, or everything reads as before. Wrong data is never read."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ VIEWS = (
 )
 
 REFUSED = "refused"
-"""Stands for what was not read, because of an error that says so."""
+"""Marks what an error prevented from being read."""
 
 
 class Flip(NamedTuple):
-    """Bits to flip in one byte of a file."""
+    """The bits to flip in one byte of a file."""
 
     kind: str
     file: str
@@ -70,7 +70,7 @@ class Flip(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a flip: what fsck found, and the readings that were refused, and those that gave something else."""
+    """The result of a flip: what fsck found, which readings were refused, and which gave something else."""
 
     flip: Flip
     found: list[str]
@@ -83,7 +83,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with files of every kind, as it is when a worker that asks models has just been killed."""
+    """A registry with files of every kind, as it is just after a worker with model calls was killed."""
     folder = tmp_path_factory.mktemp("whole")
     registry = Registry(folder / "made")
     with pytest.MonkeyPatch.context() as patch, ChatServer() as server:
@@ -105,7 +105,7 @@ def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def keep_answers(journal: Journal, numbers: range) -> None:
-    """Put answers and notes into a journal, each in a transaction of its own."""
+    """Put answers and notes into a journal, each in its own transaction."""
 
     async def put() -> None:
         for number in numbers:
@@ -152,7 +152,7 @@ def add_models(registry: Registry) -> VersionRef:
 
 
 def files_by_kind(root: Path) -> dict[str, list[str]]:
-    """The files of a registry by what they hold, without those that are signs among processes that run."""
+    """The files of a registry by kind, without those that running processes use as signals."""
     registry = Registry(root)
     kinds: dict[str, str] = {}
     for manifest in manifests(registry):
@@ -191,7 +191,7 @@ def manifests(registry: Registry) -> list[Manifest]:
 
 @dataclass(frozen=True)
 class Known:
-    """What there is to read in a registry."""
+    """Everything that can be read in a registry."""
 
     versions: list[Manifest]
     receipts: list[tuple[str, Partition]]
@@ -200,7 +200,7 @@ class Known:
 
     @classmethod
     def of(cls, root: Path) -> Known:
-        """What is in one that is undamaged."""
+        """The contents of an undamaged registry."""
         registry = Registry(root)
         with closing(sqlite3.connect(root / "journal" / "answers.sqlite")) as journal:
             keys = [key for (key,) in journal.execute("select key from answers order by key")]
@@ -213,7 +213,7 @@ class Known:
 
 
 def readings(root: Path, there: Known, *, exports: bool) -> dict[str, Any]:
-    """What commands and programs read of a registry, each part for itself; REFUSED where that is an error."""
+    """What commands and programs read from a registry, part by part; REFUSED if that is an error."""
     registry = Registry(root)
     told: dict[str, Any] = {}
 
@@ -267,11 +267,11 @@ def exported(registry: Registry, target: str) -> dict[str, bytes]:
 # -- flipping ---------------------------------------------------------------------------------------------------------
 
 EDGE = 100
-"""Bytes at the beginning and at the end of a file, where its structure is."""
+"""The bytes at the beginning and the end of a file, where its structure is."""
 
 
 def flips(root: Path, count: int, seed: int) -> Iterator[Flip]:
-    """Flips in files of every kind (more of them in formats that are not ours): anywhere, where something is, at the edges."""
+    """Flips in files of every kind (more in formats that are not ours): anywhere, in used parts, at the edges."""
     chance = random.Random(seed)
     kinds = files_by_kind(root)
     shares = [*kinds, "answers", "answers", "answers", "last answers", "catalog", "catalog"]
@@ -311,13 +311,13 @@ def examine(whole: Path, scratch: Path, flips: Sequence[Flip]) -> list[Outcome]:
 
 
 def is_asked_again(name: str, told: Any) -> bool:
-    """Whether a reading says that nothing is there: a part of a step runs again, or a server or model is asked again."""
+    """Whether a reading finds nothing, so that part of a step runs again, or a server or model is asked again."""
     return (name.startswith("receipt ") and told is None) or (name.startswith(("answer ", "note ")) and told == {})
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("count", [24, pytest.param(600, marks=pytest.mark.soak)])
-def test_no_flipped_bit_goes_unseen_and_none_is_read(whole: Path, tmp_path: Path, count: int) -> None:
+def test_every_flipped_bit_is_reported_or_harmless(whole: Path, tmp_path: Path, count: int) -> None:
     chosen = list(flips(whole, count, seed=count))
     # What DuckDB and SQLite do with damaged files is theirs: should one of them crash, it is another process that does.
     theirs = [flip for flip in chosen if flip.kind in ("answers", "last answers", "catalog")]

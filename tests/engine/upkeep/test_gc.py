@@ -1,4 +1,4 @@
-"""Collecting removes what nobody needs, nothing else, and never under the feet of whoever reads or writes."""
+"""Garbage collection removes exactly what is not needed, and never what a reader or a writer is using."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def age(*folders: Path, seconds: float = 7200) -> None:
 # -- what stays -------------------------------------------------------------------------------------------------------
 
 
-def test_superseded_versions_go_with_their_objects_and_numbers_are_not_given_again(registry: Registry) -> None:
+def test_superseded_versions_are_removed_with_their_objects_and_numbers_are_not_reused(registry: Registry) -> None:
     *old, last = three_versions(registry)
     assert gone(collect(registry, NOW)) == ["p/a@2", "p/a@1"]
     assert (versions(registry), objects(registry)) == (["p/a@3"], needed(last))
@@ -72,7 +72,7 @@ def test_superseded_versions_go_with_their_objects_and_numbers_are_not_given_aga
     assert registry.intact(again)
 
 
-def test_what_a_kept_version_was_made_from_stays(registry: Registry) -> None:
+def test_the_inputs_of_a_kept_version_are_kept(registry: Registry) -> None:
     seed, model, unused = (commit(registry, draft(registry, name, "ab", name))[0] for name in ("p/s", "p/m", "p/u"))
     [middle] = commit(registry, draft(registry, "p/b", "b", "k", [seed.ref], "1").model_copy(update={"models": (model.ref,)}))
     commit(registry, draft(registry, "p/c", "c", "k", [middle.ref], "0"))
@@ -85,7 +85,7 @@ def test_what_a_kept_version_was_made_from_stays(registry: Registry) -> None:
         ]  # fmt: skip
 
 
-def test_pinned_versions_and_the_newest_of_a_failed_run_stay(registry: Registry) -> None:
+def test_pinned_versions_and_the_newest_of_a_failed_run_are_kept(registry: Registry) -> None:
     three_versions(registry)
     run = registry.catalog.begin_run("p", {})
     registry.catalog.commit([draft(registry, "p/a", text, text) for text in ("four", "five")], run, None)
@@ -98,7 +98,7 @@ def test_pinned_versions_and_the_newest_of_a_failed_run_stay(registry: Registry)
     assert gone(collect(registry, NOW)) == ["p/a@1"]
 
 
-def test_what_is_young_stays_though_no_version_needs_it(registry: Registry) -> None:
+def test_recent_files_are_kept_even_if_no_version_needs_them(registry: Registry) -> None:
     three_versions(registry)
     stored = registry.store.put_bytes(b"rows of a source that `engine plan` read")
     found = find(registry, HOUR)
@@ -111,7 +111,7 @@ def test_what_is_young_stays_though_no_version_needs_it(registry: Registry) -> N
     assert [each.sha256 for each in collect(registry, HOUR).objects] == [stored.sha256]
 
 
-def test_answers_of_models_and_journals_of_runs_are_not_touched(registry: Registry) -> None:
+def test_model_answers_and_run_journals_are_not_touched(registry: Registry) -> None:
     three_versions(registry)
     registry.journal.mkdir()
     (registry.journal / "answers.sqlite").write_bytes(b"paid for")
@@ -126,14 +126,14 @@ def test_answers_of_models_and_journals_of_runs_are_not_touched(registry: Regist
 
 
 def receipt(registry: Registry, key: str, data: bytes, name: str = "0-16.json") -> str:
-    """A receipt like those of engine.jobs.messages, deep enough for a test; the object that it names."""
+    """A receipt like those of engine.jobs.messages, complete enough for a test, and the object that it names."""
     stored = registry.store.put_bytes(data)
     part = {"sha256": stored.sha256, "rows": 1, "bytes": stored.bytes}
     write_checked_json(registry.receipts / key / name, {"outputs": {"out": {"data": part}}, "attachments": [part]})
     return stored.sha256
 
 
-def test_receipts_of_finished_steps_go_and_those_of_unfinished_ones_keep_their_objects(registry: Registry) -> None:
+def test_receipts_of_finished_steps_are_removed_and_those_of_unfinished_ones_keep_their_objects(registry: Registry) -> None:
     *_, last = three_versions(registry)
     of_old, of_last = receipt(registry, "one", b"part of one"), receipt(registry, "three", b"part of three")
     unfinished = receipt(registry, "four", b"part of four")
@@ -147,7 +147,7 @@ def test_receipts_of_finished_steps_go_and_those_of_unfinished_ones_keep_their_o
     assert [path.name for path in registry.receipts.iterdir()] == ["four"]
 
 
-def test_a_step_that_is_being_made_again_keeps_its_versions_and_receipts(registry: Registry) -> None:
+def test_a_step_that_is_running_again_keeps_its_versions_and_receipts(registry: Registry) -> None:
     three_versions(registry)
     part = receipt(registry, "one", b"part of one")
     with FileLock(registry.receipts / "one" / "lock"):
@@ -157,14 +157,14 @@ def test_a_step_that_is_being_made_again_keeps_its_versions_and_receipts(registr
     assert gone(collect(registry, NOW)) == ["p/a@1"]
 
 
-def test_receipts_of_a_version_whose_objects_are_gone_stay(registry: Registry) -> None:
+def test_receipts_of_a_version_with_missing_objects_are_kept(registry: Registry) -> None:
     *_, last = three_versions(registry)
     receipt(registry, "three", b"part of three")
     registry.store.path(last.data[0].sha256).unlink()
     assert find(registry, NOW).leftovers == ()
 
 
-def test_what_crashes_left_goes_when_it_is_old(registry: Registry) -> None:
+def test_leftovers_of_crashes_are_removed_when_they_are_old(registry: Registry) -> None:
     three_versions(registry)
     places = ("objects/ab/.abcd.1.tmp", "manifests/.x.2.tmp", ".y.3.tmp", "registry.building", "registry.duckdb.damaged-1")
     for place in places:
@@ -183,14 +183,14 @@ def test_what_crashes_left_goes_when_it_is_old(registry: Registry) -> None:
 
 
 def _read_late(root: Path, held: Connection) -> None:
-    """A reader that asks long after it began."""
+    """A reader that queries long after it started."""
     with Registry(root).session() as session:
         held.send(None)
         held.recv()
         held.send(session.ask('select word from "p/a@1"').rows)
 
 
-def test_a_reader_is_named_and_loses_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_reader_is_named_and_loses_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     three_versions(registry)
     here, there = CONTEXT.Pipe()
     reader = started(_read_late, registry.root, there)
@@ -209,7 +209,7 @@ def test_a_reader_is_named_and_loses_nothing(registry: Registry, monkeypatch: py
 
 
 def _find_and_wait(root: Path, held: Connection) -> None:
-    """A run that finds an old version, and objects of another, and commits later."""
+    """A run that finds an old version and objects of another one, and commits later."""
     registry = Registry(root)
     run = registry.catalog.begin_run("p", {})
     [one] = registry.find_step("one")
@@ -220,7 +220,7 @@ def _find_and_wait(root: Path, held: Connection) -> None:
     registry.catalog.end_run(run, "succeeded", refs={"p/b": 1, "p/a": 1})
 
 
-def test_what_a_live_run_found_stays(registry: Registry) -> None:
+def test_objects_found_by_a_live_run_are_kept(registry: Registry) -> None:
     three_versions(registry)
     age(registry.root / "objects", registry.root / "manifests")
     here, there = CONTEXT.Pipe()
@@ -240,7 +240,7 @@ def test_what_a_live_run_found_stays(registry: Registry) -> None:
     assert fsck(registry).errors == []
 
 
-def test_an_old_version_that_a_live_run_made_again_stays(registry: Registry) -> None:
+def test_an_old_version_that_a_live_run_made_again_is_kept(registry: Registry) -> None:
     first, *_ = three_versions(registry)
     age(registry.root / "objects", registry.root / "manifests")
     run = registry.catalog.begin_run("p", {})
@@ -250,7 +250,7 @@ def test_an_old_version_that_a_live_run_made_again_stays(registry: Registry) -> 
     assert registry.intact(first)
 
 
-def test_an_object_that_is_found_again_is_not_removed(registry: Registry) -> None:
+def test_an_object_that_is_found_again_is_kept(registry: Registry) -> None:
     stored = registry.store.put_bytes(b"found")
     age(registry.root / "objects")
     [listed] = registry.store.listing()
@@ -264,7 +264,7 @@ def test_an_object_that_is_found_again_is_not_removed(registry: Registry) -> Non
 
 
 def _write(root: Path, who: int, runs: int) -> None:
-    """Runs that make the same few versions again and again, each from the one before."""
+    """Runs that repeatedly make the same few versions, each from the previous one."""
     registry = Registry(root)
     for number in range(runs):
         run = registry.catalog.begin_run("p", {})
@@ -304,7 +304,7 @@ def _collect(root: Path, done: Any, counted: Any) -> None:
 @pytest.mark.parametrize(
     ("writers", "readers", "runs"), [(2, 1, 3), pytest.param(4, 2, 40, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
-def test_nobody_notices_that_others_collect(registry: Registry, writers: int, readers: int, runs: int) -> None:
+def test_readers_and_writers_are_not_disturbed_by_gc(registry: Registry, writers: int, readers: int, runs: int) -> None:
     commit(registry, draft(registry, "p/first", "x", "first"))
     done, counted = CONTEXT.Event(), CONTEXT.Value("i", 0)
     others = [started(_read, registry.root, done) for _ in range(readers)]
@@ -334,7 +334,7 @@ def _collect_and_die(root: Path, point: str) -> None:
     collect(Registry(root), NOW)
 
 
-def test_a_killed_gc_leaves_whole_versions_and_the_next_one_ends_what_it_began(registry: Registry) -> None:
+def test_a_killed_gc_leaves_whole_versions_and_the_next_one_finishes(registry: Registry) -> None:
     points = ("leftover.removed", "manifest.removed", "catalog.changed", "object.removed")
     for number, point in enumerate(points):
         [first] = commit(registry, draft(registry, "p/a", "x", f"x{number}"))
@@ -350,7 +350,7 @@ def test_a_killed_gc_leaves_whole_versions_and_the_next_one_ends_what_it_began(r
     assert (report.errors, report.notes, list(registry.receipts.iterdir())) == ([], [], [])
 
 
-def test_nothing_is_removed_while_it_is_not_known_what_is_needed(registry: Registry) -> None:
+def test_nothing_is_removed_while_the_needed_objects_are_unknown(registry: Registry) -> None:
     *_, last = three_versions(registry)
     path = registry.root / "manifests" / f"{last.version_id}.json"
     whole = path.read_bytes()
@@ -371,7 +371,7 @@ def test_nothing_is_removed_while_it_is_not_known_what_is_needed(registry: Regis
 # -- at a URL ---------------------------------------------------------------------------------------------------------
 
 
-def test_at_a_url_objects_go_with_their_copies_but_not_while_a_run_lives(workdir: Path) -> None:
+def test_at_a_url_objects_are_removed_with_their_copies_unless_a_run_is_live(workdir: Path) -> None:
     registry = Registry(f"memory://{uuid.uuid4().hex}")
     *_, last = three_versions(registry)
     run = registry.catalog.begin_run("p", {})
@@ -385,7 +385,7 @@ def test_at_a_url_objects_go_with_their_copies_but_not_while_a_run_lives(workdir
     assert fsck(registry).findings == ()
 
 
-def test_copies_of_what_is_gone_at_the_url_go(workdir: Path) -> None:
+def test_copies_of_objects_missing_at_the_url_are_removed(workdir: Path) -> None:
     registry = Registry(f"memory://{uuid.uuid4().hex}")
     three_versions(registry)
     copy = registry.store.root / "ab" / ("ab" * 32)

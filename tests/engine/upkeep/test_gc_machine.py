@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order (runs, commits, pins, collecting, rebuilding, kills), a model in memory knows what stays."""
+"""After any sequence of runs, commits, pins, gc, rebuilds and kills, the registry contains what a model in memory predicts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from registry.upkeep.gc import Garbage
 from tests.registry.catalog.test_catalog import draft, everything
 
 AGE = 3600
-"""Seconds by which everything gets older when time passes."""
+"""The seconds by which everything ages when time passes."""
 GRACES = (dt.timedelta(0), dt.timedelta(seconds=AGE / 2))
 NAMES, TEXTS = ("p/a", "p/b", "p/c"), ("v", "wx", "xy", "yz")
 CHANCE = st.randoms(use_true_random=True)
-"""Draws without a bias to small and equal values: most histories are to have something to collect."""
+"""Draws without a bias towards small and equal values, so that most histories have something to collect."""
 
 Ref = tuple[str, int]
 
@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_after(passings: int) -> Iterator[list[str]]:
-    """Die at that fault point, or at the end of the block; gives the names of the points that were passed."""
+    """Die at this fault point, or at the end of the block; return the names of the points that were passed."""
     passed: list[str] = []
 
     def point(name: str) -> None:
@@ -55,7 +55,7 @@ def killed_after(passings: int) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Version:
-    """A version as the model knows it; `touched`: when it was made, or somebody last relied on it."""
+    """A version in the model; `touched` is when it was made or last used."""
 
     made: Draft
     words: str
@@ -72,7 +72,7 @@ class Version:
 
 @dataclass
 class Run:
-    """A run that lives, in a process of its own, so to say."""
+    """A live run, as if in another process."""
 
     registry: Registry
     run_id: str
@@ -88,7 +88,7 @@ class Receipt:
 
 
 class Machine(RuleBasedStateMachine):
-    """The registry beside a model of it. Time passes only while no run lives, so what is young was touched since."""
+    """The registry and a model of it. Time passes only while no run is live, so recent files were touched since."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(chance=CHANCE)
     def mark(self, chance: Random) -> None:
-        """Pin versions, or unpin those that are pinned; leave receipts of steps with versions, and without."""
+        """Pin versions, or unpin pinned ones; leave receipts of steps with and without versions."""
         for ref in chance.sample(sorted(self.versions), min(2, len(self.versions))):
             change = self.registry.catalog.unpin if ref in self.pins else self.registry.catalog.pin
             change(*ref)
@@ -245,7 +245,7 @@ class Machine(RuleBasedStateMachine):
             self.latest |= refs
 
     def _drafted(self, run: Run, chance: Random, words: str) -> Draft:
-        """What a run does before it commits: it looks up what it needs, and stores objects."""
+        """What a run does before it commits: look up what it needs, and store objects."""
         name = chance.choice(NAMES)
         inputs: list[VersionRef] = []
         for ref in sorted(chance.sample(sorted(self.versions), min(chance.choice((0, 0, 1, 2)), len(self.versions)))):
@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
         run.registry.catalog.runs.release(run.run_id)
 
     def _garbage(self, grace: dt.timedelta) -> tuple[set[Ref], set[str], set[str]]:
-        """Versions, objects and step keys of receipts that may go."""
+        """The versions, objects and step keys of receipts that may be removed."""
 
         def young(touched: int) -> bool:
             return touched == self.now and bool(self.runs or grace)
@@ -303,14 +303,14 @@ class Machine(RuleBasedStateMachine):
         assert (told.live_since is not None) == bool(self.runs)
 
     def _disk(self) -> set[tuple[str, float]]:
-        """Everything that is not about locks."""
+        """Everything except locks."""
         paths = (path for path in self.registry.root.rglob("*") if path.is_file() and "lock" not in path.name)
         return {(str(path), path.stat().st_mtime) for path in paths}
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("examples", "steps"), [(5, 8), pytest.param(200, 30, marks=pytest.mark.soak)])
-def test_the_registry_does_what_the_model_says(examples: int, steps: int) -> None:
+def test_the_registry_behaves_like_the_model(examples: int, steps: int) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Machine,
         settings=settings(

@@ -1,4 +1,4 @@
-"""A registry that version 0.2.0 made: it can be read, and what was paid for is found again."""
+"""A registry made by version 0.2.0 can be read, and the answers that were paid for are found again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def old(workdir: Path) -> Registry:
     return Registry(workdir / "registry")
 
 
-def test_it_opens_and_answers_queries(old: Registry) -> None:
+def test_an_older_registry_opens_and_answers_queries(old: Registry) -> None:
     datasets = ask(old, "select name, type, latest_version, rows from datasets")
     assert datasets == [
         ("old/again.solved", "MathSolution", 1, 1),
@@ -41,20 +41,20 @@ def test_it_opens_and_answers_queries(old: Registry) -> None:
     assert ask(old, "select count(distinct call_id) from llm_calls") == [(8,)]
 
 
-def test_its_rows_lead_back_to_their_source(old: Registry) -> None:
+def test_the_rows_of_an_older_registry_have_their_lineage(old: Registry) -> None:
     way = ask(old, "select name, row, len(call_ids) from trace('old/sft', 4)")
     assert way == [("old/sft", 4, 0), ("old/again.solved", 0, 1), ("old/cot.unsolved", 0, 1), ("old/problems", 4, 0)]
 
 
-def test_it_is_undamaged(old: Registry) -> None:
+def test_an_older_registry_is_undamaged(old: Registry) -> None:
     result = fsck(old, deep=True)
     assert result.errors == []
     assert result.checked["manifests"].count == 6
 
 
 @pytest.mark.usefixtures("in_process")
-def test_answers_in_its_journal_are_used_again(old: Registry) -> None:
-    """The keys of steps have changed since, so the steps run again. They find every answer in the journal and get the same
+def test_answers_in_an_older_journal_are_used_again(old: Registry) -> None:
+    """Step keys have changed since, so the steps run again. They find every answer in the journal and get the same
     rows. The server of 0.2.0 is gone: a request would fail.
     """
     before = {name: ask(old, f'select * from "old/{name}@1"') for name in ("cot.solved", "again.solved", "sft")}

@@ -1,4 +1,4 @@
-"""What `engine fsck` tells of receipts and answers and what it prints; and that doing as it says makes a registry whole."""
+"""What `engine fsck` reports about receipts and answers, what it prints, and that its advice repairs a registry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.registry.upkeep.test_fsck import commit, draft, flip, only
 
 @pytest.fixture
 def whole(registry: Registry) -> Registry:
-    """A registry with a version, a receipt, and a journal with ten answers that nobody has closed."""
+    """A registry with a version, a receipt, and an unclosed journal with ten answers."""
     commit(registry, draft(registry, "p/a", ["x", "y"]))
     stored = registry.store.put_bytes(b"rows of a part")
     part = OutputPart(data=DataObject(sha256=stored.sha256, rows=1, bytes=stored.bytes))
@@ -44,40 +44,40 @@ def whole(registry: Registry) -> Registry:
 
 
 def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    """What `engine fsck` came to."""
+    """The result of `engine fsck`."""
     return CliRunner().invoke(app, ["--registry", str(registry.root), "fsck", *arguments], catch_exceptions=False)
 
 
 # -- what the engine adds ---------------------------------------------------------------------------------------------
 
 
-def test_receipts_and_answers_are_looked_at_too(whole: Registry) -> None:
+def test_receipts_and_answers_are_checked(whole: Registry) -> None:
     report = fsck(whole, deep=True)
     assert report.findings == ()
     counts = {kind: tally.count for kind, tally in report.checked.items()}
     assert (counts["objects"], counts["receipts"], counts["journal of answers"]) == (3, 1, 2)
 
 
-def test_a_damaged_receipt_is_seen_and_hits_no_version(whole: Registry) -> None:
+def test_a_damaged_receipt_is_reported_and_affects_no_version(whole: Registry) -> None:
     flip(whole.receipts / "key" / "0-1.json")
     finding = only(fsck(whole).errors)
     assert (finding.where, finding.versions) == ("receipts/key/0-1.json", ())
 
 
-def test_a_receipt_without_its_objects_is_no_error(whole: Registry) -> None:
+def test_a_receipt_without_its_objects_is_not_an_error(whole: Registry) -> None:
     whole.store.path(whole.store.put_bytes(b"rows of a part").sha256).unlink()
     assert only(fsck(whole, deep=True).findings).what == "1 name objects that are missing"
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_journal_that_is_none_is_seen(whole: Registry, deep: bool) -> None:
+def test_an_invalid_journal_is_reported(whole: Registry, deep: bool) -> None:
     for file in whole.journal.iterdir():
         file.unlink()
     (whole.journal / "answers.sqlite").write_bytes(b"no database")
     assert {finding.where for finding in fsck(whole, deep=deep).errors} == {"journal/answers.sqlite"}
 
 
-def test_a_damaged_answer_is_seen_and_can_be_deleted_as_fsck_says(whole: Registry) -> None:
+def test_a_damaged_answer_is_reported_and_fscks_advice_deletes_it(whole: Registry) -> None:
     with closing(sqlite3.connect(whole.journal / "answers.sqlite")) as journal, journal:
         journal.execute("update answers set answer = replace(answer, 'answer 7', 'answer 8')")
     finding = only(fsck(whole, deep=True).errors)
@@ -89,7 +89,7 @@ def test_a_damaged_answer_is_seen_and_can_be_deleted_as_fsck_says(whole: Registr
 
 
 @pytest.mark.parametrize("position", [10, 40, -2000, -1])
-def test_a_log_that_sqlite_would_cut_short_without_a_word_is_seen(whole: Registry, position: int) -> None:
+def test_a_log_that_sqlite_would_silently_truncate_is_reported(whole: Registry, position: int) -> None:
     log = whole.journal / "answers.sqlite-wal"
     frames = log.stat().st_size // 4096
     flip(log, position)
@@ -99,7 +99,7 @@ def test_a_log_that_sqlite_would_cut_short_without_a_word_is_seen(whole: Registr
     assert finding.what.startswith(f"is damaged at frame {frame},")
 
 
-def test_a_log_that_begins_anew_is_not_damaged(whole: Registry) -> None:
+def test_a_restarted_log_is_not_damaged(whole: Registry) -> None:
     with closing(Journal(whole.journal)) as journal, closing(sqlite3.connect(journal.file)) as other:
         other.execute("pragma wal_checkpoint(restart)")
         asyncio.run(journal.put("one more", Completion(text="answer")))
@@ -110,7 +110,7 @@ def test_a_log_that_begins_anew_is_not_damaged(whole: Registry) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_was_looked_at(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_what_it_checked(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     result = command(whole, monkeypatch)
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
@@ -119,7 +119,7 @@ def test_the_command_says_what_was_looked_at(whole: Registry, monkeypatch: pytes
     assert lines[-1] == "no problems found"
 
 
-def test_the_command_fails_when_something_is_damaged(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_fails_if_something_is_damaged(whole: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = whole.store.path(whole.manifest("p/a", 1).data[0].sha256)
     flip(damaged, 50)
     assert command(whole, monkeypatch).exit_code == 0
@@ -152,7 +152,7 @@ steps:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_doing_what_fsck_says_makes_versions_whole_under_their_numbers(registry: Registry) -> None:
+def test_following_fscks_advice_restores_versions_under_their_numbers(registry: Registry) -> None:
     words("one", "two", "three")
     run_text(PIPELINE, registry)
     before = texts(registry, "demo/loud@1"), ask(registry, "from row_lineage order by all")

@@ -1,4 +1,4 @@
-"""Where each row came from is known for every shape of operator, or known to be unknown."""
+"""For every shape of operator, the parents of each row are recorded, or recorded as unknown."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def parents(registry: Registry, child: str) -> list[tuple[int, str, int]]:
 
 
 def unknown(registry: Registry, child: str) -> list[str]:
-    """Inputs of which it is not known which rows led to which."""
+    """Inputs whose rows are recorded as unknown parents."""
     found = ask(registry, f"select parent from lineage where child = '{child}' and opaque order by 1")
     return [parent for (parent,) in found]
 
 
-def test_rows_that_a_whole_input_operator_passes_on_keep_their_origin(registry: Registry) -> None:
+def test_rows_that_a_whole_input_operator_passes_on_keep_their_parents(registry: Registry) -> None:
     words("b", "a", "b", "c")
     words("c", "d", file="tags.jsonl")
     run_steps("once: {op: distinct, in: [words, tags]}", registry)
@@ -50,7 +50,7 @@ def test_rows_that_a_whole_input_operator_passes_on_keep_their_origin(registry: 
     assert ask(registry, "select rows_in, rows_out, filtered from internal.step_runs") == [(6, 4, 2)]
 
 
-def test_pairs_have_both_rows_and_what_is_not_told_is_opaque(registry: Registry) -> None:
+def test_pairs_have_both_rows_as_parents_and_unknown_parents_are_opaque(registry: Registry) -> None:
     words("a", "b")
     words("x", "y", file="tags.jsonl")
     run_steps("pair: {op: paired, in: {left: words, right: tags}}", registry)
@@ -66,7 +66,7 @@ def test_pairs_have_both_rows_and_what_is_not_told_is_opaque(registry: Registry)
 
 
 @pytest.mark.parametrize("tell", ["true", "false"])
-def test_a_second_input_is_a_source_when_the_operator_says_so(registry: Registry, tell: str) -> None:
+def test_a_second_input_is_a_parent_only_if_the_operator_declares_it(registry: Registry, tell: str) -> None:
     words("apple", "bean")
     words("blue", "amber", file="tags.jsonl")
     run_steps(f"tag: {{op: tagged, in: {{word: words, tags: tags}}, with: {{tell: {tell}}}}}", registry)
@@ -75,7 +75,7 @@ def test_a_second_input_is_a_source_when_the_operator_says_so(registry: Registry
     assert unknown(registry, "demo/tag") == ([] if told else ["demo/tags"])
 
 
-def test_a_batch_operator_can_put_rows_together(registry: Registry) -> None:
+def test_a_batch_operator_can_combine_rows(registry: Registry) -> None:
     words("apple", "bean", "ant")
     words("x", file="tags.jsonl")
     run_steps("group: {op: grouped, in: words}, lump: {op: opaque, in: words}", registry)
@@ -85,7 +85,7 @@ def test_a_batch_operator_can_put_rows_together(registry: Registry) -> None:
     assert unknown(registry, "demo/lump") == ["demo/words"]
 
 
-def test_calls_are_linked_to_the_row_whose_answer_they_were(registry: Registry, chat_server: ChatServer) -> None:
+def test_calls_are_linked_to_the_row_made_from_their_answer(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     model = f"{{provider: openai, model: m, base_url: '{chat_server.base_url}'}}"
     text = f"{{name: demo, models: {{teacher: {model}}}, datasets: {{words: {{type: Word, path: words.jsonl}}}}, "
@@ -94,7 +94,7 @@ def test_calls_are_linked_to_the_row_whose_answer_they_were(registry: Registry, 
     assert linked == [(0, True), (None, False)]
 
 
-def test_a_model_descends_from_the_rows_that_its_trainer_saw(registry: Registry, tiny_model: Path) -> None:
+def test_a_models_parents_are_the_rows_that_its_trainer_saw(registry: Registry, tiny_model: Path) -> None:
     assert train(registry, tiny_model, rows=9, max_steps=3).state == "succeeded"
     query = "select dataset, dataset_version, row, times_seen from training_exposure where model = 'demo/sft' order by row"
     seen = ask(registry, query)
@@ -110,7 +110,7 @@ def test_every_epoch_counts(registry: Registry, tiny_model: Path) -> None:
     assert ask(registry, "select row, times_seen from training_exposure order by row") == [(row, 3) for row in range(5)]
 
 
-def test_a_source_must_be_something_that_was_read_or_answered() -> None:
+def test_a_source_must_be_an_input_row_or_an_answer() -> None:
     class Note(Record):
         text: str
 

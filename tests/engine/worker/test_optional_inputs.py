@@ -1,4 +1,4 @@
-"""Inputs that may be left out, outputs made from counters, parameters as one model, roles apart, work that outlives a crash."""
+"""Optional inputs, outputs made by `finish`, Params classes, distinct roles, and checkpoints that survive a crash."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def measured(given: str, registry: Registry, settings: str = "{}") -> None:
     assert result.state == "succeeded", result.error
 
 
-def test_an_input_that_is_left_out_is_none(registry: Registry) -> None:
+def test_an_omitted_input_is_passed_as_none(registry: Registry) -> None:
     measured("words", registry)
     assert texts(registry, "demo/m.words@1") == ["a", "bb", "cc"]
     measured("{word: words, others: more}", registry)
     assert texts(registry, "demo/m.words@2") == ["a 2", "bb 2", "cc 2"]
 
 
-def test_an_input_that_is_needed_is_asked_for(registry: Registry) -> None:
+def test_a_missing_required_input_is_an_error(registry: Registry) -> None:
     words("a")
     words("x", file="more.jsonl")
     Path("p.yaml").write_text(f"{{name: demo, {DATA}, steps: {{m: {{op: measure, in: {{others: more}}}}}}}}")
@@ -39,7 +39,7 @@ def test_an_input_that_is_needed_is_asked_for(registry: Registry) -> None:
         check(Path("p.yaml"))
 
 
-def test_an_output_is_made_from_counters_at_the_end(registry: Registry) -> None:
+def test_finish_makes_an_output_from_the_counters(registry: Registry) -> None:
     measured("words", registry, "{unit: signs}")
     assert texts(registry, "demo/m.lengths@1") == ["1: 1 of signs", "2: 2 of signs"]
     # Of such rows no single source is known, but that they came from the words.
@@ -60,7 +60,9 @@ steps: {s: {op: sized, in: words, with: {inches: 2}}}
 
 
 @pytest.mark.parametrize(("judge", "warned"), [("m", ["teacher and judge are the same model"]), ("other", [])])
-def test_parameters_as_one_model_and_roles_that_should_be_apart(registry: Registry, judge: str, warned: list[str]) -> None:
+def test_params_classes_work_and_equal_models_in_distinct_roles_give_a_warning(
+    registry: Registry, judge: str, warned: list[str]
+) -> None:
     words("a")
     text = SIZED.replace("JUDGE", judge)
     result = run_text(text, registry)
@@ -71,7 +73,7 @@ def test_parameters_as_one_model_and_roles_that_should_be_apart(registry: Regist
     assert list(plan.steps[0].notes) == ["inches: 2 is centimetres: 5.08", *warned]
 
 
-def test_what_is_left_for_a_second_try_is_found_and_then_removed(registry: Registry) -> None:
+def test_checkpoints_are_found_by_the_second_attempt_and_then_removed(registry: Registry) -> None:
     marker = Path("broken").absolute()
     marker.touch()
     words(str(marker))

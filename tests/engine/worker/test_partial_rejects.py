@@ -1,4 +1,4 @@
-"""An operator may reject one of the things that a row was to lead to; the row goes on, the reason is kept."""
+"""An operator may reject one of the outputs of a row; the row continues, and the reason is recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_thirds(registry: Registry, server: ChatServer, **more: bool) -> object:
     )
 
 
-def test_the_row_goes_on_and_the_reason_is_kept(registry: Registry, chat_server: ChatServer) -> None:
+def test_the_row_continues_and_the_reason_is_recorded(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: "no" if prompt == "1 a" or "b" in prompt else prompt
     result = run_thirds(registry, chat_server)
     assert result.state == "succeeded", result.error
@@ -39,7 +39,7 @@ def test_the_row_goes_on_and_the_reason_is_kept(registry: Registry, chat_server:
     assert run_thirds(registry, chat_server).steps[0].partial == 4
 
 
-def test_retrying_rejects_asks_only_for_what_failed(registry: Registry, chat_server: ChatServer) -> None:
+def test_retrying_rejects_repeats_only_what_failed(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.answer = lambda prompt, seen: "no" if prompt == "1 a" else prompt
     run_thirds(registry, chat_server)
     asked = len(chat_server.requests)
@@ -48,7 +48,7 @@ def test_retrying_rejects_asks_only_for_what_failed(registry: Registry, chat_ser
     assert len(chat_server.requests) == asked  # its answer is there, and leads to the same
 
 
-def test_a_row_that_is_tried_again_is_counted_once(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_retried_row_is_counted_once(registry: Registry, chat_server: ChatServer) -> None:
     Path("problems.jsonl").write_text('{"question": "q", "answer": "1"}\n')
     document = {
         "name": "demo",

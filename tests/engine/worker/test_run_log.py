@@ -1,4 +1,4 @@
-"""What operators log goes to the file of the run that they are in."""
+"""What operators log goes to the file of their run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.worker.run_log import run_log
 
 
-def test_a_second_run_in_one_process_has_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_process_logs_to_its_own_file(tmp_path: Path) -> None:
     run_log(tmp_path / "runs" / "one.log", "demo/step").info("first")
     run_log(tmp_path / "runs" / "two.log", "demo/step").info("second")
     run_log(tmp_path / "runs" / "two.log", "demo/step").info("third")

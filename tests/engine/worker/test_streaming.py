@@ -1,4 +1,4 @@
-"""Inputs are read and stored piece by piece, and the pieces do not show in what is read."""
+"""Inputs are read and stored in pieces, which do not show in what is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ingested(registry: Registry, count: int) -> ingest.Ingested:
 
 
 @pytest.mark.parametrize(("bound", "value"), [("CHUNK_ROWS", 3), ("CHUNK_BYTES", 50)])
-def test_a_source_becomes_objects_of_bounded_size(
+def test_a_source_is_stored_in_objects_of_bounded_size(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
     whole = ingested(registry, 8)
@@ -33,12 +33,12 @@ def test_a_source_becomes_objects_of_bounded_size(
     assert (pieces.rows, pieces.content_id) == (whole.rows, whole.content_id)
 
 
-def test_rows_that_fill_the_last_object_leave_no_empty_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_fill_the_last_object_add_no_empty_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 4)
     assert [part.rows for part in ingested(registry, 8).data] == [4, 4]
 
 
-def test_a_partition_reaches_over_as_many_objects_as_it_needs(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_spans_as_many_objects_as_it_needs(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 3)
     read = [ingested(registry, count) for count in (8, 4)]
     parts = [InputVersion(ref=VersionRef(name="w", version=0, content_id=each.content_id), data=each.data) for each in read]
