@@ -16,12 +16,14 @@ import pytest
 
 MARKERS = {
     "ray": {"ray_session", "engine"},
-    "training": {"tiny_model"},
+    "training": {"tiny_model", "encoder_folder"},
     "pipeline": {"in_process"},
     "browser": {"browser"},
+    "proof": {"small_disk", "undisturbed"},
 }
-"""Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` is a real
-model that tests train or run, with torch; `in_process` runs whole pipelines in the test's process."""
+"""Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` and
+`encoder_folder` are real models that tests train or run, with torch; `in_process` runs whole pipelines in the test's process;
+`small_disk` is a disk that fills up, and `undisturbed` what kills at every point are compared with."""
 
 FOLDERS = {"e2e": "ray", "hostile": "attack"}
 """Folder of tests -> marker."""
@@ -38,10 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         markers = [marker for marker, needed in MARKERS.items() if fixtures & needed]
         markers += [FOLDERS[folder]] if folder in FOLDERS else []
+        markers += ["proof"] if _draws(item) else []
         for marker in markers:
             item.add_marker(marker)
         if not any(item.get_closest_marker(marker) for marker in ("soak", *MARKERS, *FOLDERS.values())):
             item.add_marker("quick")
+
+
+def _draws(item: pytest.Item) -> bool:
+    """Whether hypothesis draws many examples for a test, or many runs of a state machine."""
+    test, module = getattr(item, "obj", None), getattr(item, "module", None)
+    return getattr(test, "is_hypothesis_test", False) or hasattr(module, "RuleBasedStateMachine")
 
 
 @pytest.fixture(autouse=True, scope="session")

