@@ -135,7 +135,10 @@ async def cp_calibrate(
     chosen = tune(tuning.found.pools, params.alphas, **grid, unseen=params.none_of_these)
     groups = _taxonomy(tuning, calibration, params.min_group) if params.group_by else None
     feasible = _feasible(calibration.found, distances, params.none_of_these)
-    recall: dict[str, Estimate | float] = {"pool_recall": float(np.mean(found.pools.found)), "evaluated_recall": coverage(evaluation.found.pools.found)}
+    recall: dict[str, Estimate | float] = {
+        "pool_recall": float(np.mean(found.pools.found)),
+        "evaluated_recall": coverage(evaluation.found.pools.found),
+    }
     report(ctx, {**recall, "smallest_alpha": Estimate(*feasible)}, "")
     thresholds: list[Threshold] = []
     sets: list[PredictionSet] = []
