@@ -115,7 +115,7 @@ def test_full_weights_are_exported_unchanged(trained: Registry, tmp_path: Path) 
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
     assert front(tmp_path / "out")["library_name"] == "transformers"
-    with pytest.raises(PipelineError, match="--merge is for adapters, and demo/full@1 has full weights"):
+    with pytest.raises(PipelineError, match="--merge is only for adapters: demo/full@1 has full weights"):
         export(trained, "demo/full", "hf", tmp_path / "merged", merge=True)
     for target, format, why in (("demo/ad", "jsonl", "it needs --to hf"), ("demo/rows", "hf", "demo/rows@1 is a dataset")):
         with pytest.raises(PipelineError, match=why):
