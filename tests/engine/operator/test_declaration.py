@@ -87,7 +87,7 @@ WRONG = {
     ),
     "a role with a default": (
         row("word: Word, teacher: ChatModel = None"),
-        "'teacher' is filled by the engine and has a default; remove the default",
+        "'teacher' is filled by the engine but has a default; remove the default",
     ),
     "a role that may be None, but nothing says when": (
         row("word: Word, judge: ChatModel | None"),
@@ -114,7 +114,7 @@ WRONG = {
         "its keyword-only parameters cannot be read: .*pyarrow",
     ),
     "two contexts": (row("word: Word, ctx: Context, more: Context"), "it takes a Context twice: ctx and more"),
-    "no input": (row("ctx: Context", "yield Word(text='')"), "it has no input that a pipeline must give"),
+    "no input": (row("ctx: Context", "yield Word(text='')"), "it has no required input"),
     "two inputs row by row": (
         row("word: Word, other: Other"),
         r"word and other are both read row by row; expected one such input, and Table\[...\] for the others",
@@ -124,7 +124,7 @@ WRONG = {
         r"'words' is annotated Table; expected Table\[...\] with the record type",
     ),
     "a table of something else": (row("words: Table[str]"), "'words' is a table of str; expected a record type"),
-    "an input with a default": (row("word: Word = None"), "'word' is an input and has a default"),
+    "an input with a default": (row("word: Word = None"), "'word' is an input with a default"),
     "an optional table without a default": (
         row("word: Word, others: Table[Other] | None"),
         r"'others' is optional; expected others: .*Table.* = None",
@@ -218,7 +218,7 @@ WRONG = {
     ),
     "distinct roles that do not exist": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=[("teacher", "juge")])'),
-        "distinct= names the role 'juge', but there is no such argument; known here: teacher",
+        "distinct= names the role 'juge', but there is no such argument; available: teacher",
     ),
     "distinct roles that are no pairs": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=["teacher"])'),
