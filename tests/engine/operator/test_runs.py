@@ -56,7 +56,7 @@ def test_a_method_of_parameters_that_raises_is_a_problem_of_the_step(registry: R
     [
         ("ends_wrongly", '    yield Metric(metric="ratio", slice="", value=1 / counts["words", ""])', "ratio raised KeyError"),
         ("returns_a_list", "@operator(outputs=Word)", "operator returns_a_list returned a list; expected an Arrow table"),
-        ("renames_columns", "@operator(outputs=Word)", "returned rows that are no Word: text: Field required"),
+        ("renames_columns", "@operator(outputs=Word)", "returned rows that do not fit Word: text: Field required"),
     ],
 )
 def test_a_fault_fails_the_step_and_names_the_line(registry: Registry, op: str, line: str, expected: str) -> None:
