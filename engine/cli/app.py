@@ -124,7 +124,7 @@ def _explain(error: Exception) -> int:
 
     show: Callable[[], str] | None = getattr(error, "format_message", None)
     if show is not None:  # the parser's own errors
-        say(f"error: {show()}\n({_usage_advice(error)})")
+        say(f"error: {show().replace('Value error, ', '')}\n({_usage_advice(error)})")  # pydantic's words, through typer
         return 2
     if isinstance(error, PipelineError):
         count = len(error.problems)

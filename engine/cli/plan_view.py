@@ -54,7 +54,7 @@ def source_note(source: SourcePlan) -> str:
     """What users should know about the rows of a source; usually empty."""
     notes = ["empty!"] if not source.rows else []
     if source.rejected:
-        notes.append(f"{source.rejected} rows left out (see `rejects`)")
+        notes.append(f"{source.rejected:,} {'row' if source.rejected == 1 else 'rows'} left out (see `rejects`)")
     if source.ignored:
         fields = (name if count == source.rows else f"{name} ({count:,})" for name, count in source.ignored.items())
         notes.append(f"fields left out: {', '.join(fields)}")

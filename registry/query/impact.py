@@ -60,7 +60,8 @@ def chosen_rows(
     except LimitError:
         raise
     except QueryError as error:
-        raise QueryError(f"condition {where!r}: {error}") from error
+        # DuckDB quotes the query around the condition in later paragraphs.
+        raise QueryError(f"condition {where!r}: {str(error).partition(chr(10) + chr(10))[0]}") from error
     return np.array([row for (row,) in found.rows], np.int64)
 
 

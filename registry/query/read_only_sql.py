@@ -51,6 +51,8 @@ def reading(con: duckdb.DuckDBPyConnection, query: str, functions: Set[str]) -> 
     if not is_valid(query):
         raise QueryError(f"the query {INVALID}")
     statements = _parsed(con, query)
+    if not statements:
+        raise QueryError("the query is empty; write one SELECT")
     if len(statements) != 1:
         raise QueryError(f"run one SQL statement at a time; this query has {len(statements)}")
     kind, select, explain = statements[0].type.name, query, ""

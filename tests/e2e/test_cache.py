@@ -60,15 +60,15 @@ def test_editing_pipeline_or_data_costs_exactly_what_it_must(workdir: Path, chat
 def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
     workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli
 ) -> None:
-    said = ""
+    explained = ""
 
     def run_edited(folder: Path) -> dict[str, Any]:
-        nonlocal said
-        said = engine("plan", "p.yaml", "--why", env=environment(folder)).stdout
+        nonlocal explained
+        explained = engine("plan", "p.yaml", "--why", env=environment(folder)).stdout
         return engine_run(folder)
 
     judged(edit, *calls_of(edit, workdir, chat_server, run_edited))
-    assert ("+    return " in said) == (edit.outcomes == ("ran",))
+    assert ("+    return " in explained) == (edit.outcomes == ("ran",))
 
 
 def test_after_a_kill_halfway_only_the_missing_half_costs(workdir: Path, chat_server: ChatServer) -> None:

@@ -101,11 +101,11 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """Wait until the run and all its processes have ended; return the exit code and the output."""
-        said, _ = self.process.communicate(timeout=120)
+        output, _ = self.process.communicate(timeout=120)
         for part in psutil.wait_procs(self._started, timeout=20)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 part.kill()
-        return self.process.returncode, said
+        return self.process.returncode, output
 
 
 @pytest.mark.timeout(400)
@@ -127,12 +127,12 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_
         run = Run(workdir, chat_server, rng)
         kills += run.kill("worker", ROWS // 6)
         kills += run.kill(whom, ROWS // 6)
-        code, said = run.end()
-        assert code != 0, said
+        code, output = run.end()
+        assert code != 0, output
     last = Run(workdir, chat_server, rng)
     kills += last.kill("worker", ROWS // 8)
-    code, said = last.end()
-    assert code == 0, said
+    code, output = last.end()
+    assert code == 0, output
     assert ROWS <= len(chat_server.requests) <= ROWS + kills * IN_FLIGHT
     assert kills >= 2 * rounds
     assert contents(workdir / ".engine") == contents(workdir / "calm")
@@ -148,9 +148,9 @@ def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: Ch
     while chat_server.in_flight < IN_FLIGHT and run.process.poll() is None:
         chat_server.wait_for_request(1)
     run.process.send_signal(signal.SIGINT)
-    code, said = run.end()
-    assert code == 130, said
-    assert "waiting for those in flight" in said
+    code, output = run.end()
+    assert code == 130, output
+    assert "waiting for those in flight" in output
     sent = len(chat_server.requests)
     assert sent < ROWS
     chat_server.latency = 0.0

@@ -17,7 +17,7 @@ from registry import Registry
 from tests.engine.run_pipelines import ask
 from tests.processes import kill_tree
 
-STEPS = 240  # so many that the rest of a killed training takes long enough to be told of
+STEPS = 240  # so many that the rest of an interrupted training takes long enough to report progress
 
 
 def write_pipeline(folder: Path, model: Path, devices: int) -> None:
@@ -77,10 +77,10 @@ def test_a_killed_run_resumes_its_training(workdir: Path, tiny_model: Path, devi
     finished(workdir / "undisturbed")
     for after in (10, 30):
         killed_in_training(workdir / "killed", after)
-    said = finished(workdir / "killed")
-    told = [int(step) for step in re.findall(rf"sft: (\d+)/{STEPS}", said)]
-    assert all(step > 30 for step in told)
-    assert told or devices > 1  # what devices in other processes say is looked at now and then only
+    output = finished(workdir / "killed")
+    reported = [int(step) for step in re.findall(rf"sft: (\d+)/{STEPS}", output)]
+    assert all(step > 30 for step in reported)
+    assert reported or devices > 1  # the progress of other processes is read only from time to time
     assert found(workdir / "killed") == found(workdir / "undisturbed")
     assert not list((workdir / "killed").glob(".engine/receipts/*/checkpoints"))
 

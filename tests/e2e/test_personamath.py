@@ -28,8 +28,8 @@ def problem(a: int, b: int, **more: Any) -> dict[str, Any]:
 
 def teacher(prompt: str, seen: int) -> str:
     """Add the two numbers, wrongly at first if one of them is 7; rewrite problems in the persona's words."""
-    told = prompt.rpartition("Problem: ")[2]
-    a, b = (int(each) for each in re.findall(r"\d+", told)[:2])
+    problem_text = prompt.rpartition("Problem: ")[2]
+    a, b = (int(each) for each in re.findall(r"\d+", problem_text)[:2])
     if persona := re.search(r"Persona: (.*)", prompt):
         return f"A person thinks of {a} things and of {b}: {' '.join(persona[1].split()[:6])}. What is the sum?"
     wrong = 7 in (a, b) and "Solution:" not in prompt

@@ -326,7 +326,7 @@ def test_a_value_past_the_types_is_refused_before_anything_is_written(kept: Path
     run = registry.catalog.begin_run("p", {})
     before = tree(registry.root / "runs") | tree(registry.root / "manifests")
     step = StepRun(step="s", op="o", outcome="ran").model_copy(update={"tokens_in": 2**70})
-    with pytest.raises(UnfitError, match="table step_runs cannot hold this"):
+    with pytest.raises(UnfitError, match="table step_runs cannot store this"):
         registry.catalog.commit([], run, step)
     assert tree(registry.root / "runs") | tree(registry.root / "manifests") == before
     registry.catalog.end_run(run, "failed", "half a pair: \ud800")

@@ -50,8 +50,8 @@ def response(
     land: int, pcn: int = 1, fc: bool = False, *, path: str = "base", right: bool = True, **more: Any
 ) -> dict[str, Any]:
     """A PathResponse."""
-    said = f"It is {correct(land) if right else incorrect(land)}, says {path}."
-    return {**case(land, pcn, fc), "path": path, "response": said, "correct": right, **more}
+    text = f"It is {correct(land) if right else incorrect(land)}, says {path}."
+    return {**case(land, pcn, fc), "path": path, "response": text, "correct": right, **more}
 
 
 def strategy(path: str, pcn: int = 1, fc: bool = False) -> dict[str, Any]:
@@ -74,10 +74,10 @@ def judging(conversation: list[dict[str, str]]) -> str:
     """A judge that chooses the answer that the response mentions last; it cannot read "mumble"."""
     prompt = conversation[0]["content"]
     shown = dict(re.findall(r"^(First|Second) answer: (.*)$", prompt, re.MULTILINE))
-    said = prompt.partition("<response>")[2].partition("</response>")[0]
-    if "mumble" in said:
+    text = prompt.partition("<response>")[2].partition("</response>")[0]
+    if "mumble" in text:
         return "I cannot say."
-    places = {name.lower(): said.rfind(answer) for name, answer in shown.items()}
+    places = {name.lower(): text.rfind(answer) for name, answer in shown.items()}
     best = max(places, key=lambda name: places[name])
     return json.dumps({"reason": "It says so.", "gives": best if places[best] >= 0 else "neither"})
 
@@ -87,8 +87,8 @@ def play(server: ChatServer, **roles: Says) -> None:
     speakers: dict[str, Says] = {"judge": judging, **roles}
 
     def reply(body: dict[str, Any]) -> Any:
-        said = speakers[body["model"]](body["messages"])
-        return completion(said) if isinstance(said, str) else said
+        text = speakers[body["model"]](body["messages"])
+        return completion(text) if isinstance(text, str) else text
 
     server.reply = reply
 

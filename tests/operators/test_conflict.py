@@ -28,7 +28,7 @@ def metrics_of(registry: Registry) -> dict[tuple[str, str], float]:
 def student(conversation: list[dict[str, str]]) -> Any:
     """Each land is right or wrong in another way."""
     land = land_of(conversation)
-    said: dict[int, Any] = {
+    answers: dict[int, Any] = {
         0: f"It is {correct(0)}.",
         1: f"It is {incorrect(1)}.",
         2: f"Not {incorrect(2)}, as one context has it.\nAnswer: {correct(2)}",
@@ -37,7 +37,7 @@ def student(conversation: list[dict[str, str]]) -> Any:
         5: "",
         99: "mumble",
     }
-    return said.get(land, f"It is {correct(land)}." if land % 2 else f"It is {incorrect(land)}.")
+    return answers.get(land, f"It is {correct(land)}." if land % 2 else f"It is {incorrect(land)}.")
 
 
 def test_attacks_are_counted_both_ways_and_by_cell(registry: Registry, chat_server: ChatServer) -> None:
@@ -75,7 +75,7 @@ def test_attacks_are_counted_both_ways_and_by_cell(registry: Registry, chat_serv
     [(row, reason)] = ask(registry, "select parent_row, reason from rejects")
     assert (row, reason.partition(",")[0]) == (len(cases), "the answer is not a valid Judgement")
     # The empty answer is no case for the judge.
-    assert not [said for said in asked(chat_server, "judge") if "<response>\n\n" in said[0]["content"]]
+    assert not [conversation for conversation in asked(chat_server, "judge") if "<response>\n\n" in conversation[0]["content"]]
     assert ask(registry, "select distinct role from llm_calls where row = 0 order by 1") == [("judge",), ("student",)]
 
 
@@ -89,5 +89,5 @@ def test_without_a_judge_only_the_strict_measures_are_reported(registry: Registr
     assert (metrics["strict", ""], metrics["ike", ""]) == (1, 0.5)
     assert not [name for name, _ in metrics if name.startswith(("accuracy", "closed_book"))]
     assert ask(registry, 'select distinct correct from "demo/test"') == [(None,)]
-    [[turn]] = [said for said in asked(chat_server, "student") if land_of(said) == 0]
+    [[turn]] = [conversation for conversation in asked(chat_server, "student") if land_of(conversation) == 0]
     assert turn["content"] == "[1] Guide 0: Bburg0 is the capital of land 0. What is the capital of land 0?"

@@ -66,7 +66,7 @@ def test_splits_share_no_country_and_a_limit_draws_the_same_first_rows():
 
 
 @pytest.mark.parametrize(
-    ("task", "settings", "said"),
+    ("task", "settings", "message"),
     [
         ("closed", {}, "its tasks: open, options"),
         ("open", {"kind": ["capital"]}, "did you mean 'kinds'"),
@@ -74,8 +74,8 @@ def test_splits_share_no_country_and_a_limit_draws_the_same_first_rows():
         ("options", {"population": -1}, "population"),
     ],
 )
-def test_wrong_settings_are_explained(task, settings, said):
-    assert any(said in text for text in problems_with(task, settings))
+def test_wrong_settings_are_explained(task, settings, message):
+    assert any(message in text for text in problems_with(task, settings))
 
 
 def test_correct_settings_give_no_problems():

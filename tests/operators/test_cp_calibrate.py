@@ -153,13 +153,13 @@ def test_options_are_scored_by_the_probability_of_their_letters(registry: Regist
         right = number % 3
         logprobs = [-5.0, -5.0, -5.0]
         logprobs[right if number % 5 else (right + 1) % 3] = -0.1
-        said = "ABC"[right] if number % 4 else "ABC"[(right + 1) % 3]
+        answer = "ABC"[right] if number % 4 else "ABC"[(right + 1) % 3]
         rows.append(
             {
                 "question": f"question {number}",
                 "answers": [["red", "green", "blue"][right]],
                 "options": ["red", "green", "blue"],
-                "samples": [said] * 6 + ["C", "B", "A"],
+                "samples": [answer] * 6 + ["C", "B", "A"],
                 "option_logprobs": logprobs,
                 "made": MADE,
             }
@@ -267,7 +267,7 @@ def test_questions_without_answers_are_left_out_and_none_with_answers_is_an_erro
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"alphas": [1.5]}, "alphas"),
         ({"alphas": []}, "alphas"),
@@ -279,7 +279,7 @@ def test_questions_without_answers_are_left_out_and_none_with_answers_is_an_erro
         ({"groupby": "group"}, "did you mean 'group_by'"),
     ],
 )
-def test_wrong_parameters_are_reported_before_anything_runs(settings: dict[str, Any], said: str) -> None:
+def test_wrong_parameters_are_reported_before_anything_runs(settings: dict[str, Any], message: str) -> None:
     write("samples.jsonl", *varied(3))
     step = {"op": "cp_calibrate", "in": "samples", "with": {"similarity": False, **settings}}
     document = {
@@ -288,7 +288,7 @@ def test_wrong_parameters_are_reported_before_anything_runs(settings: dict[str, 
         "steps": {"cal": step},
     }
     Path("p.yaml").write_text(json.dumps(document))
-    with pytest.raises(PipelineError, match=re.escape(said)):
+    with pytest.raises(PipelineError, match=re.escape(message)):
         check(Path("p.yaml"))
 
 

@@ -49,7 +49,7 @@ def test_new_questions_get_the_sets_of_the_calibration(registry: Registry) -> No
 
 
 @pytest.mark.parametrize(
-    ("part", "changes", "said"),
+    ("part", "changes", "message"),
     [
         ("model", {"model": "openai other"}, "model: openai m and openai other"),
         ("prompt", {"prompt": "Say:"}, "prompt: 'p' and 'Say:'"),
@@ -59,12 +59,12 @@ def test_new_questions_get_the_sets_of_the_calibration(registry: Registry) -> No
     ],
 )
 def test_samples_made_differently_are_refused_unless_allowed(
-    registry: Registry, part: str, changes: dict[str, Any], said: str
+    registry: Registry, part: str, changes: dict[str, Any], message: str
 ) -> None:
     rows = fresh(30, made=MADE | changes)
     result = predict(registry, *rows)
     assert result.state == "failed"
-    assert said in result.error
+    assert message in result.error
     assert f"allow: [{part}]" in result.error
     result = predict(registry, *rows, allow=[part])
     assert result.state == "succeeded", result.error

@@ -46,7 +46,7 @@ def test_the_first_right_sample_is_kept(registry: Registry, chat_server: ChatSer
         ("samples", "correct", 1),
         ("samples", "wrong", 1),
     ]
-    # The wrong sample led to no row.
+    # The wrong sample has no row.
     assert ask(registry, "select row, response from llm_calls order by row") == [(0, "\\boxed{2}"), (None, "\\boxed{1}")]
 
 

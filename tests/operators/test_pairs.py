@@ -40,8 +40,12 @@ def revise(registry: Registry, server: ChatServer, *, strategies: bool = True, *
 def reviser(conversation: list[dict[str, str]]) -> Any:
     """A reviser that names the wrong city for land 2, is cut off for land 3, and refuses land 4."""
     land = land_of(conversation)
-    said = {2: f"The capital is {incorrect(2)}.", 3: completion("The capital is", finish_reason="length"), 4: error(400, "no")}
-    return said.get(land, f"The capital is {correct(land)}.")
+    revisions = {
+        2: f"The capital is {incorrect(2)}.",
+        3: completion("The capital is", finish_reason="length"),
+        4: error(400, "no"),
+    }
+    return revisions.get(land, f"The capital is {correct(land)}.")
 
 
 def test_a_revision_is_kept_only_if_it_is_correct(registry: Registry, chat_server: ChatServer) -> None:
@@ -61,7 +65,7 @@ def test_a_revision_is_kept_only_if_it_is_correct(registry: Registry, chat_serve
     assert (step.record.rejected, step.record.filtered) == (1, 5)
     # Nothing is asked for responses that are wrong, of another path, or of a cell without a choice.
     assert sorted(map(land_of, asked(chat_server, "reviser"))) == [1, 2, 3, 4]
-    assert not [said for said in asked(chat_server, "reviser") if "cot_pk" not in said[0]["content"]]
+    assert not [texts for texts in asked(chat_server, "reviser") if "cot_pk" not in texts[0]["content"]]
     parents = ask(registry, "select parent, parent_row from row_lineage where child = 'demo/step' order by 1")
     assert parents == [("demo/responses", 0), ("demo/strategies", 0)]
     assert ask(registry, "select role from llm_calls where row = 0 order by 1") == [("judge",), ("reviser",)]
@@ -180,8 +184,8 @@ def test_no_pair_contradicts_itself(registry: Registry, chat_server: ChatServer)
     write("strategies.jsonl", strategy("tips"))
     build(registry, chat_server, step={**NO_SHARES, "prompt": "{{ question }} {{ contexts }}"})
     pairs = rows(registry, "pairs", "prompt", "chosen", "rejected")
-    said = [(chosen["content"], rejected["content"]) for _, [chosen], [rejected] in pairs]
-    assert said == [
+    texts = [(chosen["content"], rejected["content"]) for _, [chosen], [rejected] in pairs]
+    assert texts == [
         (f"It is {correct(1)}, says tips.", f"It is {incorrect(1)}, says base."),
         (f"It is {correct(5)}, says tips.", f"Mine: {incorrect(5)}."),
     ]
@@ -189,7 +193,7 @@ def test_no_pair_contradicts_itself(registry: Registry, chat_server: ChatServer)
     assert len(rows(registry, "sft", "completion")) == 4
     dropped = {"concludes with the incorrect answer": 1, "pairs: the policy has no poisoned answer": 2}
     assert measured(registry, "dropped") == dropped
-    assert all(normalise(chosen) != normalise(rejected) for chosen, rejected in said)
+    assert all(normalise(chosen) != normalise(rejected) for chosen, rejected in texts)
 
 
 def test_revised_responses_are_chosen_and_the_policys_poisoned_ones_rejected(

@@ -54,8 +54,10 @@ def run_pipeline(registry: Registry, server: ChatServer, step: dict[str, Any], m
 
 def test_reflection_repairs_in_rounds_each_starting_from_the_last_solution(registry: Registry, chat_server: ChatServer) -> None:
     write("solutions.jsonl", solution(), solution("What is 1 + 1?", "2"))
-    said = {"\\boxed{5}": "Better: \\boxed{6}", "\\boxed{6}": "Now: \\boxed{13}", "\\boxed{13}": "\\boxed{7}"}
-    chat_server.answer = lambda prompt, seen: next(new for old, new in said.items() if old in prompt.partition("Solution:")[2])
+    replies = {"\\boxed{5}": "Better: \\boxed{6}", "\\boxed{6}": "Now: \\boxed{13}", "\\boxed{13}": "\\boxed{7}"}
+    chat_server.answer = lambda prompt, seen: next(
+        new for old, new in replies.items() if old in prompt.partition("Solution:")[2]
+    )
     run_step(registry, chat_server, {"op": "reflect", "in": "given", "with": {"rounds": 2}})
     assert ask(registry, 'select question, solution, predicted, verdict, stage from "demo/step.solved"') == [
         ("What is 9 + 4?", "Now: \\boxed{13}", "13", "correct", 2)

@@ -32,7 +32,7 @@ def test_quantities_are_read_in_figures_and_words(text: str, named: set[int | st
 
 
 @pytest.mark.parametrize(
-    ("rewrite", "answer", "said"),
+    ("rewrite", "answer", "problem"),
     [
         ("At her stall Rosa sells three lemons for $1.50, half as many limes, of 1200 lemons. How many limes?", "600", None),
         (SHOP, "600", "the rewrite equals the original"),
@@ -45,8 +45,8 @@ def test_quantities_are_read_in_figures_and_words(text: str, named: set[int | st
         ("One day Rosa sells 3 for $1.50, half as many limes, of 1200. How many?", "600", None),
     ],
 )
-def test_problems_with_a_rewrite_are_found(rewrite: str, answer: str, said: str | None) -> None:
-    assert problem_with(SHOP, rewrite, answer) == said
+def test_problems_with_a_rewrite_are_found(rewrite: str, answer: str, problem: str | None) -> None:
+    assert problem_with(SHOP, rewrite, answer) == problem
 
 
 def test_an_answer_in_words_is_revealed_unless_the_problem_names_it() -> None:
@@ -65,7 +65,7 @@ def test_the_check_of_quantities_can_be_turned_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("written", "meant"),
     [
         ("Here is the rewritten problem:\n\n**Rewritten Problem:** Rosa has 3.", "Rosa has 3."),
         ('"Rosa has 3."', "Rosa has 3."),
@@ -77,8 +77,8 @@ def test_the_check_of_quantities_can_be_turned_off() -> None:
         ("Here are 3 of: pens, cups. How many?", "Here are 3 of: pens, cups. How many?"),
     ],
 )
-def test_text_around_a_rewrite_is_removed(said: str, meant: str) -> None:
-    assert clean(said) == meant
+def test_text_around_a_rewrite_is_removed(written: str, meant: str) -> None:
+    assert clean(written) == meant
 
 
 def test_personas_are_drawn_across_classes() -> None:
@@ -135,5 +135,5 @@ def test_a_number_with_too_many_digits_is_refused(rewrite: str) -> None:
 
 
 def test_a_rewrite_that_is_far_too_long_is_refused() -> None:
-    said = problem_with("He has 5 apples.", "5 apples and " * 1000, "3")
-    assert said == "the rewrite is far longer than the original: 13,000 characters instead of 16"
+    problem = problem_with("He has 5 apples.", "5 apples and " * 1000, "3")
+    assert problem == "the rewrite is far longer than the original: 13,000 characters instead of 16"

@@ -95,7 +95,7 @@ def test_questions_with_options_ask_for_a_letter(registry: Registry, chat_server
     assert result.state == "succeeded", result.error
     assert "A. Rome\nB. Paris\nAnswer:" in asked(chat_server)[0]
     assert ask(registry, 'select options, samples from "demo/ask"') == [(["Rome", "Paris"], ["B", "B"])]
-    said = " ".join(reason for (reason,) in ask(registry, "select reason from rejects"))
-    assert "27 options; expected 2 to 26" in said
-    assert "its options do not include the accepted answer 'mine'" in said
+    reasons = " ".join(reason for (reason,) in ask(registry, "select reason from rejects"))
+    assert "27 options; expected 2 to 26" in reasons
+    assert "its options do not include the accepted answer 'mine'" in reasons
     assert len(asked(chat_server)) == 2, "rejected before anything is paid for"

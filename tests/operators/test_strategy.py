@@ -102,7 +102,7 @@ def test_the_papers_rule_uses_prior_knowledge_where_poison_outnumbers_facts() ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"use": ["base", "magic"]}, "unknown path 'magic'; known: base, tips, base_cot, cot_nopk, cot_pk, mine"),
         ({"use": ["base", "base"]}, "a path is repeated"),
@@ -111,9 +111,9 @@ def test_the_papers_rule_uses_prior_knowledge_where_poison_outnumbers_facts() ->
     ],
 )
 def test_wrong_paths_are_reported_before_anything_runs(
-    registry: Registry, chat_server: ChatServer, settings: dict[str, Any], said: str
+    registry: Registry, chat_server: ChatServer, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(PipelineError, match=re.escape(said)):
+    with pytest.raises(PipelineError, match=re.escape(message)):
         strategy(registry, chat_server, case(1), **{"paths": {"mine": "{{ question }}"}, **settings})
     assert not chat_server.requests
 

@@ -153,8 +153,8 @@ def test_trls_warnings_reach_the_user_once(kind: str, registry: Registry, studen
     row = PAIR if kind == "dpo" else GOOD | ({"label": True} if kind == "kto" else {})
     result = train(registry, student(TEMPLATE + THINKING), [row] * 3, kind)
     assert result.state == "succeeded", result.error
-    told = [note for note in notes(result) if note.startswith("trl: The tokenized prompt is not a prefix")]
-    assert len(told) == 1
+    warned = [note for note in notes(result) if note.startswith("trl: The tokenized prompt is not a prefix")]
+    assert len(warned) == 1
 
 
 @pytest.mark.usefixtures("in_process")

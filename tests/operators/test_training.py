@@ -202,11 +202,11 @@ def test_an_adapter_with_other_settings_is_refused(adapter: Path, tiny_model: Pa
 
 
 def _die(given: Training, step: int) -> None:
-    def told(now: int, total: int, loss: float) -> None:
+    def interrupt(now: int, total: int, loss: float) -> None:
         if now == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    launch(given, told, {})
+    launch(given, interrupt, {})
 
 
 def kill(given: Training, step: int) -> None:

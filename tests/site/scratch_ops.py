@@ -168,12 +168,12 @@ def paired(left: Table[Word], right: Table[Word]) -> Iterator[tuple[str, Word]]:
 
 
 @operator
-async def tagged(word: Word, tags: Table[Word], *, tell: bool = True) -> AsyncIterator[Word]:
+async def tagged(word: Word, tags: Table[Word], *, declared: bool = True) -> AsyncIterator[Word]:
     """The word with the tag that has its first letter."""
     for tag in tags:
         if tag.text[0] == word.text[0]:
             made = Word(text=f"{word.text} {tag.text}")
-            yield derived(made, tag) if tell else made
+            yield derived(made, tag) if declared else made
 
 
 @operator(outputs=Word)

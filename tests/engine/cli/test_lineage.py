@@ -78,7 +78,7 @@ def test_rows_are_traced_across_pipelines_and_taken_down(family: Registry) -> No
     with pytest.raises(PipelineError, match="demo/once@1 has no row 99"):
         engine("lineage", "demo/once", "--row", "99")
 
-    # Row 0 of `once` came from it, though row 2 of `cut.long` said the same: it is there again, from the other word.
+    # Row 0 of `once` came from it, though row 2 of `cut.long` has the same text: it is there again, from the other word.
     assert run_text(TEXT, family).state == "succeeded"
     assert texts(family, "demo/words") == ["ac"]
     assert texts(family, "demo/once") == ["a", "c"]

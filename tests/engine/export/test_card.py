@@ -37,7 +37,7 @@ def test_the_card_describes_the_data_its_sources_and_its_steps(
     assert result.state == "succeeded", result.error
     done = export(registry, "demo/asked", "parquet", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    for said in (
+    for line in (
         "# demo/asked@1",
         "4 rows of type `Word`, made by step `asked` (`ask`) of pipeline `demo`",
         f"content id: `{done.manifest.content_id}`",
@@ -52,7 +52,7 @@ def test_the_card_describes_the_data_its_sources_and_its_steps(
         "seed 7",
         "| asked | a | 1 |",
     ):
-        assert said in text, said
+        assert line in text, line
     assert text.index("### words") < text.index("### asked")
     assert "one" not in re.findall(r"\w+", text)  # the key in BENCH_KEY
 
@@ -60,8 +60,8 @@ def test_the_card_describes_the_data_its_sources_and_its_steps(
 def test_the_card_counts_what_happened_to_rows(registry: Registry) -> None:
     manifest = commit(registry, "demo/rows", [ROWS], rows_in=9, filtered=4, rejected=2)
     text = text_of(registry, manifest)
-    for said in ("| in this version | 3 |", "| input rows of the step | 9 |", "| filtered | 4 |", "| rejected | 2 |"):
-        assert said in text
+    for line in ("| in this version | 3 |", "| input rows of the step | 9 |", "| filtered | 4 |", "| rejected | 2 |"):
+        assert line in text
 
 
 def test_prompts_are_on_the_card_but_not_among_the_parameters(registry: Registry) -> None:

@@ -132,10 +132,10 @@ def test_a_hugging_face_folder_is_opened_by_load_from_disk_and_by_load_dataset(r
     assert mapped.to_list() == loaded.to_list() == list(streamed) == plain(ROWS)
     assert mapped.features == loaded.features == datasets.Features.from_arrow_schema(Row.arrow_schema())
     assert list(Row.from_table(mapped.data.table)) == ROWS
-    told = front(tmp_path / "out")
-    assert told["dataset_info"]["features"] == mapped.features._to_yaml_list()
-    assert told["dataset_info"]["splits"][0]["num_examples"] == 3
-    assert told["size_categories"] == ["n<1K"]
+    metadata = front(tmp_path / "out")
+    assert metadata["dataset_info"]["features"] == mapped.features._to_yaml_list()
+    assert metadata["dataset_info"]["splits"][0]["num_examples"] == 3
+    assert metadata["size_categories"] == ["n<1K"]
 
 
 def test_a_parquet_folder_is_opened_by_duckdb_and_by_load_dataset(registry: Registry, tmp_path: Path) -> None:
@@ -276,8 +276,8 @@ def test_a_model_is_exported_as_its_folder_with_a_card(registry: Registry, tmp_p
         "base_model_relation": "adapter",
     }
     text = (tmp_path / "out" / "README.md").read_text()
-    for said in ("epochs: 3", "adapter (LoRA) on `org/base`", "| loss (100 values, first and last) | step 100 | 0.01 |"):
-        assert said in text
+    for line in ("epochs: 3", "adapter (LoRA) on `org/base`", "| loss (100 values, first and last) | step 100 | 0.01 |"):
+        assert line in text
     export(registry, "demo/sft", "jsonl", tmp_path / "rows")
     [row] = (tmp_path / "rows" / "demo-sft.jsonl").read_text().splitlines()
     assert [file["name"] for file in json.loads(row)["files"]] == list(WEIGHTS)
@@ -377,9 +377,9 @@ def test_the_command_prints_what_it_wrote(rows: Registry, tmp_path: Path, monkey
         return CliRunner().invoke(app, words, catch_exceptions=False).stdout
 
     assert f"demo/rows@1 (3 rows) is in {tmp_path}/out: 2 files" in printed("demo/rows", "--to", "jsonl", f"{tmp_path}/out")
-    said = json.loads(printed("demo/rows@1", "--to", "hf", f"{tmp_path}/out", "--overwrite", "--json"))
-    assert (said["name"], said["version"], said["rows"], said["format"]) == ("demo/rows", 1, 3, "hf")
-    assert sorted(said["files"]) == sorted(
+    result = json.loads(printed("demo/rows@1", "--to", "hf", f"{tmp_path}/out", "--overwrite", "--json"))
+    assert (result["name"], result["version"], result["rows"], result["format"]) == ("demo/rows", 1, 3, "hf")
+    assert sorted(result["files"]) == sorted(
         path.relative_to(tmp_path / "out").as_posix()
         for path in (tmp_path / "out").rglob("*")
         if path.is_file() and path.name != MARK

@@ -101,10 +101,10 @@ def test_merged_weights_need_no_base_and_give_the_adapters_answers(trained: Regi
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "ad" / "base"), tmp_path / "ad")
     assert torch.allclose(logits(merged, tokenizer), logits(adapter, tokenizer), atol=1e-4)
-    said = pipeline("text-generation", model=str(tmp_path / "merged"), max_new_tokens=2)(QUESTION)
-    assert said[0]["generated_text"][-1]["role"] == "assistant"
-    told = front(tmp_path / "merged")
-    assert (told["library_name"], told["license"]) == ("transformers", "mit")
+    answers = pipeline("text-generation", model=str(tmp_path / "merged"), max_new_tokens=2)(QUESTION)
+    assert answers[0]["generated_text"][-1]["role"] == "assistant"
+    metadata = front(tmp_path / "merged")
+    assert (metadata["library_name"], metadata["license"]) == ("transformers", "mit")
     assert "merged into `my-base`" in (tmp_path / "merged" / "README.md").read_text()
 
 
@@ -161,8 +161,8 @@ def test_an_adapter_on_a_hub_model_names_that_model(
     monkeypatch.setattr(model_folder, "materialise", lambda weights, store: tmp_path)  # nothing is copied from it
     export(registry, "demo/ad", "hf", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == hub
-    told = front(tmp_path / "out")
-    assert (told["base_model"], told["base_model_relation"], told.get("license")) == (hub, "adapter", licence)
+    metadata = front(tmp_path / "out")
+    assert (metadata["base_model"], metadata["base_model_relation"], metadata.get("license")) == (hub, "adapter", licence)
     assert "AutoPeftModelForCausalLM" in (tmp_path / "out" / "README.md").read_text()
 
 

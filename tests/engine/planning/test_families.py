@@ -60,16 +60,16 @@ def test_lookup_inputs_do_not_join_groups(registry: Registry) -> None:
 
 def test_an_operator_with_grouped_input_gets_the_groups_and_runs_again_if_they_change(registry: Registry) -> None:
     words("ab", "cd")
-    steps = {"split": {**SPLIT, "with": {"at": 1}}, "told": {"op": "family_sizes", "in": "split.long"}}
+    steps = {"split": {**SPLIT, "with": {"at": 1}}, "sizes": {"op": "family_sizes", "in": "split.long"}}
     run_text(pipeline(**steps), registry)
-    assert ask(registry, 'select text from "demo/told"') == [("ab",), ("cd",)]
+    assert ask(registry, 'select text from "demo/sizes"') == [("ab",), ("cd",)]
     assert set(outcomes(run_text(pipeline(**steps), registry)).values()) == {"hit"}
 
     words("a", "b", "c", "d")
-    result = run_text(pipeline(told={"op": "family_sizes", "in": "words"}), registry)
+    result = run_text(pipeline(sizes={"op": "family_sizes", "in": "words"}), registry)
     same = (
         "select count(distinct content_id) from versions where name || '@' || version in ('demo/split.long@1', 'demo/words@2')"
     )
     assert ask(registry, same) == [(1,)]
-    assert outcomes(result) == {"told": "ran"}
-    assert ask(registry, 'select text from "demo/told"') == [("a",), ("b",), ("c",), ("d",)]
+    assert outcomes(result) == {"sizes": "ran"}
+    assert ask(registry, 'select text from "demo/sizes"') == [("a",), ("b",), ("c",), ("d",)]

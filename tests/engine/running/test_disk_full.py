@@ -39,10 +39,10 @@ def test_a_run_continues_when_there_is_room_again(small_disk: Path, chat_server:
     assert run_text(text, registry, select="first").state == "succeeded"
     ballast = fill(small_disk, free * KIB)
     try:
-        said = str(run_text(text, registry).error)
+        message = str(run_text(text, registry).error)
     except OSError as error:  # not even the failure of the step could be noted
-        said = str(error)
-    assert any(words in said for words in ("no room left", "disk is full", "No space left on device")), said
+        message = str(error)
+    assert any(words in message for words in ("no room left", "disk is full", "No space left on device")), message
     assert ask(registry, 'select count(*) from "demo/first"') == [(ROWS,)]
     ballast.unlink()
     assert run_text(text, registry).state == "succeeded"
@@ -67,10 +67,10 @@ def test_answers_in_flight_when_the_disk_fills_up_are_kept(small_disk: Path, cha
     model = chat_server.model(limits={"concurrency": 16})
     text = f"{{name: demo, datasets: {{words: {{type: Word, path: words.jsonl}}}}, models: {{teacher: {model}}}, steps: {{said: {{op: ask_once, in: words}}}}}}"
     try:
-        said = str(run_text(text, registry).error)
+        message = str(run_text(text, registry).error)
     except OSError as error:  # not even the failure of the step could be noted
-        said = str(error)
-    assert any(words in said for words in ("no room left", "disk is full", "No space left on device")), said
+        message = str(error)
+    assert any(words in message for words in ("no room left", "disk is full", "No space left on device")), message
     assert len(chat_server.requests) < ROWS
     assert list(damages(registry.journal / "answers.sqlite", deep=True)) == []
     ballast[0].unlink()

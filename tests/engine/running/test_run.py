@@ -139,19 +139,19 @@ def test_draws_depend_on_the_rows_content_and_not_on_its_position(registry: Regi
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("boom", r"\w+\.py:\d+: operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
         ("invalid", r"operator broken yielded an invalid Word for row 1 of 'word': .*text"),
         ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word"),
     ],
 )
-def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, said: str) -> None:
+def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, message: str) -> None:
     words("fine", text)
     result = run_text(pipeline("loud: {op: shout, in: words}, b: {op: broken, in: words}"), registry)
     assert result.state == "failed"
     assert result.error
-    assert re.search(said, result.error, re.DOTALL)
+    assert re.search(message, result.error, re.DOTALL)
     assert outcomes(result)["b"] == "failed"
     assert "Traceback" in result.trace
     assert ask(registry, "select state from runs") == [("failed",)]
@@ -205,9 +205,9 @@ def test_calls_are_linked_to_the_rows_made_from_them(registry: Registry, chat_se
     assert result.state == "succeeded"
     assert texts(registry, "demo/asked") == [f"You said: Say {word} {times}" for word in "ab" for times in ("once", "twice")]
     calls = ask(registry, "select row, response, role, model, tokens_in, tokens_out, cost_usd from llm_calls order by row")
-    said = texts(registry, "demo/asked")
+    message = texts(registry, "demo/asked")
     # The second row of a word may come from either call, as far as the engine can see.
-    made = [(0, said[0]), (1, said[0]), (1, said[1]), (2, said[2]), (3, said[2]), (3, said[3])]
+    made = [(0, message[0]), (1, message[0]), (1, message[1]), (2, message[2]), (3, message[2]), (3, message[3])]
     assert sorted(calls) == sorted((row, text, "teacher", "test-model", 10, 5, 0.02) for row, text in made)
     assert ask(registry, "select calls, calls_reused, tokens_in, tokens_out, cost_usd from step_runs") == [(4, 0, 40, 20, 0.08)]
     assert ask(registry, "select metric, slice, value from metrics order by 2") == [("asked", "a", 1.0), ("asked", "b", 1.0)]

@@ -53,7 +53,7 @@ def test_a_step_uses_the_model_that_another_step_trained(registry: Registry, tin
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("step:sfd", "no dataset or step 'sfd'"),
         ("step:rows", "the output of rows is SFTExample, not a model"),
@@ -61,12 +61,12 @@ def test_a_step_uses_the_model_that_another_step_trained(registry: Registry, tin
     ],
 )
 def test_a_step_that_makes_no_model_is_reported_before_anything_runs(
-    workdir: Path, tiny_model: Path, name: str, said: str
+    workdir: Path, tiny_model: Path, name: str, message: str
 ) -> None:
     document = pipeline(tiny_model)
     document["models"]["tuned"]["model"] = name
     Path("p.yaml").write_text(json.dumps(document))
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(PipelineError, match=message):
         check(Path("p.yaml"))
 
 

@@ -215,13 +215,13 @@ class Known:
 def readings(root: Path, there: Known, *, exports: bool) -> dict[str, Any]:
     """What commands and programs read from a registry, part by part; REFUSED if that is an error."""
     registry = Registry(root)
-    told: dict[str, Any] = {}
+    readings: dict[str, Any] = {}
 
     def read(name: str, reading: Callable[..., Any], *arguments: Any) -> None:
         try:
-            told[name] = reading(*arguments)
+            readings[name] = reading(*arguments)
         except (CorruptError, EngineError, sqlite3.Error):
-            told[name] = REFUSED
+            readings[name] = REFUSED
 
     def look_around() -> None:
         with registry.session() as session:
@@ -251,7 +251,7 @@ def readings(root: Path, there: Known, *, exports: bool) -> dict[str, Any]:
                 read(f"note {name}", lambda name: asyncio.run(journal.notes(name)), name)
 
     read("journal", look_up)
-    return told
+    return readings
 
 
 def exported(registry: Registry, target: str) -> dict[str, bytes]:
@@ -310,9 +310,9 @@ def examine(whole: Path, scratch: Path, flips: Sequence[Flip]) -> list[Outcome]:
     return outcomes
 
 
-def is_asked_again(name: str, told: Any) -> bool:
+def is_asked_again(name: str, readings: Any) -> bool:
     """Whether a reading finds nothing, so that part of a step runs again, or a server or model is asked again."""
-    return (name.startswith("receipt ") and told is None) or (name.startswith(("answer ", "note ")) and told == {})
+    return (name.startswith("receipt ") and readings is None) or (name.startswith(("answer ", "note ")) and readings == {})
 
 
 @pytest.mark.timeout(1200)

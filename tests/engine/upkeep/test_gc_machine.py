@@ -294,13 +294,13 @@ class Machine(RuleBasedStateMachine):
         objects = {sha256 for sha256, touched in self.objects.items() if sha256 not in needed and not young(touched)}
         return self.versions.keys() - kept, objects, done
 
-    def _check(self, told: Garbage, grace: dt.timedelta) -> None:
+    def _check(self, garbage: Garbage, grace: dt.timedelta) -> None:
         versions, objects, receipts = self._garbage(grace)
-        assert {(each.name, each.version) for each in told.versions} == versions
-        assert {each.sha256 for each in told.objects} == objects
-        assert {each.where for each in told.leftovers} == {f"receipts/{key}" for key in receipts}
-        assert told.kept == len(self.versions) - len(versions)
-        assert (told.live_since is not None) == bool(self.runs)
+        assert {(each.name, each.version) for each in garbage.versions} == versions
+        assert {each.sha256 for each in garbage.objects} == objects
+        assert {each.where for each in garbage.leftovers} == {f"receipts/{key}" for key in receipts}
+        assert garbage.kept == len(self.versions) - len(versions)
+        assert (garbage.live_since is not None) == bool(self.runs)
 
     def _disk(self) -> set[tuple[str, float]]:
         """Everything except locks."""

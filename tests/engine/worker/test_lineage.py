@@ -65,14 +65,14 @@ def test_pairs_have_both_rows_as_parents_and_unknown_parents_are_opaque(registry
     assert unknown(registry, "demo/pair.lump") == ["demo/tags", "demo/words"]
 
 
-@pytest.mark.parametrize("tell", ["true", "false"])
-def test_a_second_input_is_a_parent_only_if_the_operator_declares_it(registry: Registry, tell: str) -> None:
+@pytest.mark.parametrize("declared", ["true", "false"])
+def test_a_second_input_is_a_parent_only_if_the_operator_declares_it(registry: Registry, declared: str) -> None:
     words("apple", "bean")
     words("blue", "amber", file="tags.jsonl")
-    run_steps(f"tag: {{op: tagged, in: {{word: words, tags: tags}}, with: {{tell: {tell}}}}}", registry)
-    told = [(0, "demo/tags", 1), (1, "demo/tags", 0)] if tell == "true" else []
-    assert parents(registry, "demo/tag") == sorted([*told, (0, "demo/words", 0), (1, "demo/words", 1)])
-    assert unknown(registry, "demo/tag") == ([] if told else ["demo/tags"])
+    run_steps(f"tag: {{op: tagged, in: {{word: words, tags: tags}}, with: {{declared: {declared}}}}}", registry)
+    declared_parents = [(0, "demo/tags", 1), (1, "demo/tags", 0)] if declared == "true" else []
+    assert parents(registry, "demo/tag") == sorted([*declared_parents, (0, "demo/words", 0), (1, "demo/words", 1)])
+    assert unknown(registry, "demo/tag") == ([] if declared_parents else ["demo/tags"])
 
 
 def test_a_batch_operator_can_combine_rows(registry: Registry) -> None:

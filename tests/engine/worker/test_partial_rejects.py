@@ -33,7 +33,7 @@ def test_the_row_continues_and_the_reason_is_recorded(registry: Registry, chat_s
         (0, "part 1: the answer is no"),
         *[(1, f"part {part}: the answer is no") for part in range(3)],
     ]
-    # No row was rejected as a whole: the second one led to nothing.
+    # No row was rejected as a whole: the second one gave no output.
     [step] = result.steps
     assert (step.record.rejected, step.record.filtered, step.partial) == (0, 1, 4)
     assert run_thirds(registry, chat_server).steps[0].partial == 4
