@@ -135,20 +135,12 @@ async def cp_calibrate(
     chosen = tune(tuning.found.pools, params.alphas, **grid, unseen=params.none_of_these)
     groups = _taxonomy(tuning, calibration, params.min_group) if params.group_by else None
     feasible = _feasible(calibration.found, distances, params.none_of_these)
-<<<<<<< HEAD
-    recall: dict[str, Estimate | float] = {
-        "pool_recall": float(np.mean(found.pools.found)),
-        "evaluated_recall": coverage(evaluation.found.pools.found),
-    }
-    report(ctx, {**recall, "smallest_alpha": Estimate(*feasible)}, "")
-=======
     overall: dict[str, Estimate | float] = {
         "pool_recall": float(np.mean(found.pools.found)),
         "evaluated_recall": coverage(evaluation.found.pools.found),
         "smallest_alpha": Estimate(*feasible),
     }
     report(ctx, overall, "")
->>>>>>> h2-e3
     thresholds: list[Threshold] = []
     sets: list[PredictionSet] = []
     for alpha, tuned in zip(params.alphas, chosen, strict=True):
