@@ -365,7 +365,8 @@ _COLLECT = "garbage collection removes it"
 
 def _leftovers(loose: Sequence[Listed], strays: Sequence[Listed]) -> Iterator[Finding]:
     if loose:
-        what = f"{_files(FileCount.of(each.bytes for each in loose))} that no version refers to, left by a crash or written by a run in progress"
+        count = _files(FileCount.of(each.bytes for each in loose))
+        what = f"{count} that no version refers to, left by a crash or written by a run in progress"
         yield Finding("note", "objects", what, _COLLECT, remedy="collect")
     if strays:
         what = f"{_files(FileCount.of(each.bytes for each in strays))} other than objects, for example {strays[0].name}"
