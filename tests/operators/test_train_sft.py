@@ -99,7 +99,7 @@ def test_rows_that_do_not_fit_are_counted_and_an_error_if_none_fits(registry: Re
     ]
     result = train(registry, tiny_model, question="a question that is too long", max_length=8)
     assert result.state == "failed"
-    assert "all 6 prompts are longer than max_length=8" in result.error
+    assert "all 6 prompts fill max_length=8" in result.error
 
 
 @pytest.mark.usefixtures("in_process")
