@@ -80,8 +80,8 @@ def test_from_questions_to_sets_with_a_guarantee_and_to_new_questions(
 
     [report] = registry.records("lofreecp/report@1", Report)
     assert {file.name for file in report.files} == {"reliability.png", "size.png", "strata.png"}
-    for text in ("| 0.5 | LofreeCP |", "| 0.5 | First-K |", "smallest feasible alpha is", "| 0.05 | (all) |", "infeasible"):
-        assert text in report.text
+    for expected in ("| 0.5 | LofreeCP |", "| 0.5 | First-K |", "smallest feasible alpha is", "| 0.05 | (all) |", "infeasible"):
+        assert expected in report.text
 
     # From a set back to the question and the samples that it was made of.
     assert ask(registry, "select distinct name from upstream('lofreecp/calibrate.sets@1') order by name") == [

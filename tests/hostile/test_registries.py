@@ -331,7 +331,7 @@ def test_a_value_past_the_types_is_refused_before_anything_is_written(kept: Path
     assert tree(registry.root / "runs") | tree(registry.root / "manifests") == before
     registry.catalog.end_run(run, "failed", "half a pair: \ud800")
     with registry.session() as session:
-        assert session.ask("select error from runs where run_id = ?", [run]).rows == [("half a pair: ?",)]
+        assert session.ask("select error from runs where run_id = ?", [run]).rows == [("half a pair: \ufffd",)]
 
 
 def test_calls_of_a_missing_object_are_left_out_and_reported(kept: Path, tmp_path: Path) -> None:

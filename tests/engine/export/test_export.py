@@ -285,7 +285,7 @@ def test_a_model_is_exported_as_its_folder_with_a_card(registry: Registry, tmp_p
 
 def test_a_models_file_cannot_leave_its_folder(registry: Registry, tmp_path: Path) -> None:
     trained(registry, {"../evil": b"x"})
-    with pytest.raises(EngineError, match="leads out of its folder"):
+    with pytest.raises(EngineError, match="leads outside its folder"):
         export(registry, "demo/sft", "hf", tmp_path / "out")
     assert not (tmp_path / "evil").exists()
 
@@ -311,7 +311,7 @@ def test_a_nonempty_folder_is_refused(rows: Registry, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     for overwrite in (False, True):
-        with pytest.raises(PipelineError, match="not empty, and its content is not from an export"):
+        with pytest.raises(PipelineError, match="not empty, and its contents are not from an export"):
             export(rows, "demo/rows", "jsonl", tmp_path / "out", overwrite=overwrite)
     with pytest.raises(PipelineError, match="is a file"):
         export(rows, "demo/rows", "jsonl", tmp_path / "out" / "mine")

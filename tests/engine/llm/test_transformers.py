@@ -286,7 +286,7 @@ async def test_a_prompt_that_does_not_fit_is_refused_and_the_others_are_answered
     fits, too_long = await outcomes(local, request("short"), request("x" * 2000))
     assert isinstance(fits, list)
     assert isinstance(too_long, RequestError)
-    assert "the model takes 1024" in str(too_long)
+    assert "the model's limit is 1024" in str(too_long)
 
 
 async def test_a_schema_is_added_to_the_prompt(local: TransformersProvider) -> None:
@@ -355,8 +355,8 @@ async def test_a_full_gpu_halves_the_batch_and_every_row_is_answered(make: Make,
     shapes = watched(provider, tiny_model, fill)
     assert [answer.text for answer in await ask(provider, *asked)] == [answer.text for answer in wanted]
     assert provider.notes == [
-        "the GPU's memory is full: 3 answers are generated together, not 6",
-        "the GPU's memory is full: 2 answers are generated together, not 3",
+        "the GPU's memory was full: 3 answers are generated together instead of 6",
+        "the GPU's memory was full: 2 answers are generated together instead of 3",
     ]
     shapes.clear()
     await ask(provider, *asked)

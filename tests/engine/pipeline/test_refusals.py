@@ -178,7 +178,7 @@ async def test_an_answer_that_is_too_deep_or_long_is_paid_once_and_rejected(
 ) -> None:
     chat_server.answer = lambda prompt, seen: text
     for _ in range(2):
-        with pytest.raises(RequestError, match="no City, also after it was asked to repair it") as failed:
+        with pytest.raises(RequestError, match="not a valid City, even after one repair attempt") as failed:
             await model().parse("q", City)
         assert len(str(failed.value)) < 5000
     assert len(chat_server.requests) == 2
@@ -223,7 +223,7 @@ async def test_an_entry_that_is_not_an_answer_is_requested_again_and_replaced(
     assert (await one.chat("q")).text == "You said: q"
     assert (await model().chat("q")).text == "You said: q"
     assert len(chat_server.requests) == 2
-    assert any("are not whole answers" in note for note in one.notes)
+    assert any("are not complete answers" in note for note in one.notes)
 
 
 async def test_impossible_counts_do_not_invalidate_an_answer(model: Make, chat_server: ChatServer, workdir: Path) -> None:

@@ -253,7 +253,7 @@ def test_duckdbs_settings_name_no_folder_of_the_machine(session: Session, folder
         ("from '/etc/passwd'", "the registry has no dataset, model, calibration or report named '/etc/passwd'"),
         ("select 1; select 2", "one SQL statement at a time; this query has 2"),
         ("pivot versions on name using count(*)", "Give PIVOT its values"),
-        ("-- nothing", "one SQL statement at a time; this query has 0"),
+        ("-- nothing", "the query is empty"),
     ],
 )
 def test_refusals_say_what_is_allowed(session: Session, query: str, says: str) -> None:

@@ -211,7 +211,7 @@ def test_leftovers_are_notes_unless_they_are_damaged(whole: Registry) -> None:
     report = fsck(whole, deep=True, named={named.sha256})
     assert report.errors == []
     assert [note.where for note in report.notes] == ["objects", "objects", "manifests/.x.tmp", "registry.building"]
-    assert report.notes[0].what.startswith(f"1 file ({stored.bytes} bytes) that no version needs")
+    assert report.notes[0].what.startswith(f"1 file ({stored.bytes} bytes) that no version refers to")
     flip(whole.store.path(stored.sha256))
     flip(whole.store.path(named.sha256))
     advices = {
