@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.llm import client
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
-from engine.llm.limits import outage
+from engine.llm.limits import adaptive_window, outage
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
 from engine.llm.types.model_spec import ModelSpec
@@ -66,6 +66,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.0)
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(outage, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(adaptive_window, "_LONGEST_PAUSE", 0.0)
 
 
 async def ask_all(folder: Path, spec: ModelSpec, rows: int) -> list[Any]:
