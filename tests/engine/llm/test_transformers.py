@@ -361,7 +361,7 @@ async def test_a_full_gpu_halves_the_batch_and_every_row_is_answered(make: Make,
     shapes.clear()
     await ask(provider, *asked)
     assert max(read(shapes)) == 2  # what was learnt is kept
-    with pytest.raises(RequestError, match="does not hold one answer"):
+    with pytest.raises(RequestError, match="one answer does not fit into the GPU's memory"):
         await provider.complete([request("x" * 200)])
 
 
