@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-import openai
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +60,8 @@ async def bare_aiohttp(server: Endpoint, requests: int, concurrency: int) -> flo
 
 async def openai_client(server: Endpoint, requests: int, concurrency: int, *, over_aiohttp: bool) -> float:
     """The official client."""
+    import openai
+
     transport = openai.DefaultAioHttpClient() if over_aiohttp else None
     async with openai.AsyncOpenAI(base_url=server.base_url, api_key="none", http_client=transport) as client:
 

@@ -144,8 +144,8 @@ def one_seed(seed: int, folder: Path, settings: Settings, registry: Registry) ->
     chosen = [each for each in registry.records(f"{name}/feedback.strategies@1", StrategyChoice) if each.chosen]
     paths = ", ".join(f"{Cell(each.pcn, each.fc)}: {each.path} ({each.accuracy:.0%})" for each in chosen)
     with registry.session() as session:
-        rows = dict(session.ask("select name, rows from datasets where name like ?", [f"{name}/rows%"]).rows)
-    return found, f"{rows[f'{name}/rows.sft']} SFT rows, {rows[f'{name}/rows.pairs']} pairs. Paths: {paths}"
+        counts = dict(session.ask("select name, rows from datasets where name like ?", [f"{name}/rows%"]).rows)
+    return found, f"{counts[f'{name}/rows.sft']} SFT rows, {counts[f'{name}/rows.pairs']} pairs. Paths: {paths}"
 
 
 def interval(values: Sequence[np.ndarray]) -> Bar:

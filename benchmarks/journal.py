@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.llm.journal.answers import Answers, Journal
-from engine.llm.journal.serialization import checksum
+from engine.llm.journal.sqlite_file import entry_checksum
 from engine.llm.service_client import RemoteAnswers
 from engine.llm.shared_service import Service
 from engine.llm.types.completions import Completion
-from registry.storage.objects import durable_write, json_digest
+from registry.storage.checked_json import json_digest
+from registry.storage.files import durable_write
 
 ANSWER = Completion(text="Step by step: " + "the sum grows by one. " * 40, tokens_in=180, tokens_out=240, latency_ms=812.5)
 AT_A_TIME = 64
@@ -69,7 +70,7 @@ def fill(journal: Journal, entries: int) -> None:
     with sqlite3.connect(journal.file) as connection:
         for start in range(0, entries, 50_000):
             keys = [key(number) for number in range(start, min(entries, start + 50_000))]
-            connection.executemany("insert into answers values (?, ?, ?)", [(k, text, checksum(k, text)) for k in keys])
+            connection.executemany("insert into answers values (?, ?, ?)", [(k, text, entry_checksum(k, text)) for k in keys])
             connection.commit()
 
 

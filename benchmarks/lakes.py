@@ -62,7 +62,7 @@ class Ours:
         from registry import DataObject, Draft, StepRun
         from registry.records.content import content_id
         from registry.records.schema import fields_of
-        from registry.storage.objects import json_digest
+        from registry.storage.checked_json import json_digest
 
         catalog, store = self._registry.catalog, self._registry.store
         run = catalog.begin_run("benchmark", {})

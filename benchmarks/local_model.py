@@ -128,7 +128,7 @@ async def compare(options: argparse.Namespace, console: Console) -> float:
 async def shared_prefill(provider: TransformersProvider, model: LocalModel) -> Table:
     """Samples of one long prompt: processed once, and processed for each sample."""
     text = "Sum this up in a word. " + " ".join(f"On day {day} it rained and nobody came." for day in range(100))
-    tokens, short = len(model.ask(request(text, 1)).prompt), 8
+    tokens, short = len(model.generation_request(request(text, 1)).prompt), 8
     started = time.perf_counter()
     await plain(model, [text] * SAMPLES, short, SAMPLES)
     repeated = time.perf_counter() - started

@@ -217,9 +217,9 @@ def report(found: Found, settings: Settings, console: Console, plot: Path) -> No
             )
     series = {
         title: [
-            (alpha, bar([each.apss for each in measured.values()]))
+            (alpha, bar([each.apss for each in shuffles.values()]))
             for alpha in ALPHAS
-            if len(measured := found.get((method, alpha), {})) >= OFTEN * settings.shuffles
+            if len(shuffles := found.get((method, alpha), {})) >= OFTEN * settings.shuffles
         ]
         for method, title in METHODS.items()
     }

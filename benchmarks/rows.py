@@ -17,6 +17,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.jobs.messages import Failure, Job, Partition, Receipt
+    from engine.running.result import StepResult
+    from engine.spec.pipeline_spec import Resources
 
 HERE = "benchmark_rows_operators"
 OPERATORS = """
@@ -51,10 +57,10 @@ class OneProcess:
     def stop(self) -> None:
         pass
 
-    def workers_for(self, resources, **_):
+    def workers_for(self, resources: Resources, **_: object) -> Resources:
         return resources.model_copy(update={"num_cpus": 1, "workers": 1})
 
-    def run(self, job, parts, resources) -> Iterator:
+    def run(self, job: Job, parts: list[Partition], resources: Resources) -> Iterator[Receipt | Failure]:
         from engine.worker.partition_worker import Worker
 
         worker = Worker(job)
@@ -72,14 +78,14 @@ class Clock:
     def message(self, text: str) -> None:
         print(text)
 
-    def step_started(self, *_) -> None:
+    def step_started(self, *_: object) -> None:
         if len(self.cpu) == 1:
             self.cpu.append(time.process_time())
 
-    def step_advanced(self, *_) -> None:
+    def step_advanced(self, *_: object) -> None:
         pass
 
-    def step_finished(self, outcome) -> None:
+    def step_finished(self, outcome: StepResult) -> None:
         self.cpu.append(time.process_time())
 
 

@@ -123,13 +123,12 @@ def _counts(random: Random, words: Sequence[str]) -> list[tuple[str, str]]:
         number, solution = counts[asked], ""
         for _ in range(random.randint(0, 2)):
             thing = random.choice(things)
-            possible = [each for each in "+-*/" if (result := calculated(number, each, counts[thing])) is not None]
+            possible = {each: found for each in "+-*/" if (found := calculated(number, each, counts[thing])) is not None}
             if not possible:
                 break
-            sign = random.choice(possible)
-            result = calculated(number, sign, counts[thing])
-            asked, solution = f"{asked} {sign} {thing}", f"{solution}{number} {sign} {counts[thing]} = {result}\n"
-            number = result
+            sign = random.choice(list(possible))
+            before, number = number, possible[sign]
+            asked, solution = f"{asked} {sign} {thing}", f"{solution}{before} {sign} {counts[thing]} = {number}\n"
         pieces.append((f"{told}{asked}?\n", solution or f"{number}\n"))
         told = ""
     return pieces

@@ -107,8 +107,7 @@ class Registry:
             IncompatibleError: its rows cannot be read as `record`; the message lists the fields and the reasons.
         """
         with self.session() as session:
-            name, version = session.resolve(target)
-        manifest = self.manifest(name, version)
+            manifest = session.manifest(*session.resolve(target))
         ensure_readable(record, manifest.fields, f"{manifest.ref} ({manifest.type})")
         return (row for data in manifest.data for row in record.from_table(self.store.read_table(data.sha256)))
 

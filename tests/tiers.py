@@ -1,4 +1,4 @@
-"""Test tiers: markers that follow from the fixtures and the folder of a test, so that nobody sets them by hand.
+"""Test tiers: markers that follow from the fixtures and the folder of a test; few are set by hand.
 
 What has none of the markers below, and is no long proof (`soak`), is in the tier `quick`, which `make quick` runs before a
 commit. While it does, a test that starts Ray fails.
@@ -23,7 +23,8 @@ MARKERS = {
 }
 """Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` and
 `encoder_folder` are real models that tests train or run, with torch; `in_process` runs whole pipelines in the test's process;
-`small_disk` is a disk that fills up, and `undisturbed` what kills at every point are compared with."""
+`small_disk` is a disk that fills up, and `undisturbed` what kills at every point are compared with. Other long proofs, such as
+simulations and races of many processes, set `proof` themselves, and tests that start Ray on their own set `ray`."""
 
 FOLDERS = {"e2e": "ray", "hostile": "attack"}
 """Folder of tests -> marker."""

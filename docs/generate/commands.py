@@ -32,7 +32,7 @@ def page() -> str:
 
 
 def _text(command: Any) -> str:
-    return (command.help or "").split("\f")[0].strip()
+    return (command.help or "").strip()
 
 
 def _options(command: Any, context: Any) -> str:

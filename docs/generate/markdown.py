@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-
 
 class Docstring(NamedTuple):
     """A docstring in Google style: its text, and what it says of each argument."""
@@ -54,28 +52,6 @@ def docstring(owner: Any) -> Docstring:
         for name in names.split(","):
             arguments[name.strip()] = re.sub(r"\s+", " ", meaning).strip()
     return Docstring("\n\n".join(part.strip() for part in (before, after) if part.strip()), arguments)
-
-
-def type_of(schema: dict[str, Any]) -> str:
-    """A JSON Schema in few words: `integer ≥ 1`, `stop | skip`, `list of string`."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).rpartition("/")[2].rpartition(".")[2]
-    if "anyOf" in schema:
-        return " | ".join(type_of(each) for each in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(str(value) for value in schema["enum"])
-    if "const" in schema:
-        return str(schema["const"])
-    if isinstance(schema.get("type"), list):
-        return " | ".join(schema["type"])
-    kind = str(schema.get("type", "any"))
-    if kind == "array":
-        kind = f"list of {type_of(schema.get('items', {}))}"
-    if kind == "object":
-        values = [each for each in (schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()) if each]
-        kind = f"mapping to {type_of(values[0])}" if values and isinstance(values[0], dict) else "mapping"
-    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema and abs(schema[key]) < 2**62]
-    return " ".join([kind, *bounds])
 
 
 def default_of(schema: dict[str, Any], required: bool) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from docs.generate.markdown import code, default_of, docstring, generated, table, type_of
+from docs.generate.markdown import code, default_of, docstring, generated, table
+from engine.cli.operator_view import type_of
 from engine.operator.catalogue import catalogue
 from registry import Record
 

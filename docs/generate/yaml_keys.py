@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from docs.generate.markdown import code, default_of, docstring, generated, table, type_of
+from docs.generate.markdown import code, default_of, docstring, generated, table
+from engine.cli.operator_view import type_of
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 
@@ -16,14 +17,14 @@ Every key of a pipeline file. `engine check` knows the same keys and suggests th
 (`&name`, `*name`, `<<:`) work as in any YAML file. [Pipelines](../pipelines.md) explains how the parts work together.
 """
 
-_SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
-    ("The file", "", PipelineSpec),
-    ("`models.NAME`", "models", ModelSpec),
-    ("`models.NAME.limits`", "models.limits", Limits),
-    ("`models.NAME.price`", "models.price", Price),
-    ("`datasets.NAME`", "datasets", DatasetSpec),
-    ("`steps.NAME`", "steps", StepSpec),
-    ("`steps.NAME.resources`", "steps.resources", Resources),
+_SECTIONS: list[tuple[str, type[BaseModel]]] = [
+    ("The file", PipelineSpec),
+    ("`models.NAME`", ModelSpec),
+    ("`models.NAME.limits`", Limits),
+    ("`models.NAME.price`", Price),
+    ("`datasets.NAME`", DatasetSpec),
+    ("`steps.NAME`", StepSpec),
+    ("`steps.NAME.resources`", Resources),
 ]
 
 
@@ -33,7 +34,7 @@ class UndocumentedError(Exception):
 
 def page() -> str:
     """The page as Markdown."""
-    sections = [_section(title, spec) for title, _, spec in _SECTIONS]
+    sections = [_section(title, spec) for title, spec in _SECTIONS]
     return "\n".join([generated("YAML reference", "the models in engine/spec and engine/llm/types"), _INTRODUCTION, *sections])
 
 

@@ -167,7 +167,3 @@ def _usage_advice(error: Exception) -> str:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

@@ -76,7 +76,7 @@ def print_operator(operator: Operator, console: Console) -> None:
     rows = []
     for name, field in operator.params.model_fields.items():
         default = "required" if field.is_required() else json.dumps(plain(_default(field.default)))
-        rows.append([name, _type_of(schema["properties"][name]), default])
+        rows.append([name, type_of(schema["properties"][name]), default])
     if rows:
         console.print()
         console.print(grid(["parameter (with:)", "type", "default"], rows))
@@ -86,17 +86,26 @@ def _default(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
-def _type_of(schema: dict[str, Any]) -> str:
+def type_of(schema: dict[str, Any]) -> str:
+    """A JSON Schema in few words: `integer ≥ 1`, `stop | skip`, `list of string`."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2].rpartition(".")[2]
     if "anyOf" in schema:
-        return " | ".join(_type_of(each) for each in schema["anyOf"])
+        return " | ".join(type_of(each) for each in schema["anyOf"])
     if "enum" in schema:
         return " | ".join(str(value) for value in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
-    if "$ref" in schema:
-        return str(schema["$ref"].rpartition("/")[2])
-    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
-    return " ".join([str(schema.get("type", "any")), *bounds])
+    if isinstance(schema.get("type"), list):
+        return " | ".join(schema["type"])
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        kind = f"list of {type_of(schema.get('items', {}))}"
+    if kind == "object":
+        values = [each for each in (schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()) if each]
+        kind = f"mapping to {type_of(values[0])}" if values and isinstance(values[0], dict) else "mapping"
+    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema and abs(schema[key]) < 2**62]
+    return " ".join([kind, *bounds])
 
 
-_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

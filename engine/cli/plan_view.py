@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.output import grid
+from engine.cli.printable import row_count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def source_note(source: SourcePlan) -> str:
     """What users should know about the rows of a source; usually empty."""
     notes = ["empty!"] if not source.rows else []
     if source.rejected:
-        notes.append(f"{source.rejected:,} {'row' if source.rejected == 1 else 'rows'} left out (see `rejects`)")
+        notes.append(f"{row_count(source.rejected)} left out (see `rejects`)")
     if source.ignored:
         fields = (name if count == source.rows else f"{name} ({count:,})" for name, count in source.ignored.items())
         notes.append(f"fields left out: {', '.join(fields)}")

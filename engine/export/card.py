@@ -6,6 +6,7 @@ says today.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,7 +102,7 @@ def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
         shown = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
         return {"version": manifest, "params": _yaml(shown), "models": "", "prompts": {}, "packages": {}, "seed": None}
     params = document.get("params", {})
-    prompts = document.get("prompts", {})
+    prompts = document["prompts"] if "prompts" in document else _prompts_before_0_4(document)
     models = {role: _without_login(settings) for role, settings in document.get("models", {}).items()}
     return {
         "version": manifest,
@@ -111,6 +112,21 @@ def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
         "packages": document.get("packages", {}),
         "seed": document.get("seed"),
     }
+
+
+def _prompts_before_0_4(document: Mapping[str, Any]) -> dict[str, str]:
+    """Prompts in a key document of an older version, which did not list them: they are known by their names."""
+
+    def is_prompt(name: str) -> bool:
+        return any(word in name.lower() for word in ("prompt", "system"))
+
+    prompts = {name: value for name, value in document.get("params", {}).items() if isinstance(value, str) and is_prompt(name)}
+    for place, text in document.get("sources", {}).items():
+        constant = place.rpartition(":")[2]
+        # A parameter takes the place of a constant of its name.
+        if constant.isupper() and is_prompt(constant) and constant.lower() not in prompts and text.startswith("builtins.str:"):
+            prompts[constant] = ast.literal_eval(text.removeprefix("builtins.str:"))
+    return prompts
 
 
 def _without_login(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,8 +64,7 @@ def export(
         CorruptError: stored data is damaged; nothing was written.
     """
     with registry.session() as session:
-        name, version = session.resolve(target)
-    manifest = registry.manifest(name, version)
+        manifest = session.manifest(*session.resolve(target))
     if merge and not (format == "hf" and manifest.kind == Model.registry_kind):
         raise refuse_merging(f"{manifest.ref} is a {manifest.kind}" if format == "hf" else "it needs --to hf")
     before = _earlier_files(folder, overwrite)

@@ -10,7 +10,7 @@ from engine.fingerprint.reachable_code import Fingerprint, fingerprint
 from engine.operator.catalogue import catalogue
 from engine.operator.definitions import packages
 from registry import Record
-from registry.storage.objects import json_digest
+from registry.storage.checked_json import json_digest
 
 
 @cache

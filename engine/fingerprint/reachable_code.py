@@ -52,10 +52,12 @@ class Fingerprint:
     Attributes:
         code: name -> normalised source of a function, class or module, or canonical text of a constant.
         packages: installed packages by name -> version.
+        required: the packages that the code cannot do without.
     """
 
     code: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
+    required: set[str] = field(default_factory=set)
 
     def document(self) -> dict[str, Any]:
         """For a step key: hashes of the code, and the packages."""
@@ -136,9 +138,13 @@ class _Walker:
             return f"{self._package(installed)}:{value.__name__}"
         return None
 
-    def _package(self, module: str) -> str:
+    def _package(self, module: str, optional: bool = False) -> str:
         top = module.partition(".")[0]
-        if top not in sys.stdlib_module_names and top != "builtins" and top not in self.found.packages:
+        if top in sys.stdlib_module_names or top == "builtins":
+            return module
+        if not optional:
+            self.found.required.add(top)
+        if top not in self.found.packages:
             self.found.packages[top] = _version("posttrain-engine" if top in _ENGINE else top)
         return module
 
@@ -303,24 +309,25 @@ class _Walker:
         """Follow the names that code reads from its module and from its own imports."""
         module = str(scope.get("__name__", "?"))
         inner: dict[str, Any] = {}
-        for bound, source, attribute in imports(tree, str(scope.get("__package__") or "")):
-            value = self._imported(source, attribute)
+        for bound, source, attribute, optional in imports(tree, str(scope.get("__package__") or "")):
+            value = self._imported(source, attribute, optional)
             if value is not None:
                 inner[bound] = value
-        for head, *rest in reads(tree):
-            self.attributes.update(rest)
+        read = reads(tree)
+        self.attributes |= read.attributes
+        for head, *rest in read.names:
             if head in inner:
                 self._dotted(inner[head], rest, f"{module}:{head}")
             elif head in scope and head not in skipped:
                 self._dotted(scope[head], rest, f"{module}:{head}")
 
-    def _imported(self, source: str, attribute: str | None) -> Any:
+    def _imported(self, source: str, attribute: str | None, optional: bool) -> Any:
         """The value that an import inside a function binds; installed packages are recorded by version and not loaded."""
         if source not in sys.modules and not self._may_be_project(source):
-            self._package(source)
+            self._package(source, optional)
             return None
         if not self._is_project(source) and not self._may_be_project(source):
-            self._package(source)
+            self._package(source, optional)
             return None
         module = importlib.import_module(source)
         if attribute is None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from types import CodeType
+from typing import NamedTuple
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -82,10 +83,18 @@ def without_methods(node: ast.ClassDef, names: frozenset[str]) -> ast.ClassDef:
     return made
 
 
+class Reads(NamedTuple):
+    """What code reads: dotted names in a stable order, ("helpers", "parse") for `helpers.parse`; and attributes of anything."""
+
+    names: list[tuple[str, ...]]
+    attributes: frozenset[str]
+
+
 @lru_cache(maxsize=4096)
-def reads(tree: ast.AST) -> list[tuple[str, ...]]:
-    """Dotted names that code reads, in a stable order: ("helpers", "parse") for `helpers.parse`."""
+def reads(tree: ast.AST) -> Reads:
+    """The names and attributes that code reads."""
     found: set[tuple[str, ...]] = set()
+    attributes: set[str] = set()
     inner: set[int] = set()
     for node in _nodes(tree):
         parts: list[str] = []
@@ -93,6 +102,7 @@ def reads(tree: ast.AST) -> list[tuple[str, ...]]:
         while isinstance(place, ast.Attribute):
             inner.add(id(place.value))
             parts.append(place.attr)
+            attributes.add(place.attr)
             place = place.value
         if isinstance(place, ast.Name) and id(node) not in inner:
             found.add((place.id, *reversed(parts)))
@@ -100,22 +110,38 @@ def reads(tree: ast.AST) -> list[tuple[str, ...]]:
             quoted = (part.value for part in ast.walk(node.annotation) if isinstance(part, ast.Constant))
             # A quoted annotation such as "Table[Persona]" also names types.
             found.update((word,) for text in quoted if isinstance(text, str) for word in re.findall(r"[A-Za-z_]\w*", text))
-    return sorted(found)
+    return Reads(sorted(found), frozenset(attributes))
 
 
-def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str, str | None]]:
-    """(name bound, module, name in it or None) of the import statements in code."""
+class Import(NamedTuple):
+    """An imported name: the name it is bound to, the module, the name in the module (None: the module itself).
+
+    `optional`: the code goes on without it, because it catches ImportError.
+    """
+
+    bound: str
+    module: str
+    name: str | None
+    optional: bool
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[Import]:
+    """The import statements in code."""
+    caught = {id(inner) for node in _statements(tree) if _catches_import_error(node) for inner in _statements(node)}
     for node in _statements(tree):
+        optional = id(node) in caught
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
-                    yield alias.asname, alias.name, None
+                    yield Import(alias.asname, alias.name, None, optional)
                 else:
-                    yield alias.name.partition(".")[0], alias.name.partition(".")[0], None
+                    top = alias.name.partition(".")[0]
+                    yield Import(top, top, None, optional)
         elif isinstance(node, ast.ImportFrom):
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
             for alias in node.names:
-                yield alias.asname or alias.name, str(module), None if alias.name == "*" else alias.name
+                name = None if alias.name == "*" else alias.name
+                yield Import(alias.asname or alias.name, str(module), name, optional)
 
 
 @lru_cache(maxsize=256)
@@ -153,6 +179,17 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
             inner = getattr(node, part, None)
             if isinstance(inner, list):
                 waiting.extend(inner)
+
+
+def _catches_import_error(node: ast.AST) -> bool:
+    """Whether a statement is a `try` that continues when a package is not installed."""
+    if not isinstance(node, ast.Try):
+        return False
+    caught = [
+        part.id for handler in node.handlers if handler.type for part in ast.walk(handler.type) if isinstance(part, ast.Name)
+    ]
+    bare = any(handler.type is None for handler in node.handlers)
+    return bare or bool({"ImportError", "ModuleNotFoundError", "Exception"} & set(caught))
 
 
 def _first_line(node: _Function) -> int:

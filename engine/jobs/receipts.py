@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from engine.jobs.messages import Partition, Receipt
 from registry import Registry
 from registry.errors import CorruptError
-from registry.storage.objects import ObjectStore, read_checked_json, write_checked_json
+from registry.storage.checked_json import read_checked_json, write_checked_json
+from registry.storage.objects import ObjectStore
 
 
 @dataclass(frozen=True)

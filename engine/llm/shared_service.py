@@ -40,7 +40,7 @@ class Admission(NamedTuple):
 
     model: str
     number: int
-    ask: Estimate
+    estimate: Estimate
 
 
 class Release(NamedTuple):
@@ -82,7 +82,7 @@ class Service:
                 if message.model not in self._governors:
                     self._governors[message.model] = self._make[message.model]()
                 governor = self._governors[message.model]
-                task = asyncio.create_task(self._admit(worker, message.number, governor, message.ask))
+                task = asyncio.create_task(self._admit(worker, message.number, governor, message.estimate))
                 self._admitting[worker, message.number] = task
             else:
                 self._release((worker, message.number), message.outcome)
@@ -134,10 +134,10 @@ class Service:
         """What the workers have spent, by model; requests in flight count with their maximum cost."""
         return {model: governor.spent for model, governor in self._governors.items()}
 
-    async def _admit(self, worker: str, number: int, governor: Governor, ask: Estimate) -> None:
+    async def _admit(self, worker: str, number: int, governor: Governor, estimate: Estimate) -> None:
         error = None
         try:
-            self._tickets[worker, number] = (governor, await governor.admit(ask))
+            self._tickets[worker, number] = (governor, await governor.admit(estimate))
         except (BudgetError, EndpointError) as refused:
             error = refused
         finally:

@@ -13,7 +13,8 @@
             yield problem
 
 The operator's name is the function's name, its docstring is the page of `engine ops NAME`, and its keyword-only arguments are
-the parameters under `with:` in a pipeline. Any module of a package in the entry-point group `engine.operators` is loaded.
+the parameters under `with:` in a pipeline. Operators are found in every module of a package in the entry-point group
+`engine.operators`; a module is imported when a pipeline uses something that it defines.
 
 **Shapes.** The inputs decide how the operator gets its rows:
 

@@ -36,7 +36,7 @@ from registry.records.schema import missing_fields
 
 
 def check(file: Path, settings: list[str] | None = None, session: Session | None = None, *, keys: bool = False) -> Pipeline:
-    """Load and check a pipeline file. Starts nothing and writes nothing.
+    """Load and check a pipeline file. Starts nothing, and writes only what generators accepted, into the user's cache.
 
     Args:
         file: the YAML.
@@ -198,7 +198,7 @@ class _Checker:
         generator = self.find(self.known.generators, name, "generator", (*loc, "generator"))
         if generator is None:
             return
-        if not self.installed(name, code_of_function(generator.function, name).packages, (*loc, "generator")):
+        if not self.installed(name, code_of_function(generator.function, name).required, (*loc, "generator")):
             return
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.base_dir, self.spec.seed, excluded)
@@ -263,7 +263,7 @@ class _Checker:
             return None
         try:
             # Now, while the files still contain the code that was imported.
-            self.installed(found.name, code_of(full_name(found)).packages, ("steps", name, "op"))
+            self.installed(found.name, code_of(full_name(found)).required, ("steps", name, "op"))
         except UnstableCodeError as error:
             self.problem(str(error), ("steps", name, "op"))
         return found
@@ -303,10 +303,16 @@ class _Checker:
         if params is None:
             return Step(name, spec, operator, inputs, operator.params.model_construct(), {})
         records = {port: each.record for port, each in operator.inputs.items()}
+        parameters: Loc = (*loc, "with") if spec.with_ else (*loc, "op")
         if not any(each.open for each in operator.inputs.values()):
             for text in self.parameter_problems(operator, params, records):
-                self.problem(text, (*loc, "with") if spec.with_ else (*loc, "op"))
-        return Step(name, spec, operator, inputs, params, self.roles(name, operator, params, bound))
+                self.problem(text, parameters)
+        try:
+            filled = self.roles(name, operator, params, bound)
+        except DeclarationError as error:  # a method of the parameters failed
+            self.problem(str(error), parameters)
+            filled = {}
+        return Step(name, spec, operator, inputs, params, filled)
 
     def parameter_problems(self, operator: Operator, params: BaseModel, records: Mapping[str, type[Record]]) -> list[str]:
         """What the operator's own methods find wrong with its parameters, or what is wrong with these methods."""

@@ -15,7 +15,7 @@ from engine.operator.declaration import Operator
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
-from registry.storage.objects import canonical_json
+from registry.storage.checked_json import canonical_json
 
 RecordType: TypeAlias = type[Record]
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from engine.fingerprint.code import code_of
+from engine.llm.limits.estimates import BYTES_PER_TOKEN
 from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Step
 from engine.planning.inputs import Inputs, memory_of, streamed_memory
-
-_BYTES_PER_TOKEN = 4
-"""The bytes of a token in a model's own answers, when they are part of a later prompt."""
 
 
 class Bounds(NamedTuple):
@@ -39,7 +37,7 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
-        answers = (per_row - 1) * spec.max_tokens * _BYTES_PER_TOKEN
+        answers = (per_row - 1) * spec.max_tokens * BYTES_PER_TOKEN
         added = (own + whole + answers if prompt is None else prompt) + len((spec.system or "").encode())
         tokens_in = per_row * streamed * left // max(1, rows) + asked * added
         tokens_out = asked * spec.max_tokens

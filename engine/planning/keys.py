@@ -12,7 +12,7 @@ from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
 from registry.records.schema import fields_of
-from registry.storage.objects import json_digest
+from registry.storage.checked_json import json_digest
 
 if TYPE_CHECKING:
     from engine.pipeline.graph import Step

@@ -14,7 +14,7 @@ from engine.sources import ingest
 from engine.sources.exclusions import digest
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.schema import fields_of
-from registry.storage.objects import canonical_json
+from registry.storage.checked_json import canonical_json
 
 SOURCE = "source"
 """The `op` of external datasets in the registry."""

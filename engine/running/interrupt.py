@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from registry.storage.objects import durable_write
+from registry.storage.files import durable_write
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -12,7 +12,7 @@ from engine.running.executor import Executor
 from engine.running.result import Observer, RunResult
 from engine.running.step_runner import FailedStepError, RunState, run_step
 from registry import Registry
-from registry.storage.objects import canonical_json
+from registry.storage.checked_json import canonical_json
 
 
 def run(

@@ -32,7 +32,7 @@ from engine.running.result import Observer, StepResult
 from engine.running.step_lock import only_one
 from engine.spec.pipeline_spec import Resources
 from registry import Manifest, Registry, SideObject, StepRun
-from registry.storage.objects import durable_write
+from registry.storage.files import durable_write
 
 _REASONS_SHOWN = 3
 

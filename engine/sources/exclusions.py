@@ -15,7 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engine.errors import EngineError
 from engine.sources.readers import load_json
-from registry.storage.objects import durable_write, json_digest
+from registry.storage.checked_json import json_digest
+from registry.storage.files import durable_write
 from registry.storage.valid_text import valid
 
 Exclusions = Mapping[str, frozenset[str]]

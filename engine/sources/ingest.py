@@ -36,7 +36,7 @@ from registry import DataObject, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id
 from registry.records.schema import fields_of
-from registry.storage.objects import json_digest
+from registry.storage.checked_json import json_digest
 
 READER_VERSION = 3
 """Increase it when the readers return different rows for the same bytes."""

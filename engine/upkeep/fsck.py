@@ -12,7 +12,7 @@ from engine.llm.journal.integrity import damages
 from engine.llm.journal.wal import first_damaged
 from registry import CorruptError, Registry
 from registry.storage import plain_files
-from registry.storage.objects import read_checked_json
+from registry.storage.checked_json import read_checked_json
 from registry.upkeep import fsck as of_registry
 from registry.upkeep.fsck import CheckResult, FileCount, Finding
 

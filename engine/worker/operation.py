@@ -125,6 +125,11 @@ class Operation:
             _NoRow() if rejects is None else rejects,
         )
 
+    @cached_property
+    def _name(self) -> str:
+        """The operator in error messages. Not built for each row."""
+        return f"{self.operator.place}: operator {self.operator.name}"
+
     def checked(self, item: Any, where: str, calls: tuple[Call, ...] = (), given: Record | None = None) -> OutputRow:
         """What the operator yielded, checked against its declaration and validated.
 
@@ -134,7 +139,7 @@ class Operation:
             calls: the calls made before.
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
         """
-        name, outputs = f"{self.operator.place}: operator {self.operator.name}", self.operator.outputs
+        name, outputs = self._name, self.operator.outputs
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
         if item is row and len(outputs) > 1:
             raise OperatorError(f"{name} has the outputs {', '.join(outputs)} and must yield (output, record)")

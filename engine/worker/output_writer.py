@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, count
@@ -105,32 +105,34 @@ class OutputWriter:
         Args:
             reasons: why the row, or parts of its result, were rejected.
         """
-        linked: set[str] = set()
+        linked: set[int] = set()
         kept = self._kept(emitted)
         for item in kept:
             # If the operator names no answer, it may have used every call made so far.
             answers = _call_ids(item.sources) if item.calls else {}
             calls = [call for call in item.calls if call.call_id in answers] or item.calls
             self._add(item, calls, (at,))
-            linked |= {call.call_id for call in calls}
+            linked |= {id(call) for call in calls}  # a row that runs again repeats a call under the same call_id
         if reasons:
             number, parent_row = self._address(at)
             self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
         if log.calls:
-            self._add_unlinked(call for call in log.calls if call.call_id not in linked)
+            self._add_unlinked(call for call in log.calls if id(call) not in linked)
         return bool(kept)
 
     def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
         """Add rows that do not belong to one input row. Calls are linked to the rows that name their answers."""
-        by_id: dict[str, list[Call]] = {}
+        by_id: dict[str, deque[Call]] = {}
         for call in log.calls:
-            by_id.setdefault(call.call_id, []).append(call)
-        linked: set[str] = set()
+            by_id.setdefault(call.call_id, deque()).append(call)
+        linked: set[int] = set()
         for item in self._kept(emitted):
-            answers = _call_ids(item.sources)
-            self._add(item, [call for call_id in answers for call in by_id.get(call_id, ())])
-            linked |= answers.keys()
-        self._add_unlinked(call for call in log.calls if call.call_id not in linked)
+            calls = [by_id[call_id][0] for call_id in _call_ids(item.sources) if call_id in by_id]
+            for call in calls:
+                by_id[call.call_id].rotate(-1)  # equal requests have equal ids; each row gets one of their calls
+            self._add(item, calls)
+            linked |= {id(call) for call in calls}
+        self._add_unlinked(call for call in log.calls if id(call) not in linked)
 
     def add_exposure(self, seen: Mapping[RowRef, int]) -> None:
         """Add how often a trainer saw each row. These rows are sources of the models it made."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from engine.operator import did_you_mean
 from operators.alignment.conclusions import mentions
 from operators.draws import draw
 
@@ -91,8 +91,7 @@ def _explained(error: Any, task: str, settings: type[BaseModel]) -> str:
     name = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
         return f"{name}: {error['msg']} (given: {error['input']!r:.60})"
-    close = get_close_matches(name, settings.model_fields, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(settings.model_fields)}"
+    hint = did_you_mean(name, settings.model_fields, f"known settings: {', '.join(settings.model_fields)}")
     return f"{task} has no setting {name!r}; {hint}"
 
 

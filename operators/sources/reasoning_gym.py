@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any
 
-from engine.operator import Generator
+from engine.operator import Generator, did_you_mean
 
 PACKAGE = "reasoning_gym"
 
@@ -35,8 +34,7 @@ def problems_with(task: str, settings: Mapping[str, Any]) -> list[str]:
     from reasoning_gym.factory import DATASETS
 
     if task not in DATASETS:
-        close = get_close_matches(task, DATASETS, n=1)
-        return [f"reasoning_gym has no task {task!r}" + (f"; did you mean {close[0]!r}?" if close else "")]
+        return [f"reasoning_gym has no task {task!r}; {did_you_mean(task, DATASETS, 'its documentation lists them')}"]
     try:
         create_dataset(task, **{"size": 1, **settings})
     except (TypeError, ValueError, AssertionError) as error:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from registry.catalog.database import sql
 from registry.catalog.derived_tables import DerivedTables
 from registry.catalog.manifest import Draft, Event, Manifest, Pin, StepRun, UsedNumber
 from registry.catalog.rows import manifest_rows, merged, run_rows
@@ -20,8 +19,6 @@ from registry.storage.files import Files
 from registry.storage.lock import READ_ONLY
 from registry.storage.objects import ObjectStore
 from registry.storage.shared_lock import SharedLock
-
-__all__ = ["Catalog", "sql"]
 
 
 class Catalog(DerivedTables):

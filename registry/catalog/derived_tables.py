@@ -61,9 +61,7 @@ class DerivedTables:
                 self._finish_pending()
                 return self._repaired(self._database.copy)
             except OSError as error:
-                if error.errno not in READ_ONLY:
-                    _log.warning("the catalog cannot be written, so the manifests and run journals are read instead: %s", error)
-                return in_memory(self.files.rows())
+                return self._from_files(error)
 
     def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query on the tables. Nothing is copied, so it costs the same however many versions there are."""
@@ -72,11 +70,15 @@ class DerivedTables:
                 self._finish_pending()
                 return self._repaired(lambda: self._database.look_up(query, values))
             except OSError as error:
-                if error.errno not in READ_ONLY:
-                    raise
-                with in_memory(self.files.rows()) as tables:
+                with self._from_files(error) as tables:
                     tables.execute("use memory.internal")
                     return tables.execute(query, list(values)).fetchall()
+
+    def _from_files(self, error: OSError) -> duckdb.DuckDBPyConnection:
+        """The tables as the files of record have them, for a DuckDB file that cannot be written."""
+        if error.errno not in READ_ONLY:
+            _log.warning("the catalog cannot be written, so the manifests and run journals are read instead: %s", error)
+        return in_memory(self.files.rows())
 
     def rebuild(self) -> int:
         """Rebuild the DuckDB file from the files of record; returns the number of versions."""

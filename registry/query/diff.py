@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from registry.catalog.catalog import sql
+from registry.catalog.database import sql
 from registry.catalog.manifest import Manifest
 from registry.errors import QueryError
 from registry.lineage.walk import Version
@@ -49,7 +49,7 @@ class Side:
 
 @dataclass(frozen=True)
 class RowSample:
-    """A row that one version has `copies` times more often than the other; `row` is the last of those copies."""
+    """A row that one version has `copies` more times than the other; `row` is the last of those copies."""
 
     row: int
     copies: int

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from registry.catalog import side_schemas
-from registry.catalog.catalog import Catalog, sql
+from registry.catalog.catalog import Catalog
+from registry.catalog.database import sql
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError, LimitError, QueryError
 from registry.lineage.lineage import Lineage

@@ -14,22 +14,9 @@ import pyarrow as pa
 
 from registry.errors import CorruptError, MissingError
 from registry.storage import plain_files
-from registry.storage.checked_json import canonical_json, json_digest, read_checked_json, write_checked_json
-from registry.storage.files import Files, LocalFiles, durable_write, fsync_folder, replacing
+from registry.storage.files import Files, LocalFiles, replacing
 from registry.storage.ids import is_sha256
 from registry.storage.shared_lock import SharedLock
-
-__all__ = [
-    "Listed",
-    "ObjectStore",
-    "Stored",
-    "canonical_json",
-    "durable_write",
-    "fsync_folder",
-    "json_digest",
-    "read_checked_json",
-    "write_checked_json",
-]
 
 _PACKED_ROWS = 65_536
 """Rows in a row group of tables with packed columns: looking up one row decodes that many."""

@@ -114,11 +114,7 @@ class Garbage:
         return sum(each.bytes for each in self.objects) + sum(each.bytes for each in self.leftovers)
 
 
-def _no_files(oldest: float) -> Sequence[StepFiles]:
-    return ()
-
-
-def find(registry: Registry, grace: dt.timedelta = GRACE, step_files: FindStepFiles = _no_files) -> Garbage:
+def find(registry: Registry, grace: dt.timedelta, step_files: FindStepFiles) -> Garbage:
     """Return what `collect` would remove now. Changes nothing.
 
     A version is kept when it is the latest or the newest of its name, pinned, younger than the horizon, or being made
@@ -134,7 +130,7 @@ def find(registry: Registry, grace: dt.timedelta = GRACE, step_files: FindStepFi
         return _found(registry, listed, grace, step_files).garbage
 
 
-def collect(registry: Registry, grace: dt.timedelta = GRACE, step_files: FindStepFiles = _no_files) -> Garbage:
+def collect(registry: Registry, grace: dt.timedelta, step_files: FindStepFiles) -> Garbage:
     """Remove what `find` finds; return what was removed. When killed, it leaves whole versions, and more to collect.
 
     Raises:

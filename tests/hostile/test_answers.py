@@ -186,7 +186,7 @@ answers = st.one_of(
 
 
 @given(answer=answers, samples=st.integers(1, 3), logprobs=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_json_becomes_storable_answers_or_a_model_error(answer: Any, samples: int, logprobs: bool) -> None:
     sampling = {"max_tokens": 64, **({"logprobs": 2} if logprobs else {})}
     requests = [Request("e", "m", (), sampling, sample) for sample in range(samples)]
@@ -207,7 +207,7 @@ SPEC = ModelSpec.model_validate({"provider": "openai", "model": "m"})
 
 
 @given(answer=anything, status=st.integers(300, 599), after=st.one_of(st.text(max_size=20), st.floats().map(str)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_json_as_an_error_is_classified(answer: Any, status: int, after: str) -> None:
     error_inside(answer)
     error = failure(status, json.dumps(answer), {"Retry-After": after, "Location": after}, SPEC)
@@ -232,7 +232,7 @@ SPELLINGS = [
     around=st.tuples(st.text(max_size=10), st.text(max_size=10)),
     pieces=st.lists(st.tuples(st.integers(1, 5), st.sampled_from(SPELLINGS)), min_size=1, max_size=8),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_a_key_is_hidden_however_its_pieces_are_spelt(key: str, around: tuple[str, str], pieces: list[Any]) -> None:
     spelt, start = "", 0
     for length, spell in pieces:

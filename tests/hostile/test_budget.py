@@ -83,7 +83,7 @@ async def ask_all(folder: Path, spec: ModelSpec, rows: int) -> list[Any]:
     return done
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     script=st.lists(st.tuples(st.sampled_from(ANSWERS), st.sampled_from(USAGES)), min_size=1, max_size=12),
     template=st.integers(0, 120),

@@ -87,7 +87,7 @@ def written(parts: list[tuple[str, int]], longest: int) -> str:
     return "".join((unit * times)[: longest // len(parts)] for unit, times in parts)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(answers)
 def test_no_answer_makes_a_parser_raise(parts: list[tuple[str, int]]) -> None:
     text = written(parts, 2500)
@@ -98,7 +98,7 @@ def test_no_answer_makes_a_parser_raise(parts: list[tuple[str, int]]) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("without_collections")
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
 @given(answers)
 def test_ten_thousand_answers_take_any_parser_less_than_a_tenth_of_a_second(parts: list[tuple[str, int]]) -> None:
     text = written(parts, 8_000)

@@ -140,10 +140,12 @@ def covered_share(alpha: float, **how) -> float:
 SLACK = 4 * math.sqrt(0.25 / CALIBRATED + 0.25 / TESTED) / math.sqrt(TRIALS)
 
 
+@pytest.mark.proof
 def test_sets_of_sampled_answers_cover_at_a_feasible_level():
     assert covered_share(0.45) > 0.55 - SLACK
 
 
+@pytest.mark.proof
 def test_with_none_of_these_as_an_answer_every_level_is_feasible_and_covered():
     """The level 0.1 is infeasible with the sampled answers alone, because the truth is missing more often than that."""
     random = np.random.default_rng(11)
@@ -255,6 +257,7 @@ def adaptive(random: np.random.Generator, n: int, budget: int) -> tuple[Pools, f
     return pools(rows, correct=truths), used / n
 
 
+@pytest.mark.proof
 def test_sets_cover_when_calibration_and_new_questions_stop_by_the_same_rule():
     random = np.random.default_rng(13)
     shares, used = [], []
@@ -268,6 +271,7 @@ def test_sets_cover_when_calibration_and_new_questions_stop_by_the_same_rule():
     assert np.mean(used) < 16, "it saves samples"
 
 
+@pytest.mark.proof
 def test_the_drift_test_keeps_its_level_and_detects_a_shift():
     random = np.random.default_rng(17)
     null = [drift(random.random((60, 3)), random.random((40, 3)), 99, seed=trial).p_value for trial in range(300)]

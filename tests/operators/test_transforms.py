@@ -202,7 +202,7 @@ def jaccard(one: str, other: str, size: int) -> float:
     return len(first & second) / len(first | second)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=TEXTS, threshold=st.sampled_from([0.3, 0.5, 0.8, 1.0]), size=st.integers(1, 4))
 def test_dropped_texts_are_similar_to_an_earlier_kept_text(texts: list[str], threshold: float, size: int) -> None:
     found = by_minhash([[text] for text in texts], threshold, size, lambda done, total: None)
@@ -228,7 +228,7 @@ def test_a_text_similar_only_to_a_dropped_one_is_kept() -> None:
 VARIANTS = [str.upper, lambda text: f" {text}. ", lambda text: text.replace(" ", ", "), lambda text: text + " b"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(given=st.lists(st.tuples(st.text("ab .", max_size=7), st.sampled_from(VARIANTS)), max_size=12))
 async def test_no_kept_text_repeats_an_earlier_one(given: list[tuple[str, Callable[[str], str]]]) -> None:
     rows = [Persona(persona=variant(text)) for text, variant in given]
@@ -367,7 +367,7 @@ def test_a_very_short_text_counts_only_if_whole_rows_are_equal() -> None:
     assert shared("?!", "...") is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     row=st.lists(st.sampled_from("abc"), max_size=12),
     references=st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=3),

@@ -251,10 +251,12 @@ class AsyncActor:
         return await verdicts(pairs)
 
 
+@pytest.mark.proof
 async def test_verdicts_are_right_in_the_main_thread() -> None:
     assert unexpected(await verdicts(PAIRS)) == []
 
 
+@pytest.mark.proof
 def test_verdicts_are_right_in_threads() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda pair: asyncio.run(verdicts([pair]))[0], PAIRS))
@@ -273,6 +275,7 @@ def test_verdicts_are_right_in_a_ray_actor(actor: type) -> None:
         ray.kill(handle)
 
 
+@pytest.mark.proof
 async def test_a_comparison_that_hangs_does_not_delay_others() -> None:
     await verify(r"\sqrt{4}", r"\boxed{\frac{4}{\sqrt{4}}}")
     hang = asyncio.ensure_future(verify(*HANG))
@@ -282,6 +285,7 @@ async def test_a_comparison_that_hangs_does_not_delay_others() -> None:
     assert (await hang)[0] == "timeout"
 
 
+@pytest.mark.proof
 async def test_waiting_for_a_process_does_not_count_towards_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both processes hang; what waits for them has its own time from when one takes it up.
     waiting = [verify(*HANG), verify(*HANG), verify(r"\sqrt{9} + x", r"\boxed{x + 3}")]

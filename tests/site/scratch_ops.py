@@ -410,6 +410,35 @@ class Halves(Params):
         return {"teacher": 4 // self.by}
 
 
+class Wishes(Params):
+    """Asks for something that depends on a parameter."""
+
+    by: int = 2
+
+    def problems(self, inputs: InputTypes) -> Iterator[str]:
+        """Zero is refused."""
+        if not self.by:
+            yield "by must not be 0"
+
+    def capabilities(self) -> Capabilities:
+        """Several samples, if there is more than one."""
+        return {"teacher": ["n"] if 4 // self.by > 1 else []}
+
+
+@operator
+async def wishful(word: Word, teacher: ChatModel, params: Wishes) -> AsyncIterator[Word]:
+    """Its parameters fail with 0, and say so."""
+    yield word
+
+
+@operator
+async def ask_same(words: Table[Word], teacher: ChatModel) -> AsyncIterator[Word]:
+    """Asks the same for each row, one after another."""
+    for word in words:
+        answer = await teacher.chat("Say it")
+        yield derived(Word(text=f"{word.text} {answer.text}"), word, answer)
+
+
 @operator
 async def halved(word: Word, teacher: ChatModel, params: Halves) -> AsyncIterator[Word]:
     """Its parameters fail with 0."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json, row_count
+from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json
+from engine.cli.printable import row_count
 
 if TYPE_CHECKING:
     from registry.query.diff import Change, Diff, RowDiff, RowSample, Side
@@ -137,7 +138,7 @@ def _order(rows: RowDiff) -> str:
 def _only(sign: str, side: Side, rows: Sequence[RowSample]) -> Iterator[str]:
     for row in rows:
         yield ""
-        yield f"{sign} row {row.row} of {side}" + (f" ({row.copies:,} copies)" if row.copies > 1 else "")
+        yield f"{sign} row {row.row} of {side}" + (f" ({row.copies:,} more copies)" if row.copies > 1 else "")
         for name, value in row.values.items():
             if value is not None:
                 yield f"    {name}: {_cut(_text(value))}"

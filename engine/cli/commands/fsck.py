@@ -10,6 +10,7 @@ import typer
 
 from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json
 from engine.cli.invocation import propose
+from engine.cli.printable import counted
 
 
 def fsck(
@@ -66,5 +67,5 @@ def _print(report: Any, deep: bool, seconds: float) -> None:
         console.print(f"\n{finding.severity}: {finding.where}: {finding.what}{affected}", soft_wrap=True)
         console.print(f"  {_advice(finding)}", soft_wrap=True)
     errors, notes = len(report.errors), len(report.notes)
-    verdict = f"{errors} {'error' if errors == 1 else 'errors'}, {notes} {'note' if notes == 1 else 'notes'}"
+    verdict = f"{counted(errors, 'error')}, {counted(notes, 'note')}"
     console.print(f"\n{verdict if errors or notes else 'no problems found'}")

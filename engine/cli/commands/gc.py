@@ -11,6 +11,7 @@ import typer
 
 from engine.cli.commands.shared import Context, JsonOption, VersionArg, existing_registry, out, print_json
 from engine.cli.invocation import propose
+from engine.cli.printable import counted
 from engine.errors import PipelineError, Problem
 
 if TYPE_CHECKING:
@@ -115,21 +116,21 @@ def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Ite
         "object": [f"objects/{each.name}  {each.bytes:,} bytes" for each in found.objects],
         "leftover": [f"{each.where}  {each.what}, {each.bytes:,} bytes" for each in found.leftovers],
     }
-    counts = ", ".join(_count(len(names), kind) for kind, names in kinds.items() if names)
+    counts = ", ".join(counted(len(names), kind) for kind, names in kinds.items() if names)
     done = "deleted" if deleted else "would delete"
     yield f"{done} {counts}: {found.bytes:,} bytes" if counts else "nothing to delete"
     for names in kinds.values():
         yield from _first(names)
-    yield f"kept: {_count(found.kept, 'version')}, and all model answers ({_size(registry):,} bytes), which were paid for"
+    yield f"kept: {counted(found.kept, 'version')}, and all model answers ({_size(registry):,} bytes), which were paid for"
     if found.young:
         why = f"younger than {grace}" if found.live_since is None else "newer than the start of the oldest active run"
         if registry.url and found.live_since:
             why = "because no object at a URL is deleted while a run is active"
         size = sum(each.bytes for each in found.young)
-        yield f"kept for now: {_count(len(found.young), 'object')} ({size:,} bytes) that no version uses, {why}"
+        yield f"kept for now: {counted(len(found.young), 'object')} ({size:,} bytes) that no version uses, {why}"
     if found.paused:
         size = sum(each.bytes for each in found.paused)
-        count = _count(len(found.paused), "unfinished step")
+        count = counted(len(found.paused), "unfinished step")
         yield f"kept for now: checkpoints of {count} ({size:,} bytes), which can continue. To discard one, delete its folder:"
         yield from _first([f"{each.where}  {each.bytes:,} bytes" for each in found.paused])
     if counts and not deleted:
@@ -140,10 +141,6 @@ def _first(names: Sequence[str]) -> Iterator[str]:
     yield from (f"  {name}" for name in names[:SHOWN])
     if len(names) > SHOWN:
         yield f"  ... and {len(names) - SHOWN:,} more (--json lists all)"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _size(registry: Registry) -> int:

@@ -18,9 +18,9 @@ from engine.cli.commands.shared import (
     existing_registry,
     out,
     print_json,
-    row_count,
     say,
 )
+from engine.cli.printable import row_count
 from engine.errors import PipelineError, Problem
 
 if TYPE_CHECKING:

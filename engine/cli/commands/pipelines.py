@@ -12,12 +12,12 @@ from engine.cli.commands.shared import (
     JsonOption,
     checked_pipeline,
     chosen_steps,
-    counted,
     named_registry,
     out,
     print_json,
     say,
 )
+from engine.cli.printable import counted
 
 _SHOWN = {"True": "yes", "False": "no", "None": "unknown"}
 

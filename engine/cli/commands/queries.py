@@ -23,10 +23,10 @@ from engine.cli.commands.shared import (
     existing_registry,
     out,
     print_json,
-    row_count,
     say,
 )
 from engine.cli.invocation import propose
+from engine.cli.printable import row_count
 
 if TYPE_CHECKING:
     from registry import Registry
@@ -96,7 +96,7 @@ def show(context: Context, target: VersionArg, json: JsonOption = False) -> None
         versions = session.ask("select version from versions where name = ? order by 1", [name]).rows
         asked = "select file, params from runs join versions using (run_id) where name = ? and version = ?"
         run = session.ask(asked, [name, version]).rows
-    manifest = registry.manifest(name, version)
+        manifest = session.manifest(name, version)
     if json:
         print_json(manifest.model_dump(mode="json"))
         return

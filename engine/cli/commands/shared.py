@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -140,14 +139,3 @@ def end_query(timeout: float) -> None:
         say(f"error: the query was stopped after {timeout:g} s. Allow more time (--timeout SECONDS), or simplify it.")
     finally:
         os._exit(2)
-
-
-def counted(things: Collection[Any] | int, word: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    number = things if isinstance(things, int) else len(things)
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def row_count(count: int) -> str:
-    """`1 row`, `2,000 rows`."""
-    return counted(count, "row")

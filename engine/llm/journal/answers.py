@@ -31,9 +31,10 @@ from engine.llm.types.completions import Completion
 
 _FIND = "select answer, checksum from answers where key = ?"
 _FIND_BY_END = """
-select answer, checksum from answers indexed by answers_by_end where substr(key, 33) = substr(?1, 33) and key = ?1
+select answer, checksum from answers indexed by answers_by_end where substr(key, 33) = substr(?1, 33) and +key = ?1
 """
-"""A flipped byte in an index hides an entry without an error. So a second index is searched before paying again."""
+"""A flipped byte in an index hides an entry without an error. So a second index is searched before paying again. With the `+`,
+SQLite does not put the key into `substr(key, 33)`, which would make it read the whole index."""
 _BATCH = 512
 _HOLD_SECONDS, _LOOK_SECONDS = 120.0, 0.5
 """How long answers wait for space on a full disk if even the reserve is not enough, and the pause between two attempts."""

@@ -70,9 +70,9 @@ class BatchProvider:
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Answers, once their batch is done; see Provider. All samples of a prompt are sent together.
 
-        `latency_ms` is 0.0, because it is unknown how long the server worked on an answer. Waits note trouble with the batch
-        itself. A request that failed in it raises a TransientError: it may be sent again in another batch, once the limits
-        allow it.
+        `latency_ms` is 0.0, because it is unknown how long the server worked on an answer. Trouble with the batch
+        itself is waited out. A request that failed in it raises a TransientError: it may be sent again in another batch, once
+        the limits allow it.
         """
         if self._capabilities is None:
             self._capabilities = await recall(self._answers, self._spec)

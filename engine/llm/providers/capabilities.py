@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.llm.journal.answers import Answers
 from engine.llm.types.capability import Capability
 from engine.llm.types.model_spec import ModelSpec
-from registry.storage.objects import json_digest
+from registry.storage.checked_json import json_digest
 
 
 class KnownCapabilities(BaseModel):
@@ -45,9 +45,9 @@ async def recall(answers: Answers, spec: ModelSpec) -> KnownCapabilities:
         return KnownCapabilities()
 
 
-async def remember(answers: Answers, spec: ModelSpec, abilities: KnownCapabilities) -> None:
+async def remember(answers: Answers, spec: ModelSpec, known: KnownCapabilities) -> None:
     """Store what is known."""
-    await answers.note(_name(spec), abilities.model_dump_json(exclude_none=True))
+    await answers.note(_name(spec), known.model_dump_json(exclude_none=True))
 
 
 def _name(spec: ModelSpec) -> str:

@@ -108,7 +108,7 @@ class ModelSpec(Spec):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
     stop: tuple[str, ...] = ()
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     extra_body: dict[str, Any] = {}
     limits: Limits = Limits()
     price: Price = Price()

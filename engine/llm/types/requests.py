@@ -1,4 +1,4 @@
-"""What a model client takes and gives, and how it fails."""
+"""A request to a model, and the messages it consists of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from registry.storage.objects import json_digest
+from registry.storage.checked_json import json_digest
 
 
 @dataclass(frozen=True)

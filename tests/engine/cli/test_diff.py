@@ -65,7 +65,7 @@ def test_by_content_it_reports_copies_order_and_the_number_of_rows_not_shown(reg
     assert printed(run, "p/a@1", "p/a@2")[-1] == "rows by content: 2 unchanged, in another order (2 moved)"
     lines = printed(run, "p/a@1", "p/a@3", "-n", "1")
     assert "rows by content: 1 unchanged, 1 removed, 3 added" in lines
-    assert "+ row 2 of p/a@3 (2 copies)" in lines
+    assert "+ row 2 of p/a@3 (2 more copies)" in lines
     assert lines[-1] == "(1 more added; -n shows more)"
     assert printed(run, "p/a@2", "p/a@2")[-1].startswith("identical: both have the content id ")
     commit(registry, problems(8))

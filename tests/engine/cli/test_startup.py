@@ -10,6 +10,8 @@ import pytest
 
 from registry import Registry
 
+pytestmark = pytest.mark.proof  # many processes
+
 PIPELINES = sorted(path.stem for path in (Path(__file__).parents[3] / "pipelines").glob("*.yaml"))
 
 HEAVY = [
@@ -38,27 +40,19 @@ HEAVY = [
 """Packages that are slow to import, or that only a run needs."""
 
 
-def imported(*commands: list[str]) -> set[str]:
-    """The heavy packages that commands import when run one after another in one process."""
+def imported(*commands: list[str], codes: tuple[int, ...] = (0,)) -> set[str]:
+    """The heavy packages that commands import when run one after another in one process, and end with one of these codes."""
     code = (
         "import sys\nfrom engine.cli import main\n"
         f"for command in {list(commands)!r}:\n"
         "    sys.argv = ['engine', *command]\n"
         "    try: main()\n"
-        "    except SystemExit as stop: assert stop.code in (0, 2), (command, stop.code)\n"
+        f"    except SystemExit as stop: assert (stop.code or 0) in {codes}, (command, stop.code)\n"
         "print('IMPORTED', *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {*HEAVY, "duckdb", "pyarrow"}.intersection(done.stdout.rpartition("IMPORTED")[2].split())
-
-
-def test_reading_a_registry_leaves_nothing_on_stderr(registry: Registry) -> None:
-    with registry.session() as session:
-        session.ask("from datasets")
-    command = [sys.executable, "-m", "engine.cli", "--registry", str(registry.root), "sql", "from datasets"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == "", "such as DuckDB's report of leaked objects"
 
 
 def test_help_and_version_import_no_data_library(workdir: Path) -> None:
@@ -67,22 +61,31 @@ def test_help_and_version_import_no_data_library(workdir: Path) -> None:
 
 def test_checking_the_shipped_pipelines_imports_no_heavy_package(workdir: Path) -> None:
     checks = [["check", name] for name in PIPELINES]
-    imported(*checks)  # generators may import their package once, to look at its tasks
-    assert imported(*checks) == {"pyarrow"}, "and no DuckDB, because there is no registry"
+    codes = (0, 2)  # some name files that are not here
+    imported(*checks, codes=codes)  # generators may import their package once, to look at its tasks
+    assert imported(*checks, codes=codes) == {"pyarrow"}, "and no DuckDB, because there is no registry"
 
 
 def test_operators_and_the_schema_import_no_heavy_package(workdir: Path) -> None:
     assert imported(["ops"], ["ops", "train_sft"], ["schema"]) == {"pyarrow"}
 
 
-@pytest.mark.parametrize("command", [["ls"], ["runs"], ["sql", "select 1"], ["check", "lofreecp"], ["plan", "lofreecp"]])
+PIPELINE = "{name: p, datasets: {words: {type: MathProblem, path: words.jsonl}}, steps: {once: {op: dedup, in: words}}}"
+
+
+@pytest.mark.parametrize("command", [["ls"], ["runs"], ["sql", "select 1"], ["check", "p.yaml"], ["plan", "p.yaml"]])
 def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command: list[str]) -> None:
+    Path("p.yaml").write_text(PIPELINE)
+    Path("words.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
     registry.catalog.rebuild()
-    assert imported(command) == {"duckdb", "pyarrow"}
+    # PyArrow imports pandas when it makes an array of Python objects, as for the rows of a file that is read.
+    assert imported(command) - ({"pandas"} if command[0] == "plan" else set()) == {"duckdb", "pyarrow"}
 
 
-def test_a_command_that_used_duckdb_exits_silently(registry: Registry) -> None:
+@pytest.mark.parametrize("command", [["ls"], ["sql", "from datasets"]])
+def test_a_command_that_used_duckdb_exits_silently(registry: Registry, command: list[str]) -> None:
     """DuckDB's bindings report leaked objects on stderr when the interpreter ends before it freed them."""
     registry.catalog.rebuild()
-    done = subprocess.run([sys.executable, "-m", "engine.cli", "ls"], capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-m", "engine.cli", "--registry", str(registry.root), *command]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -27,7 +27,7 @@ from engine.export.versions import MARK, export
 from registry import CorruptError, DataObject, Draft, Manifest, Metric, Model, Record, Registry, StoredFile
 from registry.records.content import content_id
 from registry.records.schema import fields_of
-from registry.storage.objects import canonical_json
+from registry.storage.checked_json import canonical_json
 from tests.registry.records.test_round_trip import assert_same, drawn_rows
 
 FORMATS = ["hf", "parquet", "jsonl"]
@@ -167,7 +167,7 @@ def test_json_lines_are_read_back_as_the_same_records(registry: Registry, tmp_pa
     assert loaded["text"] == [row.text for row in ROWS]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=drawn_rows())
 def test_any_row_survives_json_lines(
     drawn: tuple[type[Record], list[Record]], tmp_path_factory: pytest.TempPathFactory

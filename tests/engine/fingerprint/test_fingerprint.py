@@ -337,8 +337,9 @@ def test_a_change_that_does_not_matter_leaves_the_fingerprint(scratch: Path, cha
     assert document() == before
 
 
-def test_a_method_of_params_counts_if_the_operator_calls_it(scratch: Path) -> None:
-    edit(scratch, "ops.py", "params.half()", "len(params.calls())")
+@pytest.mark.parametrize("called", ["len(params.calls())", "len([params][0].calls())", "len(copy.copy(params).calls())"])
+def test_a_method_of_params_counts_if_the_operator_calls_it(scratch: Path, called: str) -> None:
+    edit(scratch, "ops.py", "params.half()", called)
     before = document()
     edit(scratch, "ops.py", "most_calls(self.limit)}", "most_calls(self.limit), 'judge': 1}")
     assert document() != before
@@ -349,6 +350,19 @@ def test_packages_count_by_version_and_the_standard_library_not_at_all(scratch: 
     assert "numpy" in found
     assert "re" not in found
     assert "engine" in found
+
+
+@pytest.mark.parametrize("caught", ["ImportError", "(ValueError, ModuleNotFoundError)", "Exception", ""])
+def test_a_package_that_code_does_without_is_not_required(scratch: Path, caught: str) -> None:
+    line = "    yield Word(text="
+    optional = f"    try:\n        import fast_words\n    except {caught}:\n        fast_words = None\n{line}".replace(
+        " :", ":"
+    )
+    edit(scratch, "ops.py", line, f"    import slow_words\n{optional}")
+    forget()
+    found = fingerprint(importlib.import_module("scratch.ops").scratch_op, "scratch_op")
+    assert {"fast_words", "slow_words"} <= found.packages.keys(), "a step runs again when one is installed"
+    assert {"fast_words", "slow_words"} & found.required == {"slow_words"}
 
 
 def test_a_value_without_a_canonical_form_is_an_error_that_names_it(scratch: Path) -> None:

@@ -98,6 +98,8 @@ def test_answers_that_caused_a_reject_are_requested_again(registry: Registry, ch
     run_text(text, registry, retry_rejects=True)
     assert len(chat_server.requests) == 4
     assert texts(registry, "demo/n") == ["7", "7", "7"]
+    calls = "select row, response from llm_calls where name = 'demo/n' and version = 2 order by all"
+    assert ask(registry, calls) == [(0, "7"), (1, "7"), (2, "7"), (None, "no number")]
     # The new answer has taken the place of the old one.
     run_text(text, registry, force="n")
     assert len(chat_server.requests) == 4

@@ -12,14 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from engine.llm.journal import answers
 from engine.llm.journal.answers import DamagedJournalError, Journal
 from engine.llm.types.completions import Completion, TokenLogprob
-from registry.storage.objects import json_digest
+from registry.storage.checked_json import json_digest
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in its own process."""
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+async def test_a_look_up_that_finds_nothing_reads_no_whole_index(workdir: Path) -> None:
+    journal = Journal(workdir / "j")
+    await journal.put("key", Completion(text="answer"))
+    journal.close()
+    with sqlite3.connect(workdir / "j" / "answers.sqlite") as connection:
+        for query in (answers._FIND, answers._FIND_BY_END):
+            steps = [row[-1] for row in connection.execute(f"explain query plan {query}", ("key",))]
+            assert steps
+            assert all(step.startswith("SEARCH") for step in steps), steps
 
 
 async def test_the_journal_survives_a_kill(workdir: Path) -> None:

@@ -228,6 +228,7 @@ async def test_a_429_does_not_count_as_an_attempt_while_other_requests_succeed(m
     assert (await asked).text == "q 5"
 
 
+@pytest.mark.proof
 async def test_the_window_adapts_to_a_small_server_and_every_row_is_answered(model: Make, chat_server: ChatServer) -> None:
     """1,000 rows, 64 asked for, 2 % transient 500s, 429 with Retry-After above 16 in flight."""
     draw = random.Random(3)
@@ -240,6 +241,7 @@ async def test_the_window_adapts_to_a_small_server_and_every_row_is_answered(mod
     assert chat_server.most_in_flight == 16
 
 
+@pytest.mark.proof
 async def test_many_failures_at_once_lose_and_duplicate_no_row(model: Make, chat_server: ChatServer) -> None:
     """429s to all for a while, resets, slow answers and truncated bodies, all in one."""
     draw = random.Random(5)

@@ -176,6 +176,7 @@ def test_an_entry_point_that_names_no_module_is_reported() -> None:
     assert str(broken) == "an entry point 'engine.operators' names the module 'scratch_nowhere', which does not exist"
 
 
+@pytest.mark.proof
 def test_commands_with_two_packages_that_define_the_same_names(site: Path, workdir: Path) -> None:
     package(site, "scratch_a")
     package(site, "scratch_b", code="note.text + '!'", doc="Cry.")

@@ -50,6 +50,19 @@ def test_a_method_of_parameters_that_raises_is_a_problem_of_the_step(registry: R
     assert "(parameters: {'by': 0})" in problem.message
 
 
+def test_a_method_that_raises_hides_no_other_problem(registry: Registry, chat_server: ChatServer) -> None:
+    words("a")
+    text = pipeline(chat_server, "wishful", "{by: 0}").replace("{s: {", "{t: {op: shout, in: nothing}, s: {")
+    Path("p.yaml").write_text(text)
+    with pytest.raises(PipelineError) as error:
+        check(Path("p.yaml"))
+    raised, *others = sorted((problem.message for problem in error.value.problems), key=lambda text: "raised" not in text)
+    place = line_of('        return {"teacher": ["n"] if 4 // self.by > 1 else []}')
+    assert f"{place}: Wishes.capabilities raised ZeroDivisionError: " in raised
+    assert sorted(others) == ["no dataset or step 'nothing'", "wishful: by must not be 0"]
+    assert all(problem.position for problem in error.value.problems)
+
+
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("op", "line", "expected"),

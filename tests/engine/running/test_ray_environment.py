@@ -16,6 +16,8 @@ import pytest
 from engine.errors import EngineError
 from engine.running.ray_environment import LONGEST_TEMP, check_cluster, temporary_folder
 
+pytestmark = pytest.mark.ray
+
 SHADOWS = ["engine.py", "registry.py", "numpy.py", "pydantic.py", "pyarrow.py", "ray.py", "json.py", "operators/mine.py"]
 
 

@@ -33,6 +33,7 @@ from registry.records.content import content_id
 from registry.records.schema import fields_of
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import run_text, words
+from tests.registry.catalog.test_catalog import VIEWS
 
 PIPELINE = """
 name: demo
@@ -42,19 +43,6 @@ steps:
   cut: {op: split, in: words, max_reject_ratio: 0.5}
   say: {op: ask, in: cut.short}
 """
-
-VIEWS = (
-    "datasets",
-    "versions",
-    "runs",
-    "step_runs",
-    "lineage",
-    "row_lineage",
-    "llm_calls",
-    "rejects",
-    "training_exposure",
-    "metrics",
-)
 
 REFUSED = "refused"
 """Marks what an error prevented from being read."""

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from engine.upkeep.gc import collect, find
 from registry import CorruptError, LockedError, Manifest, Registry, StepRun
-from registry.storage.objects import write_checked_json
+from registry.storage.checked_json import write_checked_json
 from registry.upkeep import gc
 from registry.upkeep.fsck import fsck
 from registry.upkeep.gc import Garbage
@@ -304,6 +304,7 @@ def _collect(root: Path, done: Any, counted: Any) -> None:
 @pytest.mark.parametrize(
     ("writers", "readers", "runs"), [(2, 1, 3), pytest.param(4, 2, 40, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
+@pytest.mark.proof
 def test_readers_and_writers_are_not_disturbed_by_gc(registry: Registry, writers: int, readers: int, runs: int) -> None:
     commit(registry, draft(registry, "p/first", "x", "first"))
     done, counted = CONTEXT.Event(), CONTEXT.Value("i", 0)
@@ -334,6 +335,7 @@ def _collect_and_die(root: Path, point: str) -> None:
     collect(Registry(root), NOW)
 
 
+@pytest.mark.proof
 def test_a_killed_gc_leaves_whole_versions_and_the_next_one_finishes(registry: Registry) -> None:
     points = ("leftover.removed", "manifest.removed", "catalog.changed", "object.removed")
     for number, point in enumerate(points):

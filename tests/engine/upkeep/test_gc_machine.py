@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.upkeep.gc import collect, find
 from registry import Draft, Registry, StepRun, VersionRef
 from registry.storage import fault_points
-from registry.storage.objects import json_digest, write_checked_json
+from registry.storage.checked_json import json_digest, write_checked_json
 from registry.upkeep.gc import Garbage
 from tests.registry.catalog.test_catalog import draft, everything
 
@@ -316,7 +316,6 @@ def test_the_registry_behaves_like_the_model(examples: int, steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )

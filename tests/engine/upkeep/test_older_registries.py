@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.export.versions import export
 from engine.upkeep.fsck import fsck
 from registry import Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text
@@ -44,6 +45,12 @@ def test_an_older_registry_opens_and_answers_queries(old: Registry) -> None:
 def test_the_rows_of_an_older_registry_have_their_lineage(old: Registry) -> None:
     way = ask(old, "select name, row, len(call_ids) from trace('old/sft', 4)")
     assert way == [("old/sft", 4, 0), ("old/again.solved", 0, 1), ("old/cot.unsolved", 0, 1), ("old/problems", 4, 0)]
+
+
+def test_the_card_of_an_older_version_has_its_prompt(old: Registry, tmp_path: Path) -> None:
+    export(old, "old/cot.solved", "jsonl", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "{{ question }}" in card, "the built-in prompt, a constant of the operator's code"
 
 
 def test_an_older_registry_is_undamaged(old: Registry) -> None:

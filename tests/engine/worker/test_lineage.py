@@ -94,6 +94,14 @@ def test_calls_are_linked_to_the_row_made_from_their_answer(registry: Registry, 
     assert linked == [(0, True), (None, False)]
 
 
+def test_equal_requests_of_a_whole_operator_are_one_call_a_row(registry: Registry, chat_server: ChatServer) -> None:
+    words("a", "b", "c")
+    text = f"{{name: demo, models: {{teacher: {chat_server.model()}}}, datasets: {{words: {{type: Word, path: words.jsonl}}}}, "
+    assert run_text(text + "steps: {same: {op: ask_same, in: words}}}", registry).state == "succeeded"
+    assert len(chat_server.requests) == 1
+    assert ask(registry, "select row from llm_calls order by row") == [(0,), (1,), (2,)]
+
+
 def test_a_models_parents_are_the_rows_that_its_trainer_saw(registry: Registry, tiny_model: Path) -> None:
     assert train(registry, tiny_model, rows=9, max_steps=3).state == "succeeded"
     query = "select dataset, dataset_version, row, times_seen from training_exposure where model = 'demo/sft' order by row"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 
 import duckdb
@@ -23,6 +25,7 @@ from registry import (
     VersionRef,
 )
 from registry.catalog import side_schemas
+from registry.catalog.write_ahead import Intent
 from registry.records.schema import fields_of
 
 VIEWS = (
@@ -154,6 +157,24 @@ def test_a_reader_does_not_delay_a_commit(registry: Registry) -> None:
     with registry.session() as session:
         commit(registry, draft(registry, "p/later", "x", "later"))
         assert session.ask("select count(*) from versions").rows == [(3,)]  # what it saw when it began
+
+
+def test_lookups_and_queries_read_the_files_when_the_catalog_cannot_be_written(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    [manifest] = commit(registry, draft(registry, "p/a", "x", "k"))
+    catalog = registry.catalog
+    catalog._intent.write(Intent(marks=True))  # as a change leaves it that a full disk ended
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(catalog._database, "change", full)
+    assert registry.manifest("p/a", 1) == manifest
+    assert registry.find_step(manifest.step_key) == [manifest]
+    with registry.session() as session:
+        assert session.ask("select version from versions").rows == [(1,)]
+    assert "the catalog cannot be written" in caplog.text
 
 
 def test_lookups_do_not_copy_the_catalog(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from registry import Registry, StepRun
 from tests.registry.catalog.test_catalog import commit, draft
 from tests.registry.children import CONTEXT, started
 
+pytestmark = pytest.mark.proof  # many processes
+
 
 def _write(root: Path, who: int, runs: int, steps: int) -> None:
     registry = Registry(root)

@@ -299,7 +299,7 @@ def assert_same_shape(fields: list[dict[str, Any]], expected: list[tuple[str, pa
         assert_same_shape(field.get("fields", []), list(children(kind)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from("xyz"), ARROW, min_size=1))
 def test_the_schema_of_any_record_has_all_fields(columns: dict[str, pa.DataType]) -> None:
     made = manifest("math/solve").model_copy(update={"fields": fields_of(pa.schema(list(columns.items())))})

@@ -175,6 +175,7 @@ def _looked_up(registry: Registry) -> list[object]:
 
 
 @pytest.mark.parametrize("flips", [12, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
+@pytest.mark.proof
 def test_a_flipped_byte_never_causes_wrong_rows(registry: Registry, before: Views, flips: int) -> None:
     size = registry.catalog.file.stat().st_size
     # As many in the headers, the first 12 KiB, as in all the rest.

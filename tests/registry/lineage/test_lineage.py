@@ -166,7 +166,7 @@ def test_a_trace_opens_only_the_files_of_its_versions(registry: Registry) -> Non
             session.ask("from trace('p/kept', 0)")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_walks_find_what_a_search_over_all_edges_finds(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     store = ObjectStore(tmp_path_factory.mktemp("walk"))

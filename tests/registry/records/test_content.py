@@ -14,7 +14,7 @@ from registry.records.content import BATCH_ROWS, content_id, row_id, row_ids
 from tests.registry.records.test_record import Everything, everything
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.lists(everything, min_size=1, max_size=8), cut=st.integers(0, 8))
 def test_chunking_does_not_matter(rows: list[Everything], cut: int) -> None:
     table = Everything.to_table(rows)

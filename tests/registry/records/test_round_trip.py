@@ -189,7 +189,6 @@ def types_alone(schema: pa.Schema) -> dict[str, str]:
 def test_any_record_survives_unchanged(examples: int, store: ObjectStore, duck: duckdb.DuckDBPyConnection) -> None:
     @settings(
         max_examples=examples,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )

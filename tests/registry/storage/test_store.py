@@ -14,8 +14,8 @@ import pytest
 from registry import CorruptError, ObjectStore
 from registry.catalog import side_schemas
 from registry.query import side_tables
+from registry.storage.checked_json import read_checked_json, write_checked_json
 from registry.storage.files import LocalFiles
-from registry.storage.objects import read_checked_json, write_checked_json
 
 LINEAGE = side_tables.with_columns(side_schemas.LINEAGE, (("child", pa.string()), ("child_version", pa.int32())))
 
