@@ -72,8 +72,8 @@ def ray_session() -> Iterator[None]:
 
     from engine.running.cluster import Cluster
 
-    cluster = Cluster()
-    cluster.start()
+    cluster = Cluster("")
+    cluster.attach()
     yield
     cluster.stop()
     assert not ray.is_initialized()
@@ -84,7 +84,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines that the test runs with `run_text` have their workers in this process; see tests/in_process.py."""
     from tests.in_process import InProcess
 
-    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", InProcess)
+    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", lambda _: InProcess())
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test when a pipeline that it runs with `run_text` wants workers."""
     from tests.in_process import Unused
 
-    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", Unused)
+    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", lambda _: Unused())
 
 
 @pytest.fixture(scope="session")

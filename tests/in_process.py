@@ -6,55 +6,112 @@ What Ray adds (processes, nodes, replacement of lost workers) is tested elsewher
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from engine.jobs.messages import Failure, Job, Partition, Receipt
-from engine.llm.journal.answers import Journal
+from engine.jobs.messages import Job, Partition
+from engine.running.executor import Result, WorkerRequest
 from engine.spec.pipeline_spec import Resources
-from engine.worker.partition_worker import Worker
+from engine.worker.host import Host
 
 
 class InProcess:
-    """See engine.running.executor.Executor."""
+    """See engine.running.executor.Executor. All partitions run on one event loop, as in an actor, in a thread: the test may have
+    a loop of its own.
+    """
 
-    def start(self) -> None:
-        """There is nothing to start."""
+    def __init__(self, room: int = 8) -> None:
+        self._room = room
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._host: Host | None = None
+        self._running: dict[str, int] = {}
+        self._results: queue.Queue[Result] = queue.Queue()
+
+    def start(self, *, shared_limits: bool) -> None:
+        """Start the loop."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """End what still runs, and the loop."""
+        if self._loop is None:
+            return
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop, self._host = None, None
 
-    def workers_for(self, resources: Resources, **_: object) -> Resources:
+    def place(self, request: WorkerRequest) -> Resources | None:
         """One worker."""
-        return resources.model_copy(update={"num_cpus": resources.num_cpus or 1, "workers": 1})
+        return request.resources.model_copy(update={"num_cpus": request.resources.num_cpus or 1, "workers": 1})
 
-    def run(self, job: Job, parts: list[Partition], resources: Resources) -> Iterator[Receipt | Failure]:
-        """All partitions on one event loop, as in an actor, in a thread: the test may have a loop of its own."""
-        results: list[Receipt | Failure] = []
-        thread = threading.Thread(target=lambda: results.extend(asyncio.run(_run(job, parts))))
-        thread.start()
-        thread.join()
-        assert len(results) == len(parts), "a worker raised; its traceback is on stderr"
-        yield from results
+    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
+        """Make a worker."""
+        self._running[job.step] = 0
+        self._call(self._open(Job.model_validate_json(job.model_dump_json())))  # as data, because that is how jobs travel
+
+    def room(self, step: str) -> int:
+        """Of a few partitions."""
+        return self._room - self._running[step]
+
+    def submit(self, step: str, part: Partition) -> None:
+        """Run it on the loop."""
+        assert self._loop
+        self._running[step] += 1
+        asyncio.run_coroutine_threadsafe(self._run(step, part), self._loop)
+
+    def next(self, seconds: float) -> Result | None:
+        """The next result."""
+        try:
+            result = self._results.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        self._running[result.step] -= 1
+        return result
+
+    def halt(self, step: str) -> None:
+        """Send no more requests."""
+        self._call(self._on_host("stop", step))
+
+    def close(self, step: str) -> None:
+        """End the worker."""
+        self._call(self._on_host("end", step))
+
+    def _call(self, work: Any) -> Any:
+        assert self._loop
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _on_host(self, method: str, step: str) -> None:
+        assert self._host
+        getattr(self._host, method)(step)
+
+    async def _open(self, job: Job) -> None:
+        if self._host is None:
+            self._host = Host(job.registry)
+        self._host.open(job)
+
+    async def _run(self, step: str, part: Partition) -> None:
+        assert self._host
+        self._results.put(Result(step, await self._host.run(step, part)))
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._host:
+            await self._host.close()
 
 
 class Unused(InProcess):
     """Fails the test when it is started."""
 
-    def start(self) -> None:
+    def start(self, *, shared_limits: bool) -> None:
         """Fail."""
         pytest.fail("a cluster was started")
-
-
-async def _run(job: Job, parts: list[Partition]) -> list[Receipt | Failure]:
-    # As data, because that is how jobs and results travel.
-    worker = Worker(Job.model_validate_json(job.model_dump_json()))
-    try:
-        return await asyncio.gather(*(worker.run(part) for part in parts))
-    finally:
-        for model in worker.models._clients.values():  # an actor's process just ends
-            await model.close()
-        if isinstance(worker.models._answers, Journal):
-            worker.models._answers.close()

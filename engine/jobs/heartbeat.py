@@ -6,9 +6,7 @@ import contextlib
 import json
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +22,15 @@ class Beat(NamedTuple):
 
 
 class Heartbeat:
-    """The file of one worker. It is only for display, so nothing depends on it."""
+    """The file of one worker. It is only for display, so nothing depends on it.
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / f"{socket.gethostname()}-{os.getpid()}.heartbeat"
+    Args:
+        folder: of the step's receipts.
+        owner: the run and the step, because others may share the folder.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        self._file = folder / f"{owner}.{socket.gethostname()}-{os.getpid()}.heartbeat"
         self._done = 0
         self._note = ""
         self._last = 0.0
@@ -58,46 +61,18 @@ class Heartbeat:
             temporary.replace(self._file)
 
 
-def read_heartbeats(folder: Path, since: float) -> Beat:
-    """The sum of all workers' heartbeats; files older than `since` (a time.time()) are from an earlier run."""
+def read_heartbeats(folder: Path, owner: str) -> Beat:
+    """The sum of the heartbeats of a step's workers."""
     done = total = 0
     note = ""
-    for file in folder.glob("*.heartbeat"):
+    for file in folder.glob(f"{owner}.*.heartbeat"):
         with contextlib.suppress(OSError, ValueError):
-            if file.stat().st_mtime < since:
-                continue
             beat = Beat(*json.loads(file.read_text()))
             done, total, note = done + beat.done, total + beat.total, beat.note or note
     return Beat(done, total, note)
 
 
-class ProgressWatch:
-    """Reports workers' heartbeats while a step runs.
-
-    Args:
-        folder: where the workers write them.
-        rows: rows of the step.
-        done: rows that were done before the step started.
-        report: called with (done, total, note) twice a second.
-    """
-
-    def __init__(self, folder: Path, rows: int, done: int, report: Callable[[int, int, str], None]) -> None:
-        self._folder, self._rows, self._done, self._report = folder, rows, done, report
-        self._since = time.time()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_EVERY_SECONDS):
-            beat = read_heartbeats(self._folder, self._since)
-            if beat.total:
-                self._report(beat.done, beat.total, beat.note)
-            else:
-                self._report(min(self._rows, self._done + beat.done), self._rows, beat.note)
+def forget_heartbeats(folder: Path, owner: str) -> None:
+    """Remove the files of a step that has ended."""
+    for file in folder.glob(f"{owner}.*.heartbeat"):
+        file.unlink(missing_ok=True)

@@ -36,13 +36,21 @@ class InputVersion(Message):
 
 
 class ModelBinding(Message):
-    """A model in a role, as a worker needs it; `spent` is what the run had spent on it before the job."""
+    """A model in a role, as a worker needs it.
+
+    Args:
+        name: the model's name in the pipeline.
+        identity: what determines its answers besides the prompt and the sampling parameters.
+        spent: what the driver itself has spent on it in this run, to find out what its server can do.
+        shared: workers in several processes share its limits and its budget, through the Service.
+    """
 
     name: str
     spec: ModelSpec
     weights: ModelWeights | None
     identity: str
     spent: Spent = Spent()
+    shared: bool = False
 
 
 class Job(Message):
@@ -50,9 +58,10 @@ class Job(Message):
 
     Args:
         registry: its location.
+        base_key: see engine/planning/keys.py; the receipts lie under it.
         types: the record types of the operator's inputs.
         code: the digest of the operator's code on the driver.
-        inputs: in the order in which lineage numbers the versions.
+        inputs: the versions of the inputs that are passed whole. The rows of the others come with the partitions.
         threads: CPU threads of a worker.
         device: see `devices` of @operator.
         retry_rejects: call the models again for rows that are rejected because of answers in the journal.
@@ -64,7 +73,7 @@ class Job(Message):
     run_id: str
     pipeline: str
     step: str
-    step_key: str
+    base_key: str
     operator: str
     types: dict[str, str]
     code: str
@@ -79,11 +88,38 @@ class Job(Message):
     row_groups: dict[str, tuple[int, ...]] = {}
 
 
-class Partition(Message):
-    """Rows [start, stop) of the streamed input; for a whole-input operator, all rows."""
+class Slice(Message):
+    """Rows [start, stop) of a stored object; `valid` as in InputVersion."""
 
+    sha256: str
     start: int
     stop: int
+    valid: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+
+class Partition(Message):
+    """A piece of a step's work: a slice of the streamed input, or (for a whole-input operator) everything.
+
+    Args:
+        digest: identifies the piece within the step: the content id of the slice's rows, or WHOLE.
+        rows: the number of input rows.
+        rows_in: the slice; None for a whole-input operator.
+        first: the position of its first row in the input, for messages.
+    """
+
+    digest: str
+    rows: int
+    rows_in: Slice | None = None
+    first: int = 0
+
+
+WHOLE = "whole"
+"""The digest of the only partition of a whole-input operator."""
 
 
 class Usage(Message):
@@ -102,8 +138,12 @@ class Usage(Message):
 class OutputPart(Message):
     """The rows of one output from one partition: an object (None: no rows) and side objects with partition-local row numbers.
 
+    Its side objects name an input row by the number of the input among the operator's inputs, and by its place in the
+    partition's slice (for the streamed input) or among all rows of an input that is passed whole. So a receipt stays valid when
+    rows before the slice are added or removed; the commit turns places into rows of versions.
+
     Args:
-        content_id: of the rows, if the partition is the whole step.
+        content_id: of the rows, for a whole-input operator.
         known_parents: inputs in which rows have known sources.
         rows_without_parent: the number of rows without a known source.
     """
@@ -117,12 +157,13 @@ class OutputPart(Message):
 
 
 class Receipt(Message):
-    """A finished partition. Every input row produced an output row, was filtered or rejected, or is unused.
+    """A finished partition of `rows` rows. Every input row produced an output row, was filtered or rejected, or is unused.
 
     A row is unused if other rows were only compared with it, or if a training ended before it.
     """
 
-    partition: Partition
+    digest: str
+    rows: int
     outputs: dict[str, OutputPart]
     rejects: SideObject | None = None
     exposure: SideObject | None = None
@@ -134,7 +175,6 @@ class Receipt(Message):
     counts: tuple[Metric, ...] = ()
     values: tuple[Metric, ...] = ()
     usage: Usage = Usage()
-    spent: dict[str, Spent] = {}
     notes: tuple[str, ...] = ()
 
     @property
@@ -154,9 +194,8 @@ class Failure(Message):
     A partition is `stopped` if it was cut short because another one failed or the user interrupted the run.
     """
 
-    partition: Partition
+    digest: str
     message: str
     traceback: str = ""
     stopped: bool = False
     usage: Usage = Usage()
-    spent: dict[str, Spent] = {}

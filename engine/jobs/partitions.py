@@ -1,26 +1,71 @@
-"""How a step's rows are split into partitions."""
+"""How a step's rows are cut into partitions.
+
+Where an object is cut depends on its rows alone, never on what else the input has. So when rows are added to an input or
+removed from it, most partitions stay the same, and so do their receipts; and the partitions of an object are known as soon as
+the object is there.
+"""
 
 from __future__ import annotations
 
-from engine.jobs.messages import Partition
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from engine.operator.declaration import Operator
+from registry.records.content import row_ids
 
 PARTITION_BYTES = 16 << 20
 """The most bytes of a partition's rows in memory; a worker holds several copies of them."""
 
 
-def partitions(rows: int, memory: int, shape: str, calls_models: bool) -> list[Partition]:
-    """Split a step's rows. The split depends only on the arguments, so a resumed run finds its receipts.
+class Size(NamedTuple):
+    """The number of rows of a partition.
 
-    Small partitions lose little when a worker dies, and keep several workers busy; large ones cost less per row. A step has
-    about 500 at most, unless its rows are long.
-
-    Args:
-        memory: the size of all rows in memory (0: unknown).
+    `least` to `most` rows, on average about half of `most` if the cuts follow the rows' content (`by_content`). Otherwise
+    every partition has `most`, except an object's last one.
     """
-    if shape == "whole":
-        return [Partition(start=0, stop=rows)]
-    least = min(64, max(16, rows // 32)) if calls_models else 1024
-    size = max(least, -(-rows // 512))
-    if memory:
-        size = min(size, max(1, rows * PARTITION_BYTES // memory))
-    return [Partition(start=start, stop=min(rows, start + size)) for start in range(0, rows, size)]
+
+    least: int
+    most: int
+    by_content: bool
+
+
+CALLS = Size(32, 128, by_content=True)
+"""Rows that wait for a server. Few, because a partition is finished, and the next step can begin with it, when its slowest row
+is; small enough that adding rows runs few others again."""
+
+LOCAL_CALLS = Size(8, 32, by_content=True)
+"""Rows that wait for a model in the worker: fewer, so that a small dataset keeps several GPUs busy."""
+
+COMPUTED = Size(1024, 1024, by_content=False)
+"""Rows of operators without models: many, because each costs little."""
+
+
+def size_for(operator: Operator, *, local_model: bool) -> Size:
+    """The size of a row or batch operator's partitions."""
+    if not operator.roles:
+        return COMPUTED
+    return LOCAL_CALLS if local_model else CALLS
+
+
+def cuts(table: pa.Table, size: Size) -> Iterator[tuple[int, int]]:
+    """The slices [start, stop) of an object's rows; none if there are no rows."""
+    rows = table.num_rows
+    most = min(size.most, max(1, rows * PARTITION_BYTES // max(1, table.nbytes)))
+    if rows <= min(size.least, most) or not size.by_content:
+        yield from ((start, min(rows, start + most)) for start in range(0, rows, most))
+        return
+    start = 0
+    for number, row_id in enumerate(row_ids(table), 1):
+        length = number - start
+        if length >= most or (length >= size.least and _ends_a_slice(row_id, size)):
+            yield start, number
+            start = number
+    if start < rows:
+        yield start, rows
+
+
+def _ends_a_slice(row_id: str, size: Size) -> bool:
+    """Whether a slice may end with this row: true for one row in `least`, whatever stands around it."""
+    return int(row_id[:8], 16) % size.least == 0

@@ -1,32 +1,34 @@
-"""The receipts of a step's finished partitions, and the other files in the step's folder."""
+"""The receipts of finished partitions, by base key, and the other files in the folder of a base key."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine.jobs.messages import Partition, Receipt
+from engine.jobs.messages import Receipt
 from registry import Registry
 from registry.errors import CorruptError
 from registry.storage.checked_json import read_checked_json, write_checked_json
 from registry.storage.objects import ObjectStore
 
+COMMITTED = "committed.json"
+"""The file that names the steps committed from a folder's receipts."""
+
 
 @dataclass(frozen=True)
 class Receipts:
-    """The folder `receipts/<step key>` of a registry."""
+    """The folder `receipts/<base key>` of a registry."""
 
     folder: Path
     store: ObjectStore
 
     @classmethod
-    def of(cls, registry: Registry, step_key: str) -> Receipts:
-        """The receipts of a step."""
-        return cls(registry.receipts / step_key, registry.store)
+    def of(cls, registry: Registry, base_key: str) -> Receipts:
+        """The receipts under a base key."""
+        return cls(registry.receipts / base_key, registry.store)
 
     @property
     def checkpoints(self) -> Path:
@@ -34,48 +36,43 @@ class Receipts:
         return self.folder / "checkpoints"
 
     @property
-    def stop_mark(self) -> Path:
-        """A file that tells workers on every node to begin no further partition."""
-        return self.folder / "stop"
+    def exist(self) -> bool:
+        """Whether any step with this base key has begun."""
+        return self.folder.is_dir()
 
     def write(self, receipt: Receipt) -> None:
         """Record durably that a partition is finished. Its objects must be durable already."""
-        write_checked_json(self._file(receipt.partition), receipt.model_dump(mode="json"))
+        write_checked_json(self._file(receipt.digest), receipt.model_dump(mode="json"))
 
-    def read(self, partition: Partition) -> Receipt | None:
+    def read(self, digest: str) -> Receipt | None:
         """The receipt of a finished partition. None, so that the partition runs again, if it is absent or damaged, was
         written by another version of the engine, or names an object that is missing.
         """
         try:
-            receipt = Receipt.model_validate(read_checked_json(self._file(partition)))
+            receipt = Receipt.model_validate(read_checked_json(self._file(digest)))
         except (FileNotFoundError, CorruptError, ValidationError):
             return None
         return receipt if all(self.store.has(each.sha256, each.bytes) for each in receipt.objects()) else None
 
-    def read_all(self, partitions: Iterable[Partition]) -> tuple[Receipt, ...]:
-        """The receipts of those partitions that are finished."""
-        return tuple(receipt for each in partitions if (receipt := self.read(each)))
-
-    def forget(self, partition: Partition) -> None:
+    def forget(self, digest: str) -> None:
         """Let a partition run again."""
-        self._file(partition).unlink(missing_ok=True)
+        self._file(digest).unlink(missing_ok=True)
 
     def forget_checkpoints(self) -> None:
         """Delete the operator's checkpoints."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def count_attempt(self, partition: Partition) -> int:
-        """Count an attempt at a partition; returns how many attempts in this run did not finish."""
-        file = self.folder / f"{partition.start}-{partition.stop}.begun"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as marks:
-            marks.write(b".")
-            return marks.tell() - 1
+    def mark_committed(self, step_key: str) -> None:
+        """Note durably that a step with this key was committed from these receipts."""
+        known = self.committed()
+        write_checked_json(self.folder / COMMITTED, {"step_keys": sorted({*known, step_key})})
 
-    def forget_attempts(self) -> None:
-        """Reset the counts, at the start of a run."""
-        for file in self.folder.glob("*.begun"):
-            file.unlink(missing_ok=True)
+    def committed(self) -> frozenset[str]:
+        """The keys of the steps that were committed from these receipts."""
+        try:
+            return frozenset(map(str, read_checked_json(self.folder / COMMITTED)["step_keys"]))
+        except (FileNotFoundError, CorruptError, KeyError, TypeError):
+            return frozenset()
 
-    def _file(self, partition: Partition) -> Path:
-        return self.folder / f"{partition.start}-{partition.stop}.json"
+    def _file(self, digest: str) -> Path:
+        return self.folder / f"{digest}.json"

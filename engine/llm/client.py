@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine.llm.journal.answers import Answers
-from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.accounting import Outcome
 from engine.llm.limits.circuit_breaker import CircuitBreaker
 from engine.llm.limits.estimates import Estimate, estimate
 from engine.llm.limits.governor import Gate
@@ -58,6 +58,7 @@ class ModelClient:
         self._asking: dict[str, asyncio.Future[Completion]] = {}
         self._refreshed: set[str] = set()
         self._sleeping: set[asyncio.Future[None]] = set()
+        self._admissions: set[asyncio.Future[int]] = set()
         self._trouble = ""
         self._counts_tokens = True
         self._failing: set[str] = set()
@@ -65,11 +66,6 @@ class ModelClient:
         self._breaker = CircuitBreaker()
         self._answered = 0
         self._stopped: ModelError | None = None
-
-    @property
-    def spent(self) -> Spent:
-        """What was spent here; zero if another process keeps the account."""
-        return self._gate.spent
 
     @property
     def asking(self) -> int:
@@ -92,15 +88,19 @@ class ModelClient:
         return [*notes, *self._sample_watch.notes, *(self._provider.notes if self._provider else [])]
 
     def stop(self, why: ModelError) -> None:
-        """Send no further request: every new call fails with `why`. Requests in flight finish."""
+        """Send no further request: every new call fails with `why`. Requests in flight finish.
+
+        Other steps that use the same limits and the same provider go on.
+        """
         if self._stopped:
             return
         self._stopped = why
-        self._gate.stop(why)
+        for admission in self._admissions:
+            admission.cancel()
         for sleeping in self._sleeping:
             _wake(sleeping)
         if self._provider:
-            self._provider.stop(why)
+            self._provider.stop(why, self._asking.keys())
 
     async def answer(self, requests: Sequence[Request]) -> list[JournalledCompletion]:
         """Answers to requests that differ only in `sample`, from the journal where it has them.
@@ -215,7 +215,7 @@ class ModelClient:
 
     async def _send(self, provider: Provider, requests: Sequence[Request]) -> list[JournalledCompletion]:
         most = estimate(self.spec, requests)
-        ticket = await self._gate.admit(most)
+        ticket = await self._admitted(most)
         outcome = Outcome("unsent")
         try:
             # Another worker or run may have received the answer while this one waited for admission.
@@ -256,6 +256,21 @@ class ModelClient:
             raise
         finally:
             self._gate.release(ticket, outcome)
+
+    async def _admitted(self, most: Estimate) -> int:
+        """A ticket from the gate, once the request may be sent; after `stop`, its error."""
+        if self._stopped:
+            raise type(self._stopped)(str(self._stopped))
+        admission = asyncio.ensure_future(self._gate.admit(most))
+        self._admissions.add(admission)
+        try:
+            return await admission
+        except asyncio.CancelledError:
+            if self._stopped and admission.cancelled():  # by `stop`; the gate has taken the request back
+                raise type(self._stopped)(str(self._stopped)) from None
+            raise
+        finally:
+            self._admissions.discard(admission)
 
     async def _kept(self, requests: Sequence[Request], good: Sequence[Completion]) -> list[JournalledCompletion]:
         """Put answers into the journal.

@@ -11,11 +11,10 @@ from typing import Any
 
 from engine.llm.journal.answers import JournalEntry
 from engine.llm.journal.serialization import decode_answer, encode_answer
-from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.accounting import Outcome
 from engine.llm.limits.estimates import Estimate
 from engine.llm.shared_service import Admission, Release, Transport
 from engine.llm.types.completions import Completion
-from engine.llm.types.errors import ModelError
 
 _BUNDLE_SECONDS = 0.002
 """Messages within this time travel together."""
@@ -38,15 +37,6 @@ class RemoteGate:
         """See Gate."""
         self._connection.send(Release(ticket, outcome))
 
-    def stop(self, why: ModelError) -> None:
-        """See Gate."""
-        self._connection.fail_waiting(self._model, why)
-
-    @property
-    def spent(self) -> Spent:
-        """See Gate. The Service keeps the account."""
-        return Spent()
-
 
 class WorkerConnection:
     """A worker's connection to the Service: sends messages in bundles and listens for decisions. Use from one event loop.
@@ -61,7 +51,7 @@ class WorkerConnection:
         self._name = name or uuid.uuid4().hex
         self._numbers = itertools.count()
         self._outgoing: list[Admission | Release] = []
-        self._waiting: dict[int, tuple[str, asyncio.Future[int]]] = {}
+        self._waiting: dict[int, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Task[None] | None = None
 
@@ -69,7 +59,7 @@ class WorkerConnection:
         """Wait until the Service admits a request."""
         number = next(self._numbers)
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = (model, waiting)
+        self._waiting[number] = waiting
         self.send(Admission(model, number, estimate))
         if self._listening is None or self._listening.done():
             self._listening = asyncio.create_task(self._listen())
@@ -80,12 +70,6 @@ class WorkerConnection:
             raise
         finally:
             self._waiting.pop(number, None)
-
-    def fail_waiting(self, model: str, why: ModelError) -> None:
-        """Fail all requests to a model that wait for admission."""
-        for name, waiting in self._waiting.values():
-            if name == model and not waiting.done():
-                waiting.set_exception(type(why)(str(why)))
 
     def send(self, message: Admission | Release) -> None:
         """Put a message into the next bundle."""
@@ -117,7 +101,7 @@ class WorkerConnection:
             # Even while nothing waits: a silent worker counts as dead, with all its requests in flight.
             while True:
                 for number, error in await self._transport.call("listen", self._name):
-                    _, waiting = self._waiting.get(number, ("", None))
+                    waiting = self._waiting.get(number)
                     if waiting is None or waiting.done():
                         self.send(Release(number, Outcome("unsent")))
                         continue
@@ -129,7 +113,7 @@ class WorkerConnection:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        for _, waiting in self._waiting.values():
+        for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(error)
 

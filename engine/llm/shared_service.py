@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
+from engine.llm.types.model_spec import ModelSpec
 
 _LISTEN_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
@@ -58,11 +59,10 @@ class Decision(NamedTuple):
 
 
 class Service:
-    """What the workers of a step share. Use from one event loop."""
+    """What the workers of a run share. Use from one event loop."""
 
-    def __init__(self, folder: Path, governors: Mapping[str, Callable[[], Governor]]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder)
-        self._make = governors
         self._governors: dict[str, Governor] = {}
         self._admitting: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._tickets: dict[tuple[str, int], tuple[Governor, int]] = {}
@@ -72,6 +72,18 @@ class Service:
         self._last_heard: dict[str, float] = {}
         self._removed: set[str] = set()
 
+    async def add_model(self, name: str, spec: ModelSpec, spent: Spent) -> None:
+        """Keep the limits of a model, unless they are kept already.
+
+        Args:
+            name: the model's name in the pipeline.
+            spec: the model.
+            spent: what the driver itself has spent on it in this run.
+        """
+        if name not in self._governors:
+            self._governors[name] = Governor(spec, spent.usd, spent.calls)
+        self._governors[name].budget.spent_before(spent)
+
     async def submit(self, worker: str, messages: Sequence[Admission | Release]) -> None:
         """Handle a worker's bundle of messages."""
         self._hear(worker)
@@ -79,8 +91,6 @@ class Service:
             if isinstance(message, Admission):
                 if worker in self._removed:  # it sent this before it died
                     continue
-                if message.model not in self._governors:
-                    self._governors[message.model] = self._make[message.model]()
                 governor = self._governors[message.model]
                 task = asyncio.create_task(self._admit(worker, message.number, governor, message.estimate))
                 self._admitting[worker, message.number] = task

@@ -107,6 +107,11 @@ class Operator:
         return tuple(name for name, port in self.inputs.items() if not port.optional)
 
     @property
+    def streamed(self) -> str | None:
+        """The input that is passed row by row or in batches; None for a whole-input operator."""
+        return next((name for name, port in self.inputs.items() if not port.whole), None)
+
+    @property
     def grouped(self) -> tuple[str, ...]:
         """The inputs annotated `Grouped[...]`."""
         return tuple(name for name, port in self.inputs.items() if port.grouped)

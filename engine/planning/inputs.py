@@ -29,14 +29,20 @@ def link_key(link: Link) -> tuple[str, str]:
 
 def resolve_inputs(pipeline: Pipeline, step: Step, available: Available, registry: Registry) -> Inputs:
     """The versions behind a step's references."""
+    return {
+        port: tuple(resolve_input(pipeline, step, port, link, available, registry) for link in links)
+        for port, links in step.inputs.items()
+    }
 
-    def resolve(port: str, link: Link) -> InputVersion:
-        if link.kind == "registry":  # it may have been written by older code
-            return version_of(registry.manifest(link.name, link.version))
-        same_type = _record_of(pipeline, link) is step.operator.inputs[port].record
-        return available[link_key(link)].model_copy(update={"valid": same_type})
 
-    return {port: tuple(resolve(port, link) for link in links) for port, links in step.inputs.items()}
+def resolve_input(
+    pipeline: Pipeline, step: Step, port: str, link: Link, available: Available, registry: Registry
+) -> InputVersion:
+    """The version behind a reference of a step's input."""
+    if link.kind == "registry":  # it may have been written by older code
+        return version_of(registry.manifest(link.name, link.version))
+    same_type = _record_of(pipeline, link) is step.operator.inputs[port].record
+    return available[link_key(link)].model_copy(update={"valid": same_type})
 
 
 def _record_of(pipeline: Pipeline, link: Link) -> type[Record]:

@@ -1,4 +1,8 @@
-"""Step keys: everything that determines a step's result, as one document and its SHA-256."""
+"""Step keys: everything that determines a step's result, as one document and its SHA-256.
+
+The base key is the same without the rows of the streamed input. It is known before these rows are. Together with the content of
+some of them, it determines what a partition of these rows becomes.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,12 @@ def step_document(
     }
 
 
+def base_document(document: Mapping[str, Any], streamed: str | None) -> dict[str, Any]:
+    """A step's key document without the content of its streamed input (None: all inputs are passed whole)."""
+    inputs = {port: {"type": about["type"]} if port == streamed else about for port, about in document["inputs"].items()}
+    return {**document, "inputs": inputs}
+
+
 def step_key(document: Mapping[str, Any]) -> str:
-    """SHA-256 of a key document."""
+    """SHA-256 of a key document, or of a base document."""
     return json_digest(document)

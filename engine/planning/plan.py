@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from engine.jobs.partitions import partitions
+from engine.jobs.feed import Feed
+from engine.jobs.messages import WHOLE, Partition
+from engine.jobs.partitions import Size, size_for
 from engine.jobs.receipts import Receipts
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.bounds import bounds_of
@@ -14,12 +17,11 @@ from engine.planning.inputs import (
     Inputs,
     link_key,
     resolve_inputs,
-    streamed_memory,
     streamed_rows,
     version_of,
     with_models,
 )
-from engine.planning.keys import step_document, step_key
+from engine.planning.keys import base_document, step_document, step_key
 from engine.planning.results import Plan, StepPlan
 from engine.planning.row_groups import row_groups_of
 from engine.planning.sources import plan_source
@@ -74,23 +76,29 @@ def plan_step(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry
     Args:
         force: run all of it, even if it hits or some partitions have receipts.
     """
+    plan = keyed(pipeline, step, inputs, registry)
+    manifests = () if force else find_outputs(pipeline, step, plan.key, registry)
+    if manifests:
+        return replace(plan, status="HIT", manifests=manifests)
+    return _with_progress(plan, step, registry, force=force)
+
+
+def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) -> StepPlan:
+    """A step with its keys over given inputs. If versions of its streamed input are still missing, only the base key counts."""
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
     groups = row_groups_of(step, inputs, registry)
     document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step), groups)
-    plan = StepPlan(
+    return StepPlan(
         step.name,
         step.operator.name,
         "RUN",
         rows=streamed_rows(step, inputs),
         key=step_key(document),
+        base_key=step_key(base_document(document, step.operator.streamed)),
         document=document,
         inputs=inputs,
         row_groups=groups,
     )
-    manifests = () if force else find_outputs(pipeline, step, plan.key, registry)
-    if manifests:
-        return replace(plan, status="HIT", manifests=manifests)
-    return with_partitions(plan, step, registry, force=force)
 
 
 def find_outputs(pipeline: Pipeline, step: Step, key: str, registry: Registry) -> tuple[Manifest, ...]:
@@ -100,23 +108,46 @@ def find_outputs(pipeline: Pipeline, step: Step, key: str, registry: Registry) -
     return tuple(found[output] for output in step.operator.outputs) if len(found) == len(names) else ()
 
 
-def with_partitions(plan: StepPlan, step: Step, registry: Registry, *, force: bool = False) -> StepPlan:
-    """The plan of a step that has to run: its partitions, the receipts of finished ones, and upper bounds for the rest."""
-    rows, operator = plan.rows or 0, step.operator
-    parts = partitions(rows, streamed_memory(step, plan.inputs), operator.shape, bool(operator.roles))
-    receipts = () if force else Receipts.of(registry, plan.key).read_all(parts)
-    left = rows - sum(each.partition.stop - each.partition.start for each in receipts)
-    bounds = bounds_of(step, plan.inputs, rows, left)
+def _with_progress(plan: StepPlan, step: Step, registry: Registry, *, force: bool) -> StepPlan:
+    """The plan of a step that has to run: what of it is finished, and upper bounds for the rest."""
+    receipts = Receipts.of(registry, plan.base_key)
+    done = total = rows_done = 0
+    # Cutting the input into partitions takes reading it, so it is only done where an earlier run has left something.
+    if receipts.exist and not force:
+        for part in _partitions(step, plan.inputs, registry):
+            total += 1
+            if receipts.read(part.digest):
+                done, rows_done = done + 1, rows_done + part.rows
+    rows = plan.rows or 0
+    bounds = bounds_of(step, plan.inputs, rows, rows - rows_done)
     return replace(
         plan,
-        status="RESUME" if receipts else "RUN",
-        parts=tuple(parts),
-        receipts=receipts,
+        status="RESUME" if done else "RUN",
+        done=done,
+        total=total if done else None,
         calls=bounds.calls,
         tokens=bounds.tokens,
         cost_usd=bounds.cost_usd,
         notes=bounds.notes,
     )
+
+
+def _partitions(step: Step, inputs: Inputs, registry: Registry) -> Iterator[Partition]:
+    """The partitions of a step whose inputs are all there."""
+    streamed = step.operator.streamed
+    if streamed is None:
+        yield Partition(digest=WHOLE, rows=streamed_rows(step, inputs))
+        return
+    feed = Feed(registry.store, size_of(step), len(inputs[streamed]))
+    for place, version in enumerate(inputs[streamed]):
+        feed.add(place, version.data, valid=version.valid)
+    while feed.can_cut:
+        yield from feed.cut()[1]
+
+
+def size_of(step: Step) -> Size:
+    """The size of a step's partitions."""
+    return size_for(step.operator, local_model=any(model.spec.provider != "openai" for model in step.models.values()))
 
 
 def excluded_of(pipeline: Pipeline, step: Step) -> dict[str, frozenset[str]]:

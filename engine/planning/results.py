@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.jobs.messages import InputVersion, Partition, Receipt
+from engine.jobs.messages import InputVersion
 from engine.planning.inputs import Inputs
 from engine.planning.row_groups import RowGroups
 from registry import Draft, Manifest
@@ -30,8 +30,8 @@ class SourcePlan:
 class StepPlan:
     """A step: `HIT`, `RUN`, `RESUME` (some partitions have receipts), or `WAIT` (its inputs do not exist yet).
 
-    `calls`, `tokens` and `cost_usd` are upper bounds for the remaining partitions. Answers in the journal are not requested
-    again, so the true numbers may be smaller.
+    `done` of `total` partitions are finished; the total is only known if one is. `calls`, `tokens` and `cost_usd` are upper
+    bounds for the remaining partitions. Answers in the journal are not requested again, so the true numbers may be smaller.
     """
 
     name: str
@@ -39,28 +39,19 @@ class StepPlan:
     status: Literal["HIT", "RUN", "RESUME", "WAIT"]
     rows: int | None = None
     key: str = ""
+    base_key: str = ""
     document: Mapping[str, Any] | None = None
     inputs: Inputs = field(default_factory=dict)
     row_groups: RowGroups = field(default_factory=dict)
     manifests: tuple[Manifest, ...] = ()
-    parts: tuple[Partition, ...] = ()
-    receipts: tuple[Receipt, ...] = ()
+    done: int = 0
+    total: int | None = None
     calls: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     waits_for: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def done(self) -> int:
-        """Number of finished partitions."""
-        return len(self.receipts)
-
-    @property
-    def total(self) -> int:
-        """Number of partitions."""
-        return len(self.parts)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Starts and stops Ray for a run. Only this module, `engine.running.pool` and the training operators import ray."""
+"""Starts and stops Ray for a run. Only this module, `pool`, `ray_actors` and the training operators import ray."""
 
 from __future__ import annotations
 
@@ -10,31 +10,40 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, nullcontext
-from typing import Any
 
-from engine.errors import EngineError, StepError
-from engine.jobs.messages import Failure, Job, Partition, Receipt
+from engine.errors import EngineError
+from engine.jobs.messages import Job, Partition
+from engine.running.capacity import Capacity
+from engine.running.executor import Result, WorkerRequest
+from engine.running.pool import Pool
 from engine.running.ray_environment import Home, check_cluster, loopback_only, temporary_folder
 from engine.spec.pipeline_spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
-NOTHING = Resources(num_cpus=0, num_gpus=0, workers=1)
-"""The resources of a worker that only waits for others."""
-
-LEAST_IN_FLIGHT = 8
-"""Partitions in progress per worker, if there are enough and their rows wait for models."""
 
 
 class Cluster:
-    """An executor on Ray: a private local one, or the cluster named by ENGINE_RAY_ADDRESS or RAY_ADDRESS."""
+    """An executor on Ray: a private local one, or the cluster named by ENGINE_RAY_ADDRESS or RAY_ADDRESS.
 
-    def __init__(self) -> None:
+    Args:
+        registry: the location of the run's registry.
+    """
+
+    def __init__(self, registry: str) -> None:
+        self._registry = registry
         self._started_here = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._home: Home | None = None
+        self._pool: Pool | None = None
 
-    def start(self) -> None:
+    def start(self, *, shared_limits: bool) -> None:
         """Start or attach; raises EngineError with the address if a named cluster does not answer."""
+        if self._pool is None:
+            self.attach()
+            self._pool = Pool(self._registry, _nodes, self._home, shared_limits=shared_limits)
+
+    def attach(self) -> None:
+        """Start Ray, or attach to the named cluster, if that has not happened in this process."""
         # Logs of Ray's own processes stay in its session folder; results carry what users must know.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -88,6 +97,9 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop what `start` started."""
+        if self._pool is not None:
+            self._pool.end()
+            self._pool = None
         if self._started_here:
             import ray
 
@@ -97,75 +109,44 @@ class Cluster:
             self._folder.cleanup()
             self._folder = None
 
-    def workers_for(
-        self,
-        resources: Resources,
-        *,
-        local_model: bool,
-        calls_models: bool,
-        whole: bool,
-        parts: int,
-        devices: int = 1,
-    ) -> Resources:
-        """The resources of a step's workers, with defaults for what the pipeline leaves open.
+    def place(self, request: WorkerRequest) -> Resources | None:
+        """See Executor."""
+        return self._running.place(request)
 
-        A model in this process gets all CPUs of a node (and a GPU, if there are any). A model behind an API needs one worker,
-        whose requests overlap. Other operators get one worker per CPU. Several devices share a node.
-        """
-        alive = [node["Resources"] for node in _alive_nodes()]
-        node_cpus = max((node.get("CPU", 0) for node in alive), default=1)
-        all_cpus = sum(node.get("CPU", 0) for node in alive)
-        gpus = any(node.get("GPU", 0) >= 1 for node in alive)
-        cpus, gpu = resources.num_cpus, resources.num_gpus
-        if gpu is None:
-            gpu = 1.0 if local_model and gpus else 0.0
-        if cpus is None:
-            cpus = max(1.0, node_cpus // devices) if local_model and not gpu else 1.0
-        if cpus > node_cpus or gpu > max((node.get("GPU", 0) for node in alive), default=0):
-            raise StepError(
-                f"its `resources` ask for {cpus:g} CPUs and {gpu:g} GPUs per worker, but no node of the cluster has that many "
-                f"(the largest has {node_cpus:g} CPUs)"
-            )
-        workers = resources.workers
-        if devices > 1 and (cpus * devices > all_cpus or gpu * devices > sum(node.get("GPU", 0) for node in alive)):
-            raise StepError(
-                f"{devices} devices with {cpus:g} CPUs and {gpu:g} GPUs each are more than the cluster has; reduce `resources`"
-            )
-        if workers is None:
-            workers = 1 if calls_models or whole else int(max(1, all_cpus // max(cpus, 1)))
-        return Resources(num_cpus=cpus, num_gpus=gpu, memory=resources.memory, workers=max(1, min(workers, parts)))
+    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
+        """See Executor."""
+        self._running.open(job, request, resources)
 
-    def run(self, job: Job, parts: list[Partition], resources: Resources) -> Iterator[Receipt | Failure]:
-        """Run partitions and yield each result as it arrives, in any order."""
-        from engine.running.pool import Pool
+    def room(self, step: str) -> int:
+        """See Executor."""
+        return self._running.room(step)
 
-        workers = resources.workers or 1
-        # Also for one worker if there is a cap: the account must survive the worker.
-        several = workers > 1 or len(_alive_nodes()) > 1 or any(model.spec.capped for model in job.models.values())
-        pool = Pool(job, resources, _partitions_in_flight(job, parts, workers), self._home, shared=bool(job.models) and several)
-        try:
-            yield from pool.results(parts)
-        finally:
-            pool.close()
+    def submit(self, step: str, part: Partition) -> None:
+        """See Executor."""
+        self._running.submit(step, part)
+
+    def next(self, seconds: float) -> Result | None:
+        """See Executor."""
+        return self._running.next(seconds)
+
+    def halt(self, step: str) -> None:
+        """See Executor."""
+        self._running.halt(step)
+
+    def close(self, step: str) -> None:
+        """See Executor."""
+        self._running.close(step)
+
+    @property
+    def _running(self) -> Pool:
+        assert self._pool is not None
+        return self._pool
 
 
-def _alive_nodes() -> list[dict[str, Any]]:
+def _nodes() -> Capacity:
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _partitions_in_flight(job: Job, parts: list[Partition], workers: int) -> int:
-    """The number of partitions in progress per worker.
-
-    Enough rows to fill the busiest model's requests in flight eight times over, so that slow rows and the writing of finished
-    partitions do not leave it idle; but no more than its share, so that the first worker to start does not take them all.
-    Without a model, one partition is computed while another is written; more would only fill the memory.
-    """
-    rows = max((part.stop - part.start for part in parts if part.stop > part.start), default=1)
-    busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
-    wanted = max(LEAST_IN_FLIGHT, -(-8 * busiest // (workers * rows))) if job.models else 2
-    return min(wanted, -(-len(parts) // workers))
+    return Capacity.of([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +16,7 @@ from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Inputs
 from engine.planning.results import StepPlan
 from engine.planning.sources import store_document
-from engine.running.content_ids import ContentIds
+from engine.running.addresses import InputRows
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
 from registry.catalog import side_schemas
 from registry.records.artifacts import Artifact
@@ -23,22 +24,34 @@ from registry.records.content import content_id
 from registry.records.schema import fields_of
 
 
+class Placed(NamedTuple):
+    """A receipt, and the place of its first row in the streamed input."""
+
+    first: int
+    receipt: Receipt
+
+
 def drafts(
     pipeline: Pipeline,
     step: Step,
     plan: StepPlan,
-    receipts: Sequence[Receipt],
-    ids: ContentIds,
+    placed: Sequence[Placed],
+    content_ids: Mapping[str, str],
     registry: Registry,
 ) -> list[Draft]:
-    """One draft for each output of a finished step; its rows are in the order of the input rows they were made from."""
+    """One draft for each output of a finished step; its rows are in the order of the input rows they were made from.
+
+    Args:
+        placed: all receipts, in the order of the input.
+        content_ids: of the outputs, except those that the operator's finish function makes.
+    """
     store, inputs = registry.store, plan.inputs
-    known_ids = ids.result()
-    ordered = sorted(receipts, key=lambda receipt: receipt.partition.start)
+    ordered = [each.receipt for each in placed]
     key_object = store_document(registry, plan.document or {}, code_of(full_name(step.operator)).code)
     refs = tuple(version.ref for versions in inputs.values() for version in versions)
     models = tuple(ref for role in step.models if (ref := _model_ref(step, role, registry)))
     finished = step.operator.finished(_counted(ordered), step.params)
+    input_rows = InputRows(step.operator, inputs)
     made = []
     for place, (output, record) in enumerate(step.operator.outputs.items()):
         parts = [receipt.outputs[output] for receipt in ordered]
@@ -47,11 +60,11 @@ def drafts(
             table = record.to_table(finished.rows[output])
             data, identity = _stored(store, table), content_id(record.arrow_schema(), [table])
         else:
-            identity = known_ids[output]
+            identity = content_ids[output]
         if not data:
             stored = store.put_table(record.arrow_schema().empty_table())
             data = (DataObject(sha256=stored.sha256, rows=0, bytes=stored.bytes),)
-        extra = _side_objects(store, ordered, output, record, rejects=place == 0)
+        extra = _side_objects(store, placed, input_rows, output, record, rejects=place == 0)
         opaque = _opaque(step, inputs, output, ordered)
         attachments = tuple(each for receipt in ordered for each in receipt.attachments) if issubclass(record, Artifact) else ()
         made.append(
@@ -107,28 +120,44 @@ def _opaque(step: Step, inputs: Inputs, output: str, receipts: Sequence[Receipt]
 
 
 def _side_objects(
-    store: ObjectStore, receipts: Sequence[Receipt], output: str, record: type[Record], *, rejects: bool
+    store: ObjectStore,
+    placed: Sequence[Placed],
+    input_rows: InputRows,
+    output: str,
+    record: type[Record],
+    *,
+    rejects: bool,
 ) -> tuple[SideObject, ...]:
-    """A version's lineage as one object, and its calls unchanged, each with the number of rows before it."""
-    extra, pieces, base = [], [], 0
-    for receipt in receipts:
+    """A version's lineage, rejects and exposure as one object each, and its calls unchanged, each with the number of rows
+    before it.
+    """
+    calls: list[SideObject] = []
+    tables: dict[str, list[pa.Table]] = {"lineage": [], "rejects": [], "exposure": []}
+    base = 0
+    for first, receipt in placed:
         part = receipt.outputs[output]
         if part.lineage:
-            table = store.read_table(part.lineage.sha256)
+            table = input_rows.named(store.read_table(part.lineage.sha256), first)
             shifted = pc.add(table["child_row"], pa.scalar(base, pa.int64()))
-            pieces.append(table.set_column(0, side_schemas.LINEAGE.field("child_row"), shifted))
+            tables["lineage"].append(table.set_column(0, side_schemas.LINEAGE.field("child_row"), shifted))
         if part.calls:
-            extra.append(part.calls.model_copy(update={"base": base}))
+            calls.append(part.calls.model_copy(update={"base": base}))
         if rejects and receipt.rejects:
-            extra.append(receipt.rejects)
+            tables["rejects"].append(input_rows.named(store.read_table(receipt.rejects.sha256), first))
         if receipt.exposure and record.registry_kind == "model":
-            extra.append(receipt.exposure)
+            tables["exposure"].append(input_rows.named(store.read_table(receipt.exposure.sha256), first))
         base += part.data.rows if part.data else 0
-    if pieces:
-        edges = pa.concat_tables(pieces)
-        stored = store.put_table(edges, delta=("child_row", "parent_row"))
-        extra.insert(0, SideObject(kind="lineage", sha256=stored.sha256, rows=edges.num_rows, bytes=stored.bytes))
-    return tuple(extra)
+    made = {kind: _side_object(store, kind, pieces) for kind, pieces in tables.items() if pieces}
+    return tuple(each for each in (made.get("lineage"), *calls, made.get("rejects"), made.get("exposure")) if each)
+
+
+_DELTAS = {"lineage": ("child_row", "parent_row"), "rejects": (), "exposure": ("parent_row",)}
+
+
+def _side_object(store: ObjectStore, kind: Any, pieces: Sequence[pa.Table]) -> SideObject:
+    table = pa.concat_tables(pieces)
+    stored = store.put_table(table, delta=_DELTAS[kind])
+    return SideObject(kind=kind, sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes)
 
 
 def _stored(store: ObjectStore, table: pa.Table) -> tuple[DataObject, ...]:

@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.spec.pipeline_spec import Resources
 
+Kind = Literal["server", "local", "compute", "whole"]
+"""What a step's workers do: wait for servers, generate or encode in the process, compute, or work on whole inputs. Steps of one
+kind with the same resources share processes, except those on whole inputs: they may compute for hours without a pause."""
+
+
+class WorkerRequest(NamedTuple):
+    """What a step asks for.
+
+    Args:
+        resources: of each worker as the pipeline states them, and the number of workers.
+        devices: the number of devices of a training; they get the resources instead of the worker.
+    """
+
+    step: str
+    kind: Kind
+    resources: Resources
+    devices: int = 1
+
+
+class Result(NamedTuple):
+    """What became of a partition of a step. A Failure without a digest concerns the whole step."""
+
+    step: str
+    result: Receipt | Failure
+
 
 class Executor(Protocol):
-    """Started when the first step has something to run, stopped when the run ends."""
+    """Started when the first partition has to run, stopped when the run ends. Use from one thread."""
 
-    def start(self) -> None:
-        """Get ready. It is called before each step, and does nothing the second time.
+    def start(self, *, shared_limits: bool) -> None:
+        """Get ready. It does nothing the second time.
+
+        Args:
+            shared_limits: several processes use the same models, so that one has to keep their limits.
 
         Raises:
             EngineError: nothing can be executed; the text says why.
         """
 
     def stop(self) -> None:
-        """Release what `start` took."""
+        """Release what `start` took. Partitions that are running are lost."""
 
-    def workers_for(
-        self,
-        resources: Resources,
-        *,
-        local_model: bool,
-        calls_models: bool,
-        whole: bool,
-        parts: int,
-        devices: int = 1,
-    ) -> Resources:
-        """The resources of a step's workers and their number, with defaults for what the pipeline leaves open."""
-        ...
+    def place(self, request: WorkerRequest) -> Resources | None:
+        """The resources of a step's workers and their number, with defaults for what the pipeline leaves open; None while
+        others use what it needs.
 
-    def run(self, job: Job, parts: list[Partition], resources: Resources) -> Iterator[Receipt | Failure]:
-        """Run partitions and yield each result as it arrives, in any order."""
-        ...
+        Raises:
+            StepError: it needs more than there is.
+        """
+
+    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
+        """Take on a step that has been placed."""
+
+    def room(self, step: str) -> int:
+        """How many more partitions of an open step should be submitted now."""
+
+    def submit(self, step: str, part: Partition) -> None:
+        """Run a partition of an open step."""
+
+    def next(self, seconds: float) -> Result | None:
+        """The next result of any step; None if there is none within that time."""
+
+    def halt(self, step: str) -> None:
+        """Send no more requests for a step. Its partitions end soon."""
+
+    def close(self, step: str) -> None:
+        """End a step's workers; no partition of it is running any more."""

@@ -8,10 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-
-from registry.storage.files import durable_write
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -51,28 +48,34 @@ def interrupted_at_once() -> Iterator[None]:
         os.close(reading)
 
 
-@contextlib.contextmanager
-def calls_end_first(mark: Path, notify: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a stop mark for the workers; yields a function that says whether it came.
+class Interruption:
+    """Handles Ctrl-C (and SIGTERM) in a block: `came` says that the user has asked to stop once, and is waiting.
 
-    The second one raises KeyboardInterrupt. Outside the main thread, this does nothing.
+    The first one is only noted if answers that are paid for are on their way; otherwise, and the second time, it raises
+    KeyboardInterrupt. Outside the main thread, this does nothing.
+
+    Args:
+        notify: called with a message.
+        are_paid_for: whether there are such answers.
     """
-    asked = False
 
-    def stop(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        durable_write(mark, b"")
-        notify("stopping: no new requests; waiting for those in flight (press Ctrl-C again to stop at once)")
+    def __init__(self, notify: Callable[[str], None], are_paid_for: Callable[[], bool]) -> None:
+        self.came = False
+        self._notify = notify
+        self._are_paid_for = are_paid_for
+        self._before: dict[int, Any] = {}
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.came or not self._are_paid_for():
+            raise KeyboardInterrupt
+        self.came = True
+        self._notify("stopping: no new requests; waiting for those in flight (press Ctrl-C again to stop at once)")

@@ -1,237 +1,369 @@
-"""A pool of Ray actors that run a step's partitions, and the actor through which they share limits and the journal.
+"""The worker processes of a run: Ray actors, each with the workers of the steps that use it.
 
-Ray only carries messages. The driver decides which worker runs which partition, and who takes over from a worker that died.
-The others continue at once while a new worker starts.
+Ray only carries messages and starts processes. The driver decides which process runs which partition, and who takes over from
+one that died; the others continue at once while a new one starts.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from engine.errors import EngineError, StepError
+from engine.errors import StepError
 from engine.jobs.messages import Failure, Job, Partition, Receipt
-from engine.llm.limits.accounting import Spent
+from engine.running.capacity import Amount, Capacity
+from engine.running.executor import Result, WorkerRequest
+from engine.running.ray_actors import RayHost, kill, start_service
 from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
+MOST_DEATHS = 3
+"""When a process dies, its partitions start again. After this many deaths, a partition counts as the cause."""
+
 _MOST_FAILED_STARTS = 3
-"""If this many workers in a row die before they are ready, the next one would, too."""
+"""If this many processes in a row die before they are ready, the next one would, too."""
 
-_SERVICE_SECONDS = 30.0
+_MOST_CONCURRENT = 1000
+"""Partitions that a process can have in progress, over all steps."""
+
+_LOOK_SECONDS = 2.0
+"""How often to look which nodes there are."""
+
+_ROWS_PER_REQUEST = 8
+_LEAST_IN_FLIGHT = 8
+
+Shape = tuple[str, Resources]
+"""What processes that steps can share have in common: the kind of work (or the step that has it alone), and the resources."""
 
 
-@dataclass
-class _Slot:
-    """A slot in the pool: an actor and the partitions it is running."""
+@dataclass(eq=False)
+class _Process:
+    """An actor, what it is getting ready for, and what it is running."""
 
     name: str
+    shape: Shape
+    amount: Amount
     actor: Any
     starting: Any
-    running: dict[Any, Partition] = field(default_factory=dict)
+    opening: dict[Any, str] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    running: dict[Any, tuple[str, Partition]] = field(default_factory=dict)
 
     @property
     def waited_for(self) -> list[Any]:
-        return [self.starting] if self.starting is not None else list(self.running)
+        return [self.starting] if self.starting is not None else [*self.opening, *self.running]
+
+    def load(self, step: str) -> int:
+        """The number of a step's partitions that it is running."""
+        return sum(running == step for running, _ in self.running.values())
+
+
+@dataclass(eq=False)
+class _Step:
+    """A step that has been taken on."""
+
+    job: str
+    shape: Shape
+    workers: int
+    in_flight: int
+    reserved: Amount
+    waiting: deque[Partition] = field(default_factory=deque)
+    halted: bool = False
 
 
 class Pool:
-    """Workers for one job.
+    """All worker processes of a run.
 
     Args:
-        job: what the partitions share.
-        resources: of each worker, and the number of workers.
-        in_flight: partitions in progress per worker.
-        home: the working folder and import path of workers on this machine (None: Ray's own).
-        shared: the workers share limits and journal through a Service.
+        registry: the location of the run's registry.
+        nodes: returns what the cluster has.
+        home: the working folder and import path of processes on this machine (None: Ray's own).
+        shared_limits: see Executor.start.
     """
 
-    def __init__(self, job: Job, resources: Resources, in_flight: int, home: Home | None, *, shared: bool) -> None:
+    def __init__(self, registry: str, nodes: Callable[[], Capacity], home: Home | None, *, shared_limits: bool) -> None:
         import ray
 
-        self._job = job.model_dump_json()
-        self._in_flight = in_flight
+        self._registry = registry
+        self._nodes = nodes
         self._home = home
         self._node = ray.get_runtime_context().get_node_id()
-        self._service = _start_service(self._job, self._node) if shared else None
-        self._worker = ray.remote(_RayWorker).options(
+        self._known, self._looked_at = nodes(), time.monotonic()
+        shared = shared_limits or len(self._known.nodes) > 1
+        self._service = start_service(registry, self._node) if shared else None
+        self._numbers = itertools.count(1)
+        self._failed_starts = 0
+        self._deaths: Counter[tuple[str, str]] = Counter()
+        self._processes: list[_Process] = []
+        self._steps: dict[str, _Step] = {}
+        self._results: deque[Result] = deque()
+
+    # -- the driver's side ----------------------------------------------------------------------------------------------
+
+    def place(self, request: WorkerRequest) -> Resources | None:
+        """See Executor."""
+        resources = self._capacity().resources_for(request)
+        shape = _shape(request, resources)
+        if any(process.shape == shape for process in self._processes):
+            return resources
+        room = self._make_room(_needed(request, resources), needed=True)
+        return resources if room and not any(step.reserved != Amount() for step in self._steps.values()) else None
+
+    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
+        """See Executor."""
+        import ray
+
+        several = request.devices > 1
+        text = job.model_dump_json()
+        if self._service is not None and job.models:
+            ray.get(self._service.add_models.remote(text))
+        workers = 1 if several else resources.workers or 1
+        self._steps[job.step] = _Step(
+            text,
+            _shape(request, resources),
+            workers,
+            _in_flight(job, request, workers),
+            _needed(request, resources) if several else Amount(),
+        )
+
+    def room(self, step: str) -> int:
+        """See Executor."""
+        about = self._steps[step]
+        running = sum(process.load(step) for process in self._processes)
+        return about.workers * about.in_flight - running - len(about.waiting)
+
+    def submit(self, step: str, part: Partition) -> None:
+        """See Executor."""
+        self._steps[step].waiting.append(part)
+
+    def next(self, seconds: float) -> Result | None:
+        """See Executor. Processes that die meanwhile are replaced.
+
+        Raises:
+            StepError: Ray itself has died.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        until = time.monotonic() + seconds
+        try:
+            while not self._results:
+                self._distribute()
+                processes = {ref: process for process in self._processes for ref in process.waited_for}
+                if self._results or not processes:
+                    break
+                done, _ = ray.wait([*processes], num_returns=1, timeout=max(0.0, until - time.monotonic()))
+                if not done:
+                    return None
+                self._take(processes[done[0]], done[0])
+        except RayError as error:
+            raise StepError(f"a worker was lost and could not be replaced: {_last_line(error)}") from error
+        return self._results.popleft() if self._results else None
+
+    def halt(self, step: str) -> None:
+        """See Executor."""
+        about = self._steps[step]
+        about.halted = True
+        while about.waiting:
+            self._results.append(Result(step, Failure(digest=about.waiting.popleft().digest, message="stopped", stopped=True)))
+        for process in self._processes:
+            if step in process.opened:
+                process.actor.stop.remote(step)
+
+    def close(self, step: str) -> None:
+        """See Executor."""
+        about = self._steps.pop(step)
+        for process in [each for each in self._processes if each.shape == about.shape]:
+            if about.shape[0] == step:
+                self._end(process)
+            elif step in process.opened:
+                process.opened.discard(step)
+                process.actor.end.remote(step)
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            kill(process.actor)
+        if self._service is not None:
+            kill(self._service)
+
+    # -- processes ------------------------------------------------------------------------------------------------------
+
+    def _distribute(self) -> None:
+        """Send partitions that wait to the processes with the fewest, and start processes where there are too few."""
+        for name, step in self._steps.items():
+            while step.waiting:
+                own = [process for process in self._processes if process.shape == step.shape][: step.workers]
+                most = min(step.in_flight, self._share(name, step, own))
+                ready = [process for process in own if name in process.opened and process.load(name) < most]
+                if ready:
+                    process = min(ready, key=lambda process: len(process.running))
+                    part = step.waiting.popleft()
+                    process.running[process.actor.run.remote(name, part.model_dump_json())] = (name, part)
+                    continue
+                self._prepare(name, step, own)
+                break
+
+    def _prepare(self, name: str, step: _Step, own: list[_Process]) -> None:
+        """Open a step in the processes that it can use, and start more of them as far as resources allow."""
+        for process in own:
+            if process.starting is None and name not in process.opened and name not in process.opening.values():
+                process.opening[process.actor.open.remote(step.job)] = name
+        amount = Amount(step.shape[1].num_cpus or 0.0, step.shape[1].num_gpus or 0.0)
+        at_work = len(step.waiting) + sum(process.load(name) for process in own)
+        # To start a process takes longer than a few partitions that are only computed.
+        wanted = -(-at_work // step.in_flight) if step.shape[0] == "compute" else at_work
+        for number in range(len(own), min(step.workers, wanted)):
+            if not self._make_room(amount, needed=number == 0):
+                return
+            self._start(step.shape, amount)
+
+    def _share(self, name: str, step: _Step, own: list[_Process]) -> int:
+        """An equal share of a step's partitions, so that the first process to start does not take them all."""
+        return -(-(len(step.waiting) + sum(process.load(name) for process in own)) // max(1, len(own)))
+
+    def _make_room(self, amount: Amount, *, needed: bool) -> bool:
+        """Whether there is room for another process; if it is `needed`, idle ones make room for it."""
+        while not self._free().holds(amount):
+            if not needed:
+                return False
+            if not self._end_an_idle_process():
+                # If nothing of ours is in the way, others use the cluster, and Ray lets us wait for them.
+                return not any(process.amount != Amount() for process in self._processes)
+        return True
+
+    def _start(self, shape: Shape, amount: Amount) -> _Process:
+        import ray
+
+        resources = shape[1]
+        actor_class = ray.remote(RayHost).options(
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus or None,
             memory=resources.memory,
             max_restarts=0,
             max_task_retries=0,
-            max_concurrency=in_flight + 1,
+            max_concurrency=_MOST_CONCURRENT,
             scheduling_strategy="SPREAD",
         )
-        self._numbers = itertools.count(1)
-        self._failed_starts = 0
-        self._queue: deque[Partition] = deque()
-        self._slots = [self._slot() for _ in range(resources.workers or 1)]
+        name = f"worker {next(self._numbers)}"
+        actor = actor_class.remote(self._registry, self._service, self._node, name, self._home)
+        process = _Process(name, shape, amount, actor, actor.ready.remote())
+        self._processes.append(process)
+        return process
 
-    def results(self, parts: Sequence[Partition]) -> Iterator[Receipt | Failure]:
-        """Run partitions and yield each result as it arrives, in any order.
+    def _take(self, process: _Process, done: Any) -> None:
+        """Take what a process has finished."""
+        import ray
+        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-        The last one includes what all workers, even those that died, spent through the Service.
-
-        Raises:
-            StepError: no worker can be started, or Ray itself has died.
-        """
-        from ray.exceptions import RayError
-
-        self._queue.extend(parts)
         try:
-            for left in range(len(parts) - 1, -1, -1):
-                result = self._next()
-                yield result if left else self._with_account(result)
-        except RayError as error:
-            raise StepError(f"a worker was lost and could not be replaced: {_last_line(error)}") from error
-
-    def close(self) -> None:
-        """End the workers."""
-        import ray
-        from ray.exceptions import RayError
-
-        for actor in (*(slot.actor for slot in self._slots), self._service):
-            if actor is not None:
-                with contextlib.suppress(RayError):  # Ray itself has died, and its workers with it
-                    ray.kill(actor)
-
-    def _next(self) -> Receipt | Failure:
-        """The next result; workers that die meanwhile are replaced."""
-        import ray
-        from ray.exceptions import ObjectLostError, RayActorError
-
-        while True:
-            self._submit()
-            slots = {ref: slot for slot in self._slots for ref in slot.waited_for}
-            [done], _ = ray.wait(list(slots), num_returns=1)
-            slot = slots[done]
-            try:
-                result = ray.get(done)
-            except (RayActorError, ObjectLostError) as error:
-                self._replace(slot, error)
-                continue
-            if done == slot.starting:
-                slot.starting, self._failed_starts = None, 0
-                continue
-            del slot.running[done]
+            result = ray.get(done)
+        except (RayActorError, ObjectLostError) as error:
+            self._replace(process, error)
+            return
+        except RayTaskError as error:
+            # Only `open` raises; errors of partitions are results.
+            self._give_up(process.opening.pop(done, ""), error)
+            return
+        if done == process.starting:
+            process.starting, self._failed_starts = None, 0
+        elif done in process.opening:
+            process.opened.add(process.opening.pop(done))
+        else:
+            step, _ = process.running.pop(done)
             failed, text = result
-            return (Failure if failed else Receipt).model_validate_json(text)
+            self._results.append(Result(step, (Failure if failed else Receipt).model_validate_json(text)))
 
-    def _submit(self) -> None:
-        """Send partitions to workers that are ready, first to the one with the fewest."""
-        ready = [slot for slot in self._slots if slot.starting is None]
-        while self._queue and ready:
-            slot = min(ready, key=lambda slot: len(slot.running))
-            if len(slot.running) >= self._in_flight:
-                return
-            part = self._queue.popleft()
-            slot.running[slot.actor.run.remote(part.start, part.stop)] = part
-
-    def _replace(self, slot: _Slot, error: Exception) -> None:
-        """Replace a worker that died; others take over its partitions and its share of the limits."""
-        import ray
-
-        ray.kill(slot.actor)  # it may only be disconnected; then it must not continue
+    def _replace(self, process: _Process, error: Exception) -> None:
+        """Remove a process that died; others take over its partitions and its share of the limits."""
+        self._end(process)  # it may only be disconnected; then it must not continue
         if self._service is not None:
-            self._service.call.remote("remove_worker", slot.name)
-        if slot.starting is not None:
+            self._service.call.remote("remove_worker", process.name)
+        if process.starting is not None:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_FAILED_STARTS or "creation task" in str(error):
-                raise StepError(f"a worker could not be started: {_last_line(error)}") from error
-        self._queue.extendleft(reversed(slot.running.values()))
-        self._slots[self._slots.index(slot)] = self._slot()
+                for name in [name for name, step in self._steps.items() if step.shape == process.shape]:
+                    self._give_up(name, error)
+            return
+        for name, part in reversed(process.running.values()):
+            self._deaths[name, part.digest] += 1
+            step = self._steps.get(name)
+            if step is None:
+                continue
+            if step.halted:
+                self._results.append(Result(name, Failure(digest=part.digest, message="stopped", stopped=True)))
+            elif self._deaths[name, part.digest] >= MOST_DEATHS:
+                where = f"rows {part.first} to {part.first + part.rows - 1}" if part.rows_in else "all its rows"
+                message = (
+                    f"a worker process died {MOST_DEATHS} times at {where}: it ran out of memory, or native code crashed. Give "
+                    "workers more memory, or check these rows"
+                )
+                self._results.append(Result(name, Failure(digest=part.digest, message=message)))
+            else:
+                step.waiting.appendleft(part)
 
-    def _slot(self) -> _Slot:
-        name = f"worker {next(self._numbers)}"
-        actor = self._worker.remote(self._job, self._service, self._node, name, self._home)
-        return _Slot(name, actor, actor.ready.remote())
+    def _give_up(self, name: str, error: Exception) -> None:
+        """No process can be started for a step."""
+        if name in self._steps:
+            self._steps[name].waiting.clear()
+            self._results.append(
+                Result(name, Failure(digest="", message=f"a worker could not be started: {_last_line(error)}"))
+            )
 
-    def _with_account(self, result: Receipt | Failure) -> Receipt | Failure:
-        import ray
+    def _end(self, process: _Process) -> None:
+        self._processes.remove(process)
+        kill(process.actor)
 
-        if self._service is None:
-            return result
-        account: dict[str, Spent] = ray.get(self._service.call.remote("spent"), timeout=_SERVICE_SECONDS)
-        spent = {name: result.spent.get(name, Spent()) + more for name, more in account.items()}
-        return result.model_copy(update={"spent": {**result.spent, **spent}})
+    def _end_an_idle_process(self) -> bool:
+        """End a process that runs nothing, to make room for others; returns whether there was one."""
+        idle = [each for each in self._processes if not each.waited_for and each.amount != Amount()]
+        if idle:
+            self._end(idle[0])
+        return bool(idle)
 
+    def _capacity(self) -> Capacity:
+        """What the cluster has; nodes may come and go."""
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_SECONDS:
+            self._looked_at, self._known = now, self._nodes()
+        return self._known
 
-class _RayWorker:
-    """A Ray actor around a Worker; `service` is shared by several workers, and is on the driver's node."""
-
-    def __init__(self, job: str, service: Any, driver_node: str, name: str, home: Home | None) -> None:
-        import ray
-
-        if home is not None:
-            home.enter()
-
-        from engine.worker.partition_worker import Worker
-
-        # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
-        sys.setswitchinterval(0.0005)
-        remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node
-        transport = _RayTransport(service) if service is not None else None
-        self._worker = Worker(Job.model_validate_json(job), transport, name, remote=remote)
-
-    async def ready(self) -> None:
-        """Return once the worker can take partitions."""
-
-    async def run(self, start: int, stop: int) -> tuple[bool, str]:
-        """Run a partition; returns whether it failed, and the Receipt or Failure as JSON."""
-        result = await self._worker.run(Partition(start=start, stop=stop))
-        await self._worker.models.delivered()
-        return isinstance(result, Failure), result.model_dump_json()
-
-
-class _RayService:
-    """A Ray actor around a Service."""
-
-    def __init__(self, job: str) -> None:
-        from engine.llm.shared_service import Service
-        from engine.worker.models import governor
-        from registry import Registry
-
-        given = Job.model_validate_json(job)
-        models = {binding.name: partial(governor, binding) for binding in given.models.values()}
-        self._service = Service(Registry(given.registry).journal, models)
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the Service."""
-        return await getattr(self._service, method)(*arguments)
+    def _free(self) -> Amount:
+        """What this run does not use."""
+        free = self._capacity().total
+        for used in (*(process.amount for process in self._processes), *(step.reserved for step in self._steps.values())):
+            free = free.plus(used, -1)
+        return free
 
 
-class _RayTransport:
-    """See Transport."""
-
-    def __init__(self, service: Any) -> None:
-        self._service = service
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """See Transport."""
-        from ray.exceptions import RayActorError, RayTaskError
-
-        try:
-            return await self._service.call.remote(method, *arguments)
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayActorError as error:
-            raise EngineError("the process through which workers share limits and the journal has died; run again") from error
+def _shape(request: WorkerRequest, resources: Resources) -> Shape:
+    own = request.step if request.kind == "whole" else request.kind
+    if request.devices > 1:  # the resources go to the devices; the worker only waits for them
+        resources = Resources(num_cpus=0, num_gpus=0)
+    return own, resources.model_copy(update={"workers": None})
 
 
-def _start_service(job: str, node: str) -> Any:
-    """A Service on the driver's node, which is the only place where the journal's file may be opened."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def _needed(request: WorkerRequest, resources: Resources) -> Amount:
+    """What the first worker of a step needs, with its devices."""
+    return Amount().plus(Amount(resources.num_cpus or 0.0, resources.num_gpus or 0.0), request.devices)
 
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(_RayService).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote(job)
+
+def _in_flight(job: Job, request: WorkerRequest, workers: int) -> int:
+    """The number of a step's partitions in progress per worker.
+
+    Enough rows to fill the busiest model's requests in flight several times over, so that slow rows and the writing of
+    finished partitions do not leave it idle. Without a model, one partition is computed while another is written; more would
+    only fill the memory.
+    """
+    if request.kind in ("compute", "whole"):
+        return 2
+    busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
+    rows = 16 if request.kind == "local" else 64
+    return min(_MOST_CONCURRENT // 2, max(_LEAST_IN_FLIGHT, -(-_ROWS_PER_REQUEST * busiest // (workers * rows))))
 
 
 def _last_line(error: Exception) -> str:

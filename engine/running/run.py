@@ -1,4 +1,4 @@
-"""Runs a pipeline: commits its sources, then runs its steps one after another."""
+"""Runs a pipeline: commits its sources, then runs its steps, each as soon as its inputs are there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import datetime as dt
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import needed
 from engine.planning.sources import plan_source
+from engine.running.claims import Claims
 from engine.running.cluster import Cluster
 from engine.running.executor import Executor
+from engine.running.jobs import shared_models
 from engine.running.result import Observer, RunResult
-from engine.running.step_runner import FailedStepError, RunState, run_step
+from engine.running.run_state import FailedStepError, RunState
+from engine.running.scheduler import Scheduler
+from engine.running.step_task import StepTask
 from registry import Registry
 from registry.storage.checked_json import canonical_json
 
@@ -28,8 +32,8 @@ def run(
 ) -> RunResult:
     """Run the selected steps (all steps if none is selected) and everything they need.
 
-    A failed step ends the run. All steps finished before it are committed; finished partitions and model answers are kept
-    for the next run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the
+    A failed step ends the run. All finished steps are committed; finished partitions and model answers are kept for the next
+    run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the
     pipeline's own does not move it, because others rely on it.
 
     Args:
@@ -48,7 +52,18 @@ def run(
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     source = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
     run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
-    state = RunState(pipeline, registry, cluster or Cluster(), observer, run_id, retry_rejects)
+    steps = [step for name, step in pipeline.steps.items() if name in chosen]
+    claims = Claims(registry.receipts)
+    state = RunState(
+        pipeline,
+        registry,
+        cluster or Cluster(registry.location),
+        observer,
+        run_id,
+        claims,
+        retry_rejects,
+        shared=shared_models(steps),
+    )
     ended, error, trace = "failed", None, ""
     try:
         for each in source_plans:
@@ -57,9 +72,7 @@ def run(
                 [manifest] = registry.catalog.commit([each.draft], run_id, None)
             assert manifest is not None
             state.add(each.name, [manifest])
-        for name in pipeline.steps:
-            if name in chosen:
-                run_step(state, name, force=name in force)
+        Scheduler(state, {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}).run()
         ended = "succeeded"
     except FailedStepError as failure:
         error, trace = str(failure), failure.trace
@@ -70,9 +83,11 @@ def run(
         raise
     finally:
         state.executor.stop()
+        claims.close()
     registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
+    results = tuple(state.results[step.name] for step in steps if step.name in state.results)
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
-    return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), tuple(state.results), seconds, error, trace, moves)
+    return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), results, seconds, error, trace, moves)
 
 
 def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:

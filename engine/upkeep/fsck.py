@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from engine.jobs.messages import Receipt
+from engine.jobs.messages import WHOLE, Receipt
 from engine.llm.journal.integrity import damages
 from engine.llm.journal.wal import first_damaged
 from registry import CorruptError, Registry
@@ -16,7 +16,7 @@ from registry.storage.checked_json import read_checked_json
 from registry.upkeep import fsck as of_registry
 from registry.upkeep.fsck import CheckResult, FileCount, Finding
 
-_RECEIPT = re.compile(r"\d+-\d+\.json")
+_RECEIPT = re.compile(rf"([0-9a-f]{{64}}|{WHOLE}|\d+-\d+)\.json")  # the last: of versions before 0.4
 
 
 def fsck(registry: Registry, *, deep: bool = False) -> CheckResult:

@@ -1,4 +1,4 @@
-"""The files in `receipts/<step key>` from which steps resume: receipts of finished partitions, checkpoints and marks."""
+"""The files in `receipts/<base key>` from which steps resume: receipts of finished partitions, checkpoints and marks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from registry import CorruptError, Registry
+from engine.jobs.receipts import COMMITTED, Receipts
+from registry import CorruptError, ObjectStore, Registry
 from registry.storage import plain_files
 from registry.storage.checked_json import read_checked_json
 from registry.storage.shared_lock import SharedLock
@@ -18,25 +19,28 @@ from registry.upkeep.gc import StepFiles
 
 
 def step_folders(registry: Registry, oldest: float) -> list[StepFiles]:
-    """The folders of all steps, for garbage collection; `oldest` as in StepFolder."""
-    return [StepFolder(folder, oldest) for folder in plain_files.folders(registry.receipts)]
+    """The folders of all base keys, for garbage collection; `oldest` as in StepFolder."""
+    return [StepFolder(folder, registry.store, oldest) for folder in plain_files.folders(registry.receipts)]
 
 
 class StepFolder:
-    """The folder of one step. See registry.upkeep.gc.StepFiles.
+    """The folder of one base key. See registry.upkeep.gc.StepFiles.
 
     Args:
+        store: has the objects that the receipts name.
         oldest: a time (seconds since 1970); younger files count as in use.
     """
 
-    def __init__(self, folder: Path, oldest: float) -> None:
+    def __init__(self, folder: Path, store: ObjectStore, oldest: float) -> None:
         self._folder = folder
-        self.step_key = folder.name
         self.where = f"{folder.parent.name}/{folder.name}"
         files = [about for path in self._entries() for about in _files(path)]
+        self.step_keys = Receipts(folder, store).committed()
+        committed = _changed(folder / COMMITTED)
+        self.unfinished = any(_changed(path) > committed for path in folder.glob("*.json"))
         self.bytes = sum(about.st_size for about in files)
         self.checkpoint_bytes = sum(about.st_size for each in plain_files.folders(folder) for about in plain_files.files(each))
-        # A run takes the step's lock before it looks for the step's versions, and that look-up waits until we are done.
+        # A run joins the folder's lock before it reads receipts, and keeps it.
         self.in_use = any(about.st_mtime > oldest for about in files) or self._is_locked()
 
     @cached_property
@@ -64,7 +68,7 @@ class StepFolder:
         return [path for path in self._folder.iterdir() if path.name != "lock"]
 
     def _try_lock(self) -> IO[bytes] | None:
-        return SharedLock(self._folder / "lock", f"a run is making the step {self.step_key}").try_to_take()
+        return SharedLock(self._folder / "lock", f"a run works with {self.where}").try_to_take()
 
     def _is_locked(self) -> bool:
         if not plain_files.kind(self._folder / "lock"):
@@ -72,6 +76,13 @@ class StepFolder:
         if lock := self._try_lock():
             lock.close()
         return lock is None
+
+
+def _changed(path: Path) -> float:
+    """When a file was last written (seconds since 1970); 0 if there is none."""
+    with suppress(FileNotFoundError):
+        return path.lstat().st_mtime
+    return 0.0
 
 
 def _files(path: Path) -> Iterator[os.stat_result]:

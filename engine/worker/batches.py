@@ -18,10 +18,10 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     """Call a batch operator with a partition."""
     operator, stream = operation.operator, operation.stream
     table = operation.table(part)
-    numbered = table.add_column(0, "_row", pa.array(range(part.start, part.stop), pa.int64()))
+    numbered = table.add_column(0, "_row", pa.array(range(part.rows), pa.int64()))
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
-        arguments[operator.context] = operation.context(scope, operation.seed(part.start))
+        arguments[operator.context] = operation.context(scope, operation.seed(part.digest))
     try:
         result = operator.function(**arguments)
     except (EngineError, OSError):

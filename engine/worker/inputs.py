@@ -1,4 +1,4 @@
-"""Reads the rows that a partition works on, across the objects and versions that contain them."""
+"""Reads the rows that a partition works on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from engine.jobs.messages import InputVersion, Partition
+from engine.jobs.messages import InputVersion, Slice
 from registry import ObjectStore, Record, Registry
 from registry.records.stored_rows import read_valid
 
 
-def read_slice(registry: str, versions: Sequence[InputVersion], record: type[Record], part: Partition) -> pa.Table:
-    """Rows [start, stop) of an input as a table of `record`; `registry` is its location."""
-    return _concatenated([piece for _, piece in _pieces(registry, versions, part)], record)
+def read_slice(registry: str, rows: Slice, record: type[Record]) -> pa.Table:
+    """The rows of a slice as a table of `record`; `registry` is its location."""
+    return _concatenated([_stored(registry, rows)], record)
 
 
-def read_rows(registry: str, versions: Sequence[InputVersion], record: type[Record], part: Partition) -> Iterator[Record]:
-    """The same rows as records. Rows of a valid version are not validated again."""
-    for version, piece in _pieces(registry, versions, part):
-        yield from read_valid(record, piece) if version.valid else record.from_table(record.conform(piece))
+def read_rows(registry: str, rows: Slice, record: type[Record]) -> Iterator[Record]:
+    """The same rows as records. Valid rows are not validated again."""
+    table = _stored(registry, rows)
+    yield from read_valid(record, table) if rows.valid else record.from_table(record.conform(table))
 
 
 def read_whole(store: ObjectStore, versions: Sequence[InputVersion], record: type[Record]) -> pa.Table:
@@ -28,19 +28,11 @@ def read_whole(store: ObjectStore, versions: Sequence[InputVersion], record: typ
     return _concatenated([store.read_table(data.sha256) for version in versions for data in version.data], record)
 
 
-def _pieces(registry: str, versions: Sequence[InputVersion], part: Partition) -> Iterator[tuple[InputVersion, pa.Table]]:
-    """The slices of objects that make up a partition, each with its version."""
-    start = 0
-    for version in versions:
-        for data in version.data:
-            stop = start + data.rows
-            if start < part.stop and stop > part.start:
-                table = _cached_table(registry, data.sha256)
-                yield version, table.slice(max(0, part.start - start), min(stop, part.stop) - max(start, part.start))
-            start = stop
+def _stored(registry: str, rows: Slice) -> pa.Table:
+    return _cached_table(registry, rows.sha256).slice(rows.start, rows.rows)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _cached_table(registry: str, sha256: str) -> pa.Table:
     """Cached, because partitions start in order and often share an object with the one before."""
     return Registry(registry).store.read_table(sha256)

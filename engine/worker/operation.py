@@ -68,8 +68,8 @@ class Operation:
         self.operator: Operator = declared.typed(named)
         self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
-        self.receipts = Receipts.of(registry, job.step_key)
-        self.heartbeat = Heartbeat(self.receipts.folder)
+        self.receipts = Receipts.of(registry, job.base_key)
+        self.heartbeat = Heartbeat(self.receipts.folder, f"{job.run_id}.{job.step}")
         self._registry = registry
         self._models = models
         self._tables: dict[str, Table[Any]] = {}
@@ -77,16 +77,18 @@ class Operation:
     @cached_property
     def stream(self) -> str:
         """The name of the input that is passed row by row, or in batches."""
-        [name] = [name for name, port in self.operator.inputs.items() if not port.whole]
-        return name
+        assert self.operator.streamed is not None
+        return self.operator.streamed
 
     def table(self, part: Partition) -> pa.Table:
         """The streamed input's rows of a partition."""
-        return read_slice(self._registry.location, self.job.inputs[self.stream], self._streamed, part)
+        assert part.rows_in is not None
+        return read_slice(self._registry.location, part.rows_in, self._streamed)
 
     def rows(self, part: Partition) -> Iterator[Record]:
         """The same as records."""
-        return read_rows(self._registry.location, self.job.inputs[self.stream], self._streamed, part)
+        assert part.rows_in is not None
+        return read_rows(self._registry.location, part.rows_in, self._streamed)
 
     def whole_inputs(self) -> dict[str, Table[Any] | None]:
         """The inputs that are passed whole; None for one that the pipeline omits."""
@@ -161,9 +163,12 @@ class Operation:
 
     def writer(self, part: Partition) -> OutputWriter:
         """A writer for the output rows of a partition."""
-        rows = sum(version.rows for version in self.job.inputs[self.stream]) if self.operator.shape != "whole" else part.stop
-        single = part == Partition(start=0, stop=rows)
-        return OutputWriter(self._registry.store, self.operator, self.job.inputs, self.job.excluded, single=single)
+        return OutputWriter(self._registry.store, self.operator, self._rows_of(part), self.job.excluded)
+
+    def _rows_of(self, part: Partition) -> dict[str, int]:
+        """The number of rows of each input that a partition can name as sources."""
+        whole = {name: sum(version.rows for version in versions) for name, versions in self.job.inputs.items()}
+        return whole if part.rows_in is None else {**whole, self.stream: part.rows}
 
     @property
     def _streamed(self) -> type[Record]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, count
 from typing import Any
 
 import pyarrow as pa
 
-from engine.jobs.messages import InputVersion, OutputPart, Partition, Receipt, Usage
+from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
@@ -45,56 +43,29 @@ class _Rows:
     without_parent: int = 0
 
 
-@dataclass(frozen=True)
-class _Input:
-    """The concatenated versions of an input: their numbers among all input versions, and where each one ends."""
-
-    numbers: tuple[int, ...]
-    stops: tuple[int, ...]
-
-    def address(self, row: int) -> tuple[int, int]:
-        """A row as (number of the version, row in the version); raises IndexError if the row does not exist."""
-        if not self.stops or not 0 <= row < self.stops[-1]:
-            raise IndexError(row)
-        place = bisect_right(self.stops, row)
-        return self.numbers[place], row - (self.stops[place - 1] if place else 0)
-
-    @property
-    def starts(self) -> dict[int, int]:
-        """Where each version starts, by its number."""
-        return dict(zip(self.numbers, (0, *self.stops), strict=False))
-
-
 class OutputWriter:
     """Collects one partition's rows and writes them as objects.
 
     Args:
         store: where to write.
         operator: whose outputs these are.
-        inputs: the versions that each input is made of, for lineage.
+        rows: the number of rows of each input.
         excluded: ids of rows to leave out (and count), by output.
-        single: the partition is the whole step, so the content ids of its rows are those of the outputs.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         operator: Operator,
-        inputs: Mapping[str, Sequence[InputVersion]],
+        rows: Mapping[str, int],
         excluded: Mapping[str, frozenset[str]],
-        *,
-        single: bool = False,
     ) -> None:
         self._store = store
         self._operator = operator
         self._excluded = excluded
-        self._single = single
         self._left_out: Counter[str] = Counter()
-        numbers = count()
-        self._inputs = {
-            port: _Input(tuple(next(numbers) for _ in versions), tuple(accumulate(version.rows for version in versions)))
-            for port, versions in inputs.items()
-        }
+        self._input_rows = rows
+        self._numbers = {port: number for number, port in enumerate(operator.inputs)}
         self._outputs: dict[str, _Rows] = {name: _Rows() for name in operator.outputs}
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
@@ -151,8 +122,7 @@ class OutputWriter:
             return set()
         if any(each.without_parent for each in outputs) or not any(port in each.known_parents for each in outputs):
             return None
-        starts = self._inputs[port].starts
-        return {starts[number] + row for each in outputs for _, number, row in each.edges if number in starts}
+        return {row for each in outputs for _, number, row in each.edges if number == self._numbers[port]}
 
     def receipt(
         self,
@@ -172,7 +142,8 @@ class OutputWriter:
             seen = [(*self._address(ref), times) for ref, times in self._exposure.items()]
             exposure = self._side("exposure", _columns(seen, side_schemas.EXPOSURE), delta=("parent_row",))
         return Receipt(
-            partition=part,
+            digest=part.digest,
+            rows=part.rows,
             outputs={name: self._written(name, rows) for name, rows in self._outputs.items()},
             rejects=rejects,
             exposure=exposure,
@@ -218,7 +189,7 @@ class OutputWriter:
             table = record.to_table(rows.records)
             stored = self._store.put_table(table)
             data = DataObject(sha256=stored.sha256, rows=len(rows.records), bytes=stored.bytes, memory=table.nbytes)
-            identity = content_id(record.arrow_schema(), [table]) if self._single else None
+            identity = content_id(record.arrow_schema(), [table]) if self._operator.shape == "whole" else None
         if rows.edges:
             lineage = self._side("lineage", _columns(rows.edges, side_schemas.LINEAGE), delta=("child_row", "parent_row"))
         if rows.calls:
@@ -237,11 +208,10 @@ class OutputWriter:
         return SideObject(kind=kind, sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes)
 
     def _address(self, ref: RowRef) -> tuple[int, int]:
-        """A row of an input as (number of the input version, row in that version)."""
-        try:
-            return self._inputs[ref.port].address(ref.row)
-        except IndexError:
-            raise IndexError(f"input {ref.port!r} has no row {ref.row}") from None
+        """A row of an input as (number of the input, row)."""
+        if not 0 <= ref.row < self._input_rows.get(ref.port, 0):
+            raise IndexError(f"input {ref.port!r} has no row {ref.row}")
+        return self._numbers[ref.port], ref.row
 
 
 def _call_ids(sources: Iterable[Source]) -> dict[str, None]:

@@ -1,6 +1,6 @@
 """Runs partitions of a step: calls its operator, writes its objects and receipts.
 
-It does not depend on Ray. A worker process keeps one `Worker` for a job, so that models are loaded only once.
+It does not depend on Ray.
 """
 
 from __future__ import annotations
@@ -15,55 +15,50 @@ from pathlib import Path
 from engine.errors import EngineError
 from engine.fingerprint.code import code_digest
 from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage
-from engine.llm.shared_service import Transport
 from engine.llm.types.errors import ModelError, StoppedError
 from engine.worker.attachments import FileCollector
 from engine.worker.batches import run_batch
 from engine.worker.models import Models
 from engine.worker.operation import Operation, OperatorError, Scope
 from engine.worker.rows import FailedRowsError, run_rows
+from engine.worker.shared_models import SharedModels
 from engine.worker.whole import run_whole
 from registry import Registry
 
 _WATCH_SECONDS = 0.5
-MOST_DEATHS = 3
-"""A worker that dies is replaced, and its partitions start again. After this many deaths, a partition counts as the cause."""
 
 
 class Worker:
-    """Runs partitions of one job; several may be in progress on one event loop.
+    """Runs partitions of one step; several may be in progress on one event loop.
 
     When a row fails the step, no more requests are sent and no more partitions start. Requests in flight finish, so that
     their answers, which are paid for, reach the journal.
 
     Args:
         job: what the partitions share.
-        transport, name, remote: see Models.
+        registry: the job's.
+        shared: what the steps in this process share.
     """
 
-    def __init__(self, job: Job, transport: Transport | None = None, name: str | None = None, *, remote: bool = False) -> None:
+    def __init__(self, job: Job, registry: Registry, shared: SharedModels) -> None:
         self.job = job
-        self.registry = Registry(job.registry)
-        self.models = Models(job, self.registry, transport, name, remote=remote)
-        self.operation = Operation(job, self.registry, self.models)
+        self.registry = registry
+        self.models = Models(job, shared)
+        self.operation = Operation(job, registry, self.models)
         self._receipts = self.operation.receipts
+        self._stopped = False
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self, part: Partition) -> Receipt | Failure:
         """Run a partition. Errors are returned as a Failure, not raised, so that Ray does not retry."""
-        if self._receipts.stop_mark.exists():
-            return Failure(partition=part, message="stopped", stopped=True)
+        if self._stopped:
+            return Failure(digest=part.digest, message="stopped", stopped=True)
         if self._watching is None and self.job.models:
             self._watching = asyncio.create_task(self._watch())
         try:
-            if self._receipts.count_attempt(part) >= MOST_DEATHS:
-                raise EngineError(
-                    f"a worker process died {MOST_DEATHS} times at rows {part.start} to {part.stop - 1}: it ran out of memory, "
-                    "or native code crashed. Give workers more memory, or check these rows"
-                )
             self._same_code()
             result = await self._run(part)
-            result = result.model_copy(update={"spent": self.models.spent(), "notes": (*self.models.notes(), *result.notes)})
+            result = result.model_copy(update={"notes": (*self.models.notes(), *result.notes)})
             await asyncio.to_thread(self._receipts.write, result)
             return result
         except FailedRowsError as failed:
@@ -71,11 +66,21 @@ class Worker:
         except Exception as error:
             return self._failure(part, error)
 
+    def stop(self) -> None:
+        """Send no more requests and start no more partitions: the step has failed, or the user has interrupted the run."""
+        self._stopped = True
+        self.models.stop(StoppedError("the step has failed"))
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        if self._watching:
+            self._watching.cancel()
+
     async def _run(self, part: Partition) -> Receipt:
         scope = Scope(Path(tempfile.mkdtemp(prefix="engine-")), FileCollector(self.registry))
         try:
             if self.operation.operator.shape == "row":
-                result = await run_rows(self.operation, part, scope, self._stop)
+                result = await run_rows(self.operation, part, scope, self.stop)
             elif self.operation.operator.shape == "batch":
                 result = run_batch(self.operation, part, scope)
             else:
@@ -89,11 +94,10 @@ class Worker:
         )
 
     async def _watch(self) -> None:
-        """Send no more requests once another worker has failed the step or the user has interrupted the run."""
-        while not self._receipts.stop_mark.exists():
+        """Show what the rows are waiting for."""
+        while True:
             await asyncio.sleep(_WATCH_SECONDS)
             self.operation.heartbeat.note(self.models.waiting())
-        self._stop()
 
     def _same_code(self) -> None:
         if code_digest(self.job.operator) != self.job.code:
@@ -103,21 +107,17 @@ class Worker:
             )
 
     def _failure(self, part: Partition, error: Exception, usage: Usage | None = None) -> Failure:
-        self._stop()
+        self.stop()
         message = str(error) if isinstance(error, OperatorError | EngineError | ModelError) else _named(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"no space left in {self.registry.where}: {error.strerror}. Free some space and run again"
         return Failure(
-            partition=part,
+            digest=part.digest,
             message=message,
             traceback="".join(traceback.format_exception(error)),
             stopped=isinstance(error, StoppedError),
             usage=usage or Usage(),
-            spent=self.models.spent(),
         )
-
-    def _stop(self) -> None:
-        self.models.stop(StoppedError("the step has failed"))
 
 
 def _named(error: Exception) -> str:

@@ -68,7 +68,7 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
         FailedRowsError: a row failed the step.
     """
     whole = operation.whole_inputs()
-    rows = enumerate(operation.rows(part), part.start)
+    rows = enumerate(operation.rows(part), part.first)
     results = await asyncio.gather(*[_row(operation, row, number, whole, scope, stop) for number, row in rows])
     if any(result.error for result in results):
         raise FailedRowsError(results)
@@ -82,7 +82,7 @@ def _written(operation: Operation, part: Partition, results: Sequence[RowResult]
     writer, stream = operation.writer(part), operation.stream
     produced = sum(
         writer.add_row(RowRef(stream, number), result.emitted, result.reasons, result.log)
-        for number, result in enumerate(results, part.start)
+        for number, result in enumerate(results)
     )
     rejected = sum(result.rejected is not None for result in results)
     filtered = len(results) - produced - rejected
@@ -130,12 +130,13 @@ async def _attempt(
     except (ModelError, OperatorError, EngineError) as error:
         result.error = error
     except Exception as error:
-        what = f"operator {operator.name} raised {type(error).__name__} on {where}: {error}"
         if result.log.calls and not isinstance(error, _CODE_ERRORS):
             # A model's answer may be the cause. It is in the journal, so an error would fail every later run as well.
-            operation.log.warning(what, exc_info=error)
-            result.emitted, result.rejected = [], repaired(f"{what[:_LONGEST_REASON]} (after a model's answer)")
+            operation.log.warning("operator %s failed on %s", operator.name, where, exc_info=error)
+            reason = f"operator {operator.name} raised {type(error).__name__}: {error}"
+            result.emitted, result.rejected = [], repaired(f"{reason[:_LONGEST_REASON]} (after a model's answer)")
             return result
+        what = f"operator {operator.name} raised {type(error).__name__} on {where}: {error}"
         result.error = OperatorError(f"{place_in(operator.function, error)}: {what}")
         result.error.__cause__ = error
     return result

@@ -47,7 +47,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
         produced += rows
         never = sum(times == 0 for ref, times in scope.tally.seen.items() if ref.port == name)
         unused += len(table) - rows if operator.inputs[name].lookup else min(never, len(table) - rows)
-    filtered = part.stop - produced - unused
+    filtered = part.rows - produced - unused
     return writer.receipt(part, produced=produced, filtered=filtered, rejected=0, unused=unused, usage=usage(log))
 
 

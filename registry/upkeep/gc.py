@@ -41,11 +41,15 @@ _TURN_SECONDS, _POLL_SECONDS = 0.5, 0.005
 
 
 class StepFiles(Protocol):
-    """The files that a step keeps outside of its versions, to resume from."""
+    """The files that steps keep outside of their versions, to resume from. Steps that differ only in their rows share them."""
 
     @property
-    def step_key(self) -> str:
-        """The step's key."""
+    def step_keys(self) -> frozenset[str]:
+        """The keys of the steps that were committed from them."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some are newer than the last commit from them."""
 
     @property
     def where(self) -> str:
@@ -61,14 +65,14 @@ class StepFiles(Protocol):
 
     @property
     def in_use(self) -> bool:
-        """Whether a file is young, or a run is working on the step. Such a step keeps its files and its versions."""
+        """Whether a file is young, or a run is working with them. Such steps keep their files and their versions."""
 
     @property
     def objects(self) -> frozenset[str]:
         """The objects that they name."""
 
     def remove(self, *, run_is_live: bool) -> bool:
-        """Remove them, unless a run has begun to work on the step; returns whether they were removed."""
+        """Remove them, unless a run has begun to work with them; returns whether they were removed."""
 
 
 FindStepFiles = Callable[[float], Sequence[StepFiles]]
@@ -201,28 +205,27 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, st
     missing = known.versions - {manifest.version_id for manifest in manifests.values()}
     if missing or known.runs - {*registry.catalog.runs.run_ids()}:
         raise CorruptError("manifests or run journals are missing, so it is unknown what is needed")
-    at_work = {step.step_key for step in steps if step.in_use}
+    at_work = {key for step in steps if step.in_use for key in step.step_keys}
     young |= {ref for ref, manifest in manifests.items() if manifest.step_key in at_work}
     newest = dict(sorted(manifests))
     kept = _with_ancestors(manifests, {*newest.items(), *known.referred, *young})
 
     sizes = {each.sha256: each.bytes for each in listed}
     broken = {manifests[ref].step_key for ref in kept if not _is_whole(manifests[ref], sizes)}
-    made = {manifest.step_key for manifest in manifests.values()} - broken
-    done = [step for step in steps if not step.in_use and (step.step_key in made or not _can_resume(step))]
+    done = [step for step in steps if not step.in_use and (_is_finished(step, broken) or not _can_resume(step))]
     needed = {part.sha256 for ref in kept for part in manifests[ref].objects()}
     needed.update(chain.from_iterable(step.objects for step in steps if step not in done))
     loose = sorted((each for each in listed if each.sha256 not in needed), key=lambda each: each.name)
     # At a URL, it would not be noticed in time that a worker elsewhere stores an object again.
     old = {each for each in loose if each.modified <= oldest and not (live and registry.url)}
     unneeded = [manifest for ref, manifest in manifests.items() if ref not in kept]
-    finished = [(step, _of_step(step, step.step_key in made)) for step in done if step.bytes or not live]
+    finished = [(step, _of_step(step, _is_finished(step, broken))) for step in done if step.bytes or not live]
     of_crashes = tuple(_of_crashes(registry, listed, oldest))
     garbage = Garbage(
         versions=tuple(sorted(unneeded, key=lambda manifest: manifest.created_at, reverse=True)),
         objects=tuple(each for each in loose if each in old),
         leftovers=(*(leftover for _, leftover in finished), *of_crashes),
-        paused=tuple(_of_paused(step) for step in steps if step.checkpoint_bytes and step.step_key not in made),
+        paused=tuple(_of_paused(step) for step in steps if step.checkpoint_bytes and not _is_finished(step, broken)),
         kept=len(kept),
         young=tuple(each for each in loose if each not in old),
         horizon=horizon,
@@ -276,6 +279,11 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
 
 
 # -- leftovers -------------------------------------------------------------------------------------------------------
+
+
+def _is_finished(step: StepFiles, broken: set[str]) -> bool:
+    """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more."""
+    return bool(step.step_keys) and not step.unfinished and not step.step_keys & broken
 
 
 def _can_resume(step: StepFiles) -> bool:

@@ -18,8 +18,8 @@ from engine.running.result import RunResult
 from engine.running.run import run
 from registry import Registry
 
-new_cluster: Callable[[], Executor] = Cluster
-"""Makes the executor of a run; the fixtures `in_process` and `no_cluster` replace it."""
+new_cluster: Callable[[str], Executor] = Cluster
+"""Makes the executor of a run, from the registry's location; the fixtures `in_process` and `no_cluster` replace it."""
 
 
 def run_text(
@@ -47,7 +47,7 @@ def run_text(
         select=set(select.split()),
         force=set(force.split()),
         retry_rejects=retry_rejects,
-        cluster=cluster or new_cluster(),
+        cluster=cluster or new_cluster(registry.location),
     )
 
 

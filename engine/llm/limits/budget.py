@@ -44,6 +44,10 @@ class Budget:
         self._template_usd: float | None = None
         self._overrun_usd = 0.0
 
+    def spent_before(self, spent: Spent) -> None:
+        """Set what the run has spent on the model outside of this account."""
+        self._before = spent
+
     @property
     def made(self) -> Spent:
         """What was spent through this account; requests in flight count with their maximum cost."""

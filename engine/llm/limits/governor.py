@@ -41,15 +41,6 @@ class Gate(Protocol):
         """Return a ticket, once the answer is durable."""
         ...
 
-    def stop(self, why: ModelError) -> None:
-        """Fail all requests that wait, and all later ones, with `why`."""
-        ...
-
-    @property
-    def spent(self) -> Spent:
-        """What was spent here; zero if another process keeps the account."""
-        ...
-
 
 class Bucket:
     """A token bucket: fills at a steady rate and never gives more than `per_minute` in any minute. Surplus can be returned.
@@ -136,7 +127,7 @@ class Governor:
             raise
 
     def stop(self, why: ModelError) -> None:
-        """See Gate."""
+        """Fail all requests that wait, and all later ones, with `why`."""
         self._stopped = why
         for waiting in (*self._waiting, *(each for parked in self._same_key.values() for each in parked)):
             if not waiting.admitted.done():
@@ -164,7 +155,7 @@ class Governor:
 
     @property
     def spent(self) -> Spent:
-        """See Gate."""
+        """What was spent through these limits; requests in flight count with their maximum cost."""
         return self.budget.made
 
     @property

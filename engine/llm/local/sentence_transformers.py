@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.library_noise import quiet_transformers
-from engine.llm.types.errors import EndpointError, ModelError
+from engine.llm.types.errors import EndpointError
 from engine.llm.types.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ class LocalEncoder:
         self._weights = weights
         self._threads = threads
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
-        self._stopped: ModelError | None = None
         # Row operators compare each row with the same few texts. Whole calls are cached, not texts: the last digits of a
         # text's vector must not depend on the call that encoded it first.
         self._encode_few = functools.lru_cache(_CALLS_KEPT)(self._encode)
@@ -48,10 +47,6 @@ class LocalEncoder:
         """The vectors of distinct texts; do not modify them. See Encoder.embed for the rest."""
         encode = self._encode_few if len(texts) <= _FEW_TEXTS else self._encode
         return await asyncio.get_running_loop().run_in_executor(self._thread, encode, texts)
-
-    def stop(self, why: ModelError) -> None:
-        """Encode no further batch. Calls that need one raise `why`."""
-        self._stopped = why
 
     # -- in the thread -------------------------------------------------------------------------------------------------
 
@@ -64,8 +59,6 @@ class LocalEncoder:
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # similar lengths together, for little padding
         vectors = np.empty((len(texts), width), np.float32)
         for start in range(0, len(order), size):
-            if self._stopped:
-                raise self._stopped
             batch = order[start : start + size]
             try:
                 vectors[batch] = network.encode(

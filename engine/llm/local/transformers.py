@@ -9,7 +9,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +88,11 @@ class TransformersProvider:
         first, *others = await asyncio.gather(*[each.answer for each in waiting])
         return [first, *[other.model_copy(update={"tokens_in": 0}) for other in others]]
 
-    def stop(self, why: ModelError) -> None:
-        """See Provider. The current batch finishes; requests that wait fail, since they have cost nothing yet."""
+    def stop(self, why: ModelError, keys: Collection[str]) -> None:
+        """See Provider. The current batch finishes."""
         for each in self._waiting:
-            each.resolve(why)
-        self._waiting = []
+            if each.request.key in keys:
+                each.resolve(why)
 
     async def close(self) -> None:
         """Stop generating at the next token and free the model; requests in progress fail with StoppedError."""
@@ -100,7 +100,8 @@ class TransformersProvider:
         if self._serving:
             self._serving.cancel()
             await asyncio.wait([self._serving])
-        self.stop(StoppedError(f"the model {self._spec.model} was closed"))
+        for each in self._waiting:
+            each.resolve(StoppedError(f"the model {self._spec.model} was closed"))
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._loaded = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +89,7 @@ class BatchProvider:
         empty = [place for place, answer in enumerate(found) if not answer.text.strip()]
         return found[: max(1, empty[0])] if empty else found  # an empty one is requested again
 
-    def stop(self, why: ModelError) -> None:
+    def stop(self, why: ModelError, keys: Collection[str]) -> None:
         """See Provider. A failed step does not wait for its batches; the next run collects them.
 
         If a budget is used up, the requests within it are still sent and waited for.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -144,7 +144,7 @@ class OpenAIProvider:
         sure = isinstance(error, RequestError) or _NAMES_A_FEATURE.search(refusal) is not None
         return adaptation.extended(more, sure=sure) if more else None
 
-    def stop(self, why: ModelError) -> None:
+    def stop(self, why: ModelError, keys: Collection[str]) -> None:
         """See Provider. Requests in flight are paid for, so they finish."""
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from engine.llm.types.completions import Completion
@@ -27,8 +27,8 @@ class Provider(Protocol):
         """
         ...
 
-    def stop(self, why: ModelError) -> None:
-        """The step has failed: drop requests whose answers can be collected later."""
+    def stop(self, why: ModelError, keys: Collection[str]) -> None:
+        """The step that made the requests with these keys has failed: those that have cost nothing yet fail with `why`."""
         ...
 
     async def close(self) -> None:

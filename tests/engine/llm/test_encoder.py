@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from engine.errors import EngineError
 from engine.llm.encoder import Encoder
 from engine.llm.local.sentence_transformers import LocalEncoder
-from engine.llm.types.errors import EndpointError, StoppedError
+from engine.llm.types.errors import EndpointError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import EMBEDDED, ENCODER, identify_encoder, materialise
 from registry import ObjectStore, Registry
@@ -167,23 +167,6 @@ async def test_the_event_loop_runs_while_texts_are_encoded(encoder: Encoder, wat
     went_on.set()
     await asking
     assert waited == [True]
-
-
-async def test_a_step_that_stops_waits_for_no_further_batch(encoder_folder: Path) -> None:
-    model = local(encoder_folder, batch_size=1)
-    encoder = Encoder("encoder", model, ENCODER)
-    await encoder.embed([APPLES])
-    encode, done = model._network.encode, []
-
-    def stopping(texts: list[str], **rest: Any) -> Any:
-        done.append(texts)
-        model.stop(StoppedError("the step has failed"))
-        return encode(texts, **rest)
-
-    model._network.encode = stopping
-    with pytest.raises(StoppedError, match="the step has failed"):
-        await encoder.embed(["one", "two", "three"])
-    assert len(done) == 1
 
 
 async def test_a_text_instead_of_a_list_is_an_error(encoder: Encoder) -> None:

@@ -321,7 +321,7 @@ async def test_a_refusal_is_paid_for(model: Make, chat_server: ChatServer) -> No
     with pytest.raises(RequestError, match="I would rather not"):
         await one.chat("q")
     assert [(call.completion.tokens_out, call.cost_usd) for call in current_log.get().calls] == [(5, 0.5)]
-    assert one._model.spent == Spent(usd=0.5, calls=1)
+    assert one._model._gate.spent == Spent(usd=0.5, calls=1)
 
 
 async def test_successful_samples_are_kept_when_others_fail(model: Make, chat_server: ChatServer) -> None:

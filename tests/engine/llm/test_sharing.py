@@ -14,11 +14,10 @@ from engine.llm import shared_service
 from engine.llm.journal import disk_reserve
 from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.estimates import Estimate
-from engine.llm.limits.governor import Governor
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Service
 from engine.llm.types.completions import Completion
-from engine.llm.types.errors import BudgetError, EndpointError, StoppedError
+from engine.llm.types.errors import BudgetError, EndpointError
 from engine.llm.types.model_spec import ModelSpec
 
 
@@ -32,12 +31,19 @@ class LocalTransport:
         return pickle.loads(pickle.dumps(await getattr(self.service, method)(*pickle.loads(pickle.dumps(arguments)))))
 
 
+async def served(workdir: Path, spec: ModelSpec) -> LocalTransport:
+    """A Service that keeps the limits of a model "m"."""
+    service = Service(workdir / "journal")
+    await service.add_model("m", spec, Spent())
+    return LocalTransport(service)
+
+
 @pytest.fixture
 async def transport(workdir: Path) -> LocalTransport:
     spec = ModelSpec.model_validate(
         {"provider": "openai", "model": "m", "limits": {"concurrency": 1}, "budget_usd": 1, "price": {"output": 1}}
     )
-    return LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    return await served(workdir, spec)
 
 
 async def test_two_workers_share_the_limits(transport: LocalTransport) -> None:
@@ -75,16 +81,28 @@ async def test_a_worker_that_was_written_off_still_pays(transport: LocalTranspor
     assert transport.service._governors["m"].spent_usd == 0.5
 
 
-async def test_a_stop_fails_waiting_requests(transport: LocalTransport) -> None:
+async def test_a_request_that_gives_up_waiting_takes_no_place(transport: LocalTransport) -> None:
     post = WorkerConnection(transport)
     gate = RemoteGate(post, "m")
     ticket = await gate.admit(Estimate("a"))
     waiting = asyncio.create_task(gate.admit(Estimate("b")))
     await asyncio.sleep(0)
-    gate.stop(StoppedError("enough"))
-    with pytest.raises(StoppedError, match="enough"):
-        await waiting
+    waiting.cancel()
+    await asyncio.wait([waiting])
     gate.release(ticket, Outcome("answered"))
+    gate.release(await gate.admit(Estimate("c")), Outcome("answered"))
+    await post.close()
+
+
+async def test_what_the_driver_has_spent_counts(workdir: Path) -> None:
+    spec = ModelSpec.model_validate({"provider": "openai", "model": "m", "max_calls": 3})
+    transport = await served(workdir, spec)
+    await transport.call("add_model", "m", spec, Spent(calls=2))
+    post = WorkerConnection(transport)
+    gate = RemoteGate(post, "m")
+    gate.release(await gate.admit(Estimate("a")), Outcome("answered"))
+    with pytest.raises(BudgetError, match="max_calls 3"):
+        await gate.admit(Estimate("b"))
     await post.close()
 
 
@@ -103,7 +121,7 @@ async def test_a_dead_worker_frees_its_places_at_once(workdir: Path) -> None:
     spec = ModelSpec.model_validate(
         {"provider": "openai", "model": "m", "limits": {"concurrency": 2}, "budget_usd": 1, "price": {"output": 1}}
     )
-    transport = LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    transport = await served(workdir, spec)
     dead, other = WorkerConnection(transport, "dead"), WorkerConnection(transport, "other")
     await RemoteGate(dead, "m").admit(Estimate("sent", cost=0.25))
     dead._listening.cancel()  # type: ignore[union-attr] - it hears no more
@@ -127,7 +145,7 @@ async def test_a_dead_worker_frees_its_places_at_once(workdir: Path) -> None:
 
 async def test_an_outage_is_known_to_all_workers(workdir: Path) -> None:
     spec = ModelSpec.model_validate({"provider": "openai", "model": "m", "retries": 0})
-    transport = LocalTransport(Service(workdir / "journal", {"m": lambda: Governor(spec)}))
+    transport = await served(workdir, spec)
     posts = [WorkerConnection(transport), WorkerConnection(transport)]
     ticket = await RemoteGate(posts[0], "m").admit(Estimate("a"))
     RemoteGate(posts[0], "m").release(ticket, Outcome("failed", down=True, unreachable=True, why="nobody answers"))

@@ -376,8 +376,10 @@ async def under_way(provider: TransformersProvider, folder: Path, *requests: Req
 
 async def test_a_failed_step_finishes_the_current_batch_and_starts_no_other(make: Make, tiny_model: Path) -> None:
     provider = make(batch_size=1)
-    asked = await under_way(provider, tiny_model, *[request("q" * number, max_tokens=50) for number in (1, 2, 3)])
-    provider.stop(StoppedError("another row has failed"))
+    failed = [request("q" * number, max_tokens=50) for number in (1, 2, 3)]
+    others = request("of another step", max_tokens=1)
+    asked = await under_way(provider, tiny_model, *failed, others)
+    provider.stop(StoppedError("another row has failed"), [each.key for each in failed])
     assert [str(each) for each in await asked if isinstance(each, Exception)] == ["another row has failed"] * 2
 
 

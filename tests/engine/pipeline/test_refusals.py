@@ -73,7 +73,7 @@ async def test_a_host_that_does_not_exist_stops_at_once(model: Make) -> None:
     one = model(base_url="http://no-such-host.invalid/v1", retries=6)
     with pytest.raises(EndpointError, match=r"no-such-host\.invalid.*correct base_url"):
         await one.chat("q")
-    assert one._model.spent.calls == 1
+    assert one._model._gate.spent.calls == 1
 
 
 # -- what a server breaks down over ----------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_an_answer_that_an_operator_cannot_parse_is_a_reject_and_can_be_requeste
     )
     assert run_text(pipeline, registry).state == "succeeded"
     [(reason,)] = ask(registry, "select reason from rejects")
-    assert "operator doubled raised ValueError on row 1 of 'word'" in reason
+    assert "operator doubled raised ValueError: Exceeds the limit" in reason
     assert run_text(pipeline, registry, retry_rejects=True).state == "succeeded"
     assert ask(registry, 'select text from "demo/s" order by row') == [("14",), ("14",)]
     assert len(chat_server.requests) == 3

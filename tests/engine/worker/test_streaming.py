@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.jobs.messages import InputVersion, Partition
+from engine.jobs.messages import Slice
 from engine.operator.catalogue import catalogue
 from engine.sources import ingest
 from engine.spec.pipeline_spec import DatasetSpec
 from engine.worker.inputs import read_slice
-from registry import Registry, VersionRef
+from registry import Registry
 
 
 def ingested(registry: Registry, count: int) -> ingest.Ingested:
@@ -38,13 +38,10 @@ def test_rows_that_fill_the_last_object_add_no_empty_one(registry: Registry, mon
     assert [part.rows for part in ingested(registry, 8).data] == [4, 4]
 
 
-def test_a_partition_spans_as_many_objects_as_it_needs(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "CHUNK_ROWS", 3)
-    read = [ingested(registry, count) for count in (8, 4)]
-    parts = [InputVersion(ref=VersionRef(name="w", version=0, content_id=each.content_id), data=each.data) for each in read]
-    texts = [f"word {number}" for number in (*range(8), *range(4))]
+def test_a_slice_has_the_rows_that_it_says(registry: Registry) -> None:
+    [data] = ingested(registry, 8).data
     word = catalogue().records["Word"]
-    for start in range(12):
-        for stop in range(start, 13):
-            table = read_slice(registry.root, parts, word, Partition(start=start, stop=stop))
-            assert table.column("text").to_pylist() == texts[start:stop]
+    for start in range(8):
+        for stop in range(start, 9):
+            table = read_slice(registry.root, Slice(sha256=data.sha256, start=start, stop=stop), word)
+            assert table.column("text").to_pylist() == [f"word {number}" for number in range(start, stop)]

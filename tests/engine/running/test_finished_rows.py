@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from engine.jobs.messages import OutputPart, Partition, Receipt
+from engine.jobs.receipts import Receipts
 from engine.operator.catalogue import catalogue
-from engine.running.content_ids import ContentIds
+from engine.running.claims import Claims
+from engine.running.finished_rows import FinishedRows
+from engine.running.partition_table import PartitionTable
 from registry import DataObject, Registry
 from registry.records.content import content_id
 from tests.engine.run_pipelines import run_text, words
@@ -33,14 +36,21 @@ def test_content_ids_are_right_for_every_shape_of_operator(registry: Registry, r
 def test_receipts_may_arrive_in_any_order(registry: Registry) -> None:
     operator = catalogue().operators["shout"]
     [(output, record)] = operator.outputs.items()
-    parts = [Partition(start=start, stop=start + 1) for start in range(4)]
+    claims = Claims(registry.receipts)
+    table = PartitionTable(Receipts.of(registry, "key"), claims, 1, rerun=False, retry_rejects=False)
     receipts, tables = [], []
-    for part in parts:
-        tables.append(record.to_table([record(text=f"row {part.start}")]))
+    for number in range(4):
+        tables.append(record.to_table([record(text=f"row {number}")]))
         stored = registry.store.put_table(tables[-1])
         data = DataObject(sha256=stored.sha256, rows=1, bytes=stored.bytes)
-        receipts.append(Receipt(partition=part, outputs={output: OutputPart(data=data)}, produced=1, filtered=0, rejected=0))
-    ids = ContentIds(registry.store, operator, parts)
+        part = OutputPart(data=data)
+        receipts.append(Receipt(digest=str(number), rows=1, outputs={output: part}, produced=1, filtered=0, rejected=0))
+        table.add(0, Partition(digest=str(number), rows=1))
+    taken = [table.take() for _ in range(4)]
+    assert None not in taken
+    rows = FinishedRows(registry.store, operator)
     for place in (2, 0, 3, 1):
-        ids.add([receipts[place]])
-    assert ids.result() == {output: content_id(record.arrow_schema(), tables)}
+        table.finished(receipts[place])
+        rows.add(list(table.in_order(1)))
+    claims.close()
+    assert rows.content_ids() == {output: content_id(record.arrow_schema(), tables)}

@@ -1,0 +1,109 @@
+"""What the workers of a step are told, and what a step asks of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from engine.fingerprint.code import code_digest
+from engine.jobs.messages import Job, ModelBinding
+from engine.llm.limits.accounting import Spent
+from engine.operator.catalogue import full_name
+from engine.pipeline.graph import Pipeline, Step
+from engine.planning.plan import excluded_of
+from engine.planning.results import StepPlan
+from engine.running.executor import Kind, WorkerRequest
+from engine.spec.pipeline_spec import Resources
+from registry import Registry
+
+
+def request_of(step: Step) -> WorkerRequest:
+    """The workers that a step asks for."""
+    operator = step.operator
+    kind: Kind = "compute"
+    if operator.shape == "whole":
+        kind = "whole"
+    elif any(model.spec.provider != "openai" for model in step.models.values()):
+        kind = "local"
+    elif operator.roles:
+        kind = "server"
+    return WorkerRequest(step.name, kind, step.spec.resources, operator.device_count(step.params))
+
+
+def model_names(step: Step) -> dict[str, str]:
+    """The pipeline's names of a step's models, by role."""
+    return {role: step.spec.models.get(role, role) for role in step.models}
+
+
+def shared_models(steps: Sequence[Step]) -> frozenset[str]:
+    """The names of the models whose limits several processes may use at the same time, or must outlive a process.
+
+    Those with a budget or a maximum of calls; and models behind an API that several workers use, or steps in different
+    processes.
+    """
+    used: dict[str, set[object]] = {}
+    shared = set()
+    for step in steps:
+        request = request_of(step)
+        process = step.name if request.kind == "whole" else (request.kind, step.spec.resources)
+        for role, name in model_names(step).items():
+            spec = step.models[role].spec
+            if spec.encodes:
+                continue
+            if spec.capped or (spec.provider == "openai" and (step.spec.resources.workers or 1) > 1):
+                shared.add(name)
+            if spec.provider == "openai":
+                used.setdefault(name, set()).add(process)
+    return frozenset(shared | {name for name, processes in used.items() if len(processes) > 1})
+
+
+def job_of(
+    pipeline: Pipeline,
+    step: Step,
+    plan: StepPlan,
+    registry: Registry,
+    run_id: str,
+    resources: Resources,
+    spent: Mapping[str, Spent],
+    shared: frozenset[str],
+    *,
+    retry_rejects: bool,
+) -> Job:
+    """The job of a step's workers.
+
+    Args:
+        resources: of each worker.
+        spent: what the driver itself has spent, by model.
+        shared: see `shared_models`.
+        retry_rejects: see Job.
+    """
+    operator, names = step.operator, model_names(step)
+    return Job(
+        registry=registry.location,
+        run_id=run_id,
+        pipeline=pipeline.spec.name,
+        step=step.name,
+        base_key=plan.base_key,
+        operator=full_name(operator),
+        types={port: full_name(each.record) for port, each in operator.inputs.items()},
+        code=code_digest(full_name(operator)),
+        # Without defaults: some operators ask which parameters were set.
+        params=step.params.model_dump(mode="json", exclude_unset=True),
+        inputs={port: versions for port, versions in plan.inputs.items() if operator.inputs[port].whole},
+        models={
+            role: ModelBinding(
+                spec=model.spec,
+                weights=model.weights,
+                identity=model.identity,
+                name=names[role],
+                spent=spent.get(names[role], Spent()),
+                shared=names[role] in shared,
+            )
+            for role, model in step.models.items()
+        },
+        seed=pipeline.spec.seed,
+        threads=max(1, int(resources.num_cpus or 1)),
+        device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
+        retry_rejects=retry_rejects,
+        excluded=excluded_of(pipeline, step),
+        row_groups=dict(plan.row_groups),
+    )

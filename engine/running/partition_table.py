@@ -1,0 +1,156 @@
+"""The partitions of one step: which are finished, which are running, and which have yet to run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.jobs.messages import Partition, Receipt
+from engine.jobs.receipts import Receipts
+from engine.running.claims import Claims
+
+_LOOKED_AT = 64
+"""How many partitions are tried at most, if other runs have the first ones."""
+
+
+@dataclass
+class _Slot:
+    """A place in the input for a partition; equal rows in two places share a receipt."""
+
+    part: Partition
+    receipt: Receipt | None = None
+
+
+class PartitionTable:
+    """Partitions in the order of the input, by version of the streamed input.
+
+    Args:
+        receipts: on disk, of this base key.
+        claims: of this run.
+        versions: the number of versions that the streamed input is made of.
+        rerun: run all of it, whatever has receipts.
+        retry_rejects: run again what has rejects.
+    """
+
+    def __init__(self, receipts: Receipts, claims: Claims, versions: int, *, rerun: bool, retry_rejects: bool) -> None:
+        self._disk = receipts
+        self._claims = claims
+        self._base_key = receipts.folder.name
+        self._rerun = rerun
+        self._retry_rejects = retry_rejects
+        self._slots: list[list[_Slot]] = [[] for _ in range(versions)]
+        self._places: dict[str, list[_Slot]] = {}
+        self._pending: deque[Partition] = deque()
+        self._next = (0, 0)
+        self.running: set[str] = set()
+        self.elsewhere: set[str] = set()
+        self.found: list[Receipt] = []
+        self.fresh: list[Receipt] = []
+        self.rows_finished = 0
+        self.rows_rejected = 0
+        claims.join(self._base_key)
+
+    def add(self, version: int, part: Partition) -> None:
+        """Append a partition. It is finished if it has a receipt."""
+        slot = _Slot(part)
+        self._slots[version].append(slot)
+        same = self._places.setdefault(part.digest, [])
+        same.append(slot)
+        if len(same) > 1:
+            if same[0].receipt:
+                self._fill(slot, same[0].receipt)
+            return
+        if self._rerun:
+            self._disk.forget(part.digest)
+        elif receipt := self._read(part.digest):
+            self._finish(receipt, self.found)
+            return
+        self._pending.append(part)
+
+    def take(self) -> Partition | None:
+        """A partition to run now; None if there is none that no other run has."""
+        for _ in range(min(len(self._pending), _LOOKED_AT)):
+            part = self._pending.popleft()
+            if not self._claims.take(self._base_key, part.digest):
+                self.elsewhere.add(part.digest)
+                self._pending.append(part)
+                continue
+            # Another run may have finished it since it was added.
+            if (not self._rerun or part.digest in self.elsewhere) and (receipt := self._disk.read(part.digest)):
+                self._claims.release(self._base_key, part.digest)
+                self._finish(receipt, self.found)
+                continue
+            self.running.add(part.digest)
+            return part
+        return None
+
+    def finished(self, receipt: Receipt) -> None:
+        """A partition that was running has finished."""
+        self.ended(receipt.digest)
+        self._finish(receipt, self.fresh)
+
+    def ended(self, digest: str) -> None:
+        """A partition does not run any more."""
+        self.running.discard(digest)
+        self._claims.release(self._base_key, digest)
+
+    def in_order(self, complete: int) -> Iterator[Receipt]:
+        """Receipts that have not been returned before, in the order of the input, up to the first partition without one.
+
+        Args:
+            complete: the number of versions, from the first, that will get no more partitions.
+        """
+        version, place = self._next
+        while version < len(self._slots):
+            slots = self._slots[version]
+            while place < len(slots) and (receipt := slots[place].receipt):
+                yield receipt
+                place += 1
+                self._next = (version, place)
+            if place < len(slots) or version >= complete:
+                return
+            version, place = version + 1, 0
+            self._next = (version, place)
+
+    def placed(self) -> list[list[tuple[Partition, Receipt]]]:
+        """All finished partitions with their receipts, in the order of the input, by version."""
+        return [[(slot.part, slot.receipt) for slot in slots if slot.receipt] for slots in self._slots]
+
+    @property
+    def unfinished(self) -> int:
+        """The number of partitions without a receipt."""
+        return len(self._pending) + len(self.running)
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a partition may be waiting to run."""
+        return bool(self._pending)
+
+    def receipts(self) -> Iterator[Receipt]:
+        """The receipts of all places; that of equal rows comes once for each place."""
+        return (slot.receipt for slots in self._slots for slot in slots if slot.receipt)
+
+    def forget_rejected(self) -> None:
+        """Let partitions with rejected rows run again in the next run."""
+        for receipt in self.receipts():
+            if receipt.rejects:
+                self._disk.forget(receipt.digest)
+
+    def _read(self, digest: str) -> Receipt | None:
+        receipt = self._disk.read(digest)
+        if receipt and receipt.rejects and self._retry_rejects:
+            self._disk.forget(digest)
+            return None
+        return receipt
+
+    def _finish(self, receipt: Receipt, kind: list[Receipt]) -> None:
+        self.elsewhere.discard(receipt.digest)
+        kind.append(receipt)
+        for slot in self._places[receipt.digest]:
+            self._fill(slot, receipt)
+
+    def _fill(self, slot: _Slot, receipt: Receipt) -> None:
+        slot.receipt = receipt
+        self.rows_finished += receipt.rows
+        self.rows_rejected += receipt.rejected

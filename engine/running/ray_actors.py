@@ -1,0 +1,104 @@
+"""The Ray actors of a run: processes with the steps' workers, and one process that keeps what all of them share."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from engine.errors import EngineError
+from engine.jobs.messages import Failure, Job, Partition
+from engine.running.ray_environment import Home
+
+
+class RayHost:
+    """A Ray actor around a Host; `service` is a RayService on the driver's node, or None."""
+
+    def __init__(self, registry: str, service: Any, driver_node: str, name: str, home: Home | None) -> None:
+        import ray
+
+        if home is not None:
+            home.enter()
+
+        from engine.worker.host import Host
+
+        # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
+        sys.setswitchinterval(0.0005)
+        remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node
+        self._host = Host(registry, _RayTransport(service) if service is not None else None, name, remote=remote)
+
+    async def ready(self) -> None:
+        """Return once the process can take steps."""
+
+    async def open(self, job: str) -> None:
+        """Take on a step, given as JSON."""
+        self._host.open(Job.model_validate_json(job))
+
+    async def run(self, step: str, part: str) -> tuple[bool, str]:
+        """Run a partition, given as JSON; returns whether it failed, and the Receipt or Failure as JSON."""
+        result = await self._host.run(step, Partition.model_validate_json(part))
+        return isinstance(result, Failure), result.model_dump_json()
+
+    async def stop(self, step: str) -> None:
+        """See Host.stop."""
+        self._host.stop(step)
+
+    async def end(self, step: str) -> None:
+        """See Host.end."""
+        self._host.end(step)
+
+
+class RayService:
+    """A Ray actor around a Service."""
+
+    def __init__(self, registry: str) -> None:
+        from engine.llm.shared_service import Service
+        from registry import Registry
+
+        self._service = Service(Registry(registry).journal)
+
+    async def add_models(self, job: str) -> None:
+        """Keep the limits of a job's models, given as JSON."""
+        for binding in Job.model_validate_json(job).models.values():
+            if binding.shared:
+                await self._service.add_model(binding.name, binding.spec, binding.spent)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the Service."""
+        return await getattr(self._service, method)(*arguments)
+
+
+class _RayTransport:
+    """See Transport."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """See Transport."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await self._service.call.remote(method, *arguments)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            raise EngineError("the process through which workers share limits and the journal has died; run again") from error
+
+
+def start_service(registry: str, node: str) -> Any:
+    """A Service on the driver's node, which is the only place where the journal's file may be opened."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(RayService).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote(registry)
+
+
+def kill(actor: Any) -> None:
+    """End an actor's process."""
+    import ray
+    from ray.exceptions import RayError
+
+    with contextlib.suppress(RayError):  # Ray itself has died, and its workers with it
+        ray.kill(actor)

@@ -1,0 +1,69 @@
+"""What the steps of a run share, and what they have made so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from engine.llm.limits.accounting import Spent
+from engine.pipeline.graph import Pipeline
+from engine.planning.inputs import Available, version_of
+from engine.running.claims import Claims
+from engine.running.executor import Executor
+from engine.running.result import Observer, StepResult
+from registry import Manifest, Registry
+
+
+class FailedStepError(Exception):
+    """A step failed; the message is for the user."""
+
+    def __init__(self, step: str, message: str, trace: str = "") -> None:
+        super().__init__(f"step {step!r} failed: {message}")
+        self.trace = trace
+
+    @classmethod
+    def joined(cls, failures: Sequence[FailedStepError]) -> FailedStepError:
+        """One error for all of them; the trace is that of the first."""
+        if len(failures) > 1:
+            failures[0].args = ("\n".join(map(str, failures)),)
+        return failures[0]
+
+
+@dataclass
+class RunState:
+    """The state that the steps of a run share.
+
+    Args:
+        claims: on partitions.
+        shared: the models whose limits several processes may use; see engine/running/jobs.py.
+        spent: what this process itself has spent to find out what servers can do, by model.
+    """
+
+    pipeline: Pipeline
+    registry: Registry
+    executor: Executor
+    observer: Observer
+    run_id: str
+    claims: Claims
+    retry_rejects: bool = False
+    shared: frozenset[str] = frozenset()
+    available: Available = field(default_factory=dict)
+    refs: dict[str, int] = field(default_factory=dict)
+    results: dict[str, StepResult] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
+
+    def add(self, name: str, manifests: Sequence[Manifest]) -> None:
+        """Add the versions of a dataset or step."""
+        for manifest in manifests:
+            self.available[name, manifest.output] = version_of(manifest)
+            self.refs[manifest.name] = manifest.version
+
+    def spend(self, spent: Mapping[str, Spent]) -> None:
+        """Add what this process has spent on models."""
+        for model, more in spent.items():
+            self.spent[model] = self.spent.get(model, Spent()) + more
+
+    def finish(self, result: StepResult) -> None:
+        """Add what a step did, and report it."""
+        self.results[result.record.step] = result
+        self.observer.step_finished(result)

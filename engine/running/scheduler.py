@@ -1,0 +1,155 @@
+"""Decides what may start: the steps whose inputs are there, and the partitions for which there are workers.
+
+It is the only place of a run that waits, commits and talks to the user, in one thread. In each turn it opens steps, cuts what
+has been finished into partitions, submits as many as there is room for, and takes what has come back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from engine.errors import StepError
+from engine.planning.inputs import link_key
+from engine.running.interrupt import Interruption
+from engine.running.run_state import FailedStepError, RunState
+from engine.running.step_task import StepTask
+from registry import CorruptError
+
+_TURN_SECONDS = 0.5
+
+
+class Scheduler:
+    """The steps of a run.
+
+    Args:
+        run: what they share.
+        tasks: by name, in an executable order.
+    """
+
+    def __init__(self, run: RunState, tasks: Mapping[str, StepTask]) -> None:
+        self._run = run
+        self._tasks = tasks
+        self._failures: list[FailedStepError] = []
+        self._shown_at = time.monotonic()
+
+    def run(self) -> None:
+        """Run all steps.
+
+        When a step fails, those that depend on it are stopped, and no step takes a further partition. Partitions that are
+        running finish; a step whose last one is among them is committed.
+
+        Raises:
+            FailedStepError: steps failed; the text says which and why.
+            KeyboardInterrupt: the user interrupted the run.
+        """
+        with Interruption(self._run.observer.message, lambda: any(task.is_paid for task in self._open)) as interruption:
+            try:
+                self._turns(interruption)
+            except KeyboardInterrupt:
+                for task in self._open:
+                    task.stop()
+                    task.end_unfinished()
+                raise
+        if self._failures:
+            raise FailedStepError.joined(self._failures)
+
+    def _turns(self, interruption: Interruption) -> None:
+        while any(task.state != "ended" for task in self._tasks.values()):
+            if interruption.came:
+                for task in self._open:
+                    task.halt()
+                if not any(task.is_paid for task in self._open):
+                    raise KeyboardInterrupt
+            worked = [self._attempt(task) for task in self._tasks.values()]
+            if not any(worked):
+                self._receive()
+            self._show_progress()
+
+    @property
+    def _open(self) -> list[StepTask]:
+        return [task for task in self._tasks.values() if task.state == "open"]
+
+    def _attempt(self, task: StepTask) -> bool:
+        """Do for a step what can be done now without waiting; returns whether there was anything."""
+        try:
+            return self._step(task)
+        except FailedStepError as failure:
+            self._fail(task, failure)
+        except (StepError, CorruptError) as error:
+            self._fail(task, FailedStepError(task.name, str(error)))
+        return True
+
+    def _step(self, task: StepTask) -> bool:
+        if task.state == "waiting":
+            return self._open_or_end(task)
+        if task.state == "ended":
+            return False
+        task.cut()
+        given = task.submit()
+        if task.is_made and not task.failure:
+            task.conclude()
+            return True
+        if task.stopping and not task.is_running:
+            if failure := task.end_unfinished():
+                self._failures.append(failure)
+            return True
+        return given or task.has_more_to_cut
+
+    def _open_or_end(self, task: StepTask) -> bool:
+        """Open a step if what it needs is there; end it if that will never be."""
+        before = [self._tasks[link.name] for link in task.step.links if link.kind == "step"]
+        if task.failure:
+            self._failures.append(task.failure)
+        if self._stopped or any(each.state == "ended" and not each.succeeded for each in before):
+            task.end_unreached()
+            return True
+        missing = [link for link in task.step.links if link.kind == "step" and not self._tasks[link.name].succeeded]
+        barriers = {link_key(link) for link in task.barriers}
+        sources = {}
+        for link in missing:
+            source = self._tasks[link.name]
+            if link_key(link) in barriers or not source.can_feed(link.output):
+                task.waited_for = link.name
+                return False
+            sources[link_key(link)] = source
+        task.open(sources)
+        return True
+
+    @property
+    def _stopped(self) -> bool:
+        return any(task.stopping for task in self._tasks.values())
+
+    def _receive(self) -> None:
+        """Take the next result, if one comes soon."""
+        if not any(task.is_running for task in self._open):
+            if any(task.state == "open" for task in self._tasks.values()):
+                time.sleep(_TURN_SECONDS)  # all that is left is with another run
+            return
+        found = self._run.executor.next(_TURN_SECONDS)
+        if found is None:
+            return
+        task = self._tasks[found.step]
+        try:
+            task.receive(found.result)
+        except FailedStepError as failure:
+            self._fail(task, failure)
+
+    def _fail(self, task: StepTask, failure: FailedStepError) -> None:
+        task.fail(failure)
+        task.halt()
+        for other in self._open:
+            if self._depends(other, task):
+                other.halt()
+            other.stop()
+
+    def _depends(self, task: StepTask, on: StepTask) -> bool:
+        """Whether a step reads what another one makes, directly or not."""
+        before = [self._tasks[link.name] for link in task.step.links if link.kind == "step"]
+        return on in before or any(self._depends(each, on) for each in before)
+
+    def _show_progress(self) -> None:
+        if time.monotonic() - self._shown_at >= _TURN_SECONDS:
+            self._shown_at = time.monotonic()
+            for task in self._open:
+                task.show_progress()

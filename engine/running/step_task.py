@@ -1,0 +1,414 @@
+"""One step in a run: from waiting for its inputs, through its partitions, to the commit of its outputs.
+
+A step goes from `waiting` through `open` to `ended`; one that hits or is not reached skips `open`. An open step that
+fails, or is stopped, takes no further partition, and ends with its last running one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from engine.errors import StepError
+from engine.jobs.feed import Feed
+from engine.jobs.heartbeat import forget_heartbeats, read_heartbeats
+from engine.jobs.messages import WHOLE, Failure, InputVersion, Partition, Receipt, Usage
+from engine.jobs.receipts import Receipts
+from engine.operator.types import DeclarationError
+from engine.pipeline.graph import Link, Step
+from engine.planning.inputs import link_key, resolve_input, with_models
+from engine.planning.plan import find_outputs, keyed, size_of
+from engine.planning.results import StepPlan
+from engine.running.drafts import Placed, drafts
+from engine.running.finished_rows import FinishedRows
+from engine.running.jobs import job_of, request_of
+from engine.running.partition_table import PartitionTable
+from engine.running.requirements import check_needs
+from engine.running.run_state import FailedStepError, RunState
+from engine.running.step_record import reasons_of, rejects_of, step_result
+from registry import Manifest, SideObject, StepRun
+
+_ROWS_SEEN = 64
+"""The steps that follow begin when this many rows are finished and no more of them than allowed were rejected."""
+
+_CUT_AT_ONCE = 16
+"""Objects that are read and cut before others have their turn."""
+
+
+class StepTask:
+    """One step in a run.
+
+    Args:
+        run: what the steps share.
+        name: the step.
+        force: run it even if it hits.
+    """
+
+    def __init__(self, run: RunState, name: str, *, force: bool) -> None:
+        self.run = run
+        self.step: Step = run.pipeline.steps[name]
+        self.name = name
+        self.force = force
+        self.state: Literal["waiting", "open", "ended"] = "waiting"
+        self.failure: FailedStepError | None = None
+        self.stopping = False
+        self.waited_for = ""
+        self.succeeded = False
+        self._request = request_of(self.step)
+        self._placed = False
+        self._halted = False
+        self._has_what_it_needs = False
+
+    # -- waiting --------------------------------------------------------------------------------------------------------
+
+    @property
+    def barriers(self) -> list[Link]:
+        """What has to be committed before it can begin: all it reads, except the streamed input."""
+        streamed = {link_key(link) for link in self._streamed}
+        return [link for link in self.step.links if link.kind != "registry" and link_key(link) not in streamed]
+
+    @property
+    def _streamed(self) -> tuple[Link, ...]:
+        port = self.step.operator.streamed
+        return self.step.inputs.get(port, ()) if port else ()
+
+    def can_feed(self, output: str) -> bool:
+        """Whether another step may begin with what is finished of an output: not while it may well be for nothing."""
+        return self.state == "open" and not self.stopping and output in self._rows.objects and self._trusted
+
+    @property
+    def _trusted(self) -> bool:
+        finished = self._table.rows_finished
+        return finished >= _ROWS_SEEN and self._table.rows_rejected <= self.step.spec.max_reject_ratio * finished
+
+    def end_unreached(self) -> None:
+        """It will not run, because a step before it failed or the run was stopped."""
+        self.state = "ended"
+
+    def uses(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
+        """Use existing outputs."""
+        now = dt.datetime.now(dt.UTC)
+        first = manifests[0]
+        record = StepRun(
+            step=self.name,
+            op=self.step.operator.name,
+            outcome="hit",
+            rows_in=plan.rows or 0,
+            rows_out=sum(manifest.rows for manifest in manifests),
+            filtered=first.filtered,
+            rejected=first.rejected,
+            unused=first.unused,
+            seconds=round((now - self._started).total_seconds(), 3) if self.state == "open" else 0.0,
+        )
+        self.run.registry.catalog.commit([], self.run.run_id, record, hits=manifests)
+        self._end(record, manifests, rejects_of(manifests))
+
+    # -- open -----------------------------------------------------------------------------------------------------------
+
+    def open(self, sources: dict[tuple[str, str], StepTask]) -> None:
+        """Begin, or use existing outputs if all inputs are committed and the step hits.
+
+        Args:
+            sources: the steps whose finished rows come while it runs, by reference.
+        """
+        run = self.run
+        self.step = with_models(self.step, run.available, run.registry)
+        self._sources = sources
+        plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
+        if not sources and not self.force:
+            found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
+            if found and not (run.retry_rejects and rejects_of(found)):
+                self.uses(found, plan)
+                return
+        self._started = dt.datetime.now(dt.UTC)
+        self._plan = plan
+        self._disk = Receipts.of(run.registry, plan.base_key)
+        self._rows = FinishedRows(run.registry.store, self.step.operator)
+        self._usage = Usage()
+        if self.force:
+            self._disk.forget_checkpoints()
+        links = self._streamed
+        self._table = PartitionTable(
+            self._disk, run.claims, max(1, len(links)), rerun=self.force, retry_rejects=run.retry_rejects
+        )
+        self._feed = Feed(run.registry.store, size_of(self.step), len(links))
+        self._taken = [0] * len(links)
+        self.state = "open"
+        if self.step.operator.streamed is None:
+            self._table.add(0, Partition(digest=WHOLE, rows=plan.rows or 0))
+        for place, link in enumerate(links):
+            if link_key(link) not in sources:
+                version = self._version(link)
+                self._feed.add(place, version.data, valid=version.valid)
+                self._feed.complete(place)
+        self.cut()
+        run.observer.step_started(self.name, self.step.operator.name, self.rows, sum(each.rows for each in self._table.found))
+        for note in self.step.notes:
+            run.observer.message(f"{self.name}: {note}")
+        if any(model.spec.mode == "batch" for model in self.step.models.values()) and self._table.unfinished:
+            run.observer.message(
+                f"{self.name}: its calls are sent in batches, which may take up to a day. You can stop (Ctrl-C) and run again "
+                "at any time: the results of submitted batches are collected, and nothing is sent twice"
+            )
+
+    def cut(self) -> None:
+        """Take what the steps before have finished, and cut some of it into partitions."""
+        if self.stopping:
+            return
+        for place, link in enumerate(self._streamed):
+            source = self._sources.get(link_key(link))
+            if source is None:
+                continue
+            objects = source._rows.objects[link.output]
+            if len(objects) > self._taken[place]:
+                valid = source.step.operator.outputs[link.output] is self._port_record
+                self._feed.add(place, objects[self._taken[place] :], valid=valid)
+                self._taken[place] = len(objects)
+            if source.succeeded:
+                self._feed.complete(place)
+        for _ in range(_CUT_AT_ONCE):
+            if not self._feed.can_cut:
+                break
+            version, parts = self._feed.cut()
+            for part in parts:
+                self._table.add(version, part)
+        self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
+
+    @property
+    def has_more_to_cut(self) -> bool:
+        """Whether `cut` would find something to do at once."""
+        return self.state == "open" and not self.stopping and self._feed.can_cut
+
+    @property
+    def rows(self) -> int:
+        """The number of its input rows, as far as they are known."""
+        return self._feed.rows if self.step.operator.streamed else (self._plan.rows or 0)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether partitions are running."""
+        return self.state == "open" and bool(self._table.running)
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether an interruption should wait for its running partitions, because their answers are paid for."""
+        return self.is_running and bool(self.step.operator.roles) and self.step.operator.shape == "row"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether all rows have come and all are processed."""
+        return self.state == "open" and self._feed.is_cut and not self._table.unfinished
+
+    def submit(self) -> bool:
+        """Give the cluster as many partitions as it has room for; returns whether it was given any."""
+        given = False
+        while not self.stopping and self._table.can_start and (not self._placed or self.run.executor.room(self.name) > 0):
+            if not self._placed and not self._place():
+                break
+            part = self._table.take()
+            if part is None:
+                if self._table.elsewhere and self.waited_for != "another run":
+                    self.waited_for = "another run"
+                    self.run.observer.message(f"{self.name}: another run is making the same rows; waiting for them")
+                break
+            self.run.executor.submit(self.name, part)
+            given = True
+        self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
+        return given
+
+    def _place(self) -> bool:
+        """Get workers; False while others use what they need. Raises StepError."""
+        run, executor = self.run, self.run.executor
+        if not self._has_what_it_needs:
+            run.spend(check_needs(self.step, run.registry, run.spent))
+            self._has_what_it_needs = True
+        executor.start(shared_limits=bool(run.shared))
+        resources = executor.place(self._request)
+        if resources is None:
+            self.waited_for = "resources"
+            return False
+        job = job_of(
+            run.pipeline,
+            self.step,
+            self._plan,
+            run.registry,
+            run.run_id,
+            resources,
+            run.spent,
+            run.shared,
+            retry_rejects=run.retry_rejects,
+        )
+        executor.open(job, self._request, resources)
+        self._placed = True
+        return True
+
+    def receive(self, result: Receipt | Failure) -> None:
+        """Take a result of one of its partitions. Raises FailedStepError if it fails the step."""
+        self._usage += result.usage
+        if isinstance(result, Receipt):
+            self._table.finished(result)
+            if self.failure is None:
+                self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
+                if self._too_many_rejects:
+                    raise FailedStepError(self.name, "")
+            return
+        if result.digest:
+            self._table.ended(result.digest)
+        else:
+            for digest in [*self._table.running]:
+                self._table.ended(digest)
+        if not result.stopped:
+            raise FailedStepError(self.name, result.message, result.traceback)
+
+    def stop(self) -> None:
+        """Take no further partition. Those that are running go on."""
+        self.stopping = True
+
+    def halt(self) -> None:
+        """Send no more requests, either."""
+        self.stop()
+        if self._placed and not self._halted:
+            self._halted = True
+            self.run.executor.halt(self.name)
+
+    def show_progress(self) -> None:
+        """Report how far it is."""
+        beat = read_heartbeats(self._disk.folder, self._owner)
+        if beat.total:
+            self.run.observer.step_advanced(self.name, beat.done, beat.total, beat.note)
+        else:
+            done = sum(receipt.rows for receipt in self._table.found) + beat.done
+            self.run.observer.step_advanced(self.name, min(self.rows, done), self.rows, beat.note)
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def conclude(self) -> None:
+        """Commit the outputs. Raises FailedStepError."""
+        run = self.run
+        try:
+            self._check_rejects()
+        except StepError as error:
+            raise FailedStepError(self.name, str(error)) from error
+        plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
+        if not self.force and not self._table.fresh:
+            found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
+            if found and not (run.retry_rejects and rejects_of(found)):
+                self.uses(found, plan)
+                return
+        if sum(receipt.accounted for receipt in self._table.receipts()) != plan.rows:
+            raise AssertionError(f"step {self.name}: rows in are not rows produced + filtered + rejected + unused")
+        try:
+            made = drafts(run.pipeline, self.step, plan, self._in_place(plan), self._rows.content_ids(), run.registry)
+        except DeclarationError as error:  # of the operator's finish function
+            raise FailedStepError(self.name, str(error)) from error
+        record = self._record("resumed" if self._table.found else "ran", sum(draft.rows for draft in made))
+        manifests = run.registry.catalog.commit(made, run.run_id, record)
+        self._disk.mark_committed(plan.key)
+        self._disk.forget_checkpoints()
+        self._end(record, tuple(manifests), self._reject_objects)
+
+    def fail(self, failure: FailedStepError) -> None:
+        """Its first failure. It ends when its running partitions have."""
+        self.failure = self.failure or failure
+
+    def end_unfinished(self) -> FailedStepError | None:
+        """End without outputs, and return the failure, if it failed."""
+        if self.failure:
+            try:
+                self._check_rejects()
+            except StepError as error:
+                self.failure = FailedStepError(self.name, str(error))
+        record = self._record("failed" if self.failure else "stopped")
+        self.run.registry.catalog.commit([], self.run.run_id, record)
+        self._end(record, (), self._reject_objects)
+        return self.failure
+
+    def _end(self, record: StepRun, manifests: tuple[Manifest, ...], rejects: Iterable[SideObject]) -> None:
+        run = self.run
+        if self._placed:
+            run.executor.close(self.name)
+        notes: list[str] = []
+        if self.state == "open":
+            notes = [note for receipt in self._table.fresh for note in receipt.notes]
+            forget_heartbeats(self._disk.folder, self._owner)
+        self.state = "ended"
+        self.succeeded = bool(manifests)
+        run.add(self.name, manifests)
+        run.finish(step_result(run.registry, self.step, record, manifests, list(rejects), notes))
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _owner(self) -> str:
+        return f"{self.run.run_id}.{self.name}"
+
+    @property
+    def _port_record(self) -> Any:
+        port = self.step.operator.streamed
+        assert port is not None
+        return self.step.operator.inputs[port].record
+
+    def _version(self, link: Link) -> InputVersion:
+        port = self.step.operator.streamed
+        assert port is not None
+        return resolve_input(self.run.pipeline, self.step, port, link, self.run.available, self.run.registry)
+
+    def _inputs(self) -> dict[str, tuple[InputVersion, ...]]:
+        """The versions of its inputs that are committed."""
+        run = self.run
+        return {
+            port: tuple(
+                resolve_input(run.pipeline, self.step, port, link, run.available, run.registry)
+                for link in links
+                if link.kind == "registry" or link_key(link) in run.available
+            )
+            for port, links in self.step.inputs.items()
+        }
+
+    def _in_place(self, plan: StepPlan) -> list[Placed]:
+        """All receipts, each with the place of its first row in the streamed input."""
+        port = self.step.operator.streamed
+        starts = [0]
+        for version in plan.inputs[port] if port else ():
+            starts.append(starts[-1] + version.rows)
+        placed = self._table.placed()
+        return [Placed(starts[number] + part.first, receipt) for number, parts in enumerate(placed) for part, receipt in parts]
+
+    @property
+    def _too_many_rejects(self) -> bool:
+        """Whether more rows were rejected than allowed. While rows are still to come, that cannot be said."""
+        return self._feed.is_complete and self._table.rows_rejected > self.step.spec.max_reject_ratio * self.rows
+
+    @property
+    def _reject_objects(self) -> list[SideObject]:
+        return [receipt.rejects for receipt in self._table.receipts() if receipt.rejects]
+
+    def _check_rejects(self) -> None:
+        if not self._too_many_rejects:
+            return
+        reasons = reasons_of(self.run.registry, self._reject_objects)
+        # Rejected rows must run again once the cause is fixed, so their partitions count as unfinished.
+        self._table.forget_rejected()
+        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        raise StepError(
+            f"{self._table.rows_rejected} of {self.rows} rows were rejected, and max_reject_ratio allows "
+            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise the step's "
+            "max_reject_ratio"
+        )
+
+    def _record(self, outcome: Any, rows_out: int = 0) -> StepRun:
+        receipts = [*self._table.receipts()]
+        ended = dt.datetime.now(dt.UTC)
+        return StepRun(
+            step=self.name,
+            op=self.step.operator.name,
+            outcome=outcome,
+            rows_in=self.rows,
+            rows_out=rows_out,
+            filtered=sum(receipt.filtered for receipt in receipts),
+            rejected=self._table.rows_rejected,
+            unused=sum(receipt.unused for receipt in receipts),
+            **self._usage.model_dump(),
+            seconds=round((ended - self._started).total_seconds(), 3),
+        )
