@@ -46,11 +46,13 @@ class Record(BaseModel):
         """Rows as one Arrow table, in order."""
         import pyarrow as pa
 
+        from registry.records.arrays import array_of
+
         rows = list(rows)
         arrays = []
         for name, column in columns_of(cls).parts.items():
             values = [row.__dict__[name] for row in rows]
-            arrays.append(pa.array(map(column.encode, values) if column.encode else values, column.arrow))
+            arrays.append(array_of(values, column))
         return pa.Table.from_arrays(arrays, schema=cls.arrow_schema())
 
     @classmethod
