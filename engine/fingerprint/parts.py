@@ -28,6 +28,7 @@ from registry.errors import CorruptError
 from registry.storage import plain_files
 
 MOST_ENTRIES = 2000
+"""Entries are named after files; those of files that are gone are never asked for again."""
 
 
 class Parts:
@@ -43,8 +44,8 @@ class Parts:
         """The function or lambda that a code object was compiled from; None if it is not there."""
         key = f"{code.co_name} {code.co_firstlineno}"
         if code.co_name == "<lambda>":  # there may be several on one line
-            places = [place for place in code.co_positions() if None not in place]
-            key += f" {min(places, default=None)} {max(places, default=None)}"
+            positions = repr(list(code.co_positions()))
+            key += f" {hashlib.sha256(positions.encode()).hexdigest()}"
         return self._part(key, lambda: code_node(self._source, code))
 
     def class_(self, name: str, without: frozenset[str]) -> Part | None:
