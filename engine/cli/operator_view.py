@@ -12,7 +12,7 @@ from engine.operator.catalogue import full_name
 from engine.operator.declaration import Operator
 from engine.operator.params import Params
 from engine.operator.types import SINGLE
-from registry.records.schema import fields_of
+from registry.records.schema import fields_of_type
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +59,7 @@ def print_operator(operator: Operator, console: Console) -> None:
         if port.open:
             console.print(f"in   {name}: rows of any type")
             continue
-        fields = ", ".join(f"{key}: {label}" for key, label in fields_of(port.record.arrow_schema()).items())
+        fields = ", ".join(f"{key}: {label}" for key, label in fields_of_type(port.record).items())
         console.print(f"in   {name}: {port.record.type_name()} ({fields})", soft_wrap=True)
     for name, record in operator.outputs.items():
         shown = "" if name == SINGLE else f"{name}: "

@@ -1,13 +1,15 @@
-"""Source code as syntax trees: finds functions and classes, the names they read, and their text without comments."""
+"""Source code as syntax trees: finds functions and classes, the names they read, and their text without comments.
+
+All of it follows from the text of one source file (and the version of Python), so `parts` can remember it.
+"""
 
 from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import CodeType
 from typing import NamedTuple
@@ -46,35 +48,12 @@ def code_node(source: str, code: CodeType) -> ast.AST | None:
     return None
 
 
-def normalised(tree: ast.AST, dropped: Callable[[ast.expr], bool]) -> str:
-    """The source of a part of a `parsed` module, without comments and formatting.
-
-    Args:
-        tree: the part.
-        dropped: whether a decorator of a function is left out.
-    """
-    if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
-        kept = [decorator for decorator in tree.decorator_list if not dropped(decorator)]
-        if len(kept) < len(tree.decorator_list):
-            tree = copy.copy(tree)
-            tree.decorator_list = kept
-            return ast.unparse(tree)
-    return _unparsed(tree)
-
-
-@lru_cache(maxsize=4096)  # many operators share helpers
-def _unparsed(tree: ast.AST) -> str:
-    return ast.unparse(tree)
-
-
-@lru_cache(maxsize=4096)
 def class_node(source: str, name: str) -> ast.ClassDef | None:
     """The first class of this name in a module's source."""
     found = (node for node in _statements(parsed(source)) if isinstance(node, ast.ClassDef) and node.name == name)
     return next(found, None)
 
 
-@lru_cache(maxsize=4096)
 def without_methods(node: ast.ClassDef, names: frozenset[str]) -> ast.ClassDef:
     """A class without its methods of these names."""
     kept = [each for each in node.body if not (isinstance(each, ast.FunctionDef) and each.name in names)]
@@ -83,15 +62,82 @@ def without_methods(node: ast.ClassDef, names: frozenset[str]) -> ast.ClassDef:
     return made
 
 
-class Reads(NamedTuple):
-    """What code reads: dotted names in a stable order, ("helpers", "parse") for `helpers.parse`; and attributes of anything."""
+class Decorator(NamedTuple):
+    """A decorator of a function: its source, and the dotted name that it calls or is; empty for other expressions."""
 
-    names: list[tuple[str, ...]]
-    attributes: frozenset[str]
+    text: str
+    name: Sequence[str]
 
 
-@lru_cache(maxsize=4096)
-def reads(tree: ast.AST) -> Reads:
+class Import(NamedTuple):
+    """An imported name: the name it is bound to, the module, the name in the module (None: the module itself).
+
+    The module of a relative import starts with dots.
+    `optional`: the code goes on without it, because it catches ImportError.
+    """
+
+    bound: str
+    module: str
+    name: str | None
+    optional: bool
+
+
+class Part(NamedTuple):
+    """What the source of a function, a class or a module says.
+
+    Attributes:
+        text: the source without comments and formatting, and without the decorators of a function.
+        decorators: of a function.
+        names: dotted names that it reads, in a stable order: ("helpers", "parse") for `helpers.parse`.
+        attributes: attributes of anything that it reads.
+        imports: its import statements.
+        binds: names that a class or a module defines.
+    """
+
+    text: str
+    decorators: Sequence[Decorator]
+    names: Sequence[Sequence[str]]
+    attributes: Sequence[str]
+    imports: Sequence[Import]
+    binds: Sequence[str]
+
+    def source(self, dropped: Callable[[Sequence[str]], bool]) -> str:
+        """The text with its decorators, except those whose dotted name is `dropped`."""
+        return "".join(f"@{text}\n" for text, name in self.decorators if not dropped(name)) + self.text
+
+
+def part(node: ast.AST) -> Part:
+    """What a part of a `parsed` module says."""
+    names, attributes = _reads(node)
+    decorators, bare = [], node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        decorators = [Decorator(ast.unparse(each), _dotted(each)) for each in node.decorator_list]
+        bare = copy.copy(node)
+        bare.decorator_list = []
+    return Part(ast.unparse(bare), decorators, names, attributes, list(_imports(node)), _binds(node))
+
+
+def _dotted(decorator: ast.expr) -> tuple[str, ...]:
+    """`operator` of `@operator(...)`, `solve.finish` of `@solve.finish`; empty for longer names and other expressions."""
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(called, ast.Name):
+        return (called.id,)
+    if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+        return (called.value.id, called.attr)
+    return ()
+
+
+def _binds(node: ast.AST) -> list[str]:
+    """Names that a class body defines, or binds by assignment, such as `solve = cached(helper)`."""
+    if not isinstance(node, ast.ClassDef):
+        return []
+    defined = {child.name for child in node.body if hasattr(child, "name")}
+    return sorted(
+        defined | {name.id for name in _nodes(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    )
+
+
+def _reads(tree: ast.AST) -> tuple[list[tuple[str, ...]], list[str]]:
     """The names and attributes that code reads."""
     found: set[tuple[str, ...]] = set()
     attributes: set[str] = set()
@@ -110,22 +156,10 @@ def reads(tree: ast.AST) -> Reads:
             quoted = (part.value for part in ast.walk(node.annotation) if isinstance(part, ast.Constant))
             # A quoted annotation such as "Table[Persona]" also names types.
             found.update((word,) for text in quoted if isinstance(text, str) for word in re.findall(r"[A-Za-z_]\w*", text))
-    return Reads(sorted(found), frozenset(attributes))
+    return sorted(found), sorted(attributes)
 
 
-class Import(NamedTuple):
-    """An imported name: the name it is bound to, the module, the name in the module (None: the module itself).
-
-    `optional`: the code goes on without it, because it catches ImportError.
-    """
-
-    bound: str
-    module: str
-    name: str | None
-    optional: bool
-
-
-def imports(tree: ast.AST, package: str) -> Iterator[Import]:
+def _imports(tree: ast.AST) -> Iterator[Import]:
     """The import statements in code."""
     caught = {id(inner) for node in _statements(tree) if _catches_import_error(node) for inner in _statements(node)}
     for node in _statements(tree):
@@ -138,10 +172,10 @@ def imports(tree: ast.AST, package: str) -> Iterator[Import]:
                     top = alias.name.partition(".")[0]
                     yield Import(top, top, None, optional)
         elif isinstance(node, ast.ImportFrom):
-            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            module = "." * node.level + (node.module or "")
             for alias in node.names:
                 name = None if alias.name == "*" else alias.name
-                yield Import(alias.asname or alias.name, str(module), name, optional)
+                yield Import(alias.asname or alias.name, module, name, optional)
 
 
 @lru_cache(maxsize=256)

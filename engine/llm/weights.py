@@ -21,7 +21,6 @@ from engine.errors import EngineError
 from engine.llm.model_cache import cache_folder, cached, folder_of, place_in
 from registry import Model, ObjectStore
 from registry.errors import CorruptError, QueryError
-from registry.records.content import content_id as content_id_of
 
 if TYPE_CHECKING:
     from registry import Session
@@ -118,6 +117,8 @@ def _in_folder_or_hub(name: str, kind: str, mark: str) -> ModelWeights:
 def _from_registry(target: str, session: Session | None) -> ModelWeights:
     if session is None:
         raise EngineError(f"there is no registry yet, so there is no model {target}")
+    from registry.records.content import content_id as content_id_of
+
     try:
         name, number = session.resolve(target)
         found = session.ask("select type, content_id from versions where name = ? and version = ?", [name, number])

@@ -10,6 +10,7 @@ from engine.errors import did_you_mean
 from engine.operator.signature import Signature, refuse
 from engine.operator.types import SINGLE, shown
 from registry import Record, UnsupportedTypeError
+from registry.records.columns import columns_of
 
 Outputs = Mapping[str, type[Record] | str] | type[Record] | str
 """Record types by output, or the type of the only output. An input's name instead of a type means rows of its type."""
@@ -76,7 +77,7 @@ def check_storable(function: Callable[..., Any], records: Iterable[type[Record]]
     for record in records:
         if record is not Record:
             try:
-                record.arrow_schema()
+                columns_of(record)
             except UnsupportedTypeError as error:
                 refuse(function, str(error))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from engine.provenance import RowRef, marked
 from registry import Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 R = TypeVar("R", bound=Record)
 

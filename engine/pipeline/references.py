@@ -15,8 +15,7 @@ from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.errors import QueryError
-from registry.records.content import row_ids
-from registry.records.schema import fields_of, missing_fields
+from registry.records.schema import fields_of_type, missing_fields
 
 if TYPE_CHECKING:
     from registry import Session
@@ -108,7 +107,7 @@ class References:
             if source.spec.registry is not None:
                 return self.registry_link(source.spec.registry, reference, ("datasets", name, "registry"))
             record = source.record
-            return Link("dataset", name, "", reference, record.type_name(), fields_of(record.arrow_schema()), record=record)
+            return Link("dataset", name, "", reference, record.type_name(), fields_of_type(record), record=record)
         if name in self.spec.steps:
             return self._step_link(name, output, reference, loc)
         known = [*self.spec.datasets, *self._outputs()]
@@ -131,7 +130,7 @@ class References:
         record = ((self.operator(name) if output in declared.like else None) or declared).outputs[output]
         if record is Record:  # unknown, because of a problem that is reported elsewhere
             return Link("step", name, output, reference, record.type_name(), {})
-        return Link("step", name, output, reference, record.type_name(), fields_of(record.arrow_schema()), record=record)
+        return Link("step", name, output, reference, record.type_name(), fields_of_type(record), record=record)
 
     def registry_link(self, target: str, label: str, loc: Loc) -> Link | None:
         """A fixed version in the registry."""
@@ -153,6 +152,7 @@ class References:
     def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:
         """Report a fixed version that contains excluded rows, or rows that were made from them."""
         from registry.lineage.walk import Version
+        from registry.records.content import row_ids
 
         above = [Version(each["name"], each["version"]) for each in session.lineage.versions(str(target), "up")]
         for version in (target, *above):

@@ -15,7 +15,7 @@ from engine.operator.prompts import prompt_texts
 from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
-from registry.records.schema import fields_of
+from registry.records.schema import fields_of_type
 from registry.storage.checked_json import json_digest
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def step_document(
         "prompts": prompt_texts(step.params),
         "inputs": {
             port: {
-                "type": fields_of(operator.inputs[port].record.arrow_schema()),
+                "type": fields_of_type(operator.inputs[port].record),
                 "content": [ref.content_id for ref in refs],
             }
             for port, refs in inputs.items()
@@ -52,7 +52,7 @@ def step_document(
             for role, model in step.models.items()
         },
         "seed": seed,
-        "outputs": {name: [record.type_name(), fields_of(record.arrow_schema())] for name, record in operator.outputs.items()},
+        "outputs": {name: [record.type_name(), fields_of_type(record)] for name, record in operator.outputs.items()},
         **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
         **({"row_groups": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
     }

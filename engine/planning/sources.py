@@ -13,7 +13,7 @@ from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
-from registry.records.schema import fields_of
+from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
 
 SOURCE = "source"
@@ -41,7 +41,7 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         name=name,
         kind=source.record.registry_kind,
         type=source.record.type_name(),
-        fields=fields_of(source.record.arrow_schema()),
+        fields=fields_of_type(source.record),
         content_id=read.content_id,
         pipeline=pipeline.spec.name,
         step=source.name,

@@ -21,7 +21,7 @@ from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, S
 from registry.catalog import side_schemas
 from registry.records.artifacts import Artifact
 from registry.records.content import content_id
-from registry.records.schema import fields_of
+from registry.records.schema import fields_of_type
 
 
 class Placed(NamedTuple):
@@ -72,7 +72,7 @@ def drafts(
                 name=pipeline.output_name(step.name, output),
                 kind=record.registry_kind,
                 type=record.type_name(),
-                fields=fields_of(record.arrow_schema()),
+                fields=fields_of_type(record),
                 content_id=identity,
                 pipeline=pipeline.spec.name,
                 step=step.name,

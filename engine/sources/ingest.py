@@ -19,9 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean
@@ -33,10 +32,11 @@ from engine.sources.locations import SourceFile, find_files
 from engine.sources.readers import Row, arrow_rows, read_file
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject
-from registry.catalog import side_schemas
-from registry.records.content import content_id, row_id
-from registry.records.schema import fields_of
+from registry.records.schema import fields_of_type
 from registry.storage.checked_json import json_digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 READER_VERSION = 3
 """Increase it when the readers return different rows for the same bytes."""
@@ -90,7 +90,7 @@ def identity(
     rules |= {"defaults": spec.defaults} if spec.defaults else {}
     if excluded:
         rules["excluded"] = digest(excluded)
-    return {"origin": origin, "type": fields_of(record.arrow_schema()), **code_of_source(record, name), **rules}
+    return {"origin": origin, "type": fields_of_type(record), **code_of_source(record, name), **rules}
 
 
 def files_of(spec: DatasetSpec, base_dir: Path) -> tuple[str, ...]:
@@ -120,6 +120,11 @@ def ingest(
         PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.
         EngineError: the source cannot be read.
     """
+    import pyarrow as pa
+
+    from registry.catalog import side_schemas
+    from registry.records.content import content_id
+
     found = _Findings()
     data: list[DataObject] = []
     typed = _typed(islice(_rows(spec, record, base_dir, seed), spec.limit), spec, record, excluded, found)
@@ -253,7 +258,7 @@ def _typed(
                 error = "; ".join(_explain(item, given) for item in invalid.errors())
             else:
                 found.ignored.update(unknown)
-                if not (excluded and row_id(typed) in excluded):
+                if not (excluded and _row_id(typed) in excluded):
                     yield typed, row.size
                     continue
                 error = EXCLUDED
@@ -262,6 +267,12 @@ def _typed(
             found.rejects.append({"input": 0, "parent_row": number, "reason": f"{row.where}: {error}"})
             continue
         found.wrong(row.where, error)
+
+
+def _row_id(row: Record) -> str:
+    from registry.records.content import row_id
+
+    return row_id(row)
 
 
 def _head(rows: Iterator[Row], most: int, found: _Findings) -> Iterator[Row]:

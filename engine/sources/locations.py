@@ -18,8 +18,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-import pyarrow as pa
-
 from engine.credentials import redacted
 from engine.errors import EngineError
 
@@ -30,11 +28,18 @@ MAX_EXPANSION = 200
 """The highest compression ratio of a file that expands to more than FREE_BYTES."""
 FREE_BYTES = 256 << 20
 
+
+def _zstd(raw: IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+
+
 _DECOMPRESS: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
     "gz": (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw)),
     "bz2": (b"BZh", bz2.BZ2File),
     "xz": (b"\xfd7zXZ\0", lzma.LZMAFile),
-    "zst": (b"\x28\xb5\x2f\xfd", lambda raw: pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")),
+    "zst": (b"\x28\xb5\x2f\xfd", _zstd),
 }
 """By suffix: the first bytes of such a file, and how to read it."""
 

@@ -12,13 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import IO, Any
-
-import pyarrow as pa
+from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import EngineError
 from engine.sources.coercion import Number
 from engine.sources.locations import SourceFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_ROW_BYTES = 64 << 20
 """The most bytes of a row in its file."""
@@ -255,6 +256,7 @@ def _delimiter(header: str, possible: str, wanted: frozenset[str]) -> str:
 
 
 def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -297,7 +299,7 @@ def _values(column: Any) -> list[Any]:
     convert = _exact(column.type)
     try:
         values = column.to_pylist()
-    except _NO_VALUE:
+    except _no_value():
         values = [_cell(cell) for cell in column]
     return (
         [value if value is None or isinstance(value, _Unreadable) else convert(value) for value in values]
@@ -306,8 +308,11 @@ def _values(column: Any) -> list[Any]:
     )
 
 
-_NO_VALUE = (ValueError, OverflowError, KeyError, TypeError, pa.ArrowException)
-"""What pyarrow raises for values that it cannot convert: text that is not UTF-8, dates after 9999, unknown time zones."""
+def _no_value() -> tuple[type[Exception], ...]:
+    """What pyarrow raises for values that it cannot convert: text that is not UTF-8, dates after 9999, unknown time zones."""
+    import pyarrow as pa
+
+    return (ValueError, OverflowError, KeyError, TypeError, pa.ArrowException)
 
 
 def _cell(cell: Any) -> Any:
@@ -315,12 +320,14 @@ def _cell(cell: Any) -> Any:
         return cell.as_py()
     except UnicodeDecodeError:
         return _Unreadable("not UTF-8")
-    except _NO_VALUE as error:
+    except _no_value() as error:
         return _Unreadable(f"a {cell.type} that cannot be read: {error}")
 
 
 def _exact(kind: pa.DataType) -> Callable[[Any], Any] | None:
     """How values of an Arrow type keep the text of floats with fewer than 64 bits; None if there are none."""
+    import pyarrow as pa
+
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         import numpy as np
 

@@ -5,6 +5,8 @@ Optional, list, tuple[X, ...], dict[str, X], or another pydantic model made of t
 when the class is first used, with the name of the field, so that no type turns out to be unstorable after a model
 has been paid for. Values are checked when a record is made: text that is not valid Unicode and numbers beyond 64 bits
 are refused.
+
+Arrow is imported when an Arrow type is first asked for: `engine check` compares labels, and does without.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from pydantic import BaseModel, RootModel
 
 from registry.errors import UnsupportedTypeError
 from registry.storage.valid_text import valid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Convert = Callable[[Any], Any]
 
@@ -38,22 +42,60 @@ class Column:
     """How values of one annotation are stored.
 
     Attributes:
-        arrow: the Arrow type.
+        kind: `struct` (a model), `list`, `dict`, or the label of a scalar.
         nullable: whether None is a value.
         encode: converts a valid value to what Arrow accepts; None when no conversion is needed.
         decode: converts what Arrow returns, for rows of any version of the type, to what pydantic accepts; None as for encode.
         normalize: returns the value in its stored form (a datetime in UTC), or raises ValueError when it cannot be stored.
-        parts: the fields of a model; the items of a list, as `[]`.
+        parts: the fields of a model; the items of a list, or the entries of a dict, as `[]`.
         optional: the fields of a model that older rows may lack.
     """
 
-    arrow: pa.DataType
+    kind: str
     nullable: bool = False
     encode: Convert | None = None
     decode: Convert | None = None
     normalize: Convert | None = None
     parts: Mapping[str, Column] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+
+    @cached_property
+    def label(self) -> str:
+        """The type as it is written in a record: `list[{role: str, content: str}]`, `str?`."""
+        if self.kind == "struct":
+            bare = "{" + ", ".join(f"{name}: {part.label}" for name, part in self.parts.items()) + "}"
+        else:
+            bare = f"list[{self.parts['[]'].label}]" if self.parts else self.kind
+        return f"{bare}?" if self.nullable else bare
+
+    @cached_property
+    def arrow(self) -> pa.DataType:
+        """The Arrow type."""
+        import pyarrow as pa
+
+        if self.kind == "struct":
+            return pa.struct([pa.field(name, part.arrow, part.nullable) for name, part in self.parts.items()])
+        if self.parts:
+            item = self.parts["[]"]
+            # Hugging Face datasets refuse Arrow maps; a list of key/value structs is equivalent.
+            return pa.list_(pa.field("item", item.arrow, item.nullable, metadata=DICT if self.kind == "dict" else None))
+        return arrow_scalars()[self.kind]
+
+
+@cache
+def arrow_scalars() -> Mapping[str, pa.DataType]:
+    """The Arrow types of scalars by their labels."""
+    import pyarrow as pa
+
+    return {
+        "str": pa.large_string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "bytes": pa.large_binary(),
+        "datetime": pa.timestamp("us", tz="UTC"),
+        "date": pa.date32(),
+    }
 
 
 @cache
@@ -113,13 +155,13 @@ def _utc(value: dt.datetime) -> dt.datetime:
 
 
 _SCALARS: dict[type, Column] = {
-    str: Column(pa.large_string(), normalize=valid),
-    int: Column(pa.int64(), normalize=_int64),
-    float: Column(pa.float64()),
-    bool: Column(pa.bool_()),
-    bytes: Column(pa.large_binary()),
-    dt.datetime: Column(pa.timestamp("us", tz="UTC"), normalize=_utc),
-    dt.date: Column(pa.date32()),
+    str: Column("str", normalize=valid),
+    int: Column("int", normalize=_int64),
+    float: Column("float"),
+    bool: Column("bool"),
+    bytes: Column("bytes"),
+    dt.datetime: Column("datetime", normalize=_utc),
+    dt.date: Column("date"),
 }
 
 
@@ -158,7 +200,7 @@ def _list(item: Column, kind: type) -> Column:
         return convert and (lambda values: build([convert(value) for value in values]))
 
     return Column(
-        pa.list_(pa.field("item", item.arrow, nullable=item.nullable)),
+        "list",
         encode=each(item.encode, list),
         decode=each(item.decode and _unless_none(item.decode), list),
         normalize=each(item.normalize, kind),
@@ -167,16 +209,13 @@ def _list(item: Column, kind: type) -> Column:
 
 
 def _dict(value: Column) -> Column:
-    # Hugging Face datasets refuse Arrow maps; a list of key/value structs is equivalent.
-    key = _SCALARS[str]
-    entry = pa.struct([pa.field("key", key.arrow, False), pa.field("value", value.arrow, value.nullable)])
     encode, decode, normalize = value.encode or _same, _unless_none(value.decode or _same), value.normalize or _same
     return Column(
-        pa.list_(pa.field("item", entry, nullable=False, metadata=DICT)),
+        "dict",
         encode=lambda mapping: [{"key": k, "value": encode(v)} for k, v in mapping.items()],
         decode=lambda entries: {entry["key"]: decode(entry["value"]) for entry in entries},
         normalize=lambda mapping: {valid(k): normalize(v) for k, v in mapping.items()},
-        parts={"[]": Column(entry, parts={"key": key, "value": value})},
+        parts={"[]": Column("struct", parts={"key": _SCALARS[str], "value": value})},
     )
 
 
@@ -195,7 +234,7 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
     encoders = {name: part.encode or _same for name, part in parts.items()}
     decoders = [(name, _unless_none(part.decode)) for name, part in parts.items() if part.decode]
     # Most fields are text and most text is ASCII: that is checked without a call.
-    texts = [name for name, part in parts.items() if part.arrow == pa.large_string() and part.normalize]
+    texts = [name for name, part in parts.items() if part.kind == "str" and part.normalize]
     normalizers = [(name, part.normalize) for name, part in parts.items() if part.normalize and name not in texts]
 
     def encode(value: BaseModel) -> dict[str, Any]:
@@ -223,7 +262,7 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
         return value
 
     return Column(
-        pa.struct([pa.field(name, part.arrow, part.nullable) for name, part in parts.items()]),
+        "struct",
         encode=encode,
         decode=decode,
         normalize=normalize if texts or normalizers else None,

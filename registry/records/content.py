@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from registry.records.arrays import zero
 from registry.records.record import Record
 from registry.records.schema import type_label
 
@@ -76,7 +77,7 @@ def _update(streams: _Streams, place: str, array: pa.Array) -> None:
     elif (
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
     ):
-        raw = _filled(array.cast(pa.large_binary()), b"")
+        raw = _filled(array.cast(pa.large_binary()))
         offsets = np.frombuffer(raw.buffers()[1], dtype=np.int64)[raw.offset : raw.offset + len(raw) + 1]
         streams[f"{place} length"].update(np.diff(offsets).data)
         streams[f"{place} value"].update(memoryview(raw.buffers()[2] or b"")[offsets[0] : offsets[-1]])
@@ -89,11 +90,13 @@ def _update(streams: _Streams, place: str, array: pa.Array) -> None:
 
 
 def _plain(numbers: pa.Array) -> memoryview:
-    return np.ascontiguousarray(_filled(numbers, 0).to_numpy(zero_copy_only=False)).data
+    """The bytes of numbers of a fixed width. (`to_numpy` would import pandas.)"""
+    filled, width = _filled(numbers), numbers.type.bit_width // 8
+    return memoryview(filled.buffers()[1])[filled.offset * width : (filled.offset + len(filled)) * width]
 
 
-def _filled(array: pa.Array, value: Any) -> pa.Array:
-    return array.fill_null(value) if array.null_count else array
+def _filled(array: pa.Array) -> pa.Array:
+    return array.fill_null(zero(array.type)) if array.null_count else array
 
 
 def row_ids(table: pa.Table) -> Iterator[str]:

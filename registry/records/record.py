@@ -7,12 +7,14 @@ inside it): older versions are read with the defaults. When a version cannot be 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from registry.records.columns import columns_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Record(BaseModel):
@@ -35,21 +37,29 @@ class Record(BaseModel):
     @classmethod
     def arrow_schema(cls) -> pa.Schema:
         """The Arrow schema of these rows; raises UnsupportedTypeError for a field that cannot be stored."""
+        import pyarrow as pa
+
         return pa.schema(list(columns_of(cls).arrow))
 
     @classmethod
     def to_table(cls, rows: Iterable[Self]) -> pa.Table:
         """Rows as one Arrow table, in order."""
+        import pyarrow as pa
+
+        from registry.records.arrays import array_of
+
         rows = list(rows)
         arrays = []
         for name, column in columns_of(cls).parts.items():
             values = [row.__dict__[name] for row in rows]
-            arrays.append(pa.array(map(column.encode, values) if column.encode else values, column.arrow))
+            arrays.append(array_of(values, column))
         return pa.Table.from_arrays(arrays, schema=cls.arrow_schema())
 
     @classmethod
     def conform(cls, table: pa.Table) -> pa.Table:
         """The table with exactly this record's columns; fields that an older version lacks get their defaults."""
+        import pyarrow as pa
+
         schema = cls.arrow_schema()
         given = {field.name: field.type for field in table.schema}
         if any(given.get(field.name, field.type) != field.type for field in schema):

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-
-import pyarrow as pa
+from functools import cache
+from typing import TYPE_CHECKING
 
 from registry.errors import IncompatibleError
-from registry.records.columns import Column, columns_of
+from registry.records.columns import Column, arrow_scalars, columns_of
 from registry.records.record import Record
 
-_NAMES = {
-    pa.large_string(): "str",
-    pa.int64(): "int",
-    pa.float64(): "float",
-    pa.bool_(): "bool",
-    pa.large_binary(): "bytes",
-    pa.timestamp("us", tz="UTC"): "datetime",
-    pa.date32(): "date",
-}
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def type_label(arrow: pa.DataType, nullable: bool = False) -> str:
     """An Arrow type as it is written in a record: `list[{role: str, content: str}]`, `str?`."""
+    import pyarrow as pa
+
     if pa.types.is_list(arrow):
         label = f"list[{type_label(arrow.value_type, arrow.value_field.nullable)}]"
     elif pa.types.is_struct(arrow):
         label = "{" + ", ".join(f"{f.name}: {type_label(f.type, f.nullable)}" for f in arrow) + "}"
     else:
-        label = _NAMES.get(arrow, str(arrow))
+        label = _names().get(arrow, str(arrow))
     return label + ("?" if nullable else "")
+
+
+@cache
+def _names() -> Mapping[pa.DataType, str]:
+    return {arrow: label for label, arrow in arrow_scalars().items()}
 
 
 def fields_of(schema: pa.Schema) -> dict[str, str]:
     """Column names and type labels, in order: a schema as manifests and step keys store it."""
     return {field.name: type_label(field.type, field.nullable) for field in schema}
+
+
+def fields_of_type(record: type[Record]) -> dict[str, str]:
+    """The same of a record type's schema, without Arrow; raises UnsupportedTypeError for a field that cannot be stored."""
+    return {name: column.label for name, column in columns_of(record).parts.items()}
 
 
 def missing_fields(needed: type[Record], given: Mapping[str, str]) -> list[str]:
@@ -60,21 +65,21 @@ def _lacking(needed: Column, given: Mapping[str, str], path: str) -> Iterator[st
         if name in given:
             yield from _mismatches(column, given[name], f"{path}{name}")
         elif name not in needed.optional:
-            yield f"field {f'{path}{name}'!r} ({type_label(column.arrow, column.nullable)}) is missing"
+            yield f"field {f'{path}{name}'!r} ({column.label}) is missing"
 
 
 def _mismatches(needed: Column, given: str, path: str) -> Iterator[str]:
     bare = given.removesuffix("?")
     if bare == given or needed.nullable:
-        if pa.types.is_struct(needed.arrow) and bare.startswith("{"):
+        if needed.kind == "struct" and bare.startswith("{"):
             yield from _lacking(needed, _members(bare), f"{path}.")
             return
-        if pa.types.is_list(needed.arrow) and bare.startswith("list["):
+        if needed.kind in ("list", "dict") and bare.startswith("list["):
             yield from _mismatches(needed.parts["[]"], bare.removeprefix("list[")[:-1], f"{path}[]")
             return
-        if bare == type_label(needed.arrow):
+        if bare == needed.label.removesuffix("?"):
             return
-    yield f"field {path!r} is {given}, but must be {type_label(needed.arrow, needed.nullable)}"
+    yield f"field {path!r} is {given}, but must be {needed.label}"
 
 
 def _members(label: str) -> dict[str, str]:

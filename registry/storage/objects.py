@@ -8,15 +8,16 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from registry.errors import CorruptError, MissingError
 from registry.storage import plain_files
 from registry.storage.files import Files, LocalFiles, replacing
 from registry.storage.ids import is_sha256
 from registry.storage.shared_lock import SharedLock
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PACKED_ROWS = 65_536
 """Rows in a row group of tables with packed columns: looking up one row decodes that many."""
@@ -88,6 +89,7 @@ class ObjectStore:
 
         Single rows are looked up in a table with such columns, so it gets small row groups.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         sink = pa.BufferOutputStream()
@@ -106,6 +108,8 @@ class ObjectStore:
 
     def open(self, sha256: str) -> pa.NativeFile:
         """An object as a seekable file in verified memory. Raises CorruptError when it is damaged or missing."""
+        import pyarrow as pa
+
         return pa.BufferReader(self._verified(sha256))
 
     def read_bytes(self, sha256: str) -> bytes:
@@ -124,6 +128,7 @@ class ObjectStore:
 
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of a Parquet object, verified. Raises CorruptError when it is damaged or missing."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         opened = self.open(sha256)
@@ -231,6 +236,8 @@ def _name(sha256: str) -> str:
 
 def _mapped(path: Path) -> pa.Buffer | None:
     """The bytes of a file, mapped; they stay valid when the file is removed. None when it is missing."""
+    import pyarrow as pa
+
     try:
         with plain_files.opened(path) as file:
             size = os.fstat(file.fileno()).st_size
