@@ -99,7 +99,10 @@ class StepTask:
             filtered=first.filtered,
             rejected=first.rejected,
             unused=first.unused,
-            seconds=round((now - self._started).total_seconds(), 3) if self.state == "open" else 0.0,
+            seconds=round((now - self._started).total_seconds(), 3),
+            started_at=self._started,
+            ended_at=now,
+            waited_for=self.waited_for,
         )
         self.run.registry.catalog.commit([], self.run.run_id, record, hits=manifests)
         self._end(record, manifests, rejects_of(manifests))
@@ -113,6 +116,7 @@ class StepTask:
             sources: the steps whose finished rows come while it runs, by reference.
         """
         run = self.run
+        self._started = dt.datetime.now(dt.UTC)
         self.step = with_models(self.step, run.available, run.registry)
         self._sources = sources
         plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
@@ -121,7 +125,6 @@ class StepTask:
             if found and not (run.retry_rejects and rejects_of(found)):
                 self.uses(found, plan)
                 return
-        self._started = dt.datetime.now(dt.UTC)
         self._plan = plan
         self._disk = Receipts.of(run.registry, plan.base_key)
         self._rows = FinishedRows(run.registry.store, self.step.operator)
@@ -411,4 +414,7 @@ class StepTask:
             unused=sum(receipt.unused for receipt in receipts),
             **self._usage.model_dump(),
             seconds=round((ended - self._started).total_seconds(), 3),
+            started_at=self._started,
+            ended_at=ended,
+            waited_for=self.waited_for,
         )
