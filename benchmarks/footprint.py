@@ -58,6 +58,6 @@ def watch(run: subprocess.Popen[bytes], every: float = SAMPLE_SECONDS) -> Iterat
 def _is_worker(process: psutil.Process) -> bool:
     """Whether it is a Ray worker that runs something; they call themselves `ray::...`."""
     try:
-        return "_RayWorker" in " ".join(process.cmdline())
+        return "RayHost" in " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False

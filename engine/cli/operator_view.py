@@ -105,7 +105,7 @@ def type_of(schema: dict[str, Any]) -> str:
         values = [each for each in (schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()) if each]
         kind = f"mapping to {type_of(values[0])}" if values and isinstance(values[0], dict) else "mapping"
     bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema and abs(schema[key]) < 2**62]
-    return " ".join([kind, *bounds])
+    return " ".join([kind, *filter(None, [", ".join(bounds)])])
 
 
-_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

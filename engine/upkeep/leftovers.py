@@ -35,9 +35,11 @@ class StepFolder:
         self._folder = folder
         self.where = f"{folder.parent.name}/{folder.name}"
         files = [about for path in self._entries() for about in _files(path)]
-        self.step_keys = Receipts(folder, store).committed()
+        # The base key of an operator on whole inputs, and any key before 0.4, is the key of the step itself.
+        self.step_keys = Receipts(folder, store).committed() | {folder.name}
         committed = _changed(folder / COMMITTED)
-        self.unfinished = any(_changed(path) > committed for path in folder.glob("*.json"))
+        self.committed = committed > 0
+        self.unfinished = self.committed and any(_changed(path) > committed for path in folder.glob("*.json"))
         self.bytes = sum(about.st_size for about in files)
         self.checkpoint_bytes = sum(about.st_size for each in plain_files.folders(folder) for about in plain_files.files(each))
         # A run joins the folder's lock before it reads receipts, and keeps it.

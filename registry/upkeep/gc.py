@@ -45,7 +45,11 @@ class StepFiles(Protocol):
 
     @property
     def step_keys(self) -> frozenset[str]:
-        """The keys of the steps that were committed from them."""
+        """The keys of the steps that may have been committed from them."""
+
+    @property
+    def committed(self) -> bool:
+        """Whether a step was committed from them."""
 
     @property
     def unfinished(self) -> bool:
@@ -212,20 +216,22 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, st
 
     sizes = {each.sha256: each.bytes for each in listed}
     broken = {manifests[ref].step_key for ref in kept if not _is_whole(manifests[ref], sizes)}
-    done = [step for step in steps if not step.in_use and (_is_finished(step, broken) or not _can_resume(step))]
+    made = {manifest.step_key for manifest in manifests.values()}
+    finished_steps = [step for step in steps if _is_finished(step, made, broken)]
+    done = [step for step in steps if not step.in_use and (step in finished_steps or not _can_resume(step))]
     needed = {part.sha256 for ref in kept for part in manifests[ref].objects()}
     needed.update(chain.from_iterable(step.objects for step in steps if step not in done))
     loose = sorted((each for each in listed if each.sha256 not in needed), key=lambda each: each.name)
     # At a URL, it would not be noticed in time that a worker elsewhere stores an object again.
     old = {each for each in loose if each.modified <= oldest and not (live and registry.url)}
     unneeded = [manifest for ref, manifest in manifests.items() if ref not in kept]
-    finished = [(step, _of_step(step, _is_finished(step, broken))) for step in done if step.bytes or not live]
+    finished = [(step, _of_step(step, step in finished_steps)) for step in done if step.bytes or not live]
     of_crashes = tuple(_of_crashes(registry, listed, oldest))
     garbage = Garbage(
         versions=tuple(sorted(unneeded, key=lambda manifest: manifest.created_at, reverse=True)),
         objects=tuple(each for each in loose if each in old),
         leftovers=(*(leftover for _, leftover in finished), *of_crashes),
-        paused=tuple(_of_paused(step) for step in steps if step.checkpoint_bytes and not _is_finished(step, broken)),
+        paused=tuple(_of_paused(step) for step in steps if step.checkpoint_bytes and step not in finished_steps),
         kept=len(kept),
         young=tuple(each for each in loose if each not in old),
         horizon=horizon,
@@ -281,9 +287,9 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
 # -- leftovers -------------------------------------------------------------------------------------------------------
 
 
-def _is_finished(step: StepFiles, broken: set[str]) -> bool:
+def _is_finished(step: StepFiles, made: set[str], broken: set[str]) -> bool:
     """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more."""
-    return bool(step.step_keys) and not step.unfinished and not step.step_keys & broken
+    return not step.unfinished and not step.step_keys & broken and (step.committed or bool(step.step_keys & made))
 
 
 def _can_resume(step: StepFiles) -> bool:

@@ -53,7 +53,7 @@ def killed(process: psutil.Process, whom: str) -> None:
     """`kill -9` part of a run, or all of it."""
     parts = process.children(recursive=True)
     if whom == "worker":
-        parts = [part for part in parts if _named(part, "_RayWorker")]
+        parts = [part for part in parts if _named(part, "RayHost")]
         assert parts
     elif whom == "head":
         parts = [part for part in parts if _named(part, "raylet") or _named(part, "gcs_server")]

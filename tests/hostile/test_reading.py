@@ -187,13 +187,13 @@ class TestACarelessOperator:
         self.run(registry, chat_server, BOMBS)
         assert ask(registry, 'select text from "demo/numbers" order by text') == [("42",), ("[1]",)]
         reasons = [reason for (reason,) in ask(registry, "select reason from rejects order by reason")]
-        assert ["RecursionError on row 0" in reasons[0], "4300 digits" in reasons[1]] == [True, True]
+        assert ["raised RecursionError: " in reasons[0], "4300 digits" in reasons[1]] == [True, True]
 
     def test_ends_the_step_where_it_fails_on_most_rows(self, registry: Registry, chat_server: ChatServer) -> None:
         result = self.run(registry, chat_server, {"one": "forty", "words": "forty-one"})
         assert result.state == "failed"
         assert "2 of 2 rows were rejected" in str(result.error)
-        assert "ask_number raised ValueError on row 0 of 'word': invalid literal" in str(result.error)
+        assert "ask_number raised ValueError: invalid literal" in str(result.error)
 
     def test_is_called_again_with_retry_rejects(self, registry: Registry, chat_server: ChatServer) -> None:
         self.run(registry, chat_server, BOMBS)

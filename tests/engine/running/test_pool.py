@@ -20,7 +20,7 @@ IN_FLIGHT = 8
 def kill_a_worker() -> None:
     """`kill -9` one of this process's Ray workers."""
     for process in psutil.Process().children(recursive=True):
-        if any("_RayWorker" in word for word in process.cmdline()):
+        if any("RayHost" in word for word in process.cmdline()):
             process.kill()
             return
     raise AssertionError("there is no worker")

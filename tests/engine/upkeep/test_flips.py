@@ -21,7 +21,6 @@ import pytest
 
 from engine.errors import EngineError
 from engine.export.versions import export
-from engine.jobs.messages import Partition
 from engine.jobs.receipts import Receipts
 from engine.llm.journal.answers import Journal
 from engine.llm.types.completions import Completion
@@ -139,6 +138,10 @@ def add_models(registry: Registry) -> VersionRef:
     return made[0].ref
 
 
+RECEIPT = "[0-9a-f]" * 64 + ".json"
+"""The pattern of the file of a receipt."""
+
+
 def files_by_kind(root: Path) -> dict[str, list[str]]:
     """The files of a registry by kind, without those that running processes use as signals."""
     registry = Registry(root)
@@ -148,7 +151,7 @@ def files_by_kind(root: Path) -> dict[str, list[str]]:
         named += [("key document", manifest.key_object)] + [("model file", part) for part in manifest.attachments]
         kinds |= {part.sha256: kind for kind, part in named}
     patterns = {"manifest": "manifests/*", "run journal": "runs/*.ndjson", "pin": "pins/*", "number": "numbers/*"}
-    patterns |= {"receipt": "receipts/*/[0-9]*-*.json", "answers": "journal/*.sqlite", "last answers": "journal/*-wal"}
+    patterns |= {"receipt": f"receipts/*/{RECEIPT}", "answers": "journal/*.sqlite", "last answers": "journal/*-wal"}
     patterns |= {"catalog": "registry.duckdb"}
     found = {kind: sorted(root.glob(pattern)) for kind, pattern in patterns.items()}
     for path in sorted(root.glob("objects/*/*")):
@@ -182,7 +185,7 @@ class Known:
     """Everything that can be read in a registry."""
 
     versions: list[Manifest]
-    receipts: list[tuple[str, Partition]]
+    receipts: list[tuple[str, str]]
     keys: list[str]
     notes: list[str]
 
@@ -194,9 +197,8 @@ class Known:
             keys = [key for (key,) in journal.execute("select key from answers order by key")]
             notes = [name for (name,) in journal.execute("select name from notes order by name")]
         receipts = []
-        for path in sorted(registry.receipts.glob("*/[0-9]*-*.json")):
-            start, stop = path.stem.split("-")
-            receipts.append((path.parent.name, Partition(start=int(start), stop=int(stop))))
+        for path in sorted(registry.receipts.glob(f"*/{RECEIPT}")):
+            receipts.append((path.parent.name, path.stem))
         return cls(manifests(registry), receipts, keys, notes)
 
 
@@ -228,8 +230,8 @@ def readings(root: Path, there: Known, *, exports: bool) -> dict[str, Any]:
         read(f"key document of {each.ref}", registry.store.read_bytes, each.key_object.sha256)
     if exports:
         read("export", exported, registry, "demo/say@1")
-    for key, part in there.receipts:
-        read(f"receipt {key} {part}", Receipts.of(registry, key).read, part)
+    for key, digest in there.receipts:
+        read(f"receipt {key} {digest}", Receipts.of(registry, key).read, digest)
 
     def look_up() -> None:
         with closing(Journal(registry.journal)) as journal:

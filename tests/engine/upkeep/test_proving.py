@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.cli.app import app
-from engine.jobs.messages import OutputPart, Partition, Receipt
+from engine.jobs.messages import OutputPart, Receipt
 from engine.jobs.receipts import Receipts
 from engine.llm.journal.answers import Journal
 from engine.llm.types.completions import Completion
@@ -22,6 +22,8 @@ from registry import DataObject, Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 from tests.registry.upkeep.test_fsck import commit, draft, flip, only
 
+DIGEST = "ab" * 32
+
 
 @pytest.fixture
 def whole(registry: Registry) -> Registry:
@@ -29,7 +31,7 @@ def whole(registry: Registry) -> Registry:
     commit(registry, draft(registry, "p/a", ["x", "y"]))
     stored = registry.store.put_bytes(b"rows of a part")
     part = OutputPart(data=DataObject(sha256=stored.sha256, rows=1, bytes=stored.bytes))
-    receipt = Receipt(partition=Partition(start=0, stop=1), outputs={"": part}, produced=1, filtered=0, rejected=0)
+    receipt = Receipt(digest=DIGEST, rows=1, outputs={"": part}, produced=1, filtered=0, rejected=0)
     Receipts.of(registry, "key").write(receipt)
 
     async def put(journal: Journal) -> None:
@@ -59,9 +61,9 @@ def test_receipts_and_answers_are_checked(whole: Registry) -> None:
 
 
 def test_a_damaged_receipt_is_reported_and_affects_no_version(whole: Registry) -> None:
-    flip(whole.receipts / "key" / "0-1.json")
+    flip(whole.receipts / "key" / f"{DIGEST}.json")
     finding = only(fsck(whole).errors)
-    assert (finding.where, finding.versions) == ("receipts/key/0-1.json", ())
+    assert (finding.where, finding.versions) == (f"receipts/key/{DIGEST}.json", ())
 
 
 def test_a_receipt_without_its_objects_is_not_an_error(whole: Registry) -> None:
