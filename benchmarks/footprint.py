@@ -14,6 +14,8 @@ from typing import NamedTuple
 import psutil
 
 SAMPLE_SECONDS = 0.2
+_OF_RAY = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", "ray::DELETE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""How workers without work, and agents, call themselves."""
 
 
 class Shares(NamedTuple):
@@ -56,8 +58,9 @@ def watch(run: subprocess.Popen[bytes], every: float = SAMPLE_SECONDS) -> Iterat
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Whether it is a Ray worker that runs something; they call themselves `ray::...`."""
+    """Whether it is a Ray worker that runs something; they call themselves `ray::` and what they run."""
     try:
-        return "_RayWorker" in " ".join(process.cmdline())
+        name = " ".join(process.cmdline())
+        return name.startswith("ray::") and not name.startswith(_OF_RAY)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
