@@ -326,7 +326,7 @@ def calls_after_a_kill(folder: Path, server: ChatServer) -> SecondRun:
 
 
 def main() -> None:
-    table = Table("edit between two runs", "calls expected", "calls sent", "partitions run", "steps", "rows", "")
+    table = Table("edit between two runs", "calls", "sent", "parts run", "steps", "rows", "")
     wrong = 0
 
     def line(name: str, expected: int, outcomes: tuple[str, ...], rows: int, second: SecondRun) -> int:

@@ -49,7 +49,9 @@ def watch(run: subprocess.Popen[bytes], every: float = SAMPLE_SECONDS) -> Iterat
             who = "driver" if process == driver else "workers" if _is_worker(process) else "ray"
             try:
                 memory[who] += process.memory_full_info().pss
-                used[process] = who, sum(process.cpu_times()[:2])
+                # Ray Data's workers call themselves idle between tasks, and their CPU stays theirs.
+                of = "workers" if used.get(process, ("", 0.0))[0] == "workers" else who
+                used[process] = of, sum(process.cpu_times()[:2])
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # it is gone: what was seen of it last counts
         cpu = [sum(seconds for of, seconds in used.values() if of == who) for who in Shares._fields]
