@@ -6,8 +6,8 @@ number of requests in flight; and their share of the ideal (N x latency / concur
 only the calls count: from the first request that the server sees to its last answer.
 
 `--cpu CALLS` prints instead what a call costs, in milliseconds of CPU, against a server that answers at once, with 64 requests in flight:
-of bare aiohttp, and of `engine run` by process, without what starting costs (a run with as many rows as are in flight). 600,000 calls
-take about half an hour on two cores and 3 GB in the temporary folder (TMPDIR); from 20,000 on, starting hardly varies the result.
+of bare aiohttp, and of `engine run` by process, without what starting costs (a run with as many rows as are in flight). Starting varies by
+a second or two of CPU, so 20,000 calls are the least that say something; at 2 ms a call, 600,000 are 20 minutes of CPU.
 """
 
 from __future__ import annotations
