@@ -1,8 +1,9 @@
 """How many model calls does an edit cost? `python -m benchmarks.cache_correctness`
 
 Runs a pipeline to its end, makes one edit, and runs it again. Prints how many model calls the second run may send and how many a
-counting server received. Each line of the table uses a registry of its own. Exits with 1 when a number is not exact.
-`tests/e2e/test_cache.py` asserts the same table.
+counting server received, and how many partitions the second run executed. Each line of the table begins with the registry of a finished
+run. Exits with 1 when a number of calls is not exact. The last edits are made to 10,000 rows. `tests/e2e/test_cache.py` asserts the
+same table, those on fewer rows.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -63,16 +66,16 @@ class Work:
         return folder / "p.yaml"
 
 
-def one_step(server: ChatServer) -> Work:
+def one_step(server: ChatServer, count: int = ROWS, in_flight: int = IN_FLIGHT) -> Work:
     """One step that asks once for each of the rows."""
     model = {"provider": "openai", "model": "m", "base_url": server.base_url, "api_key_env": "BENCH_KEY"}
     pipeline = {
         "name": "edits",
-        "models": {"teacher": {**model, "system": "Be brief.", "limits": {"concurrency": IN_FLIGHT}}},
+        "models": {"teacher": {**model, "system": "Be brief.", "limits": {"concurrency": in_flight}}},
         "datasets": {"problems": {"type": "MathProblem", "path": "problems.jsonl"}},
         "steps": {"first": {"op": "regenerate_cot", "in": "problems"}},
     }
-    rows = [{"question": f"What is {number}?", "answer": f"{number:05d}", "id": f"{number:05d}"} for number in range(ROWS)]
+    rows = [{"question": f"What is {number}?", "answer": f"{number:05d}", "id": f"{number:05d}"} for number in range(count)]
     return Work(pipeline, rows)
 
 
@@ -89,6 +92,24 @@ def own_operator(server: ChatServer) -> Work:
     work.steps["first"]["op"] = "own_solve"
     work.code = OWN_OPERATOR
     return work
+
+
+def many_rows(count: int) -> Callable[[ChatServer], Work]:
+    """The one step, on many rows."""
+    return lambda server: one_step(server, count, in_flight=64)
+
+
+def three_steps(count: int) -> Callable[[ChatServer], Work]:
+    """A chain of three steps that ask once for each of many rows, each with a prompt of its own."""
+
+    def begin(server: ChatServer) -> Work:
+        work = one_step(server, count, in_flight=64)
+        for name, before in (("second", "first"), ("third", "second")):
+            prompt = f"The {name} time: {{{{ question }}}}"
+            work.steps[name] = {"op": "regenerate_cot", "in": f"{before}.solved", "with": {"prompt": prompt}}
+        return work
+
+    return begin
 
 
 @dataclass(frozen=True)
@@ -129,8 +150,17 @@ def _append(work: Work) -> None:
     work.rows += [{"question": f"What is {number}?", "answer": str(number)} for number in range(100, 110)]
 
 
-def _edit_row(work: Work) -> None:
-    work.rows[5]["question"] = "And what is 5?"
+def _insert(place: int, count: int) -> Callable[[Work], None]:
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(10**6, 10**6 + count)]
+
+    def change(work: Work) -> None:
+        work.rows[place:place] = rows
+
+    return change
+
+
+def _edit_row(work: Work, place: int = 5) -> None:
+    work.rows[place]["question"] = f"And what is {int(work.rows[place]['answer'])}?"
 
 
 def _duplicate(work: Work) -> None:
@@ -190,6 +220,27 @@ EDITS = (
 )
 
 
+def large_edits(rows: int, added: int) -> tuple[Edit, ...]:
+    """Edits of few rows among many: their cost depends on the few."""
+    start, some = many_rows(rows), rows // 10
+    return (
+        Edit(f"add {added} rows in front of {rows:,}", _insert(0, added), added, ("ran",), start, rows + added),
+        Edit(f"add {added} rows in the middle of {rows:,}", _insert(rows // 2, added), added, ("ran",), start, rows + added),
+        Edit(f"add {added} rows behind {rows:,}", _insert(rows, added), added, ("ran",), start, rows + added),
+        Edit(
+            f"edit one of {some:,} rows, three steps",
+            lambda work: _edit_row(work, some // 2),
+            3,
+            ("ran", "ran", "ran"),
+            three_steps(some),
+            some,
+        ),
+    )
+
+
+LARGE_EDITS = large_edits(10_000, 100)
+
+
 def answer(prompt: str, _: int) -> str:
     """What the counting server says: the last number of the prompt."""
     return f"It is \\boxed{{{re.findall(r'[0-9]+', prompt)[-1]}}}."
@@ -218,21 +269,40 @@ def engine_run(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def calls_of(edit: Edit, folder: Path, server: ChatServer, run: Callable[[Path], dict[str, Any]]) -> tuple[int, dict[str, Any]]:
-    """Run, edit, run: what the second run sent, and its summary."""
-    server.answer = answer
-    work = edit.start(server)
-    work.write(folder)
-    run(folder)
-    before = len(server.requests)
+class SecondRun(NamedTuple):
+    """What the run after an edit did: calls sent, partitions executed, and its summary."""
+
+    calls: int
+    partitions: int
+    summary: dict[str, Any]
+
+
+def second_run(edit: Edit, work: Work, folder: Path, server: ChatServer, run: Callable[[Path], dict[str, Any]]) -> SecondRun:
+    """Make the edit in a folder where the pipeline has run, and run again."""
+    calls, receipts = len(server.requests), _receipts(folder)
     work = copy.deepcopy(work)
     edit.change(work)
     work.write(folder)
     summary = run(folder)
-    return len(server.requests) - before, summary
+    return SecondRun(len(server.requests) - calls, len(_receipts(folder) - receipts), summary)
 
 
-def calls_after_a_kill(folder: Path, server: ChatServer) -> tuple[int, dict[str, Any]]:
+def first_run(edit: Edit, folder: Path, server: ChatServer, run: Callable[[Path], dict[str, Any]]) -> Work:
+    """Run what there is before the edit."""
+    server.answer = answer
+    work = edit.start(server)
+    work.write(folder)
+    run(folder)
+    return work
+
+
+def _receipts(folder: Path) -> set[tuple[str, int]]:
+    """The receipts of finished partitions in the folder's registry, and when each was written."""
+    files = (folder / ".engine" / "receipts").glob("*/*.json")
+    return {(str(file), file.stat().st_mtime_ns) for file in files}
+
+
+def calls_after_a_kill(folder: Path, server: ChatServer) -> SecondRun:
     """Kill a run when half of its calls are answered and the next ones hang; add a step; run."""
     held = threading.Event()
     hanging = threading.Semaphore(0)
@@ -251,31 +321,41 @@ def calls_after_a_kill(folder: Path, server: ChatServer) -> tuple[int, dict[str,
         hanging.acquire(timeout=120)
     kill_tree(process)
     held.set()
-    before = len(server.requests)
-    downstream(work)
-    work.write(folder)
-    summary = engine_run(folder)
-    return len(server.requests) - before, summary
+    edit = Edit("kill -9 at half, add a downstream step", downstream, ROWS // 2, ("ran", "ran"))
+    return second_run(edit, work, folder, server, engine_run)
 
 
 def main() -> None:
-    table = Table("edit between two runs", "calls expected", "calls sent", "steps", "rows", "")
+    table = Table("edit between two runs", "calls", "sent", "parts run", "steps", "rows", "")
     wrong = 0
 
-    def line(name: str, expected: int, outcomes: tuple[str, ...], rows: int, sent: int, summary: dict[str, Any]) -> int:
-        became = tuple(step["outcome"] for step in summary["steps"])
-        rows_out = summary["steps"][-1]["rows_out"]
-        exact = (sent, became, rows_out) == (expected, outcomes, rows)
-        table.add_row(name, str(expected), str(sent), ", ".join(became), str(rows_out), "exact" if exact else "WRONG")
+    def line(name: str, expected: int, outcomes: tuple[str, ...], rows: int, second: SecondRun) -> int:
+        became = tuple(step["outcome"] for step in second.summary["steps"])
+        rows_out = second.summary["steps"][-1]["rows_out"]
+        exact = (second.calls, became, rows_out) == (expected, outcomes, rows)
+        verdict = "exact" if exact else "WRONG"
+        table.add_row(
+            *(name, str(expected), str(second.calls), str(second.partitions), ", ".join(became), f"{rows_out:,}", verdict)
+        )
         return int(not exact)
 
-    for edit in EDITS:
-        with ChatServer() as server, tempfile.TemporaryDirectory() as folder:
-            sent, summary = calls_of(edit, Path(folder), server, engine_run)
-            wrong += line(edit.name, edit.calls, edit.outcomes, edit.rows_out, sent, summary)
-    with ChatServer() as server, tempfile.TemporaryDirectory() as folder:
-        sent, summary = calls_after_a_kill(Path(folder), server)
-        wrong += line("kill -9 at half, add a downstream step", ROWS // 2, ("ran", "ran"), ROWS, sent, summary)
+    for _, edits in groupby((*EDITS, *LARGE_EDITS), key=lambda edit: edit.start):
+        with ChatServer() as server, tempfile.TemporaryDirectory() as name:
+            folder, kept = Path(name) / "work", Path(name) / "kept"
+            folder.mkdir()
+            work = None
+            for edit in edits:
+                if work is None:
+                    work = first_run(edit, folder, server, engine_run)
+                    shutil.copytree(folder, kept)
+                else:
+                    shutil.rmtree(folder)
+                    shutil.copytree(kept, folder)
+                second = second_run(edit, work, folder, server, engine_run)
+                wrong += line(edit.name, edit.calls, edit.outcomes, edit.rows_out, second)
+    with ChatServer() as server, tempfile.TemporaryDirectory() as name:
+        second = calls_after_a_kill(Path(name), server)
+        wrong += line("kill -9 at half, add a downstream step", ROWS // 2, ("ran", "ran"), ROWS, second)
     Console().print(table)
     sys.exit(bool(wrong))
 

@@ -1,9 +1,13 @@
-"""How fast are model calls? `python -m benchmarks.clients`
+"""How fast are model calls, and what do they cost? `python -m benchmarks.clients [--cpu 600000]`
 
 Prints, for a server with a fixed latency on this machine, the calls per second of bare aiohttp, of the `openai` package's
 AsyncClient (with its default transport, and over aiohttp) and of `engine run` with `regenerate_cot`, all with the same
 number of requests in flight; and their share of the ideal (N x latency / concurrency) and of bare aiohttp. For `engine run`
 only the calls count: from the first request that the server sees to its last answer.
+
+`--cpu CALLS` prints instead what a call costs, in milliseconds of CPU, against a server that answers at once, with 64 requests in flight:
+of bare aiohttp, and of `engine run` by process, without what starting costs (a run with as many rows as are in flight). Starting varies by
+a second or two of CPU, so 20,000 calls are the least that say something; at 2 ms a call, 600,000 are 20 minutes of CPU.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from benchmarks.runs import engine_run
 
 Ask = Callable[[str], Awaitable[None]]
 
+CPU_IN_FLIGHT = 64
+MOST_BARE = 50_000
+"""Requests after which the bare client's cost is known."""
 GOALS = {"200 ms, 64 in flight": ("ideal", 0.9), "50 ms, 64 in flight": ("bare aiohttp", 0.55)}
 
 
@@ -90,12 +97,45 @@ def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> 
     return found
 
 
+async def cpu_of_bare_aiohttp(server: Endpoint, requests: int) -> float:
+    """Seconds of this process's CPU."""
+    started = time.process_time()
+    await bare_aiohttp(server, requests, CPU_IN_FLIGHT)
+    return time.process_time() - started
+
+
+def cost_of_calls(calls: int) -> Table:
+    """CPU a call, in ms."""
+    with Endpoint() as server:
+        bare = asyncio.run(cpu_of_bare_aiohttp(server, min(calls, MOST_BARE))) * 1000 / min(calls, MOST_BARE)
+    used = []
+    for requests in (CPU_IN_FLIGHT, calls + CPU_IN_FLIGHT):
+        with Endpoint() as server:
+            seen = engine_run(server, requests, with_cpu=True, limits={"concurrency": CPU_IN_FLIGHT})
+        assert seen["answered"] == seen["requests"] == requests, seen
+        used.append(seen["cpu"])
+    costs = {
+        f"engine run: {who}": (after - before) * 1000 / calls
+        for who, before, after in zip(("driver", "workers", "Ray's own"), *used, strict=True)
+    }
+    whole = sum(costs.values())
+    costs = {"bare aiohttp": bare, **costs, "engine run: all": whole, "engine run: beyond bare aiohttp": whole - bare}
+    table = Table("CPU of", "ms a call", "of bare aiohttp", title=f"{calls:,} calls", title_justify="left")
+    for what, cost in costs.items():
+        table.add_row(what, f"{cost:.3f}", f"{cost / bare:.2f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--only-engine", action="store_true", help="leave the openai client out")
+    parser.add_argument("--cpu", type=int, metavar="CALLS", help="print the CPU of so many calls instead")
     options = parser.parse_args()
     console, missed = Console(), []
+    if options.cpu:
+        console.print(cost_of_calls(options.cpu))
+        return
     for latency, concurrency in ((0.2, 64), (0.05, 64), (0.2, 256)):
         title = f"{latency * 1000:.0f} ms, {concurrency} in flight"
         found = measure(latency, concurrency, options.requests, peers=not options.only_engine)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in its own process, with a fixed latency.
+"""An OpenAI-compatible endpoint for benchmarks: real HTTP on loopback, in its own process, with a given latency.
 
 It answers a prompt with the prompt's first number in \\boxed{} (or with a given function), counts requests, can fail a share
 of them, and can limit the requests in flight. The benchmarks start it through `Endpoint`; `python -m benchmarks.endpoint` is
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
+import math
 import pkgutil
 import random
 import re
@@ -19,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 from aiohttp import web
@@ -31,7 +34,9 @@ class Endpoint:
     """`with Endpoint(latency=0.2) as server:` serves `server.base_url`.
 
     Args:
-        latency: seconds from a request to its answer.
+        latency: seconds from a request to its answer; with `sigma`, their median.
+        sigma: spread of lognormal latencies. A request's latency follows from what it asks, so the same requests take as long
+            in whatever order they are sent.
         carries: requests in flight that are served; one more is answered 429 at once, with Retry-After.
         failing: share of requests that are answered 500.
         retry_after: seconds, sent with a 429.
@@ -39,6 +44,7 @@ class Endpoint:
     """
 
     latency: float = 0.0
+    sigma: float = 0.0
     carries: int = 0
     failing: float = 0.0
     retry_after: float = 1.0
@@ -46,7 +52,7 @@ class Endpoint:
     base_url: str = field(default="", init=False)
 
     def __enter__(self) -> Endpoint:
-        options = [f"--{name}={getattr(self, name)}" for name in ("latency", "carries", "failing", "answer")]
+        options = [f"--{name}={getattr(self, name)}" for name in ("latency", "sigma", "carries", "failing", "answer")]
         command = [sys.executable, "-m", "benchmarks.endpoint", *options, f"--retry-after={self.retry_after}"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
@@ -58,8 +64,8 @@ class Endpoint:
         self._process.wait()
 
     def seen(self) -> dict[str, Any]:
-        """Counts since the last call: requests, answered, throttled, failed, most_in_flight, seconds
-        (from the first request to the last answer)."""
+        """Counts since the last call: requests, answered, throttled, failed, most_in_flight; seconds from the first request to
+        the last answer, and `latencies`, the sum of all latencies in seconds."""
         with urllib.request.urlopen(f"{self.base_url}/seen") as response:
             seen: dict[str, Any] = json.load(response)
         return seen
@@ -71,11 +77,25 @@ def first_number(body: dict[str, Any]) -> str:
     return f"It is \\boxed{{{found[0] if found else 0}}}."
 
 
+def latency_of(body: dict[str, Any], median: float, sigma: float) -> float:
+    """Seconds until a request is answered: drawn from a lognormal distribution by what it asks."""
+    asked = json.dumps([body[name] for name in ("messages", "temperature", "seed", "n") if name in body])
+    draw = int.from_bytes(hashlib.sha256(asked.encode()).digest()[:6]) + 0.5
+    return median * math.exp(sigma * NormalDist().inv_cdf(draw / 2**48))
+
+
 class _Server:
     def __init__(
-        self, latency: float, carries: int, failing: float, retry_after: float, answer: Callable[[dict[str, Any]], str]
+        self,
+        latency: float,
+        sigma: float,
+        carries: int,
+        failing: float,
+        retry_after: float,
+        answer: Callable[[dict[str, Any]], str],
     ) -> None:
-        self._latency, self._carries, self._failing, self._retry_after = latency, carries, failing, retry_after
+        self._latency, self._sigma, self._carries, self._failing = latency, sigma, carries, failing
+        self._retry_after = retry_after
         self._answer = answer
         self._random = random.Random(7)
         self._in_flight = 0
@@ -83,7 +103,7 @@ class _Server:
 
     def _forget(self) -> None:
         self._counts = dict.fromkeys(("requests", "answered", "throttled", "failed", "most_in_flight"), 0)
-        self._first = self._last = 0.0
+        self._first = self._last = self._latencies = 0.0
 
     async def chat(self, request: web.Request) -> web.Response:
         now = time.perf_counter()
@@ -98,7 +118,9 @@ class _Server:
         counts["most_in_flight"] = max(counts["most_in_flight"], self._in_flight)
         try:
             body = await request.json()
-            await asyncio.sleep(self._latency)
+            latency = latency_of(body, self._latency, self._sigma) if self._sigma else self._latency
+            self._latencies += latency
+            await asyncio.sleep(latency)
         finally:
             self._in_flight -= 1
         if self._random.random() < self._failing:
@@ -114,7 +136,7 @@ class _Server:
         )
 
     async def report(self, _: web.Request) -> web.Response:
-        seen = {**self._counts, "seconds": self._last - self._first}
+        seen = {**self._counts, "seconds": self._last - self._first, "latencies": self._latencies}
         self._forget()
         return web.json_response(seen)
 
@@ -132,12 +154,13 @@ async def _serve(server: _Server) -> None:
 
 def _main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("latency", "failing", "retry-after"):
+    for name in ("latency", "sigma", "failing", "retry-after"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--carries", type=int, default=0)
     parser.add_argument("--answer", type=pkgutil.resolve_name)
     options = parser.parse_args()
-    asyncio.run(_serve(_Server(options.latency, options.carries, options.failing, options.retry_after, options.answer)))
+    server = _Server(options.latency, options.sigma, options.carries, options.failing, options.retry_after, options.answer)
+    asyncio.run(_serve(server))
 
 
 if __name__ == "__main__":

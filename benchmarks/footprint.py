@@ -14,6 +14,8 @@ from typing import NamedTuple
 import psutil
 
 SAMPLE_SECONDS = 0.2
+_OF_RAY = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", "ray::DELETE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""How workers without work, and agents, call themselves."""
 
 
 class Shares(NamedTuple):
@@ -47,7 +49,9 @@ def watch(run: subprocess.Popen[bytes], every: float = SAMPLE_SECONDS) -> Iterat
             who = "driver" if process == driver else "workers" if _is_worker(process) else "ray"
             try:
                 memory[who] += process.memory_full_info().pss
-                used[process] = who, sum(process.cpu_times()[:2])
+                # Ray Data's workers call themselves idle between tasks, and their CPU stays theirs.
+                of = "workers" if used.get(process, ("", 0.0))[0] == "workers" else who
+                used[process] = of, sum(process.cpu_times()[:2])
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # it is gone: what was seen of it last counts
         cpu = [sum(seconds for of, seconds in used.values() if of == who) for who in Shares._fields]
@@ -56,8 +60,9 @@ def watch(run: subprocess.Popen[bytes], every: float = SAMPLE_SECONDS) -> Iterat
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Whether it is a Ray worker that runs something; they call themselves `ray::...`."""
+    """Whether it is a Ray worker that runs something; they call themselves `ray::` and what they run."""
     try:
-        return "RayHost" in " ".join(process.cmdline())
+        name = " ".join(process.cmdline())
+        return name.startswith("ray::") and not name.startswith(_OF_RAY)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False

@@ -1,29 +1,48 @@
-"""CPU time of a row on its way through a pipeline that does nothing: a source and three row operators that pass rows on.
+"""What does a row cost on its way through three steps that do nothing? `python -m benchmarks.rows [--rows 500000]`
 
-    python -m benchmarks.rows [--rows 1000000]
+Prints the CPU that a row costs in `engine run` (a source from Parquet, three row operators that pass rows on, everything committed
+with lineage and content ids), and in others that do no more than pass rows on, on the same file:
 
-Partitions run in this process, one after another, so that its CPU time is all there is: reading, calling the operator,
-writing objects and lineage, content ids, the commit. Ray's own cost is not in it.
+* three `map_batches` of Ray Data from Parquet to Parquet, which it fuses into one task, and the same with `map`, row by row;
+* three `create table as select` of DuckDB.
+
+Starting is subtracted: it is what the same takes for a few rows. It varies by a second of CPU or so, which is 2 us a row of 500,000. All
+processes count, Ray's own, too.
+
+Prints the highest memory of the engine's driver and workers at a quarter of the rows and at all of them. Exits with 1 when it is not flat:
+higher at all rows by a fifth and 100 MB.
+
+`--in-process` runs only the engine, its partitions in this process, one after another, and prints the cost by step. Ray's own cost is
+not in it, so this is what to compare before and after a change.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.footprint import Shares, watch
+from benchmarks.runs import ENGINE_RUN, running
 
 if TYPE_CHECKING:
     from engine.jobs.messages import Failure, Job, Partition, Receipt
     from engine.running.result import StepResult
     from engine.spec.pipeline_spec import Resources
 
+FEW = 1024 * (os.cpu_count() or 1)
+"""Rows of a run that is all start: a partition for each worker, so that all of them start."""
+STEPS = 3
+MOST_GROWTH, MOST_GROWN_BYTES = 1.2, 100e6
 HERE = "benchmark_rows_operators"
 OPERATORS = """
 from collections.abc import AsyncIterator
@@ -38,14 +57,29 @@ class BenchItem(Record):
 async def pass_on(item: BenchItem, *, times: int = 1) -> AsyncIterator[BenchItem]:
     yield item
 """
-PIPELINE = """
-name: rows
-datasets: {items: {type: BenchItem, path: items.jsonl}}
-steps:
-  first: {op: pass_on, in: items, with: {times: 1}}
-  second: {op: pass_on, in: first, with: {times: 2}}
-  third: {op: pass_on, in: second, with: {times: 3}}
-"""
+PIPELINE = {
+    "name": "rows",
+    "datasets": {"items": {"type": "BenchItem", "path": "items.parquet"}},
+    "steps": {
+        "first": {"op": "pass_on", "in": "items", "with": {"times": 1}},
+        "second": {"op": "pass_on", "in": "first", "with": {"times": 2}},
+        "third": {"op": "pass_on", "in": "second", "with": {"times": 3}},
+    },
+}
+ENGINE = "engine run"
+COMMANDS = {
+    ENGINE: ENGINE_RUN,
+    "Ray Data, map_batches": ("-c", "from benchmarks.no_op_peers import ray_data_batches; ray_data_batches()"),
+    "Ray Data, map": ("-c", "from benchmarks.no_op_peers import ray_data_rows; ray_data_rows()"),
+    "DuckDB": ("-c", "from benchmarks.no_op_peers import duckdb_tables; duckdb_tables()"),
+}
+
+
+class Used(NamedTuple):
+    """Seconds of CPU, and the highest memory in bytes."""
+
+    cpu: Shares
+    memory: Shares
 
 
 class OneProcess:
@@ -90,40 +124,100 @@ class Clock:
 
 
 def install(folder: Path) -> None:
-    """Put an installed package with the operator into the folder, and the folder on the path."""
+    """Put an installed package with the operator into the folder, and the folder on the path, also of processes started later."""
+    folder.mkdir(exist_ok=True)
     (folder / f"{HERE}.py").write_text(OPERATORS)
     package = folder / f"{HERE}-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {HERE}\nVersion: 1\n")
     (package / "entry_points.txt").write_text(f"[engine.operators]\n{HERE} = {HERE}\n")
     sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+
+def write_items(folder: Path, rows: int) -> None:
+    """The rows, as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = range(rows)
+    texts = [f"the text of row {number}" for number in numbers]
+    pq.write_table(pa.table({"id": list(numbers), "text": texts, "label": ["a"] * rows}), folder / "items.parquet")
+
+
+def use(command: tuple[str, ...], rows: int) -> Used:
+    """Run a command on so many rows, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_items(folder, rows)
+        with running(folder, PIPELINE, command) as run:
+            samples = list(watch(run))
+    memory = Shares(*(max(getattr(sample.memory, who) for sample in samples) for who in Shares._fields))
+    return Used(samples[-1].cpu, memory)
+
+
+def compare(rows: int, console: Console) -> bool:
+    """Print what everyone uses; whether the engine's memory is flat."""
+    sizes = (FEW, rows // 4, rows)
+    used = {
+        name: {size: use(command, size) for size in sizes if name == ENGINE or size != rows // 4}
+        for name, command in COMMANDS.items()
+    }
+    table = Table(
+        "CPU us a row", "driver", "workers", "Ray's own", "all", "a step", title=f"{rows:,} rows", title_justify="left"
+    )
+    for name, by_size in used.items():
+        few, many = by_size[FEW].cpu, by_size[rows].cpu
+        costs = [(after - before) / (rows - FEW) * 1e6 for before, after in zip(few, many, strict=True)]
+        table.add_row(name, *(f"{cost:.1f}" for cost in (*costs, sum(costs), sum(costs) / STEPS)))
+    console.print(table)
+    memory = Table("highest memory of engine run, MB", *(f"{size:,} rows" for size in sizes))
+    flat = True
+    for who in ("driver", "workers"):
+        found = [getattr(used[ENGINE][size].memory, who) for size in sizes]
+        memory.add_row(who, *(f"{each / 1e6:,.0f}" for each in found))
+        flat = flat and found[-1] <= MOST_GROWTH * found[-2] + MOST_GROWN_BYTES
+    console.print(memory)
+    return flat
+
+
+def in_process(rows: int) -> None:
+    """Print what a row costs the engine without Ray, by step."""
+    import yaml
+
+    from engine.pipeline.check import check
+    from engine.running.run import run
+    from registry import Registry
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_items(folder, rows)
+        (folder / "p.yaml").write_text(yaml.safe_dump(PIPELINE))
+        clock = Clock()
+        result = run(
+            check(folder / "p.yaml"), Registry(folder / "registry"), clock, select=set(), force=set(), cluster=OneProcess()
+        )
+        assert result.state == "succeeded", result.error
+    source, *steps = (after - before for before, after in zip(clock.cpu, clock.cpu[1:], strict=False))
+    print(f"{rows:,} rows; CPU us a row: source {source / rows * 1e6:.1f}", end="")
+    print(f", steps {', '.join(f'{step / rows * 1e6:.1f}' for step in steps)}; mean {sum(steps) / rows / STEPS * 1e6:.1f}")
+    print(f"content id {result.steps[-1].outputs[0].content_id}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=500_000)
+    parser.add_argument("--in-process", action="store_true", help="only the engine, without Ray, by step")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        install(folder)
-        os.chdir(folder)
-        with Path("items.jsonl").open("w") as file:
-            for number in range(rows):
-                file.write(json.dumps({"id": number, "text": f"the text of row {number}", "label": "a"}) + "\n")
-        Path("p.yaml").write_text(PIPELINE)
-        from engine.pipeline.check import check
-        from engine.running.run import run
-        from registry import Registry
-
-        clock = Clock()
-        result = run(
-            check(Path("p.yaml")), Registry(folder / "registry"), clock, select=set(), force=set(), cluster=OneProcess()
-        )
-        assert result.state == "succeeded", result.error
-        source, *steps = (after - before for before, after in zip(clock.cpu, clock.cpu[1:], strict=False))
-        print(f"{rows:,} rows; CPU us a row: source {source / rows * 1e6:.1f}", end="")
-        print(f", steps {', '.join(f'{step / rows * 1e6:.1f}' for step in steps)}; mean {sum(steps) / rows / 3 * 1e6:.1f}")
-        print(f"content id {result.steps[-1].outputs[0].content_id}")
+        install(Path(name) / "site")
+        if options.in_process:
+            in_process(options.rows)
+            return
+        console = Console()
+        if not compare(options.rows, console):
+            console.print("missed: the engine's memory is not flat")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

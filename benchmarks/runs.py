@@ -7,25 +7,34 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.endpoint import Endpoint
+from benchmarks.footprint import watch
+
+ENGINE_RUN = ("-m", "engine.cli", "--registry", "registry", "run", "pipeline.yaml", "--json")
 
 
 @contextmanager
-def running(folder: Path, document: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+def running(folder: Path, document: dict[str, Any], command: Sequence[str] = ENGINE_RUN) -> Iterator[subprocess.Popen[bytes]]:
     """`engine run` of a pipeline in a folder, where its registry is then, too; waits for its end.
 
     Raises SystemExit, with what it said, when it fails. What it prints is in the file `stdout`: see `outcome`.
+
+    Args:
+        folder: to run in.
+        document: the pipeline, as YAML has it; it is in the file `pipeline.yaml`.
+        command: Python's arguments, for something else than `engine run`.
     """
     (folder / "pipeline.yaml").write_text(json.dumps(document))
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "engine.cli", "--registry", "registry", "run", "pipeline.yaml", "--json"]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        run = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=out, stderr=err)
+        run = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=out, stderr=err
+        )
         try:
             yield run
             run.wait()
@@ -42,8 +51,16 @@ def outcome(folder: Path) -> dict[str, Any]:
     return printed
 
 
-def engine_run(server: Endpoint, rows: int, **model: Any) -> dict[str, Any]:
-    """Run `regenerate_cot` on numbered problems, check that every row is answered; gives what the server saw."""
+def engine_run(server: Endpoint, rows: int, *, with_cpu: bool = False, **model: Any) -> dict[str, Any]:
+    """Run `regenerate_cot` on numbered problems, check that every row is answered; gives what the server saw.
+
+    Args:
+        server: to ask.
+        rows: problems, each of which is one request.
+        with_cpu: also give `cpu`, the seconds of CPU of all processes that the command started, as footprint.Shares.
+        model: keys of the model.
+    """
+    used: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         problems = [json.dumps({"question": f"What is {number}?", "answer": str(number)}) for number in range(rows)]
@@ -56,8 +73,9 @@ def engine_run(server: Endpoint, rows: int, **model: Any) -> dict[str, Any]:
             "steps": {"cot": {"op": "regenerate_cot", "in": "problems"}},
         }
         server.seen()
-        with running(folder, document):
-            pass
+        with running(folder, document) as run:
+            for sample in watch(run) if with_cpu else ():
+                used["cpu"] = sample.cpu
         [step] = outcome(folder)["steps"]
         assert step["rows_out"] == rows, step
-    return server.seen()
+    return server.seen() | used

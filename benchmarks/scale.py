@@ -21,15 +21,13 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import aiohttp
 from rich.console import Console
@@ -38,6 +36,7 @@ from rich.table import Table
 from benchmarks.endpoint import Endpoint
 from benchmarks.footprint import Sample, watch
 from benchmarks.runs import outcome, running
+from benchmarks.warehouse_problems import is_original, problems, retold, worked
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
@@ -58,52 +57,16 @@ COMPARED = 12_000
 """Requests that the bare loop and the client send."""
 SEED = 7
 
-ORIGINAL = (
-    "A warehouse in the harbour receives {crates} crates of oranges on Monday morning, and there are {each} oranges in every "
-    "crate. In the afternoon a small van brings {loose} more oranges that lie loose in a net. How many oranges does the "
-    "warehouse have by the evening?"
-)
-RETOLD = (
-    "At the end of a long day {name} wants to know what is on the shelves. There are {crates} boxes with {each} pieces each, "
-    "and {loose} further pieces stand beside them on the counter. What is the total number of pieces that {name} writes down?"
-)
-SOLUTION = """\
-We are told that there are {crates} containers, that each of them holds {each} items, and that {loose} more items come on top \
-of these. We are asked how many items there are in all.
-
-First, the items in the containers: {crates} * {each} = {product}.
-Then those that come on top of them: {product} + {loose} = {total}.
-To check, we go backwards: {total} - {loose} = {product}, and {product} / {each} = {crates}, as it should be.
-
-\\boxed{{{total}}}"""
-
-
-# -- the server's answers ---------------------------------------------------------------------------------------------
+# -- what is asked, and what the server answers -----------------------------------------------------------------------
 
 
 def answer(body: dict[str, Any]) -> str:
     """The text for a request: a rewrite where it names a persona, else a solution; wrong for the first sample of a problem."""
     before, _, problem = body["messages"][-1]["content"].rpartition("Problem: ")
-    crates, each, loose = re.findall(r"\d+", problem)
     _, named, persona = before.rpartition("Persona: ")
     if named:
-        # Two personas must not tell a problem in the same words.
-        name = "".join("bdfgklmnprstvwzc"[crc32(persona.encode()) >> place & 15] + "a" for place in (0, 4, 8, 12, 16))
-        return RETOLD.format(name=name.capitalize(), crates=crates, each=each, loose=loose)
-    product = int(crates) * int(each)
-    slip = problem.startswith(ORIGINAL[:20]) and body["seed"] == SEED
-    return SOLUTION.format(crates=crates, each=each, loose=loose, product=product, total=product + int(loose) + slip)
-
-
-# -- what is asked ----------------------------------------------------------------------------------------------------
-
-
-def problems(numbers: Iterable[int]) -> Iterator[dict[str, str]]:
-    """Problems of which no two are the same."""
-    for number in numbers:
-        crates, each, loose = 11 + number % 89, 11 + number // 89 % 89, 101 + number // 89**2
-        question = ORIGINAL.format(crates=crates, each=each, loose=loose)
-        yield {"question": question, "answer": str(crates * each + loose), "id": f"problem-{number}"}
+        return retold(problem, persona)
+    return worked(problem, wrong=is_original(problem) and body["seed"] == SEED)
 
 
 def requests() -> Iterator[tuple[str, int]]:

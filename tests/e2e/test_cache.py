@@ -8,15 +8,30 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.cache_correctness import EDITS, ROWS, Edit, calls_after_a_kill, calls_of, engine_run, environment
+from benchmarks.cache_correctness import (
+    EDITS,
+    LARGE_EDITS,
+    ROWS,
+    Edit,
+    SecondRun,
+    calls_after_a_kill,
+    engine_run,
+    environment,
+    first_run,
+    large_edits,
+    second_run,
+)
 from engine.cli.progress import PlainProgress
 from engine.cli.run_view import run_document
 from engine.pipeline.check import check
+from engine.running.executor import Executor
 from engine.running.run import run
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.conftest import Cli
+from tests.in_process import InProcess
 
+ROOT = Path(__file__).parents[2]
 SAMPLE = {"nothing", "append 10 rows", "change the second of two prompts", "change temperature", "attempts 1 to 3"} | {
     "edit a helper of the verifier",
     "edit a comment",
@@ -30,30 +45,41 @@ def edits(*, on_data: bool) -> list[Any]:
     return [pytest.param(edit, id=edit.name, marks=() if edit.name in SAMPLE else pytest.mark.soak) for edit in lines]
 
 
-def run_here(folder: Path) -> dict[str, Any]:
-    """Run in this process, on the session's Ray; return the summary."""
+def run_here(folder: Path, cluster: Executor | None = None) -> dict[str, Any]:
+    """Run in this process, on the session's Ray or another executor; return the summary."""
     registry = Registry(folder / ".engine")
     if registry.exists:
         with registry.session() as session:
             pipeline = check(folder / "p.yaml", None, session)
     else:
         pipeline = check(folder / "p.yaml")
-    result = run(pipeline, registry, PlainProgress(Console(quiet=True)), select=set(), force=set())
+    result = run(pipeline, registry, PlainProgress(Console(quiet=True)), select=set(), force=set(), cluster=cluster)
     assert result.state == "succeeded", result.error
     return run_document(result)
 
 
-def judged(edit: Edit, sent: int, summary: dict[str, Any]) -> None:
+def judged(edit: Edit, second: SecondRun) -> None:
     """Compare the results with the table."""
-    assert sent == edit.calls
-    assert tuple(step["outcome"] for step in summary["steps"]) == edit.outcomes
-    assert summary["steps"][-1]["rows_out"] == edit.rows_out
+    steps = second.summary["steps"]
+    assert second.calls == edit.calls
+    assert tuple(step["outcome"] for step in steps) == edit.outcomes
+    assert steps[-1]["rows_out"] == edit.rows_out
 
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("edit", edits(on_data=True))
 def test_editing_pipeline_or_data_costs_exactly_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
-    judged(edit, *calls_of(edit, workdir, chat_server, run_here))
+    work = first_run(edit, workdir, chat_server, run_here)
+    judged(edit, second_run(edit, work, workdir, chat_server, run_here))
+
+
+@pytest.mark.parametrize("edit", large_edits(480, 10), ids=lambda edit: edit.name)
+def test_editing_few_of_many_rows_costs_calls_for_the_few(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
+    def run_in_process(folder: Path) -> dict[str, Any]:
+        return run_here(folder, InProcess())
+
+    work = first_run(edit, workdir, chat_server, run_in_process)
+    judged(edit, second_run(edit, work, workdir, chat_server, run_in_process))
 
 
 @pytest.mark.parametrize("edit", edits(on_data=False))
@@ -67,11 +93,19 @@ def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
         explained = engine("plan", "p.yaml", "--why", env=environment(folder)).stdout
         return engine_run(folder)
 
-    judged(edit, *calls_of(edit, workdir, chat_server, run_edited))
+    work = first_run(edit, workdir, chat_server, engine_run)
+    judged(edit, second_run(edit, work, workdir, chat_server, run_edited))
     assert ("+    return " in explained) == (edit.outcomes == ("ran",))
 
 
 def test_after_a_kill_halfway_only_the_missing_half_costs(workdir: Path, chat_server: ChatServer) -> None:
-    sent, summary = calls_after_a_kill(workdir, chat_server)
-    assert sent == ROWS // 2
-    assert [step["rows_out"] for step in summary["steps"]] == [ROWS, ROWS]
+    second = calls_after_a_kill(workdir, chat_server)
+    assert second.calls == ROWS // 2
+    assert [step["rows_out"] for step in second.summary["steps"]] == [ROWS, ROWS]
+
+
+def test_the_documents_say_how_many_edits_there_are() -> None:
+    killed = 1
+    count = len(EDITS) + len(LARGE_EDITS) + killed
+    for page in ("README.md", "docs/benchmarks.md"):
+        assert f"{count} edits" in (ROOT / page).read_text()

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 import pipelines
+from benchmarks import scripted_personamath
+from engine.pipeline.check import check
 from registry import Registry, Report
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask, outcomes, run_text
@@ -106,6 +108,18 @@ def test_the_mini_pipeline_has_the_same_graph() -> None:
         yaml.safe_load((FILES / name).read_text())["steps"] for name in ("personamath.yaml", "personamath-mini.yaml")
     )
     assert {name: step["op"] for name, step in whole.items()} == {name: step["op"] for name, step in mini.items()}
+
+
+def test_the_pipeline_of_the_benchmark_has_the_same_graph_without_the_training(workdir: Path) -> None:
+    scripted_personamath.write_data(workdir, 4)
+    model = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    (workdir / "p.yaml").write_text(json.dumps(scripted_personamath.pipeline(model)))
+    steps = check(workdir / "p.yaml").steps
+    whole = yaml.safe_load((FILES / "personamath.yaml").read_text())["steps"]
+    assert {name: step.spec.op for name, step in steps.items()} == {
+        name: step["op"] for name, step in whole.items() if name != "sft"
+    }
+    assert {name for step in steps.values() for name in step.spec.models.values()} <= {"teacher"}
 
 
 @pytest.mark.soak
