@@ -214,11 +214,21 @@ class Manifest(Draft):
 
 
 class StepRun(Frozen):
-    """A step in one run. Calls, tokens and cost are those of this run; reused answers cost nothing."""
+    """A step in one run. Calls, tokens and cost are those of this run; reused answers cost nothing.
+
+    Args:
+        outcome: `hit` (its outputs were there), `ran`, `resumed` (from partitions of an earlier run), `failed`, or `stopped`
+            (it was under way when another step failed or the run was interrupted; its finished partitions are kept).
+        seconds: wall time.
+        started_at: when it started. Engines before 0.4 did not record this.
+        ended_at: when it ended, whatever the outcome.
+        waited_for: what it waited for last before it started: the name of a step or dataset that had to finish first,
+            `resources`, or `another run`. Empty: nothing.
+    """
 
     step: str
     op: str
-    outcome: Literal["hit", "ran", "resumed", "failed"]
+    outcome: Literal["hit", "ran", "resumed", "failed", "stopped"]
     rows_in: Count = 0
     rows_out: Count = 0
     filtered: Count = 0
@@ -230,6 +240,9 @@ class StepRun(Frozen):
     tokens_out: Count = 0
     cost_usd: Amount = 0.0
     seconds: Amount = 0.0
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+    waited_for: str = ""
 
 
 class Event(Frozen):

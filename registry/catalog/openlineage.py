@@ -33,6 +33,8 @@ FACET_SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunFac
 
 _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
 _STATES = {"running": "START", "succeeded": "COMPLETE", "failed": "FAIL", "interrupted": "ABORT"}
+_OUTCOMES = {"failed": "FAIL", "stopped": "ABORT"}
+"""The outcomes of steps that are not `COMPLETE`."""
 
 
 def line(event: Event, manifests: Sequence[Manifest] = ()) -> dict[str, Any]:
@@ -84,16 +86,16 @@ def _step_event(event: Event, step: StepRun, manifests: Sequence[Manifest]) -> R
     from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
     from openlineage.client.facet_v2 import nominal_time_run, parent_run
 
+    ended = step.ended_at or event.at
+    started = step.started_at or ended - dt.timedelta(seconds=step.seconds)
     pipeline = parent_run.Job(NAMESPACE, event.pipeline, facets=None)
     facets = _run_facets(event) | {
         "parent": parent_run.ParentRunFacet(parent_run.Run(_run_id(event), facets=None), pipeline, producer=PRODUCER),
         # No event is written when a step starts, so this one has the start time.
-        "nominalTime": nominal_time_run.NominalTimeRunFacet(
-            _time(event.at - dt.timedelta(seconds=step.seconds)), _time(event.at), producer=PRODUCER
-        ),
+        "nominalTime": nominal_time_run.NominalTimeRunFacet(_time(started), _time(ended), producer=PRODUCER),
     }
     return RunEvent(
-        eventType=RunState.FAIL if step.outcome == "failed" else RunState.COMPLETE,
+        eventType=RunState[_OUTCOMES.get(step.outcome, "COMPLETE")],
         eventTime=_time(event.at),
         run=Run(_run_id(event, step), facets),
         job=Job(NAMESPACE, f"{event.pipeline}.{step.step}", _job_facets("STEP", f"operator {step.op}")),

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from registry.catalog.manifest import Event, Manifest, Pin, UsedNumber
+from registry.catalog.manifest import Event, Manifest, Pin, StepRun, UsedNumber
 from registry.errors import UnfitError
 
 TABLES = ("versions", "inputs", "side_objects", "metrics", "refs", "runs", "step_runs", "pins", "numbers")
@@ -62,14 +62,20 @@ def run_rows(events: Iterable[Event]) -> TableRows:
             given = {"params": json.dumps(event.source.get("params", {})), "file": event.source.get("file")}
             rows["runs"].append({**run, "ended_at": None, "error": None, **given})
         elif event.event == "step" and event.step:
-            position = len(rows["step_runs"])
-            rows["step_runs"].append({"run_id": event.run_id, **event.step.model_dump(), "position": position})
+            rows["step_runs"].append(_step_row(event.run_id, event.step, position=len(rows["step_runs"])))
         elif event.event == "ended":
             for run in rows["runs"]:
                 run |= {"state": event.state, "ended_at": _naive(event.at), "error": event.error}
             stamp = {"run_id": event.run_id, "updated_at": _naive(event.at)}
             rows["refs"] += [{"name": name, "version": version, **stamp} for name, version in event.refs.items()]
     return rows
+
+
+def _step_row(run_id: str, step: StepRun, position: int) -> dict[str, Any]:
+    times = {name: moment and _naive(moment) for name, moment in (("started_at", step.started_at), ("ended_at", step.ended_at))}
+    # Engines that did not record when a step started did not record what it had waited for, either.
+    waited_for = step.waited_for if step.started_at else None
+    return {"run_id": run_id, **step.model_dump(), **times, "waited_for": waited_for, "position": position}
 
 
 def mark_rows(pins: Iterable[Pin], numbers: Iterable[UsedNumber]) -> TableRows:

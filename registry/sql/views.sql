@@ -18,7 +18,8 @@ create view runs as
 select run_id, pipeline, state, started_at, ended_at, error, params::json as params, file from internal.runs order by started_at, run_id;
 
 create view step_runs as
-select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reused, tokens_in, tokens_out, cost_usd, seconds
+select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reused, tokens_in, tokens_out, cost_usd, seconds,
+    started_at, ended_at, waited_for
 from internal.step_runs order by run_id, position;
 
 create view lineage as
