@@ -49,10 +49,14 @@ class StepError(EngineError):
     """A step failed while it ran; finished work is kept."""
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint for a misspelled word: the closest known word, else `otherwise`, else all known words if there are few."""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", *, similarity: float = 0.6) -> str:
+    """A hint for a misspelled word: the closest known word, else `otherwise`, else all known words if there are few.
+
+    Args:
+        similarity: how similar the closest word has to be, from 0 to 1 (difflib's ratio).
+    """
     known = sorted(known)
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    close = get_close_matches(word, known, n=1, cutoff=similarity)
     if close:
         return f"did you mean {close[0]!r}?"
     if otherwise:

@@ -1,13 +1,18 @@
-"""Progress of a run on stderr: a live bar for each step on a terminal, plain lines elsewhere."""
+"""Progress of a run on stderr: a live bar for each running step on a terminal, plain lines elsewhere.
+
+Several steps may be under way at once, and their events come from several threads.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from engine.running.result import StepResult
 
@@ -18,7 +23,8 @@ _LONGEST_GAP_SECONDS = 600.0
 def describe(result: StepResult) -> str:
     """A finished step in one line."""
     record = result.record
-    parts = [f"{record.rows_in} rows in, {record.rows_out} out"]
+    made = "its finished partitions are kept" if record.outcome == "stopped" else f"{record.rows_out} out"
+    parts = [f"{record.rows_in} rows in, {made}"]
     if record.rejected:
         parts.append(f"{record.rejected} rejected")
     if record.calls or record.calls_reused:
@@ -29,8 +35,8 @@ def describe(result: StepResult) -> str:
 class PlainProgress:
     """Lines for logs and pipes: the start of a step, its progress with rate and remaining time, its end.
 
-    There is a line every ten seconds while rows finish. While nothing changes, the interval doubles: 10, 20, 40 seconds and
-    so on, up to ten minutes.
+    Each running step has a line every ten seconds while its rows finish. While nothing changes, the interval doubles: 10,
+    20, 40 seconds and so on, up to ten minutes. While the total grows, the remaining time is unknown.
 
     Args:
         console: where to print.
@@ -40,7 +46,7 @@ class PlainProgress:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._step: _Pace | None = None
+        self._paces: dict[str, _Pace] = {}
 
     def __enter__(self) -> PlainProgress:
         return self
@@ -52,19 +58,21 @@ class PlainProgress:
         self._line(text)
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
-        self._step = _Pace(self._clock(), done)
+        self._paces[step] = _Pace(self._clock(), done, rows)
         resumed = f", {done} of them already done" if done else ""
         self._line(f"{step}: {op} on {rows} rows{resumed}")
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
-        now, pace = self._clock(), self._step
-        if pace is None or not pace.is_due(now, (done, note)):
+        now, pace, state = self._clock(), self._paces.get(step), (done, total, note)
+        if pace is None or not pace.is_due(now, state):
             return
-        self._step = pace.after(now, (done, note))
-        waiting = "" if (done, note) != pace.shown else f", unchanged for {now - pace.changed:.0f} s"
-        self._line(f"{step}: {done}/{total}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else ""))
+        self._paces[step] = pace.after(now, state)
+        waiting = "" if state != pace.shown else f", unchanged for {now - pace.changed:.0f} s"
+        so_far = " so far" if total > pace.total else ""
+        self._line(f"{step}: {done}/{total}{so_far}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else ""))
 
     def step_finished(self, result: StepResult) -> None:
+        self._paces.pop(result.record.step, None)
         self._line(f"{result.record.step}: {describe(result)}")
 
     def _line(self, text: str) -> None:
@@ -73,31 +81,40 @@ class PlainProgress:
 
 @dataclass(frozen=True)
 class _Pace:
-    """How fast a step progresses, and when its next line is due."""
+    """How fast a step progresses, and when its next line is due.
+
+    Args:
+        total: of the last line, or at the start.
+        shown: done, total and note of the last line.
+        changed: when those were shown first.
+    """
 
     began: float
     done_before: int
-    shown: tuple[int, str] | None = None
+    total: int
+    shown: tuple[int, int, str] | None = None
     changed: float = 0.0
     gap: float = _LINE_EVERY_SECONDS
     line_at: float | None = None
 
-    def is_due(self, now: float, shown: tuple[int, str]) -> bool:
+    def is_due(self, now: float, shown: tuple[int, int, str]) -> bool:
         gap = self.gap if shown == self.shown else _LINE_EVERY_SECONDS
         return now - (self.began if self.line_at is None else self.line_at) >= gap
 
-    def after(self, now: float, shown: tuple[int, str]) -> _Pace:
+    def after(self, now: float, shown: tuple[int, int, str]) -> _Pace:
         """The pace after a line that shows this."""
         if shown == self.shown:
             return replace(self, line_at=now, gap=min(2 * self.gap, _LONGEST_GAP_SECONDS))
-        return replace(self, line_at=now, gap=_LINE_EVERY_SECONDS, shown=shown, changed=now)
+        return replace(self, line_at=now, gap=_LINE_EVERY_SECONDS, shown=shown, changed=now, total=shown[1])
 
     def outlook(self, now: float, done: int, total: int) -> str:
-        """Rate and remaining time; empty while they are unknown."""
+        """Rate and remaining time, as far as they are known."""
         fresh = done - self.done_before
         if fresh <= 0 or now <= self.began:
             return ""
         rate = fresh / (now - self.began)
+        if total > self.total:
+            return f" ({rate:.3g}/s)"
         return f" ({rate:.3g}/s, about {_duration((total - done) / rate)} left)" if done < total else ""
 
 
@@ -108,11 +125,14 @@ def _duration(seconds: float) -> str:
 
 
 class LiveProgress:
-    """A live bar for each step."""
+    """A live bar for each running step. When a step ends, its bar becomes a line above the others.
+
+    So a run of many steps takes no more of the terminal than the steps that are under way; bars that do not fit are left out.
+    """
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓[/green]"),
+            SpinnerColumn(),
             TextColumn("[bold]{task.fields[step]}[/bold]"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -120,8 +140,7 @@ class LiveProgress:
             TimeElapsedColumn(),
             console=console,
         )
-        self._tasks: dict[str, TaskID] = {}
-        self._ops: dict[str, str] = {}
+        self._bars: dict[str, _Bar] = {}
 
     def __enter__(self) -> LiveProgress:
         self._progress.start()
@@ -134,21 +153,30 @@ class LiveProgress:
         self._progress.console.print(text, markup=False, highlight=False)
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
-        self._ops[step] = op
-        self._tasks[step] = self._progress.add_task(step, total=max(rows, 1), completed=done, step=step, note=f"{op} starting")
+        task = self._progress.add_task(step, total=max(rows, 1), completed=done, step=step, note=f"{op} starting")
+        self._bars[step] = _Bar(task, op)
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
-        self._progress.update(self._tasks[step], completed=done, total=max(total, 1), note=note or self._ops[step])
+        if bar := self._bars.get(step):
+            self._progress.update(bar.task, completed=done, total=max(total, 1), note=note or bar.op)
 
     def step_finished(self, result: StepResult) -> None:
         record = result.record
-        task = self._tasks.get(record.step)
-        if task is None:
-            task = self._progress.add_task(record.step, total=max(record.rows_in, 1), step=record.step, note="")
-        rows = max(record.rows_in, 1)
-        failed = record.outcome == "failed"
-        self._progress.update(task, note=describe(result), total=rows, completed=None if failed else rows)
-        self._progress.stop_task(task)
+        if bar := self._bars.pop(record.step, None):
+            self._progress.remove_task(bar.task)
+            self._progress.refresh()  # or its bar would be seen below its line for a moment
+        mark, style = _MARKS.get(record.outcome, ("✓", "green"))
+        line = Text.assemble((mark, style), " ", (record.step, "bold"), f" {describe(result)}")
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
+
+
+class _Bar(NamedTuple):
+    task: TaskID
+    op: str
+
+
+_MARKS = {"failed": ("✗", "red"), "stopped": ("■", "yellow")}
+"""The mark of a step that did not succeed, and its colour."""
 
 
 def progress_on(console: Console) -> PlainProgress | LiveProgress:

@@ -53,7 +53,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
     console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
     console.print()
     rows = [[source.name, "source", _source_outcome(source), "", source.rows, source_note(source)] for source in result.sources]
-    rows += [_step_row(step, result.state) for step in result.steps]
+    rows += [_step_row(step) for step in result.steps]
     console.print(grid(["step", "op", "outcome", "rows in", "rows out", "details"], rows, cell=None))
     calls, reused = (sum(getattr(step.record, name) for step in result.steps) for name in ("calls", "calls_reused"))
     if calls or reused:
@@ -65,7 +65,10 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         for note in step.notes:
             console.print(f"\nNote on {step.record.step}: {note}.", soft_wrap=True)
     if result.error:
-        console.print(f"\n{result.error}", soft_wrap=True)
+        console.print()
+        if (failed := sum(step.record.outcome == "failed" for step in result.steps)) > 1:
+            console.print(f"{failed} steps failed:")
+        console.print(result.error, soft_wrap=True)
         # Without the option, the answers come from the journal and are rejected again.
         retry = any(step.record.outcome == "failed" and _may_differ(step) for step in result.steps)
         command = again("--retry-rejects") if retry else again()
@@ -103,10 +106,9 @@ def _source_outcome(source: SourcePlan) -> str:
     return "unchanged" if source.status == "HIT" else "read"
 
 
-def _step_row(step: StepResult, state: str) -> list[Any]:
+def _step_row(step: StepResult) -> list[Any]:
     record = step.record
-    failed = "INTERRUPTED" if state == "interrupted" else "FAILED"
-    shown = {"hit": "unchanged", "ran": "ran", "resumed": "resumed", "failed": failed}[record.outcome]
+    shown = {"hit": "unchanged", "failed": "FAILED"}.get(record.outcome, record.outcome)
     return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(step)]
 
 
@@ -114,7 +116,9 @@ def _fate(step: StepResult) -> str:
     """What happened to a step's rows, in words."""
     record = step.record
     parts = []
-    if not record.rows_in:
+    if record.outcome == "stopped":
+        parts.append("finished partitions are kept")
+    elif not record.rows_in:
         parts.append("no input rows!")
     if len(step.outputs) > 1:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in step.outputs))

@@ -28,9 +28,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: `state` is succeeded, failed or interrupted; `error` is for the user.
+    """How a run ended: `state` is succeeded, failed or interrupted.
 
-    `moves_latest` is false for a trial: its versions are numbered but do not become the latest.
+    `error` is for the user: why each step that failed did so, one below the other. `moves_latest` is false for a trial: its
+    versions are numbered but do not become the latest.
     """
 
     run_id: str
@@ -45,16 +46,27 @@ class RunResult:
 
 
 class Observer(Protocol):
-    """Receives the events of a run, to show them."""
+    """Receives the events of a run, to show them.
+
+    Several steps may be under way at once, so events of different steps come in any order and from any thread. Those of one
+    step come in order: it starts, advances, and finishes. A step that hits finishes without having started.
+    """
 
     def message(self, text: str) -> None:
         """A line for the user."""
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
-        """A step begins, or resumes with `done` rows."""
+        """A step begins, or resumes with `done` rows.
+
+        `rows` are its input rows so far: there may be more while the steps before it are still making its input.
+        """
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
-        """Rows, or an operator's own units, done so far."""
+        """`done` of `total` rows, or of an operator's own units, are done.
+
+        `total` may be larger than before, and than the `rows` of the start: it grows while the step's input is still being
+        made. `note` says what the step is waiting for, or is empty.
+        """
 
     def step_finished(self, result: StepResult) -> None:
-        """A step hit, ran, resumed or failed."""
+        """A step hit, ran, resumed, failed or was stopped; no more events of it follow."""

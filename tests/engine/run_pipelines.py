@@ -68,5 +68,5 @@ def texts(registry: Registry, target: str) -> list[str]:
 
 
 def outcomes(result: RunResult) -> dict[str, str]:
-    """Step -> `hit`, `ran`, `resumed` or `failed`."""
+    """Step -> `hit`, `ran`, `resumed`, `failed` or `stopped`."""
     return {outcome.record.step: outcome.record.outcome for outcome in result.steps}

@@ -44,6 +44,7 @@ def root(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("diff", "p/a", "p/b", "--key", "row", "-n", "9"),
         ("head", "\x1b[31m\u202e"),
         ("sql", "select \x1b[31m\u202e"),
+        ("runs", "\x1b[31m\u202e"),
         ("impact", "p/a", "--where", "word = '\x1b[2J'"),
     ],
 )

@@ -77,10 +77,17 @@ def ls(context: Context, json: JsonOption = False) -> None:
     _print_query(existing_registry(context), query, json, empty="The registry is empty.")
 
 
-def runs(context: Context, json: JsonOption = False) -> None:
-    """List runs, newest first."""
+def runs(
+    context: Context,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Show the steps of this run.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List runs, newest first. With RUN_ID, draw its steps on a time axis, with what each of them waited for."""
     registry = existing_registry(context)
     registry.catalog.mark_dead_runs()
+    if run_id is not None:
+        _print_run(registry, run_id, json)
+        return
     _print_query(registry, "select * from runs order by started_at desc", json, empty="There are no runs yet.")
 
 
@@ -150,6 +157,17 @@ def head(
         for key, value in row.items():
             if value is not None:
                 console.print(f"  {key}: {cell_text(value, 400)}", soft_wrap=True)
+
+
+def _print_run(registry: Registry, run_id: str, json: bool) -> None:
+    from engine.cli.timeline import print_timeline, run_timeline
+
+    with registry.session() as session:
+        run = run_timeline(session, run_id)
+    if json:
+        print_json(run)
+    else:
+        print_timeline(run, out())
 
 
 def _print_query(registry: Registry, query: str, json: bool, empty: str) -> None:

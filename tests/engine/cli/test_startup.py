@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import Registry
+from registry import Registry, StepRun
 
 pytestmark = pytest.mark.proof  # many processes
 
@@ -79,6 +79,13 @@ def test_operators_and_the_schema_import_no_heavy_package(workdir: Path) -> None
 
 
 PIPELINE = "{name: p, datasets: {words: {type: MathProblem, path: words.jsonl}}, steps: {once: {op: dedup, in: words}}}"
+
+
+def test_the_timeline_of_a_run_imports_no_heavy_package(registry: Registry) -> None:
+    run = registry.catalog.begin_run("p", {})
+    registry.catalog.commit([], run, StepRun(step="once", op="dedup", outcome="failed"))
+    registry.catalog.end_run(run, "failed")
+    assert imported(["runs", run]) == {"duckdb", "pyarrow"}
 
 
 @pytest.mark.parametrize("command", [["ls"], ["runs"], ["sql", "select 1"], ["check", "p.yaml"], ["plan", "p.yaml"]])

@@ -38,8 +38,16 @@ def test_an_older_registry_opens_and_answers_queries(old: Registry) -> None:
         ("again", "ran", 1, 1, 1),
         ("sft", "ran", 5, 5, 0),
     ]
+    assert ask(old, "select distinct started_at, ended_at, waited_for from step_runs") == [(None, None, None)]
     assert ask(old, 'select question from "old/problems" where row = 2') == [("What is 4 + 4?",)]
     assert ask(old, "select count(distinct call_id) from llm_calls") == [(8,)]
+
+
+def test_an_older_registry_is_rebuilt_to_the_same_steps(old: Registry) -> None:
+    before = ask(old, "from step_runs")
+    old.catalog.rebuild()
+    assert ask(old, "from step_runs") == before
+    assert old.catalog.differences() == []
 
 
 def test_the_rows_of_an_older_registry_have_their_lineage(old: Registry) -> None:

@@ -82,6 +82,7 @@ RUN: tuple[tuple[Event, tuple[Manifest, ...]], ...] = (
     (step("hit", "filter"), (manifest("math/filter", inputs=(ref("math/solve", 3),)),)),
     (step("resumed", "pairs"), ()),
     (step("failed", "train", error="out of memory"), ()),
+    (step("stopped", "judge"), ()),
     (event("ended", state="failed", error="step 'train' failed: out of memory"), ()),
 )
 ENDS = (
@@ -181,6 +182,14 @@ def test_a_step_has_its_start_time() -> None:
     assert dt.datetime.fromisoformat(nominal["nominalEndTime"]) == AT
 
 
+def test_a_step_that_recorded_its_times_has_those() -> None:
+    started, ended = AT - dt.timedelta(seconds=9), AT - dt.timedelta(seconds=2)
+    record = StepRun(step="solve", op="solve_math", outcome="ran", seconds=7, started_at=started, ended_at=ended)
+    nominal = facets_of(line(event("step", step=record)))["nominalTime"]
+    assert dt.datetime.fromisoformat(nominal["nominalStartTime"]) == started
+    assert dt.datetime.fromisoformat(nominal["nominalEndTime"]) == ended
+
+
 def test_a_steps_inputs_and_models_are_listed_once_with_their_versions() -> None:
     inputs = line(*RUN[1])["inputs"]
     assert [(dataset["name"], dataset["facets"]["version"]["datasetVersion"]) for dataset in inputs] == [
@@ -223,6 +232,7 @@ def test_a_hit_names_its_versions_but_wrote_nothing() -> None:
         (step("failed", error="out of memory"), "FAIL", "out of memory"),
         (step("failed"), "FAIL", None),
         (step("resumed"), "COMPLETE", None),
+        (step("stopped"), "ABORT", None),
         (event("ended", state="failed", error="boom"), "FAIL", "boom"),
         (event("ended", state="interrupted", error="stopped by the user"), "ABORT", "stopped by the user"),
         (event("ended", state="interrupted"), "ABORT", None),

@@ -1,0 +1,59 @@
+"""The summary of a run that did not succeed: which steps failed, which were stopped, and what is kept."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from engine.cli.run_view import print_run, run_document
+from engine.running.result import RunResult, StepResult
+from registry import StepRun
+
+
+def result(state: str, error: str, **outcomes: Any) -> RunResult:
+    """A run of steps with these outcomes."""
+    steps = [StepResult(StepRun(step=name, op="test", outcome=outcome, rows_in=5)) for name, outcome in outcomes.items()]
+    return RunResult("r1", "demo", state, (), tuple(steps), 3.2, error)
+
+
+def printed(run: RunResult) -> str:
+    text = StringIO()
+    print_run(run, [], ".engine", Console(file=text, width=120, highlight=False))
+    return text.getvalue()
+
+
+def table(text: str) -> list[list[str]]:
+    """The words of the table's rows."""
+    return [line.split() for line in text.partition("─\n")[2].partition("\n\n")[0].splitlines()]
+
+
+def test_a_stopped_step_is_no_failure() -> None:
+    text = printed(result("failed", "step 'b' failed: boom", a="ran", b="failed", c="stopped"))
+    assert table(text) == [
+        ["a", "test", "ran", "5", "0"],
+        ["b", "test", "FAILED", "5", "0"],
+        ["c", "test", "stopped", "5", "0", "finished", "partitions", "are", "kept"],
+    ]
+    assert "steps failed" not in text
+    assert "\n\nstep 'b' failed: boom\nFinished work is kept. To continue:\n" in text
+
+
+def test_several_failures_are_counted_and_all_explained() -> None:
+    text = printed(result("failed", "step 'a' failed: boom\nstep 'b' failed: bang", a="failed", b="failed", c="stopped"))
+    assert [row[2] for row in table(text)] == ["FAILED", "FAILED", "stopped"]
+    assert "\n\n2 steps failed:\nstep 'a' failed: boom\nstep 'b' failed: bang\nFinished work is kept." in text
+
+
+def test_an_interrupted_run_shows_its_stopped_steps() -> None:
+    text = printed(result("interrupted", "stopped by the user", a="hit", b="stopped", c="stopped"))
+    assert "Pipeline demo was interrupted in 3.2 s (run r1)" in text
+    assert [row[2] for row in table(text)] == ["unchanged", "stopped", "stopped"]
+
+
+@pytest.mark.parametrize("field", ["started_at", "ended_at", "waited_for"])
+def test_the_document_has_the_times_of_steps(field: str) -> None:
+    [step] = run_document(result("failed", "boom", a="failed"))["steps"]
+    assert field in step
