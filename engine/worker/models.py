@@ -12,6 +12,7 @@ from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
+from engine.llm.limits.machine_share import machine_share
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Transport
 from engine.llm.types.errors import ModelError
@@ -125,7 +126,7 @@ class Models:
 
 def governor(binding: ModelBinding) -> Governor:
     """The limits of a model, counting what the run has already spent on it."""
-    return Governor(binding.spec, binding.spent.usd, binding.spent.calls)
+    return Governor(binding.spec, binding.spent.usd, binding.spent.calls, share=machine_share(binding.spec))
 
 
 def usage(log: CallLog) -> Usage:
