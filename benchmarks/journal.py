@@ -106,7 +106,7 @@ async def measure(folder: Path, entries: int, operations: int, table: Table) -> 
     missed = [f"open: {opened:.3f} s"] if opened > 1 else []
     table.add_row("open, and look one up", "", f"{opened * 1000:.1f}", f"{entries:,} entries")
 
-    remote = RemoteAnswers(CopyingTransport(Service(folder, {})))
+    remote = RemoteAnswers(CopyingTransport(Service(folder)))
     for name, answers, start in (("", journal, entries), ("through a service: ", remote, 2 * entries)):
         write, found, missing = await use(answers, entries, start, operations)
         for what, cost in (("write", write), ("look-up that finds", found), ("look-up that does not", missing)):

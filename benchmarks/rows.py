@@ -12,7 +12,7 @@ processes count, Ray's own, too.
 Prints the highest memory of the engine's driver and workers at a quarter of the rows and at all of them. Exits with 1 when it is not flat:
 higher at all rows by a fifth and 100 MB.
 
-`--in-process` runs only the engine, its partitions in this process, one after another, and prints the cost by step. Ray's own cost is
+`--in-process` runs only the engine, its partitions in this process, one after another. Ray's own cost is
 not in it, so this is what to compare before and after a change.
 """
 
@@ -24,7 +24,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,9 +35,11 @@ from benchmarks.footprint import Shares, watch
 from benchmarks.runs import ENGINE_RUN, running
 
 if TYPE_CHECKING:
-    from engine.jobs.messages import Failure, Job, Partition, Receipt
+    from engine.jobs.messages import Job, Partition
+    from engine.running.executor import Result, WorkerRequest
     from engine.running.result import StepResult
     from engine.spec.pipeline_spec import Resources
+    from engine.worker.host import Host
 
 FEW = 1024 * (os.cpu_count() or 1)
 """Rows of a run that is all start: a partition for each worker, so that all of them start."""
@@ -83,44 +85,66 @@ class Used(NamedTuple):
 
 
 class OneProcess:
-    """See engine.running.executor.Executor."""
+    """See engine.running.executor.Executor. A partition runs when its result is asked for."""
 
-    def start(self) -> None:
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._host: Host | None = None
+        self._waiting: deque[tuple[str, Partition]] = deque()
+
+    def start(self, *, shared_limits: bool) -> None:
         pass
 
     def stop(self) -> None:
-        pass
+        self._runner.close()
 
-    def workers_for(self, resources: Resources, **_: object) -> Resources:
-        return resources.model_copy(update={"num_cpus": 1, "workers": 1})
+    def place(self, request: WorkerRequest) -> Resources:
+        return request.resources.model_copy(update={"num_cpus": 1, "workers": 1})
 
-    def run(self, job: Job, parts: list[Partition], resources: Resources) -> Iterator[Receipt | Failure]:
-        from engine.worker.partition_worker import Worker
+    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
+        from engine.worker.host import Host
 
-        worker = Worker(job)
-        with asyncio.Runner() as runner:
-            for part in parts:
-                yield runner.run(worker.run(part))
+        self._host = self._host or Host(job.registry)
+        self._host.open(job)
+
+    def room(self, step: str) -> int:
+        return 2 - len(self._waiting)
+
+    def submit(self, step: str, part: Partition) -> None:
+        self._waiting.append((step, part))
+
+    def next(self, seconds: float) -> Result | None:
+        from engine.running.executor import Result
+
+        assert self._host
+        if not self._waiting:
+            return None
+        step, part = self._waiting.popleft()
+        return Result(step, self._runner.run(self._host.run(step, part)))
+
+    def halt(self, step: str) -> None:
+        assert self._host
+        self._host.stop(step)
+
+    def close(self, step: str) -> None:
+        assert self._host
+        self._host.end(step)
 
 
-class Clock:
-    """Notes the CPU time at the end of each step."""
-
-    def __init__(self) -> None:
-        self.cpu = [time.process_time()]
+class Silent:
+    """An observer that only prints messages."""
 
     def message(self, text: str) -> None:
         print(text)
 
     def step_started(self, *_: object) -> None:
-        if len(self.cpu) == 1:
-            self.cpu.append(time.process_time())
+        pass
 
     def step_advanced(self, *_: object) -> None:
         pass
 
     def step_finished(self, outcome: StepResult) -> None:
-        self.cpu.append(time.process_time())
+        pass
 
 
 def install(folder: Path) -> None:
@@ -182,7 +206,7 @@ def compare(rows: int, console: Console) -> bool:
 
 
 def in_process(rows: int) -> None:
-    """Print what a row costs the engine without Ray, by step."""
+    """Print what a row costs the engine without Ray."""
     import yaml
 
     from engine.pipeline.check import check
@@ -193,21 +217,19 @@ def in_process(rows: int) -> None:
         folder = Path(name)
         write_items(folder, rows)
         (folder / "p.yaml").write_text(yaml.safe_dump(PIPELINE))
-        clock = Clock()
-        result = run(
-            check(folder / "p.yaml"), Registry(folder / "registry"), clock, select=set(), force=set(), cluster=OneProcess()
-        )
+        pipeline, registry = check(folder / "p.yaml"), Registry(folder / "registry")
+        began = time.process_time()
+        result = run(pipeline, registry, Silent(), select=set(), force=set(), cluster=OneProcess())
+        cpu = time.process_time() - began
         assert result.state == "succeeded", result.error
-    source, *steps = (after - before for before, after in zip(clock.cpu, clock.cpu[1:], strict=False))
-    print(f"{rows:,} rows; CPU us a row: source {source / rows * 1e6:.1f}", end="")
-    print(f", steps {', '.join(f'{step / rows * 1e6:.1f}' for step in steps)}; mean {sum(steps) / rows / STEPS * 1e6:.1f}")
+    print(f"{rows:,} rows; CPU us a row: {cpu / rows * 1e6:.1f} for the source and {STEPS} steps")
     print(f"content id {result.steps[-1].outputs[0].content_id}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--in-process", action="store_true", help="only the engine, without Ray, by step")
+    parser.add_argument("--in-process", action="store_true", help="only the engine, without Ray")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         install(Path(name) / "site")

@@ -11,6 +11,7 @@ from engine.llm.limits.accounting import Outcome
 from engine.llm.limits.circuit_breaker import CircuitBreaker
 from engine.llm.limits.estimates import Estimate, estimate
 from engine.llm.limits.governor import Gate
+from engine.llm.limits.machine_share import is_shared, why_not_shared
 from engine.llm.limits.outage import SUSPECTS
 from engine.llm.retries import RetryPolicy, seconds_to_wait
 from engine.llm.sample_watch import SampleWatch
@@ -85,6 +86,8 @@ class ModelClient:
             notes.append(f"{self.spec.endpoint} does not report token counts; budgets assume the maximum")
         if unreadable := len(self._answers.unreadable):
             notes.append(f"{unreadable} entries of the journal are not complete answers; the model was asked again for these")
+        if self._answered and is_shared(self.spec) and (why := why_not_shared()):
+            notes.append(f"limits are not divided among the runs on this machine: {why}")
         return [*notes, *self._sample_watch.notes, *(self._provider.notes if self._provider else [])]
 
     def stop(self, why: ModelError) -> None:

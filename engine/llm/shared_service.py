@@ -17,6 +17,7 @@ from engine.llm.journal.answers import Journal, JournalEntry
 from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
+from engine.llm.limits.machine_share import machine_share
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
 
@@ -81,7 +82,7 @@ class Service:
             spent: what the driver itself has spent on it in this run.
         """
         if name not in self._governors:
-            self._governors[name] = Governor(spec, spent.usd, spent.calls)
+            self._governors[name] = Governor(spec, spent.usd, spent.calls, share=machine_share(spec))
         self._governors[name].budget.spent_before(spent)
 
     async def submit(self, worker: str, messages: Sequence[Admission | Release]) -> None:

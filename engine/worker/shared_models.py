@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.jobs.messages import ModelBinding
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.governor import Gate, Governor
+from engine.llm.limits.machine_share import machine_share
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Transport
 from engine.llm.types.provider import Provider
@@ -118,4 +119,4 @@ class SharedModels:
 
 def governor(binding: ModelBinding) -> Governor:
     """The limits of a model, counting what the run has already spent on it."""
-    return Governor(binding.spec, binding.spent.usd, binding.spent.calls)
+    return Governor(binding.spec, binding.spent.usd, binding.spent.calls, share=machine_share(binding.spec))

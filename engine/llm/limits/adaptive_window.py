@@ -29,12 +29,13 @@ class Window:
     requests pause for the time in Retry-After, or for an exponential back-off with full jitter.
 
     Args:
-        most: the user's limit.
+        most: the user's limit; `most` of the window is the part of it that is this run's share.
         clock: seconds, monotonic.
         gently: start with few requests.
     """
 
     def __init__(self, most: int, clock: Callable[[], float], *, gently: bool = True) -> None:
+        self._whole = most
         self.most = most
         self.starting = gently and most > START
         self.epoch = 0
@@ -57,6 +58,22 @@ class Window:
         if self.starting:
             self._size = min(self._size + START, float(self.most))
             self.starting = self._size < self.most
+
+    def divide(self, parts: int) -> None:
+        """Go on with one of `parts` equal parts of the user's limit, but at least one request.
+
+        What was learned about the server is divided, too: the others take their parts of what it can carry.
+        """
+        most = max(1, self._whole // parts)
+        grows, part, learned = most > self.most, most / self.most, not self.starting and self._size < self.most
+        self._ceiling = min(float(most), max(1.0, self._ceiling * part)) if learned else float(most)
+        self._floor = max(1.0, self._floor * part)
+        if learned and not grows:
+            self._size = max(1.0, self._size * part)  # a part that grows is filled as answers arrive
+        self._size = min(self._size, float(most))
+        # What has never met a limit opens step by step, as at the start.
+        self.starting = self._size < most and not learned
+        self.most = most
 
     def pause(self) -> float:
         """Seconds until a request may be sent."""

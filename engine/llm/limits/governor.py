@@ -1,6 +1,7 @@
 """The limits of one model: requests in flight, requests and tokens per minute, and the budget.
 
-One `Governor` admits the requests of everything that uses the model at the same time. It knows neither HTTP nor Ray.
+One `Governor` admits the requests of everything in a run that uses the model at the same time. The limits, but not the
+budget, are divided among the Governors on this machine that use the same endpoint. It knows neither HTTP nor Ray.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
 from engine.llm.limits.estimates import Estimate
+from engine.llm.limits.machine_share import RECOUNT_SECONDS, MachineShare
 from engine.llm.limits.outage import Outage
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
 
 _BURST_SECONDS = 2.0
 """Limits are per minute, but servers check shorter intervals: at most this part of a minute's requests is sent at once."""
+
+_IDLE_SECONDS = 1.0
+"""A share of the limits is given up after it has not been used for this time, or up to twice as long."""
 
 
 class Gate(Protocol):
@@ -51,10 +56,20 @@ class Bucket:
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
-        self.capacity = max(1.0, per_minute * _BURST_SECONDS / 60)
-        self._rate = max(per_minute - self.capacity, per_minute / 2) / 60
-        self._level = self.capacity
+        self._per_minute = per_minute
         self._clock, self._at = clock, clock()
+        self._fill_at(per_minute)
+        self._level = self.capacity
+
+    def divide(self, parts: int) -> None:
+        """Go on with one of `parts` equal parts of the rate."""
+        self.wait(0)  # what has come in until now came in at the earlier rate
+        self._fill_at(self._per_minute / parts)
+        self._level = min(self._level, self.capacity)
+
+    def empty(self) -> None:
+        """Start without what may be sent at once."""
+        self._level = min(self._level, 0.0)
 
     def wait(self, amount: float) -> float:
         """Seconds until `amount` may be taken (0: now). An amount above the capacity may be taken from a full bucket."""
@@ -70,6 +85,10 @@ class Bucket:
     def give_back(self, amount: float) -> None:
         """Return what was taken in excess (negative: take more)."""
         self._level = min(self.capacity, self._level + amount)
+
+    def _fill_at(self, per_minute: float) -> None:
+        self.capacity = max(1.0, per_minute * _BURST_SECONDS / 60)
+        self._rate = max(per_minute - self.capacity, per_minute / 2) / 60
 
 
 @dataclass
@@ -92,16 +111,25 @@ class Governor:
         spec: the model.
         spent_usd, calls: what this run spent on the model before, and how many calls it made.
         clock: seconds, monotonic.
+        share: of the limits, which are divided with others while they use the endpoint, too; None: they are all this one's.
     """
 
     def __init__(
-        self, spec: ModelSpec, spent_usd: float = 0.0, calls: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        spec: ModelSpec,
+        spent_usd: float = 0.0,
+        calls: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        share: MachineShare | None = None,
     ) -> None:
         limits = spec.limits
         self.spec = spec
         self.budget = Budget(spec, Spent(usd=spent_usd, calls=calls))
         self._outage = Outage(limits.patience, spec.retries, calls > 0, clock)
         self.window = Window(spec.most_in_flight, clock, gently=spec.provider == "openai" and spec.mode == "chat")
+        self._share = share
+        self._holders = 1
+        self._joined = self._used = False
         self._requests = Bucket(limits.requests_per_minute, clock) if limits.requests_per_minute else None
         self._tokens = Bucket(limits.tokens_per_minute, clock) if limits.tokens_per_minute else None
         self._tickets = itertools.count()
@@ -136,6 +164,7 @@ class Governor:
     def release(self, ticket: int, outcome: Outcome) -> None:
         """See Gate."""
         sent = self._in_flight.pop(ticket)
+        self._used = True
         estimate = sent.estimate
         self._probing = self._probing and not sent.probe
         self.budget.charge(estimate, outcome)
@@ -186,9 +215,12 @@ class Governor:
                 continue
             if self._exceeds_budget(first):
                 continue
+            if self._share:
+                self._take_share(self._share)
             wait = self._seconds_to_wait(first.estimate)
             if wait > 0:
-                self._set_timer(wait)
+                # The others may leave while this one waits.
+                self._set_timer(min(wait, RECOUNT_SECONDS) if self._holders > 1 else wait)
                 return
             self._waiting.popleft()
             self._admit(first)
@@ -204,6 +236,30 @@ class Governor:
         self._in_flight[ticket] = _InFlight(estimate, self.window.epoch, self._outage.down)
         self._same_key[estimate.key] = []
         waiting.admitted.set_result(ticket)
+
+    def _take_share(self, share: MachineShare) -> None:
+        """Divide the limits by the number of those that use the endpoint now."""
+        holders, joins = share.holders(), not self._joined
+        self._joined = self._used = True
+        if joins:
+            asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._leave_if_idle, share)
+        if holders == self._holders and not joins:
+            return
+        self._holders = holders
+        self.window.divide(holders)
+        for bucket in filter(None, (self._requests, self._tokens)):
+            bucket.divide(holders)
+            if joins and holders > 1:
+                bucket.empty()  # the others may just have sent all that may be sent at once
+
+    def _leave_if_idle(self, share: MachineShare) -> None:
+        """Leave the limits to the others, if nothing was sent or awaited since the last look."""
+        if self._used or self._in_flight or any(not waiting.admitted.done() for waiting in self._waiting):
+            self._used = False
+            asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._leave_if_idle, share)
+        else:
+            self._joined = False
+            share.leave()
 
     def _seconds_to_wait(self, estimate: Estimate) -> float:
         """0: none; infinity: until a request in flight ends."""

@@ -41,11 +41,11 @@ class Spec(BaseModel):
 
 
 class Limits(Spec):
-    """Limits for requests to an endpoint. Never part of a cache key.
+    """Limits for requests to an endpoint, divided among the runs on a machine that use it. Never part of a cache key.
 
     Args:
-        concurrency: the maximum of requests in flight, over all workers; the engine sends fewer while the server answers
-            429.
+        concurrency: the maximum of requests in flight, over all workers and all runs on this machine; the engine sends
+            fewer while the server answers 429.
         requests_per_minute: requests started per minute.
         tokens_per_minute: prompt and completion tokens per minute.
         patience: seconds that the endpoint may be down before the step gives up; 150 by default. An endpoint that has
