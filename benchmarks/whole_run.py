@@ -133,8 +133,8 @@ def step_by_step(file: Path) -> None:
 
     pipeline, registry = check(file), Registry(Path("registry"))
     observer = PlainProgress(Console(quiet=True))
-    ray = Cluster()
-    ray.start()  # the runs below use it, and only what starts Ray stops it
+    ray = Cluster(registry.location)
+    ray.attach()  # the runs below use it, and only what starts Ray stops it
     try:
         for name in pipeline.steps:
             result = run(pipeline, registry, observer, select={name}, force=set())
