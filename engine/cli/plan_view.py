@@ -23,7 +23,8 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
     return rows + [
         {"step": step.name, "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
         | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
-        | {"waits_for": list(step.waits_for), "why": list(step.why), "notes": list(step.notes)}
+        | {"waits_for": list(step.waits_for), "streams_from": list(step.streams_from)}
+        | {"why": list(step.why), "notes": list(step.notes)}
         for step in plan.steps
     ]
 
@@ -34,7 +35,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     for step in plan.steps:
         status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
         cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
-        note = f"for {', '.join(step.waits_for)}" if step.waits_for else ""
+        waits = [f"for all of {', '.join(step.waits_for)}"] if step.waits_for else []
+        waits += [f"for first rows of {', '.join(step.streams_from)}"] if step.streams_from else []
+        note = " and ".join(waits)
         shown_rows: Any = "?" if step.rows is None else step.rows
         rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
     console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
@@ -45,8 +48,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print("Nothing to do: every step is up to date.")
         return
     console.print(
-        "HIT: up to date. RUN: will run. RESUME: continues where an earlier run stopped. WAIT: depends on a step that has "
-        "not run. Calls, tokens and price are upper bounds; answers from the journal are free.",
+        "HIT: up to date. RUN: will run. RESUME: continues where an earlier run stopped. WAIT: begins when steps before it "
+        "are complete, or have first rows. Calls, tokens and price are upper bounds; answers from the journal are free.",
         soft_wrap=True,
     )
 

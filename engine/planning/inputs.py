@@ -27,6 +27,17 @@ def link_key(link: Link) -> tuple[str, str]:
     return (link.name, link.output)
 
 
+def streamed_links(pipeline: Pipeline, step: Step) -> list[Link]:
+    """The outputs of other steps that a step can begin with before they are complete: those of its streamed input, except rows
+    that another step's finish function makes. Everything else that it reads has to be complete.
+    """
+    port = step.operator.streamed
+    links = step.inputs.get(port, ()) if port else ()
+    return [
+        link for link in links if link.kind == "step" and link.output not in pipeline.steps[link.name].operator.finished_outputs
+    ]
+
+
 def resolve_inputs(pipeline: Pipeline, step: Step, available: Available, registry: Registry) -> Inputs:
     """The versions behind a step's references."""
     return {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from engine.jobs.feed import Feed
 from engine.jobs.messages import WHOLE, Partition
 from engine.jobs.partitions import Size, size_for
 from engine.jobs.receipts import Receipts
-from engine.pipeline.graph import Pipeline, Step
+from engine.pipeline.graph import Link, Pipeline, Step
 from engine.planning.bounds import bounds_of
 from engine.planning.explain import explain
 from engine.planning.inputs import (
@@ -17,6 +17,7 @@ from engine.planning.inputs import (
     Inputs,
     link_key,
     resolve_inputs,
+    streamed_links,
     streamed_rows,
     version_of,
     with_models,
@@ -41,9 +42,9 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
     for name, step in pipeline.steps.items():
         if name not in chosen:
             continue
-        waits = sorted({link.name for link in step.links if link_key(link) not in available and link.kind == "step"})
-        if waits:
-            step_plans.append(StepPlan(name, step.operator.name, "WAIT", waits_for=tuple(waits), notes=step.notes))
+        missing = [link for link in step.links if link_key(link) not in available and link.kind == "step"]
+        if missing:
+            step_plans.append(_waiting(pipeline, step, missing))
             continue
         bound = with_models(step, available, registry)
         plan = plan_step(pipeline, bound, resolve_inputs(pipeline, bound, available, registry), registry, force=name in force)
@@ -52,6 +53,20 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
         available |= {(name, manifest.output): version_of(manifest) for manifest in plan.manifests}
         step_plans.append(plan)
     return Plan(pipeline.spec.name, tuple(source_plans), tuple(step_plans))
+
+
+def _waiting(pipeline: Pipeline, step: Step, missing: Sequence[Link]) -> StepPlan:
+    """The plan of a step some of whose inputs are not there yet."""
+    streamed = {link.name for link in streamed_links(pipeline, step)}
+    barriers = {link.name for link in missing if link not in streamed_links(pipeline, step)}
+    return StepPlan(
+        step.name,
+        step.operator.name,
+        "WAIT",
+        waits_for=tuple(sorted(barriers)),
+        streams_from=tuple(sorted({link.name for link in missing} & streamed - barriers)),
+        notes=step.notes,
+    )
 
 
 def needed(pipeline: Pipeline, select: set[str]) -> set[str]:

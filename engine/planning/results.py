@@ -32,6 +32,7 @@ class StepPlan:
 
     `done` of `total` partitions are finished; the total is only known if one is. `calls`, `tokens` and `cost_usd` are upper
     bounds for the remaining partitions. Answers in the journal are not requested again, so the true numbers may be smaller.
+    A step that waits begins when the steps in `waits_for` are complete, and with the first rows of those in `streams_from`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StepPlan:
     tokens: int = 0
     cost_usd: float = 0.0
     waits_for: tuple[str, ...] = ()
+    streams_from: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

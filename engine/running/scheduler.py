@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from engine.errors import StepError
-from engine.planning.inputs import link_key
+from engine.planning.inputs import link_key, streamed_links
 from engine.running.interrupt import Interruption
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_task import StepTask
@@ -105,11 +105,11 @@ class Scheduler:
             task.end_unreached()
             return True
         missing = [link for link in task.step.links if link.kind == "step" and not self._tasks[link.name].succeeded]
-        barriers = {link_key(link) for link in task.barriers}
+        streamed = streamed_links(self._run.pipeline, task.step)
         sources = {}
         for link in missing:
             source = self._tasks[link.name]
-            if link_key(link) in barriers or not source.can_feed(link.output):
+            if link not in streamed or not source.can_feed(link.output):
                 task.waited_for = link.name
                 return False
             sources[link_key(link)] = source

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
+from engine.jobs.messages import Receipt, Usage
 from engine.pipeline.graph import Step
+from engine.planning.results import StepPlan
 from engine.running.result import StepResult
 from registry import Manifest, Registry, SideObject, StepRun
 
@@ -33,6 +37,65 @@ def step_result(
         metrics=manifests[0].metrics if manifests else (),
         notes=tuple(dict.fromkeys(notes)),
         asks_api=any(model.spec.provider == "openai" for model in step.models.values()),
+    )
+
+
+def record_of_hit(name: str, plan: StepPlan, manifests: Sequence[Manifest], started: dt.datetime, waited_for: str) -> StepRun:
+    """The record of a step that used existing outputs."""
+    first, ended = manifests[0], dt.datetime.now(dt.UTC)
+    return StepRun(
+        step=name,
+        op=plan.op,
+        outcome="hit",
+        rows_in=plan.rows or 0,
+        rows_out=sum(manifest.rows for manifest in manifests),
+        filtered=first.filtered,
+        rejected=first.rejected,
+        unused=first.unused,
+        seconds=round((ended - started).total_seconds(), 3),
+        started_at=started,
+        ended_at=ended,
+        waited_for=waited_for,
+    )
+
+
+def record_of(
+    plan: StepPlan,
+    outcome: Literal["ran", "resumed", "failed", "stopped"],
+    rows: int,
+    rows_out: int,
+    receipts: Iterable[Receipt],
+    usage: Usage,
+    started: dt.datetime,
+    waited_for: str,
+) -> StepRun:
+    """The record of a step that ran now.
+
+    Args:
+        plan: has its name.
+        rows: of its input, as far as they were known.
+        rows_out: of all its outputs.
+        receipts: of all finished partitions, whoever finished them.
+        usage: in this run.
+        started: when it was opened.
+        waited_for: see StepRun.
+    """
+    ended = dt.datetime.now(dt.UTC)
+    known = [*receipts]
+    return StepRun(
+        step=plan.name,
+        op=plan.op,
+        outcome=outcome,
+        rows_in=rows,
+        rows_out=rows_out,
+        filtered=sum(receipt.filtered for receipt in known),
+        rejected=sum(receipt.rejected for receipt in known),
+        unused=sum(receipt.unused for receipt in known),
+        **usage.model_dump(),
+        seconds=round((ended - started).total_seconds(), 3),
+        started_at=started,
+        ended_at=ended,
+        waited_for=waited_for,
     )
 
 

@@ -26,7 +26,7 @@ from engine.running.jobs import job_of, request_of
 from engine.running.partition_table import PartitionTable
 from engine.running.requirements import check_needs
 from engine.running.run_state import FailedStepError, RunState
-from engine.running.step_record import reasons_of, rejects_of, step_result
+from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
 from registry import Manifest, SideObject, StepRun
 
 _ROWS_SEEN = 64
@@ -63,12 +63,6 @@ class StepTask:
     # -- waiting --------------------------------------------------------------------------------------------------------
 
     @property
-    def barriers(self) -> list[Link]:
-        """What has to be committed before it can begin: all it reads, except the streamed input."""
-        streamed = {link_key(link) for link in self._streamed}
-        return [link for link in self.step.links if link.kind != "registry" and link_key(link) not in streamed]
-
-    @property
     def _streamed(self) -> tuple[Link, ...]:
         port = self.step.operator.streamed
         return self.step.inputs.get(port, ()) if port else ()
@@ -86,24 +80,9 @@ class StepTask:
         """It will not run, because a step before it failed or the run was stopped."""
         self.state = "ended"
 
-    def uses(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
+    def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
-        now = dt.datetime.now(dt.UTC)
-        first = manifests[0]
-        record = StepRun(
-            step=self.name,
-            op=self.step.operator.name,
-            outcome="hit",
-            rows_in=plan.rows or 0,
-            rows_out=sum(manifest.rows for manifest in manifests),
-            filtered=first.filtered,
-            rejected=first.rejected,
-            unused=first.unused,
-            seconds=round((now - self._started).total_seconds(), 3),
-            started_at=self._started,
-            ended_at=now,
-            waited_for=self.waited_for,
-        )
+        record = record_of_hit(self.name, plan, manifests, self._started, self.waited_for)
         self.run.registry.catalog.commit([], self.run.run_id, record, hits=manifests)
         self._end(record, manifests, rejects_of(manifests))
 
@@ -123,7 +102,7 @@ class StepTask:
         if not sources and not self.force:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
             if found and not (run.retry_rejects and rejects_of(found)):
-                self.uses(found, plan)
+                self._use(found, plan)
                 return
         self._plan = plan
         self._disk = Receipts.of(run.registry, plan.base_key)
@@ -297,7 +276,7 @@ class StepTask:
         if not self.force and not self._table.fresh:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
             if found and not (run.retry_rejects and rejects_of(found)):
-                self.uses(found, plan)
+                self._use(found, plan)
                 return
         if sum(receipt.accounted for receipt in self._table.receipts()) != plan.rows:
             raise AssertionError(f"step {self.name}: rows in are not rows produced + filtered + rejected + unused")
@@ -400,21 +379,6 @@ class StepTask:
             "max_reject_ratio"
         )
 
-    def _record(self, outcome: Any, rows_out: int = 0) -> StepRun:
-        receipts = [*self._table.receipts()]
-        ended = dt.datetime.now(dt.UTC)
-        return StepRun(
-            step=self.name,
-            op=self.step.operator.name,
-            outcome=outcome,
-            rows_in=self.rows,
-            rows_out=rows_out,
-            filtered=sum(receipt.filtered for receipt in receipts),
-            rejected=self._table.rows_rejected,
-            unused=sum(receipt.unused for receipt in receipts),
-            **self._usage.model_dump(),
-            seconds=round((ended - self._started).total_seconds(), 3),
-            started_at=self._started,
-            ended_at=ended,
-            waited_for=self.waited_for,
-        )
+    def _record(self, outcome: Literal["ran", "resumed", "failed", "stopped"], rows_out: int = 0) -> StepRun:
+        receipts = self._table.receipts()
+        return record_of(self._plan, outcome, self.rows, rows_out, receipts, self._usage, self._started, self.waited_for)
