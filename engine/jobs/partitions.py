@@ -53,7 +53,7 @@ def cuts(table: pa.Table, size: Size) -> Iterator[tuple[int, int]]:
     """The slices [start, stop) of an object's rows; none if there are no rows."""
     rows = table.num_rows
     most = min(size.most, max(1, rows * PARTITION_BYTES // max(1, table.nbytes)))
-    if rows <= min(size.least, most) or not size.by_content:
+    if rows <= most or not size.by_content:
         yield from ((start, min(rows, start + most)) for start in range(0, rows, most))
         return
     start = 0

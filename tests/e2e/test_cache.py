@@ -64,6 +64,7 @@ def judged(edit: Edit, second: SecondRun) -> None:
     assert second.calls == edit.calls
     assert tuple(step["outcome"] for step in steps) == edit.outcomes
     assert steps[-1]["rows_out"] == edit.rows_out
+    assert edit.partitions is None or second.partitions <= edit.partitions
 
 
 @pytest.mark.usefixtures("ray_session")
