@@ -58,8 +58,8 @@ class Ours:
             return [(str(name), int(version)) for name, version in session.ask("select name, version from versions").rows]
 
     def _commit(self, name: str, before: tuple[Any, ...], rows: pa.Table) -> None:
-        from engine.sources.ingest import CHUNK_ROWS
         from registry import DataObject, Draft, StepRun
+        from registry.records.boundaries import split
         from registry.records.content import content_id
         from registry.records.schema import fields_of
         from registry.storage.checked_json import json_digest
@@ -70,8 +70,7 @@ class Ours:
 
         def tables() -> Iterator[pa.Table]:
             yield from (store.read_table(part.sha256) for part in before)
-            for start in range(0, rows.num_rows, CHUNK_ROWS):
-                chunk = rows.slice(start, CHUNK_ROWS)
+            for chunk in split([rows]):
                 stored = store.put_table(chunk)
                 made.append(DataObject(sha256=stored.sha256, rows=chunk.num_rows, bytes=stored.bytes))
                 yield chunk

@@ -34,6 +34,7 @@ from engine.sources.readers import Row, arrow_rows, read_file
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
+from registry.records.boundaries import split
 from registry.records.content import content_id, row_id
 from registry.records.schema import fields_of
 from registry.storage.checked_json import json_digest
@@ -41,9 +42,10 @@ from registry.storage.checked_json import json_digest
 READER_VERSION = 3
 """Increase it when the readers return different rows for the same bytes."""
 
-CHUNK_ROWS = 8192
-CHUNK_BYTES = 16 << 20
-"""The size of an object. Reading a part of an object decodes all of it; writing one takes a few times its size in memory."""
+BATCH_ROWS = 4096
+BATCH_BYTES = 2 << 20
+"""How many records become Arrow rows at a time: records take several times the memory of their Arrow rows."""
+
 SHOWN_ERRORS = 20
 
 HEAD_ROWS = 20
@@ -276,23 +278,24 @@ def _head(rows: Iterator[Row], most: int, found: _Findings) -> Iterator[Row]:
 def _stored(
     rows: Iterator[tuple[Record, int]], record: type[Record], store: ObjectStore, data: list[DataObject]
 ) -> Iterator[pa.Table]:
-    """Records as tables of bounded size, at least one; each is stored and added to `data` before it is yielded."""
-    rows_left = True
-    while rows_left:
-        chunk: list[Record] = []
-        size = 0
-        for typed, bytes_ in rows:
-            chunk.append(typed)
-            size += bytes_
-            if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
-                break
-        else:
-            rows_left = False
-        if chunk or not data:
-            table = record.to_table(chunk)
-            stored = store.put_table(table)
-            data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(chunk), memory=table.nbytes))
-            yield table
+    """Records as the tables of objects, at least one; each is stored and added to `data` before it is yielded."""
+    for table in split(_batches(rows, record)):
+        stored = store.put_table(table)
+        data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=table.num_rows, memory=table.nbytes))
+        yield table
+
+
+def _batches(rows: Iterator[tuple[Record, int]], record: type[Record]) -> Iterator[pa.Table]:
+    """Records as tables of bounded size, the last of which may be empty."""
+    batch: list[Record] = []
+    size = 0
+    for typed, bytes_ in rows:
+        batch.append(typed)
+        size += bytes_
+        if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield record.to_table(batch)
+            batch, size = [], 0
+    yield record.to_table(batch)
 
 
 def _explain(error: Any, columns: list[str]) -> str:
