@@ -99,7 +99,8 @@ def _stops(hashes: Numbers, ends: Places, bounds: Bounds, *, final: bool) -> Ite
     begun = 0  # bytes before the object
     while True:
         reach = begun + bounds.window
-        natural = minima[np.searchsorted(ends[minima], reach) :]
+        # Beyond it, so that all rows of its window are of this object: what was before it makes no difference.
+        natural = minima[np.searchsorted(ends[minima], reach, side="right") :]
         stop = int(natural[0]) if len(natural) else None
         if stop is None or ends[stop] > begun + bounds.most:
             known = total if final else total - bounds.window

@@ -78,6 +78,16 @@ def test_objects_have_a_least_and_a_greatest_size_whatever_repeats(values: list[
     assert all(len(each) >= 6 for each in found) or len(found) == 1
 
 
+@settings(max_examples=200)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 300), added=st.integers(1, 200), kinds=st.integers(2, 1000))
+def test_rows_that_are_appended_change_the_last_two_objects(seed: int, count: int, added: int, kinds: int) -> None:
+    draw = random.Random(seed)
+    rows = [draw.randrange(kinds) for _ in range(count + added)]
+    before = objects(rows[:count])
+    kept, rest = before[:-2], before[-2:]
+    assert objects(rows) == [*kept, *objects([n for each in rest for n in each] + rows[count:])]
+
+
 def test_rows_that_are_all_equal_fill_objects() -> None:
     assert {len(each) for each in objects([7] * 1000)[:-1]} == {48 - 6}
 
