@@ -8,8 +8,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -50,10 +51,10 @@ class Ours:
         self._commit(name, ContentHash(rows.schema), rows)
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """See Lake. As engine.sources.growth does it for a file that grew: the content id continues, and the last two objects of
-        the version before are stored again, together with the new rows.
+        """See Lake. As engine.sources.growth does it for a file that grew: the content id continues, and the last objects of the
+        version before are stored again, together with the new rows.
         """
-        from engine.sources.growth import UNSETTLED
+        from engine.sources.growth import settled_objects
         from registry.records.content import ContentHash
 
         before = self._registry.newest(name)
@@ -61,8 +62,9 @@ class Ours:
         store = self._registry.store
         state = store.read_document(before.key_object.sha256)["state"]
         content = ContentHash.resumed(rows.schema, state, before.content_id)
-        last = [store.read_table(part.sha256) for part in before.data[-UNSETTLED:]]
-        self._commit(name, content, rows, before.data[:-UNSETTLED], last)
+        settled = settled_objects(before.data)
+        last = [store.read_table(part.sha256) for part in before.data[settled:]]
+        self._commit(name, content, rows, before.data[:settled], last)
 
     def versions(self) -> list[tuple[str, int]]:
         """See Lake."""
@@ -72,6 +74,7 @@ class Ours:
     def _commit(
         self, name: str, content: Any, rows: pa.Table, kept: tuple[Any, ...] = (), last: Sequence[pa.Table] = ()
     ) -> None:
+        from engine.sources.ingest import BATCH_ROWS
         from registry import DataObject, Draft, StepRun
         from registry.records.boundaries import split
         from registry.records.schema import fields_of
@@ -80,10 +83,14 @@ class Ours:
         catalog, store = self._registry.catalog, self._registry.store
         run = catalog.begin_run("benchmark", {})
         made: list[DataObject] = list(kept)
-        for table in split([*last, rows]):
-            stored = store.put_table(table)
-            made.append(DataObject(sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes))
-        content.update(rows)
+
+        def hashed() -> Iterator[pa.Table]:
+            for start in range(0, rows.num_rows, BATCH_ROWS):
+                content.update(rows.slice(start, BATCH_ROWS))
+                yield rows.slice(start, BATCH_ROWS)
+
+        for table, stored in store.put_tables(split(chain(last, hashed()))):
+            made.append(DataObject(sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes, memory=table.nbytes))
         identity = content.content_id()
         document = store.put_bytes(canonical_json({"state": content.state()}))
         draft = Draft(

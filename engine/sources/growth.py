@@ -9,7 +9,7 @@ because their boundaries may depend on what follows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ from engine.sources.readers import Row, json_lines_after
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, Manifest, ObjectStore, Record
 from registry.errors import CorruptError
+from registry.records.boundaries import unsettled
 from registry.records.content import ContentHash
-
-UNSETTLED = 2
-"""Objects at the end of a version whose boundaries may depend on rows that follow (see registry.records.boundaries)."""
 
 _READ = 1 << 20
 
@@ -92,11 +90,19 @@ def continued(
         if not lines:
             return None
         content = ContentHash.resumed(record.arrow_schema(), reached.content, before.content_id)
-        kept, rest = before.data[:-UNSETTLED], before.data[-UNSETTLED:]
-        last = tuple(record.conform(store.read_table(part.sha256)) for part in rest)
+        settled = settled_objects(before.data)
+        last = tuple(record.conform(store.read_table(part.sha256)) for part in before.data[settled:])
     except (CorruptError, KeyError, TypeError, ValueError, OSError):
         return None  # whatever is wrong with the version before, the file still has all rows
-    return Continued(kept, last, content, json_lines_after(file, reached.bytes, lines), reached)
+    return Continued(before.data[:settled], last, content, json_lines_after(file, reached.bytes, lines), reached)
+
+
+def settled_objects(data: Sequence[DataObject]) -> int:
+    """How many of a version's objects stay the same whatever rows follow."""
+    if len(data) < 2:
+        return 0
+    before, last = ((part.rows, part.memory) for part in data[-2:])
+    return len(data) - unsettled(last, before)
 
 
 def _lines_before(file: SourceFile, size: int, before: Mapping[str, Any], now: Mapping[str, Any]) -> int:

@@ -139,8 +139,7 @@ def ingest(
         found.ignored.update(continued.reached.ignored)
     rows = continued.added if continued else islice(_rows(spec, record, base_dir, seed), spec.limit)
     typed = _typed(rows, spec, record, excluded, found)
-    for table in split(chain(last, _hashed(content, _batches(typed, record)))):
-        stored = store.put_table(table)
+    for table, stored in store.put_tables(split(chain(last, _hashed(content, _batches(typed, record))))):
         data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=table.num_rows, memory=table.nbytes))
     if problems := _problems(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
         raise PipelineError(problems)

@@ -85,6 +85,18 @@ def split(tables: Iterable[pa.Table], bounds: Bounds | None = None) -> Iterator[
         yield schema.empty_table()
 
 
+def unsettled(last: tuple[int, int], before: tuple[int, int], bounds: Bounds | None = None) -> int:
+    """How many objects at the end of some rows may end elsewhere when rows follow: 1 or 2. All others stay.
+
+    Args:
+        last, before: the rows of the last two objects, and their bytes in memory (0: unknown).
+    """
+    bounds = bounds or BOUNDS
+    # A boundary is forced too early, because no rows followed, only if the last two objects are too much for one.
+    known = last[1] and before[1]
+    return 1 if known and sum(bytes_ + rows * bounds.row for rows, bytes_ in (last, before)) <= bounds.most else 2
+
+
 def _stops(hashes: Numbers, ends: Places, bounds: Bounds, *, final: bool) -> Iterator[int]:
     """The rows after which objects end, of rows that begin with an object.
 

@@ -28,7 +28,7 @@ Numbers = npt.NDArray[np.uint64]
 
 
 class Hashed(NamedTuple):
-    """The hash of each row (uint64), and its bytes in memory (int64)."""
+    """The hash of each row (uint64), and its bytes in memory (int64), together no more than those of the table."""
 
     hashes: Numbers
     bytes: npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ def _of_lists(array: pa.Array) -> Hashed:
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_mixed(items.hashes), dtype=np.uint64)])
     sizes = np.concatenate([np.zeros(1, np.int64), np.cumsum(items.bytes)])
     starts = stops - lengths
-    return Hashed(sums[stops] - sums[starts] + lengths.astype(np.uint64), sizes[stops] - sizes[starts] + 8)
+    return Hashed(sums[stops] - sums[starts] + lengths.astype(np.uint64), sizes[stops] - sizes[starts] + 4)
 
 
 def _of_texts(array: pa.Array) -> Hashed:
@@ -101,7 +101,7 @@ def _of_numbers(array: pa.Array) -> Hashed:
         array = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
     values = np.ascontiguousarray((array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False))
     bits = values.view(f"<u{values.itemsize}").astype(np.uint64)
-    return Hashed(bits, np.full(len(array), values.itemsize, np.int64))
+    return Hashed(bits, np.full(len(array), kind.bit_width // 8, np.int64))
 
 
 def _combine(hashes: Numbers, sizes: npt.NDArray[np.int64], column: Hashed) -> None:
