@@ -38,8 +38,10 @@ class Ours:
     """This registry, used as a run uses it that reads a source: begin, store, content id, commit, end."""
 
     def __init__(self, folder: Path) -> None:
+        import openlineage.client.facet_v2
+        import openlineage.client.serde  # noqa: F401
+
         import engine.sources.ingest  # noqa: F401  (imports are not what is timed)
-        import registry.catalog.openlineage  # noqa: F401
         from registry import Registry
 
         self._registry = Registry(folder)
@@ -68,8 +70,7 @@ class Ours:
 
     def versions(self) -> list[tuple[str, int]]:
         """See Lake."""
-        with self._registry.session() as session:
-            return [(str(name), int(version)) for name, version in session.ask("select name, version from versions").rows]
+        return [(row["name"], row["version"]) for row in self._registry.listing("versions")]
 
     def _commit(
         self, name: str, content: Any, rows: pa.Table, kept: tuple[Any, ...] = (), last: Sequence[pa.Table] = ()
