@@ -8,8 +8,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -34,9 +35,12 @@ class Lake(Protocol):
 
 
 class Ours:
-    """This registry, used as a run with one step uses it: begin, store, content id, commit, end."""
+    """This registry, used as a run uses it that reads a source: begin, store, content id, commit, end."""
 
     def __init__(self, folder: Path) -> None:
+        import openlineage.client.facet_v2
+        import openlineage.client.serde  # noqa: F401
+
         import engine.sources.ingest  # noqa: F401  (imports are not what is timed)
         from registry import Registry
 
@@ -44,39 +48,52 @@ class Ours:
 
     def create(self, name: str, rows: pa.Table) -> None:
         """See Lake."""
-        self._commit(name, (), rows)
+        from registry.records.content import ContentHash
+
+        self._commit(name, ContentHash(rows.schema), rows)
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """See Lake. The objects of the version before are named again, not written again."""
+        """See Lake. As engine.sources.growth does it for a file that grew: the content id continues, and the last objects of the
+        version before are stored again, together with the new rows.
+        """
+        from engine.sources.growth import settled_objects
+        from registry.records.content import ContentHash
+
         before = self._registry.newest(name)
         assert before
-        self._commit(name, before.data, rows)
+        store = self._registry.store
+        state = store.read_document(before.key_object.sha256)["state"]
+        content = ContentHash.resumed(rows.schema, state, before.content_id)
+        settled = settled_objects(before.data)
+        last = [store.read_table(part.sha256) for part in before.data[settled:]]
+        self._commit(name, content, rows, before.data[:settled], last)
 
     def versions(self) -> list[tuple[str, int]]:
         """See Lake."""
-        with self._registry.session() as session:
-            return [(str(name), int(version)) for name, version in session.ask("select name, version from versions").rows]
+        return [(row["name"], row["version"]) for row in self._registry.listing("versions")]
 
-    def _commit(self, name: str, before: tuple[Any, ...], rows: pa.Table) -> None:
-        from engine.sources.ingest import CHUNK_ROWS
+    def _commit(
+        self, name: str, content: Any, rows: pa.Table, kept: tuple[Any, ...] = (), last: Sequence[pa.Table] = ()
+    ) -> None:
+        from engine.sources.ingest import BATCH_ROWS
         from registry import DataObject, Draft, StepRun
-        from registry.records.content import content_id
+        from registry.records.boundaries import split
         from registry.records.schema import fields_of
-        from registry.storage.checked_json import json_digest
+        from registry.storage.checked_json import canonical_json, json_digest
 
         catalog, store = self._registry.catalog, self._registry.store
         run = catalog.begin_run("benchmark", {})
-        made: list[DataObject] = list(before)
+        made: list[DataObject] = list(kept)
 
-        def tables() -> Iterator[pa.Table]:
-            yield from (store.read_table(part.sha256) for part in before)
-            for start in range(0, rows.num_rows, CHUNK_ROWS):
-                chunk = rows.slice(start, CHUNK_ROWS)
-                stored = store.put_table(chunk)
-                made.append(DataObject(sha256=stored.sha256, rows=chunk.num_rows, bytes=stored.bytes))
-                yield chunk
+        def hashed() -> Iterator[pa.Table]:
+            for start in range(0, rows.num_rows, BATCH_ROWS):
+                content.update(rows.slice(start, BATCH_ROWS))
+                yield rows.slice(start, BATCH_ROWS)
 
-        identity = content_id(rows.schema, tables())
+        for table, stored in store.put_tables(split(chain(last, hashed()))):
+            made.append(DataObject(sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes, memory=table.nbytes))
+        identity = content.content_id()
+        document = store.put_bytes(canonical_json({"state": content.state()}))
         draft = Draft(
             name=name,
             kind="dataset",
@@ -88,7 +105,7 @@ class Ours:
             op="benchmark",
             output="out",
             step_key=json_digest([name, identity]),
-            key_object=made[0],
+            key_object=DataObject(sha256=document.sha256, rows=0, bytes=document.bytes),
             data=tuple(made),
         )
         [manifest] = catalog.commit([draft], run, StepRun(step=name, op="benchmark", outcome="ran"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
@@ -12,6 +14,7 @@ from engine.planning.inputs import version_of
 from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
+from engine.sources.growth import Continued, continued
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
@@ -26,15 +29,16 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     base_dir, seed = pipeline.file.parent, pipeline.spec.seed
     excluded = pipeline.excluded.get(name, frozenset())
     identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded)
-    if identity is not None and (found := _source_hit(name, identity, registry)):
+    if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry)):
         return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
-    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded)
+    before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
+    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
         identity |= {"excluded": digest(excluded)} if excluded else {}
-        if found := _source_hit(name, identity, registry):
+        if found := _source_hit(name, ingest.source_key(identity), registry):
             return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
-    document = {SOURCE: identity}
+    document = {SOURCE: identity} | ({"reached": asdict(read.reached)} if read.reached else {})
     if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded) or identity):
         raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
     draft = Draft(
@@ -59,9 +63,19 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
 
 
-def _source_hit(name: str, identity: Mapping[str, Any], registry: Registry) -> Manifest | None:
-    found = registry.find_step(ingest.source_key(identity))
+def _source_hit(name: str, step_key: str, registry: Registry) -> Manifest | None:
+    found = registry.find_step(step_key)
     return next((manifest for manifest in found if manifest.name == name and registry.intact(manifest)), None)
+
+
+def _continued(name: str, source: Source, base_dir: Path, identity: Mapping[str, Any], registry: Registry) -> Continued | None:
+    """What a source takes from its newest version, if it is a file that grew."""
+    before = registry.newest(name)
+    if before is None or before.op != SOURCE:
+        return None
+    # Found by its key, so that it is kept while this run lasts.
+    found = _source_hit(name, before.step_key, registry)
+    return continued(source.spec, source.record, base_dir, identity, found, registry.store) if found else None
 
 
 def store_document(registry: Registry, document: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> DataObject:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,12 +38,16 @@ from registry.storage.checked_json import json_digest
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from engine.sources.growth import Continued, Reached
+    from registry.records.content import ContentHash
+
 READER_VERSION = 3
 """Increase it when the readers return different rows for the same bytes."""
 
-CHUNK_ROWS = 8192
-CHUNK_BYTES = 16 << 20
-"""The size of an object. Reading a part of an object decodes all of it; writing one takes a few times its size in memory."""
+BATCH_ROWS = 4096
+BATCH_BYTES = 2 << 20
+"""How many records become Arrow rows at a time: records take several times the memory of their Arrow rows."""
+
 SHOWN_ERRORS = 20
 
 HEAD_ROWS = 20
@@ -55,7 +59,8 @@ HEAD_BYTES = 1 << 20
 class Ingested:
     """A source's rows in the object store, not yet a version.
 
-    `ignored` has the fields that the type does not have, each with its number of rows.
+    `ignored` has the fields that the type does not have, each with its number of rows; `reached` is where the next version can
+    continue, if the source is a file that can grow.
     """
 
     data: tuple[DataObject, ...]
@@ -64,6 +69,7 @@ class Ingested:
     rows: int
     rejected: int
     ignored: Mapping[str, int]
+    reached: Reached | None = None
 
 
 def identity(
@@ -113,8 +119,12 @@ def ingest(
     seed: int,
     store: ObjectStore,
     excluded: frozenset[str] = frozenset(),
+    continued: Continued | None = None,
 ) -> Ingested:
     """Read and validate a source's rows into the object store; those with an id in `excluded` are rejected.
+
+    Args:
+        continued: what the version before has already, if the source is a file that grew.
 
     Raises:
         PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.
@@ -122,21 +132,33 @@ def ingest(
     """
     import pyarrow as pa
 
+    from engine.sources.growth import Reached, last_file
     from registry.catalog import side_schemas
-    from registry.records.content import content_id
+    from registry.records.boundaries import split
+    from registry.records.content import ContentHash
 
-    found = _Findings()
-    data: list[DataObject] = []
-    typed = _typed(islice(_rows(spec, record, base_dir, seed), spec.limit), spec, record, excluded, found)
-    identity = content_id(record.arrow_schema(), _stored(typed, record, store, data))
+    found, content, data, last = _Findings(), ContentHash(record.arrow_schema()), list[DataObject](), tuple[pa.Table, ...]()
+    file = last_file(spec, base_dir)
+    size = Path(file.path).stat().st_size if file else 0
+    if continued:
+        content, data, last = continued.content, [*continued.kept], continued.last
+        found.rows = continued.reached.rows
+        found.columns.update(continued.reached.columns)
+        found.ignored.update(continued.reached.ignored)
+    rows = continued.added if continued else islice(_rows(spec, record, base_dir, seed), spec.limit)
+    typed = _typed(rows, spec, record, excluded, found)
+    for table, stored in store.put_tables(split(chain(last, _hashed(content, _batches(typed, record))))):
+        data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=table.num_rows, memory=table.nbytes))
     if problems := _problems(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
         raise PipelineError(problems)
     extra = []
     if found.rejects:
         stored = store.put_table(pa.Table.from_pylist(found.rejects, schema=side_schemas.REJECTS))
         extra.append(SideObject(kind="rejects", sha256=stored.sha256, bytes=stored.bytes, rows=len(found.rejects)))
-    rows, ignored = sum(part.rows for part in data), dict(sorted(found.ignored.items()))
-    return Ingested(tuple(data), identity, tuple(extra), rows, len(found.rejects), ignored)
+    ignored, state = dict(sorted(found.ignored.items())), content.state()
+    reached = Reached(size, found.rows, sorted(found.columns), ignored, state) if file and state else None
+    taken = sum(part.rows for part in data)
+    return Ingested(tuple(data), content.content_id(), tuple(extra), taken, len(found.rejects), ignored, reached)
 
 
 def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> list[Problem]:
@@ -236,7 +258,7 @@ def _typed(
     rows: Iterator[Row], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: _Findings
 ) -> Iterator[tuple[Record, int]]:
     """The rows that fit and are not excluded, as records, each with its size."""
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, found.rows):
         error = row.error
         found.rows += 1
         found.columns |= row.unread
@@ -284,26 +306,23 @@ def _head(rows: Iterator[Row], most: int, found: _Findings) -> Iterator[Row]:
             return
 
 
-def _stored(
-    rows: Iterator[tuple[Record, int]], record: type[Record], store: ObjectStore, data: list[DataObject]
-) -> Iterator[pa.Table]:
-    """Records as tables of bounded size, at least one; each is stored and added to `data` before it is yielded."""
-    rows_left = True
-    while rows_left:
-        chunk: list[Record] = []
-        size = 0
-        for typed, bytes_ in rows:
-            chunk.append(typed)
-            size += bytes_
-            if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
-                break
-        else:
-            rows_left = False
-        if chunk or not data:
-            table = record.to_table(chunk)
-            stored = store.put_table(table)
-            data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=len(chunk), memory=table.nbytes))
-            yield table
+def _hashed(content: ContentHash, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    for table in tables:
+        content.update(table)
+        yield table
+
+
+def _batches(rows: Iterator[tuple[Record, int]], record: type[Record]) -> Iterator[pa.Table]:
+    """Records as tables of bounded size, the last of which may be empty."""
+    batch: list[Record] = []
+    size = 0
+    for typed, bytes_ in rows:
+        batch.append(typed)
+        size += bytes_
+        if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield record.to_table(batch)
+            batch, size = [], 0
+    yield record.to_table(batch)
 
 
 def _explain(error: Any, columns: list[str]) -> str:

@@ -79,6 +79,11 @@ class SourceFile:
         ending = _ALSO.get(self._endings[0], self._endings[0])
         return ending if ending in FORMATS else None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is on this machine and not compressed, so that it can be read from any byte."""
+        return self.system is None and not self._endings[1]
+
     def open_raw(self) -> IO[bytes]:
         """The stored bytes, from the start; not every stream can seek."""
         if self.system is None:

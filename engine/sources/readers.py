@@ -60,15 +60,29 @@ def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
     """
     with file.reading():
         for row in _READERS[file.format or "jsonl"](file, wanted):
-            if file.partition and row.fields is not None:
-                yield replace(row, fields={**file.partition, **row.fields})
-            else:
-                yield row
+            yield _in_partition(row, file)
 
 
-def _json_lines(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+def _in_partition(row: Row, file: SourceFile) -> Row:
+    """The row with the fields that the folders of its file have."""
+    return replace(row, fields={**file.partition, **row.fields}) if file.partition and row.fields is not None else row
+
+
+def json_lines_after(file: SourceFile, offset: int, number: int) -> Iterator[Row]:
+    """The rows of a JSON Lines file after its first `number` lines, which have `offset` bytes; the file `is_plain`.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    with file.reading():
+        for row in _json_lines(file, frozenset(), offset, number):
+            yield _in_partition(row, file)
+
+
+def _json_lines(file: SourceFile, wanted: frozenset[str], offset: int = 0, number: int = 0) -> Iterator[Row]:
     with file.open() as lines:
-        number = 0
+        if offset:
+            lines.seek(offset)
         while line := lines.readline(MAX_ROW_BYTES + 1):
             number += 1
             where = f"{file.name}:{number}"

@@ -1,7 +1,8 @@
 """Content ids: hashes of rows that do not depend on how the rows are stored.
 
 A content id is a SHA-256 over the columns of the rows. It does not depend on chunking, on the Parquet writer, or on the
-bytes behind a null. It is computed table by table, with one table in memory at a time.
+bytes behind a null. It is computed table by table, with one table in memory at a time, and can be continued where it stopped:
+then the id of rows that were appended to others costs no more than hashing the new ones.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from registry.records.arrays import zero
 from registry.records.record import Record
+from registry.records.resumable_sha256 import ResumableSha256, available
 from registry.records.schema import type_label
 
 BATCH_ROWS = 8192
 """Rows that are processed together."""
 
-_Streams = defaultdict[str, "hashlib._Hash"]
+_Streams = defaultdict[str, Any]
 """The hashed parts of a column and of its nested types: validity, lengths and values. They are hashed separately, so that
 table boundaries do not matter."""
 
@@ -32,8 +34,28 @@ class ContentHash:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._streams: _Streams = defaultdict(hashlib.sha256)
+        self._streams: _Streams = defaultdict(ResumableSha256 if available() else hashlib.sha256)
         self._rows = 0
+
+    @classmethod
+    def resumed(cls, schema: pa.Schema, state: Mapping[str, Any], content_id: str) -> Self:
+        """One that continues after rows with this content id, from the state that it had then.
+
+        Raises:
+            ValueError: it is not the state of these rows, or this machine cannot continue from one.
+        """
+        made = cls(schema)
+        if not available():
+            raise ValueError("there is no SHA-256 that can be continued")
+        try:
+            made._rows = int(state["rows"])
+            made._streams.update({name: ResumableSha256.resumed(bytes.fromhex(of)) for name, of in state["streams"].items()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not a state of a content id") from error
+        # A state with this id is the right one: another would be a collision of SHA-256.
+        if made.content_id() != content_id:
+            raise ValueError(f"not the state of the content id {content_id}")
+        return made
 
     def update(self, table: pa.Table) -> None:
         """Append the rows of a table."""
@@ -41,6 +63,12 @@ class ContentHash:
         for place, field in enumerate(self._schema):
             for chunk in table.column(field.name).chunks:
                 _update(self._streams, str(place), chunk)
+
+    def state(self) -> dict[str, Any] | None:
+        """What `resumed` needs, to be stored as JSON: some 250 bytes a column; None if this machine cannot continue."""
+        if not available():
+            return None
+        return {"rows": self._rows, "streams": {name: each.state().hex() for name, each in sorted(self._streams.items())}}
 
     def content_id(self) -> str:
         """Hex SHA-256 of all rows so far."""

@@ -6,7 +6,9 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 _PACKED_ROWS = 65_536
 """Rows in a row group of tables with packed columns: looking up one row decodes that many."""
+
+
+_WRITERS = 2
+"""Tables that are written at a time: each takes a few times its size in memory."""
 
 
 class Stored(NamedTuple):
@@ -105,6 +111,18 @@ class ObjectStore:
             use_dictionary=plain if delta else True,
         )
         return self.put_bytes(sink.getvalue().to_pybytes())
+
+    def put_tables(self, tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, Stored]]:
+        """Store tables like put_table, in order. While two are stored, in threads, the next one is made."""
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            waiting: deque[tuple[pa.Table, Future[Stored]]] = deque()
+            for table in tables:
+                if len(waiting) == _WRITERS:
+                    first, stored = waiting.popleft()
+                    yield first, stored.result()
+                waiting.append((table, writers.submit(self.put_table, table)))
+            for first, stored in waiting:
+                yield first, stored.result()
 
     def open(self, sha256: str) -> pa.NativeFile:
         """An object as a seekable file in verified memory. Raises CorruptError when it is damaged or missing."""

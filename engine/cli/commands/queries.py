@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import partial
 from itertools import chain, islice
 from json import loads
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +30,7 @@ from engine.cli.invocation import propose
 from engine.cli.printable import row_count
 
 if TYPE_CHECKING:
-    from registry import Registry
+    pass
 
 TABLE_ROWS = 1000
 """How many rows `engine sql` shows as a table; the other formats print all rows."""
@@ -73,8 +74,7 @@ def sql(
 
 def ls(context: Context, json: JsonOption = False) -> None:
     """List datasets, models, calibrations and reports."""
-    query = "select name, kind, type, latest_version, rows, updated_at from datasets"
-    _print_query(existing_registry(context), query, json, empty="The registry is empty.")
+    _print_listing(existing_registry(context).listing("datasets"), json, empty="The registry is empty.")
 
 
 def runs(
@@ -88,7 +88,8 @@ def runs(
     if run_id is not None:
         _print_run(registry, run_id, json)
         return
-    _print_query(registry, "select * from runs order by started_at desc", json, empty="There are no runs yet.")
+    newest_first = sorted(registry.listing("runs"), key=itemgetter("started_at"), reverse=True)
+    _print_listing(newest_first, json, empty="There are no runs yet.")
 
 
 def show(context: Context, target: VersionArg, json: JsonOption = False) -> None:
@@ -171,10 +172,11 @@ def _print_run(registry: Registry, run_id: str, json: bool) -> None:
 
 
 def _print_query(registry: Registry, query: str, json: bool, empty: str) -> None:
+def _print_listing(rows: list[dict[str, Any]], json: bool, empty: str) -> None:
     from engine.cli.output import grid, records
+    from registry import QueryResult
 
-    with registry.session() as session:
-        answer = session.ask(query)
+    answer = QueryResult([*rows[0]] if rows else [], [tuple(row.values()) for row in rows])
     if json:
         print_json(records(answer))
     elif not answer.rows:

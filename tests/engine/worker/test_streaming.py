@@ -13,6 +13,7 @@ from engine.sources import ingest
 from engine.spec.pipeline_spec import DatasetSpec
 from engine.worker.inputs import read_slice
 from registry import Registry
+from registry.records import boundaries
 
 
 def ingested(registry: Registry, count: int) -> ingest.Ingested:
@@ -22,20 +23,30 @@ def ingested(registry: Registry, count: int) -> ingest.Ingested:
     return ingest.ingest("words", DatasetSpec(type="Word", path="words.jsonl"), word, Path(), 0, registry.store)
 
 
-@pytest.mark.parametrize(("bound", "value"), [("CHUNK_ROWS", 3), ("CHUNK_BYTES", 50)])
+SMALL = boundaries.Bounds(row=100, window=100, most=300)
+"""Objects of at most three rows."""
+
+
+@pytest.mark.parametrize(("batches", "bound"), [("BATCH_ROWS", 2), ("BATCH_BYTES", 50)])
 def test_a_source_is_stored_in_objects_of_bounded_size(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, batches: str, bound: int
 ) -> None:
     whole = ingested(registry, 8)
-    monkeypatch.setattr(ingest, bound, value)
+    monkeypatch.setattr(boundaries, "BOUNDS", SMALL)
     pieces = ingested(registry, 8)
-    assert [[part.rows for part in read.data] for read in (whole, pieces)] == [[8], [3, 3, 2]]
+    assert [part.rows for part in whole.data] == [8]
+    assert len(pieces.data) > 2
+    assert all(0 < part.rows <= 3 for part in pieces.data)
     assert (pieces.rows, pieces.content_id) == (whole.rows, whole.content_id)
+    monkeypatch.setattr(ingest, batches, bound)
+    assert ingested(registry, 8).data == pieces.data
 
 
-def test_rows_that_fill_the_last_object_add_no_empty_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "CHUNK_ROWS", 4)
-    assert [part.rows for part in ingested(registry, 8).data] == [4, 4]
+def test_a_source_with_more_rows_keeps_its_other_objects(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundaries, "BOUNDS", SMALL)
+    few, more = ({part.sha256 for part in ingested(registry, count).data} for count in (50, 53))
+    assert len(few) > 15
+    assert len(few - more) <= 2
 
 
 def test_a_slice_has_the_rows_that_it_says(registry: Registry) -> None:

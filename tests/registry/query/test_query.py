@@ -31,6 +31,20 @@ def test_a_dataset_is_a_view_by_its_name_and_by_its_version(filled: Registry) ->
         assert session.ask('describe "p/a"').rows[1][:2] == ("word", "VARCHAR")
 
 
+@pytest.mark.parametrize("view", ["datasets", "versions", "runs"])
+def test_a_listing_has_the_rows_of_its_view(filled: Registry, view: str) -> None:
+    with filled.session() as session:
+        answer = session.ask(f"from {view}")
+    assert filled.listing(view) == [dict(zip(answer.columns, row, strict=True)) for row in answer.rows] != []
+
+
+def test_a_listing_of_nothing_is_empty_and_other_views_have_none(registry: Registry, filled: Registry) -> None:
+    assert Registry(registry.root / "none").listing("runs") == []
+    for other in ("llm_calls", "no_view", ".*"):
+        with pytest.raises(KeyError):
+            filled.listing(other)
+
+
 def test_rows_are_numbered_across_objects_whatever_columns_a_query_reads(registry: Registry) -> None:
     size = 20_000
     words = [[f"{row}" for row in range(start, start + size)] for start in (0, size, 2 * size)]

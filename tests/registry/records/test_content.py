@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry import Record
-from registry.records.content import BATCH_ROWS, content_id, row_id, row_ids
+from registry.records.content import BATCH_ROWS, ContentHash, content_id, row_id, row_ids
 from tests.registry.records.test_record import Everything, everything
 
 
@@ -80,3 +83,35 @@ def test_a_row_id_survives_widening_of_its_type_and_of_nested_types() -> None:
     assert row_id(old) == row_id(new)
     assert row_id(new) != row_id(new.model_copy(update={"inner": Wider(a="x", b="z")}))
     assert list(row_ids(Old.to_table([old]))) == [row_id(old)]
+
+
+@settings(max_examples=30)
+@given(rows=st.lists(everything, min_size=2, max_size=8), cut=st.integers(0, 8))
+def test_a_content_id_continues_where_it_stopped(rows: list[Everything], cut: int) -> None:
+    table = Everything.to_table(rows)
+    first = ContentHash(table.schema)
+    first.update(table.slice(0, cut))
+    state = json.loads(json.dumps(first.state()))
+    second = ContentHash.resumed(table.schema, state, first.content_id())
+    second.update(table.slice(cut))
+    assert second.content_id() == content_id(table.schema, [table])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: {**state, "rows": 3},
+        lambda state: {**state, "streams": {}},
+        lambda state: {**state, "streams": {name: of[:-2] for name, of in state["streams"].items()}},
+        lambda state: {**state, "streams": {name: "00" + of[2:] for name, of in state["streams"].items()}},
+        lambda state: {**state, "streams": dict.fromkeys(state["streams"], "ff" * 40)},
+        lambda state: {**state, "streams": ["00"]},
+        lambda _: {},
+    ],
+)
+def test_a_content_id_continues_from_its_own_state_only(spoil: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    table = pa.table({"s": ["a", "b"]})
+    content = ContentHash(table.schema)
+    content.update(table)
+    with pytest.raises(ValueError, match="state"):
+        ContentHash.resumed(table.schema, spoil(content.state() or {}), content.content_id())
