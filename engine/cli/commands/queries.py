@@ -171,7 +171,6 @@ def _print_run(registry: Registry, run_id: str, json: bool) -> None:
         print_timeline(run, out())
 
 
-def _print_query(registry: Registry, query: str, json: bool, empty: str) -> None:
 def _print_listing(rows: list[dict[str, Any]], json: bool, empty: str) -> None:
     from engine.cli.output import grid, records
     from registry import QueryResult
