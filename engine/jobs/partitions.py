@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from engine.operator.declaration import Operator
-from registry.records.content import row_ids
+from registry.records.row_hashes import hashed
 
 PARTITION_BYTES = 16 << 20
 """The most bytes of a partition's rows in memory; a worker holds several copies of them."""
@@ -22,8 +23,8 @@ PARTITION_BYTES = 16 << 20
 class Size(NamedTuple):
     """The number of rows of a partition.
 
-    `least` to `most` rows, on average about half of `most` if the cuts follow the rows' content (`by_content`). Otherwise
-    every partition has `most`, except an object's last one.
+    `least` to `most` rows if the cuts follow the rows' content (`by_content`): one row in `least` may be the last of a
+    partition, wherever it stands. Otherwise every partition has `most`, except an object's last one.
     """
 
     least: int
@@ -56,16 +57,10 @@ def cuts(table: pa.Table, size: Size) -> Iterator[tuple[int, int]]:
     if rows <= most or not size.by_content:
         yield from ((start, min(rows, start + most)) for start in range(0, rows, most))
         return
+    ends = np.flatnonzero(hashed(table).hashes % np.uint64(size.least) == 0) + 1
     start = 0
-    for number, row_id in enumerate(row_ids(table), 1):
-        length = number - start
-        if length >= most or (length >= size.least and _ends_a_slice(row_id, size)):
-            yield start, number
-            start = number
-    if start < rows:
-        yield start, rows
-
-
-def _ends_a_slice(row_id: str, size: Size) -> bool:
-    """Whether a slice may end with this row: true for one row in `least`, whatever stands around it."""
-    return int(row_id[:8], 16) % size.least == 0
+    while start < rows:
+        possible = ends[np.searchsorted(ends, start + size.least) :]
+        stop = min(rows, start + most, *possible[:1].tolist())
+        yield start, stop
+        start = stop

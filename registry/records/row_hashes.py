@@ -6,11 +6,13 @@ a few words of eight bytes, evenly spread.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from registry.records.arrays import zero
 
 _WORDS = 4
 """Words that are taken of a text."""
@@ -57,14 +59,14 @@ def _of(array: pa.Array) -> Hashed:
     else:
         found = _of_numbers(array)
     if array.null_count:
-        found.hashes[np.asarray(array.is_null())] = _NULL
+        found.hashes[_numbers(array.is_null().cast(pa.uint8())).astype(bool)] = _NULL
     return found
 
 
 def _of_lists(array: pa.Array) -> Hashed:
     import pyarrow.compute as pc
 
-    lengths = np.asarray(pc.list_value_length(array).fill_null(0)).astype(np.int64)
+    lengths = _numbers(_filled(pc.list_value_length(array))).astype(np.int64)
     items = _of(array.flatten())
     stops = np.cumsum(lengths)
     # Differences of running sums; unsigned ones wrap around, which cancels out.
@@ -76,7 +78,7 @@ def _of_lists(array: pa.Array) -> Hashed:
 
 def _of_texts(array: pa.Array) -> Hashed:
     raw = array.cast(pa.large_binary())
-    raw = raw.fill_null(b"") if raw.null_count else raw
+    raw = _filled(raw)
     offsets = np.frombuffer(raw.buffers()[1], np.int64)[raw.offset : raw.offset + len(raw) + 1]
     lengths = np.diff(offsets)
     hashes = lengths.astype(np.uint64)
@@ -99,9 +101,19 @@ def _of_numbers(array: pa.Array) -> Hashed:
         array = array.cast(pa.uint8())
     elif pa.types.is_temporal(kind):
         array = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-    values = np.ascontiguousarray((array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False))
-    bits = values.view(f"<u{values.itemsize}").astype(np.uint64)
+    values = _numbers(_filled(array))
+    bits = values.astype(np.uint64)
     return Hashed(bits, np.full(len(array), kind.bit_width // 8, np.int64))
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    """The bits of numbers without nulls, as unsigned integers: `to_numpy` would import pandas."""
+    bits = np.frombuffer(array.buffers()[1], f"<u{array.type.bit_width // 8}")
+    return bits[array.offset : array.offset + len(array)]
+
+
+def _filled(array: pa.Array) -> pa.Array:
+    return array.fill_null(zero(array.type)) if array.null_count else array
 
 
 def _combine(hashes: Numbers, sizes: npt.NDArray[np.int64], column: Hashed) -> None:

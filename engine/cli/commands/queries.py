@@ -30,7 +30,7 @@ from engine.cli.invocation import propose
 from engine.cli.printable import row_count
 
 if TYPE_CHECKING:
-    pass
+    from registry import Registry
 
 TABLE_ROWS = 1000
 """How many rows `engine sql` shows as a table; the other formats print all rows."""
