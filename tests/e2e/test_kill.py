@@ -158,6 +158,6 @@ def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: Ch
     assert len(chat_server.requests) == ROWS
     with Registry(workdir / ".engine").session() as session:
         assert session.ask("select outcome, calls from step_runs where op = 'regenerate_cot' order by run_id").rows == [
-            ("failed", sent),
+            ("stopped", sent),
             ("ran", ROWS - sent),
         ]
