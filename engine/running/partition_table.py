@@ -119,8 +119,8 @@ class PartitionTable:
 
     @property
     def unfinished(self) -> int:
-        """The number of partitions without a receipt."""
-        return len(self._pending) + len(self.running)
+        """The number of partitions without a receipt; equal rows count once."""
+        return len(self._places) - len(self.found) - len(self.fresh)
 
     @property
     def can_start(self) -> bool:

@@ -20,21 +20,28 @@ from tests.chat_server import ChatServer
 from tests.conftest import Cli
 
 ROWS = 256
+UNSOLVED = 86
+CALLS = 2 * ROWS + UNSOLVED
 IN_FLIGHT = 8
 
 
-def write_pipeline(workdir: Path, server: ChatServer) -> None:
+def write_pipeline(workdir: Path, server: ChatServer, workers: int = 1) -> None:
+    """Two steps that call the model at the same time, and two that begin with the first rows of one of them."""
     problems = [{"question": f"What is {number} + 1?", "answer": str(number + 1)} for number in range(ROWS)]
     (workdir / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    document = {
+    document: dict[str, Any] = {
         "name": "demo",
         "models": {"teacher": json.loads(server.model(limits={"concurrency": IN_FLIGHT}))},
         "datasets": {"problems": {"type": "MathProblem", "path": "problems.jsonl"}},
         "steps": {
             "cot": {"op": "regenerate_cot", "in": "problems"},
+            "other": {"op": "regenerate_cot", "in": "problems", "with": {"prompt": "Another way. {{ question }}"}},
+            "again": {"op": "regenerate_cot", "in": "cot.unsolved", "with": {"prompt": "Once more. {{ question }}"}},
             "rows": {"op": "to_sft", "in": ["cot.solved", "cot.unsolved"]},
         },
     }
+    for step in ("cot", "other", "again"):
+        document["steps"][step]["resources"] = {"workers": workers}
     (workdir / "p.yaml").write_text(json.dumps(document))
 
 
@@ -76,13 +83,13 @@ def _named(process: psutil.Process, name: str) -> bool:
 class Run:
     """An `engine run` in another process."""
 
-    def __init__(self, workdir: Path, server: ChatServer, rng: random.Random) -> None:
-        self._server, self._rng = server, rng
+    def __init__(self, workdir: Path, server: ChatServer, rng: random.Random, cluster: Cluster | None = None) -> None:
+        self._server, self._rng, self._cluster = server, rng, cluster
         self._started: list[psutil.Process] = []
         self.process = psutil.Popen(
             [sys.executable, "-m", "engine.cli", "run", "p.yaml"],
             cwd=workdir,
-            env=os.environ,
+            env={**os.environ, **({"ENGINE_RAY_ADDRESS": cluster.address} if cluster else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -96,7 +103,7 @@ class Run:
         if self.process.poll() is not None:
             return 0
         self._started = self.process.children(recursive=True)
-        killed(self.process, whom)
+        killed(self._cluster.process if self._cluster and whom == "worker" else self.process, whom)
         return 1
 
     def end(self) -> tuple[int, str]:
@@ -108,6 +115,36 @@ class Run:
         return self.process.returncode, output
 
 
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+class Cluster:
+    """Two Ray nodes on this machine, until the block ends."""
+
+    def __enter__(self) -> Cluster:
+        pipe = subprocess.PIPE
+        self.process = psutil.Popen([sys.executable, "-c", CLUSTER], stdin=pipe, stdout=pipe, text=True)
+        self.address = self.process.stdout.readline().strip()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        parts = self.process.children(recursive=True)
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        for part in psutil.wait_procs(parts, timeout=20)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                part.kill()
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 10))])
 def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_server: ChatServer, seed: int) -> None:
@@ -117,7 +154,7 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_
     write_pipeline(workdir, chat_server)
     calm = engine("--registry", "calm", "run", "p.yaml")
     assert calm.returncode == 0, calm.stderr
-    assert len(chat_server.requests) == ROWS
+    assert len(chat_server.requests) == CALLS
     chat_server.requests.clear()
 
     rng = random.Random(seed)
@@ -125,20 +162,48 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_
     kills = 0
     for whom in rng.choices(["driver", "head", "everything"], k=rounds):
         run = Run(workdir, chat_server, rng)
-        kills += run.kill("worker", ROWS // 6)
-        kills += run.kill(whom, ROWS // 6)
+        kills += run.kill("worker", CALLS // 8)
+        kills += run.kill(whom, CALLS // 8)
         code, output = run.end()
         assert code != 0, output
     last = Run(workdir, chat_server, rng)
-    kills += last.kill("worker", ROWS // 8)
+    kills += last.kill("worker", CALLS // 10)
     code, output = last.end()
     assert code == 0, output
-    assert ROWS <= len(chat_server.requests) <= ROWS + kills * IN_FLIGHT
+    assert CALLS <= len(chat_server.requests) <= CALLS + kills * IN_FLIGHT
     assert kills >= 2 * rounds
     assert contents(workdir / ".engine") == contents(workdir / "calm")
     with Registry(workdir / ".engine").session() as session:
         states = [state for (state,) in session.ask("select state from runs order by started_at").rows]
     assert [state == "succeeded" for state in states] == [False] * rounds + [True]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_run_on_two_nodes_repeats_no_finished_call(
+    workdir: Path, engine: Cli, chat_server: ChatServer, seed: int
+) -> None:
+    """Workers on both nodes share the limits and the journal; one of them is killed, then the driver."""
+    chat_server.answer = solve
+    chat_server.latency = 0.05
+    write_pipeline(workdir, chat_server, workers=2)
+    assert engine("--registry", "calm", "run", "p.yaml").returncode == 0
+    chat_server.requests.clear()
+
+    rng = random.Random(seed)
+    with Cluster() as cluster:
+        run = Run(workdir, chat_server, rng, cluster)
+        kills = run.kill("worker", CALLS // 6) + run.kill("driver", CALLS // 6)
+        code, output = run.end()
+        assert code != 0, output
+        last = Run(workdir, chat_server, rng, cluster)
+        kills += last.kill("worker", CALLS // 8)
+        code, output = last.end()
+    assert code == 0, output
+    assert kills == 3
+    assert CALLS <= len(chat_server.requests) <= CALLS + kills * IN_FLIGHT
+    assert contents(workdir / ".engine") == contents(workdir / "calm")
 
 
 def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
@@ -152,12 +217,13 @@ def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: Ch
     assert code == 130, output
     assert "waiting for those in flight" in output
     sent = len(chat_server.requests)
-    assert sent < ROWS
+    assert sent < CALLS
     chat_server.latency = 0.0
     assert engine("run", "p.yaml").returncode == 0
-    assert len(chat_server.requests) == ROWS
+    assert len(chat_server.requests) == CALLS
     with Registry(workdir / ".engine").session() as session:
-        assert session.ask("select outcome, calls from step_runs where op = 'regenerate_cot' order by run_id").rows == [
-            ("stopped", sent),
-            ("ran", ROWS - sent),
-        ]
+        query = (
+            "select run_id, sum(calls), list(distinct outcome) from step_runs where op = 'regenerate_cot' group by 1 order by 1"
+        )
+        [(_, first, outcomes), (_, second, _)] = session.ask(query).rows
+    assert (first, second, outcomes) == (sent, CALLS - sent, ["stopped"])
