@@ -39,8 +39,8 @@ class SharedModels:
         self._connection = WorkerConnection(transport, name) if transport else None
         self._answers: Answers | None = None
         self._gates: dict[str, Gate] = {}
-        self._providers: dict[tuple[str, int], Provider] = {}
-        self._encoders: dict[tuple[str, int], LocalEncoder] = {}
+        self._providers: dict[tuple[str, int, int], Provider] = {}
+        self._encoders: dict[tuple[str, int, int], LocalEncoder] = {}
 
     def answers(self) -> Answers:
         """The journal."""
@@ -57,10 +57,13 @@ class SharedModels:
         return self._gates[binding.name]
 
     def provider(self, binding: ModelBinding, threads: int) -> Provider:
-        """What answers a model's requests. Batches are a step's own: one that fails drops those it has not sent."""
+        """What answers a model's requests. Models with the same weights share it.
+
+        Batches are a step's own: one that fails drops those it has not sent.
+        """
         if binding.spec.mode == "batch":
             return self._new_provider(binding, threads)
-        key = (binding.name, threads)
+        key = _loaded_as(binding, threads)
         if key not in self._providers:
             self._providers[key] = self._new_provider(binding, threads)
         return self._providers[key]
@@ -69,7 +72,7 @@ class SharedModels:
         """A sentence encoder."""
         from engine.llm.local.sentence_transformers import LocalEncoder
 
-        key = (binding.name, threads)
+        key = _loaded_as(binding, threads)
         if key not in self._encoders:
             assert binding.weights is not None
             folder = partial(materialise, binding.weights, self._registry.store)
@@ -115,6 +118,11 @@ class SharedModels:
             return here.folder, here.adapter
 
         return TransformersProvider(spec, folders, threads)
+
+
+def _loaded_as(binding: ModelBinding, threads: int) -> tuple[str, int, int]:
+    """What models must have in common to be one: the weights and the size of batches; behind an API, the name."""
+    return (binding.identity if binding.weights else binding.name, binding.spec.batch_size, threads)
 
 
 def governor(binding: ModelBinding) -> Governor:

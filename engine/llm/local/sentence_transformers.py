@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.library_noise import quiet_transformers
+from engine.llm.local.loading import one_at_a_time
 from engine.llm.types.errors import EndpointError
 from engine.llm.types.model_spec import ModelSpec
 
@@ -72,7 +73,8 @@ class LocalEncoder:
 
     @functools.cached_property
     def _network(self) -> Any:
-        return load(self.spec.model, self._weights(), self._threads)
+        with one_at_a_time:
+            return load(self.spec.model, self._weights(), self._threads)
 
 
 def load(name: str, folder: Path, threads: int | None) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.library_noise import quiet_transformers
 from engine.llm.local.generation import Generated, GenerationRequest, TokenScore, generate
+from engine.llm.local.loading import one_at_a_time
 from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
@@ -139,10 +140,14 @@ class TransformersProvider:
 
     # -- in the generating thread --------------------------------------------------------------------------------------
 
+    def _load(self) -> LocalModel:
+        with one_at_a_time:
+            return load(self._spec.model, *self._weights(), self._threads)
+
     def _generate(self, batch: Sequence[_Waiting], resolve: Callable[[_Waiting, Completion | Exception], None]) -> None:
         if not batch or self._closed.is_set():
             return
-        model = self._loaded or load(self._spec.model, *self._weights(), self._threads)
+        model = self._loaded or self._load()
         self._loaded = None if self._closed.is_set() else model
         tasks: list[tuple[_Waiting, GenerationRequest]] = []
         for each in batch:

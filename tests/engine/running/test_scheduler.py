@@ -228,6 +228,7 @@ def test_a_local_model_is_loaded_once_for_all_steps(
     monkeypatch.setattr(transformers, "load", lambda *arguments: loaded.append(arguments) or load(*arguments))
     words("a", "b", "c")
     model = json.dumps({"provider": "transformers", "model": str(tiny_model), "max_tokens": 2})
-    steps = "one: {op: ask_once, in: words}, two: {op: number_of, in: words, max_reject_ratio: 1.0}"
-    assert run_text(pipeline(steps, model), registry, cluster=InProcess()).state == "succeeded"
+    steps = "one: {op: ask_once, in: words}, two: {op: number_of, in: words, max_reject_ratio: 1.0, models: {teacher: warm}}"
+    text = pipeline(steps, model).replace("models: {teacher", f'models: {{warm: {model[:-1]}, "temperature": 1.5}}, teacher', 1)
+    assert run_text(text, registry, cluster=InProcess()).state == "succeeded"
     assert len(loaded) == 1
