@@ -306,16 +306,18 @@ def test_a_version_of_another_pipeline_can_be_an_input(registry: Registry) -> No
 
 
 def test_an_interrupted_step_resumes_where_it_stopped(registry: Registry, chat_server: ChatServer) -> None:
-    words(*[str(number) for number in range(64)])
-    chat_server.answer = lambda prompt, seen: error(401, "wrong key") if len(chat_server.requests) > 40 else "fine"
+    words(*[str(number) for number in range(300)])
+    chat_server.answer = lambda prompt, seen: error(401, "wrong key") if len(chat_server.requests) > 200 else "fine"
     text = pipeline("asked: {op: ask_once, in: words}", chat_server.model(limits={"concurrency": 1}))
     assert run_text(text, registry).state == "failed"
     with registry.session() as session:
         plan = make_plan(check(Path("p.yaml"), None, session), registry, select=set(), force=set(), why=True)
     [planned] = plan.steps
-    assert (planned.status, planned.total, planned.done > 0) == ("RESUME", 2, True)
-    assert planned.calls < 64
-    assert planned.why == (f"an earlier run finished {planned.done} of 2 partitions",)
+    assert planned.status == "RESUME"
+    assert planned.total is not None
+    assert 0 < planned.done < planned.total
+    assert 100 <= planned.calls <= 300 - 32 * planned.done
+    assert planned.why == (f"an earlier run finished {planned.done} of {planned.total} partitions",)
     chat_server.answer = lambda prompt, seen: "fine"
     assert outcomes(run_text(text, registry)) == {"asked": "resumed"}
-    assert len(chat_server.requests) == 65  # each row once, and the one that failed again
+    assert len(chat_server.requests) == 301  # each row once, and the one that failed again
