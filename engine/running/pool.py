@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import StepError
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.running.capacity import Amount, Capacity
 from engine.running.executor import Result, WorkerRequest
@@ -141,11 +140,7 @@ class Pool:
         self._steps[step].waiting.append(part)
 
     def next(self, seconds: float) -> Result | None:
-        """See Executor. Processes that die meanwhile are replaced.
-
-        Raises:
-            StepError: Ray itself has died.
-        """
+        """See Executor. Processes that die meanwhile are replaced; if Ray itself has died, all steps fail."""
         import ray
         from ray.exceptions import RayError
 
@@ -161,7 +156,10 @@ class Pool:
                     return None
                 self._take(processes[done[0]], done[0])
         except RayError as error:
-            raise StepError(f"a worker was lost and could not be replaced: {_last_line(error)}") from error
+            self.end()
+            self._processes.clear()
+            for name in self._steps:
+                self._give_up(name, f"a worker was lost and could not be replaced: {_last_line(error)}")
         return self._results.popleft() if self._results else None
 
     def halt(self, step: str) -> None:
@@ -267,7 +265,7 @@ class Pool:
             return
         except RayTaskError as error:
             # Only `open` raises; errors of partitions are results.
-            self._give_up(process.opening.pop(done, ""), error)
+            self._give_up(process.opening.pop(done, ""), f"a worker could not be started: {_last_line(error)}")
             return
         if done == process.starting:
             process.starting, self._failed_starts = None, 0
@@ -287,7 +285,7 @@ class Pool:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_FAILED_STARTS or "creation task" in str(error):
                 for name in [name for name, step in self._steps.items() if step.shape == process.shape]:
-                    self._give_up(name, error)
+                    self._give_up(name, f"a worker could not be started: {_last_line(error)}")
             return
         for name, part in reversed(process.running.values()):
             self._deaths[name, part.digest] += 1
@@ -306,13 +304,11 @@ class Pool:
             else:
                 step.waiting.appendleft(part)
 
-    def _give_up(self, name: str, error: Exception) -> None:
-        """No process can be started for a step."""
+    def _give_up(self, name: str, message: str) -> None:
+        """No process can run a step's partitions."""
         if name in self._steps:
             self._steps[name].waiting.clear()
-            self._results.append(
-                Result(name, Failure(digest="", message=f"a worker could not be started: {_last_line(error)}"))
-            )
+            self._results.append(Result(name, Failure(digest="", message=message)))
 
     def _end(self, process: _Process) -> None:
         self._processes.remove(process)

@@ -10,6 +10,7 @@ from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
+from engine.llm.limits.machine_share import machine_share
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
@@ -40,7 +41,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
             continue
         name = step.spec.models.get(role, role)
         before = spent_before.get(name, Spent()) + spent.get(name, Spent())
-        gate = Governor(spec, before.usd, before.calls)
+        gate = Governor(spec, before.usd, before.calls, share=machine_share(spec))
         try:
             # Servers are upgraded, so what was missing is checked again.
             found = ask_server(spec, registry, needed, gate=gate, recheck=True)
