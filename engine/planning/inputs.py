@@ -27,15 +27,19 @@ def link_key(link: Link) -> tuple[str, str]:
     return (link.name, link.output)
 
 
-def streamed_links(pipeline: Pipeline, step: Step) -> list[Link]:
-    """The outputs of other steps that a step can begin with before they are complete: those of its streamed input, except rows
-    that another step's finish function makes. Everything else that it reads has to be complete.
+def barriers(pipeline: Pipeline, step: Step) -> set[tuple[str, str]]:
+    """The outputs of other steps that have to be complete before a step can begin (see `link_key`).
+
+    These are inputs that it takes whole, models that steps train, and rows that another step's finish function makes. It can
+    begin with the first rows of all others.
     """
-    port = step.operator.streamed
-    links = step.inputs.get(port, ()) if port else ()
-    return [
-        link for link in links if link.kind == "step" and link.output not in pipeline.steps[link.name].operator.finished_outputs
+    whole = [link for port, links in step.inputs.items() if port != step.operator.streamed for link in links]
+    whole += [model.made_by for model in step.models.values() if model.made_by]
+    streamed = step.inputs.get(step.operator.streamed or "", ())
+    whole += [
+        link for link in streamed if link.kind == "step" and link.output in pipeline.steps[link.name].operator.finished_outputs
     ]
+    return {link_key(link) for link in whole if link.kind == "step"}
 
 
 def resolve_inputs(pipeline: Pipeline, step: Step, available: Available, registry: Registry) -> Inputs:

@@ -15,9 +15,9 @@ from engine.planning.explain import explain
 from engine.planning.inputs import (
     Available,
     Inputs,
+    barriers,
     link_key,
     resolve_inputs,
-    streamed_links,
     streamed_rows,
     version_of,
     with_models,
@@ -57,14 +57,14 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
 
 def _waiting(pipeline: Pipeline, step: Step, missing: Sequence[Link]) -> StepPlan:
     """The plan of a step some of whose inputs are not there yet."""
-    streamed = {link.name for link in streamed_links(pipeline, step)}
-    barriers = {link.name for link in missing if link not in streamed_links(pipeline, step)}
+    complete = barriers(pipeline, step)
+    waits = {link.name for link in missing if link_key(link) in complete}
     return StepPlan(
         step.name,
         step.operator.name,
         "WAIT",
-        waits_for=tuple(sorted(barriers)),
-        streams_from=tuple(sorted({link.name for link in missing} & streamed - barriers)),
+        waits_for=tuple(sorted(waits)),
+        streams_from=tuple(sorted({link.name for link in missing} - waits)),
         notes=step.notes,
     )
 

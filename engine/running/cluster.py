@@ -127,7 +127,7 @@ class Cluster:
 
     def next(self, seconds: float) -> Result | None:
         """See Executor."""
-        return self._running.next(seconds)
+        return self._pool.next(seconds) if self._pool else None
 
     def halt(self, step: str) -> None:
         """See Executor."""

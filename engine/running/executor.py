@@ -67,7 +67,7 @@ class Executor(Protocol):
         """Run a partition of an open step."""
 
     def next(self, seconds: float) -> Result | None:
-        """The next result of any step; None if there is none within that time."""
+        """The next result of any step; None if there is none within that time, or nothing has been started."""
 
     def halt(self, step: str) -> None:
         """Send no more requests for a step. Its partitions end soon."""

@@ -95,6 +95,11 @@ class PartitionTable:
         self.running.discard(digest)
         self._claims.release(self._base_key, digest)
 
+    def returned(self, digest: str) -> None:
+        """A partition was not run, and has to be."""
+        self.ended(digest)
+        self._pending.append(self._places[digest][0].part)
+
     def in_order(self, complete: int) -> Iterator[Receipt]:
         """Receipts that have not been returned before, in the order of the input, up to the first partition without one.
 

@@ -109,8 +109,7 @@ class Pool:
         shape = _shape(request, resources)
         if any(process.shape == shape for process in self._processes):
             return resources
-        room = self._make_room(_needed(request, resources), needed=True)
-        return resources if room and not any(step.reserved != Amount() for step in self._steps.values()) else None
+        return resources if self._make_room(_needed(request, resources), needed=True) else None
 
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
         """See Executor."""
@@ -181,6 +180,7 @@ class Pool:
             elif step in process.opened:
                 process.opened.discard(step)
                 process.actor.end.remote(step)
+            process.opening = {ref: name for ref, name in process.opening.items() if name != step}
 
     def end(self) -> None:
         """End all processes."""
@@ -231,7 +231,8 @@ class Pool:
                 return False
             if not self._end_an_idle_process():
                 # If nothing of ours is in the way, others use the cluster, and Ray lets us wait for them.
-                return not any(process.amount != Amount() for process in self._processes)
+                reserved = any(step.reserved != Amount() for step in self._steps.values())
+                return not reserved and not any(process.amount != Amount() for process in self._processes)
         return True
 
     def _start(self, shape: Shape, amount: Amount) -> _Process:
@@ -316,7 +317,12 @@ class Pool:
 
     def _end_an_idle_process(self) -> bool:
         """End a process that runs nothing, to make room for others; returns whether there was one."""
-        idle = [each for each in self._processes if not each.waited_for and each.amount != Amount()]
+        wanted = {step.shape for step in self._steps.values() if step.waiting}
+        idle = [
+            each
+            for each in self._processes
+            if each.amount != Amount() and not each.running and (not each.waited_for or each.shape not in wanted)
+        ]
         if idle:
             self._end(idle[0])
         return bool(idle)

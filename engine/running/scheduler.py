@@ -6,15 +6,16 @@ has been finished into partitions, submits as many as there is room for, and tak
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 
-from engine.errors import StepError
-from engine.planning.inputs import link_key, streamed_links
+from engine.errors import EngineError
+from engine.planning.inputs import barriers, link_key
 from engine.running.interrupt import Interruption
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_task import StepTask
-from registry import CorruptError
+from registry import RegistryError
 
 _TURN_SECONDS = 0.5
 
@@ -46,10 +47,12 @@ class Scheduler:
         with Interruption(self._run.observer.message, lambda: any(task.is_paid for task in self._open)) as interruption:
             try:
                 self._turns(interruption)
-            except KeyboardInterrupt:
+            except BaseException:
                 for task in self._open:
                     task.stop()
-                    task.end_unfinished()
+                    # The first error is the one to tell.
+                    with contextlib.suppress(EngineError, RegistryError, OSError):
+                        task.end_unfinished()
                 raise
         if self._failures:
             raise FailedStepError.joined(self._failures)
@@ -62,8 +65,7 @@ class Scheduler:
                 if not any(task.is_paid for task in self._open):
                     raise KeyboardInterrupt
             worked = [self._attempt(task) for task in self._tasks.values()]
-            if not any(worked):
-                self._receive()
+            self._receive(0.0 if any(worked) else _TURN_SECONDS)
             self._show_progress()
 
     @property
@@ -76,7 +78,7 @@ class Scheduler:
             return self._step(task)
         except FailedStepError as failure:
             self._fail(task, failure)
-        except (StepError, CorruptError) as error:
+        except (EngineError, RegistryError, OSError) as error:
             self._fail(task, FailedStepError(task.name, str(error)))
         return True
 
@@ -105,11 +107,11 @@ class Scheduler:
             task.end_unreached()
             return True
         missing = [link for link in task.step.links if link.kind == "step" and not self._tasks[link.name].succeeded]
-        streamed = streamed_links(self._run.pipeline, task.step)
+        complete = barriers(self._run.pipeline, task.step)
         sources = {}
         for link in missing:
             source = self._tasks[link.name]
-            if link not in streamed or not source.can_feed(link.output):
+            if link_key(link) in complete or not source.can_feed(link.output):
                 task.waited_for = link.name
                 return False
             sources[link_key(link)] = source
@@ -120,33 +122,41 @@ class Scheduler:
     def _stopped(self) -> bool:
         return any(task.stopping for task in self._tasks.values())
 
-    def _receive(self) -> None:
-        """Take the next result, if one comes soon."""
-        if not any(task.is_running for task in self._open):
-            if any(task.state == "open" for task in self._tasks.values()):
-                time.sleep(_TURN_SECONDS)  # all that is left is with another run
+    def _receive(self, seconds: float) -> None:
+        """Take the next result, if one comes within that time."""
+        if not self._open:
             return
-        found = self._run.executor.next(_TURN_SECONDS)
+        asked = time.monotonic()
+        found = self._run.executor.next(seconds)
         if found is None:
+            if not any(task.is_running for task in self._open):
+                # What is left is with another run, or waits for resources.
+                time.sleep(max(0.0, seconds - (time.monotonic() - asked)))
             return
         task = self._tasks[found.step]
         try:
             task.receive(found.result)
         except FailedStepError as failure:
             self._fail(task, failure)
+        except (EngineError, RegistryError, OSError) as error:
+            self._fail(task, FailedStepError(task.name, str(error)))
 
     def _fail(self, task: StepTask, failure: FailedStepError) -> None:
         task.fail(failure)
         task.halt()
+        after = self._after(task)
         for other in self._open:
-            if self._depends(other, task):
+            if other.name in after:
                 other.halt()
             other.stop()
 
-    def _depends(self, task: StepTask, on: StepTask) -> bool:
-        """Whether a step reads what another one makes, directly or not."""
-        before = [self._tasks[link.name] for link in task.step.links if link.kind == "step"]
-        return on in before or any(self._depends(each, on) for each in before)
+    def _after(self, task: StepTask) -> set[str]:
+        """The steps that read what a step makes, directly or not; `_tasks` is in an executable order."""
+        found = {task.name}
+        for name, other in self._tasks.items():
+            if any(link.kind == "step" and link.name in found for link in other.step.links):
+                found.add(name)
+        return found - {task.name}
 
     def _show_progress(self) -> None:
         if time.monotonic() - self._shown_at >= _TURN_SECONDS:

@@ -27,7 +27,7 @@ from engine.running.partition_table import PartitionTable
 from engine.running.requirements import check_needs
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
-from registry import Manifest, SideObject, StepRun
+from registry import Manifest, RegistryError, SideObject, StepRun
 
 _ROWS_SEEN = 64
 """The steps that follow begin when this many rows are finished and no more of them than allowed were rejected."""
@@ -82,6 +82,9 @@ class StepTask:
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
+        receipts = Receipts.of(self.run.registry, plan.base_key)
+        if receipts.exist and plan.key not in receipts.committed():
+            receipts.mark_committed(plan.key)  # a run was killed before it could
         record = record_of_hit(self.name, plan, manifests, self._started, self.waited_for)
         self.run.registry.catalog.commit([], self.run.run_id, record, hits=manifests)
         self._end(record, manifests, rejects_of(manifests))
@@ -235,7 +238,9 @@ class StepTask:
                 if self._too_many_rejects:
                     raise FailedStepError(self.name, "")
             return
-        if result.digest:
+        if result.stopped and not self.stopping:
+            self._table.returned(result.digest)
+        elif result.digest:
             self._table.ended(result.digest)
         else:
             for digest in [*self._table.running]:
@@ -250,7 +255,7 @@ class StepTask:
     def halt(self) -> None:
         """Send no more requests, either."""
         self.stop()
-        if self._placed and not self._halted:
+        if self._placed and not self._halted and self.state == "open":
             self._halted = True
             self.run.executor.halt(self.name)
 
@@ -273,6 +278,8 @@ class StepTask:
         except StepError as error:
             raise FailedStepError(self.name, str(error)) from error
         plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
+        if plan.base_key != self._plan.base_key:
+            raise AssertionError(f"step {self.name}: what it was told is not what it was made from")
         if not self.force and not self._table.fresh:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
             if found and not (run.retry_rejects and rejects_of(found)):
@@ -301,6 +308,8 @@ class StepTask:
                 self._check_rejects()
             except StepError as error:
                 self.failure = FailedStepError(self.name, str(error))
+            except (RegistryError, OSError):
+                pass  # its rejects cannot be read; the failure that it has is told
         record = self._record("failed" if self.failure else "stopped")
         self.run.registry.catalog.commit([], self.run.run_id, record)
         self._end(record, (), self._reject_objects)

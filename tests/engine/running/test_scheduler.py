@@ -13,12 +13,14 @@ from rich.console import Console
 
 from engine.cli.progress import PlainProgress
 from engine.jobs import partitions
+from engine.jobs.messages import Failure
 from engine.jobs.partitions import Size
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.running import step_task
+from engine.running.executor import Result
 from engine.running.run import run
-from registry import Registry
+from registry import CorruptError, Registry
 from tests.chat_server import ChatServer, error
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 from tests.engine.running.scripted import Scripted
@@ -85,6 +87,47 @@ def test_whole_inputs_are_barriers_and_the_plan_shows_them(registry: Registry) -
         "once": (("second",), ()),
         "drawn": (("second",), ("first",)),
     }
+
+
+def test_rows_that_are_streamed_and_taken_whole_are_waited_for(registry: Registry) -> None:
+    words(*[f"w{number}" for number in range(40)])
+    steps = "first: {op: shout, in: words}, drawn: {op: draw, in: {word: first, others: first}}"
+    cluster = Preferring("drawn", "first")
+    assert run_text(pipeline(steps), registry, cluster=cluster).state == "succeeded"
+    assert cluster.most_steps_at_once == 1
+    assert len(texts(registry, "demo/drawn")) == 40
+
+
+class Returning(Scripted):
+    """Returns the first partitions as if their worker had been stopped."""
+
+    returned = 2
+
+    def next(self, seconds: float) -> Result | None:
+        if self._running and self.returned:
+            self.returned -= 1
+            step, part = self._running.pop()
+            return Result(step, Failure(digest=part.digest, message="stopped", stopped=True))
+        return super().next(seconds)
+
+
+def test_a_partition_that_was_not_run_is_run_again(registry: Registry) -> None:
+    words(*[f"w{number}" for number in range(20)])
+    result = run_text(pipeline("loud: {op: shout, in: words}"), registry, cluster=Returning(lambda count: 0))
+    assert result.state == "succeeded"
+    assert texts(registry, "demo/loud") == [f"W{number}!" for number in range(20)]
+
+
+def test_rejects_that_cannot_be_read_end_the_step(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    words(*["bad"] * 8)
+
+    def unreadable(*_: object) -> None:
+        raise CorruptError("an object is damaged")
+
+    monkeypatch.setattr(step_task, "reasons_of", unreadable)
+    result = run_text(pipeline("cut: {op: split, in: words}"), registry, cluster=Scripted(lambda count: 0))
+    assert outcomes(result) == {"cut": "failed"}
+    assert ask(registry, "select outcome from step_runs") == [("failed",)]
 
 
 def test_a_failure_stops_what_depends_on_it_and_keeps_the_rest(registry: Registry) -> None:
