@@ -29,6 +29,7 @@ from engine.worker.models import Models
 from engine.worker.output_writer import OutputRow, OutputWriter
 from engine.worker.run_log import run_log
 from registry import Record, Registry
+from registry.records.known_valid import known_valid
 from registry.records.stored_rows import is_immutable
 
 
@@ -132,34 +133,53 @@ class Operation:
         """The operator in error messages. Not built for each row."""
         return f"{self.operator.place}: operator {self.operator.name}"
 
-    def checked(self, item: Any, where: str, calls: tuple[Call, ...] = (), given: Record | None = None) -> OutputRow:
+    def where(self, number: int | None) -> str:
+        """What the operator was called for, for error messages: a row by its number, or its inputs."""
+        return "its inputs" if number is None else f"row {number} of {self.stream!r}"
+
+    def checked(
+        self, item: Any, calls: tuple[Call, ...] = (), given: Record | None = None, number: int | None = None
+    ) -> OutputRow:
         """What the operator yielded, checked against its declaration and validated.
 
         Args:
             item: a record, or (output, record).
-            where: where the operator was, for error messages.
             calls: the calls made before.
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
+            number: of that row.
         """
+        if item is given and self._passes_on is type(item):
+            return OutputRow(self._first, item, sources_of(item), calls)
         name, outputs = self._name, self.operator.outputs
-        output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
+        output, row = item if isinstance(item, tuple) and len(item) == 2 else (self._first, item)
         if item is row and len(outputs) > 1:
             raise OperatorError(f"{name} has the outputs {', '.join(outputs)} and must yield (output, record)")
         if output not in outputs or output in self.operator.finished_outputs:
             names = ", ".join(each for each in outputs if each not in self.operator.finished_outputs)
             raise OperatorError(f"{name} yielded to {output!r}; its outputs are {names}")
         declared = outputs[output]
-        if row is given and type(row) is declared and is_immutable(declared):
+        if isinstance(row, Record) and type(row) is declared and is_immutable(declared) and (row is given or known_valid(row)):
             return OutputRow(output, row, sources_of(row), calls)
         if not isinstance(row, declared):
             raise OperatorError(f"{name} yielded a {type(row).__name__} to {output!r}, which takes {declared.type_name()}")
         try:
             valid = declared.model_validate(row.model_dump(), by_name=True, by_alias=False)
         except ValidationError as error:
-            raise OperatorError(
-                f"{name} yielded an invalid {declared.type_name()} for {where}: {wrong_fields(error)}"
-            ) from error
+            what = f"{name} yielded an invalid {declared.type_name()} for {self.where(number)}"
+            raise OperatorError(f"{what}: {wrong_fields(error)}") from error
         return OutputRow(output, valid, sources_of(row), calls)
+
+    @cached_property
+    def _first(self) -> str:
+        """The name of the first output."""
+        return next(iter(self.operator.outputs))
+
+    @cached_property
+    def _passes_on(self) -> type[Record] | None:
+        """The type of the only output, if a row of it that was given may be yielded as it is."""
+        declared = self.operator.outputs[self._first]
+        several = len(self.operator.outputs) > 1
+        return None if several or self.operator.finished_outputs or not is_immutable(declared) else declared
 
     def writer(self, part: Partition) -> OutputWriter:
         """A writer for the output rows of a partition."""

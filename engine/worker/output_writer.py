@@ -6,7 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
+from engine.worker.edges import Edges
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id
@@ -22,8 +23,7 @@ LEFT_OUT = "rows_excluded"
 """The metric that counts the rows that the exclusion list left out of an output."""
 
 
-@dataclass(frozen=True)
-class OutputRow:
+class OutputRow(NamedTuple):
     """A yielded row, its known sources, and the calls made before it."""
 
     output: str
@@ -36,8 +36,8 @@ class OutputRow:
 class _Rows:
     """One output's rows so far, with partition-local row numbers."""
 
+    edges: Edges
     records: list[Record] = field(default_factory=list)
-    edges: list[tuple[int, int, int]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     known_parents: set[str] = field(default_factory=set)
     without_parent: int = 0
@@ -66,29 +66,38 @@ class OutputWriter:
         self._left_out: Counter[str] = Counter()
         self._input_rows = rows
         self._numbers = {port: number for number, port in enumerate(operator.inputs)}
-        self._outputs: dict[str, _Rows] = {name: _Rows() for name in operator.outputs}
+        self._streamed = operator.streamed or ""
+        streamed = self._numbers.get(self._streamed)
+        self._outputs: dict[str, _Rows] = {name: _Rows(Edges(streamed)) for name in operator.outputs}
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def add_row(self, at: RowRef, emitted: Sequence[OutputRow], reasons: Sequence[str], log: CallLog) -> bool:
+    def add_row(self, place: int, emitted: Sequence[OutputRow], reasons: Sequence[str], made: Sequence[Call]) -> bool:
         """Add the result of an input row, which is a source of everything yielded for it. Returns whether any of it was kept.
 
         Args:
+            place: of the row in the partition.
             reasons: why the row, or parts of its result, were rejected.
+            made: all calls made for it.
         """
         linked: set[int] = set()
         kept = self._kept(emitted)
+        number = self._numbers[self._streamed]
         for item in kept:
+            if not item.sources and not item.calls:
+                rows = self._outputs[item.output]
+                rows.edges.add(len(rows.records), number, place)
+                rows.records.append(item.record)
+                rows.known_parents.add(self._streamed)
+                continue
             # If the operator names no answer, it may have used every call made so far.
             answers = _call_ids(item.sources) if item.calls else {}
             calls = [call for call in item.calls if call.call_id in answers] or item.calls
-            self._add(item, calls, (at,))
+            self._add(item, calls, (RowRef(self._streamed, place),))
             linked |= {id(call) for call in calls}  # a row that runs again repeats a call under the same call_id
-        if reasons:
-            number, parent_row = self._address(at)
-            self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
-        if log.calls:
-            self._add_unlinked(call for call in log.calls if id(call) not in linked)
+        self._rejects += [{"input": number, "parent_row": place, "reason": reason} for reason in reasons]
+        if made:
+            self._add_unlinked(call for call in made if id(call) not in linked)
         return bool(kept)
 
     def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
@@ -111,7 +120,9 @@ class OutputWriter:
         for name, record in self._operator.outputs.items():
             if record.registry_kind == "model" and self._exposure:
                 rows = self._outputs[name]
-                rows.edges += [(row, *self._address(ref)) for row in range(len(rows.records)) for ref in self._exposure]
+                for row in range(len(rows.records)):
+                    for ref in self._exposure:
+                        rows.edges.add(row, *self._address(ref))
                 rows.known_parents |= {ref.port for ref in self._exposure}
                 rows.without_parent = 0
 
@@ -122,7 +133,7 @@ class OutputWriter:
             return set()
         if any(each.without_parent for each in outputs) or not any(port in each.known_parents for each in outputs):
             return None
-        return {row for each in outputs for _, number, row in each.edges if number == self._numbers[port]}
+        return {row for each in outputs for row in each.edges.parents(self._numbers[port])}
 
     def receipt(
         self,
@@ -172,7 +183,8 @@ class OutputWriter:
         place = len(rows.records)
         parents = dict.fromkeys((*given, *(source for source in item.sources if isinstance(source, RowRef))))
         rows.records.append(item.record)
-        rows.edges += sorted((place, *self._address(ref)) for ref in parents)
+        for number, row in sorted(map(self._address, parents)):
+            rows.edges.add(place, number, row)
         rows.calls += [_call_row(call, place) for call in calls]
         rows.known_parents |= {ref.port for ref in parents}
         rows.without_parent += not parents
@@ -190,14 +202,15 @@ class OutputWriter:
             stored = self._store.put_table(table)
             data = DataObject(sha256=stored.sha256, rows=len(rows.records), bytes=stored.bytes, memory=table.nbytes)
             identity = content_id(record.arrow_schema(), [table]) if self._operator.shape == "whole" else None
-        if rows.edges:
-            lineage = self._side("lineage", _columns(rows.edges, side_schemas.LINEAGE), delta=("child_row", "parent_row"))
+        if rows.edges and not rows.edges.in_place:
+            lineage = self._side("lineage", rows.edges.table(), delta=("child_row", "parent_row"))
         if rows.calls:
             calls = self._side("calls", pa.Table.from_pylist(rows.calls, schema=side_schemas.CALLS))
         return OutputPart(
             data=data,
             content_id=identity,
             lineage=lineage,
+            in_place=rows.edges.in_place,
             calls=calls,
             known_parents=tuple(sorted(rows.known_parents)),
             rows_without_parent=rows.without_parent,

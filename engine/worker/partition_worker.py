@@ -20,7 +20,8 @@ from engine.worker.attachments import FileCollector
 from engine.worker.batches import run_batch
 from engine.worker.models import Models
 from engine.worker.operation import Operation, OperatorError, Scope
-from engine.worker.rows import FailedRowsError, run_rows
+from engine.worker.row_results import FailedRowsError
+from engine.worker.rows import run_rows
 from engine.worker.shared_models import SharedModels
 from engine.worker.whole import run_whole
 from registry import Registry

@@ -27,7 +27,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
     emitted: list[OutputRow] = []
     try:
         async for item in _any_generator(operator.function(**arguments)):
-            emitted.append(operation.checked(item, "its inputs"))
+            emitted.append(operation.checked(item))
     except (Reject, RequestError) as error:
         raise OperatorError(f"operator {operator.name}: {error}") from error
     except (ModelError, OperatorError, EngineError):
