@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import EngineError
-from engine.jobs.messages import Usage
-from engine.llm.chat import CallLog
+from engine.llm.chat import Call, CallLog
 from engine.llm.types.errors import BudgetError, EndpointError
 from engine.operator.context import Tally
-from engine.worker.models import usage
-from engine.worker.operation import OperatorError
-from engine.worker.output_writer import OutputRow
+from engine.provenance import Source
+from registry import Record
+
+OutputRow = tuple[str, Record, tuple[Source, ...], tuple[Call, ...]]
+"""A yielded row: the output, the record, its known sources, and the calls made before it. A plain tuple, as there are many."""
+
+
+class OperatorError(Exception):
+    """An operator raised an exception, or yielded something it did not declare."""
 
 
 @dataclass(slots=True)
@@ -24,33 +29,19 @@ class RowResult:
     """
 
     emitted: list[OutputRow]
+    log: CallLog | None = None
     rejected: str | None = None
     error: Exception | None = None
     partial: list[str] | None = None
     tally: Tally | None = None
-    log: CallLog | None = None
 
     @property
     def reasons(self) -> Sequence[str]:
         """All entries of this row in `rejects`."""
-        return self.partial or () if self.rejected is None else (self.rejected,)
+        return (self.partial or ()) if self.rejected is None else (self.rejected,)
 
 
-class FailedRowsError(Exception):
-    """Rows failed the step. `cause` is the most informative error; `usage` sums the calls of all rows."""
-
-    def __init__(self, results: Sequence[RowResult]) -> None:
-        super().__init__("rows failed")
-        self.cause = _main_error([result.error for result in results if result.error])
-        self.usage = usage_of(results)
-
-
-def usage_of(results: Sequence[RowResult]) -> Usage:
-    """The sum of the calls of all rows."""
-    return sum((usage(result.log) for result in results if result.log and result.log.calls), Usage())
-
-
-def _main_error(errors: Sequence[Exception]) -> Exception:
+def main_error(errors: Sequence[Exception]) -> Exception:
     """The most informative of several errors: those of an endpoint or a budget first, then those of an operator."""
     order: tuple[type[Exception], ...] = (EndpointError, BudgetError, OperatorError, EngineError)
     return next((error for kind in order for error in errors if isinstance(error, kind)), errors[0])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import EngineError
-from engine.jobs.messages import Partition, Receipt
+from engine.jobs.messages import Partition, Receipt, Usage
 from engine.llm.chat import CallLog, current_log
 from engine.llm.types.errors import ModelError, RequestError
 from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
 from engine.operator.types import place_in
-from engine.worker.operation import Operation, OperatorError, Scope
-from engine.worker.row_results import FailedRowsError, RowResult, usage_of
+from engine.worker.models import usage
+from engine.worker.operation import Operation, Scope
+from engine.worker.row_results import OperatorError, RowResult, main_error
 from engine.worker.turns import in_turn
 from registry import Record
 from registry.storage.valid_text import repaired
@@ -23,6 +24,15 @@ from registry.storage.valid_text import repaired
 _LONGEST_REASON = 1000
 _CODE_ERRORS = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
 """Exceptions that are caused by the operator's code, whatever a model answered."""
+
+
+class FailedRowsError(Exception):
+    """Rows failed the step. `cause` is the most informative error; `usage` sums the calls of all rows."""
+
+    def __init__(self, results: Sequence[RowResult]) -> None:
+        super().__init__("rows failed")
+        self.cause = main_error([result.error for result in results if result.error])
+        self.usage = _usage(results)
 
 
 async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Callable[[], None]) -> Receipt:
@@ -37,15 +47,14 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
     Raises:
         FailedRowsError: a row failed the step.
     """
-    calls = _Calls(operation, {**operation.whole_inputs(), **operation.arguments}, scope, stop)
-    rows = enumerate(operation.rows(part), part.first)
-    results: list[RowResult]
+    made: dict[int, RowResult] = {}
+    calls = _Calls(operation, {**operation.whole_inputs(), **operation.arguments}, part.first, scope, made, stop)
+    rows = enumerate(operation.rows(part))
     if operation.job.models:
-        results = await asyncio.gather(*[calls.with_models(number, row) for number, row in rows])
+        await asyncio.gather(*[calls.with_models(place, row) for place, row in rows])
     else:
-        made: dict[int, RowResult] = {}
-        await in_turn(rows, lambda turn: calls.without_models(turn, made))
-        results = [made[number] for number in range(part.first, part.first + part.rows)]
+        await in_turn(rows, calls.without_models)
+    results = [made[place] for place in range(part.rows)]
     if any(result.error for result in results):
         raise FailedRowsError(results)
     for result in results:
@@ -57,76 +66,83 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
 
 def _written(operation: Operation, part: Partition, results: Sequence[RowResult]) -> Receipt:
     writer = operation.writer(part)
-    produced = sum(
-        writer.add_row(place, result.emitted, result.reasons, result.log.calls if result.log else ())
-        for place, result in enumerate(results)
-    )
+    produced = writer.add_results(results)
     rejected = sum(result.rejected is not None for result in results)
     filtered = len(results) - produced - rejected
-    return writer.receipt(part, produced=produced, filtered=filtered, rejected=rejected, usage=usage_of(results))
+    return writer.receipt(part, produced=produced, filtered=filtered, rejected=rejected, usage=_usage(results))
+
+
+def _usage(results: Sequence[RowResult]) -> Usage:
+    return sum((usage(result.log) for result in results if result.log and result.log.calls), Usage())
 
 
 @dataclass(frozen=True)
 class _Calls:
-    """Calls of the operator for single rows; `arguments` has those that are the same for all."""
+    """Calls of the operator for the rows of a partition.
+
+    Attributes:
+        arguments: those that are the same for all rows.
+        first: the number of the first row, for messages.
+        results: gets the results, by place in the partition.
+    """
 
     operation: Operation
     arguments: dict[str, Any]
+    first: int
     scope: Scope
+    results: dict[int, RowResult]
     stop: Callable[[], None]
 
-    async def without_models(self, rows: Iterator[tuple[int, Record]], made: dict[int, RowResult]) -> None:
+    async def without_models(self, rows: Iterator[tuple[int, Record]]) -> None:
         """Call it for rows, one after another."""
-        for number, row in rows:
-            made[number] = result = RowResult([])
-            await self._attempt(number, row, result, self._seed_of(row))
-            self._done(result)
+        await self._call(rows, self._finish)
 
-    async def with_models(self, number: int, row: Record) -> RowResult:
+    async def with_models(self, place: int, row: Record) -> None:
         """Call it for a row that has a task of its own."""
-        seed = self._seed_of(row)
-        result = await self._logged(number, row, seed)
-        log = result.log
-        if self.operation.job.retry_rejects and result.rejected is not None and log and log.calls and not log.asked:
+        result, log = await self._logged(place, row)
+        if self.operation.job.retry_rejects and result.rejected is not None and log.calls and not log.asked:
             # The row was rejected again because of answers in the journal.
             refresh.set(True)
-            result = await self._logged(number, row, seed)
-            if result.log:
-                result.log.calls[:0] = log.calls
-        self._done(result)
-        return result
+            result, again = await self._logged(place, row)
+            again.calls[:0] = log.calls
+        self._finish(place, result)
 
-    async def _logged(self, number: int, row: Record, seed: int) -> RowResult:
-        result = RowResult([], log=CallLog())
-        assert result.log
-        current_log.set(result.log)
-        await self._attempt(number, row, result, seed)
-        return result
+    async def _logged(self, place: int, row: Record) -> tuple[RowResult, CallLog]:
+        log, results = CallLog(), list[RowResult]()
+        current_log.set(log)
+        await self._call([(place, row)], lambda _, result: results.append(result), log)
+        return results[0], log
 
-    def _seed_of(self, row: Record) -> int:
-        # By content, not by position: moving or adding a row does not change the draws of other rows.
-        return self.operation.seed(row.model_dump()) if self.operation.operator.context else 0
+    async def _call(
+        self,
+        rows: Iterable[tuple[int, Record]],
+        finish: Callable[[int, RowResult], None],
+        log: CallLog | None = None,
+    ) -> None:
+        operation, function, stream = self.operation, self.operation.operator.function, self.operation.stream
+        arguments, context, checked = {**self.arguments}, self.operation.operator.context, self.operation.checked
+        for place, row in rows:
+            arguments[stream] = row
+            result = RowResult([], log)
+            if context:
+                result.tally, result.partial = Tally(), []
+                arguments[context] = operation.context(self.scope, operation.seed_of(row), result.tally, result.partial)
+            try:
+                async for item in function(**arguments):
+                    # Any of the calls so far may have contributed to the row, unless the operator names them.
+                    calls = tuple(log.calls) if log else ()
+                    result.emitted.append(checked(item, calls, row, self.first + place))
+            except Exception as error:
+                self._fail(self.first + place, result, error)
+            finish(place, result)
 
-    def _done(self, result: RowResult) -> None:
+    def _finish(self, place: int, result: RowResult) -> None:
         if result.error:
             self.stop()
+        self.results[place] = result
         self.operation.heartbeat.row_done()
 
-    async def _attempt(self, number: int, row: Record, result: RowResult, seed: int) -> None:
-        """Call the operator for a row."""
-        operation, operator, log = self.operation, self.operation.operator, result.log
-        arguments = {**self.arguments, operation.stream: row}
-        if operator.context:
-            result.tally, result.partial = Tally(), []
-            arguments[operator.context] = operation.context(self.scope, seed, result.tally, result.partial)
-        try:
-            async for item in operator.function(**arguments):
-                # Any of the calls so far may have contributed to the row, unless the operator names them.
-                result.emitted.append(operation.checked(item, tuple(log.calls) if log else (), given=row, number=number))
-        except Exception as error:
-            self._failed(number, result, error)
-
-    def _failed(self, number: int, result: RowResult, error: Exception) -> None:
+    def _fail(self, number: int, result: RowResult, error: Exception) -> None:
         """Note in the result what an error means for its row."""
         name, where = self.operation.operator.name, self.operation.where(number)
         if isinstance(error, Reject | RequestError):

@@ -62,6 +62,11 @@ def known_valid(record: Record) -> bool:
     return True
 
 
+def checks_values_only(model: type[Record]) -> bool:
+    """Whether validation of such a record only looks whether each value is of its field's type."""
+    return _checks(model) is not None
+
+
 @cache
 def _checks(model: type[Record]) -> list[tuple[str, Mapping[type, Fits]]] | None:
     """By field, what a value of each class must be; None if validation may do more than look at the values."""

@@ -1,4 +1,4 @@
-"""Edges of lineage say the same however they are kept."""
+"""Edges of lineage, and whether they need an object at all."""
 
 from __future__ import annotations
 
@@ -6,36 +6,46 @@ import pytest
 
 from engine.worker.edges import Edges
 
-IN_PLACE = [(row, 1, row) for row in range(5)]
+
+def rows_of(edges: Edges) -> list[tuple[int, int, int]]:
+    """The edges as they are stored."""
+    return [(row["child_row"], row["input"], row["parent_row"]) for row in edges.table().to_pylist()]
 
 
 @pytest.mark.parametrize(
-    ("added", "in_place"),
+    ("streamed", "rows", "in_place"),
     [
-        ([], False),
-        (IN_PLACE, True),
-        ([*IN_PLACE, (5, 1, 6)], False),
-        ([*IN_PLACE, (5, 0, 5)], False),
-        ([*IN_PLACE, (4, 1, 7)], False),
-        ([*IN_PLACE, (6, 1, 6)], False),
-        ([(0, 1, 1), (1, 1, 1)], False),
-        ([(1, 1, 1), (2, 1, 2)], False),
-        ([(0, 0, 0)], False),
+        ([], 0, False),
+        ([], 1, False),
+        ([(0, 0), (1, 1), (2, 2)], 3, True),
+        ([(0, 0), (1, 1), (2, 2)], 4, False),
+        ([(0, 0), (1, 1), (2, 3)], 3, False),
+        ([(0, 0), (1, 1), (1, 2)], 3, False),
+        ([(1, 1), (2, 2), (3, 3)], 3, False),
     ],
 )
-def test_edges_are_those_that_were_added(added: list[tuple[int, int, int]], in_place: bool) -> None:
+def test_rows_are_in_place_if_each_came_from_its_own(streamed: list[tuple[int, int]], rows: int, in_place: bool) -> None:
     edges = Edges(1)
-    for edge in added:
-        edges.add(*edge)
-    assert edges.in_place is in_place
-    assert len(edges) == len(added)
-    assert [*edges] == added
-    assert edges.parents(1) == {parent for _, number, parent in added if number == 1}
-    assert [tuple(row.values()) for row in edges.table().to_pylist()] == added
+    for child, place in streamed:
+        edges.add_streamed(child, place)
+    assert edges.in_place(rows) is in_place
+    assert rows_of(edges) == [(child, 1, place) for child, place in streamed]
+    assert (len(edges), edges.any_streamed) == (len(streamed), bool(streamed))
+
+
+def test_edges_come_in_the_order_of_their_children() -> None:
+    edges = Edges(1)
+    edges.add_streamed(0, 0)
+    edges.add(1, 0, 7)
+    edges.add(1, 1, 1)
+    edges.add_streamed(2, 2)
+    assert not edges.in_place(3)
+    assert rows_of(edges) == [(0, 1, 0), (1, 0, 7), (1, 1, 1), (2, 1, 2)]
+    assert (edges.parents(0), edges.parents(1)) == ({7}, {0, 1, 2})
 
 
 def test_nothing_is_in_place_without_a_streamed_input() -> None:
     edges = Edges(None)
     edges.add(0, 0, 0)
-    assert not edges.in_place
-    assert [*edges] == [(0, 0, 0)]
+    assert not edges.in_place(1)
+    assert rows_of(edges) == [(0, 0, 0)]
