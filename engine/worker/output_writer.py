@@ -70,8 +70,8 @@ class OutputWriter:
         Returns:
             The number of rows of whose results anything was kept.
         """
-        outputs, streamed = self._outputs, self._numbers[self._streamed]
-        produced = 0
+        streamed, produced = self._numbers[self._streamed], 0
+        adding = {name: (rows.records.append, rows.edges.places.append) for name, rows in self._outputs.items()}
         for place, result in enumerate(results):
             kept = self._kept(result.emitted) if self._excluded else result.emitted
             produced += bool(kept)
@@ -79,9 +79,9 @@ class OutputWriter:
             for item in kept:
                 output, record, sources, made = item
                 if not sources and not made:
-                    rows = outputs[output]
-                    rows.edges.add_streamed(len(rows.records), place)
-                    rows.records.append(record)
+                    add_record, add_place = adding[output]
+                    add_record(record)
+                    add_place(place)
                     continue
                 # If the operator names no answer, it may have used every call made so far.
                 answers = _call_ids(sources) if made else {}
@@ -185,7 +185,7 @@ class OutputWriter:
         rows.without_parent += not parents
 
     def _known_parents(self, rows: _Rows) -> set[str]:
-        return rows.known_parents | ({self._streamed} if rows.edges.any_streamed else set())
+        return rows.known_parents | ({self._streamed} if rows.edges.places else set())
 
     def _add_unlinked(self, calls: Iterable[Call]) -> None:
         """Add calls that produced no row; they are stored with the first output."""

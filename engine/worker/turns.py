@@ -6,8 +6,11 @@ A task for each item costs several times what an operator that never waits does 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+import sys
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -54,9 +57,7 @@ class _Turns(Generic[T]):
         task.add_done_callback(self._ended)
 
     async def _turn(self, number: int) -> None:
-        # The loop comes to this call if and when an item waits.
-        self._loop.call_soon(self._hand_over, number)
-        await self._process(self._items(number))
+        await _watched(self._process(self._items(number)), lambda: self._hand_over(number))
 
     def _hand_over(self, number: int) -> None:
         if number == self._begun and not self._all_taken and not self._end.done():
@@ -82,3 +83,29 @@ class _Turns(Generic[T]):
             self._end.set_exception(error)
         elif not self._unfinished:
             self._end.set_result(None)
+
+
+@types.coroutine
+def _watched(work: Coroutine[Any, Any, None], when_it_waits: Callable[[], None]) -> Generator[Any, None, None]:
+    """Run a coroutine, and say when it waits.
+
+    The loop lists each async generator that begins, to close it when the loop itself is closed. That takes a third of the time
+    of one that does not wait, and changes nothing: it has ended by then, and one that waits is closed with its task. So none is
+    listed here.
+    """
+    resume = partial(work.send, None)
+    while True:
+        listing = sys.get_asyncgen_hooks().firstiter
+        sys.set_asyncgen_hooks(firstiter=None)
+        try:
+            awaited = resume()
+        except StopIteration:
+            return
+        finally:
+            sys.set_asyncgen_hooks(firstiter=listing)
+        when_it_waits()
+        try:
+            yield awaited
+            resume = partial(work.send, None)
+        except BaseException as error:
+            resume = partial(work.throw, error)
