@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 import tempfile
@@ -218,6 +219,7 @@ def in_process(rows: int) -> None:
         write_items(folder, rows)
         (folder / "p.yaml").write_text(yaml.safe_dump(PIPELINE))
         pipeline, registry = check(folder / "p.yaml"), Registry(folder / "registry")
+        gc.set_threshold(10_000)  # as in the engine's own processes
         began = time.process_time()
         result = run(pipeline, registry, Silent(), select=set(), force=set(), cluster=OneProcess())
         cpu = time.process_time() - began

@@ -66,5 +66,6 @@ def sources_of(value: Any) -> tuple[Source, ...]:
     """The known sources of an object."""
     if isinstance(value, RowRef):
         return (value,)
-    found: tuple[Source, ...] = getattr(value, _SOURCES, ())
+    # Not by getattr: pydantic looks long for an attribute that a model does not have.
+    found: tuple[Source, ...] = getattr(value, "__dict__", {}).get(_SOURCES, ())
     return found

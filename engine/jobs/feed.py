@@ -77,7 +77,7 @@ class Feed:
         """Read the next object and cut it; returns the number of its version, and the partitions."""
         version, part = next((number, each) for number, each in enumerate(self._parts) if each.waiting)
         data = part.waiting.popleft()
-        table = self._store.read_table(data.sha256)
+        table = self._store.read_recent(data.sha256)
         made = []
         for start, stop in cuts(table, self._size):
             digest = content_id(table.schema, [table.slice(start, stop - start)])

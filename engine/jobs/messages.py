@@ -144,6 +144,8 @@ class OutputPart(Message):
 
     Args:
         content_id: of the rows, for a whole-input operator.
+        in_place: every row came from the row at the same place of the partition's slice and from no other, so there is no
+            object with lineage.
         known_parents: inputs in which rows have known sources.
         rows_without_parent: the number of rows without a known source.
     """
@@ -151,6 +153,7 @@ class OutputPart(Message):
     data: DataObject | None = None
     content_id: str | None = None
     lineage: SideObject | None = None
+    in_place: bool = False
     calls: SideObject | None = None
     known_parents: tuple[str, ...] = ()
     rows_without_parent: int = 0

@@ -52,18 +52,14 @@ class Context:
     """The operator's view of the engine: an argument annotated `Context` gets one.
 
     Attributes:
-        random: a random generator. Its seed comes from the pipeline's seed, the operator and the row's content, so the order
-            of rows and the number of workers make no difference.
-        seed: the seed of `random`, for libraries with their own generators.
         log: a logger for the people who run the pipeline; it writes to the run's log file.
         device: the resources of each device, in Ray's words (`CPU`, `GPU`); see `Params.device_count`.
     """
 
-    random: random.Random
     log: logging.Logger
-    seed: int
     device: Mapping[str, float]
-    _folder: Path
+    _seed: Callable[[], int]
+    _folder: Callable[[], Path]
     _lasting: Path
     _tally: Tally
     _keep: Callable[[Path], list[StoredFile]]
@@ -71,9 +67,25 @@ class Context:
     _rejects: list[str] = field(default_factory=list)
 
     @cached_property
+    def random(self) -> random.Random:
+        """A random generator. Its seed comes from the pipeline's seed, the operator and the row's content, so the order of rows
+        and the number of workers make no difference.
+        """
+        return random.Random(self._full_seed)
+
+    @property
+    def seed(self) -> int:
+        """A seed like that of `random`, below 2**31, for libraries with their own generators."""
+        return self._full_seed % 2**31
+
+    @cached_property
+    def _full_seed(self) -> int:
+        return self._seed()
+
+    @cached_property
     def scratch(self) -> Path:
         """An empty folder for this row (or step). It is removed afterwards."""
-        return Path(tempfile.mkdtemp(dir=self._folder))
+        return Path(tempfile.mkdtemp(dir=self._folder()))
 
     @cached_property
     def checkpoints(self) -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.jobs.messages import InputVersion
 from engine.operator.declaration import Operator
+from registry.catalog import side_schemas
 
 Rows = NDArray[np.int64]
 
@@ -41,12 +42,18 @@ class InputRows:
             [order[port] + place for port in operator.inputs if port in inputs for place in range(len(inputs[port]))], np.int16
         )
 
-    def named(self, table: pa.Table, first: int) -> pa.Table:
-        """A side object with the columns `input` and `parent_row` of a receipt, as a manifest has them.
+    def in_place(self, rows: int) -> pa.Table:
+        """The lineage of an output of `rows` rows that is in place (see OutputPart), as a receipt's side object has it."""
+        numbers = np.arange(rows)
+        columns = [pa.array(each) for each in (numbers, np.full(rows, self._streamed, np.int16), numbers)]
+        return pa.Table.from_arrays(columns, schema=side_schemas.LINEAGE)
+
+    def named(self, table: pa.Table, first: Rows) -> pa.Table:
+        """Side objects with the columns `input` and `parent_row` of receipts, as a manifest has them.
 
         Args:
-            table: the side object.
-            first: the place of the partition's first row in the streamed input.
+            table: the side objects, one after another.
+            first: for each row, the place of its partition's first row in the streamed input.
         """
         inputs: Rows = table["input"].to_numpy().astype(np.int64)
         rows: Rows = table["parent_row"].to_numpy() + self._bases[inputs] + np.where(inputs == self._streamed, first, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -132,30 +133,44 @@ def _side_objects(
     before it.
     """
     calls: list[SideObject] = []
-    tables: dict[str, list[pa.Table]] = {"lineage": [], "rejects": [], "exposure": []}
+    pieces: dict[str, list[_Piece]] = {"lineage": [], "rejects": [], "exposure": []}
     base = 0
     for first, receipt in placed:
         part = receipt.outputs[output]
-        if part.lineage:
-            table = input_rows.named(store.read_table(part.lineage.sha256), first)
-            shifted = pc.add(table["child_row"], pa.scalar(base, pa.int64()))
-            tables["lineage"].append(table.set_column(0, side_schemas.LINEAGE.field("child_row"), shifted))
+        if part.in_place and part.data:
+            pieces["lineage"].append(_Piece(input_rows.in_place(part.data.rows), first, base))
+        for kind, side in (
+            ("lineage", part.lineage),
+            ("rejects", receipt.rejects if rejects else None),
+            ("exposure", receipt.exposure if record.registry_kind == "model" else None),
+        ):
+            if side:
+                pieces[kind].append(_Piece(store.read_table(side.sha256), first, base))
         if part.calls:
             calls.append(part.calls.model_copy(update={"base": base}))
-        if rejects and receipt.rejects:
-            tables["rejects"].append(input_rows.named(store.read_table(receipt.rejects.sha256), first))
-        if receipt.exposure and record.registry_kind == "model":
-            tables["exposure"].append(input_rows.named(store.read_table(receipt.exposure.sha256), first))
         base += part.data.rows if part.data else 0
-    made = {kind: _side_object(store, kind, pieces) for kind, pieces in tables.items() if pieces}
+    made = {kind: _side_object(store, kind, input_rows, of) for kind, of in pieces.items() if of}
     return tuple(each for each in (made.get("lineage"), *calls, made.get("rejects"), made.get("exposure")) if each)
+
+
+class _Piece(NamedTuple):
+    """A side object of a receipt: the places of the first row of its partition, in the input and in the output."""
+
+    table: pa.Table
+    first: int
+    base: int
 
 
 _DELTAS = {"lineage": ("child_row", "parent_row"), "rejects": (), "exposure": ("parent_row",)}
 
 
-def _side_object(store: ObjectStore, kind: Any, pieces: Sequence[pa.Table]) -> SideObject:
-    table = pa.concat_tables(pieces)
+def _side_object(store: ObjectStore, kind: Any, input_rows: InputRows, pieces: Sequence[_Piece]) -> SideObject:
+    sizes = [each.table.num_rows for each in pieces]
+    firsts, bases = (np.repeat([getattr(each, name) for each in pieces], sizes) for name in ("first", "base"))
+    table = input_rows.named(pa.concat_tables([each.table for each in pieces]).combine_chunks(), firsts)
+    if kind == "lineage":
+        shifted = pc.add(table["child_row"], pa.array(bases))
+        table = table.set_column(0, side_schemas.LINEAGE.field("child_row"), shifted)
     stored = store.put_table(table, delta=_DELTAS[kind])
     return SideObject(kind=kind, sha256=stored.sha256, rows=table.num_rows, bytes=stored.bytes)
 

@@ -44,7 +44,7 @@ class FinishedRows:
                 if part.content_id:
                     self._known[name] = part.content_id
                 else:
-                    content.update(self._store.read_table(part.data.sha256))
+                    content.update(self._store.read_recent(part.data.sha256))
 
     def content_ids(self) -> dict[str, str]:
         """The content ids by output, after all receipts were added."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from typing import Any
 
@@ -22,6 +23,8 @@ class RayHost:
 
         from engine.worker.host import Host
 
+        # The rows of a partition live together. Looking for cycles every 700 allocations takes an eighth of a computing step.
+        gc.set_threshold(10_000)
         # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
         sys.setswitchinterval(0.0005)
         remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node

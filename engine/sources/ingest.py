@@ -14,22 +14,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from engine.errors import EngineError, PipelineError, Problem, did_you_mean
+from engine.errors import EngineError, PipelineError, Problem
 from engine.fingerprint.code import code_of_source
 from engine.operator.catalogue import catalogue
+from engine.sources.arrow_rows import ArrowRows, one_by_one
 from engine.sources.coercion import UnfitError, coerced
 from engine.sources.exclusions import EXCLUDED, digest
+from engine.sources.findings import Findings, explained, problems_of
 from engine.sources.locations import SourceFile, find_files
-from engine.sources.readers import Row, arrow_rows, read_file
+from engine.sources.readers import read_file
+from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject
 from registry.records.schema import fields_of_type
@@ -47,8 +49,6 @@ READER_VERSION = 3
 BATCH_ROWS = 4096
 BATCH_BYTES = 2 << 20
 """How many records become Arrow rows at a time: records take several times the memory of their Arrow rows."""
-
-SHOWN_ERRORS = 20
 
 HEAD_ROWS = 20
 HEAD_BYTES = 1 << 20
@@ -137,7 +137,7 @@ def ingest(
     from registry.records.boundaries import split
     from registry.records.content import ContentHash
 
-    found, content, data, last = _Findings(), ContentHash(record.arrow_schema()), list[DataObject](), tuple[pa.Table, ...]()
+    found, content, data, last = Findings(), ContentHash(record.arrow_schema()), list[DataObject](), tuple[pa.Table, ...]()
     file = last_file(spec, base_dir)
     size = Path(file.path).stat().st_size if file else 0
     if continued:
@@ -145,11 +145,13 @@ def ingest(
         found.rows = continued.reached.rows
         found.columns.update(continued.reached.columns)
         found.ignored.update(continued.reached.ignored)
-    rows = continued.added if continued else islice(_rows(spec, record, base_dir, seed), spec.limit)
+    rows = continued.added if continued else _rows(spec, record, base_dir, seed)
+    if spec.limit is not None and not continued:
+        rows = islice(one_by_one(rows), spec.limit)
     typed = _typed(rows, spec, record, excluded, found)
     for table, stored in store.put_tables(split(chain(last, _hashed(content, _batches(typed, record))))):
         data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=table.num_rows, memory=table.nbytes))
-    if problems := _problems(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
+    if problems := problems_of(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
         raise PipelineError(problems)
     extra = []
     if found.rejects:
@@ -172,81 +174,18 @@ def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: lis
     file = files[0]
     if spec.on_error == "skip" or file.system is not None or (file.format == "json" and _size(file) > HEAD_BYTES):
         return []
-    found = _Findings()
+    found = Findings()
     most = min(HEAD_ROWS, spec.limit or HEAD_ROWS)
-    for _ in _typed(_head(read_file(file, _wanted(spec, record)), most, found), spec, record, frozenset(), found):
+    head = _head(one_by_one(read_file(file, _wanted(spec, record))), most, found)
+    for _ in _typed(head, spec, record, frozenset(), found):
         pass
     every_column = file.format in ("csv", "tsv", "parquet") and found.rows
     whole = found.rows < most and not found.cut
-    return _problems(name, spec, record, found, complete=len(files) == 1 and bool(every_column or whole))
+    return problems_of(name, spec, record, found, complete=len(files) == 1 and bool(every_column or whole))
 
 
 class _RowError(ValueError):
     """A row cannot be used; the text says why."""
-
-
-@dataclass
-class _Bad:
-    """Rows with the same error."""
-
-    first: str
-    last: str
-    count: int = 1
-
-    def __str__(self) -> str:
-        if self.count == 1:
-            return self.first
-        more = "another row has" if self.count == 2 else f"{self.count - 1:,} more rows have"
-        return f"{self.first} ({more} the same error, the last is {self.last})"
-
-
-@dataclass
-class _Findings:
-    """What was found while rows were validated."""
-
-    rows: int = 0
-    ignored: Counter[str] = field(default_factory=Counter)
-    columns: set[str] = field(default_factory=set)
-    errors: dict[str, _Bad] = field(default_factory=dict)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-    excluded: int = 0
-    bad: int = 0
-    shown: int = 0
-    cut: bool = False
-
-    def wrong(self, where: str, error: str) -> None:
-        """Note a row that does not fit."""
-        self.bad += 1
-        if error in self.errors:
-            self.errors[error].count += 1
-            self.errors[error].last = where
-        elif len(self.errors) < SHOWN_ERRORS:
-            self.errors[error] = _Bad(where, where)
-        else:
-            return
-        self.shown += 1
-
-
-def _problems(name: str, spec: DatasetSpec, record: type[Record], found: _Findings, *, complete: bool) -> list[Problem]:
-    """The problems of a source after its rows were validated; `complete`: all of them were."""
-    problems = [Problem(f"{bad}: not a {record.type_name()}: {error}") for error, bad in found.errors.items()]
-    if found.bad > found.shown:
-        problems.append(Problem(f"... and {found.bad - found.shown:,} more rows of {name!r}"))
-    if problems:
-        hint = "fix the rows, map columns with `rename`, or continue without these rows: `on_error: skip`"
-        problems[-1] = Problem(problems[-1].message, hint=hint)
-    taken = found.rows - found.bad - len(found.rejects)
-    if complete and found.rows and found.columns:
-        for column in spec.rename.keys() - found.columns:
-            known = did_you_mean(column, found.columns)
-            problems.append(Problem(f"rename: {name!r} has no column {column!r}", hint=known))
-    if complete and not problems and not taken and not found.excluded and not spec.allow_empty:
-        where = spec.path or spec.hf or spec.generator
-        why = f"{where} has no rows"
-        if found.rejects:
-            why = f"none of the {len(found.rejects):,} rows of {where} fit: {found.rejects[0]['reason']}"
-        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is intended, set `allow_empty: true`"))
-    return problems
 
 
 def _wanted(spec: DatasetSpec, record: type[Record]) -> frozenset[str]:
@@ -255,11 +194,14 @@ def _wanted(spec: DatasetSpec, record: type[Record]) -> frozenset[str]:
 
 
 def _typed(
-    rows: Iterator[Row], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: _Findings
-) -> Iterator[tuple[Record, int]]:
-    """The rows that fit and are not excluded, as records, each with its size."""
-    for number, row in enumerate(rows, found.rows):
-        error = row.error
+    rows: Iterator[Row | ArrowRows], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: Findings
+) -> Iterator[tuple[Record, int] | pa.Table]:
+    """The rows that fit and are not excluded, as tables, or as records, each with its size."""
+    for row in _by_column(rows, spec, record, excluded, found):
+        if not isinstance(row, Row):
+            yield row
+            continue
+        number, error = found.rows, row.error
         found.rows += 1
         found.columns |= row.unread
         found.ignored.update(row.unread)
@@ -277,7 +219,7 @@ def _typed(
                 error = str(invalid)
             except ValidationError as invalid:
                 given = [*row.fields, *sorted(row.unread)]
-                error = "; ".join(_explain(item, given) for item in invalid.errors())
+                error = "; ".join(explained(item, given) for item in invalid.errors())
             else:
                 found.ignored.update(unknown)
                 if not (excluded and _row_id(typed) in excluded):
@@ -291,13 +233,31 @@ def _typed(
         found.wrong(row.where, error)
 
 
+def _by_column(
+    rows: Iterator[Row | ArrowRows], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: Findings
+) -> Iterator[Row | pa.Table]:
+    """Rows that are read together as a table, if they can be typed by column; all others one by one."""
+    from engine.sources.columnar import typed
+
+    for each in rows:
+        if isinstance(each, Row):
+            yield each
+        elif spec.defaults or excluded or (table := typed(each.batch, record, spec.rename)) is None:
+            yield from each
+        else:
+            found.rows += table.num_rows
+            found.columns |= each.unread | {*each.batch.schema.names}
+            found.ignored.update(dict.fromkeys(each.unread, table.num_rows))
+            yield table
+
+
 def _row_id(row: Record) -> str:
     from registry.records.content import row_id
 
     return row_id(row)
 
 
-def _head(rows: Iterator[Row], most: int, found: _Findings) -> Iterator[Row]:
+def _head(rows: Iterator[Row], most: int, found: Findings) -> Iterator[Row]:
     size = 0
     for row in islice(rows, most):
         yield row
@@ -312,11 +272,18 @@ def _hashed(content: ContentHash, tables: Iterable[pa.Table]) -> Iterator[pa.Tab
         yield table
 
 
-def _batches(rows: Iterator[tuple[Record, int]], record: type[Record]) -> Iterator[pa.Table]:
-    """Records as tables of bounded size, the last of which may be empty."""
+def _batches(rows: Iterator[tuple[Record, int] | pa.Table], record: type[Record]) -> Iterator[pa.Table]:
+    """The rows as tables of bounded size, the last of which may be empty."""
     batch: list[Record] = []
     size = 0
-    for typed, bytes_ in rows:
+    for each in rows:
+        if not isinstance(each, tuple):
+            if batch:
+                yield record.to_table(batch)
+                batch, size = [], 0
+            yield each
+            continue
+        typed, bytes_ = each
         batch.append(typed)
         size += bytes_
         if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
@@ -325,20 +292,7 @@ def _batches(rows: Iterator[tuple[Record, int]], record: type[Record]) -> Iterat
     yield record.to_table(batch)
 
 
-def _explain(error: Any, columns: list[str]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        if len(error["loc"]) > 1:
-            return f"{where} is missing"
-        shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
-        close = did_you_mean(where, columns, " ").strip()
-        return f"{where} is missing; the row has {shown or 'no values'}" + (f" ({close})" if close else "")
-    given = error.get("input")
-    shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
-    return f"{where}: {error['msg']}{shown}"
-
-
-def _rows(spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int) -> Iterator[Row]:
+def _rows(spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int) -> Iterator[Row | ArrowRows]:
     if spec.path is not None:
         for file in find_files(spec.path, base_dir):
             yield from read_file(file, _wanted(spec, record))
@@ -351,7 +305,7 @@ def _rows(spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int) ->
         yield from _hub_rows(spec.hf, spec.split, _wanted(spec, record))
 
 
-def _hub_rows(name: str, split: str, wanted: frozenset[str]) -> Iterator[Row]:
+def _hub_rows(name: str, split: str, wanted: frozenset[str]) -> Iterator[ArrowRows]:
     import datasets
 
     datasets.disable_progress_bars()
@@ -362,7 +316,7 @@ def _hub_rows(name: str, split: str, wanted: frozenset[str]) -> Iterator[Row]:
     unread = frozenset(loaded.column_names) - wanted
     first = 1
     for table in loaded.remove_columns(sorted(unread)).with_format("arrow").iter(batch_size=1024):
-        yield from arrow_rows(table, f"{name}[{split}]", first, unread)
+        yield ArrowRows(table, f"{name}[{split}]", first, unread)
         first += table.num_rows
 
 

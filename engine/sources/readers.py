@@ -11,44 +11,25 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import EngineError
+from engine.sources.arrow_rows import ArrowRows
 from engine.sources.coercion import Number
 from engine.sources.locations import SourceFile
+from engine.sources.row import MAX_ROW_BYTES, Row
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
-MAX_ROW_BYTES = 64 << 20
-"""The most bytes of a row in its file."""
 MAX_DOCUMENT_BYTES = 512 << 20
 """The most bytes of a JSON file, which is read whole; JSON Lines has no such limit."""
 
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a source before it is typed.
-
-    Attributes:
-        where: its location, such as `rows.jsonl:3`.
-        fields: its values; None if it cannot be read.
-        error: why it cannot be read.
-        size: its approximate size in bytes.
-        unread: columns that are not wanted and were not read.
-    """
-
-    where: str
-    fields: dict[str, Any] | None = None
-    error: str = ""
-    size: int = 0
-    unread: frozenset[str] = field(default=frozenset())
-
-
-def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row | ArrowRows]:
     """The rows of a file.
 
     Args:
@@ -59,8 +40,11 @@ def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
         EngineError: the file as a whole cannot be read.
     """
     with file.reading():
-        for row in _READERS[file.format or "jsonl"](file, wanted):
-            yield _in_partition(row, file)
+        for rows in _READERS[file.format or "jsonl"](file, wanted):
+            if isinstance(rows, ArrowRows) and file.partition:
+                yield from (_in_partition(row, file) for row in rows)
+            else:
+                yield rows if isinstance(rows, ArrowRows) else _in_partition(rows, file)
 
 
 def _in_partition(row: Row, file: SourceFile) -> Row:
@@ -269,7 +253,7 @@ def _delimiter(header: str, possible: str, wanted: frozenset[str]) -> str:
     return max(possible, key=columns)
 
 
-def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[ArrowRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -281,85 +265,16 @@ def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
             columns = [name for name in names if name in wanted]
             first = 1
             for batch in parquet.iter_batches(batch_size=1024, columns=columns):
-                yield from arrow_rows(batch, file.name, first, frozenset(names) - wanted)
+                yield ArrowRows(batch, file.name, first, frozenset(names) - wanted)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise EngineError(f"{file.name}: not a readable Parquet file: {error}") from error
 
 
-def arrow_rows(batch: pa.RecordBatch | pa.Table, name: str, first: int, unread: frozenset[str]) -> Iterator[Row]:
-    """The rows of a batch, the first of which is number `first` of `name`."""
-    columns = {column: list(_values(batch.column(column))) for column in batch.schema.names}
-    size = batch.nbytes // max(1, batch.num_rows)
-    for row in range(batch.num_rows):
-        where = f"{name} row {first + row}"
-        fields = {column: values[row] for column, values in columns.items()}
-        bad = [f"{column}: {value.why}" for column, value in fields.items() if isinstance(value, _Unreadable)]
-        if size > MAX_ROW_BYTES:
-            bad.append(f"the row has more than {MAX_ROW_BYTES >> 20} MiB")
-        if bad:
-            yield Row(where, error="; ".join(bad), unread=unread)
-        else:
-            yield Row(where, fields, size=size, unread=unread)
-
-
-@dataclass(frozen=True)
-class _Unreadable:
-    why: str
-
-
-def _values(column: Any) -> list[Any]:
-    """The values of an Arrow column; those that Python cannot represent are _Unreadable."""
-    convert = _exact(column.type)
-    try:
-        values = column.to_pylist()
-    except _no_value():
-        values = [_cell(cell) for cell in column]
-    return (
-        [value if value is None or isinstance(value, _Unreadable) else convert(value) for value in values]
-        if convert
-        else values
-    )
-
-
-def _no_value() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for values that it cannot convert: text that is not UTF-8, dates after 9999, unknown time zones."""
-    import pyarrow as pa
-
-    return (ValueError, OverflowError, KeyError, TypeError, pa.ArrowException)
-
-
-def _cell(cell: Any) -> Any:
-    try:
-        return cell.as_py()
-    except UnicodeDecodeError:
-        return _Unreadable("not UTF-8")
-    except _no_value() as error:
-        return _Unreadable(f"a {cell.type} that cannot be read: {error}")
-
-
-def _exact(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """How values of an Arrow type keep the text of floats with fewer than 64 bits; None if there are none."""
-    import pyarrow as pa
-
-    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
-        import numpy as np
-
-        narrow = np.float16 if pa.types.is_float16(kind) else np.float32
-        return lambda value: Number(repr(float(str(narrow(value))))) if np.isfinite(value) else value
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = _exact(kind.value_type)
-        return inner and (lambda values: [None if value is None else inner(value) for value in values])
-    if pa.types.is_struct(kind):
-        parts = {part.name: convert for part in kind if (convert := _exact(part.type))}
-        if not parts:
-            return None
-        return lambda fields: {
-            key: parts[key](value) if key in parts and value is not None else value for key, value in fields.items()
-        }
-    if pa.types.is_dictionary(kind):
-        return _exact(kind.value_type)
-    return None
-
-
-_READERS = {"jsonl": _json_lines, "json": _json_document, "csv": _csv, "tsv": _csv, "parquet": _parquet}
+_READERS: dict[str, Callable[[SourceFile, frozenset[str]], Iterator[Row | ArrowRows]]] = {
+    "jsonl": _json_lines,
+    "json": _json_document,
+    "csv": _csv,
+    "tsv": _csv,
+    "parquet": _parquet,
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyarrow as pa
 from pydantic import ValidationError
 
@@ -10,8 +12,8 @@ from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog
 from engine.operator.types import place_in
 from engine.provenance import RowRef
-from engine.worker.operation import Operation, OperatorError, Scope, wrong_fields
-from engine.worker.output_writer import OutputRow
+from engine.worker.operation import Operation, Scope, wrong_fields
+from engine.worker.row_results import OperatorError
 
 
 def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
@@ -21,7 +23,7 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     numbered = table.add_column(0, "_row", pa.array(range(part.rows), pa.int64()))
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
-        arguments[operator.context] = operation.context(scope, operation.seed(part.digest))
+        arguments[operator.context] = operation.context(scope, partial(operation.seed, part.digest))
     try:
         result = operator.function(**arguments)
     except (EngineError, OSError):
@@ -43,7 +45,7 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     named = [each if isinstance(each, list) else [each] for each in parents]
     sources = [tuple(RowRef(stream, row) for row in each if row is not None) for each in named]
     writer = operation.writer(part)
-    writer.add_free([OutputRow(output, row, refs) for row, refs in zip(rows, sources, strict=True)], CallLog())
+    writer.add_free([(output, row, refs, ()) for row, refs in zip(rows, sources, strict=True)], CallLog())
     known = writer.produced(stream)
     produced = table.num_rows if known is None else len(known)
     return writer.receipt(part, produced=produced, filtered=table.num_rows - produced, rejected=0)

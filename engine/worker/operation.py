@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,12 @@ from engine.provenance import sources_of
 from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole
 from engine.worker.models import Models
-from engine.worker.output_writer import OutputRow, OutputWriter
+from engine.worker.output_writer import OutputWriter
+from engine.worker.row_results import OperatorError, OutputRow
 from engine.worker.run_log import run_log
 from registry import Record, Registry
+from registry.records.known_valid import known_valid
 from registry.records.stored_rows import is_immutable
-
-
-class OperatorError(Exception):
-    """An operator raised an exception, or yielded something it did not declare."""
 
 
 def wrong_fields(error: ValidationError) -> str:
@@ -46,9 +45,19 @@ def wrong_fields(error: ValidationError) -> str:
 class Scope:
     """The state of one partition: a scratch folder, and what the operator reports and keeps."""
 
-    scratch: Path
     files: FileCollector
     tally: Tally = field(default_factory=Tally)
+    _folder: Path | None = None
+
+    def folder(self) -> Path:
+        """The scratch folder. Most operators need none."""
+        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="engine-"))
+        return self._folder
+
+    def clear(self) -> None:
+        """Remove the scratch folder."""
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Operation:
@@ -105,21 +114,30 @@ class Operation:
         text = repr((self.job.seed, self.operator.name, *parts))
         return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
 
-    def context(self, scope: Scope, seed: int, tally: Tally | None = None, rejects: list[str] | None = None) -> Context:
+    def seed_of(self, row: Record) -> Callable[[], int]:
+        """Computes the seed for a row, which costs more than most operators: by content, not by position, so moving or adding
+        a row does not change the draws of others.
+        """
+        if is_immutable(type(row)):
+            return lambda: self.seed(row.model_dump())
+        return partial(self.seed, row.model_dump())  # as it is before the operator changes a list in it
+
+    def context(
+        self, scope: Scope, seed: Callable[[], int], tally: Tally | None = None, rejects: list[str] | None = None
+    ) -> Context:
         """The context of a call of the operator.
 
         Args:
             scope: of the partition.
-            seed: see `seed`.
+            seed: returns the seed; see `seed`.
             tally: collects its numbers (default: the partition's).
             rejects: collects its partial rejects; None if it is not called for a row.
         """
         return Context(
-            random.Random(seed),
             self.log,
-            seed % 2**31,
             self.job.device,
-            scope.scratch,
+            seed,
+            scope.folder,
             self.receipts.checkpoints,
             scope.tally if tally is None else tally,
             scope.files,
@@ -132,34 +150,53 @@ class Operation:
         """The operator in error messages. Not built for each row."""
         return f"{self.operator.place}: operator {self.operator.name}"
 
-    def checked(self, item: Any, where: str, calls: tuple[Call, ...] = (), given: Record | None = None) -> OutputRow:
+    def where(self, number: int | None) -> str:
+        """What the operator was called for, for error messages: a row by its number, or its inputs."""
+        return "its inputs" if number is None else f"row {number} of {self.stream!r}"
+
+    def checked(
+        self, item: Any, calls: tuple[Call, ...] = (), given: Record | None = None, number: int | None = None
+    ) -> OutputRow:
         """What the operator yielded, checked against its declaration and validated.
 
         Args:
             item: a record, or (output, record).
-            where: where the operator was, for error messages.
             calls: the calls made before.
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
+            number: of that row.
         """
+        if item is given and self._passes_on is type(item):
+            return self._first, item, (), calls
         name, outputs = self._name, self.operator.outputs
-        output, row = item if isinstance(item, tuple) and len(item) == 2 else (next(iter(outputs)), item)
+        output, row = item if isinstance(item, tuple) and len(item) == 2 else (self._first, item)
         if item is row and len(outputs) > 1:
             raise OperatorError(f"{name} has the outputs {', '.join(outputs)} and must yield (output, record)")
         if output not in outputs or output in self.operator.finished_outputs:
             names = ", ".join(each for each in outputs if each not in self.operator.finished_outputs)
             raise OperatorError(f"{name} yielded to {output!r}; its outputs are {names}")
         declared = outputs[output]
-        if row is given and type(row) is declared and is_immutable(declared):
-            return OutputRow(output, row, sources_of(row), calls)
+        if isinstance(row, Record) and type(row) is declared and is_immutable(declared) and (row is given or known_valid(row)):
+            return output, row, sources_of(row), calls
         if not isinstance(row, declared):
             raise OperatorError(f"{name} yielded a {type(row).__name__} to {output!r}, which takes {declared.type_name()}")
         try:
             valid = declared.model_validate(row.model_dump(), by_name=True, by_alias=False)
         except ValidationError as error:
-            raise OperatorError(
-                f"{name} yielded an invalid {declared.type_name()} for {where}: {wrong_fields(error)}"
-            ) from error
-        return OutputRow(output, valid, sources_of(row), calls)
+            what = f"{name} yielded an invalid {declared.type_name()} for {self.where(number)}"
+            raise OperatorError(f"{what}: {wrong_fields(error)}") from error
+        return output, valid, sources_of(row), calls
+
+    @cached_property
+    def _first(self) -> str:
+        """The name of the first output."""
+        return next(iter(self.operator.outputs))
+
+    @cached_property
+    def _passes_on(self) -> type[Record] | None:
+        """The type of the only output, if a row of it that was given may be yielded as it is."""
+        declared = self.operator.outputs[self._first]
+        several = len(self.operator.outputs) > 1
+        return None if several or self.operator.finished_outputs or not is_immutable(declared) else declared
 
     def writer(self, part: Partition) -> OutputWriter:
         """A writer for the output rows of a partition."""

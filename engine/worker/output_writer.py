@@ -14,6 +14,8 @@ from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
+from engine.worker.edges import Edges
+from engine.worker.row_results import OutputRow, RowResult
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id
@@ -22,22 +24,12 @@ LEFT_OUT = "rows_excluded"
 """The metric that counts the rows that the exclusion list left out of an output."""
 
 
-@dataclass(frozen=True)
-class OutputRow:
-    """A yielded row, its known sources, and the calls made before it."""
-
-    output: str
-    record: Record
-    sources: tuple[Source, ...] = ()
-    calls: tuple[Call, ...] = ()
-
-
 @dataclass
 class _Rows:
     """One output's rows so far, with partition-local row numbers."""
 
+    edges: Edges
     records: list[Record] = field(default_factory=list)
-    edges: list[tuple[int, int, int]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     known_parents: set[str] = field(default_factory=set)
     without_parent: int = 0
@@ -66,30 +58,42 @@ class OutputWriter:
         self._left_out: Counter[str] = Counter()
         self._input_rows = rows
         self._numbers = {port: number for number, port in enumerate(operator.inputs)}
-        self._outputs: dict[str, _Rows] = {name: _Rows() for name in operator.outputs}
+        self._streamed = operator.streamed or ""
+        streamed = self._numbers.get(self._streamed)
+        self._outputs: dict[str, _Rows] = {name: _Rows(Edges(streamed)) for name in operator.outputs}
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def add_row(self, at: RowRef, emitted: Sequence[OutputRow], reasons: Sequence[str], log: CallLog) -> bool:
-        """Add the result of an input row, which is a source of everything yielded for it. Returns whether any of it was kept.
+    def add_results(self, results: Sequence[RowResult]) -> int:
+        """Add the results of all rows of the partition, in order. A row is a source of everything that was yielded for it.
 
-        Args:
-            reasons: why the row, or parts of its result, were rejected.
+        Returns:
+            The number of rows of whose results anything was kept.
         """
-        linked: set[int] = set()
-        kept = self._kept(emitted)
-        for item in kept:
-            # If the operator names no answer, it may have used every call made so far.
-            answers = _call_ids(item.sources) if item.calls else {}
-            calls = [call for call in item.calls if call.call_id in answers] or item.calls
-            self._add(item, calls, (at,))
-            linked |= {id(call) for call in calls}  # a row that runs again repeats a call under the same call_id
-        if reasons:
-            number, parent_row = self._address(at)
-            self._rejects += [{"input": number, "parent_row": parent_row, "reason": reason} for reason in reasons]
-        if log.calls:
-            self._add_unlinked(call for call in log.calls if id(call) not in linked)
-        return bool(kept)
+        streamed, produced = self._numbers[self._streamed], 0
+        adding = {name: (rows.records.append, rows.edges.places.append) for name, rows in self._outputs.items()}
+        for place, result in enumerate(results):
+            kept = self._kept(result.emitted) if self._excluded else result.emitted
+            produced += bool(kept)
+            linked: set[int] = set()
+            for item in kept:
+                output, record, sources, made = item
+                if not sources and not made:
+                    add_record, add_place = adding[output]
+                    add_record(record)
+                    add_place(place)
+                    continue
+                # If the operator names no answer, it may have used every call made so far.
+                answers = _call_ids(sources) if made else {}
+                calls = [call for call in made if call.call_id in answers] or made
+                self._add(item, calls, (RowRef(self._streamed, place),))
+                linked |= {id(call) for call in calls}  # a row that runs again repeats a call under the same call_id
+            if result.rejected is not None or result.partial:
+                reasons = result.reasons
+                self._rejects += [{"input": streamed, "parent_row": place, "reason": reason} for reason in reasons]
+            if result.log and result.log.calls:
+                self._add_unlinked(call for call in result.log.calls if id(call) not in linked)
+        return produced
 
     def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
         """Add rows that do not belong to one input row. Calls are linked to the rows that name their answers."""
@@ -98,7 +102,7 @@ class OutputWriter:
             by_id.setdefault(call.call_id, deque()).append(call)
         linked: set[int] = set()
         for item in self._kept(emitted):
-            calls = [by_id[call_id][0] for call_id in _call_ids(item.sources) if call_id in by_id]
+            calls = [by_id[call_id][0] for call_id in _call_ids(item[2]) if call_id in by_id]
             for call in calls:
                 by_id[call.call_id].rotate(-1)  # equal requests have equal ids; each row gets one of their calls
             self._add(item, calls)
@@ -111,7 +115,9 @@ class OutputWriter:
         for name, record in self._operator.outputs.items():
             if record.registry_kind == "model" and self._exposure:
                 rows = self._outputs[name]
-                rows.edges += [(row, *self._address(ref)) for row in range(len(rows.records)) for ref in self._exposure]
+                for row in range(len(rows.records)):
+                    for ref in self._exposure:
+                        rows.edges.add(row, *self._address(ref))
                 rows.known_parents |= {ref.port for ref in self._exposure}
                 rows.without_parent = 0
 
@@ -120,9 +126,9 @@ class OutputWriter:
         outputs = [each for each in self._outputs.values() if each.records]
         if not outputs:
             return set()
-        if any(each.without_parent for each in outputs) or not any(port in each.known_parents for each in outputs):
+        if any(each.without_parent for each in outputs) or not any(port in self._known_parents(each) for each in outputs):
             return None
-        return {row for each in outputs for _, number, row in each.edges if number == self._numbers[port]}
+        return {row for each in outputs for row in each.edges.parents(self._numbers[port])}
 
     def receipt(
         self,
@@ -157,25 +163,29 @@ class OutputWriter:
 
     def _kept(self, emitted: Sequence[OutputRow]) -> Sequence[OutputRow]:
         """The rows that are not on the exclusion list."""
-        if not self._excluded:
-            return emitted
         kept = []
         for item in emitted:
-            if item.output in self._excluded and row_id(item.record) in self._excluded[item.output]:
-                self._left_out[item.output] += 1
+            output, record, *_ = item
+            if output in self._excluded and row_id(record) in self._excluded[output]:
+                self._left_out[output] += 1
             else:
                 kept.append(item)
         return kept
 
     def _add(self, item: OutputRow, calls: Sequence[Call], given: tuple[RowRef, ...] = ()) -> None:
-        rows = self._outputs[item.output]
+        output, record, sources, _ = item
+        rows = self._outputs[output]
         place = len(rows.records)
-        parents = dict.fromkeys((*given, *(source for source in item.sources if isinstance(source, RowRef))))
-        rows.records.append(item.record)
-        rows.edges += sorted((place, *self._address(ref)) for ref in parents)
+        parents = dict.fromkeys((*given, *(source for source in sources if isinstance(source, RowRef))))
+        rows.records.append(record)
+        for number, row in sorted(map(self._address, parents)):
+            rows.edges.add(place, number, row)
         rows.calls += [_call_row(call, place) for call in calls]
         rows.known_parents |= {ref.port for ref in parents}
         rows.without_parent += not parents
+
+    def _known_parents(self, rows: _Rows) -> set[str]:
+        return rows.known_parents | ({self._streamed} if rows.edges.places else set())
 
     def _add_unlinked(self, calls: Iterable[Call]) -> None:
         """Add calls that produced no row; they are stored with the first output."""
@@ -184,22 +194,24 @@ class OutputWriter:
 
     def _written(self, name: str, rows: _Rows) -> OutputPart:
         data = identity = lineage = calls = None
+        in_place = rows.edges.in_place(len(rows.records))
         if rows.records:
             record = self._operator.outputs[name]
             table = record.to_table(rows.records)
             stored = self._store.put_table(table)
             data = DataObject(sha256=stored.sha256, rows=len(rows.records), bytes=stored.bytes, memory=table.nbytes)
             identity = content_id(record.arrow_schema(), [table]) if self._operator.shape == "whole" else None
-        if rows.edges:
-            lineage = self._side("lineage", _columns(rows.edges, side_schemas.LINEAGE), delta=("child_row", "parent_row"))
+        if rows.edges and not in_place:
+            lineage = self._side("lineage", rows.edges.table(), delta=("child_row", "parent_row"))
         if rows.calls:
             calls = self._side("calls", pa.Table.from_pylist(rows.calls, schema=side_schemas.CALLS))
         return OutputPart(
             data=data,
             content_id=identity,
             lineage=lineage,
+            in_place=in_place,
             calls=calls,
-            known_parents=tuple(sorted(rows.known_parents)),
+            known_parents=tuple(sorted(self._known_parents(rows))),
             rows_without_parent=rows.without_parent,
         )
 

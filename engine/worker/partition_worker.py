@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import shutil
-import tempfile
 import traceback
-from pathlib import Path
 
 from engine.errors import EngineError
 from engine.fingerprint.code import code_digest
@@ -19,7 +16,8 @@ from engine.llm.types.errors import ModelError, StoppedError
 from engine.worker.attachments import FileCollector
 from engine.worker.batches import run_batch
 from engine.worker.models import Models
-from engine.worker.operation import Operation, OperatorError, Scope
+from engine.worker.operation import Operation, Scope
+from engine.worker.row_results import OperatorError
 from engine.worker.rows import FailedRowsError, run_rows
 from engine.worker.shared_models import SharedModels
 from engine.worker.whole import run_whole
@@ -77,7 +75,7 @@ class Worker:
             self._watching.cancel()
 
     async def _run(self, part: Partition) -> Receipt:
-        scope = Scope(Path(tempfile.mkdtemp(prefix="engine-")), FileCollector(self.registry))
+        scope = Scope(FileCollector(self.registry))
         try:
             if self.operation.operator.shape == "row":
                 result = await run_rows(self.operation, part, scope, self.stop)
@@ -86,7 +84,7 @@ class Worker:
             else:
                 result = await run_whole(self.operation, part, scope)
         finally:
-            shutil.rmtree(scope.scratch, ignore_errors=True)
+            scope.clear()
         counts, values = scope.tally.metrics()
         return result.model_copy(
             update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(scope.files.kept)}

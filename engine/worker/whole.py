@@ -12,8 +12,8 @@ from engine.llm.types.errors import ModelError, RequestError
 from engine.operator.context import Reject
 from engine.operator.types import place_in
 from engine.worker.models import usage
-from engine.worker.operation import Operation, OperatorError, Scope
-from engine.worker.output_writer import OutputRow
+from engine.worker.operation import Operation, Scope
+from engine.worker.row_results import OperatorError, OutputRow
 
 
 async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Receipt:
@@ -23,11 +23,11 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
     inputs = operation.whole_inputs()
     arguments: dict[str, Any] = {**inputs, **operation.arguments}
     if operator.context:
-        arguments[operator.context] = operation.context(scope, operation.seed())
+        arguments[operator.context] = operation.context(scope, operation.seed)
     emitted: list[OutputRow] = []
     try:
         async for item in _any_generator(operator.function(**arguments)):
-            emitted.append(operation.checked(item, "its inputs"))
+            emitted.append(operation.checked(item))
     except (Reject, RequestError) as error:
         raise OperatorError(f"operator {operator.name}: {error}") from error
     except (ModelError, OperatorError, EngineError):

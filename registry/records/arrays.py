@@ -30,11 +30,14 @@ def zero(kind: pa.DataType) -> pa.Scalar:
     return pa.Array.from_buffers(kind, 1, buffers[: kind.num_buffers])[0]
 
 
+_TEXTS = {str, type(None)}
+
+
 def _made_of_text(values: Sequence[Any], column: Column) -> pa.Array | None:
     """None where it is not for values of this type, or where some do not fit."""
     if column.encode:
         return None
-    if column.kind == "str" and all(type(value) is str or value is None for value in values):
+    if column.kind == "str" and {*map(type, values)} <= _TEXTS:
         builder = pa.lib.StringBuilder()
         try:
             builder.append_values(values)

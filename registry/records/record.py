@@ -7,6 +7,7 @@ inside it): older versions are read with the defaults. When a version cannot be 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -48,11 +49,8 @@ class Record(BaseModel):
 
         from registry.records.arrays import array_of
 
-        rows = list(rows)
-        arrays = []
-        for name, column in columns_of(cls).parts.items():
-            values = [row.__dict__[name] for row in rows]
-            arrays.append(array_of(values, column))
+        fields = [row.__dict__ for row in rows]
+        arrays = [array_of([*map(itemgetter(name), fields)], column) for name, column in columns_of(cls).parts.items()]
         return pa.Table.from_arrays(arrays, schema=cls.arrow_schema())
 
     @classmethod

@@ -9,8 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -20,21 +22,38 @@ from pydantic import BaseModel
 from registry.records.record import Record
 
 R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=BaseModel)
 Convert = Callable[[Any], Any]
+
+_SETTERS: list[Callable[[Any, Any], None]] = [
+    vars(BaseModel)[slot].__set__
+    for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+]
+"""What a model consists of. The set of given fields is shared by the rows of a table: copies of a model copy it, and nothing
+that a model offers changes it once all fields are in it."""
+
+_AT_ONCE = 1024
+"""Rows that are made together."""
 
 _UNCONVERTED = (str, int, float, bool, bytes, dt.date)
 
 
 def read_valid(record: type[R], table: pa.Table) -> Iterator[R]:
     """The rows of a table that `record` itself wrote."""
-    build = _builder(record)
-    if build is None:
+    converts = _converts(record)
+    if converts is None:
         yield from record.from_table(table)
         return
-    names = list(record.model_fields)
-    columns = [table.column(name).to_pylist() for name in names]
-    for values in zip(*columns, strict=True):
-        yield build(dict(zip(names, values, strict=True)))
+    for start in range(0, table.num_rows, _AT_ONCE):
+        piece = table.slice(start, _AT_ONCE)
+        columns = {name: piece.column(name).to_pylist() for name in record.model_fields}
+        for name, convert in converts.items():
+            columns[name] = [convert(value) for value in columns[name]]
+        fields: list[dict[str, Any]] = [{} for _ in range(piece.num_rows)]
+        for name, values in columns.items():
+            for each, value in zip(fields, values, strict=True):
+                each[name] = value
+        yield from _made(record, fields)
 
 
 @cache
@@ -44,14 +63,14 @@ def is_immutable(record: type[BaseModel]) -> bool:
 
 
 @cache
-def _builder(model: type[BaseModel]) -> Convert | None:
-    """Makes a model from its stored fields; None where only validation can."""
+def _converts(model: type[BaseModel]) -> dict[str, Convert] | None:
+    """How the values of a model's stored fields are converted, where they are; None if only validation can tell."""
     marks = model.__pydantic_decorators__
     own = {*marks.field_validators, *marks.model_validators, *marks.validators, *marks.root_validators}
     own -= Record.__pydantic_decorators__.model_validators.keys()  # it checks that a value can be stored
     if own or model.__pydantic_custom_init__ or model.__pydantic_post_init__ or model.__private_attributes__:
         return None
-    converts: list[tuple[str, Convert]] = []
+    converts: dict[str, Convert] = {}
     for name, info in model.model_fields.items():
         if not _only_constraints(info.metadata):
             return None
@@ -59,20 +78,36 @@ def _builder(model: type[BaseModel]) -> Convert | None:
         if convert is None:
             return None
         if convert is not _same:
-            converts.append((name, convert))
-    set_field, new = object.__setattr__, model.__new__
+            converts[name] = convert
+    return converts
+
+
+def _model(model: type[BaseModel]) -> Convert | None:
+    """Makes a model inside a record from its stored fields; None where only validation can."""
+    converts = _converts(model)
+    if converts is None:
+        return None
+
+    names = set(model.model_fields)
 
     def build(fields: dict[str, Any]) -> BaseModel:
-        for name, convert in converts:
+        for name, convert in converts.items():
             fields[name] = convert(fields[name])
-        made = new(model)
-        set_field(made, "__dict__", fields)
-        set_field(made, "__pydantic_fields_set__", set(fields))
-        set_field(made, "__pydantic_extra__", None)
-        set_field(made, "__pydantic_private__", None)
+        made = model.__new__(model)
+        for set_slot, value in zip(_SETTERS, (fields, names, None, None), strict=True):
+            set_slot(made, value)
         return made
 
     return build
+
+
+def _made(model: type[M], fields: Sequence[dict[str, Any]]) -> list[M]:
+    """A model of each dictionary, without validation: what pydantic's `model_construct` does, for many at once."""
+    made = [model.__new__(model) for _ in fields]
+    slots: list[Iterable[Any]] = [fields, repeat({*model.model_fields}), repeat(None), repeat(None)]
+    for set_slot, values in zip(_SETTERS, slots, strict=True):
+        deque(map(set_slot, made, values), maxlen=0)
+    return made
 
 
 def _convert(annotation: Any) -> Convert | None:
@@ -92,7 +127,7 @@ def _convert(annotation: Any) -> Convert | None:
     if annotation is dt.datetime:
         return lambda moment: moment.astimezone(dt.UTC)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _builder(annotation)
+        return _model(annotation)
     return None
 
 

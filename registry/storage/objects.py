@@ -6,7 +6,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _PACKED_ROWS = 65_536
 """Rows in a row group of tables with packed columns: looking up one row decodes that many."""
 
+
+_RECENT_BYTES = 16 << 20
+"""The most bytes of the tables that are kept in memory, unless one alone has more."""
 
 _WRITERS = 2
 """Tables that are written at a time: each takes a few times its size in memory."""
@@ -62,6 +65,8 @@ class ObjectStore:
         else:
             raise ValueError(f"objects at {self._files.where} need a cache folder on this machine")
         root = self._local.root
+        self._recent: OrderedDict[str, pa.Table] = OrderedDict()
+        self._recent_bytes = 0
         self._use = SharedLock(root.with_name(f"{root.name}.lock"), f"the objects in {root} are being collected")
 
     @property
@@ -156,6 +161,21 @@ class ObjectStore:
                 return file.read(columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise CorruptError(f"object {sha256} in {self._files.where} is not readable as Parquet: {error}") from error
+
+    def read_recent(self, sha256: str) -> pa.Table:
+        """The same. The last tables that were read here are kept, for a run reads what a step stores twice: for the content id,
+        and for the next step. Not for use from several threads.
+        """
+        if sha256 in self._recent:
+            self._recent.move_to_end(sha256)
+            return self._recent[sha256]
+        table = self.read_table(sha256)
+        self._recent[sha256] = table
+        self._recent_bytes += table.nbytes
+        while self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1:
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= oldest.nbytes
+        return table
 
     def has(self, sha256: str, size: int) -> bool:
         """Whether the object exists with the size it was written with."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def tally() -> Tally:
 def ctx(tally: Tally, tmp_path: Path) -> Context:
     """A context of one row."""
     nowhere = logging.getLogger("nowhere")
-    return Context(random.Random(0), nowhere, 0, {}, tmp_path, tmp_path, tally, lambda _: [], lambda *_: None)
+    return Context(nowhere, {}, lambda: 0, lambda: tmp_path, tmp_path, tally, lambda _: [], lambda *_: None)
 
 
 @pytest.mark.parametrize(

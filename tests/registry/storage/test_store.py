@@ -207,3 +207,15 @@ def _flipped(path: Path, most: int) -> Iterator[int]:
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x10]) + good[position + 1 :])
         yield position
     path.write_bytes(good)
+
+
+def test_a_table_that_was_just_read_is_kept(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [pa.table({"x": [number] * 1000}) for number in range(3)]
+    names = [store.put_table(table).sha256 for table in tables]
+    monkeypatch.setattr("registry.storage.objects._RECENT_BYTES", tables[0].nbytes * 5 // 2)
+    first, second = (store.read_recent(name) for name in names[:2])
+    assert store.read_recent(names[0]) is first
+    assert store.read_recent(names[2]).equals(tables[2])
+    assert store.read_recent(names[0]) is first
+    assert store.read_recent(names[1]) is not second
+    assert store.read_recent(names[1]).equals(second)

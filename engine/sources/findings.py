@@ -1,0 +1,90 @@
+"""What is found wrong in a source while its rows are read, and how it is reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import Problem, did_you_mean
+from engine.spec.pipeline_spec import DatasetSpec
+from registry import Record
+
+SHOWN_ERRORS = 20
+
+
+@dataclass
+class _Bad:
+    """Rows with the same error."""
+
+    first: str
+    last: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return self.first
+        more = "another row has" if self.count == 2 else f"{self.count - 1:,} more rows have"
+        return f"{self.first} ({more} the same error, the last is {self.last})"
+
+
+@dataclass
+class Findings:
+    """What was found while rows were validated."""
+
+    rows: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    columns: set[str] = field(default_factory=set)
+    errors: dict[str, _Bad] = field(default_factory=dict)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    excluded: int = 0
+    bad: int = 0
+    shown: int = 0
+    cut: bool = False
+
+    def wrong(self, where: str, error: str) -> None:
+        """Note a row that does not fit."""
+        self.bad += 1
+        if error in self.errors:
+            self.errors[error].count += 1
+            self.errors[error].last = where
+        elif len(self.errors) < SHOWN_ERRORS:
+            self.errors[error] = _Bad(where, where)
+        else:
+            return
+        self.shown += 1
+
+
+def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findings, *, complete: bool) -> list[Problem]:
+    """The problems of a source after its rows were validated; `complete`: all of them were."""
+    problems = [Problem(f"{bad}: not a {record.type_name()}: {error}") for error, bad in found.errors.items()]
+    if found.bad > found.shown:
+        problems.append(Problem(f"... and {found.bad - found.shown:,} more rows of {name!r}"))
+    if problems:
+        hint = "fix the rows, map columns with `rename`, or continue without these rows: `on_error: skip`"
+        problems[-1] = Problem(problems[-1].message, hint=hint)
+    taken = found.rows - found.bad - len(found.rejects)
+    if complete and found.rows and found.columns:
+        for column in spec.rename.keys() - found.columns:
+            known = did_you_mean(column, found.columns)
+            problems.append(Problem(f"rename: {name!r} has no column {column!r}", hint=known))
+    if complete and not problems and not taken and not found.excluded and not spec.allow_empty:
+        where = spec.path or spec.hf or spec.generator
+        why = f"{where} has no rows"
+        if found.rejects:
+            why = f"none of the {len(found.rejects):,} rows of {where} fit: {found.rejects[0]['reason']}"
+        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is intended, set `allow_empty: true`"))
+    return problems
+
+
+def explained(error: Any, columns: list[str]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        if len(error["loc"]) > 1:
+            return f"{where} is missing"
+        shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
+        close = did_you_mean(where, columns, " ").strip()
+        return f"{where} is missing; the row has {shown or 'no values'}" + (f" ({close})" if close else "")
+    given = error.get("input")
+    shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
+    return f"{where}: {error['msg']}{shown}"

@@ -1,0 +1,47 @@
+"""What became of each row of a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.errors import EngineError
+from engine.llm.chat import Call, CallLog
+from engine.llm.types.errors import BudgetError, EndpointError
+from engine.operator.context import Tally
+from engine.provenance import Source
+from registry import Record
+
+OutputRow = tuple[str, Record, tuple[Source, ...], tuple[Call, ...]]
+"""A yielded row: the output, the record, its known sources, and the calls made before it. A plain tuple, as there are many."""
+
+
+class OperatorError(Exception):
+    """An operator raised an exception, or yielded something it did not declare."""
+
+
+@dataclass(slots=True)
+class RowResult:
+    """The result of one input row: output rows, or a reason for its rejection, or an error that fails the step.
+
+    `partial` has the reasons given to `ctx.reject`, `tally` the numbers that the operator reported, `log` the calls of models;
+    None where the operator has no context, or no models.
+    """
+
+    emitted: list[OutputRow]
+    log: CallLog | None = None
+    rejected: str | None = None
+    error: Exception | None = None
+    partial: list[str] | None = None
+    tally: Tally | None = None
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """All entries of this row in `rejects`."""
+        return (self.partial or ()) if self.rejected is None else (self.rejected,)
+
+
+def main_error(errors: Sequence[Exception]) -> Exception:
+    """The most informative of several errors: those of an endpoint or a budget first, then those of an operator."""
+    order: tuple[type[Exception], ...] = (EndpointError, BudgetError, OperatorError, EngineError)
+    return next((error for kind in order for error in errors if isinstance(error, kind)), errors[0])
