@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from registry.storage.checked_json import read_checked_json, write_checked_json
 from registry.storage.objects import ObjectStore
 
 COMMITTED = "committed.json"
-"""The file that names the steps committed from a folder's receipts."""
+"""The file that names the steps committed from a folder's receipts, and these receipts."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,19 @@ class Receipts:
         """Delete the operator's checkpoints."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def mark_committed(self, step_key: str) -> None:
-        """Note durably that a step with this key was committed from these receipts."""
-        known = self.committed()
-        write_checked_json(self.folder / COMMITTED, {"step_keys": sorted({*known, step_key})})
+    def mark_committed(self, step_key: str, digests: Iterable[str]) -> None:
+        """Note durably that a step with this key is about to be committed from these receipts."""
+        keys, known = self.committed()
+        document = {"step_keys": sorted({*keys, step_key}), "digests": sorted({*known, *digests})}
+        write_checked_json(self.folder / COMMITTED, document)
 
-    def committed(self) -> frozenset[str]:
-        """The keys of the steps that were committed from these receipts."""
+    def committed(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The keys of the steps that were committed from receipts here, and the digests of these."""
         try:
-            return frozenset(map(str, read_checked_json(self.folder / COMMITTED)["step_keys"]))
+            document = read_checked_json(self.folder / COMMITTED)
+            return frozenset(map(str, document["step_keys"])), frozenset(map(str, document["digests"]))
         except (FileNotFoundError, CorruptError, KeyError, TypeError):
-            return frozenset()
+            return frozenset(), frozenset()
 
     def _file(self, digest: str) -> Path:
         return self.folder / f"{digest}.json"

@@ -82,9 +82,6 @@ class StepTask:
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
-        receipts = Receipts.of(self.run.registry, plan.base_key)
-        if receipts.exist and plan.key not in receipts.committed():
-            receipts.mark_committed(plan.key)  # a run was killed before it could
         record = record_of_hit(self.name, plan, manifests, self._started, self.waited_for)
         self.run.registry.catalog.commit([], self.run.run_id, record, hits=manifests)
         self._end(record, manifests, rejects_of(manifests))
@@ -292,8 +289,8 @@ class StepTask:
         except DeclarationError as error:  # of the operator's finish function
             raise FailedStepError(self.name, str(error)) from error
         record = self._record("resumed" if self._table.found else "ran", sum(draft.rows for draft in made))
+        self._disk.mark_committed(plan.key, (receipt.digest for receipt in self._table.receipts()))
         manifests = run.registry.catalog.commit(made, run.run_id, record)
-        self._disk.mark_committed(plan.key)
         self._disk.forget_checkpoints()
         self._end(record, tuple(manifests), self._reject_objects)
 

@@ -35,11 +35,11 @@ class StepFolder:
         self._folder = folder
         self.where = f"{folder.parent.name}/{folder.name}"
         files = [about for path in self._entries() for about in _files(path)]
+        keys, digests = Receipts(folder, store).committed()
         # The base key of an operator on whole inputs, and any key before 0.4, is the key of the step itself.
-        self.step_keys = Receipts(folder, store).committed() | {folder.name}
-        committed = _changed(folder / COMMITTED)
-        self.committed = committed > 0
-        self.unfinished = self.committed and any(_changed(path) > committed for path in folder.glob("*.json"))
+        self.step_keys = keys | {folder.name}
+        receipts = [path.stem for path in folder.glob("*.json") if path.name != COMMITTED]
+        self.unfinished = bool(keys) and not digests.issuperset(receipts)
         self.bytes = sum(about.st_size for about in files)
         self.checkpoint_bytes = sum(about.st_size for each in plain_files.folders(folder) for about in plain_files.files(each))
         # A run joins the folder's lock before it reads receipts, and keeps it.
@@ -78,13 +78,6 @@ class StepFolder:
         if lock := self._try_lock():
             lock.close()
         return lock is None
-
-
-def _changed(path: Path) -> float:
-    """When a file was last written (seconds since 1970); 0 if there is none."""
-    with suppress(FileNotFoundError):
-        return path.lstat().st_mtime
-    return 0.0
 
 
 def _files(path: Path) -> Iterator[os.stat_result]:

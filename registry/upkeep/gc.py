@@ -48,12 +48,8 @@ class StepFiles(Protocol):
         """The keys of the steps that may have been committed from them."""
 
     @property
-    def committed(self) -> bool:
-        """Whether a step was committed from them."""
-
-    @property
     def unfinished(self) -> bool:
-        """Whether some are newer than the last commit from them."""
+        """Whether there are some from which no step was committed."""
 
     @property
     def where(self) -> str:
@@ -289,7 +285,7 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
 
 def _is_finished(step: StepFiles, made: set[str], broken: set[str]) -> bool:
     """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more."""
-    return not step.unfinished and not step.step_keys & broken and (step.committed or bool(step.step_keys & made))
+    return not step.unfinished and not step.step_keys & broken and bool(step.step_keys & made)
 
 
 def _can_resume(step: StepFiles) -> bool:

@@ -168,7 +168,7 @@ def test_following_fscks_advice_restores_versions_under_their_numbers(registry: 
         assert error.advice.startswith("delete ")
         (registry.root / error.where).unlink()
     registry.catalog.rebuild()
-    assert outcomes(run_text(PIPELINE, registry)) == {"cut": "ran", "loud": "ran"}
+    assert outcomes(run_text(PIPELINE, registry)) == {"cut": "ran", "loud": "resumed"}
     assert fsck(registry, deep=True).errors == []
     assert (texts(registry, "demo/loud@1"), ask(registry, "from row_lineage order by all")) == before
     assert {version for (version,) in ask(registry, "select version from versions")} == {1}
