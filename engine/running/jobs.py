@@ -44,12 +44,15 @@ def shared_models(steps: Sequence[Step]) -> frozenset[str]:
     shared = set()
     for step in steps:
         request = request_of(step)
+        workers = step.spec.resources.workers
+        # Where the pipeline leaves it open, there may be one for each GPU or CPU.
+        several = request.kind in ("local", "compute") if workers is None else workers > 1
         process = step.name if request.kind == "whole" else (request.kind, step.spec.resources)
         for role, name in model_names(step).items():
             spec = step.models[role].spec
             if spec.encodes:
                 continue
-            if spec.capped or (spec.provider == "openai" and (step.spec.resources.workers or 1) > 1):
+            if spec.capped or (spec.provider == "openai" and several):
                 shared.add(name)
             if spec.provider == "openai":
                 used.setdefault(name, set()).add(process)

@@ -26,6 +26,9 @@ MOST_DEATHS = 3
 _MOST_FAILED_STARTS = 3
 """If this many processes in a row die before they are ready, the next one would, too."""
 
+_START_SECONDS = 15.0
+"""A process that takes longer to start probably waits for resources."""
+
 _MOST_CONCURRENT = 1000
 """Partitions that a process can have in progress, over all steps."""
 
@@ -48,6 +51,7 @@ class _Process:
     amount: Amount
     actor: Any
     starting: Any
+    began: float
     opening: dict[Any, str] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     running: dict[Any, tuple[str, Partition]] = field(default_factory=dict)
@@ -149,9 +153,13 @@ class Pool:
                 self._distribute()
                 processes = {ref: process for process in self._processes for ref in process.waited_for}
                 if self._results or not processes:
+                    if seconds > 0 and not self._results:
+                        # This run waits for another one, which may need what our idle processes hold.
+                        self._end_an_idle_process()
                     break
                 done, _ = ray.wait([*processes], num_returns=1, timeout=max(0.0, until - time.monotonic()))
                 if not done:
+                    self._help_a_process_to_start()
                     return None
                 self._take(processes[done[0]], done[0])
         except RayError as error:
@@ -250,7 +258,7 @@ class Pool:
         )
         name = f"worker {next(self._numbers)}"
         actor = actor_class.remote(self._registry, self._service, self._node, name, self._home)
-        process = _Process(name, shape, amount, actor, actor.ready.remote())
+        process = _Process(name, shape, amount, actor, actor.ready.remote(), time.monotonic())
         self._processes.append(process)
         return process
 
@@ -326,6 +334,12 @@ class Pool:
         if idle:
             self._end(idle[0])
         return bool(idle)
+
+    def _help_a_process_to_start(self) -> None:
+        """End an idle process if another one has not started for long: they may share a node, a GPU or memory."""
+        now = time.monotonic()
+        if any(each.starting is not None and now - each.began > _START_SECONDS for each in self._processes):
+            self._end_an_idle_process()
 
     def _capacity(self) -> Capacity:
         """What the cluster has; nodes may come and go."""
