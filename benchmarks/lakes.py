@@ -38,9 +38,6 @@ class Ours:
     """This registry, used as a run uses it that reads a source: begin, store, content id, commit, end."""
 
     def __init__(self, folder: Path) -> None:
-        import openlineage.client.facet_v2
-        import openlineage.client.serde  # noqa: F401
-
         import engine.sources.ingest  # noqa: F401  (imports are not what is timed)
         from registry import Registry
 

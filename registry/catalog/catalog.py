@@ -116,9 +116,8 @@ class Catalog(DerivedTables):
         at = began or _now()
         run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         event = Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source)
-        line = sealed(event)  # before the lock, because the first call takes a while
         with self._locked():
-            self._database.prove(run_rows([event]))
+            line = self._sealed(event)
             self._end_dead_runs()
             self.runs.claim(run_id)
             try:

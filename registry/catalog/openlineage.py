@@ -2,6 +2,9 @@
 
 A run is a run of the job `<pipeline>`; each of its steps is a run of the job `<pipeline>.<step>`, with the former as
 its parent. Datasets and models are datasets by the names that they have in the registry.
+
+Events are written as plain data, because importing the package `openlineage-python` imports HTTP clients. The tests check them
+with its classes.
 """
 
 from __future__ import annotations
@@ -11,16 +14,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_json
 
 from registry.catalog.manifest import Event, Manifest, StepRun, VersionRef
-
-if TYPE_CHECKING:
-    from openlineage.client.event_v2 import InputDataset, OutputDataset, RunEvent
-    from openlineage.client.facet_v2 import DatasetFacet, JobFacet, RunFacet
-    from openlineage.client.generated.schema_dataset import SchemaDatasetFacetFields
 
 NAMESPACE = "engine"
 """The namespace of all jobs and datasets."""
@@ -28,8 +26,28 @@ NAMESPACE = "engine"
 PRODUCER = "pkg:pypi/posttrain-engine"
 """The `producer` of an event, and the `_producer` of a facet."""
 
-FACET_SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunFacet"
+_SPEC = "https://openlineage.io/spec"
+_CORE = f"{_SPEC}/2-0-2/OpenLineage.json#/$defs"
+
+FACET_SCHEMA = f"{_CORE}/RunFacet"
 """The `_schemaURL` of our own run facet, which may have any properties."""
+
+_FACETS = {
+    "DatasetTypeDatasetFacet": "1-0-1",
+    "DatasetVersionDatasetFacet": "1-0-1",
+    "DocumentationJobFacet": "1-1-0",
+    "ErrorMessageRunFacet": "1-0-1",
+    "ExecutionParametersRunFacet": "1-0-0",
+    "JobTypeJobFacet": "2-0-4",
+    "NominalTimeRunFacet": "1-0-1",
+    "OutputStatisticsOutputDatasetFacet": "1-0-2",
+    "ParentRunFacet": "1-2-0",
+    "ProcessingEngineRunFacet": "1-1-1",
+    "SchemaDatasetFacet": "1-2-0",
+}
+"""The versions of the schemas of facets."""
+
+_Json = dict[str, Any]
 
 _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
 _STATES = {"running": "START", "succeeded": "COMPLETE", "failed": "FAIL", "interrupted": "ABORT"}
@@ -50,59 +68,70 @@ def line(event: Event, manifests: Sequence[Manifest] = ()) -> dict[str, Any]:
     Raises:
         ValueError: the event names no pipeline, or lacks its step.
     """
-    # Imported here because it imports HTTP clients, which takes 0.2 s.
-    from openlineage.client.serde import Serde
-
     if not event.pipeline:
         raise ValueError(
             f"run {event.run_id}: the event {event.event!r} must name its pipeline, which is the job in OpenLineage"
         )
     if (event.event == "step") != (event.step is not None):
         raise ValueError(f"run {event.run_id}: a 'step' event must have a step, and no other event may have one")
-    built = _step_event(event, event.step, manifests) if event.step else _pipeline_event(event)
-    return Serde.to_dict(built)
+    return _step_event(event, event.step, manifests) if event.step else _pipeline_event(event)
 
 
-def _pipeline_event(event: Event) -> RunEvent:
-    from openlineage.client.event_v2 import Job, OutputDataset, Run, RunEvent, RunState
-    from openlineage.client.facet_v2 import execution_parameters_run as parameters
-
+def _pipeline_event(event: Event) -> _Json:
     facets = _run_facets(event)
     if params := event.source.get("params"):
-        given = [parameters.ExecutionParameter(name, value=_text(value)) for name, value in params.items()]
-        facets["executionParameters"] = parameters.ExecutionParametersRunFacet(given, producer=PRODUCER)
+        given = [{"key": name, "value": _text(value)} for name, value in params.items()]
+        facets["executionParameters"] = _facet("ExecutionParametersRunFacet", parameters=given)
     file = event.source.get("file")
-    return RunEvent(
-        eventType=RunState[_STATES[event.state]],
-        eventTime=_time(event.at),
-        run=Run(_run_id(event), facets),
-        job=Job(NAMESPACE, event.pipeline, _job_facets("PIPELINE", f"pipeline in {file}" if file else "")),
-        outputs=[OutputDataset(NAMESPACE, name, facets=_version(number)) for name, number in event.refs.items()],
-        producer=PRODUCER,
+    return _run_event(
+        event,
+        _STATES[event.state],
+        run={"runId": _run_id(event), "facets": facets},
+        job=_job(event.pipeline, "PIPELINE", f"pipeline in {file}" if file else ""),
+        outputs=[_dataset(name, _version(number), outputFacets={}) for name, number in event.refs.items()],
     )
 
 
-def _step_event(event: Event, step: StepRun, manifests: Sequence[Manifest]) -> RunEvent:
-    from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
-    from openlineage.client.facet_v2 import nominal_time_run, parent_run
-
+def _step_event(event: Event, step: StepRun, manifests: Sequence[Manifest]) -> _Json:
     ended = step.ended_at or event.at
     started = step.started_at or ended - dt.timedelta(seconds=step.seconds)
-    pipeline = parent_run.Job(NAMESPACE, event.pipeline, facets=None)
+    pipeline = {"namespace": NAMESPACE, "name": event.pipeline}
     facets = _run_facets(event) | {
-        "parent": parent_run.ParentRunFacet(parent_run.Run(_run_id(event), facets=None), pipeline, producer=PRODUCER),
+        "parent": _facet("ParentRunFacet", run={"runId": _run_id(event)}, job=pipeline),
         # No event is written when a step starts, so this one has the start time.
-        "nominalTime": nominal_time_run.NominalTimeRunFacet(_time(started), _time(ended), producer=PRODUCER),
+        "nominalTime": _facet("NominalTimeRunFacet", nominalStartTime=_time(started), nominalEndTime=_time(ended)),
     }
-    return RunEvent(
-        eventType=RunState[_OUTCOMES.get(step.outcome, "COMPLETE")],
-        eventTime=_time(event.at),
-        run=Run(_run_id(event, step), facets),
-        job=Job(NAMESPACE, f"{event.pipeline}.{step.step}", _job_facets("STEP", f"operator {step.op}")),
+    return _run_event(
+        event,
+        _OUTCOMES.get(step.outcome, "COMPLETE"),
+        run={"runId": _run_id(event, step), "facets": facets},
+        job=_job(f"{event.pipeline}.{step.step}", "STEP", f"operator {step.op}"),
         inputs=_inputs(manifests),
         outputs=[_output(manifest, written=step.outcome != "hit") for manifest in manifests],
-        producer=PRODUCER,
     )
+
+
+def _run_event(
+    event: Event, kind: str, *, run: _Json, job: _Json, inputs: Sequence[_Json] = (), outputs: Sequence[_Json] = ()
+) -> _Json:
+    return {
+        "eventTime": _time(event.at),
+        "producer": PRODUCER,
+        "schemaURL": f"{_CORE}/RunEvent",
+        "run": run,
+        "job": job,
+        "eventType": kind,
+        "inputs": [*inputs],
+        "outputs": [*outputs],
+    }
+
+
+def _facet(kind: str, **fields: Any) -> _Json:
+    return {"_producer": PRODUCER, "_schemaURL": f"{_SPEC}/facets/{_FACETS[kind]}/{kind}.json#/$defs/{kind}", **fields}
+
+
+def _dataset(name: str, facets: _Json, **more: _Json) -> _Json:
+    return {"namespace": NAMESPACE, "name": name, "facets": facets, **more}
 
 
 def _run_id(event: Event, step: StepRun | None = None) -> str:
@@ -111,66 +140,51 @@ def _run_id(event: Event, step: StepRun | None = None) -> str:
     return str(uuid.uuid5(run, step.step) if step else run)
 
 
-def _run_facets(event: Event) -> dict[str, RunFacet]:
-    from openlineage.client.facet_v2 import error_message_run, processing_engine_run
-
-    engine = processing_engine_run.ProcessingEngineRunFacet(_engine_version(), "posttrain-engine", producer=PRODUCER)
-    facets: dict[str, RunFacet] = {"processing_engine": engine}
+def _run_facets(event: Event) -> _Json:
+    facets = {"processing_engine": _facet("ProcessingEngineRunFacet", version=_engine_version(), name="posttrain-engine")}
     if event.error is not None:
-        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(event.error, "python", producer=PRODUCER)
+        facets["errorMessage"] = _facet("ErrorMessageRunFacet", message=event.error, programmingLanguage="python")
     return facets
 
 
-def _job_facets(kind: str, description: str) -> dict[str, JobFacet]:
-    from openlineage.client.facet_v2 import documentation_job, job_type_job
-
-    facets: dict[str, JobFacet] = {"jobType": job_type_job.JobTypeJobFacet("BATCH", "ENGINE", kind, producer=PRODUCER)}
+def _job(name: str, kind: str, description: str) -> _Json:
+    facets = {"jobType": _facet("JobTypeJobFacet", processingType="BATCH", integration="ENGINE", jobType=kind)}
     if description:
-        facets["documentation"] = documentation_job.DocumentationJobFacet(description, producer=PRODUCER)
-    return facets
+        facets["documentation"] = _facet("DocumentationJobFacet", description=description)
+    return {"namespace": NAMESPACE, "name": name, "facets": facets}
 
 
-def _inputs(manifests: Iterable[Manifest]) -> list[InputDataset]:
+def _inputs(manifests: Iterable[Manifest]) -> list[_Json]:
     """The inputs of a step's versions, each once: all outputs of a step have the same inputs."""
-    from openlineage.client.event_v2 import InputDataset
-
     refs: dict[str, VersionRef] = {str(ref): ref for m in manifests for ref in (*m.inputs, *m.models)}
-    return [InputDataset(NAMESPACE, ref.name, facets=_version(ref.version)) for ref in refs.values()]
+    return [_dataset(ref.name, _version(ref.version), inputFacets={}) for ref in refs.values()]
 
 
-def _output(manifest: Manifest, *, written: bool) -> OutputDataset:
-    from openlineage.client.event_v2 import OutputDataset
-    from openlineage.client.facet_v2 import dataset_type_dataset, output_statistics_output_dataset, schema_dataset
-
+def _output(manifest: Manifest, *, written: bool) -> _Json:
     kind = "TABLE" if manifest.kind == "dataset" else manifest.kind.upper()
     fields = [_field(name, label) for name, label in manifest.fields.items()]
     facets = _version(manifest.version) | {
-        "datasetType": dataset_type_dataset.DatasetTypeDatasetFacet(kind, manifest.type, producer=PRODUCER),
-        "schema": schema_dataset.SchemaDatasetFacet(fields, producer=PRODUCER),
+        "datasetType": _facet("DatasetTypeDatasetFacet", datasetType=kind, subType=manifest.type),
+        "schema": _facet("SchemaDatasetFacet", fields=fields),
     }
-    statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-        manifest.rows, manifest.bytes, len(manifest.data) + len(manifest.attachments), producer=PRODUCER
-    )
-    return OutputDataset(NAMESPACE, manifest.name, {"outputStatistics": statistics} if written else {}, facets=facets)
+    objects = len(manifest.data) + len(manifest.attachments)
+    statistics = _facet("OutputStatisticsOutputDatasetFacet", rowCount=manifest.rows, size=manifest.bytes, fileCount=objects)
+    return _dataset(manifest.name, facets, outputFacets={"outputStatistics": statistics} if written else {})
 
 
-def _version(number: int) -> dict[str, DatasetFacet]:
-    from openlineage.client.facet_v2 import dataset_version_dataset
-
-    return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(str(number), producer=PRODUCER)}
+def _version(number: int) -> _Json:
+    return {"version": _facet("DatasetVersionDatasetFacet", datasetVersion=str(number))}
 
 
-def _field(name: str, label: str) -> SchemaDatasetFacetFields:
+def _field(name: str, label: str) -> _Json:
     """A column with its nested fields, from its type label (`schema.type_label`)."""
-    from openlineage.client.facet_v2 import schema_dataset
-
+    field: _Json = {"name": name, "type": label}
     bare = label.removesuffix("?")
-    inner = None
     if bare.startswith("list["):
-        inner = [_field("_element", bare[len("list[") : -1])]  # the spec's name for a list's items
+        field["fields"] = [_field("_element", bare[len("list[") : -1])]  # the spec's name for a list's items
     elif bare.startswith("{"):
-        inner = [_field(*part.split(": ", 1)) for part in _parts(bare[1:-1])]
-    return schema_dataset.SchemaDatasetFacetFields(name, label, fields=inner)
+        field["fields"] = [_field(*part.split(": ", 1)) for part in _parts(bare[1:-1])]
+    return field
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from registry.catalog import openlineage
 from registry.catalog.manifest import Event, Manifest, unfit
 from registry.errors import CorruptError
 from registry.storage import fault_points, ids, plain_files
@@ -159,16 +160,14 @@ class RunLog:
 
 
 def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
-    """An event as a line of a journal. The first call in a process takes a while: it imports OpenLineage's classes.
+    """An event as a line of a journal.
 
     Args:
         manifests: the versions that a step made or reused: OpenLineage's inputs and outputs.
     """
-    from registry.catalog.openlineage import FACET_SCHEMA, PRODUCER, line
-
-    document = line(event, manifests)
+    document = openlineage.line(event, manifests)
     ours = event.model_dump(mode="json", exclude_defaults=True)
-    facet = {"_producer": PRODUCER, "_schemaURL": FACET_SCHEMA, "event": ours}
+    facet = {"_producer": openlineage.PRODUCER, "_schemaURL": openlineage.FACET_SCHEMA, "event": ours}
     document["run"]["facets"]["engine"] = facet
     facet["sha256"] = json_digest(document)
     return canonical_json(document) + b"\n"

@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.registry.catalog.test_catalog", "openlineage.client.serde", "pandas", "pyarrow.dataset"])
+CONTEXT.set_forkserver_preload(["tests.registry.catalog.test_catalog", "pandas", "pyarrow.dataset"])
 
 
 def started(target: Callable[..., Any], *arguments: Any) -> BaseProcess:

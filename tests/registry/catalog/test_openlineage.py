@@ -137,7 +137,8 @@ def facets_of(document: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(("one", "manifests"), [*RUN, *ENDS])
 def test_openlineage_accepts_every_event_and_reads_back_the_same(one: Event, manifests: tuple[Manifest, ...]) -> None:
     document = line(one, manifests)
-    assert Serde.to_dict(rebuilt(document)) == document == json.loads(json.dumps(document))
+    # As text: the fields are in the order of the package's classes, too.
+    assert json.dumps(Serde.to_dict(rebuilt(document))) == json.dumps(document)
     assert dt.datetime.fromisoformat(document["eventTime"]) == AT
     for facet in facets_of(document).values():
         assert facet["_producer"] == document["producer"] == PRODUCER
@@ -317,6 +318,12 @@ def test_the_schema_of_any_record_has_all_fields(columns: dict[str, pa.DataType]
     assert_same_shape(output["facets"]["schema"]["fields"], list(columns.items()))
 
 
-def test_readers_do_not_import_openlineage() -> None:
-    code = "import sys, registry.catalog.openlineage; sys.exit(any(name.partition('.')[0] == 'openlineage' for name in sys.modules))"
+def test_events_are_written_without_the_package() -> None:
+    code = (
+        "import datetime as dt, sys\n"
+        "sys.modules['openlineage'] = None\n"
+        "from registry.catalog.manifest import Event\n"
+        "from registry.catalog.run_journal import sealed\n"
+        "sealed(Event(event='started', at=dt.datetime.now(dt.UTC), run_id='r1', pipeline='math'))\n"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
