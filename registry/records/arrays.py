@@ -1,4 +1,4 @@
-"""Arrow arrays of Python values. Those of texts and of lists of texts are made without pandas.
+"""Arrow arrays of Python values. Those of texts and numbers, and of lists of them, are made without pandas.
 
 `pa.array` and `pa.scalar` import pandas, if it is installed, to see whether they were given some of its objects. That takes
 longer than all the rest of `engine plan`.
@@ -19,7 +19,7 @@ from registry.records.columns import Column
 
 def array_of(values: Sequence[Any], column: Column) -> pa.Array:
     """The values of a column as an Arrow array; raises what `pa.array` raises for values that do not fit."""
-    if "pandas" not in sys.modules and (made := _made_of_text(values, column)) is not None:
+    if "pandas" not in sys.modules and (made := _without_pandas(values, column)) is not None:
         return made
     return pa.array(map(column.encode, values) if column.encode else values, column.arrow)
 
@@ -31,12 +31,19 @@ def zero(kind: pa.DataType) -> pa.Scalar:
 
 
 _TEXTS = {str, type(None)}
+_NUMBERS = {
+    "int": ({int, type(None)}, np.int64),
+    "float": ({float, type(None)}, np.float64),
+    "bool": ({bool, type(None)}, np.bool_),
+}
 
 
-def _made_of_text(values: Sequence[Any], column: Column) -> pa.Array | None:
+def _without_pandas(values: Sequence[Any], column: Column) -> pa.Array | None:
     """None where it is not for values of this type, or where some do not fit."""
     if column.encode:
         return None
+    if column.kind in _NUMBERS:
+        return _numbers(values, column)
     if column.kind == "str" and {*map(type, values)} <= _TEXTS:
         builder = pa.lib.StringBuilder()
         try:
@@ -45,11 +52,27 @@ def _made_of_text(values: Sequence[Any], column: Column) -> pa.Array | None:
             return None
         return builder.finish().cast(column.arrow)
     if column.kind == "list" and all(isinstance(value, list | tuple) or value is None for value in values):
-        items = _made_of_text([item for value in values for item in value or ()], column.parts["[]"])
+        items = _without_pandas([item for value in values for item in value or ()], column.parts["[]"])
         if items is None:
             return None
-        given = np.packbits([value is not None for value in values], bitorder="little") if None in values else None
         offsets = np.array([0, *accumulate(len(value or ()) for value in values)], np.int32)
-        buffers = [None if given is None else pa.py_buffer(given), pa.py_buffer(offsets)]
-        return pa.Array.from_buffers(column.arrow, len(values), buffers, children=[items])
+        return pa.Array.from_buffers(column.arrow, len(values), [_validity(values), pa.py_buffer(offsets)], children=[items])
     return None
+
+
+def _numbers(values: Sequence[Any], column: Column) -> pa.Array | None:
+    types, kind = _NUMBERS[column.kind]
+    if not {*map(type, values)} <= types:
+        return None
+    try:
+        numbers: np.ndarray[Any, Any] = np.array([0 if value is None else value for value in values], kind)
+    except OverflowError:
+        return None
+    stored = np.packbits(numbers, bitorder="little") if kind is np.bool_ else numbers
+    return pa.Array.from_buffers(column.arrow, len(values), [_validity(values), pa.py_buffer(stored)])
+
+
+def _validity(values: Sequence[Any]) -> pa.Buffer | None:
+    """A bit for each value, whether it is not None; None if all are not."""
+    given = [value is not None for value in values]
+    return None if all(given) else pa.py_buffer(np.packbits(given, bitorder="little"))
