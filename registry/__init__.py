@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog.manifest import DataObject, Draft, Manifest, Metric, SideObject, StepRun, VersionRef
+from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, SideObject, StepRun, VersionRef
 from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
 from registry.records.artifacts import Artifact, Model, Report, StoredFile
 from registry.records.record import Record
@@ -20,6 +20,7 @@ __all__ = [
     "CorruptError",
     "DataObject",
     "Draft",
+    "Hit",
     "IncompatibleError",
     "LockedError",
     "Manifest",

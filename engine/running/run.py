@@ -69,7 +69,7 @@ def run(
         for each in source_plans:
             manifest = each.manifest
             if each.draft is not None:
-                [manifest] = registry.catalog.commit([each.draft], run_id, None)
+                [manifest] = state.commit([each.draft], None)
             assert manifest is not None
             state.add(each.name, [manifest])
         Scheduler(state, {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}).run()

@@ -53,6 +53,8 @@ class Scheduler:
                     # The first error is the one to tell.
                     with contextlib.suppress(EngineError, RegistryError, OSError):
                         task.end_unfinished()
+                with contextlib.suppress(EngineError, RegistryError, OSError):
+                    self._run.record_hits()
                 raise
         if self._failures:
             raise FailedStepError.joined(self._failures)
@@ -65,8 +67,18 @@ class Scheduler:
                 if not any(task.is_paid for task in self._open):
                     raise KeyboardInterrupt
             worked = [self._attempt(task) for task in self._tasks.values()]
+            self._record_hits()
             self._receive(0.0 if any(worked) else _TURN_SECONDS)
             self._show_progress()
+
+    def _record_hits(self) -> None:
+        """Record the hits of a turn. If that fails, the run ends like one whose step fails."""
+        first = self._run.hits[0].step.step if self._run.hits else ""
+        try:
+            self._run.record_hits()
+        except (EngineError, RegistryError, OSError) as error:
+            self._failures.append(FailedStepError(first, str(error)))
+            self._fail(self._tasks[first], self._failures[-1])
 
     @property
     def _open(self) -> list[StepTask]:

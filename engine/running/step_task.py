@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.errors import StepError
 from engine.jobs.feed import Feed
@@ -20,14 +20,15 @@ from engine.pipeline.graph import Link, Step
 from engine.planning.inputs import link_key, resolve_input, with_models
 from engine.planning.plan import find_outputs, keyed, size_of
 from engine.planning.results import StepPlan
-from engine.running.drafts import Placed, drafts
 from engine.running.finished_rows import FinishedRows
 from engine.running.jobs import job_of, request_of
 from engine.running.partition_table import PartitionTable
-from engine.running.requirements import check_needs
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
 from registry import Manifest, RegistryError, SideObject, StepRun
+
+if TYPE_CHECKING:
+    from engine.running.drafts import Placed
 
 _ROWS_SEEN = 64
 """The steps that follow begin when this many rows are finished and no more of them than allowed were rejected."""
@@ -83,7 +84,7 @@ class StepTask:
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
         record = record_of_hit(self.name, plan, manifests, self._started, self.waited_for)
-        self.run.registry.catalog.commit([], self.run.run_id, record, hits=manifests)
+        self.run.use(record, manifests)
         self._end(record, manifests, rejects_of(manifests))
 
     # -- open -----------------------------------------------------------------------------------------------------------
@@ -203,6 +204,8 @@ class StepTask:
         """Get workers; False while others use what they need. Raises StepError."""
         run, executor = self.run, self.run.executor
         if not self._has_what_it_needs:
+            from engine.running.requirements import check_needs
+
             run.spend(check_needs(self.step, run.registry, run.spent))
             self._has_what_it_needs = True
         executor.start(shared_limits=bool(run.shared))
@@ -269,6 +272,8 @@ class StepTask:
 
     def conclude(self) -> None:
         """Commit the outputs. Raises FailedStepError."""
+        from engine.running.drafts import drafts  # imports pyarrow.compute, which a run of hits does without
+
         run = self.run
         try:
             self._check_rejects()
@@ -290,7 +295,7 @@ class StepTask:
             raise FailedStepError(self.name, str(error)) from error
         record = self._record("resumed" if self._table.found else "ran", sum(draft.rows for draft in made))
         self._disk.mark_committed(plan.key, (receipt.digest for receipt in self._table.receipts()))
-        manifests = run.registry.catalog.commit(made, run.run_id, record)
+        manifests = run.commit(made, record)
         self._disk.forget_checkpoints()
         self._end(record, tuple(manifests), self._reject_objects)
 
@@ -308,7 +313,7 @@ class StepTask:
             except (RegistryError, OSError):
                 pass  # its rejects cannot be read; the failure that it has is told
         record = self._record("failed" if self.failure else "stopped")
-        self.run.registry.catalog.commit([], self.run.run_id, record)
+        self.run.commit([], record)
         self._end(record, (), self._reject_objects)
         return self.failure
 
@@ -356,6 +361,8 @@ class StepTask:
 
     def _in_place(self, plan: StepPlan) -> list[Placed]:
         """All receipts, each with the place of its first row in the streamed input."""
+        from engine.running.drafts import Placed
+
         port = self.step.operator.streamed
         starts = [0]
         for version in plan.inputs[port] if port else ():

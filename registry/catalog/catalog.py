@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from registry.catalog.derived_tables import DerivedTables
-from registry.catalog.manifest import Draft, Event, Manifest, Pin, StepRun, UsedNumber
+from registry.catalog.manifest import Draft, Event, Hit, Manifest, Pin, StepRun, UsedNumber
 from registry.catalog.rows import manifest_rows, merged, run_rows
 from registry.catalog.run_journal import sealed
 from registry.catalog.write_ahead import Intent
@@ -58,15 +58,12 @@ class Catalog(DerivedTables):
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def commit(
-        self, drafts: Sequence[Draft], run_id: str, step: StepRun | None, hits: Sequence[Manifest] = ()
-    ) -> list[Manifest]:
+    def commit(self, drafts: Sequence[Draft], run_id: str, step: StepRun | None) -> list[Manifest]:
         """Make the outputs of a step visible, all at once. Drafts that are versions already keep their numbers.
 
         Args:
             drafts: the outputs of the step.
             step: the record of the step; None for sources.
-            hits: the versions that were reused, if the step was a hit.
 
         Raises:
             CorruptError: objects of a draft are missing. Nothing was changed.
@@ -94,11 +91,7 @@ class Catalog(DerivedTables):
             manifests = [made[draft.version_id] for draft in drafts]
             changed = {draft.version_id: made[draft.version_id] for draft in fresh}
             self._database.prove(merged(map(manifest_rows, changed.values())))
-            line = None
-            if step:
-                pipeline = self.runs.pipeline(run_id)
-                event = Event(event="step", at=_now(), run_id=run_id, pipeline=pipeline, step=step)
-                line = self._sealed(event, manifests or hits)
+            line = self._step_lines(run_id, [(step, manifests)]) if step else b""
             if line or changed:
                 with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if line else ())):
                     for manifest in changed.values():
@@ -106,6 +99,17 @@ class Catalog(DerivedTables):
                     if line:
                         self.runs.append(run_id, line)
         return manifests
+
+    def record_hits(self, run_id: str, hits: Sequence[Hit]) -> None:
+        """Record steps of a run that used existing versions, in order, all at once.
+
+        Raises:
+            UnfitError: the catalog cannot store a value of one of them. Nothing was changed.
+        """
+        with self._locked():
+            lines = self._step_lines(run_id, hits)
+            with self._changing(Intent(runs=(run_id,))):
+                self.runs.append(run_id, lines)
 
     def begin_run(self, pipeline: str, source: dict[str, Any], began: dt.datetime | None = None) -> str:
         """Record that a run started; the run is live while this process holds its lock.
@@ -221,10 +225,17 @@ class Catalog(DerivedTables):
             for run_id, line in lines.items():
                 self.runs.append(run_id, line)
 
-    def _sealed(self, event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
+    def _step_lines(self, run_id: str, steps: Sequence[tuple[StepRun, Sequence[Manifest]]]) -> bytes:
+        """Steps, each with the versions that it made or used, as lines of their run's journal; raises UnfitError."""
+        shared: dict[str, Any] = {"event": "step", "at": _now(), "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
+        events = [Event(**shared, step=step) for step, _ in steps]
+        self._database.prove(run_rows(events))
+        return b"".join(sealed(event, versions) for event, (_, versions) in zip(events, steps, strict=True))
+
+    def _sealed(self, event: Event) -> bytes:
         """An event as a line of a journal; raises UnfitError when the tables cannot store its values."""
         self._database.prove(run_rows([event]))
-        return sealed(event, manifests)
+        return sealed(event)
 
     def _end_dead_runs(self) -> None:
         running = self._query("select run_id from runs where state = 'running' order by run_id")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -243,6 +243,13 @@ class StepRun(Frozen):
     started_at: Moment | None = None
     ended_at: Moment | None = None
     waited_for: str = ""
+
+
+class Hit(NamedTuple):
+    """A step that used existing outputs: its record, and those versions."""
+
+    step: StepRun
+    versions: tuple[Manifest, ...]
 
 
 class Event(Frozen):

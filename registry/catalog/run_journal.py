@@ -55,8 +55,8 @@ class RunLog:
         """The path of a run's journal, whether it exists or not; raises CorruptError when this is not the id of a run."""
         return plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.ndjson"
 
-    def append(self, run_id: str, line: bytes) -> None:
-        """Append a line made by `sealed`, durably; on failure, the journal stays as it was."""
+    def append(self, run_id: str, lines: bytes) -> None:
+        """Append lines made by `sealed`, durably; on failure, the journal stays as it was."""
         path = self.path(run_id)
         fresh = not plain_files.kind(path)
         if fresh and not self._folder.exists():
@@ -66,8 +66,8 @@ class RunLog:
         with plain_files.written(path) as journal:
             kept = journal.seek(0, os.SEEK_END)
             try:
-                while line:
-                    line = line[journal.write(line) :]
+                while lines:
+                    lines = lines[journal.write(lines) :]
                 os.fsync(journal.fileno())
             except OSError:
                 journal.truncate(kept)
