@@ -6,22 +6,24 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError
-from registry.query.session import Session
 from registry.query.views import view_in_place
 from registry.records.record import Record
 from registry.records.schema import ensure_readable
 from registry.storage import plain_files
 from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from registry.query.session import Session
 
 R = TypeVar("R", bound=Record)
 
@@ -94,11 +96,19 @@ class Registry:
     @contextmanager
     def session(self, memory: str | None = None) -> Iterator[Session]:
         """A consistent view for SQL and lookups, closed at the end of the block; `memory` as for Session."""
+        from registry.query.session import Session  # look-ups do without it
+
         session = Session(self.catalog, self.store, memory)
         try:
             yield session
         finally:
             session.close()
+
+    @contextmanager
+    def session_when_needed(self) -> Iterator[Callable[[], Session]]:
+        """A function that gives a session, always the same one. It is opened by the first call, because that takes 50 ms."""
+        with ExitStack() as opened:
+            yield cache(lambda: opened.enter_context(self.session()))
 
     def listing(self, view: str) -> list[dict[str, Any]]:
         """All rows of one of the views `datasets`, `versions` and `runs`, as dicts by column; none if nothing was ever written.

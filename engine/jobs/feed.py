@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from engine.jobs.messages import Partition, Slice
 from engine.jobs.partitions import Size, cuts
 from registry import DataObject, ObjectStore
-from registry.records.content import content_id
 
 
 @dataclass
@@ -75,6 +74,8 @@ class Feed:
 
     def cut(self) -> tuple[int, list[Partition]]:
         """Read the next object and cut it; returns the number of its version, and the partitions."""
+        from registry.records.content import content_id
+
         version, part = next((number, each) for number, each in enumerate(self._parts) if each.waiting)
         data = part.waiting.popleft()
         table = self._store.read_recent(data.sha256)

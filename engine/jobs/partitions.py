@@ -8,13 +8,12 @@ the object is there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
-
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.operator.declaration import Operator
-from registry.records.row_hashes import hashed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PARTITION_BYTES = 16 << 20
 """The most bytes of a partition's rows in memory; a worker holds several copies of them."""
@@ -57,6 +56,10 @@ def cuts(table: pa.Table, size: Size) -> Iterator[tuple[int, int]]:
     if rows <= most or not size.by_content:
         yield from ((start, min(rows, start + most)) for start in range(0, rows, most))
         return
+    import numpy as np
+
+    from registry.records.row_hashes import hashed
+
     ends = np.flatnonzero(hashed(table).hashes % np.uint64(size.least) == 0) + 1
     start = 0
     while start < rows:

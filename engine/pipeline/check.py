@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +16,7 @@ from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.weights import identify, identify_encoder
+from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
 from engine.operator.types import DeclarationError
@@ -35,13 +35,15 @@ from registry import Model, Record
 from registry.records.schema import missing_fields
 
 
-def check(file: Path, settings: list[str] | None = None, session: Session | None = None, *, keys: bool = False) -> Pipeline:
+def check(
+    file: Path, settings: list[str] | None = None, session: Callable[[], Session] | None = None, *, keys: bool = False
+) -> Pipeline:
     """Load and check a pipeline file. Starts nothing, and writes only what generators accepted, into the user's cache.
 
     Args:
         file: the YAML.
         settings: `name=value` texts that override `params`.
-        session: the registry, for `registry:` references; None if there is none.
+        session: opens the registry, for `registry:` references; None if there is none.
         keys: whether the environment variables with API keys must be set, as for a run.
 
     Raises:
@@ -64,7 +66,9 @@ T = TypeVar("T")
 
 
 class _Checker:
-    def __init__(self, spec: PipelineSpec, source: YamlSource, file: Path, session: Session | None, *, keys: bool) -> None:
+    def __init__(
+        self, spec: PipelineSpec, source: YamlSource, file: Path, session: Callable[[], Session] | None, *, keys: bool
+    ) -> None:
         self.keys = keys
         self.spec = spec
         self.source = source
@@ -202,7 +206,7 @@ class _Checker:
             return
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.base_dir, self.spec.seed, excluded)
-        if known and self.session and self.session.has_step(source_key(known)):
+        if known and self.session and self.session().has_step(source_key(known)):
             return  # its rows are in the registry, so the generator's package need not be loaded
         for text in setting_problems(generator, task, spec.with_):
             self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
@@ -218,6 +222,10 @@ class _Checker:
         }
         found = {name: self.bind_model(self.spec.models[name], name) for name in sorted(used & self.spec.models.keys())}
         return {name: model for name, model in found.items() if model}
+
+    def identified(self, model: str) -> ModelWeights:
+        in_registry = model.startswith(REGISTRY_PREFIX)
+        return identify(model, self.session() if in_registry and self.session else None)
 
     def bind_model(self, spec: ModelSpec, name: str) -> BoundModel | None:
         loc: Loc = ("models", name)
@@ -235,13 +243,13 @@ class _Checker:
             if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
                 return None
             try:
-                weights = identify_encoder(spec.model) if spec.encodes else identify(spec.model, self.session)
+                weights = identify_encoder(spec.model) if spec.encodes else self.identified(spec.model)
             except EngineError as error:
                 self.problem(str(error), (*loc, "model"))
                 return None
             if self.excluded and self.session and weights.source == "registry":
-                target = self.session.lineage.find(weights.location)
-                self.references.no_excluded(self.session, target, (*loc, "model"))
+                target = self.session().lineage.find(weights.location)
+                self.references.no_excluded(self.session(), target, (*loc, "model"))
             return BoundModel(spec, weights)
         if self.keys and spec.api_key_env and not os.environ.get(spec.api_key_env):
             hint = f"export {spec.api_key_env}=..."

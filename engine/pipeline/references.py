@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Problem, did_you_mean
@@ -30,7 +30,7 @@ class References:
 
     Args:
         spec, source: the pipeline file.
-        session: the registry; None if there is none.
+        session: opens the registry; None if there is none.
         records: record types by name.
         excluded: rows that must not be an origin of any version that is used.
         sources, operators: the file's datasets and steps (None: its own problem is already reported).
@@ -40,7 +40,7 @@ class References:
         self,
         spec: PipelineSpec,
         source: YamlSource,
-        session: Session | None,
+        session: Callable[[], Session] | None,
         records: Mapping[str, type[Record]],
         excluded: Exclusions,
         sources: Mapping[str, Source],
@@ -137,16 +137,17 @@ class References:
         if self.session is None:
             self._problem(f"there is no registry yet, so there is no {target}", loc)
             return None
+        session = self.session()
         try:
-            name, version = self.session.resolve(target)
+            name, version = session.resolve(target)
         except QueryError as error:
             self._problem(str(error), loc)
             return None
         if self.excluded:
             from registry.lineage.walk import Version
 
-            self.no_excluded(self.session, Version(name, version), loc)
-        kind, fields = self.session.shape(name, version)
+            self.no_excluded(session, Version(name, version), loc)
+        kind, fields = session.shape(name, version)
         return Link("registry", name, "", label, kind, fields, version)
 
     def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
 from engine.jobs.messages import InputVersion
@@ -14,10 +14,12 @@ from engine.planning.inputs import version_of
 from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
-from engine.sources.growth import Continued, continued
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
+
+if TYPE_CHECKING:
+    from engine.sources.growth import Continued
 
 SOURCE = "source"
 """The `op` of external datasets in the registry."""
@@ -73,6 +75,8 @@ def _continued(name: str, source: Source, base_dir: Path, identity: Mapping[str,
     before = registry.newest(name)
     if before is None or before.op != SOURCE:
         return None
+    from engine.sources.growth import continued
+
     # Found by its key, so that it is kept while this run lasts.
     found = _source_hit(name, before.step_key, registry)
     return continued(source.spec, source.record, base_dir, identity, found, registry.store) if found else None

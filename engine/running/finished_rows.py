@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from engine.jobs.messages import Receipt
 from engine.operator.declaration import Operator
 from registry import DataObject, ObjectStore
-from registry.records.content import ContentHash
 
 
 class FinishedRows:
@@ -24,6 +23,8 @@ class FinishedRows:
     """
 
     def __init__(self, store: ObjectStore, operator: Operator) -> None:
+        from registry.records.content import ContentHash  # imports Arrow, which a run of hits does without
+
         self._store = store
         self._known: dict[str, str] = {}
         self._hashes = {

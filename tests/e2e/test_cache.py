@@ -49,7 +49,7 @@ def run_here(folder: Path, cluster: Executor | None = None) -> dict[str, Any]:
     """Run in this process, on the session's Ray or another executor; return the summary."""
     registry = Registry(folder / ".engine")
     if registry.exists:
-        with registry.session() as session:
+        with registry.session_when_needed() as session:
             pipeline = check(folder / "p.yaml", None, session)
     else:
         pipeline = check(folder / "p.yaml")

@@ -35,7 +35,7 @@ def run_text(
     """Run a pipeline given as YAML."""
     Path("p.yaml").write_text(dedent(text))
     if registry.exists:
-        with registry.session() as session:
+        with registry.session_when_needed() as session:
             pipeline = check(Path("p.yaml"), settings, session)
     else:
         pipeline = check(Path("p.yaml"), settings)

@@ -66,7 +66,7 @@ def checked_pipeline(context: Context, pipeline: str, settings: list[str] | None
 
     file = _find_pipeline(pipeline)
     if _may_exist(context.obj.registry) and (registry := named_registry(context)).exists:
-        with registry.session() as session:
+        with registry.session_when_needed() as session:
             checked = check(file, settings, session, keys=keys)
     else:
         checked = check(file, settings, keys=keys)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry import Registry, StepRun
+from tests.engine.run_pipelines import run_text
 
 pytestmark = pytest.mark.proof  # many processes
 
@@ -21,6 +22,8 @@ HEAVY = [
     "datasketch",
     "fsspec",
     "gguf",
+    "httpx",
+    "httpx2",
     "matplotlib",
     "mpmath",
     "openai",
@@ -28,6 +31,7 @@ HEAVY = [
     "pandas",
     "peft",
     "ray",
+    "requests",
     "reasoning_gym",
     "scipy",
     "sentence_transformers",
@@ -86,6 +90,18 @@ def test_the_timeline_of_a_run_imports_no_heavy_package(registry: Registry) -> N
     registry.catalog.commit([], run, StepRun(step="once", op="dedup", outcome="failed"))
     registry.catalog.end_run(run, "failed")
     assert imported(["runs", run]) == {"duckdb", *ARROW}
+
+
+@pytest.mark.parametrize("command", [["run", "p.yaml"], ["plan", "p.yaml"]])
+def test_finished_steps_import_neither_arrow_nor_what_runs_them(
+    registry: Registry, in_process: None, command: list[str]
+) -> None:
+    Path("words.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    steps = PIPELINE.replace(
+        "once: {op: dedup, in: words}", "one: {op: to_questions, in: words}, two: {op: to_questions, in: words}"
+    )
+    assert run_text(steps, registry).state == "succeeded"
+    assert imported(command) == {"duckdb"}
 
 
 @pytest.mark.parametrize("command", [["ls"], ["runs"], ["sql", "select 1"], ["check", "p.yaml"], ["plan", "p.yaml"]])

@@ -34,12 +34,13 @@ def _small_objects(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def continues(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each source that was read: whether it continued another version."""
     found: list[bool] = []
+    original = growth.continued
 
     def watched(*arguments: Any) -> growth.Continued | None:
-        found.append((result := growth.continued(*arguments)) is not None)
+        found.append((result := original(*arguments)) is not None)
         return result
 
-    monkeypatch.setattr("engine.planning.sources.continued", watched)
+    monkeypatch.setattr(growth, "continued", watched)
     return found
 
 
