@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from engine.upkeep.gc import collect, find
-from registry import CorruptError, LockedError, Manifest, Registry, StepRun
+from registry import CorruptError, Hit, LockedError, Manifest, Registry, StepRun
 from registry.storage.checked_json import write_checked_json
 from registry.upkeep import gc
 from registry.upkeep.fsck import fsck
@@ -273,9 +273,12 @@ def _write(root: Path, who: int, runs: int) -> None:
         refs = {}
         for name in (f"p/{who}.a", f"p/{who}.b", "p/shared"):
             made = registry.find_step(f"{name} {text}")[:1]
-            outcome: Any = "hit" if made else "ran"
-            drafts = [] if made else [draft(registry, name, [text], f"{name} {text}", inputs, "0" if inputs else "")]
-            [manifest] = registry.catalog.commit(drafts, run, StepRun(step=name, op="test", outcome=outcome), made) or made
+            if made:
+                registry.catalog.record_hits(run, [Hit(StepRun(step=name, op="test", outcome="hit"), tuple(made))])
+            else:
+                drafts = [draft(registry, name, [text], f"{name} {text}", inputs, "0" if inputs else "")]
+                made = registry.catalog.commit(drafts, run, StepRun(step=name, op="test", outcome="ran"))
+            [manifest] = made
             [row] = registry.store.read_table(manifest.data[0].sha256).to_pylist()
             assert row["word"] == text
             refs[name], inputs = manifest.version, [manifest.ref]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from registry import Registry, StepRun
+from registry import Hit, Registry, StepRun
 from registry.storage import fault_points
 from tests.registry.catalog.test_catalog import VIEWS, draft
 from tests.registry.children import exit_code
@@ -31,7 +31,7 @@ class Undisturbed(NamedTuple):
 
 
 def story(root: Path) -> None:
-    """A run with a source, a step with two outputs and a hit, pins, and a removed version; then repairs."""
+    """A run with a source, a step with two outputs and two hits, pins, and a removed version; then repairs."""
     registry = Registry(root)
     catalog = registry.catalog
     run = catalog.begin_run("p", {"file": "p.yaml"})
@@ -39,7 +39,9 @@ def story(root: Path) -> None:
     split = StepRun(step="split", op="test", outcome="ran", rows_in=3, rows_out=4)
     parts = [draft(registry, f"p/{part}", ["Z", "X"], "k2", [seed.ref], "20") for part in ("left", "right")]
     made = catalog.commit(parts, run, split)
-    catalog.commit([], run, StepRun(step="again", op="test", outcome="hit"), made)
+    catalog.record_hits(
+        run, [Hit(StepRun(step=name, op="test", outcome="hit"), tuple(made)) for name in ("again", "once more")]
+    )
     catalog.pin("p/seed", 1)
     catalog.pin("p/left", 1)
     catalog.unpin("p/left", 1)
