@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from engine.jobs.feed import Feed
@@ -28,6 +28,9 @@ from engine.planning.row_groups import row_groups_of
 from engine.planning.sources import plan_source
 from registry import Manifest, Registry
 
+KnownVersions = Mapping[str, Sequence[str]]
+"""Ids of versions by step key. Some may be removed meanwhile, and others added."""
+
 
 def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False) -> Plan:
     """Plan the selected steps and everything they need. Sources that are not versions yet are read and typed.
@@ -38,6 +41,7 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
     chosen = needed(pipeline, select)
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     available: Available = {(source.name, ""): source.input for source in source_plans}
+    known = known_versions(pipeline, registry)
     step_plans = []
     for name, step in pipeline.steps.items():
         if name not in chosen:
@@ -47,7 +51,8 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
             step_plans.append(_waiting(pipeline, step, missing))
             continue
         bound = with_models(step, available, registry)
-        plan = plan_step(pipeline, bound, resolve_inputs(pipeline, bound, available, registry), registry, force=name in force)
+        inputs = resolve_inputs(pipeline, bound, available, registry)
+        plan = plan_step(pipeline, bound, inputs, registry, known, force=name in force)
         if why and plan.status != "HIT":
             plan = replace(plan, why=tuple(explain(pipeline, bound, plan, registry, forced=name in force)))
         available |= {(name, manifest.output): version_of(manifest) for manifest in plan.manifests}
@@ -85,14 +90,17 @@ def needed(pipeline: Pipeline, select: set[str]) -> set[str]:
     return found
 
 
-def plan_step(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, *, force: bool = False) -> StepPlan:
+def plan_step(
+    pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, known: KnownVersions, *, force: bool = False
+) -> StepPlan:
     """Whether a step hits, resumes or runs over given inputs.
 
     Args:
+        known: as for find_outputs.
         force: run all of it, even if it hits or some partitions have receipts.
     """
     plan = keyed(pipeline, step, inputs, registry)
-    manifests = () if force else find_outputs(pipeline, step, plan.key, registry)
+    manifests = () if force else find_outputs(pipeline, step, plan.key, registry, known)
     if manifests:
         return replace(plan, status="HIT", manifests=manifests)
     return _with_progress(plan, step, registry, force=force)
@@ -116,11 +124,27 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) ->
     )
 
 
-def find_outputs(pipeline: Pipeline, step: Step, key: str, registry: Registry) -> tuple[Manifest, ...]:
-    """The versions of all outputs of a step under its key; none if one of them is missing or incomplete."""
+def known_versions(pipeline: Pipeline, registry: Registry) -> KnownVersions:
+    """The newest versions of the outputs of a pipeline's steps, for `find_outputs`."""
+    outputs = [pipeline.output_name(name, output) for name, step in pipeline.steps.items() for output in step.operator.outputs]
+    return registry.newest_by_step_key(outputs)
+
+
+def find_outputs(
+    pipeline: Pipeline, step: Step, key: str, registry: Registry, known: KnownVersions | None = None
+) -> tuple[Manifest, ...]:
+    """The versions of all outputs of a step under its key; none if one of them is missing or incomplete.
+
+    Args:
+        known: versions to look at first. If they are not all that the step needs, the registry is asked.
+    """
     names = {pipeline.output_name(step.name, output) for output in step.operator.outputs}
-    found = {each.output: each for each in registry.find_step(key) if each.name in names and registry.intact(each)}
-    return tuple(found[output] for output in step.operator.outputs) if len(found) == len(names) else ()
+
+    def outputs(versions: Iterable[Manifest]) -> tuple[Manifest, ...]:
+        found = {each.output: each for each in versions if each.name in names and registry.intact(each)}
+        return tuple(found[output] for output in step.operator.outputs) if len(found) == len(names) else ()
+
+    return outputs(registry.kept((known or {}).get(key, ()))) or outputs(registry.find_step(key))
 
 
 def _with_progress(plan: StepPlan, step: Step, registry: Registry, *, force: bool) -> StepPlan:

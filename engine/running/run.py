@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from engine.pipeline.graph import Pipeline
-from engine.planning.plan import needed
+from engine.planning.plan import known_versions, needed
 from engine.planning.sources import plan_source
 from engine.running.claims import Claims
 from engine.running.cluster import Cluster
@@ -50,6 +50,7 @@ def run(
     chosen = needed(pipeline, select)
     moves = move_latest or _moves_latest(pipeline, registry)
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
+    known = known_versions(pipeline, registry)
     source = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
     run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
     steps = [step for name, step in pipeline.steps.items() if name in chosen]
@@ -63,6 +64,7 @@ def run(
         claims,
         retry_rejects,
         shared=shared_models(steps),
+        known=known,
     )
     ended, error, trace = "failed", None, ""
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from engine.llm.limits.accounting import Spent
 from engine.pipeline.graph import Pipeline
 from engine.planning.inputs import Available, version_of
+from engine.planning.plan import KnownVersions
 from engine.running.claims import Claims
 from engine.running.executor import Executor
 from engine.running.result import Observer, StepResult
@@ -37,6 +38,7 @@ class RunState:
         claims: on partitions.
         shared: the models whose limits several processes may use; see engine/running/jobs.py.
         spent: what this process itself has spent to find out what servers can do, by model.
+        known: versions from before the run.
         hits: those that are not recorded yet.
     """
 
@@ -52,6 +54,7 @@ class RunState:
     refs: dict[str, int] = field(default_factory=dict)
     results: dict[str, StepResult] = field(default_factory=dict)
     spent: dict[str, Spent] = field(default_factory=dict)
+    known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:

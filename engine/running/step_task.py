@@ -101,7 +101,7 @@ class StepTask:
         self._sources = sources
         plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
         if not sources and not self.force:
-            found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
+            found = find_outputs(run.pipeline, self.step, plan.key, run.registry, run.known)
             if found and not (run.retry_rejects and rejects_of(found)):
                 self._use(found, plan)
                 return

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,7 @@ def _in_memory() -> duckdb.DuckDBPyConnection:
     return memory
 
 
+@cache
 def _layout() -> str:
     return hashlib.sha256(sql("tables.sql").encode()).hexdigest()
 
