@@ -19,28 +19,19 @@ not in it, so this is what to compare before and after a change.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
 import tempfile
 import time
-from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.footprint import Shares, watch
 from benchmarks.runs import ENGINE_RUN, running
-
-if TYPE_CHECKING:
-    from engine.jobs.messages import Job, Partition
-    from engine.running.executor import Result, WorkerRequest
-    from engine.running.result import StepResult
-    from engine.spec.pipeline_spec import Resources
-    from engine.worker.host import Host
 
 FEW = 1024 * (os.cpu_count() or 1)
 """Rows of a run that is all start: a partition for each worker, so that all of them start."""
@@ -83,69 +74,6 @@ class Used(NamedTuple):
 
     cpu: Shares
     memory: Shares
-
-
-class OneProcess:
-    """See engine.running.executor.Executor. A partition runs when its result is asked for."""
-
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._host: Host | None = None
-        self._waiting: deque[tuple[str, Partition]] = deque()
-
-    def start(self, *, shared_limits: bool) -> None:
-        pass
-
-    def stop(self) -> None:
-        self._runner.close()
-
-    def place(self, request: WorkerRequest) -> Resources:
-        return request.resources.model_copy(update={"num_cpus": 1, "workers": 1})
-
-    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
-        from engine.worker.host import Host
-
-        self._host = self._host or Host(job.registry)
-        self._host.open(job)
-
-    def room(self, step: str) -> int:
-        return 2 - len(self._waiting)
-
-    def submit(self, step: str, part: Partition) -> None:
-        self._waiting.append((step, part))
-
-    def next(self, seconds: float) -> Result | None:
-        from engine.running.executor import Result
-
-        assert self._host
-        if not self._waiting:
-            return None
-        step, part = self._waiting.popleft()
-        return Result(step, self._runner.run(self._host.run(step, part)))
-
-    def halt(self, step: str) -> None:
-        assert self._host
-        self._host.stop(step)
-
-    def close(self, step: str) -> None:
-        assert self._host
-        self._host.end(step)
-
-
-class Silent:
-    """An observer that only prints messages."""
-
-    def message(self, text: str) -> None:
-        print(text)
-
-    def step_started(self, *_: object) -> None:
-        pass
-
-    def step_advanced(self, *_: object) -> None:
-        pass
-
-    def step_finished(self, outcome: StepResult) -> None:
-        pass
 
 
 def install(folder: Path) -> None:
@@ -210,9 +138,11 @@ def in_process(rows: int) -> None:
     """Print what a row costs the engine without Ray."""
     import yaml
 
+    from engine.cli.progress import PlainProgress
     from engine.pipeline.check import check
     from engine.running.run import run
     from registry import Registry
+    from tests.engine.running.scripted import Scripted
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -221,7 +151,8 @@ def in_process(rows: int) -> None:
         pipeline, registry = check(folder / "p.yaml"), Registry(folder / "registry")
         gc.set_threshold(10_000)  # as in the engine's own processes
         began = time.process_time()
-        result = run(pipeline, registry, Silent(), select=set(), force=set(), cluster=OneProcess())
+        quiet, here = PlainProgress(Console(quiet=True)), Scripted(lambda count: 0, room=2)
+        result = run(pipeline, registry, quiet, select=set(), force=set(), cluster=here)
         cpu = time.process_time() - began
         assert result.state == "succeeded", result.error
     print(f"{rows:,} rows; CPU us a row: {cpu / rows * 1e6:.1f} for the source and {STEPS} steps")
