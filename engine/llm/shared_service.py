@@ -17,7 +17,6 @@ from engine.llm.journal.answers import Journal, JournalEntry
 from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
-from engine.llm.limits.machine_share import machine_share
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
 
@@ -82,7 +81,7 @@ class Service:
             spent: what the driver itself has spent on it in this run.
         """
         if name not in self._governors:
-            self._governors[name] = Governor(spec, spent.usd, spent.calls, share=machine_share(spec))
+            self._governors[name] = Governor.on_this_machine(spec, spent)
         self._governors[name].budget.spent_before(spent)
 
     async def submit(self, worker: str, messages: Sequence[Admission | Release]) -> None:

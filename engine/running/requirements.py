@@ -10,7 +10,6 @@ from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
-from engine.llm.limits.machine_share import machine_share
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
@@ -41,7 +40,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
             continue
         name = step.spec.models.get(role, role)
         before = spent_before.get(name, Spent()) + spent.get(name, Spent())
-        gate = Governor(spec, before.usd, before.calls, share=machine_share(spec))
+        gate = Governor.on_this_machine(spec, before)
         try:
             # Servers are upgraded, so what was missing is checked again.
             found = ask_server(spec, registry, needed, gate=gate, recheck=True)
@@ -83,7 +82,8 @@ def ask_server(
 
     journal = Journal(registry.journal)
     try:
-        return asyncio.run(probe(spec, journal, wanted, gate or Governor(spec), recheck_all=recheck_all, recheck=recheck))
+        limits = gate or Governor.on_this_machine(spec)
+        return asyncio.run(probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck))
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from engine.jobs.messages import ModelBinding
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.governor import Gate, Governor
-from engine.llm.limits.machine_share import machine_share
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Transport
 from engine.llm.types.provider import Provider
@@ -53,7 +52,8 @@ class SharedModels:
         """The limits of a model."""
         if binding.name not in self._gates:
             connection = self._connection if binding.shared else None
-            self._gates[binding.name] = RemoteGate(connection, binding.name) if connection else governor(binding)
+            own = RemoteGate(connection, binding.name) if connection else Governor.on_this_machine(binding.spec, binding.spent)
+            self._gates[binding.name] = own
         return self._gates[binding.name]
 
     def provider(self, binding: ModelBinding, threads: int) -> Provider:
@@ -123,8 +123,3 @@ class SharedModels:
 def _loaded_as(binding: ModelBinding, threads: int) -> tuple[str, int, int]:
     """What models must have in common to be one: the weights and the size of batches; behind an API, the name."""
     return (binding.identity if binding.weights else binding.name, binding.spec.batch_size, threads)
-
-
-def governor(binding: ModelBinding) -> Governor:
-    """The limits of a model, counting what the run has already spent on it."""
-    return Governor(binding.spec, binding.spent.usd, binding.spent.calls, share=machine_share(binding.spec))

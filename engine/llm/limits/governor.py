@@ -18,7 +18,7 @@ from engine.llm.limits.accounting import Outcome, Spent
 from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
 from engine.llm.limits.estimates import Estimate
-from engine.llm.limits.machine_share import RECOUNT_SECONDS, MachineShare
+from engine.llm.limits.machine_share import RECOUNT_SECONDS, MachineShare, machine_share
 from engine.llm.limits.outage import Outage
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
@@ -139,6 +139,11 @@ class Governor:
         self._probing = False
         self._stopped: ModelError | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def on_this_machine(cls, spec: ModelSpec, spent: Spent = Spent()) -> Governor:  # noqa: B008  (frozen)
+        """The limits of a model, divided among the runs on this machine, counting what this run has spent on it before."""
+        return cls(spec, spent.usd, spent.calls, share=machine_share(spec))
 
     async def admit(self, estimate: Estimate) -> int:
         """See Gate."""
