@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import pyarrow as pa
 
 from engine.jobs.messages import InputVersion, Slice
-from registry import ObjectStore, Record, Registry
+from registry import ObjectStore, Record
 from registry.records.stored_rows import read_valid
 
 
-def read_slice(registry: str, rows: Slice, record: type[Record]) -> pa.Table:
-    """The rows of a slice as a table of `record`; `registry` is its location."""
-    return _concatenated([_stored(registry, rows)], record)
+def read_slice(store: ObjectStore, rows: Slice, record: type[Record]) -> pa.Table:
+    """The rows of a slice as a table of `record`."""
+    return _concatenated([_stored(store, rows)], record)
 
 
-def read_rows(registry: str, rows: Slice, record: type[Record]) -> Iterator[Record]:
+def read_rows(store: ObjectStore, rows: Slice, record: type[Record]) -> Iterator[Record]:
     """The same rows as records. Valid rows are not validated again."""
-    table = _stored(registry, rows)
+    table = _stored(store, rows)
     yield from read_valid(record, table) if rows.valid else record.from_table(record.conform(table))
 
 
@@ -28,14 +27,9 @@ def read_whole(store: ObjectStore, versions: Sequence[InputVersion], record: typ
     return _concatenated([store.read_table(data.sha256) for version in versions for data in version.data], record)
 
 
-def _stored(registry: str, rows: Slice) -> pa.Table:
-    return _cached_table(registry, rows.sha256).slice(rows.start, rows.rows)
-
-
-@lru_cache(maxsize=4)
-def _cached_table(registry: str, sha256: str) -> pa.Table:
-    """Cached, because partitions start in order and often share an object with the one before."""
-    return Registry(registry).store.read_table(sha256)
+def _stored(store: ObjectStore, rows: Slice) -> pa.Table:
+    # Partitions start in order and often share an object with the one before.
+    return store.read_recent(rows.sha256).slice(rows.start, rows.rows)
 
 
 def _concatenated(pieces: list[pa.Table], record: type[Record]) -> pa.Table:

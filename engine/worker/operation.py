@@ -92,12 +92,12 @@ class Operation:
     def table(self, part: Partition) -> pa.Table:
         """The streamed input's rows of a partition."""
         assert part.rows_in is not None
-        return read_slice(self._registry.location, part.rows_in, self._streamed)
+        return read_slice(self._registry.store, part.rows_in, self._streamed)
 
     def rows(self, part: Partition) -> Iterator[Record]:
         """The same as records."""
         assert part.rows_in is not None
-        return read_rows(self._registry.location, part.rows_in, self._streamed)
+        return read_rows(self._registry.store, part.rows_in, self._streamed)
 
     def whole_inputs(self) -> dict[str, Table[Any] | None]:
         """The inputs that are passed whole; None for one that the pipeline omits."""

@@ -25,7 +25,7 @@ _PACKED_ROWS = 65_536
 """Rows in a row group of tables with packed columns: looking up one row decodes that many."""
 
 
-_RECENT_BYTES = 16 << 20
+_RECENT_BYTES = 64 << 20
 """The most bytes of the tables that are kept in memory, unless one alone has more."""
 
 _WRITERS = 2
@@ -163,8 +163,8 @@ class ObjectStore:
             raise CorruptError(f"object {sha256} in {self._files.where} is not readable as Parquet: {error}") from error
 
     def read_recent(self, sha256: str) -> pa.Table:
-        """The same. The last tables that were read here are kept, for a run reads what a step stores twice: for the content id,
-        and for the next step. Not for use from several threads.
+        """The same. The last tables that were read here are kept: a run reads what a step stores for the content id and for the
+        next step, and a worker reads an object for each partition that is cut from it. Not for use from several threads.
         """
         if sha256 in self._recent:
             self._recent.move_to_end(sha256)

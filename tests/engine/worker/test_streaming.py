@@ -54,5 +54,5 @@ def test_a_slice_has_the_rows_that_it_says(registry: Registry) -> None:
     word = catalogue().records["Word"]
     for start in range(8):
         for stop in range(start, 9):
-            table = read_slice(registry.root, Slice(sha256=data.sha256, start=start, stop=stop), word)
+            table = read_slice(registry.store, Slice(sha256=data.sha256, start=start, stop=stop), word)
             assert table.column("text").to_pylist() == [f"word {number}" for number in range(start, stop)]
