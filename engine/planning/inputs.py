@@ -43,9 +43,13 @@ def barriers(pipeline: Pipeline, step: Step) -> set[tuple[str, str]]:
 
 
 def resolve_inputs(pipeline: Pipeline, step: Step, available: Available, registry: Registry) -> Inputs:
-    """The versions behind a step's references."""
+    """The versions behind a step's references, as far as they are there."""
     return {
-        port: tuple(resolve_input(pipeline, step, port, link, available, registry) for link in links)
+        port: tuple(
+            resolve_input(pipeline, step, port, link, available, registry)
+            for link in links
+            if link.kind == "registry" or link_key(link) in available
+        )
         for port, links in step.inputs.items()
     }
 
@@ -56,8 +60,12 @@ def resolve_input(
     """The version behind a reference of a step's input."""
     if link.kind == "registry":  # it may have been written by older code
         return version_of(registry.manifest(link.name, link.version))
-    same_type = _record_of(pipeline, link) is step.operator.inputs[port].record
-    return available[link_key(link)].model_copy(update={"valid": same_type})
+    return available[link_key(link)].model_copy(update={"valid": are_valid(pipeline, step, port, link)})
+
+
+def are_valid(pipeline: Pipeline, step: Step, port: str, link: Link) -> bool:
+    """Whether the rows behind a reference were validated as the input's record type (see InputVersion)."""
+    return _record_of(pipeline, link) is step.operator.inputs[port].record
 
 
 def _record_of(pipeline: Pipeline, link: Link) -> type[Record]:

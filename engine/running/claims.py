@@ -50,6 +50,10 @@ class Claims:
         self._mine.add((base_key, digest))
         return True
 
+    def is_own(self, base_key: str, digest: str) -> bool:
+        """Whether a step of this run has claimed a partition."""
+        return (base_key, digest) in self._mine
+
     def release(self, base_key: str, digest: str) -> None:
         """Give a claim back, once the partition has a receipt or has failed."""
         if (base_key, digest) in self._mine:

@@ -31,6 +31,9 @@ class PartitionTable:
         versions: the number of versions that the streamed input is made of.
         rerun: run all of it, whatever has receipts.
         retry_rejects: run again what has rejects.
+
+    Attributes:
+        waits_for_run: whether another run has been found to make some of them.
     """
 
     def __init__(self, receipts: Receipts, claims: Claims, versions: int, *, rerun: bool, retry_rejects: bool) -> None:
@@ -44,7 +47,8 @@ class PartitionTable:
         self._pending: deque[Partition] = deque()
         self._next = (0, 0)
         self.running: set[str] = set()
-        self.elsewhere: set[str] = set()
+        self._elsewhere: set[str] = set()
+        self.waits_for_run = False
         self.found: list[Receipt] = []
         self.fresh: list[Receipt] = []
         self.rows_finished = 0
@@ -73,11 +77,12 @@ class PartitionTable:
         for _ in range(min(len(self._pending), _LOOKED_AT)):
             part = self._pending.popleft()
             if not self._claims.take(self._base_key, part.digest):
-                self.elsewhere.add(part.digest)
+                self._elsewhere.add(part.digest)
+                self.waits_for_run |= not self._claims.is_own(self._base_key, part.digest)
                 self._pending.append(part)
                 continue
             # Another run may have finished it since it was added.
-            if (not self._rerun or part.digest in self.elsewhere) and (receipt := self._disk.read(part.digest)):
+            if (not self._rerun or part.digest in self._elsewhere) and (receipt := self._disk.read(part.digest)):
                 self._claims.release(self._base_key, part.digest)
                 self._finish(receipt, self.found)
                 continue
@@ -128,9 +133,9 @@ class PartitionTable:
         return len(self._places) - len(self.found) - len(self.fresh)
 
     @property
-    def can_start(self) -> bool:
-        """Whether a partition may be waiting to run."""
-        return bool(self._pending)
+    def waiting(self) -> int:
+        """The number of partitions that wait to run."""
+        return len(self._pending)
 
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all places; that of equal rows comes once for each place."""
@@ -150,7 +155,7 @@ class PartitionTable:
         return receipt
 
     def _finish(self, receipt: Receipt, kind: list[Receipt]) -> None:
-        self.elsewhere.discard(receipt.digest)
+        self._elsewhere.discard(receipt.digest)
         kind.append(receipt)
         for slot in self._places[receipt.digest]:
             self._fill(slot, receipt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import ExitStack
 
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import known_versions, needed
@@ -12,7 +13,7 @@ from engine.running.cluster import Cluster
 from engine.running.executor import Executor
 from engine.running.jobs import shared_models
 from engine.running.result import Observer, RunResult
-from engine.running.run_state import FailedStepError, RunState
+from engine.running.run_state import RunState
 from engine.running.scheduler import Scheduler
 from engine.running.step_task import StepTask
 from registry import Registry
@@ -68,24 +69,26 @@ def run(
     )
     ended, error, trace = "failed", None, ""
     try:
-        for each in source_plans:
-            manifest = each.manifest
-            if each.draft is not None:
-                [manifest] = state.commit([each.draft], None)
-            assert manifest is not None
-            state.add(each.name, [manifest])
-        Scheduler(state, {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}).run()
-        ended = "succeeded"
-    except FailedStepError as failure:
-        error, trace = str(failure), failure.trace
+        with ExitStack() as ends:
+            ends.callback(claims.close)
+            ends.callback(state.executor.stop)
+            for each in source_plans:
+                manifest = each.manifest
+                if each.draft is not None:
+                    [manifest] = state.commit([each.draft], None)
+                assert manifest is not None
+                state.add(each.name, [manifest])
+            tasks = {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}
+            failures = Scheduler(state, tasks).run()
+        if failures:
+            error, trace = "\n".join(map(str, failures)), failures[0].trace
+        else:
+            ended = "succeeded"
     except KeyboardInterrupt:
         ended, error = "interrupted", "stopped by the user"
     except BaseException as unexpected:
         registry.catalog.end_run(run_id, "failed", f"{type(unexpected).__name__}: {unexpected}")
         raise
-    finally:
-        state.executor.stop()
-        claims.close()
     registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
     results = tuple(state.results[step.name] for step in steps if step.name in state.results)
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()

@@ -22,13 +22,6 @@ class FailedStepError(Exception):
         super().__init__(f"step {step!r} failed: {message}")
         self.trace = trace
 
-    @classmethod
-    def joined(cls, failures: Sequence[FailedStepError]) -> FailedStepError:
-        """One error for all of them; the trace is that of the first."""
-        if len(failures) > 1:
-            failures[0].args = ("\n".join(map(str, failures)),)
-        return failures[0]
-
 
 @dataclass
 class RunState:

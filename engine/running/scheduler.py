@@ -34,14 +34,13 @@ class Scheduler:
         self._failures: list[FailedStepError] = []
         self._shown_at = time.monotonic()
 
-    def run(self) -> None:
-        """Run all steps.
+    def run(self) -> list[FailedStepError]:
+        """Run all steps; returns the failures, the first one first.
 
         When a step fails, those that depend on it are stopped, and no step takes a further partition. Partitions that are
         running finish; a step whose last one is among them is committed.
 
         Raises:
-            FailedStepError: steps failed; the text says which and why.
             KeyboardInterrupt: the user interrupted the run.
         """
         with Interruption(self._run.observer.message, lambda: any(task.is_paid for task in self._open)) as interruption:
@@ -56,20 +55,23 @@ class Scheduler:
                 with contextlib.suppress(EngineError, RegistryError, OSError):
                     self._run.record_hits()
                 raise
-        if self._failures:
-            raise FailedStepError.joined(self._failures)
+        return self._failures
 
     def _turns(self, interruption: Interruption) -> None:
         while any(task.state != "ended" for task in self._tasks.values()):
-            if interruption.came:
+            interrupted = interruption.came
+            if interrupted:
                 for task in self._open:
                     task.halt()
-                if not any(task.is_paid for task in self._open):
-                    raise KeyboardInterrupt
+            # A step whose last partition has come is committed first.
             worked = [self._attempt(task) for task in self._tasks.values()]
+            if interrupted and not any(task.is_paid for task in self._open):
+                break
             self._record_hits()
             self._receive(0.0 if any(worked) else _TURN_SECONDS)
             self._show_progress()
+        if interruption.came and not self._failures and not all(task.succeeded for task in self._tasks.values()):
+            raise KeyboardInterrupt
 
     def _record_hits(self) -> None:
         """Record the hits of a turn. If that fails, the run ends like one whose step fails."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from engine.errors import StepError
 from engine.jobs.feed import Feed
 from engine.jobs.heartbeat import forget_heartbeats, read_heartbeats
-from engine.jobs.messages import WHOLE, Failure, InputVersion, Partition, Receipt, Usage
+from engine.jobs.messages import WHOLE, Failure, Partition, Receipt, Usage
 from engine.jobs.receipts import Receipts
 from engine.operator.types import DeclarationError
 from engine.pipeline.graph import Link, Step
-from engine.planning.inputs import link_key, resolve_input, with_models
+from engine.planning.inputs import are_valid, link_key, resolve_input, resolve_inputs, with_models
 from engine.planning.plan import find_outputs, keyed, size_of
 from engine.planning.results import StepPlan
 from engine.running.finished_rows import FinishedRows
@@ -35,6 +35,9 @@ _ROWS_SEEN = 64
 
 _CUT_AT_ONCE = 16
 """Objects that are read and cut before others have their turn."""
+
+_MOST_WAITING = 256
+"""No more is cut while this many partitions wait to run: it would only fill the memory."""
 
 
 class StepTask:
@@ -99,7 +102,7 @@ class StepTask:
         self._started = dt.datetime.now(dt.UTC)
         self.step = with_models(self.step, run.available, run.registry)
         self._sources = sources
-        plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
+        plan = self._keyed()
         if not sources and not self.force:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry, run.known)
             if found and not (run.retry_rejects and rejects_of(found)):
@@ -122,7 +125,7 @@ class StepTask:
             self._table.add(0, Partition(digest=WHOLE, rows=plan.rows or 0))
         for place, link in enumerate(links):
             if link_key(link) not in sources:
-                version = self._version(link)
+                version = resolve_input(run.pipeline, self.step, self._port, link, run.available, run.registry)
                 self._feed.add(place, version.data, valid=version.valid)
                 self._feed.complete(place)
         self.cut()
@@ -145,23 +148,24 @@ class StepTask:
                 continue
             objects = source._rows.objects[link.output]
             if len(objects) > self._taken[place]:
-                valid = source.step.operator.outputs[link.output] is self._port_record
+                valid = are_valid(self.run.pipeline, self.step, self._port, link)
                 self._feed.add(place, objects[self._taken[place] :], valid=valid)
                 self._taken[place] = len(objects)
             if source.succeeded:
                 self._feed.complete(place)
         for _ in range(_CUT_AT_ONCE):
-            if not self._feed.can_cut:
+            if not self.has_more_to_cut:
                 break
             version, parts = self._feed.cut()
             for part in parts:
                 self._table.add(version, part)
-        self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
+        self._take_finished()
 
     @property
     def has_more_to_cut(self) -> bool:
         """Whether `cut` would find something to do at once."""
-        return self.state == "open" and not self.stopping and self._feed.can_cut
+        can_cut = self._feed.can_cut and self._table.waiting < _MOST_WAITING
+        return self.state == "open" and not self.stopping and can_cut
 
     @property
     def rows(self) -> int:
@@ -186,18 +190,18 @@ class StepTask:
     def submit(self) -> bool:
         """Give the cluster as many partitions as it has room for; returns whether it was given any."""
         given = False
-        while not self.stopping and self._table.can_start and (not self._placed or self.run.executor.room(self.name) > 0):
+        while not self.stopping and self._table.waiting and (not self._placed or self.run.executor.room(self.name) > 0):
             if not self._placed and not self._place():
                 break
             part = self._table.take()
             if part is None:
-                if self._table.elsewhere and self.waited_for != "another run":
+                if self._table.waits_for_run and self.waited_for != "another run":
                     self.waited_for = "another run"
                     self.run.observer.message(f"{self.name}: another run is making the same rows; waiting for them")
                 break
             self.run.executor.submit(self.name, part)
             given = True
-        self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
+        self._take_finished()
         return given
 
     def _place(self) -> bool:
@@ -234,7 +238,7 @@ class StepTask:
         if isinstance(result, Receipt):
             self._table.finished(result)
             if self.failure is None:
-                self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
+                self._take_finished()
                 if self._too_many_rejects:
                     raise FailedStepError(self.name, "")
             return
@@ -279,7 +283,7 @@ class StepTask:
             self._check_rejects()
         except StepError as error:
             raise FailedStepError(self.name, str(error)) from error
-        plan = keyed(run.pipeline, self.step, self._inputs(), run.registry)
+        plan = self._keyed()
         if plan.base_key != self._plan.base_key:
             raise AssertionError(f"step {self.name}: what it was told is not what it was made from")
         if not self.force and not self._table.fresh:
@@ -337,27 +341,20 @@ class StepTask:
         return f"{self.run.run_id}.{self.name}"
 
     @property
-    def _port_record(self) -> Any:
-        port = self.step.operator.streamed
-        assert port is not None
-        return self.step.operator.inputs[port].record
+    def _port(self) -> str:
+        assert self.step.operator.streamed is not None
+        return self.step.operator.streamed
 
-    def _version(self, link: Link) -> InputVersion:
-        port = self.step.operator.streamed
-        assert port is not None
-        return resolve_input(self.run.pipeline, self.step, port, link, self.run.available, self.run.registry)
-
-    def _inputs(self) -> dict[str, tuple[InputVersion, ...]]:
-        """The versions of its inputs that are committed."""
+    def _keyed(self) -> StepPlan:
+        """Its keys over the versions that are committed."""
         run = self.run
-        return {
-            port: tuple(
-                resolve_input(run.pipeline, self.step, port, link, run.available, run.registry)
-                for link in links
-                if link.kind == "registry" or link_key(link) in run.available
-            )
-            for port, links in self.step.inputs.items()
-        }
+        return keyed(
+            run.pipeline, self.step, resolve_inputs(run.pipeline, self.step, run.available, run.registry), run.registry
+        )
+
+    def _take_finished(self) -> None:
+        """Append what is finished, in the order of the input, to the rows that other steps can begin with."""
+        self._rows.add(list(self._table.in_order(self._feed.cut_from_start)))
 
     def _in_place(self, plan: StepPlan) -> list[Placed]:
         """All receipts, each with the place of its first row in the streamed input."""
