@@ -10,6 +10,7 @@ from engine.fingerprint.reachable_code import Fingerprint, fingerprint
 from engine.operator.catalogue import catalogue
 from engine.operator.definitions import packages
 from registry import Record
+from registry.records.described import description_of
 from registry.storage.checked_json import json_digest
 
 
@@ -22,7 +23,8 @@ def code_of(operator: str) -> Fingerprint:
 @cache
 def code_of_source(record: type[Record], generator: str | None) -> Mapping[str, Any]:
     """The code that determines the rows of a source: the record type with its validators, and the generator."""
-    found = [fingerprint(record, record.type_name(), _project()).document()]
+    about = description_of(record)  # it has no code
+    found = [about.model_dump(mode="json") if about else fingerprint(record, record.type_name(), _project()).document()]
     if generator:
         found.append(code_of_function(catalogue().generators[generator].function, generator).document())
     return {"code": found}

@@ -10,6 +10,7 @@ from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
 from registry import DataObject, Metric, SideObject, VersionRef
+from registry.records.described import Described
 
 
 class Message(BaseModel):
@@ -59,7 +60,7 @@ class Job(Message):
     Args:
         registry: its location.
         base_key: see engine/planning/keys.py; the receipts lie under it.
-        types: the record types of the operator's inputs.
+        types: the record types of the operator's inputs: the names of those that packages define, descriptions of others.
         code: the digest of the operator's code on the driver.
         inputs: the versions of the inputs that are passed whole. The rows of the others come with the partitions.
         threads: CPU threads of a worker.
@@ -75,7 +76,7 @@ class Job(Message):
     step: str
     base_key: str
     operator: str
-    types: dict[str, str]
+    types: dict[str, str | Described]
     code: str
     params: dict[str, Any]
     inputs: dict[str, tuple[InputVersion, ...]]

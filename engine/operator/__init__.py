@@ -21,17 +21,19 @@ the parameters under `with:` in a pipeline. Operators are found in every module 
 * *row*: one argument is a record type. An async generator is called for each row and yields any number of records.
 * *batch*: one argument is `Batch[X]`. A plain function gets an Arrow table with the column `_row` (the row's number in the
   input) and returns a table. If it keeps `_row` (one number for each row, or a list of numbers where it joins rows), the
-  lineage of each row is known. Its output is declared with `outputs=`.
+  lineage of each row is known. Its output is declared with `outputs=`; where there are several, it returns a dict of tables.
 * *whole*: all inputs are tables. A generator, async or not, is called once.
 
 Inputs that are needed whole are `Table[X]`, besides a row or a batch too. `Lookup[X]` is a table that other rows are only
 compared with: its rows without an output count as unused, not as filtered. `Grouped[X]` is a table whose `groups` number the
 rows by the source row they come from, so that paraphrases stay on one side of a split. `Table[X] | None = None` may be left
-out in a pipeline. `Record` in place of X takes rows of any type.
+out in a pipeline. `Record` in place of X takes rows of any type. `Mapping[str, Table[X]]` takes any number of inputs, which the
+pipeline names.
 
 **Outputs.** One output is read from the return annotation, `AsyncIterator[X]` or `Iterator[X]`. Several are declared:
 `@operator(outputs={"solved": Solution, "unsolved": Solution})`; the operator yields `(output, record)`. The name of an input in
-place of a type, `outputs={"kept": "rows"}`, means rows of that input's type.
+place of a type, `outputs={"kept": "rows"}`, means rows of that input's type. `Record` in place of a type means that it follows
+from the parameters: their method `outputs` answers it, with types made by `extended` and `narrowed`.
 
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
 `await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`), `teacher.samples(prompt, 20)` several,
@@ -41,9 +43,9 @@ warns users when one model fills both roles. An uncaught `RequestError` rejects 
 
 **Parameters.** Keyword-only arguments are enough where parameters are data. A class derived from `Params` (a frozen pydantic
 model) takes their place where something follows from them; the operator takes it as one argument, `params: MyParams`. Its
-methods and their defaults are documented there: `roles`, `calls`, `capabilities`, `prompt_bytes`, `problems`, `device_count`,
-`expected_model`, `notes`, `accepted_names`. They change no result: editing one does not make a step run again. A prompt is
-`Annotated[str | None, template("question")]`, filled with `render`.
+methods and their defaults are documented there: `roles`, `calls`, `capabilities`, `prompt_bytes`, `problems`, `outputs`,
+`device_count`, `expected_model`, `notes`, `accepted_names`. They change no row: editing one does not make a step run again. A
+prompt is `Annotated[str | None, template("question")]`, filled with `render`.
 
 **Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
 `ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.
@@ -55,7 +57,8 @@ methods and their defaults are documented there: `roles`, `calls`, `capabilities
 are or as copies (`row.model_copy(update=...)`). For a new record made from rows of tables or from answers, name them:
 `yield derived(Pair(...), chosen, rejected)`. What is not named is recorded as unknown.
 
-**Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of the outputs of a row.
+**Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of the outputs of a row;
+`ctx.reject("why", row=3)` rejects a row of a batch.
 `raise StepError("why")` fails the step. A wrong declaration is a `DeclarationError` that names its file and line.
 
 An operator never opens the registry, reads the clock, or draws unseeded random numbers. Imports that take long go inside the
@@ -73,9 +76,10 @@ from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
 from engine.operator.tables import Batch, Grouped, Lookup, Table
-from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, Roles
+from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
 from registry import Metric, Model, Record, Report, StoredFile
+from registry.records.described import Described, DescribedField, DescribedType, described, extended, narrowed
 
 __all__ = [
     "Batch",
@@ -86,6 +90,9 @@ __all__ = [
     "Context",
     "Counters",
     "DeclarationError",
+    "Described",
+    "DescribedField",
+    "DescribedType",
     "Encoder",
     "Generator",
     "Grouped",
@@ -95,6 +102,7 @@ __all__ = [
     "Model",
     "Operator",
     "Output",
+    "OutputTypes",
     "Params",
     "Prompt",
     "Record",
@@ -107,8 +115,12 @@ __all__ = [
     "StoredFile",
     "Table",
     "Template",
+    "Wrong",
     "derived",
+    "described",
     "did_you_mean",
+    "extended",
+    "narrowed",
     "operator",
     "render",
     "template",

@@ -25,6 +25,7 @@ from engine.operator.types import (
     Port,
     Role,
     Shape,
+    Wrong,
     place_of,
 )
 from registry import Model, Record
@@ -53,6 +54,7 @@ class Operator:
         context: the argument that gets the Context; None when there is none.
         params_argument: the argument that gets all parameters; None when they are keyword-only arguments.
         like: output -> the input whose type it has.
+        named_inputs: the argument that gets the inputs that a pipeline names; None when there is none.
         distinct: pairs of roles that different models should fill.
     """
 
@@ -66,6 +68,7 @@ class Operator:
     context: str | None = None
     params_argument: str | None = None
     like: Mapping[str, str] = field(default_factory=dict)
+    named_inputs: str | None = None
     distinct: tuple[tuple[str, str], ...] = ()
     _attached: _Attached = field(default_factory=_Attached, compare=False, repr=False)
 
@@ -131,6 +134,18 @@ class Operator:
         """Outputs whose rows the finish function makes."""
         return self._attached.finish.outputs if self._attached.finish else ()
 
+    @property
+    def open_outputs(self) -> tuple[str, ...]:
+        """Outputs whose types follow from the parameters, see Params.outputs, and are not known yet."""
+        return tuple(name for name, record in self.outputs.items() if record is Record and name not in self.like)
+
+    def with_inputs(self, names: Iterable[str]) -> Operator:
+        """The operator with the inputs that a pipeline names, where it takes such."""
+        if self.named_inputs is None:
+            return self
+        pattern = self.inputs[self.named_inputs]
+        return replace(self, inputs={name: replace(pattern, named=False) for name in names})
+
     def typed(self, records: Mapping[str, type[Record]]) -> Operator:
         """The operator with the types of its open inputs filled in, and with them those of the outputs that are like them.
 
@@ -145,6 +160,24 @@ class Operator:
             name: inputs[self.like[name]].record if name in self.like else record for name, record in self.outputs.items()
         }
         return replace(self, inputs=inputs, outputs=outputs)
+
+    def with_outputs(self, params: BaseModel) -> Operator:
+        """The operator, all of whose inputs are typed, with the types of its open outputs.
+
+        Raises:
+            DeclarationError: the parameters do not answer with types that rows can have.
+        """
+        wanted = self.open_outputs
+        if not wanted:
+            return self
+        answer = ask(params, "outputs", {name: port.record for name, port in self.inputs.items()})
+        types = answer.values() if isinstance(answer, Mapping) else ()
+        fit = all(isinstance(each, type) and issubclass(each, Record) and each is not Record for each in types)
+        self._require(params, "outputs", answer, isinstance(answer, Mapping) and fit, "a dict from outputs to record types")
+        for name in wanted:
+            if name not in answer:
+                raise self._wrong(params, "outputs", f"leaves out {name!r}, which is declared as Record; expected its type")
+        return replace(self, outputs={**self.outputs, **{name: answer[name] for name in wanted}})
 
     # -- with parameters --------------------------------------------------------------------------------------------------
 
@@ -209,9 +242,14 @@ class Operator:
         """What users should know before the step runs."""
         return self._texts(params, "notes", ask(params, "notes"))
 
-    def problems(self, params: BaseModel, inputs: InputTypes) -> tuple[str, ...]:
+    def problems(self, params: BaseModel, inputs: InputTypes) -> tuple[Wrong, ...]:
         """What is wrong with the parameters for inputs of these types."""
-        return self._texts(params, "problems", ask(params, "problems", inputs))
+        answer = ask(params, "problems", inputs)
+        listed = isinstance(answer, Iterable) and not isinstance(answer, str)
+        found = [Wrong(each) if isinstance(each, str) else each for each in answer] if listed else []
+        fit = listed and all(isinstance(each, Wrong) for each in found)
+        self._require(params, "problems", answer, fit, "texts, or Wrong(text, at=...), in a list or by `yield`")
+        return tuple(found)
 
     def expected_model(self, params: BaseModel, models: Mapping[str, Model]) -> Model | None:
         """The model that the operator will make, as far as it is known.
@@ -310,6 +348,7 @@ def operator(
         check_yielded(function, signature, records)
         check_storable(function, [*records.values(), *(port.record for port in signature.inputs.values())])
         _check_roles(function, signature, distinct)
+        _check_open_outputs(function, signature, like, records)
         return Operator(
             name=function.__name__,
             function=function,
@@ -321,10 +360,24 @@ def operator(
             context=signature.context,
             params_argument=signature.params_argument,
             like=like,
+            named_inputs=next((name for name, port in signature.inputs.items() if port.named), None),
             distinct=tuple((first, second) for first, second in distinct),
         )
 
     return declare if function is None else declare(function)
+
+
+def _check_open_outputs(
+    function: Callable[..., Any], signature: Signature, like: Mapping[str, str], records: Mapping[str, type[Record]]
+) -> None:
+    answered = issubclass(signature.params, Params) and signature.params.outputs is not Params.outputs
+    for output, record in records.items():
+        if record is Record and output not in like and not answered:
+            refuse(
+                function,
+                f"the output {output!r} is Record; expected a record type, the name of an input, or parameters (a subclass of "
+                "Params) whose method `outputs` answers its type",
+            )
 
 
 def _check_roles(function: Callable[..., Any], signature: Signature, distinct: Sequence[tuple[str, str]]) -> None:

@@ -34,8 +34,6 @@ def declared_outputs(
     declared = outputs if isinstance(outputs, Mapping) else {SINGLE: outputs}
     if not declared:
         refuse(function, "outputs= is empty; expected at least one output")
-    if signature.shape == "batch" and len(declared) > 1:
-        refuse(function, f"it works on batches but has the outputs {', '.join(declared)}; expected one output")
     for output, each in declared.items():
         if not isinstance(output, str) or not output.isidentifier():
             refuse(function, f"outputs= has the name {output!r}; expected a word of letters, digits and underscores")

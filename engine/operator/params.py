@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from engine.credentials import redacted
-from engine.operator.types import Calls, Capabilities, DeclarationError, InputTypes, Roles, place_in, place_of
+from engine.operator.types import (
+    Calls,
+    Capabilities,
+    DeclarationError,
+    InputTypes,
+    OutputTypes,
+    Roles,
+    Wrong,
+    place_in,
+    place_of,
+)
 from registry import Model
 
 if TYPE_CHECKING:
@@ -25,13 +35,14 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "capabilities": (),
     "prompt_bytes": (),
     "problems": ("inputs",),
+    "outputs": ("inputs",),
     "device_count": (),
     "expected_model": ("models",),
     "notes": (),
     "accepted_names": (),
 }
-"""The methods that a class of parameters may override, with their arguments besides `self`. None of them changes a result, so
-none is part of a step key."""
+"""The methods that a class of parameters may override, with their arguments besides `self`. None of them changes a row, so none
+is part of a step key; the types that `outputs` answers are."""
 
 
 _SHOWN = 500
@@ -112,12 +123,20 @@ class Params(BaseModel, metaclass=_ParamsType):
         """
         return None
 
-    def problems(self, inputs: InputTypes) -> Iterable[str]:
+    def problems(self, inputs: InputTypes) -> Iterable[str | Wrong]:
         """What is wrong with these parameters for inputs of these record types, one text for each problem.
 
-        `engine check` reports them with their place in the pipeline file. Default: nothing.
+        `engine check` reports them with their place in the pipeline file: that of `with`, or of a key in it, as
+        `Wrong("text", at=("prompt",))`. Default: nothing.
         """
         return ()
+
+    def outputs(self, inputs: InputTypes) -> OutputTypes:
+        """The record types of outputs that are declared as `Record`, for inputs of these record types.
+
+        It is asked only if `problems` finds nothing. Build types with `extended` and `narrowed`. Default: there are none.
+        """
+        return {}
 
     def device_count(self) -> int:
         """How many GPUs (or, without any, processes) the operator uses at once through Ray. Default: 1.

@@ -143,6 +143,8 @@ def _given(hint: Any, optional: bool) -> Port | Role | None:
     table = typing.get_origin(hint)
     if table in _TABLES:
         return Port(typing.get_args(hint)[0], table, optional)
+    if table is Mapping and typing.get_args(hint)[0] is str and typing.get_origin(typing.get_args(hint)[1]) is Table:
+        return Port(typing.get_args(typing.get_args(hint)[1])[0], Table, named=True)
     return Port(typing.get_args(hint)[0]) if table is Batch and not optional else None
 
 
@@ -242,6 +244,9 @@ def _shape(function: Callable[..., Any], inputs: Mapping[str, Port], hints: Mapp
     """The shape that the inputs make, checked with what the function is."""
     if all(port.optional for port in inputs.values()):
         refuse(function, f"it has no required input; expected an argument annotated with {_EXPECTED}")
+    named = [name for name, port in inputs.items() if port.named]
+    if named and len(inputs) > 1:
+        refuse(function, f"{named[0]!r} gets the inputs that a pipeline names; expected no other input beside it")
     streamed = [name for name, port in inputs.items() if not port.whole]
     if len(streamed) > 1:
         refuse(

@@ -6,7 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from engine.errors import EngineError
 from engine.llm.types.capability import Capability
@@ -34,6 +34,17 @@ Capabilities = Mapping[str, Sequence[Capability]]
 InputTypes = Mapping[str, type[Record]]
 """Input -> the record type of its rows."""
 
+OutputTypes = Mapping[str, type[Record]]
+"""Output -> the record type of its rows."""
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a parameter: the text, and where, as keys and positions below `with`."""
+
+    text: str
+    at: tuple[str | int, ...] = ()
+
+
 SINGLE = "out"
 """The name of an operator's only output when the declaration gives none."""
 
@@ -51,11 +62,13 @@ class Port:
         table: how it is annotated when it is given whole (`Table`, `Grouped`, `Lookup`); None when it is given row by row
             or batch by batch.
         optional: whether a pipeline may leave it out.
+        named: whether it stands for any number of inputs, which the pipeline names.
     """
 
     record: type[Record]
     table: type[Table[Any]] | None = None
     optional: bool = False
+    named: bool = False
 
     @property
     def whole(self) -> bool:

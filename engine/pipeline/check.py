@@ -19,7 +19,8 @@ from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
-from engine.operator.types import DeclarationError
+from engine.operator.types import DeclarationError, Wrong
+from engine.pipeline.file_types import file_types
 from engine.pipeline.generator_settings import setting_problems
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
 from engine.pipeline.packages import PROVIDERS, how_to_install, missing
@@ -80,7 +81,10 @@ class _Checker:
         self.sources: dict[str, Source] = {}
         self.operators: dict[str, Operator | None] = {}
         self.params: dict[str, BaseModel] = {}
-        self.references = References(spec, source, session, self.known.records, self.excluded, self.sources, self.operators)
+        self.types = file_types(spec.types, source, self.known.records)
+        self.references = References(
+            spec, source, session, self.known.records, self.excluded, self.sources, self.operators, self.params
+        )
 
     def exclusions(self) -> Exclusions:
         if self.spec.exclude is None:
@@ -134,7 +138,12 @@ class _Checker:
 
     def dataset(self, name: str) -> Source | None:
         spec, loc = self.spec.datasets[name], ("datasets", name)
-        record = self.find(self.known.records, spec.type, "record type", (*loc, "type"))
+        if spec.type in self.source.broken or (spec.type in self.spec.types and spec.type not in self.types):
+            return None  # the type's own problem is reported
+        record = self.types.get(spec.type)
+        if record is None:
+            meant = did_you_mean(spec.type, self.spec.types)
+            record = self.find(self.known.records, spec.type, "record type", (*loc, "type"), meant)
         if record is None:
             return None
         before = len(self.source.problems)
@@ -274,7 +283,12 @@ class _Checker:
             self.installed(found.name, code_of(full_name(found)).required, ("steps", name, "op"))
         except UnstableCodeError as error:
             self.problem(str(error), ("steps", name, "op"))
-        return found
+        given = self.spec.steps[name].in_
+        if found.named_inputs and not isinstance(given, dict):
+            hint = "give each a name, for example in: {rows: " + (given if isinstance(given, str) else given[0]) + "}"
+            self.problem(f"{found.name} needs a name for each of its inputs", ("steps", name, "in"), hint)
+            return None
+        return found.with_inputs(given) if isinstance(given, dict) else found
 
     def parameters(self, name: str, operator: Operator) -> BaseModel | None:
         try:
@@ -313,8 +327,8 @@ class _Checker:
         records = {port: each.record for port, each in operator.inputs.items()}
         parameters: Loc = (*loc, "with") if spec.with_ else (*loc, "op")
         if not any(each.open for each in operator.inputs.values()):
-            for text in self.parameter_problems(operator, params, records):
-                self.problem(text, parameters)
+            for wrong in self.parameter_problems(operator, params, records):
+                self.problem(wrong.text, (*parameters, *wrong.at) if spec.with_ else parameters)
         try:
             filled = self.roles(name, operator, params, bound)
         except DeclarationError as error:  # a method of the parameters failed
@@ -322,14 +336,15 @@ class _Checker:
             filled = {}
         return Step(name, spec, operator, inputs, params, filled)
 
-    def parameter_problems(self, operator: Operator, params: BaseModel, records: Mapping[str, type[Record]]) -> list[str]:
+    def parameter_problems(self, operator: Operator, params: BaseModel, records: Mapping[str, type[Record]]) -> list[Wrong]:
         """What the operator's own methods find wrong with its parameters, or what is wrong with these methods."""
         try:
-            problems = [f"{operator.name}: {text}" for text in operator.problems(params, records)]
+            problems = [Wrong(f"{operator.name}: {text}", at) for text, at in operator.problems(params, records)]
             if not problems:
                 operator.examine(params)
+                operator.with_outputs(params)
         except DeclarationError as error:
-            return [str(error)]
+            return [Wrong(str(error))]
         return problems
 
     def parameter(self, operator: Operator, error: object, loc: Loc) -> None:

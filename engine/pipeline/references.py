@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from engine.errors import Problem, did_you_mean
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.operator.declaration import Operator
-from engine.operator.types import SINGLE
+from engine.operator.types import SINGLE, DeclarationError
 from engine.pipeline.graph import Link, Source
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.errors import QueryError
-from registry.records.schema import fields_of_type, missing_fields
+from registry.records.schema import described_fields, fields_of_type, missing_fields
 
 if TYPE_CHECKING:
     from registry import Session
@@ -33,7 +35,8 @@ class References:
         session: opens the registry; None if there is none.
         records: record types by name.
         excluded: rows that must not be an origin of any version that is used.
-        sources, operators: the file's datasets and steps (None: its own problem is already reported).
+        sources: the file's datasets.
+        operators, params: of its steps. What is missing or None has a problem that is reported already.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class References:
         excluded: Exclusions,
         sources: Mapping[str, Source],
         operators: Mapping[str, Operator | None],
+        params: Mapping[str, BaseModel],
     ) -> None:
         self.spec = spec
         self.source = source
@@ -53,11 +57,15 @@ class References:
         self.excluded = excluded
         self.sources = sources
         self.operators = operators
+        self.params = params
         self._typed: dict[str, Operator | None] = {}
         self._quiet = False
 
     def operator(self, step: str) -> Operator | None:
-        """A step's operator with the types of its open inputs filled in; None if it or their types are unknown."""
+        """A step's operator with the types of its open inputs and outputs filled in; None if it or the inputs' are unknown.
+
+        Outputs stay open if the parameters do not fit.
+        """
         if step not in self._typed:
             declared = self.operators[step]
             self._typed[step] = None  # also for a step that depends on itself; `check` reports the cycle
@@ -75,7 +83,14 @@ class References:
             if not links or isinstance(record := self._record(links[0]), str):
                 return None
             records[port] = record
-        return operator.typed(records)
+        typed, params = operator.typed(records), self.params.get(step)
+        if not typed.open_outputs or params is None:
+            return typed
+        try:
+            inputs = {name: port.record for name, port in typed.inputs.items()}
+            return typed if typed.problems(params, inputs) else typed.with_outputs(params)
+        except DeclarationError:  # reported with the step's parameters
+            return typed
 
     def ports(self, spec: StepSpec, operator: Operator, loc: Loc) -> dict[str, list[Reference]]:
         """The references of each input of a step, with their positions."""
@@ -127,7 +142,8 @@ class References:
         if output not in declared.outputs:
             self._problem(f"step {name!r} has no output {output!r}", loc, did_you_mean(output, declared.outputs))
             return None
-        record = ((self.operator(name) if output in declared.like else None) or declared).outputs[output]
+        follows = output in declared.like or output in declared.open_outputs
+        record = ((self.operator(name) if follows else None) or declared).outputs[output]
         if record is Record:  # unknown, because of a problem that is reported elsewhere
             return Link("step", name, output, reference, record.type_name(), {})
         return Link("step", name, output, reference, record.type_name(), fields_of_type(record), record=record)
@@ -180,12 +196,20 @@ class References:
 
     def _record(self, link: Link) -> type[Record] | str:
         """The record type of a link's rows; a text that says why when it cannot be known."""
+        if link.record:
+            return link.record
+        if not link.fields:
+            return "its type is not known"
         try:
-            return link.record or self.records[link.type]
-        except KeyError:
-            return "no installed package has this record type"
-        except (AmbiguousNameError, BrokenModuleError) as error:
+            found = self.records.get(link.type)
+            if found and link.fields.keys() <= found.model_fields.keys() and not missing_fields(found, dict(link.fields)):
+                return found
+        except BrokenModuleError as error:
             return str(error)
+        except AmbiguousNameError:
+            pass
+        # A type of another pipeline's file, or of a package that is not installed or has changed.
+        return described_fields(link.type, link.fields).record()
 
     def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         if not self._quiet:

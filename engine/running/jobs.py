@@ -14,6 +14,7 @@ from engine.planning.results import StepPlan
 from engine.running.executor import Kind, WorkerRequest
 from engine.spec.pipeline_spec import Resources
 from registry import Registry
+from registry.records.described import description_of
 
 
 def request_of(step: Step) -> WorkerRequest:
@@ -87,7 +88,7 @@ def job_of(
         step=step.name,
         base_key=plan.base_key,
         operator=full_name(operator),
-        types={port: full_name(each.record) for port, each in operator.inputs.items()},
+        types={port: description_of(each.record) or full_name(each.record) for port, each in operator.inputs.items()},
         code=code_digest(full_name(operator)),
         # Without defaults: some operators ask which parameters were set.
         params=step.params.model_dump(mode="json", exclude_unset=True),

@@ -19,6 +19,9 @@ from engine.llm.types.model_spec import ModelSpec, Spec
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Names of pipelines, datasets, steps and roles: lower case, because SQL ignores case."""
 
+TypeName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
+"""Names of record types."""
+
 _ENV = re.compile(r"\$\{env\.[A-Za-z_][A-Za-z0-9_]*\}")
 
 
@@ -135,6 +138,7 @@ class PipelineSpec(Spec):
     Args:
         name: the pipeline's name; its outputs are called `<name>/<step>`.
         params: parameters with their defaults, used as `${params.NAME}` and changed with `engine run --set NAME=VALUE`.
+        types: record types by name, each with its fields: `name: type`, or `name: {type: ..., description: ...}`.
         seed: the number that all random choices of the pipeline derive from; part of every cache key.
         exclude: a file of rows to leave out, as `engine impact --takedown` writes it.
         models: models by name. A model fills the role of the same name unless a step's `models` says otherwise.
@@ -144,6 +148,7 @@ class PipelineSpec(Spec):
 
     name: Name
     params: dict[str, Scalar] = {}
+    types: dict[TypeName, dict[str, Any]] = {}
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     exclude: str | None = None
     models: dict[Name, ModelSpec] = {}

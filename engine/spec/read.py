@@ -55,8 +55,12 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     """
     loc: Loc = tuple(error["loc"])
     section = str(loc[0]) if loc else ""
+    types = data.get("types")
+    if section == "types" and len(loc) > 1 and isinstance(types, dict):
+        source.broken.add(str(loc[1]))
+        return types.pop(loc[1], None) is not None
     if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] == "extra_forbidden" or section in ("params", "seed", "exclude"):
+        if error["type"] == "extra_forbidden" or section in ("params", "types", "seed", "exclude"):
             return data.pop(section, None) is not None
         if section == "name":
             data["name"] = "unnamed"

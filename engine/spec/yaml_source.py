@@ -101,7 +101,9 @@ def parse(text: str, name: str) -> YamlSource:
         if error.problem == "but found another document":
             hint = "remove the line `---` and everything after it, or move that to another file"
             raise PipelineError([Problem("the file contains several YAML documents", where, hint)]) from error
-        raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", where)]) from error
+        flow = re.search("expected ',' or '[}\\]]'", error.problem or "")
+        hint = "inside { } or [ ], a value that contains [, ], {, }, ? or a comma needs quotes" if flow else ""
+        raise PipelineError([Problem(f"not valid YAML: {error.problem or error.context}", where, hint)]) from error
     except yaml.YAMLError as error:
         raise PipelineError([Problem(f"{name}: not valid YAML: {error}")]) from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -10,10 +11,11 @@ from pydantic import ValidationError
 from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog
+from engine.operator.declaration import Operator
 from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.operation import Operation, Scope, wrong_fields
-from engine.worker.row_results import OperatorError
+from engine.worker.row_results import OperatorError, OutputRow
 
 
 def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
@@ -21,9 +23,10 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     operator, stream = operation.operator, operation.stream
     table = operation.table(part)
     numbered = table.add_column(0, "_row", pa.array(range(part.rows), pa.int64()))
+    rejected: dict[int, str] = {}
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
-        arguments[operator.context] = operation.context(scope, partial(operation.seed, part.digest))
+        arguments[operator.context] = operation.context(scope, partial(operation.seed, part.digest), row_rejects=rejected)
     try:
         result = operator.function(**arguments)
     except (EngineError, OSError):
@@ -31,21 +34,46 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     except Exception as error:
         where = place_in(operator.function, error)
         raise OperatorError(f"{where}: operator {operator.name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(result, pa.Table):
-        kind = type(result).__name__
-        raise OperatorError(f"{operator.place}: operator {operator.name} returned a {kind}; expected an Arrow table")
-    [(output, record)] = operator.outputs.items()
+    emitted = [row for output, table in _tables(operator, result).items() for row in _rows(operator, output, table, stream)]
+    _check_rejected(operator, rejected, emitted, part.rows)
+    writer = operation.writer(part)
+    writer.add_free(emitted, CallLog())
+    writer.add_rejected(rejected)
+    known = writer.produced(stream)
+    produced = part.rows - len(rejected) if known is None else len(known)
+    return writer.receipt(part, produced=produced, filtered=part.rows - len(rejected) - produced, rejected=len(rejected))
+
+
+def _tables(operator: Operator, result: Any) -> dict[str, pa.Table]:
+    """What the operator returned, by output."""
+    outputs = operator.outputs
+    by_output = {next(iter(outputs)): result} if isinstance(result, pa.Table) and len(outputs) == 1 else result
+    known = isinstance(by_output, dict) and by_output.keys() <= outputs.keys()
+    if known and all(isinstance(each, pa.Table) for each in by_output.values()):
+        return by_output
+    expected = "an Arrow table" if len(outputs) == 1 else f"a dict of Arrow tables, with {', '.join(outputs)}"
+    found = f"the keys {', '.join(map(str, result))}" if isinstance(result, dict) else f"a {type(result).__name__}"
+    raise OperatorError(f"{operator.place}: operator {operator.name} returned {found}; expected {expected}")
+
+
+def _rows(operator: Operator, output: str, table: pa.Table, stream: str) -> list[OutputRow]:
+    record = operator.outputs[output]
     try:
-        rows = list(record.from_table(result))
+        rows = list(record.from_table(table))
     except ValidationError as error:
         what = f"operator {operator.name} returned rows that do not fit {record.type_name()}"
         raise OperatorError(f"{operator.place}: {what}: {wrong_fields(error)}") from error
-    parents = result.column("_row").to_pylist() if "_row" in result.schema.names else [[]] * result.num_rows
+    parents = table.column("_row").to_pylist() if "_row" in table.schema.names else [[]] * table.num_rows
     # A null, for example from an outer join, means that the row's source is unknown.
     named = [each if isinstance(each, list) else [each] for each in parents]
     sources = [tuple(RowRef(stream, row) for row in each if row is not None) for each in named]
-    writer = operation.writer(part)
-    writer.add_free([(output, row, refs, ()) for row, refs in zip(rows, sources, strict=True)], CallLog())
-    known = writer.produced(stream)
-    produced = table.num_rows if known is None else len(known)
-    return writer.receipt(part, produced=produced, filtered=table.num_rows - produced, rejected=0)
+    return [(output, row, refs, ()) for row, refs in zip(rows, sources, strict=True)]
+
+
+def _check_rejected(operator: Operator, rejected: dict[int, str], emitted: list[OutputRow], rows: int) -> None:
+    used = {source.row for _, _, sources, _ in emitted for source in sources if isinstance(source, RowRef)}
+    for row in rejected:
+        if not 0 <= row < rows:
+            raise OperatorError(f"{operator.place}: operator {operator.name} rejected row {row} of a batch of {rows} rows")
+        if row in used:
+            raise OperatorError(f"{operator.place}: operator {operator.name} rejected row {row} and returned it, too")

@@ -31,6 +31,7 @@ from engine.worker.output_writer import OutputWriter
 from engine.worker.row_results import OperatorError, OutputRow
 from engine.worker.run_log import run_log
 from registry import Record, Registry
+from registry.records.described import Described
 from registry.records.known_valid import known_valid
 from registry.records.stored_rows import is_immutable
 
@@ -72,10 +73,16 @@ class Operation:
     def __init__(self, job: Job, registry: Registry, models: Models) -> None:
         known = catalogue()
         declared = known.operators[job.operator]
-        named = {port: known.records[name] for port, name in job.types.items() if declared.inputs[port].open}
+        declared = declared.with_inputs(job.types)
+        named = {
+            port: about.record() if isinstance(about, Described) else known.records[about]
+            for port, about in job.types.items()
+            if declared.inputs[port].open
+        }
+        params = declared.params.model_validate(job.params)
         self.job = job
-        self.operator: Operator = declared.typed(named)
-        self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
+        self.operator: Operator = declared.typed(named).with_outputs(params)
+        self._settings = self.operator.arguments(params)
         self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.receipts = Receipts.of(registry, job.base_key)
         self.heartbeat = Heartbeat(self.receipts.folder, f"{job.run_id}.{job.step}")
@@ -103,6 +110,11 @@ class Operation:
         """The inputs that are passed whole; None for one that the pipeline omits."""
         return {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
 
+    def whole_arguments(self) -> dict[str, Any]:
+        """The arguments that get them."""
+        inputs = self.whole_inputs()
+        return {self.operator.named_inputs: inputs} if self.operator.named_inputs else {**inputs}
+
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """The operator's other arguments: parameters, and models (None in unused roles)."""
@@ -123,7 +135,12 @@ class Operation:
         return partial(self.seed, row.model_dump())  # as it is before the operator changes a list in it
 
     def context(
-        self, scope: Scope, seed: Callable[[], int], tally: Tally | None = None, rejects: list[str] | None = None
+        self,
+        scope: Scope,
+        seed: Callable[[], int],
+        tally: Tally | None = None,
+        rejects: list[str] | None = None,
+        row_rejects: dict[int, str] | None = None,
     ) -> Context:
         """The context of a call of the operator.
 
@@ -132,6 +149,7 @@ class Operation:
             seed: returns the seed; see `seed`.
             tally: collects its numbers (default: the partition's).
             rejects: collects its partial rejects; None if it is not called for a row.
+            row_rejects: collects its rejected rows, if it is called for a batch.
         """
         return Context(
             self.log,
@@ -143,6 +161,7 @@ class Operation:
             scope.files,
             self.heartbeat.show,
             _NoRow() if rejects is None else rejects,
+            row_rejects,
         )
 
     @cached_property

@@ -109,6 +109,11 @@ class OutputWriter:
             linked |= {id(call) for call in calls}
         self._add_unlinked(call for call in log.calls if id(call) not in linked)
 
+    def add_rejected(self, reasons: Mapping[int, str]) -> None:
+        """Add rows of the streamed input that were rejected, by place in the partition."""
+        streamed = self._numbers[self._streamed]
+        self._rejects += [{"input": streamed, "parent_row": row, "reason": reasons[row]} for row in sorted(reasons)]
+
     def add_exposure(self, seen: Mapping[RowRef, int]) -> None:
         """Add how often a trainer saw each row. These rows are sources of the models it made."""
         self._exposure = {ref: times for ref, times in sorted(seen.items()) if times}

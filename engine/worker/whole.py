@@ -21,7 +21,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
     operator, log = operation.operator, CallLog()
     current_log.set(log)
     inputs = operation.whole_inputs()
-    arguments: dict[str, Any] = {**inputs, **operation.arguments}
+    arguments: dict[str, Any] = {**operation.whole_arguments(), **operation.arguments}
     if operator.context:
         arguments[operator.context] = operation.context(scope, operation.seed)
     emitted: list[OutputRow] = []

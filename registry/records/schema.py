@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from registry.errors import IncompatibleError
 from registry.records.columns import Column, arrow_scalars, columns_of
+from registry.records.described import Described, DescribedField, DescribedType
 from registry.records.record import Record
 
 if TYPE_CHECKING:
@@ -48,6 +49,25 @@ def missing_fields(needed: type[Record], given: Mapping[str, str]) -> list[str]:
     Typing is structural: more fields than needed are fine, an optional or defaulted field may be absent.
     """
     return list(_lacking(columns_of(needed), given, ""))
+
+
+def described_fields(name: str, fields: Mapping[str, str]) -> Described:
+    """A record type with these fields (name -> type label), as far as labels tell: a dict is a list of its entries."""
+    return Described(name=name, fields=_described_members(fields))
+
+
+def _described_members(members: Mapping[str, str]) -> tuple[DescribedField, ...]:
+    return tuple(DescribedField(name=name, type=_described(label)) for name, label in members.items())
+
+
+def _described(label: str) -> DescribedType:
+    bare = label.removesuffix("?")
+    optional = bare != label
+    if bare.startswith("list["):
+        return DescribedType(kind="list", optional=optional, item=_described(bare.removeprefix("list[")[:-1]))
+    if bare.startswith("{"):
+        return DescribedType(kind="struct", optional=optional, fields=_described_members(_members(bare)))
+    return DescribedType.model_validate({"kind": bare, "optional": optional})
 
 
 def ensure_readable(needed: type[Record], given: Mapping[str, str], what: str) -> None:

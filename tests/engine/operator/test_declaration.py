@@ -17,7 +17,7 @@ from engine.operator import DeclarationError, Operator
 HEAD = """\
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -212,9 +212,13 @@ WRONG = {
         row("word: Word", head='@operator(outputs={"kept": "wrod"})'),
         "output 'kept' has the type of the input 'wrod', but there is no such input; did you mean 'word'",
     ),
-    "several outputs on batches": (
-        '@operator(outputs={"a": Word, "b": Word})\ndef op(words: Batch[Word]) -> pa.Table:\n    return words\n',
-        "it works on batches but has the outputs a, b; expected one output",
+    "an output of any type": (
+        row("word: Word", head="@operator(outputs=Record)"),
+        "the output 'out' is Record; expected a record type, the name of an input, or parameters",
+    ),
+    "named inputs beside another one": (
+        row("word: Word, others: Mapping[str, Table[Word]]"),
+        "'others' gets the inputs that a pipeline names; expected no other input beside it",
     ),
     "distinct roles that do not exist": (
         row("word: Word, teacher: ChatModel", head='@operator(distinct=[("teacher", "juge")])'),
