@@ -17,7 +17,7 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
     """The plan as data, one row for each source and step."""
     rows: list[dict[str, Any]] = [
         {"step": source.name, "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
-        | {"ignored_fields": list(source.ignored)}
+        | {"ignored_fields": list(source.ignored), "type_of_rows": source.inferred, "changed_fields": list(source.changed)}
         for source in plan.sources
     ]
     return rows + [
@@ -41,6 +41,14 @@ def print_plan(plan: Plan, console: Console) -> None:
         shown_rows: Any = "?" if step.rows is None else step.rows
         rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
     console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
+    for source in plan.sources:
+        if source.inferred:
+            console.print(f"{source.name}: type from its rows: {source.inferred}", soft_wrap=True, markup=False)
+        if source.changed:
+            changed = "; ".join(source.changed)
+            console.print(
+                f"{source.name}: fields have changed since its newest version: {changed}", soft_wrap=True, markup=False
+            )
     for step in plan.steps:
         for line in (*step.notes, *step.why):
             console.print(f"{step.name}: {line}", soft_wrap=True)

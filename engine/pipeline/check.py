@@ -27,12 +27,14 @@ from engine.pipeline.packages import PROVIDERS, how_to_install, missing
 from engine.pipeline.references import References, all_references
 from engine.pipeline.untrained_models import misfits
 from engine.sources.exclusions import Exclusions, read_exclusions
+from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record
+from registry.errors import UnsupportedTypeError
 from registry.records.schema import missing_fields
 
 
@@ -138,22 +140,17 @@ class _Checker:
 
     def dataset(self, name: str) -> Source | None:
         spec, loc = self.spec.datasets[name], ("datasets", name)
-        if spec.type in self.source.broken or (spec.type in self.spec.types and spec.type not in self.types):
-            return None  # the type's own problem is reported
-        record = self.types.get(spec.type)
-        if record is None:
-            meant = did_you_mean(spec.type, self.spec.types)
-            record = self.find(self.known.records, spec.type, "record type", (*loc, "type"), meant)
+        before = len(self.source.problems)
+        record = self.record(name, spec, loc)
         if record is None:
             return None
-        before = len(self.source.problems)
         for column, target in spec.rename.items():
             if target not in record.model_fields:
                 hint = did_you_mean(target, record.model_fields)
-                self.problem(f"{spec.type} has no field {target!r}", (*loc, "rename", column), hint)
+                self.problem(f"{record.type_name()} has no field {target!r}", (*loc, "rename", column), hint)
         for field in spec.defaults.keys() - record.model_fields.keys():
             hint = did_you_mean(field, record.model_fields)
-            self.problem(f"{spec.type} has no field {field!r}", (*loc, "defaults", field), hint, key=True)
+            self.problem(f"{record.type_name()} has no field {field!r}", (*loc, "defaults", field), hint, key=True)
         if spec.path is not None:
             found = self.files(spec.path, (*loc, "path"))
             if found and len(self.source.problems) == before:
@@ -165,6 +162,36 @@ class _Checker:
         elif spec.registry is not None:
             self.registry_dataset(spec, record, loc)
         return Source(name, spec, record)
+
+    def record(self, name: str, spec: DatasetSpec, loc: Loc) -> type[Record] | None:
+        """The type of a dataset's rows; None if it is not known, which is reported."""
+        if spec.type is None:
+            return self.inferred(name, spec, loc)
+        if spec.type in self.source.broken or (spec.type in self.spec.types and spec.type not in self.types):
+            return None  # the type's own problem is reported
+        if found := self.types.get(spec.type):
+            return found
+        meant = did_you_mean(spec.type, self.spec.types)
+        return self.find(self.known.records, spec.type, "record type", (*loc, "type"), meant)
+
+    def inferred(self, name: str, spec: DatasetSpec, loc: Loc) -> type[Record] | None:
+        if spec.registry is not None:
+            link = self.references.registry_link(spec.registry, spec.registry, (*loc, "registry"))
+            found = self.references.record(link) if link else None
+            if isinstance(found, str):
+                self.problem(f"{spec.registry}: {found}", (*loc, "registry"), "give the dataset a type")
+            return None if isinstance(found, str) else found
+        if spec.path is None:
+            what = "from a hub" if spec.hf else "that a generator makes"
+            self.problem(f"a dataset {what} needs a type", loc, "add type: with the record type of its rows")
+            return None
+        if not self.files(spec.path, (*loc, "path")):
+            return None
+        try:
+            return inferred_type(name, spec, self.base_dir).record()
+        except (EngineError, UnsupportedTypeError) as error:
+            self.problem(str(error), (*loc, "path"))
+            return None
 
     def files(self, path: str, loc: Loc) -> list[SourceFile]:
         try:
@@ -204,7 +231,7 @@ class _Checker:
         if link is None:
             return
         for why in missing_fields(record, dict(link.fields)):
-            self.problem(f"{spec.registry} is {link.type}, not {spec.type}: {why}", (*loc, "registry"))
+            self.problem(f"{spec.registry} is {link.type}, not {record.type_name()}: {why}", (*loc, "registry"))
 
     def generator(self, dataset: str, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
         name, _, task = (spec.generator or "").partition("/")

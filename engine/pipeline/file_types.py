@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.credentials import redacted
@@ -76,7 +76,7 @@ class _Reader:
         for field, value in given.items():
             if field == "extends":
                 continue
-            if problem := self._name_problem(field, made if "extends" in given else {}, given):
+            if problem := self._name_problem(field, made):
                 self._problem(f"field {field!r} of {name}: {problem}", (*loc, field), key=True)
                 continue
             try:
@@ -90,8 +90,8 @@ class _Reader:
             self._problem(f"type {name} has no fields", loc)
         return tuple(made.values())
 
-    def _name_problem(self, field: str, inherited: Mapping[str, DescribedField], given: Mapping[str, Any]) -> str | None:
-        same = [other for other in (*inherited, *given) if other.lower() == field.lower() and other != field]
+    def _name_problem(self, field: str, before: Iterable[str]) -> str | None:
+        same = [other for other in before if other.lower() == field.lower() and other != field]
         if same:
             return f"SQL cannot distinguish it from {same[0]!r}; rename one of them"
         if field.lower() in ("row", "_row"):

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from engine.operator.catalogue import catalogue
-from engine.spec.pipeline_spec import PipelineSpec
+from engine.spec.pipeline_spec import TYPE_NAME, PipelineSpec
 
+_EXPRESSION = {"type": "string", "description": "str, int, float, bool, datetime, list[T], T?, a | b, or the name of a type"}
+_FIELD = {
+    "anyOf": [
+        _EXPRESSION,
+        {"type": "object", "properties": {"type": _EXPRESSION, "description": {"type": "string"}}, "required": ["type"]},
+        {"type": "object", "description": "the fields of an object"},
+    ]
+}
 _PARAMETER = {"type": "string", "pattern": r"\$\{params\.[^}]*\}"}
 
 
@@ -27,7 +35,13 @@ def pipeline_schema() -> dict[str, Any]:
         then = {"properties": {"with": {"$ref": f"#/$defs/{name}.with"}}}
         step["allOf"].append({"if": {"properties": {"op": {"enum": sorted({full, name})}}}, "then": then})
     records = known.records.by_full_name()
-    definitions["DatasetSpec"]["properties"]["type"] |= {"enum": sorted({*records, *records.values()})}
+    kind = definitions["DatasetSpec"]["properties"]["type"]
+    installed = {"enum": sorted({*records, *records.values()}), "description": "of an installed package"}
+    definitions["DatasetSpec"]["properties"]["type"] = {
+        "title": kind["title"],
+        "anyOf": [installed, {"type": "string", "pattern": TYPE_NAME, "description": "of the file's `types`"}],
+    }
+    schema["properties"]["types"]["additionalProperties"] = {"type": "object", "additionalProperties": _FIELD}
     schema["title"] = "engine pipeline"
     opened: dict[str, Any] = _open_to_parameters(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **opened}

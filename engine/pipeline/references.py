@@ -80,7 +80,7 @@ class References:
             before, self._quiet = self._quiet, True  # problems are reported once, when the step's inputs are checked
             links = [link for reference, place in references if (link := self.link(reference, place))]
             self._quiet = before
-            if not links or isinstance(record := self._record(links[0]), str):
+            if not links or isinstance(record := self.record(links[0]), str):
                 return None
             records[port] = record
         typed, params = operator.typed(records), self.params.get(step)
@@ -190,11 +190,11 @@ class References:
         if link.type == Record.type_name():
             return []
         if needed is Record:  # its type is unknown
-            record = self._record(link)
+            record = self.record(link)
             return [record] if isinstance(record, str) else []
         return missing_fields(needed, dict(link.fields))
 
-    def _record(self, link: Link) -> type[Record] | str:
+    def record(self, link: Link) -> type[Record] | str:
         """The record type of a link's rows; a text that says why when it cannot be known."""
         if link.record:
             return link.record

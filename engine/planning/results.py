@@ -14,7 +14,11 @@ from registry import Draft, Manifest
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet."""
+    """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet.
+
+    `inferred` is its type, if that was taken from the rows; `changed` says how its fields differ from those of its newest
+    version.
+    """
 
     name: str
     status: Literal["HIT", "READ"]
@@ -24,6 +28,8 @@ class SourcePlan:
     draft: Draft | None = None
     rejected: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
+    inferred: str = ""
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

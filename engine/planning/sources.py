@@ -14,7 +14,9 @@ from engine.planning.inputs import version_of
 from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
+from engine.sources.inferred_types import changed_fields
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
+from registry.records.described import described
 from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
 
@@ -32,14 +34,14 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     excluded = pipeline.excluded.get(name, frozenset())
     identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded)
     if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry)):
-        return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
+        return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found, inferred=_inferred(source))
     before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
     read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
         identity |= {"excluded": digest(excluded)} if excluded else {}
         if found := _source_hit(name, ingest.source_key(identity), registry):
-            return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
+            return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found, inferred=_inferred(source))
     document = {SOURCE: identity} | ({"reached": asdict(read.reached)} if read.reached else {})
     if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded) or identity):
         raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
@@ -62,7 +64,29 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         files=ingest.files_of(source.spec, base_dir),
     )
     made = InputVersion(ref=VersionRef(name=name, version=0, content_id=read.content_id), data=read.data)
-    return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
+    return SourcePlan(
+        source.name,
+        "READ",
+        read.rows,
+        made,
+        draft=draft,
+        rejected=read.rejected,
+        ignored=read.ignored,
+        inferred=_inferred(source),
+        changed=_changed(source, registry.newest(name)),
+    )
+
+
+def _inferred(source: Source) -> str:
+    """The type of a source, for the user, if the file does not say it."""
+    return "" if source.spec.type else ", ".join(f"{field.name}: {field.type}" for field in described(source.record).fields)
+
+
+def _changed(source: Source, before: Manifest | None) -> tuple[str, ...]:
+    """How the fields of a source without a type differ from those of its newest version."""
+    if source.spec.type or before is None:
+        return ()
+    return tuple(changed_fields(before.fields, fields_of_type(source.record)))
 
 
 def _source_hit(name: str, step_key: str, registry: Registry) -> Manifest | None:

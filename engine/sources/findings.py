@@ -61,7 +61,9 @@ def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findi
     if found.bad > found.shown:
         problems.append(Problem(f"... and {found.bad - found.shown:,} more rows of {name!r}"))
     if problems:
-        hint = "fix the rows, map columns with `rename`, or continue without these rows: `on_error: skip`"
+        declare = "the type was taken from the first rows; declare one under types: that fits"
+        fix = "fix the rows, map columns with `rename`" if spec.type else declare
+        hint = f"{fix}, or continue without these rows: `on_error: skip`"
         problems[-1] = Problem(problems[-1].message, hint=hint)
     taken = found.rows - found.bad - len(found.rejects)
     if complete and found.rows and found.columns:

@@ -29,12 +29,12 @@ MAX_DOCUMENT_BYTES = 512 << 20
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 
 
-def read_file(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row | ArrowRows]:
+def read_file(file: SourceFile, wanted: frozenset[str] | None) -> Iterator[Row | ArrowRows]:
     """The rows of a file.
 
     Args:
         file: the file.
-        wanted: the columns to read; others may be omitted.
+        wanted: the columns to read, while others may be omitted; None for all.
 
     Raises:
         EngineError: the file as a whole cannot be read.
@@ -59,11 +59,11 @@ def json_lines_after(file: SourceFile, offset: int, number: int) -> Iterator[Row
         EngineError: the file cannot be read.
     """
     with file.reading():
-        for row in _json_lines(file, frozenset(), offset, number):
+        for row in _json_lines(file, None, offset, number):
             yield _in_partition(row, file)
 
 
-def _json_lines(file: SourceFile, wanted: frozenset[str], offset: int = 0, number: int = 0) -> Iterator[Row]:
+def _json_lines(file: SourceFile, wanted: frozenset[str] | None, offset: int = 0, number: int = 0) -> Iterator[Row]:
     with file.open() as lines:
         if offset:
             lines.seek(offset)
@@ -135,7 +135,7 @@ def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
     return Row(where, value, size=size)
 
 
-def _json_document(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+def _json_document(file: SourceFile, wanted: frozenset[str] | None) -> Iterator[Row]:
     raw = bytearray()
     with file.open() as content:
         while part := content.read(1 << 20):
@@ -185,7 +185,7 @@ _SURPLUS, _MISSING = "\0surplus", "\0missing"
 """How the CSV reader marks cells beyond the header, and cells that a short row lacks."""
 
 
-def _csv(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+def _csv(file: SourceFile, wanted: frozenset[str] | None) -> Iterator[Row]:
     name = file.name
     with file.open() as content:
         csv.field_size_limit(MAX_ROW_BYTES)
@@ -244,16 +244,17 @@ class _Lines(Iterator[str]):
         return self
 
 
-def _delimiter(header: str, possible: str, wanted: frozenset[str]) -> str:
+def _delimiter(header: str, possible: str, wanted: frozenset[str] | None) -> str:
     """The first delimiter with which the header has the most wanted columns."""
 
     def columns(delimiter: str) -> int:
-        return len(wanted & set(next(csv.reader([header], delimiter=delimiter), ())))
+        found = set(next(csv.reader([header], delimiter=delimiter), ()))
+        return len(found if wanted is None else wanted & found)
 
     return max(possible, key=columns)
 
 
-def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[ArrowRows]:
+def _parquet(file: SourceFile, wanted: frozenset[str] | None) -> Iterator[ArrowRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -262,16 +263,16 @@ def _parquet(file: SourceFile, wanted: frozenset[str]) -> Iterator[ArrowRows]:
             names = parquet.schema_arrow.names
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise EngineError(f"{file.name}: the file has a duplicate column {twice[0]!r}")
-            columns = [name for name in names if name in wanted]
+            columns = [name for name in names if wanted is None or name in wanted]
             first = 1
             for batch in parquet.iter_batches(batch_size=1024, columns=columns):
-                yield ArrowRows(batch, file.name, first, frozenset(names) - wanted)
+                yield ArrowRows(batch, file.name, first, frozenset(names) - {*columns})
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise EngineError(f"{file.name}: not a readable Parquet file: {error}") from error
 
 
-_READERS: dict[str, Callable[[SourceFile, frozenset[str]], Iterator[Row | ArrowRows]]] = {
+_READERS: dict[str, Callable[[SourceFile, frozenset[str] | None], Iterator[Row | ArrowRows]]] = {
     "jsonl": _json_lines,
     "json": _json_document,
     "csv": _csv,

@@ -19,7 +19,9 @@ from engine.llm.types.model_spec import ModelSpec, Spec
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Names of pipelines, datasets, steps and roles: lower case, because SQL ignores case."""
 
-TypeName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
+TYPE_NAME = r"^[A-Z][A-Za-z0-9]{0,63}$"
+
+TypeName = Annotated[str, StringConstraints(pattern=TYPE_NAME)]
 """Names of record types."""
 
 _ENV = re.compile(r"\$\{env\.[A-Za-z_][A-Za-z0-9_]*\}")
@@ -29,7 +31,7 @@ class DatasetSpec(Spec):
     """An external input, converted to its type when it is read. Set exactly one of path, hf, generator, registry.
 
     Args:
-        type: the record type of its rows.
+        type: the record type of its rows, of a package or of the file's `types`. Without one, it is taken from the rows.
         path: a file, a glob or an fsspec URL; jsonl, json, csv, tsv or parquet (also .gz, .bz2, .xz, .zst). `${env.NAME}`
             in it is replaced with an environment variable, for passwords and tokens.
         hf: a Hugging Face Hub id.
@@ -44,7 +46,7 @@ class DatasetSpec(Spec):
         with: settings of the generator.
     """
 
-    type: str
+    type: str | None = None
     path: str | None = None
     hf: str | None = None
     split: str = "train"
