@@ -9,14 +9,19 @@ from typing import Any
 from engine.fingerprint.reachable_code import Fingerprint, fingerprint
 from engine.operator.catalogue import catalogue
 from engine.operator.definitions import packages
+from engine.operator.local_modules import local_digest
 from registry import Record
 from registry.records.described import description_of
 from registry.storage.checked_json import json_digest
 
 
-@cache
 def code_of(operator: str) -> Fingerprint:
     """The fingerprint of a registered operator; the name is bare, or full (`package:name`)."""
+    return _code_of(operator, local_digest())
+
+
+@cache
+def _code_of(operator: str, local: str) -> Fingerprint:
     return fingerprint(catalogue().operators[operator], operator.rpartition(":")[2], _project())
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
+from engine.operator.local_modules import LocalModules
 from registry import DataObject, Metric, SideObject, VersionRef
 from registry.records.described import Described
 
@@ -68,6 +69,7 @@ class Job(Message):
         retry_rejects: call the models again for rows that are rejected because of answers in the journal.
         excluded: ids of rows to leave out, by output.
         row_groups: the number of each row's group, by input; see engine/planning/row_groups.py.
+        modules: the files of operators that the pipeline names.
     """
 
     registry: str
@@ -87,6 +89,7 @@ class Job(Message):
     retry_rejects: bool = False
     excluded: dict[str, frozenset[str]] = {}
     row_groups: dict[str, tuple[int, ...]] = {}
+    modules: LocalModules = ()
 
 
 class Slice(Message):

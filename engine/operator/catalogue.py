@@ -11,14 +11,15 @@ import importlib
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any, TypeVar
 
 from engine.errors import EngineError, did_you_mean
 from engine.operator.declaration import Operator
-from engine.operator.definitions import GROUP, Definition, Kind, definitions, packages, source_files
+from engine.operator.definitions import GROUP, Definition, Kind, definitions, packages, sources
 from engine.operator.generators import Generator
+from engine.operator.local_modules import local_digest, local_roots
 from engine.operator.types import DeclarationError
 from registry import Model, Record, Report
 
@@ -92,10 +93,14 @@ class Catalogue:
         return self._index.load_all()
 
 
-@cache
 def catalogue() -> Catalogue:
-    """The catalogue of the installed packages."""
-    return Catalogue(packages())
+    """The catalogue of the installed packages, and of the files beside the pipeline that is in use."""
+    return _catalogue(packages(), local_digest())
+
+
+@lru_cache(maxsize=4)
+def _catalogue(roots: tuple[str, ...], local: str) -> Catalogue:
+    return Catalogue(roots)
 
 
 def full_name(value: Operator | Generator | type[Record]) -> str:
@@ -141,7 +146,7 @@ class _Index:
         if not self._all_loaded:
             for package in self._roots:
                 # A package without a source file is one that its entry point misspells: importing it says so.
-                for module in [module for module, _ in source_files(package)] or [package]:
+                for module in [module for module, _ in sources(package)] or [package]:
                     try:
                         self._load(package, module)
                     except BrokenModuleError as error:
@@ -192,6 +197,8 @@ def _import(name: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             raise BrokenModuleError(f"an entry point {GROUP!r} names the module {name!r}, which does not exist") from error
         what = error.msg if isinstance(error, SyntaxError) else error
+        if isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in local_roots():
+            what = f"{error} (a file beside the pipeline has to be named under `operators:`, too)"
         raise BrokenModuleError(
             f"the module {name!r} cannot be imported: {type(error).__name__}: {what}{_where(error)}"
         ) from error

@@ -22,6 +22,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from engine.operator.local_modules import local_roots, local_sources
+
 GROUP = "engine.operators"
 """The entry points of packages that bring operators."""
 
@@ -58,9 +60,13 @@ class _Class(NamedTuple):
     module: str
 
 
-@cache
 def packages() -> tuple[str, ...]:
-    """The packages that bring operators, by module name: the values of the entry points."""
+    """The packages that bring operators, by module name: the values of the entry points, and files beside the pipeline."""
+    return (*_installed(), *local_roots())
+
+
+@cache
+def _installed() -> tuple[str, ...]:
     return tuple(sorted({point.value for point in entry_points(group=GROUP)}))
 
 
@@ -69,8 +75,8 @@ def definitions(roots: Iterable[str]) -> list[Definition]:
     found: list[Definition] = []
     classes: list[_Class] = []
     for package in roots:
-        for module, file in source_files(package):
-            for match in _DEFINITION.finditer(_text(file)):
+        for module, source in sources(package):
+            for match in _DEFINITION.finditer(source):
                 if match["operator"]:
                     found.append(Definition("operator", match["operator"], package, module))
                 elif match["generator"]:
@@ -80,8 +86,16 @@ def definitions(roots: Iterable[str]) -> list[Definition]:
     return found + [Definition("record type", each.name, each.package, each.module) for each in _records(classes)]
 
 
-def source_files(package: str) -> Iterator[tuple[str, Path]]:
-    """(module, file) of a package and everything in it; other files than Python source are left out."""
+def sources(package: str) -> Iterator[tuple[str, str]]:
+    """(module, source text) of a package and everything in it; other files than Python source are left out."""
+    if package in local_roots():
+        yield from local_sources(package)
+        return
+    for module, file in _source_files(package):
+        yield module, file.read_text(encoding="utf-8", errors="replace")
+
+
+def _source_files(package: str) -> Iterator[tuple[str, Path]]:
     try:
         spec = importlib.util.find_spec(package)
     except ImportError:  # a parent package that cannot be imported: importing it says why, when something in it is used
@@ -103,10 +117,6 @@ def _files_in(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
             yield name, file
         if info.ispkg:
             yield from _files_in(inner, name)
-
-
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def _names(bases: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
+from engine.operator.local_modules import LocalModule, LocalModules, read_local_modules, use_local_modules
 from engine.operator.types import DeclarationError, Wrong
 from engine.pipeline.file_types import file_types
 from engine.pipeline.generator_settings import setting_problems
@@ -78,6 +79,7 @@ class _Checker:
         self.base_dir = file.parent
         self.file = file
         self.session = session
+        self.modules = self.local_modules()
         self.known: Catalogue = catalogue()
         self.excluded = self.exclusions()
         self.sources: dict[str, Source] = {}
@@ -87,6 +89,21 @@ class _Checker:
         self.references = References(
             spec, source, session, self.known.records, self.excluded, self.sources, self.operators, self.params
         )
+
+    def local_modules(self) -> LocalModules:
+        """The files of operators that the pipeline names, ready to be imported."""
+        found: dict[str, LocalModule] = {}
+        for place, path in enumerate(self.spec.operators):
+            try:
+                modules = read_local_modules(path, self.base_dir)
+            except EngineError as error:
+                self.problem(str(error), ("operators", place))
+                continue
+            if twice := found.keys() & {module.name for module in modules}:
+                self.problem(f"{path}: the module {min(twice)} is there twice", ("operators", place), "rename one of the files")
+            found |= {module.name: module for module in modules}
+        use_local_modules(tuple(found.values()))
+        return tuple(found.values())
 
     def exclusions(self) -> Exclusions:
         if self.spec.exclude is None:
@@ -113,7 +130,8 @@ class _Checker:
             self.problem(why, ("steps", name, "with") if self.spec.steps[name].with_ else ("steps", name, "op"))
         used = {name: source for name, source in self.sources.items() if source.spec.registry is None}
         ordered = {name: steps[name] for name in order if name in steps}
-        return Pipeline(self.spec, self.file, used, ordered, self.excluded, self.source.data.get("params") or {})
+        defaults = self.source.data.get("params") or {}
+        return Pipeline(self.spec, self.file, used, ordered, self.excluded, defaults, self.modules)
 
     def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))

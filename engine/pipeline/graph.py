@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
 from engine.operator.declaration import Operator
+from engine.operator.local_modules import LocalModules
 from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
@@ -104,7 +105,10 @@ def _same(one: BoundModel, other: BoundModel) -> bool:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline; `steps` are in an executable order, `defaults` are the file's own parameters."""
+    """A checked pipeline; `steps` are in an executable order, `defaults` are the file's own parameters.
+
+    `modules` are the files of operators that it names.
+    """
 
     spec: PipelineSpec
     file: Path
@@ -112,6 +116,7 @@ class Pipeline:
     steps: Mapping[str, Step]
     excluded: Exclusions = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    modules: LocalModules = ()
 
     @property
     def has_own_params(self) -> bool:

@@ -41,7 +41,8 @@ def pipeline_schema() -> dict[str, Any]:
         "title": kind["title"],
         "anyOf": [installed, {"type": "string", "pattern": TYPE_NAME, "description": "of the file's `types`"}],
     }
-    schema["properties"]["types"]["additionalProperties"] = {"type": "object", "additionalProperties": _FIELD}
+    schema["properties"]["types"]["patternProperties"] = {TYPE_NAME: {"type": "object", "additionalProperties": _FIELD}}
+    schema["properties"]["types"]["additionalProperties"] = False
     schema["title"] = "engine pipeline"
     opened: dict[str, Any] = _open_to_parameters(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **opened}

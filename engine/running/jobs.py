@@ -110,4 +110,5 @@ def job_of(
         retry_rejects=retry_rejects,
         excluded=excluded_of(pipeline, step),
         row_groups=dict(plan.row_groups),
+        modules=pipeline.modules,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from contextlib import ExitStack
 
+from engine.operator.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import known_versions, needed
 from engine.planning.sources import plan_source
@@ -47,6 +48,7 @@ def run(
     Raises:
         PipelineError: a source has rows that do not fit its type; nothing was started.
     """
+    use_local_modules(pipeline.modules)
     began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)
     moves = move_latest or _moves_latest(pipeline, registry)

@@ -140,6 +140,7 @@ class PipelineSpec(Spec):
     Args:
         name: the pipeline's name; its outputs are called `<name>/<step>`.
         params: parameters with their defaults, used as `${params.NAME}` and changed with `engine run --set NAME=VALUE`.
+        operators: files or packages with operators of one's own, relative to the pipeline file.
         types: record types by name, each with its fields: `name: type`, or `name: {type: ..., description: ...}`.
         seed: the number that all random choices of the pipeline derive from; part of every cache key.
         exclude: a file of rows to leave out, as `engine impact --takedown` writes it.
@@ -150,6 +151,7 @@ class PipelineSpec(Spec):
 
     name: Name
     params: dict[str, Scalar] = {}
+    operators: list[str] = []
     types: dict[TypeName, dict[str, Any]] = {}
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     exclude: str | None = None

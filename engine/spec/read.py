@@ -60,7 +60,7 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
         source.broken.add(str(loc[1]))
         return types.pop(loc[1], None) is not None
     if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] == "extra_forbidden" or section in ("params", "types", "seed", "exclude"):
+        if error["type"] == "extra_forbidden" or section in ("params", "operators", "types", "seed", "exclude"):
             return data.pop(section, None) is not None
         if section == "name":
             data["name"] = "unnamed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.shared_service import Transport
+from engine.operator.local_modules import use_local_modules
 from engine.worker.partition_worker import Worker
 from engine.worker.shared_models import SharedModels
 from registry import Registry
@@ -26,6 +27,7 @@ class Host:
 
     def open(self, job: Job) -> None:
         """Get ready to run a step's partitions."""
+        use_local_modules(job.modules)
         self._workers[job.step] = Worker(job, self._registry, self._shared)
 
     async def run(self, step: str, part: Partition) -> Receipt | Failure:

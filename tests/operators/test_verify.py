@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.fingerprint.code import code_of
+from engine.fingerprint.code import _code_of, code_of
 from operators.math import verify as verifying
 from operators.math.verify import as_number, final_answer, gold_answer, verify
 from tests.operators.hard_pairs import hard_pairs
@@ -309,7 +309,7 @@ def comparing(process: psutil.Process) -> list[psutil.Process]:
 
 HANGING = f"""
 import asyncio
-from engine.fingerprint.code import code_of
+from engine.fingerprint.code import _code_of, code_of
 from operators.math import verify as verifying
 verifying.TIMEOUT_SECONDS = {SECONDS}
 async def main():
@@ -360,5 +360,5 @@ def test_the_last_box_counts_including_inner_braces() -> None:
 async def test_running_processes_are_not_part_of_the_fingerprint() -> None:
     before = code_of("evaluate_math").document()
     await verify("1", "\\boxed{1}")
-    code_of.cache_clear()
+    _code_of.cache_clear()
     assert code_of("evaluate_math").document() == before

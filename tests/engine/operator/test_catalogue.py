@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from engine.fingerprint.code import code_of, code_of_source
-from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, catalogue, full_name
-from engine.operator.definitions import definitions, packages
+from engine.fingerprint.code import _code_of, code_of_source
+from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, _catalogue, catalogue, full_name
+from engine.operator.definitions import _installed, definitions, packages
 from registry import Registry
 from tests.engine.run_pipelines import outcomes, run_text, texts
 
@@ -234,7 +234,7 @@ def test_an_unrelated_package_changes_no_step_key(site: Path, workdir: Path) -> 
 
 
 def test_a_run_uses_the_operator_that_the_full_name_means(site: Path, registry: Registry, in_process: None) -> None:
-    caches = (packages, catalogue, code_of, code_of_source)
+    caches = (_installed, _catalogue, _code_of, code_of_source)
     package(site, "scratch_a")
     package(site, "scratch_b", code="note.text + '!'")
     for cached in caches:

@@ -1,0 +1,149 @@
+"""Operators in files beside the pipeline file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from engine.cli.progress import PlainProgress
+from engine.errors import PipelineError
+from engine.operator.local_modules import use_local_modules
+from engine.pipeline.check import check
+from engine.planning.plan import make_plan
+from engine.running.cluster import Cluster
+from engine.running.run import run
+from registry import Registry
+from tests.engine.run_pipelines import ask, outcomes, run_text, texts
+
+OPERATORS = """
+from collections.abc import AsyncIterator
+from engine.operator import Record, operator
+
+class Note(Record):
+    text: str
+
+MARK = "!"
+
+@operator
+async def mark(note: Note) -> AsyncIterator[Note]:
+    yield Note(text=note.text + MARK)
+"""
+PIPELINE = """
+    name: demo
+    operators: [my_ops.py]
+    datasets: {notes: {type: Note, path: notes.jsonl}}
+    steps: {marked: {op: mark, in: notes}}
+    """
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_stay() -> Iterator[None]:
+    yield
+    use_local_modules(())
+
+
+@pytest.fixture
+def notes(registry: Registry) -> Registry:
+    Path("notes.jsonl").write_text('{"text": "a"}\n')
+    Path("my_ops.py").write_text(OPERATORS)
+    return registry
+
+
+def problems_of(text: str) -> str:
+    Path("p.yaml").write_text(text)
+    with pytest.raises(PipelineError) as caught:
+        check(Path("p.yaml"))
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_beside_the_pipeline_brings_operators_and_types(notes: Registry) -> None:
+    assert run_text(PIPELINE, notes).state == "succeeded"
+    assert texts(notes, "demo/marked@1") == ["a!"]
+    assert outcomes(run_text(PIPELINE, notes)) == {"marked": "hit"}
+    assert outcomes(run_text(PIPELINE.replace("op: mark", "op: my_ops:mark"), notes)) == {"marked": "hit"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_change_of_what_its_code_reads_runs_the_step_again(notes: Registry) -> None:
+    assert run_text(PIPELINE, notes).state == "succeeded"
+    Path("my_ops.py").write_text(OPERATORS.replace('"!"', '"?"'))
+    [step] = make_plan(check(Path("p.yaml")), notes, select=set(), force=set(), why=True).steps
+    assert step.status == "RUN"
+    assert "my_ops:MARK" in step.why[0]
+    assert outcomes(run_text(PIPELINE, notes)) == {"marked": "ran"}
+    assert texts(notes, "demo/marked@2") == ["a?"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_package_of_several_files(notes: Registry) -> None:
+    folder = Path("ours/deep")
+    folder.mkdir(parents=True)
+    Path("ours/__init__.py").touch()
+    Path("ours/deep/__init__.py").touch()
+    Path("ours/deep/notes.py").write_text(OPERATORS.replace('MARK = "!"', "from ours.words import MARK"))
+    Path("ours/words.py").write_text('MARK = "#"')
+    text = PIPELINE.replace("my_ops.py", "ours")
+    assert run_text(text, notes).state == "succeeded"
+    Path("ours/words.py").write_text('MARK = "$"')
+    assert outcomes(run_text(text, notes)) == {"marked": "ran"}
+    assert texts(notes, "demo/marked@2") == ["a$"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_get_the_source_with_the_job(notes: Registry) -> None:
+    Path("p.yaml").write_text(PIPELINE)
+    pipeline = check(Path("p.yaml"))
+    Path("my_ops.py").unlink()  # as on another machine
+    observer = PlainProgress(Console(quiet=True))
+    result = run(pipeline, notes, observer, select=set(), force=set(), cluster=Cluster(notes.location))
+    assert result.state == "succeeded", result.error
+    assert ask(notes, 'select text from "demo/marked@1"') == [("a!",)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    {
+        "nothing.py": "nothing.py does not exist; a file of operators is named relative to the pipeline file",
+        "notes.jsonl": "notes.jsonl is no Python file",
+        "folder": "the folder folder has no __init__.py",
+        "json.py": "json is also the name of an installed module (Python's own); rename the file",
+        "yaml.py": "yaml is also the name of an installed module",
+        "my-ops.py": "'my-ops' cannot be the name of a module",
+        "https://example.org/ops.py": "is a URL; operators are files on this machine",
+        "latin.py": "it is not UTF-8",
+    }.items(),
+)
+def test_what_cannot_be_loaded_is_a_problem_with_its_place(notes: Registry, entry: str, why: str) -> None:
+    Path("folder").mkdir()
+    for name in ("json.py", "yaml.py", "my-ops.py"):
+        Path(name).write_text(OPERATORS)
+    Path("latin.py").write_bytes(b"NAME = '\xe9'\n")
+    said = problems_of(PIPELINE.replace("my_ops.py", f"my_ops.py, '{entry}'"))
+    assert why in said
+    assert "p.yaml:3:28: " in said
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("def f(:\n", "SyntaxError"),
+        ("import helper_beside\n" + OPERATORS, "has to be named under `operators:`, too"),
+        (OPERATORS.replace("note: Note)", "note)"), "my_ops.py:10: operator mark: 'note' has no annotation"),
+        (OPERATORS + "\n1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_code_that_cannot_be_imported_names_its_place(notes: Registry, source: str, why: str) -> None:
+    Path("my_ops.py").write_text(source)
+    said = problems_of(PIPELINE)
+    assert why in said
+    assert "my_ops.py" in said
+
+
+def test_the_modules_of_another_pipeline_are_gone(notes: Registry) -> None:
+    Path("p.yaml").write_text(PIPELINE)
+    check(Path("p.yaml"))
+    assert "no operator named 'mark'" in problems_of(PIPELINE.replace("operators: [my_ops.py]", ""))
