@@ -62,7 +62,7 @@ class _Class(NamedTuple):
 
 def packages() -> tuple[str, ...]:
     """The packages that bring operators, by module name: the values of the entry points, and files beside the pipeline."""
-    return (*_installed(), *local_roots())
+    return tuple(dict.fromkeys((*_installed(), *local_roots())))
 
 
 @cache

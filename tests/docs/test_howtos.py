@@ -73,9 +73,10 @@ def engine(environment: dict[str, str], *arguments: str) -> str:
 
 def test_own_operator(workdir: Path) -> None:
     files = write(OWN_OPERATOR)
+    engine({**os.environ}, "check", "tickets.yaml")
+    # As a package for several pipelines.
     environment = installed("my_ops", files["my_ops.py"])
     assert "Mark tickets" in engine(environment, "ops", "flag")
-    engine(environment, "check", "tickets.yaml")
     assert "RUN" in engine(environment, "plan", "tickets.yaml", "--why")
     load(Path("my_ops.py"))
     load(Path("test_my_ops.py")).test_a_ticket_about_an_outage_is_urgent()

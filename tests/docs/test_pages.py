@@ -111,6 +111,9 @@ def test_a_piece_of_yaml_checks(block: Block, workdir: Path) -> None:
         if name not in whole["steps"] and f"in: {name}" in yaml.safe_dump(whole["steps"]):
             whole.setdefault("datasets", {}).setdefault(name, {"type": kind, "path": "nowhere.jsonl"})
     Path("gone.jsonl").touch()
+    for file in piece.get("operators", []):
+        Path(file if file.endswith(".py") else f"{file}.py").touch()
+    whole["operators"] = [file if file.endswith(".py") else f"{file}.py" for file in piece.get("operators", [])]
     Path("p.yaml").write_text(yaml.safe_dump(whole))
     try:
         check(Path("p.yaml"))
