@@ -204,12 +204,14 @@ class _Checker:
             return
         if not self.installed(name, code_of_function(generator.function, name).required, (*loc, "generator")):
             return
+        for text in setting_problems(generator, task, spec.with_, lambda: self.in_registry(dataset, spec, record)):
+            self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
+
+    def in_registry(self, dataset: str, spec: DatasetSpec, record: type[Record]) -> bool:
+        """Whether the registry has the rows of a dataset, so that the generator's package need not be loaded."""
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.base_dir, self.spec.seed, excluded)
-        if known and self.session and self.session().has_step(source_key(known)):
-            return  # its rows are in the registry, so the generator's package need not be loaded
-        for text in setting_problems(generator, task, spec.with_):
-            self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
+        return bool(known and self.session and self.session().has_step(source_key(known)))
 
     # -- models -------------------------------------------------------------------------------------------------
 

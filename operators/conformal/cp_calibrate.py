@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
 from engine.operator import Context, Encoder, Grouped, InputTypes, Params, Reject, derived, operator
@@ -116,6 +115,8 @@ async def cp_calibrate(
         loss: `missed`: no accepted answer is in the set; `distance`: 1 minus the similarity between an accepted answer and the
             nearest answer in the set, whose mean is kept at or below alpha. Baselines are always calibrated for coverage.
     """
+    import numpy as np
+
     known = [row for row in samples if row.answers]
     source_groups = [number for number, row in zip(samples.groups, samples, strict=True) if row.answers]
     if not known:
@@ -230,6 +231,8 @@ def _sides(drawn: Sequence[Sequence[SampledAnswers]], found: Answered) -> list[_
 
 
 def _feasible(found: Answered, distances: bool, none_of_these: bool) -> Feasibility:
+    import numpy as np
+
     if found.distance is not None and distances:  # the set of all sampled answers has the smallest loss
         return smallest_risk(np.where(found.pools.candidates, found.distance, 1.0).min(axis=1, initial=1.0))
     return smallest_alpha(true_scores(*scored(found.pools, ScoreWeights(0.0, 0.0), none_of_these)))

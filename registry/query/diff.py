@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from registry.catalog.database import sql
 from registry.catalog.manifest import Manifest
+from registry.catalog.sql_files import sql
 from registry.errors import QueryError
 from registry.lineage.walk import Version
 from registry.query.session import Session

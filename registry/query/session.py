@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from registry.catalog import side_schemas
 from registry.catalog.catalog import Catalog
-from registry.catalog.database import sql
 from registry.catalog.manifest import Manifest
+from registry.catalog.sql_files import sql
 from registry.errors import CorruptError, LimitError, QueryError
 from registry.lineage.lineage import Lineage
 from registry.lineage.targets import parse, resolve

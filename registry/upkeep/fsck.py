@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 import duckdb
 
-from registry.catalog.database import Database, sql
+from registry.catalog.database import Database
 from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
 from registry.catalog.markers import Marks
 from registry.catalog.rows import TABLES, TableRows, insert, mark_rows, table_rows
+from registry.catalog.sql_files import sql
 from registry.catalog.write_ahead import IntentFile
 from registry.errors import CorruptError, DamagedError, StaleError, UnfitError
 from registry.registry import Registry
