@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import Problem, did_you_mean
+from engine.errors import Problem, did_you_mean, wrong_value
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import Record
 
@@ -87,4 +87,4 @@ def explained(error: Any, columns: list[str]) -> str:
         return f"{where} is missing; the row has {shown or 'no values'}" + (f" ({close})" if close else "")
     given = error.get("input")
     shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
-    return f"{where}: {error['msg']}{shown}"
+    return f"{where}: {wrong_value(error)}{shown}"

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from engine.credentials import is_key, redacted
-from engine.errors import PipelineError, Problem, did_you_mean
+from engine.errors import PipelineError, Problem, did_you_mean, wrong_value
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
@@ -192,12 +192,23 @@ def _problem(source: YamlSource, error: Any) -> Problem:
             place,
             "use lower-case letters, digits, _ and -, and start with a letter",
         )
-    message = error["msg"].removeprefix("Value error, ")
     if loc and loc[-1] == "api_key_env":  # the value may be the key itself, so it is not shown
         return Problem(f"{what}: give the name of the environment variable that contains the key", source.position(loc))
     given = error.get("input")
     shown = f" (given: {redacted(repr(given))[:SHOWN_VALUE]})" if isinstance(given, str | int | float | bool) else ""
-    return Problem(f"{what}: {message}{shown}", source.position(loc))
+    return Problem(f"{what}: {wrong_value(error)}{shown}", source.position(loc), origin(source, loc))
+
+
+def origin(source: YamlSource, loc: Loc) -> str:
+    """A hint about the parameters that the value at `loc` is made of; empty if it is written there."""
+    value: Any = source.data
+    for part in loc:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    names = list(dict.fromkeys(_PARAM.findall(value))) if isinstance(value, str) else []
+    return f"it comes from {', '.join(f'params.{name}' for name in names)}, which --set can change" if names else ""
 
 
 def _owner(loc: Loc) -> type[BaseModel]:

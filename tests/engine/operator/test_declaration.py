@@ -153,11 +153,11 @@ WRONG = {
     "keyword arguments of any name": (row("word: Word, **more: int"), r"it takes \*\*more; expected each input and parameter"),
     "a default of another type": (
         row("word: Word, *, limit: int = 'ten'"),
-        "the default of 'limit' does not fit: 'ten'; Input should be a valid integer",
+        "the default of 'limit' does not fit: 'ten'; must be a whole number",
     ),
     "a default out of bounds": (
         "class P(Params):\n    limit: Annotated[int, Field(ge=1)] = 0\n\n\n" + row("word: Word, params: P"),
-        "the default of 'limit' does not fit: 0; Input should be greater than or equal to 1",
+        "the default of 'limit' does not fit: 0; must be greater than or equal to 1",
     ),
     "a default template with an unknown variable": (
         row("word: Word, *, prompt: Annotated[str, template('text')] = '{{ txet }}'"),

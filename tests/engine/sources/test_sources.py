@@ -79,7 +79,7 @@ def test_files_are_looked_up_in_the_working_directory_then_next_to_the_pipeline(
 
 BAD = {
     "a missing field": (lines(ROW, {"question": "x"}), "d.jsonl:2: not a MathProblem: answer is missing"),
-    "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: .*valid string"),
+    "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: must be text"),
     "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
     "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is not a JSON value"),
     "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*duplicate key"),
