@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +34,14 @@ settings.load_profile("no deadline")
 
 # No test may reach out: no hub, no telemetry.
 os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests have a cache of their own, for one session. xdist's workers, which start later, share it: models are built once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="engine-tests-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ.update({"ENGINE_CACHE": folder, "MPLCONFIGDIR": f"{folder}/matplotlib"})
 
 
 @pytest.fixture(autouse=True, scope="session")
