@@ -14,6 +14,7 @@ from engine.errors import PipelineError, Problem, did_you_mean, wrong_value
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
+from registry.counted import counted
 
 SHOWN_PROBLEMS = 100
 SHOWN_VALUE = 200
@@ -40,7 +41,7 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
             problems = [_problem(source, item) for item in found[:SHOWN_PROBLEMS]]
             source.problems += [problem for problem in problems if problem.position not in reported]
             if len(found) > SHOWN_PROBLEMS:
-                source.problems.append(Problem(f"... and {len(found) - SHOWN_PROBLEMS:,} more problems"))
+                source.problems.append(Problem(f"... and {counted(len(found) - SHOWN_PROBLEMS, 'more problem')}"))
             before = repr(data)
             left = [_prune(source, data, item) for item in found]
             if not all(left) or repr(data) == before:

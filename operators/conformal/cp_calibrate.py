@@ -32,6 +32,7 @@ from operators.conformal.theory import (
 )
 from operators.conformal.thresholds import Alphas, threshold_of, thresholds_at
 from operators.records import Calibration, PredictionSet, SampledAnswers, Threshold
+from registry.counted import counted
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,8 @@ def _split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares
         ctx.count("questions", side, by=len(numbers))
     if not drawn.rows["calibrate"]:
         raise Reject(
-            f"the calibration split is empty: {len(rows)} questions are too few; add some, or raise `calibrate` in `split`"
+            f"the calibration split is empty: {counted(rows, 'question')} {'is' if len(rows) == 1 else 'are'} too few; "
+            "add some, or raise `calibrate` in `split`"
         )
     return [[rows[number] for number in numbers] for numbers in drawn.rows.values()]
 

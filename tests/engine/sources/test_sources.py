@@ -204,7 +204,7 @@ def test_an_empty_file_is_an_error_unless_allowed(registry: Registry, raw: bytes
 
 def test_a_file_whose_rows_are_all_skipped_counts_as_empty(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines({"q": "x"}, {"q": "y"}))
-    with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fit: d.jsonl:1: question is missing"):
+    with pytest.raises(PipelineError, match=r"of 2 rows in d.jsonl, none fits: d.jsonl:1: question is missing"):
         read(registry, path="d.jsonl", on_error="skip")
 
 
