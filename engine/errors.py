@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 @dataclass(frozen=True, order=True)
@@ -62,3 +64,27 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", *, simila
     if otherwise:
         return otherwise
     return f"available: {', '.join(known)}" if known and len(known) <= 20 else ""
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "mapping": "a mapping",
+    "model": "a mapping",
+}
+"""The first word of a pydantic error's type, `int_parsing`, in the words of a YAML file."""
+
+_KIND = re.compile(rf"({'|'.join(_KINDS)})_(?:type|parsing|parsing_size|from_float|attributes_type)")
+
+
+def wrong_value(error: Any) -> str:
+    """What a value has to be, from one of pydantic's `ValidationError.errors()`: `must be a whole number`."""
+    if kind := _KIND.fullmatch(error["type"]):
+        return f"must be {_KINDS[kind[1]]}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^(?:Input|Value|List|Tuple|String|Dictionary) should ", "must ", message)

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from registry import Artifact, Record
+from registry.counted import counted
 
 Verdict = Literal["correct", "wrong", "unparsed", "timeout"]
 
@@ -224,9 +225,11 @@ class SampledAnswers(Record):
     @model_validator(mode="after")
     def _equal_lengths(self) -> SampledAnswers:
         if self.logprobs is not None and len(self.logprobs) != len(self.samples):
-            raise ValueError(f"logprobs has {len(self.logprobs)} numbers for {len(self.samples)} samples")
+            raise ValueError(f"logprobs has {counted(self.logprobs, 'number')} for {counted(self.samples, 'sample')}")
         if self.option_logprobs is not None and len(self.option_logprobs) != len(self.options or ()):
-            raise ValueError(f"option_logprobs has {len(self.option_logprobs)} numbers for {len(self.options or ())} options")
+            raise ValueError(
+                f"option_logprobs has {counted(self.option_logprobs, 'number')} for {counted(self.options or (), 'option')}"
+            )
         return self
 
 

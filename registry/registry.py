@@ -12,7 +12,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import Manifest
 from registry.errors import CorruptError
 from registry.query.views import view_in_place
@@ -23,6 +22,7 @@ from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
+    from registry.catalog.catalog import Catalog
     from registry.query.session import Session
 
 R = TypeVar("R", bound=Record)
@@ -79,6 +79,8 @@ class Registry:
     @cached_property
     def catalog(self) -> Catalog:
         """Versions, runs and lineage."""
+        from registry.catalog.catalog import Catalog  # it imports DuckDB; workers and most of `engine check` do without
+
         return Catalog(self.root, self.store, self.manifests)
 
     @property

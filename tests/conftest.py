@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,12 +37,28 @@ settings.load_profile("no deadline")
 os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests have a cache of their own, for one session. xdist's workers, which start later, share it: models are built once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="engine-tests-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ.update({"ENGINE_CACHE": folder, "MPLCONFIGDIR": f"{folder}/matplotlib"})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Runs of tests share limits among themselves only, and leave nothing in the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _csv_limit() -> Iterator[None]:
+    """Reading a CSV file sets the longest field for the whole process: a test with a small limit keeps it to itself."""
+    limit = csv.field_size_limit()
+    yield
+    csv.field_size_limit(limit)
 
 
 @pytest.fixture

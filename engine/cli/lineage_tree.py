@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from engine.cli.output import cell_text
 from registry import Session
+from registry.counted import counted
 from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers, Version, Walk
 
 _SHOWN = 120
@@ -138,7 +139,7 @@ class _Below:
             rows = np.unique(np.concatenate(found[other])) if found[other] else _NONE
             shown += [Node(other, int(each)) for each in rows[: self._width]]
             if len(rows) > self._width:
-                shown.append(Text(f"... and {len(rows) - self._width:,} more rows of {other}"))
+                shown.append(Text(f"... and {counted(len(rows) - self._width, 'more row')} of {other}"))
             if other in unclear:
                 shown.append(Node(other, None))
         return shown
@@ -161,4 +162,4 @@ def _label(session: Session, node: Node, record: Mapping[str, Any]) -> Text:
 
 def _version_label(session: Session, version: Version) -> Text:
     fact = session.lineage.facts[version]
-    return Text(f"{version}  {fact.kind} of {fact.type}, {fact.rows:,} row{'' if fact.rows == 1 else 's'}, step {fact.step}")
+    return Text(f"{version}  {fact.kind} of {fact.type}, {counted(fact.rows, 'row')}, step {fact.step}")

@@ -7,8 +7,8 @@ Everything else is unchanged, including emoji and all scripts.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any
+
+from registry.counted import counted
 
 # Control and format characters (categories Cc, Cf, Cs, Zl, Zp), except those that are part of words and emoji.
 _HARMFUL = (
@@ -40,12 +40,6 @@ def _json_escape(found: re.Match[str]) -> str:
         return f"\\u{number:04x}"
     high, low = divmod(number - 0x10000, 0x400)
     return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
-
-
-def counted(things: Collection[Any] | int, word: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    number = things if isinstance(things, int) else len(things)
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def row_count(count: int) -> str:

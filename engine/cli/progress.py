@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from engine.running.result import StepResult
+from registry.counted import counted
 
 _LINE_EVERY_SECONDS = 10.0
 _LONGEST_GAP_SECONDS = 600.0
@@ -24,11 +25,13 @@ def describe(result: StepResult) -> str:
     """A finished step in one line."""
     record = result.record
     made = "its finished partitions are kept" if record.outcome == "stopped" else f"{record.rows_out} out"
-    parts = [f"{record.rows_in} rows in, {made}"]
+    parts = [f"{counted(record.rows_in, 'row')} in, {made}"]
     if record.rejected:
         parts.append(f"{record.rejected} rejected")
     if record.calls or record.calls_reused:
-        parts.append(f"{record.calls} calls" + (f" + {record.calls_reused} from the journal" if record.calls_reused else ""))
+        parts.append(
+            counted(record.calls, "call") + (f" + {record.calls_reused} from the journal" if record.calls_reused else "")
+        )
     return f"{record.outcome}: " + ", ".join(parts) + f" ({record.seconds:.1f} s)"
 
 
@@ -60,7 +63,7 @@ class PlainProgress:
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
         self._paces[step] = _Pace(self._clock(), done, rows)
         resumed = f", {done} of them already done" if done else ""
-        self._line(f"{step}: {op} on {rows} rows{resumed}")
+        self._line(f"{step}: {op} on {counted(rows, 'row')}{resumed}")
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
         now, pace, state = self._clock(), self._paces.get(step), (done, total, note)

@@ -9,6 +9,7 @@ from engine.cli.invocation import again, propose
 from engine.cli.output import grid
 from engine.cli.plan_view import source_note
 from registry import Metric, Report
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +61,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         tokens = sum(step.record.tokens_in + step.record.tokens_out for step in result.steps)
         cost = sum(step.record.cost_usd for step in result.steps)
         paid = f", ${cost:.4f}" if cost else ""
-        console.print(f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} from the journal.")
+        console.print(f"\nModel calls: {calls:,} new ({counted(tokens, 'token')}{paid}), {reused:,} from the journal.")
     for step in result.steps:
         for note in step.notes:
             console.print(f"\nNote on {step.record.step}: {note}.", soft_wrap=True)
@@ -133,7 +134,7 @@ def _fate(step: StepResult) -> str:
         parts.append(f"{', '.join(counted_as)} ({reasons})")
     parts += _numbers(step.metrics)
     if series := _first_series(step.metrics):
-        parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {len(series)} steps")
+        parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {counted(series, 'step')}")
     return "; ".join(parts)
 
 

@@ -23,6 +23,7 @@ from engine.export.model_folder import Loading
 from engine.export.writers import SPLIT
 from engine.planning.sources import SOURCE
 from registry import Manifest, Metric, Model, Registry
+from registry.counted import counted
 from registry.records.schema import fields_of
 
 SHOWN = 40
@@ -216,7 +217,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "block": _block}
+    environment.filters |= {"cell": _cell, "block": _block, "counted": counted}
     return environment.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
 
 

@@ -21,6 +21,7 @@ from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.provider import Provider
 from engine.llm.types.requests import Request
 from engine.llm.types.row_context import refresh
+from registry.counted import counted
 
 _WORDS = 160
 
@@ -85,7 +86,9 @@ class ModelClient:
         if not self._counts_tokens:
             notes.append(f"{self.spec.endpoint} does not report token counts; budgets assume the maximum")
         if unreadable := len(self._answers.unreadable):
-            notes.append(f"{unreadable} entries of the journal are not complete answers; the model was asked again for these")
+            which = "is not a complete answer" if unreadable == 1 else "are not complete answers"
+            entries = counted(unreadable, "entry", "entries")
+            notes.append(f"{entries} of the journal {which}; the model was asked again")
         if self._answered and is_shared(self.spec) and (why := why_not_shared()):
             notes.append(f"limits are not divided among the runs on this machine: {why}")
         return [*notes, *self._sample_watch.notes, *(self._provider.notes if self._provider else [])]
@@ -196,7 +199,7 @@ class ModelClient:
         try:
             return await retrying(self._send, self._provider, requests)
         except TransientError as error:
-            tried = "1 attempt" if policy.counted == 1 else f"{policy.counted} attempts"
+            tried = counted(policy.counted, "attempt")
             raise RequestError(f"no answer after {tried}; last error: {error}") from error
         except (EndpointError, BudgetError) as error:
             self.stop(error)

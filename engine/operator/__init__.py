@@ -65,7 +65,7 @@ An operator never opens the registry, reads the clock, or draws unseeded random 
 function. Files of an artifact (`Model`, `Report`) come from `ctx.keep(folder)`, which returns `StoredFile`s.
 """
 
-from engine.errors import StepError, did_you_mean
+from engine.errors import StepError, did_you_mean, wrong_value
 from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
 from engine.llm.types.completions import Completion
@@ -124,4 +124,5 @@ __all__ = [
     "operator",
     "render",
     "template",
+    "wrong_value",
 ]

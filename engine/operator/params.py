@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 is part of a step key; the types that `outputs` answers are."""
 
 
+_SIMILAR = 0.8
+"""Names that are more similar than this (difflib's ratio) are misspelled. `role` is more similar to `roles`, `rules` is not."""
+
 _SHOWN = 500
 """Characters of parameters in an error."""
 
@@ -56,6 +60,8 @@ class _ParamsType(ModelMetaclass):
         if any(isinstance(base, _ParamsType) for base in bases):
             for method in METHODS.keys() & namespace.keys():
                 _check_method(name, method, namespace[method], _place_of_class(namespace))
+            for attribute, value in namespace.items():
+                _check_name(name, attribute, value)
         made = super().__new__(mcs, name, bases, namespace, **options)
         if any(isinstance(base, _ParamsType) for base in bases):
             for taken in METHODS.keys() & vars(made)["__pydantic_fields__"].keys():
@@ -81,6 +87,19 @@ def _check_method(owner: str, name: str, value: Any, where: str) -> None:
     if len(required) != 1 + len(METHODS[name]) or any(each.kind is not each.POSITIONAL_OR_KEYWORD for each in required):
         given = ", ".join(map(str, inspect.signature(function).parameters))
         raise DeclarationError(f"{where}: {owner}.{name} takes ({given}); expected `def {name}({expected})`")
+
+
+def _check_name(owner: str, name: str, value: Any) -> None:
+    """A method whose name is almost one of METHODS would never be asked."""
+    function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    if name in METHODS or name.startswith("_") or not isinstance(function, FunctionType):
+        return
+    for method in METHODS:
+        if SequenceMatcher(None, name.lower(), method).ratio() > _SIMILAR or sorted(name.lower()) == sorted(method):
+            raise DeclarationError(
+                f"{place_of(function)}: {owner}.{name}: the engine asks no method of this name; did you mean {method!r}? "
+                "If it is a method of your own, choose a name that differs more, or start it with an underscore"
+            )
 
 
 def _place_of_class(namespace: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticUndefined
 
+from engine.errors import wrong_value
 from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
 from engine.operator.context import Context
@@ -233,8 +234,7 @@ def _check_defaults(function: Callable[..., Any], params: type[BaseModel]) -> No
         for each in error.errors(include_url=False):
             if each["type"] != "missing" and each["loc"] and each["loc"][0] in defaults:
                 name = str(each["loc"][0])
-                why = each["msg"].removeprefix("Value error, ")
-                refuse(function, f"the default of {name!r} does not fit: {defaults[name]!r:.200}; {why}")
+                refuse(function, f"the default of {name!r} does not fit: {defaults[name]!r:.200}; {wrong_value(each)}")
 
 
 # -- shapes -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from engine.credentials import redacted
-from engine.errors import EngineError, PipelineError, Problem, did_you_mean
+from engine.errors import EngineError, PipelineError, Problem, did_you_mean, wrong_value
 from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
@@ -32,7 +32,7 @@ from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
-from engine.spec.read import SHOWN_VALUE, read_pipeline
+from engine.spec.read import SHOWN_VALUE, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record
 from registry.errors import UnsupportedTypeError
@@ -258,12 +258,14 @@ class _Checker:
             return
         if not self.installed(name, code_of_function(generator.function, name).required, (*loc, "generator")):
             return
+        for text in setting_problems(generator, task, spec.with_, lambda: self.in_registry(dataset, spec, record)):
+            self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
+
+    def in_registry(self, dataset: str, spec: DatasetSpec, record: type[Record]) -> bool:
+        """Whether the registry has the rows of a dataset, so that the generator's package need not be loaded."""
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.base_dir, self.spec.seed, excluded)
-        if known and self.session and self.session().has_step(source_key(known)):
-            return  # its rows are in the registry, so the generator's package need not be loaded
-        for text in setting_problems(generator, task, spec.with_):
-            self.problem(text, (*loc, "with") if spec.with_ else (*loc, "generator"))
+        return bool(known and self.session and self.session().has_step(source_key(known)))
 
     # -- models -------------------------------------------------------------------------------------------------
 
@@ -403,9 +405,9 @@ class _Checker:
         elif item["type"] == "missing":
             self.problem(f"{operator.name} needs the parameter {shown!r}", (*loc, "with"))
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            message = wrong_value(item)
             one = f"parameter {shown!r} of {operator.name}: {message} (given: {redacted(repr(item['input']))[:SHOWN_VALUE]})"
-            self.problem(one if shown else f"{operator.name}: {message}", where)
+            self.problem(one if shown else f"{operator.name}: {message}", where, origin(self.source, where))
 
     def roles(self, name: str, operator: Operator, params: BaseModel, bound: Mapping[str, BoundModel]) -> dict[str, BoundModel]:
         spec, loc = self.spec.steps[name], ("steps", name)

@@ -16,6 +16,7 @@ from engine.sources.exclusions import Exclusions
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
+from registry.counted import counted
 from registry.errors import QueryError
 from registry.records.schema import described_fields, fields_of_type, missing_fields
 
@@ -179,7 +180,7 @@ class References:
             rows = [row for row, each in enumerate(row_ids(session.table(str(version)))) if each in ids]
             if not any(found.version == target for found in session.lineage.walk(version, rows, "down").reached):
                 continue
-            count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+            count = counted(rows, "row")
             what = f"contains {count}" if version == target else f"was made from {count} of {version}"
             hint = "run the pipeline that produces it with the same exclusion list, then use the new version here"
             self._problem(f"{target} {what} on the exclusion list", loc, hint)

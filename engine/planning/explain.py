@@ -11,6 +11,7 @@ from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.results import StepPlan
 from registry import Registry
+from registry.counted import counted
 
 
 def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:
@@ -18,7 +19,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
     if forced:
         return ["--force"]
     if plan.status == "RESUME":
-        return [f"an earlier run finished {plan.done} of {plan.total} partitions"]
+        return [f"an earlier run finished {plan.done:,} of {counted(plan.total or 0, 'partition')}"]
     first = pipeline.output_name(step.name, next(iter(step.operator.outputs)))
     newest = registry.newest(first)
     if newest is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from engine.errors import StepError
 from engine.running.executor import WorkerRequest
 from engine.spec.pipeline_spec import Resources
+from registry.counted import counted
 
 
 class Amount(NamedTuple):
@@ -63,12 +64,13 @@ class Capacity(NamedTuple):
         each = Amount(cpus, gpus)
         if cpus > largest or gpus > max((node.gpus for node in self.nodes), default=0.0):
             raise StepError(
-                f"its `resources` ask for {cpus:g} CPUs and {gpus:g} GPUs per worker, but no node of the cluster has that many "
-                f"(the largest has {largest:g} CPUs)"
+                f"its `resources` ask for {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} per worker, but no node of the "
+                f"cluster has that many (the largest has {counted(largest, 'CPU')})"
             )
         if devices > 1 and not self.total.holds(Amount().plus(each, devices)):
             raise StepError(
-                f"{devices} devices with {cpus:g} CPUs and {gpus:g} GPUs each are more than the cluster has; reduce `resources`"
+                f"{devices} devices with {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} each are more than the cluster "
+                "has; reduce `resources`"
             )
         workers = asked.workers
         if workers is None:

@@ -26,6 +26,7 @@ from engine.running.partition_table import PartitionTable
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
 from registry import Manifest, RegistryError, SideObject, StepRun
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from engine.running.drafts import Placed
@@ -383,10 +384,11 @@ class StepTask:
         # Rejected rows must run again once the cause is fixed, so their partitions count as unfinished.
         self._table.forget_rejected()
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        rejected = self._table.rows_rejected
         raise StepError(
-            f"{self._table.rows_rejected} of {self.rows} rows were rejected, and max_reject_ratio allows "
-            f"{self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise the step's "
-            "max_reject_ratio"
+            f"{rejected:,} of {counted(self.rows, 'row')} {'was' if rejected == 1 else 'were'} rejected, and max_reject_ratio "
+            f"allows {self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise "
+            "the step's max_reject_ratio"
         )
 
     def _record(self, outcome: Literal["ran", "resumed", "failed", "stopped"], rows_out: int = 0) -> StepRun:

@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import Problem, did_you_mean
+from engine.errors import Problem, did_you_mean, wrong_value
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import Record
+from registry.counted import counted
 
 SHOWN_ERRORS = 20
 
@@ -59,7 +60,7 @@ def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findi
     """The problems of a source after its rows were validated; `complete`: all of them were."""
     problems = [Problem(f"{bad}: not a {record.type_name()}: {error}") for error, bad in found.errors.items()]
     if found.bad > found.shown:
-        problems.append(Problem(f"... and {found.bad - found.shown:,} more rows of {name!r}"))
+        problems.append(Problem(f"... and {counted(found.bad - found.shown, 'more row')} of {name!r}"))
     if problems:
         declare = "the type was taken from the first rows; declare one under types: that fits"
         fix = "fix the rows, map columns with `rename`" if spec.type else declare
@@ -74,7 +75,7 @@ def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findi
         where = spec.path or spec.hf or spec.generator
         why = f"{where} has no rows"
         if found.rejects:
-            why = f"none of the {len(found.rejects):,} rows of {where} fit: {found.rejects[0]['reason']}"
+            why = f"of {counted(found.rejects, 'row')} in {where}, none fits: {found.rejects[0]['reason']}"
         problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is intended, set `allow_empty: true`"))
     return problems
 
@@ -89,4 +90,4 @@ def explained(error: Any, columns: list[str]) -> str:
         return f"{where} is missing; the row has {shown or 'no values'}" + (f" ({close})" if close else "")
     given = error.get("input")
     shown = f" (given: {given!r:.60})" if not isinstance(given, dict) else ""
-    return f"{where}: {error['msg']}{shown}"
+    return f"{where}: {wrong_value(error)}{shown}"

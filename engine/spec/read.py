@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from engine.credentials import is_key, redacted
-from engine.errors import PipelineError, Problem, did_you_mean
+from engine.errors import PipelineError, Problem, did_you_mean, wrong_value
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
+from registry.counted import counted
 
 SHOWN_PROBLEMS = 100
 SHOWN_VALUE = 200
@@ -40,7 +41,7 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
             problems = [_problem(source, item) for item in found[:SHOWN_PROBLEMS]]
             source.problems += [problem for problem in problems if problem.position not in reported]
             if len(found) > SHOWN_PROBLEMS:
-                source.problems.append(Problem(f"... and {len(found) - SHOWN_PROBLEMS:,} more problems"))
+                source.problems.append(Problem(f"... and {counted(len(found) - SHOWN_PROBLEMS, 'more problem')}"))
             before = repr(data)
             left = [_prune(source, data, item) for item in found]
             if not all(left) or repr(data) == before:
@@ -196,12 +197,23 @@ def _problem(source: YamlSource, error: Any) -> Problem:
             place,
             "use lower-case letters, digits, _ and -, and start with a letter",
         )
-    message = error["msg"].removeprefix("Value error, ")
     if loc and loc[-1] == "api_key_env":  # the value may be the key itself, so it is not shown
         return Problem(f"{what}: give the name of the environment variable that contains the key", source.position(loc))
     given = error.get("input")
     shown = f" (given: {redacted(repr(given))[:SHOWN_VALUE]})" if isinstance(given, str | int | float | bool) else ""
-    return Problem(f"{what}: {message}{shown}", source.position(loc))
+    return Problem(f"{what}: {wrong_value(error)}{shown}", source.position(loc), origin(source, loc))
+
+
+def origin(source: YamlSource, loc: Loc) -> str:
+    """A hint about the parameters that the value at `loc` is made of; empty if it is written there."""
+    value: Any = source.data
+    for part in loc:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    names = list(dict.fromkeys(_PARAM.findall(value))) if isinstance(value, str) else []
+    return f"it comes from {', '.join(f'params.{name}' for name in names)}, which --set can change" if names else ""
 
 
 def _owner(loc: Loc) -> type[BaseModel]:

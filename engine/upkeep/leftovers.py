@@ -42,6 +42,8 @@ class StepFolder:
         self.unfinished = bool(keys) and not digests.issuperset(receipts)
         self.bytes = sum(about.st_size for about in files)
         self.checkpoint_bytes = sum(about.st_size for each in plain_files.folders(folder) for about in plain_files.files(each))
+        # Checkpoints are deleted after the commit.
+        self.committed = bool(keys) and not self.unfinished and not self.checkpoint_bytes
         # A run joins the folder's lock before it reads receipts, and keeps it.
         self.in_use = any(about.st_mtime > oldest for about in files) or self._is_locked()
 

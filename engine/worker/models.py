@@ -10,6 +10,7 @@ from engine.llm.chat import CallLog, ChatModel
 from engine.llm.client import ModelClient
 from engine.llm.types.errors import ModelError
 from engine.worker.shared_models import SharedModels
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from engine.llm.encoder import Encoder
@@ -46,7 +47,7 @@ class Models:
         """What rows are waiting for: servers that do not answer, with their errors, or a number of answers."""
         errors = [model.trouble for model in self._clients.values() if model.trouble]
         asked = sum(model.asking for model in self._clients.values())
-        return "; ".join(errors) or (f"waiting for {asked} {'answer' if asked == 1 else 'answers'}" if asked else "")
+        return "; ".join(errors) or (f"waiting for {counted(asked, 'answer')}" if asked else "")
 
     def notes(self) -> tuple[str, ...]:
         """What users should know about their models' servers."""

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from engine.errors import EngineError
+from engine.errors import EngineError, wrong_value
 from engine.jobs.heartbeat import Heartbeat
 from engine.jobs.messages import Job, Partition
 from engine.jobs.receipts import Receipts
@@ -39,7 +39,7 @@ from registry.records.stored_rows import is_immutable
 def wrong_fields(error: ValidationError) -> str:
     """The fields of a record that are wrong, and why."""
     found = error.errors(include_url=False)
-    return "; ".join(": ".join([*filter(None, [".".join(map(str, each["loc"]))]), each["msg"]]) for each in found)
+    return "; ".join(": ".join([*filter(None, [".".join(map(str, each["loc"]))]), wrong_value(each)]) for each in found)
 
 
 @dataclass

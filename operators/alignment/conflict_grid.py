@@ -15,6 +15,7 @@ from operators.alignment.cells import cell_name
 from operators.alignment.conclusions import mentions, normalise
 from operators.ids import same_id
 from operators.records import ConflictCase, ConflictItem, FactualPassage
+from registry.counted import counted
 
 
 class GridParams(Params):
@@ -131,7 +132,7 @@ def _drawn(passages: Iterable[str], ctx: Context) -> list[str]:
 
 
 def _lacks(kind: str, wanted: int, passages: Sequence[str]) -> str | None:
-    return f"it has {len(passages)} {kind} passages" if len(passages) < wanted else None
+    return f"it has {counted(passages, f'{kind} passage')}" if len(passages) < wanted else None
 
 
 def _matching(facts: Table[FactualPassage], ident: str, question: str) -> Iterator[FactualPassage]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from operators.conformal.equivalence import right_options
 from operators.conformal.pools import Answered
 from operators.conformal.theory import Pools, first_k_scores, lofree_scores, logit_scores
 from operators.records import SampledAnswers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Baseline(NamedTuple):
@@ -53,6 +54,8 @@ def baselines(rows: Sequence[SampledAnswers], found: Answered, *, by_option: boo
 
 def _options(rows: Sequence[SampledAnswers]) -> Answered:
     """All options as the pool, each with its share of the options' probability."""
+    import numpy as np
+
     width = max((len(row.options or ()) for row in rows), default=0)
     counts = np.zeros((len(rows), width), np.int64)
     correct, share = np.zeros((len(rows), width), bool), np.full((len(rows), width), -np.inf)

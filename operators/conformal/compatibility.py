@@ -7,6 +7,7 @@ from typing import Literal
 
 from engine.operator import Reject
 from operators.records import SampledAnswers, Sampling
+from registry.counted import counted
 
 Part = Literal["model", "prompt", "answer_pattern", "sampling", "samples", "encoder"]
 
@@ -68,7 +69,7 @@ def require_variation(rows: Sequence[SampledAnswers], certain: float = 0.87) -> 
     """
     if certain ** len(rows) < _NEGLIGIBLE and all(len(row.samples) > 1 and len(set(row.samples)) == 1 for row in rows):
         raise Reject(
-            f"all samples of each of the {len(rows)} questions are equal, so frequencies say nothing about the answers. The "
+            f"all samples of each of {counted(rows, 'question')} are equal, so frequencies say nothing about the answers. The "
             "server may ignore the temperature (check with `engine probe`), or cache its first answer"
         )
 
@@ -79,8 +80,8 @@ def _listed(found: Mapping[Part, str]) -> str:
 
 def _rule(made: Sampling) -> str:
     if made.at_least is None:
-        return f"{made.samples} samples"
-    return f"{made.at_least} to {made.samples} samples, until {made.patience} bring nothing new"
+        return counted(made.samples, "sample")
+    return f"{made.at_least} to {counted(made.samples, 'sample')}, until {made.patience} bring nothing new"
 
 
 def _short(text: str) -> str:

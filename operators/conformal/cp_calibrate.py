@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
 from engine.operator import Context, Encoder, Grouped, InputTypes, Params, Reject, derived, operator
@@ -33,6 +32,7 @@ from operators.conformal.theory import (
 )
 from operators.conformal.thresholds import Alphas, threshold_of, thresholds_at
 from operators.records import Calibration, PredictionSet, SampledAnswers, Threshold
+from registry.counted import counted
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ async def cp_calibrate(
         loss: `missed`: no accepted answer is in the set; `distance`: 1 minus the similarity between an accepted answer and the
             nearest answer in the set, whose mean is kept at or below alpha. Baselines are always calibrated for coverage.
     """
+    import numpy as np
+
     known = [row for row in samples if row.answers]
     source_groups = [number for number, row in zip(samples.groups, samples, strict=True) if row.answers]
     if not known:
@@ -213,7 +215,8 @@ def _split(rows: Sequence[SampledAnswers], groups: Sequence[int], shares: Shares
         ctx.count("questions", side, by=len(numbers))
     if not drawn.rows["calibrate"]:
         raise Reject(
-            f"the calibration split is empty: {len(rows)} questions are too few; add some, or raise `calibrate` in `split`"
+            f"the calibration split is empty: {counted(rows, 'question')} {'is' if len(rows) == 1 else 'are'} too few; "
+            "add some, or raise `calibrate` in `split`"
         )
     return [[rows[number] for number in numbers] for numbers in drawn.rows.values()]
 
@@ -230,6 +233,8 @@ def _sides(drawn: Sequence[Sequence[SampledAnswers]], found: Answered) -> list[_
 
 
 def _feasible(found: Answered, distances: bool, none_of_these: bool) -> Feasibility:
+    import numpy as np
+
     if found.distance is not None and distances:  # the set of all sampled answers has the smallest loss
         return smallest_risk(np.where(found.pools.candidates, found.distance, 1.0).min(axis=1, initial=1.0))
     return smallest_alpha(true_scores(*scored(found.pools, ScoreWeights(0.0, 0.0), none_of_these)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from engine.operator import Context, Encoder, Lookup, Params, Reject, Table, derived, operator
@@ -62,6 +61,8 @@ async def cp_predict(
         allow: parts in which samples may differ from the calibration's, without the guarantee.
         drift_level: fail if the p-value of the test is below this; 0 only reports it.
     """
+    import numpy as np
+
     if len(calibration) != 1:
         raise Reject(f"expected one calibration, but the input has {len(calibration)} rows")
     if not len(samples):

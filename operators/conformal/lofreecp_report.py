@@ -10,6 +10,7 @@ from operators.conformal.sets import by_level, measures, rounded_up
 from operators.conformal.theory import OTHERS, Estimate, Taxonomy, coverage_band, size_strata
 from operators.markdown import table
 from operators.records import Calibration, PredictionSet, Threshold
+from registry.counted import counted
 
 METHODS = {"lofree": "LofreeCP", "frequency": "frequency only", "first_k": "First-K", "logits": "logits (split CP)"}
 _SHOWN = {"ecr": "covered (ECR)", "apss": "size (APSS)", "ssm": "worst by size (SSM)", "singletons": "single answer"}
@@ -52,11 +53,11 @@ async def lofreecp_report(
 
 
 def _head(known: Calibration) -> str:
-    source = f"Answers of {known.made.model}, {known.made.samples} samples per question. " if known.made else ""
+    source = f"Answers of {known.made.model}, {counted(known.made.samples, 'sample')} per question. " if known.made else ""
     reason = "no accepted answer was sampled" if known.loss == "missed" else "no answer close to an accepted one was sampled"
     interval = f"{known.smallest_alpha_low:.3f} to {known.smallest_alpha_high:.3f}"
     return (
-        f"{source}Calibrated on {len(known.questions)} questions. The smallest feasible alpha is "
+        f"{source}Calibrated on {counted(known.questions, 'question')}. The smallest feasible alpha is "
         f"{rounded_up(known.smallest_alpha)} "
         f"({interval} on another calibration set of this size). Below it, no threshold has the guarantee, because for too many "
         f"questions {reason}."

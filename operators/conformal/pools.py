@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from engine.operator import Encoder
 from operators.conformal.equivalence import Equivalence, accents_are_loose, accepted, merged, reading, right_options, short
 from operators.conformal.theory import Pools, normalised_entropy
 from operators.records import SampledAnswers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
 """Called with the number of questions done and the number of all questions."""
@@ -26,6 +28,8 @@ FEATURES = ("entropy", "top_share", "distinct_share")
 
 def features(pools: Pools) -> NDArray[np.float64]:
     """(n, 3) the features of each question that the test of exchangeability compares, see FEATURES."""
+    import numpy as np
+
     distinct = pools.sampled.sum(axis=1) / np.maximum(pools.samples, 1)
     return np.column_stack([normalised_entropy(pools), pools.frequency.max(axis=1, initial=0.0), distinct])
 
@@ -88,6 +92,8 @@ async def answered(
         distances: whether to compute distances to the accepted answers (needs an encoder).
         progress: called after every 64 questions.
     """
+    import numpy as np
+
     found: list[list[DistinctAnswer]] = []
     for number, row in enumerate(rows):
         found.append(await _answers(row, equivalence))
@@ -174,6 +180,8 @@ async def _vectors(
 
 def _joined(answers: list[DistinctAnswer], own: np.ndarray, true: np.ndarray, least: float) -> list[DistinctAnswer]:
     """Merge each answer into a more frequent one if similar enough; it is correct if it is similar to an accepted answer."""
+    import numpy as np
+
     alike = np.round(own.astype(float) @ own.T.astype(float), _DIGITS) >= least
     right = (np.round(own.astype(float) @ true.T.astype(float), _DIGITS) >= least).any(axis=1)
     kept: dict[int, DistinctAnswer] = {}

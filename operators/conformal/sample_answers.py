@@ -29,6 +29,7 @@ from operators.conformal.compatibility import differences, refusal
 from operators.conformal.equivalence import LETTERS, reading, right_options
 from operators.conformal.theory import is_stable
 from operators.records import Calibration, Question, SampledAnswers, Sampling
+from registry.counted import counted
 
 _MOST_OPTIONS = len(LETTERS)
 _ALTERNATIVES = 20
@@ -117,7 +118,7 @@ async def sample_answers(
     """
     used_prompt = params.prompt or PROMPT
     if question.options is not None and not 2 <= len(question.options) <= _MOST_OPTIONS:
-        raise Reject(f"it has {len(question.options)} options; expected 2 to {_MOST_OPTIONS}")
+        raise Reject(f"it has {counted(question.options, 'option')}; expected 2 to {_MOST_OPTIONS}")
     if question.options and question.answers and not right_options(question.answers, question.options):
         raise Reject(f"its options do not include the accepted answer {' or '.join(map(repr, question.answers))}")
     text = render(used_prompt, question=question.question, options=question.options or [])

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal
 
 from engine.operator import Context
 from operators.conformal.pools import Answered
@@ -20,6 +17,10 @@ from operators.conformal.theory import (
     size_stratified_miscoverage,
 )
 from operators.records import PredictionSet, SampledAnswers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OnInfeasible = Literal["abstain", "sampled", "fail"]
 
@@ -47,6 +48,8 @@ def prediction_sets(
         on_infeasible: `sampled` predicts all sampled answers; otherwise the prediction is empty, with `covered` null.
         none_of_these: whether "none of these" is an answer.
     """
+    import numpy as np
+
     made = []
     for place, (row, threshold) in enumerate(zip(rows, thresholds, strict=True)):
         texts = found.texts[place]
@@ -83,6 +86,8 @@ def measures(sets: Sequence[PredictionSet], alpha: float) -> dict[str, Estimate 
 
     `ecr`, `apss`, `ssm`, `singletons`, `cov_gap` (with groups), `risk` (with a loss), `abstained`.
     """
+    import numpy as np
+
     given = [each for each in sets if each.covered is not None]
     sizes = [len(each.prediction) for each in given]
     covered = [bool(each.covered) for each in given]
@@ -103,6 +108,8 @@ def measures(sets: Sequence[PredictionSet], alpha: float) -> dict[str, Estimate 
 
 def report(ctx: Context, found: Mapping[str, Estimate | float], slice: str) -> None:
     """Report measures, with `_ci_low` and `_ci_high`; measures without a value are left out."""
+    import numpy as np
+
     for name, value in found.items():
         if not isinstance(value, Estimate):
             ctx.report(name, value, slice)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from operators.conformal.pools import Answered
 from operators.conformal.theory import ScoreWeights, Taxonomy, quantiles, risk_threshold, scored, true_scores
 from operators.records import SampledAnswers, Threshold
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EVERY = "(all)"
 """The only category if there are no groups."""
@@ -47,6 +49,8 @@ def thresholds_at(
         none_of_these: whether "none of these" is an answer.
         loss: `missed`, or `distance` for risk control.
     """
+    import numpy as np
+
     masks = groups.masks([row.group for row in rows]) if groups else {EVERY: np.ones(len(rows), np.bool_)}
     scores, correct = scored(found.pools, weights, none_of_these)
     true = true_scores(scores, correct)
@@ -80,6 +84,8 @@ def threshold_of(thresholds: Sequence[Threshold], groups: Taxonomy | None, row: 
 
 def _nearest(scores: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, a) for each answer, the smallest distance among it and the answers with lower scores."""
+    import numpy as np
+
     order = np.argsort(scores, axis=1, kind="stable")
     ranked = np.minimum.accumulate(np.take_along_axis(distance, order, 1), axis=1)
     back = np.empty_like(ranked)

@@ -17,6 +17,7 @@ from operators.markdown import table
 from operators.records import MathProblem, MathSolution
 from operators.shares import Share
 from operators.transforms.diversity import lexical, mean_nearest_distance, sample, word_count
+from registry.counted import counted
 
 ORIGINAL = "original"
 
@@ -94,7 +95,11 @@ def _survival(
     if unsolved:
         ctx.report("repair_rate", repaired / unsolved)
     lost = problems - solved - unsolved
-    note = f"\n\n{lost} problems were rejected while they were solved; see `rejects`." if lost > 0 else ""
+    note = (
+        f"\n\n{counted(lost, 'problem')} {'was' if lost == 1 else 'were'} rejected during the solving; see `rejects`."
+        if lost > 0
+        else ""
+    )
     return (
         "## Survival\n\n"
         + table(["", "in", "out", "share (95%)"], rows)

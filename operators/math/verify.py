@@ -7,9 +7,7 @@ process is killed.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import multiprocessing
 import re
 import resource
 import signal
@@ -73,6 +71,8 @@ def _spelling(text: str) -> str:
 
 async def _compare_in_process(gold: str, given: str) -> Verdict:
     """The comparison in a process of the pool; its time limit starts when a process takes it."""
+    import asyncio  # it takes 30 ms, and `engine check` imports this module
+
     from pebble import ProcessExpired
 
     for _ in range(2):
@@ -100,6 +100,8 @@ def _pools() -> list[Any]:
 
 
 def _start_pool() -> Any:
+    import multiprocessing
+
     from pebble import ProcessPool
 
     with _starting:

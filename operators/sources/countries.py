@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from engine.operator import did_you_mean
+from engine.operator import did_you_mean, wrong_value
 from operators.alignment.conclusions import mentions
 from operators.draws import draw
 
@@ -90,7 +90,7 @@ def _explained(error: Any, task: str, settings: type[BaseModel]) -> str:
     """A problem that pydantic found in the settings, as a text for users."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
-        return f"{name}: {error['msg']} (given: {error['input']!r:.60})"
+        return f"{name}: {wrong_value(error)} (given: {error['input']!r:.60})"
     hint = did_you_mean(name, settings.model_fields, f"known settings: {', '.join(settings.model_fields)}")
     return f"{task} has no setting {name!r}; {hint}"
 

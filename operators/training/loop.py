@@ -19,6 +19,7 @@ from operators.training.exposure import counting, with_rows
 from operators.training.library_warnings import collected_warnings
 from operators.training.settings import DPOSettings, TrainingSettings
 from operators.training.students import Student, load, save
+from registry.counted import counted
 
 Progress = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss)."""
@@ -89,9 +90,7 @@ def _run(training: Training, progress: Progress, rank: int, warned: list[str]) -
     )
     trainer = _trainer(training, tokenizer, seen, progress, rank)
     if left_out := len(training.rows) - len(trainer.train_dataset):
-        warned.append(
-            f"trl: {left_out} of {len(training.rows)} rows were left out, because they have no completion tokens to learn from"
-        )
+        warned.append(f"trl left out {left_out:,} of {counted(training.rows, 'row')}: no completion tokens to learn from")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training.seen(rank).write_text(json.dumps(sorted(seen.items())))
     if rank == 0:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from engine.operator import Context, Reject
 from operators.training.exposure import ROW
+from registry.counted import counted
 
 _SHOWN = 5
 
@@ -97,7 +98,8 @@ def trainable_rows(
     if not total:
         raise Reject("there is nothing to train on: the input has no rows")
     if not kept:
-        raise Reject(f"all {total} prompts fill max_length={max_length} and leave no room for a completion; raise max_length")
+        prompts = "the only prompt fills" if total == 1 else f"all {total:,} prompts fill"
+        raise Reject(f"{prompts} max_length={max_length}, which leaves no room for a completion; raise max_length")
     return kept
 
 
@@ -152,7 +154,7 @@ def _refuse(bad: dict[str, list[int]]) -> None:
     if not bad:
         return
     listed = [f"{_rows(numbers)}: {why}" for why, numbers in bad.items()]
-    more = f"; and {len(listed) - _SHOWN} other reasons" if len(listed) > _SHOWN else ""
+    more = f"; and {counted(len(listed) - _SHOWN, 'other reason')}" if len(listed) > _SHOWN else ""
     raise Reject("rows that cannot be trained on: " + "; ".join(listed[:_SHOWN]) + more)
 
 

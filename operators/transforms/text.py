@@ -8,9 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from engine.operator import Record, Table, did_you_mean
+from registry.records.columns import Column, columns_of
 
 _TOKEN = re.compile(
     r"\d+(?:[.,]\d+)+"  # 1.5 is one word and differs from 15
@@ -66,10 +65,10 @@ def as_one(texts: Sequence[str]) -> str:
 
 def main_field(record: type[Record]) -> str | None:
     """The first field with text or turns that is not an id (a problem's question, an example's prompt), if any."""
-    for name, field in record.model_fields.items():
-        kind = record.arrow_schema().field(name).type
-        closed = pa.types.is_large_string(kind) and str not in (field.annotation, *typing.get_args(field.annotation))
-        if name != "id" and not name.endswith("_id") and _has_text(kind) and not closed:
+    for name, column in columns_of(record).parts.items():
+        annotation = record.model_fields[name].annotation
+        closed = column.kind == "str" and str not in (annotation, *typing.get_args(annotation))
+        if name != "id" and not name.endswith("_id") and _has_text(column) and not closed:
             return name
     return None
 
@@ -78,22 +77,22 @@ def wrong_fields(record: type[Record], fields: Sequence[str] | None, parameter: 
     """Why these fields cannot be compared, for `Params.problems`; empty if they can."""
     if fields is None:
         return [] if main_field(record) else [f"{record.type_name()} has no text field"]
-    schema, wrong = record.arrow_schema(), []
+    columns, wrong = columns_of(record).parts, []
     for name in fields:
-        if name not in record.model_fields:
-            hint = did_you_mean(name, record.model_fields)
+        if name not in columns:
+            hint = did_you_mean(name, columns)
             wrong.append(f"{parameter}: {record.type_name()} has no field {name!r}" + (f"; {hint}" if hint else ""))
-        elif not _has_text(schema.field(name).type):
+        elif not _has_text(columns[name]):
             wrong.append(f"{parameter}: field {name!r} of {record.type_name()} is not text")
     return wrong
 
 
-def _has_text(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind):
-        return _has_text(kind.value_type)
-    if pa.types.is_struct(kind):
-        return {"role", "content"} <= {field.name for field in kind}
-    return bool(pa.types.is_large_string(kind))
+def _has_text(column: Column) -> bool:
+    if column.kind == "list":
+        return _has_text(column.parts["[]"])
+    if column.kind == "struct":
+        return {"role", "content"} <= column.parts.keys()
+    return column.kind == "str"
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from registry.catalog.manifest import Draft, Event, Hit, Manifest, Pin, StepRun,
 from registry.catalog.rows import manifest_rows, merged, run_rows
 from registry.catalog.run_journal import sealed
 from registry.catalog.write_ahead import Intent
+from registry.counted import counted
 from registry.errors import CorruptError
 from registry.storage.files import Files
 from registry.storage.lock import READ_ONLY
@@ -78,8 +79,8 @@ class Catalog(DerivedTables):
             for draft in fresh:
                 if missing := self._missing(draft):
                     raise CorruptError(
-                        f"{len(missing)} objects of {draft.name} are missing from the registry, for example {missing[0]}: they "
-                        "were removed before the version was committed. Run again to restore them."
+                        f"the registry lacks {counted(missing, 'object')} of {draft.name}, for example {missing[0]}. What is "
+                        "missing was removed before the version was committed. Run again to restore it."
                     )
             numbers = self._highest_numbers(draft.name for draft in fresh)
             for draft in fresh:

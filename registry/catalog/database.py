@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from registry.catalog.rows import TABLES, TableRows, insert
+from registry.catalog.sql_files import sql
 from registry.errors import DamagedError, StaleError
 from registry.storage import fault_points, plain_files
 from registry.storage.files import fsync_folder
@@ -253,11 +253,6 @@ def disk_error(code: int, where: Path) -> OSError:
     """An error of the disk, with advice."""
     advice = "free some space on that disk" if code in FULL else "fix that"
     return OSError(code, f"{os.strerror(code)}: {advice} and run again; nothing committed is lost", str(where))
-
-
-def sql(name: str) -> str:
-    """The text of one of the registry's SQL files."""
-    return files("registry").joinpath("sql", name).read_text()
 
 
 def _in_memory() -> duckdb.DuckDBPyConnection:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from registry.catalog.database import sql
 from registry.catalog.manifest import Manifest
+from registry.catalog.sql_files import sql
+from registry.counted import counted
 from registry.errors import QueryError
 from registry.lineage.walk import Version
 from registry.query.session import Session
@@ -286,11 +287,14 @@ def _key_faults(work: _Work, view: str, columns: Sequence[str]) -> _KeyFaults:
 def _check_key(faults: _KeyFaults, side: Side, label: str) -> None:
     advice = "Use fields that together identify a row, or no key to compare rows by content."
     if faults.nulls:
-        raise QueryError(f"key {label}: null in {faults.nulls:,} rows of {side}, first in row {faults.null_row}. {advice}")
+        raise QueryError(
+            f"key {label}: null in {counted(faults.nulls, 'row')} of {side}, first in row {faults.null_row}. {advice}"
+        )
     if faults.repeated:
         raise QueryError(
-            f"key {label}: {faults.repeated:,} values occur in more than one row of {side}, "
-            f"the first of them in rows {faults.first} and {faults.last}. {advice}"
+            f"key {label}: {counted(faults.repeated, 'value')} {'occurs' if faults.repeated == 1 else 'occur'} in more than "
+            f"one row of {side}, "
+            f"for example in rows {faults.first} and {faults.last}. {advice}"
         )
 
 

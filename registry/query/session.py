@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from registry.catalog import side_schemas
 from registry.catalog.catalog import Catalog
-from registry.catalog.database import sql
 from registry.catalog.manifest import Manifest
+from registry.catalog.sql_files import sql
 from registry.errors import CorruptError, LimitError, QueryError
 from registry.lineage.lineage import Lineage
 from registry.lineage.targets import parse, resolve
@@ -30,7 +30,7 @@ from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
-from registry.query.table_functions import NAMES, create
+from registry.query.table_functions import CALLS, create, right_call
 from registry.storage.objects import ObjectStore
 
 __all__ = ["QueryResult", "Session"]
@@ -58,7 +58,7 @@ _SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|
 """The views that read side objects: only a query that names one of them opens any."""
 
 
-_FUNCTIONS = re.compile(rf"\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE)
+_FUNCTIONS = re.compile(rf"\b(?:{'|'.join(CALLS)})\b", re.IGNORECASE)
 
 
 class QueryResult(NamedTuple):
@@ -144,7 +144,7 @@ class Session:
         self._failed.clear()
         self._missing.clear()
         with self._explained(deadline), deadline.running():
-            statement, tables = reading(self._con, query, frozenset(NAMES))
+            statement, tables = reading(self._con, query, frozenset(CALLS))
         self._attach_named(query, tables)
         self._con.execute("begin transaction read only")
         try:
@@ -269,7 +269,7 @@ class Session:
             if "reading the stream registered" in text:
                 reason = text.partition("failed: ")[2]
                 raise CorruptError(f"the query was stopped, because data cannot be read: {reason}") from error
-            raise QueryError(text) from error
+            raise QueryError(right_call(text) or text) from error
 
     def _attach_named(self, query: str, tables: set[str]) -> None:
         if _SIDE_VIEWS.search(query) and "edges" not in self._attached:

@@ -5,18 +5,40 @@ A recursive query over all edges takes seconds where a walk along the version gr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
 import duckdb
 
+from registry.catalog.sql_files import sql
 from registry.lineage.lineage import Lineage
 
-NAMES = ("trace", "upstream", "downstream")
+CALLS = {
+    "trace": "from trace('NAME@V', ROW)",
+    "upstream": "from upstream('NAME@V')",
+    "downstream": "from downstream('NAME@V')",
+}
+"""How each function is called."""
+
+_NAME = f"({'|'.join(CALLS)})"
+_WRONG_CALL = re.compile(
+    rf"Macro {_NAME}\(\)|given name and argument types '_{_NAME}\(|Function \"{_NAME}\" is a table", re.IGNORECASE
+)
+"""DuckDB's messages about a call with other arguments, or outside of FROM."""
 
 _TRACE = "struct(depth integer, name varchar, version integer, row bigint, step varchar, call_ids varchar[])[]"
 _VERSIONS = 'struct(depth integer, name varchar, version integer, "type" varchar, rows bigint, step varchar, run_id varchar)[]'
+
+
+def right_call(message: str) -> str:
+    """What to write in place of the wrong call that a message of DuckDB is about; empty when it is about something else."""
+    found = _WRONG_CALL.search(message)
+    if not found:
+        return ""
+    name = found[found.lastindex or 0].lower()
+    takes = "a version and the number of one of its rows" if name == "trace" else "a version"
+    return f"{name} is a table function that takes {takes}: {CALLS[name]}"
 
 
 def create(con: duckdb.DuckDBPyConnection, lineage: Lineage, failed: list[Exception]) -> None:
@@ -46,4 +68,4 @@ def create(con: duckdb.DuckDBPyConnection, lineage: Lineage, failed: list[Except
     con.create_function("_trace", trace, ["varchar", "bigint"], _TRACE)
     con.create_function("_upstream", upstream, ["varchar"], _VERSIONS)
     con.create_function("_downstream", downstream, ["varchar"], _VERSIONS)
-    con.execute(files("registry").joinpath("sql", "macros.sql").read_text())
+    con.execute(sql("macros.sql"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from registry.catalog.database import sql
+from registry.catalog.sql_files import sql
 
 _IN_PLACE = ("datasets", "versions", "runs")
 """Views that are made of the catalog's tables alone, and are small enough to be listed."""

@@ -15,11 +15,13 @@ from typing import Literal, NamedTuple, TypeVar
 
 import duckdb
 
-from registry.catalog.database import Database, sql
+from registry.catalog.database import Database
 from registry.catalog.manifest import DataObject, Event, Frozen, Manifest, SideObject, VersionRef
 from registry.catalog.markers import Marks
 from registry.catalog.rows import TABLES, TableRows, insert, mark_rows, table_rows
+from registry.catalog.sql_files import sql
 from registry.catalog.write_ahead import IntentFile
+from registry.counted import counted
 from registry.errors import CorruptError, DamagedError, StaleError, UnfitError
 from registry.registry import Registry
 from registry.storage import plain_files
@@ -265,7 +267,7 @@ def _differences(file: str, tables: duckdb.DuckDBPyConnection) -> Iterator[Findi
         [(more,)] = tables.execute(query.format("internal", "expected", table)).fetchall()
         [(fewer,)] = tables.execute(query.format("expected", "internal", table)).fetchall()
         if more or fewer:
-            what = f"table {table} has {more:,} rows too many and {fewer:,} too few, compared with the other files"
+            what = f"table {table} has {counted(more, 'row')} too many and {fewer:,} too few, compared with the other files"
             yield Finding("error", file, what, "rebuild the catalog from the other files", remedy="rebuild")
 
 
@@ -318,7 +320,7 @@ def _missing(needs: Mapping[str, Sequence[Need]], there: Mapping[str, Listed]) -
         if listed is None:
             yield sha256, _MISSING
         elif listed.bytes != size:
-            yield sha256, f"has {listed.bytes:,} bytes instead of {size:,}"
+            yield sha256, f"has {counted(listed.bytes, 'byte')} instead of {size:,}"
 
 
 def _damaged(store: ObjectStore, objects: Sequence[Listed]) -> Iterator[tuple[str, str]]:
@@ -394,4 +396,4 @@ def _crash_files(root: Path) -> CheckResult:
 
 
 def _files(found: FileCount) -> str:
-    return f"{found.count:,} {'file' if found.count == 1 else 'files'} ({found.bytes:,} bytes)"
+    return f"{counted(found.count, 'file')} ({counted(found.bytes, 'byte')})"

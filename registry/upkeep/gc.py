@@ -52,6 +52,13 @@ class StepFiles(Protocol):
         """Whether there are some from which no step was committed."""
 
     @property
+    def committed(self) -> bool:
+        """Whether steps were committed from all of them, so that they are not needed even if no version is left.
+
+        A crash just before such a commit looks the same. Then the step makes its rows again, with the answers in the journal.
+        """
+
+    @property
     def where(self) -> str:
         """Their folder, relative to the registry."""
 
@@ -213,15 +220,15 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, st
     sizes = {each.sha256: each.bytes for each in listed}
     broken = {manifests[ref].step_key for ref in kept if not _is_whole(manifests[ref], sizes)}
     made = {manifest.step_key for manifest in manifests.values()}
-    finished_steps = [step for step in steps if _is_finished(step, made, broken)]
-    done = [step for step in steps if not step.in_use and (step in finished_steps or not _can_resume(step))]
+    finished_steps = {step for step in steps if _is_finished(step, made, broken)}
+    done = {step for step in steps if not step.in_use and (step in finished_steps or not _can_resume(step))}
     needed = {part.sha256 for ref in kept for part in manifests[ref].objects()}
     needed.update(chain.from_iterable(step.objects for step in steps if step not in done))
     loose = sorted((each for each in listed if each.sha256 not in needed), key=lambda each: each.name)
     # At a URL, it would not be noticed in time that a worker elsewhere stores an object again.
     old = {each for each in loose if each.modified <= oldest and not (live and registry.url)}
     unneeded = [manifest for ref, manifest in manifests.items() if ref not in kept]
-    finished = [(step, _of_step(step, step in finished_steps)) for step in done if step.bytes or not live]
+    finished = [(step, _of_step(step, step in finished_steps)) for step in steps if step in done and (step.bytes or not live)]
     of_crashes = tuple(_of_crashes(registry, listed, oldest))
     garbage = Garbage(
         versions=tuple(sorted(unneeded, key=lambda manifest: manifest.created_at, reverse=True)),
@@ -284,8 +291,8 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
 
 
 def _is_finished(step: StepFiles, made: set[str], broken: set[str]) -> bool:
-    """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more."""
-    return not step.unfinished and not step.step_keys & broken and bool(step.step_keys & made)
+    """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more, or was."""
+    return not step.unfinished and not step.step_keys & broken and (step.committed or bool(step.step_keys & made))
 
 
 def _can_resume(step: StepFiles) -> bool:

@@ -144,8 +144,8 @@ def test_a_smallest_population_can_be_set() -> None:
         ("capital", {}, "country_facts has no task 'capital'; its tasks: capitals"),
         ("capitals", {"splits": "test"}, "no setting 'splits'; did you mean 'split'?"),
         ("capitals", {"size": 5}, "no setting 'size'; known settings: split, styles, population, seed"),
-        ("capitals", {"split": "dev"}, "split: Input should be 'train', 'test' or 'all' (given: 'dev')"),
-        ("capitals", {"population": -1}, "population: Input should be greater than or equal to 0"),
+        ("capitals", {"split": "dev"}, "split: must be 'train', 'test' or 'all' (given: 'dev')"),
+        ("capitals", {"population": -1}, "population: must be greater than or equal to 0"),
     ],
 )
 def test_wrong_settings_are_reported_before_anything_runs(task: str, settings: dict[str, Any], words: str) -> None:
@@ -156,5 +156,5 @@ def test_wrong_settings_are_reported_before_anything_runs(task: str, settings: d
 
 def test_the_error_names_the_line_of_the_wrong_setting(registry: Registry, workdir: Path) -> None:
     dataset = "{type: ConflictItem, generator: country_facts/capitals, with: {styles: new}}"
-    with pytest.raises(PipelineError, match=r"p\.yaml:1:.*styles: Input should be"):
+    with pytest.raises(PipelineError, match=r"p\.yaml:1:.*styles: must be"):
         run_text(f"{{name: demo, datasets: {{items: {dataset}}}, steps: {{grid: {{op: conflict_grid, in: items}}}}}}", registry)

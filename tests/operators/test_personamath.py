@@ -200,7 +200,7 @@ def test_an_outage_fails_the_step(registry: Registry, chat_server: ChatServer) -
     step = {"op": "persona_augment", "in": {"solution": "given", "personas": "personas"}, "max_reject_ratio": 0.1}
     result = run_pipeline(registry, chat_server, step)
     assert result.state == "failed"
-    assert "1 of 1 rows were rejected" in result.error
+    assert "1 of 1 row was rejected" in result.error
     chat_server.answer = teacher({"a beekeeper": "9 and 4 hives?", "a sergeant": "9 and 4 tents?", "a pupil": "9 and 4 books?"})
     assert run_pipeline(registry, chat_server, step).state == "succeeded"
     assert ask(registry, 'select count(*) from "demo/step.solved"') == [(3,)]

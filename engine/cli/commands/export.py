@@ -10,6 +10,7 @@ import typer
 
 from engine.cli.commands.shared import Context, JsonOption, VersionArg, existing_registry, out, print_json
 from engine.cli.printable import row_count
+from registry.counted import counted
 
 
 class To(StrEnum):
@@ -51,7 +52,9 @@ def export(
         return
     size = sum(done.files.values())
     console = out()
-    console.print(f"{manifest.ref} ({row_count(manifest.rows)}) is in {folder}: {len(done.files)} files, {size:,} bytes")
+    console.print(
+        f"{manifest.ref} ({row_count(manifest.rows)}) is in {folder}: {counted(done.files, 'file')}, {counted(size, 'byte')}"
+    )
     for name, number in done.files.items():
         console.print(f"  {name}  {number:,}", soft_wrap=True)
     if done.format == "hf" and not manifest.rows:

@@ -10,7 +10,7 @@ import typer
 
 from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json
 from engine.cli.invocation import propose
-from engine.cli.printable import counted
+from registry.counted import counted
 
 
 def fsck(
@@ -38,7 +38,7 @@ def fsck(
 def rebuild(context: Context) -> None:
     """Rebuild registry.duckdb from the manifests and run journals."""
     count = existing_registry(context).catalog.rebuild()
-    out().print(f"rebuilt from {count} manifests")
+    out().print(f"rebuilt from {counted(count, 'manifest')}")
 
 
 def _found(report: Any) -> dict[str, Any]:

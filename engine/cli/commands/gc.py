@@ -11,8 +11,8 @@ import typer
 
 from engine.cli.commands.shared import Context, JsonOption, VersionArg, existing_registry, out, print_json
 from engine.cli.invocation import propose
-from engine.cli.printable import counted
 from engine.errors import PipelineError, Problem
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from registry import Registry
@@ -112,27 +112,30 @@ def _document(found: Garbage, deleted: bool) -> dict[str, Any]:
 
 def _lines(registry: Registry, found: Garbage, deleted: bool, grace: str) -> Iterator[str]:
     kinds = {
-        "version": [f"{each.ref}  {each.rows:,} rows, created {each.created_at:%Y-%m-%d %H:%M} UTC" for each in found.versions],
-        "object": [f"objects/{each.name}  {each.bytes:,} bytes" for each in found.objects],
-        "leftover": [f"{each.where}  {each.what}, {each.bytes:,} bytes" for each in found.leftovers],
+        "version": [
+            f"{each.ref}  {counted(each.rows, 'row')}, created {each.created_at:%Y-%m-%d %H:%M} UTC" for each in found.versions
+        ],
+        "object": [f"objects/{each.name}  {counted(each.bytes, 'byte')}" for each in found.objects],
+        "leftover": [f"{each.where}  {each.what}, {counted(each.bytes, 'byte')}" for each in found.leftovers],
     }
     counts = ", ".join(counted(len(names), kind) for kind, names in kinds.items() if names)
     done = "deleted" if deleted else "would delete"
-    yield f"{done} {counts}: {found.bytes:,} bytes" if counts else "nothing to delete"
+    yield f"{done} {counts}: {counted(found.bytes, 'byte')}" if counts else "nothing to delete"
     for names in kinds.values():
         yield from _first(names)
-    yield f"kept: {counted(found.kept, 'version')}, and all model answers ({_size(registry):,} bytes), which were paid for"
+    answers = counted(_size(registry), "byte")
+    yield f"kept: {counted(found.kept, 'version')}, and all model answers ({answers}), which were paid for"
     if found.young:
         why = f"younger than {grace}" if found.live_since is None else "newer than the start of the oldest active run"
         if registry.url and found.live_since:
             why = "because no object at a URL is deleted while a run is active"
         size = sum(each.bytes for each in found.young)
-        yield f"kept for now: {counted(len(found.young), 'object')} ({size:,} bytes) that no version uses, {why}"
+        yield f"kept for now: {counted(len(found.young), 'object')} ({counted(size, 'byte')}) that no version uses, {why}"
     if found.paused:
-        size = sum(each.bytes for each in found.paused)
+        paused = counted(sum(each.bytes for each in found.paused), "byte")
         count = counted(len(found.paused), "unfinished step")
-        yield f"kept for now: checkpoints of {count} ({size:,} bytes), which can continue. To discard one, delete its folder:"
-        yield from _first([f"{each.where}  {each.bytes:,} bytes" for each in found.paused])
+        yield f"kept for now: checkpoints of {count} ({paused}), which can continue. To discard one, delete its folder:"
+        yield from _first([f"{each.where}  {counted(each.bytes, 'byte')}" for each in found.paused])
     if counts and not deleted:
         yield f"nothing has been deleted. To delete this: `{propose('gc', '--delete')}`"
 

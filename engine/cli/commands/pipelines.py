@@ -17,7 +17,7 @@ from engine.cli.commands.shared import (
     print_json,
     say,
 )
-from engine.cli.printable import counted
+from registry.counted import counted
 
 _SHOWN = {"True": "yes", "False": "no", "None": "unknown"}
 

@@ -28,6 +28,7 @@ from engine.cli.commands.shared import (
 )
 from engine.cli.invocation import propose
 from engine.cli.printable import row_count
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from registry import Registry
@@ -109,7 +110,9 @@ def show(context: Context, target: VersionArg, json: JsonOption = False) -> None
         print_json(manifest.model_dump(mode="json"))
         return
     console = out()
-    console.print(f"{manifest.ref}  {manifest.kind} of {manifest.type}, {row_count(manifest.rows)}, {manifest.bytes:,} bytes")
+    console.print(
+        f"{manifest.ref}  {manifest.kind} of {manifest.type}, {row_count(manifest.rows)}, {counted(manifest.bytes, 'byte')}"
+    )
     made = f"read as {manifest.step!r}" if manifest.op == "source" else f"made by step {manifest.step!r} ({manifest.op})"
     console.print(f"{made} in run {manifest.run_id}, {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
     if manifest.files:
@@ -152,7 +155,7 @@ def head(
         print_json(found)
         return
     console = out()
-    console.print(f"{name}@{version}: {shown} of {table.num_rows} rows")
+    console.print(f"{name}@{version}: {shown} of {counted(table.num_rows, 'row')}")
     for row in found:
         console.print(f"\nrow {row.pop('row')}")
         for key, value in row.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from registry.counted import counted
+
 PATIENCE_SECONDS = 150.0
 """How long an endpoint may be down if `limits.patience` is not set: enough for a server to restart."""
 
@@ -82,7 +84,7 @@ class Outage:
         if self._since is None:
             return ""
         if self._patience is None and not self._heard:
-            tried = "1 attempt" if self._checks == 0 else f"{self._checks + 1} attempts"
+            tried = counted(self._checks + 1, "attempt")
             return f"no answer after {tried}; last error: {self._why}" if self._checks >= self._tries else ""
         patience = PATIENCE_SECONDS if self._patience is None else self._patience
         if self._clock() - self._since < patience:

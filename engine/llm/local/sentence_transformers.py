@@ -13,6 +13,7 @@ from engine.library_noise import quiet_transformers
 from engine.llm.local.loading import one_at_a_time
 from engine.llm.types.errors import EndpointError
 from engine.llm.types.model_spec import ModelSpec
+from registry.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,8 @@ class LocalEncoder:
                 )
             except torch.cuda.OutOfMemoryError as error:
                 raise EndpointError(
-                    f"{len(batch)} texts do not fit into the GPU's memory with the encoder {self.spec.model}; lower batch_size"
+                    f"a batch of {counted(batch, 'text')} does not fit into the GPU's memory with the encoder "
+                    f"{self.spec.model}; lower batch_size"
                 ) from error
         return vectors
 

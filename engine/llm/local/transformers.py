@@ -23,6 +23,7 @@ from engine.llm.types.errors import EndpointError, ModelError, RequestError, Sto
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
+from registry.counted import counted
 
 _LINGER_SECONDS = 0.01
 
@@ -190,7 +191,7 @@ class TransformersProvider:
         half = -(-len(tasks) // 2)
         if half < self._most:
             self._most = half
-            self.notes.append(f"the GPU's memory was full: {half} answers are generated together instead of {len(tasks)}")
+            self.notes.append(f"the GPU's memory was full: {counted(half, 'answer')} at a time instead of {len(tasks)}")
         rest = [*left.values()]
         for start in range(0, len(rest), half):
             self._within_memory(model, rest[start : start + half], resolve)
@@ -225,7 +226,8 @@ class LocalModel:
         needed = len(prompt) + sampling["max_tokens"]
         if self.room and needed > self.room:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; with max_tokens that makes {needed}; the model's limit is {self.room}"
+                f"the prompt has {counted(prompt, 'token')}; with max_tokens that makes {needed}; the model's limit is "
+                f"{self.room}"
             )
         return GenerationRequest(
             prompt=prompt,

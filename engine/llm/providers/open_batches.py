@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.journal.answers import Answers
 from engine.llm.providers.polling import pauses
 from engine.llm.types.model_spec import ModelSpec
+from registry.counted import counted
 from registry.storage.processes import start_time
 
 CLAIM_SECONDS = 600.0
@@ -97,8 +98,8 @@ class OpenBatches:
         since = datetime.fromtimestamp(batch.since, UTC).strftime("%Y-%m-%d %H:%M UTC")
         name = batch.batch or f"of {batch.file}"
         return (
-            f"batch {name} of {since} with {len(batch.keys)} requests is not lost: fix the problem and run again. If it no "
-            "longer exists on the server, delete it from the journal (answers.sqlite): "
+            f"batch {name} of {since} with {counted(batch.keys, 'request')} is not lost: fix the problem and run again. If it "
+            "no longer exists on the server, delete it from the journal (answers.sqlite): "
             f"delete from notes where name = '{self._prefix}{batch.file}'"
         )
 

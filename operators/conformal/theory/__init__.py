@@ -2,6 +2,8 @@
 
 It depends neither on the engine nor on Ray. A nonconformity score is high for an unlikely answer; a prediction set contains
 the answers whose score is at most a threshold.
+
+The functions import numpy themselves, because `engine check` imports these modules and needs no number.
 """
 
 from operators.conformal.theory.exchangeability import Drift, drift

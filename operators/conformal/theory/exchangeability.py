@@ -7,10 +7,11 @@ probability at most u (Lehmann and Romano, Testing Statistical Hypotheses, secti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
 
 
 class Drift(NamedTuple):
@@ -32,6 +33,8 @@ def drift(before: ArrayLike, after: ArrayLike, permutations: int = 999, seed: in
     Returns:
         The p-value is 1 if one of the samples is empty.
     """
+    import numpy as np
+
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if not len(first) or not len(second):
         return Drift(1.0, (0.0,) * first.shape[1])

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OTHERS = "(others)"
 """The category of groups that are too small, and of groups that are new."""
@@ -29,6 +31,8 @@ class Taxonomy:
 
     def masks(self, groups: Sequence[str | None]) -> dict[str, NDArray[np.bool_]]:
         """A mask of the questions in each category; categories without questions are included."""
+        import numpy as np
+
         named = np.array([self.category(group) for group in groups], dtype=object)
         return {name: np.asarray(named == name, dtype=np.bool_) for name in [*sorted(self.kept), OTHERS]}
 

@@ -7,13 +7,14 @@ miscoverage; Angelopoulos et al., arXiv 2009.14193), CovGap (Ding et al., arXiv 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from operators.conformal.theory.quantile import Level, exact, rank
 from operators.intervals import clopper_pearson
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 _RESAMPLES = 1000
 
@@ -40,18 +41,24 @@ class Stratum(NamedTuple):
 
 def coverage(covered: ArrayLike) -> Estimate:
     """ECR: the share of sets that contain a true answer, with the Clopper-Pearson interval."""
+    import numpy as np
+
     values = np.asarray(covered, bool)
     return _share(int(values.sum()), len(values))
 
 
 def singleton_share(sizes: ArrayLike) -> Estimate:
     """The share of sets with exactly one answer."""
+    import numpy as np
+
     values = np.asarray(sizes)
     return _share(int((values == 1).sum()), len(values))
 
 
 def average_size(sizes: ArrayLike) -> Estimate:
     """APSS: the mean number of answers in a set, with Student's interval."""
+    import numpy as np
+
     values = np.asarray(sizes, np.float64)
     if not len(values):
         return UNKNOWN
@@ -69,6 +76,8 @@ def size_strata(sizes: ArrayLike, covered: ArrayLike, least: int = 20) -> list[S
 
     The Clopper-Pearson intervals hold for all strata jointly (Bonferroni).
     """
+    import numpy as np
+
     size, contains = np.asarray(sizes, int), np.asarray(covered, bool)
     bounds: list[list[int]] = []
     waiting: list[int] = []
@@ -104,6 +113,8 @@ def coverage_gap(covered: ArrayLike, groups: Sequence[str], alpha: Level, seed: 
 
     Small groups show a gap even if coverage is exact, so compare the gap only between methods on the same questions.
     """
+    import numpy as np
+
     contains, named = np.asarray(covered, float), np.asarray(groups, dtype=object)
     members = [contains[named == name] for name in sorted(set(groups))]
     if not members:
@@ -140,4 +151,6 @@ def _share(successes: int, trials: int) -> Estimate:
 
 def covers(true: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """(n,) whether each set at a threshold contains a sampled true answer."""
+    import numpy as np
+
     return np.asarray((true <= threshold) & np.isfinite(true), dtype=np.bool_)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil
-from typing import NamedTuple, TypeAlias
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from operators.intervals import clopper_pearson
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
+
 Level: TypeAlias = float | str | Decimal | Fraction
 """A miscoverage level alpha between 0 and 1; a float stands for the decimal number as written."""
-
-Floats: TypeAlias = NDArray[np.float64]
 
 
 class Feasibility(NamedTuple):
@@ -68,6 +69,8 @@ def quantiles(scores: ArrayLike, alphas: Sequence[Level]) -> Floats:
     Raises:
         ValueError: a score is NaN, or an alpha is out of range.
     """
+    import numpy as np
+
     values = _scores(scores)
     ranks = [rank(len(values), alpha) for alpha in alphas]
     within = sorted({k - 1 for k in ranks if k <= len(values)})
@@ -77,6 +80,8 @@ def quantiles(scores: ArrayLike, alphas: Sequence[Level]) -> Floats:
 
 def exceeding(calibration: ArrayLike, scores: ArrayLike) -> NDArray[np.int64]:
     """How many calibration scores are at least as large as each of `scores` (any shape)."""
+    import numpy as np
+
     ordered = np.sort(_scores(calibration))
     values = np.asarray(scores, np.float64)
     if np.isnan(values).any():
@@ -90,6 +95,8 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
     A score is at most the threshold of `quantiles` exactly if its p-value is larger than alpha (compare rational numbers:
     `exceeding` has the numerators less 1).
     """
+    import numpy as np
+
     size = len(np.asarray(calibration))
     return np.asarray((exceeding(calibration, scores) + 1) / (size + 1), dtype=np.float64)
 
@@ -103,6 +110,8 @@ def smallest_alpha(scores: ArrayLike, confidence: float = 0.95) -> Feasibility:
     Args:
         scores: shape (n,); +inf for a true answer that was never sampled. Without scores, nothing is feasible (1).
     """
+    import numpy as np
+
     values = _scores(scores)
     n, missing = len(values), int(np.isinf(values).sum())
     low, high = clopper_pearson(missing, n, confidence)
@@ -110,6 +119,8 @@ def smallest_alpha(scores: ArrayLike, confidence: float = 0.95) -> Feasibility:
 
 
 def _scores(scores: ArrayLike) -> Floats:
+    import numpy as np
+
     values = np.asarray(scores, np.float64)
     if values.ndim != 1:
         raise ValueError(f"calibration scores have one dimension, not {values.ndim}")

@@ -5,11 +5,13 @@ Source: Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal Risk Control (ar
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING
 
 from operators.conformal.theory.measures import average_size
 from operators.conformal.theory.quantile import Feasibility, Level, exact
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def risk_threshold(scores: ArrayLike, losses: ArrayLike, alpha: Level) -> float:
@@ -26,6 +28,8 @@ def risk_threshold(scores: ArrayLike, losses: ArrayLike, alpha: Level) -> float:
     Raises:
         ValueError: a loss is not between 0 and 1, or grows with the set.
     """
+    import numpy as np
+
     score, loss = np.asarray(scores, np.float64), np.asarray(losses, np.float64)
     order = np.argsort(score, axis=1, kind="stable")
     score, loss = np.take_along_axis(score, order, 1), np.take_along_axis(loss, order, 1)
@@ -50,6 +54,8 @@ def smallest_risk(losses: ArrayLike) -> Feasibility:
     Args:
         losses: (n,) the loss of each question's largest set, 0 to 1. Without questions, nothing is feasible (1).
     """
+    import numpy as np
+
     values = np.asarray(losses, np.float64)
     n = len(values)
     mean = average_size(values) if n else None

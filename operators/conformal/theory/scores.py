@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
+    Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,22 @@ class Pools:
     @property
     def samples(self) -> NDArray[np.int64]:
         """(n,) m, the number of samples."""
+        import numpy as np
+
         return np.asarray(self.counts.sum(axis=1), dtype=np.int64)
 
     @property
     def frequency(self) -> Floats:
         """(n, a) F = count / m."""
+        import numpy as np
+
         return np.asarray(self.counts / np.maximum(self.samples, 1)[:, None], dtype=np.float64)
 
     @property
     def sampled(self) -> NDArray[np.bool_]:
         """(n, a) False in the padding."""
+        import numpy as np
+
         return np.asarray(self.counts > 0, dtype=np.bool_)
 
     @property
@@ -65,6 +72,8 @@ class Pools:
     @property
     def found(self) -> NDArray[np.bool_]:
         """(n,) whether an accepted answer was sampled at all."""
+        import numpy as np
+
         return np.asarray(self.correct.any(axis=1), dtype=np.bool_)
 
     def take(self, rows: Any) -> Pools:
@@ -83,6 +92,8 @@ class Pools:
 
 def normalised_entropy(pools: Pools) -> Floats:
     """(n,) NE: the entropy of a question's frequencies divided by ln m, 0 (all alike) to 1 (all different); 0 for m < 2."""
+    import numpy as np
+
     if not pools.counts.size:
         return np.zeros(len(pools))
     # Ties matter, so equal counts must give equal numbers to the last bit, whatever other questions are present. Therefore each
@@ -95,12 +106,16 @@ def normalised_entropy(pools: Pools) -> Floats:
 
 def lofree_scores(pools: Pools, entropy_weight: float = 0.0, similarity_weight: float = 0.0) -> Floats:
     """N = -F + lambda1 NE - lambda2 SS (LofreeCP, arXiv 2403.01216, section 3); both weights 0: frequency only."""
+    import numpy as np
+
     scores = -pools.frequency + entropy_weight * normalised_entropy(pools)[:, None] - similarity_weight * pools.similarity
     return np.where(pools.candidates, scores, np.inf)
 
 
 def first_k_scores(pools: Pools) -> Floats:
     """The position at which an answer was first sampled, from 1; a set is the first K distinct answers."""
+    import numpy as np
+
     return np.where(pools.candidates, pools.first + 1.0, np.inf)
 
 
@@ -110,6 +125,8 @@ def logit_scores(pools: Pools) -> Floats:
     Raises:
         ValueError: the samples have no log-probabilities.
     """
+    import numpy as np
+
     if pools.log_probability is None:
         raise ValueError("these samples have no log-probabilities")
     return np.where(pools.candidates, -pools.log_probability, np.inf)
@@ -121,10 +138,14 @@ def unseen_scores(pools: Pools, entropy_weight: float = 0.0) -> Floats:
     That is the share of samples whose answer occurs only once (Good, Biometrika 40, 1953). With this answer, every question has
     a true answer that can be predicted, so every alpha is feasible.
     """
+    import numpy as np
+
     once = np.asarray((pools.counts == 1).sum(axis=1) / np.maximum(pools.samples, 1), dtype=np.float64)
     return np.asarray(-once + entropy_weight * normalised_entropy(pools), dtype=np.float64)
 
 
 def true_scores(scores: Floats, correct: NDArray[np.bool_]) -> Floats:
     """(n,) The score of the best accepted answer, +inf if none was sampled. A set covers if it contains this answer."""
+    import numpy as np
+
     return np.asarray(np.where(correct, scores, np.inf).min(axis=1, initial=np.inf), dtype=np.float64)

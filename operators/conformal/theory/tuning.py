@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from operators.conformal.theory.quantile import Level, quantiles
 from operators.conformal.theory.scores import (
-    Floats,
     Pools,
     lofree_scores,
     normalised_entropy,
     true_scores,
     unseen_scores,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from operators.conformal.theory.scores import Floats
 
 
 class ScoreWeights(NamedTuple):
@@ -42,6 +44,8 @@ GRID: tuple[ScoreWeights, ...] = tuple(ScoreWeights(i / 100, j / 50) for i, j in
 
 def scored(pools: Pools, weights: ScoreWeights, unseen: bool = False) -> tuple[Floats, np.ndarray]:
     """(scores, which of them are of true answers), with a last column for "none of these" if that is an answer."""
+    import numpy as np
+
     scores = lofree_scores(pools, *weights)
     if not unseen:
         return scores, pools.correct
@@ -58,6 +62,8 @@ def tune(pools: Pools, alphas: Sequence[Level], grid: Sequence[ScoreWeights] = G
         pools: the tuning questions; the thresholds for the comparison are computed on them as well.
         unseen: whether "none of these" is an answer, see `unseen_scores`.
     """
+    import numpy as np
+
     best: list[Tuned | None] = [None] * len(alphas)
     entropy = normalised_entropy(pools)[:, None]
     base, candidates = -pools.frequency, pools.candidates

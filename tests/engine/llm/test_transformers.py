@@ -355,8 +355,8 @@ async def test_a_full_gpu_halves_the_batch_and_every_row_is_answered(make: Make,
     shapes = watched(provider, tiny_model, fill)
     assert [answer.text for answer in await ask(provider, *asked)] == [answer.text for answer in wanted]
     assert provider.notes == [
-        "the GPU's memory was full: 3 answers are generated together instead of 6",
-        "the GPU's memory was full: 2 answers are generated together instead of 3",
+        "the GPU's memory was full: 3 answers at a time instead of 6",
+        "the GPU's memory was full: 2 answers at a time instead of 3",
     ]
     shapes.clear()
     await ask(provider, *asked)

@@ -153,11 +153,11 @@ WRONG = {
     "keyword arguments of any name": (row("word: Word, **more: int"), r"it takes \*\*more; expected each input and parameter"),
     "a default of another type": (
         row("word: Word, *, limit: int = 'ten'"),
-        "the default of 'limit' does not fit: 'ten'; Input should be a valid integer",
+        "the default of 'limit' does not fit: 'ten'; must be a whole number",
     ),
     "a default out of bounds": (
         "class P(Params):\n    limit: Annotated[int, Field(ge=1)] = 0\n\n\n" + row("word: Word, params: P"),
-        "the default of 'limit' does not fit: 0; Input should be greater than or equal to 1",
+        "the default of 'limit' does not fit: 0; must be greater than or equal to 1",
     ),
     "a default template with an unknown variable": (
         row("word: Word, *, prompt: Annotated[str, template('text')] = '{{ txet }}'"),
@@ -252,6 +252,22 @@ WRONG = {
         "class P(Params):\n    def calls(self, rows):\n        return {}\n",
         r"P.calls takes \(self, rows\); expected `def calls\(self\)`",
     ),
+    "a method with a misspelled name": (
+        "class P(Params):\n    def capabilites(self):\n        return {}\n",
+        "P.capabilites: the engine asks no method of this name; did you mean 'capabilities'?",
+    ),
+    "a method with letters in the wrong order": (
+        "class P(Params):\n    def clals(self):\n        return {}\n",
+        "P.clals: .* did you mean 'calls'?",
+    ),
+    "a class method with a misspelled name": (
+        "class P(Params):\n    @classmethod\n    def accepted_name(cls):\n        return ['a']\n",
+        "P.accepted_name: .* did you mean 'accepted_names'?",
+    ),
+    "a method in camel case": (
+        "class P(Params):\n    def promptBytes(self):\n        return 1\n",
+        "P.promptBytes: .* did you mean 'prompt_bytes'?",
+    ),
     "a method that is async": (
         "class P(Params):\n    async def calls(self):\n        return {}\n",
         r"P.calls is async; expected a plain method, `def calls\(self\)`",
@@ -265,6 +281,19 @@ def test_a_wrong_declaration_names_its_place_and_what_was_expected(load: Load, t
         load(text)
     line = int(re.match(r"\S*my_ops\.py:(\d+): ", str(error.value))[1])
     assert HEAD.count("\n") < line <= (HEAD + text).count("\n")
+
+
+def test_a_class_of_parameters_may_have_methods_and_fields_of_its_own(load: Load) -> None:
+    text = (
+        "class P(Params):\n    role: str = 'teacher'\n    cells: int = 1\n\n"
+        "    def rules(self):\n        return [self.role]\n\n"
+        "    def votes(self):\n        return self.cells\n\n"
+        "    def calls_of(self, row):\n        return 2\n\n"
+        "    @property\n    def expected(self):\n        return 3\n\n"
+        "    def _notes(self):\n        return 4\n"
+    )
+    params = load(text)["P"]()
+    assert (params.rules(), params.votes(), params.calls_of(0), params.expected, params._notes()) == (["teacher"], 1, 2, 3, 4)
 
 
 FINISH = (

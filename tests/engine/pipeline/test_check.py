@@ -52,6 +52,37 @@ def place(text: str, needle: str, occurrence: int = 0) -> str:
     return f"p.yaml:{line}:{at - text.rfind(chr(10), 0, at)}"
 
 
+@pytest.mark.parametrize(
+    ("setting", "old", "new", "expected"),
+    [
+        ("limit=abc", "", "", "datasets.problems.limit: must be a whole number (given: 'abc')"),
+        ("limit=2.5", "", "", "datasets.problems.limit: must be a whole number (given: 2.5)"),
+        ("limit=-1", "", "", "datasets.problems.limit: must be greater than or equal to"),
+        ("path=[a, b]", "", "", "datasets.problems.path: must be text"),
+        ("limit=x", "limit}", "limit} no", "datasets.problems.limit: must be a whole number (given: 'x no')"),
+        (
+            "limit=abc",
+            "attempts: 2",
+            'attempts: "${params.limit}"',
+            "parameter 'attempts' of regenerate_cot: must be a whole number (given: 'abc')",
+        ),
+        ("limit=abc", "model: m}", 'model: m, timeout: "${params.limit}"}', "models.student.timeout: must be a number (given: 'abc')"),
+    ],
+)  # fmt: skip
+def test_a_parameter_of_the_wrong_type_is_named_with_what_is_wrong(setting: str, old: str, new: str, expected: str) -> None:
+    text = GOOD.replace(old, new) if old else GOOD
+    name = "path" if setting.startswith("path") else "limit"
+    [found] = [each for each in problems(text, [setting]) if expected in each]
+    assert found.endswith(f"\n    it comes from params.{name}, which --set can change")
+
+
+def test_a_value_of_the_wrong_type_has_no_hint_when_it_is_written_there() -> None:
+    text = GOOD.replace("attempts: 2", "attempts: two")
+    assert problems(text) == [
+        f"{place(text, 'two')}: parameter 'attempts' of regenerate_cot: must be a whole number (given: 'two')"
+    ]
+
+
 def test_a_good_pipeline_is_typed_and_ordered() -> None:
     pipeline = checked(GOOD)
     assert list(pipeline.steps) == ["cot", "rows"]
@@ -76,7 +107,7 @@ CASES = {
     "an unknown top-level key": ("steps:", "stepz: {}\nsteps:", "stepz", ["unknown key 'stepz'", "did you mean 'steps'?"]),
     "an unknown operator": ("regenerate_cot", "regenerate_cott", "regenerate_cott", ["no operator", "did you mean 'regenerate_cot'?"]),
     "an unknown parameter": ("attempts: 2", "attempt: 2", "attempt: 2", ["no parameter 'attempt'", "did you mean 'attempts'?"]),
-    "a parameter of the wrong type": ("attempts: 2", "attempts: two", "two", ["'attempts'", "integer", "'two'"]),
+    "a parameter of the wrong type": ("attempts: 2", "attempts: two", "two", ["'attempts'", "whole number", "'two'"]),
     "a parameter out of range": ("attempts: 2", "attempts: 0", "0}", ["'attempts'", "greater than or equal to 1"]),
     "an unknown record type": ("MathProblem", "MathProblm", "MathProblm", ["MathProblm", "did you mean 'MathProblem'?"]),
     "a missing file": ("path: data.jsonl", "path: nothere.jsonl", '"${params.path}"', ["there is no file nothere.jsonl"]),

@@ -62,6 +62,14 @@ def test_anything_else_is_asked_about(log: Path, generator: Generator, task: str
     assert asked(log) == 2
 
 
+def test_settings_that_were_used_are_not_asked_about_and_the_registry_is_looked_at_once(log: Path) -> None:
+    settings = {"size": 1, "log": str(log)}
+    looks: list[str] = []
+    for _ in range(2):
+        assert setting_problems(SIZES, "small", settings, lambda: bool(looks.append("look") or True)) == []
+    assert (asked(log), looks) == (0, ["look"])
+
+
 def test_problems_are_not_remembered(log: Path) -> None:
     settings = {"size": 0, "log": str(log)}
     assert [setting_problems(SIZES, "small", settings) for _ in range(2)] == [["size must be positive"]] * 2

@@ -223,7 +223,7 @@ async def test_an_entry_that_is_not_an_answer_is_requested_again_and_replaced(
     assert (await one.chat("q")).text == "You said: q"
     assert (await model().chat("q")).text == "You said: q"
     assert len(chat_server.requests) == 2
-    assert any("are not complete answers" in note for note in one.notes)
+    assert any("1 entry of the journal is not a complete answer" in note for note in one.notes)
 
 
 async def test_impossible_counts_do_not_invalidate_an_answer(model: Make, chat_server: ChatServer, workdir: Path) -> None:

@@ -79,7 +79,7 @@ def test_files_are_looked_up_in_the_working_directory_then_next_to_the_pipeline(
 
 BAD = {
     "a missing field": (lines(ROW, {"question": "x"}), "d.jsonl:2: not a MathProblem: answer is missing"),
-    "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: .*valid string"),
+    "a field of another type": (lines({"question": ["x"], "answer": "1"}), "d.jsonl:1: .*question: must be text"),
     "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
     "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is not a JSON value"),
     "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*duplicate key"),
@@ -204,7 +204,7 @@ def test_an_empty_file_is_an_error_unless_allowed(registry: Registry, raw: bytes
 
 def test_a_file_whose_rows_are_all_skipped_counts_as_empty(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines({"q": "x"}, {"q": "y"}))
-    with pytest.raises(PipelineError, match=r"none of the 2 rows of d.jsonl fit: d.jsonl:1: question is missing"):
+    with pytest.raises(PipelineError, match=r"of 2 rows in d.jsonl, none fits: d.jsonl:1: question is missing"):
         read(registry, path="d.jsonl", on_error="skip")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from engine.jobs.receipts import Receipts
 from engine.upkeep.gc import collect, find
 from registry import CorruptError, Hit, LockedError, Manifest, Registry, StepRun
 from registry.storage.checked_json import write_checked_json
@@ -145,6 +146,58 @@ def test_receipts_of_finished_steps_are_removed_and_those_of_unfinished_ones_kee
     assert {of_old, of_last, damaged} <= {each.sha256 for each in found.objects}
     assert objects(registry) == {unfinished, *needed(last)}
     assert [path.name for path in registry.receipts.iterdir()] == ["four"]
+
+
+def committed(registry: Registry, folder: str, keys: Sequence[str], digests: Sequence[str]) -> None:
+    """Note in a folder of receipts that steps with these keys were committed from receipts with these digests."""
+    for key in keys:
+        Receipts(registry.receipts / folder, registry.store).mark_committed(key, digests)
+
+
+def test_receipts_of_steps_whose_versions_are_all_gone_are_removed(registry: Registry) -> None:
+    *_, last = three_versions(registry)
+    parts = [receipt(registry, "base", b"part of a step that is gone")]
+    committed(registry, "base", ["gone", "also gone"], ["0-16"])
+    found = collect(registry, NOW)
+    assert [(each.where, each.what) for each in found.leftovers] == [("receipts/base", "of a finished step")]
+    assert {*parts} <= {each.sha256 for each in found.objects}
+    assert (objects(registry), list(registry.receipts.iterdir())) == (needed(last), [])
+
+
+def test_receipts_that_no_step_was_committed_from_and_checkpoints_are_kept(registry: Registry) -> None:
+    *_, last = three_versions(registry)
+    kept = {receipt(registry, "more", b"of a step that is gone"), receipt(registry, "more", b"finished since", "16-32.json")}
+    committed(registry, "more", ["gone"], ["0-16"])
+    kept |= {receipt(registry, "paused", b"part")}
+    committed(registry, "paused", ["paused"], ["0-16"])  # a commit that a crash prevented: its checkpoints are still there
+    checkpoint = Receipts(registry.receipts / "paused", registry.store).checkpoints / "100.bin"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"trained for hours")
+    found = collect(registry, NOW)
+    assert (found.leftovers, [each.where for each in found.paused]) == ((), ["receipts/paused"])
+    assert objects(registry) == {*kept, *needed(last)}
+    assert checkpoint.exists()
+
+
+class Step:
+    """The files of a finished step. Comparing steps with each other would take forever where there are many."""
+
+    step_keys, unfinished, committed = frozenset({"one"}), False, True
+    where, bytes, checkpoint_bytes, in_use = "receipts/one", 1, 0, False
+    objects: frozenset[str] = frozenset()
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared with another step")
+
+    def remove(self, *, run_is_live: bool) -> bool:
+        raise AssertionError("nothing is removed")
+
+
+def test_looking_for_garbage_compares_no_step_with_every_other_one(registry: Registry) -> None:
+    three_versions(registry)
+    assert len(gc.find(registry, NOW, lambda oldest: [Step() for _ in range(50)]).leftovers) == 50
 
 
 def test_a_step_that_is_running_again_keeps_its_versions_and_receipts(registry: Registry) -> None:

@@ -149,9 +149,9 @@ def test_a_key_can_be_several_fields_or_the_row_number(registry: Registry) -> No
 def test_a_key_that_is_not_unique_is_refused_with_advice(registry: Registry) -> None:
     commit(registry, problems(1, 2, 3))
     commit(registry, [*problems(1, 2, 1), Problem(id=None, question="?")])
-    with pytest.raises(QueryError, match=r"key answer: 1 values occur in more than one row of p/a@2, .* rows 0 and 2.*or no"):
+    with pytest.raises(QueryError, match=r"key answer: 1 value occurs in more than one row of p/a@2, .* rows 0 and 2.*or no"):
         compare(registry, "p/a@1", "p/a@2", key=["answer"])
-    with pytest.raises(QueryError, match=r"key answer, id: null in 1 rows of p/a@2, first in row 3.*or no key"):
+    with pytest.raises(QueryError, match=r"key answer, id: null in 1 row of p/a@2, first in row 3.*or no key"):
         compare(registry, "p/a@1", "p/a@2", key=["answer", "id"])
     with pytest.raises(QueryError, match="key nope: p/a@1 has no such field; it has answer, id, question"):
         compare(registry, "p/a@1", "p/a@2", key=["nope"])

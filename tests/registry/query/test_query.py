@@ -90,6 +90,32 @@ def test_an_unknown_name_gets_the_nearest_one(filled: Registry) -> None:
             session.ask('select wrd from "p/a"')
 
 
+@pytest.mark.parametrize(
+    ("query", "call"),
+    [
+        ("select * from trace('p/c@1')", "from trace('NAME@V', ROW)"),
+        ("from TRACE('p/c@1', 0, 1)", "from trace('NAME@V', ROW)"),
+        ("from trace(0, 'p/c@1')", "from trace('NAME@V', ROW)"),
+        ("from trace('p/c@1', row := 0)", "from trace('NAME@V', ROW)"),
+        ("select trace('p/c@1', 0)", "from trace('NAME@V', ROW)"),
+        ("from upstream()", "from upstream('NAME@V')"),
+        ("explain from downstream('p/a@1', 0)", "from downstream('NAME@V')"),
+    ],
+)
+def test_a_wrong_call_of_a_table_function_gets_the_right_one(filled: Registry, query: str, call: str) -> None:
+    with filled.session() as session, pytest.raises(QueryError) as error:
+        session.ask(query)
+    name, _, rest = str(error.value).partition(" is a table function that takes a version")
+    assert (name, rest.partition(": ")[2]) == (call.removeprefix("from ").partition("(")[0], call)
+
+
+def test_other_wrong_calls_keep_the_message_of_duckdb(filled: Registry) -> None:
+    with filled.session() as session:
+        for query, words in (("select my_trace('x')", "my_trace"), ("from trace(word, 0)", '"word" was not found')):
+            with pytest.raises(QueryError, match=words):
+                session.ask(query)
+
+
 @pytest.mark.parametrize("damage", ["a flipped bit", "missing"])
 def test_rows_of_damaged_objects_are_an_error(filled: Registry, damage: str) -> None:
     path = filled.store.path(filled.manifest("p/a", 1).data[0].sha256)

@@ -177,7 +177,7 @@ def test_a_catalog_that_differs_is_found(whole: Registry) -> None:
         )
     errors = [finding.what for finding in fsck(whole).errors]
     assert [text.split()[1] for text in errors] == ["versions", "refs", "pins"]
-    assert "has 1 rows too many and 1 too few" in errors[0]
+    assert "has 1 row too many and 1 too few" in errors[0]
     whole.catalog.rebuild()
     assert fsck(whole).findings == ()
 
