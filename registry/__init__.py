@@ -3,16 +3,15 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, SideObject, StepRun, VersionRef
-from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
-from registry.records.artifacts import Artifact, Model, Report, StoredFile
-from registry.records.record import Record
-from registry.storage.objects import ObjectStore
-
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
+    from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, SideObject, StepRun, VersionRef
+    from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
     from registry.query.session import QueryResult, Session
+    from registry.records.artifacts import Artifact, Model, Report, StoredFile
+    from registry.records.record import Record
     from registry.registry import Registry
+    from registry.storage.objects import ObjectStore
 
 __all__ = [
     "Artifact",
@@ -42,12 +41,32 @@ __all__ = [
 ]
 
 _IN = {
-    "QueryResult": "registry.query.session",
+    "Artifact": "registry.records.artifacts",
     "Catalog": "registry.catalog.catalog",
+    "CorruptError": "registry.errors",
+    "DataObject": "registry.catalog.manifest",
+    "Draft": "registry.catalog.manifest",
+    "Hit": "registry.catalog.manifest",
+    "IncompatibleError": "registry.errors",
+    "LockedError": "registry.errors",
+    "Manifest": "registry.catalog.manifest",
+    "Metric": "registry.catalog.manifest",
+    "Model": "registry.records.artifacts",
+    "ObjectStore": "registry.storage.objects",
+    "QueryError": "registry.errors",
+    "QueryResult": "registry.query.session",
+    "Record": "registry.records.record",
     "Registry": "registry.registry",
+    "RegistryError": "registry.errors",
+    "Report": "registry.records.artifacts",
     "Session": "registry.query.session",
+    "SideObject": "registry.catalog.manifest",
+    "StepRun": "registry.catalog.manifest",
+    "StoredFile": "registry.records.artifacts",
+    "UnsupportedTypeError": "registry.errors",
+    "VersionRef": "registry.catalog.manifest",
 }
-"""What imports DuckDB is imported when it is first used: record types do without."""
+"""Each name is imported when it is first used: record types do without DuckDB, and `engine --help` without pydantic."""
 
 
 def __getattr__(name: str) -> Any:
