@@ -244,11 +244,8 @@ class StepTask:
             return
         if result.stopped and not self.stopping:
             self._table.returned(result.digest)
-        elif result.digest:
-            self._table.ended(result.digest)
         else:
-            for digest in [*self._table.running]:
-                self._table.ended(digest)
+            self._table.ended(result.digest)
         if not result.stopped:
             raise FailedStepError(self.name, result.message, result.traceback)
 

@@ -216,6 +216,13 @@ async def dies(word: Word) -> AsyncIterator[Word]:
 
 
 @operator
+async def patient(word: Word, *, seconds: float = 0.5) -> AsyncIterator[Word]:
+    """Waits before each row."""
+    await asyncio.sleep(seconds)
+    yield word
+
+
+@operator
 async def where(word: Word) -> AsyncIterator[Word]:
     """The node that it runs on."""
     import ray
