@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
@@ -20,17 +23,80 @@ from registry import Registry
 if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
 
+T = TypeVar("T")
 
-def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> dict[str, Spent]:
-    """Check the servers of a step's models against what its operator needs; returns what that cost, by model.
+_KNOWN_SECONDS = 0.3
+"""What is known already is found within this time, so a step waits for it."""
+
+
+class Checked(NamedTuple):
+    """What a check of a step's servers has cost, by model, and why the step cannot run, if so."""
+
+    spent: dict[str, Spent]
+    problem: str = ""
+
+
+class Needs:
+    """Checks what the operators of steps need of their models' servers, in a thread, so that other steps go on meanwhile.
+
+    Steps are checked one after another: they may have the same budget, and what one finds out, the next one knows. Use from
+    one thread.
+
+    Args:
+        registry: has the journal, which keeps the answers.
+
+    Attributes:
+        spent: what the checks have cost, by model.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.spent: dict[str, Spent] = {}
+        self._registry = registry
+        self._checked: dict[str, str] = {}
+        self._checking: tuple[str, Future[Checked]] | None = None
+
+    def are_met(self, step: Step) -> bool:
+        """Whether a step may begin; False while servers are being asked.
+
+        Raises:
+            StepError: a server lacks a capability, or does not answer.
+        """
+        if not step.operator.capabilities(step.params):
+            return True
+        if self._checking is None and step.name not in self._checked:
+            self._checking = step.name, in_thread(partial(check_needs, step, self._registry, dict(self.spent)))
+            wait([self._checking[1]], _KNOWN_SECONDS)
+        if self._checking is not None and self._checking[1].done():
+            name, (spent, self._checked[name]) = self._checking[0], self._checking[1].result()
+            self._checking = None
+            for model, more in spent.items():
+                self.spent[model] = self.spent.get(model, Spent()) + more
+        if problem := self._checked.get(step.name):
+            raise StepError(problem)
+        return step.name in self._checked
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Do something in a thread. It does not keep the process alive, because a server may not answer for minutes."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="needs", daemon=True).start()
+    return future
+
+
+def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> Checked:
+    """Check the servers of a step's models against what its operator needs.
 
     Args:
         step: has the models and the operator.
         registry: has the journal, which keeps the answers.
         spent_before: what the run has already spent, by model.
-
-    Raises:
-        StepError: a server lacks a capability, or does not answer.
     """
     wanted = step.operator.capabilities(step.params)
     spent: dict[str, Spent] = {}
@@ -45,15 +111,17 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
             # Servers are upgraded, so what was missing is checked again.
             found = ask_server(spec, registry, needed, gate=gate, recheck=True)
         except EngineError as error:
-            raise StepError(str(error)) from error
-        spent[name] = spent.get(name, Spent()) + gate.spent
+            return Checked(spent, str(error))
+        finally:
+            spent[name] = spent.get(name, Spent()) + gate.spent
         if missing := found.capabilities.missing(needed):
             listed = " and ".join(f"`{each}` ({MEANING[each]})" for each in missing)
-            raise StepError(
+            return Checked(
+                spent,
                 f"{spec.model} at {spec.endpoint} does not support {listed}, which {step.operator.name} needs from its {role}; "
-                "use another model or server (`engine probe` shows what the servers of a pipeline support)"
+                "use another model or server (`engine probe` shows what the servers of a pipeline support)",
             )
-    return spent
+    return Checked(spent)
 
 
 def ask_server(

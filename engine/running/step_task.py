@@ -62,7 +62,6 @@ class StepTask:
         self._request = request_of(self.step)
         self._placed = False
         self._halted = False
-        self._has_what_it_needs = False
 
     # -- waiting --------------------------------------------------------------------------------------------------------
 
@@ -205,13 +204,10 @@ class StepTask:
         return given
 
     def _place(self) -> bool:
-        """Get workers; False while others use what they need. Raises StepError."""
+        """Get workers; False while others use what they need, or servers are asked what they can do. Raises StepError."""
         run, executor = self.run, self.run.executor
-        if not self._has_what_it_needs:
-            from engine.running.requirements import check_needs
-
-            run.spend(check_needs(self.step, run.registry, run.spent))
-            self._has_what_it_needs = True
+        if not run.needs.are_met(self.step):
+            return False
         executor.start(shared_limits=bool(run.shared))
         resources = executor.place(self._request)
         if resources is None:
@@ -224,7 +220,7 @@ class StepTask:
             run.registry,
             run.run_id,
             resources,
-            run.spent,
+            run.needs.spent,
             run.shared,
             retry_rejects=run.retry_rejects,
         )
