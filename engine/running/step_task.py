@@ -111,8 +111,6 @@ class StepTask:
         self._disk = Receipts.of(run.registry, plan.base_key)
         self._rows = FinishedRows(run.registry.store, self.step.operator)
         self._usage = Usage()
-        if self.force:
-            self._disk.forget_checkpoints()
         links = self._streamed
         self._table = PartitionTable(
             self._disk, run.claims, max(1, len(links)), rerun=self.force, retry_rejects=run.retry_rejects
@@ -293,7 +291,7 @@ class StepTask:
         record = self._record("resumed" if self._table.found else "ran", sum(draft.rows for draft in made))
         self._disk.mark_committed(plan.key, (receipt.digest for receipt in self._table.receipts()))
         manifests = run.commit(made, record)
-        self._disk.forget_checkpoints()
+        self._table.forget_checkpoints()
         self._end(record, tuple(manifests), self._reject_objects)
 
     def fail(self, failure: FailedStepError) -> None:
