@@ -384,6 +384,15 @@ async def counts_wrongly(word: Word, ctx: Context, teacher: ChatModel) -> AsyncI
 
 
 @operator
+async def fills_the_memory(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
+    """Computes something with torch from an answer."""
+    import torch
+
+    yield Word(text=(await teacher.chat(word.text)).text)
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@operator
 async def ends_wrongly(word: Word) -> AsyncIterator[Word]:
     """Its finish function divides by a counter that does not exist."""
     yield word

@@ -271,6 +271,17 @@ def test_steps_share_the_limits_of_a_model(registry: Registry, chat_server: Chat
     assert chat_server.most_in_flight == 3
 
 
+def test_equal_requests_of_two_steps_are_sent_once(registry: Registry, chat_server: ChatServer) -> None:
+    """Each step has a client of its own; the limits, which they share, let equal requests wait for each other."""
+    words(*[f"w{number}" for number in range(12)])
+    chat_server.latency, chat_server.answer = 0.05, lambda prompt, seen: "7"
+    steps = "one: {op: ask_once, in: words}, two: {op: ask_number, in: words}"
+    result = run_text(pipeline(steps, chat_server.model(limits={"concurrency": 24})), registry, cluster=InProcess())
+    assert result.state == "succeeded"
+    assert len(chat_server.requests) == 12
+    assert ask(registry, "select sum(calls), sum(calls_reused) from step_runs") == [(12, 12)]
+
+
 def test_a_step_that_fails_leaves_the_requests_of_others_alone(registry: Registry, chat_server: ChatServer) -> None:
     words(*[f"w{number}" for number in range(12)])
     chat_server.latency = 0.05
