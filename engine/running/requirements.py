@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
@@ -22,8 +21,6 @@ from registry import Registry
 
 if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
-
-T = TypeVar("T")
 
 _KNOWN_SECONDS = 0.3
 """What is known already is found within this time, so a step waits for it."""
@@ -54,6 +51,7 @@ class Needs:
         self._registry = registry
         self._checked: dict[str, str] = {}
         self._checking: tuple[str, Future[Checked]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def are_met(self, step: Step) -> bool:
         """Whether a step may begin; False while servers are being asked.
@@ -64,33 +62,42 @@ class Needs:
         if not step.operator.capabilities(step.params):
             return True
         if self._checking is None and step.name not in self._checked:
-            self._checking = step.name, in_thread(partial(check_needs, step, self._registry, dict(self.spent)))
+            check = check_needs(step, self._registry, dict(self.spent))
+            self._checking = step.name, asyncio.run_coroutine_threadsafe(check, self._started())
             wait([self._checking[1]], _KNOWN_SECONDS)
         if self._checking is not None and self._checking[1].done():
-            name, (spent, self._checked[name]) = self._checking[0], self._checking[1].result()
-            self._checking = None
+            (name, done), self._checking = self._checking, None
+            spent, self._checked[name] = done.result()
             for model, more in spent.items():
                 self.spent[model] = self.spent.get(model, Spent()) + more
         if problem := self._checked.get(step.name):
             raise StepError(problem)
         return step.name in self._checked
 
+    def close(self) -> None:
+        """Stop asking."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
-def in_thread(work: Callable[[], T]) -> Future[T]:
-    """Do something in a thread. It does not keep the process alive, because a server may not answer for minutes."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="needs", daemon=True).start()
-    return future
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="needs", daemon=True)
+            self._thread.start()
+        return self._loop
 
 
-def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> Checked:
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> Checked:
     """Check the servers of a step's models against what its operator needs.
 
     Args:
@@ -109,7 +116,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         gate = Governor.on_this_machine(spec, before)
         try:
             # Servers are upgraded, so what was missing is checked again.
-            found = ask_server(spec, registry, needed, gate=gate, recheck=True)
+            found = await _ask(spec, registry, needed, gate, recheck=True)
         except EngineError as error:
             return Checked(spent, str(error))
         finally:
@@ -146,12 +153,24 @@ def ask_server(
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
     """
+    return asyncio.run(_ask(spec, registry, wanted, gate, recheck_all=recheck_all, recheck=recheck))
+
+
+async def _ask(
+    spec: ModelSpec,
+    registry: Registry,
+    wanted: Sequence[Capability],
+    gate: Gate | None,
+    *,
+    recheck_all: bool = False,
+    recheck: bool = False,
+) -> Probed:
     from engine.llm.providers.probe import probe  # imports aiohttp, which finished work does without
 
     journal = Journal(registry.journal)
     try:
         limits = gate or Governor.on_this_machine(spec)
-        return asyncio.run(probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck))
+        return await probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck)
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

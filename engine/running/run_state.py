@@ -80,6 +80,11 @@ class RunState:
 
         return Needs(self.registry)
 
+    def stop_asking(self) -> None:
+        """Stop what `needs` has begun."""
+        if "needs" in self.__dict__:
+            self.needs.close()
+
     def finish(self, result: StepResult) -> None:
         """Add what a step did, and report it."""
         self.results[result.record.step] = result

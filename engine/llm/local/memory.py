@@ -17,9 +17,9 @@ ADVICE = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception's class says that there is no memory left."""
-    if (torch := sys.modules.get("torch")) is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, MemoryError)
+    # Another thread may be importing torch just now.
+    of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return isinstance(error, (MemoryError, of_torch))
 
 
 def is_full(error: BaseException) -> bool:
@@ -30,5 +30,6 @@ def is_full(error: BaseException) -> bool:
 def release() -> None:
     """Give back what is not used. Not in the handler of an error: it references the tensors that fill the memory."""
     gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_available():
+        cuda.empty_cache()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,20 @@ def test_steps_are_asked_for_one_after_another_and_what_one_finds_out_the_next_o
 def test_what_a_failed_check_has_cost_is_told(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     Path("p.yaml").write_text(pipeline(chat_server.model(), STEPS))
-    checked = check_needs(check(Path("p.yaml")).steps["sure"], registry, {})
+    checked = asyncio.run(check_needs(check(Path("p.yaml")).steps["sure"], registry, {}))
     assert "does not support `logprobs`" in checked.problem
     assert checked.spent == {"teacher": Spent(calls=1)}
+
+
+def test_a_run_that_ends_asks_no_further(registry: Registry, chat_server: ChatServer) -> None:
+    words("boom")
+    chat_server.latency = 60
+    began = time.monotonic()
+    result = run_text(
+        pipeline(chat_server.model(), "sure: {op: sure, in: words}, bad: {op: broken, in: words}"),
+        registry,
+        cluster=InProcess(),
+    )
+    assert outcomes(result) == {"sure": "stopped", "bad": "failed"}
+    assert time.monotonic() - began < 30
+    assert not [thread for thread in threading.enumerate() if thread.name == "needs"]
