@@ -77,19 +77,20 @@ class InProcess:
 
     def halt(self, step: str) -> None:
         """Send no more requests."""
-        self._call(self._on_host("stop", step))
+        self._call(self._stop(step))
 
     def close(self, step: str) -> None:
         """End the worker."""
-        self._call(self._on_host("end", step))
+        assert self._host
+        self._call(self._host.end(step))
 
     def _call(self, work: Any) -> Any:
         assert self._loop
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _on_host(self, method: str, step: str) -> None:
+    async def _stop(self, step: str) -> None:
         assert self._host
-        getattr(self._host, method)(step)
+        self._host.stop(step)
 
     async def _open(self, job: Job) -> None:
         if self._host is None:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 _EVERY_SECONDS = 0.5
 
+_CRASHED_SECONDS = 3600.0
+"""A file that has not been written for this long is of no use: a worker that is alive writes it again."""
+
 
 class Beat(NamedTuple):
     """Rows done since the worker started, or `done` of `total` of the operator's own units."""
@@ -56,7 +59,7 @@ class Heartbeat:
         self._last = time.monotonic()
         with contextlib.suppress(OSError):  # only for display
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._file.with_suffix(".tmp")
+            temporary = self._file.with_suffix(".heartbeat.tmp")
             temporary.write_text(json.dumps(beat))
             temporary.replace(self._file)
 
@@ -73,6 +76,9 @@ def read_heartbeats(folder: Path, owner: str) -> Beat:
 
 
 def forget_heartbeats(folder: Path, owner: str) -> None:
-    """Remove the files of a step that has ended."""
-    for file in folder.glob(f"{owner}.*.heartbeat"):
-        file.unlink(missing_ok=True)
+    """Remove the files of a step that has ended, and those that crashed runs have left."""
+    crashed = time.time() - _CRASHED_SECONDS
+    for file in (*folder.glob("*.heartbeat"), *folder.glob("*.heartbeat.tmp")):
+        with contextlib.suppress(FileNotFoundError):  # its worker has just renamed it
+            if file.name.startswith(f"{owner}.") or file.stat().st_mtime < crashed:
+                file.unlink()

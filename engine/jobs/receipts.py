@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from registry.storage.objects import ObjectStore
 
 COMMITTED = "committed.json"
 """The file that names the steps committed from a folder's receipts, and these receipts."""
+
+
+Stamp = tuple[int, int]
+"""Which file it is, and when it was written."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ class Receipts:
         except (FileNotFoundError, CorruptError, ValidationError):
             return None
         return receipt if all(self.store.has(each.sha256, each.bytes) for each in receipt.objects()) else None
+
+    def stamp(self, digest: str) -> Stamp | None:
+        """Tells a receipt's file from another one that takes its place; None if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self._file(digest).stat()
+            return found.st_ino, found.st_mtime_ns
+        return None
 
     def forget(self, digest: str) -> None:
         """Let a partition run again."""

@@ -38,16 +38,16 @@ class Encoder:
         """The texts' vectors, one per row, of length 1: `vectors @ vectors.T` contains their cosine similarities.
 
         The same call returns the same bits on the same kind of machine with the same number of threads. The other texts
-        of a batch can change the last digits of a vector (by about 1e-7), nothing else. Repeated texts are encoded once.
-        Texts beyond the encoder's maximum length (`all-minilm-l6-v2`: 256 tokens) are truncated. One call for many texts
-        is several times as fast as a call for each.
+        of a batch, and the division of a batch that does not fit into the memory, can change the last digits of a vector
+        (by about 1e-7), nothing else. Repeated texts are encoded once. Texts beyond the encoder's maximum length
+        (`all-minilm-l6-v2`: 256 tokens) are truncated. One call for many texts is several times as fast as a call for each.
 
         Args:
             texts: any number of texts; for none, the result has no rows and the usual number of columns.
 
         Raises:
             TypeError: `texts` is a single text, or contains something that is not a text.
-            EndpointError: the model cannot be loaded, or `batch_size` texts do not fit into the GPU's memory.
+            EndpointError: the model cannot be loaded, or not even one text fits into the memory.
         """
         import numpy as np
 

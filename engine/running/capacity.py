@@ -1,8 +1,8 @@
-"""What the nodes of a cluster have, and what a step's workers get of it."""
+"""What the nodes of a cluster have, what a step's workers get of it, and whether it fits beside what runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from engine.errors import StepError
@@ -10,20 +10,40 @@ from engine.running.executor import WorkerRequest
 from engine.spec.pipeline_spec import Resources
 from registry.counted import counted
 
+_GIB = 1 << 30
+_SHOWN = 4
+
 
 class Amount(NamedTuple):
-    """CPUs and GPUs."""
+    """CPUs, GPUs, and bytes of memory."""
 
     cpus: float = 0.0
     gpus: float = 0.0
+    memory: float = 0.0
 
-    def plus(self, other: Amount, times: float = 1) -> Amount:
-        """The sum with `times` another one."""
-        return Amount(self.cpus + times * other.cpus, self.gpus + times * other.gpus)
+    @classmethod
+    def of(cls, resources: Resources) -> Amount:
+        """What one worker with these resources takes."""
+        return cls(resources.num_cpus or 0.0, resources.num_gpus or 0.0, resources.memory or 0.0)
+
+    def without(self, other: Amount) -> Amount:
+        """What is left of it."""
+        return Amount(*(mine - taken for mine, taken in zip(self, other, strict=True)))
 
     def holds(self, other: Amount) -> bool:
         """Whether another one fits into it."""
-        return other.cpus <= self.cpus + 1e-9 and other.gpus <= self.gpus + 1e-9
+        return all(asked <= mine + 1e-9 for mine, asked in zip(self, other, strict=True))
+
+    def times(self, other: Amount) -> int:
+        """How often another one, of one CPU at least, fits into it."""
+        asked = other._replace(cpus=max(other.cpus, 1.0))
+        return int(min((mine + 1e-9) // each for mine, each in zip(self, asked, strict=True) if each))
+
+    def __str__(self) -> str:
+        parts = [counted(self.cpus, "CPU")]
+        parts += [counted(self.gpus, "GPU")] if self.gpus else []
+        parts += [f"{self.memory / _GIB:.3g} GiB of memory"] if self.memory else []
+        return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
 
 
 class Capacity(NamedTuple):
@@ -34,12 +54,26 @@ class Capacity(NamedTuple):
     @classmethod
     def of(cls, nodes: Sequence[Mapping[str, float]]) -> Capacity:
         """From each node's resources, as Ray lists them."""
-        return cls(tuple(Amount(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes))
+        return cls(tuple(Amount(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in nodes))
 
-    @property
-    def total(self) -> Amount:
-        """Of all nodes."""
-        return Amount(sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes))
+    def has_room(self, asked: Sequence[Amount], *, beside: Iterable[Amount]) -> bool:
+        """Whether each of the amounts fits on a node, beside those that are taken.
+
+        Only Ray knows on which node each of them is. As Ray does, this lays each on the emptiest node that can hold it, and
+        what needs no GPU on one without GPUs, if there is one.
+        """
+        left = [*self.nodes]
+
+        def lay(amount: Amount) -> bool:
+            fitting = [place for place, node in enumerate(left) if node.holds(amount)]
+            if fitting:
+                place = max(fitting, key=lambda place: _worth(left[place], amount))
+                left[place] = left[place].without(amount)
+            return bool(fitting)
+
+        for amount in sorted(beside, reverse=True):
+            lay(amount)
+        return all(lay(amount) for amount in asked)
 
     def resources_for(self, request: WorkerRequest) -> Resources:
         """The resources of a step's workers and their number, with defaults for what the pipeline leaves open.
@@ -56,24 +90,36 @@ class Capacity(NamedTuple):
         cpus, gpus = asked.num_cpus, asked.num_gpus
         local = request.kind == "local"
         if gpus is None:
-            gpus = 1.0 if local and self.total.gpus >= 1 else 0.0
+            gpus = 1.0 if local and any(node.gpus >= 1 for node in self.nodes) else 0.0
         if cpus is None and request.kind == "server":
             cpus = 0.0
         elif cpus is None:
             cpus = max(1.0, largest // devices) if local and not gpus else 1.0
-        each = Amount(cpus, gpus)
-        if cpus > largest or gpus > max((node.gpus for node in self.nodes), default=0.0):
+        each = Amount(cpus, gpus, asked.memory or 0.0)
+        if not any(node.holds(each) for node in self.nodes):
             raise StepError(
-                f"its `resources` ask for {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} per worker, but no node of the "
-                f"cluster has that many (the largest has {counted(largest, 'CPU')})"
+                f"its `resources` ask for {each} per worker, but no node of the cluster has that much "
+                f"({self._in_words}); reduce `resources`"
             )
-        if devices > 1 and not self.total.holds(Amount().plus(each, devices)):
+        if devices > 1 and not self.has_room([each] * devices, beside=()):
             raise StepError(
-                f"{devices} devices with {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} each are more than the cluster "
-                "has; reduce `resources`"
+                f"{devices} devices with {each} each do not fit on the nodes of the cluster ({self._in_words}); "
+                "reduce `resources`"
             )
         workers = asked.workers
         if workers is None:
-            workers = int(max(1, self.total.cpus // max(cpus, 1))) if request.kind in ("local", "compute") else 1
-            workers = min(workers, int(self.total.gpus // gpus)) if gpus else workers
+            most = sum(node.times(each) for node in self.nodes)
+            workers = most if request.kind in ("local", "compute") else 1
         return Resources(num_cpus=cpus, num_gpus=gpus, memory=asked.memory, workers=max(1, workers))
+
+    @property
+    def _in_words(self) -> str:
+        """The nodes for a message; those that are alike once, the largest first."""
+        kinds = [*dict.fromkeys(map(str, sorted(self.nodes, reverse=True)))]
+        more = f"; {len(kinds) - _SHOWN} other kinds" if len(kinds) > _SHOWN else ""
+        return f"its nodes have {'; '.join(kinds[:_SHOWN])}{more}"
+
+
+def _worth(node: Amount, amount: Amount) -> tuple[float, ...]:
+    """How good a place a node is for an amount; the largest is the best."""
+    return (0.0 if amount.gpus or not node.gpus else -1.0, node.gpus if amount.gpus else 0.0, node.cpus, node.memory)

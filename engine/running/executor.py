@@ -27,7 +27,7 @@ class WorkerRequest(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a partition of a step. A Failure without a digest concerns the whole step."""
+    """What became of a partition of a step. Each that was submitted has one, whatever happened to its worker."""
 
     step: str
     result: Receipt | Failure

@@ -16,6 +16,12 @@ from engine.spec.pipeline_spec import Resources
 from registry import Registry
 from registry.records.described import description_of
 
+MOST_CONCURRENT = 1000
+"""Partitions that a process can have in progress, over all steps."""
+
+_ROWS_PER_REQUEST = 8
+_LEAST_IN_FLIGHT = 8
+
 
 def request_of(step: Step) -> WorkerRequest:
     """The workers that a step asks for."""
@@ -112,3 +118,17 @@ def job_of(
         row_groups=dict(plan.row_groups),
         modules=pipeline.modules,
     )
+
+
+def in_flight(job: Job, request: WorkerRequest, workers: int) -> int:
+    """The number of a step's partitions in progress per worker.
+
+    Enough rows to fill the busiest model's requests in flight several times over, so that slow rows and the writing of
+    finished partitions do not leave it idle. Without a model, one partition is computed while another is written; more would
+    only fill the memory.
+    """
+    if request.kind in ("compute", "whole"):
+        return 2
+    busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
+    rows = 16 if request.kind == "local" else 64
+    return min(MOST_CONCURRENT // 2, max(_LEAST_IN_FLIGHT, -(-_ROWS_PER_REQUEST * busiest // (workers * rows))))

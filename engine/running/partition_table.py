@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.jobs.messages import Partition, Receipt
-from engine.jobs.receipts import Receipts
+from engine.jobs.messages import WHOLE, Partition, Receipt
+from engine.jobs.receipts import Receipts, Stamp
 from engine.running.claims import Claims
 
 _LOOKED_AT = 64
@@ -32,6 +32,8 @@ class PartitionTable:
         rerun: run all of it, whatever has receipts.
         retry_rejects: run again what has rejects.
 
+    Receipts that are to be made again are removed when their partition is claimed, because another run may use them until then.
+
     Attributes:
         waits_for_run: whether another run has been found to make some of them.
     """
@@ -47,7 +49,7 @@ class PartitionTable:
         self._pending: deque[Partition] = deque()
         self._next = (0, 0)
         self.running: set[str] = set()
-        self._elsewhere: set[str] = set()
+        self._outdated: dict[str, Stamp | None] = {}
         self.waits_for_run = False
         self.found: list[Receipt] = []
         self.fresh: list[Receipt] = []
@@ -65,11 +67,12 @@ class PartitionTable:
             if same[0].receipt:
                 self._fill(slot, same[0].receipt)
             return
-        if self._rerun:
-            self._disk.forget(part.digest)
-        elif receipt := self._read(part.digest):
+        stamp = self._disk.stamp(part.digest)
+        receipt = None if self._rerun else self._disk.read(part.digest)
+        if receipt is not None and not (receipt.rejects and self._retry_rejects):
             self._finish(receipt, self.found)
             return
+        self._outdated[part.digest] = stamp
         self._pending.append(part)
 
     def take(self) -> Partition | None:
@@ -77,15 +80,19 @@ class PartitionTable:
         for _ in range(min(len(self._pending), _LOOKED_AT)):
             part = self._pending.popleft()
             if not self._claims.take(self._base_key, part.digest):
-                self._elsewhere.add(part.digest)
                 self.waits_for_run |= not self._claims.is_own(self._base_key, part.digest)
                 self._pending.append(part)
                 continue
+            first = part.digest in self._outdated
+            outdated = self._outdated.pop(part.digest, None)
             # Another run may have finished it since it was added.
-            if (not self._rerun or part.digest in self._elsewhere) and (receipt := self._disk.read(part.digest)):
+            if self._disk.stamp(part.digest) != outdated and (receipt := self._disk.read(part.digest)):
                 self._claims.release(self._base_key, part.digest)
                 self._finish(receipt, self.found)
                 continue
+            self._disk.forget(part.digest)
+            if first and self._rerun and part.digest == WHOLE:
+                self._disk.forget_checkpoints()
             self.running.add(part.digest)
             return part
         return None
@@ -142,20 +149,19 @@ class PartitionTable:
         return (slot.receipt for slots in self._slots for slot in slots if slot.receipt)
 
     def forget_rejected(self) -> None:
-        """Let partitions with rejected rows run again in the next run."""
+        """Let partitions with rejected rows run again in the next run, except those that another run is making again."""
         for receipt in self.receipts():
-            if receipt.rejects:
+            if receipt.rejects and self._claims.take(self._base_key, receipt.digest):
                 self._disk.forget(receipt.digest)
+                self._claims.release(self._base_key, receipt.digest)
 
-    def _read(self, digest: str) -> Receipt | None:
-        receipt = self._disk.read(digest)
-        if receipt and receipt.rejects and self._retry_rejects:
-            self._disk.forget(digest)
-            return None
-        return receipt
+    def forget_checkpoints(self) -> None:
+        """Delete the operator's checkpoints, unless another run is at work with them."""
+        if self._claims.take(self._base_key, WHOLE):
+            self._disk.forget_checkpoints()
+            self._claims.release(self._base_key, WHOLE)
 
     def _finish(self, receipt: Receipt, kind: list[Receipt]) -> None:
-        self._elsewhere.discard(receipt.digest)
         kind.append(receipt)
         for slot in self._places[receipt.digest]:
             self._fill(slot, receipt)

@@ -9,19 +9,21 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.running.capacity import Amount, Capacity
 from engine.running.executor import Result, WorkerRequest
+from engine.running.jobs import MOST_CONCURRENT, in_flight
 from engine.running.ray_actors import RayHost, kill, start_service
 from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
 MOST_DEATHS = 3
-"""When a process dies, its partitions start again. After this many deaths, a partition counts as the cause."""
+"""When a process dies, its partitions start again. After this many deaths, a partition counts as the cause. Before the last one
+it runs alone, so that nothing counts as the cause of what another partition did."""
 
 _MOST_FAILED_STARTS = 3
 """If this many processes in a row die before they are ready, the next one would, too."""
@@ -29,14 +31,8 @@ _MOST_FAILED_STARTS = 3
 _START_SECONDS = 15.0
 """A process that takes longer to start probably waits for resources."""
 
-_MOST_CONCURRENT = 1000
-"""Partitions that a process can have in progress, over all steps."""
-
 _LOOK_SECONDS = 2.0
 """How often to look which nodes there are."""
-
-_ROWS_PER_REQUEST = 8
-_LEAST_IN_FLIGHT = 8
 
 Shape = tuple[str, Resources]
 """What processes that steps can share have in common: the kind of work (or the step that has it alone), and the resources."""
@@ -73,7 +69,7 @@ class _Step:
     shape: Shape
     workers: int
     in_flight: int
-    reserved: Amount
+    devices: tuple[Amount, ...]
     waiting: deque[Partition] = field(default_factory=deque)
     halted: bool = False
 
@@ -113,7 +109,7 @@ class Pool:
         shape = _shape(request, resources)
         if any(process.shape == shape for process in self._processes):
             return resources
-        return resources if self._make_room(_needed(request, resources), needed=True) else None
+        return resources if self._make_room([Amount.of(resources)] * request.devices, needed=True) else None
 
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
         """See Executor."""
@@ -128,8 +124,8 @@ class Pool:
             text,
             _shape(request, resources),
             workers,
-            _in_flight(job, request, workers),
-            _needed(request, resources) if several else Amount(),
+            in_flight(job, request, workers),
+            (Amount.of(resources),) * request.devices if several else (),
         )
 
     def room(self, step: str) -> int:
@@ -164,6 +160,9 @@ class Pool:
                 self._take(processes[done[0]], done[0])
         except RayError as error:
             self.end()
+            for name, part in (each for process in self._processes for each in process.running.values()):
+                if name in self._steps:
+                    self._steps[name].waiting.append(part)
             self._processes.clear()
             for name in self._steps:
                 self._give_up(name, f"a worker was lost and could not be replaced: {_last_line(error)}")
@@ -205,26 +204,44 @@ class Pool:
             while step.waiting:
                 own = [process for process in self._processes if process.shape == step.shape][: step.workers]
                 most = min(step.in_flight, self._share(name, step, own))
-                ready = [process for process in own if name in process.opened and process.load(name) < most]
+                part = step.waiting[0]
+                ready = [process for process in own if process.load(name) < most and self._can_run(process, name, part)]
                 if ready:
                     process = min(ready, key=lambda process: len(process.running))
-                    part = step.waiting.popleft()
+                    step.waiting.popleft()
                     process.running[process.actor.run.remote(name, part.model_dump_json())] = (name, part)
                     continue
                 self._prepare(name, step, own)
                 break
+
+    def _can_run(self, process: _Process, name: str, part: Partition) -> bool:
+        """Whether a process can take a partition now. One that may have ended its process twice runs alone."""
+        if name not in process.opened:
+            return False
+        if not self._deaths:
+            return True
+        if self._is_suspect(name, part):
+            return not process.running
+        steps = [
+            (other, step.waiting[0]) for other, step in self._steps.items() if step.waiting and step.shape == process.shape
+        ]
+        # A suspect that waits comes next, or it might wait for ever.
+        return not any(self._is_suspect(*each) for each in (*process.running.values(), *steps))
+
+    def _is_suspect(self, name: str, part: Partition) -> bool:
+        return self._deaths[name, part.digest] >= MOST_DEATHS - 1
 
     def _prepare(self, name: str, step: _Step, own: list[_Process]) -> None:
         """Open a step in the processes that it can use, and start more of them as far as resources allow."""
         for process in own:
             if process.starting is None and name not in process.opened and name not in process.opening.values():
                 process.opening[process.actor.open.remote(step.job)] = name
-        amount = Amount(step.shape[1].num_cpus or 0.0, step.shape[1].num_gpus or 0.0)
+        amount = Amount.of(step.shape[1])
         at_work = len(step.waiting) + sum(process.load(name) for process in own)
         # To start a process takes longer than a few partitions that are only computed.
         wanted = -(-at_work // step.in_flight) if step.shape[0] == "compute" else at_work
         for number in range(len(own), min(step.workers, wanted)):
-            if not self._make_room(amount, needed=number == 0):
+            if not self._make_room([amount], needed=number == 0):
                 return
             self._start(step.shape, amount)
 
@@ -232,15 +249,14 @@ class Pool:
         """An equal share of a step's partitions, so that the first process to start does not take them all."""
         return -(-(len(step.waiting) + sum(process.load(name) for process in own)) // max(1, len(own)))
 
-    def _make_room(self, amount: Amount, *, needed: bool) -> bool:
-        """Whether there is room for another process; if it is `needed`, idle ones make room for it."""
-        while not self._free().holds(amount):
+    def _make_room(self, amounts: Sequence[Amount], *, needed: bool) -> bool:
+        """Whether there is room for another process, or for devices; if it is `needed`, idle ones make room for it."""
+        while not self._capacity().has_room(amounts, beside=self._taken):
             if not needed:
                 return False
             if not self._end_an_idle_process():
                 # If nothing of ours is in the way, others use the cluster, and Ray lets us wait for them.
-                reserved = any(step.reserved != Amount() for step in self._steps.values())
-                return not reserved and not any(process.amount != Amount() for process in self._processes)
+                return not self._taken
         return True
 
     def _start(self, shape: Shape, amount: Amount) -> _Process:
@@ -253,7 +269,7 @@ class Pool:
             memory=resources.memory,
             max_restarts=0,
             max_task_retries=0,
-            max_concurrency=_MOST_CONCURRENT,
+            max_concurrency=MOST_CONCURRENT,
             scheduling_strategy="SPREAD",
         )
         name = f"worker {next(self._numbers)}"
@@ -281,7 +297,8 @@ class Pool:
         elif done in process.opening:
             process.opened.add(process.opening.pop(done))
         else:
-            step, _ = process.running.pop(done)
+            step, part = process.running.pop(done)
+            self._deaths.pop((step, part.digest), None)
             failed, text = result
             self._results.append(Result(step, (Failure if failed else Receipt).model_validate_json(text)))
 
@@ -314,10 +331,11 @@ class Pool:
                 step.waiting.appendleft(part)
 
     def _give_up(self, name: str, message: str) -> None:
-        """No process can run a step's partitions."""
-        if name in self._steps:
-            self._steps[name].waiting.clear()
-            self._results.append(Result(name, Failure(digest="", message=message)))
+        """No process can run the partitions of a step that wait. Those that others of its processes run go on."""
+        waiting = self._steps[name].waiting if name in self._steps else deque[Partition]()
+        for number, part in enumerate(waiting):
+            self._results.append(Result(name, Failure(digest=part.digest, message=message, stopped=number > 0)))
+        waiting.clear()
 
     def _end(self, process: _Process) -> None:
         self._processes.remove(process)
@@ -348,12 +366,11 @@ class Pool:
             self._looked_at, self._known = now, self._nodes()
         return self._known
 
-    def _free(self) -> Amount:
-        """What this run does not use."""
-        free = self._capacity().total
-        for used in (*(process.amount for process in self._processes), *(step.reserved for step in self._steps.values())):
-            free = free.plus(used, -1)
-        return free
+    @property
+    def _taken(self) -> list[Amount]:
+        """What this run uses: its processes, and the devices of its trainings."""
+        processes = [process.amount for process in self._processes if process.amount != Amount()]
+        return processes + [device for step in self._steps.values() for device in step.devices if device != Amount()]
 
 
 def _shape(request: WorkerRequest, resources: Resources) -> Shape:
@@ -361,25 +378,6 @@ def _shape(request: WorkerRequest, resources: Resources) -> Shape:
     if request.devices > 1:  # the resources go to the devices; the worker only waits for them
         resources = Resources(num_cpus=0, num_gpus=0)
     return own, resources.model_copy(update={"workers": None})
-
-
-def _needed(request: WorkerRequest, resources: Resources) -> Amount:
-    """What the first worker of a step needs, with its devices."""
-    return Amount().plus(Amount(resources.num_cpus or 0.0, resources.num_gpus or 0.0), request.devices)
-
-
-def _in_flight(job: Job, request: WorkerRequest, workers: int) -> int:
-    """The number of a step's partitions in progress per worker.
-
-    Enough rows to fill the busiest model's requests in flight several times over, so that slow rows and the writing of
-    finished partitions do not leave it idle. Without a model, one partition is computed while another is written; more would
-    only fill the memory.
-    """
-    if request.kind in ("compute", "whole"):
-        return 2
-    busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
-    rows = 16 if request.kind == "local" else 64
-    return min(_MOST_CONCURRENT // 2, max(_LEAST_IN_FLIGHT, -(-_ROWS_PER_REQUEST * busiest // (workers * rows))))
 
 
 def _last_line(error: Exception) -> str:

@@ -48,7 +48,7 @@ class RayHost:
 
     async def end(self, step: str) -> None:
         """See Host.end."""
-        self._host.end(step)
+        await self._host.end(step)
 
 
 class RayService:

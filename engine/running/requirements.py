@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from engine.errors import EngineError, StepError
 from engine.llm.journal.answers import Journal
@@ -20,17 +22,88 @@ from registry import Registry
 if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
 
+_KNOWN_SECONDS = 0.3
+"""What is known already is found within this time, so a step waits for it."""
 
-def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> dict[str, Spent]:
-    """Check the servers of a step's models against what its operator needs; returns what that cost, by model.
+
+class Checked(NamedTuple):
+    """What a check of a step's servers has cost, by model, and why the step cannot run, if so."""
+
+    spent: dict[str, Spent]
+    problem: str = ""
+
+
+class Needs:
+    """Checks what the operators of steps need of their models' servers, in a thread, so that other steps go on meanwhile.
+
+    Steps are checked one after another: they may have the same budget, and what one finds out, the next one knows. Use from
+    one thread.
+
+    Args:
+        registry: has the journal, which keeps the answers.
+
+    Attributes:
+        spent: what the checks have cost, by model.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.spent: dict[str, Spent] = {}
+        self._registry = registry
+        self._checked: dict[str, str] = {}
+        self._checking: tuple[str, Future[Checked]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def are_met(self, step: Step) -> bool:
+        """Whether a step may begin; False while servers are being asked.
+
+        Raises:
+            StepError: a server lacks a capability, or does not answer.
+        """
+        if not step.operator.capabilities(step.params):
+            return True
+        if self._checking is None and step.name not in self._checked:
+            check = check_needs(step, self._registry, dict(self.spent))
+            self._checking = step.name, asyncio.run_coroutine_threadsafe(check, self._started())
+            wait([self._checking[1]], _KNOWN_SECONDS)
+        if self._checking is not None and self._checking[1].done():
+            (name, done), self._checking = self._checking, None
+            spent, self._checked[name] = done.result()
+            for model, more in spent.items():
+                self.spent[model] = self.spent.get(model, Spent()) + more
+        if problem := self._checked.get(step.name):
+            raise StepError(problem)
+        return step.name in self._checked
+
+    def close(self) -> None:
+        """Stop asking."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="needs", daemon=True)
+            self._thread.start()
+        return self._loop
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> Checked:
+    """Check the servers of a step's models against what its operator needs.
 
     Args:
         step: has the models and the operator.
         registry: has the journal, which keeps the answers.
         spent_before: what the run has already spent, by model.
-
-    Raises:
-        StepError: a server lacks a capability, or does not answer.
     """
     wanted = step.operator.capabilities(step.params)
     spent: dict[str, Spent] = {}
@@ -43,17 +116,19 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         gate = Governor.on_this_machine(spec, before)
         try:
             # Servers are upgraded, so what was missing is checked again.
-            found = ask_server(spec, registry, needed, gate=gate, recheck=True)
+            found = await _ask(spec, registry, needed, gate, recheck=True)
         except EngineError as error:
-            raise StepError(str(error)) from error
-        spent[name] = spent.get(name, Spent()) + gate.spent
+            return Checked(spent, str(error))
+        finally:
+            spent[name] = spent.get(name, Spent()) + gate.spent
         if missing := found.capabilities.missing(needed):
             listed = " and ".join(f"`{each}` ({MEANING[each]})" for each in missing)
-            raise StepError(
+            return Checked(
+                spent,
                 f"{spec.model} at {spec.endpoint} does not support {listed}, which {step.operator.name} needs from its {role}; "
-                "use another model or server (`engine probe` shows what the servers of a pipeline support)"
+                "use another model or server (`engine probe` shows what the servers of a pipeline support)",
             )
-    return spent
+    return Checked(spent)
 
 
 def ask_server(
@@ -78,12 +153,24 @@ def ask_server(
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
     """
+    return asyncio.run(_ask(spec, registry, wanted, gate, recheck_all=recheck_all, recheck=recheck))
+
+
+async def _ask(
+    spec: ModelSpec,
+    registry: Registry,
+    wanted: Sequence[Capability],
+    gate: Gate | None,
+    *,
+    recheck_all: bool = False,
+    recheck: bool = False,
+) -> Probed:
     from engine.llm.providers.probe import probe  # imports aiohttp, which finished work does without
 
     journal = Journal(registry.journal)
     try:
         limits = gate or Governor.on_this_machine(spec)
-        return asyncio.run(probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck))
+        return await probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck)
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

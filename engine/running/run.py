@@ -74,6 +74,7 @@ def run(
         with ExitStack() as ends:
             ends.callback(claims.close)
             ends.callback(state.executor.stop)
+            ends.callback(state.stop_asking)
             for each in source_plans:
                 manifest = each.manifest
                 if each.draft is not None:

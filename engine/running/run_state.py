@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from engine.llm.limits.accounting import Spent
 from engine.pipeline.graph import Pipeline
 from engine.planning.inputs import Available, version_of
 from engine.planning.plan import KnownVersions
@@ -13,6 +14,9 @@ from engine.running.claims import Claims
 from engine.running.executor import Executor
 from engine.running.result import Observer, StepResult
 from registry import Draft, Hit, Manifest, Registry, StepRun
+
+if TYPE_CHECKING:
+    from engine.running.requirements import Needs
 
 
 class FailedStepError(Exception):
@@ -30,7 +34,6 @@ class RunState:
     Args:
         claims: on partitions.
         shared: the models whose limits several processes may use; see engine/running/jobs.py.
-        spent: what this process itself has spent to find out what servers can do, by model.
         known: versions from before the run.
         hits: those that are not recorded yet.
     """
@@ -46,7 +49,6 @@ class RunState:
     available: Available = field(default_factory=dict)
     refs: dict[str, int] = field(default_factory=dict)
     results: dict[str, StepResult] = field(default_factory=dict)
-    spent: dict[str, Spent] = field(default_factory=dict)
     known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
 
@@ -71,10 +73,17 @@ class RunState:
         self.record_hits()
         return self.registry.catalog.commit(drafts, self.run_id, record)
 
-    def spend(self, spent: Mapping[str, Spent]) -> None:
-        """Add what this process has spent on models."""
-        for model, more in spent.items():
-            self.spent[model] = self.spent.get(model, Spent()) + more
+    @cached_property
+    def needs(self) -> Needs:
+        """Checks what servers can do."""
+        from engine.running.requirements import Needs  # finished work does without it
+
+        return Needs(self.registry)
+
+    def stop_asking(self) -> None:
+        """Stop what `needs` has begun."""
+        if "needs" in self.__dict__:
+            self.needs.close()
 
     def finish(self, result: StepResult) -> None:
         """Add what a step did, and report it."""

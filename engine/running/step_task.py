@@ -63,7 +63,6 @@ class StepTask:
         self._request = request_of(self.step)
         self._placed = False
         self._halted = False
-        self._has_what_it_needs = False
 
     # -- waiting --------------------------------------------------------------------------------------------------------
 
@@ -113,8 +112,6 @@ class StepTask:
         self._disk = Receipts.of(run.registry, plan.base_key)
         self._rows = FinishedRows(run.registry.store, self.step.operator)
         self._usage = Usage()
-        if self.force:
-            self._disk.forget_checkpoints()
         links = self._streamed
         self._table = PartitionTable(
             self._disk, run.claims, max(1, len(links)), rerun=self.force, retry_rejects=run.retry_rejects
@@ -206,13 +203,10 @@ class StepTask:
         return given
 
     def _place(self) -> bool:
-        """Get workers; False while others use what they need. Raises StepError."""
+        """Get workers; False while others use what they need, or servers are asked what they can do. Raises StepError."""
         run, executor = self.run, self.run.executor
-        if not self._has_what_it_needs:
-            from engine.running.requirements import check_needs
-
-            run.spend(check_needs(self.step, run.registry, run.spent))
-            self._has_what_it_needs = True
+        if not run.needs.are_met(self.step):
+            return False
         executor.start(shared_limits=bool(run.shared))
         resources = executor.place(self._request)
         if resources is None:
@@ -225,7 +219,7 @@ class StepTask:
             run.registry,
             run.run_id,
             resources,
-            run.spent,
+            run.needs.spent,
             run.shared,
             retry_rejects=run.retry_rejects,
         )
@@ -245,11 +239,8 @@ class StepTask:
             return
         if result.stopped and not self.stopping:
             self._table.returned(result.digest)
-        elif result.digest:
-            self._table.ended(result.digest)
         else:
-            for digest in [*self._table.running]:
-                self._table.ended(digest)
+            self._table.ended(result.digest)
         if not result.stopped:
             raise FailedStepError(self.name, result.message, result.traceback)
 
@@ -301,7 +292,7 @@ class StepTask:
         record = self._record("resumed" if self._table.found else "ran", sum(draft.rows for draft in made))
         self._disk.mark_committed(plan.key, (receipt.digest for receipt in self._table.receipts()))
         manifests = run.commit(made, record)
-        self._disk.forget_checkpoints()
+        self._table.forget_checkpoints()
         self._end(record, tuple(manifests), self._reject_objects)
 
     def fail(self, failure: FailedStepError) -> None:

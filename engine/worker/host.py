@@ -40,10 +40,11 @@ class Host:
         """See Worker.stop."""
         self._workers[step].stop()
 
-    def end(self, step: str) -> None:
+    async def end(self, step: str) -> None:
         """Forget a step that needs no worker any more."""
         if step in self._workers:
             self._workers.pop(step).close()
+            await self._shared.release(step)
 
     async def close(self) -> None:
         """End all workers, and release what they share."""

@@ -55,7 +55,7 @@ class Models:
 
     def _chat_model(self, role: str, binding: ModelBinding) -> ChatModel:
         if binding.name not in self._clients:
-            make = partial(self._shared.provider, binding, self._job.threads)
+            make = partial(self._shared.provider, self._job.step, binding, self._job.threads)
             client = ModelClient(binding.spec, binding.identity, self._shared.answers(), self._shared.gate(binding), make)
             self._clients[binding.name] = client
             if self._stopped:
@@ -67,7 +67,7 @@ class Models:
         from engine.llm.encoder import Encoder
 
         assert binding.weights is not None
-        model = self._shared.encoder(binding, self._job.threads)
+        model = self._shared.encoder(self._job.step, binding, self._job.threads)
         return Encoder(role, model, binding.weights.location, binding.identity)
 
 

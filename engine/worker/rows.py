@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt, Usage
 from engine.llm.chat import CallLog, current_log
+from engine.llm.local.memory import is_out_of_memory
 from engine.llm.types.errors import ModelError, RequestError
 from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
@@ -150,7 +151,7 @@ class _Calls:
             result.emitted, result.rejected = [], str(error)
         elif isinstance(error, ModelError | OperatorError | EngineError):
             result.error = error
-        elif result.log and result.log.calls and not isinstance(error, _CODE_ERRORS):
+        elif result.log and result.log.calls and not isinstance(error, _CODE_ERRORS) and not is_out_of_memory(error):
             # A model's answer may be the cause. It is in the journal, so an error would fail every later run as well.
             self.operation.log.warning("operator %s failed on %s", name, where, exc_info=error)
             reason = f"operator {name} raised {type(error).__name__}: {error}"

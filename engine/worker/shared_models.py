@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from engine.jobs.messages import ModelBinding
 from engine.llm.journal.answers import Answers, Journal
@@ -17,10 +21,23 @@ from registry import Registry
 
 if TYPE_CHECKING:
     from engine.llm.local.sentence_transformers import LocalEncoder
+    from engine.llm.local.transformers import TransformersProvider
+
+    LocalModel: TypeAlias = TransformersProvider | LocalEncoder
+
+LoadedAs = tuple[str, str, int, int]
+
+
+@dataclass
+class _Kept:
+    """A model in this process, and the open steps that use it."""
+
+    model: LocalModel
+    users: set[str] = field(default_factory=set)
 
 
 class SharedModels:
-    """Makes on first use what the steps' models need, and keeps it for the run. Use it from one event loop only.
+    """Makes on first use what the steps' models need, and keeps it for other steps. Use it from one event loop only.
 
     Args:
         registry: has the journal and the weights.
@@ -38,8 +55,10 @@ class SharedModels:
         self._connection = WorkerConnection(transport, name) if transport else None
         self._answers: Answers | None = None
         self._gates: dict[str, Gate] = {}
-        self._providers: dict[tuple[str, int, int], Provider] = {}
-        self._encoders: dict[tuple[str, int, int], LocalEncoder] = {}
+        self._servers: dict[str, Provider] = {}
+        self._batches: dict[str, list[Provider]] = {}
+        self._local: dict[LoadedAs, _Kept] = {}
+        self._freed: list[Future[None]] = []
 
     def answers(self) -> Answers:
         """The journal."""
@@ -56,28 +75,48 @@ class SharedModels:
             self._gates[binding.name] = own
         return self._gates[binding.name]
 
-    def provider(self, binding: ModelBinding, threads: int) -> Provider:
-        """What answers a model's requests. Models with the same weights share it.
+    def provider(self, step: str, binding: ModelBinding, threads: int) -> Provider:
+        """What answers the requests of a step's model. Models with the same weights, or with the same name, share it.
 
         Batches are a step's own: one that fails drops those it has not sent.
         """
-        if binding.spec.mode == "batch":
-            return self._new_provider(binding, threads)
-        key = _loaded_as(binding, threads)
-        if key not in self._providers:
-            self._providers[key] = self._new_provider(binding, threads)
-        return self._providers[key]
+        spec = binding.spec
+        if spec.provider == "openai" and spec.mode == "batch":
+            from engine.llm.providers.batch import BatchProvider
 
-    def encoder(self, binding: ModelBinding, threads: int) -> LocalEncoder:
-        """A sentence encoder."""
+            own = BatchProvider(spec, self.answers())
+            self._batches.setdefault(step, []).append(own)
+            return own
+        if spec.provider == "openai":
+            from engine.llm.providers.openai import OpenAIProvider
+
+            if binding.name not in self._servers:
+                self._servers[binding.name] = OpenAIProvider(spec, self.answers())
+            return self._servers[binding.name]
+        from engine.llm.local.transformers import TransformersProvider
+
+        def folders() -> tuple[Path, Path | None]:
+            assert binding.weights is not None
+            self._wait_for_memory()
+            here = self.weights(binding.weights)
+            return here.folder, here.adapter
+
+        model = self._loaded(step, binding, threads, lambda: TransformersProvider(spec, folders, threads))
+        assert isinstance(model, TransformersProvider)
+        return model.share()
+
+    def encoder(self, step: str, binding: ModelBinding, threads: int) -> LocalEncoder:
+        """A sentence encoder of a step."""
         from engine.llm.local.sentence_transformers import LocalEncoder
 
-        key = _loaded_as(binding, threads)
-        if key not in self._encoders:
+        def folder() -> Path:
             assert binding.weights is not None
-            folder = partial(materialise, binding.weights, self._registry.store)
-            self._encoders[key] = LocalEncoder(binding.spec, folder, threads)
-        return self._encoders[key]
+            self._wait_for_memory()
+            return materialise(binding.weights, self._registry.store)
+
+        model = self._loaded(step, binding, threads, lambda: LocalEncoder(binding.spec, folder, threads))
+        assert isinstance(model, LocalEncoder)
+        return model
 
     def weights(self, weights: ModelWeights) -> LocalWeights:
         """The folders with a model's weights on this machine."""
@@ -91,35 +130,47 @@ class SharedModels:
         if self._connection:
             await self._connection.delivered()
 
+    async def release(self, step: str) -> None:
+        """A step has ended. Its local models stay for other steps, until one needs the memory for another model."""
+        for kept in self._local.values():
+            kept.users.discard(step)
+        for own in self._batches.pop(step, []):
+            await own.close()
+
     async def close(self) -> None:
         """Release connections, models and the journal."""
-        for provider in self._providers.values():
-            await provider.close()
+        models = [kept.model for kept in self._local.values()]
+        for each in (*self._servers.values(), *chain(*self._batches.values()), *models):
+            await each.close()
         if self._connection:
             await self._connection.close()
         if isinstance(self._answers, Journal):
             self._answers.close()
 
-    def _new_provider(self, binding: ModelBinding, threads: int) -> Provider:
-        spec = binding.spec
-        if spec.provider == "openai" and spec.mode == "batch":
-            from engine.llm.providers.batch import BatchProvider
+    def _loaded(self, step: str, binding: ModelBinding, threads: int, make: Callable[[], LocalModel]) -> LocalModel:
+        """A model in this process, loaded when it is first asked. Those that no step uses any more make room for it."""
+        key = _loaded_as(binding, threads)
+        if key not in self._local:
+            loop = asyncio.get_running_loop()
+            for unused in [each for each, kept in self._local.items() if not kept.users]:
+                self._freed.append(asyncio.run_coroutine_threadsafe(_free(self._local.pop(unused).model), loop))
+            self._local[key] = _Kept(make())
+        self._local[key].users.add(step)
+        return self._local[key].model
 
-            return BatchProvider(spec, self.answers())
-        if spec.provider == "openai":
-            from engine.llm.providers.openai import OpenAIProvider
-
-            return OpenAIProvider(spec, self.answers())
-        from engine.llm.local.transformers import TransformersProvider
-
-        def folders() -> tuple[Path, Path | None]:
-            assert binding.weights is not None
-            here = self.weights(binding.weights)
-            return here.folder, here.adapter
-
-        return TransformersProvider(spec, folders, threads)
+    def _wait_for_memory(self) -> None:
+        """Wait until unused models are gone. In the thread that loads another one; only one does at a time."""
+        while self._freed:
+            self._freed.pop().result()
 
 
-def _loaded_as(binding: ModelBinding, threads: int) -> tuple[str, int, int]:
-    """What models must have in common to be one: the weights and the size of batches; behind an API, the name."""
-    return (binding.identity if binding.weights else binding.name, binding.spec.batch_size, threads)
+async def _free(model: LocalModel) -> None:
+    from engine.llm.local import memory
+
+    await model.close()
+    memory.release()
+
+
+def _loaded_as(binding: ModelBinding, threads: int) -> LoadedAs:
+    """What models must have in common to be one: the weights, how they are used, and the size of batches."""
+    return binding.spec.provider, binding.identity, binding.spec.batch_size, threads

@@ -216,6 +216,13 @@ async def dies(word: Word) -> AsyncIterator[Word]:
 
 
 @operator
+async def patient(word: Word, *, seconds: float = 0.5) -> AsyncIterator[Word]:
+    """Waits before each row."""
+    await asyncio.sleep(seconds)
+    yield word
+
+
+@operator
 async def where(word: Word) -> AsyncIterator[Word]:
     """The node that it runs on."""
     import ray
@@ -374,6 +381,15 @@ async def counts_wrongly(word: Word, ctx: Context, teacher: ChatModel) -> AsyncI
     answer = await teacher.chat(f"Size of {word.text}")
     ctx.count("size", by=answer.text)  # type: ignore[arg-type]
     yield word
+
+
+@operator
+async def fills_the_memory(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
+    """Computes something with torch from an answer."""
+    import torch
+
+    yield Word(text=(await teacher.chat(word.text)).text)
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
 @operator

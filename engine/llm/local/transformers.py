@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.library_noise import quiet_transformers
+from engine.llm.local import memory
 from engine.llm.local.generation import Generated, GenerationRequest, TokenScore, generate
 from engine.llm.local.loading import one_at_a_time
 from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.provider import Provider
 from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
 from registry.counted import counted
@@ -30,10 +32,11 @@ _LINGER_SECONDS = 0.01
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A request that waits for its answer."""
+    """A request that waits for its answer, and who made it."""
 
     request: Request
     answer: asyncio.Future[Completion]
+    asker: object
 
     @functools.cached_property
     def order(self) -> tuple[int, str]:
@@ -72,28 +75,37 @@ class TransformersProvider:
         self._closed = threading.Event()
         self._loaded: LocalModel | None = None
 
-    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+    def share(self) -> Provider:
+        """The model for one of the steps that use it: with `stop`, only the step's own requests fail."""
+        return _Share(self)
+
+    async def complete(self, requests: Sequence[Request], asker: object = None) -> list[Completion]:
         """Add requests to the next batches; see Provider.
 
+        Args:
+            requests: differ only in `sample`.
+            asker: who makes them; see `stop`.
+
         Raises:
-            RequestError: the prompt and max_tokens exceed the model's context length or the GPU's memory.
-            EndpointError: the model cannot be loaded, or its tokenizer has no chat template.
+            RequestError: the prompt and max_tokens exceed the model's context length.
+            EndpointError: the model cannot be loaded, its tokenizer has no chat template, or not even one answer fits into the
+                memory.
             StoppedError: the provider was closed.
         """
         if self._closed.is_set():
             raise StoppedError(f"the model {self._spec.model} was closed")
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(request, loop.create_future()) for request in requests]
+        waiting = [_Waiting(request, loop.create_future(), asker) for request in requests]
         self._waiting += waiting
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
         first, *others = await asyncio.gather(*[each.answer for each in waiting])
         return [first, *[other.model_copy(update={"tokens_in": 0}) for other in others]]
 
-    def stop(self, why: ModelError, keys: Collection[str]) -> None:
-        """See Provider. The current batch finishes."""
+    def stop(self, why: ModelError, keys: Collection[str], asker: object = None) -> None:
+        """See Provider. The current batch finishes. Equal requests of other askers go on."""
         for each in self._waiting:
-            if each.request.key in keys:
+            if each.asker is asker and each.request.key in keys:
                 each.resolve(why)
 
     async def close(self) -> None:
@@ -143,6 +155,8 @@ class TransformersProvider:
 
     def _load(self) -> LocalModel:
         with one_at_a_time:
+            if self._closed.is_set():
+                raise StoppedError(f"the model {self._spec.model} was closed")
             return load(self._spec.model, *self._weights(), self._threads)
 
     def _generate(self, batch: Sequence[_Waiting], resolve: Callable[[_Waiting, Completion | Exception], None]) -> None:
@@ -165,7 +179,7 @@ class TransformersProvider:
         tasks: list[tuple[_Waiting, GenerationRequest]],
         resolve: Callable[[_Waiting, Completion | Exception], None],
     ) -> None:
-        """Generate, in parts if the batch does not fit into the GPU's memory."""
+        """Generate, in parts if the batch does not fit into the memory."""
         import torch
 
         left = dict(enumerate(tasks))
@@ -181,20 +195,44 @@ class TransformersProvider:
                     except RequestError as error:
                         resolve(each, error)
             return
-        except torch.cuda.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_full(error):
+                raise
             detail = str(error).partition("\n")[0]
-        # Not in the handler: the error references the tensors that fill the memory.
-        torch.cuda.empty_cache()
+        memory.release()
+        where = "the GPU's memory" if model.network.device.type == "cuda" else "the memory"
         if len(tasks) == 1:
-            resolve(tasks[0][0], RequestError(f"one answer does not fit into the GPU's memory; lower max_tokens ({detail})"))
+            each, task = tasks[0]
+            what = f"one answer of up to {task.max_tokens} tokens to a prompt of {len(task.prompt)} tokens"
+            why = f"{what} does not fit into {where} beside the model {model.name}"
+            resolve(each, EndpointError(f"{why}; lower max_tokens, or {memory.ADVICE} ({detail})"))
             return
         half = -(-len(tasks) // 2)
         if half < self._most:
             self._most = half
-            self.notes.append(f"the GPU's memory was full: {counted(half, 'answer')} at a time instead of {len(tasks)}")
+            self.notes.append(f"{where} was full: {counted(half, 'answer')} at a time instead of {len(tasks)}")
         rest = [*left.values()]
         for start in range(0, len(rest), half):
             self._within_memory(model, rest[start : start + half], resolve)
+
+
+class _Share:
+    """See TransformersProvider.share."""
+
+    def __init__(self, model: TransformersProvider) -> None:
+        self.notes = model.notes
+        self._model = model
+
+    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """See Provider."""
+        return await self._model.complete(requests, self)
+
+    def stop(self, why: ModelError, keys: Collection[str]) -> None:
+        """See Provider."""
+        self._model.stop(why, keys, self)
+
+    async def close(self) -> None:
+        """Nothing: the model may have other users."""
 
 
 @dataclass(frozen=True)
@@ -331,8 +369,12 @@ def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> 
 
             network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
         network = network.to(device).eval()
-    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
+    except (OSError, ValueError) as error:
         raise EndpointError(f"cannot load the model {name}: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_full(error):
+            raise
+        raise EndpointError(f"the model {name} does not fit into the memory; {memory.ADVICE} ({error})") from error
     found = network.generation_config.eos_token_id
     ends = frozenset(found if isinstance(found, list) else [tokenizer.eos_token_id if found is None else found]) - {None}
     # Defaults of the model's authors (a repetition penalty, ...) must not override the pipeline's sampling.

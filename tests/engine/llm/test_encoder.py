@@ -265,6 +265,29 @@ def test_keys_that_do_not_apply_to_an_encoder_are_errors(more: dict[str, Any], w
         spec(**more)
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(3, [8, 4, 2, 2, 2, 2]), (0, [8, 4, 2, 1])])
+async def test_a_full_memory_halves_the_batch(encoder_folder: Path, model: LocalEncoder, most: int, sizes: list[int]) -> None:
+    small, seen = local(encoder_folder, batch_size=8), list[int]()
+    encode = small._network.encode
+
+    def full(texts: list[str], **options: Any) -> Any:
+        seen.append(len(texts))
+        if len(texts) > most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return encode(texts, **options)
+
+    small._network.encode = full
+    texts = [f"text number {number}" for number in range(8)]
+    if most:
+        found = await Encoder("encoder", small, ENCODER).embed(texts)
+        assert np.allclose(found, await Encoder("encoder", model, ENCODER).embed(texts), atol=1e-6)
+    else:
+        with pytest.raises(EndpointError, match="one text of 13 characters does not fit into the memory"):
+            await Encoder("encoder", small, ENCODER).embed(texts)
+    assert seen == sizes
+    await small.close()
+
+
 def test_an_encoder_is_identified_by_its_weights_alone() -> None:
     one = spec(batch_size=8)
     assert (one.encodes, one.endpoint, one.sampling()) == (True, "sentence-transformers", {})

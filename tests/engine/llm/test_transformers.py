@@ -342,12 +342,23 @@ async def test_requests_in_progress_fail_with_generation_and_later_ones_are_answ
     assert (await ask(local, request("q")))[0].text
 
 
-async def test_a_full_gpu_halves_the_batch_and_every_row_is_answered(make: Make, tiny_model: Path) -> None:
+FULL = {
+    "torch's error": None,
+    "of a kernel": RuntimeError("CUDA error: out of memory"),
+    "of the machine": RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory"),
+    "Python's": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+async def test_a_full_memory_halves_the_batch_and_every_row_is_answered(
+    make: Make, tiny_model: Path, error: Exception | None
+) -> None:
     import torch
 
     def fill(ids: Any) -> None:
         if len(ids) > 2 or (ids.shape[1] > 100):
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            raise error or torch.OutOfMemoryError
 
     asked = [request(f"q{number}", temperature=1.0) for number in range(6)]
     wanted = await ask(make(), *asked)
@@ -355,13 +366,16 @@ async def test_a_full_gpu_halves_the_batch_and_every_row_is_answered(make: Make,
     shapes = watched(provider, tiny_model, fill)
     assert [answer.text for answer in await ask(provider, *asked)] == [answer.text for answer in wanted]
     assert provider.notes == [
-        "the GPU's memory was full: 3 answers at a time instead of 6",
-        "the GPU's memory was full: 2 answers at a time instead of 3",
+        "the memory was full: 3 answers at a time instead of 6",
+        "the memory was full: 2 answers at a time instead of 3",
     ]
     shapes.clear()
     await ask(provider, *asked)
     assert max(read(shapes)) == 2  # what was learnt is kept
-    with pytest.raises(RequestError, match="one answer does not fit into the GPU's memory"):
+    # The step fails: with a smaller batch or another row it would not fit, either.
+    with pytest.raises(
+        EndpointError, match="one answer of up to 8 tokens to a prompt of 203 tokens does not fit into the memory"
+    ):
         await provider.complete([request("x" * 200)])
 
 
@@ -381,6 +395,18 @@ async def test_a_failed_step_finishes_the_current_batch_and_starts_no_other(make
     asked = await under_way(provider, tiny_model, *failed, others)
     provider.stop(StoppedError("another row has failed"), [each.key for each in failed])
     assert [str(each) for each in await asked if isinstance(each, Exception)] == ["another row has failed"] * 2
+
+
+async def test_stopping_a_step_leaves_equal_requests_of_others_alone(make: Make, tiny_model: Path) -> None:
+    provider = make(batch_size=1)
+    begun = await under_way(provider, tiny_model, request("first", max_tokens=100))
+    shares = [provider.share() for _ in range(2)]
+    asked = [asyncio.create_task(share.complete([request("equal")])) for share in shares]
+    await asyncio.sleep(0)
+    shares[0].stop(StoppedError("the step has failed"), [request("equal").key])
+    await asyncio.wait([begun, *asked])
+    assert isinstance(asked[0].exception(), StoppedError)
+    assert asked[1].result()[0].text
 
 
 async def test_closing_ends_requests_in_progress(make: Make, tiny_model: Path) -> None:

@@ -38,6 +38,14 @@ def test_a_wrong_count_fails_the_step_at_its_first_row(registry: Registry, chat_
     assert len(chat_server.requests) < 5
 
 
+@pytest.mark.usefixtures("in_process")
+def test_memory_that_is_full_rejects_no_row(registry: Registry, chat_server: ChatServer) -> None:
+    words("a", "b")
+    result = run_text(pipeline(chat_server, "fills_the_memory"), registry)
+    assert "operator fills_the_memory raised OutOfMemoryError on row 0 of 'word': CUDA out of memory" in str(result.error)
+    assert ask(registry, "select rejected from step_runs") == [(0,)]
+
+
 def test_a_method_of_parameters_that_raises_is_a_problem_of_the_step(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     Path("p.yaml").write_text(pipeline(chat_server, "halved", "{by: 0}"))

@@ -88,4 +88,4 @@ class Scripted:
     def close(self, step: str) -> None:
         """End the worker."""
         assert self._host
-        self._host.end(step)
+        self._loop.run_until_complete(self._host.end(step))

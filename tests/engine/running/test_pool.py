@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import psutil
 import pytest
 
+from engine.jobs.messages import Partition
+from engine.jobs.partitions import Size
+from engine.running import pool
+from engine.running.capacity import Amount, Capacity
+from engine.running.cluster import Cluster
+from engine.running.executor import Result, WorkerRequest
+from engine.running.pool import Pool
+from engine.running.ray_environment import Home
+from engine.spec.pipeline_spec import Resources
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.engine.run_pipelines import ask, run_text, texts, words
+from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -87,3 +97,93 @@ def test_an_operator_that_a_worker_cannot_load_is_reported(registry: Registry, m
     )
     assert result.error
     assert "a worker could not be started" in result.error
+
+
+def test_only_the_partition_that_ends_its_process_fails(registry: Registry) -> None:
+    words("die")
+    words("calm", file="others.jsonl")
+    result = run_text(
+        "{name: demo, datasets: {words: {type: Word, path: words.jsonl}, others: {type: Word, path: others.jsonl}}, "
+        "steps: {beside: {op: patient, in: others, resources: {workers: 1}}, d: {op: dies, in: words, resources: {workers: 1}}}}",
+        registry,
+    )
+    assert outcomes(result) == {"beside": "ran", "d": "failed"}
+    assert result.error
+    assert "a worker process died 3 times at rows 0 to 0" in result.error
+    assert "beside" not in result.error
+
+
+class Watched(Cluster):
+    """Keeps what was submitted and what came back."""
+
+    def __init__(self, registry: str) -> None:
+        super().__init__(registry)
+        self.submitted: list[str] = []
+        self.returned: list[str] = []
+
+    def submit(self, step: str, part: Partition) -> None:
+        super().submit(step, part)
+        self.submitted.append(part.digest)
+
+    def next(self, seconds: float) -> Result | None:
+        found = super().next(seconds)
+        if found:
+            self.returned.append(found.result.digest)
+        return found
+
+
+class WithOneGoodHome(Pool):
+    """Its first process starts; when that is at work, others are started, and cannot."""
+
+    def _start(self, shape: Any, amount: Amount) -> Any:
+        if self._processes:
+            if not any(process.running for process in self._processes):
+                return None
+            self._home = Home("/nowhere", ())
+        return super()._start(shape, amount)
+
+
+def test_what_runs_when_another_worker_cannot_start_comes_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.jobs.partitions.COMPUTED", Size(1, 1, by_content=False))
+    monkeypatch.setattr("engine.running.cluster.Pool", WithOneGoodHome)
+    words(*"abcdefgh")
+    cluster = Watched(registry.location)
+    result = run_text(
+        "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
+        "steps: {s: {op: patient, in: words, resources: {workers: 2, num_cpus: 0.5}, with: {seconds: 3}}}}",
+        registry,
+        cluster=cluster,
+    )
+    assert result.error
+    assert "a worker could not be started" in result.error
+    assert sorted(cluster.returned) == sorted(cluster.submitted)
+    # What was at work is kept.
+    assert len(list(registry.receipts.glob("*/" + "[0-9a-f]" * 64 + ".json"))) == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_idle_process_makes_room_for_another(registry: Registry, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """Whether we know that there is no room, or only see that the other one does not start."""
+    import ray
+
+    monkeypatch.setattr(pool, "_START_SECONDS", 0.0)
+    cpus = ray.cluster_resources()["CPU"]
+    words("a", "b")
+    if not known:
+        monkeypatch.setattr("engine.running.cluster._nodes", lambda: Capacity((Amount(8 * cpus),)))
+    steps = f"one: {{op: shout, in: words, resources: {{num_cpus: {cpus:g}}}}}, two: {{op: joined, in: one}}"
+    result = run_text(f"{{name: demo, datasets: {{words: {{type: Word, path: words.jsonl}}}}, steps: {{{steps}}}}}", registry)
+    assert result.state == "succeeded", result.error
+    assert texts(registry, "demo/two") == ["A! B!"]
+
+
+def test_a_worker_needs_room_on_one_node(registry: Registry) -> None:
+    two = Pool(registry.location, lambda: Capacity((Amount(1), Amount(1))), None, shared_limits=False)
+    half, whole = Resources(num_cpus=0.5, workers=2), WorkerRequest("whole", "compute", Resources(num_cpus=1))
+    for number in range(2):
+        assert two.place(whole)
+        process = two._start(("compute", half), Amount.of(half))
+        process.running[number] = ("halves", Partition(digest=str(number), rows=1))
+    assert two.place(whole) is None
+    assert two.place(WorkerRequest("another", "whole", half))
+    two.end()

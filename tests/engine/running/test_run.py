@@ -191,7 +191,7 @@ def test_resources_that_no_node_has_are_an_error(registry: Registry) -> None:
     words("a")
     result = run_text(pipeline("loud: {op: shout, in: words, resources: {num_cpus: 4096}}"), registry)
     assert result.error
-    assert "no node of the cluster has that many" in result.error
+    assert "no node of the cluster has that much" in result.error
 
 
 # -- with a model --------------------------------------------------------------------------------------------------

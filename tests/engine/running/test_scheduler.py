@@ -13,7 +13,7 @@ from rich.console import Console
 
 from engine.cli.progress import PlainProgress
 from engine.jobs import partitions
-from engine.jobs.messages import Failure
+from engine.jobs.messages import Failure, Partition
 from engine.jobs.partitions import Size
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
@@ -160,13 +160,37 @@ def test_several_failures_are_all_told(registry: Registry) -> None:
     assert ["step 'one' failed" in result.error, "step 'two' failed" in result.error] == [True, True]
 
 
+class Listing(Preferring):
+    """Lists the steps of the partitions that finished, and of those that began."""
+
+    def __init__(self, *steps: str) -> None:
+        super().__init__(*steps)
+        self.events: list[str] = []
+
+    def submit(self, step: str, part: Partition) -> None:
+        self.events.append(f"{step} begins")
+        super().submit(step, part)
+
+    def next(self, seconds: float) -> Result | None:
+        found = super().next(seconds)
+        self.events += [f"{found.step} ends"] if found else []
+        return found
+
+
 def test_rows_are_passed_on_only_while_few_enough_are_rejected(registry: Registry) -> None:
     words(*["bad"] * 5, *[f"w{number}" for number in range(30)])
     steps = "cut: {op: split, in: words, max_reject_ratio: 0.3}, loud: {op: shout, in: cut.short}"
-    cluster = Preferring("loud", "cut")
+    cluster = Listing("loud", "cut")
     assert run_text(pipeline(steps), registry, cluster=cluster).state == "succeeded"
-    # The first 4 rows are rejects, so `loud` began later than it could have.
-    assert cluster.most_steps_at_once == 2
+    # 5 of 16 rows are more than 30%, 5 of 20 are not: it may begin after 5 of 9 partitions, and does so within a turn or two.
+    before = cluster.events[: cluster.events.index("loud begins")]
+    assert 5 <= before.count("cut ends") < 8
+    words(*[f"w{number}" for number in range(30)])
+    cluster = Listing("loud", "cut")
+    assert run_text(pipeline(steps), registry, cluster=cluster, force="cut").state == "succeeded"
+    # Without rejects, after the first one.
+    before = cluster.events[: cluster.events.index("loud begins")]
+    assert 1 <= before.count("cut ends") < 4
 
 
 def test_a_step_that_rejects_too_much_stops_the_steps_that_began_with_its_rows(registry: Registry) -> None:
@@ -245,6 +269,17 @@ def test_steps_share_the_limits_of_a_model(registry: Registry, chat_server: Chat
     assert result.state == "succeeded"
     assert len(chat_server.requests) == 48
     assert chat_server.most_in_flight == 3
+
+
+def test_equal_requests_of_two_steps_are_sent_once(registry: Registry, chat_server: ChatServer) -> None:
+    """Each step has a client of its own; the limits, which they share, let equal requests wait for each other."""
+    words(*[f"w{number}" for number in range(12)])
+    chat_server.latency, chat_server.answer = 0.05, lambda prompt, seen: "7"
+    steps = "one: {op: ask_once, in: words}, two: {op: ask_number, in: words}"
+    result = run_text(pipeline(steps, chat_server.model(limits={"concurrency": 24})), registry, cluster=InProcess())
+    assert result.state == "succeeded"
+    assert len(chat_server.requests) == 12
+    assert ask(registry, "select sum(calls), sum(calls_reused) from step_runs") == [(12, 12)]
 
 
 def test_a_step_that_fails_leaves_the_requests_of_others_alone(registry: Registry, chat_server: ChatServer) -> None:
