@@ -57,10 +57,10 @@ def test_workers_are_as_many_as_fit_on_the_nodes() -> None:
     ("asked", "message"),
     [
         (request(num_cpus=8), "8 CPUs per worker, but no node of the cluster has that much"),
-        (request(num_cpus=1, num_gpus=2), "1 CPUs and 2 GPUs per worker"),
-        (request(num_cpus=3, num_gpus=1), "3 CPUs and 1 GPUs per worker"),  # each is there, but not on one node
-        (request(memory=9 * GB), "1 CPUs and 9 GiB of memory per worker, but no node of the cluster has that much"),
-        (request(num_cpus=8), r"\(its nodes have 4 CPUs and 8 GiB of memory; 2 CPUs, 1 GPUs and 8 GiB of memory\)"),
+        (request(num_cpus=1, num_gpus=2), "1 CPU and 2 GPUs per worker"),
+        (request(num_cpus=3, num_gpus=1), "3 CPUs and 1 GPU per worker"),  # each is there, but not on one node
+        (request(memory=9 * GB), "1 CPU and 9 GiB of memory per worker, but no node of the cluster has that much"),
+        (request(num_cpus=8), r"\(its nodes have 4 CPUs and 8 GiB of memory; 2 CPUs, 1 GPU and 8 GiB of memory\)"),
         (request("whole", devices=3, num_cpus=2, num_gpus=0), None),
         (request("whole", devices=4, num_cpus=2, num_gpus=0), "4 devices with 2 CPUs each do not fit"),
     ],
