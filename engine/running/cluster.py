@@ -53,8 +53,8 @@ class Cluster:
         with nullcontext() if named else loopback_only():
             import ray
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
+            logging.getLogger("ray").setLevel(logging.ERROR)
             handler = signal.getsignal(signal.SIGTERM)
             try:
                 # Ray puts the driver's working folder first on the workers' import path, where a user's `numpy.py` or folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
@@ -14,6 +13,7 @@ from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import ModelSpec
+from engine.own_loop import on_own_loop
 from engine.pipeline.graph import Step
 from registry import Registry
 
@@ -80,14 +80,19 @@ def ask_server(
     """
     from engine.llm.providers.probe import probe  # imports aiohttp, which finished work does without
 
-    journal = Journal(registry.journal)
+    limits = gate or Governor.on_this_machine(spec)
+
+    async def asked() -> Probed:
+        journal = Journal(registry.journal)
+        try:
+            return await probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck)
+        finally:
+            journal.close()
+
     try:
-        limits = gate or Governor.on_this_machine(spec)
-        return asyncio.run(probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck))
+        return on_own_loop(asked)
     except ModelError as error:
         raise EngineError(str(error)) from error
-    finally:
-        journal.close()
 
 
 def capability_rows(names: Sequence[str], found: Sequence[KnownCapabilities]) -> list[dict[str, str | bool | None]]:
