@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,13 @@ def test_texts_of_a_run_are_escaped_in_a_notebook(here: Path) -> None:
     run = engine.run("p.yaml", quiet=True)
     assert "<td" in run._repr_html_()
     assert "loud" in run._repr_html_()
+
+
+def test_results_may_be_at_a_url(here: Path, s3: str) -> None:
+    url = f"s3://bucket/{uuid.uuid4().hex}"
+    with pytest.raises(engine.PipelineError, match=f"there is no registry at {url}"):
+        engine.open(url)
+    run = engine.run("p.yaml", registry=url, quiet=True)
+    assert run.registry.location == url
+    assert engine.open(url)["demo/loud"].head(1) == [{"text": "HEY!"}]
+    assert engine.run("p.yaml", registry=engine.open(url), quiet=True).steps["loud"].outcome == "hit"
