@@ -10,6 +10,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -47,6 +48,8 @@ _CONFINE = (
     "set lock_configuration=true",
 )
 _BATCH = 2048
+_INTERRUPT_SECONDS = 0.1
+"""DuckDB forgets an interrupt that arrives between two of its steps, so it is repeated."""
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
@@ -151,13 +154,26 @@ class Session:
     def arrow(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pa.Table:
         """The result of one SELECT or EXPLAIN as an Arrow table; the errors are those of `ask`."""
         deadline = Deadline(timeout, self._con.interrupt)
-        with self._reading(query, deadline) as statement, self._explained(deadline), deadline.running():
-            # Not `execute`, whose results are copied on their way to Arrow.
-            relation = self._con.sql(statement, params=parameters) if parameters else self._con.sql(statement)
-            table = relation.to_arrow_table()
+        # Python handles Ctrl-C between its own instructions, but DuckDB does not return before the query ends. So it runs in
+        # another thread.
+        with self._reading(query, deadline) as statement, ThreadPoolExecutor(max_workers=1) as thread:
+            table = thread.submit(self._to_arrow, statement, parameters, deadline)
+            try:
+                table.result()
+            except KeyboardInterrupt:
+                while not table.done():
+                    self._con.interrupt()
+                    wait([table], _INTERRUPT_SECONDS)
+                raise
         if left_out := self.left_out():
             raise CorruptError(left_out[0])
-        return table
+        return table.result()
+
+    def _to_arrow(self, statement: str, parameters: list[Any] | None, deadline: Deadline) -> pa.Table:
+        with self._explained(deadline), deadline.running():
+            # Not `execute`, whose results are copied on their way to Arrow.
+            relation = self._con.sql(statement, params=parameters) if parameters else self._con.sql(statement)
+            return relation.to_arrow_table()
 
     def left_out(self) -> list[str]:
         """The missing objects with calls, lineage, rejects or exposures that the last query left out, one sentence each."""

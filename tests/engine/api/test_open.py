@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +240,15 @@ def test_a_query_has_limits(opened: engine.OpenRegistry) -> None:
         opened.sql("select count(*) from range(1000000000000)", timeout=0.2)
     with pytest.raises(engine.LimitError, match="more memory than it is allowed"):
         opened.sql("select range as r, repeat('x', 1000) as x from range(10000000) order by hash(r)", memory="50MB")
+    assert opened.sql("select 1 as one").to_pylist() == [{"one": 1}]
+
+
+def test_a_query_can_be_interrupted(opened: engine.OpenRegistry) -> None:
+    began = time.monotonic()
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        opened.sql("select count(*) from range(1000000000000)")
+    assert time.monotonic() - began < 10
     assert opened.sql("select 1 as one").to_pylist() == [{"one": 1}]
 
 
