@@ -15,6 +15,77 @@ Read the rooms in the order in which a run passes through them:
 * `export`: writes versions from the registry into folders
 * `upkeep`: verifies and cleans up the engine's files in a registry
 * `cli`: the command line
+* `api`: the same from Python
+* `testing`: runs an operator on records, in a test
 
-A room imports only rooms above it in this list. `errors`, `library_noise` and `provenance` are used by all of them.
+A room imports only rooms above it in this list. `errors`, `library_noise`, `own_loop` and `provenance` are used by all of them.
+
+From Python, `import engine` gives `run`, `plan` and `check` for pipelines, `open` for registries, their results and their
+errors. Each is imported when it is first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.api.dataset import Dataset
+    from engine.api.names import UnknownNameError, UnknownVersionError
+    from engine.api.open_registry import OpenRegistry, open
+    from engine.api.pipelines import Checked, check, plan, run
+    from engine.api.run_result import Run, RunError, RunInterrupted
+    from engine.errors import EngineError, PipelineError, Position, Problem
+    from registry.errors import CorruptError, LimitError, QueryError, RegistryError
+
+    __version__: str
+
+__all__ = [
+    "Checked",
+    "CorruptError",
+    "Dataset",
+    "EngineError",
+    "LimitError",
+    "OpenRegistry",
+    "PipelineError",
+    "Position",
+    "Problem",
+    "QueryError",
+    "RegistryError",
+    "Run",
+    "RunError",
+    "RunInterrupted",
+    "UnknownNameError",
+    "UnknownVersionError",
+    "__version__",
+    "check",
+    "open",
+    "plan",
+    "run",
+]
+
+_IN = {
+    "engine.api.dataset": ("Dataset",),
+    "engine.api.names": ("UnknownNameError", "UnknownVersionError"),
+    "engine.api.open_registry": ("OpenRegistry", "open"),
+    "engine.api.pipelines": ("Checked", "check", "plan", "run"),
+    "engine.api.run_result": ("Run", "RunError", "RunInterrupted"),
+    "engine.errors": ("EngineError", "PipelineError", "Position", "Problem"),
+    "registry.errors": ("CorruptError", "LimitError", "QueryError", "RegistryError"),
+}
+_HOMES = {name: module for module, names in _IN.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("posttrain-engine")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,3 +18,9 @@ def quiet_transformers() -> None:
     warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|torch|accelerate)(\..*)?")
     for name in ("transformers", "accelerate", "trl", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quiet_ray() -> None:
+    """Turn off what Ray says while it is imported in a notebook without `ipywidgets`. To be called before the import."""
+    logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="IProgress not found")

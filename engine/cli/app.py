@@ -21,6 +21,7 @@ from engine.cli.commands import diff, export, fsck, lineage, operators, pipeline
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
+from engine.cli.opening import DEFAULT_REGISTRY
 from engine.cli.printable import harmless
 from engine.errors import EngineError, PipelineError
 
@@ -98,7 +99,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    context.obj = Options(registry or os.environ.get("ENGINE_REGISTRY") or ".engine", debug)
+    context.obj = Options(registry or os.environ.get("ENGINE_REGISTRY") or DEFAULT_REGISTRY, debug)
 
 
 for command in (

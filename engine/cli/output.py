@@ -29,7 +29,10 @@ class SafeConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         width = None if (sys.stderr if stderr else sys.stdout).isatty() else 160
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+        # A notebook gets plain lines: rich would make an output of its own for each of them.
+        super().__init__(
+            stderr=stderr, width=width, force_jupyter=False, highlight=False, markup=False, emoji=False, soft_wrap=False
+        )
 
     def render_str(self, text: str, **options: Any) -> Text:
         """See rich.console.Console."""

@@ -24,6 +24,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
@@ -38,6 +39,13 @@ _Lock = type(threading.Lock())
 _ENGINE = ("engine", "registry")
 _ASKED = frozenset(METHODS)
 _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
+_FOLDERS = frozenset({"site-packages", "dist-packages"})
+"""The names of folders with installed packages; an environment may see those of the user and of the system, too."""
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a file is part of an installed package, so that its version stands for its code."""
+    return file.startswith(_INSTALLED) or not _FOLDERS.isdisjoint(Path(file).parts)
 
 
 class UnstableCodeError(EngineError):
@@ -161,7 +169,7 @@ class _Walker:
             return False
         loaded = sys.modules.get(module)
         file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
-        return bool(file) and not str(file).startswith(_INSTALLED)
+        return bool(file) and not _is_installed(str(file))
 
     # -- functions, classes, modules ----------------------------------------------------------------------------
 
@@ -352,7 +360,7 @@ class _Walker:
         except (ImportError, ValueError):
             return False
         places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
-        return any(place and not str(place).startswith(_INSTALLED) for place in places)
+        return any(place and not _is_installed(str(place)) for place in places)
 
     def _dotted(self, value: Any, rest: list[str], name: str) -> None:
         """Resolve `helpers.parse.inner` through project modules, and follow the value."""

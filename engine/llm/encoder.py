@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from engine.llm.types.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from engine.llm.local.sentence_transformers import LocalEncoder, Vectors
+    from engine.llm.local.sentence_transformers import Vectors
+
+
+class Encodes(Protocol):
+    """A model that turns texts into vectors."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as the pipeline defines it."""
+
+    async def encode(self, texts: tuple[str, ...]) -> Vectors:
+        """The vectors of distinct texts, of length 1."""
+        ...
 
 
 class Encoder:
@@ -23,7 +35,7 @@ class Encoder:
         identity: what determines its vectors.
     """
 
-    def __init__(self, role: str, model: LocalEncoder, name: str, identity: str = "") -> None:
+    def __init__(self, role: str, model: Encodes, name: str, identity: str = "") -> None:
         self.role = role
         self.name = name
         self.identity = identity

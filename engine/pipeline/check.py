@@ -32,7 +32,7 @@ from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
-from engine.spec.read import SHOWN_VALUE, origin, read_pipeline
+from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record
 from registry.errors import UnsupportedTypeError
@@ -40,13 +40,13 @@ from registry.records.schema import missing_fields
 
 
 def check(
-    file: Path, settings: list[str] | None = None, session: Callable[[], Session] | None = None, *, keys: bool = False
+    file: Path, settings: Settings = None, session: Callable[[], Session] | None = None, *, keys: bool = False
 ) -> Pipeline:
     """Load and check a pipeline file. Starts nothing, and writes only what generators accepted, into the user's cache.
 
     Args:
         file: the YAML.
-        settings: `name=value` texts that override `params`.
+        settings: override `params`: `name=value` texts, or values by name.
         session: opens the registry, for `registry:` references; None if there is none.
         keys: whether the environment variables with API keys must be set, as for a run.
 

@@ -13,6 +13,7 @@ from contextlib import chdir, contextmanager, nullcontext
 
 from engine.errors import EngineError
 from engine.jobs.messages import Job, Partition
+from engine.library_noise import quiet_ray
 from engine.running.capacity import Capacity
 from engine.running.executor import Result, WorkerRequest
 from engine.running.pool import Pool
@@ -50,11 +51,12 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would query the clouds' metadata servers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+        quiet_ray()
         with nullcontext() if named else loopback_only():
             import ray
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
+            logging.getLogger("ray").setLevel(logging.ERROR)
             handler = signal.getsignal(signal.SIGTERM)
             try:
                 # Ray puts the driver's working folder first on the workers' import path, where a user's `numpy.py` or folder

@@ -72,7 +72,8 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A handler that was not set by Python, such as one of an embedding program, cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.came or not self._are_paid_for():

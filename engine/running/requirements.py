@@ -16,6 +16,7 @@ from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import ModelSpec
+from engine.own_loop import on_own_loop
 from engine.pipeline.graph import Step
 from registry import Registry
 
@@ -153,7 +154,7 @@ def ask_server(
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
     """
-    return asyncio.run(_ask(spec, registry, wanted, gate, recheck_all=recheck_all, recheck=recheck))
+    return on_own_loop(lambda: _ask(spec, registry, wanted, gate, recheck_all=recheck_all, recheck=recheck))
 
 
 async def _ask(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,18 @@ SHOWN_VALUE = 200
 
 _PARAM = re.compile(r"\$\{params\.([^${}]*)\}")
 
+Settings = Sequence[str] | Mapping[str, Any] | None
+"""What overrides `params`: `name=value` texts, as from a command line, or values by name."""
 
-def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
-    """Load a pipeline and apply `--set` settings.
+
+def read_pipeline(path: Path, settings: Settings = None) -> tuple[PipelineSpec | None, YamlSource]:
+    """Load a pipeline and apply settings of its parameters.
 
     Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found.
     """
     source = load(path)
     _no_keys(source, source.data, ())
-    params = _params(source, settings or [])
+    params = _params(source, settings)
     data = _Filling(source, params).fill(source.data, ())
     reported = {problem.position for problem in source.problems}  # a value that YAML should not have is reported once
     while True:
@@ -85,27 +91,58 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     return bool(entries) or section != "steps"
 
 
-def _params(source: YamlSource, settings: list[str]) -> dict[str, Any]:
+def _params(source: YamlSource, settings: Settings) -> dict[str, Any]:
     declared = source.data.get("params")
     params = dict(declared) if isinstance(declared, dict) else {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise PipelineError([Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: use the form --set name=value")])
+    for name, text, given in _given(settings):
         if name not in params:
             hint = did_you_mean(name, params, "" if params else "this pipeline has no params")
-            raise PipelineError(
-                [Problem(f"--set {redacted(setting)[:SHOWN_VALUE]}: the pipeline has no parameter {name!r}", hint=hint)]
-            )
-        given = _setting(name, text) if text.strip() else None
-        if is_key(text):
-            raise PipelineError([Problem(f"--set {name}: {_KEY}", hint=_KEY_HINT)])
-        params[name] = given.data if given else None
+            raise PipelineError([Problem(f"{text}: the pipeline has no parameter {name!r}", hint=hint)])
+        params[name] = given()
     return params
 
 
-def _setting(name: str, text: str) -> YamlSource:
-    """The value of a `--set` as YAML."""
+def _given(settings: Settings) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """The name of each setting, the setting as text for messages, and a function that reads its value."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield str(name), f"set={{{str(name)!r}: ...}}", partial(_value, str(name), value)
+        return
+    for setting in settings or ():
+        shown = f"--set {redacted(setting)[:SHOWN_VALUE]}"
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise PipelineError([Problem(f"{shown}: use the form --set name=value")])
+        yield name, shown, partial(_setting, name, text)
+
+
+def _value(name: str, value: Any) -> Any:
+    """A value from Python, as YAML could have it."""
+    where = f"set={{{name!r}: ...}}"
+    if isinstance(value, str) and is_key(value):
+        raise PipelineError([Problem(f"{where}: {_KEY}", hint=_KEY_HINT)])
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | Path):
+        return str(value)
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_value(name, item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _value(name, item) for key, item in value.items()}
+    hint = "a parameter is a number, a text, True, False, None, a list, or a dict with texts as keys"
+    raise PipelineError([Problem(f"{where}: a {type(value).__name__} cannot be a parameter", hint=hint)])
+
+
+def _setting(name: str, text: str) -> Any:
+    """The value of a `--set`, read as YAML."""
+    if not text.strip():
+        return None
     try:
         given = parse(text, f"--set {name}")
         if given.problems:
@@ -113,7 +150,9 @@ def _setting(name: str, text: str) -> YamlSource:
     except PipelineError as error:
         hint = f"the value is read as YAML; to make it a string, put it in quotes: --set \"{name}='...'\""
         raise PipelineError([replace(problem, hint=problem.hint or hint) for problem in error.problems]) from error
-    return given
+    if is_key(text):
+        raise PipelineError([Problem(f"--set {name}: {_KEY}", hint=_KEY_HINT)])
+    return given.data
 
 
 _KEY = "this is an API key, which must not be in a pipeline"

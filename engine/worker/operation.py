@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from engine.errors import EngineError, wrong_value
 from engine.jobs.heartbeat import Heartbeat
 from engine.jobs.messages import Job, Partition
 from engine.jobs.receipts import Receipts
-from engine.llm.chat import Call
+from engine.llm.chat import Call, ChatModel
 from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Tally
 from engine.operator.declaration import Operator
@@ -26,7 +26,6 @@ from engine.operator.tables import Grouped, Table
 from engine.provenance import sources_of
 from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole
-from engine.worker.models import Models
 from engine.worker.output_writer import OutputWriter
 from engine.worker.row_results import OperatorError, OutputRow
 from engine.worker.run_log import run_log
@@ -34,6 +33,9 @@ from registry import Record, Registry
 from registry.records.described import Described
 from registry.records.known_valid import known_valid
 from registry.records.stored_rows import is_immutable
+
+if TYPE_CHECKING:
+    from engine.llm.encoder import Encoder
 
 
 def wrong_fields(error: ValidationError) -> str:
@@ -61,6 +63,25 @@ class Scope:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class Roles(Protocol):
+    """What fills the roles of an operator."""
+
+    def role(self, role: str) -> ChatModel | Encoder | None:
+        """The model in a role; None if it is not used."""
+
+
+def installed_operator(job: Job) -> Operator:
+    """The operator that a job names, with the types of its inputs and outputs."""
+    known = catalogue()
+    declared = known.operators[job.operator].with_inputs(job.types)
+    named = {
+        port: about.record() if isinstance(about, Described) else known.records[about]
+        for port, about in job.types.items()
+        if declared.inputs[port].open
+    }
+    return declared.typed(named).with_outputs(declared.params.model_validate(job.params))
+
+
 class Operation:
     """The operator of a job.
 
@@ -68,21 +89,13 @@ class Operation:
         job: names the operator, its inputs and its parameters.
         registry: has the inputs.
         models: fill its roles.
+        operator: the operator itself (default: the installed one that the job names).
     """
 
-    def __init__(self, job: Job, registry: Registry, models: Models) -> None:
-        known = catalogue()
-        declared = known.operators[job.operator]
-        declared = declared.with_inputs(job.types)
-        named = {
-            port: about.record() if isinstance(about, Described) else known.records[about]
-            for port, about in job.types.items()
-            if declared.inputs[port].open
-        }
-        params = declared.params.model_validate(job.params)
+    def __init__(self, job: Job, registry: Registry, models: Roles, operator: Operator | None = None) -> None:
         self.job = job
-        self.operator: Operator = declared.typed(named).with_outputs(params)
-        self._settings = self.operator.arguments(params)
+        self.operator: Operator = operator or installed_operator(job)
+        self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.receipts = Receipts.of(registry, job.base_key)
         self.heartbeat = Heartbeat(self.receipts.folder, f"{job.run_id}.{job.step}")

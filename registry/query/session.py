@@ -10,6 +10,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -36,6 +37,7 @@ from registry.storage.objects import ObjectStore
 __all__ = ["QueryResult", "Session"]
 
 _CONFINE = (
+    "set arrow_large_buffer_size=true",  # more than 2 GB of text in a column
     "set allow_persistent_secrets=false",
     "set secret_directory=''",
     "set timezone='UTC'",
@@ -46,6 +48,8 @@ _CONFINE = (
     "set lock_configuration=true",
 )
 _BATCH = 2048
+_INTERRUPT_SECONDS = 0.1
+"""DuckDB forgets an interrupt that arrives between two of its steps, so it is repeated."""
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
@@ -141,19 +145,35 @@ class Session:
             QueryError: as for `ask`, at once or while the rows are read.
         """
         deadline = Deadline(timeout, self._con.interrupt, last_resort)
-        self._failed.clear()
-        self._missing.clear()
-        with self._explained(deadline), deadline.running():
-            statement, tables = reading(self._con, query, frozenset(CALLS))
-        self._attach_named(query, tables)
-        self._con.execute("begin transaction read only")
-        try:
+        with self._reading(query, deadline) as statement:
             with self._explained(deadline), deadline.running():
                 cursor = self._con.execute(statement, parameters) if parameters else self._con.execute(statement)
                 columns = [column[0] for column in cursor.description or []]
             yield columns, self._batches(cursor, deadline)
-        finally:
-            self._con.execute("rollback")
+
+    def arrow(self, query: str, parameters: list[Any] | None = None, timeout: float | None = None) -> pa.Table:
+        """The result of one SELECT or EXPLAIN as an Arrow table; the errors are those of `ask`."""
+        deadline = Deadline(timeout, self._con.interrupt)
+        # Python handles Ctrl-C between its own instructions, but DuckDB does not return before the query ends. So it runs in
+        # another thread.
+        with self._reading(query, deadline) as statement, ThreadPoolExecutor(max_workers=1) as thread:
+            table = thread.submit(self._to_arrow, statement, parameters, deadline)
+            try:
+                table.result()
+            except KeyboardInterrupt:
+                while not table.done():
+                    self._con.interrupt()
+                    wait([table], _INTERRUPT_SECONDS)
+                raise
+        if left_out := self.left_out():
+            raise CorruptError(left_out[0])
+        return table.result()
+
+    def _to_arrow(self, statement: str, parameters: list[Any] | None, deadline: Deadline) -> pa.Table:
+        with self._explained(deadline), deadline.running():
+            # Not `execute`, whose results are copied on their way to Arrow.
+            relation = self._con.sql(statement, params=parameters) if parameters else self._con.sql(statement)
+            return relation.to_arrow_table()
 
     def left_out(self) -> list[str]:
         """The missing objects with calls, lineage, rejects or exposures that the last query left out, one sentence each."""
@@ -208,6 +228,20 @@ class Session:
         return self._rows(*self.resolve(target))
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self, query: str, deadline: Deadline) -> Iterator[str]:
+        """Check a query, attach what it names, and yield it as a statement, in a transaction that cannot write."""
+        self._failed.clear()
+        self._missing.clear()
+        with self._explained(deadline), deadline.running():
+            statement, tables = reading(self._con, query, frozenset(CALLS))
+        self._attach_named(query, tables)
+        self._con.execute("begin transaction read only")
+        try:
+            yield statement
+        finally:
+            self._con.execute("rollback")
 
     def _numbers(self, name: str) -> list[int]:
         found = self._con.execute("select version from internal.versions where name = ?", [name]).fetchall()

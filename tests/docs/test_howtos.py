@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import shlex
@@ -18,10 +17,12 @@ from engine.cli.app import app
 from registry import Registry
 from tests.docs.pages import ROOT, blocks, engine_lines, named_files
 from tests.engine.run_pipelines import ask, run_text
+from tests.in_process import InProcess
 
 OWN_DATA = "docs/howto/own-data.md"
 OWN_OPERATOR = "docs/howto/own-operator.md"
 WRITING = "docs/writing-operators.md"
+PYTHON = "docs/python.md"
 
 
 def write(page: str) -> dict[str, str]:
@@ -79,7 +80,7 @@ def test_own_operator(workdir: Path) -> None:
     assert "Mark tickets" in engine(environment, "ops", "flag")
     assert "RUN" in engine(environment, "plan", "tickets.yaml", "--why")
     load(Path("my_ops.py"))
-    load(Path("test_my_ops.py")).test_a_ticket_about_an_outage_is_urgent()
+    run_tests(load(Path("test_my_ops.py")), 1)
 
 
 def load(file: Path) -> ModuleType:
@@ -93,10 +94,30 @@ def load(file: Path) -> ModuleType:
     return module
 
 
+def run_tests(module: ModuleType, number: int) -> None:
+    """Run the tests of a module, which has this many."""
+    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+    assert len(tests) == number
+    for test in tests:
+        test()
+
+
+def test_python(registry: Registry, in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.running.run.Cluster", lambda _: InProcess())
+    assert {"problems.jsonl", "sums.yaml"} <= write(PYTHON).keys()
+    names: dict[str, object] = {}
+    examples = blocks("python", PYTHON)
+    assert len(examples) >= 5
+    for block in examples:
+        exec(block.text, names)
+
+
 def test_the_examples_for_authors(workdir: Path) -> None:
-    text = "\n\n".join(block.text for block in blocks("python", WRITING))
+    text = "\n\n".join(block.text for block in blocks("python", WRITING) if not block.file)
     environment = installed("author_ops", text)
-    asyncio.run(load(Path("author_ops.py")).check_shorter_than())
+    load(Path("author_ops.py"))
+    write(WRITING)
+    run_tests(load(Path("test_author_ops.py")), 3)
     listed = engine(environment, "ops")
     assert all(name in listed for name in ("shorter_than", "upper", "longest", "unseen", "rate", "vote", "pair"))
     [step] = blocks("yaml", WRITING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Annotated
 
 import typer
@@ -11,12 +10,12 @@ from engine.cli.commands.shared import (
     Context,
     JsonOption,
     checked_pipeline,
-    chosen_steps,
     named_registry,
     out,
     print_json,
     say,
 )
+from engine.cli.opening import chosen_steps, planned
 from registry.counted import counted
 
 _SHOWN = {"True": "yes", "False": "no", "None": "unknown"}
@@ -62,15 +61,10 @@ def plan(
 ) -> None:
     """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
     from engine.cli.plan_view import plan_rows, print_plan
-    from engine.planning.plan import make_plan
-    from registry import Registry
 
     checked = checked_pipeline(context, pipeline, set_)
-    chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
-    registry = named_registry(context)
-    with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
-        # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
-        made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
+    chosen, forced = chosen_steps(checked, select, "--select "), chosen_steps(checked, force, "--force ")
+    made = planned(checked, named_registry(context), chosen, forced, why)
     if json:
         print_json(plan_rows(made))
     else:
@@ -97,7 +91,7 @@ def run(
     from registry import Report
 
     checked = checked_pipeline(context, pipeline, set_, keys=True)
-    chosen, forced = chosen_steps(checked, select, "--select"), chosen_steps(checked, force, "--force")
+    chosen, forced = chosen_steps(checked, select, "--select "), chosen_steps(checked, force, "--force ")
     registry = named_registry(context)
     with progress_on(stderr_console()) as observer:
         result = run_pipeline(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from engine.errors import PipelineError, Problem, did_you_mean
+from engine.cli import opening
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TimeoutOption = Annotated[
@@ -40,75 +38,26 @@ class Context(typer.Context):
     obj: Options
 
 
+_OTHER = "engine --registry DIR ..."
+"""How to name another registry."""
+
+
 def named_registry(context: Context) -> Any:
     """The registry that the user named, which may not exist yet."""
-    from registry import Registry
-
-    location = context.obj.registry
-    if Path(location).exists() and not Path(location).is_dir():
-        what = f"the registry {location} is a file, not a folder"
-        raise PipelineError([Problem(what, hint="choose another one: engine --registry DIR ...")])
-    return Registry(location)
+    return opening.named_registry(context.obj.registry, _OTHER)
 
 
 def existing_registry(context: Context) -> Any:
     """The registry that the user named; raises PipelineError if there is none."""
-    registry = named_registry(context)
-    if not registry.exists:
-        what = f"there is no registry at {context.obj.registry}"
-        raise PipelineError([Problem(what, hint="run a pipeline first, or choose another one: engine --registry DIR ...")])
-    return registry
+    return opening.existing_registry(context.obj.registry, _OTHER)
 
 
 def checked_pipeline(context: Context, pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
     """The pipeline that a command was given, checked; with `keys`, environment variables with API keys must be set."""
-    from engine.pipeline.check import check
-
-    file = _find_pipeline(pipeline)
-    if _may_exist(context.obj.registry) and (registry := named_registry(context)).exists:
-        with registry.session_when_needed() as session:
-            checked = check(file, settings, session, keys=keys)
-    else:
-        checked = check(file, settings, keys=keys)
-    _note_exclusions(checked)
+    checked = opening.checked_pipeline(pipeline, settings, context.obj.registry, _OTHER, keys=keys)
+    if note := opening.unused_exclusions(checked):
+        say(note)
     return checked
-
-
-def _may_exist(location: str) -> bool:
-    """Whether there may be a registry, so that DuckDB has to be loaded to look."""
-    return "://" in location or Path(location).exists()
-
-
-def _note_exclusions(checked: Any) -> None:
-    """Warn if the exclusion list names no dataset that this pipeline reads or writes."""
-    own = {f"{checked.spec.name}/{source}" for source in checked.sources}
-    own |= {checked.output_name(step.name, output) for step in checked.steps.values() for output in step.operator.outputs}
-    own |= {link.name for step in checked.steps.values() for links in step.inputs.values() for link in links}
-    if checked.excluded and not own & checked.excluded.keys():
-        named = ", ".join(sorted(checked.excluded))
-        say(f"note: the exclusion list has no effect: it lists only rows of {named}, which this pipeline does not use")
-
-
-def _find_pipeline(name: str) -> Path:
-    """A file, or a pipeline that comes with the engine."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = {Path(str(each)).stem: Path(str(each)) for each in files("pipelines").iterdir() if str(each).endswith(".yaml")}
-    if name in shipped:
-        return shipped[name]
-    hint = did_you_mean(path.stem, shipped, f"the engine comes with these pipelines: {', '.join(sorted(shipped))}")
-    raise PipelineError([Problem(f"there is no pipeline file {name}", hint=hint)])
-
-
-def chosen_steps(checked: Any, names: list[str] | None, option: str) -> set[str]:
-    """The steps that an option names; raises PipelineError for an unknown one."""
-    for name in names or []:
-        if name not in checked.steps:
-            raise PipelineError(
-                [Problem(f"{option} {name}: the pipeline has no such step", hint=did_you_mean(name, checked.steps))]
-            )
-    return set(names or [])
 
 
 def out() -> Any:

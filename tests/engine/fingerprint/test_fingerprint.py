@@ -352,6 +352,21 @@ def test_packages_count_by_version_and_the_standard_library_not_at_all(scratch: 
     assert "engine" in found
 
 
+@pytest.mark.parametrize("folder", ["user/lib/python3.11/site-packages", "usr/lib/python3/dist-packages"])
+def test_packages_of_the_user_and_the_system_count_by_version(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Not only those of the environment: a notebook often sees several."""
+    elsewhere = tmp_path / folder
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "far_away.py").write_text("STRANGE = object()\ndef far(text): return str(STRANGE) + text\n")
+    monkeypatch.syspath_prepend(str(elsewhere))
+    edit(scratch, "ops.py", "import numpy as np", "import numpy as np\nfrom far_away import far")
+    edit(scratch, "ops.py", "    yield Word(text=", "    far('x')\n    yield Word(text=")
+    assert "far_away" in document()["packages"]
+    sys.modules.pop("far_away")
+
+
 @pytest.mark.parametrize("caught", ["ImportError", "(ValueError, ModuleNotFoundError)", "Exception", ""])
 def test_a_package_that_code_does_without_is_not_required(scratch: Path, caught: str) -> None:
     line = "    yield Word(text="
