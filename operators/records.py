@@ -11,11 +11,34 @@ from registry import Artifact, Record
 Verdict = Literal["correct", "wrong", "unparsed", "timeout"]
 
 
-class Message(Record):
-    """One turn of a conversation."""
+class FunctionCall(Record):
+    """The function that a model calls, and its arguments as JSON text."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(Record):
+    """A call of a tool, as in the OpenAI API."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
+class Message(Record):
+    """One turn of a conversation.
+
+    An assistant's turn may have `thinking`, the reasoning before its answer, and `tool_calls`. A turn with the role `tool` is
+    the result of the call `tool_call_id`. `name` is the name of the speaker or the tool.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    thinking: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
 
 
 class MathProblem(Record):
