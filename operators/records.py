@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.operator import formats
 from registry import Artifact, Record
 
 Verdict = Literal["correct", "wrong", "unparsed", "timeout"]
@@ -41,6 +42,7 @@ class Message(Record):
     tool_call_id: str | None = None
 
 
+@formats("operators.formats.table")
 class MathProblem(Record):
     """A problem and its gold answer."""
 
@@ -72,6 +74,7 @@ class Persona(Record):
     occupation: str | None = None
 
 
+@formats("operators.formats.table")
 class SFTExample(Record):
     """A prompt and the completion to learn, as conversations (TRL's prompt/completion format)."""
 
@@ -79,6 +82,7 @@ class SFTExample(Record):
     completion: list[Message]
 
 
+@formats("operators.formats.table")
 class PreferencePair(Record):
     """A prompt, the better completion and the worse one, as conversations (TRL's explicit-prompt preference format)."""
 
@@ -87,6 +91,7 @@ class PreferencePair(Record):
     rejected: list[Message]
 
 
+@formats("operators.formats.table")
 class LabelledExample(Record):
     """A prompt, a completion, and whether the completion is desirable, as conversations (TRL's unpaired preference format)."""
 
@@ -95,6 +100,7 @@ class LabelledExample(Record):
     label: bool
 
 
+@formats("operators.formats.table")
 class ConflictItem(Record):
     """A question, passages that support its correct answer (factual), and passages that support an incorrect one (poisoned)."""
 
@@ -197,6 +203,7 @@ class ConflictPrediction(Record):
     id: str | None = None
 
 
+@formats("operators.formats.table")
 class Question(Record):
     """A question with its accepted answers (aliases of the true answer; empty if it is not known).
 

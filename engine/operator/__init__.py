@@ -55,6 +55,9 @@ methods and their defaults are documented there: `roles`, `calls`, `capabilities
 are or as copies (`row.model_copy(update=...)`). For a new record made from rows of tables or from answers, name them:
 `yield derived(Pair(...), chosen, rejected)`. What is not named is recorded as unknown.
 
+**Formats.** `@formats("my_operators.formats")` above a record type names a module whose constant `FORMATS` has `RowFormat`s:
+forms in which others publish such rows. Datasets of the type recognise them, and `engine export --to` writes them.
+
 **Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of the outputs of a row.
 `raise StepError("why")` fails the step. A wrong declaration is a `DeclarationError` that names its file and line.
 
@@ -72,6 +75,7 @@ from engine.operator.declaration import Operator, operator
 from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
+from engine.operator.row_formats import Place, RowFormat, formats
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, Roles
 from engine.provenance import RowRef, derived
@@ -96,12 +100,14 @@ __all__ = [
     "Operator",
     "Output",
     "Params",
+    "Place",
     "Prompt",
     "Record",
     "Reject",
     "Report",
     "RequestError",
     "Roles",
+    "RowFormat",
     "RowRef",
     "StepError",
     "StoredFile",
@@ -109,6 +115,7 @@ __all__ = [
     "Template",
     "derived",
     "did_you_mean",
+    "formats",
     "operator",
     "render",
     "template",

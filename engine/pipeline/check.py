@@ -28,6 +28,7 @@ from engine.pipeline.untrained_models import misfits
 from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
+from engine.sources.recognition import named_format, possible_fields
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
@@ -138,8 +139,12 @@ class _Checker:
         if record is None:
             return None
         before = len(self.source.problems)
+        try:
+            named_format(spec, record)
+        except EngineError as error:
+            self.problem(str(error), (*loc, "format"))
         for column, target in spec.rename.items():
-            if target not in record.model_fields:
+            if target not in possible_fields(record):
                 hint = did_you_mean(target, record.model_fields)
                 self.problem(f"{spec.type} has no field {target!r}", (*loc, "rename", column), hint)
         for field in spec.defaults.keys() - record.model_fields.keys():

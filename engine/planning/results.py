@@ -14,7 +14,10 @@ from registry import Draft, Manifest
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet."""
+    """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet.
+
+    `format` is the format of its rows; None for the own fields of their type.
+    """
 
     name: str
     status: Literal["HIT", "READ"]
@@ -24,6 +27,7 @@ class SourcePlan:
     draft: Draft | None = None
     rejected: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
+    format: str | None = None
 
 
 @dataclass(frozen=True)

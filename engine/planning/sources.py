@@ -14,6 +14,7 @@ from engine.planning.inputs import version_of
 from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
+from engine.sources.recognition import format_of_files
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
@@ -30,18 +31,20 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     name = f"{pipeline.spec.name}/{source.name}"
     base_dir, seed = pipeline.file.parent, pipeline.spec.seed
     excluded = pipeline.excluded.get(name, frozenset())
-    identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded)
+    row_format = format_of_files(source.spec, source.record, base_dir)
+    identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format)
     if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry)):
-        return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
+        called = row_format.name if row_format else None
+        return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found, format=called)
     before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
-    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before)
+    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before, row_format)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
         identity |= {"excluded": digest(excluded)} if excluded else {}
         if found := _source_hit(name, ingest.source_key(identity), registry):
-            return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found)
+            return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found, format=read.format)
     document = {SOURCE: identity} | ({"reached": asdict(read.reached)} if read.reached else {})
-    if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded) or identity):
+    if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format) or identity):
         raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
     draft = Draft(
         name=name,
@@ -62,7 +65,8 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         files=ingest.files_of(source.spec, base_dir),
     )
     made = InputVersion(ref=VersionRef(name=name, version=0, content_id=read.content_id), data=read.data)
-    return SourcePlan(source.name, "READ", read.rows, made, draft=draft, rejected=read.rejected, ignored=read.ignored)
+    read_as: dict[str, Any] = {"rejected": read.rejected, "ignored": read.ignored, "format": read.format}
+    return SourcePlan(source.name, "READ", read.rows, made, draft=draft, **read_as)
 
 
 def _source_hit(name: str, step_key: str, registry: Registry) -> Manifest | None:
