@@ -21,6 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from engine.export.model_folder import Loading
 from engine.export.writers import SPLIT
+from engine.operator.row_formats import RowFormat
 from engine.planning.sources import SOURCE
 from registry import Manifest, Metric, Model, Registry
 from registry.records.schema import fields_of
@@ -36,12 +37,14 @@ class Data:
     Args:
         files: a pattern below the folder.
         format: `hf`, `parquet` or `jsonl`.
+        row_format: the format of the rows; None if they have their own fields.
     """
 
     schema: pa.Schema
     files: str
     bytes: int
     format: str
+    row_format: RowFormat | None = None
 
 
 def card(registry: Registry, manifest: Manifest, data: Data | None, loading: Loading | None = None) -> str:

@@ -129,7 +129,7 @@ def _sft_schema() -> pa.Schema:
     return pa.schema([("messages", _messages())])
 
 
-_USED = frozenset({"data_source", "prompt", "reward_model", "extra_info"})
+_USED = frozenset({"data_source", "prompt", "ability", "reward_model", "extra_info"})
 _LOOKS = "data_source, prompt: one message, reward_model: {ground_truth}, extra_info: {id}"
 PROBLEMS = RowFormat("verl", MathProblem, _LOOKS, _USED, _fits, _read_problem, _write_problem, _problem_schema)
 QUESTIONS = RowFormat("verl", Question, _LOOKS, _USED, _fits, _read_question, _write_question, _question_schema)
