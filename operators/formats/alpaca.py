@@ -95,8 +95,8 @@ def _written(prompt: Sequence[Message]) -> dict[str, Any]:
     roles = [message.role for message in prompt]
     if roles not in (["user"], ["system", "user"]):
         raise Reject(f"Alpaca has one question and one answer, and the prompt has the turns {', '.join(roles) or 'none'}")
-    before = {"system": plain_text(prompt[0], "Alpaca")} if len(prompt) == 2 else {}
-    return before | {"instruction": plain_text(prompt[-1], "Alpaca"), "input": ""}
+    before = plain_text(prompt[0], "Alpaca") if len(prompt) == 2 else ""
+    return {"system": before, "instruction": plain_text(prompt[-1], "Alpaca"), "input": ""}
 
 
 def _answer(turns: Sequence[Message], what: str) -> str:
