@@ -93,12 +93,16 @@ def formats_of(record: type[Record]) -> Mapping[str, RowFormat]:
     """The formats of a record type by name, in the order of their module; types derived from it have none of them.
 
     Raises:
-        DeclarationError: the module has no formats, or two of one name.
+        DeclarationError: the module cannot be imported, has no formats, or two of one name.
     """
     name = vars(record).get(_MODULE)
     if name is None:
         return {}
-    declared = getattr(importlib.import_module(name), "FORMATS", None)
+    try:
+        declared = getattr(importlib.import_module(name), "FORMATS", None)
+    except Exception as error:  # whatever a module does while it is imported
+        what = f"{type(error).__name__}: {error}"
+        raise DeclarationError(f"{name}, which has the formats of {record.type_name()}, cannot be imported: {what}") from error
     if not isinstance(declared, tuple) or not all(isinstance(each, RowFormat) for each in declared):
         raise DeclarationError(f"{name}: FORMATS must be a tuple of RowFormat; {record.type_name()} names this module")
     own = [each for each in declared if each.record is record]

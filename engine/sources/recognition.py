@@ -106,9 +106,11 @@ def _is_own(record: type[Record], fields: dict[str, Any]) -> bool:
 
 def identity_of(format_: RowFormat | None) -> dict[str, Any]:
     """What a format contributes to the identity of a source: its name and the code that reads it."""
-    if format_ is None or format_.read is None:
+    if format_ is None:
         return {}
-    code = code_of_function(format_.read, f"format {format_.name}").document()
+    # A row that does not fit is refused, so that code counts, too.
+    parts = [part for part in (format_.fits, format_.read) if part]
+    code = [code_of_function(part, f"format {format_.name}").document() for part in parts]
     return {"format": {"name": format_.name, "code": code}}
 
 

@@ -9,11 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from engine.errors import PipelineError
+from engine.operator import Reject
 from engine.operator.row_formats import formats_of, readable
 from engine.sources.ingest import Ingested, ingest
-from engine.sources.recognition import format_of_files
+from engine.sources.recognition import format_of_files, identity_of
 from engine.spec.pipeline_spec import DatasetSpec
 from operators import records
 from registry import Record, Registry
@@ -180,6 +184,14 @@ def test_rows_of_the_types_own_fields_are_not_converted(registry: Registry, name
     Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in expected))
     got, found = read(registry, type_name, "own.jsonl")
     assert (got.format, found) == (None, expected)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_code_of_a_format_can_be_fingerprinted(name: str) -> None:
+    type_name, called = name.split("/")
+    code = json.dumps(identity_of(readable(getattr(records, type_name))[called]))
+    assert f'"name": "{called}"' in code
+    assert "operators.formats." in code
 
 
 def test_only_the_type_itself_has_its_formats() -> None:
@@ -357,3 +369,51 @@ def test_nulls_mean_nothing_in_a_file_with_columns(registry: Registry) -> None:
     assert found[0] == {"prompt": [U_], "completion": [A_]}
     assert found[1]["prompt"] == [{**U_, "name": "Ann"}]
     assert not [name for name in got.ignored if name.startswith("messages")]
+
+
+# -- whatever stands in a row -----------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "x", "user", "####", "Human:"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["role", "content", "from", "text"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of everything inside a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, part in inner for place in ((*path, key), *places(part, (*path, key)))]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@pytest.mark.parametrize("name", READ)
+def test_a_row_with_anything_in_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    type_name, called = name.split("/")
+    record: type[Record] = getattr(records, type_name)
+    row = data.draw(st.sampled_from(rows_of(name)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *way, last = data.draw(st.sampled_from(places(row)))
+        inner = row
+        for key in way:
+            inner = inner[key]
+        inner[last] = data.draw(JSON)
+    for each in readable(record).values():
+        assert each.fits
+        each.fits(row)
+    chosen = readable(record)[called]
+    assert chosen.fits
+    assert chosen.read
+    if chosen.fits(row):
+        try:
+            fields = chosen.read(row, lambda path: None)
+            record.model_validate(fields)
+        except (Reject, ValidationError):
+            pass

@@ -65,6 +65,14 @@ def test_rows_of_a_type_of_ones_own_are_converted(registry: Registry, workdir: P
     assert (list(readable(FormattedTicket)), list(writable(FormattedTicket))) == (["helpdesk"], [])
 
 
+def test_a_module_that_cannot_be_imported_is_named() -> None:
+    formats_of.cache_clear()
+    with pytest.raises(
+        DeclarationError, match="formats_of_tickets, which has the formats of FormattedTicket, cannot be imported"
+    ):
+        formats_of(FormattedTicket)
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

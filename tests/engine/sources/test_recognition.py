@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.cli.plan_view import plan_rows
+from engine.cli.run_view import run_document
 from engine.errors import EngineError, PipelineError
 from engine.operator.row_formats import RowFormat
 from engine.pipeline.check import check
@@ -21,6 +22,7 @@ from engine.sources.recognition import format_of_files
 from engine.spec.pipeline_spec import DatasetSpec
 from operators.records import MathProblem, PreferencePair, SFTExample
 from registry import Record, Registry
+from tests.engine.run_pipelines import ask, run_text
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 CHAT = {"messages": [U, A]}
@@ -179,3 +181,31 @@ def test_columns_that_no_format_needs_are_not_read(registry: Registry) -> None:
 def test_formats_of_other_types_are_not_recognised(registry: Registry) -> None:
     write(CHAT)
     assert recognised(PreferencePair) is None
+
+
+PIPELINE = (
+    "name: p\ndatasets: {rows: {type: %s, path: d.jsonl%s}}\nsteps: {one: {op: dedup, in: rows, with: {method: exact}}}\n"
+)
+
+
+def test_a_hit_says_its_format_and_naming_it_changes_nothing(registry: Registry, in_process: None) -> None:
+    write(GSM)
+    first = run_text(PIPELINE % ("MathProblem", ""), registry)
+    assert [(source.status, source.format) for source in first.sources] == [("READ", "gsm8k")]
+    again = run_text(PIPELINE % ("MathProblem", ", format: gsm8k"), registry)
+    assert [(source.status, source.format) for source in again.sources] == [("HIT", "gsm8k")]
+    assert run_document(again)["sources"][0]["format"] == "gsm8k"
+    own = run_text(PIPELINE % ("MathProblem", ", format: own"), registry)
+    assert [(source.status, source.format) for source in own.sources] == [("READ", None)]
+    assert ask(registry, 'select answer from "p/rows"') == [("Add.\n#### 2",)]
+
+
+def test_a_file_that_grew_keeps_its_format_unless_its_first_rows_have_another(registry: Registry, in_process: None) -> None:
+    write(GSM)
+    assert run_text(PIPELINE % ("MathProblem", ""), registry).sources[0].format == "gsm8k"
+    write(GSM, {**GSM, "question": "2 + 2?"})
+    assert run_text(PIPELINE % ("MathProblem", ""), registry).sources[0].format == "gsm8k"
+    assert ask(registry, 'select answer from "p/rows"') == [("2",), ("2",)]
+    write(GSM, {**GSM, "question": "2 + 2?"}, PLAIN)
+    assert run_text(PIPELINE % ("MathProblem", ""), registry).sources[0].format is None
+    assert ask(registry, 'select answer from "p/rows"') == [("Add.\n#### 2",), ("Add.\n#### 2",), ("2",)]
