@@ -103,6 +103,7 @@ def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
     if manifest.op == SOURCE:
         origin = document.get(SOURCE, {})
         shown = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
+        shown |= {"format": origin["format"]["name"]} if "format" in origin else {}
         return {"version": manifest, "params": _yaml(shown), "models": "", "prompts": {}, "packages": {}, "seed": None}
     params = document.get("params", {})
     prompts = document["prompts"] if "prompts" in document else _prompts_before_0_4(document)

@@ -13,6 +13,7 @@ import pytest
 from engine.cli.plan_view import plan_rows
 from engine.cli.run_view import run_document
 from engine.errors import EngineError, PipelineError
+from engine.export.versions import export
 from engine.operator.row_formats import RowFormat
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
@@ -195,6 +196,8 @@ def test_a_hit_says_its_format_and_naming_it_changes_nothing(registry: Registry,
     again = run_text(PIPELINE % ("MathProblem", ", format: gsm8k"), registry)
     assert [(source.status, source.format) for source in again.sources] == [("HIT", "gsm8k")]
     assert run_document(again)["sources"][0]["format"] == "gsm8k"
+    export(registry, "p/rows", "jsonl", Path("out"))
+    assert "format: gsm8k" in Path("out/README.md").read_text()
     own = run_text(PIPELINE % ("MathProblem", ", format: own"), registry)
     assert [(source.status, source.format) for source in own.sources] == [("READ", None)]
     assert ask(registry, 'select answer from "p/rows"') == [("Add.\n#### 2",)]
