@@ -6,19 +6,44 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.operator import formats
 from registry import Artifact, Record
 from registry.counted import counted
 
 Verdict = Literal["correct", "wrong", "unparsed", "timeout"]
 
 
+class FunctionCall(Record):
+    """The function that a model calls, and its arguments as JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(Record):
+    """A call of a tool, as in the OpenAI API."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
 class Message(Record):
-    """One turn of a conversation."""
+    """One turn of a conversation.
 
-    role: Literal["system", "user", "assistant"]
+    An assistant's turn may have `thinking`, the reasoning before its answer, and `tool_calls`. A turn with the role `tool` is
+    the result of the call `tool_call_id`. `name` is the name of the speaker or the tool.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    thinking: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
 
 
+@formats("operators.formats.table")
 class MathProblem(Record):
     """A problem and its gold answer."""
 
@@ -50,6 +75,7 @@ class Persona(Record):
     occupation: str | None = None
 
 
+@formats("operators.formats.table")
 class SFTExample(Record):
     """A prompt and the completion to learn, as conversations (TRL's prompt/completion format)."""
 
@@ -57,6 +83,7 @@ class SFTExample(Record):
     completion: list[Message]
 
 
+@formats("operators.formats.table")
 class PreferencePair(Record):
     """A prompt, the better completion and the worse one, as conversations (TRL's explicit-prompt preference format)."""
 
@@ -65,6 +92,7 @@ class PreferencePair(Record):
     rejected: list[Message]
 
 
+@formats("operators.formats.table")
 class LabelledExample(Record):
     """A prompt, a completion, and whether the completion is desirable, as conversations (TRL's unpaired preference format)."""
 
@@ -73,6 +101,7 @@ class LabelledExample(Record):
     label: bool
 
 
+@formats("operators.formats.table")
 class ConflictItem(Record):
     """A question, passages that support its correct answer (factual), and passages that support an incorrect one (poisoned)."""
 
@@ -175,6 +204,7 @@ class ConflictPrediction(Record):
     id: str | None = None
 
 
+@formats("operators.formats.table")
 class Question(Record):
     """A question with its accepted answers (aliases of the true answer; empty if it is not known).
 

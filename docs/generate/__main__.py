@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.generate import commands, operators, yaml_keys
+from docs.generate import commands, formats, operators, yaml_keys
 
 FOLDER = Path(__file__).parents[1] / "reference"
 
@@ -18,6 +18,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "yaml.md": yaml_keys.page,
     "operators.md": operators.page,
     "commands.md": commands.page,
+    "formats.md": formats.page,
 }
 
 

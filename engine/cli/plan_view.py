@@ -18,6 +18,7 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {"step": source.name, "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
         | {"ignored_fields": list(source.ignored), "type_of_rows": source.inferred, "changed_fields": list(source.changed)}
+        | {"format": source.format}
         for source in plan.sources
     ]
     return rows + [
@@ -65,6 +66,8 @@ def print_plan(plan: Plan, console: Console) -> None:
 def source_note(source: SourcePlan) -> str:
     """What users should know about the rows of a source; usually empty."""
     notes = ["empty!"] if not source.rows else []
+    if source.format:
+        notes.append(f"format: {source.format}")
     if source.rejected:
         notes.append(f"{row_count(source.rejected)} left out (see `rejects`)")
     if source.ignored:

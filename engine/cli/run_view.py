@@ -31,7 +31,10 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "state": result.state,
         "error": result.error,
         "seconds": round(result.seconds, 3),
-        "sources": [{"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected} for s in result.sources],
+        "sources": [
+            {"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected, "format": s.format}
+            for s in result.sources
+        ],
         "steps": [
             {**step.record.model_dump(), "outputs": {str(m.ref): m.rows for m in step.outputs}}
             | {"reject_reasons": dict(step.reasons), "notes": list(step.notes)}

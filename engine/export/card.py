@@ -21,6 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from engine.export.model_folder import Loading
 from engine.export.writers import SPLIT
+from engine.operator.row_formats import RowFormat
 from engine.planning.sources import SOURCE
 from registry import Manifest, Metric, Model, Registry
 from registry.counted import counted
@@ -37,12 +38,14 @@ class Data:
     Args:
         files: a pattern below the folder.
         format: `hf`, `parquet` or `jsonl`.
+        row_format: the format of the rows; None if they have their own fields.
     """
 
     schema: pa.Schema
     files: str
     bytes: int
     format: str
+    row_format: RowFormat | None = None
 
 
 def card(registry: Registry, manifest: Manifest, data: Data | None, loading: Loading | None = None) -> str:
@@ -101,6 +104,7 @@ def _step(registry: Registry, manifest: Manifest) -> dict[str, Any]:
     if manifest.op == SOURCE:
         origin = document.get(SOURCE, {})
         shown = {key: origin[key] for key in ("origin", "spec", "rename", "limit", "on_error") if origin.get(key)}
+        shown |= {"format": origin["format"]["name"]} if "format" in origin else {}
         return {"version": manifest, "params": _yaml(shown), "models": "", "prompts": {}, "packages": {}, "seed": None}
     params = document.get("params", {})
     prompts = document["prompts"] if "prompts" in document else _prompts_before_0_4(document)

@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from engine.errors import EngineError, PipelineError, Problem
-from engine.export import card, writers
+from engine.export import card, formatted, writers
 from engine.export.model_folder import complete, refuse_merging
 from registry import Artifact, CorruptError, Manifest, Model, Registry, Report
 from registry.storage import plain_files
 
-Format = Literal["hf", "jsonl", "parquet"]
+FORMATS = ("hf", "jsonl", "parquet")
+"""What every version can be exported as; the rows of some types have other formats, too."""
 
 _OF_FILES = (Model.registry_kind, Report.registry_kind)
 """Kinds whose versions are folders of files."""
@@ -39,13 +40,13 @@ class Exported:
     """What an export wrote; `files` are names below `folder` with their sizes in bytes."""
 
     manifest: Manifest
-    format: Format
+    format: str
     folder: Path
     files: dict[str, int]
 
 
 def export(
-    registry: Registry, target: str, format: Format, folder: Path, *, overwrite: bool = False, merge: bool = False
+    registry: Registry, target: str, format: str, folder: Path, *, overwrite: bool = False, merge: bool = False
 ) -> Exported:
     """Write a version into a folder.
 
@@ -53,20 +54,21 @@ def export(
         registry: where it is.
         target: `NAME@V`, or `NAME` for the latest version.
         format: `jsonl`, `parquet`, or `hf`: a dataset for both `datasets.load_from_disk` and `load_dataset`, or the files of a
-            model or a report.
+            model or a report; or a format of the rows' type, such as `openai`.
         folder: an empty or new folder.
         overwrite: replace what an earlier export wrote; other files stay.
         merge: merge an adapter into full weights.
 
     Raises:
         QueryError: there is no such version.
-        PipelineError: the folder cannot be used.
+        PipelineError: the folder cannot be used, or the rows cannot be written in this format.
         CorruptError: stored data is damaged; nothing was written.
     """
     with registry.session() as session:
         manifest = session.manifest(*session.resolve(target))
     if merge and not (format == "hf" and manifest.kind == Model.registry_kind):
         raise refuse_merging(f"{manifest.ref} is a {manifest.kind}" if format == "hf" else "it needs --to hf")
+    row_format = None if format in FORMATS else formatted.format_to_write(manifest, format, FORMATS)
     before = _earlier_files(folder, overwrite)
     with _staged(folder) as staging:
         loading = None
@@ -78,6 +80,8 @@ def export(
                 if merge and model.format != "adapter":
                     raise refuse_merging(f"{manifest.ref} has full weights")
                 loading = complete(registry, manifest, model, staging, merge=merge)
+        elif row_format:
+            data = formatted.write(registry, manifest, row_format, staging)
         else:
             data = _write_rows(registry, manifest, format, staging)
         if format == "hf" and manifest.kind == Report.registry_kind:
@@ -96,7 +100,7 @@ def export(
 # -- what is written --------------------------------------------------------------------------------------------------
 
 
-def _write_rows(registry: Registry, manifest: Manifest, format: Format, folder: Path) -> card.Data:
+def _write_rows(registry: Registry, manifest: Manifest, format: str, folder: Path) -> card.Data:
     with pq.ParquetFile(registry.store.open(manifest.data[0].sha256)) as first:
         schema = first.schema_arrow
     tables = (registry.store.read_table(data.sha256) for data in manifest.data)

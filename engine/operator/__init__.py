@@ -57,6 +57,9 @@ prompt is `Annotated[str | None, template("question")]`, filled with `render`.
 are or as copies (`row.model_copy(update=...)`). For a new record made from rows of tables or from answers, name them:
 `yield derived(Pair(...), chosen, rejected)`. What is not named is recorded as unknown.
 
+**Formats.** `@formats("my_operators.formats")` above a record type names a module whose constant `FORMATS` has `RowFormat`s:
+forms in which others publish such rows. Datasets of the type recognise them, and `engine export --to` writes them.
+
 **Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of the outputs of a row;
 `ctx.reject("why", row=3)` rejects a row of a batch.
 `raise StepError("why")` fails the step. A wrong declaration is a `DeclarationError` that names its file and line.
@@ -75,6 +78,7 @@ from engine.operator.declaration import Operator, operator
 from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
+from engine.operator.row_formats import Place, RowFormat, formats
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
@@ -104,12 +108,14 @@ __all__ = [
     "Output",
     "OutputTypes",
     "Params",
+    "Place",
     "Prompt",
     "Record",
     "Reject",
     "Report",
     "RequestError",
     "Roles",
+    "RowFormat",
     "RowRef",
     "StepError",
     "StoredFile",
@@ -120,6 +126,7 @@ __all__ = [
     "described",
     "did_you_mean",
     "extended",
+    "formats",
     "narrowed",
     "operator",
     "render",

@@ -31,6 +31,7 @@ from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
+from engine.sources.recognition import named_format, possible_fields
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
@@ -162,8 +163,12 @@ class _Checker:
         record = self.record(name, spec, loc)
         if record is None:
             return None
+        try:
+            named_format(spec, record)
+        except EngineError as error:
+            self.problem(str(error), (*loc, "format"))
         for column, target in spec.rename.items():
-            if target not in record.model_fields:
+            if target not in possible_fields(record):
                 hint = did_you_mean(target, record.model_fields)
                 self.problem(f"{record.type_name()} has no field {target!r}", (*loc, "rename", column), hint)
         for field in spec.defaults.keys() - record.model_fields.keys():

@@ -17,7 +17,7 @@ class SourcePlan:
     """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet.
 
     `inferred` is its type, if that was taken from the rows; `changed` says how its fields differ from those of its newest
-    version.
+    version; `format` is the format of its rows, None for the own fields of their type.
     """
 
     name: str
@@ -30,6 +30,7 @@ class SourcePlan:
     ignored: Mapping[str, int] = field(default_factory=dict)
     inferred: str = ""
     changed: tuple[str, ...] = ()
+    format: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
 from engine.sources.inferred_types import changed_fields
+from engine.sources.recognition import format_of_files
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.described import described
 from registry.records.schema import fields_of_type
@@ -32,18 +33,19 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     name = f"{pipeline.spec.name}/{source.name}"
     base_dir, seed = pipeline.file.parent, pipeline.spec.seed
     excluded = pipeline.excluded.get(name, frozenset())
-    identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded)
+    row_format = format_of_files(source.spec, source.record, base_dir)
+    identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format)
     if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry)):
-        return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found, inferred=_inferred(source))
+        return _hit(source, found, row_format.name if row_format else None)
     before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
-    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before)
+    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before, row_format)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
         identity |= {"excluded": digest(excluded)} if excluded else {}
         if found := _source_hit(name, ingest.source_key(identity), registry):
-            return SourcePlan(source.name, "HIT", found.rows, version_of(found), manifest=found, inferred=_inferred(source))
+            return _hit(source, found, read.format)
     document = {SOURCE: identity} | ({"reached": asdict(read.reached)} if read.reached else {})
-    if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded) or identity):
+    if identity != (ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format) or identity):
         raise EngineError(f"the files of dataset {source.name!r} changed while they were read; run again")
     draft = Draft(
         name=name,
@@ -74,7 +76,13 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         ignored=read.ignored,
         inferred=_inferred(source),
         changed=_changed(source, registry.newest(name)),
+        format=read.format,
     )
+
+
+def _hit(source: Source, found: Manifest, row_format: str | None) -> SourcePlan:
+    made = version_of(found)
+    return SourcePlan(source.name, "HIT", found.rows, made, manifest=found, inferred=_inferred(source), format=row_format)
 
 
 def _inferred(source: Source) -> str:

@@ -3,7 +3,8 @@
 * A number for a text field keeps its text in the file: 3.1415926535897932384626 keeps its 22 digits, 12.50 its zero, and a
   float32 of 0.1 is 0.1.
 * Numbers must be finite, as in JSON.
-* Keys that the type does not have are dropped at every depth, and reported by their path: `prompt[].name`.
+* Keys that the type does not have are dropped at every depth, and reported by their path, such as `prompt[].audio`, where they
+  have values: files with columns give every object the keys of all others.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def _model(model: type[BaseModel]) -> Coerce:
         if not isinstance(value, dict):
             return value
         for key in value.keys() - parts.keys():
-            report(str(key))
+            if value[key] is not None:
+                report(str(key))
         known = {}
         for key, inner in value.items():
             if key in parts:

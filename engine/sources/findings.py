@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import Problem, did_you_mean, wrong_value
+from engine.sources.recognition import how_to_fit
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import Record
 from registry.counted import counted
@@ -65,6 +66,7 @@ def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findi
         declare = "the type was taken from the first rows; declare one under types: that fits"
         fix = "fix the rows, map columns with `rename`" if spec.type else declare
         hint = f"{fix}, or continue without these rows: `on_error: skip`"
+        hint += f"\n{known}" if found.bad == found.rows and (known := how_to_fit(record)) else ""
         problems[-1] = Problem(problems[-1].message, hint=hint)
     taken = found.rows - found.bad - len(found.rejects)
     if complete and found.rows and found.columns:
@@ -76,7 +78,9 @@ def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findi
         why = f"{where} has no rows"
         if found.rejects:
             why = f"of {counted(found.rejects, 'row')} in {where}, none fits: {found.rejects[0]['reason']}"
-        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint="if that is intended, set `allow_empty: true`"))
+        hint = "if that is intended, set `allow_empty: true`"
+        hint += f"\n{known}" if found.rejects and (known := how_to_fit(record)) else ""
+        problems.append(Problem(f"dataset {name!r} is empty: {why}", hint=hint))
     return problems
 
 

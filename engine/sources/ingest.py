@@ -5,7 +5,9 @@ How bad input is handled:
 * a row that does not fit its type stops the run before anything is paid for. Equal errors are counted, and the first 20
   different ones shown. With `on_error: skip`, such rows go to the dataset's rejects instead;
 * a file that is not UTF-8 is reported with the row and the byte. A row may have up to MAX_ROW_BYTES;
-* fields that the type does not have are dropped at every depth; `engine plan` and the summary of the run list them;
+* rows in a known format of the type are converted, see `engine.sources.recognition`;
+* fields that the type does not have are dropped at every depth, and those with values are listed by `engine plan` and the
+  summary of the run;
 * renaming a column that no row has is an error;
 * a dataset without rows is an error, unless it has `allow_empty: true`.
 """
@@ -22,15 +24,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from engine.errors import EngineError, PipelineError, Problem
+from engine.errors import PipelineError, Problem
 from engine.fingerprint.code import code_of_source
 from engine.operator.catalogue import catalogue
+from engine.operator.context import Reject
+from engine.operator.row_formats import RowFormat, readable
+from engine.sources import hub
 from engine.sources.arrow_rows import ArrowRows, one_by_one
 from engine.sources.coercion import UnfitError, coerced
 from engine.sources.exclusions import EXCLUDED, digest
 from engine.sources.findings import Findings, explained, problems_of
+from engine.sources.heads import HEAD_BYTES, HEAD_ROWS, head
 from engine.sources.locations import SourceFile, find_files
 from engine.sources.readers import read_file
+from engine.sources.recognition import columns, first_rows, format_of_rows, identity_of, named_format
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, ObjectStore, Record, SideObject
@@ -50,17 +57,13 @@ BATCH_ROWS = 4096
 BATCH_BYTES = 2 << 20
 """How many records become Arrow rows at a time: records take several times the memory of their Arrow rows."""
 
-HEAD_ROWS = 20
-HEAD_BYTES = 1 << 20
-"""How much of a file `engine check` reads."""
-
 
 @dataclass(frozen=True)
 class Ingested:
     """A source's rows in the object store, not yet a version.
 
     `ignored` has the fields that the type does not have, each with its number of rows; `reached` is where the next version can
-    continue, if the source is a file that can grow.
+    continue, if the source is a file that can grow; `format` is the format of the rows, None for the type's own one.
     """
 
     data: tuple[DataObject, ...]
@@ -70,10 +73,16 @@ class Ingested:
     rejected: int
     ignored: Mapping[str, int]
     reached: Reached | None = None
+    format: str | None = None
 
 
 def identity(
-    spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int, excluded: frozenset[str] = frozenset()
+    spec: DatasetSpec,
+    record: type[Record],
+    base_dir: Path,
+    seed: int,
+    excluded: frozenset[str] = frozenset(),
+    row_format: RowFormat | None = None,
 ) -> dict[str, Any] | None:
     """Everything that determines a source's rows, for its step key; None if the rows must be read first."""
     origin: dict[str, Any]
@@ -96,7 +105,8 @@ def identity(
     rules |= {"defaults": spec.defaults} if spec.defaults else {}
     if excluded:
         rules["excluded"] = digest(excluded)
-    return {"origin": origin, "type": fields_of_type(record), **code_of_source(record, name), **rules}
+    read_by = identity_of(row_format)
+    return {"origin": origin, "type": fields_of_type(record), **code_of_source(record, name), **rules, **read_by}
 
 
 def files_of(spec: DatasetSpec, base_dir: Path) -> tuple[str, ...]:
@@ -120,10 +130,12 @@ def ingest(
     store: ObjectStore,
     excluded: frozenset[str] = frozenset(),
     continued: Continued | None = None,
+    row_format: RowFormat | None = None,
 ) -> Ingested:
     """Read and validate a source's rows into the object store; those with an id in `excluded` are rejected.
 
     Args:
+        row_format: the format of the rows of files, as `format_of_files` finds it; that of a hub's rows is found here.
         continued: what the version before has already, if the source is a file that grew.
 
     Raises:
@@ -145,10 +157,13 @@ def ingest(
         found.rows = continued.reached.rows
         found.columns.update(continued.reached.columns)
         found.ignored.update(continued.reached.ignored)
-    rows = continued.added if continued else _rows(spec, record, base_dir, seed)
+    if spec.hf is not None:
+        rows, row_format = _hub_rows(spec, record)
+    else:
+        rows = continued.added if continued else _rows(spec, record, base_dir, seed, row_format)
     if spec.limit is not None and not continued:
         rows = islice(one_by_one(rows), spec.limit)
-    typed = _typed(rows, spec, record, excluded, found)
+    typed = _typed(rows, spec, record, excluded, found, row_format)
     for table, stored in store.put_tables(split(chain(last, _hashed(content, _batches(typed, record))))):
         data.append(DataObject(sha256=stored.sha256, bytes=stored.bytes, rows=table.num_rows, memory=table.nbytes))
     if problems := problems_of(name, spec, record, found, complete=spec.limit is None or found.rows < spec.limit):
@@ -160,7 +175,10 @@ def ingest(
     ignored, state = dict(sorted(found.ignored.items())), content.state()
     reached = Reached(size, found.rows, sorted(found.columns), ignored, state) if file and state else None
     taken = sum(part.rows for part in data)
-    return Ingested(tuple(data), content.content_id(), tuple(extra), taken, len(found.rejects), ignored, reached)
+    name_of_format = row_format.name if row_format else None
+    return Ingested(
+        tuple(data), content.content_id(), tuple(extra), taken, len(found.rejects), ignored, reached, name_of_format
+    )
 
 
 def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> list[Problem]:
@@ -169,15 +187,17 @@ def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: lis
     It reads at most HEAD_ROWS rows, and only if that is cheap.
 
     Raises:
-        EngineError: the file cannot be read.
+        EngineError: the file cannot be read, or its rows fit several formats.
     """
     file = files[0]
+    row_format = named_format(spec, record)
     if spec.on_error == "skip" or file.system is not None or (file.format == "json" and _size(file) > HEAD_BYTES):
         return []
+    row_format = row_format or format_of_rows(first_rows(files, spec, record), spec, record)
     found = Findings()
     most = min(HEAD_ROWS, spec.limit or HEAD_ROWS)
-    head = _head(one_by_one(read_file(file, _wanted(spec, record))), most, found)
-    for _ in _typed(head, spec, record, frozenset(), found):
+    rows = _cut(head(files[:1], _wanted(spec, record, row_format), most), found)
+    for _ in _typed(rows, spec, record, frozenset(), found, row_format):
         pass
     every_column = file.format in ("csv", "tsv", "parquet") and found.rows
     whole = found.rows < most and not found.cut
@@ -188,16 +208,22 @@ class _RowError(ValueError):
     """A row cannot be used; the text says why."""
 
 
-def _wanted(spec: DatasetSpec, record: type[Record]) -> frozenset[str]:
+def _wanted(spec: DatasetSpec, record: type[Record], row_format: RowFormat | None) -> frozenset[str]:
     """The columns of a source that its rows need."""
-    return frozenset(record.model_fields) | spec.rename.keys()
+    return row_format.fields.union(spec.rename) if row_format else columns(record, spec)
 
 
 def _typed(
-    rows: Iterator[Row | ArrowRows], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: Findings
+    rows: Iterator[Row | ArrowRows],
+    spec: DatasetSpec,
+    record: type[Record],
+    excluded: frozenset[str],
+    found: Findings,
+    row_format: RowFormat | None = None,
 ) -> Iterator[tuple[Record, int] | pa.Table]:
     """The rows that fit and are not excluded, as tables, or as records, each with its size."""
-    for row in _by_column(rows, spec, record, excluded, found):
+    by_row = bool(spec.defaults or excluded or row_format)
+    for row in one_by_one(rows) if by_row else _by_column(rows, spec, record, found):
         if not isinstance(row, Row):
             yield row
             continue
@@ -208,12 +234,14 @@ def _typed(
         if row.fields is not None:
             found.columns |= row.fields.keys()
             fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
-            twice = len(fields) < len(row.fields)
-            fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
             unknown: set[str] = set()
             try:
-                if twice:
+                if len(fields) < len(row.fields):
                     raise _RowError("after renaming, two columns have the same name")
+                if row_format:
+                    fields = _converted(fields, row_format, unknown)
+                if spec.defaults:
+                    fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
                 typed = record.model_validate(coerced(record, fields, unknown.add))
             except (_RowError, UnfitError) as invalid:
                 error = str(invalid)
@@ -233,8 +261,21 @@ def _typed(
         found.wrong(row.where, error)
 
 
+def _converted(fields: dict[str, Any], row_format: RowFormat, unknown: set[str]) -> dict[str, Any]:
+    """The fields of the record from a row in a format; `unknown` gets what it leaves out."""
+    assert row_format.fits
+    assert row_format.read
+    if not row_format.fits(fields):
+        has = ", ".join(key for key, value in fields.items() if value is not None) or "no values"
+        raise _RowError(f"the row is not in the format {row_format.name} ({row_format.looks}); it has {has}")
+    try:
+        return row_format.read(fields, unknown.add)
+    except Reject as reason:
+        raise _RowError(f"in the format {row_format.name}: {reason}") from reason
+
+
 def _by_column(
-    rows: Iterator[Row | ArrowRows], spec: DatasetSpec, record: type[Record], excluded: frozenset[str], found: Findings
+    rows: Iterator[Row | ArrowRows], spec: DatasetSpec, record: type[Record], found: Findings
 ) -> Iterator[Row | pa.Table]:
     """Rows that are read together as a table, if they can be typed by column; all others one by one."""
     from engine.sources.columnar import typed
@@ -242,7 +283,7 @@ def _by_column(
     for each in rows:
         if isinstance(each, Row):
             yield each
-        elif spec.defaults or excluded or (table := typed(each.batch, record, spec.rename)) is None:
+        elif (table := typed(each.batch, record, spec.rename)) is None:
             yield from each
         else:
             found.rows += table.num_rows
@@ -257,13 +298,13 @@ def _row_id(row: Record) -> str:
     return row_id(row)
 
 
-def _head(rows: Iterator[Row], most: int, found: Findings) -> Iterator[Row]:
+def _cut(rows: Iterator[Row], found: Findings) -> Iterator[Row]:
+    """The rows, noting whether they are more than HEAD_BYTES, so that others may follow."""
     size = 0
-    for row in islice(rows, most):
+    for row in rows:
         yield row
-        if (size := size + row.size) > HEAD_BYTES:
-            found.cut = True
-            return
+        size += row.size
+        found.cut = size > HEAD_BYTES
 
 
 def _hashed(content: ContentHash, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -292,32 +333,27 @@ def _batches(rows: Iterator[tuple[Record, int] | pa.Table], record: type[Record]
     yield record.to_table(batch)
 
 
-def _rows(spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int) -> Iterator[Row | ArrowRows]:
+def _rows(
+    spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int, row_format: RowFormat | None
+) -> Iterator[Row | ArrowRows]:
     if spec.path is not None:
         for file in find_files(spec.path, base_dir):
-            yield from read_file(file, _wanted(spec, record))
+            yield from read_file(file, _wanted(spec, record, row_format))
     elif spec.generator is not None:
         name, _, task = spec.generator.partition("/")
         generator = catalogue().generators[name]
         for number, fields in enumerate(generator.function(task, spec.limit or 100, seed, spec.with_)):
             yield Row(f"{spec.generator} row {number + 1}", fields)
-    elif spec.hf is not None:
-        yield from _hub_rows(spec.hf, spec.split, _wanted(spec, record))
 
 
-def _hub_rows(name: str, split: str, wanted: frozenset[str]) -> Iterator[ArrowRows]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        loaded = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the hub's client raises a dozen unrelated classes
-        raise EngineError(f"cannot load {name!r} (split {split!r}) from the hub: {type(error).__name__}: {error}") from error
-    unread = frozenset(loaded.column_names) - wanted
-    first = 1
-    for table in loaded.remove_columns(sorted(unread)).with_format("arrow").iter(batch_size=1024):
-        yield ArrowRows(table, f"{name}[{split}]", first, unread)
-        first += table.num_rows
+def _hub_rows(spec: DatasetSpec, record: type[Record]) -> tuple[Iterator[Row | ArrowRows], RowFormat | None]:
+    """The rows of a hub's dataset, and their format."""
+    name = f"{spec.hf}[{spec.split}]"
+    loaded = hub.load(str(spec.hf), spec.split)
+    widely = columns(record, spec, *readable(record).values())
+    first = islice(one_by_one(hub.rows_of(loaded, name, widely, HEAD_ROWS)), min(HEAD_ROWS, spec.limit or HEAD_ROWS))
+    row_format = format_of_rows(first, spec, record)
+    return iter(hub.rows_of(loaded, name, _wanted(spec, record, row_format))), row_format
 
 
 def _size(file: SourceFile) -> int:

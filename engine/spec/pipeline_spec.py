@@ -38,6 +38,7 @@ class DatasetSpec(Spec):
         split: the split of the Hub's dataset.
         generator: `<generator>/<task>`; its settings are under `with`.
         registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest version.
+        format: the format of the rows, such as `sharegpt`, or `own` for the type's own fields; recognised if it is left out.
         rename: {column in the source: field of the record}.
         defaults: {field of the record: value} for rows without a value.
         limit: the maximum number of rows, from the start.
@@ -52,6 +53,7 @@ class DatasetSpec(Spec):
     split: str = "train"
     generator: str | None = None
     registry: str | None = None
+    format: str | None = None
     rename: dict[str, str] = {}
     defaults: dict[str, str | int | float | bool] = {}
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -74,6 +76,8 @@ class DatasetSpec(Spec):
             raise ValueError(f"give exactly one of path, hf, generator, registry (found: {found})")
         if self.with_ and self.generator is None:
             raise ValueError("'with' is for a generator's settings, and this dataset has no generator")
+        if self.format and self.path is None and self.hf is None:
+            raise ValueError("'format' is the format of rows in files and on hubs, and this dataset has neither path nor hf")
         return self
 
 

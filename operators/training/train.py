@@ -51,7 +51,9 @@ def train(
     with collected_warnings() as warned:
         tokenizer = AutoTokenizer.from_pretrained(student.folder)
         limit = SequenceLimit.of(AutoConfig.from_pretrained(student.folder))
-        rows = trainable_rows((row.model_dump() for row in table), completions, tokenizer, settings.max_length, ctx, limit)
+        rows = trainable_rows(
+            (row.model_dump(exclude_none=True) for row in table), completions, tokenizer, settings.max_length, ctx, limit
+        )
     if isinstance(settings, KTOSettings) and settings.compares and len(rows) < 2:
         raise Reject("KTO estimates its KL term from other rows, but there is only one row; add rows, or use train_sft")
     training = Training(kind, settings, student, rows, ctx.seed, ctx.checkpoints.absolute())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from engine.operator import Context, Reject
 from operators.training.exposure import ROW
+from operators.training.rendering import left_out
 from registry.counted import counted
 
 _SHOWN = 5
@@ -123,15 +124,29 @@ def _lengths(row: dict[str, Any], completions: Sequence[str], tokenizer: Any) ->
     for field in ("prompt", *completions):
         if not row[field]:
             raise _BadRowError(f"`{field}` has no message; add one, or remove the row")
+    for each in completions:
+        if lost := left_out(row["prompt"], row[each], lambda turns: _text(tokenizer, turns)):
+            raise _BadRowError(
+                f"the student's chat template leaves out {lost} of its turns; take it out of the rows, or use a student whose "
+                "template has a place for it"
+            )
     prompt = _tokens(tokenizer, row["prompt"], add_generation_prompt=True)
     return _Lengths(prompt, max(_tokens(tokenizer, row["prompt"] + row[each]) for each in completions))
 
 
 def _tokens(tokenizer: Any, messages: list[dict[str, str]], **more: Any) -> int:
+    return len(_templated(tokenizer, messages, return_dict=True, **more)["input_ids"])
+
+
+def _text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    return str(_templated(tokenizer, messages, tokenize=False))
+
+
+def _templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **more: Any) -> Any:
     from jinja2 import TemplateError
 
     try:
-        return len(tokenizer.apply_chat_template(messages, return_dict=True, **more)["input_ids"])
+        return tokenizer.apply_chat_template(messages, **more)
     except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:  # a template is a program
         roles = [message["role"] for message in messages]
         raise _BadRowError(

@@ -231,14 +231,17 @@ def _model(model: type[BaseModel], where: str, within: tuple[type, ...]) -> Colu
         if same := next((other for other in parts if other.lower() == name.lower()), None):
             raise UnsupportedTypeError(f"{where}: SQL cannot distinguish the names {same!r} and {name!r}; rename one of them")
         parts[name] = _column(info.annotation, f"{where}.{name}", (*within, model))
-    encoders = {name: part.encode or _same for name, part in parts.items()}
+    encoders = [(name, part.encode) for name, part in parts.items() if part.encode]
     decoders = [(name, _unless_none(part.decode)) for name, part in parts.items() if part.decode]
     # Most fields are text and most text is ASCII: that is checked without a call.
     texts = [name for name, part in parts.items() if part.kind == "str" and part.normalize]
     normalizers = [(name, part.normalize) for name, part in parts.items() if part.normalize and name not in texts]
 
     def encode(value: BaseModel) -> dict[str, Any]:
-        return {name: convert(value.__dict__[name]) for name, convert in encoders.items()}
+        fields = value.__dict__.copy()
+        for name, convert in encoders:
+            fields[name] = convert(fields[name])
+        return fields
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:
         if row.keys() != parts.keys():

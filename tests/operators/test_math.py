@@ -88,5 +88,5 @@ def test_solutions_become_conversations(registry: Registry, chat_server: ChatSer
     chat_server.answer = lambda prompt, seen: " \\boxed{1} "
     run_cot(registry, chat_server, ["1"])
     [(prompt, completion)] = ask(registry, 'select prompt, completion from "demo/rows"')
-    assert prompt == [{"role": "system", "content": "You solve problems."}, {"role": "user", "content": "q0"}]
-    assert completion == [{"role": "assistant", "content": "\\boxed{1}"}]
+    assert [(turn["role"], turn["content"]) for turn in prompt] == [("system", "You solve problems."), ("user", "q0")]
+    assert [(turn["role"], turn["content"]) for turn in completion] == [("assistant", "\\boxed{1}")]

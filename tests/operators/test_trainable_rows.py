@@ -190,3 +190,32 @@ def test_warnings_are_collected_once_and_not_printed(capfd: pytest.CaptureFixtur
     assert again == ["transformers: too long"]
     assert capfd.readouterr() == ("", "")
     assert (logging.getLogger("transformers").level, warnings.showwarning) == before
+
+
+CALL = {"function": {"name": "rain", "arguments": '{"city": "Oslo"}'}, "type": "function"}
+CALLING = (
+    "{% for m in messages %}{% for c in m['tool_calls'] or [] %}"
+    "{{ c.function.name }}{{ c.function.arguments | FORM }}{% endfor %}{% endfor %}"
+)
+LEFT_OUT = {
+    "calls": ({"tool_calls": [CALL]}, "", "leaves out tool_calls of its turns"),
+    "arguments": ({"tool_calls": [CALL]}, CALLING.replace("FORM", "tojson"), "writes their arguments as a quoted text"),
+    "thinking": ({"thinking": "Hm."}, "", "leaves out thinking of its turns"),
+    "a name": ({"name": "Ann"}, "", "leaves out name of its turns"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT.values(), ids=LEFT_OUT)
+def test_what_the_template_leaves_out_is_not_trained_without(
+    registry: Registry, student: Any, in_process: None, case: tuple[dict[str, Any], str, str]
+) -> None:
+    more, template, words = case
+    rows = [GOOD, {"prompt": [turn("user")], "completion": [{**turn("assistant"), **more}]}]
+    result = train(registry, student(TEMPLATE + template), rows)
+    assert "row 1: the student's chat template leaves out" in (result.error or "")
+    assert words in (result.error or "")
+
+
+def test_calls_that_the_template_writes_are_trained_on(registry: Registry, student: Any, in_process: None) -> None:
+    rows = [GOOD, {"prompt": [turn("user")], "completion": [{**turn("assistant"), "tool_calls": [CALL]}]}]
+    assert train(registry, student(TEMPLATE + CALLING.replace("FORM", "string")), rows, max_length=256).state == "succeeded"

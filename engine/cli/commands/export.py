@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +12,19 @@ from engine.cli.printable import row_count
 from registry.counted import counted
 
 
-class To(StrEnum):
-    """The formats that `engine export` writes."""
-
-    hf = "hf"
-    jsonl = "jsonl"
-    parquet = "parquet"
-
-
 def export(
     context: Context,
     target: VersionArg,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    to: Annotated[To, typer.Option("--to", help="A Hugging Face dataset (for a model: its files), JSON Lines, or Parquet.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="hf|jsonl|parquet|FORMAT",
+            help="A Hugging Face dataset (for a model: its files), JSON Lines, Parquet, or a format of the rows' type: openai, "
+            "sharegpt, alpaca, trl, verl.",
+        ),
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier export.")] = False,
     merge: Annotated[
         bool, typer.Option("--merge", help="For an adapter: merge it into its base model and write full weights.")
@@ -35,7 +34,7 @@ def export(
     """Export a version into a folder. Adds a card (README.md) that describes its contents and where they come from."""
     from engine.export.versions import export as write
 
-    done = write(existing_registry(context), target, to.value, folder, overwrite=overwrite, merge=merge)
+    done = write(existing_registry(context), target, to, folder, overwrite=overwrite, merge=merge)
     manifest = done.manifest
     if json:
         print_json(

@@ -67,7 +67,7 @@ def test_an_incompatible_version_is_refused_before_anything_runs(registry: Regis
     assert "p.yaml:3:" in said
     for reason in (
         "old/rows@1 is SFTExample, not SFTExample: field 'prompt[].content' (str) is missing",
-        "old/rows@1 is SFTExample, not SFTExample: field 'completion' is str, but must be list[{role: str, content: str}]",
+        "old/rows@1 is SFTExample, not SFTExample: field 'completion' is str, but must be list[{role: str, content: str, ",
         "to_sft needs MathSolution as 'solution', but registry:old/rows is SFTExample: field 'question' (str) is missing",
     ):
         assert reason in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,4 +83,11 @@ def test_answers_in_an_older_journal_are_used_again(old: Registry) -> None:
         ("sft", 0, 0),
     ]
     for name, rows in before.items():
-        assert ask(old, f'select * from "old/{name}"') == rows
+        assert without_nulls(ask(old, f'select * from "old/{name}"')) == without_nulls(rows)
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without fields that are null, at every depth: messages have more fields now than at the time of 0.2.0."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list | tuple) else value
