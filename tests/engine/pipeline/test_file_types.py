@@ -84,7 +84,7 @@ def test_a_version_of_such_a_type_is_used_by_another_file(registry: Registry) ->
 def test_wrong_rows_and_words_are_found_by_check(workdir: Path) -> None:
     write([TICKETS[0], {**TICKETS[1], "urgency": "urgent"}])
     [problem] = problems_of(PIPELINE)
-    assert "tickets.jsonl:2: not a Ticket: urgency: Input should be 'low', 'medium' or 'high' (given: 'urgent')" in problem
+    assert "tickets.jsonl:2: not a Ticket: urgency: must be 'low', 'medium' or 'high' (given: 'urgent')" in problem
 
 
 def test_every_problem_of_the_types_is_reported_with_its_place(workdir: Path) -> None:
