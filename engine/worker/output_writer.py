@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
+from engine.llm.types.requests import without_data
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
 from engine.worker.edges import Edges
@@ -248,7 +249,7 @@ def _call_row(call: Call, row: int | None) -> dict[str, Any]:
         "call_id": call.call_id,
         "role": call.role,
         "model": call.model,
-        "prompt": json.dumps(list(call.messages), ensure_ascii=False),
+        "prompt": json.dumps(without_data(call.messages), ensure_ascii=False),
         "response": done.text,
         "tokens_in": done.tokens_in,
         "tokens_out": done.tokens_out,

@@ -21,7 +21,7 @@ from engine.llm.local.loading import one_at_a_time
 from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request
+from engine.llm.types.requests import Request, images_in, texts_of
 from engine.llm.types.structured import in_words
 
 _LINGER_SECONDS = 0.01
@@ -37,7 +37,8 @@ class _Waiting:
     @functools.cached_property
     def order(self) -> tuple[int, str]:
         """Sort key: requests of similar length together, samples of one prompt next to each other."""
-        text = "\n".join(message["content"] for message in self.request.messages) + str(self.request.schema or "")
+        texts = [text for message in self.request.messages for text in texts_of(message["content"])]
+        text = "\n".join(texts) + str(self.request.schema or "")
         return len(text), text
 
     def resolve(self, result: Completion | Exception) -> None:
@@ -262,6 +263,8 @@ class LocalModel:
                 f"the tokenizer of the model {self.name} has no chat template, so the model cannot chat; use the model's chat"
                 " (instruct) version, or put a chat_template.jinja into its folder"
             )
+        if any(images_in(message["content"]) for message in request.messages):
+            raise RequestError(f"the model {self.name} runs in this process as a text model, which takes no images; serve it")
         schema = request.schema
         messages = [*request.messages] if schema is None else in_words(request.messages, schema)
         try:

@@ -16,7 +16,7 @@ from engine.llm.types.finish_reason import USABLE_AS, End, ending
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
-from registry.storage.valid_text import INVALID, is_valid
+from registry.storage.valid_text import INVALID, is_valid, repaired
 
 MOST_AT_ONCE = 64
 """The maximum of answers in one request: the most that common servers accept."""
@@ -121,7 +121,13 @@ class _Paid:
         """A discarded answer."""
         return self.answer("", finish_reason)
 
-    def answer(self, text: str, finish_reason: str, logprobs: tuple[TokenLogprob, ...] | None = None) -> Completion:
+    def answer(
+        self,
+        text: str,
+        finish_reason: str,
+        logprobs: tuple[TokenLogprob, ...] | None = None,
+        reasoning: str | None = None,
+    ) -> Completion:
         """An answer that carries the usage of the whole response."""
         return Completion(
             text=text,
@@ -130,6 +136,7 @@ class _Paid:
             tokens_out=self.tokens_out,
             latency_ms=self.latency_ms,
             logprobs=logprobs,
+            reasoning=reasoning,
         )
 
 
@@ -163,7 +170,8 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
     if end == "unsaid":
         # Small servers omit it. An answer that used all its tokens was very likely cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
-    return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
+    logprobs = _logprobs(choice, paid) if "logprobs" in request.sampling else None
+    return paid.answer(text, USABLE_AS[end], logprobs, _reasoning(choice["message"]))
 
 
 def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
@@ -203,6 +211,14 @@ def _text(message: Mapping[str, Any]) -> str:
     if not isinstance(text, str):
         raise TypeError("its content is not text")
     return text
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """The model's reasoning, where the server returns it beside the answer. It is no part of the answer, so what is not text
+    does not make the answer unusable.
+    """
+    given = message.get("reasoning_content") or message.get("reasoning")
+    return repaired(given) if isinstance(given, str) and given.strip() else None
 
 
 def _shares(count: int, texts: Sequence[str]) -> list[int]:

@@ -42,6 +42,8 @@ class Completion(BaseModel):
             response, the prompt counts for the first.
         latency_ms: from sending the request to the end of the answer.
         logprobs: one entry for each token of the answer, if requested.
+        reasoning: what the model thought before it answered, if the server returns it beside the text; None in answers that the
+            journal has from before 0.4.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,6 +54,7 @@ class Completion(BaseModel):
     tokens_out: Annotated[int, BeforeValidator(token_count)] = 0
     latency_ms: FiniteFloat = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str | None = None
 
     @property
     def truncated(self) -> bool:
