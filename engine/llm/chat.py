@@ -159,7 +159,7 @@ class ChatModel:
 
     def _parsed(self, completion: Completion, answer: type[T]) -> T:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
-        text = completion.text.rpartition("</think>")[2].strip()
+        text = completion.text.strip()
         if completion.truncated and not (text.startswith("{") and text.endswith("}")):
             shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
             raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(completion.text, 300), shown)
@@ -211,6 +211,6 @@ class ChatModel:
         return [answer.completion for answer in answers]
 
     def _log(self, request: Request, done: Completion, *, reused: bool) -> None:
-        cost = self.spec.cost(done.tokens_in, done.tokens_out)
+        cost = self.spec.cost(done.tokens_in, done.tokens_out, done.tokens_cached)
         marked(done, CallRef(request.key))
         current_log.get().calls.append(Call(request.key, self.role, self.spec.model, request.messages, done, reused, cost))

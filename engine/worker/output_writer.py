@@ -255,4 +255,12 @@ def _call_row(call: Call, row: int | None) -> dict[str, Any]:
         "tokens_out": done.tokens_out,
         "latency_ms": done.latency_ms,
         "cost_usd": call.cost_usd,
+        "reasoning": done.reasoning,
+        "finish_reason": done.finish_reason,
+        "tokens_cached": done.tokens_cached,
+        "tokens_reasoning": done.tokens_reasoning,
+        "tool_calls": json.dumps([each.model_dump() for each in done.tool_calls], ensure_ascii=False)
+        if done.tool_calls
+        else None,
+        "served_by": done.served_by,
     }

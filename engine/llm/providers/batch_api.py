@@ -126,7 +126,7 @@ class BatchApi:
         try:
             with redacted(self._secret):
                 answer = chat_completions.completions(body, [asked], 0.0).completions[0]
-                if holds(f"{answer.text} {answer.reasoning or ''}", self._secret):
+                if holds(answer.words, self._secret):
                     raise RequestError("the answer contains the API key, so it is discarded")
                 return answer
         except ModelError as error_in_it:

@@ -185,7 +185,7 @@ class OpenAIProvider:
         answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
         self._heard = True
         reply = chat_completions.completions(answer, requests, (time.perf_counter() - started) * 1000)
-        if any(holds(f"{each.text} {each.reasoning or ''}", self._key) for each in reply.completions):
+        if any(holds(each.words, self._key) for each in reply.completions):
             raise RequestError("the answer contains the API key, so it is discarded", chat_completions.unused(reply))
         return reply
 

@@ -63,11 +63,19 @@ class Price(Spec):
 
     Args:
         input: for a million prompt tokens.
+        cached_input: for a million prompt tokens that the server had in its cache; as `input`, if not set.
         output: for a million completion tokens.
     """
 
     input: Annotated[float, Field(ge=0)] = 0.0
+    cached_input: Annotated[float, Field(ge=0)] | None = None
     output: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _cached_is_no_dearer(self) -> Price:
+        if self.cached_input is not None and self.cached_input > self.input:
+            raise ValueError("cached_input is more than input; budgets count with the price of input as the most")
+        return self
 
 
 class ModelSpec(Spec):
@@ -155,9 +163,11 @@ class ModelSpec(Spec):
         plain = self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
         return plain | ({"extra_body": self.extra_body} if self.extra_body else {})
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """The price of these tokens in US dollars."""
-        full = (tokens_in * self.price.input + tokens_out * self.price.output) / 1e6
+    def cost(self, tokens_in: int, tokens_out: int, tokens_cached: int = 0) -> float:
+        """The price of these tokens in US dollars. `tokens_cached` are some of `tokens_in`."""
+        cached = min(tokens_in, tokens_cached)
+        per_cached = self.price.input if self.price.cached_input is None else self.price.cached_input
+        full = ((tokens_in - cached) * self.price.input + cached * per_cached + tokens_out * self.price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
 
     @field_validator("base_url")

@@ -86,7 +86,6 @@ def _described(problem: Any) -> str:
 
 
 def _candidates(text: str) -> list[str]:
-    text = text.rpartition("</think>")[2]  # after the reasoning of models that include it in the answer
     found = [text.strip()]
     for part in text.split("```")[1::2]:
         found.append(part.removeprefix("json").strip())
