@@ -231,7 +231,7 @@ class LocalModel:
         return GenerationRequest(
             prompt=prompt,
             max_tokens=sampling["max_tokens"],
-            temperature=sampling["temperature"],
+            temperature=1.0 if sampling["temperature"] is None else sampling["temperature"],
             top_p=sampling["top_p"],
             seed=int(request.key[:15], 16),
             logprobs=sampling.get("logprobs"),

@@ -51,13 +51,8 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
     messages = list(first.messages)
     asked: dict[str, Any] = {"model": spec.model, "messages": messages}
     longest = "max_completion_tokens" if capabilities.max_completion_tokens else "max_tokens"
-    asked |= {"temperature": sampling["temperature"], longest: sampling["max_tokens"]}
-    if sampling["top_p"] != 1.0:
-        asked["top_p"] = sampling["top_p"]
-    if sampling["stop"]:
-        asked["stop"] = list(sampling["stop"])
-    if first.seed is not None:
-        asked["seed"] = first.seed
+    asked[longest] = sampling["max_tokens"]
+    asked |= {name: value for name, value in _optional(first).items() if name not in capabilities.left_out}
     if len(requests) > 1:
         asked["n"] = len(requests)
     if "logprobs" in sampling:
@@ -68,6 +63,19 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
         schema = {"name": str(first.schema["title"]), "schema": first.schema, "strict": True}
         asked["response_format"] = {"type": "json_schema", "json_schema": schema}
     return {**sampling.get("extra_body", {}), **asked}
+
+
+def left_out(request: Request, capabilities: KnownCapabilities) -> tuple[str, ...]:
+    """The parameters that a request should have, and that are not sent because the server refuses them."""
+    return tuple(name for name in _optional(request) if name in capabilities.left_out)
+
+
+def _optional(request: Request) -> dict[str, Any]:
+    """The sampling parameters of a request that differ from every server's default."""
+    sampling = request.sampling
+    found = {"temperature": sampling["temperature"], "seed": request.seed, "stop": list(sampling["stop"]) or None}
+    found["top_p"] = None if sampling["top_p"] == 1.0 else sampling["top_p"]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> Reply:

@@ -18,6 +18,7 @@ from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
 from engine.llm.providers.http import api_key, post_json, session
+from engine.llm.providers.parameters import OPTIONAL
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.response_body import (
     GarbledError,
@@ -130,6 +131,9 @@ class OpenAIProvider:
             self._broke_down.add(requests[0].key)
         if capabilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
             return adaptation.extended({"max_completion_tokens": True}, sure=True)
+        refused = error.parameter if isinstance(error, RequestError) else None
+        if refused and getattr(capabilities, refused) is None:
+            return adaptation.extended({refused: False}, sure=True)
         schema = requests[0].schema
         held = schema is not None and capabilities.response_format is not False
         if held and "invalid schema" in refusal.lower():
@@ -157,11 +161,7 @@ class OpenAIProvider:
             capability: able for capability, able in found_out.items() if getattr(self._capabilities, capability) is None
         }:
             self._capabilities = self._capabilities.model_copy(update=news)
-            self.notes += [
-                f"{self._spec.endpoint} does not support `{capability}` ({MEANING[capability]})"
-                for capability, able in news.items()
-                if not able
-            ]
+            self.notes += [_said(capability, self._spec) for capability, able in news.items() if not able]
             await remember(self._answers, self._spec, self._capabilities)
 
     async def _learn_from(self, adaptation: _Adaptation) -> None:
@@ -185,9 +185,17 @@ class OpenAIProvider:
         answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
         self._heard = True
         reply = chat_completions.completions(answer, requests, (time.perf_counter() - started) * 1000)
+        if left_out := chat_completions.left_out(requests[0], capabilities):
+            reply = reply._replace(completions=[each.model_copy(update={"left_out": left_out}) for each in reply.completions])
         if any(holds(each.words, self._key) for each in reply.completions):
             raise RequestError("the answer contains the API key, so it is discarded", chat_completions.unused(reply))
         return reply
+
+
+def _said(lacking: str, spec: ModelSpec) -> str:
+    if lacking in OPTIONAL:
+        return f"{spec.endpoint} takes no `{lacking}` for {spec.model}: it is left out, and the server's default applies"
+    return f"{spec.endpoint} does not support `{lacking}` ({MEANING[lacking]})"
 
 
 def _is_json(text: str) -> bool:

@@ -75,6 +75,7 @@ async def probe(
             found: dict[str, bool | None] = {capability: await _CHECKS[capability](asker)}
             if asker.longest != "max_tokens":
                 found["max_completion_tokens"] = True
+            found |= dict.fromkeys(asker.refused, False)
             capabilities = capabilities.model_copy(update=found)
             await remember(answers, spec, capabilities)
     return Probed(capabilities, asker.calls)
@@ -86,6 +87,7 @@ class _Asker:
         self._heard = False
         self.calls = 0
         self.longest = "max_tokens"
+        self.refused: set[str] = set()
 
     async def choices(self, prompt: str, max_tokens: int, **more: Any) -> list[dict[str, Any]]:
         """The choices in the response; none if the server refuses the request.
@@ -118,6 +120,7 @@ class _Asker:
 
     async def _sent(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
         self.calls += 1
+        more = {name: value for name, value in more.items() if name not in self.refused}
         messages = [{"role": "user", "content": prompt}]
         asked = {**self._spec.extra_body, "model": self._spec.model, "messages": messages, self.longest: max_tokens, **more}
         url = f"{self._spec.endpoint}/chat/completions"
@@ -129,6 +132,9 @@ class _Asker:
             self._heard = True
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
                 self.longest = "max_completion_tokens"
+                return await self._sent(prompt, max_tokens, more)
+            if error.parameter in more:
+                self.refused.add(str(error.parameter))
                 return await self._sent(prompt, max_tokens, more)
             return []
         self._heard = True

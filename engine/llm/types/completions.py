@@ -64,6 +64,7 @@ class Completion(BaseModel):
         reasoning: what the model thought before it answered, if the server returns it, under whatever name or inside the text
             between `<think>` and `</think>`.
         tool_calls: the tools that the model asks for.
+        left_out: sampling parameters that the server refuses, so that they were not sent.
         served_by: the server's name of the model, and the fingerprint of its configuration.
     """
 
@@ -79,6 +80,7 @@ class Completion(BaseModel):
     tokens_cached: Annotated[int, BeforeValidator(token_count)] = 0
     tokens_reasoning: Annotated[int, BeforeValidator(token_count)] = 0
     tool_calls: tuple[ToolCall, ...] = ()
+    left_out: tuple[str, ...] = ()
     served_by: str = ""
 
     @property

@@ -90,9 +90,11 @@ class ModelSpec(Spec):
         base_url: the server, up to and including `/v1`.
         api_key_env: the name of the environment variable that holds the key.
         system: a system message before every prompt without one; part of every cache key.
-        temperature: how much answers vary; part of every cache key, as are the four keys below.
+        temperature: how much answers vary; null: it is not sent, and the server's default applies. Part of every cache key, as
+            are the four keys below.
         top_p: the share of probability that tokens are drawn from.
-        max_tokens: the most tokens of an answer. An answer that reaches it is cut off and never used as if it were whole.
+        max_tokens: the most tokens of an answer, its reasoning included. An answer that reaches it is cut off and never used as
+            if it were whole.
         stop: texts that end an answer.
         seed: a seed for the server, if it accepts one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
@@ -112,7 +114,7 @@ class ModelSpec(Spec):
     base_url: str | None = None
     api_key_env: EnvName | None = None
     system: str | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
     stop: tuple[str, ...] = ()
