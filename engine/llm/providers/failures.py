@@ -80,7 +80,7 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
     if status == 404 and _OF_PARAMETERS.search(words):  # a router found no provider that accepts the request in this form
         return RequestError(detail, refused=True)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
-        form = "" if spec.endpoint.endswith("/v1") else ", which usually ends in /v1,"
+        form = "" if spec.endpoint.partition("?")[0].endswith("/v1") else ", which usually ends in /v1,"
         return EndpointError(f"{detail} (check base_url{form} and the model name {spec.model!r})")
     if status in _ENDPOINT or (status == 400 and _NO_KEY.search(words)):
         key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"

@@ -17,7 +17,7 @@ import aiohttp
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
-from engine.llm.providers.http import api_key, post_json, session
+from engine.llm.providers.http import credentials, post_json, session
 from engine.llm.providers.parameters import OPTIONAL
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.response_body import (
@@ -27,7 +27,7 @@ from engine.llm.providers.response_body import (
 )
 from engine.llm.types.capability import MEANING
 from engine.llm.types.completions import Completion
-from engine.llm.types.errors import ModelError, RequestError, TransientError
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 
@@ -74,8 +74,9 @@ class OpenAIProvider:
         self._broke_down: set[str] = set()
         self._odd_schemas: set[str] = set()
         self._heard = False
-        self._key = api_key(spec)
-        self._session = session(spec, self._key, aiohttp.ClientTimeout(total=spec.timeout))
+        known = credentials(spec)
+        self._secrets = known.secrets
+        self._session = session(spec, known, aiohttp.ClientTimeout(total=spec.timeout, sock_connect=spec.connect_timeout))
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """One POST; see Provider.
@@ -92,10 +93,12 @@ class OpenAIProvider:
             capabilities = capabilities.model_copy(update={"response_format": False})
         requests = requests[: 1 if capabilities.n is False else chat_completions.MOST_AT_ONCE]
         try:
-            with redacted(self._key):
+            with redacted(self._secrets):
                 found, choices, says_why = await self._post(requests, capabilities)
         except (RequestError, TransientError) as error:
             self._heard = self._heard or not (isinstance(error, TransientError) and error.unreachable)
+            if isinstance(error, RequestError) and error.parameter in capabilities.left_out:
+                raise EndpointError(f"{error} (it refuses `{error.parameter}` even where it is not sent)") from None
             if not error.refused or (more := self._adaptation(requests, capabilities, error, adaptation)) is None:
                 raise
             self._adapted[first.key] = more
@@ -180,14 +183,14 @@ class OpenAIProvider:
         sampling = requests[0].sampling
         most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
         asked = chat_completions.body(self._spec, requests, capabilities)
-        url = f"{self._spec.endpoint}/chat/completions"
+        url = self._spec.url("/chat/completions")
         started = time.perf_counter()
         answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
         self._heard = True
         reply = chat_completions.completions(answer, requests, (time.perf_counter() - started) * 1000)
         if left_out := chat_completions.left_out(requests[0], capabilities):
             reply = reply._replace(completions=[each.model_copy(update={"left_out": left_out}) for each in reply.completions])
-        if any(holds(each.words, self._key) for each in reply.completions):
+        if any(holds(each.words, self._secrets) for each in reply.completions):
             raise RequestError("the answer contains the API key, so it is discarded", chat_completions.unused(reply))
         return reply
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from engine.credentials import secret_in_url, secrets_in
+from engine.credentials import is_key, names_secret, secret_in_url, secrets_in
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -27,6 +28,9 @@ _SET_BY_ENGINE = {
 }
 _SET_BY_ENGINE |= {"response_format", "logprobs", "top_logprobs"}
 """Keys that the engine itself sets in requests, so that `extra_body` must not contain them."""
+
+ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
+"""An environment variable in a header."""
 
 STEP_PREFIX = "step:"
 
@@ -87,7 +91,9 @@ class ModelSpec(Spec):
         model: the server's model name; for `transformers` a Hugging Face id, a folder, `smollm2-135m-instruct`
             (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline trains; for
             `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
-        base_url: the server, up to and including `/v1`.
+        base_url: the server, up to and including `/v1`; it can have a query, such as `?api-version=...`.
+        headers: further headers of every request. `${env.NAME}` in a value stands for an environment variable, which is where
+            secrets belong.
         api_key_env: the name of the environment variable that holds the key.
         system: a system message before every prompt without one; part of every cache key.
         temperature: how much answers vary; null: it is not sent, and the server's default applies. Part of every cache key, as
@@ -105,6 +111,7 @@ class ModelSpec(Spec):
         max_calls: a run stops before it sends more requests to this model; each attempt counts.
         mode: `chat`, or `batch` for OpenAI's Batch API: half the price, within a day.
         timeout: seconds for one request.
+        connect_timeout: seconds until the server takes the connection.
         retries: further attempts after a transient failure.
         batch_size: for models in this process: answers generated, or texts encoded, together.
     """
@@ -112,6 +119,7 @@ class ModelSpec(Spec):
     provider: Literal["openai", "transformers", "sentence-transformers"]
     model: Annotated[str, Field(min_length=1)]
     base_url: str | None = None
+    headers: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], str] = {}
     api_key_env: EnvName | None = None
     system: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.7
@@ -126,6 +134,7 @@ class ModelSpec(Spec):
     max_calls: Annotated[int, Field(ge=1)] | None = None
     mode: Literal["chat", "batch"] = "chat"
     timeout: Annotated[float, Field(gt=0)] = 120.0
+    connect_timeout: Annotated[float, Field(gt=0)] = 30.0
     retries: Annotated[int, Field(ge=0, le=100)] = 6
     batch_size: Annotated[int, Field(ge=1)] = 64
 
@@ -145,6 +154,17 @@ class ModelSpec(Spec):
         if self.provider == "openai":
             return (self.base_url or "https://api.openai.com/v1").rstrip("/")
         return self.provider
+
+    def url(self, path: str) -> str:
+        """The URL of a path below the endpoint, with the endpoint's query."""
+        before, mark, query = self.endpoint.partition("?")
+        return f"{before.rstrip('/')}{path}{mark}{query}"
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The environment variables that requests need."""
+        named = [name for value in self.headers.values() for name in ENV.findall(value)]
+        return tuple(dict.fromkeys([*([self.api_key_env] if self.api_key_env else []), *named]))
 
     @property
     def capped(self) -> bool:
@@ -179,6 +199,23 @@ class ModelSpec(Spec):
             raise ValueError(f"it contains {secret}; put the key into an environment variable and name it in api_key_env")
         return url
 
+    @field_validator("base_url")
+    @classmethod
+    def _no_fragment_in_base_url(cls, url: str | None) -> str | None:
+        if url and "#" in url:
+            raise ValueError("it has a fragment (#...), which is never sent to a server; remove it")
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _no_secret_in_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not value.isprintable():
+                raise ValueError(f"headers.{name} has a line break or another control character")
+            if is_key(value) or (names_secret(name) and ENV.sub("", value).removeprefix("Bearer").strip()):
+                raise ValueError(f"headers.{name} is a secret; put it into an environment variable and write ${{env.NAME}}")
+        return headers
+
     @field_validator("extra_body")
     @classmethod
     def _no_secret_in_extra_body(cls, body: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +231,8 @@ class ModelSpec(Spec):
         if self.made_by is not None and self.provider == "openai":
             raise ValueError(f"a step trains {self.model}, and such models run in-process: use provider: transformers")
         if self.provider != "openai":
-            for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
+            only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}
+            for name, given in only.items():
                 if given:
                     raise ValueError(f"{name} is only for provider: openai")
         if self.budget_usd is not None and not (self.price.input or self.price.output):
