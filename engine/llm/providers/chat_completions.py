@@ -242,7 +242,7 @@ def _offers_tools(request: Request) -> bool:
 
 
 def _says_why(choice: Any) -> bool:
-    return ending(choice.get("finish_reason")) != "unsaid"
+    return isinstance(choice, dict) and ending(choice.get("finish_reason")) != "unsaid"
 
 
 def _text(message: Mapping[str, Any]) -> str:
