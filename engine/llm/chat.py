@@ -211,6 +211,6 @@ class ChatModel:
         return [answer.completion for answer in answers]
 
     def _log(self, request: Request, done: Completion, *, reused: bool) -> None:
-        cost = self.spec.cost(done.tokens_in, done.tokens_out, done.tokens_cached)
+        cost = self.spec.cost(done.tokens_in, done.tokens_out, done.tokens_cached, done.tokens_written)
         marked(done, CallRef(request.key))
         current_log.get().calls.append(Call(request.key, self.role, self.spec.model, request.messages, done, reused, cost))

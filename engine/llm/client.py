@@ -312,13 +312,14 @@ class ModelClient:
 
     def _usage(self, completions: Sequence[Completion], most: Estimate) -> Outcome:
         """What an answer used. With missing or impossible counts, it counts with its estimate."""
-        tokens_in, tokens_out, cached = (
-            sum(max(0, getattr(done, name)) for done in completions) for name in ("tokens_in", "tokens_out", "tokens_cached")
+        tokens_in, tokens_out, cached, written = (
+            sum(max(0, getattr(done, name)) for done in completions)
+            for name in ("tokens_in", "tokens_out", "tokens_cached", "tokens_written")
         )
         accounted = tokens_in > 0 and tokens_out > 0
         self._counts_tokens = self._counts_tokens and (accounted or not any(done.text for done in completions))
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
-        return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached), tokens_in, accounted)
+        return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
 
 
 def _wake(sleeping: asyncio.Future[None]) -> None:

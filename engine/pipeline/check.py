@@ -252,7 +252,7 @@ class _Checker:
                 hint = "refer to an existing version as registry:NAME@V"
                 self.problem(f"{spec.made_by} is not a step of this pipeline", (*loc, "model"), hint)
             return BoundModel(spec, None, link)
-        if spec.provider != "openai":
+        if not spec.remote:
             if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
                 return None
             try:

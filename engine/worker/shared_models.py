@@ -106,6 +106,10 @@ class SharedModels:
             from engine.llm.providers.batch import BatchProvider
 
             return BatchProvider(spec, self.answers())
+        if spec.provider == "anthropic":
+            from engine.llm.providers.anthropic import AnthropicProvider
+
+            return AnthropicProvider(spec, self.answers())
         if spec.provider == "openai":
             from engine.llm.providers.openai import OpenAIProvider
 

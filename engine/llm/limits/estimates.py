@@ -52,4 +52,4 @@ def estimate(spec: ModelSpec, requests: Sequence[Request]) -> Estimate:
     tokens_in, tokens_out = token_bound(requests[0])
     tokens_in += len(json.dumps(spec.extra_body)) if spec.extra_body else 0
     tokens_out *= len(requests)
-    return Estimate(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, spec.cost(tokens_in, tokens_out))
+    return Estimate(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, spec.most(tokens_in, tokens_out))

@@ -20,7 +20,14 @@ _HERE = {"localhost", "127.0.0.1", "::1"}
 
 
 async def post_json(
-    client: aiohttp.ClientSession, url: str, asked: Any, spec: ModelSpec, *, most: int = MOST_BYTES, heard: bool = True
+    client: aiohttp.ClientSession,
+    url: str,
+    asked: Any,
+    spec: ModelSpec,
+    *,
+    most: int = MOST_BYTES,
+    heard: bool = True,
+    expected: str = "choices",
 ) -> Any:
     """POST a JSON document and return the JSON of the response. Failures are raised by class.
 
@@ -29,6 +36,7 @@ async def post_json(
     Args:
         most: the maximum size of the response in bytes.
         heard: whether the server has ever answered.
+        expected: the key that every answer of this kind of server has.
     """
     try:
         # A redirect would send the prompt to another host, and the journal would record the answer under this one.
@@ -37,7 +45,7 @@ async def post_json(
                 text = (await read_start(response)).decode(errors="replace")
                 raise failure(response.status, text, response.headers, spec)
             text = decoded(await read_body(response, most), response.charset)
-            answer = _parsed(text)
+            answer = _parsed(text, expected)
             if (status := error_inside(answer)) is not None:
                 raise failure(status, text, response.headers, spec)
             return answer
@@ -88,15 +96,15 @@ def _dumps(document: Any) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, expected: str) -> Any:
     try:
         answer = from_json(text)
     except GarbledError as error:
         raise GarbledError(f"{error}; it begins with: {excerpt(text) or '(nothing)'}{_streams(text)}") from None
     if not isinstance(answer, dict):
         raise GarbledError(f"the response is not a chat completion: {excerpt(text)}")
-    if "choices" not in answer and error_inside(answer) is None:
-        raise GarbledError(f"the response is not a chat completion, because it has no `choices`: {excerpt(text)}")
+    if expected not in answer and error_inside(answer) is None:
+        raise GarbledError(f"the response is not a chat completion, because it has no `{expected}`: {excerpt(text)}")
     return answer
 
 

@@ -58,6 +58,7 @@ class Completion(BaseModel):
         tokens_in, tokens_out: the server's counts (0 if it does not report them), with all tokens that it bills. When several
             samples come in one response, the prompt counts for the first.
         tokens_cached: how many of `tokens_in` the server had in its cache of prompts.
+        tokens_written: how many of `tokens_in` the server put into its cache, where that has a price of its own.
         tokens_reasoning: how many of `tokens_out` are reasoning; 0 if the server does not say.
         latency_ms: from sending the request to the end of the answer.
         logprobs: one entry for each token of the answer, if requested.
@@ -78,6 +79,7 @@ class Completion(BaseModel):
     logprobs: tuple[TokenLogprob, ...] | None = None
     reasoning: str | None = None
     tokens_cached: Annotated[int, BeforeValidator(token_count)] = 0
+    tokens_written: Annotated[int, BeforeValidator(token_count)] = 0
     tokens_reasoning: Annotated[int, BeforeValidator(token_count)] = 0
     tool_calls: tuple[ToolCall, ...] = ()
     left_out: tuple[str, ...] = ()
