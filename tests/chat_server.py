@@ -58,6 +58,7 @@ class ChatServer(Served):
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/messages", self._messages)
         return app
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -85,6 +86,30 @@ class ChatServer(Served):
             if isinstance(answer, web.Response):
                 return answer
         return web.json_response(completion(*answers, finish_reason=self.finish_reason))
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        """Anthropic's API."""
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        whole = self.reply(body) if self.reply else None
+        if whole is None:
+            whole = message({"type": "text", "text": self.answer(str(body["messages"][-1]["content"]), len(self.requests) - 1)})
+        return whole if isinstance(whole, web.Response) else web.json_response(whole)
+
+
+def message(*blocks: dict[str, Any], stop_reason: str = "end_turn", **usage: int) -> dict[str, Any]:
+    """A message, as Anthropic's API answers."""
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-test-1",
+        "content": list(blocks),
+        "stop_reason": stop_reason,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 10, "output_tokens": 5} | usage,
+    }
 
 
 def completion(*texts: Any, finish_reason: str = "stop") -> dict[str, Any]:

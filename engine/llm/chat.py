@@ -35,7 +35,7 @@ class Call:
     call_id: str
     role: str
     model: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     completion: Completion
     reused: bool
     cost_usd: float
@@ -97,7 +97,8 @@ class ChatModel:
         """The model's answer to a prompt.
 
         Args:
-            prompt: a text, or messages (records or dicts with role and content).
+            prompt: a text, or messages (records or dicts with role and content). A content is a text, or a list of parts:
+                `{"type": "text", "text": ...}` and `{"type": "image_url", "image_url": {"url": ...}}`, as OpenAI has them.
             sample: 0 for the first answer to this prompt, 1 for the second, ...
             logprobs: request each token's log-probability and this many (0 to 20) alternatives, in the answer's
                 `logprobs`. An answer without them is a RequestError.
@@ -133,17 +134,24 @@ class ChatModel:
         Raises:
             RequestError: the repaired answer does not validate either; or see `chat`.
         """
+        parsed, _ = await self.parsed(prompt, answer, sample=sample, **sampling)
+        return parsed
+
+    async def parsed(
+        self, prompt: str | Sequence[Any], answer: type[T], *, sample: int = 0, **sampling: Any
+    ) -> tuple[T, Completion]:
+        """Like `parse`, with the answer that the object was read from, for its reasoning and its counts."""
         schema = json_schema(answer)
         first = self._request(prompt, sample, None, sampling, schema)
         [completion] = await self._ask([first])
         try:
-            return marked(self._parsed(completion, answer), *sources_of(completion))
+            return marked(self._parsed(completion, answer), *sources_of(completion)), completion
         except UnparsableError as error:
             unclear = completion
             again = self._request(repair_prompt(first.messages, completion.text, error), sample, None, sampling, schema)
             [completion] = await self._ask([again])
         try:
-            return marked(self._parsed(completion, answer), *sources_of(unclear), *sources_of(completion))
+            return marked(self._parsed(completion, answer), *sources_of(unclear), *sources_of(completion)), completion
         except UnparsableError as error:
             raise RequestError(
                 f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
@@ -151,7 +159,7 @@ class ChatModel:
 
     def _parsed(self, completion: Completion, answer: type[T]) -> T:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
-        text = completion.text.rpartition("</think>")[2].strip()
+        text = completion.text.strip()
         if completion.truncated and not (text.startswith("{") and text.endswith("}")):
             shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
             raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(completion.text, 300), shown)
@@ -203,6 +211,6 @@ class ChatModel:
         return [answer.completion for answer in answers]
 
     def _log(self, request: Request, done: Completion, *, reused: bool) -> None:
-        cost = self.spec.cost(done.tokens_in, done.tokens_out)
+        cost = self.spec.cost(done.tokens_in, done.tokens_out, done.tokens_cached, done.tokens_written)
         marked(done, CallRef(request.key))
         current_log.get().calls.append(Call(request.key, self.role, self.spec.model, request.messages, done, reused, cost))

@@ -240,11 +240,12 @@ class ModelClient:
             self._breaker.answered()
             self._failing.clear()
             self._trouble = ""
-            good = [done for done in completions if done.text.strip()]
+            good = [done for done in completions if done.text.strip() or done.tool_calls]
             if not good:
                 # Not journalled: asking again may return an answer.
                 empty = completions[0]
-                raise _EmptyAnswerError(f"empty answer (finish_reason {empty.finish_reason!r})", empty)
+                only = ", only reasoning" if empty.reasoning else ""
+                raise _EmptyAnswerError(f"empty answer{only} (finish_reason {empty.finish_reason!r})", empty)
             return await self._kept(requests, good)
         except TransientError as error:
             # A partial answer may have been paid for.
@@ -314,13 +315,14 @@ class ModelClient:
 
     def _usage(self, completions: Sequence[Completion], most: Estimate) -> Outcome:
         """What an answer used. With missing or impossible counts, it counts with its estimate."""
-        tokens_in, tokens_out = (
-            sum(max(0, getattr(done, name)) for done in completions) for name in ("tokens_in", "tokens_out")
+        tokens_in, tokens_out, cached, written = (
+            sum(max(0, getattr(done, name)) for done in completions)
+            for name in ("tokens_in", "tokens_out", "tokens_cached", "tokens_written")
         )
         accounted = tokens_in > 0 and tokens_out > 0
         self._counts_tokens = self._counts_tokens and (accounted or not any(done.text for done in completions))
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
-        return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out), tokens_in, accounted)
+        return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
 
 
 def _wake(sleeping: asyncio.Future[None]) -> None:

@@ -44,8 +44,9 @@ class SampleWatch:
         self._same.add(key)
         if len(self._same) >= _SAME:
             self._decided = True
+            temperature = request.sampling["temperature"]
+            at = "" if temperature is None else f" at temperature {temperature:g}"
             self.notes.append(
                 f"{self._spec.model} at {self._spec.endpoint} gave the same answer to every sample of a prompt, for "
-                f"{_SAME} prompts at temperature {request.sampling['temperature']:g}: it seems not to sample, so further "
-                "samples add nothing"
+                f"{_SAME} prompts{at}: it seems not to sample, so further samples add nothing"
             )

@@ -36,16 +36,19 @@ place of a type, `outputs={"kept": "rows"}`, means rows of that input's type. `R
 from the parameters: their method `outputs` answers it, with types made by `extended` and `narrowed`.
 
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
-`await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`), `teacher.samples(prompt, 20)` several,
-`teacher.parse(prompt, Verdict)` a validated pydantic object. `await encoder.embed(texts)` returns unit vectors. A role that
-only some parameters need is `ChatModel | None`, and `Params.roles` says which are needed. `distinct=[("policy", "judge")]`
-warns users when one model fills both roles. An uncaught `RequestError` rejects the row.
+`await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`, `.reasoning`), `teacher.samples(prompt, 9)` several,
+`teacher.parse(prompt, Verdict)` a validated pydantic object. A prompt is a text, or messages, whose contents may have images.
+`await encoder.embed(texts)` returns unit vectors. A role that only some parameters need is `ChatModel | None`, and
+`Params.roles` says which are needed. `distinct=[("policy", "judge")]` warns users when one model fills both roles. An uncaught
+`RequestError` rejects the row.
 
 **Parameters.** Keyword-only arguments are enough where parameters are data. A class derived from `Params` (a frozen pydantic
 model) takes their place where something follows from them; the operator takes it as one argument, `params: MyParams`. Its
 methods and their defaults are documented there: `roles`, `calls`, `capabilities`, `prompt_bytes`, `problems`, `outputs`,
 `device_count`, `expected_model`, `notes`, `accepted_names`. They change no row: editing one does not make a step run again. A
-prompt is `Annotated[str | None, template("question")]`, filled with `render`.
+prompt is `Annotated[str | None, template("question")]`, filled with `render`. Where the rows are of any type, a template's
+variables are the row's fields: `template_problem` checks it in `problems`, and `fill` fills it. `fields_of` reads fields that a
+parameter describes as `types:` does.
 
 **Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
 `ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.
@@ -75,10 +78,12 @@ from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
 from engine.operator.context import Context, Reject
 from engine.operator.declaration import Operator, operator
+from engine.operator.field_expressions import field_problems, fields_of
 from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
 from engine.operator.row_formats import Place, RowFormat, formats
+from engine.operator.row_templates import fill, plain, template_problem
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
@@ -126,10 +131,15 @@ __all__ = [
     "described",
     "did_you_mean",
     "extended",
+    "field_problems",
+    "fields_of",
+    "fill",
     "formats",
     "narrowed",
     "operator",
+    "plain",
     "render",
     "template",
+    "template_problem",
     "wrong_value",
 ]

@@ -17,10 +17,11 @@ def render(template: str, **variables: Any) -> str:
 
     Raises:
         jinja2.UndefinedError: the template uses a variable that is not given.
+        jinja2.exceptions.SecurityError: it takes too many steps, or prints too much.
     """
-    from engine.operator.template_engine import compiled
+    from engine.operator.template_engine import filled
 
-    return str(compiled(template).render(**variables))
+    return filled(template, variables)
 
 
 @dataclass(frozen=True)

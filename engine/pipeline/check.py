@@ -15,7 +15,7 @@ from engine.errors import EngineError, PipelineError, Problem, did_you_mean, wro
 from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
-from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.model_spec import ENV, ModelSpec
 from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
@@ -32,6 +32,7 @@ from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.sources.recognition import named_format, possible_fields
+from engine.spec.dot_env import load_dot_env
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
@@ -57,6 +58,9 @@ def check(
     spec, source = read_pipeline(file, settings)
     if spec is None:
         raise PipelineError(source.problems)
+    named = [name for model in spec.models.values() for name in model.environment]
+    named += [name for data in spec.datasets.values() for name in ENV.findall(data.path or "")]
+    load_dot_env(file.parent, named)
     checker = _Checker(spec, source, file, session, keys=keys)
     pipeline = checker.pipeline()
     if source.problems:
@@ -300,7 +304,7 @@ class _Checker:
                 hint = "refer to an existing version as registry:NAME@V"
                 self.problem(f"{spec.made_by} is not a step of this pipeline", (*loc, "model"), hint)
             return BoundModel(spec, None, link)
-        if spec.provider != "openai":
+        if not spec.remote:
             if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
                 return None
             try:
@@ -312,9 +316,11 @@ class _Checker:
                 target = self.session().lineage.find(weights.location)
                 self.references.no_excluded(self.session(), target, (*loc, "model"))
             return BoundModel(spec, weights)
-        if self.keys and spec.api_key_env and not os.environ.get(spec.api_key_env):
-            hint = f"export {spec.api_key_env}=..."
-            self.problem(f"the environment variable {spec.api_key_env} is not set", (*loc, "api_key_env"), hint)
+        missing = [variable for variable in spec.environment if not os.environ.get(variable)] if self.keys else []
+        if missing:
+            place: Loc = (*loc, "api_key_env") if missing[0] == spec.api_key_env else (*loc, "headers")
+            hint = f"export {missing[0]}=..., or write it into a file .env beside the pipeline file"
+            self.problem(f"the environment variable {missing[0]} is not set", place, hint)
         elif spec.base_url and not spec.base_url.startswith(("http://", "https://")):
             self.problem(f"{spec.base_url!r} is not an http:// or https:// address", (*loc, "base_url"))
         return BoundModel(spec, None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.credentials import redacted
 from engine.errors import EngineError, Problem, did_you_mean
-from engine.spec.type_expressions import TypeExpressionError, parse_type
+from engine.operator.type_expressions import TypeExpressionError, parse_type
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.errors import UnsupportedTypeError

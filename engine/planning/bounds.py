@@ -43,7 +43,7 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
         tokens_out = asked * spec.max_tokens
         calls += asked
         tokens += tokens_in + tokens_out
-        price = spec.cost(tokens_in, tokens_out)
+        price = spec.most(tokens_in, tokens_out)
         cost += price
         if spec.budget_usd is not None and price > spec.budget_usd:
             notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop the step")

@@ -186,7 +186,7 @@ def _partitions(step: Step, inputs: Inputs, registry: Registry) -> Iterator[Part
 
 def size_of(step: Step) -> Size:
     """The size of a step's partitions."""
-    return size_for(step.operator, local_model=any(model.spec.provider != "openai" for model in step.models.values()))
+    return size_for(step.operator, local_model=any(not model.spec.remote for model in step.models.values()))
 
 
 def excluded_of(pipeline: Pipeline, step: Step) -> dict[str, frozenset[str]]:

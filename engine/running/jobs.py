@@ -29,7 +29,7 @@ def request_of(step: Step) -> WorkerRequest:
     kind: Kind = "compute"
     if operator.shape == "whole":
         kind = "whole"
-    elif any(model.spec.provider != "openai" for model in step.models.values()):
+    elif any(not model.spec.remote for model in step.models.values()):
         kind = "local"
     elif operator.roles:
         kind = "server"
@@ -59,9 +59,9 @@ def shared_models(steps: Sequence[Step]) -> frozenset[str]:
             spec = step.models[role].spec
             if spec.encodes:
                 continue
-            if spec.capped or (spec.provider == "openai" and several):
+            if spec.capped or (spec.remote and several):
                 shared.add(name)
-            if spec.provider == "openai":
+            if spec.remote:
                 used.setdefault(name, set()).add(process)
     return frozenset(shared | {name for name, processes in used.items() if len(processes) > 1})
 

@@ -36,7 +36,7 @@ def step_result(
         partial=sum(part.rows for part in rejects) - record.rejected,
         metrics=manifests[0].metrics if manifests else (),
         notes=tuple(dict.fromkeys(notes)),
-        asks_api=any(model.spec.provider == "openai" for model in step.models.values()),
+        asks_api=any(model.spec.remote for model in step.models.values()),
     )
 
 

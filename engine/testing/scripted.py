@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request
+from engine.llm.types.requests import Request, texts_of
 
 if TYPE_CHECKING:
     from engine.llm.local.sentence_transformers import Vectors
@@ -112,7 +112,7 @@ class ScriptedEncoder:
 
 
 def _prompt(request: Request) -> str:
-    return request.messages[-1]["content"]
+    return "".join(texts_of(request.messages[-1]["content"]))
 
 
 def _at(script: Sequence[Answer], place: int, what: str, request: Request) -> Answer:

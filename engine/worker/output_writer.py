@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
+from engine.llm.types.requests import without_data
 from engine.operator.declaration import Operator
 from engine.provenance import CallRef, RowRef, Source
 from engine.worker.edges import Edges
@@ -248,10 +249,18 @@ def _call_row(call: Call, row: int | None) -> dict[str, Any]:
         "call_id": call.call_id,
         "role": call.role,
         "model": call.model,
-        "prompt": json.dumps(list(call.messages), ensure_ascii=False),
+        "prompt": json.dumps(without_data(call.messages), ensure_ascii=False),
         "response": done.text,
         "tokens_in": done.tokens_in,
         "tokens_out": done.tokens_out,
         "latency_ms": done.latency_ms,
         "cost_usd": call.cost_usd,
+        "reasoning": done.reasoning,
+        "finish_reason": done.finish_reason,
+        "tokens_cached": done.tokens_cached,
+        "tokens_reasoning": done.tokens_reasoning,
+        "tool_calls": json.dumps([each.model_dump() for each in done.tool_calls], ensure_ascii=False)
+        if done.tool_calls
+        else None,
+        "served_by": done.served_by,
     }

@@ -15,6 +15,7 @@ from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.governor import Gate, Governor
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Transport
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.provider import Provider
 from engine.llm.weights import LocalWeights, ModelWeights, materialise
 from registry import Registry
@@ -87,11 +88,9 @@ class SharedModels:
             own = BatchProvider(spec, self.answers())
             self._batches.setdefault(step, []).append(own)
             return own
-        if spec.provider == "openai":
-            from engine.llm.providers.openai import OpenAIProvider
-
+        if spec.remote:
             if binding.name not in self._servers:
-                self._servers[binding.name] = OpenAIProvider(spec, self.answers())
+                self._servers[binding.name] = _client(spec, self.answers())
             return self._servers[binding.name]
         from engine.llm.local.transformers import TransformersProvider
 
@@ -162,6 +161,17 @@ class SharedModels:
         """Wait until unused models are gone. In the thread that loads another one; only one does at a time."""
         while self._freed:
             self._freed.pop().result()
+
+
+def _client(spec: ModelSpec, answers: Answers) -> Provider:
+    """A client of a model's server."""
+    if spec.provider == "anthropic":
+        from engine.llm.providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(spec, answers)
+    from engine.llm.providers.openai import OpenAIProvider
+
+    return OpenAIProvider(spec, answers)
 
 
 async def _free(model: LocalModel) -> None:

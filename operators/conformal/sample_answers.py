@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -33,6 +33,9 @@ from registry.counted import counted
 
 _MOST_OPTIONS = len(LETTERS)
 _ALTERNATIVES = 20
+
+_REFUSED = "refused by the server"
+"""In place of a sampling parameter that was not sent."""
 UNLIKELY = -100.0
 """The log-probability of an option whose letter is not among the most likely tokens."""
 
@@ -123,10 +126,13 @@ async def sample_answers(
         raise Reject(f"its options do not include the accepted answer {' or '.join(map(repr, question.answers))}")
     text = render(used_prompt, question=question.question, options=question.options or [])
     pattern = None if params.answer_pattern is None else re.compile(params.answer_pattern)
-    made = _made(model, params)
-    if calibration and (found := differences(_made_for(calibration), made)):
+    calibrated = _made_for(calibration) if calibration else None
+    if calibrated and (found := differences(calibrated, _made(model, params, _not_sent(calibrated)))):
         raise StepError(refusal(found))
     answers = await _sampled(model, text, pattern, question.options, params)
+    made = _made(model, params, {name for answer in answers for name in answer.left_out})
+    if calibrated and (found := differences(calibrated, made)):
+        raise StepError(refusal(found))
     ctx.count("answers", by=len(answers))
     if cut := sum(answer.truncated for answer in answers):
         ctx.count("cut_off", by=cut)
@@ -189,9 +195,15 @@ def _made_for(calibration: Table[Calibration]) -> Sampling | None:
     return None if known is None else Sampling(**known)
 
 
-def _made(model: ChatModel, params: SampleParams) -> Sampling:
+def _not_sent(made: Sampling) -> set[str]:
+    """The parameters that the server refused when a calibration was made. Only an answer shows whether it still does."""
+    return {name for name, value in json.loads(made.sampling).items() if value == _REFUSED}
+
+
+def _made(model: ChatModel, params: SampleParams, not_sent: Collection[str]) -> Sampling:
     spec = model.spec
     sampling = {name: value for name, value in spec.sampling().items() if name != "seed"} | {"system": spec.system}
+    sampling |= {name: _REFUSED for name in not_sent if name != "seed"}
     return Sampling(
         model=f"{spec.endpoint} {model.identity}",
         prompt=params.prompt or PROMPT,

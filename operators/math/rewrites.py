@@ -42,7 +42,7 @@ _UNCOUNTED = frozenset({Fraction(1)})
 
 def clean(rewrite: str) -> str:
     """The rewritten problem, without what models write around it."""
-    text = _LABEL.sub("", _without_preamble(rewrite.rpartition("</think>")[2].strip())).strip()
+    text = _LABEL.sub("", _without_preamble(rewrite.strip())).strip()
     if len(text) > 1 and text[0] in "\"“'" and text[-1] in "\"”'":
         text = text[1:-1].strip()
     return text

@@ -19,9 +19,16 @@ CALLS = pa.schema(
         ("tokens_out", pa.int64()),
         ("latency_ms", pa.float64()),
         ("cost_usd", pa.float64()),
+        ("reasoning", pa.large_string()),
+        ("finish_reason", pa.string()),
+        ("tokens_cached", pa.int64()),
+        ("tokens_reasoning", pa.int64()),
+        ("tool_calls", pa.large_string()),
+        ("served_by", pa.string()),
     ]
 )
-"""A model call and a row that it helped to make (null: it made no row). `prompt` is the messages as JSON."""
+"""A model call and a row that it helped to make (null: it made no row). `prompt` is the messages as JSON, `tool_calls` a list
+of objects as JSON (null: none). Versions from before 0.4 lack the columns after `cost_usd`, which are null then."""
 
 REJECTS = pa.schema([("input", pa.int16()), ("parent_row", pa.int64()), ("reason", pa.large_string())])
 """A row of input `input` that a step, or a source, did not accept."""

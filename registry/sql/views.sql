@@ -36,7 +36,8 @@ from lineage_edges e join internal.inputs i
     on i.child = e.child and i.child_version = e.child_version and i.position = e.input and i.role = 'data';
 
 create view llm_calls as
-select call_id, name, version, local_row + base as row, role, model, prompt, response, tokens_in, tokens_out, latency_ms, cost_usd
+select call_id, name, version, local_row + base as row, role, model, prompt, response, tokens_in, tokens_out, latency_ms, cost_usd,
+    reasoning, finish_reason, tokens_cached, tokens_reasoning, tool_calls, served_by
 from call_edges;
 
 create view rejects as

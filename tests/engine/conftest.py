@@ -12,6 +12,7 @@ from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
+from engine.llm.providers.anthropic import AnthropicProvider
 from engine.llm.providers.openai import OpenAIProvider
 from engine.llm.types.model_spec import ModelSpec
 from tests.chat_server import ChatServer
@@ -29,7 +30,8 @@ async def model(workdir: Path, chat_server: ChatServer) -> AsyncIterator[Make]:
         full = ModelSpec.model_validate(
             {"provider": "openai", "model": "test-model", "base_url": chat_server.base_url, "retries": 2, **spec}
         )
-        shared = ModelClient(full, full.model, journal, Governor(full), lambda: OpenAIProvider(full, journal))
+        provider = AnthropicProvider if full.provider == "anthropic" else OpenAIProvider
+        shared = ModelClient(full, full.model, journal, Governor(full), lambda: provider(full, journal))
         made.append(shared)
         return ChatModel("teacher", shared)
 

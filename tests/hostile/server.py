@@ -388,8 +388,8 @@ MODES: dict[str, Mode] = {
             code="unsupported_value",
         ),
         "stop",
-        "every request has temperature",
-        1,
+        "even where it is not sent",
+        2,
     ),
     # -- keys that are repeated
     "echo": Mode(echo(str), "stop", "Incorrect API key provided: ***"),

@@ -99,7 +99,7 @@ def test_cells_that_cannot_be_filled_are_rejected_with_a_reason(registry: Regist
     assert [(pcn, fc) for _, pcn, fc, _ in cases(registry)] == [(0, False), (1, False)]
     assert ask(registry, "select reason from rejects order by 1") == [
         ("it has 0 factual passages, too few for pcn=0 fc=yes, pcn=1 fc=yes",),
-        ("it has 1 poisoned passages, too few for pcn=2 fc=no, pcn=2 fc=yes",),
+        ("it has 1 poisoned passage, too few for pcn=2 fc=no, pcn=2 fc=yes",),
         ("its incorrect answer equals its correct answer: Paris",),
     ]
 

@@ -97,7 +97,7 @@ def test_a_few_easy_questions_may_have_one_answer_each_but_not_many(registry: Re
     easy = [row(number, 10) | {"question": f"easy {number}"} for number in range(20)]
     assert predict(registry, *easy[:9]).state == "succeeded"
     result = predict(registry, *easy)
-    assert "all samples of each of the 20 questions are equal" in result.error
+    assert "all samples of each of 20 questions are equal" in result.error
 
 
 def test_samples_of_unknown_origin_are_refused(registry: Registry) -> None:

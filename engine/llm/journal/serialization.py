@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.llm.types.completions import Completion
+from engine.llm.types.completions import Completion, without_thinking
 from engine.llm.types.errors import RequestError
 from engine.llm.types.finish_reason import USABLE, USABLE_AS, ending
 
@@ -30,7 +30,12 @@ def decode_answer(text: str | None) -> Completion | None:
         answer = None if text is None else Completion.model_validate_json(text)
     except ValueError:
         return None
-    if answer is None or answer.finish_reason in USABLE:
+    if answer is None:
+        return None
+    if answer.reasoning is None:  # before 0.4, it stayed in the text
+        text, reasoning = without_thinking(answer.text)
+        answer = answer if reasoning is None else answer.model_copy(update={"text": text, "reasoning": reasoning})
+    if answer.finish_reason in USABLE:
         return answer
     usable = USABLE_AS.get(ending(answer.finish_reason))
     return answer.model_copy(update={"finish_reason": usable}) if usable else None

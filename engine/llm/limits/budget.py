@@ -117,12 +117,12 @@ class Budget:
         """What each request may cost beyond its bound, if `requests` are in flight."""
         if self._template_usd is None:
             unseen = UNSEEN_TEMPLATE_TOKENS_IN_BATCH if self._spec.mode == "batch" else UNSEEN_TEMPLATE_TOKENS
-            return self._spec.cost(TEMPLATE_TOKENS if requests == 1 else unseen, 0)
+            return self._spec.most(TEMPLATE_TOKENS if requests == 1 else unseen, 0)
         return max(self._template_usd, 2 * self._overrun_usd)
 
     def _learn(self, estimate: Estimate, outcome: Outcome) -> None:
         if not outcome.accounted:
             return
-        template = self._spec.cost(outcome.tokens_in, 0)
+        template = self._spec.most(outcome.tokens_in, 0)
         self._template_usd = template if self._template_usd is None else min(self._template_usd, template)
         self._overrun_usd = max(self._overrun_usd, outcome.cost - estimate.cost)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request
+from engine.llm.types.requests import Request, images_in, texts_of
 from engine.llm.types.structured import in_words
 
 
@@ -30,13 +30,20 @@ BYTES_PER_TOKEN = 4
 """In ordinary text. A token bucket that used the upper bound (a token for each byte) would admit far too little."""
 
 
+TOKENS_PER_IMAGE = 50_000
+"""More than common models count for one image, whatever its size (gpt-4o-mini: 48,169 for the largest)."""
+
+
 def token_bound(request: Request) -> tuple[int, int]:
     """Upper bounds for the prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
 
     Does not include what the server's chat template adds to the whole conversation: see Budget.
     """
     messages = in_words(request.messages, request.schema) if request.schema else request.messages
-    prompt = sum(len(message["content"].encode()) + 16 for message in messages)
+    prompt = 0
+    for message in messages:
+        content = message["content"]
+        prompt += 16 + sum(len(text.encode()) for text in texts_of(content)) + TOKENS_PER_IMAGE * len(images_in(content))
     return prompt, int(request.sampling["max_tokens"])
 
 
@@ -45,4 +52,4 @@ def estimate(spec: ModelSpec, requests: Sequence[Request]) -> Estimate:
     tokens_in, tokens_out = token_bound(requests[0])
     tokens_in += len(json.dumps(spec.extra_body)) if spec.extra_body else 0
     tokens_out *= len(requests)
-    return Estimate(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, spec.cost(tokens_in, tokens_out))
+    return Estimate(requests[0].key, tokens_in // BYTES_PER_TOKEN + tokens_out, spec.most(tokens_in, tokens_out))

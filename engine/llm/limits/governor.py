@@ -126,7 +126,7 @@ class Governor:
         self.spec = spec
         self.budget = Budget(spec, Spent(usd=spent_usd, calls=calls))
         self._outage = Outage(limits.patience, spec.retries, calls > 0, clock)
-        self.window = Window(spec.most_in_flight, clock, gently=spec.provider == "openai" and spec.mode == "chat")
+        self.window = Window(spec.most_in_flight, clock, gently=spec.remote and spec.mode == "chat")
         self._share = share
         self._holders = 1
         self._joined = self._used = False

@@ -36,7 +36,7 @@ _ATTEMPTS = 10
 
 def is_shared(spec: ModelSpec) -> bool:
     """Whether a model's limits are shared. Those of models in this process and of batches are not."""
-    return spec.provider == "openai" and spec.mode == "chat"
+    return spec.remote and spec.mode == "chat"
 
 
 def machine_share(spec: ModelSpec) -> MachineShare | None:

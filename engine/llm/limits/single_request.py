@@ -29,7 +29,7 @@ async def send_within_limits(
         BudgetError: the request could cost more than is left.
     """
     # A token is at least one byte.
-    estimate = Estimate(str(body), cost=spec.cost(len(str(body).encode(errors="replace")), most_out))
+    estimate = Estimate(str(body), cost=spec.most(len(str(body).encode(errors="replace")), most_out))
     ticket = await gate.admit(estimate)
     outcome = Outcome("failed", accounted=False)
     try:

@@ -23,7 +23,7 @@ from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, StoppedError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.provider import Provider
-from engine.llm.types.requests import Request
+from engine.llm.types.requests import Request, images_in, texts_of
 from engine.llm.types.structured import in_words
 from registry.counted import counted
 
@@ -41,7 +41,8 @@ class _Waiting:
     @functools.cached_property
     def order(self) -> tuple[int, str]:
         """Sort key: requests of similar length together, samples of one prompt next to each other."""
-        text = "\n".join(message["content"] for message in self.request.messages) + str(self.request.schema or "")
+        texts = [text for message in self.request.messages for text in texts_of(message["content"])]
+        text = "\n".join(texts) + str(self.request.schema or "")
         return len(text), text
 
     def resolve(self, result: Completion | Exception) -> None:
@@ -270,7 +271,7 @@ class LocalModel:
         return GenerationRequest(
             prompt=prompt,
             max_tokens=sampling["max_tokens"],
-            temperature=sampling["temperature"],
+            temperature=1.0 if sampling["temperature"] is None else sampling["temperature"],
             top_p=sampling["top_p"],
             seed=int(request.key[:15], 16),
             logprobs=sampling.get("logprobs"),
@@ -302,6 +303,8 @@ class LocalModel:
                 f"the tokenizer of the model {self.name} has no chat template, so the model cannot chat; use the model's chat"
                 " (instruct) version, or put a chat_template.jinja into its folder"
             )
+        if any(images_in(message["content"]) for message in request.messages):
+            raise RequestError(f"the model {self.name} runs in this process as a text model, which takes no images; serve it")
         schema = request.schema
         messages = [*request.messages] if schema is None else in_words(request.messages, schema)
         try:

@@ -149,6 +149,8 @@ class BatchProvider:
             return None
         if known.max_completion_tokens is None and "max_completion_tokens" in str(result):
             return known.model_copy(update={"max_completion_tokens": True})
+        if result.parameter and getattr(known, result.parameter) is None:
+            return known.model_copy(update={result.parameter: False})
         if pending.request.schema is not None and known.response_format is None and "response_format" in str(result):
             return known.model_copy(update={"response_format": False})
         return None

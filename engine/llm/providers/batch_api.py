@@ -10,7 +10,7 @@ import aiohttp
 
 from engine.llm.providers import chat_completions
 from engine.llm.providers.failures import connection_failure, failure
-from engine.llm.providers.http import api_key, session
+from engine.llm.providers.http import credentials, session
 from engine.llm.providers.polling import Patience
 from engine.llm.providers.redaction import holds, redact, redacted
 from engine.llm.providers.response_body import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
@@ -36,9 +36,10 @@ class BatchApi:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self._secret = api_key(spec)
+        known = credentials(spec)
+        self._secrets = known.secrets
         # Files are large, so only the time without data is limited.
-        self._session = session(spec, self._secret, aiohttp.ClientTimeout(sock_connect=30, sock_read=spec.timeout))
+        self._session = session(spec, known, aiohttp.ClientTimeout(sock_connect=spec.connect_timeout, sock_read=spec.timeout))
         self._heard = False
         self.trouble = ""
 
@@ -100,7 +101,7 @@ class BatchApi:
             f"line {each['line']}: {each['message']}" if each.get("line") else each["message"] for each in errors
         )
         words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(detail, 1000) or 'no reason given'}"
-        return redact(words, self._secret)
+        return redact(words, *self._secrets)
 
     def _take(self, line: bytes, logprobs: frozenset[str], found: dict[str, LineResult]) -> bool:
         if not line.strip():
@@ -124,9 +125,9 @@ class BatchApi:
         sampling = {"extra_body": self._spec.extra_body, **({"logprobs": 0} if logprobs else {})}
         asked = Request(self._spec.endpoint, self._spec.model, (), sampling)
         try:
-            with redacted(self._secret):
+            with redacted(self._secrets):
                 answer = chat_completions.completions(body, [asked], 0.0).completions[0]
-                if holds(answer.text, self._secret):
+                if holds(answer.words, self._secrets):
                     raise RequestError("the answer contains the API key, so it is discarded")
                 return answer
         except ModelError as error_in_it:
@@ -134,7 +135,7 @@ class BatchApi:
 
     def _failure(self, status: int, text: str, headers: Mapping[str, str]) -> ModelError:
         try:
-            with redacted(self._secret):
+            with redacted(self._secrets):
                 raise failure(status, text, headers, self._spec)
         except ModelError as error:
             return error
@@ -165,7 +166,7 @@ class BatchApi:
 
     async def _request(self, method: str, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[T]], **more: Any) -> T:
         """One HTTP request. It concerns the whole batch, so it raises no RequestError."""
-        url = f"{self._spec.endpoint}{path}"
+        url = self._spec.url(path)
         try:
             async with self._session.request(method, url, **more) as response:
                 self._heard = True
@@ -173,7 +174,7 @@ class BatchApi:
                     return await read(response)
                 text = (await read_start(response)).decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
-            with redacted(self._secret):
+            with redacted(self._secrets):
                 raise connection_failure(error, url, self._spec, heard=self._heard) from None
         failed = self._failure(response.status, text, response.headers)
         raise EndpointError(str(failed)) if isinstance(failed, RequestError) else failed

@@ -8,6 +8,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.llm.journal.answers import Answers
+from engine.llm.providers.parameters import OPTIONAL
 from engine.llm.types.capability import Capability
 from engine.llm.types.model_spec import ModelSpec
 from registry.storage.checked_json import json_digest
@@ -16,7 +17,8 @@ from registry.storage.checked_json import json_digest
 class KnownCapabilities(BaseModel):
     """True, False, or None if not known yet.
 
-    `max_completion_tokens` is not a capability but a name: reasoning models accept it in place of `max_tokens`.
+    `max_completion_tokens` is not a capability but a name: reasoning models accept it in place of `max_tokens`. The parameters
+    below it are False once the server has refused them for every request (see parameters.py).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,6 +28,15 @@ class KnownCapabilities(BaseModel):
     response_format: bool | None = None
     sampling: bool | None = None
     max_completion_tokens: bool | None = None
+    temperature: bool | None = None
+    top_p: bool | None = None
+    stop: bool | None = None
+    seed: bool | None = None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The sampling parameters that are not sent."""
+        return tuple(name for name in OPTIONAL if getattr(self, name) is False)
 
     def unknown(self, wanted: Sequence[Capability] = get_args(Capability)) -> list[Capability]:
         """The wanted capabilities that are not known yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,19 +11,21 @@ from typing import Any, NamedTuple
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.providers.failures import status_of
 from engine.llm.providers.response_body import excerpt
-from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob, token_count
+from engine.llm.types.completions import LEAST_LOGPROB, Completion, TokenLogprob, ToolCall, token_count, without_thinking
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.finish_reason import USABLE_AS, End, ending
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.types.structured import in_words
-from registry.storage.valid_text import INVALID, is_valid
+from registry.storage.valid_text import INVALID, is_valid, repaired
 
 MOST_AT_ONCE = 64
 """The maximum of answers in one request: the most that common servers accept."""
 
 _ROUNDING = 1e-3
 """A logarithm of a probability may exceed 0 by this much."""
+
+_LONGEST_NAME = 200
 
 _RETRIED = {408, 409, 425, 429}
 
@@ -48,13 +51,8 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
     messages = list(first.messages)
     asked: dict[str, Any] = {"model": spec.model, "messages": messages}
     longest = "max_completion_tokens" if capabilities.max_completion_tokens else "max_tokens"
-    asked |= {"temperature": sampling["temperature"], longest: sampling["max_tokens"]}
-    if sampling["top_p"] != 1.0:
-        asked["top_p"] = sampling["top_p"]
-    if sampling["stop"]:
-        asked["stop"] = list(sampling["stop"])
-    if first.seed is not None:
-        asked["seed"] = first.seed
+    asked[longest] = sampling["max_tokens"]
+    asked |= {name: value for name, value in _optional(first).items() if name not in capabilities.left_out}
     if len(requests) > 1:
         asked["n"] = len(requests)
     if "logprobs" in sampling:
@@ -65,6 +63,19 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
         schema = {"name": str(first.schema["title"]), "schema": first.schema, "strict": True}
         asked["response_format"] = {"type": "json_schema", "json_schema": schema}
     return {**sampling.get("extra_body", {}), **asked}
+
+
+def left_out(request: Request, capabilities: KnownCapabilities) -> tuple[str, ...]:
+    """The parameters that a request should have, and that are not sent because the server refuses them."""
+    return tuple(name for name in _optional(request) if name in capabilities.left_out)
+
+
+def _optional(request: Request) -> dict[str, Any]:
+    """The sampling parameters of a request that differ from every server's default."""
+    sampling = request.sampling
+    found = {"temperature": sampling["temperature"], "seed": request.seed, "stop": list(sampling["stop"]) or None}
+    found["top_p"] = None if sampling["top_p"] == 1.0 else sampling["top_p"]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> Reply:
@@ -94,9 +105,12 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
         raise failed[0]
     if not paid.tokens_out and any(each.text for each in usable):
         paid.tokens_in = 0  # a text cannot have zero tokens: the server does not count
-    shares = _shares(paid.tokens_out, [each.text for each in usable])
+    texts = [f"{each.reasoning or ''}{each.text}" for each in usable]
+    shares, thought = _shares(paid.tokens_out, texts), _shares(paid.tokens_reasoning, [each.reasoning or "" for each in usable])
     for place, each in enumerate(usable):
-        usable[place] = each.model_copy(update={"tokens_in": 0 if place else paid.tokens_in, "tokens_out": shares[place]})
+        counts = {"tokens_out": shares[place], "tokens_reasoning": min(thought[place], shares[place])}
+        before = {"tokens_in": 0, "tokens_cached": 0} if place else {"tokens_in": paid.tokens_in}
+        usable[place] = each.model_copy(update=counts | before)
     return Reply(usable, len(choices), any(_says_why(choice) for choice in choices))
 
 
@@ -115,13 +129,31 @@ class _Paid:
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
         known = all(type(count) is int and token_count(count) == count for count in counts)
         self.tokens_in, self.tokens_out = (int(counts[0] or 0), int(counts[1] or 0)) if known else (0, 0)
+        inside = _detail(usage, "prompt_tokens_details", "cached_tokens") or token_count(usage.get("prompt_cache_hit_tokens"))
+        self.tokens_cached = min(inside, self.tokens_in)
+        thought = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+        # Some servers bill reasoning as output, but count it only in the total.
+        total = token_count(usage.get("total_tokens"))
+        if known and thought and total == self.tokens_in + self.tokens_out + thought:
+            self.tokens_out += thought
+        self.tokens_reasoning = min(thought, self.tokens_out)
         self.latency_ms = round(latency_ms, 3)
+        self.served_by = " ".join(
+            repaired(name)[:_LONGEST_NAME] for name in (answer.get("model"), answer.get("system_fingerprint")) if _is_name(name)
+        )
 
     def nothing(self, finish_reason: str) -> Completion:
         """A discarded answer."""
         return self.answer("", finish_reason)
 
-    def answer(self, text: str, finish_reason: str, logprobs: tuple[TokenLogprob, ...] | None = None) -> Completion:
+    def answer(
+        self,
+        text: str,
+        finish_reason: str,
+        logprobs: tuple[TokenLogprob, ...] | None = None,
+        reasoning: str | None = None,
+        tool_calls: tuple[ToolCall, ...] = (),
+    ) -> Completion:
         """An answer that carries the usage of the whole response."""
         return Completion(
             text=text,
@@ -130,7 +162,21 @@ class _Paid:
             tokens_out=self.tokens_out,
             latency_ms=self.latency_ms,
             logprobs=logprobs,
+            reasoning=reasoning,
+            tokens_cached=self.tokens_cached,
+            tokens_reasoning=self.tokens_reasoning,
+            tool_calls=tool_calls,
+            served_by=self.served_by,
         )
+
+
+def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+    inside = usage.get(group)
+    return token_count(inside.get(name)) if isinstance(inside, dict) else 0
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
@@ -157,13 +203,16 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
         raise RequestError(
             f"the model called a tool instead of answering, although none was offered ({detail})", paid.nothing("unknown")
         )
-    text = _text(choice["message"])
+    text, thought = without_thinking(_text(choice["message"]))
     if not is_valid(text):
         raise RequestError(f"the answer {INVALID}", paid.nothing("unknown"))
     if end == "unsaid":
         # Small servers omit it. An answer that used all its tokens was very likely cut off.
         end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
-    return paid.answer(text, USABLE_AS[end], _logprobs(choice, paid) if "logprobs" in request.sampling else None)
+    logprobs = _logprobs(choice, paid) if "logprobs" in request.sampling else None
+    reasoning = "\n".join(filter(None, (_reasoning(choice["message"]), thought and repaired(thought)))) or None
+    calls = _tool_calls(choice["message"], paid) if end == "tools" else ()
+    return paid.answer(text, USABLE_AS[end], logprobs, reasoning, calls)
 
 
 def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
@@ -193,7 +242,7 @@ def _offers_tools(request: Request) -> bool:
 
 
 def _says_why(choice: Any) -> bool:
-    return ending(choice.get("finish_reason")) != "unsaid"
+    return isinstance(choice, dict) and ending(choice.get("finish_reason")) != "unsaid"
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -203,6 +252,53 @@ def _text(message: Mapping[str, Any]) -> str:
     if not isinstance(text, str):
         raise TypeError("its content is not text")
     return text
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """The model's reasoning, where the server returns it beside the answer. It is no part of the answer, so what is not text
+    does not make the answer unusable.
+    """
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        given = message.get(name)
+        if isinstance(given, str) and given.strip():
+            return repaired(given)
+    parts = message.get("content")
+    if isinstance(parts, list):  # Mistral's and Anthropic's form: parts of the content
+        thoughts = [
+            _thought(part) for part in parts if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
+        ]
+        return "\n".join(filter(None, thoughts)) or None
+    return None
+
+
+def _thought(part: Mapping[str, Any]) -> str:
+    inside = part.get("thinking") or part.get("text") or ""
+    if isinstance(inside, list):
+        inside = "".join(str(each.get("text") or "") for each in inside if isinstance(each, dict))
+    return repaired(inside) if isinstance(inside, str) else ""
+
+
+def _tool_calls(message: Mapping[str, Any], paid: _Paid) -> tuple[ToolCall, ...]:
+    given = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    try:
+        found = tuple(
+            ToolCall(
+                id=str(each.get("id") or ""),
+                name=each["function"]["name"],
+                arguments=_arguments(each["function"].get("arguments")),
+            )
+            for each in given
+        )
+        if not all(is_valid(text) for call in found for text in (call.id, call.name, call.arguments)):
+            raise ValueError(f"a tool call {INVALID}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        detail = f"its tool calls cannot be read ({excerpt(f'{type(error).__name__}: {error}', 200)})"
+        raise RequestError(detail, paid.nothing("unknown")) from None
+    return found
+
+
+def _arguments(given: Any) -> str:
+    return given if isinstance(given, str) else json.dumps(given if given is not None else {}, ensure_ascii=False)
 
 
 def _shares(count: int, texts: Sequence[str]) -> list[int]:

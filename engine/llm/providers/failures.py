@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from engine.llm.providers.parameters import refused_parameter
 from engine.llm.providers.response_body import GarbledError, excerpt, from_json
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
@@ -58,9 +59,6 @@ _STATUSES = {
     "overloaded_error": 529,
 }
 """For errors that come with 200 and without a status."""
-_IN_EVERY_REQUEST = {"temperature", "top_p", "stop", "seed"}
-"""Sampling parameters of every request. There is no workaround if a server refuses one."""
-_REFUSED_PARAMETER = {"unsupported_value", "unsupported_parameter"}
 _MOST_WAIT = 86_400.0
 """Seconds. A longer Retry-After is ignored."""
 
@@ -82,14 +80,12 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
     if status == 404 and _OF_PARAMETERS.search(words):  # a router found no provider that accepts the request in this form
         return RequestError(detail, refused=True)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
-        form = "" if spec.endpoint.endswith("/v1") else ", which usually ends in /v1,"
+        form = "" if spec.endpoint.partition("?")[0].endswith("/v1") else ", which usually ends in /v1,"
         return EndpointError(f"{detail} (check base_url{form} and the model name {spec.model!r})")
     if status in _ENDPOINT or (status == 400 and _NO_KEY.search(words)):
         key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"
         hint = "check that the key may use this model, and that base_url is right" if status == 403 else key
         return EndpointError(f"{detail} ({hint})")
-    if status == 400 and code in _REFUSED_PARAMETER and param in _IN_EVERY_REQUEST:
-        return EndpointError(f"{detail} (every request has {param}: change it in the model, or in the step that sets it)")
     if status in _TRANSIENT or status >= 500:
         return TransientError(
             detail,
@@ -99,7 +95,8 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
             down=status in _DOWN,
             billed=status not in _NOT_BILLED,
         )
-    return RequestError(detail, refused=status in (400, 422))
+    refused = status in (400, 422)
+    return RequestError(detail, refused=refused, parameter=refused_parameter(code, param, words) if refused else None)
 
 
 def error_inside(answer: Any) -> int | None:

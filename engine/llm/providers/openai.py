@@ -17,7 +17,8 @@ import aiohttp
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
-from engine.llm.providers.http import api_key, post_json, session
+from engine.llm.providers.http import credentials, post_json, session
+from engine.llm.providers.parameters import OPTIONAL
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.response_body import (
     GarbledError,
@@ -26,7 +27,7 @@ from engine.llm.providers.response_body import (
 )
 from engine.llm.types.capability import MEANING
 from engine.llm.types.completions import Completion
-from engine.llm.types.errors import ModelError, RequestError, TransientError
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 
@@ -73,8 +74,9 @@ class OpenAIProvider:
         self._broke_down: set[str] = set()
         self._odd_schemas: set[str] = set()
         self._heard = False
-        self._key = api_key(spec)
-        self._session = session(spec, self._key, aiohttp.ClientTimeout(total=spec.timeout))
+        known = credentials(spec)
+        self._secrets = known.secrets
+        self._session = session(spec, known, aiohttp.ClientTimeout(total=spec.timeout, sock_connect=spec.connect_timeout))
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """One POST; see Provider.
@@ -91,10 +93,12 @@ class OpenAIProvider:
             capabilities = capabilities.model_copy(update={"response_format": False})
         requests = requests[: 1 if capabilities.n is False else chat_completions.MOST_AT_ONCE]
         try:
-            with redacted(self._key):
+            with redacted(self._secrets):
                 found, choices, says_why = await self._post(requests, capabilities)
         except (RequestError, TransientError) as error:
             self._heard = self._heard or not (isinstance(error, TransientError) and error.unreachable)
+            if isinstance(error, RequestError) and error.parameter in capabilities.left_out:
+                raise EndpointError(f"{error} (it refuses `{error.parameter}` even where it is not sent)") from None
             if not error.refused or (more := self._adaptation(requests, capabilities, error, adaptation)) is None:
                 raise
             self._adapted[first.key] = more
@@ -130,6 +134,9 @@ class OpenAIProvider:
             self._broke_down.add(requests[0].key)
         if capabilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
             return adaptation.extended({"max_completion_tokens": True}, sure=True)
+        refused = error.parameter if isinstance(error, RequestError) else None
+        if refused and getattr(capabilities, refused) is None:
+            return adaptation.extended({refused: False}, sure=True)
         schema = requests[0].schema
         held = schema is not None and capabilities.response_format is not False
         if held and "invalid schema" in refusal.lower():
@@ -157,11 +164,7 @@ class OpenAIProvider:
             capability: able for capability, able in found_out.items() if getattr(self._capabilities, capability) is None
         }:
             self._capabilities = self._capabilities.model_copy(update=news)
-            self.notes += [
-                f"{self._spec.endpoint} does not support `{capability}` ({MEANING[capability]})"
-                for capability, able in news.items()
-                if not able
-            ]
+            self.notes += [_said(capability, self._spec) for capability, able in news.items() if not able]
             await remember(self._answers, self._spec, self._capabilities)
 
     async def _learn_from(self, adaptation: _Adaptation) -> None:
@@ -180,14 +183,22 @@ class OpenAIProvider:
         sampling = requests[0].sampling
         most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
         asked = chat_completions.body(self._spec, requests, capabilities)
-        url = f"{self._spec.endpoint}/chat/completions"
+        url = self._spec.url("/chat/completions")
         started = time.perf_counter()
         answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
         self._heard = True
         reply = chat_completions.completions(answer, requests, (time.perf_counter() - started) * 1000)
-        if any(holds(each.text, self._key) for each in reply.completions):
+        if left_out := chat_completions.left_out(requests[0], capabilities):
+            reply = reply._replace(completions=[each.model_copy(update={"left_out": left_out}) for each in reply.completions])
+        if any(holds(each.words, self._secrets) for each in reply.completions):
             raise RequestError("the answer contains the API key, so it is discarded", chat_completions.unused(reply))
         return reply
+
+
+def _said(lacking: str, spec: ModelSpec) -> str:
+    if lacking in OPTIONAL:
+        return f"{spec.endpoint} takes no `{lacking}` for {spec.model}: it is left out, and the server's default applies"
+    return f"{spec.endpoint} does not support `{lacking}` ({MEANING[lacking]})"
 
 
 def _is_json(text: str) -> bool:

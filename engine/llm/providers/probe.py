@@ -14,7 +14,7 @@ from engine.llm.journal.answers import Answers
 from engine.llm.limits.governor import Gate
 from engine.llm.limits.single_request import send_within_limits
 from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
-from engine.llm.providers.http import api_key, post_json, session
+from engine.llm.providers.http import credentials, post_json, session
 from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
 from engine.llm.types.capability import Capability
@@ -68,24 +68,27 @@ async def probe(
     unknown = [each for each in wanted if recheck_all or each in missing or each in capabilities.unknown(wanted)]
     if not unknown:
         return Probed(capabilities, 0)
-    secret = api_key(spec)
-    async with session(spec, secret, aiohttp.ClientTimeout(total=spec.timeout)) as client:
-        asker = _Asker(client, spec, secret, gate)
+    known = credentials(spec)
+    timeout = aiohttp.ClientTimeout(total=spec.timeout, sock_connect=spec.connect_timeout)
+    async with session(spec, known, timeout) as client:
+        asker = _Asker(client, spec, known.secrets, gate)
         for capability in unknown:
             found: dict[str, bool | None] = {capability: await _CHECKS[capability](asker)}
             if asker.longest != "max_tokens":
                 found["max_completion_tokens"] = True
+            found |= dict.fromkeys(asker.refused, False)
             capabilities = capabilities.model_copy(update=found)
             await remember(answers, spec, capabilities)
     return Probed(capabilities, asker.calls)
 
 
 class _Asker:
-    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secret: str, gate: Gate) -> None:
-        self._client, self._spec, self._secret, self._gate = client, spec, secret, gate
+    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secrets: Sequence[str], gate: Gate) -> None:
+        self._client, self._spec, self._secrets, self._gate = client, spec, secrets, gate
         self._heard = False
         self.calls = 0
         self.longest = "max_tokens"
+        self.refused: set[str] = set()
 
     async def choices(self, prompt: str, max_tokens: int, **more: Any) -> list[dict[str, Any]]:
         """The choices in the response; none if the server refuses the request.
@@ -118,17 +121,21 @@ class _Asker:
 
     async def _sent(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
         self.calls += 1
+        more = {name: value for name, value in more.items() if name not in self.refused}
         messages = [{"role": "user", "content": prompt}]
         asked = {**self._spec.extra_body, "model": self._spec.model, "messages": messages, self.longest: max_tokens, **more}
-        url = f"{self._spec.endpoint}/chat/completions"
+        url = self._spec.url("/chat/completions")
         try:
-            with redacted(self._secret):
+            with redacted(self._secrets):
                 send = partial(post_json, self._client, url, asked, self._spec, heard=self._heard)
                 answer = await send_within_limits(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
         except RequestError as error:
             self._heard = True
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
                 self.longest = "max_completion_tokens"
+                return await self._sent(prompt, max_tokens, more)
+            if error.parameter in more:
+                self.refused.add(str(error.parameter))
                 return await self._sent(prompt, max_tokens, more)
             return []
         self._heard = True

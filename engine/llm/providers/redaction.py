@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
@@ -36,8 +36,14 @@ _SKIPPED = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
 """White space and invisible characters. A key has none, but a text may insert them into a key."""
 
 
-def redact(text: str, secret: str) -> str:
-    """The text without the secret and without parts of it of length PART or more, in any spelling."""
+def redact(text: str, *secrets: str) -> str:
+    """The text without the secrets and without parts of them of length PART or more, in any spelling."""
+    for secret in secrets:
+        text = _redact(text, secret)
+    return text
+
+
+def _redact(text: str, secret: str) -> str:
     if not secret:
         return text
     if len(secret) < PART:
@@ -52,21 +58,21 @@ def redact(text: str, secret: str) -> str:
     return _without(text, spans)
 
 
-def holds(text: str, secret: str) -> bool:
-    """Whether a model's answer contains the whole secret, plain or encoded.
+def holds(text: str, secrets: Sequence[str]) -> bool:
+    """Whether a model's answer contains a whole secret, plain or encoded.
 
     Short secrets are ignored: they are placeholders (`EMPTY`, `none`), for servers without keys.
     """
-    return len(secret) >= PART and any(form in text for form in _whole(secret))
+    return any(len(secret) >= PART and any(form in text for form in _whole(secret)) for secret in secrets)
 
 
 @contextmanager
-def redacted(secret: str) -> Iterator[None]:
-    """Removes the secret from model errors that are raised inside, and drops their causes, which may contain it as well."""
+def redacted(secrets: Sequence[str]) -> Iterator[None]:
+    """Removes secrets from model errors that are raised inside, and drops their causes, which may contain them as well."""
     try:
         yield
     except ModelError as error:
-        error.args = (redact(str(error), secret),)
+        error.args = (redact(str(error), *secrets),)
         error.__cause__ = error.__context__ = None
         raise error from None
 

@@ -28,4 +28,6 @@ def ruled_out(spec: ModelSpec, wanted: Sequence[Capability]) -> Setting | None:
     """The setting of a model that rules out one of the wanted capabilities, whatever its server can do."""
     if "sampling" in wanted and spec.temperature == 0:
         return Setting("temperature", "a temperature above 0: with 0, all answers to a prompt are the same")
+    if "logprobs" in wanted and spec.provider == "anthropic":
+        return Setting("provider", "log-probabilities of tokens, which Anthropic's API does not return")
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat
@@ -31,17 +32,41 @@ class TokenLogprob(BaseModel):
     top: dict[str, FiniteFloat] = {}
 
 
+class ToolCall(BaseModel):
+    """A call of a tool that the model asks for.
+
+    Args:
+        id: the server's name for the call; empty if it gives none.
+        name: the tool's name.
+        arguments: as the model wrote them: JSON, if it did well.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = ""
+    name: str
+    arguments: str = ""
+
+
 class Completion(BaseModel):
     """A model's answer, as the journal keeps it.
 
     Args:
-        text: the answer.
+        text: the answer, without the model's reasoning.
         finish_reason: `stop`; `length` if max_tokens or another limit cut it off; `tool_calls`. The completion of an error
             can also have `refusal`, `content_filter`, `error` or `unknown`.
-        tokens_in, tokens_out: the server's counts (0 if it does not report them). When several samples come in one
-            response, the prompt counts for the first.
+        tokens_in, tokens_out: the server's counts (0 if it does not report them), with all tokens that it bills. When several
+            samples come in one response, the prompt counts for the first.
+        tokens_cached: how many of `tokens_in` the server had in its cache of prompts.
+        tokens_written: how many of `tokens_in` the server put into its cache, where that has a price of its own.
+        tokens_reasoning: how many of `tokens_out` are reasoning; 0 if the server does not say.
         latency_ms: from sending the request to the end of the answer.
         logprobs: one entry for each token of the answer, if requested.
+        reasoning: what the model thought before it answered, if the server returns it, under whatever name or inside the text
+            between `<think>` and `</think>`.
+        tool_calls: the tools that the model asks for.
+        left_out: sampling parameters that the server refuses, so that they were not sent.
+        served_by: the server's name of the model, and the fingerprint of its configuration.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,8 +77,37 @@ class Completion(BaseModel):
     tokens_out: Annotated[int, BeforeValidator(token_count)] = 0
     latency_ms: FiniteFloat = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str | None = None
+    tokens_cached: Annotated[int, BeforeValidator(token_count)] = 0
+    tokens_written: Annotated[int, BeforeValidator(token_count)] = 0
+    tokens_reasoning: Annotated[int, BeforeValidator(token_count)] = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    left_out: tuple[str, ...] = ()
+    served_by: str = ""
 
     @property
     def truncated(self) -> bool:
         """Whether max_tokens or another limit cut the answer off."""
         return self.finish_reason == "length"
+
+    @property
+    def words(self) -> str:
+        """All that the server wrote, to look for something in it."""
+        calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
+        return " ".join((self.text, self.reasoning or "", self.served_by, *calls))
+
+
+_OPENED = re.compile(r"\s*<think(?:ing)?>(.*?)(?:</think(?:ing)?>|\Z)", re.DOTALL)
+_CLOSED = re.compile(r"\A(.*?)^[ \t]*</think(?:ing)?>[ \t]*$", re.DOTALL | re.MULTILINE)
+"""Chat templates of some models open the reasoning themselves, so that the text only closes it."""
+
+
+def without_thinking(text: str) -> tuple[str, str | None]:
+    """A text without the reasoning at its beginning, and the reasoning; None if there is none.
+
+    Reasoning that is not closed is all of the text: nothing of it is an answer.
+    """
+    if "<think" not in text and "</think" not in text:
+        return text, None
+    found = _OPENED.match(text) or _CLOSED.match(text)
+    return (text[found.end() :].lstrip("\n"), found[1].strip()) if found else (text, None)

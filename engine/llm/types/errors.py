@@ -22,20 +22,29 @@ class RequestError(ModelError):
         message: the reason, with the server's words.
         completion: the answer, if there was one: it was paid for.
         refused: the server rejected the form of the request (400, 422).
+        parameter: the sampling parameter that it rejects in every request, if it says so.
 
     Attributes:
         found: (request, answer) of the prompt's other samples, which succeeded.
     """
 
     @property
+    def answered(self) -> list[tuple[int, Completion]]:
+        """The prompt's other samples, with their numbers."""
+        return [(request.sample, answer.completion) for request, answer in self.found]
+
+    @property
     def declined(self) -> bool:
         """Whether the model itself gave no answer: it ended its turn at once, or refused."""
         return self.completion is not None and self.completion.finish_reason in ("stop", "length", "refusal")
 
-    def __init__(self, message: str, completion: Completion | None = None, *, refused: bool = False) -> None:
+    def __init__(
+        self, message: str, completion: Completion | None = None, *, refused: bool = False, parameter: str | None = None
+    ) -> None:
         super().__init__(message)
         self.completion = completion
         self.refused = refused
+        self.parameter = parameter
         self.found: list[Any] = []
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from engine.credentials import secret_in_url, secrets_in
+from engine.credentials import is_key, names_secret, secret_in_url, secrets_in
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -28,7 +29,13 @@ _SET_BY_ENGINE = {
 _SET_BY_ENGINE |= {"response_format", "logprobs", "top_logprobs"}
 """Keys that the engine itself sets in requests, so that `extra_body` must not contain them."""
 
+ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
+"""An environment variable in a header."""
+
 STEP_PREFIX = "step:"
+
+_APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
+"""The providers that are servers, with the address of each if the pipeline gives none."""
 
 _OF_ENCODERS = {"provider", "model", "batch_size"}
 """The keys that apply to an encoder, which has no prompts, answers, server or price."""
@@ -63,59 +70,79 @@ class Price(Spec):
 
     Args:
         input: for a million prompt tokens.
+        cache_write: for a million prompt tokens that the server puts into its cache; as `input`, if not set.
+        cached_input: for a million prompt tokens that the server had in its cache; as `input`, if not set.
         output: for a million completion tokens.
     """
 
     input: Annotated[float, Field(ge=0)] = 0.0
+    cache_write: Annotated[float, Field(ge=0)] | None = None
+    cached_input: Annotated[float, Field(ge=0)] | None = None
     output: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _cached_is_no_dearer(self) -> Price:
+        if self.cached_input is not None and self.cached_input > self.input:
+            raise ValueError("cached_input is more than input; budgets count with the price of input as the most")
+        return self
 
 
 class ModelSpec(Spec):
     """A model that operators call or train.
 
     Args:
-        provider: `openai` (any compatible server) or `transformers` (in-process); `sentence-transformers` (in-process)
-            turns texts into vectors and accepts only `model` and `batch_size`.
+        provider: `openai` (any compatible server), `anthropic` (its Messages API) or `transformers` (in-process);
+            `sentence-transformers` (in-process) turns texts into vectors and accepts only `model` and `batch_size`.
         model: the server's model name; for `transformers` a Hugging Face id, a folder, `smollm2-135m-instruct`
             (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline trains; for
             `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
-        base_url: the server, up to and including `/v1`.
+        base_url: the server, up to and including `/v1`; it can have a query, such as `?api-version=...`.
+        headers: further headers of every request. `${env.NAME}` in a value stands for an environment variable, which is where
+            secrets belong.
         api_key_env: the name of the environment variable that holds the key.
         system: a system message before every prompt without one; part of every cache key.
-        temperature: how much answers vary; part of every cache key, as are the four keys below.
+        temperature: how much answers vary; null: it is not sent, and the server's default applies. Part of every cache key, as
+            are the four keys below.
         top_p: the share of probability that tokens are drawn from.
-        max_tokens: the most tokens of an answer. An answer that reaches it is cut off and never used as if it were whole.
+        max_tokens: the most tokens of an answer, its reasoning included. An answer that reaches it is cut off and never used as
+            if it were whole.
         stop: texts that end an answer.
         seed: a seed for the server, if it accepts one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
             they are; part of every cache key.
+        thinking: for `anthropic`: how the model thinks before it answers, such as `{type: enabled, budget_tokens: 1024}`; part
+            of every cache key.
         limits: limits for requests to the endpoint. This key and all below change no cache key.
         price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
         budget_usd: a run stops before it spends more on this model.
         max_calls: a run stops before it sends more requests to this model; each attempt counts.
         mode: `chat`, or `batch` for OpenAI's Batch API: half the price, within a day.
         timeout: seconds for one request.
+        connect_timeout: seconds until the server takes the connection.
         retries: further attempts after a transient failure.
         batch_size: for models in this process: answers generated, or texts encoded, together.
     """
 
-    provider: Literal["openai", "transformers", "sentence-transformers"]
+    provider: Literal["openai", "anthropic", "transformers", "sentence-transformers"]
     model: Annotated[str, Field(min_length=1)]
     base_url: str | None = None
+    headers: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], str] = {}
     api_key_env: EnvName | None = None
     system: str | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
     stop: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     extra_body: dict[str, Any] = {}
+    thinking: dict[str, Any] | None = None
     limits: Limits = Limits()
     price: Price = Price()
     budget_usd: Annotated[float, Field(gt=0)] | None = None
     max_calls: Annotated[int, Field(ge=1)] | None = None
     mode: Literal["chat", "batch"] = "chat"
     timeout: Annotated[float, Field(gt=0)] = 120.0
+    connect_timeout: Annotated[float, Field(gt=0)] = 30.0
     retries: Annotated[int, Field(ge=0, le=100)] = 6
     batch_size: Annotated[int, Field(ge=1)] = 64
 
@@ -129,12 +156,32 @@ class ModelSpec(Spec):
         """Whether it is an encoder, which turns texts into vectors; all others are chat models."""
         return self.provider == "sentence-transformers"
 
+    def most(self, tokens_in: int, tokens_out: int) -> float:
+        """The most that these tokens can cost, whatever the server's cache does."""
+        return max(self.cost(tokens_in, tokens_out), self.cost(tokens_in, tokens_out, 0, tokens_in))
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is behind an API. All others run in the worker's process."""
+        return self.provider in _APIS
+
     @property
     def endpoint(self) -> str:
         """The URL that requests go to; for an in-process model, its provider."""
-        if self.provider == "openai":
-            return (self.base_url or "https://api.openai.com/v1").rstrip("/")
+        if self.remote:
+            return (self.base_url or _APIS[self.provider]).rstrip("/")
         return self.provider
+
+    def url(self, path: str) -> str:
+        """The URL of a path below the endpoint, with the endpoint's query."""
+        before, mark, query = self.endpoint.partition("?")
+        return f"{before.rstrip('/')}{path}{mark}{query}"
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The environment variables that requests need."""
+        named = [name for value in self.headers.values() for name in ENV.findall(value)]
+        return tuple(dict.fromkeys([*([self.api_key_env] if self.api_key_env else []), *named]))
 
     @property
     def capped(self) -> bool:
@@ -144,7 +191,7 @@ class ModelSpec(Spec):
     @property
     def most_in_flight(self) -> int:
         """The maximum of requests in flight: a full batch in batch mode, two of its batches for an in-process model."""
-        if self.provider != "openai":
+        if not self.remote:
             return 2 * self.batch_size
         return MOST_IN_BATCH if self.mode == "batch" else self.limits.concurrency
 
@@ -153,11 +200,18 @@ class ModelSpec(Spec):
         if self.encodes:
             return {}
         plain = self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
-        return plain | ({"extra_body": self.extra_body} if self.extra_body else {})
+        further = {"extra_body": self.extra_body} if self.extra_body else {}
+        return plain | further | ({"thinking": self.thinking} if self.thinking is not None else {})
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """The price of these tokens in US dollars."""
-        full = (tokens_in * self.price.input + tokens_out * self.price.output) / 1e6
+    def cost(self, tokens_in: int, tokens_out: int, tokens_cached: int = 0, tokens_written: int = 0) -> float:
+        """The price of these tokens in US dollars. `tokens_cached` and `tokens_written` are some of `tokens_in`."""
+        cached = min(tokens_in, tokens_cached)
+        written = min(tokens_in - cached, tokens_written)
+        price = self.price
+        prompt = (tokens_in - cached - written) * price.input
+        prompt += cached * (price.input if price.cached_input is None else price.cached_input)
+        prompt += written * (price.input if price.cache_write is None else price.cache_write)
+        full = (prompt + tokens_out * price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
 
     @field_validator("base_url")
@@ -166,6 +220,23 @@ class ModelSpec(Spec):
         if url and (secret := secret_in_url(url)):
             raise ValueError(f"it contains {secret}; put the key into an environment variable and name it in api_key_env")
         return url
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_fragment_in_base_url(cls, url: str | None) -> str | None:
+        if url and "#" in url:
+            raise ValueError("it has a fragment (#...), which is never sent to a server; remove it")
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _no_secret_in_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not value.isprintable():
+                raise ValueError(f"headers.{name} has a line break or another control character")
+            if is_key(value) or (names_secret(name) and ENV.sub("", value).removeprefix("Bearer").strip()):
+                raise ValueError(f"headers.{name} is a secret; put it into an environment variable and write ${{env.NAME}}")
+        return headers
 
     @field_validator("extra_body")
     @classmethod
@@ -179,12 +250,24 @@ class ModelSpec(Spec):
     def _fits_the_provider(self) -> ModelSpec:
         if self.encodes:
             self._fits_an_encoder()
-        if self.made_by is not None and self.provider == "openai":
+        if self.made_by is not None and self.remote:
             raise ValueError(f"a step trains {self.model}, and such models run in-process: use provider: transformers")
-        if self.provider != "openai":
-            for name, given in (("mode: batch", self.mode == "batch"), ("extra_body", bool(self.extra_body))):
+        if self.thinking is not None and self.provider != "anthropic":
+            raise ValueError("thinking is only for provider: anthropic; others have keys of their own, see extra_body")
+        if self.provider == "anthropic" and self.mode == "batch":
+            raise ValueError("mode: batch is only for provider: openai")
+        if self.provider == "anthropic" and self.seed is not None:
+            raise ValueError("seed: Anthropic's API has none; remove it")
+        budget = (self.thinking or {}).get("budget_tokens")
+        if isinstance(budget, int) and budget >= self.max_tokens:
+            raise ValueError(
+                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}), which includes it"
+            )
+        if not self.remote:
+            only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}
+            for name, given in only.items():
                 if given:
-                    raise ValueError(f"{name} is only for provider: openai")
+                    raise ValueError(f"{name} is only for models behind an API")
         if self.budget_usd is not None and not (self.price.input or self.price.output):
             raise ValueError("budget_usd needs a price: {input: ..., output: ...}; or limit the run with max_calls")
         if ours := sorted(self.extra_body.keys() & _SET_BY_ENGINE):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,8 @@ class Request:
     Attributes:
         endpoint: base URL, or the name of an in-process provider.
         model: model name; for an in-process model, the identity of its weights.
-        messages: ({"role": ..., "content": ...}, ...).
+        messages: ({"role": ..., "content": ...}, ...); the content is a text, or a list of parts: {"type": "text", "text": ...}
+            and {"type": "image_url", "image_url": {"url": ...}}.
         sampling: temperature, top_p, max_tokens, stop, seed; `logprobs` (how many alternatives), if requested.
         sample: 0 for the first answer to this prompt, 1 for the second, ...
         schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
@@ -28,7 +30,7 @@ class Request:
 
     endpoint: str
     model: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     sampling: dict[str, Any]
     sample: int = 0
     schema: dict[str, Any] | None = None
@@ -52,9 +54,56 @@ class Request:
         return None if seed is None else seed + self.sample
 
 
-def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[dict[str, str], ...]:
-    """Messages from a text (one user message) or from records or dicts with role and content."""
+def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[dict[str, Any], ...]:
+    """Messages from a text (one user message) or from records or dicts with role and content.
+
+    Raises:
+        ValueError: a content has a part that is neither a text nor an image.
+    """
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
     messages = [message.model_dump() if isinstance(message, BaseModel) else dict(message) for message in prompt]
-    return tuple({"role": str(message["role"]), "content": str(message["content"])} for message in messages)
+    return tuple({"role": str(message["role"]), "content": _content(message["content"])} for message in messages)
+
+
+def _content(given: Any) -> str | list[dict[str, Any]]:
+    """A message's content: a text, or parts. Anything else than a list is a text, as it always was, so keys stay the same."""
+    return [_part(part) for part in given] if isinstance(given, list | tuple) else str(given)
+
+
+def _part(given: Any) -> dict[str, Any]:
+    match given:
+        case {"type": "text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            return {"type": "image_url", "image_url": {"url": url}}
+    raise ValueError(f"{given!r:.100} is neither a text nor an image part of a message")
+
+
+def texts_of(content: str | Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts in a message's content."""
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def images_in(content: str | Sequence[Mapping[str, Any]]) -> list[str]:
+    """The addresses of the images in a message's content: http(s) or data URLs."""
+    return [] if isinstance(content, str) else [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+
+
+def without_data(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages for people to read: a data URL is replaced by its type and its SHA-256."""
+    return [{**message, "content": _shown(message["content"])} for message in messages]
+
+
+def _shown(content: str | Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    return [
+        {**part, "image_url": {"url": _short(part["image_url"]["url"])}} if part["type"] == "image_url" else {**part}
+        for part in content
+    ]
+
+
+def _short(url: str) -> str:
+    head, found, data = url.partition(",")
+    return f"{head},sha256:{hashlib.sha256(data.encode()).hexdigest()}" if found and head.startswith("data:") else url

@@ -60,13 +60,18 @@ def parse_answer(text: str, model: type[T]) -> T:
     raise UnparsableError(problem, text)
 
 
-def in_words(messages: Sequence[dict[str, str]], schema: dict[str, Any]) -> list[dict[str, str]]:
+def in_words(messages: Sequence[dict[str, Any]], schema: dict[str, Any]) -> list[dict[str, Any]]:
     """The messages, with the schema added to the last one; for servers without `response_format`."""
     *before, last = messages
-    return [*before, {**last, "content": last["content"] + IN_WORDS.format(schema=json.dumps(schema, ensure_ascii=False))}]
+    words = IN_WORDS.format(schema=json.dumps(schema, ensure_ascii=False))
+    content = last["content"]
+    return [
+        *before,
+        {**last, "content": content + words if isinstance(content, str) else [*content, {"type": "text", "text": words}]},
+    ]
 
 
-def repair_prompt(messages: Sequence[dict[str, str]], answer: str, error: UnparsableError) -> list[dict[str, str]]:
+def repair_prompt(messages: Sequence[dict[str, Any]], answer: str, error: UnparsableError) -> list[dict[str, Any]]:
     """The conversation so far, followed by what is wrong with the last answer."""
     return [
         *messages,
@@ -81,7 +86,6 @@ def _described(problem: Any) -> str:
 
 
 def _candidates(text: str) -> list[str]:
-    text = text.rpartition("</think>")[2]  # after the reasoning of models that include it in the answer
     found = [text.strip()]
     for part in text.split("```")[1::2]:
         found.append(part.removeprefix("json").strip())

@@ -1,0 +1,154 @@
+"""Anthropic's Messages API as JSON: from a request to a body, and from a response to a usable completion or an error.
+
+https://docs.claude.com/en/api/messages
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.llm.providers.response_body import excerpt
+from engine.llm.types.completions import Completion, ToolCall, token_count
+from engine.llm.types.errors import RequestError, TransientError
+from engine.llm.types.finish_reason import USABLE_AS, ending
+from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.requests import Request
+from engine.llm.types.structured import in_words
+from registry.storage.valid_text import INVALID, is_valid, repaired
+
+VERSION = "2023-06-01"
+"""Of the API, in a header of every request."""
+
+_DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+);base64,(?P<data>.*)", re.DOTALL)
+_CACHED = {"type": "ephemeral"}
+
+
+def body(spec: ModelSpec, request: Request, left_out: Sequence[str] = (), *, holds_schema: bool = True) -> dict[str, Any]:
+    """The JSON body of a request.
+
+    The system message, which all rows share, is marked for the server's cache of prompts. A model that thinks takes no
+    temperature.
+
+    Args:
+        spec: the model.
+        request: the request.
+        left_out: parameters that the model refuses, by their names here.
+        holds_schema: whether the model follows a schema by itself. If not, it is asked for in words.
+
+    Raises:
+        RequestError: a message has an image in a form that the API does not take.
+    """
+    sampling = request.sampling
+    thinks = spec.thinking is not None and spec.thinking.get("type") != "disabled"
+    messages: Sequence[dict[str, Any]] = request.messages
+    if request.schema is not None and not holds_schema:
+        messages = in_words(messages, request.schema)
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    turns = [{"role": each["role"], "content": _content(each["content"])} for each in messages if each["role"] != "system"]
+    optional = {
+        "temperature": None if thinks else sampling["temperature"],
+        "top_p": None if sampling["top_p"] == 1.0 else sampling["top_p"],
+        "stop_sequences": list(sampling["stop"]) or None,
+        "thinking": spec.thinking,
+    }
+    asked: dict[str, Any] = {"model": spec.model, "max_tokens": sampling["max_tokens"], "messages": turns}
+    asked |= {name: value for name, value in optional.items() if value is not None and name not in left_out}
+    if system:
+        asked["system"] = [{"type": "text", "text": "\n\n".join(map(_text_of, system)), "cache_control": _CACHED}]
+    further = sampling.get("extra_body", {})
+    if request.schema is not None and holds_schema:
+        asked["output_config"] = {
+            **further.get("output_config", {}),
+            "format": {"type": "json_schema", "schema": request.schema},
+        }
+    return {**further, **asked}
+
+
+def completion(answer: Any, request: Request, latency_ms: float) -> Completion:
+    """The answer in a response.
+
+    Raises:
+        TransientError: the response is not a message.
+        RequestError: the model refused, or its answer is not usable.
+    """
+    try:
+        blocks = answer["content"]
+        if not isinstance(blocks, list):
+            raise TypeError("its content is not a list")
+        used = _used(answer.get("usage"))
+        texts = [block["text"] for block in blocks if block["type"] == "text"]
+        thoughts = [block.get("thinking") or "" for block in blocks if block["type"] == "thinking"]
+        tools = [_tool_call(block) for block in blocks if block["type"] == "tool_use"]
+        text, reason = "".join(texts), answer.get("stop_reason")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TransientError(f"the response is not a message ({excerpt(f'{type(error).__name__}: {error}', 200)})") from None
+    made = Completion(
+        text="",
+        finish_reason="unknown",
+        latency_ms=round(latency_ms, 3),
+        served_by=repaired(str(answer.get("model") or ""))[:200],
+    ).model_copy(update=used)
+    detail = f"stop_reason {excerpt(str(reason), 60)!r}"
+    end = ending(reason)
+    if reason == "refusal" or end == "filtered":
+        raise RequestError(
+            f"the model refused: {excerpt(text) or detail}", made.model_copy(update={"finish_reason": "refusal"})
+        )
+    if end not in USABLE_AS or end == "unsaid":
+        why = "for an unknown reason" if end in ("unknown", "unsaid") else "because it failed"
+        raise RequestError(f"the server ended its answer {why} ({detail}), so the answer may be incomplete", made)
+    if end == "tools" and not request.sampling.get("extra_body", {}).get("tools"):
+        raise RequestError(f"the model called a tool instead of answering, although none was offered ({detail})", made)
+    if not all(is_valid(each) for each in (text, *(f"{call.id}{call.name}{call.arguments}" for call in tools))):
+        raise RequestError(f"the answer {INVALID}", made)
+    reasoning = "\n".join(repaired(thought) for thought in thoughts if isinstance(thought, str)) or None
+    found = {"text": text, "finish_reason": USABLE_AS[end], "reasoning": reasoning, "tool_calls": tuple(tools)}
+    return made.model_copy(update=found)
+
+
+def _used(usage: Any) -> dict[str, int]:
+    """The counts of a response, 0 where they are not counts. `input_tokens` are those that the cache did not have."""
+    known = usage if isinstance(usage, dict) else {}
+    fresh, written, cached, out = (
+        token_count(known.get(name))
+        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+    )
+    details = known.get("output_tokens_details")
+    thought = token_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0
+    counts = {
+        "tokens_reasoning": min(thought, out),
+        "tokens_in": fresh + written + cached,
+        "tokens_cached": cached,
+        "tokens_written": written,
+        "tokens_out": out,
+    }
+    return counts if fresh + written + cached and out else {}
+
+
+def _tool_call(block: Mapping[str, Any]) -> ToolCall:
+    arguments = json.dumps(block.get("input") or {}, ensure_ascii=False, allow_nan=False)
+    return ToolCall(id=str(block.get("id") or ""), name=block["name"], arguments=arguments)
+
+
+def _text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _content(content: str | Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
+    return content if isinstance(content, str) else [_part(part) for part in content]
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part["type"] == "text":
+        return dict(part)
+    url = part["image_url"]["url"]
+    if found := _DATA_URL.fullmatch(url):
+        source = {"type": "base64", "media_type": found["type"], "data": found["data"]}
+    elif url.startswith(("http://", "https://")):
+        source = {"type": "url", "url": url}
+    else:
+        raise RequestError("an image is neither an http(s) URL nor base64 data")
+    return {"type": "image", "source": source}

@@ -1,0 +1,158 @@
+"""A parameter that a server refuses for every request is found out once, said once, and left out from then on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from engine.llm.types.errors import EndpointError, RequestError
+from tests.chat_server import ChatServer, completion
+from tests.engine.conftest import Make
+
+Reply = Callable[[dict[str, Any]], Any]
+
+
+def refusing(name: str, status: int, document: Any) -> Reply:
+    """A server that refuses requests with a parameter."""
+
+    def reply(body: dict[str, Any]) -> Any:
+        return web.json_response(document, status=status) if name in body else completion("4")
+
+    return reply
+
+
+# As real servers write it: OpenAI, Azure, Gemini's compatible endpoint, Mistral, Anthropic's compatible endpoint, vLLM, Groq.
+SERVERS: dict[str, tuple[str, int, Any]] = {
+    "gpt-5": (
+        "temperature",
+        400,
+        {
+            "error": {
+                "message": "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is "
+                "supported.",
+                "type": "invalid_request_error",
+                "param": "temperature",
+                "code": "unsupported_value",
+            }
+        },
+    ),
+    "o3": (
+        "stop",
+        400,
+        {
+            "error": {
+                "message": "Unsupported parameter: 'stop' is not supported with this model.",
+                "param": "stop",
+                "code": "unsupported_parameter",
+            }
+        },
+    ),
+    "azure": (
+        "top_p",
+        400,
+        {"error": {"message": "Unsupported parameter: 'top_p' is not supported with this model.", "param": None, "code": None}},
+    ),
+    "gemini": (
+        "seed",
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.',
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ],
+    ),
+    "mistral": (
+        "seed",
+        422,
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 3}]},
+    ),
+    "anthropic": (
+        "temperature",
+        400,
+        {"error": {"type": "invalid_request_error", "message": "`temperature` may only be set to 1 when thinking is enabled."}},
+    ),
+    "anthropic, two at once": (
+        "top_p",
+        400,
+        {
+            "error": {
+                "type": "invalid_request_error",
+                "message": "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            }
+        },
+    ),
+    "groq": ("temperature", 400, {"error": {"message": "property 'temperature' is unsupported, did you mean 'top_p'?"}}),
+}
+SETTINGS = {"temperature": 0.7, "top_p": 0.9, "stop": ["END"], "seed": 3}
+
+
+@pytest.mark.parametrize(("name", "status", "document"), SERVERS.values(), ids=SERVERS)
+async def test_a_refused_parameter_is_left_out(
+    model: Make, chat_server: ChatServer, name: str, status: int, document: Any
+) -> None:
+    if name == "temperature":
+        document = json.loads(json.dumps(document).replace(", did you mean 'top_p'?", ""))
+    chat_server.reply = refusing(name, status, document)
+    teacher = model(**SETTINGS)
+    first = await teacher.chat("2 + 2?")
+    assert (first.text, first.left_out) == ("4", (name,))
+    assert (await teacher.chat("3 + 3?")).left_out == (name,)
+    assert [name in request for request in chat_server.requests] == [True, False, False]
+    # Only this one is left out.
+    assert {*SETTINGS} - {*chat_server.requests[-1]} == {name}
+    [note] = [each for each in teacher.notes if name in each]
+    assert "takes no" in note
+    assert "the server's default applies" in note
+
+
+async def test_a_model_that_refuses_several_loses_them_one_by_one(model: Make, chat_server: ChatServer) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        for name in ("temperature", "top_p", "seed"):
+            if name in body:
+                error = {"message": f"Unsupported parameter: '{name}'", "param": name, "code": "unsupported_parameter"}
+                return web.json_response({"error": error}, status=400)
+        return completion("4")
+
+    chat_server.reply = reply
+    teacher = model(**SETTINGS)
+    assert {*(await teacher.chat("2 + 2?")).left_out} == {"temperature", "top_p", "seed"}
+    assert len(chat_server.requests) == 4
+    assert (await teacher.chat("3 + 3?")).text == "4"
+    assert len(chat_server.requests) == 5
+
+
+async def test_what_was_found_out_is_known_in_the_next_run(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = refusing(*SERVERS["gpt-5"])
+    await model().chat("2 + 2?")
+    await model().chat("3 + 3?")
+    assert ["temperature" in request for request in chat_server.requests] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "temperature must be between 0 and 1",
+        "Invalid value for temperature: 0.7 is greater than the maximum value of 0.5",
+        "'temperature': 0.7 is out of range",
+        "the prompt has an unknown word",
+        "I stop here: unsupported",
+    ],
+)
+async def test_a_value_that_is_wrong_stays_an_error(model: Make, chat_server: ChatServer, message: str) -> None:
+    chat_server.reply = refusing("temperature", 400, {"error": {"message": message}})
+    with pytest.raises((RequestError, EndpointError), match="answered 400"):
+        await model(retries=0).chat("2 + 2?")
+
+
+async def test_a_temperature_of_null_is_not_sent(model: Make, chat_server: ChatServer) -> None:
+    first = await model(temperature=None).chat("2 + 2?")
+    assert "temperature" not in chat_server.requests[0]
+    assert first.left_out == ()

@@ -1,0 +1,48 @@
+"""Fields that a parameter describes, as `types:` does: read, or wrong at a place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.operator import field_problems, fields_of
+from registry.records.described import DescribedType
+
+
+def test_fields_have_types_and_descriptions() -> None:
+    given = {
+        "why": {"type": "str", "description": "one sentence"},
+        "score": "1 | 2 | 3",
+        "tags": "list[str]?",
+        "place": {"city": "str"},
+    }
+    assert field_problems(given, ("fields",)) == []
+    why, score, tags, place = fields_of(given)
+    assert (why.name, why.type, why.description) == ("why", DescribedType(kind="str"), "one sentence")
+    assert score.type.words == (1, 2, 3)
+    assert str(tags.type) == "list[str]?"
+    assert str(place.type) == "{city: str}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "at"),
+    [
+        ({}, "there are no fields", ()),
+        ({"a": "string"}, "field 'a': there is no type 'string'; write str", ("a",)),
+        ({"a": "Ticket"}, "field 'a': there is no type 'Ticket'", ("a",)),
+        ({"a": {"type": "strr", "description": "x"}}, "field 'a': there is no type 'strr'", ("a", "type")),
+        ({"a": {"type": "str", "description": 3}}, "field 'a': a description is a text", ("a", "description")),
+        ({"a": {"b": "strr"}}, "field 'b': there is no type 'strr'", ("a", "b")),
+        ({"a": ["str"]}, "write list[...] in quotes", ("a",)),
+        ({"a": True}, "a word that YAML reads as a value needs quotes", ("a",)),
+        ({"row": "str"}, "reserved for the row number", ("row",)),
+        ({"model_dump": "str"}, "the name 'model_dump' is reserved", ("model_dump",)),
+        ({"_a": "str"}, "starts with a letter", ("_a",)),
+        ({"a": "str", "A": "str"}, "SQL cannot distinguish it from 'A'", ("a",)),
+    ],
+)
+def test_what_is_wrong_has_a_place(given: dict[str, Any], said: str, at: tuple[str, ...]) -> None:
+    first = field_problems(given, ("fields",))[0]
+    assert said in first.text
+    assert first.at == ("fields", *at)
