@@ -17,6 +17,7 @@ from engine.operator.catalogue import AmbiguousNameError, catalogue
 from engine.operator.context import Reject
 from engine.operator.row_formats import Place, RowFormat, writable
 from registry import Manifest, Record, Registry
+from registry.counted import counted
 
 SHOWN = 5
 """The most rows whose errors are shown."""
@@ -87,7 +88,7 @@ def _rows(registry: Registry, manifest: Manifest, row_format: RowFormat) -> Iter
             yield written
     if bad:
         if count > len(bad):
-            bad.append(Problem(f"... and {count - len(bad):,} more rows"))
+            bad.append(Problem(f"... and {counted(count - len(bad), 'more row')}"))
         hint = "choose another format, or leave these rows out in the pipeline; --to jsonl writes every row"
         raise PipelineError([*bad[:-1], Problem(bad[-1].message, hint=hint)])
 

@@ -12,6 +12,7 @@ from engine.llm.types.completions import Completion
 from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request, texts_of
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from engine.llm.local.sentence_transformers import Vectors
@@ -117,7 +118,9 @@ def _prompt(request: Request) -> str:
 
 def _at(script: Sequence[Answer], place: int, what: str, request: Request) -> Answer:
     if place >= len(script):
-        raise ScriptError(f"the script has {len(script)} answers, and there are more {what}; asked: {_prompt(request)!r:.300}")
+        raise ScriptError(
+            f"the script has {counted(script, 'answer')}, and there are more {what}; asked: {_prompt(request)!r:.300}"
+        )
     return script[place]
 
 

@@ -16,6 +16,7 @@ from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.operation import Operation, Scope, wrong_fields
 from engine.worker.row_results import OperatorError, OutputRow
+from registry.counted import counted
 
 
 def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
@@ -74,6 +75,8 @@ def _check_rejected(operator: Operator, rejected: dict[int, str], emitted: list[
     used = {source.row for _, _, sources, _ in emitted for source in sources if isinstance(source, RowRef)}
     for row in rejected:
         if not 0 <= row < rows:
-            raise OperatorError(f"{operator.place}: operator {operator.name} rejected row {row} of a batch of {rows} rows")
+            raise OperatorError(
+                f"{operator.place}: operator {operator.name} rejected row {row} of a batch of {counted(rows, 'row')}"
+            )
         if row in used:
             raise OperatorError(f"{operator.place}: operator {operator.name} rejected row {row} and returned it, too")

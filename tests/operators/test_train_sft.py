@@ -131,7 +131,7 @@ def test_two_devices_train_together(registry: Registry, tiny_model: Path) -> Non
 @pytest.mark.usefixtures("ray_session")
 def test_more_devices_than_available_are_an_error(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, devices=99)
-    assert "99 devices with 1 CPU and 0 GPUs each are more than the cluster has" in str(result.error)
+    assert "99 devices with 1 CPU each do not fit on the nodes of the cluster" in str(result.error)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -14,6 +14,7 @@ from engine.llm.local import memory
 from engine.llm.local.loading import one_at_a_time
 from engine.llm.types.errors import EndpointError
 from engine.llm.types.model_spec import ModelSpec
+from registry.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,7 @@ class LocalEncoder:
             memory.release()
             if len(batch) == 1:
                 raise EndpointError(
-                    f"one text of {len(texts[batch[0]])} characters does not fit into the memory beside the encoder "
+                    f"one text of {counted(texts[batch[0]], 'character')} does not fit into the memory beside the encoder "
                     f"{self.spec.model}; {memory.ADVICE} ({detail})"
                 )
             self._most = -(-len(batch) // 2)

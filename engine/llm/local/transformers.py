@@ -204,7 +204,7 @@ class TransformersProvider:
         where = "the GPU's memory" if model.network.device.type == "cuda" else "the memory"
         if len(tasks) == 1:
             each, task = tasks[0]
-            what = f"one answer of up to {task.max_tokens} tokens to a prompt of {len(task.prompt)} tokens"
+            what = f"one answer of up to {counted(task.max_tokens, 'token')} to a prompt of {counted(task.prompt, 'token')}"
             why = f"{what} does not fit into {where} beside the model {model.name}"
             resolve(each, EndpointError(f"{why}; lower max_tokens, or {memory.ADVICE} ({detail})"))
             return
