@@ -1,0 +1,147 @@
+"""Runs expressions and queries over Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.errors import StepError
+from engine.operator.sql.binding import ROWS, BoundQuery
+from engine.operator.sql.database import RUN_SECONDS, RowError, SqlError, database, limited
+from engine.operator.sql.duck_types import duck_type, field_type, quoted
+from engine.operator.sql.lineage import LINEAGE, SHIFT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Evaluated(NamedTuple):
+    """The values of expressions.
+
+    Attributes:
+        columns: by name, for the rows whose values could all be computed.
+        failed: the other rows, by number, and why.
+    """
+
+    columns: pa.Table
+    failed: dict[int, str]
+
+
+class QueryRows(NamedTuple):
+    """The rows of a query, and for each its sources, as (input, row); None where these are not known."""
+
+    table: pa.Table
+    sources: list[list[tuple[str, int]]] | None
+
+
+def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
+    """The values of expressions over the rows of a table, in the types that `bind_expressions` answers.
+
+    Args:
+        table: the rows. Columns whose names start with an underscore are not part of them.
+        expressions: by name.
+    """
+    rows = table.select([name for name in table.column_names if not name.startswith("_")])
+    texts = _cast(rows.slice(0, 0), expressions)
+    failed: dict[int, str] = {}
+    pieces = list(_pieces(rows, 0, texts, failed))
+    import pyarrow as pa
+
+    made = pa.concat_tables(pieces) if pieces else _values(rows.slice(0, 0), texts)
+    return Evaluated(made, failed)
+
+
+def _cast(rows: pa.Table, expressions: Mapping[str, str]) -> dict[str, str]:
+    """The expressions with casts to the types of fields: sum() is a HUGEINT, for example."""
+    texts = {name: f"({text}\n)" for name, text in expressions.items()}
+    with _registered({ROWS: rows}), limited(RUN_SECONDS) as con:
+        relation = con.sql(f"select {', '.join(texts.values())} from {ROWS}")
+        assert relation is not None
+        types = list(relation.types)
+    return {
+        name: f"cast({text} as {duck_type(field_type(found))})"
+        for (name, text), found in zip(texts.items(), types, strict=True)
+    }
+
+
+def _pieces(rows: pa.Table, first: int, texts: Mapping[str, str], failed: dict[int, str]) -> Iterator[pa.Table]:
+    """The values of all rows at once; if that fails, of each half, to find the rows that fail."""
+    try:
+        yield _values(rows, texts)
+        return
+    except RowError:
+        if rows.num_rows == 1:
+            failed[first] = _reason(rows, texts)
+            return
+    half = rows.num_rows // 2
+    yield from _pieces(rows.slice(0, half), first, texts, failed)
+    yield from _pieces(rows.slice(half), first + half, texts, failed)
+
+
+def _values(rows: pa.Table, texts: Mapping[str, str]) -> pa.Table:
+    columns = ", ".join(f"{text} as {quoted(name)}" for name, text in texts.items())
+    with _registered({ROWS: rows}):
+        return _fetched(f"select {columns} from {ROWS}")
+
+
+def _reason(row: pa.Table, texts: Mapping[str, str]) -> str:
+    """Why a row fails."""
+    for name, text in texts.items():
+        try:
+            _values(row, {name: text})
+        except RowError as error:
+            return f"{name}: {error}"
+    return "its values cannot be computed together"
+
+
+def run_query(bound: BoundQuery, tables: Mapping[str, pa.Table]) -> QueryRows:
+    """The rows of a query over these tables.
+
+    Without ORDER BY they are in the order of the rows that they come from.
+
+    Raises:
+        StepError: a value cannot be computed, or the query needs too much.
+    """
+    import pyarrow as pa
+
+    given = {name: table.append_column(LINEAGE, pa.array(range(table.num_rows), pa.int64())) for name, table in tables.items()}
+    columns = ", ".join(f"cast({quoted(each.name)} as {duck_type(each.type)}) as {quoted(each.name)}" for each in bound.fields)
+    more = "" if bound.gap else f", {quoted(LINEAGE)}"
+    try:
+        with _registered(tables if bound.gap else given):
+            found = _fetched(f"select {columns}{more} from ({bound.statement}\n)")
+    except RowError as error:
+        raise StepError(f"the query failed: {error}") from error
+    if bound.gap:
+        return QueryRows(found, None)
+    by_name = {name.lower(): name for name in tables}
+    names = [by_name[name] for name in bound.order]
+    codes = found.column(LINEAGE).to_pylist()
+    if not bound.sorted:
+        places = sorted(range(len(codes)), key=codes.__getitem__)
+        found, codes = found.take(pa.array(places, pa.int64())), [codes[place] for place in places]
+    mask = (1 << SHIFT) - 1
+    return QueryRows(found, [[(names[code >> SHIFT], code & mask) for code in row] for row in codes])
+
+
+@contextmanager
+def _registered(tables: Mapping[str, pa.Table]) -> Iterator[None]:
+    con = database()
+    for name, table in tables.items():
+        con.register(name, table)
+    try:
+        yield
+    finally:
+        for name in tables:
+            con.unregister(name)
+
+
+def _fetched(query: str) -> pa.Table:
+    try:
+        with limited(RUN_SECONDS) as con:
+            relation = con.sql(query)
+            assert relation is not None
+            return relation.to_arrow_table()
+    except SqlError as error:  # `check` has bound it
+        raise StepError(f"DuckDB reads the SQL differently over these rows: {error}") from error
