@@ -25,6 +25,7 @@ ROWS = "rows"
 
 _NO_COLUMN = re.compile(r'Referenced column "(?P<name>[^"]*)" (?:not found|was not found)')
 _NO_TABLE = re.compile(r'Referenced table "(?P<name>[^"]*)" not found')
+_NO_COLUMN_OF = re.compile(r'Table "(?P<table>[^"]*)" does not have a column named "(?P<name>[^"]*)"')
 _NO_FUNCTION = re.compile(
     r"(?:Scalar |Aggregate |Table )?(?:Function|Macro)[\w ]* with name (?P<name>\S+) does not exist", re.IGNORECASE
 )
@@ -185,6 +186,8 @@ def _explained(columns: Iterable[str], tables: Iterable[str]) -> Iterator[None]:
 def _explanation(text: str, columns: list[str], tables: list[str]) -> str:
     if found := _NO_COLUMN.search(text):
         return f"there is no field {found['name']!r}; {_hint(found['name'], columns)}"
+    if found := _NO_COLUMN_OF.search(text):
+        return f"{found['table']} has no field {found['name']!r}; {_hint(found['name'], columns)}"
     if found := _NO_TABLE.search(text):
         return f"there is no field or input {found['name']!r}; {_hint(found['name'], [*columns, *tables])}"
     if found := _NO_FUNCTION.search(text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.errors import StepError
@@ -43,7 +44,7 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
         expressions: by name.
     """
     rows = table.select([name for name in table.column_names if not name.startswith("_")])
-    texts = _cast(rows.slice(0, 0), expressions)
+    texts = dict(_cast(rows.schema, tuple(expressions.items())))
     failed: dict[int, str] = {}
     pieces = list(_pieces(rows, 0, texts, failed))
     import pyarrow as pa
@@ -52,17 +53,16 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
     return Evaluated(made, failed)
 
 
-def _cast(rows: pa.Table, expressions: Mapping[str, str]) -> dict[str, str]:
+@lru_cache(maxsize=256)
+def _cast(schema: pa.Schema, expressions: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """The expressions with casts to the types of fields: sum() is a HUGEINT, for example."""
-    texts = {name: f"({text}\n)" for name, text in expressions.items()}
-    with _registered({ROWS: rows}), limited(RUN_SECONDS) as con:
+    texts = {name: f"({text}\n)" for name, text in expressions}
+    with _registered({ROWS: schema.empty_table()}), limited(RUN_SECONDS) as con:
         relation = con.sql(f"select {', '.join(texts.values())} from {ROWS}")
         assert relation is not None
         types = list(relation.types)
-    return {
-        name: f"cast({text} as {duck_type(field_type(found))})"
-        for (name, text), found in zip(texts.items(), types, strict=True)
-    }
+    casts = (f"cast({text} as {duck_type(field_type(found))})" for text, found in zip(texts.values(), types, strict=True))
+    return tuple(zip(texts, casts, strict=True))
 
 
 def _pieces(rows: pa.Table, first: int, texts: Mapping[str, str], failed: dict[int, str]) -> Iterator[pa.Table]:

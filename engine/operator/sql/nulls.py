@@ -17,7 +17,7 @@ _STRICT = """
     jaro_winkler_similarity lcase least left len length levenshtein list_concat list_distinct list_reverse
     list_reverse_sort list_sort lower lpad ltrim md5 millisecond minute mod month pow power prefix printf quarter
     regexp_escape regexp_extract regexp_full_match regexp_matches regexp_replace repeat replace reverse right round
-    rpad rtrim second sha1 sha256 sign sqrt starts_with str_split strftime string_split string_split_regex
+    rpad rtrim second sha1 sha256 sign split_part sqrt starts_with str_split strftime string_split string_split_regex
     strip_accents strlen strpos strptime substr substring suffix translate trim trunc ucase upper week year date_trunc
     datetrunc to_base64 hex instr ord
 """.split()  # noqa: SIM905  (a list would be a page long)

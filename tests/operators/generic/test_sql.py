@@ -197,7 +197,8 @@ def test_numbers_and_times_keep_their_values(registry: Registry) -> None:
     ("query", "said"),
     [
         ("select itm from o", "there is no field 'itm'; did you mean 'item'?"),
-        ("select o.itm from o", "itm"),
+        ("select o.itm from o", "o has no field 'itm'; did you mean 'item'?"),
+        ("select x.item from o", "there is no field or input 'x'"),
         ("select id from orders", "there is no input 'orders'; available: o"),
         ("select count(*) from o", "column 1 (count_star()) has no name; give it one, as in `count_star() as total`"),
         ("select id, id from o", "two columns are named 'id'"),
