@@ -44,9 +44,7 @@ def declared_outputs(
                 "of Params) whose method `output_names` answers the names",
             )
     for output, each in declared.items():
-        if output == NAMED and not (isinstance(each, str) and each not in signature.inputs):
-            continue
-        if not isinstance(output, str) or not output.isidentifier():
+        if output != NAMED and not (isinstance(output, str) and output.isidentifier()):
             refuse(function, f"outputs= has the name {output!r}; expected a word of letters, digits and underscores")
         if isinstance(each, str) and each not in signature.inputs:
             hint = did_you_mean(each, signature.inputs)
