@@ -60,9 +60,8 @@ def sql(tables: Mapping[str, Table[Record]], ctx: Context, params: SqlParams) ->
 
     Every row knows the rows that it was made from. A row of a join comes from all joined rows, a row of a group or of DISTINCT
     from all rows of the group, any other from the row that it selects. So it is for joins, filters, groups, windows, orders,
-    limits, UNION ALL, subqueries after FROM, `with`, `unnest`, and samples with a seed. Where rows cannot be followed
-    (subqueries in expressions, UNION without ALL, EXCEPT, PIVOT, recursion), their lineage is unknown, and `engine plan` says
-    so.
+    limits, UNION, subqueries after FROM, `with`, `unnest`, and samples with a seed. Where rows cannot be followed (subqueries
+    in expressions, EXCEPT, semi joins, PIVOT, recursion), their lineage is unknown, and `engine plan` says so.
 
     Without ORDER BY, rows are in the order of the rows that they come from; ties are, too. A value that cannot be computed
     fails the step; `try_cast` gives null instead. The query has half of the machine's memory, and an hour.

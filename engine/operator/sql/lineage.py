@@ -68,11 +68,12 @@ class _Rewriting:
                 about["aliases"].append(LINEAGE)
             within = within | {str(each["key"]).lower()}
         if node["type"] == "SET_OPERATION_NODE":
-            if node["setop_type"] != "UNION" or not node["setop_all"]:
-                hint = ", which joins equal rows; UNION ALL keeps them" if node["setop_type"] == "UNION" else ""
-                raise UnknownLineageError(f"it has {node['setop_type']}{hint}")
+            if node["setop_type"] != "UNION":
+                raise UnknownLineageError(f"it has {node['setop_type']}")
             for child in node["children"]:
                 self.query(child, within)
+            if not node["setop_all"]:
+                _group(node)
             self._order(node, only_limited=True)
         elif node["type"] == "SELECT_NODE":
             self._select(node, within)
@@ -108,8 +109,7 @@ class _Rewriting:
             node["aggregate_handling"] = "FORCE_AGGREGATES"  # GROUP BY ALL
             grouped = True
         if grouped:
-            every = _function("list_distinct", _function("flatten", _function("list", made)))
-            made = _function("coalesce", _function("list_sort", every), _cast(_function("list_value")))
+            made = _of_group(made)
         node["select_list"].append({**made, "alias": LINEAGE})
         self._order(node, only_limited=not distinct)
 
@@ -154,15 +154,7 @@ class _Rewriting:
         number = self.inputs.setdefault(name.lower(), len(self.inputs))
         scan = {**table, "alias": "", "sample": None}
         shifted = _function("+", _column(LINEAGE), _number(number << SHIFT))
-        star = {
-            "class": "STAR", "type": "STAR", "alias": "", "relation_name": "", "exclude_list": [LINEAGE], "replace_list": [],
-            "columns": False, "expr": None, "qualified_exclude_list": [], "rename_list": [],
-        }  # fmt: skip
-        inner: Node = {
-            "type": "SELECT_NODE", "modifiers": [], "cte_map": {"map": []}, "from_table": scan, "where_clause": None,
-            "select_list": [star, {**_function("list_value", shifted), "alias": LINEAGE}], "group_expressions": [],
-            "group_sets": [], "aggregate_handling": "STANDARD_HANDLING", "having": None, "sample": None, "qualify": None,
-        }  # fmt: skip
+        inner = _select([_star(), {**_function("list_value", shifted), "alias": LINEAGE}], scan)
         before = {"query_location": table["query_location"], "query_location_length": table["query_location_length"]}
         made = {
             "type": "SUBQUERY", "alias": alias, "sample": table["sample"], **before,
@@ -175,6 +167,41 @@ class _Rewriting:
     def _alias(self) -> str:
         self._aliases += 1
         return f"·{self._aliases}"
+
+
+def _group(node: Node) -> None:
+    """Make a UNION a GROUP BY ALL over a UNION ALL, in place."""
+    inner = {**node, "setop_all": True, "modifiers": [], "cte_map": {"map": []}}
+    table: Node = {
+        "type": "SUBQUERY", "alias": "·", "sample": None, "subquery": {"node": inner, "named_param_map": []},
+        "column_name_alias": [],
+    }  # fmt: skip
+    outer = _select([_star(), {**_of_group(_column("·", LINEAGE)), "alias": LINEAGE}], table)
+    kept = {name: node[name] for name in ("modifiers", "cte_map")}
+    node.clear()
+    node.update({**outer, **kept, "aggregate_handling": "FORCE_AGGREGATES"})
+
+
+def _of_group(made: Node) -> Node:
+    """The sources of a group, from those of each of its rows."""
+    every = _function("list_distinct", _function("flatten", _function("list", made)))
+    return _function("coalesce", _function("list_sort", every), _cast(_function("list_value")))
+
+
+def _star() -> Node:
+    """All columns but the sources."""
+    return {
+        "class": "STAR", "type": "STAR", "alias": "", "relation_name": "", "exclude_list": [LINEAGE], "replace_list": [],
+        "columns": False, "expr": None, "qualified_exclude_list": [], "rename_list": [],
+    }  # fmt: skip
+
+
+def _select(columns: list[Node], table: Node) -> Node:
+    return {
+        "type": "SELECT_NODE", "modifiers": [], "cte_map": {"map": []}, "select_list": columns, "from_table": table,
+        "where_clause": None, "group_expressions": [], "group_sets": [], "aggregate_handling": "STANDARD_HANDLING",
+        "having": None, "sample": None, "qualify": None,
+    }  # fmt: skip
 
 
 def _orders(node: Node) -> Iterable[Any]:

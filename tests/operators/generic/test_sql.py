@@ -118,6 +118,21 @@ def test_rows_of_one_input_know_their_sources(
             [(4, "o"), (9, "b")],
             [(0, O, 3), (1, B, 3)],
         ),
+        (
+            "select id from o where id > 2 union select id from b",
+            [(3,), (4,), (1,), (9,)],
+            [(0, B, 0), (0, O, 2), (1, O, 3), (2, B, 1), (2, B, 2), (3, B, 3)],
+        ),
+        (
+            "select id from o union (select id from b) order by id desc limit 2",
+            [(9,), (4,)],
+            [(0, B, 3), (1, O, 3)],
+        ),
+        (
+            "select item, n from (select item, 1 as n from o union select name, 1 from b) where n = 1 and item in ('tea', 'Bo')",
+            [("tea",1), ("Bo",1)],
+            [(0, O, 0), (0, O, 2), (1, B, 1)],
+        ),
         ("select * exclude (tags, buyer, urgency, price) from o cross join (select city from b where id = 3)", [(1, "tea", None), (2, "rice", None), (3, "tea", None), (4, "salt", None)], [(n, *each) for n in range(4) for each in ((B, 0), (O, n))]),
     ],
 )  # fmt: skip
@@ -135,7 +150,6 @@ def test_rows_of_joins_come_from_all_joined_rows(
     ("query", "why", "rows"),
     [
         ("select id from o where id in (select id from b)", "a subquery in an expression", [(1,), (3,)]),
-        ("select id from o union select id from b order by id", "UNION", [(1,), (2,), (3,), (4,), (9,)]),
         ("select id from o except select id from b order by id", "EXCEPT", [(2,), (4,)]),
         ("select o.id from o semi join b using (id) order by id", "semi join", [(1,), (3,)]),
         ("with recursive r as (select 1 as n union all select n + 1 from r where n < 2) select n from r, (from o, b limit 1)", "recursive", [(1,), (2,)]),
