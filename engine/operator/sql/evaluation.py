@@ -118,6 +118,7 @@ def run_query(bound: BoundQuery, tables: Mapping[str, pa.Table]) -> QueryRows:
     by_name = {name.lower(): name for name in tables}
     names = [by_name[name] for name in bound.order]
     codes = found.column(LINEAGE).to_pylist()
+    found = found.drop_columns([LINEAGE])
     if not bound.sorted:
         places = sorted(range(len(codes)), key=codes.__getitem__)
         found, codes = found.take(pa.array(places, pa.int64())), [codes[place] for place in places]
