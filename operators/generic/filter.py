@@ -44,11 +44,8 @@ def filter(rows: Batch[Record], ctx: Context, params: FilterParams) -> dict[str,
     found = evaluate(rows, {"where": params.where})
     for number, reason in found.failed.items():
         ctx.reject(reason, row=number)
-    computed: Any = rows
-    if found.failed:
-        computed = computed.take([row for row in range(computed.num_rows) if row not in found.failed])
     keep = pc.fill_null(found.columns.column("where"), False)
-    kept, dropped = computed.filter(keep), computed.filter(pc.invert(keep))
+    kept, dropped = found.rows.filter(keep), found.rows.filter(pc.invert(keep))
     ctx.count("rows", "kept", by=kept.num_rows)
     ctx.count("rows", "dropped", by=dropped.num_rows)
     return {"kept": kept, "dropped": dropped}

@@ -105,9 +105,7 @@ def map(rows: Batch[Record], ctx: Context, params: MapParams) -> Any:
         found = evaluate(rows, params.set)
         for number, reason in found.failed.items():
             ctx.reject(reason, row=number)
-        if found.failed:
-            table = table.take([row for row in range(table.num_rows) if row not in found.failed])
-            columns = {name: table.column(name) for name in table.column_names}
+        columns = {name: found.rows.column(name) for name in table.column_names}
         columns |= {name: found.columns.column(name) for name in params.set}
     made = {params.rename.get(name, name): columns[name] for name in dict.fromkeys([*given, *params.set])}
     kept = {name: column for name, column in made.items() if name not in params.drop}

@@ -21,10 +21,12 @@ class Evaluated(NamedTuple):
     """The values of expressions.
 
     Attributes:
-        columns: by name, for the rows whose values could all be computed.
+        rows: those whose values could all be computed.
+        columns: by name, their values.
         failed: the other rows, by number, and why.
     """
 
+    rows: pa.Table
     columns: pa.Table
     failed: dict[int, str]
 
@@ -50,7 +52,10 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
     import pyarrow as pa
 
     made = pa.concat_tables(pieces) if pieces else _values(rows.slice(0, 0), texts)
-    return Evaluated(made, failed)
+    if failed:
+        computed = [row for row in range(table.num_rows) if row not in failed]
+        table = table.take(pa.array(computed, pa.int64()))
+    return Evaluated(table, made, failed)
 
 
 @lru_cache(maxsize=256)

@@ -66,6 +66,16 @@ def test_a_row_for_which_the_expression_fails_is_rejected_alone(registry: Regist
 
 
 @ray
+@pytest.mark.parametrize("params", [{"where": "cast(item as int) < 50"}, {"set": {"n": "cast(item as int)"}}])
+def test_all_rows_may_fail(registry: Registry, params: dict[str, object]) -> None:
+    write("orders", order(1), order(2))
+    op = "filter" if "where" in params else "map"
+    run_ok(pipeline(op, **params), registry)
+    assert rows_of(registry, "kept" if op == "filter" else "") == []
+    assert [row for row, _ in rejects(registry)] == [0, 1]
+
+
+@ray
 def test_nothing_comes_of_nothing(registry: Registry) -> None:
     write("orders")
     run_ok(pipeline("filter", where="price > 5"), registry)
