@@ -68,7 +68,18 @@ def _memory(con: duckdb.DuckDBPyConnection) -> str:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The database in a transaction that cannot write, for a limited time.
+    """The database in a transaction that cannot write, for a limited time. Raises as `timed` does."""
+    with timed(seconds) as con:
+        con.execute("begin transaction read only")
+        try:
+            yield con
+        finally:
+            con.execute("rollback")
+
+
+@contextmanager
+def timed(seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The database for a limited time.
 
     Raises:
         SqlError: DuckDB does not understand the SQL.
@@ -82,11 +93,7 @@ def limited(seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
     con = database()
     try:
         with Deadline(seconds, con.interrupt).running():
-            con.execute("begin transaction read only")
-            try:
-                yield con
-            finally:
-                con.execute("rollback")
+            yield con
     except duckdb.InterruptException as error:
         raise StepError(f"the SQL was stopped after {seconds:g} s; ask for less") from error
     except (duckdb.OutOfMemoryException, MemoryError) as error:

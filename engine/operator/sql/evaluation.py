@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.errors import StepError
 from engine.operator.sql.binding import ROWS, BoundQuery
-from engine.operator.sql.database import RUN_SECONDS, RowError, SqlError, database, limited
+from engine.operator.sql.database import RUN_SECONDS, RowError, SqlError, database, limited, plain_words, timed
 from engine.operator.sql.duck_types import duck_type, field_type, quoted
 from engine.operator.sql.lineage import LINEAGE, SHIFT
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 
@@ -47,15 +48,18 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
     """
     rows = table.select([name for name in table.column_names if not name.startswith("_")])
     texts = dict(_cast(rows.schema, tuple(expressions.items())))
-    failed: dict[int, str] = {}
-    pieces = list(_pieces(rows, 0, texts, failed))
-    import pyarrow as pa
-
-    made = pa.concat_tables(pieces) if pieces else _values(rows.slice(0, 0), texts)
-    if failed:
-        computed = [row for row in range(table.num_rows) if row not in failed]
-        table = table.take(pa.array(computed, pa.int64()))
-    return Evaluated(table, made, failed)
+    try:
+        return Evaluated(table, _values(rows, texts), {})
+    except RowError:
+        failed = _failing(rows, _suspects(rows, texts), texts)
+    try:
+        return _without(table, rows, texts, failed)
+    except RowError:  # a row fails in a way that TRY does not see
+        failed = _failing(rows, range(rows.num_rows), texts)
+    try:
+        return _without(table, rows, texts, failed)
+    except RowError as error:
+        raise StepError(f"{', '.join(expressions)}: {error}; no row fails alone") from error
 
 
 @lru_cache(maxsize=256)
@@ -70,34 +74,58 @@ def _cast(schema: pa.Schema, expressions: tuple[tuple[str, str], ...]) -> tuple[
     return tuple(zip(texts, casts, strict=True))
 
 
-def _pieces(rows: pa.Table, first: int, texts: Mapping[str, str], failed: dict[int, str]) -> Iterator[pa.Table]:
-    """The values of all rows at once; if that fails, of each half, to find the rows that fail."""
-    try:
-        yield _values(rows, texts)
-        return
-    except RowError:
-        if rows.num_rows == 1:
-            failed[first] = _reason(rows, texts)
-            return
-    half = rows.num_rows // 2
-    yield from _pieces(rows.slice(0, half), first, texts, failed)
-    yield from _pieces(rows.slice(half), first + half, texts, failed)
-
-
 def _values(rows: pa.Table, texts: Mapping[str, str]) -> pa.Table:
     columns = ", ".join(f"{text} as {quoted(name)}" for name, text in texts.items())
     with _registered({ROWS: rows}):
         return _fetched(f"select {columns} from {ROWS}")
 
 
-def _reason(row: pa.Table, texts: Mapping[str, str]) -> str:
-    """Why a row fails."""
-    for name, text in texts.items():
-        try:
-            _values(row, {name: text})
-        except RowError as error:
-            return f"{name}: {error}"
-    return "its values cannot be computed together"
+def _suspects(rows: pa.Table, texts: Mapping[str, str]) -> Iterable[int]:
+    """The rows that may fail; there are no others."""
+    values = ", ".join(f"{quoted(name)} := {text}" for name, text in texts.items())
+    try:
+        with _registered({ROWS: rows}), limited(RUN_SECONDS) as con:
+            relation = con.sql(f"select try(struct_pack({values})) is null from {ROWS}")
+            assert relation is not None
+            return [row for row, (fails,) in enumerate(relation.fetchall()) if fails]
+    except (SqlError, RowError):  # TRY does not take every function
+        return range(rows.num_rows)
+
+
+def _failing(rows: pa.Table, suspects: Iterable[int], texts: Mapping[str, str]) -> dict[int, str]:
+    """The rows that fail, each computed alone, and why."""
+    failed = {}
+    with timed(RUN_SECONDS) as con:
+        for row in suspects:
+            with _registered({ROWS: rows.slice(row, 1)}):
+                for name, text in texts.items():
+                    if reason := _reason(con, text):
+                        failed[row] = f"{name}: {reason}"
+                        break
+    return failed
+
+
+def _reason(con: duckdb.DuckDBPyConnection, text: str) -> str:
+    """Why an expression fails for the only row; empty if it does not."""
+    import duckdb
+
+    try:
+        relation = con.sql(f"select {text} from {ROWS}")
+        assert relation is not None
+        relation.fetchall()
+    except (duckdb.InterruptException, duckdb.OutOfMemoryException):
+        raise
+    except duckdb.Error as error:
+        return plain_words(error)
+    return ""
+
+
+def _without(table: pa.Table, rows: pa.Table, texts: Mapping[str, str], failed: dict[int, str]) -> Evaluated:
+    """The values of the other rows."""
+    import pyarrow as pa
+
+    computed = pa.array([row for row in range(rows.num_rows) if row not in failed], pa.int64())
+    return Evaluated(table.take(computed), _values(rows.take(computed), texts), failed)
 
 
 def run_query(bound: BoundQuery, tables: Mapping[str, pa.Table]) -> QueryRows:
