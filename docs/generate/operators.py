@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from docs.generate.markdown import code, default_of, docstring, generated, table
 from engine.cli.operator_view import type_of
 from engine.operator.catalogue import catalogue
+from engine.operator.types import NAMED
 from registry import Record
 
 _INTRODUCTION = """
@@ -46,7 +47,9 @@ def _operator(operator: Any) -> str:
     rows = [["in", code(name), _input(port)] for name, port in operator.inputs.items()]
     for name, record in operator.outputs.items():
         like = operator.like.get(name)
-        rows.append(["out", code(name), f"rows as they came in as {code(like)}" if like else _link(record)])
+        kind = "a type that follows from the parameters" if record is Record else _link(record)
+        named = "named by the parameters" if name == NAMED else code(name)
+        rows.append(["out", named, f"rows as they came in as {code(like)}" if like else kind])
     for role in operator.roles:
         rows.append(["encoder" if role in operator.encoders else "model", code(role), ""])
     prose = _prose(docstring(operator.function).text)
@@ -55,6 +58,7 @@ def _operator(operator: Any) -> str:
 
 def _input(port: Any) -> str:
     kind = "any type" if port.open else _link(port.record)
+    kind = f"any number of inputs, which the pipeline names, of {kind}" if port.named else kind
     return kind + (", may be left out" if port.optional else "")
 
 

@@ -11,7 +11,8 @@ from engine.cli.output import grid, plain
 from engine.operator.catalogue import full_name
 from engine.operator.declaration import Operator
 from engine.operator.params import Params
-from engine.operator.types import SINGLE
+from engine.operator.types import NAMED, SINGLE
+from registry import Record
 from registry.records.schema import fields_of_type
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ def operator_document(operator: Operator) -> dict[str, Any]:
         "full_name": full_name(operator),
         "shape": operator.shape,
         "inputs": {name: None if port.open else port.record.type_name() for name, port in operator.inputs.items()},
-        "outputs": {name: None if name in operator.like else record.type_name() for name, record in operator.outputs.items()},
+        "outputs": {
+            name: None if record is Record or name in operator.like else record.type_name()
+            for name, record in operator.outputs.items()
+        },
         "outputs_like": dict(operator.like),
         "models": [role for role in operator.roles if role not in operator.encoders],
         "encoders": list(operator.encoders),
@@ -41,7 +45,7 @@ def print_operators(operators: Iterable[tuple[str, Operator]], console: Console)
             name,
             full_name(each).partition(":")[0],
             ", ".join("any type" if port.open else port.record.type_name() for port in each.inputs.values()),
-            ", ".join(sorted({"same type" if name in each.like else r.type_name() for name, r in each.outputs.items()})),
+            ", ".join(sorted({_output(each, name) for name in each.outputs})),
             ", ".join(each.roles),
             each.doc.partition("\n")[0],
         ]
@@ -57,13 +61,15 @@ def print_operator(operator: Operator, console: Console) -> None:
     console.print(f"\n{operator.doc}\n" if operator.doc else "", soft_wrap=True)
     for name, port in operator.inputs.items():
         if port.open:
-            console.print(f"in   {name}: rows of any type")
+            several = "any number of inputs, which the pipeline names, each with " if port.named else ""
+            console.print(f"in   {name}: {several}rows of any type")
             continue
         fields = ", ".join(f"{key}: {label}" for key, label in fields_of_type(port.record).items())
         console.print(f"in   {name}: {port.record.type_name()} ({fields})", soft_wrap=True)
     for name, record in operator.outputs.items():
-        shown = "" if name == SINGLE else f"{name}: "
-        kind = f"rows of the type of {operator.like[name]}" if name in operator.like else record.type_name()
+        shown = "" if name == SINGLE else "named by the parameters: " if name == NAMED else f"{name}: "
+        kind = "rows of a type that follows from the parameters" if record is Record else record.type_name()
+        kind = f"rows of the type of {operator.like[name]}" if name in operator.like else kind
         console.print(f"out  {shown}{kind}", soft_wrap=True)
     for role in operator.roles:
         console.print(f"{'encoder' if role in operator.encoders else 'model'} {role}")
@@ -80,6 +86,14 @@ def print_operator(operator: Operator, console: Console) -> None:
     if rows:
         console.print()
         console.print(grid(["parameter (with:)", "type", "default"], rows))
+
+
+def _output(operator: Operator, name: str) -> str:
+    """The type of an output, in the list of operators."""
+    if name in operator.like:
+        return "same type"
+    record = operator.outputs[name]
+    return "by parameters" if record is Record else record.type_name()
 
 
 def _default(value: Any) -> Any:

@@ -33,7 +33,8 @@ pipeline names.
 **Outputs.** One output is read from the return annotation, `AsyncIterator[X]` or `Iterator[X]`. Several are declared:
 `@operator(outputs={"solved": Solution, "unsolved": Solution})`; the operator yields `(output, record)`. The name of an input in
 place of a type, `outputs={"kept": "rows"}`, means rows of that input's type. `Record` in place of a type means that it follows
-from the parameters: their method `outputs` answers it, with types made by `extended` and `narrowed`.
+from the parameters: their method `outputs` answers it, with types made by `extended` and `narrowed`. `outputs={"*": "rows"}`
+means any number of outputs, which the method `output_names` of the parameters names.
 
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
 `await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`, `.reasoning`), `teacher.samples(prompt, 9)` several,
@@ -49,6 +50,9 @@ methods and their defaults are documented there: `roles`, `calls`, `capabilities
 prompt is `Annotated[str | None, template("question")]`, filled with `render`. Where the rows are of any type, a template's
 variables are the row's fields: `template_problem` checks it in `problems`, and `fill` fills it. `fields_of` reads fields that a
 parameter describes as `types:` does.
+
+**SQL.** `bind_expressions` and `bind_query` check SQL of a pipeline and answer its types; `evaluate` and `run_query` run it.
+DuckDB is confined to the rows that it is given. Wrong SQL is a `SqlError`, which belongs in `problems`.
 
 **Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
 `ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.
@@ -84,14 +88,32 @@ from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
 from engine.operator.row_formats import Place, RowFormat, formats
 from engine.operator.row_templates import fill, plain, template_problem
+from engine.operator.sql import (
+    BoundQuery,
+    SqlError,
+    bind_expressions,
+    bind_query,
+    evaluate,
+    lineage_gap,
+    run_query,
+)
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
 from registry import Metric, Model, Record, Report, StoredFile
-from registry.records.described import Described, DescribedField, DescribedType, described, extended, narrowed
+from registry.records.described import (
+    Described,
+    DescribedField,
+    DescribedType,
+    described,
+    extended,
+    field_name_problem,
+    narrowed,
+)
 
 __all__ = [
     "Batch",
+    "BoundQuery",
     "Calls",
     "Capabilities",
     "ChatModel",
@@ -122,23 +144,30 @@ __all__ = [
     "Roles",
     "RowFormat",
     "RowRef",
+    "SqlError",
     "StepError",
     "StoredFile",
     "Table",
     "Template",
     "Wrong",
+    "bind_expressions",
+    "bind_query",
     "derived",
     "described",
     "did_you_mean",
+    "evaluate",
     "extended",
+    "field_name_problem",
     "field_problems",
     "fields_of",
     "fill",
     "formats",
+    "lineage_gap",
     "narrowed",
     "operator",
     "plain",
     "render",
+    "run_query",
     "template",
     "template_problem",
     "wrong_value",

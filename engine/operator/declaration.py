@@ -17,6 +17,7 @@ from engine.operator.outputs import Outputs, check_storable, check_yielded, decl
 from engine.operator.params import Params, ask, method_of
 from engine.operator.signature import Signature, read_signature, refuse
 from engine.operator.types import (
+    NAMED,
     Calls,
     Capabilities,
     Counters,
@@ -139,6 +140,29 @@ class Operator:
         """Outputs whose types follow from the parameters, see Params.outputs, and are not known yet."""
         return tuple(name for name, record in self.outputs.items() if record is Record and name not in self.like)
 
+    @property
+    def names_outputs(self) -> bool:
+        """Whether the parameters name the outputs, see Params.output_names, and have not done so yet."""
+        return NAMED in self.outputs
+
+    def with_output_names(self, params: BaseModel) -> Operator:
+        """The operator with the outputs that its parameters name, where they do.
+
+        Raises:
+            DeclarationError: the parameters do not answer with names that outputs can have.
+        """
+        if not self.names_outputs:
+            return self
+        answer = ask(params, "output_names")
+        listed = isinstance(answer, Sequence) and not isinstance(answer, str) and len(answer) == len(set(answer)) > 0
+        fit = listed and all(isinstance(each, str) and each.isidentifier() for each in answer)
+        self._require(params, "output_names", answer, fit, "a list of different words of letters, digits and underscores")
+        return replace(
+            self,
+            outputs=dict.fromkeys(answer, self.outputs[NAMED]),
+            like=dict.fromkeys(answer, self.like[NAMED]) if NAMED in self.like else {},
+        )
+
     def with_inputs(self, names: Iterable[str]) -> Operator:
         """The operator with the inputs that a pipeline names, where it takes such."""
         if self.named_inputs is None:
@@ -162,11 +186,13 @@ class Operator:
         return replace(self, inputs=inputs, outputs=outputs)
 
     def with_outputs(self, params: BaseModel) -> Operator:
-        """The operator, all of whose inputs are typed, with the types of its open outputs.
+        """The operator, all of whose inputs are typed, with its outputs that follow from the parameters: names and types.
 
         Raises:
             DeclarationError: the parameters do not answer with types that rows can have.
         """
+        if self.names_outputs:
+            return self.with_output_names(params).with_outputs(params)
         wanted = self.open_outputs
         if not wanted:
             return self

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine.errors import did_you_mean
+from engine.operator.params import Params
 from engine.operator.signature import Signature, refuse
-from engine.operator.types import SINGLE, shown
+from engine.operator.types import NAMED, SINGLE, shown
 from registry import Record, UnsupportedTypeError
 from registry.records.columns import columns_of
 
@@ -34,8 +35,16 @@ def declared_outputs(
     declared = outputs if isinstance(outputs, Mapping) else {SINGLE: outputs}
     if not declared:
         refuse(function, "outputs= is empty; expected at least one output")
+    if NAMED in declared:
+        answered = issubclass(signature.params, Params) and signature.params.output_names is not Params.output_names
+        if len(declared) > 1 or not answered:
+            refuse(
+                function,
+                "outputs= has '*', for outputs that the parameters name; expected no other output, and parameters (a subclass "
+                "of Params) whose method `output_names` answers the names",
+            )
     for output, each in declared.items():
-        if not isinstance(output, str) or not output.isidentifier():
+        if output != NAMED and not (isinstance(output, str) and output.isidentifier()):
             refuse(function, f"outputs= has the name {output!r}; expected a word of letters, digits and underscores")
         if isinstance(each, str) and each not in signature.inputs:
             hint = did_you_mean(each, signature.inputs)

@@ -37,6 +37,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "prompt_bytes": (),
     "problems": ("inputs",),
     "outputs": ("inputs",),
+    "output_names": (),
     "device_count": (),
     "expected_model": ("models",),
     "notes": (),
@@ -156,6 +157,10 @@ class Params(BaseModel, metaclass=_ParamsType):
         It is asked only if `problems` finds nothing. Build types with `extended` and `narrowed`. Default: there are none.
         """
         return {}
+
+    def output_names(self) -> Sequence[str]:
+        """The names of the outputs, for operators that are declared with `outputs={"*": ...}`. Default: there are none."""
+        return ()
 
     def device_count(self) -> int:
         """How many GPUs (or, without any, processes) the operator uses at once through Ray. Default: 1.

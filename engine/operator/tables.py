@@ -33,6 +33,12 @@ class Table(Generic[R]):
         for row, record in enumerate(self.record.from_table(self.arrow)):
             yield marked(record, self.ref(row))
 
+    def row_ids(self) -> list[str]:
+        """A digest of the fields of each row, in order: equal rows have equal ids, wherever they are."""
+        from registry.records.content import row_ids
+
+        return list(row_ids(self.arrow))
+
     def ref(self, row: int) -> RowRef:
         """Row `row`, as a source for `derived`."""
         return RowRef(self.port, row)

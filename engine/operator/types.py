@@ -48,6 +48,9 @@ class Wrong(NamedTuple):
 SINGLE = "out"
 """The name of an operator's only output when the declaration gives none."""
 
+NAMED = "*"
+"""In a declaration: any number of outputs, which the parameters name."""
+
 
 class DeclarationError(EngineError):
     """An operator is declared or used wrongly by its own code. The text starts with the file and the line."""

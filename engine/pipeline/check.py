@@ -125,6 +125,9 @@ class _Checker:
         self.sources |= {name: found for name in self.spec.datasets if (found := self.dataset(name))}
         self.operators |= {name: self.operator(name) for name in self.spec.steps}
         self.params |= {name: given for name, op in self.operators.items() if op and (given := self.parameters(name, op))}
+        self.operators |= {
+            name: op.with_output_names(self.params[name]) for name, op in self.operators.items() if op and name in self.params
+        }
         bound = self.bind_models()
         steps = {name: self.step(name, op, bound) for name, op in self.operators.items() if op}
         for name in self.operators.keys() - steps.keys():
@@ -352,6 +355,7 @@ class _Checker:
         try:
             params = operator.params.model_validate(self.spec.steps[name].with_)
             operator.used_roles(params)
+            operator.with_output_names(params)
         except ValidationError as error:
             for item in error.errors():
                 self.parameter(operator, item, ("steps", name))

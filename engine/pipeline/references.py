@@ -134,6 +134,8 @@ class References:
         declared = self.operators[name]
         if declared is None:
             return None
+        if declared.names_outputs:
+            return None  # the parameters, which name the outputs, have a problem that is reported
         if not output:
             if len(declared.outputs) > 1:
                 choices = ", ".join(f"{name}.{each}" for each in declared.outputs)

@@ -102,13 +102,27 @@ class OutputWriter:
         for call in log.calls:
             by_id.setdefault(call.call_id, deque()).append(call)
         linked: set[int] = set()
-        for item in self._kept(emitted):
+        kept = self._kept(emitted)
+        # An output has edges of this kind only if all of its rows have a source.
+        not_placed = {item[0] for item in kept if not any(isinstance(source, RowRef) for source in item[2])}
+        for item in kept:
+            output, record, sources, _ = item
+            if len(sources) == 1 and output not in not_placed and (place := self._place(sources[0])) is not None:
+                self._outputs[output].records.append(record)
+                self._outputs[output].edges.places.append(place)
+                continue
             calls = [by_id[call_id][0] for call_id in _call_ids(item[2]) if call_id in by_id]
             for call in calls:
                 by_id[call.call_id].rotate(-1)  # equal requests have equal ids; each row gets one of their calls
             self._add(item, calls)
             linked |= {id(call) for call in calls}
         self._add_unlinked(call for call in log.calls if id(call) not in linked)
+
+    def _place(self, source: Source) -> int | None:
+        """The place of a row of the streamed input; None for other sources."""
+        if not isinstance(source, RowRef) or source.port != self._streamed:
+            return None
+        return self._address(source)[1]
 
     def add_rejected(self, reasons: Mapping[int, str]) -> None:
         """Add rows of the streamed input that were rejected, by place in the partition."""

@@ -29,6 +29,7 @@ from registry.lineage.lineage import Lineage
 from registry.lineage.targets import parse, resolve
 from registry.lineage.walk import Version
 from registry.query import side_tables
+from registry.query.confinement import confine
 from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
 from registry.query.table_functions import CALLS, create, right_call
@@ -36,17 +37,6 @@ from registry.storage.objects import ObjectStore
 
 __all__ = ["QueryResult", "Session"]
 
-_CONFINE = (
-    "set arrow_large_buffer_size=true",  # more than 2 GB of text in a column
-    "set allow_persistent_secrets=false",
-    "set secret_directory=''",
-    "set timezone='UTC'",
-    "set autoinstall_known_extensions=false",
-    "set autoload_known_extensions=false",
-    "set disabled_filesystems='LocalFileSystem'",
-    "set enable_external_access=false",
-    "set lock_configuration=true",
-)
 _BATCH = 2048
 _INTERRUPT_SECONDS = 0.1
 """DuckDB forgets an interrupt that arrives between two of its steps, so it is repeated."""
@@ -252,16 +242,13 @@ class Session:
         return int(found[0][0]) if found else None
 
     def _confine(self, memory: str | None) -> None:
-        # No spilling: queries could read and write its folder.
-        self._con.execute("set temp_directory=''")
         if memory:
             try:
                 self._con.execute("set memory_limit='{}'".format(self._amount(memory).replace("'", "''")))
             except duckdb.Error as error:
                 reason = str(error).splitlines()[0]
                 raise QueryError(f"{memory!r} is not an amount of memory; write 4GB, 500MB or 50%. {reason}") from error
-        for statement in _CONFINE:
-            self._con.execute(statement)
+        confine(self._con)
 
     def _amount(self, memory: str) -> str:
         """An amount of memory as DuckDB writes it. DuckDB has no percentages; its default limit is 80% of the machine."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from registry.errors import UnsupportedTypeError
-from registry.records.columns import columns_of
+from registry.records.columns import RESERVED, columns_of
 from registry.records.record import Record
 
 Scalar = Literal["str", "int", "float", "bool", "bytes", "datetime", "date"]
@@ -244,3 +244,12 @@ def name_problem(name: str) -> str | None:
     if name in _TAKEN:
         return f"the name {name!r} is reserved; choose another one"
     return None
+
+
+def field_name_problem(name: str, others: Iterable[str] = ()) -> str | None:
+    """Why a field cannot have this name beside others; None if it can."""
+    if same := next((other for other in others if other.lower() == name.lower() and other != name), None):
+        return f"SQL cannot distinguish it from {same!r}; rename one of them"
+    if name.lower() in RESERVED:
+        return f"the name {name!r} is reserved for the row number; choose another one"
+    return name_problem(name)

@@ -46,7 +46,7 @@ async def shout(word: Word, *, mark: str = "!") -> AsyncIterator[Word]:
 
 
 @operator(outputs={"long": Word, "short": Word})
-async def split(word: Word, *, at: int = 2) -> AsyncIterator[tuple[str, Word]]:
+async def by_length(word: Word, *, at: int = 2) -> AsyncIterator[tuple[str, Word]]:
     """Letters of long words one by one; short words as they are; `skip` is filtered, `bad` rejected."""
     if word.text == "skip":
         return

@@ -14,7 +14,7 @@ params: {mark: "!", at: 2}
 datasets: {words: {type: Word, path: words.jsonl}}
 steps:
   loud: {op: shout, in: words, with: {mark: "${params.mark}"}}
-  parts: {op: split, in: words, with: {at: "${params.at}"}, max_reject_ratio: 0.5}
+  parts: {op: by_length, in: words, with: {at: "${params.at}"}, max_reject_ratio: 0.5}
 """
 
 

@@ -18,7 +18,7 @@ name: demo
 exclude: gone.jsonl
 datasets: {words: {type: Word, path: words.jsonl}}
 steps:
-  cut: {op: split, in: words, with: {at: 1}}
+  cut: {op: by_length, in: words, with: {at: 1}}
   once: {op: distinct, in: cut.long}
 """
 NEXT = "{name: next, steps: {loud: {op: shout, in: 'registry:demo/once@1'}, lump: {op: joined, in: loud}}}"

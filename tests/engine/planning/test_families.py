@@ -18,7 +18,7 @@ def pipeline(**steps: object) -> str:
     return json.dumps({"name": "demo", "datasets": {"words": {"type": "Word", "path": "words.jsonl"}}, "steps": steps})
 
 
-SPLIT = {"op": "split", "in": "words"}
+SPLIT = {"op": "by_length", "in": "words"}
 SHOUT = {"op": "shout", "in": ["split.long", "split.short"]}
 
 

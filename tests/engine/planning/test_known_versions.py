@@ -16,7 +16,7 @@ from tests.engine.run_pipelines import run_text, words
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
-TEXT = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {cut: {op: split, in: words}, loud: {op: shout, in: cut.long}}}"
+TEXT = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {cut: {op: by_length, in: words}, loud: {op: shout, in: cut.long}}}"
 
 
 @pytest.fixture

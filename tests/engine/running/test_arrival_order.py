@@ -23,7 +23,7 @@ from tests.engine.running.scripted import KilledError, Scripted
 TEXTS = st.lists(st.sampled_from(["a", "b", "cd", "efg", "skip", "bad", "hijk", "l", "mn"]), min_size=1, max_size=40)
 
 # Operators by what they do to the stream: row by row, with rejects and two outputs, in batches, with a whole input beside.
-ROW, SPLIT, BATCH, WHOLE, LOOKUP, MIXED = "shout", "split", "ordered", "distinct", "draw", "paired"
+ROW, SPLIT, BATCH, WHOLE, LOOKUP, MIXED = "shout", "by_length", "ordered", "distinct", "draw", "paired"
 
 
 @st.composite

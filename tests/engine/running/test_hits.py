@@ -19,7 +19,7 @@ HEAD = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: 
 THREE = HEAD + "a: {op: shout, in: words}, b: {op: shout, in: a}, c: {op: shout, in: b}}}"
 MIXED = HEAD + "a: {op: shout, in: words}, b: {op: shout, in: a}, new: {op: %s}, c: {op: shout, in: b}}}"
 NEW = "shout, in: b, with: {mark: '?'}"
-BAD = "split, in: bad, max_reject_ratio: 0"
+BAD = "by_length, in: bad, max_reject_ratio: 0"
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_rows_keep_their_order_and_their_lineage(registry: Registry) -> None:
 
 def test_every_row_is_accounted_for(registry: Registry) -> None:
     words("ab", "skip", "cde", "bad", "f", "skip")
-    result = run_text(pipeline("cut: {op: split, in: words, max_reject_ratio: 0.5}"), registry)
+    result = run_text(pipeline("cut: {op: by_length, in: words, max_reject_ratio: 0.5}"), registry)
     record = result.steps[0].record
     assert (record.rows_in, record.rows_out, record.filtered, record.rejected) == (6, 5, 2, 1)
     assert texts(registry, "demo/cut.long") == ["c", "d", "e"]
@@ -55,7 +55,7 @@ def test_every_row_is_accounted_for(registry: Registry) -> None:
 
 def test_lists_of_inputs_are_concatenated_and_lineage_names_the_right_one(registry: Registry) -> None:
     words("ab", "cde")
-    steps = "cut: {op: split, in: words}, loud: {op: shout, in: [cut.short, words, cut.long]}"
+    steps = "cut: {op: by_length, in: words}, loud: {op: shout, in: [cut.short, words, cut.long]}"
     run_text(pipeline(steps), registry)
     assert texts(registry, "demo/loud") == ["AB!", "AB!", "CDE!", "C!", "D!", "E!"]
     parents = ask(registry, "select child_row, parent, parent_row from row_lineage where child = 'demo/loud' order by 1")
@@ -95,7 +95,7 @@ def test_a_finished_run_is_found_without_starting_ray(registry: Registry) -> Non
 
 def test_only_steps_affected_by_a_change_run_again(registry: Registry) -> None:
     words("a", "b")
-    steps = 'cut: {op: split, in: words, with: {at: 5}}, loud: {op: shout, in: cut.short, with: {mark: "?"}}'
+    steps = 'cut: {op: by_length, in: words, with: {at: 5}}, loud: {op: shout, in: cut.short, with: {mark: "?"}}'
     run_text(pipeline(steps), registry)
     # Another threshold gives the same rows: the step runs, what follows does not.
     assert outcomes(run_text(pipeline(steps.replace("at: 5", "at: 6")), registry)) == {"cut": "ran", "loud": "hit"}

@@ -125,7 +125,7 @@ def test_rejects_that_cannot_be_read_end_the_step(registry: Registry, monkeypatc
         raise CorruptError("an object is damaged")
 
     monkeypatch.setattr(step_task, "reasons_of", unreadable)
-    result = run_text(pipeline("cut: {op: split, in: words}"), registry, cluster=Scripted(lambda count: 0))
+    result = run_text(pipeline("cut: {op: by_length, in: words}"), registry, cluster=Scripted(lambda count: 0))
     assert outcomes(result) == {"cut": "failed"}
     assert ask(registry, "select outcome from step_runs") == [("failed",)]
 
@@ -179,7 +179,7 @@ class Listing(Preferring):
 
 def test_rows_are_passed_on_only_while_few_enough_are_rejected(registry: Registry) -> None:
     words(*["bad"] * 5, *[f"w{number}" for number in range(30)])
-    steps = "cut: {op: split, in: words, max_reject_ratio: 0.3}, loud: {op: shout, in: cut.short}"
+    steps = "cut: {op: by_length, in: words, max_reject_ratio: 0.3}, loud: {op: shout, in: cut.short}"
     cluster = Listing("loud", "cut")
     assert run_text(pipeline(steps), registry, cluster=cluster).state == "succeeded"
     # 5 of 16 rows are more than 30%, 5 of 20 are not: it may begin after 5 of 9 partitions, and does so within a turn or two.
@@ -195,7 +195,7 @@ def test_rows_are_passed_on_only_while_few_enough_are_rejected(registry: Registr
 
 def test_a_step_that_rejects_too_much_stops_the_steps_that_began_with_its_rows(registry: Registry) -> None:
     words(*[f"w{number}" for number in range(12)], *["bad"] * 12)
-    steps = "cut: {op: split, in: words, max_reject_ratio: 0.3}, loud: {op: shout, in: cut.short}"
+    steps = "cut: {op: by_length, in: words, max_reject_ratio: 0.3}, loud: {op: shout, in: cut.short}"
     result = run_text(pipeline(steps), registry, cluster=Preferring("loud", "cut"))
     assert outcomes(result) == {"cut": "failed", "loud": "stopped"}
     assert result.error is not None

@@ -18,7 +18,7 @@ name: demo
 %s
 datasets: {words: {type: Word, path: words.jsonl}}
 steps:
-  cut: {op: split, in: words, with: {at: 1}}
+  cut: {op: by_length, in: words, with: {at: 1}}
   loud: {op: shout, in: cut.long}
   once: {op: distinct, in: loud}
 """

@@ -39,7 +39,7 @@ name: demo
 models: {teacher: %s}
 datasets: {words: {type: Word, path: words.jsonl, on_error: skip}}
 steps:
-  cut: {op: split, in: words, max_reject_ratio: 0.5}
+  cut: {op: by_length, in: words, max_reject_ratio: 0.5}
   say: {op: ask, in: cut.short}
 """
 

@@ -148,7 +148,7 @@ PIPELINE = """
 name: demo
 datasets: {words: {type: Word, path: words.jsonl}}
 steps:
-  cut: {op: split, in: words}
+  cut: {op: by_length, in: words}
   loud: {op: shout, in: cut.long}
 """
 
