@@ -103,3 +103,8 @@ def type_of_field(record: type[Record], name: str) -> DescribedType | None:
     """The type of a field; None if there is no such field."""
     found = described(record).field(name)
     return found.type if found else None
+
+
+def reason_field(into: str, usual: str) -> str:
+    """The field for the reason of a verdict: `reason`, or `<into>_reason` where the verdict has another name than usual."""
+    return "reason" if into == usual else f"{into}_reason"
