@@ -55,7 +55,7 @@ def turn_problems(
         last: who has the last turn.
         without: fields that it may not use.
     """
-    if isinstance(given, str):
+    if isinstance(given, str) and last == "user":
         if problem := template_problem(given, record, without=without):
             yield Wrong(f"{at}: {problem}", (at,))
         return

@@ -61,6 +61,15 @@ def test_equal_numbers_agree_under_math(registry: Registry) -> None:
     assert metrics(registry)["questions tie"] == 1
 
 
+def test_answers_of_the_same_meaning_agree_under_embedding(registry: Registry) -> None:
+    samples(p=["the United States", "a banana", "United States of America"])
+    text = step("vote", row_type=SAMPLE, **BY, equivalence="embedding", min_similarity=0.8)
+    encoder = "models: {encoder: {provider: sentence-transformers, model: all-minilm-l6-v2}, model"
+    run_ok(text.replace("models: {model", encoder), registry)
+    assert voted(registry) == [("p", "the United States", 0, 2, 0.67)]
+    assert ask(registry, "select count(*) from row_lineage where child = 'demo/step.agreed'") == [(2,)]
+
+
 def test_options_are_named_by_letter_or_text(registry: Registry) -> None:
     kind = {**SAMPLE, "options": "list[str]", "topic": "str"}
     answers = ["B", "Lyon", "(a)", "none of them", "none of them", "none of them"]
