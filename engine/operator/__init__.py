@@ -80,7 +80,7 @@ from engine.operator.field_expressions import field_problems, fields_of
 from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
-from engine.operator.row_templates import fill, plain, template_problem
+from engine.operator.row_templates import fill, plain, row_name, template_problem
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
@@ -133,6 +133,7 @@ __all__ = [
     "operator",
     "plain",
     "render",
+    "row_name",
     "template",
     "template_problem",
 ]

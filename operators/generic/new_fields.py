@@ -17,6 +17,7 @@ from engine.operator import (
     extended,
     field_problems,
     plain,
+    row_name,
 )
 
 At = tuple[str | int, ...]
@@ -78,7 +79,7 @@ def clashes(
         if bad := field_problems({name: "str"}, at):
             yield Wrong(bad[0].text, at)
         elif taken := kept.get(name.lower()):
-            yield Wrong(f"{described(record).name} has a field {taken!r} already; choose another name, or {cure}", at)
+            yield Wrong(f"{row_name(record)} has a field {taken!r} already; choose another name, or {cure}", at)
         elif name.lower() in seen:
             yield Wrong(f"there are two new fields {seen[name.lower()]!r} and {name!r}; rename one of them", at)
         seen[name.lower()] = name
@@ -95,7 +96,7 @@ def unknown_fields(record: type[Record], names: Mapping[At, str], parameter: str
     for at, name in names.items():
         if name not in record.model_fields:
             hint = did_you_mean(name, record.model_fields)
-            text = f"{parameter or at[0]}: {described(record).name} has no field {name!r}"
+            text = f"{parameter or at[0]}: {row_name(record)} has no field {name!r}"
             yield Wrong(f"{text}; {hint}" if hint else text, at)
 
 

@@ -26,6 +26,7 @@ from engine.operator import (
     fill,
     operator,
     plain,
+    row_name,
     template_problem,
 )
 from operators.generic.new_fields import At, type_of_field, unknown_fields
@@ -301,7 +302,7 @@ def _text_problem(text: str, record: type[Record]) -> str | None:
         return None if fits else f"field {text!r} is {kind}; expected a text or a conversation"
     if "{" not in text and text.isidentifier():
         hint = did_you_mean(text, record.model_fields)
-        return f"{described(record).name} has no field {text!r}" + (f"; {hint}" if hint else "")
+        return f"{row_name(record)} has no field {text!r}" + (f"; {hint}" if hint else "")
     return template_problem(text, record)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.errors import PipelineError
+from engine.pipeline.check import check
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask
@@ -118,3 +121,16 @@ def test_a_field_that_is_taken_by_the_reason_is_named() -> None:
 def test_votes_need_a_model_that_samples() -> None:
     found = wrong("judge", model={"temperature": 0}, rubric=RUBRIC, votes=3)
     assert any("needs a model with a temperature above 0" in text for text in found.values())
+
+
+def test_a_row_of_an_earlier_step_is_not_named_after_its_fields() -> None:
+    steps = [
+        "  first: {op: generate, in: rows, with: {prompt: '{{ question }}', keep: [question]}}",
+        "  step: {op: judge, in: first, with: {rubric: '{{ questoin }}'}}",
+    ]
+    rows()
+    Path("p.yaml").write_text(step("generate", None).partition("steps:")[0] + "steps:\n" + "\n".join(steps))
+    with pytest.raises(
+        PipelineError, match=r"p\.yaml:7:47: judge: rubric: the row has no field 'questoin'; did you mean 'quest"
+    ):
+        check(Path("p.yaml"))
