@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
@@ -141,17 +141,60 @@ class ChatModel:
         self, prompt: str | Sequence[Any], answer: type[T], *, sample: int = 0, **sampling: Any
     ) -> tuple[T, Completion]:
         """Like `parse`, with the answer that the object was read from, for its reasoning and its counts."""
+        request = self._request(prompt, sample, None, sampling, json_schema(answer))
+        [completion] = await self._ask([request])
+        return await self._repaired(request, completion, answer)
+
+    async def each_sample(
+        self, prompt: str | Sequence[Any], n: int, *, first: int = 0, **sampling: Any
+    ) -> list[Completion | RequestError]:
+        """Like `samples`, but a sample that fails is its error, in its place.
+
+        Raises:
+            RequestError: all samples failed.
+            EndpointError: see `chat`.
+        """
+        return await self._ask_each([self._request(prompt, first + number, None, sampling) for number in range(n)])
+
+    async def parse_each(
+        self, prompt: str | Sequence[Any], answer: type[T], n: int, *, first: int = 0, **sampling: Any
+    ) -> list[tuple[T, Completion] | RequestError]:
+        """`n` objects with their answers, or the errors of those that failed; see `each_sample` and `parsed`."""
         schema = json_schema(answer)
-        first = self._request(prompt, sample, None, sampling, schema)
-        [completion] = await self._ask([first])
+        requests = [self._request(prompt, first + number, None, sampling, schema) for number in range(n)]
+        made: list[tuple[T, Completion] | RequestError] = []
+        for request, found in zip(requests, await self._ask_each(requests), strict=True):
+            try:
+                made.append(found if isinstance(found, RequestError) else await self._repaired(request, found, answer))
+            except RequestError as error:
+                made.append(error)
+        if all(isinstance(each, RequestError) for each in made):
+            raise next(each for each in made if isinstance(each, RequestError))
+        return made
+
+    async def _ask_each(self, requests: list[Request]) -> list[Completion | RequestError]:
+        made: dict[str, Completion | RequestError] = {}
+        while left := [request for request in requests if request.key not in made]:
+            try:
+                made |= zip([request.key for request in left], await self._ask(left), strict=True)
+            except RequestError as error:
+                made |= {request.key: answer.completion for request, answer in error.found}
+                failed = [request for request in left if request.key not in made]
+                # If the request was refused, so are the others; if an answer was unusable, others may not be.
+                made |= {request.key: error for request in (failed if error.completion is None else failed[:1])}
+        if all(isinstance(each, RequestError) for each in made.values()):
+            raise next(each for each in made.values() if isinstance(each, RequestError))
+        return [made[request.key] for request in requests]
+
+    async def _repaired(self, request: Request, completion: Completion, answer: type[T]) -> tuple[T, Completion]:
+        """The object in an answer, or in a second one, for which the model gets one chance."""
         try:
             return marked(self._parsed(completion, answer), *sources_of(completion)), completion
         except UnparsableError as error:
-            unclear = completion
-            again = self._request(repair_prompt(first.messages, completion.text, error), sample, None, sampling, schema)
-            [completion] = await self._ask([again])
+            again = replace(request, messages=tuple(repair_prompt(request.messages, completion.text, error)))
+            [second] = await self._ask([again])
         try:
-            return marked(self._parsed(completion, answer), *sources_of(unclear), *sources_of(completion)), completion
+            return marked(self._parsed(second, answer), *sources_of(completion), *sources_of(second)), second
         except UnparsableError as error:
             raise RequestError(
                 f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
@@ -203,7 +246,9 @@ class ChatModel:
             for request, answer in error.found:
                 self._log(request, answer.completion, reused=answer.reused)
             if error.completion is not None:  # unusable, but paid for
-                self._log(requests[len(error.found)], error.completion, reused=False)
+                answered = {request.key for request, _ in error.found}
+                failed = next(request for request in requests if request.key not in answered)
+                self._log(failed, error.completion, reused=False)
             raise
         current_log.get().asked += sum(not answer.reused for answer in answers)
         for request, answer in zip(requests, answers, strict=True):

@@ -120,7 +120,12 @@ class ModelClient:
                 found[request.key] = answer
         missing = {request.key: request for request in requests if request.key not in found}
         if missing:
-            found |= await self._fetch(list(missing.values()))
+            try:
+                found |= await self._fetch(list(missing.values()))
+            except RequestError as error:
+                known = found | {request.key: answer for request, answer in error.found}
+                error.found = [(request, known[request.key]) for request in requests if request.key in known]
+                raise
         return [found[request.key] for request in requests]
 
     async def close(self) -> None:
@@ -179,7 +184,11 @@ class ModelClient:
                 del self._asking[key]
         for request in requests:
             if request.key not in found:  # another row had already begun to ask for this one
-                [found[request.key]] = await self.answer([request])
+                try:
+                    [found[request.key]] = await self.answer([request])
+                except RequestError as error:
+                    error.found = [(each, found[each.key]) for each in requests if each.key in found]
+                    raise
         return found
 
     async def _ask(self, requests: Sequence[Request]) -> list[JournalledCompletion]:

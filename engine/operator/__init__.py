@@ -38,7 +38,8 @@ means any number of outputs, which the method `output_names` of the parameters n
 
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
 `await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`, `.reasoning`), `teacher.samples(prompt, 9)` several,
-`teacher.parse(prompt, Verdict)` a validated pydantic object. A prompt is a text, or messages, whose contents may have images.
+`teacher.parse(prompt, Verdict)` a validated pydantic object. `each_sample` and `parse_each` return several, in which a sample
+that fails is a `RequestError`. A prompt is a text, or messages, whose contents may have images.
 `await encoder.embed(texts)` returns unit vectors. A role that only some parameters need is `ChatModel | None`, and
 `Params.roles` says which are needed. `distinct=[("policy", "judge")]` warns users when one model fills both roles. An uncaught
 `RequestError` rejects the row.
@@ -87,7 +88,7 @@ from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
 from engine.operator.row_formats import Place, RowFormat, formats
-from engine.operator.row_templates import fill, plain, template_problem
+from engine.operator.row_templates import fill, plain, row_name, template_problem
 from engine.operator.sql import (
     BoundQuery,
     SqlError,
@@ -167,6 +168,7 @@ __all__ = [
     "operator",
     "plain",
     "render",
+    "row_name",
     "run_query",
     "template",
     "template_problem",

@@ -41,7 +41,7 @@ def template_problem(text: str, record: type[Record], *, needs_field: bool = Tru
         used = used_variables(template)
         if unknown := sorted(used - {*fields, _ROW}) + sorted(_constants_of_row(template) - {*fields}):
             hint = did_you_mean(unknown[0], fields)
-            return f"{about.name} has no field {unknown[0]!r}; {hint}"
+            return f"{row_name(record)} has no field {unknown[0]!r}; {hint}"
         require_no_bare(text, fields)
     except ValueError as error:
         return str(error)
@@ -50,6 +50,12 @@ def template_problem(text: str, record: type[Record], *, needs_field: bool = Tru
     if needs_field and not used:
         return f"it is the same for every row, because it uses no field of the row ({', '.join(fields)})"
     return _limit_problem(text, about.fields)
+
+
+def row_name(record: type[Record]) -> str:
+    """A type of rows in an error: its name, or "the row" where the name only lists fields that steps have added."""
+    name = described(record).name
+    return "the row" if "+" in name else name
 
 
 def fill(text: str, row: Record | Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ class DistinctAnswer:
         logprob: the highest log-probability among its samples.
         correct: whether it is an accepted answer.
         possible: see `Reading`.
+        members: the numbers of the samples with it, in no order.
     """
 
     first: int
@@ -53,6 +54,7 @@ class DistinctAnswer:
     logprob: float = float("-inf")
     correct: bool = False
     possible: bool = True
+    members: list[int] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -94,19 +96,9 @@ async def answered(
     """
     import numpy as np
 
-    found: list[list[DistinctAnswer]] = []
-    for number, row in enumerate(rows):
-        found.append(await _answers(row, equivalence))
-        if number % 64 == 0:
-            progress(number, len(rows))
+    found = await distinct_answers(rows, equivalence, encoder, min_similarity, progress)
     truths = [_accepted_texts(row) if distances or equivalence == "embedding" else [] for row in rows]
     vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
-    if equivalence == "embedding" and vectors:
-        found = [
-            answers if row.options else _joined(answers, own, true, min_similarity)
-            for row, answers, (own, true) in zip(rows, found, vectors, strict=True)
-        ]
-        vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
     width = max((len(answers) for answers in found), default=0)
     shape = (len(rows), width)
     counts, first = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -132,6 +124,29 @@ async def answered(
     )
 
 
+async def distinct_answers(
+    rows: Sequence[SampledAnswers],
+    equivalence: Equivalence,
+    encoder: Encoder | None,
+    min_similarity: float,
+    progress: Progress = lambda done, total: None,
+) -> list[list[DistinctAnswer]]:
+    """The distinct answers to each question, possible ones first, then by frequency; see `answered`."""
+    found: list[list[DistinctAnswer]] = []
+    for number, row in enumerate(rows):
+        found.append(await _answers(row, equivalence))
+        if number % 64 == 0:
+            progress(number, len(rows))
+    if equivalence != "embedding" or encoder is None:
+        return found
+    truths = [_accepted_texts(row) for row in rows]
+    vectors = await _vectors([[each.text for each in answers] for answers in found], truths, encoder)
+    return [
+        answers if row.options else _joined(answers, own, true, min_similarity)
+        for row, answers, (own, true) in zip(rows, found, vectors, strict=True)
+    ]
+
+
 async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[DistinctAnswer]:
     """The distinct answers to a question, possible ones first, then by frequency (ties: the one sampled first)."""
     loose = accents_are_loose(row.question, [*row.answers, *map(short, row.samples)])
@@ -146,6 +161,7 @@ async def _answers(row: SampledAnswers, equivalence: Equivalence) -> list[Distin
     for number, (shown, form, possible) in enumerate(readings):
         answer = answers.setdefault(representative[form], DistinctAnswer(number, possible=possible))
         answer.count += 1
+        answer.members.append(number)
         answer.shown[shown] += 1
         answer.correct = answer.correct or (possible and form in right)
         if row.logprobs is not None:
@@ -194,6 +210,7 @@ def _joined(answers: list[DistinctAnswer], own: np.ndarray, true: np.ndarray, le
         other = kept[into]
         other.count += answer.count
         other.first = min(other.first, answer.first)
+        other.members += answer.members
         other.shown.update(answer.shown)
         other.correct = other.correct or answer.correct
         other.logprob = max(other.logprob, answer.logprob)

@@ -1,1 +1,1 @@
-"""Operators for rows of any type: a pipeline says what they do, and needs no Python."""
+"""Operators for rows of any type that need no Python: what they do is written in the pipeline file."""

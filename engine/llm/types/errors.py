@@ -29,11 +29,6 @@ class RequestError(ModelError):
     """
 
     @property
-    def answered(self) -> list[tuple[int, Completion]]:
-        """The prompt's other samples, with their numbers."""
-        return [(request.sample, answer.completion) for request, answer in self.found]
-
-    @property
     def declined(self) -> bool:
         """Whether the model itself gave no answer: it ended its turn at once, or refused."""
         return self.completion is not None and self.completion.finish_reason in ("stop", "length", "refusal")

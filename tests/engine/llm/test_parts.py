@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from engine.llm.chat import current_log
 from engine.llm.journal.serialization import decode_answer, encode_answer
 from engine.llm.limits.estimates import TOKENS_PER_IMAGE, token_bound
 from engine.llm.types.completions import Completion
+from engine.llm.types.errors import RequestError
 from engine.llm.types.requests import Request, as_messages, without_data
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.conftest import Make
@@ -88,3 +90,45 @@ def test_answers_without_reasoning_are_stored_as_before() -> None:
     found = decode_answer('{"text":"4"}')
     assert found
     assert found.reasoning is None
+
+
+def one_at_a_time(*answers: str | None) -> Any:
+    """A reply that takes no `n`; None is an answer that a filter stopped."""
+    left = list(answers)
+
+    def reply(body: dict[str, Any]) -> Any:
+        if "n" in body:
+            return error(400, "n is not supported")
+        text = left.pop(0)
+        return completion(text or "x", finish_reason="stop" if text else "content_filter")
+
+    return reply
+
+
+async def test_a_sample_that_fails_does_not_cost_the_others(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = one_at_a_time("a", None, "c", "b")
+    one = model(temperature=1)
+    first, failed, third = await one.each_sample("q", 3)
+    assert isinstance(first, Completion)
+    assert "content filter" in str(failed)
+    assert isinstance(third, Completion)
+    assert [first.text, third.text] == ["a", "c"]
+    assert [call.call_id for call in current_log.get().calls] == [one._request("q", n, None, {}).key for n in (0, 1, 2)]
+    asked = len(chat_server.requests)
+    again = await one.each_sample("q", 3)
+    assert [each.text for each in again if isinstance(each, Completion)] == ["a", "b", "c"]
+    assert len(chat_server.requests) == asked + 1
+
+
+async def test_samples_that_are_all_refused_are_one_error(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: error(400, "the prompt is too long")
+    with pytest.raises(RequestError, match="too long"):
+        await model(temperature=1).each_sample("q", 3)
+    assert len(chat_server.requests) == 2, "once, and once without `n`"
+
+
+async def test_objects_are_sampled_and_repaired_one_by_one(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = one_at_a_time('{"kind": "cat"}', "a dog", '{"kind": "fox"}', "two dogs")
+    cat, wrong, fox = await model(temperature=1).parse_each("q", Kind, 3)
+    assert [cat[0].kind, fox[0].kind] == ["cat", "fox"] if isinstance(cat, tuple) and isinstance(fox, tuple) else False
+    assert "the answer is not a valid Kind, even after one repair attempt" in str(wrong)
