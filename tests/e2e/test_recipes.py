@@ -1,0 +1,139 @@
+"""Every recipe runs from its YAML alone, on a scripted server, and makes the rows that it promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from engine.cli.progress import PlainProgress
+from engine.operator.local_modules import use_local_modules
+from engine.pipeline.check import check
+from engine.running.run import run
+from registry import Registry
+from tests.chat_server import ChatServer
+from tests.engine import run_pipelines
+from tests.engine.run_pipelines import ask
+
+RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
+LINES = 40
+
+Answer = Callable[[str, dict[str, Any], int], dict[str, Any] | str]
+
+
+def scored(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """An answer that fits the schema; numbers and words differ from call to call."""
+    if not schema:
+        return f"Answer {number}: a text that is long enough to be kept, about {prompt[-40:].strip()!r}."
+    made: dict[str, Any] = {}
+    for name, about in schema["properties"].items():
+        if "enum" in about or "const" in about:
+            words = about.get("enum", [about.get("const")])
+            made[name] = words[(zlib.crc32(prompt.encode()) + number) % len(words)] if isinstance(words[0], int) else words[0]
+        else:
+            made[name] = f"text {number}"
+    return made
+
+
+def best(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """The best score, where there is one."""
+    made = scored(prompt, schema, number)
+    return made if isinstance(made, str) else {name: 5 if isinstance(value, int) else value for name, value in made.items()}
+
+
+def same(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """Four of five samples agree."""
+    return {"solution": f"step {number}", "answer": "85" if number % 5 else "86"}
+
+
+def quoting(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """Every second answer quotes the document."""
+    document = prompt.partition("\n\n")[2]
+    quote = document.partition(". ")[0] if number % 2 else "words that are not there"
+    return {"question": "What?", "quote": quote, "answer": "That."}
+
+
+def moods(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """The mood that the text was asked for."""
+    if not schema:
+        return f"{re.findall('positive|negative|neutral', prompt)[0]}: text {number}"
+    return {**best(prompt, schema, number), "mood": re.findall("positive|negative|neutral", prompt.partition("?")[2])[0]}
+
+
+def programs(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """A right program, a wrong one, one without an end, one that leaves a child behind."""
+    if "fizz" not in prompt:
+        return {"code": "while True: pass"} if "longest" in prompt else {"code": "def flat(items): return items"}
+    child = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    return {"code": f"{child}def fizz(n): return 'Fizz' if n % 3 == 0 else str(n)"}
+
+
+def calls(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
+    """Every second call has arguments that are JSON."""
+    return {"request": "Please.", "arguments": '{"city": "Rome"}' if number % 2 else "Rome"}
+
+
+RESULTS: dict[str, tuple[Answer, str, str]] = {
+    # recipe -> who answers, the output, what it must be
+    "distil": (scored, "distil/rows", "rows = 6"),
+    "judge-and-filter": (best, "judge-and-filter/rows", "rows = 4"),
+    "best-of-n": (scored, "best-of-n/pairs", "rows between 1 and 6"),
+    "self-consistency": (same, "self-consistency/rows", "rows = 4"),
+    "instruction-evolution": (scored, "instruction-evolution/rows", "rows between 12 and 18"),
+    "document-questions": (quoting, "document-questions/rows", "rows = 3"),
+    "support-dialogues": (scored, "support-dialogues/rows", "rows = 6"),
+    "classification": (moods, "classification/parts.train", "rows between 6 and 12"),
+    "translation": (best, "translation/rows", "rows = 3"),
+    "code": (programs, "code/rows", "rows = 2"),
+    "preferences": (best, "preferences/pairs", "rows >= 0"),
+    "tool-calls": (calls, "tool-calls/rows", "rows = 2"),
+}
+
+
+def test_there_are_twelve_and_each_is_short() -> None:
+    found = {file.stem: len(file.read_text().splitlines()) for file in RECIPES.glob("*.yaml")}
+    assert found.keys() == RESULTS.keys()
+    assert len(found) == 12
+    assert max(found.values()) < LINES
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_recipe_runs(name: str, registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, output, expected = RESULTS[name]
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
+    numbers: dict[str, int] = {}
+
+    def reply(body: dict[str, Any]) -> dict[str, Any]:
+        prompt = str(body["messages"][-1]["content"])
+        schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        texts = []
+        for _ in range(body.get("n", 1)):
+            numbers[prompt] = numbers.get(prompt, -1) + 1
+            # Servers are asked first whether they sample.
+            made = str(numbers[prompt]) if "random number" in prompt else answer(prompt, schema, numbers[prompt])
+            texts.append(made if isinstance(made, str) else json.dumps(made))
+        choices = [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for text in texts]
+        return {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5 * len(texts)}}
+
+    chat_server.reply = reply
+    try:
+        pipeline = check(RECIPES / f"{name}.yaml", [f"base_url={chat_server.base_url}"], keys=True)
+        executor = run_pipelines.new_cluster(registry.location)
+        observer = PlainProgress(Console(quiet=True))
+        result = run(pipeline, registry, observer, select=set(), force=set(), cluster=executor)
+    finally:
+        use_local_modules(())
+    assert result.state == "succeeded", result.error
+    [(good, rows)] = ask(registry, f"select {expected}, rows from versions where name = '{output}'")
+    assert good, rows
+    # Everything has its way back to the seeds.
+    assert ask(registry, f"select count(*) from lineage where child = '{output}' and opaque") == [(0,)]
+    assert ask(registry, "select count(*) from rejects") == [(0,)]
