@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from engine.credentials import is_key, redacted
 from engine.errors import PipelineError, Problem, did_you_mean
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
+from engine.spec.matrix import read_matrix
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
 
@@ -22,15 +24,22 @@ SHOWN_VALUE = 200
 _PARAM = re.compile(r"\$\{params\.([^${}]*)\}")
 
 
-def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[PipelineSpec | None, YamlSource]:
-    """Load a pipeline and apply `--set` settings.
+def read_pipeline(
+    path: Path, settings: list[str] | None = None, matrix: list[str] | None = None
+) -> tuple[PipelineSpec | None, YamlSource]:
+    """Load a pipeline and apply `--set` and `--matrix` options.
 
-    Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found.
+    Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found. If the
+    pipeline has a matrix, the spec is that of its first variant.
     """
     source = load(path)
     _no_keys(source, source.data, ())
     params = _params(source, settings or [])
-    data = _Filling(source, params).fill(source.data, ())
+    varied = read_matrix(source, params, matrix or [], [each.partition("=")[0] for each in settings or []])
+    first = {name: values[0] for name, values in varied.items()}
+    data = _Filling(source, {**params, **first}).fill({key: part for key, part in source.data.items() if key != "matrix"}, ())
+    data |= {"matrix": dict(varied)} if varied else {}
+    data |= {"params": params} if isinstance(data.get("params"), dict) else {}
     reported = {problem.position for problem in source.problems}  # a value that YAML should not have is reported once
     while True:
         try:
@@ -47,6 +56,28 @@ def read_pipeline(path: Path, settings: list[str] | None = None) -> tuple[Pipeli
                 return None, source
 
 
+def filled(source: YamlSource, params: Mapping[str, Any], loc: Loc) -> Any:
+    """The value at `loc` of a file, with these parameters filled in; problems are added to the source."""
+    value = source.data
+    for part in loc:
+        value = value[part]
+    return _Filling(source, dict(params)).fill(value, loc)
+
+
+def params_in(value: Any) -> set[str]:
+    """The names of the parameters that a part of a file refers to."""
+    if isinstance(value, dict):
+        return set().union(*map(params_in, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(params_in, value))
+    return set(_PARAM.findall(value)) if isinstance(value, str) else set()
+
+
+def entry_problems(source: YamlSource, loc: Loc, error: ValidationError) -> list[Problem]:
+    """What is wrong with a model, dataset or step at `loc`."""
+    return [_problem(source, {**item, "loc": (*loc, *item["loc"])}) for item in error.errors()[:SHOWN_PROBLEMS]]
+
+
 def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     """Remove what is wrong from the data, so that the rest of the file can be checked in the same run.
 
@@ -60,7 +91,7 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
         source.broken.add(str(loc[1]))
         return types.pop(loc[1], None) is not None
     if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] == "extra_forbidden" or section in ("params", "operators", "types", "seed", "exclude"):
+        if error["type"] == "extra_forbidden" or section in ("params", "operators", "types", "seed", "exclude", "matrix"):
             return data.pop(section, None) is not None
         if section == "name":
             data["name"] = "unnamed"

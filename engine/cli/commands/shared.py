@@ -60,16 +60,18 @@ def existing_registry(context: Context) -> Any:
     return registry
 
 
-def checked_pipeline(context: Context, pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
+def checked_pipeline(
+    context: Context, pipeline: str, settings: list[str] | None, matrix: list[str] | None = None, *, keys: bool = False
+) -> Any:
     """The pipeline that a command was given, checked; with `keys`, environment variables with API keys must be set."""
     from engine.pipeline.check import check
 
     file = _find_pipeline(pipeline)
     if _may_exist(context.obj.registry) and (registry := named_registry(context)).exists:
         with registry.session_when_needed() as session:
-            checked = check(file, settings, session, keys=keys)
+            checked = check(file, settings, session, matrix=matrix, keys=keys)
     else:
-        checked = check(file, settings, keys=keys)
+        checked = check(file, settings, matrix=matrix, keys=keys)
     _note_exclusions(checked)
     return checked
 
@@ -102,13 +104,17 @@ def _find_pipeline(name: str) -> Path:
 
 
 def chosen_steps(checked: Any, names: list[str] | None, option: str) -> set[str]:
-    """The steps that an option names; raises PipelineError for an unknown one."""
+    """The steps that an option names, in all variants or in the one it names; raises PipelineError for an unknown one."""
+    variants: dict[str, set[str]] = {}
+    for step in checked.steps:
+        variants.setdefault(step.rpartition("/")[2], set()).add(step)
+    found: set[str] = set()
     for name in names or []:
-        if name not in checked.steps:
-            raise PipelineError(
-                [Problem(f"{option} {name}: the pipeline has no such step", hint=did_you_mean(name, checked.steps))]
-            )
-    return set(names or [])
+        if name not in checked.steps and name not in variants:
+            hint = did_you_mean(name, [*variants, *checked.steps])
+            raise PipelineError([Problem(f"{option} {name}: the pipeline has no such step", hint=hint)])
+        found |= variants.get(name, {name})
+    return found
 
 
 def out() -> Any:
