@@ -6,6 +6,7 @@ A part depends on a parameter if it refers to it, or if something that it reads 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -82,18 +83,15 @@ class _Expansion:
 
     def expanded(self) -> Expanded:
         self.check_use()
+        if self.too_many(self.own):
+            return Expanded(self.spec)
         uses = {entry: self.used_by(entry) for entry in self.given}
         depends = dict(self.own)
         while (
             wider := {entry: own.union(*(depends[each] for each in uses[entry])) for entry, own in depends.items()}
         ) != depends:
             depends = wider
-        count = sum(len(combinations(self.matrix, depends[entry])) for entry in self.given if entry[0] == "steps")
-        if count > MOST_STEPS:
-            place = self.source.position(("matrix",), key=True)
-            self.source.problems.append(
-                Problem(f"the matrix makes {count:,} steps", place, f"the maximum is {MOST_STEPS:,}; leave out values")
-            )
+        if self.too_many(depends):
             return Expanded(self.spec)
         sections: dict[str, dict[str, Any]] = {section: {} for section in _SPECS}
         seeds: dict[str, int] = {}
@@ -109,6 +107,15 @@ class _Expansion:
                 if self.of_seed and entry[0] != "models":
                     seeds[name] = self.seed(combination)
         return Expanded(self.spec.model_copy(update=sections), seeds)
+
+    def too_many(self, depends: Mapping[Entry, frozenset[str]]) -> bool:
+        """Whether there would be more steps than allowed, which is reported."""
+        sizes = {name: len(values) for name, values in self.matrix.items()}
+        count = sum(math.prod(sizes[name] for name in depends[entry]) for entry in self.given if entry[0] == "steps")
+        if count > MOST_STEPS:
+            hint = f"the maximum is {MOST_STEPS:,}; leave out values"
+            self.problem(f"the matrix makes {count:,} steps", "matrix", hint=hint, key=True)
+        return count > MOST_STEPS
 
     def check_use(self) -> None:
         """Report parameters of the matrix that change nothing, or that stand where they cannot be varied."""

@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.cli.app import app
+from engine.comparison.compare import compare
 from engine.running.result import RunResult
 from registry import Registry
-from tests.chat_server import ChatServer
+from tests.chat_server import ChatServer, completion
 from tests.engine.run_pipelines import ask, outcomes, run_text
 
 ROWS = 6
@@ -152,3 +153,78 @@ def test_the_plan_and_the_commands_show_variants(chat_server: ChatServer, workdi
         "problems",
         "cot",
     ]
+
+
+@pytest.mark.usefixtures("problems", "in_process")
+def test_variants_are_compared_in_pairs(chat_server: ChatServer, registry: Registry, workdir: Path) -> None:
+    def reply(body: dict[str, Any]) -> dict[str, Any] | None:
+        """`b` is wrong about every problem but the last one."""
+        prompt = body["messages"][-1]["content"]
+        wrong = body["model"] == "b" and f"What is {ROWS - 1} " not in prompt
+        return completion("It is \\boxed{77}." if wrong else answer(prompt, 0))
+
+    chat_server.reply = reply
+    run(chat_server, registry)
+
+    def engine(*words: str) -> str:
+        done = CliRunner().invoke(app, ["--registry", ".engine", "compare", *words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    first, second = (f"demo/temperature=0.5,teacher={name}" for name in "ab")
+    found = json.loads(engine(first, second, "--json"))
+    assert found["sides"] == [first, second]
+    [part] = [each for each in found["parts"] if each["name"] == "eval"]
+    assert part["versions"] == [f"{first}/eval@1", f"{second}/eval@1"]
+    [accuracy] = [each for each in part["metrics"] if each["metric"] == "accuracy"]
+    assert [round(each["value"], 3) for each in accuracy["values"]] == [1.0, 0.167]
+    assert accuracy["values"][0]["low"] is not None
+    [result] = part["results"]
+    assert result["field"] == "verdict=correct"
+    assert (result["difference"]["clusters"], result["difference"]["lower"], result["difference"]["higher"]) == (
+        ROWS,
+        ROWS - 1,
+        0,
+    )
+    assert not result["shown"], "five of six is too few"
+    assert "no difference is shown" in engine(f"{first}/eval@1", f"{second}/eval@1")
+    one_field = json.loads(engine(first, second, "--field", "stage", "--json"))
+    assert [each["name"] for each in one_field["parts"] if each["results"]] == ["cot.solved", "eval"], "others lack the field"
+    # By the name of the pipeline: all four variants, with Holm's correction.
+    everything = engine("demo", "--plot", "all.png", "--report", "all.md")
+    assert "adjusted for 3 comparisons with A by Holm" in everything
+    assert Path("all.png").read_bytes().startswith(b"\x89PNG")
+    assert "![differences](all.png)" in Path("all.md").read_text()
+
+
+@pytest.mark.usefixtures("problems", "in_process")
+def test_runs_are_compared_by_what_they_used(chat_server: ChatServer, registry: Registry, workdir: Path) -> None:
+    chat_server.answer = answer
+    first = run_text(pipeline(chat_server, ""), registry)
+    second = run_text(pipeline(chat_server, ""), registry, settings=["temperature=0.1"])
+    found = compare(registry, [first.run_id, second.run_id])
+    assert set(found.same) == {"shared.solved", "shared.unsolved", "cot.solved", "cot.unsolved", "rows"}
+    [part] = found.parts
+    assert part.versions == ("demo/eval@1", "demo/eval@2")
+    [result] = part.results
+    assert (result.difference.value, result.difference.p, result.shown) == (0.0, 1.0, False)
+
+
+@pytest.mark.usefixtures("problems", "in_process")
+def test_what_cannot_be_compared_is_said(chat_server: ChatServer, registry: Registry, workdir: Path) -> None:
+    chat_server.answer = answer
+    run(chat_server, registry)
+
+    def problem(*words: str) -> str:
+        done = CliRunner().invoke(app, ["--registry", ".engine", "compare", *words])
+        assert done.exception is not None
+        return str(done.exception)
+
+    assert "there is nothing to compare demo/shared.solved with" in problem("demo/shared.solved")
+    assert "has no variant 'teacher=c'" in problem("demo/teacher=c", "demo/teacher=a")
+    both = ("demo/teacher=a/cot.solved", "demo/teacher=b/cot.solved")
+    assert "has no field 'verdikt'\n    did you mean 'verdict'?" in problem(*both, "--field", "verdikt=correct")
+    assert "name a value, for example --field verdict=correct" in problem(*both, "--field", "verdict")
+    assert "has no field 'x'" in problem(*both, "--by", "x")
+    assert "there is no run" in problem("20200101-000000-abcdef", both[0])
+    assert "only PNG" in problem(*both, "--plot", "x.pdf")

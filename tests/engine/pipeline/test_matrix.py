@@ -207,3 +207,32 @@ def test_models_that_steps_train_belong_to_their_variant() -> None:
         "lr=0.5/after": "lr=0.5/sft",
         "lr=1e-05/after": "lr=1e-05/sft",
     }
+
+
+def test_the_model_of_a_step_can_be_what_varies() -> None:
+    model = '{provider: openai, model: MODEL, base_url: "http://127.0.0.1:9/v1"}'
+    text = f"""\
+        name: demo
+        params: {{who: small}}
+        matrix: {{who: [small, large]}}
+        models: {{small: {model.replace("MODEL", "s")}, large: {model.replace("MODEL", "l")}}}
+        datasets: {{words: {{type: Word, path: words.jsonl}}}}
+        steps: {{said: {{op: ask, in: words, models: {{teacher: "${{params.who}}"}}}}}}
+        """
+    found = {name: step.models["teacher"].identity for name, step in checked(text).steps.items()}
+    assert found == {"who=small/said": "s", "who=large/said": "l"}
+    assert any("no model is named 'huge'" in each for each in problems(text, matrix=["who=small,huge"]))
+
+
+def test_a_matrix_over_many_steps_is_refused() -> None:
+    many = "\n".join(f"  s{number}: {{op: shout, in: words, with: {{mark: 'x${{params.at}}'}}}}" for number in range(60))
+    text = f"""\
+name: demo
+params: {{at: 1}}
+matrix: {{at: {list(range(100))}}}
+datasets: {{words: {{type: Word, path: words.jsonl}}}}
+steps:
+{many}
+"""
+    [problem] = problems(text)
+    assert problem.startswith(f"{place(text, 'matrix')}: the matrix makes 6,000 steps")
