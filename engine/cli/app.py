@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from engine.cli.commands import diff, export, fsck, lineage, operators, pipelines, queries
+from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, queries
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
@@ -112,6 +112,7 @@ for command in (
     queries.show,
     queries.head,
     diff.diff,
+    compare.compare,
     lineage.lineage,
     lineage.impact,
     queries.runs,

@@ -47,13 +47,19 @@ def existing_registry(location: str, other: str) -> Registry:
 
 
 def checked_pipeline(
-    name: str, settings: list[str] | Mapping[str, Any] | None, location: str, other: str, *, keys: bool = False
+    name: str,
+    settings: list[str] | Mapping[str, Any] | None,
+    location: str,
+    other: str,
+    *,
+    matrix: list[str] | None = None,
+    keys: bool = False,
 ) -> Pipeline:
     """A pipeline, checked; with `keys`, environment variables with API keys must be set.
 
     Args:
         name: its file, or the name of one that comes with the engine.
-        settings: see `engine.pipeline.check.check`.
+        settings, matrix: see `engine.pipeline.check.check`.
         location, other: as for named_registry; the registry may not exist.
     """
     from engine.pipeline.check import check
@@ -61,8 +67,8 @@ def checked_pipeline(
     file = _find_pipeline(name)
     if _may_exist(location) and (registry := named_registry(location, other)).exists:
         with registry.session_when_needed() as session:
-            return check(file, settings, session, keys=keys)
-    return check(file, settings, keys=keys)
+            return check(file, settings, session, matrix=matrix, keys=keys)
+    return check(file, settings, matrix=matrix, keys=keys)
 
 
 def unused_exclusions(checked: Pipeline) -> str | None:
@@ -77,16 +83,20 @@ def unused_exclusions(checked: Pipeline) -> str | None:
 
 
 def chosen_steps(checked: Pipeline, names: Iterable[str] | None, option: str) -> set[str]:
-    """The steps that an option names; raises PipelineError for an unknown one.
+    """The steps that an option names, in all variants or in the one it names; raises PipelineError for an unknown one.
 
     Args:
         option: how the name is given, up to the name: `--select `.
     """
-    chosen = set(names or [])
-    for name in sorted(chosen):
-        if name not in checked.steps:
-            hint = did_you_mean(name, checked.steps)
+    variants: dict[str, set[str]] = {}
+    for step in checked.steps:
+        variants.setdefault(step.rpartition("/")[2], set()).add(step)
+    chosen: set[str] = set()
+    for name in sorted(set(names or [])):
+        if name not in checked.steps and name not in variants:
+            hint = did_you_mean(name, [*variants, *checked.steps])
             raise PipelineError([Problem(f"{option}{name}: the pipeline has no such step", hint=hint)])
+        chosen |= variants.get(name, {name})
     return chosen
 
 

@@ -16,18 +16,24 @@ if TYPE_CHECKING:
 def plan_rows(plan: Plan) -> list[dict[str, Any]]:
     """The plan as data, one row for each source and step."""
     rows: list[dict[str, Any]] = [
-        {"step": source.name, "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
+        {**named(source.name), "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
         | {"ignored_fields": list(source.ignored), "type_of_rows": source.inferred, "changed_fields": list(source.changed)}
         | {"format": source.format}
         for source in plan.sources
     ]
     return rows + [
-        {"step": step.name, "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
+        {**named(step.name), "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
         | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
         | {"waits_for": list(step.waits_for), "streams_from": list(step.streams_from)}
         | {"why": list(step.why), "notes": list(step.notes)}
         for step in plan.steps
     ]
+
+
+def named(name: str, key: str = "step") -> dict[str, str]:
+    """A dataset or step of a pipeline, as data: its name in the file, and the variant of the matrix (empty: none)."""
+    variant, _, own = name.rpartition("/")
+    return {key: own, "variant": variant}
 
 
 def print_plan(plan: Plan, console: Console) -> None:

@@ -75,8 +75,8 @@ class PlainProgress:
         self._line(f"{step}: {done}/{total}{so_far}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else ""))
 
     def step_finished(self, result: StepResult) -> None:
-        self._paces.pop(result.record.step, None)
-        self._line(f"{result.record.step}: {describe(result)}")
+        self._paces.pop(result.record.full_step, None)
+        self._line(f"{result.record.full_step}: {describe(result)}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -165,11 +165,11 @@ class LiveProgress:
 
     def step_finished(self, result: StepResult) -> None:
         record = result.record
-        if bar := self._bars.pop(record.step, None):
+        if bar := self._bars.pop(record.full_step, None):
             self._progress.remove_task(bar.task)
             self._progress.refresh()  # or its bar would be seen below its line for a moment
         mark, style = _MARKS.get(record.outcome, ("✓", "green"))
-        line = Text.assemble((mark, style), " ", (record.step, "bold"), f" {describe(result)}")
+        line = Text.assemble((mark, style), " ", (record.full_step, "bold"), f" {describe(result)}")
         self._progress.console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.invocation import again, propose
 from engine.cli.output import grid
-from engine.cli.plan_view import source_note
+from engine.cli.plan_view import named, source_note
 from registry import Metric, Report
 from registry.counted import counted
 
@@ -32,7 +32,7 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "error": result.error,
         "seconds": round(result.seconds, 3),
         "sources": [
-            {"name": s.name, "status": s.status, "rows": s.rows, "rejected": s.rejected, "format": s.format}
+            {**named(s.name, "name"), "status": s.status, "rows": s.rows, "rejected": s.rejected, "format": s.format}
             for s in result.sources
         ],
         "steps": [
@@ -67,7 +67,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         console.print(f"\nModel calls: {calls:,} new ({counted(tokens, 'token')}{paid}), {reused:,} from the journal.")
     for step in result.steps:
         for note in step.notes:
-            console.print(f"\nNote on {step.record.step}: {note}.", soft_wrap=True)
+            console.print(f"\nNote on {step.record.full_step}: {note}.", soft_wrap=True)
     if result.error:
         console.print()
         if (failed := sum(step.record.outcome == "failed" for step in result.steps)) > 1:
@@ -113,7 +113,7 @@ def _source_outcome(source: SourcePlan) -> str:
 def _step_row(step: StepResult) -> list[Any]:
     record = step.record
     shown = {"hit": "unchanged", "failed": "FAILED"}.get(record.outcome, record.outcome)
-    return [record.step, record.op, shown, record.rows_in, record.rows_out, _fate(step)]
+    return [record.full_step, record.op, shown, record.rows_in, record.rows_out, _fate(step)]
 
 
 def _fate(step: StepResult) -> str:

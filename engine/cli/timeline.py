@@ -116,7 +116,7 @@ def _laid_out(columns: Sequence[str], cells: Sequence[Mapping[str, Any]], ascii_
 def _cells(step: Mapping[str, Any], span: tuple[float, float] | None) -> dict[str, Any]:
     """The cells of a step by column."""
     return {
-        "step": step["step"],
+        "step": f"{step['variant']}/{step['step']}" if step["variant"] else step["step"],
         "start": _duration(span[0]) if span else "",
         "duration": _duration(span[1] - span[0] if span else step["seconds"]),
         "outcome": step["outcome"],

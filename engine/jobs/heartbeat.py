@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -24,12 +25,19 @@ class Beat(NamedTuple):
     note: str
 
 
+def owner_of(run_id: str, step: str) -> str:
+    """The owner of heartbeats, as part of a file's name."""
+    _, variant, own = step.rpartition("/")
+    digest = hashlib.sha256(step.encode()).hexdigest()[:12]
+    return f"{run_id}.{own}-{digest}" if variant else f"{run_id}.{step}"
+
+
 class Heartbeat:
     """The file of one worker. It is only for display, so nothing depends on it.
 
     Args:
         folder: of the step's receipts.
-        owner: the run and the step, because others may share the folder.
+        owner: the run and the step (see `owner_of`), because others may share the folder.
     """
 
     def __init__(self, folder: Path, owner: str) -> None:

@@ -27,13 +27,15 @@ from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
 from engine.pipeline.packages import PROVIDERS, how_to_install, missing
 from engine.pipeline.references import References, all_references
 from engine.pipeline.untrained_models import misfits
+from engine.pipeline.variants import expand
 from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.sources.recognition import named_format, possible_fields
 from engine.spec.dot_env import load_dot_env
-from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
+from engine.spec.matrix import split_name
+from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record
@@ -42,7 +44,12 @@ from registry.records.schema import missing_fields
 
 
 def check(
-    file: Path, settings: Settings = None, session: Callable[[], Session] | None = None, *, keys: bool = False
+    file: Path,
+    settings: Settings = None,
+    session: Callable[[], Session] | None = None,
+    *,
+    matrix: list[str] | None = None,
+    keys: bool = False,
 ) -> Pipeline:
     """Load and check a pipeline file. Starts nothing, and writes only what generators accepted, into the user's cache.
 
@@ -50,12 +57,13 @@ def check(
         file: the YAML.
         settings: override `params`: `name=value` texts, or values by name.
         session: opens the registry, for `registry:` references; None if there is none.
+        matrix: `name=value,value` texts that override `matrix`.
         keys: whether the environment variables with API keys must be set, as for a run.
 
     Raises:
         PipelineError: with every problem found.
     """
-    spec, source = read_pipeline(file, settings)
+    spec, source = read_pipeline(file, settings, matrix)
     if spec is None:
         raise PipelineError(source.problems)
     named = [name for model in spec.models.values() for name in model.environment]
@@ -86,13 +94,15 @@ class _Checker:
         self.session = session
         self.modules = self.local_modules()
         self.known: Catalogue = catalogue()
+        expanded = expand(spec, source, self.roles_in)
+        self.spec, self.seeds = expanded.spec, expanded.seeds
         self.excluded = self.exclusions()
         self.sources: dict[str, Source] = {}
         self.operators: dict[str, Operator | None] = {}
         self.params: dict[str, BaseModel] = {}
-        self.types = file_types(spec.types, source, self.known.records)
+        self.types = file_types(self.spec.types, source, self.known.records)
         self.references = References(
-            spec, source, session, self.known.records, self.excluded, self.sources, self.operators, self.params
+            self.spec, source, session, self.known.records, self.excluded, self.sources, self.operators, self.params
         )
 
     def local_modules(self) -> LocalModules:
@@ -139,7 +149,7 @@ class _Checker:
         used = {name: source for name, source in self.sources.items() if source.spec.registry is None}
         ordered = {name: steps[name] for name in order if name in steps}
         defaults = self.source.data.get("params") or {}
-        return Pipeline(self.spec, self.file, used, ordered, self.excluded, defaults, self.modules)
+        return Pipeline(self.spec, self.file, used, ordered, self.excluded, defaults, self.modules, self.seeds)
 
     def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
@@ -218,7 +228,7 @@ class _Checker:
         if not self.files(spec.path, (*loc, "path")):
             return None
         try:
-            return inferred_type(name, spec, self.base_dir).record()
+            return inferred_type(split_name(name)[1], spec, self.base_dir).record()
         except (EngineError, UnsupportedTypeError) as error:
             self.problem(str(error), (*loc, "path"))
             return None
@@ -276,7 +286,7 @@ class _Checker:
     def in_registry(self, dataset: str, spec: DatasetSpec, record: type[Record]) -> bool:
         """Whether the registry has the rows of a dataset, so that the generator's package need not be loaded."""
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
-        known = identity(spec, record, self.base_dir, self.spec.seed, excluded)
+        known = identity(spec, record, self.base_dir, self.seeds.get(dataset, self.spec.seed), excluded)
         return bool(known and self.session and self.session().has_step(source_key(known)))
 
     # -- models -------------------------------------------------------------------------------------------------
@@ -327,6 +337,17 @@ class _Checker:
         elif spec.base_url and not spec.base_url.startswith(("http://", "https://")):
             self.problem(f"{spec.base_url!r} is not an http:// or https:// address", (*loc, "base_url"))
         return BoundModel(spec, None)
+
+    def roles_in(self, spec: StepSpec) -> tuple[str, ...]:
+        """The roles in which a step of the file uses models; what is wrong with it is reported later."""
+        try:
+            operator = self.known.operators[spec.op]
+        except (KeyError, AmbiguousNameError, BrokenModuleError):
+            return ()
+        try:
+            return operator.used_roles(operator.params.model_validate(spec.with_))
+        except (ValidationError, DeclarationError):
+            return tuple(operator.roles)
 
     def used_roles(self, step: str, params: BaseModel) -> tuple[str, ...]:
         operator = self.operators[step]

@@ -14,6 +14,7 @@ from engine.llm.weights import ModelWeights
 from engine.operator.declaration import Operator
 from engine.operator.local_modules import LocalModules
 from engine.sources.exclusions import Exclusions
+from engine.spec.matrix import combinations, label
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from registry import Record
 from registry.storage.checked_json import canonical_json
@@ -107,7 +108,7 @@ def _same(one: BoundModel, other: BoundModel) -> bool:
 class Pipeline:
     """A checked pipeline; `steps` are in an executable order, `defaults` are the file's own parameters.
 
-    `modules` are the files of operators that it names.
+    `modules` are the files of operators that it names. `seeds` has the seeds of datasets and steps that are not the pipeline's.
     """
 
     spec: PipelineSpec
@@ -117,13 +118,26 @@ class Pipeline:
     excluded: Exclusions = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     modules: LocalModules = ()
+    seeds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_own_params(self) -> bool:
         """Whether the parameters are those of the file, unchanged by `--set`."""
         return canonical_json(dict(self.spec.params)) == canonical_json(dict(self.defaults))
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants of the matrix; none without one."""
+        return tuple(map(label, combinations(self.spec.matrix))) if self.spec.matrix else ()
+
+    def seed_of(self, name: str) -> int:
+        """The seed of a dataset or step."""
+        return self.seeds.get(name, self.spec.seed)
+
     def output_name(self, step: str, output: str) -> str:
-        """The name of an output's dataset in the registry: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`."""
+        """The name of an output's dataset in the registry: `<pipeline>/<step>` or `<pipeline>/<step>.<output>`.
+
+        A step that depends on the matrix has its variant before its name, `<pipeline>/lr=1e-05/<step>`.
+        """
         only = len(self.steps[step].operator.outputs) == 1
         return f"{self.spec.name}/{step}" if only else f"{self.spec.name}/{step}.{output}"

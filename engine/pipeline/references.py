@@ -13,6 +13,7 @@ from engine.operator.declaration import Operator
 from engine.operator.types import SINGLE, DeclarationError
 from engine.pipeline.graph import Link, Source
 from engine.sources.exclusions import Exclusions
+from engine.spec.matrix import split_name
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
@@ -113,7 +114,9 @@ class References:
         """What a reference refers to; None if it is wrong, which is reported."""
         if reference.startswith("registry:"):
             return self.registry_link(reference.removeprefix("registry:"), reference, loc)
-        name, _, output = reference.partition(".")
+        variant, own = split_name(reference)
+        name, _, output = own.partition(".")
+        name = f"{variant}/{name}" if variant else name
         if name in self.source.broken:
             return None
         if name in self.spec.datasets and not output:
@@ -126,7 +129,7 @@ class References:
             return Link("dataset", name, "", reference, record.type_name(), fields_of_type(record), record=record)
         if name in self.spec.steps:
             return self._step_link(name, output, reference, loc)
-        known = [*self.spec.datasets, *self._outputs()]
+        known = dict.fromkeys(split_name(each)[1] for each in (*self.spec.datasets, *self._outputs()))
         self._problem(f"no dataset or step {reference!r}", loc, did_you_mean(reference, known))
         return None
 

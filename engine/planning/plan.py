@@ -110,7 +110,7 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) ->
     """A step with its keys over given inputs. If versions of its streamed input are still missing, only the base key counts."""
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
     groups = row_groups_of(step, inputs, registry)
-    document = step_document(step, refs, pipeline.spec.seed, excluded_of(pipeline, step), groups)
+    document = step_document(step, refs, pipeline.seed_of(step.name), excluded_of(pipeline, step), groups)
     return StepPlan(
         step.name,
         step.operator.name,

@@ -6,6 +6,7 @@ of the split.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,16 @@ def row_groups_of(step: Step, inputs: Mapping[str, tuple[InputVersion, ...]], re
     return {port: row_groups(inputs[port], registry) for port in step.operator.grouped if port in inputs}
 
 
-def row_groups(versions: Sequence[InputVersion], registry: Registry) -> tuple[int, ...]:
+def row_groups(versions: Sequence[InputVersion], registry: Registry, *, same_sources: bool = False) -> tuple[int, ...]:
     """The groups of the rows of several versions, concatenated and numbered in order of appearance.
 
     Two rows are in the same group if they share an ancestor. Rows that a row operator looked up in its whole inputs do not
     count: a persona does not join the problems that were rewritten for it. A row with unknown lineage is its own group.
+
+    Args:
+        versions: which rows.
+        registry: has them.
+        same_sources: equal rows of different versions without inputs are one, such as those of a file that grew.
     """
     import numpy as np
     from scipy.sparse import coo_array
@@ -57,12 +63,35 @@ def row_groups(versions: Sequence[InputVersion], registry: Registry) -> tuple[in
         ancestors.append(manifest)
         waiting += [(ref.name, ref.version) for ref in manifest.inputs]
     edges = [edge for manifest in ancestors for edge in _edges(manifest, starts, registry)]
+    edges += _equal_rows([each for each in ancestors if not each.inputs], starts, registry) if same_sources else []
     children, parents = (np.concatenate([np.empty(0, np.int64), *(edge[side] for edge in edges)]) for side in (0, 1))
     graph = coo_array((np.ones(len(children), np.int8), (children, parents)), shape=(end, end))
     _, labels = connected_components(graph, directed=False)
     own = [labels[starts[each.ref.name, each.ref.version] :][: each.rows] for each in versions]
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(label, len(numbers)) for part in own for label in part.tolist())
+
+
+def _equal_rows(
+    roots: Sequence[Manifest], starts: Mapping[tuple[str, int], int], registry: Registry
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Edges between equal rows of different versions; of several equal rows, the first goes with the first, and so on."""
+    import numpy as np
+
+    if len(roots) < 2:
+        return []
+    from registry.records.content import row_ids
+
+    firsts: dict[tuple[str, int], int] = {}
+    pairs: list[tuple[int, int]] = []
+    for manifest in roots:
+        seen: Counter[str] = Counter()
+        ids = (each for data in manifest.data for each in row_ids(registry.store.read_table(data.sha256)))
+        for row, each in enumerate(ids, starts[manifest.name, manifest.version]):
+            pairs.append((row, firsts.setdefault((each, seen[each]), row)))
+            seen[each] += 1
+    both = np.asarray(pairs, np.int64).reshape(-1, 2)
+    return [(both[:, 0], both[:, 1])]
 
 
 def _edges(

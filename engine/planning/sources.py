@@ -16,6 +16,7 @@ from engine.sources import ingest
 from engine.sources.exclusions import digest
 from engine.sources.inferred_types import changed_fields
 from engine.sources.recognition import format_of_files
+from engine.spec.matrix import split_name
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.described import described
 from registry.records.schema import fields_of_type
@@ -31,7 +32,7 @@ SOURCE = "source"
 def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> SourcePlan:
     """Find a source's version, or read it."""
     name = f"{pipeline.spec.name}/{source.name}"
-    base_dir, seed = pipeline.file.parent, pipeline.spec.seed
+    base_dir, seed = pipeline.file.parent, pipeline.seed_of(source.name)
     excluded = pipeline.excluded.get(name, frozenset())
     row_format = format_of_files(source.spec, source.record, base_dir)
     identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format)
@@ -54,7 +55,7 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         fields=fields_of_type(source.record),
         content_id=read.content_id,
         pipeline=pipeline.spec.name,
-        step=source.name,
+        step=split_name(source.name)[1],
         op=SOURCE,
         output="",
         step_key=ingest.source_key(identity),

@@ -18,6 +18,7 @@ from engine.planning.inputs import Inputs
 from engine.planning.results import StepPlan
 from engine.planning.sources import store_document
 from engine.running.addresses import InputRows
+from engine.spec.matrix import split_name
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
 from registry.catalog import side_schemas
 from registry.records.artifacts import Artifact
@@ -76,7 +77,7 @@ def drafts(
                 fields=fields_of_type(record),
                 content_id=identity,
                 pipeline=pipeline.spec.name,
-                step=step.name,
+                step=split_name(step.name)[1],
                 op=step.operator.name,
                 output=output,
                 step_key=plan.key,

@@ -110,7 +110,7 @@ def job_of(
             )
             for role, model in step.models.items()
         },
-        seed=pipeline.spec.seed,
+        seed=pipeline.seed_of(step.name),
         threads=max(1, int(resources.num_cpus or 1)),
         device={"CPU": resources.num_cpus or 0, "GPU": resources.num_gpus or 0},
         retry_rejects=retry_rejects,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from contextlib import ExitStack
+from typing import Any
 
 from engine.operator.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
@@ -54,7 +55,9 @@ def run(
     moves = move_latest or _moves_latest(pipeline, registry)
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     known = known_versions(pipeline, registry)
-    source = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
+    source: dict[str, Any] = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
+    if pipeline.spec.matrix:
+        source["matrix"] = dict(pipeline.spec.matrix)
     run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
     steps = [step for name, step in pipeline.steps.items() if name in chosen]
     claims = Claims(registry.receipts)

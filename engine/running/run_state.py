@@ -87,5 +87,5 @@ class RunState:
 
     def finish(self, result: StepResult) -> None:
         """Add what a step did, and report it."""
-        self.results[result.record.step] = result
+        self.results[result.record.full_step] = result
         self.observer.step_finished(result)

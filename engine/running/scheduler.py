@@ -75,7 +75,7 @@ class Scheduler:
 
     def _record_hits(self) -> None:
         """Record the hits of a turn. If that fails, the run ends like one whose step fails."""
-        first = self._run.hits[0].step.step if self._run.hits else ""
+        first = self._run.hits[0].step.full_step if self._run.hits else ""
         try:
             self._run.record_hits()
         except (EngineError, RegistryError, OSError) as error:

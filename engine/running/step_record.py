@@ -11,6 +11,7 @@ from engine.jobs.messages import Receipt, Usage
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
 from engine.running.result import StepResult
+from engine.spec.matrix import split_name
 from registry import Manifest, Registry, SideObject, StepRun
 
 _REASONS_SHOWN = 3
@@ -43,8 +44,10 @@ def step_result(
 def record_of_hit(name: str, plan: StepPlan, manifests: Sequence[Manifest], started: dt.datetime, waited_for: str) -> StepRun:
     """The record of a step that used existing outputs."""
     first, ended = manifests[0], dt.datetime.now(dt.UTC)
+    variant, own = split_name(name)
     return StepRun(
-        step=name,
+        step=own,
+        variant=variant,
         op=plan.op,
         outcome="hit",
         rows_in=plan.rows or 0,
@@ -82,8 +85,10 @@ def record_of(
     """
     ended = dt.datetime.now(dt.UTC)
     known = [*receipts]
+    variant, own = split_name(plan.name)
     return StepRun(
-        step=plan.name,
+        step=own,
+        variant=variant,
         op=plan.op,
         outcome=outcome,
         rows_in=rows,

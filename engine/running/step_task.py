@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.errors import StepError
 from engine.jobs.feed import Feed
-from engine.jobs.heartbeat import forget_heartbeats, read_heartbeats
+from engine.jobs.heartbeat import forget_heartbeats, owner_of, read_heartbeats
 from engine.jobs.messages import WHOLE, Failure, Partition, Receipt, Usage
 from engine.jobs.receipts import Receipts
 from engine.operator.types import DeclarationError
@@ -330,7 +330,7 @@ class StepTask:
 
     @property
     def _owner(self) -> str:
-        return f"{self.run.run_id}.{self.name}"
+        return owner_of(self.run.run_id, self.name)
 
     @property
     def _port(self) -> str:

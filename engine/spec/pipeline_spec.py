@@ -144,6 +144,8 @@ class PipelineSpec(Spec):
     Args:
         name: the pipeline's name; its outputs are called `<name>/<step>`.
         params: parameters with their defaults, used as `${params.NAME}` and changed with `engine run --set NAME=VALUE`.
+        matrix: {parameter: list of values}. The pipeline runs once for each combination; what does not depend on them runs
+            once in all. `engine run --matrix NAME=VALUE,VALUE` gives other values.
         operators: files or packages with operators of one's own, relative to the pipeline file.
         types: record types by name, each with its fields: `name: type`, or `name: {type: ..., description: ...}`.
         seed: the number that all random choices of the pipeline derive from; part of every cache key.
@@ -155,6 +157,7 @@ class PipelineSpec(Spec):
 
     name: Name
     params: dict[str, Scalar] = {}
+    matrix: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
     operators: list[str] = []
     types: dict[TypeName, dict[str, Any]] = {}
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0

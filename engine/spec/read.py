@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from engine.credentials import is_key, redacted
 from engine.errors import PipelineError, Problem, did_you_mean, wrong_value
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
+from engine.spec.matrix import read_matrix
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
 from registry.counted import counted
@@ -29,15 +30,22 @@ Settings = Sequence[str] | Mapping[str, Any] | None
 """What overrides `params`: `name=value` texts, as from a command line, or values by name."""
 
 
-def read_pipeline(path: Path, settings: Settings = None) -> tuple[PipelineSpec | None, YamlSource]:
-    """Load a pipeline and apply settings of its parameters.
+def read_pipeline(
+    path: Path, settings: Settings = None, matrix: list[str] | None = None
+) -> tuple[PipelineSpec | None, YamlSource]:
+    """Load a pipeline and apply settings of its parameters, and a matrix of `name=value,value` texts.
 
-    Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found.
+    Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found. If the
+    pipeline has a matrix, the spec is that of its first variant.
     """
     source = load(path)
     _no_keys(source, source.data, ())
     params = _params(source, settings)
-    data = _Filling(source, params).fill(source.data, ())
+    varied = read_matrix(source, params, matrix or [], [name for name, *_ in _given(settings)])
+    first = {name: values[0] for name, values in varied.items()}
+    data = _Filling(source, {**params, **first}).fill({key: part for key, part in source.data.items() if key != "matrix"}, ())
+    data |= {"matrix": dict(varied)} if varied else {}
+    data |= {"params": params} if isinstance(data.get("params"), dict) else {}
     reported = {problem.position for problem in source.problems}  # a value that YAML should not have is reported once
     while True:
         try:
@@ -54,6 +62,28 @@ def read_pipeline(path: Path, settings: Settings = None) -> tuple[PipelineSpec |
                 return None, source
 
 
+def filled(source: YamlSource, params: Mapping[str, Any], loc: Loc) -> Any:
+    """The value at `loc` of a file, with these parameters filled in; problems are added to the source."""
+    value = source.data
+    for part in loc:
+        value = value[part]
+    return _Filling(source, dict(params)).fill(value, loc)
+
+
+def params_in(value: Any) -> set[str]:
+    """The names of the parameters that a part of a file refers to."""
+    if isinstance(value, dict):
+        return set().union(*map(params_in, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(params_in, value))
+    return set(_PARAM.findall(value)) if isinstance(value, str) else set()
+
+
+def entry_problems(source: YamlSource, loc: Loc, error: ValidationError) -> list[Problem]:
+    """What is wrong with a model, dataset or step at `loc`."""
+    return [_problem(source, {**item, "loc": (*loc, *item["loc"])}) for item in error.errors()[:SHOWN_PROBLEMS]]
+
+
 def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
     """Remove what is wrong from the data, so that the rest of the file can be checked in the same run.
 
@@ -67,7 +97,7 @@ def _prune(source: YamlSource, data: dict[str, Any], error: Any) -> bool:
         source.broken.add(str(loc[1]))
         return types.pop(loc[1], None) is not None
     if section not in _SECTIONS or len(loc) < 2:
-        if error["type"] == "extra_forbidden" or section in ("params", "operators", "types", "seed", "exclude"):
+        if error["type"] == "extra_forbidden" or section in ("params", "operators", "types", "seed", "exclude", "matrix"):
             return data.pop(section, None) is not None
         if section == "name":
             data["name"] = "unnamed"

@@ -31,7 +31,8 @@ Loc = tuple[str | int, ...]
 class YamlSource:
     """A loaded file: `data`, the positions of values and keys by path, and the problems found so far.
 
-    `broken` contains the names of models, datasets and steps that are too wrong to use.
+    `broken` contains the names of models, datasets and steps that are too wrong to use. `variants` has the name in the file
+    of each model, dataset and step that is a variant of one in it.
     """
 
     file: str
@@ -40,9 +41,12 @@ class YamlSource:
     keys: dict[Loc, Position] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    variants: dict[str, str] = field(default_factory=dict)
 
     def position(self, loc: Loc, *, key: bool = False) -> Position:
         """The position of the value (or the key) at `loc`, or of the nearest enclosing value if it is not in the file."""
+        if len(loc) > 1 and loc[1] in self.variants:
+            loc = (loc[0], self.variants[str(loc[1])], *loc[2:])
         while loc:
             places = self.keys if key and loc in self.keys else self.values
             if loc in places:

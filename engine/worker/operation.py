@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import EngineError, wrong_value
-from engine.jobs.heartbeat import Heartbeat
+from engine.jobs.heartbeat import Heartbeat, owner_of
 from engine.jobs.messages import Job, Partition
 from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call, ChatModel
@@ -98,7 +98,7 @@ class Operation:
         self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
         self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.receipts = Receipts.of(registry, job.base_key)
-        self.heartbeat = Heartbeat(self.receipts.folder, f"{job.run_id}.{job.step}")
+        self.heartbeat = Heartbeat(self.receipts.folder, owner_of(job.run_id, job.step))
         self._registry = registry
         self._models = models
         self._tables: dict[str, Table[Any]] = {}

@@ -174,6 +174,13 @@ class Draft(Frozen):
         return self
 
     @property
+    def variant(self) -> str:
+        """The variant of the pipeline's matrix that it belongs to, from its name `<pipeline>/<variant>/<step>`; empty: none."""
+        own = self.name.removeprefix(f"{self.pipeline}/")
+        found = own.rpartition("/")[0] if own != self.name else ""
+        return found if "=" in found else ""
+
+    @property
     def version_id(self) -> str:
         """The version's identity: the same name, step key and content are the same version."""
         return json_digest([self.name, self.step_key, self.output, self.content_id])
@@ -224,6 +231,7 @@ class StepRun(Frozen):
         ended_at: when it ended, whatever the outcome.
         waited_for: what it waited for last before it started: the name of a step or dataset that had to finish first,
             `resources`, or `another run`. Empty: nothing.
+        variant: the variant of the pipeline's matrix that it belongs to; empty: none.
     """
 
     step: str
@@ -243,6 +251,12 @@ class StepRun(Frozen):
     started_at: Moment | None = None
     ended_at: Moment | None = None
     waited_for: str = ""
+    variant: str = ""
+
+    @property
+    def full_step(self) -> str:
+        """The step with its variant, which no other step of the run has."""
+        return f"{self.variant}/{self.step}" if self.variant else self.step
 
 
 class Hit(NamedTuple):

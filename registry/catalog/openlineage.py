@@ -105,7 +105,7 @@ def _step_event(event: Event, step: StepRun, manifests: Sequence[Manifest]) -> _
         event,
         _OUTCOMES.get(step.outcome, "COMPLETE"),
         run={"runId": _run_id(event, step), "facets": facets},
-        job=_job(f"{event.pipeline}.{step.step}", "STEP", f"operator {step.op}"),
+        job=_job(f"{event.pipeline}.{step.full_step}", "STEP", f"operator {step.op}"),
         inputs=_inputs(manifests),
         outputs=[_output(manifest, written=step.outcome != "hit") for manifest in manifests],
     )
@@ -137,7 +137,7 @@ def _dataset(name: str, facets: _Json, **more: _Json) -> _Json:
 def _run_id(event: Event, step: StepRun | None = None) -> str:
     """OpenLineage needs UUIDs for runs: they are derived from our run ids and step names."""
     run = uuid.uuid5(_RUNS, event.run_id)
-    return str(uuid.uuid5(run, step.step) if step else run)
+    return str(uuid.uuid5(run, step.full_step) if step else run)
 
 
 def _run_facets(event: Event) -> _Json:

@@ -41,7 +41,7 @@ def manifest_rows(m: Manifest) -> TableRows:
         "versions": [
             m.model_dump(include=_VERSION)
             | more
-            | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None}
+            | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None, "variant": m.variant}
         ],
         "inputs": [
             {"child": m.name, "child_version": m.version, "position": position, "role": role}
@@ -49,7 +49,7 @@ def manifest_rows(m: Manifest) -> TableRows:
             for position, (role, ref) in enumerate(parents)
         ],
         "side_objects": [here | side.model_dump(exclude={"bytes"}) for side in m.side],
-        "metrics": [here | metric.model_dump() for metric in m.metrics],
+        "metrics": [here | metric.model_dump() | {"variant": m.variant} for metric in m.metrics],
     }
 
 

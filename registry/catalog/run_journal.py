@@ -89,15 +89,8 @@ class RunLog:
     def scan(self, run_id: str) -> Journal:
         """A run's events, and the lines that the tables cannot store. Raises CorruptError like `read`."""
         path = self.path(run_id)
-        try:
-            *whole, last = plain_files.read(path).split(b"\n")
-        except FileNotFoundError:
-            return Journal([], [])
-        documents = [_opened(text, path, number) for number, text in enumerate(whole, 1)]
-        if unended := _unended(last):
-            documents.append(unended)
         found = Journal([], [])
-        for number, document in enumerate(documents, 1):
+        for number, document in enumerate(self._documents(run_id), 1):
             found_event = document["run"]["facets"]["engine"].get("event")
             try:
                 event = Event.model_validate(found_event)
@@ -111,6 +104,15 @@ class RunLog:
                 raise CorruptError(f"{path}, line {number}, is damaged: it belongs to the run {event.run_id!r}")
             found.events.append(event)
         return found
+
+    def outputs(self, run_id: str) -> list[tuple[str, int]]:
+        """(name, version) of what the steps of a run made or reused, in order. Raises CorruptError like `read`."""
+        found: dict[tuple[str, int], None] = {}
+        for document in self._documents(run_id):
+            if (document["run"]["facets"]["engine"].get("event") or {}).get("event") == "step":
+                made = ((each["name"], each["facets"]["version"]["datasetVersion"]) for each in document["outputs"])
+                found |= dict.fromkeys((name, int(number)) for name, number in made)
+        return list(found)
 
     def pipeline(self, run_id: str) -> str:
         """The pipeline of a run, from its first event; raises CorruptError when there is none."""
@@ -154,6 +156,16 @@ class RunLog:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
         return False
+
+    def _documents(self, run_id: str) -> list[dict[str, Any]]:
+        path = self.path(run_id)
+        try:
+            *whole, last = plain_files.read(path).split(b"\n")
+        except FileNotFoundError:
+            return []
+        documents = [_opened(text, path, number) for number, text in enumerate(whole, 1)]
+        unended = _unended(last)
+        return [*documents, unended] if unended else documents
 
     def _lock(self, run_id: str) -> FileLock:
         return FileLock(plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.lock", thread_local=False)

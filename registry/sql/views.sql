@@ -11,7 +11,8 @@ where place = 1
 order by name;
 
 create view versions as
-select name, version, version_id, content_id, type, rows, bytes, run_id, step, created_at, from_json(files, '["varchar"]') as files
+select name, version, version_id, content_id, type, rows, bytes, run_id, step, created_at, from_json(files, '["varchar"]') as files,
+    variant
 from internal.versions order by name, version;
 
 create view runs as
@@ -19,7 +20,7 @@ select run_id, pipeline, state, started_at, ended_at, error, params::json as par
 
 create view step_runs as
 select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reused, tokens_in, tokens_out, cost_usd, seconds,
-    started_at, ended_at, waited_for
+    started_at, ended_at, waited_for, variant
 from internal.step_runs order by run_id, position;
 
 create view lineage as
@@ -28,7 +29,7 @@ from internal.inputs i join internal.versions v on v.name = i.child and v.versio
 group by all order by all;
 
 create view metrics as
-select name, version, metric, value, slice from internal.metrics;
+select name, version, metric, value, slice, variant from internal.metrics;
 
 create view row_lineage as
 select e.child, e.child_version, e.child_row, i.parent, i.parent_version, e.parent_row

@@ -29,6 +29,7 @@ def run_text(
     select: str = "",
     force: str = "",
     settings: list[str] | None = None,
+    matrix: list[str] | None = None,
     retry_rejects: bool = False,
     cluster: Executor | None = None,
 ) -> RunResult:
@@ -36,9 +37,9 @@ def run_text(
     Path("p.yaml").write_text(dedent(text))
     if registry.exists:
         with registry.session_when_needed() as session:
-            pipeline = check(Path("p.yaml"), settings, session)
+            pipeline = check(Path("p.yaml"), settings, session, matrix=matrix)
     else:
-        pipeline = check(Path("p.yaml"), settings)
+        pipeline = check(Path("p.yaml"), settings, matrix=matrix)
     observer = PlainProgress(Console(quiet=True))
     return run(
         pipeline,
@@ -68,5 +69,5 @@ def texts(registry: Registry, target: str) -> list[str]:
 
 
 def outcomes(result: RunResult) -> dict[str, str]:
-    """Step -> `hit`, `ran`, `resumed`, `failed` or `stopped`."""
-    return {outcome.record.step: outcome.record.outcome for outcome in result.steps}
+    """Step, after its variant, -> `hit`, `ran`, `resumed`, `failed` or `stopped`."""
+    return {outcome.record.full_step: outcome.record.outcome for outcome in result.steps}

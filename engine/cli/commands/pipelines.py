@@ -26,8 +26,19 @@ PipelineArg = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one of the pipeline's params. Repeatable.")
 ]
+MatrixOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--matrix",
+        metavar="NAME=VALUE,VALUE",
+        help="Run a variant for each of these values of a param. Repeatable: one for each combination.",
+    ),
+]
 SelectOption = Annotated[
-    list[str] | None, typer.Option("--select", metavar="STEP", help="Only this step and the steps it needs. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--select", metavar="STEP", help="Only this step (VARIANT/STEP: of one variant) and the steps it needs. Repeatable."
+    ),
 ]
 RetryOption = Annotated[
     bool,
@@ -38,15 +49,19 @@ ForceOption = Annotated[
 ]
 
 
-def check(context: Context, pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
+def check(
+    context: Context, pipeline: PipelineArg, set_: SetOption = None, matrix: MatrixOption = None, json: JsonOption = False
+) -> None:
     """Check a pipeline without running it. Covers keys, types, parameters, files and models."""
     from engine.cli.printable import harmless
 
-    checked = checked_pipeline(context, pipeline, set_)
+    checked = checked_pipeline(context, pipeline, set_, matrix)
     if json:
-        print_json({"pipeline": checked.spec.name, "steps": list(checked.steps), "problems": []})
+        steps, variants = list(checked.steps), list(checked.variants)
+        print_json({"pipeline": checked.spec.name, "steps": steps, "problems": [], "variants": variants})
     else:
         found = f"{counted(checked.steps, 'step')}, {counted(checked.sources, 'external dataset')}"
+        found += f", in {counted(checked.variants, 'variant')} of a matrix" if checked.variants else ""
         print(harmless(f"{pipeline} is fine: {found}."))
 
 
@@ -54,6 +69,7 @@ def plan(
     context: Context,
     pipeline: PipelineArg,
     set_: SetOption = None,
+    matrix: MatrixOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
     why: Annotated[bool, typer.Option("--why", help="Explain what changed, for each step that would run.")] = False,
@@ -62,7 +78,7 @@ def plan(
     """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
     from engine.cli.plan_view import plan_rows, print_plan
 
-    checked = checked_pipeline(context, pipeline, set_)
+    checked = checked_pipeline(context, pipeline, set_, matrix)
     chosen, forced = chosen_steps(checked, select, "--select "), chosen_steps(checked, force, "--force ")
     made = planned(checked, named_registry(context), chosen, forced, why)
     if json:
@@ -75,6 +91,7 @@ def run(
     context: Context,
     pipeline: PipelineArg,
     set_: SetOption = None,
+    matrix: MatrixOption = None,
     select: SelectOption = None,
     force: ForceOption = None,
     retry_rejects: RetryOption = False,
@@ -90,7 +107,7 @@ def run(
     from engine.running.run import run as run_pipeline
     from registry import Report
 
-    checked = checked_pipeline(context, pipeline, set_, keys=True)
+    checked = checked_pipeline(context, pipeline, set_, matrix, keys=True)
     chosen, forced = chosen_steps(checked, select, "--select "), chosen_steps(checked, force, "--force ")
     registry = named_registry(context)
     with progress_on(stderr_console()) as observer:
@@ -109,13 +126,15 @@ def run(
         raise typer.Exit(130 if result.state == "interrupted" else 1)
 
 
-def probe(context: Context, pipeline: PipelineArg, set_: SetOption = None, json: JsonOption = False) -> None:
+def probe(
+    context: Context, pipeline: PipelineArg, set_: SetOption = None, matrix: MatrixOption = None, json: JsonOption = False
+) -> None:
     """Find out what the models' servers can do. Sends a few tiny requests to each."""
     from engine.cli.output import grid
     from engine.llm.types.capability import MEANING
     from engine.running.requirements import ask_server, capability_rows
 
-    checked = checked_pipeline(context, pipeline, set_, keys=True)
+    checked = checked_pipeline(context, pipeline, set_, matrix, keys=True)
     registry = named_registry(context)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
     rows = capability_rows(

@@ -52,9 +52,11 @@ def existing_registry(context: Context) -> Any:
     return opening.existing_registry(context.obj.registry, _OTHER)
 
 
-def checked_pipeline(context: Context, pipeline: str, settings: list[str] | None, *, keys: bool = False) -> Any:
+def checked_pipeline(
+    context: Context, pipeline: str, settings: list[str] | None, matrix: list[str] | None = None, *, keys: bool = False
+) -> Any:
     """The pipeline that a command was given, checked; with `keys`, environment variables with API keys must be set."""
-    checked = opening.checked_pipeline(pipeline, settings, context.obj.registry, _OTHER, keys=keys)
+    checked = opening.checked_pipeline(pipeline, settings, context.obj.registry, _OTHER, matrix=matrix, keys=keys)
     if note := opening.unused_exclusions(checked):
         say(note)
     return checked
