@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from engine.comparison.compare import Comparison, MetricValue, Part, Result
 from engine.comparison.statistics import FEWEST_CLUSTERS
+from registry.counted import counted
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -53,12 +54,15 @@ def in_words(result: Result, found: Comparison) -> str:
     """What a result shows, and what it rests on."""
     what, side = result.difference, letter(found.sides.index(result.side))
     subject = f"{result.field}, {side} against A"
-    rows = f"{what.rows[0]:,} and {what.rows[1]:,} rows" if what.rows[0] != what.rows[1] else f"{what.rows[0]:,} rows"
+    first, second = what.rows
+    rows = counted(first, "row") if first == second else f"{first:,} and {counted(second, 'row')}"
     basis = f"{rows} of {what.clusters:,} source rows" + (
         "" if what.paired else ", which do not correspond, so they are not paired"
     )
     if any(result.left_out):
-        basis += f"; {result.left_out[0]:,} rows of A and {result.left_out[1]:,} of {side} have no counterpart or no value"
+        basis += (
+            f"; {counted(result.left_out[0], 'row')} of A and {result.left_out[1]:,} of {side} have no counterpart or no value"
+        )
     if not what.differs:
         return f"{subject}: the same in all pairs, {what.first:.4g} on average ({basis})."
     if what.low is None or what.high is None or what.detectable is None:

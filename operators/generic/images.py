@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import os
@@ -44,6 +43,8 @@ async def image_parts(value: str | Sequence[str | None] | None) -> list[dict[str
         raise Reject("the row has no image")
     if len(given) > MOST_IMAGES:
         raise Reject(f"the row has {len(given)} images; the limit is {MOST_IMAGES}")
+    import asyncio
+
     urls = [await asyncio.to_thread(_url, each.strip()) for each in given]
     return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
 

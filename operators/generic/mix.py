@@ -26,6 +26,7 @@ from engine.operator import (
 from operators.draws import draw
 from operators.generic.common_type import NoCommonTypeError, common_type
 from operators.generic.draw_keys import draw_keys
+from registry.counted import counted
 
 
 class MixParams(Params):
@@ -85,15 +86,14 @@ def mix(tables: Mapping[str, Table[Record]], ctx: Context, params: MixParams) ->
         ctx.count("rows", name, by=count)
         if not count:
             if params.weights[name]:
-                ctx.note(
-                    f"mix: none of the {sizes[name]} rows of {name!r} is taken, because there are too few rows for its weight"
-                )
+                rows = counted(sizes[name], "row")
+                ctx.note(f"mix: of {rows} of {name!r} none is taken, because there are too few rows for its weight")
             continue
         if not sizes[name]:
             raise StepError(f"mix: n is {params.n}, of which {count} should come from {name!r}, which has no rows")
         if repeated := max(0, count - sizes[name]):
             ctx.count("repeated", name, by=repeated)
-            ctx.note(f"mix: {name!r} has {sizes[name]} rows, and {count} are needed: {repeated} are repetitions")
+            ctx.note(f"mix: {name!r} has {counted(sizes[name], 'row')}, and {count} are needed: {repeated} are repetitions")
         keys = draw_keys(tables[name].row_ids(), ctx.seed, params.seed, name)
         order = sorted(range(sizes[name]), key=lambda number: (keys[number], number))
         for place in range(count):

@@ -53,6 +53,10 @@ PLURAL = re.compile(
 """What must not follow a number that may be 1."""
 
 NEVER_ONE = {
+    "images.py: size bytes",
+    "split.py: largest related rows",
+    "split.py: total rows",
+    "variants.py: count steps",
     "app.py: count problems",
     "card.py: len(values) values",
     "cp_predict.py: len(calibration) rows",

@@ -279,7 +279,9 @@ def _thought(part: Mapping[str, Any]) -> str:
 
 
 def _tool_calls(message: Mapping[str, Any], paid: _Paid) -> tuple[ToolCall, ...]:
-    given = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    given = message.get("tool_calls")
+    if not given:  # the form of earlier servers, or a text after all
+        given = [{"function": message["function_call"]}] if message.get("function_call") else []
     try:
         found = tuple(
             ToolCall(

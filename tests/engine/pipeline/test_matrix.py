@@ -23,7 +23,7 @@ datasets:
   words: {type: Word, path: words.jsonl}
 steps:
   loud: {op: shout, in: words, with: {mark: "${params.mark}"}}
-  cut: {op: split, in: loud, with: {at: "${params.at}"}}
+  cut: {op: by_length, in: loud, with: {at: "${params.at}"}}
   said: {op: ask, in: loud}
   all: {op: joined, in: [cut.long, said]}
 """
@@ -165,8 +165,7 @@ def test_a_large_matrix_is_refused() -> None:
 def test_a_value_that_does_not_fit_is_reported_at_its_use_once() -> None:
     text = GRID.replace("at: [1, 2]", "at: [1, two]")
     assert problems(text) == [
-        f"{place(text, chr(34) + '${params.at}')}: parameter 'at' of split: Input should be a valid integer, "
-        "unable to parse string as an integer (given: 'two')"
+        f"{place(text, chr(34) + '${params.at}')}: parameter 'at' of by_length: must be a whole number (given: 'two')"
     ]
     text = GRID.replace("in: loud}\n", "in: lod}\n")
     assert problems(text) == [f"{place(text, 'lod}')}: no dataset or step 'lod'\n    did you mean 'loud'?"]

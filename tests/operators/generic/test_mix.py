@@ -77,7 +77,7 @@ def test_weight_0_leaves_an_input_out_and_empty_inputs_are_said(registry: Regist
     assert sorted(mixed(registry)) == ["o0", "o1", "o2"]
     result = run_text(of(weights={"o": 1, "t": 1}), registry)
     assert mixed(registry) == []
-    assert any("none of the 3 rows of 'o' is taken" in note for step in result.steps for note in step.notes)
+    assert any("of 3 rows of 'o' none is taken" in note for step in result.steps for note in step.notes)
     failed = run_text(of(weights={"o": 1, "t": 1}, n=4), registry)
     assert "of which 2 should come from 't', which has no rows" in str(failed.error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.spec.type_expressions import TypeExpressionError, parse_type
+from engine.operator.type_expressions import TypeExpressionError, parse_type
 from registry.records.described import DescribedField, DescribedType
 
 TICKET = DescribedType(kind="struct", fields=(DescribedField(name="text", type=DescribedType(kind="str")),))
