@@ -86,8 +86,8 @@ def mix(tables: Mapping[str, Table[Record]], ctx: Context, params: MixParams) ->
         ctx.count("rows", name, by=count)
         if not count:
             if params.weights[name]:
-                rows = counted(sizes[name], "row")
-                ctx.note(f"mix: of {rows} of {name!r} none is taken, because there are too few rows for its weight")
+                has = counted(sizes[name], "row")
+                ctx.note(f"mix: of {has} of {name!r} none is taken, because there are too few rows for its weight")
             continue
         if not sizes[name]:
             raise StepError(f"mix: n is {params.n}, of which {count} should come from {name!r}, which has no rows")

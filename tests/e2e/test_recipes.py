@@ -103,6 +103,11 @@ def test_there_are_twelve_and_each_is_short() -> None:
     assert max(found.values()) < LINES
 
 
+def test_the_pipeline_of_the_readme_is_a_recipe() -> None:
+    readme = (RECIPES.parents[1] / "README.md").read_text()
+    assert f"```yaml\n{(RECIPES / 'distil.yaml').read_text()}```" in readme
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", RESULTS)
