@@ -70,7 +70,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calls |= {"response": ["r"], "tokens_in": [1], "tokens_out": [1], "latency_ms": [1.0], "cost_usd": [0.0]}
     import pyarrow as pa
 
-    stored = registry.store.put_table(pa.table(calls, schema=side_schemas.CALLS))
+    stored = registry.store.put_table(
+        pa.Table.from_pylist([{name: value for name, [value] in calls.items()}], schema=side_schemas.CALLS)
+    )
     second = draft(registry, "p/b", ["Z", "X"], "k2", [first.ref], "20")
     call = SideObject(kind="calls", sha256=stored.sha256, rows=1, bytes=stored.bytes)
     commit(registry, second.model_copy(update={"side": (*second.side, call), **keyed}))
