@@ -123,7 +123,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def use(self, modules: LocalModules) -> None:
         self.modules = modules
         self.by_name = {module.name: module for module in modules}
-        self.digest = json_digest([[module.name, module.source] for module in modules])
+        self.digest = json_digest([[module.name, module.file, module.source] for module in modules])
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
