@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from engine.jobs.partitions import Size
 from engine.llm.limits.accounting import Spent
 from engine.pipeline.graph import Pipeline
 from engine.planning.inputs import Available, version_of
@@ -33,6 +34,7 @@ class RunState:
         spent: what this process itself has spent to find out what servers can do, by model.
         known: versions from before the run.
         hits: those that are not recorded yet.
+        size: of all partitions, whatever the operator (None: as it suits each operator).
     """
 
     pipeline: Pipeline
@@ -49,6 +51,7 @@ class RunState:
     spent: dict[str, Spent] = field(default_factory=dict)
     known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
+    size: Size | None = None
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
         """Add the versions of a dataset or step."""
