@@ -11,6 +11,7 @@ from registry.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
+    from registry.overlay import Overlay
     from registry.query.session import QueryResult, Session
     from registry.registry import Registry
 
@@ -27,6 +28,7 @@ __all__ = [
     "Metric",
     "Model",
     "ObjectStore",
+    "Overlay",
     "QueryError",
     "QueryResult",
     "Record",
@@ -44,6 +46,7 @@ __all__ = [
 _IN = {
     "QueryResult": "registry.query.session",
     "Catalog": "registry.catalog.catalog",
+    "Overlay": "registry.overlay",
     "Registry": "registry.registry",
     "Session": "registry.query.session",
 }
