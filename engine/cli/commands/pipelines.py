@@ -60,9 +60,15 @@ def plan(
     why: Annotated[bool, typer.Option("--why", help="Explain what changed, for each step that would run.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
+    """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price.
+
+    Where a preview or an earlier version shows what to expect, the forecast is listed, too.
+    """
+    from engine.cli.forecast_view import print_forecast
     from engine.cli.plan_view import plan_rows, print_plan
     from engine.planning.plan import make_plan
+    from engine.previewing.forecast import forecast
+    from engine.previewing.observed import recall
     from registry import Registry
 
     checked = checked_pipeline(context, pipeline, set_)
@@ -70,11 +76,19 @@ def plan(
     registry = named_registry(context)
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
         # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
-        made = make_plan(checked, registry if registry.exists else Registry(scratch), select=chosen, force=forced, why=why)
+        read = registry if registry.exists else Registry(scratch)
+        made = make_plan(checked, read, select=chosen, force=forced, why=why)
+        if any(step.calls for step in made.steps):
+            from engine.previewing.prompts import with_prompts  # imports what workers need
+
+            made = with_prompts(checked, made, read)
+    expected = forecast(checked, made, recall(registry, checked.spec.name), registry)
     if json:
-        print_json(plan_rows(made))
-    else:
-        print_plan(made, out())
+        print_json(plan_rows(made, expected))
+        return
+    print_plan(made, out())
+    if expected:
+        print_forecast(expected, out())
 
 
 def run(
