@@ -146,8 +146,16 @@ def _fields(fields: Mapping[str, Any], *, full: bool) -> str:
 def _prompts(calls: Sequence[PreviewCall], *, full: bool) -> str:
     if full:
         return _numbered("\n".join(f"{each['role']}: {each['content']}" for each in call.messages) for call in calls)
-    # The last message is what differs between rows.
-    return _numbered(cell_text(call.messages[-1]["content"], _TEXT) for call in calls)
+    texts: list[str] = []
+    for call in calls:
+        # The last message is what differs between rows, and of a long one rather the end.
+        text = _middle_out(cell_text(call.messages[-1]["content"], None))
+        texts.append("the same" if text in texts else text)
+    return _numbered(texts)
+
+
+def _middle_out(text: str) -> str:
+    return text if len(text) <= _TEXT else f"{text[: _TEXT // 3]} … {text[-_TEXT * 2 // 3 :]}"
 
 
 def _answers(calls: Sequence[PreviewCall], *, full: bool) -> str:

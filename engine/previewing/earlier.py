@@ -25,10 +25,12 @@ where r.pipeline = ? and s.step = ? and s.outcome = 'ran' and s.rows_in > 0 orde
 
 def earlier_steps(pipeline: Pipeline, names: Collection[str], registry: Registry) -> dict[str, tuple[str, ObservedStep]]:
     """For each of these steps that has run before, the newest version and what it shows about the step."""
-    found = {}
-    for name in names if registry.exists else ():
-        step = pipeline.steps[name]
-        newest = registry.newest(pipeline.output_name(name, next(iter(step.operator.outputs))))
+    found: dict[str, tuple[str, ObservedStep]] = {}
+    firsts = {name: pipeline.output_name(name, next(iter(pipeline.steps[name].operator.outputs))) for name in sorted(names)}
+    if not registry.newest_by_step_key(firsts.values()):  # one look-up instead of one for each step
+        return found
+    for name, first in firsts.items():
+        step, newest = pipeline.steps[name], registry.newest(first)
         if newest is None or not newest.rows_in:
             continue
         with suppress(CorruptError, FileNotFoundError):  # a damaged version is made again; it cannot be relied on here, either

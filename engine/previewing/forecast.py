@@ -70,6 +70,8 @@ def forecast(pipeline: Pipeline, plan: Plan, seen: Observed | None, registry: Re
         registry: has earlier versions, which show something about steps that the preview does not.
     """
     to_run = {each.name: each for each in plan.steps if each.status != "HIT"}
+    if not to_run:
+        return None
     there = {each.name: each.rows for each in plan.sources}
     for each in plan.steps:
         there |= {source_name_of(each.name, made.output): made.rows for made in each.manifests}
