@@ -22,11 +22,19 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 _NUMBER = re.compile(r"\d+")
+
+
+class Answer(NamedTuple):
+    """A text with the tokens that the server reports."""
+
+    text: str
+    prompt_tokens: int = 60
+    completion_tokens: int = 8
 
 
 @dataclass
@@ -40,7 +48,7 @@ class Endpoint:
         carries: requests in flight that are served; one more is answered 429 at once, with Retry-After.
         failing: share of requests that are answered 500.
         retry_after: seconds, sent with a 429.
-        answer: `module:function` that makes the text of an answer from the request's JSON.
+        answer: `module:function` that makes an Answer, or only its text, from the request's JSON.
     """
 
     latency: float = 0.0
@@ -92,7 +100,7 @@ class _Server:
         carries: int,
         failing: float,
         retry_after: float,
-        answer: Callable[[dict[str, Any]], str],
+        answer: Callable[[dict[str, Any]], str | Answer],
     ) -> None:
         self._latency, self._sigma, self._carries, self._failing = latency, sigma, carries, failing
         self._retry_after = retry_after
@@ -128,9 +136,12 @@ class _Server:
             return web.json_response({"error": {"message": "a hiccup"}}, status=500)
         counts["answered"] += 1
         self._last = time.perf_counter()
-        message = {"role": "assistant", "content": self._answer(body)}
+        made = self._answer(body)
+        # Not isinstance(made, Answer): this module runs as `__main__`.
+        made = Answer(made) if isinstance(made, str) else Answer(*made)
+        message = {"role": "assistant", "content": made.text}
         choices = [{"index": index, "message": message, "finish_reason": "stop"} for index in range(body.get("n", 1))]
-        usage = {"prompt_tokens": 60, "completion_tokens": 8 * len(choices)}
+        usage = {"prompt_tokens": made.prompt_tokens, "completion_tokens": made.completion_tokens * len(choices)}
         return web.json_response(
             {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices, "usage": usage}
         )

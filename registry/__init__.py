@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
     from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, SideObject, StepRun, VersionRef
     from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
+    from registry.overlay import Overlay
     from registry.query.session import QueryResult, Session
     from registry.records.artifacts import Artifact, Model, Report, StoredFile
     from registry.records.record import Record
@@ -26,6 +27,7 @@ __all__ = [
     "Metric",
     "Model",
     "ObjectStore",
+    "Overlay",
     "QueryError",
     "QueryResult",
     "Record",
@@ -53,6 +55,7 @@ _IN = {
     "Metric": "registry.catalog.manifest",
     "Model": "registry.records.artifacts",
     "ObjectStore": "registry.storage.objects",
+    "Overlay": "registry.overlay",
     "QueryError": "registry.errors",
     "QueryResult": "registry.query.session",
     "Record": "registry.records.record",

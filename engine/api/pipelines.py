@@ -81,11 +81,12 @@ def plan(
         PipelineError: the pipeline or an argument is wrong.
     """
     from engine.cli.plan_view import plan_rows
+    from engine.previewing.forecast import forecast
+    from engine.previewing.observed import recall
 
     checked, (_, opened) = _checked(pipeline, set, registry)
-    return plan_rows(
-        opening.planned(checked, opened, _chosen(checked, select, "select"), _chosen(checked, force, "force"), why)
-    )
+    made = opening.planned(checked, opened, _chosen(checked, select, "select"), _chosen(checked, force, "force"), why)
+    return plan_rows(made, forecast(checked, made, recall(opened, checked.spec.name), opened))
 
 
 def run(

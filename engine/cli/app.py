@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, queries
+from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
@@ -105,6 +105,7 @@ def _options(
 for command in (
     pipelines.check,
     pipelines.plan,
+    preview.preview,
     pipelines.run,
     pipelines.probe,
     queries.sql,

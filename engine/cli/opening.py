@@ -101,14 +101,19 @@ def chosen_steps(checked: Pipeline, names: Iterable[str] | None, option: str) ->
 
 
 def planned(checked: Pipeline, registry: Registry, chosen: Set[str], forced: Set[str], why: bool) -> Plan:
-    """What a run would do; see `engine.planning.plan.make_plan`."""
+    """What a run would do; see `engine.planning.plan.make_plan` and `engine.previewing.prompts`."""
     from engine.planning.plan import make_plan
     from registry import Registry
 
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
         # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
         there = registry if registry.exists else Registry(scratch)
-        return make_plan(checked, there, select=set(chosen), force=set(forced), why=why)
+        made = make_plan(checked, there, select=set(chosen), force=set(forced), why=why)
+        if any(step.calls for step in made.steps):
+            from engine.previewing.prompts import with_prompts  # imports what workers need
+
+            made = with_prompts(checked, made, there)
+        return made
 
 
 def _may_exist(location: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.cli.forecast_view import step_document
 from engine.cli.output import grid
 from engine.cli.printable import row_count
 
@@ -11,10 +12,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.planning.results import Plan, SourcePlan
+    from engine.previewing.results import Forecast
 
 
-def plan_rows(plan: Plan) -> list[dict[str, Any]]:
+def plan_rows(plan: Plan, forecast: Forecast | None) -> list[dict[str, Any]]:
     """The plan as data, one row for each source and step."""
+    expected = {each.name: each for each in forecast.steps} if forecast else {}
     rows: list[dict[str, Any]] = [
         {**named(source.name), "op": "source", "status": source.status, "rows": source.rows, "rejected": source.rejected}
         | {"ignored_fields": list(source.ignored), "type_of_rows": source.inferred, "changed_fields": list(source.changed)}
@@ -26,6 +29,7 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
         | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
         | {"waits_for": list(step.waits_for), "streams_from": list(step.streams_from)}
         | {"why": list(step.why), "notes": list(step.notes)}
+        | {"forecast": step_document(expected[step.name]) if step.name in expected else None}
         for step in plan.steps
     ]
 

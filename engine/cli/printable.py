@@ -45,3 +45,10 @@ def _json_escape(found: re.Match[str]) -> str:
 def row_count(count: int) -> str:
     """`1 row`, `2,000 rows`."""
     return counted(count, "row")
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from engine.cli.printable import duration
 from engine.running.result import StepResult
 from registry.counted import counted
 
@@ -118,13 +119,7 @@ class _Pace:
         rate = fresh / (now - self.began)
         if total > self.total:
             return f" ({rate:.3g}/s)"
-        return f" ({rate:.3g}/s, about {_duration((total - done) / rate)} left)" if done < total else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f" ({rate:.3g}/s, about {duration((total - done) / rate)} left)" if done < total else ""
 
 
 class LiveProgress:

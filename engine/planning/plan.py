@@ -153,7 +153,7 @@ def _with_progress(plan: StepPlan, step: Step, registry: Registry, *, force: boo
     done = total = rows_done = 0
     # Cutting the input into partitions takes reading it, so it is only done where an earlier run has left something.
     if receipts.exist and not force:
-        for part in _partitions(step, plan.inputs, registry):
+        for part in partitions(step, plan.inputs, registry):
             total += 1
             if receipts.read(part.digest):
                 done, rows_done = done + 1, rows_done + part.rows
@@ -171,7 +171,7 @@ def _with_progress(plan: StepPlan, step: Step, registry: Registry, *, force: boo
     )
 
 
-def _partitions(step: Step, inputs: Inputs, registry: Registry) -> Iterator[Partition]:
+def partitions(step: Step, inputs: Inputs, registry: Registry) -> Iterator[Partition]:
     """The partitions of a step whose inputs are all there."""
     streamed = step.operator.streamed
     if streamed is None:

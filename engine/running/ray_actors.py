@@ -22,13 +22,15 @@ class RayHost:
             home.enter()
 
         from engine.worker.host import Host
+        from registry import Registry
 
         # The rows of a partition live together. Looking for cycles every 700 allocations takes an eighth of a computing step.
         gc.set_threshold(10_000)
         # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
         sys.setswitchinterval(0.0005)
         remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node
-        self._host = Host(registry, _RayTransport(service) if service is not None else None, name, remote=remote)
+        transport = _RayTransport(service) if service is not None else None
+        self._host = Host(Registry(registry), transport, name, remote=remote)
 
     async def ready(self) -> None:
         """Return once the process can take steps."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from engine.operator.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import known_versions, needed
+from engine.planning.results import SourcePlan
 from engine.planning.sources import plan_source
 from engine.running.claims import Claims
 from engine.running.cluster import Cluster
 from engine.running.executor import Executor
 from engine.running.jobs import shared_models
 from engine.running.result import Observer, RunResult
-from engine.running.run_state import RunState
+from engine.running.run_state import FailedStepError, RunState
 from engine.running.scheduler import Scheduler
 from engine.running.step_task import StepTask
 from registry import Registry
@@ -74,18 +76,8 @@ def run(
     )
     ended, error, trace = "failed", None, ""
     try:
-        with ExitStack() as ends:
-            ends.callback(claims.close)
-            ends.callback(state.executor.stop)
-            ends.callback(state.stop_asking)
-            for each in source_plans:
-                manifest = each.manifest
-                if each.draft is not None:
-                    [manifest] = state.commit([each.draft], None)
-                assert manifest is not None
-                state.add(each.name, [manifest])
-            tasks = {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}
-            failures = Scheduler(state, tasks).run()
+        tasks = {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}
+        failures = run_steps(state, tasks, source_plans)
         if failures:
             error, trace = "\n".join(map(str, failures)), failures[0].trace
         else:
@@ -99,6 +91,30 @@ def run(
     results = tuple(state.results[step.name] for step in steps if step.name in state.results)
     seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
     return RunResult(run_id, pipeline.spec.name, ended, tuple(source_plans), results, seconds, error, trace, moves)
+
+
+def run_steps(state: RunState, tasks: Mapping[str, StepTask], sources: Sequence[SourcePlan]) -> list[FailedStepError]:
+    """Commit the sources of a run, then run its steps; returns the failures, the first one first.
+
+    Args:
+        state: of the run; its claims and its executor are released at the end.
+        tasks: the steps by name, in an executable order.
+        sources: everything else that they read.
+
+    Raises:
+        KeyboardInterrupt: the user interrupted the run.
+    """
+    with ExitStack() as ends:
+        ends.callback(state.claims.close)
+        ends.callback(state.executor.stop)
+        ends.callback(state.stop_asking)
+        for each in sources:
+            manifest = each.manifest
+            if each.draft is not None:
+                [manifest] = state.commit([each.draft], None)
+            assert manifest is not None
+            state.add(each.name, [manifest])
+        return Scheduler(state, tasks).run()
 
 
 def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:

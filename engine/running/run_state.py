@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from engine.jobs.partitions import Size
 from engine.pipeline.graph import Pipeline
 from engine.planning.inputs import Available, version_of
 from engine.planning.plan import KnownVersions
@@ -36,6 +37,7 @@ class RunState:
         shared: the models whose limits several processes may use; see engine/running/jobs.py.
         known: versions from before the run.
         hits: those that are not recorded yet.
+        size: of all partitions, whatever the operator (None: as it suits each operator).
     """
 
     pipeline: Pipeline
@@ -51,6 +53,7 @@ class RunState:
     results: dict[str, StepResult] = field(default_factory=dict)
     known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
+    size: Size | None = None
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
         """Add the versions of a dataset or step."""

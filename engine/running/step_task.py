@@ -63,6 +63,7 @@ class StepTask:
         self._request = request_of(self.step)
         self._placed = False
         self._halted = False
+        self._was_opened = False
 
     # -- waiting --------------------------------------------------------------------------------------------------------
 
@@ -116,9 +117,9 @@ class StepTask:
         self._table = PartitionTable(
             self._disk, run.claims, max(1, len(links)), rerun=self.force, retry_rejects=run.retry_rejects
         )
-        self._feed = Feed(run.registry.store, size_of(self.step), len(links))
+        self._feed = Feed(run.registry.store, run.size or size_of(self.step), len(links))
         self._taken = [0] * len(links)
-        self.state = "open"
+        self.state, self._was_opened = "open", True
         if self.step.operator.streamed is None:
             self._table.add(0, Partition(digest=WHOLE, rows=plan.rows or 0))
         for place, link in enumerate(links):
@@ -294,6 +295,11 @@ class StepTask:
         manifests = run.commit(made, record)
         self._table.forget_checkpoints()
         self._end(record, tuple(manifests), self._reject_objects)
+
+    def placed(self) -> list[tuple[int, Partition, Receipt]]:
+        """The finished partitions in the order of the input, each with the number of its version of the streamed input."""
+        parts = self._table.placed() if self._was_opened else []
+        return [(number, part, receipt) for number, versions in enumerate(parts) for part, receipt in versions]
 
     def fail(self, failure: FailedStepError) -> None:
         """Its first failure. It ends when its running partitions have."""

@@ -14,14 +14,14 @@ class Host:
     """The workers of one process, by step. Use from one event loop.
 
     Args:
-        registry: the location of the run's registry.
+        registry: the run's registry.
         transport, name, remote: see SharedModels.
     """
 
     def __init__(
-        self, registry: str, transport: Transport | None = None, name: str | None = None, *, remote: bool = False
+        self, registry: Registry, transport: Transport | None = None, name: str | None = None, *, remote: bool = False
     ) -> None:
-        self._registry = Registry(registry)
+        self._registry = registry
         self._shared = SharedModels(self._registry, transport, name, remote=remote)
         self._workers: dict[str, Worker] = {}
 

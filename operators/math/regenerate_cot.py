@@ -29,6 +29,10 @@ class SolveParams(Params):
         """One call for each attempt."""
         return {"teacher": self.attempts}
 
+    def prompt_bytes(self) -> int:
+        """The template; no prompt contains an answer."""
+        return len((self.prompt or PROMPT).encode())
+
 
 @operator(outputs={"solved": MathSolution, "unsolved": MathSolution})
 async def regenerate_cot(

@@ -75,16 +75,26 @@ def plan(
     why: Annotated[bool, typer.Option("--why", help="Explain what changed, for each step that would run.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price."""
+    """Show what a run would do. Lists the steps that would run and their rows, with upper bounds of calls, tokens and price.
+
+    Where a preview or an earlier version shows what to expect, the forecast is listed, too.
+    """
+    from engine.cli.forecast_view import print_forecast
     from engine.cli.plan_view import plan_rows, print_plan
+    from engine.previewing.forecast import forecast
+    from engine.previewing.observed import recall
 
     checked = checked_pipeline(context, pipeline, set_, matrix)
     chosen, forced = chosen_steps(checked, select, "--select "), chosen_steps(checked, force, "--force ")
-    made = planned(checked, named_registry(context), chosen, forced, why)
+    registry = named_registry(context)
+    made = planned(checked, registry, chosen, forced, why)
+    expected = forecast(checked, made, recall(registry, checked.spec.name), registry)
     if json:
-        print_json(plan_rows(made))
-    else:
-        print_plan(made, out())
+        print_json(plan_rows(made, expected))
+        return
+    print_plan(made, out())
+    if expected:
+        print_forecast(expected, out())
 
 
 def run(

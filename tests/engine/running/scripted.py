@@ -9,6 +9,7 @@ from engine.jobs.messages import Failure, Job, Partition
 from engine.running.executor import Result, WorkerRequest
 from engine.spec.pipeline_spec import Resources
 from engine.worker.host import Host
+from registry import Registry
 
 
 class KilledError(BaseException):
@@ -58,7 +59,7 @@ class Scripted:
 
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
         """Make a worker."""
-        self._host = self._host or Host(job.registry)
+        self._host = self._host or Host(Registry(job.registry))
         self._host.open(Job.model_validate_json(job.model_dump_json()))
 
     def room(self, step: str) -> int:

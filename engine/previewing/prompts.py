@@ -1,0 +1,217 @@
+"""Upper bounds from the prompts themselves: the operator is run on each row up to its first request, and nothing is sent.
+
+The bounds of `engine.planning.bounds` know no prompt, so they count everything that could be in one. Where the rows of a step
+are known, its first prompts are, too: they are counted as they are, with the model's tokenizer if it is on this machine, or
+else a token for each byte. Requests that follow an answer are bounded from what they may contain: the row, the operator's own
+texts, and the answers before, each of `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from engine.fingerprint.code import code_of
+from engine.jobs.messages import Partition
+from engine.jobs.receipts import Receipts
+from engine.llm.chat import ChatModel
+from engine.llm.limits.estimates import BYTES_PER_TOKEN, token_bound
+from engine.llm.local.tokenizer import Tokenizer, known_tokenizer
+from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.requests import Request
+from engine.llm.types.structured import in_words
+from engine.operator.catalogue import full_name
+from engine.operator.context import Reject, Tally
+from engine.operator.local_modules import use_local_modules
+from engine.pipeline.graph import Pipeline, Step
+from engine.planning.plan import partitions
+from engine.planning.results import Plan, StepPlan
+from engine.running.jobs import job_of
+from engine.spec.pipeline_spec import Resources
+from engine.worker.attachments import FileCollector
+from engine.worker.models import Models
+from engine.worker.operation import Operation, Scope
+from registry import Overlay, Record, Registry
+
+MOST_ROWS = 20_000
+"""Of steps with more rows, the prompts are not made: that would take more than seconds."""
+
+FRAME_TOKENS = 48
+"""Of the messages of a prompt: a system message, a user message, and the beginning of the answer."""
+
+_TURNS = 4
+"""Turns of the event loop that an operator may take before its first request."""
+
+
+def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry) -> Plan:
+    """The plan, with smaller bounds for the steps whose prompts can be made."""
+    if not any(_can_be_made(pipeline.steps[each.name], each) for each in plan.steps):
+        return plan
+    use_local_modules(pipeline.modules)
+    with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
+        overlay = Overlay(scratch, registry)  # an operator may leave files
+        steps = tuple(
+            _bounded(pipeline, pipeline.steps[each.name], each, overlay)
+            if _can_be_made(pipeline.steps[each.name], each)
+            else each
+            for each in plan.steps
+        )
+    return replace(plan, steps=steps)
+
+
+def _can_be_made(step: Step, plan: StepPlan) -> bool:
+    chat = [model for model in step.models.values() if not model.spec.encodes]
+    known = all(model.weights is not None or model.spec.provider == "openai" for model in step.models.values())
+    to_run = plan.status in ("RUN", "RESUME") and 0 < (plan.rows or 0) <= MOST_ROWS
+    return bool(chat) and len(chat) == len(step.models) and known and to_run and step.operator.shape == "row"
+
+
+@dataclass
+class _Role:
+    """What the rows of a step ask of a model."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer | None
+    own: int
+    per_row: int
+    is_declared: bool
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def prompt(self, request: Request) -> int:
+        """The most tokens of a prompt."""
+        if self.tokenizer is None:
+            return token_bound(request)[0]
+        messages = in_words(request.messages, request.schema) if request.schema else request.messages
+        return self.tokenizer.count_prompt(messages)
+
+    def text(self, text: str) -> int:
+        """The most tokens of a text."""
+        return self.tokenizer.count(text) if self.tokenizer else len(text.encode())
+
+    def add(self, asked: Sequence[Request], row: str, whole: int) -> None:
+        """Add a row that has made some requests and may make the others that it is allowed, after their answers."""
+        self.tokens_in += sum(map(self.prompt, asked))
+        self.tokens_out += sum(int(request.sampling["max_tokens"]) for request in asked)
+        self.calls += max(self.per_row, len(asked))
+        later = max(0, self.per_row - len(asked))
+        if later:
+            answers = (self.per_row - 1) * self.spec.max_tokens * (1 if self.tokenizer else BYTES_PER_TOKEN)
+            # What the operator declares (`prompt_bytes`) is all that there is besides the row.
+            others = 0 if self.is_declared else whole + answers + max(map(self.prompt, asked), default=0)
+            self.tokens_in += later * (self.text(row) + self.own + others + FRAME_TOKENS)
+            self.tokens_out += later * self.spec.max_tokens
+
+
+def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -> StepPlan:
+    """The plan of a step with bounds from the prompts of its rows that no earlier run has finished."""
+    code = code_of(full_name(step.operator)).code.values()
+    own_texts = [*(text for text in code if text.startswith("builtins.")), step.params.model_dump_json()]
+    roles = {}
+    for role, per_row in step.operator.calls_per_row(step.params).items():
+        spec = step.models[role].spec
+        tokenizer = known_tokenizer(spec, step.models[role].weights)
+        declared = step.operator.prompt_bytes(step.params)
+        made = _Role(spec, tokenizer, 0, per_row, declared is not None)
+        made.own = sum(map(made.text, own_texts)) if declared is None else declared
+        made.own += made.text(spec.system or "")
+        roles[role] = made
+    job = job_of(pipeline, step, plan, overlay, "plan", Resources(num_cpus=1), {}, frozenset(), retry_rejects=False)
+    listening = _Listening(step)
+    operation = Operation(job, overlay, listening)
+    whole = sum(each.memory for versions in job.inputs.values() for version in versions for each in version.data)
+    scope = Scope(FileCollector(overlay))
+    try:
+        finished = Receipts.of(overlay.below, plan.base_key)
+        left = (
+            part for part in partitions(step, plan.inputs, overlay) if plan.status == "RUN" or not finished.read(part.digest)
+        )
+        asyncio.run(_count_all(operation, scope, left, listening, roles, whole))
+    finally:
+        scope.clear()
+    return replace(
+        plan,
+        calls=sum(each.calls for each in roles.values()),
+        tokens=sum(each.tokens_in + each.tokens_out for each in roles.values()),
+        cost_usd=sum(each.spec.cost(each.tokens_in, each.tokens_out) for each in roles.values()),
+    )
+
+
+class _Listening(Models):
+    """The models of a step while it is listened to: they note requests, and never answer."""
+
+    def __init__(self, step: Step) -> None:
+        self.asked: dict[str, list[Request]] = {}
+        self._step = step
+
+    def role(self, role: str) -> ChatModel | None:
+        """See Models."""
+        model = self._step.models.get(role)
+        if model is None:
+            return None
+        client: Any = _Silent(model.spec, model.identity, self.asked.setdefault(role, []))
+        return ChatModel(role, client)
+
+
+@dataclass(frozen=True)
+class _Silent:
+    """See ModelClient."""
+
+    spec: ModelSpec
+    identity: str
+    requests: list[Request]
+    notes: tuple[str, ...] = ()
+
+    async def answer(self, requests: Sequence[Request]) -> NoReturn:
+        self.requests.extend(requests)
+        while True:
+            await asyncio.Future[None]()
+
+
+async def _count_all(
+    operation: Operation,
+    scope: Scope,
+    parts: Iterable[Partition],
+    listening: _Listening,
+    roles: Mapping[str, _Role],
+    whole: int,
+) -> None:
+    """Run the operator on each row up to its first requests, and count these and what may follow."""
+    arguments = {**operation.whole_inputs(), **operation.arguments}
+    for row in (row for part in parts for row in operation.rows(part)):
+        for requests in listening.asked.values():
+            requests.clear()
+        if await _ends_without_request(operation, arguments, row, scope, listening):
+            continue
+        text = json.dumps(row.model_dump(mode="json"), ensure_ascii=False)
+        for role, counted in roles.items():
+            counted.add(listening.asked.get(role, ()), text, whole)
+
+
+async def _ends_without_request(
+    operation: Operation, arguments: Mapping[str, Any], row: Record, scope: Scope, listening: _Listening
+) -> bool:
+    """Whether the operator needs no answer for a row. If it fails, or takes long before it asks, that is not known."""
+    context = operation.operator.context
+    given = {**arguments, operation.stream: row}
+    if context:
+        given[context] = operation.context(scope, operation.seed_of(row), Tally(), [])
+
+    async def run() -> None:
+        async for _ in operation.operator.function(**given):
+            pass
+
+    task = asyncio.create_task(run())
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+        if task.done():
+            error = task.exception()
+            return (error is None or isinstance(error, Reject)) and not any(listening.asked.values())
+    task.cancel()
+    await asyncio.wait([task])
+    return False

@@ -1,0 +1,113 @@
+"""An executor with its workers in this process, without Ray: for a few rows, a preview or a test. Ray takes 7 s to start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from typing import Any
+
+from engine.jobs.messages import Job, Partition
+from engine.running.executor import Result, WorkerRequest
+from engine.spec.pipeline_spec import Resources
+from engine.worker.host import Host
+from registry import Registry
+
+
+class InProcess:
+    """See engine.running.executor.Executor. All partitions run on one event loop, as in an actor, in a thread of its own: the
+    caller may have a loop, and waits for results.
+
+    Args:
+        room: the most partitions of a step in progress.
+        registry: has what the workers read, and gets what they write (default: the one that a job names).
+    """
+
+    def __init__(self, room: int = 8, registry: Registry | None = None) -> None:
+        self._room = room
+        self._registry = registry
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._host: Host | None = None
+        self._running: dict[str, int] = {}
+        self._results: queue.Queue[Result] = queue.Queue()
+
+    def start(self, *, shared_limits: bool) -> None:
+        """Start the loop."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End what still runs, and the loop."""
+        if self._loop is None:
+            return
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop, self._host = None, None
+
+    def place(self, request: WorkerRequest) -> Resources | None:
+        """One worker; a model in it gets all CPUs."""
+        cpus = request.resources.num_cpus or (os.cpu_count() or 1 if request.kind == "local" else 1)
+        return request.resources.model_copy(update={"num_cpus": cpus, "workers": 1})
+
+    def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
+        """Make a worker."""
+        self._running[job.step] = 0
+        self._call(self._open(Job.model_validate_json(job.model_dump_json())))  # as data, because that is how jobs travel
+
+    def room(self, step: str) -> int:
+        """Of a few partitions."""
+        return self._room - self._running[step]
+
+    def submit(self, step: str, part: Partition) -> None:
+        """Run it on the loop."""
+        assert self._loop
+        self._running[step] += 1
+        asyncio.run_coroutine_threadsafe(self._run(step, part), self._loop)
+
+    def next(self, seconds: float) -> Result | None:
+        """The next result."""
+        try:
+            result = self._results.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        self._running[result.step] -= 1
+        return result
+
+    def halt(self, step: str) -> None:
+        """Send no more requests."""
+        self._call(self._stop(step))
+
+    def close(self, step: str) -> None:
+        """End the worker."""
+        assert self._host
+        self._call(self._host.end(step))
+
+    def _call(self, work: Any) -> Any:
+        assert self._loop
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _stop(self, step: str) -> None:
+        assert self._host
+        self._host.stop(step)
+
+    async def _open(self, job: Job) -> None:
+        if self._host is None:
+            self._host = Host(self._registry or Registry(job.registry))
+        self._host.open(job)
+
+    async def _run(self, step: str, part: Partition) -> None:
+        assert self._host
+        self._results.put(Result(step, await self._host.run(step, part)))
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._host:
+            await self._host.close()

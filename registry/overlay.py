@@ -1,0 +1,44 @@
+"""A registry laid over another one, for work of which nothing is to be committed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from registry.catalog.manifest import Manifest
+from registry.registry import Registry
+from registry.storage.objects import ObjectStore
+from registry.storage.overlaid_objects import OverlaidObjects
+
+
+class Overlay(Registry):
+    """Versions, runs, receipts and new objects are in a folder of its own. Objects and versions that it lacks are read from the
+    registry below. The journal of model answers is the one below, so that no answer is lost.
+
+    It cannot be opened by its `location`: give the object itself to what uses it.
+
+    Args:
+        root: its folder.
+        below: the other registry, which may not exist yet.
+    """
+
+    def __init__(self, root: Path | str, below: Registry) -> None:
+        super().__init__(root)
+        self.below = below
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """See Registry."""
+        return OverlaidObjects(self.root / "objects", self.below.store)
+
+    @property
+    def journal(self) -> Path:
+        """See Registry."""
+        return self.below.journal
+
+    def manifest(self, name: str, version: int) -> Manifest:
+        """See Registry."""
+        try:
+            return super().manifest(name, version)
+        except KeyError:
+            return self.below.manifest(name, version)

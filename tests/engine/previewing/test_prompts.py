@@ -1,0 +1,137 @@
+"""Where the rows of a step are known, the bound of a plan counts the prompts that it will send."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.llm.local.tokenizer import Tokenizer
+from engine.pipeline.check import check
+from engine.planning.plan import make_plan
+from engine.planning.results import StepPlan
+from engine.previewing.prompts import with_prompts
+from registry import Registry
+from tests.chat_server import ChatServer, completion
+from tests.engine.previewing.test_preview import pipeline
+from tests.engine.run_pipelines import run_text, words
+
+TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
+
+
+@pytest.fixture
+def folder(workdir: Path) -> Path:
+    """The folder of a model, as far as its tokenizer: a token for each letter, except `Say`."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import models, pre_tokenizers
+
+    letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = {**letters, "Sa": len(letters), "Say": len(letters) + 1}
+    made = Fast(models.BPE(vocab=vocabulary, merges=[("S", "a"), ("Sa", "y")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    (workdir / "model").mkdir()
+    made.save(str(workdir / "model" / "tokenizer.json"))
+    (workdir / "model" / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return workdir / "model"
+
+
+def planned(text: str) -> tuple[StepPlan, StepPlan]:
+    """The first step of a pipeline, planned without and with its prompts."""
+    Path("p.yaml").write_text(text)
+    checked, registry = check(Path("p.yaml"), None), Registry("scratch")
+    plain = make_plan(checked, registry, select=set(), force=set())
+    return plain.steps[0], with_prompts(checked, plain, registry).steps[0]
+
+
+def test_prompts_are_counted_with_the_tokenizer_of_the_model(registry: Registry, chat_server: ChatServer, folder: Path) -> None:
+    words("ab", "cdefg")
+    model = chat_server.model(model=str(folder), max_tokens=9, system="Be short")
+    before, now = planned(pipeline("a: {op: ask_once, in: words}", model))
+    frame = len("<|system|>Be short<|end|><|user|><|end|><|assistant|>")
+    assert now.tokens == (frame + len("# ab") + 9) + (frame + len("# cdefg") + 9)
+    assert now.calls == before.calls == 2
+
+
+def test_without_a_tokenizer_each_byte_is_a_token(registry: Registry, chat_server: ChatServer) -> None:
+    words("ab", "cdefgé")
+    _, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model(max_tokens=9)))
+    assert now.tokens == len("Say ab") + 16 + 9 + len("Say cdefgé".encode()) + 16 + 9
+
+
+OWN = """
+from collections.abc import AsyncIterator
+
+from engine.operator import ChatModel, Params, Record, Reject, operator
+
+
+class Line(Record):
+    \"\"\"A line.\"\"\"
+
+    text: str
+
+
+class Twice(Params):
+    \"\"\"Two calls a row.\"\"\"
+
+    def calls(self) -> dict[str, int]:
+        \"\"\"The second is about the first.\"\"\"
+        return {"teacher": 2}
+
+
+@operator
+async def long_only(line: Line, teacher: ChatModel) -> AsyncIterator[Line]:
+    \"\"\"Ask about long lines only.\"\"\"
+    if len(line.text) < 3:
+        raise Reject("short")
+    yield Line(text=(await teacher.chat(line.text)).text)
+
+
+@operator
+async def improved(line: Line, teacher: ChatModel, params: Twice) -> AsyncIterator[Line]:
+    \"\"\"Ask twice.\"\"\"
+    first = await teacher.chat(f"A draft about {line.text}, please")
+    yield Line(text=(await teacher.chat(f"Improve what you said about {line.text}: {first.text}")).text)
+"""
+
+
+def own(op: str, chat_server: ChatServer, **model: Any) -> str:
+    """A pipeline with an operator of `OWN`."""
+    Path("own.py").write_text(f"{OWN}\n# for {op}\n")
+    return (
+        f"{{name: demo, operators: [own.py], models: {{teacher: {chat_server.model(**model)}}}, "
+        f"datasets: {{words: {{type: Line, path: words.jsonl}}}}, steps: {{a: {{op: {op}, in: words}}}}}}"
+    )
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("op", ["ask_once", "three_of", "long_only", "improved"])
+def test_the_bound_holds(registry: Registry, chat_server: ChatServer, folder: Path, op: str) -> None:
+    words("Say", *[f"word {number}" for number in range(20)])
+    counted = Tokenizer(folder)
+
+    def reply(body: dict[str, Any]) -> dict[str, Any]:
+        made = completion(*["an answer of 30 letters, truly"] * body.get("n", 1))
+        made["usage"] = {"prompt_tokens": counted.count_prompt(body["messages"]), "completion_tokens": 30 * body.get("n", 1)}
+        return made
+
+    chat_server.reply = reply
+    model: dict[str, Any] = {"model": str(folder), "max_tokens": 30}
+    text = own(op, chat_server, **model)
+    if op in ("ask_once", "three_of"):
+        text = pipeline(f"a: {{op: {op}, in: words}}", chat_server.model(**model))
+    _, now = planned(text)
+    record = run_text(text, registry).steps[0].record
+    taken = record.tokens_in + record.tokens_out
+    assert taken <= now.tokens
+    # A prompt that holds an answer is only bounded; a request for three samples is billed once for its prompt.
+    assert now.tokens <= {"improved": 20, "three_of": 2}.get(op, 1) * taken
+
+
+def test_rows_that_need_no_answer_cost_nothing(registry: Registry, chat_server: ChatServer) -> None:
+    words("ab", "cdefg", "h")
+    text = own("long_only", chat_server, max_tokens=9)
+    _, now = planned(text)
+    assert (now.calls, now.tokens) == (1, 5 + 16 + 9)
+    assert not chat_server.requests
