@@ -85,9 +85,8 @@ def print_preview(preview: Preview, console: Console) -> None:
         tokens = sum(each.tokens_in + each.tokens_out for each in preview.steps)
         cost = sum(each.cost_usd for each in preview.steps)
         paid = f", ${cost:.4f}" if cost else ""
-        console.print(
-            f"\nModel calls: {calls} new ({tokens:,} tokens{paid}), {reused} from the journal. A run does not send them again."
-        )
+        new = f"{calls} new ({counted(tokens, 'token')}{paid})"
+        console.print(f"\nModel calls: {new}, {reused} from the journal. A run does not send them again.")
     if preview.forecast:
         print_forecast(preview.forecast, console)
     if preview.error:

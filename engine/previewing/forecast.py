@@ -36,6 +36,7 @@ from engine.previewing.observed import (
 from engine.previewing.results import Forecast, StepForecast
 from engine.running.jobs import model_names
 from registry import Registry
+from registry.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,7 @@ def forecast(pipeline: Pipeline, plan: Plan, seen: Observed | None, registry: Re
         share = _share_left(planned.done, planned.total)
         if name in usable:
             made[name] = _from_preview(usable[name], population, _upstream(pipeline, name, usable), step)
-            made[name].basis = f"preview of {seen.rows if seen else 0} rows"
+            made[name].basis = f"preview of {counted(seen.rows if seen else 0, 'row')}"
         elif name in earlier and before is not None:
             version, shown = earlier[name]
             made[name] = _from_earlier(shown, before, random)

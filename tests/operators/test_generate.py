@@ -165,7 +165,7 @@ def test_reasoning_goes_to_a_field_of_its_own(registry: Registry, chat_server: C
         ("inside", "4", "hm"),
         ("none", "4", None),
     ]
-    assert reasons(registry) == {3: "the model thought and then answered nothing"}
+    assert reasons(registry) == {3: "empty answer, only reasoning (finish_reason 'stop')"}
 
 
 IMAGED = {"question": "str", "picture": "str?", "pictures": "list[str]?"}

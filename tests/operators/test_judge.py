@@ -97,7 +97,7 @@ def test_the_label_of_most_votes_wins_and_votes_that_fail_are_left_out(registry:
         ({"rubric": RUBRIC, "scale": [5, 1]}, "[5, 1]", "scale: expected the lowest and the highest score"),
         ({"rubric": RUBRIC, "scale": [1]}, "[1]", "scale: expected the lowest and the highest score"),
         ({"rubric": RUBRIC, "scale": [0, 1000]}, "[0, 1000]", "scale: it has 1001 scores; the limit is 101"),
-        ({"rubric": RUBRIC, "scale": [0, 0.5]}, "0.5]", "valid integer"),
+        ({"rubric": RUBRIC, "scale": [0, 0.5]}, "0.5]", "must be a whole number"),
         ({"rubric": RUBRIC, "scale": [1, 5], "labels": ["a", "b"]}, '["a", "b"]', "a verdict is either a number or a label"),
         ({"rubric": RUBRIC, "labels": ["a"]}, '["a"]', "labels: expected at least two labels"),
         ({"rubric": RUBRIC, "labels": ["a", "a"]}, '"a"]', "labels: 'a' is there twice"),

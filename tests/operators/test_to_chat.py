@@ -22,10 +22,9 @@ TURNS = [
 def test_a_row_becomes_an_example(registry: Registry) -> None:
     rows({"question": "q", "persona": "Ada", "n": 4}, {"question": "r", "n": 5}, {"question": " ", "n": 5})
     run_ok(step("to_chat", messages=TURNS), registry)
-    user = {"role": "user", "content": "q"}
-    assert made(registry, "prompt, completion") == [
-        ([{"role": "system", "content": "Ada"}, user], [{"role": "assistant", "content": "It is 4."}]),
-        ([{"role": "user", "content": "r"}], [{"role": "assistant", "content": "It is 5."}]),
+    assert made(registry, "[(m.role, m.content) for m in prompt], [(m.role, m.content) for m in completion]") == [
+        ([("system", "Ada"), ("user", "q")], [("assistant", "It is 4.")]),
+        ([("user", "r")], [("assistant", "It is 5.")]),
     ]
     assert reasons(registry) == {2: "the user's message is empty for this row"}
     assert ask(registry, "select type from datasets where name = 'demo/step'") == [("SFTExample",)]

@@ -129,7 +129,7 @@ def test_the_time_follows_from_latencies_and_limits(registry: Registry, chat_ser
 def test_earlier_versions_show_what_no_preview_has(registry: Registry, chat_server: ChatServer, in_process: None) -> None:
     words(*["ab", "cde", "skip", "bad", "f"] * 4)
     text = pipeline(
-        "cut: {op: split, in: words, max_reject_ratio: 0.5}, said: {op: ask, in: cut.long}",
+        "cut: {op: by_length, in: words, max_reject_ratio: 0.5}, said: {op: ask, in: cut.long}",
         chat_server.model(price={"input": 1.0}),
     )
     chat_server.reply = lambda body: completion(body["messages"][-1]["content"])

@@ -94,7 +94,7 @@ def test_it_shows_what_became_of_each_row(registry: Registry, chat_server: ChatS
     words("ab", "skip", "cde", "bad")
     chat_server.answer = lambda prompt, seen: "7" if "c" in prompt else "seven"
     made = preview_text(
-        pipeline("cut: {op: split, in: words}, said: {op: number_of, in: cut.long}", chat_server.model()), registry
+        pipeline("cut: {op: by_length, in: words}, said: {op: number_of, in: cut.long}", chat_server.model()), registry
     )
     cut, said = made.steps
     assert (cut.state, cut.rows_in, cut.rows_out, cut.filtered, cut.rejected) == ("previewed", 4, {"long": 3, "short": 1}, 1, 1)
