@@ -10,10 +10,11 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate, groupby
+from threading import Thread
 from typing import Any, NamedTuple
 
 import duckdb
@@ -146,24 +147,30 @@ class Session:
         deadline = Deadline(timeout, self._con.interrupt)
         # Python handles Ctrl-C between its own instructions, but DuckDB does not return before the query ends. So it runs in
         # another thread.
-        with self._reading(query, deadline) as statement, ThreadPoolExecutor(max_workers=1) as thread:
-            table = thread.submit(self._to_arrow, statement, parameters, deadline)
+        table: Future[pa.Table] = Future()
+        with self._reading(query, deadline) as statement:
+            thread = Thread(target=self._to_arrow, args=(table, statement, parameters, deadline))
             try:
-                table.result()
+                thread.start()
+                thread.join()
             except KeyboardInterrupt:
-                while not table.done():
+                while thread.is_alive():
                     self._con.interrupt()
-                    wait([table], _INTERRUPT_SECONDS)
+                    thread.join(_INTERRUPT_SECONDS)
                 raise
+        found = table.result()
         if left_out := self.left_out():
             raise CorruptError(left_out[0])
-        return table.result()
+        return found
 
-    def _to_arrow(self, statement: str, parameters: list[Any] | None, deadline: Deadline) -> pa.Table:
-        with self._explained(deadline), deadline.running():
-            # Not `execute`, whose results are copied on their way to Arrow.
-            relation = self._con.sql(statement, params=parameters) if parameters else self._con.sql(statement)
-            return relation.to_arrow_table()
+    def _to_arrow(self, table: Future[pa.Table], statement: str, parameters: list[Any] | None, deadline: Deadline) -> None:
+        try:
+            with self._explained(deadline), deadline.running():
+                # Not `execute`, whose results are copied on their way to Arrow.
+                relation = self._con.sql(statement, params=parameters) if parameters else self._con.sql(statement)
+                table.set_result(relation.to_arrow_table())
+        except BaseException as error:  # it is raised where the table is wanted
+            table.set_exception(error)
 
     def left_out(self) -> list[str]:
         """The missing objects with calls, lineage, rejects or exposures that the last query left out, one sentence each."""

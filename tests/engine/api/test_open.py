@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,11 +243,9 @@ def test_a_query_has_limits(opened: engine.OpenRegistry) -> None:
 
 
 def test_a_query_can_be_interrupted(opened: engine.OpenRegistry) -> None:
-    began = time.monotonic()
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         opened.sql("select count(*) from range(1000000000000)")
-    assert time.monotonic() - began < 10
     assert opened.sql("select 1 as one").to_pylist() == [{"one": 1}]
 
 

@@ -171,7 +171,7 @@ def test_a_mistake_in_the_script_is_an_error_of_the_test() -> None:
 
     with pytest.raises(ZeroDivisionError, match="Q: 1"):
         run_operator(ask, QUESTIONS[:1], models={"teacher": ScriptedModel(script)})
-    with pytest.raises(AssertionError, match="the script has 1 answers, and there are more requests; asked: 'Q: a long one'"):
+    with pytest.raises(AssertionError, match="the script has 1 answer, and there are more requests; asked: 'Q: a long one'"):
         run_operator(ask, QUESTIONS[:2], models={"teacher": ScriptedModel(["one"])})
     with pytest.raises(AssertionError, match=r"the script answered with 3 \(int\); expected a text"):
         run_operator(ask, QUESTIONS[:1], models={"teacher": ScriptedModel(lambda prompt: 3)})  # type: ignore[arg-type,return-value]
