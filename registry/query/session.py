@@ -10,11 +10,12 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate, groupby
 from threading import Thread
+from threading import enumerate as threads
 from typing import Any, NamedTuple
 
 import duckdb
@@ -152,11 +153,12 @@ class Session:
             thread = Thread(target=self._to_arrow, args=(table, statement, parameters, deadline))
             try:
                 thread.start()
-                thread.join()
+                table.exception()
             except KeyboardInterrupt:
-                while thread.is_alive():
+                # Not `is_alive`: it may be about to start, and an interrupted `join` takes a running thread for ended.
+                while thread in threads() and not table.done():
                     self._con.interrupt()
-                    thread.join(_INTERRUPT_SECONDS)
+                    wait([table], _INTERRUPT_SECONDS)
                 raise
         found = table.result()
         if left_out := self.left_out():
