@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from engine.fingerprint.code import code_digest
 from engine.jobs.messages import Job, ModelBinding
 from engine.llm.limits.accounting import Spent
+from engine.llm.limits.outage import PATIENCE_SECONDS
+from engine.llm.types.model_spec import ModelSpec
 from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import excluded_of
@@ -95,8 +97,8 @@ def job_of(
         inputs={port: versions for port, versions in plan.inputs.items() if operator.inputs[port].whole},
         models={
             role: ModelBinding(
-                spec=model.spec,
-                weights=model.weights,
+                spec=_with_patience(model.spec),
+                weights=None if model.spec.serve else model.weights,  # those are for its servers
                 identity=model.identity,
                 name=names[role],
                 spent=spent.get(names[role], Spent()),
@@ -111,3 +113,11 @@ def job_of(
         excluded=excluded_of(pipeline, step),
         row_groups=dict(plan.row_groups),
     )
+
+
+def _with_patience(spec: ModelSpec) -> ModelSpec:
+    """A served model waits for its servers: the driver restarts them, and knows when that is in vain."""
+    if spec.serve is None or spec.limits.patience is not None:
+        return spec
+    patience = spec.serve.start_timeout + PATIENCE_SECONDS
+    return spec.model_copy(update={"limits": spec.limits.model_copy(update={"patience": patience})})

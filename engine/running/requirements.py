@@ -13,7 +13,7 @@ from engine.llm.limits.governor import Gate, Governor
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
-from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.model_spec import Address, ModelSpec
 from engine.pipeline.graph import Step
 from registry import Registry
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
 
 
-def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> dict[str, Spent]:
+def check_needs(
+    step: Step, registry: Registry, spent_before: Mapping[str, Spent], served: Mapping[str, Address] | None = None
+) -> dict[str, Spent]:
     """Check the servers of a step's models against what its operator needs; returns what that cost, by model.
 
     Args:
         step: has the models and the operator.
         registry: has the journal, which keeps the answers.
         spent_before: what the run has already spent, by model.
+        served: one server of each model that the run serves, by model.
 
     Raises:
         StepError: a server lacks a capability, or does not answer.
@@ -43,7 +46,7 @@ def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent
         gate = Governor.on_this_machine(spec, before)
         try:
             # Servers are upgraded, so what was missing is checked again.
-            found = ask_server(spec, registry, needed, gate=gate, recheck=True)
+            found = ask_server(spec, registry, needed, gate=gate, recheck=True, at=(served or {}).get(name))
         except EngineError as error:
             raise StepError(str(error)) from error
         spent[name] = spent.get(name, Spent()) + gate.spent
@@ -64,6 +67,7 @@ def ask_server(
     gate: Gate | None = None,
     recheck_all: bool = False,
     recheck: bool = False,
+    at: Address | None = None,
 ) -> Probed:
     """What a model's server supports; the server is asked only for what is not known yet.
 
@@ -74,6 +78,7 @@ def ask_server(
         gate: limits the requests (default: new limits of the model).
         recheck_all: ask for all of them again.
         recheck: ask again for those that were missing.
+        at: one of its servers, if the engine has started them.
 
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
@@ -83,7 +88,8 @@ def ask_server(
     journal = Journal(registry.journal)
     try:
         limits = gate or Governor.on_this_machine(spec)
-        return asyncio.run(probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck))
+        here = None if at is None else spec.at(at)
+        return asyncio.run(probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck, at=here))
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

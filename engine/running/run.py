@@ -72,6 +72,8 @@ def run(
         with ExitStack() as ends:
             ends.callback(claims.close)
             ends.callback(state.executor.stop)
+            ends.callback(state.servers.close)
+            state.servers.expect(steps)
             for each in source_plans:
                 manifest = each.manifest
                 if each.draft is not None:

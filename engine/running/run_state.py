@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from engine.llm.limits.accounting import Spent
 from engine.pipeline.graph import Pipeline
@@ -12,6 +13,7 @@ from engine.planning.plan import KnownVersions
 from engine.running.claims import Claims
 from engine.running.executor import Executor
 from engine.running.result import Observer, StepResult
+from engine.running.servers import Servers
 from registry import Draft, Hit, Manifest, Registry, StepRun
 
 
@@ -49,6 +51,11 @@ class RunState:
     spent: dict[str, Spent] = field(default_factory=dict)
     known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
+
+    @cached_property
+    def servers(self) -> Servers:
+        """The servers of the models that the run serves itself."""
+        return Servers(self.executor, self.registry.root / "runs", self.run_id, self.observer.message)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
         """Add the versions of a dataset or step."""

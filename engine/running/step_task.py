@@ -83,6 +83,7 @@ class StepTask:
     def end_unreached(self) -> None:
         """It will not run, because a step before it failed or the run was stopped."""
         self.state = "ended"
+        self.run.servers.done(self.name)
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
@@ -191,6 +192,9 @@ class StepTask:
         """Give the cluster as many partitions as it has room for; returns whether it was given any."""
         given = False
         while not self.stopping and self._table.waiting and (not self._placed or self.run.executor.room(self.name) > 0):
+            if not self._has_servers():
+                self.waited_for = "servers"
+                break
             if not self._placed and not self._place():
                 break
             part = self._table.take()
@@ -204,17 +208,31 @@ class StepTask:
         self._take_finished()
         return given
 
+    def _has_servers(self) -> bool:
+        """Whether the servers of its models answer, of those that the run serves; starts them. Raises StepError."""
+        servers = self.run.servers
+        if not servers.concern(self.step):
+            return True
+        self.run.executor.start(shared_limits=bool(self.run.shared))
+        return servers.are_ready(self.step, self._request)
+
+    def check_servers(self) -> None:
+        """Raises StepError if a server of its models has failed for good."""
+        if self.state == "open" and not self.stopping:
+            self.run.servers.check(self.step)
+
     def _place(self) -> bool:
         """Get workers; False while others use what they need. Raises StepError."""
         run, executor = self.run, self.run.executor
         if not self._has_what_it_needs:
             from engine.running.requirements import check_needs
 
-            run.spend(check_needs(self.step, run.registry, run.spent))
+            run.spend(check_needs(self.step, run.registry, run.spent, run.servers.addresses))
             self._has_what_it_needs = True
         executor.start(shared_limits=bool(run.shared))
         resources = executor.place(self._request)
         if resources is None:
+            run.servers.make_room(self.name)
             self.waited_for = "resources"
             return False
         job = job_of(
@@ -330,6 +348,7 @@ class StepTask:
             notes = [note for receipt in self._table.fresh for note in receipt.notes]
             forget_heartbeats(self._disk.folder, self._owner)
         self.state = "ended"
+        run.servers.done(self.name)
         self.succeeded = bool(manifests)
         run.add(self.name, manifests)
         run.finish(step_result(run.registry, self.step, record, manifests, list(rejects), notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 from engine.jobs.messages import ModelBinding
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.governor import Gate, Governor
+from engine.llm.providers.replicas import Replicas
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Transport
+from engine.llm.types.model_spec import Address
 from engine.llm.types.provider import Provider
-from engine.llm.weights import LocalWeights, ModelWeights, materialise
+from engine.llm.weights import LocalWeights, ModelWeights, local_weights, materialise
 from registry import Registry
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class SharedModels:
         self._gates: dict[str, Gate] = {}
         self._providers: dict[tuple[str, int, int], Provider] = {}
         self._encoders: dict[tuple[str, int, int], LocalEncoder] = {}
+        self._replicas: dict[str, Replicas] = {}
 
     def answers(self) -> Answers:
         """The journal."""
@@ -81,10 +85,14 @@ class SharedModels:
 
     def weights(self, weights: ModelWeights) -> LocalWeights:
         """The folders with a model's weights on this machine."""
-        folder = materialise(weights, self._registry.store)
-        if weights.base is None:
-            return LocalWeights(folder, None, weights.name)
-        return LocalWeights(materialise(weights.base, self._registry.store), folder, weights.base.name)
+        return local_weights(weights, self._registry.store)
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """These servers of a model answer now, and no others."""
+        self._servers(model).update(addresses)
+
+    def _servers(self, model: str) -> Replicas:
+        return self._replicas.setdefault(model, Replicas())
 
     async def delivered(self) -> None:
         """Wait until the Service has received what was sent."""
@@ -109,7 +117,7 @@ class SharedModels:
         if spec.provider == "openai":
             from engine.llm.providers.openai import OpenAIProvider
 
-            return OpenAIProvider(spec, self.answers())
+            return OpenAIProvider(spec, self.answers(), self._servers(binding.name) if spec.serve else None)
         from engine.llm.local.transformers import TransformersProvider
 
         def folders() -> tuple[Path, Path | None]:
