@@ -36,8 +36,8 @@ class Launch(BaseModel):
     @property
     def title(self) -> str:
         """The server in messages."""
-        which = f" {self.number} of {self.serve.replicas}" if self.serve.replicas > 1 else ""
-        return f"the server{which} of model {self.model!r}"
+        which = f"server {self.number} of {self.serve.replicas}" if self.serve.replicas > 1 else "the server"
+        return f"{which} of model {self.model!r}"
 
 
 class Status(BaseModel):

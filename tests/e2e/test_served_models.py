@@ -102,3 +102,21 @@ def test_ctrl_c_stops_the_servers(workdir: Path) -> None:
     assert answered < 60
     assert subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=subprocess.DEVNULL, check=True)
     assert len(calls()) == len({prompt for _, prompt in calls()}) == 60
+
+
+def engine(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "engine.cli", *words], check=False, capture_output=True, text=True)
+
+
+def test_probe_starts_a_server_and_stops_it(workdir: Path) -> None:
+    words("one")
+    Path("p.yaml").write_text(pipeline(teacher=served("--pids", "pids"), unused=served("--broken")))
+    done = engine("probe", "p.yaml", "--json")
+    [row] = json.loads(done.stdout)
+    assert (row["model"], row["n"], row["logprobs"]) == ("teacher", True, False)
+    assert "model 'unused' is not asked: no step uses it" in done.stderr
+    assert are_gone(pids(), 0.1)
+    Path("p.yaml").write_text(pipeline(teacher=served("--broken")))
+    done = engine("probe", "p.yaml")
+    assert done.returncode != 0
+    assert "RuntimeError: no kernel image is available" in done.stderr
