@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--pids", type=Path, help="gets the ids of the server and of its child, which leaves its session")
     parser.add_argument("--says", default="You said: ")
     parser.add_argument("--seconds", type=float, default=0.0, help="that an answer takes")
+    parser.add_argument("--together", type=int, default=1, help="answers when the file of --pids names so many servers")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--broken", action="store_true", help="ends with status 3")
     parser.add_argument("--die-once", type=Path, help="ends in the middle of the call that finds no such file")
@@ -78,6 +79,8 @@ def main() -> None:
                 given.die_once.touch()
                 print("CUDA error: an illegal memory access was encountered", flush=True)
                 os._exit(134)
+            while given.pids and len(given.pids.read_text().splitlines()) < given.together:
+                time.sleep(0.02)
             time.sleep(given.seconds)
             if given.calls:
                 with lock, given.calls.open("a") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +106,7 @@ class Step:
                 each = ", each with" if serve.replicas > 1 else ", with"
                 needs = f"{each} {serve.needs}" if serve.needs else ""
                 name = self.spec.models.get(role, role)
-                yield f"starts {several} of model {name}{needs}: {serve.shown}; identity: {json.dumps(model.identity)}"
+                yield f"starts {several} of model {name}{needs}: {serve.shown}"
 
     @property
     def links(self) -> list[Link]:

@@ -73,7 +73,7 @@ class Servers:
 
     def concern(self, step: Step) -> bool:
         """Whether a step has to wait for servers to start, or to stop."""
-        return bool(_served(step)) or (_takes_gpus(step) and any(each.gpus for each in self._all))
+        return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
 
     def check(self, step: Step) -> None:
         """Raises StepError if a step needs a server that cannot be started, or died too often; the text has its last words."""

@@ -80,4 +80,4 @@ def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) ->
     # Elsewhere, and in one replica: nothing is asked again.
     Path("p.yaml").write_text(pipeline("soak", num_cpus=1, start_timeout=1))
     again = subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], capture_output=True, text=True, check=True)
-    assert again.stdout.count(" hit ") == 5
+    assert again.stderr.count(": hit: ") == 5

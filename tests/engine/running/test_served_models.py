@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
+from engine.cli.plan_view import print_plan
 from engine.errors import PipelineError
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import outcomes, run_text, words
-from tests.engine.running.served import SERVER, calls, command, pipeline, served
+from tests.engine.running.served import calls, command, pipeline, served
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -54,14 +57,8 @@ def test_a_run_with_only_hits_starts_no_server(registry: Registry) -> None:
 
 def test_several_replicas_share_the_load(registry: Registry) -> None:
     words(*map(str, range(40)))
-    assert answered(
-        served(
-            "--seconds",
-            "0.05",
-            replicas=2,
-        ),
-        registry,
-    ) == {"asked": "ran"}
+    model = served("--pids", "pids", "--together", "2", "--seconds", "0.2", replicas=2, limits={"concurrency": 4})
+    assert answered(model, registry) == {"asked": "ran"}
     counts = [sum(pid == server for pid, _ in calls()) for server in {pid for pid, _ in calls()}]
     assert sum(counts) == 40
     assert len(counts) == 2
@@ -145,14 +142,22 @@ def test_served_by_hand_under_its_identity_sends_no_call(registry: Registry, cha
     assert len(calls()) == 2
 
 
-def test_the_plan_says_what_will_be_started(registry: Registry) -> None:
+def test_the_plan_says_what_will_be_started_and_under_which_identity(registry: Registry) -> None:
     words("one")
-    Path("p.yaml").write_text(pipeline(teacher=served(replicas=2, num_gpus=1)))
-    [step] = make_plan(check(Path("p.yaml")), registry, select=set(), force=set()).steps
-    text = " ".join(step.notes)
-    assert "starts 2 servers of model teacher, each with 1 GPU: " in text
-    assert f"{SERVER} --port" in text
-    assert 'identity: "test-model [{python} ' in text
+
+    def planned(model: dict[str, Any]) -> str:
+        Path("p.yaml").write_text(pipeline(teacher=model))
+        console = Console(file=StringIO(), width=100)
+        print_plan(make_plan(check(Path("p.yaml")), registry, select=set(), force=set()), console)
+        return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+    text = planned(served(replicas=2, num_gpus=1))
+    assert "asked: starts 2 servers of model teacher, each with 1 GPU: {python} " in text
+    assert 'identity of model teacher: "test-model [{python} ' in text
+    answered(served(), registry)
+    text = planned(served(replicas=2, num_gpus=1))
+    assert "starts" not in text
+    assert 'identity of model teacher: "test-model [{python} ' in text
 
 
 def test_a_server_that_fails_to_start_fails_the_step_with_its_last_words(registry: Registry) -> None:
