@@ -33,7 +33,8 @@ def are_gone(found: list[int], seconds: float = 30.0) -> bool:
 @pytest.mark.usefixtures("ray_session")
 def test_two_replicas_one_of_which_dies(registry: Registry) -> None:
     words(*map(str, range(40)))
-    model = served("--pids", "pids", "--die-once", "died", "--seconds", "0.05", replicas=2, limits={"concurrency": 8})
+    options = ["--pids", "pids", "--together", "2", "--die-once", "died", "--seconds", "0.2"]
+    model = served(*options, replicas=2, limits={"concurrency": 4})
     assert outcomes(run_text(pipeline(teacher=model), registry)) == {"asked": "ran"}
     assert Path("died").exists()
     assert len(calls()) == len({prompt for _, prompt in calls()}) == 40

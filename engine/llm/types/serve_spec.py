@@ -96,7 +96,7 @@ class ServeSpec(Spec):
         """The server's command for people, as far as the pipeline says it."""
         if self.command is not None:
             return _joined(self.command)
-        return _joined([self.what, *(word for name, value in self.args.items() for word in words_of(name, value))])
+        return _joined([*self.what.split(), *(word for name, value in self.args.items() for word in words_of(name, value))])
 
     @property
     def needs(self) -> str:
@@ -118,7 +118,7 @@ class ServeSpec(Spec):
         else:
             shaping = {name.replace("_", "-"): value for name, value in self.args.items()}
             options = [words_of(name, value) for name, value in sorted(shaping.items()) if name not in _NO_EFFECT]
-            words = [*env, self.what, *(word for option in options for word in option)]
+            words = [*env, *self.what.split(), *(word for option in options for word in option)]
         return f"{weights} [{_joined(words)}]"
 
     @property
