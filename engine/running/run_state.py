@@ -55,7 +55,11 @@ class RunState:
     @cached_property
     def servers(self) -> Servers:
         """The servers of the models that the run serves itself."""
-        return Servers(self.executor, self.registry.root / "runs", self.run_id, self.observer.message)
+
+        def start() -> None:
+            self.executor.start(shared_limits=bool(self.shared))
+
+        return Servers(self.executor, start, self.registry.root / "runs", self.run_id, self.observer.message)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
         """Add the versions of a dataset or step."""

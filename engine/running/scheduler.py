@@ -102,7 +102,8 @@ class Scheduler:
             return self._open_or_end(task)
         if task.state == "ended":
             return False
-        task.check_servers()
+        if not task.stopping:
+            self._run.servers.check(task.step)
         task.cut()
         given = task.submit()
         if task.is_made and not task.failure:

@@ -48,13 +48,17 @@ class Servers:
 
     Args:
         executor: starts them, and tells the workers where they are.
+        start_executor: gets it ready; see Executor.start.
         folder: for their logs.
         run_id: begins the names of the logs.
         say: tells the user.
     """
 
-    def __init__(self, executor: Executor, folder: Path, run_id: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, executor: Executor, start_executor: Callable[[], None], folder: Path, run_id: str, say: Callable[[str], None]
+    ) -> None:
         self._executor = executor
+        self._start_executor = start_executor
         self._folder = folder
         self._run_id = run_id
         self._say = say
@@ -71,10 +75,6 @@ class Servers:
         """These steps are to run, as far as they do not hit."""
         self._left = {step.name: step for step in steps}
 
-    def concern(self, step: Step) -> bool:
-        """Whether a step has to wait for servers to start, or to stop."""
-        return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
-
     def check(self, step: Step) -> None:
         """Raises StepError if a step needs a server that cannot be started, or died too often; the text has its last words."""
         for name in _served(step):
@@ -89,6 +89,9 @@ class Servers:
         Raises:
             StepError: see `check`; or the cluster is too small for the servers of a step of this run.
         """
+        if not self._concern(step):
+            return True
+        self._start_executor()
         self._asked[step.name] = time.monotonic()
         self.check(step)
         served = _served(step)
@@ -151,6 +154,10 @@ class Servers:
         self._ending.clear()
 
     # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _concern(self, step: Step) -> bool:
+        """Whether a step has to wait for servers to start, or to stop."""
+        return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
 
     @property
     def _all(self) -> list[Server]:

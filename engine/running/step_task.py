@@ -192,7 +192,7 @@ class StepTask:
         """Give the cluster as many partitions as it has room for; returns whether it was given any."""
         given = False
         while not self.stopping and self._table.waiting and (not self._placed or self.run.executor.room(self.name) > 0):
-            if not self._has_servers():
+            if not self.run.servers.are_ready(self.step, self._request):
                 self.waited_for = "servers"
                 break
             if not self._placed and not self._place():
@@ -207,19 +207,6 @@ class StepTask:
             given = True
         self._take_finished()
         return given
-
-    def _has_servers(self) -> bool:
-        """Whether the servers of its models answer, of those that the run serves; starts them. Raises StepError."""
-        servers = self.run.servers
-        if not servers.concern(self.step):
-            return True
-        self.run.executor.start(shared_limits=bool(self.run.shared))
-        return servers.are_ready(self.step, self._request)
-
-    def check_servers(self) -> None:
-        """Raises StepError if a server of its models has failed for good."""
-        if self.state == "open" and not self.stopping:
-            self.run.servers.check(self.step)
 
     def _place(self) -> bool:
         """Get workers; False while others use what they need. Raises StepError."""

@@ -105,12 +105,12 @@ class Run:
         self.steps = check(Path("p.yaml")).steps
         self.cluster = Cluster()
         self.said: list[str] = []
-        self.servers = Servers(self.cluster, Path("runs"), "1", self.said.append)  # type: ignore[arg-type]
+        self.servers = Servers(self.cluster, lambda: None, Path("runs"), "1", self.said.append)  # type: ignore[arg-type]
         self.servers.expect([*self.steps.values()])
 
     def asks(self, name: str) -> bool:
         step: Step = self.steps[name]
-        return not self.servers.concern(step) or self.servers.are_ready(step, request_of(step))
+        return self.servers.are_ready(step, request_of(step))
 
 
 @pytest.fixture
