@@ -111,7 +111,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines that the test runs with `run_text` have their workers in this process; see tests/in_process.py."""
     from tests.in_process import InProcess
 
-    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", lambda _: InProcess())
+    monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", lambda location: InProcess(registry=Registry(location)))
 
 
 @pytest.fixture

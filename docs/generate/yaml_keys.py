@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from docs.generate.markdown import code, default_of, docstring, generated, table
 from engine.cli.operator_view import type_of
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
+from engine.llm.types.serve_spec import ServeSpec
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 
 _INTRODUCTION = """
@@ -20,6 +21,7 @@ Every key of a pipeline file. `engine check` knows the same keys and suggests th
 _SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("The file", PipelineSpec),
     ("`models.NAME`", ModelSpec),
+    ("`models.NAME.serve`", ServeSpec),
     ("`models.NAME.limits`", Limits),
     ("`models.NAME.price`", Price),
     ("`datasets.NAME`", DatasetSpec),

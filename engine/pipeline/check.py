@@ -16,7 +16,7 @@ from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
 from engine.llm.types.model_spec import ENV, ModelSpec
-from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder
+from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder, identify_gguf
 from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
 from engine.operator.local_modules import LocalModule, LocalModules, read_local_modules, use_local_modules
@@ -301,9 +301,13 @@ class _Checker:
         found = {name: self.bind_model(self.spec.models[name], name) for name in sorted(used & self.spec.models.keys())}
         return {name: model for name, model in found.items() if model}
 
-    def identified(self, model: str) -> ModelWeights:
-        in_registry = model.startswith(REGISTRY_PREFIX)
-        return identify(model, self.session() if in_registry and self.session else None)
+    def weights(self, spec: ModelSpec) -> ModelWeights:
+        if spec.encodes:
+            return identify_encoder(spec.model)
+        if spec.serve and spec.serve.engine == "llama_cpp":
+            return identify_gguf(spec.model)
+        in_registry = spec.model.startswith(REGISTRY_PREFIX)
+        return identify(spec.model, self.session() if in_registry and self.session else None)
 
     def bind_model(self, spec: ModelSpec, name: str) -> BoundModel | None:
         loc: Loc = ("models", name)
@@ -317,11 +321,11 @@ class _Checker:
                 hint = "refer to an existing version as registry:NAME@V"
                 self.problem(f"{spec.made_by} is not a step of this pipeline", (*loc, "model"), hint)
             return BoundModel(spec, None, link)
-        if not spec.remote:
-            if not self.installed(f"provider {spec.provider}", PROVIDERS[spec.provider], (*loc, "provider")):
+        if not spec.remote or (spec.serve and spec.serve.has_weights):
+            if not self.installed(f"provider {spec.provider}", PROVIDERS.get(spec.provider, ()), (*loc, "provider")):
                 return None
             try:
-                weights = identify_encoder(spec.model) if spec.encodes else self.identified(spec.model)
+                weights = self.weights(spec)
             except EngineError as error:
                 self.problem(str(error), (*loc, "model"))
                 return None

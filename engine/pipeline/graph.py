@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -51,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class BoundModel:
-    """A model in a role: the pipeline's spec and, for an in-process model, its weights.
+    """A model in a role: the pipeline's spec and, for a model in the worker or one that the engine serves, its weights.
 
     A model that a step of the pipeline trains (`made_by`) has weights once that step has run.
     """
@@ -63,7 +63,10 @@ class BoundModel:
     @property
     def identity(self) -> str:
         """What determines the answers besides prompt and sampling parameters."""
-        return self.weights.identity if self.weights else self.spec.model
+        if self.spec.identity is not None:
+            return self.spec.identity
+        weights = self.weights.identity if self.weights else self.spec.model
+        return self.spec.serve.identity(weights) if self.spec.serve else weights
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,27 @@ class Step:
     @property
     def notes(self) -> tuple[str, ...]:
         """What users should know before it runs: how parameters were interpreted, and what looks wrong."""
-        return self.operator.notes(self.params) + tuple(
-            f"{first} and {second} are the same model"
-            for first, second in self.operator.distinct
-            if first in self.models and second in self.models and _same(self.models[first], self.models[second])
+        return (
+            self.operator.notes(self.params)
+            + tuple(self._servers)
+            + tuple(
+                f"{first} and {second} are the same model"
+                for first, second in self.operator.distinct
+                if first in self.models and second in self.models and _same(self.models[first], self.models[second])
+            )
         )
+
+    @property
+    def _servers(self) -> Iterator[str]:
+        """What is started for its models."""
+        for role, model in self.models.items():
+            serve = model.spec.serve
+            if serve is not None:
+                several = f"{serve.replicas} servers" if serve.replicas > 1 else "the server"
+                each = ", each with" if serve.replicas > 1 else ", with"
+                needs = f"{each} {serve.needs}" if serve.needs else ""
+                name = self.spec.models.get(role, role)
+                yield f"starts {several} of model {name}{needs}: {serve.shown}"
 
     @property
     def links(self) -> list[Link]:
@@ -101,7 +120,7 @@ class Step:
 def _same(one: BoundModel, other: BoundModel) -> bool:
     if one.made_by or other.made_by:
         return one.made_by == other.made_by
-    return (one.spec.endpoint, one.identity) == (other.spec.endpoint, other.identity)
+    return (one.spec.answered_by, one.identity) == (other.spec.answered_by, other.identity)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def misfits(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
 
 def _known(bound: BoundModel, made: dict[str, Model]) -> Model | None:
     """What is known about a model: it will be trained by a step, is in the registry, or has full weights from elsewhere."""
-    if bound.made_by is not None:
+    if bound.made_by is not None and bound.spec.serve is None:
         return made.get(bound.made_by.name)
-    if bound.weights is None:
+    if bound.weights is None or bound.spec.serve is not None:  # only its server has the weights
         return None
     return bound.weights.model or Model(base_model=bound.weights.name, format="full")

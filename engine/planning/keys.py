@@ -47,7 +47,7 @@ def step_document(
             for port, refs in inputs.items()
         },
         "models": {
-            role: {"endpoint": model.spec.endpoint, "model": model.identity, **model.spec.sampling()}
+            role: {"endpoint": model.spec.answered_by, "model": model.identity, **model.spec.sampling()}
             | ({} if model.spec.system is None else {"system": model.spec.system})
             for role, model in step.models.items()
         },

@@ -57,7 +57,17 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
             plan = replace(plan, why=tuple(explain(pipeline, bound, plan, registry, forced=name in force)))
         available |= {(name, manifest.output): version_of(manifest) for manifest in plan.manifests}
         step_plans.append(plan)
-    return Plan(pipeline.spec.name, tuple(source_plans), tuple(step_plans))
+    return Plan(pipeline.spec.name, tuple(source_plans), tuple(step_plans), identities(pipeline, chosen))
+
+
+def identities(pipeline: Pipeline, chosen: set[str]) -> dict[str, str]:
+    """What the answers of the models are kept under that some steps serve, by model; without those that are not trained yet."""
+    return {
+        step.spec.models.get(role, role): model.identity
+        for name, step in pipeline.steps.items()
+        for role, model in step.models.items()
+        if name in chosen and model.spec.serve is not None and model.made_by is None
+    }
 
 
 def _waiting(pipeline: Pipeline, step: Step, missing: Sequence[Link]) -> StepPlan:

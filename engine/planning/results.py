@@ -65,8 +65,9 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a whole pipeline."""
+    """The plan of a whole pipeline; `identities` are those of the models that it serves itself."""
 
     pipeline: str
     sources: tuple[SourcePlan, ...]
     steps: tuple[StepPlan, ...]
+    identities: Mapping[str, str]

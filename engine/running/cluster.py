@@ -8,16 +8,18 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, nullcontext
 
 from engine.errors import EngineError
 from engine.jobs.messages import Job, Partition
 from engine.library_noise import quiet_ray
+from engine.llm.types.model_spec import Address
 from engine.running.capacity import Capacity
-from engine.running.executor import Result, WorkerRequest
+from engine.running.executor import Result, Server, WorkerRequest
 from engine.running.pool import Pool
 from engine.running.ray_environment import Home, check_cluster, loopback_only, temporary_folder
+from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 
 ADDRESS = "ENGINE_RAY_ADDRESS"
@@ -138,6 +140,24 @@ class Cluster:
     def close(self, step: str) -> None:
         """See Executor."""
         self._running.close(step)
+
+    def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
+        """See Executor."""
+        self._running.check_room(servers, request)
+
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+        """See Executor."""
+        return self._running.start_servers(servers, request)
+
+    @property
+    def lacks_room(self) -> bool:
+        """See Executor."""
+        return self._pool is not None and self._pool.lacks_room
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """See Executor."""
+        if self._pool is not None:
+            self._pool.serve(model, addresses)
 
     @property
     def _running(self) -> Pool:

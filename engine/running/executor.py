@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from engine.jobs.messages import Failure, Job, Partition, Receipt
+from engine.llm.types.model_spec import Address
+from engine.serving.launch import Launch, Status
 from engine.spec.pipeline_spec import Resources
 
 Kind = Literal["server", "local", "compute", "whole"]
@@ -31,6 +34,28 @@ class Result(NamedTuple):
 
     step: str
     result: Receipt | Failure
+
+
+class Server(Protocol):
+    """A server of a model that an executor has started. Nothing here waits.
+
+    Attributes:
+        gpus: how many it holds.
+    """
+
+    gpus: float
+
+    def look(self) -> Status:
+        """How it is."""
+
+    def stop(self) -> None:
+        """Begin to end it."""
+
+    def has_stopped(self) -> bool:
+        """Whether none of its processes is left, and what it held is free again."""
+
+    def kill(self) -> None:
+        """End it at once."""
 
 
 class Executor(Protocol):
@@ -74,3 +99,20 @@ class Executor(Protocol):
 
     def close(self, step: str) -> None:
         """End a step's workers; no partition of it is running any more."""
+
+    def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
+        """Check that a step and the servers of its models fit at the same time.
+
+        Raises:
+            StepError: they need more than there is.
+        """
+
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+        """Start servers for a step; None while others use what they and the step need."""
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether partitions have waited, since it was asked last, because there is no room for a worker."""
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """Tell all workers, and those to come, where the servers of a model answer now."""

@@ -6,13 +6,49 @@ import asyncio
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from engine.jobs.messages import Job, Partition
-from engine.running.executor import Result, WorkerRequest
+from engine.llm.types.model_spec import Address
+from engine.llm.weights import LocalWeights, local_weights
+from engine.running.executor import Result, Server, WorkerRequest
+from engine.serving.launch import Launch, Status
+from engine.serving.replica import Replica
 from engine.spec.pipeline_spec import Resources
 from engine.worker.host import Host
 from registry import Registry
+
+
+class InProcessServer:
+    """See engine.running.executor.Server."""
+
+    gpus = 0.0
+
+    def __init__(self, launch: Launch, registry: Registry) -> None:
+        def weights() -> LocalWeights | None:
+            return local_weights(launch.weights, registry.store) if launch.weights else None
+
+        self._replica = Replica(launch, "127.0.0.1", weights)
+        self._stopping: threading.Thread | None = None
+
+    def look(self) -> Status:
+        """How it is."""
+        return self._replica.status
+
+    def stop(self) -> None:
+        """Begin to end it."""
+        if self._stopping is None:
+            self._stopping = threading.Thread(target=self._replica.stop, daemon=True)
+            self._stopping.start()
+
+    def has_stopped(self) -> bool:
+        """Whether it has ended."""
+        return self._stopping is not None and not self._stopping.is_alive()
+
+    def kill(self) -> None:
+        """Wait until it has ended."""
+        self._replica.stop()
 
 
 class InProcess:
@@ -31,6 +67,7 @@ class InProcess:
         self._host: Host | None = None
         self._running: dict[str, int] = {}
         self._results: queue.Queue[Result] = queue.Queue()
+        self._addresses: dict[str, tuple[Address, ...]] = {}
 
     def start(self, *, shared_limits: bool) -> None:
         """Start the loop."""
@@ -87,6 +124,29 @@ class InProcess:
         assert self._host
         self._call(self._host.end(step))
 
+    def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
+        """There is room for everything."""
+
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+        """Start them as processes of this machine."""
+        assert self._registry, "servers need a registry, which has the weights"
+        return [InProcessServer(each, self._registry) for each in servers]
+
+    @property
+    def lacks_room(self) -> bool:
+        """There is room for everything."""
+        return False
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """Tell the worker."""
+        if self._loop:
+            self._call(self._serve(model, addresses))
+
+    async def _serve(self, model: str, addresses: Sequence[Address]) -> None:
+        self._addresses[model] = tuple(addresses)
+        if self._host:
+            self._host.serve(model, addresses)
+
     def _call(self, work: Any) -> Any:
         assert self._loop
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -98,6 +158,8 @@ class InProcess:
     async def _open(self, job: Job) -> None:
         if self._host is None:
             self._host = Host(self._registry or Registry(job.registry))
+            for model, addresses in self._addresses.items():
+                self._host.serve(model, addresses)
         self._host.open(job)
 
     async def _run(self, step: str, part: Partition) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from engine.fingerprint.code import code_digest
 from engine.jobs.messages import Job, ModelBinding
 from engine.llm.limits.accounting import Spent
+from engine.llm.limits.outage import PATIENCE_SECONDS
+from engine.llm.types.model_spec import ModelSpec
 from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import excluded_of
@@ -101,8 +103,8 @@ def job_of(
         inputs={port: versions for port, versions in plan.inputs.items() if operator.inputs[port].whole},
         models={
             role: ModelBinding(
-                spec=model.spec,
-                weights=model.weights,
+                spec=_with_patience(model.spec),
+                weights=None if model.spec.serve else model.weights,  # those are for its servers
                 identity=model.identity,
                 name=names[role],
                 spent=spent.get(names[role], Spent()),
@@ -132,3 +134,11 @@ def in_flight(job: Job, request: WorkerRequest, workers: int) -> int:
     busiest = max((model.spec.most_in_flight for model in job.models.values()), default=0)
     rows = 16 if request.kind == "local" else 64
     return min(MOST_CONCURRENT // 2, max(_LEAST_IN_FLIGHT, -(-_ROWS_PER_REQUEST * busiest // (workers * rows))))
+
+
+def _with_patience(spec: ModelSpec) -> ModelSpec:
+    """A served model waits for its servers: the driver restarts them, and knows when that is in vain."""
+    if spec.serve is None or spec.limits.patience is not None:
+        return spec
+    patience = spec.serve.start_timeout + PATIENCE_SECONDS
+    return spec.model_copy(update={"limits": spec.limits.model_copy(update={"patience": patience})})

@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.jobs.messages import Failure, Job, Partition, Receipt
+from engine.llm.types.model_spec import Address
 from engine.running.capacity import Amount, Capacity
-from engine.running.executor import Result, WorkerRequest
+from engine.running.executor import Result, Server, WorkerRequest
 from engine.running.jobs import MOST_CONCURRENT, in_flight
 from engine.running.ray_actors import RayHost, kill, start_service
 from engine.running.ray_environment import Home
+from engine.running.ray_servers import start_server
+from engine.running.server_room import check_room, resources_of
+from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 
 MOST_DEATHS = 3
@@ -100,6 +104,9 @@ class Pool:
         self._processes: list[_Process] = []
         self._steps: dict[str, _Step] = {}
         self._results: deque[Result] = deque()
+        self._held: list[Amount] = []
+        self._lacks_room = False
+        self._addresses: dict[str, tuple[Address, ...]] = {}
 
     # -- the driver's side ----------------------------------------------------------------------------------------------
 
@@ -189,6 +196,31 @@ class Pool:
                 process.actor.end.remote(step)
             process.opening = {ref: name for ref, name in process.opening.items() if name != step}
 
+    def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
+        """See Executor."""
+        check_room(self._capacity(), servers, request)
+
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+        """See Executor."""
+        capacity = self._capacity()
+        resources = [resources_of(each.serve, capacity) for each in servers]
+        worker = [Amount.of(capacity.resources_for(request))] * request.devices
+        if not self._make_room([*map(Amount.of, resources), *worker], needed=True):
+            return None
+        return [start_server(*each, self._registry, self._home, self._held) for each in zip(servers, resources, strict=True)]
+
+    @property
+    def lacks_room(self) -> bool:
+        """See Executor."""
+        lacks, self._lacks_room = self._lacks_room, False
+        return lacks
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """See Executor."""
+        self._addresses[model] = tuple(addresses)
+        for process in self._processes:
+            process.actor.serve.remote(model, self._addresses[model])
+
     def end(self) -> None:
         """End all processes."""
         for process in self._processes:
@@ -242,6 +274,7 @@ class Pool:
         wanted = -(-at_work // step.in_flight) if step.shape[0] == "compute" else at_work
         for number in range(len(own), min(step.workers, wanted)):
             if not self._make_room([amount], needed=number == 0):
+                self._lacks_room = self._lacks_room or number == 0
                 return
             self._start(step.shape, amount)
 
@@ -276,6 +309,8 @@ class Pool:
         actor = actor_class.remote(self._registry, self._service, self._node, name, self._home)
         process = _Process(name, shape, amount, actor, actor.ready.remote(), time.monotonic())
         self._processes.append(process)
+        for model, addresses in self._addresses.items():
+            actor.serve.remote(model, addresses)
         return process
 
     def _take(self, process: _Process, done: Any) -> None:
@@ -368,9 +403,10 @@ class Pool:
 
     @property
     def _taken(self) -> list[Amount]:
-        """What this run uses: its processes, and the devices of its trainings."""
+        """What this run uses: its processes, the devices of its trainings, and its servers."""
         processes = [process.amount for process in self._processes if process.amount != Amount()]
-        return processes + [device for step in self._steps.values() for device in step.devices if device != Amount()]
+        devices = [device for step in self._steps.values() for device in step.devices if device != Amount()]
+        return processes + devices + [held for held in self._held if held != Amount()]
 
 
 def _shape(request: WorkerRequest, resources: Resources) -> Shape:

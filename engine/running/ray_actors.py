@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import EngineError
 from engine.jobs.messages import Failure, Job, Partition
+from engine.llm.types.model_spec import Address
 from engine.running.ray_environment import Home
 
 
@@ -43,6 +45,10 @@ class RayHost:
         """Run a partition, given as JSON; returns whether it failed, and the Receipt or Failure as JSON."""
         result = await self._host.run(step, Partition.model_validate_json(part))
         return isinstance(result, Failure), result.model_dump_json()
+
+    async def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """See SharedModels.serve."""
+        self._host.serve(model, addresses)
 
     async def stop(self, step: str) -> None:
         """See Host.stop."""

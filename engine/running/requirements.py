@@ -15,7 +15,7 @@ from engine.llm.limits.governor import Gate, Governor
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
-from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.model_spec import Address, ModelSpec
 from engine.own_loop import on_own_loop
 from engine.pipeline.graph import Step
 from registry import Registry
@@ -54,8 +54,12 @@ class Needs:
         self._checking: tuple[str, Future[Checked]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def are_met(self, step: Step) -> bool:
+    def are_met(self, step: Step, served: Mapping[str, Address]) -> bool:
         """Whether a step may begin; False while servers are being asked.
+
+        Args:
+            step: the step.
+            served: one server of each model that the run serves, by model.
 
         Raises:
             StepError: a server lacks a capability, or does not answer.
@@ -63,7 +67,7 @@ class Needs:
         if not step.operator.capabilities(step.params):
             return True
         if self._checking is None and step.name not in self._checked:
-            check = check_needs(step, self._registry, dict(self.spent))
+            check = check_needs(step, self._registry, dict(self.spent), served)
             self._checking = step.name, asyncio.run_coroutine_threadsafe(check, self._started())
             wait([self._checking[1]], _KNOWN_SECONDS)
         if self._checking is not None and self._checking[1].done():
@@ -98,13 +102,16 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-async def check_needs(step: Step, registry: Registry, spent_before: Mapping[str, Spent]) -> Checked:
+async def check_needs(
+    step: Step, registry: Registry, spent_before: Mapping[str, Spent], served: Mapping[str, Address] | None = None
+) -> Checked:
     """Check the servers of a step's models against what its operator needs.
 
     Args:
         step: has the models and the operator.
         registry: has the journal, which keeps the answers.
         spent_before: what the run has already spent, by model.
+        served: one server of each model that the run serves, by model.
     """
     wanted = step.operator.capabilities(step.params)
     spent: dict[str, Spent] = {}
@@ -117,7 +124,7 @@ async def check_needs(step: Step, registry: Registry, spent_before: Mapping[str,
         gate = Governor.on_this_machine(spec, before)
         try:
             # Servers are upgraded, so what was missing is checked again.
-            found = await _ask(spec, registry, needed, gate, recheck=True)
+            found = await _ask(spec, registry, needed, gate, recheck=True, at=(served or {}).get(name))
         except EngineError as error:
             return Checked(spent, str(error))
         finally:
@@ -140,6 +147,7 @@ def ask_server(
     gate: Gate | None = None,
     recheck_all: bool = False,
     recheck: bool = False,
+    at: Address | None = None,
 ) -> Probed:
     """What a model's server supports; the server is asked only for what is not known yet.
 
@@ -150,11 +158,12 @@ def ask_server(
         gate: limits the requests (default: new limits of the model).
         recheck_all: ask for all of them again.
         recheck: ask again for those that were missing.
+        at: one of its servers, if the engine has started them.
 
     Raises:
         EngineError: it does not answer, or answers with an error, which the text quotes.
     """
-    return on_own_loop(lambda: _ask(spec, registry, wanted, gate, recheck_all=recheck_all, recheck=recheck))
+    return on_own_loop(lambda: _ask(spec, registry, wanted, gate, recheck_all=recheck_all, recheck=recheck, at=at))
 
 
 async def _ask(
@@ -165,13 +174,15 @@ async def _ask(
     *,
     recheck_all: bool = False,
     recheck: bool = False,
+    at: Address | None = None,
 ) -> Probed:
     from engine.llm.providers.probe import probe  # imports aiohttp, which finished work does without
 
     journal = Journal(registry.journal)
     try:
         limits = gate or Governor.on_this_machine(spec)
-        return await probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck)
+        here = None if at is None else spec.at(at)
+        return await probe(spec, journal, wanted, limits, recheck_all=recheck_all, recheck=recheck, at=here)
     except ModelError as error:
         raise EngineError(str(error)) from error
     finally:

@@ -107,7 +107,9 @@ def run_steps(state: RunState, tasks: Mapping[str, StepTask], sources: Sequence[
     with ExitStack() as ends:
         ends.callback(state.claims.close)
         ends.callback(state.executor.stop)
+        ends.callback(state.servers.close)
         ends.callback(state.stop_asking)
+        state.servers.expect([task.step for task in tasks.values()])
         for each in sources:
             manifest = each.manifest
             if each.draft is not None:

@@ -14,6 +14,7 @@ from engine.planning.plan import KnownVersions
 from engine.running.claims import Claims
 from engine.running.executor import Executor
 from engine.running.result import Observer, StepResult
+from engine.running.servers import Servers
 from registry import Draft, Hit, Manifest, Registry, StepRun
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ class RunState:
     known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
     size: Size | None = None
+
+    @cached_property
+    def servers(self) -> Servers:
+        """The servers of the models that the run serves itself."""
+
+        def start() -> None:
+            self.executor.start(shared_limits=bool(self.shared))
+
+        return Servers(self.executor, start, self.registry.root / "runs", self.run_id, self.observer.message)
 
     def add(self, name: str, manifests: Sequence[Manifest]) -> None:
         """Add the versions of a dataset or step."""

@@ -63,6 +63,7 @@ class Scheduler:
             if interrupted:
                 for task in self._open:
                     task.halt()
+            self._run.servers.watch({task.name for task in self._open if task.is_running})
             # A step whose last partition has come is committed first.
             worked = [self._attempt(task) for task in self._tasks.values()]
             if interrupted and not any(task.is_paid for task in self._open):
@@ -101,6 +102,8 @@ class Scheduler:
             return self._open_or_end(task)
         if task.state == "ended":
             return False
+        if not task.stopping:
+            self._run.servers.check(task.step)
         task.cut()
         given = task.submit()
         if task.is_made and not task.failure:

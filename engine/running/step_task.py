@@ -84,6 +84,7 @@ class StepTask:
     def end_unreached(self) -> None:
         """It will not run, because a step before it failed or the run was stopped."""
         self.state = "ended"
+        self.run.servers.done(self.name)
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
@@ -190,6 +191,9 @@ class StepTask:
         """Give the cluster as many partitions as it has room for; returns whether it was given any."""
         given = False
         while not self.stopping and self._table.waiting and (not self._placed or self.run.executor.room(self.name) > 0):
+            if not self.run.servers.are_ready(self.step, self._request):
+                self.waited_for = "servers"
+                break
             if not self._placed and not self._place():
                 break
             part = self._table.take()
@@ -206,11 +210,12 @@ class StepTask:
     def _place(self) -> bool:
         """Get workers; False while others use what they need, or servers are asked what they can do. Raises StepError."""
         run, executor = self.run, self.run.executor
-        if not run.needs.are_met(self.step):
+        if not run.needs.are_met(self.step, run.servers.addresses):
             return False
         executor.start(shared_limits=bool(run.shared))
         resources = executor.place(self._request)
         if resources is None:
+            run.servers.make_room(self.name)
             self.waited_for = "resources"
             return False
         job = job_of(
@@ -328,6 +333,7 @@ class StepTask:
             notes = [note for receipt in self._table.fresh for note in receipt.notes]
             forget_heartbeats(self._disk.folder, self._owner)
         self.state = "ended"
+        run.servers.done(self.name)
         self.succeeded = bool(manifests)
         run.add(self.name, manifests)
         run.finish(step_result(run.registry, self.step, record, manifests, list(rejects), notes))

@@ -14,7 +14,8 @@ from pydantic import (
 )
 
 from engine.credentials import secret_in_url
-from engine.llm.types.model_spec import ModelSpec, Spec
+from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.spec import Spec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Names of pipelines, datasets, steps and roles: lower case, because SQL ignores case."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.shared_service import Transport
+from engine.llm.types.model_spec import Address
 from engine.operator.local_modules import use_local_modules
 from engine.worker.partition_worker import Worker
 from engine.worker.shared_models import SharedModels
@@ -35,6 +38,10 @@ class Host:
         result = await self._workers[step].run(part)
         await self._shared.delivered()
         return result
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """See SharedModels.serve."""
+        self._shared.serve(model, addresses)
 
     def stop(self, step: str) -> None:
         """See Worker.stop."""

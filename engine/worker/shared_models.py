@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from engine.jobs.messages import ModelBinding
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.limits.governor import Gate, Governor
+from engine.llm.providers.replicas import Replicas
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Transport
-from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.model_spec import Address, ModelSpec
 from engine.llm.types.provider import Provider
-from engine.llm.weights import LocalWeights, ModelWeights, materialise
+from engine.llm.weights import LocalWeights, ModelWeights, local_weights, materialise
 from registry import Registry
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class SharedModels:
         self._batches: dict[str, list[Provider]] = {}
         self._local: dict[LoadedAs, _Kept] = {}
         self._freed: list[Future[None]] = []
+        self._replicas: dict[str, Replicas] = {}
 
     def answers(self) -> Answers:
         """The journal."""
@@ -90,7 +92,8 @@ class SharedModels:
             return own
         if spec.remote:
             if binding.name not in self._servers:
-                self._servers[binding.name] = _client(spec, self.answers())
+                replicas = self._replicas_of(binding.name) if spec.serve else None
+                self._servers[binding.name] = _client(spec, self.answers(), replicas)
             return self._servers[binding.name]
         from engine.llm.local.transformers import TransformersProvider
 
@@ -119,10 +122,14 @@ class SharedModels:
 
     def weights(self, weights: ModelWeights) -> LocalWeights:
         """The folders with a model's weights on this machine."""
-        folder = materialise(weights, self._registry.store)
-        if weights.base is None:
-            return LocalWeights(folder, None, weights.name)
-        return LocalWeights(materialise(weights.base, self._registry.store), folder, weights.base.name)
+        return local_weights(weights, self._registry.store)
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """These servers of a model answer now, and no others."""
+        self._replicas_of(model).update(addresses)
+
+    def _replicas_of(self, model: str) -> Replicas:
+        return self._replicas.setdefault(model, Replicas())
 
     async def delivered(self) -> None:
         """Wait until the Service has received what was sent."""
@@ -163,15 +170,15 @@ class SharedModels:
             self._freed.pop().result()
 
 
-def _client(spec: ModelSpec, answers: Answers) -> Provider:
-    """A client of a model's server."""
+def _client(spec: ModelSpec, answers: Answers, replicas: Replicas | None) -> Provider:
+    """A client of a model's server, or of those that the run serves."""
     if spec.provider == "anthropic":
         from engine.llm.providers.anthropic import AnthropicProvider
 
         return AnthropicProvider(spec, answers)
     from engine.llm.providers.openai import OpenAIProvider
 
-    return OpenAIProvider(spec, answers)
+    return OpenAIProvider(spec, answers, replicas)
 
 
 async def _free(model: LocalModel) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from engine.operator import (
     Batch,
@@ -459,3 +459,17 @@ async def ask_same(words: Table[Word], teacher: ChatModel) -> AsyncIterator[Word
 async def halved(word: Word, teacher: ChatModel, params: Halves) -> AsyncIterator[Word]:
     """Its parameters fail with 0."""
     yield word
+
+
+class Guess(BaseModel):
+    """A word, and whether it is meant."""
+
+    word: str
+    sure: bool
+
+
+@operator
+async def guessed(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
+    """A structured answer."""
+    answer = await teacher.parse(f"Which word comes after {word.text}, and are you sure?", Guess)
+    yield Word(text=f"{answer.word} {answer.sure}")

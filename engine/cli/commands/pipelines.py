@@ -139,17 +139,28 @@ def run(
 def probe(
     context: Context, pipeline: PipelineArg, set_: SetOption = None, matrix: MatrixOption = None, json: JsonOption = False
 ) -> None:
-    """Find out what the models' servers can do. Sends a few tiny requests to each."""
+    """Find out what the models' servers can do. Sends a few tiny requests to each, and starts those that a run would start."""
     from engine.cli.output import grid
     from engine.llm.types.capability import MEANING
     from engine.running.requirements import ask_server, capability_rows
+    from engine.running.server_here import server_here
 
     checked = checked_pipeline(context, pipeline, set_, matrix, keys=True)
     registry = named_registry(context)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.provider == "openai"}
-    rows = capability_rows(
-        list(models), [ask_server(spec, registry, recheck_all=True).capabilities for spec in models.values()]
-    )
+    used = {step.spec.models.get(role, role): model for step in checked.steps.values() for role, model in step.models.items()}
+    for name in [name for name, spec in models.items() if spec.serve is not None and name not in used]:
+        say(f"model {name!r} is not asked: no step uses it, so no server is started for it")
+        del models[name]
+    found = []
+    for name, spec in models.items():
+        if spec.serve is None:
+            found.append(ask_server(spec, registry, recheck_all=True).capabilities)
+            continue
+        say(f"starting a server of model {name!r}: {spec.serve.shown}")
+        with server_here(name, used[name], registry) as address:
+            found.append(ask_server(spec, registry, recheck_all=True, at=address).capabilities)
+    rows = capability_rows(list(models), found)
     if json:
         print_json(rows)
         return

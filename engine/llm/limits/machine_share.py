@@ -35,8 +35,8 @@ _ATTEMPTS = 10
 
 
 def is_shared(spec: ModelSpec) -> bool:
-    """Whether a model's limits are shared. Those of models in this process and of batches are not."""
-    return spec.remote and spec.mode == "chat"
+    """Whether a model's limits are shared. Those of models in this process, of batches, and of a run's own servers are not."""
+    return spec.remote and spec.mode == "chat" and spec.serve is None
 
 
 def machine_share(spec: ModelSpec) -> MachineShare | None:

@@ -63,4 +63,5 @@ async def remember(answers: Answers, spec: ModelSpec, known: KnownCapabilities) 
 
 def _name(spec: ModelSpec) -> str:
     further = f" {json_digest(spec.extra_body)}" if spec.extra_body else ""  # it may enable or disable capabilities
-    return f"abilities {spec.endpoint} {spec.model}{further}"
+    server = spec.endpoint if spec.serve is None else f"served {spec.serve.identity(spec.model)}"
+    return f"abilities {server} {spec.model}{further}"

@@ -63,11 +63,12 @@ class Credentials(NamedTuple):
 def session(spec: ModelSpec, credentials: Credentials, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
     """A session that keeps as many connections as requests may be in flight.
 
-    It goes through the proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`, ...), except to this machine.
+    It goes through the proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`, ...), except to this machine and to servers that
+    the engine has started.
     """
     return aiohttp.ClientSession(
         headers=credentials.headers,
-        trust_env=(urlsplit(spec.endpoint).hostname or "") not in _HERE,
+        trust_env=spec.serve is None and (urlsplit(spec.endpoint).hostname or "") not in _HERE,
         timeout=timeout,
         connector=aiohttp.TCPConnector(limit=spec.limits.concurrency),
         json_serialize=_dumps,

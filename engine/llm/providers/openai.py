@@ -20,6 +20,7 @@ from engine.llm.providers.capabilities import KnownCapabilities, recall, remembe
 from engine.llm.providers.http import credentials, post_json, session
 from engine.llm.providers.parameters import OPTIONAL
 from engine.llm.providers.redaction import holds, redacted
+from engine.llm.providers.replicas import Replicas
 from engine.llm.providers.response_body import (
     GarbledError,
     body_limit,
@@ -28,7 +29,7 @@ from engine.llm.providers.response_body import (
 from engine.llm.types.capability import MEANING
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
-from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.model_spec import Address, ModelSpec
 from engine.llm.types.requests import Request
 
 _NAMES_A_FEATURE = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
@@ -62,11 +63,14 @@ class OpenAIProvider:
     Args:
         spec: the model.
         answers: the store for the server's known capabilities.
+        replicas: the servers that the engine itself has started for the model; None if the model has an address.
     """
 
-    def __init__(self, spec: ModelSpec, answers: Answers) -> None:
+    def __init__(self, spec: ModelSpec, answers: Answers, replicas: Replicas | None = None) -> None:
         self.notes: list[str] = []
         self._spec = spec
+        self._replicas = replicas
+        self._at: dict[Address, ModelSpec] = {}
         self._answers = answers
         self._capabilities: KnownCapabilities | None = None
         self._adapted: dict[str, _Adaptation] = {}
@@ -153,6 +157,8 @@ class OpenAIProvider:
 
     def stop(self, why: ModelError, keys: Collection[str]) -> None:
         """See Provider. Requests in flight are paid for, so they finish."""
+        if self._replicas is not None:
+            self._replicas.release(keys, why)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -180,12 +186,26 @@ class OpenAIProvider:
             self.notes.append(note)
 
     async def _post(self, requests: Sequence[Request], capabilities: KnownCapabilities) -> chat_completions.Reply:
+        if self._replicas is None:
+            return await self._post_to(self._spec, requests, capabilities)
+        async with self._replicas.use(requests[0].key) as address:
+            if address not in self._at:
+                self._at[address] = self._spec.at(address)
+            try:
+                return await self._post_to(self._at[address], requests, capabilities)
+            except TransientError as error:
+                if error.unreachable and self._replicas.shun(address):
+                    raise TransientError(str(error), adapted=True) from None  # the next attempt is sent to another server
+                raise
+
+    async def _post_to(
+        self, spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabilities
+    ) -> chat_completions.Reply:
         sampling = requests[0].sampling
         most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
-        asked = chat_completions.body(self._spec, requests, capabilities)
-        url = self._spec.url("/chat/completions")
+        asked = chat_completions.body(spec, requests, capabilities)
         started = time.perf_counter()
-        answer = await post_json(self._session, url, asked, self._spec, most=most, heard=self._heard)
+        answer = await post_json(self._session, spec.url("/chat/completions"), asked, spec, most=most, heard=self._heard)
         self._heard = True
         reply = chat_completions.completions(answer, requests, (time.perf_counter() - started) * 1000)
         if left_out := chat_completions.left_out(requests[0], capabilities):

@@ -47,6 +47,7 @@ async def probe(
     *,
     recheck_all: bool = False,
     recheck: bool = False,
+    at: ModelSpec | None = None,
 ) -> Probed:
     """Find out the wanted capabilities of a model on its server, and store each as soon as it is known.
 
@@ -57,6 +58,7 @@ async def probe(
         gate: the model's limits.
         recheck_all: check the known capabilities again as well: servers gain features.
         recheck: check again those that the server did not have.
+        at: the model at one of its servers, if the engine has started them.
 
     Raises:
         EndpointError: no request can succeed there (key, model name, address).
@@ -71,7 +73,7 @@ async def probe(
     known = credentials(spec)
     timeout = aiohttp.ClientTimeout(total=spec.timeout, sock_connect=spec.connect_timeout)
     async with session(spec, known, timeout) as client:
-        asker = _Asker(client, spec, known.secrets, gate)
+        asker = _Asker(client, at or spec, known.secrets, gate)
         for capability in unknown:
             found: dict[str, bool | None] = {capability: await _CHECKS[capability](asker)}
             if asker.longest != "max_tokens":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from engine.credentials import is_key, names_secret, secret_in_url, secrets_in
+from engine.llm.types.serve_spec import ServeSpec
+from engine.llm.types.spec import Spec
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -36,15 +38,18 @@ STEP_PREFIX = "step:"
 
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""
+SERVED = "served"
+"""What stands for the endpoint in the keys of answers whose model says what answers, wherever its server runs."""
 
 _OF_ENCODERS = {"provider", "model", "batch_size"}
 """The keys that apply to an encoder, which has no prompts, answers, server or price."""
 
 
-class Spec(BaseModel):
-    """A section of a pipeline file: frozen; unknown keys are errors."""
+class Address(NamedTuple):
+    """Where a server of a model listens, up to and including `/v1`, and the name that it knows the model by."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    url: str
+    model: str
 
 
 class Limits(Spec):
@@ -94,8 +99,11 @@ class ModelSpec(Spec):
         provider: `openai` (any compatible server), `anthropic` (its Messages API) or `transformers` (in-process);
             `sentence-transformers` (in-process) turns texts into vectors and accepts only `model` and `batch_size`.
         model: the server's model name; for `transformers` a Hugging Face id, a folder, `smollm2-135m-instruct`
-            (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline trains; for
-            `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
+            (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline trains; the same with
+            `serve`; for `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
+        serve: how the engine starts the model's server itself, in place of `base_url`.
+        identity: what determines the answers, in place of the server's address and the model's name; part of every cache key.
+            With the text that `engine plan` shows for a served model, its answers are found again when it is served by hand.
         base_url: the server, up to and including `/v1`; it can have a query, such as `?api-version=...`.
         headers: further headers of every request. `${env.NAME}` in a value stands for an environment variable, which is where
             secrets belong.
@@ -125,6 +133,8 @@ class ModelSpec(Spec):
 
     provider: Literal["openai", "anthropic", "transformers", "sentence-transformers"]
     model: Annotated[str, Field(min_length=1)]
+    serve: ServeSpec | None = None
+    identity: Annotated[str, Field(min_length=1)] | None = None
     base_url: str | None = None
     headers: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], str] = {}
     api_key_env: EnvName | None = None
@@ -167,10 +177,21 @@ class ModelSpec(Spec):
 
     @property
     def endpoint(self) -> str:
-        """The URL that requests go to; for an in-process model, its provider."""
+        """The URL that requests go to, in words if the engine serves the model; for an in-process model, its provider."""
+        if self.serve is not None:
+            return f"the server of {self.model}"
         if self.remote:
             return (self.base_url or _APIS[self.provider]).rstrip("/")
         return self.provider
+
+    @property
+    def answered_by(self) -> str:
+        """What stands for the endpoint in keys."""
+        return SERVED if self.serve is not None or self.identity is not None else self.endpoint
+
+    def at(self, address: Address) -> ModelSpec:
+        """The served model at one of its servers."""
+        return self.model_copy(update={"base_url": address.url, "model": address.model, "serve": None})
 
     def url(self, path: str) -> str:
         """The URL of a path below the endpoint, with the endpoint's query."""
@@ -250,12 +271,18 @@ class ModelSpec(Spec):
     def _fits_the_provider(self) -> ModelSpec:
         if self.encodes:
             self._fits_an_encoder()
-        if self.made_by is not None and self.remote:
-            raise ValueError(f"a step trains {self.model}, and such models run in-process: use provider: transformers")
+        if self.made_by is not None and self.remote and self.serve is None:
+            raise ValueError(
+                f"a step trains {self.model}, so no server has it yet: use provider: transformers, or add serve: to start one"
+            )
+        if self.serve is not None:
+            self._fits_its_own_server()
         if self.thinking is not None and self.provider != "anthropic":
             raise ValueError("thinking is only for provider: anthropic; others have keys of their own, see extra_body")
         if self.provider == "anthropic" and self.mode == "batch":
             raise ValueError("mode: batch is only for provider: openai")
+        if self.provider == "anthropic" and self.serve is not None:
+            raise ValueError("serve is only for provider: openai, which the servers speak")
         if self.provider == "anthropic" and self.seed is not None:
             raise ValueError("seed: Anthropic's API has none; remove it")
         budget = (self.thinking or {}).get("budget_tokens")
@@ -265,6 +292,7 @@ class ModelSpec(Spec):
             )
         if not self.remote:
             only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}
+            only |= {"serve": self.serve is not None, "identity": self.identity is not None}
             for name, given in only.items():
                 if given:
                     raise ValueError(f"{name} is only for models behind an API")
@@ -274,6 +302,20 @@ class ModelSpec(Spec):
             names, verb = ", ".join(ours), "is" if len(ours) == 1 else "are"
             raise ValueError(f"extra_body: {names} {verb} set by the engine; use the model's own keys instead")
         return self
+
+    def _fits_its_own_server(self) -> None:
+        """The engine knows the address, and the server is its own: it asks for no key and takes no batches."""
+        given = {
+            "base_url": self.base_url is not None,
+            "headers": bool(self.headers),
+            "api_key_env": self.api_key_env is not None,
+            "mode: batch": self.mode == "batch",
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise ValueError(
+                    f"{name} cannot be given together with serve: the engine starts the server and knows its address"
+                )
 
     def _fits_an_encoder(self) -> None:
         # By value, because a spec that is sent to a worker has every default set.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.jobs.messages import Failure, Job, Partition
-from engine.running.executor import Result, WorkerRequest
+from engine.llm.types.model_spec import Address
+from engine.running.executor import Result, Server, WorkerRequest
+from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 from engine.worker.host import Host
 from registry import Registry
@@ -16,7 +18,25 @@ class KilledError(BaseException):
     """Stands for the end of the driver: nothing catches it."""
 
 
-class Scripted:
+class NoServers:
+    """The part of an executor that starts servers of models: there are none."""
+
+    lacks_room = False
+
+    def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
+        """Fail."""
+        raise NotImplementedError
+
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+        """Fail."""
+        raise NotImplementedError
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        """Fail."""
+        raise NotImplementedError
+
+
+class Scripted(NoServers):
     """See engine.running.executor.Executor. A partition runs when it is chosen, in this thread.
 
     Args:

@@ -1,0 +1,144 @@
+"""The servers of models on Ray: an actor for each, which reserves its resources and runs it on the actor's node."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from typing import Any
+
+from engine.llm.weights import local_weights
+from engine.running.capacity import Amount
+from engine.running.ray_actors import kill
+from engine.running.ray_environment import Home
+from engine.serving.launch import Launch, Status
+from engine.spec.pipeline_spec import Resources
+
+_LOOK_SECONDS = 0.25
+_CALLS_AT_ONCE = 4
+
+
+class RayReplica:
+    """A Ray actor around a Replica. Its server ends with it, because a guard watches it.
+
+    Args:
+        launch: a Launch as JSON.
+        registry: the location of the run's registry.
+        home: see Pool.
+        driver: the id of the driver's process, if that is on this machine.
+    """
+
+    def __init__(self, launch: str, registry: str, home: Home | None, driver: int | None) -> None:
+        import ray
+
+        if home is not None:
+            home.enter()
+
+        from engine.serving.replica import Replica
+        from registry import Registry
+
+        told = Launch.model_validate_json(launch)
+        store = Registry(registry).store
+        # A private Ray is on this machine only. Workers on other nodes need an address that they can reach.
+        host = "127.0.0.1" if home is not None else ray.util.get_node_ip_address()
+        if driver is not None:
+            threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+        self._replica = Replica(told, host, lambda: local_weights(told.weights, store) if told.weights else None)
+
+    def look(self) -> str:
+        """Its Status as JSON."""
+        return self._replica.status.model_dump_json()
+
+    def stop(self) -> None:
+        """See Replica.stop."""
+        self._replica.stop()
+
+
+def _end_with(driver: int) -> None:
+    """End this process when the driver has ended: without its driver, Ray takes up to a minute to end its processes."""
+    try:
+        watched = os.pidfd_open(driver)
+    except ProcessLookupError:
+        os._exit(1)
+    select.select([watched], [], [])
+    os._exit(1)
+
+
+class RayServer:
+    """See Server.
+
+    Args:
+        actor: a RayReplica.
+        amount: what it holds.
+        held: what all servers hold, with its amount.
+    """
+
+    def __init__(self, actor: Any, amount: Amount, held: list[Amount]) -> None:
+        self.gpus = amount.gpus
+        self._actor = actor
+        self._amount = amount
+        self._held = held
+        self._asked = actor.look.remote()
+        self._asked_at = time.monotonic()
+        self._status = Status()
+        self._stopping: Any = None
+        self._is_gone = False
+
+    def look(self) -> Status:
+        """See Server."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        now = time.monotonic()
+        if self._status.state == "lost" or self._is_gone or now - self._asked_at < _LOOK_SECONDS:
+            return self._status
+        if ray.wait([self._asked], timeout=0)[0]:
+            try:
+                self._status = Status.model_validate_json(ray.get(self._asked))
+                self._asked, self._asked_at = self._actor.look.remote(), now
+            except RayActorError as error:
+                lines = str(error).strip().splitlines()
+                self._status = Status(state="lost", why=lines[-1] if lines else type(error).__name__)
+        return self._status
+
+    def stop(self) -> None:
+        """See Server."""
+        if self._stopping is None and not self._is_gone:
+            self._stopping = self._actor.stop.remote()
+
+    def has_stopped(self) -> bool:
+        """See Server."""
+        import ray
+
+        if not self._is_gone and self._stopping is not None and ray.wait([self._stopping], timeout=0)[0]:
+            self.kill()
+        return self._is_gone
+
+    def kill(self) -> None:
+        """See Server."""
+        if not self._is_gone:
+            self._is_gone = True
+            self._held.remove(self._amount)
+            kill(self._actor)
+
+
+def start_server(launch: Launch, resources: Resources, registry: str, home: Home | None, held: list[Amount]) -> RayServer:
+    """Start a server, as soon as Ray has the resources for it. Its amount is in `held` until it has stopped."""
+    import ray
+
+    actor_class = ray.remote(RayReplica).options(
+        num_cpus=resources.num_cpus,
+        num_gpus=resources.num_gpus or None,
+        memory=resources.memory,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=_CALLS_AT_ONCE,
+        scheduling_strategy="SPREAD",
+    )
+    told = launch.model_copy(update={"gpus": resources.num_gpus or 0.0})
+    driver = os.getpid() if home is not None else None  # a private Ray is on the driver's machine
+    actor = actor_class.remote(told.model_dump_json(), registry, home, driver)
+    amount = Amount.of(resources)
+    held.append(amount)
+    return RayServer(actor, amount, held)

@@ -1,0 +1,48 @@
+"""A server of a model on this machine, without Ray, for as long as a command asks it something."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.errors import EngineError
+from engine.llm.types.model_spec import Address
+from engine.llm.weights import local_weights
+from engine.pipeline.graph import BoundModel
+from engine.serving.launch import Launch
+from engine.serving.replica import Replica
+from registry import Registry
+
+_LOOK_SECONDS = 0.1
+
+
+@contextmanager
+def server_here(name: str, model: BoundModel, registry: Registry) -> Iterator[Address]:
+    """Start one server of a model that the engine serves, and stop it in the end.
+
+    Raises:
+        EngineError: a step has yet to train the model, or its server does not start; the text has its last words.
+    """
+    serve, weights = model.spec.serve, model.weights
+    assert serve is not None
+    if model.made_by is not None and weights is None:
+        raise EngineError(f"model {name!r} is trained by step {model.made_by.name!r}; its server starts when that step has run")
+    launch = Launch(
+        model=name,
+        name=model.spec.model,
+        serve=serve.model_copy(update={"replicas": 1}),
+        weights=weights,
+        number=1,
+        log=registry.root.absolute() / "runs" / f"probe.{name}-1.log",
+        gpus=1.0 if serve.num_gpus is None else serve.num_gpus,  # nothing reserves them here: it sees what there is
+    )
+    replica = Replica(launch, "127.0.0.1", lambda: local_weights(weights, registry.store) if weights else None)
+    try:
+        while (status := replica.status).address is None:
+            if status.state == "failed":
+                raise EngineError(f"{launch.title} cannot be used: {status.why}")
+            time.sleep(_LOOK_SECONDS)
+        yield status.address
+    finally:
+        replica.stop()

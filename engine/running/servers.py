@@ -1,0 +1,276 @@
+"""The servers that a run starts for its models: which steps need them, when they start, and when they stop.
+
+Servers start when the first step that needs them has work, all servers of a step's models together. They stop when no later
+step needs them, when others need their room while none of their own steps has work, and when the run ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import StepError
+from engine.llm.types.model_spec import Address
+from engine.pipeline.graph import BoundModel, Step
+from engine.running.executor import Executor, Server, WorkerRequest
+from engine.running.jobs import model_names, request_of
+from engine.serving.guarded_process import STOP_SECONDS
+from engine.serving.launch import Launch, Status
+
+_ASKED_SECONDS = 5.0
+"""A step that has asked for its servers within this time has work for them, even if nothing of it is running yet."""
+
+_MOST_LOST = 3
+_WAIT_SECONDS = 0.05
+
+
+@dataclass(eq=False)
+class _Model:
+    """A model that is served: its servers by number, and what was last heard of them."""
+
+    launches: dict[int, Launch]
+    servers: dict[int, Server]
+    request: WorkerRequest
+    heard: dict[int, Status] = field(default_factory=dict)
+    lost: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where its servers answer now."""
+        return tuple(status.address for _, status in sorted(self.heard.items()) if status.address is not None)
+
+
+class Servers:
+    """The servers of a run. Use from one thread.
+
+    Args:
+        executor: starts them, and tells the workers where they are.
+        start_executor: gets it ready; see Executor.start.
+        folder: for their logs.
+        run_id: begins the names of the logs.
+        say: tells the user.
+    """
+
+    def __init__(
+        self, executor: Executor, start_executor: Callable[[], None], folder: Path, run_id: str, say: Callable[[str], None]
+    ) -> None:
+        self._executor = executor
+        self._start_executor = start_executor
+        self._folder = folder
+        self._run_id = run_id
+        self._say = say
+        self._left: dict[str, Step] = {}
+        self._models: dict[str, _Model] = {}
+        self._ending: list[Server] = []
+        self._failed: dict[str, str] = {}
+        self._asked: dict[str, float] = {}
+        self._running: set[str] = set()
+        self._training: set[str] = set()
+        self._checked = False
+
+    def expect(self, steps: Sequence[Step]) -> None:
+        """These steps are to run, as far as they do not hit."""
+        self._left = {step.name: step for step in steps}
+
+    def check(self, step: Step) -> None:
+        """Raises StepError if a step needs a server that cannot be started, or died too often; the text has its last words."""
+        for name in _served(step):
+            if name in self._failed:
+                raise StepError(self._failed[name])
+
+    def are_ready(self, step: Step, request: WorkerRequest) -> bool:
+        """Whether each of a step's served models has a server that answers, and a training has the GPUs for itself.
+
+        What is missing is started, or stopped.
+
+        Raises:
+            StepError: see `check`; or the cluster is too small for the servers of a step of this run.
+        """
+        if not self._concern(step):
+            return True
+        self._start_executor()
+        self._asked[step.name] = time.monotonic()
+        self.check(step)
+        served = _served(step)
+        if not served:
+            return self._clear_gpus(step)
+        if not self._checked:
+            self._check_room()
+        missing = {name: model for name, model in served.items() if name not in self._models}
+        if missing and (self._training or not self._start(missing, step, request)):
+            return False
+        return all(self._models[name].addresses for name in served)
+
+    def watch(self, running: set[str]) -> None:
+        """Take note of what has happened to the servers.
+
+        Args:
+            running: the steps some of whose partitions are running.
+        """
+        self._running = running
+        self._ending = [server for server in self._ending if not server.has_stopped()]
+        for name, model in list(self._models.items()):
+            before = model.addresses
+            for number, server in list(model.servers.items()):
+                self._hear(name, model, number, server.look())
+            if model.addresses != before:
+                self._executor.serve(name, model.addresses)
+        if self._models and self._executor.lacks_room:
+            self.make_room("")
+
+    @property
+    def addresses(self) -> Mapping[str, Address]:
+        """One server of each model that has one."""
+        return {name: model.addresses[0] for name, model in self._models.items() if model.addresses}
+
+    def make_room(self, step: str) -> None:
+        """A step needs room: stop the servers for which no other step has work."""
+        for name in [name for name in self._models if not self._is_busy(name, step)]:
+            self._stop(name)
+
+    def done(self, step: str) -> None:
+        """A step has ended: stop the servers that no later step needs."""
+        self._left.pop(step, None)
+        self._asked.pop(step, None)
+        self._training.discard(step)
+        needed = {name for each in self._left.values() for name in _served(each)}
+        for name in self._models.keys() - needed:
+            self._stop(name)
+
+    def close(self) -> None:
+        """Stop all servers, and wait until none of their processes is left."""
+        for name in list(self._models):
+            self._stop(name)
+        until = time.monotonic() + STOP_SECONDS
+        while self._ending and time.monotonic() < until:
+            self._ending = [server for server in self._ending if not server.has_stopped()]
+            if self._ending:
+                time.sleep(_WAIT_SECONDS)
+        for server in self._ending:
+            server.kill()
+        self._ending.clear()
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _concern(self, step: Step) -> bool:
+        """Whether a step has to wait for servers to start, or to stop."""
+        return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
+
+    @property
+    def _all(self) -> list[Server]:
+        return [*(server for model in self._models.values() for server in model.servers.values()), *self._ending]
+
+    def _is_busy(self, model: str, beside: str) -> bool:
+        """Whether a step has work for a model's servers; the step `beside` counts if it uses the model."""
+        recently = time.monotonic() - _ASKED_SECONDS
+        users = [step.name for step in self._left.values() if model in _served(step)]
+        return any(name == beside or name in self._running or self._asked.get(name, 0.0) > recently for name in users)
+
+    def _clear_gpus(self, step: Step) -> bool:
+        """Whether no server has a GPU. A training that reserves none uses what it finds, so it waits until all are free."""
+        self.make_room(step.name)
+        if any(server.gpus for server in self._all):
+            return False
+        self._training.add(step.name)
+        return True
+
+    def _check_room(self) -> None:
+        """Check, before anything is started, that each step of the run and its servers fit on the cluster."""
+        for step in self._left.values():
+            if served := _served(step):
+                launches = [each for name, model in served.items() for each in self._launches(name, model).values()]
+                try:
+                    self._executor.check_room(launches, request_of(step))
+                except StepError as error:
+                    raise StepError(f"step {step.name!r} cannot run here: {error}") from error
+        self._checked = True
+
+    def _start(self, models: Mapping[str, BoundModel], step: Step, request: WorkerRequest) -> bool:
+        """Start the servers of some models, all or none; False while others use what they need."""
+        launches = {name: self._launches(name, model) for name, model in models.items()}
+        started = self._executor.start_servers([each for all_of in launches.values() for each in all_of.values()], request)
+        if started is None:
+            self.make_room(step.name)
+            return False
+        servers = iter(started)
+        for name, all_of in launches.items():
+            self._models[name] = _Model(all_of, {number: next(servers) for number in all_of}, request)
+            for each in all_of.values():
+                self._say(f"{step.name}: starting {each.title} ({each.serve.what}); its log is {each.log}")
+        return True
+
+    def _launches(self, name: str, model: BoundModel) -> dict[int, Launch]:
+        serve = model.spec.serve
+        assert serve is not None
+        return {
+            number: Launch(
+                model=name,
+                name=model.spec.model,
+                serve=serve,
+                weights=model.weights,
+                number=number,
+                log=self._folder.absolute() / f"{self._run_id}.{name}-{number}.log",
+            )
+            for number in range(1, serve.replicas + 1)
+        }
+
+    def _hear(self, name: str, model: _Model, number: int, status: Status) -> None:
+        before, model.heard[number] = model.heard.get(number, Status()), status
+        title = model.launches[number].title
+        if status.deaths > before.deaths:
+            why = status.why.partition("\n")[0].partition(";")[0]
+            self._say(f"{title} died ({why}) and is started again; its calls in flight are asked again")
+        if status.state == "ready" and before.state != "ready":
+            assert status.address is not None
+            self._say(f"{title} is ready after {status.seconds:.1f} s: {status.address.url}")
+        if status.state == "lost":
+            self._replace(name, model, number, status)
+        if status.state == "failed":
+            self._drop(name, model, number, status.why)
+
+    def _replace(self, name: str, model: _Model, number: int, status: Status) -> None:
+        """Start a server again whose process on the node, or whose node, has died."""
+        if model.lost[number] >= _MOST_LOST:
+            self._drop(name, model, number, f"its worker process died {model.lost[number] + 1} times: {status.why}")
+            return
+        model.servers[number].kill()
+        started = self._executor.start_servers([model.launches[number]], model.request)
+        if started is not None:  # otherwise again in the next turn
+            [model.servers[number]] = started
+            model.lost[number] += 1
+            model.heard[number] = Status(deaths=status.deaths)
+            self._say(f"{model.launches[number].title} was lost with its worker process or node, and is started again")
+
+    def _drop(self, name: str, model: _Model, number: int, why: str) -> None:
+        """Go on without a server, or fail the steps that need it if it was the last."""
+        failure = f"{model.launches[number].title} cannot be used: {why}"
+        self._ending.append(server := model.servers.pop(number))
+        server.stop()
+        del model.heard[number]
+        if model.servers:
+            self._say(failure)
+        else:
+            self._failed[name] = failure
+            del self._models[name]
+
+    def _stop(self, name: str) -> None:
+        for server in (model := self._models.pop(name)).servers.values():
+            server.stop()
+            self._ending.append(server)
+        if model.addresses:
+            self._executor.serve(name, ())
+
+
+def _served(step: Step) -> dict[str, BoundModel]:
+    """The models of a step that the run serves itself, by their names in the pipeline."""
+    names = model_names(step)
+    return {names[role]: model for role, model in step.models.items() if model.spec.serve is not None}
+
+
+def _takes_gpus(step: Step) -> bool:
+    """Whether a step trains a model, or does other work with it, on GPUs that it has not reserved."""
+    local = any(model.spec.provider == "transformers" for model in step.models.values())
+    return step.operator.shape == "whole" and local and step.spec.resources.num_gpus is None

@@ -1,0 +1,152 @@
+"""The command that starts a server: the engine's own programs with their options, or the user's command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.errors import EngineError
+from engine.llm.types.serve_spec import PLACEHOLDERS, ServeSpec, words_of
+from engine.llm.weights import LocalWeights
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM accepts for max-lora-rank."""
+
+
+class Listen(NamedTuple):
+    """The address that a server is to listen at."""
+
+    host: str
+    port: int
+
+
+class Command(NamedTuple):
+    """A server's command, and the names that it may know the model by, the likeliest first."""
+
+    words: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def command_line(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen) -> Command:
+    """The command for a server of a model on this machine.
+
+    Args:
+        name: the pipeline's name of the weights.
+        weights: where they are; None if the command knows them itself.
+
+    Raises:
+        EngineError: the program is not on this machine, or the server cannot use the weights.
+    """
+    if serve.command is not None:
+        return _own(serve, name, weights, listen)
+    assert serve.engine is not None
+    assert weights is not None
+    if weights.adapter is not None and serve.engine != "vllm":
+        raise EngineError(f"{serve.what} cannot serve {name}, because it is an adapter; serve it with engine: vllm")
+    return _ENGINES[serve.engine](serve, name, weights, listen)
+
+
+def _own(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen) -> Command:
+    assert serve.command is not None
+    if weights is not None and weights.adapter is not None:
+        raise EngineError(f"{name} is an adapter, and a command has no place for it; serve it with engine: vllm")
+    place = str(weights.folder) if weights else name
+    python = str(_python(serve.python)) if serve.python else sys.executable
+    meant = dict(zip(PLACEHOLDERS, (place, name, listen.host, str(listen.port), python), strict=True))
+    words = [_filled(word, meant) for word in serve.command]
+    return Command((_program(words[0]), *words[1:]), tuple(dict.fromkeys((name, place))))
+
+
+def _vllm(serve: ServeSpec, name: str, weights: LocalWeights, listen: Listen) -> Command:
+    own = weights.name if weights.adapter else name
+    words = [_script(serve, "vllm"), "serve", str(weights.folder), "--served-model-name", own]
+    if weights.adapter is not None:
+        rank = _rank(weights.adapter)
+        words += ["--enable-lora", "--max-lora-rank", str(next((each for each in _LORA_RANKS if each >= rank), rank))]
+        words += ["--lora-modules", json.dumps({"name": name, "path": str(weights.adapter)})]
+    return Command((*words, *_listen(listen), *_options(serve)), (name,))
+
+
+def _llama_cpp(serve: ServeSpec, name: str, weights: LocalWeights, listen: Listen) -> Command:
+    words = [_interpreter(serve), "-m", "llama_cpp.server", "--model", str(weights.folder), "--model_alias", name]
+    return Command((*words, *_listen(listen), *_options(serve, "_")), (name,))
+
+
+def _transformers(serve: ServeSpec, name: str, weights: LocalWeights, listen: Listen) -> Command:
+    place = str(weights.folder)
+    return Command((_script(serve, "transformers"), "serve", place, *_listen(listen), *_options(serve)), (place,))
+
+
+_ENGINES: Mapping[str, Callable[[ServeSpec, str, LocalWeights, Listen], Command]] = {
+    "vllm": _vllm,
+    "llama_cpp": _llama_cpp,
+    "transformers": _transformers,
+}
+
+
+def _listen(listen: Listen) -> tuple[str, ...]:
+    return ("--host", listen.host, "--port", str(listen.port))
+
+
+def _options(serve: ServeSpec, joint: str = "-") -> list[str]:
+    return [
+        word for name, value in serve.args.items() for word in words_of(name.replace("-", joint).replace("_", joint), value)
+    ]
+
+
+def _script(serve: ServeSpec, program: str) -> str:
+    """A program of the environment that `python` names, or of PATH."""
+    if serve.python is None:
+        if (found := shutil.which(program)) is None:
+            raise EngineError(
+                f"there is no program `{program}` in PATH on {socket.gethostname()}; install it in an environment of its own, "
+                "and name that in serve.python, such as /opt/vllm/bin/python"
+            )
+        return found
+    python = _python(serve.python)
+    script = python.parent / program
+    if not script.is_file():
+        raise EngineError(f"the environment of {python} has no program `{program}` on {socket.gethostname()}; install it there")
+    return str(script)
+
+
+def _interpreter(serve: ServeSpec) -> str:
+    return str(_python(serve.python)) if serve.python else _program("python3")
+
+
+def _python(named: str) -> Path:
+    """The Python that `python` names: its path, or that of its environment."""
+    path = Path(named).expanduser().absolute()  # not resolved: it may be a link, which tells Python the environment
+    path = path / "bin" / "python" if path.is_dir() else path
+    if not path.is_file():
+        raise EngineError(f"serve.python: there is no file {path} on {socket.gethostname()}")
+    return path
+
+
+def _program(word: str) -> str:
+    found = shutil.which(str(Path(word).expanduser()))
+    if found is None:
+        where = "" if "/" in word else " in PATH"
+        raise EngineError(f"serve.command: there is no program {word!r}{where} on {socket.gethostname()}")
+    return found
+
+
+def _filled(word: str, meant: Mapping[str, str]) -> str:
+    # Not str.format, because words may contain other braces, such as JSON.
+    for name, text in meant.items():
+        word = word.replace("{" + name + "}", text)
+    return word
+
+
+def _rank(adapter: Path) -> int:
+    try:
+        return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise EngineError(
+            f"the adapter in {adapter} cannot be used: it has no readable adapter_config.json ({error})"
+        ) from error

@@ -1,0 +1,89 @@
+"""Whether a server is ready, and which models it knows."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from engine.errors import EngineError
+from engine.serving.command_line import Listen
+
+_SECONDS = 10.0
+_MOST_BYTES = 1 << 20
+_SHOWN = 10
+
+
+def is_ready(listen: Listen, path: str) -> str:
+    """Empty if a GET request is answered with 200; else what happened instead, for the user."""
+    try:
+        status, _ = _get(listen, path)
+    except (OSError, http.client.HTTPException) as error:
+        return f"{getattr(error, 'strerror', None) or str(error) or type(error).__name__}"
+    return "" if status == 200 else f"status {status}"
+
+
+def known_as(listen: Listen, names: Sequence[str]) -> str:
+    """The name by which a server knows the model: the first of `names` that it lists, or the only one that it lists.
+
+    A server that lists no models is asked with the first of the names.
+
+    Raises:
+        EngineError: it lists several others.
+    """
+    try:
+        status, body = _get(listen, "/v1/models")
+        listed = [str(each["id"]) for each in json.loads(body)["data"]] if status == 200 else []
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        listed = []
+    if not listed:
+        return names[0]
+    for name in names:
+        if name in listed:
+            return name
+    if len(listed) == 1:
+        return listed[0]
+    shown = ", ".join(map(repr, listed[:_SHOWN])) + (", ..." if len(listed) > _SHOWN else "")
+    raise EngineError(f"it does not know the model {names[0]!r}; it has {shown}. Correct `model`, or the server's command")
+
+
+def free_port(host: str) -> int:
+    """A port at which nothing listens."""
+    with socket.socket(_family(host)) as found:
+        found.bind((host, 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def is_free(listen: Listen) -> bool:
+    """Whether nothing listens at a port."""
+    with socket.socket(_family(listen.host)) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that were closed lately do not count
+        try:
+            tried.bind(listen)
+        except OSError:
+            return False
+        return True
+
+
+def url_of(listen: Listen) -> str:
+    """The address of a server, up to and including `/v1`."""
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"http://{host}:{listen.port}/v1"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _get(listen: Listen, path: str) -> tuple[int, Any]:
+    """Status and body. Not through a proxy: the server is on this machine."""
+    connection = http.client.HTTPConnection(listen.host, listen.port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(_MOST_BYTES)
+    finally:
+        connection.close()

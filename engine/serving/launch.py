@@ -1,0 +1,61 @@
+"""What a node is told about a server that it is to run, and what it tells about it, as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from engine.llm.types.model_spec import Address
+from engine.llm.types.serve_spec import ServeSpec
+from engine.llm.weights import ModelWeights
+
+
+class Launch(BaseModel):
+    """A server to run.
+
+    Args:
+        model: the pipeline's name of the model.
+        name: what its requests call it, if the server lets us choose: the pipeline's name of the weights.
+        number: of the server among the replicas, from 1.
+        log: the file for what it prints.
+        gpus: how many it has.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    name: str
+    serve: ServeSpec
+    weights: ModelWeights | None
+    number: int
+    log: Path
+    gpus: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """The server in messages."""
+        which = f"server {self.number} of {self.serve.replicas}" if self.serve.replicas > 1 else "the server"
+        return f"{which} of model {self.model!r}"
+
+
+class Status(BaseModel):
+    """How a server is.
+
+    Args:
+        state: `starting` also while it is restarted; `failed`: it will not be started again; `lost`: its process on the node
+            died, or the node.
+        address: where it answers, once it is ready.
+        deaths: how often it has died after it was ready.
+        why: what ended it last, for the user.
+        seconds: how long the last start took.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Literal["starting", "ready", "failed", "lost"] = "starting"
+    address: Address | None = None
+    deaths: int = 0
+    why: str = ""
+    seconds: float = 0.0

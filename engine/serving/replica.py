@@ -1,0 +1,165 @@
+"""One server of a model on this machine: started, watched, restarted when it dies, and ended with all its children."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from engine.errors import EngineError
+from engine.llm.types.model_spec import Address
+from engine.llm.weights import LocalWeights
+from engine.serving.command_line import Command, Listen, command_line
+from engine.serving.guarded_process import GuardedProcess, last_lines
+from engine.serving.health import free_port, is_free, is_ready, known_as, url_of
+from engine.serving.launch import Launch, Status
+
+MOST_DEATHS = 5
+"""A server that dies this often in a row, each time within _LIVED_SECONDS after it was ready, is not started again."""
+
+_LIVED_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
+_MOST_PORTS = 3
+_PORT_TAKEN = re.compile(r"address already in use|address in use|errno 98|EADDRINUSE", re.IGNORECASE)
+_NOT_INHERITED = re.compile(r"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$")
+"""Of the worker's environment: what would change another Python environment."""
+
+
+class Replica:
+    """Runs a server until `stop`, in a thread of its own.
+
+    Args:
+        launch: what to run.
+        host: the address to listen at.
+        weights: finds the weights on this machine.
+    """
+
+    def __init__(self, launch: Launch, host: str, weights: Callable[[], LocalWeights | None]) -> None:
+        self._launch = launch
+        self._host = host
+        self._find_weights = weights
+        self._status = Status()
+        self._stopping = threading.Event()
+        self._port: int | None = None
+        self._thread = threading.Thread(target=self._run, name=launch.title, daemon=True)
+        self._thread.start()
+
+    @property
+    def status(self) -> Status:
+        """How it is now."""
+        return self._status
+
+    def stop(self) -> None:
+        """End the server; returns when none of its processes is left."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._keep_up()
+        except EngineError as error:
+            self._set(state="failed", address=None, why=str(error))
+        except Exception as error:  # a thread has nobody to raise to
+            self._set(state="failed", address=None, why=f"{type(error).__name__}: {error}")
+
+    def _keep_up(self) -> None:
+        weights = self._find_weights()
+        deaths = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            process = self._start(weights)
+            try:
+                if process is None:
+                    return
+                self._set(seconds=time.monotonic() - began)
+                ready_since = time.monotonic()
+                while not (ended := process.ended) and not self._stopping.wait(_LOOK_SECONDS):
+                    pass
+                if not ended:
+                    return
+            finally:
+                if process is not None:
+                    process.stop()
+            deaths = 1 if time.monotonic() - ready_since > _LIVED_SECONDS else deaths + 1
+            why = f"{ended}; its log ends with:\n{last_lines(self._launch.log)}"
+            if deaths >= MOST_DEATHS:
+                raise EngineError(f"it died {deaths} times, each time soon after it was ready: {why}")
+            self._set(state="starting", address=None, deaths=self._status.deaths + 1, why=why)
+
+    def _start(self, weights: LocalWeights | None) -> GuardedProcess | None:
+        """The server's process, once it is ready; None after `stop`. Raises EngineError."""
+        serve = self._launch.serve
+        for attempt in range(1, _MOST_PORTS + 1):
+            listen = Listen(self._host, self._free_port())
+            command = command_line(serve, self._launch.name, weights, listen)
+            self._log(command)
+            process = GuardedProcess(command.words, self._environment(), self._launch.log)
+            try:
+                ready = self._wait_until_ready(process, listen)
+                if ready:
+                    self._port = listen.port
+                    name = known_as(listen, command.names)
+                    self._set(state="ready", address=Address(url_of(listen), name))
+                    return process
+            except BaseException:
+                process.stop()
+                raise
+            process.stop()
+            if self._stopping.is_set():
+                return None
+            lines = last_lines(self._launch.log)
+            taken = serve.port is None and _PORT_TAKEN.search(lines)
+            if not taken or attempt == _MOST_PORTS:
+                raise EngineError(f"it did not start: {process.ended}. Its log ({self._launch.log}) ends with:\n{lines}")
+        raise AssertionError
+
+    def _wait_until_ready(self, process: GuardedProcess, listen: Listen) -> bool:
+        """False if it ended instead, or after `stop`. Raises EngineError."""
+        serve = self._launch.serve
+        until = time.monotonic() + serve.start_timeout
+        while not process.ended and not self._stopping.is_set():
+            trouble = is_ready(listen, serve.health_path)
+            if not trouble:
+                # If its port was taken by another server meanwhile, that one has answered, and ours ends.
+                return not self._stopping.wait(_LOOK_SECONDS) and not process.ended
+            if time.monotonic() > until:
+                raise EngineError(
+                    f"it was not ready within {serve.start_timeout:g} s (serve.start_timeout): GET {serve.health_path} "
+                    f"(serve.health): {trouble}. Its log ({self._launch.log}) ends with:\n{last_lines(self._launch.log)}"
+                )
+            self._stopping.wait(_LOOK_SECONDS)
+        return False
+
+    def _free_port(self) -> int:
+        """The port that the pipeline names, or the last one, if it is free; else a new one."""
+        named = self._launch.serve.port
+        if named is not None:
+            if not is_free(Listen(self._host, named)):
+                raise EngineError(
+                    f"serve.port: another process listens at port {named} of {self._host} on {socket.gethostname()}; end it, "
+                    "or leave serve.port out, and a free port is taken"
+                )
+            return named
+        if self._port is not None and is_free(Listen(self._host, self._port)):
+            return self._port
+        return free_port(self._host)
+
+    def _environment(self) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items() if not _NOT_INHERITED.match(name)}
+        if self._launch.gpus == 0:  # Ray hides no GPU from a process that has reserved none
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        return {**env, "PYTHONUNBUFFERED": "1", **self._launch.serve.env}
+
+    def _log(self, command: Command) -> None:
+        self._launch.log.parent.mkdir(parents=True, exist_ok=True)
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        with self._launch.log.open("a") as log:
+            log.write(f"--- {now} {socket.gethostname()}: {shlex.join(command.words)}\n")
+
+    def _set(self, **changes: object) -> None:
+        self._status = self._status.model_copy(update=changes)

@@ -1,0 +1,83 @@
+"""vLLM, started by the engine: an adapter that a step trains, samples, log-probabilities, structured answers, seeds, two replicas,
+and the death of one of them in the middle of the run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from registry import Registry
+from tests.engine.run_pipelines import ask, texts, words
+from tests.vllm_environment import vllm_python
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
+
+WORDS = 40
+
+
+def pipeline(name: str, **serve: Any) -> str:
+    """An adapter on the embedded model, trained by one step and asked by four others."""
+    own = {"engine": "vllm", "python": vllm_python(), "args": {"max-model-len": 1024, "enforce-eager": True}}
+    own |= {"env": {"VLLM_CPU_KVCACHE_SPACE": "1"}, **serve}
+    tuned = {"provider": "openai", "model": "step:sft", "max_tokens": 64, "seed": 5, "limits": {"concurrency": 8}}
+    asked = {"in": "words", "models": {"teacher": "tuned"}, "max_reject_ratio": 0.2}
+    with_lora = {"max_length": 128, "max_steps": 2, "lora": {"r": 4}}
+    document = {
+        "name": name,
+        "models": {"student": {"provider": "transformers", "model": "smollm2-135m-instruct"}, "tuned": tuned | {"serve": own}},
+        "datasets": {"rows": {"type": "SFTExample", "path": "rows.jsonl"}, "words": {"type": "Word", "path": "words.jsonl"}},
+        "steps": {
+            "sft": {"op": "train_sft", "in": "rows", "with": with_lora},
+            "samples": {"op": "three_of", **asked},
+            "sure": {"op": "sure", **asked},
+            "structured": {"op": "guessed", **asked},
+            "once": {"op": "ask_once", **asked},
+        },
+    }
+    return json.dumps(document)
+
+
+def servers(driver: psutil.Process) -> list[psutil.Process]:
+    """The servers below a run."""
+    return [each for each in driver.children(recursive=True) if {"serve", "--enable-lora"} <= set(each.cmdline())]
+
+
+def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) -> None:
+    turns = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "yes"}]}
+    Path("rows.jsonl").write_text("".join(json.dumps(turns) + "\n" for _ in range(8)))
+    words(*[f"word {number}" for number in range(WORDS)])
+    Path("p.yaml").write_text(pipeline("soak", replicas=2))
+    with Path("run.log").open("w") as log:
+        run = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=log, stderr=log)
+    driver, seen = psutil.Process(run.pid), set[psutil.Process]()
+    while Path("run.log").read_text().count(" is ready after ") < 2:
+        assert run.poll() is None, Path("run.log").read_text()
+        time.sleep(0.2)
+    time.sleep(3)  # in the middle of its answers
+    every = driver.children(recursive=True)
+    # The guards begin the command line with Python; the servers themselves end with it.
+    victims = [each for each in servers(driver) if "guard.py" not in " ".join(each.cmdline())]
+    seen |= {*every}
+    victims[0].kill()
+    assert run.wait(1500) == 0, Path("run.log").read_text()
+    told = Path("run.log").read_text()
+    assert "died (signal 9 ended it) and is started again; its calls in flight are asked again" in told
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in seen)
+
+    assert len(texts(registry, "soak/samples@1")) == 3 * WORDS
+    assert all(float(text) <= 0 for text in texts(registry, "soak/sure@1"))
+    assert len(texts(registry, "soak/structured@1")) >= 0.8 * WORDS
+    [(calls, keys)] = ask(registry, "select count(*), count(distinct call_id) from llm_calls where name like 'soak/once%'")
+    assert calls == keys == WORDS
+
+    # Elsewhere, and in one replica: nothing is asked again.
+    Path("p.yaml").write_text(pipeline("soak", num_cpus=1, start_timeout=1))
+    again = subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], capture_output=True, text=True, check=True)
+    assert again.stderr.count(": hit: ") == 5

@@ -1,0 +1,189 @@
+"""Which servers run when: a step that has work keeps its servers, a training gets the GPUs, and lost servers are replaced.
+
+The cluster is played by the test, because this machine has no GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from engine.errors import StepError
+from engine.llm.types.model_spec import Address
+from engine.pipeline.check import check
+from engine.pipeline.graph import Step
+from engine.running.executor import Server, WorkerRequest
+from engine.running.jobs import request_of
+from engine.running.servers import Servers
+from engine.serving.launch import Launch, Status
+
+PIPELINE = """
+name: demo
+models:
+  teacher: &served {provider: openai, model: m, serve: {command: [serve, "{port}"], replicas: 2, num_gpus: 1}}
+  judge: *served
+  student: {provider: transformers, model: smollm2-135m-instruct}
+datasets:
+  words: {type: Word, path: words.jsonl}
+  rows: {type: SFTExample, path: rows.jsonl}
+steps:
+  first: {op: ask_once, in: words}
+  sft: {op: train_sft, in: rows}
+  second: {op: ask_once, in: words, models: {teacher: judge}}
+  third: {op: ask_once, in: words}
+"""
+
+
+class Played:
+    """A server that does what the test says."""
+
+    gpus = 1.0
+
+    def __init__(self, cluster: Cluster, launch: Launch) -> None:
+        self.cluster, self.launch = cluster, launch
+        self.status = Status()
+        self.ended = False
+
+    def look(self) -> Status:
+        return self.status
+
+    def stop(self) -> None:
+        self.cluster.log.append(f"stop {self.launch.model}")
+
+    def has_stopped(self) -> bool:
+        if self.ended and self in self.cluster.servers:
+            self.cluster.servers.remove(self)
+        return self.ended
+
+    def kill(self) -> None:
+        self.ended = True
+        self.has_stopped()
+
+
+class Cluster:
+    """Two GPUs."""
+
+    lacks_room = False
+
+    def __init__(self) -> None:
+        self.servers: list[Played] = []
+        self.log: list[str] = []
+        self.told: dict[str, int] = {}
+
+    def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
+        if len(servers) > 2:
+            raise StepError("too many")
+
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+        if len(self.servers) + len(servers) > 2:
+            return None
+        started = [Played(self, each) for each in servers]
+        self.servers += started
+        self.log += [f"start {each.model}" for each in servers]
+        return [*started]
+
+    def serve(self, model: str, addresses: Sequence[Address]) -> None:
+        self.told[model] = len(addresses)
+
+    def ready(self) -> None:
+        for number, each in enumerate(self.servers):
+            each.status = Status(state="ready", address=Address(f"http://127.0.0.1:{number}/v1", "m"))
+
+    def end(self) -> None:
+        for each in self.servers:
+            each.ended = True
+
+
+class Run:
+    def __init__(self) -> None:
+        Path("words.jsonl").write_text('{"text": "a"}\n')
+        Path("rows.jsonl").write_text(
+            '{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}\n'
+        )
+        Path("p.yaml").write_text(PIPELINE)
+        self.steps = check(Path("p.yaml")).steps
+        self.cluster = Cluster()
+        self.said: list[str] = []
+        self.servers = Servers(self.cluster, lambda: None, Path("runs"), "1", self.said.append)  # type: ignore[arg-type]
+        self.servers.expect([*self.steps.values()])
+
+    def asks(self, name: str) -> bool:
+        step: Step = self.steps[name]
+        return self.servers.are_ready(step, request_of(step))
+
+
+@pytest.fixture
+def run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr("engine.running.servers._ASKED_SECONDS", 0.0)
+    return Run()
+
+
+def test_steps_wait_for_a_server_and_take_turns_on_the_gpus(run: Run) -> None:
+    assert not run.asks("first")
+    assert run.cluster.log == ["start teacher", "start teacher"]
+    run.cluster.servers[0].status = Status(state="ready", address=Address("http://127.0.0.1:1/v1", "m"))
+    run.servers.watch(set())
+    assert run.asks("first"), "one of two is enough to begin"
+    assert run.cluster.told == {"teacher": 1}
+
+    run.servers.watch({"first"})
+    assert not run.asks("second")
+    assert "stop teacher" not in run.cluster.log, "its step has work"
+    run.servers.watch(set())
+    assert not run.asks("second")
+    assert run.cluster.log[2:] == ["stop teacher", "stop teacher"], "its step has none"
+    assert run.cluster.told == {"teacher": 0}
+    assert not run.asks("second"), "they have not ended yet"
+    run.cluster.end()
+    run.servers.watch(set())
+    assert not run.asks("second")
+    assert run.cluster.log[4:] == ["start judge", "start judge"]
+
+
+def test_a_training_has_the_gpus_for_itself(run: Run) -> None:
+    run.asks("first")
+    run.cluster.ready()
+    run.servers.watch({"first"})
+    assert not run.asks("sft"), "a step has work for the servers"
+    run.servers.done("first")
+    run.servers.watch(set())
+    assert not run.asks("sft")
+    assert run.cluster.log[2:] == ["stop teacher", "stop teacher"]
+    run.cluster.end()
+    run.servers.watch(set())
+    assert run.asks("sft")
+    assert not run.asks("third"), "the training uses the GPUs"
+    assert len(run.cluster.log) == 4
+    run.servers.done("sft")
+    assert not run.asks("third")
+    assert run.cluster.log[4:] == ["start teacher", "start teacher"]
+
+
+def test_servers_stop_when_no_later_step_needs_them(run: Run) -> None:
+    run.asks("first")
+    run.cluster.ready()
+    run.servers.watch({"first"})
+    run.servers.done("first")
+    assert run.cluster.log[2:] == []
+    run.servers.done("third")
+    assert run.cluster.log[2:] == ["stop teacher", "stop teacher"]
+
+
+def test_a_lost_server_is_replaced_and_a_failed_one_is_done_without(run: Run) -> None:
+    run.asks("first")
+    run.cluster.ready()
+    run.servers.watch({"first"})
+    run.cluster.servers[0].status = Status(state="lost", why="the node has died")
+    run.servers.watch({"first"})
+    assert run.cluster.log[2:] == ["start teacher"]
+    assert run.cluster.told == {"teacher": 1}
+    run.cluster.ready()
+    run.cluster.servers[0].status = Status(state="failed", why="out of memory")
+    run.servers.watch({"first"})
+    assert run.asks("first")
+    assert "server 2 of 2 of model 'teacher' cannot be used: out of memory" in run.said
+    run.cluster.servers[1].status = Status(state="failed", why="out of memory")
+    run.servers.watch({"first"})
+    with pytest.raises(StepError, match="server 1 of 2 of model 'teacher' cannot be used: out of memory"):
+        run.servers.check(run.steps["first"])

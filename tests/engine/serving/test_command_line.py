@@ -1,0 +1,74 @@
+"""The commands that start servers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import EngineError
+from engine.llm.types.serve_spec import ServeSpec
+from engine.llm.weights import LocalWeights
+from engine.serving.command_line import Listen, command_line
+
+HERE = Listen("127.0.0.1", 8123)
+FULL = LocalWeights(Path("/weights/qwen"), None, "/weights/qwen")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A folder that looks like an environment with vLLM and transformers."""
+    (tmp_path / "bin").mkdir()
+    for program in ("python", "vllm", "transformers"):
+        (tmp_path / "bin" / program).touch(mode=0o755)
+    return tmp_path
+
+
+def line(serve: ServeSpec, weights: LocalWeights | None = FULL, name: str = "qwen") -> str:
+    return " ".join(command_line(serve, name, weights, HERE).words)
+
+
+def test_vllm(environment: Path) -> None:
+    args = {"max-model-len": 8192, "enforce_eager": True, "enable-prefix-caching": False, "allowed-origins": ["a", "b"]}
+    command = line(ServeSpec(engine="vllm", python=str(environment), args=args))
+    assert command == (
+        f"{environment}/bin/vllm serve /weights/qwen --served-model-name qwen --host 127.0.0.1 --port 8123 "
+        "--max-model-len 8192 --enforce-eager --no-enable-prefix-caching --allowed-origins a b"
+    )
+
+
+def test_an_adapter_is_served_on_its_base_model(environment: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 20}))
+    weights = LocalWeights(Path("/weights/qwen"), tmp_path, "Qwen/Qwen3-8B")
+    words = command_line(
+        ServeSpec(engine="vllm", python=str(environment / "bin/python")), "registry:a/lr=1@2", weights, HERE
+    ).words
+    assert words[3:9] == ("--served-model-name", "Qwen/Qwen3-8B", "--enable-lora", "--max-lora-rank", "32", "--lora-modules")
+    assert json.loads(words[9]) == {"name": "registry:a/lr=1@2", "path": str(tmp_path)}
+    with pytest.raises(EngineError, match="transformers serve cannot serve a, because it is an adapter"):
+        command_line(ServeSpec(engine="transformers", python=str(environment)), "a", weights, HERE)
+
+
+def test_the_other_engines(environment: Path) -> None:
+    gguf = LocalWeights(Path("/weights/q.gguf"), None, "q")
+    assert line(ServeSpec(engine="llama_cpp", python=str(environment), args={"n-ctx": 4096}), gguf) == (
+        f"{environment}/bin/python -m llama_cpp.server --model /weights/q.gguf --model_alias qwen --host 127.0.0.1 --port 8123 "
+        "--n_ctx 4096"
+    )
+    command = command_line(ServeSpec(engine="transformers", python=str(environment)), "qwen", FULL, HERE)
+    assert " ".join(command.words) == f"{environment}/bin/transformers serve /weights/qwen --host 127.0.0.1 --port 8123"
+    assert command.names == ("/weights/qwen",)
+
+
+def test_a_command_with_other_braces() -> None:
+    serve = ServeSpec(command=("env", "--json", '{"a": {}}', "{model}", "{name}:{host}:{port}"))
+    assert line(serve).endswith('/env --json {"a": {}} /weights/qwen qwen:127.0.0.1:8123')
+
+
+def test_what_an_environment_lacks(environment: Path) -> None:
+    (environment / "bin/vllm").unlink()
+    with pytest.raises(EngineError, match=f"the environment of {environment}/bin/python has no program `vllm`"):
+        line(ServeSpec(engine="vllm", python=str(environment)))
+    with pytest.raises(EngineError, match="there is no program `vllm` in PATH"):
+        line(ServeSpec(engine="vllm"))

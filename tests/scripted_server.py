@@ -1,0 +1,99 @@
+"""A small OpenAI-compatible server as a program of its own, for tests of `serve`: quick to start, with failures to order.
+
+`python scripted_server.py --port P [--calls FILE] ...`; it uses the standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", default="test-model")
+    parser.add_argument("--calls", type=Path, help="gets a line for each call: the process, the prompt")
+    parser.add_argument("--pids", type=Path, help="gets the ids of the server and of its child, which leaves its session")
+    parser.add_argument("--says", default="You said: ")
+    parser.add_argument("--seconds", type=float, default=0.0, help="that an answer takes")
+    parser.add_argument("--together", type=int, default=1, help="answers when the file of --pids names so many servers")
+    parser.add_argument("--never-ready", action="store_true")
+    parser.add_argument("--broken", action="store_true", help="ends with status 3")
+    parser.add_argument("--die-once", type=Path, help="ends in the middle of the call that finds no such file")
+    parser.add_argument("--stubborn", action="store_true", help="does not end when it is asked to")
+    given = parser.parse_args()
+    print(f"loading {given.model}", flush=True)
+    if given.broken:
+        print("RuntimeError: no kernel image is available", file=sys.stderr)
+        sys.exit(3)
+    if given.stubborn:
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if given.pids:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        with given.pids.open("a") as file:
+            file.write(f"{os.getpid()} {child.pid}\n")
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing."""
+
+        def answer(self, status: int, document: Any) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            if given.never_ready:
+                self.answer(503, {"error": {"message": "loading"}})
+            elif self.path == "/v1/models":
+                self.answer(200, {"data": [{"id": each} for each in given.model.split(",")]})
+            else:
+                self.answer(200 if self.path == "/health" else 404, {})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompt = body["messages"][-1]["content"]
+            if body["model"] not in given.model.split(","):
+                self.answer(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+                return
+            if given.die_once and not given.die_once.exists():
+                given.die_once.touch()
+                print("CUDA error: an illegal memory access was encountered", flush=True)
+                os._exit(134)
+            while given.pids and len(given.pids.read_text().splitlines()) < given.together:
+                time.sleep(0.02)
+            time.sleep(given.seconds)
+            if given.calls:
+                with lock, given.calls.open("a") as file:
+                    file.write(f"{os.getpid()} {prompt}\n")
+            choices = [
+                {"message": {"role": "assistant", "content": given.says + prompt}, "finish_reason": "stop"}
+                for _ in range(body.get("n", 1))
+            ]
+            self.answer(200, {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
+
+    ThreadingHTTPServer.daemon_threads = True
+    ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
