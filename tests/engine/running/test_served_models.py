@@ -205,7 +205,7 @@ def test_one_replica_that_cannot_start_does_not_stop_the_others(registry: Regist
         ({"serve": {"engine": "vllm"}, "base_url": "http://127.0.0.1:1/v1"}, "base_url cannot be given together with serve"),
         ({"serve": {"engine": "vllm", "args": {"api-key": "x"}}}, "api-key is a secret"),
         ({"serve": {"engine": "vllm", "replicas": 2, "port": 80}}, "port is for one server"),
-        ({"provider": "transformers", "serve": {"engine": "vllm"}}, "serve is only for provider: openai"),
+        ({"provider": "transformers", "serve": {"engine": "vllm"}}, "serve is only for models behind an API"),
     ],
 )
 def test_what_check_finds(workdir: Path, model: dict[str, Any], said: str) -> None:
