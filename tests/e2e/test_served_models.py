@@ -49,7 +49,7 @@ def test_not_enough_gpus_is_found_before_anything_starts(registry: Registry) -> 
     document["steps"]["judged"]["in"] = "asked"
     result = run_text(json.dumps(document), registry)
     assert result.state == "failed"
-    assert "step 'judged' cannot run here: the servers of its models (model 'large': 1 x 1 CPUs and 64 GPUs)" in str(
+    assert "step 'judged' cannot run here: the servers of its models (model 'large': 1 x 1 CPU and 64 GPUs)" in str(
         result.error
     )
     assert "Reduce serve.replicas, serve.num_gpus or serve.num_cpus, or run on more nodes" in str(result.error)
