@@ -243,9 +243,14 @@ def test_a_query_has_limits(opened: engine.OpenRegistry) -> None:
 
 
 def test_a_query_can_be_interrupted(opened: engine.OpenRegistry) -> None:
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        opened.sql("select count(*) from range(1000000000000)")
+    # Processes of pytest-xdist ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            opened.sql("select count(*) from range(1000000000000)")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert opened.sql("select 1 as one").to_pylist() == [{"one": 1}]
 
 

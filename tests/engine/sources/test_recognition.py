@@ -141,7 +141,7 @@ def plan(registry: Registry, type_: str = "SFTExample", **dataset: Any) -> Sourc
     spec = {"name": "p", "datasets": {"rows": rows}, "steps": {"one": {"op": "dedup", "in": "rows"}}}
     Path("p.yaml").write_text(json.dumps(spec))
     made = make_plan(check(Path("p.yaml")), registry, select=set(), force=set())
-    assert plan_rows(made)[0]["format"] == made.sources[0].format
+    assert plan_rows(made, None)[0]["format"] == made.sources[0].format
     return made.sources[0]
 
 
