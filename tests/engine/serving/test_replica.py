@@ -120,9 +120,11 @@ time.sleep(600)
 def test_kill_9_of_the_guard_ends_the_server(start: Start, workdir: Path) -> None:
     replica = start("--pids", "pids")
     ready(replica)
-    [server, _] = pids_in(workdir / "pids")
+    [server, child] = pids_in(workdir / "pids")
     psutil.Process(server).parent().kill()
     assert gone(server)
+    # What has left the server's session is the guard's to end, and the guard is gone.
+    psutil.Process(child).kill()
 
 
 def test_a_server_that_dies_is_started_again_at_the_same_port(start: Start, workdir: Path) -> None:
