@@ -18,7 +18,7 @@ from engine.llm.types.model_spec import Address
 from engine.running.capacity import Amount, Capacity
 from engine.running.executor import Result, Server, WorkerRequest
 from engine.running.jobs import MOST_CONCURRENT, in_flight
-from engine.running.ray_actors import RayHost, kill, start_service
+from engine.running.ray_actors import RayHost, actor_class, kill, start_service
 from engine.running.ray_environment import Home
 from engine.running.ray_servers import start_server
 from engine.running.server_room import check_room, resources_of
@@ -293,20 +293,9 @@ class Pool:
         return True
 
     def _start(self, shape: Shape, amount: Amount) -> _Process:
-        import ray
-
-        resources = shape[1]
-        actor_class = ray.remote(RayHost).options(
-            num_cpus=resources.num_cpus,
-            num_gpus=resources.num_gpus or None,
-            memory=resources.memory,
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=MOST_CONCURRENT,
-            scheduling_strategy="SPREAD",
-        )
         name = f"worker {next(self._numbers)}"
-        actor = actor_class.remote(self._registry, self._service, self._node, name, self._home)
+        host = actor_class(RayHost, shape[1], MOST_CONCURRENT)
+        actor = host.remote(self._registry, self._service, self._node, name, self._home)
         process = _Process(name, shape, amount, actor, actor.ready.remote(), time.monotonic())
         self._processes.append(process)
         for model, addresses in self._addresses.items():

@@ -12,6 +12,7 @@ from engine.errors import EngineError
 from engine.jobs.messages import Failure, Job, Partition
 from engine.llm.types.model_spec import Address
 from engine.running.ray_environment import Home
+from engine.spec.pipeline_spec import Resources
 
 
 class RayHost:
@@ -104,6 +105,21 @@ def start_service(registry: str, node: str) -> Any:
 
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(RayService).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote(registry)
+
+
+def actor_class(cls: type, resources: Resources, calls_at_once: int) -> Any:
+    """A class as a Ray actor with these resources. Ray restarts and repeats nothing: the run decides what is done again."""
+    import ray
+
+    return ray.remote(cls).options(
+        num_cpus=resources.num_cpus,
+        num_gpus=resources.num_gpus or None,
+        memory=resources.memory,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=calls_at_once,
+        scheduling_strategy="SPREAD",
+    )
 
 
 def kill(actor: Any) -> None:

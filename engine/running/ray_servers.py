@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.llm.weights import local_weights
 from engine.running.capacity import Amount
-from engine.running.ray_actors import kill
+from engine.running.ray_actors import actor_class, kill
 from engine.running.ray_environment import Home
 from engine.serving.launch import Launch, Status
 from engine.spec.pipeline_spec import Resources
@@ -125,20 +125,10 @@ class RayServer:
 
 def start_server(launch: Launch, resources: Resources, registry: str, home: Home | None, held: list[Amount]) -> RayServer:
     """Start a server, as soon as Ray has the resources for it. Its amount is in `held` until it has stopped."""
-    import ray
-
-    actor_class = ray.remote(RayReplica).options(
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus or None,
-        memory=resources.memory,
-        max_restarts=0,
-        max_task_retries=0,
-        max_concurrency=_CALLS_AT_ONCE,
-        scheduling_strategy="SPREAD",
-    )
     told = launch.model_copy(update={"gpus": resources.num_gpus or 0.0})
     driver = os.getpid() if home is not None else None  # a private Ray is on the driver's machine
-    actor = actor_class.remote(told.model_dump_json(), registry, home, driver)
+    replica = actor_class(RayReplica, resources, _CALLS_AT_ONCE)
+    actor = replica.remote(told.model_dump_json(), registry, home, driver)
     amount = Amount.of(resources)
     held.append(amount)
     return RayServer(actor, amount, held)
