@@ -309,7 +309,7 @@ def _occupied(spec: ModelSpec, load: Mapping[str, Amount], in_flight: int) -> Am
     """Seconds that the requests to a model take at its limits."""
     most = spec.most_in_flight
     # A model in the process is slower the more requests it has, so its latencies are those of the preview's number of them.
-    concurrency = most if spec.provider == "openai" else min(most, in_flight)
+    concurrency = most if spec.remote else min(most, in_flight)
     taken = load["seconds"].times(1 / max(1, concurrency))
     if spec.limits.requests_per_minute:
         taken = at_least(taken, load["calls"].times(60 / spec.limits.requests_per_minute))

@@ -65,7 +65,7 @@ def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry) -> Plan:
 
 def _can_be_made(step: Step, plan: StepPlan) -> bool:
     chat = [model for model in step.models.values() if not model.spec.encodes]
-    known = all(model.weights is not None or model.spec.provider == "openai" for model in step.models.values())
+    known = all(model.weights is not None or model.spec.remote for model in step.models.values())
     to_run = plan.status in ("RUN", "RESUME") and 0 < (plan.rows or 0) <= MOST_ROWS
     return bool(chat) and len(chat) == len(step.models) and known and to_run and step.operator.shape == "row"
 
