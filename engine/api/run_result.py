@@ -75,7 +75,7 @@ class Run:
             for step in result.steps
             for manifest in step.outputs
         }
-        by_name = {step.record.step: step for step in result.steps}
+        by_name = {step.record.full_step: step for step in result.steps}
         return cls(
             run_id=result.run_id,
             pipeline=result.pipeline,

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.pipeline.graph import Pipeline, Step
 from engine.previewing.observed import CALLS, ROWS_IN, ROWS_OUT, SECONDS, TOKENS_IN, TOKENS_OUT, Amounts, ObservedStep
+from engine.spec.matrix import split_name
 from registry import Manifest, Registry, SideObject
 from registry.errors import CorruptError
 
@@ -19,7 +20,7 @@ MOST_BYTES = 32 << 20
 
 _SECONDS = """
 select s.seconds, s.rows_in from step_runs s join runs r using (run_id)
-where r.pipeline = ? and s.step = ? and s.outcome = 'ran' and s.rows_in > 0 order by r.started_at desc limit 1
+where r.pipeline = ? and s.variant = ? and s.step = ? and s.outcome = 'ran' and s.rows_in > 0 order by r.started_at desc limit 1
 """
 
 
@@ -74,7 +75,7 @@ def _shown(pipeline: Pipeline, step: Step, newest: Manifest, registry: Registry)
             add(f"{SECONDS} {role}", places, times * call["latency_ms"] / 1000)
             for place in places[:1]:
                 longest[place] = longest.get(place, 0.0) + call["latency_ms"] / 1000
-    if not known and (took := registry.catalog.look_up(_SECONDS, [pipeline.spec.name, step.name])):
+    if not known and (took := registry.catalog.look_up(_SECONDS, [pipeline.spec.name, *split_name(step.name)])):
         [(seconds, of)] = took
         add(f"{SECONDS} ", range(len(amounts[ROWS_IN])), seconds * rows / of)
     return ObservedStep(key="", amounts=amounts, fixed={}, longest=max(longest.values(), default=0.0))

@@ -131,7 +131,7 @@ class _Watch:
 
     def step_finished(self, result: StepResult) -> None:
         self._observer.step_finished(result)
-        name = result.record.step
+        name = result.record.full_step
         own = [self._cut.notes[name]] if name in self._cut.notes else []
         notes = [*self._cut.pipeline.steps[name].notes, *own]
         made = collected(self.tasks[name], result, self._seeds, self._overlay.store, notes)

@@ -40,6 +40,14 @@ def test_a_run_returns_its_state_outputs_and_steps(here: Path, capsys: pytest.Ca
     assert capsys.readouterr() == ("", "")
 
 
+def test_every_variant_of_a_matrix_is_a_step_of_the_run(here: Path) -> None:
+    text = Path("p.yaml").read_text()
+    Path("p.yaml").write_text(text + "\nmatrix: {at: [3, 4]}\n")
+    run = engine.run("p.yaml", quiet=True)
+    assert sorted(run.steps) == ["at=3/parts", "at=4/parts", "loud"]
+    assert sorted(run.notes) == sorted(run.reject_reasons) == sorted(run.steps)
+
+
 def test_an_output_that_there_is_not_names_those_there_are(here: Path) -> None:
     run = engine.run("p.yaml", quiet=True)
     with pytest.raises(KeyError) as caught:

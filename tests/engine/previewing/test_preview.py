@@ -211,3 +211,20 @@ def test_a_preview_of_all_rows_leaves_nothing_to_pay(registry: Registry, chat_se
     assert made.forecast.calls == (0, 0, 0)
     assert run_text(text, registry).state == "succeeded"
     assert len(chat_server.requests) == 8
+
+
+def test_every_variant_of_a_matrix_is_previewed(registry: Registry, chat_server: ChatServer) -> None:
+    many(12)
+    text = f"""
+        name: demo
+        params: {{mark: "!"}}
+        matrix: {{mark: [a, b]}}
+        datasets: {{words: {{type: Word, path: words.jsonl}}}}
+        models: {{teacher: {chat_server.model()}}}
+        steps:
+          loud: {{op: shout, in: words, with: {{mark: "${{params.mark}}"}}}}
+          said: {{op: ask_once, in: loud}}
+    """
+    made = preview_text(text, registry, rows=4)
+    assert made.state == "done"
+    assert sorted(steps_of(made)) == ["mark=a/loud", "mark=a/said", "mark=b/loud", "mark=b/said"]
