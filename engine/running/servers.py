@@ -237,7 +237,11 @@ class Servers:
             self._drop(name, model, number, f"its worker process died {model.lost[number] + 1} times: {status.why}")
             return
         model.servers[number].kill()
-        started = self._executor.start_servers([model.launches[number]], model.request)
+        try:
+            started = self._executor.start_servers([model.launches[number]], model.request)
+        except StepError as error:  # the node that is gone was the only one with room
+            self._drop(name, model, number, str(error))
+            return
         if started is not None:  # otherwise again in the next turn
             [model.servers[number]] = started
             model.lost[number] += 1

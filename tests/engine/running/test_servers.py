@@ -170,6 +170,21 @@ def test_servers_stop_when_no_later_step_needs_them(run: Run) -> None:
     assert run.cluster.log[2:] == ["stop teacher", "stop teacher"]
 
 
+def test_a_lost_server_for_which_no_node_is_left_is_done_without(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise StepError("no node has a GPU")
+
+    run.asks("first")
+    run.cluster.ready()
+    run.servers.watch({"first"})
+    monkeypatch.setattr(run.cluster, "start_servers", refused)
+    run.cluster.servers[0].status = Status(state="lost", why="the node has died")
+    run.servers.watch({"first"})
+    assert run.asks("first")
+    assert run.cluster.told == {"teacher": 1}
+    assert "server 1 of 2 of model 'teacher' cannot be used: no node has a GPU" in run.said
+
+
 def test_a_lost_server_is_replaced_and_a_failed_one_is_done_without(run: Run) -> None:
     run.asks("first")
     run.cluster.ready()
