@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.credentials import redacted
 from engine.operator.type_expressions import TypeExpressionError, parse_type
 from engine.operator.types import Wrong
 from registry.errors import UnsupportedTypeError
@@ -79,7 +80,7 @@ def _type(name: str, value: Any, at: tuple[str | int, ...]) -> tuple[list[Wrong]
         return problems, None if problems else DescribedType(kind="struct", fields=fields), description
     if not isinstance(value, str):
         hint = "write list[...] in quotes" if isinstance(value, list) else "a word that YAML reads as a value needs quotes"
-        return [Wrong(f"field {name!r}: {value!r:.{_SHOWN}} is not a type; {hint}", at)], None, ""
+        return [Wrong(f"field {name!r}: {redacted(repr(value))[:_SHOWN]} is not a type; {hint}", at)], None, ""
     try:
         return [], parse_type(value, lambda _: None, list), description
     except TypeExpressionError as error:

@@ -46,3 +46,10 @@ def test_what_is_wrong_has_a_place(given: dict[str, Any], said: str, at: tuple[s
     first = field_problems(given, ("fields",))[0]
     assert said in first.text
     assert first.at == ("fields", *at)
+
+
+def test_a_key_given_as_a_type_is_not_shown() -> None:
+    key = "sk-proj-" + "Ab1" * 12
+    [problem] = field_problems({"a": [key]}, ("fields",))
+    assert "is not a type" in problem.text
+    assert key[:14] not in problem.text
