@@ -130,7 +130,7 @@ class InProcess:
     def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
         """Start them as processes of this machine."""
         assert self._registry, "servers need a registry, which has the weights"
-        return [InProcessServer(each, self._registry) for each in servers]
+        return [InProcessServer(each.unreserved(), self._registry) for each in servers]
 
     @property
     def lacks_room(self) -> bool:

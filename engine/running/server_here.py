@@ -35,8 +35,7 @@ def server_here(name: str, model: BoundModel, registry: Registry) -> Iterator[Ad
         weights=weights,
         number=1,
         log=registry.root.absolute() / "runs" / f"probe.{name}-1.log",
-        gpus=1.0 if serve.num_gpus is None else serve.num_gpus,  # nothing reserves them here: it sees what there is
-    )
+    ).unreserved()
     replica = Replica(launch, "127.0.0.1", lambda: local_weights(weights, registry.store) if weights else None)
     try:
         while (status := replica.status).address is None:

@@ -33,6 +33,10 @@ class Launch(BaseModel):
     log: Path
     gpus: float = 0.0
 
+    def unreserved(self) -> Launch:
+        """The same server where nothing reserves GPUs: it sees those there are."""
+        return self.model_copy(update={"gpus": 1.0 if self.serve.num_gpus is None else self.serve.num_gpus})
+
     @property
     def title(self) -> str:
         """The server in messages."""
