@@ -22,7 +22,7 @@ from engine.llm.chat import ChatModel
 from engine.llm.limits.estimates import BYTES_PER_TOKEN, token_bound
 from engine.llm.local.tokenizer import Tokenizer, known_tokenizer
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request
+from engine.llm.types.requests import Request, images_in
 from engine.llm.types.structured import in_words
 from engine.operator.catalogue import full_name
 from engine.operator.context import Reject, Tally
@@ -85,8 +85,8 @@ class _Role:
 
     def prompt(self, request: Request) -> int:
         """The most tokens of a prompt."""
-        if self.tokenizer is None:
-            return token_bound(request)[0]
+        if self.tokenizer is None or any(images_in(message["content"]) for message in request.messages):
+            return token_bound(request)[0]  # a tokenizer counts no images
         messages = in_words(request.messages, request.schema) if request.schema else request.messages
         return self.tokenizer.count_prompt(messages)
 

@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 
 from engine.llm.limits.budget import TEMPLATE_TOKENS
 from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.requests import texts_of
 from engine.llm.weights import EMBEDDED, EMBEDDED_PACKAGE, ModelWeights
 
 _FRAME_TOKENS = 16
 """Of a message, if the template cannot be rendered."""
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 class Tokenizer:
@@ -49,7 +50,7 @@ class Tokenizer:
                 return self.count(self._template(messages=list(messages), add_generation_prompt=True, tools=None, **tokens))
             except (TemplateError, TypeError, ValueError):
                 pass  # written for functions that only transformers has: its text is not known, but it is short
-        return sum(self.count(each["content"]) + _FRAME_TOKENS for each in messages) + TEMPLATE_TOKENS
+        return sum(sum(map(self.count, texts_of(each["content"]))) + _FRAME_TOKENS for each in messages) + TEMPLATE_TOKENS
 
 
 def known_tokenizer(spec: ModelSpec, weights: ModelWeights | None) -> Tokenizer | None:

@@ -54,6 +54,13 @@ def test_prompts_are_counted_with_the_tokenizer_of_the_model(registry: Registry,
     assert now.calls == before.calls == 2
 
 
+def test_a_template_that_cannot_be_rendered_has_texts_in_parts_counted(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ no_such_function() }}"}))
+    parts = [{"type": "text", "text": "abc"}, {"type": "text", "text": "Say"}]
+    in_parts = Tokenizer(folder).count_prompt([{"role": "user", "content": parts}])
+    assert in_parts == Tokenizer(folder).count_prompt([{"role": "user", "content": "abcSay"}])
+
+
 def test_without_a_tokenizer_each_byte_is_a_token(registry: Registry, chat_server: ChatServer) -> None:
     words("ab", "cdefgé")
     _, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model(max_tokens=9)))
