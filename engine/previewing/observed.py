@@ -127,7 +127,7 @@ def structural_keys(pipeline: Pipeline) -> dict[str, str]:
 
 def _document(pipeline: Pipeline, step: Step) -> dict[str, Any]:
     """The key document of a step without rows. What a model costs or may do is not part of it."""
-    return step_document(step, dict.fromkeys(step.inputs, ()), pipeline.spec.seed, excluded_of(pipeline, step), {})
+    return step_document(step, dict.fromkeys(step.inputs, ()), pipeline.seed_of(step.name), excluded_of(pipeline, step), {})
 
 
 def _keys(pipeline: Pipeline, links: Iterable[Link], keys: Mapping[str, str]) -> list[list[str]]:
