@@ -31,12 +31,12 @@ from rich.console import Console
 
 from benchmarks.endpoint import Answer, Endpoint
 from engine.cli.progress import PlainProgress
+from engine.execution.in_process import InProcess
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.previewing.forecast import STARTUP_SECONDS
 from engine.previewing.preview import preview
 from engine.previewing.prompts import with_prompts
-from engine.running.in_process import InProcess
 from engine.running.run import run
 from registry import Registry
 

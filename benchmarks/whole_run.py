@@ -127,8 +127,8 @@ def measure(case: Case, rows: int, server: Endpoint, command: tuple[str, ...]) -
 def step_by_step(file: Path) -> None:
     """Run a pipeline in this process, one step after another."""
     from engine.cli.progress import PlainProgress
+    from engine.execution.cluster import Cluster
     from engine.pipeline.check import check
-    from engine.running.cluster import Cluster
     from engine.running.run import run
 
     pipeline, registry = check(file), Registry(Path("registry"))

@@ -2,8 +2,9 @@
 
 Read the rooms in the order in which a run passes through them:
 
-* `operator`: what authors of operators use, and how operators are found
 * `llm`: model calls: providers, limits, the journal of answers
+* `serving`: servers of models on one machine: started, watched, ended
+* `operator`: what authors of operators use, and how operators are found
 * `fingerprint`: an operator's code as one hash
 * `spec`: the pipeline file as frozen data, with the position of every value
 * `sources`: rows from files, hubs and generators, with their types checked
@@ -11,14 +12,19 @@ Read the rooms in the order in which a run passes through them:
 * `jobs`: messages between the driver and its workers, and the files of finished partitions
 * `planning`: step keys, and plans of what a run would do and cost
 * `worker`: runs one partition of a step
-* `running`: runs a pipeline: the cluster, the steps, the commits
+* `execution`: executes the partitions of a run, on a Ray cluster or in this process
+* `model_servers`: the servers of a run's models: started when a step needs them, and asked what they support
+* `running`: runs a pipeline: decides which step may start, and commits what it made
+* `comparison`: compares versions, runs and variants
 * `export`: writes versions from the registry into folders
 * `upkeep`: verifies and cleans up the engine's files in a registry
+* `previewing`: tries a pipeline on a few rows, and forecasts the run from them
 * `cli`: the command line
 * `api`: the same from Python
 * `testing`: runs an operator on records, in a test
 
-A room imports only rooms above it in this list. `errors`, `library_noise`, `own_loop` and `provenance` are used by all of them.
+A room imports only rooms above it in this list. `credentials`, `errors`, `library_noise`, `own_loop` and `provenance` are
+used by all of them.
 
 From Python, `import engine` gives `run`, `plan` and `check` for pipelines, `open` for registries, their results and their
 errors. Each is imported when it is first used.

@@ -97,7 +97,7 @@ def ray_session() -> Iterator[None]:
     """Ray, once for all tests that run pipelines in this process."""
     import ray
 
-    from engine.running.cluster import Cluster
+    from engine.execution.cluster import Cluster
 
     cluster = Cluster("")
     cluster.attach()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.running.in_process import InProcess
+from engine.execution.in_process import InProcess
 
 __all__ = ["InProcess", "Unused"]
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.execution.jobs import model_names
 from engine.llm.types.model_spec import ModelSpec
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import barriers, link_key
@@ -34,7 +35,6 @@ from engine.previewing.observed import (
     structural_keys,
 )
 from engine.previewing.results import Forecast, StepForecast
-from engine.running.jobs import model_names
 from registry import Registry
 from registry.counted import counted
 

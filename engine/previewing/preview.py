@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from engine.execution.in_process import InProcess
 from engine.jobs.partitions import Size
 from engine.operator.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
@@ -18,7 +19,6 @@ from engine.previewing.forecast import forecast
 from engine.previewing.observed import observed, remember
 from engine.previewing.results import Preview, PreviewStep
 from engine.running.claims import Claims
-from engine.running.in_process import InProcess
 from engine.running.result import Observer, StepResult
 from engine.running.run import run_steps
 from engine.running.run_state import RunState

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from engine.execution.jobs import job_of
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Partition
 from engine.jobs.receipts import Receipts
@@ -30,7 +31,6 @@ from engine.operator.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import partitions
 from engine.planning.results import Plan, StepPlan
-from engine.running.jobs import job_of
 from engine.spec.pipeline_spec import Resources
 from engine.worker.attachments import FileCollector
 from engine.worker.models import Models

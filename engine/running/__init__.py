@@ -1,1 +1,1 @@
-"""Runs a pipeline: the cluster, the steps, the commits."""
+"""Runs a pipeline: decides which step may start, and commits what it made."""

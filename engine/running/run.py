@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from engine.execution.cluster import Cluster
+from engine.execution.executor import Executor
+from engine.execution.jobs import shared_models
 from engine.operator.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import known_versions, needed
 from engine.planning.results import SourcePlan
 from engine.planning.sources import plan_source
 from engine.running.claims import Claims
-from engine.running.cluster import Cluster
-from engine.running.executor import Executor
-from engine.running.jobs import shared_models
 from engine.running.result import Observer, RunResult
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.scheduler import Scheduler

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from engine.execution.executor import Executor
 from engine.jobs.partitions import Size
+from engine.model_servers.servers import Servers
 from engine.pipeline.graph import Pipeline
 from engine.planning.inputs import Available, version_of
 from engine.planning.plan import KnownVersions
 from engine.running.claims import Claims
-from engine.running.executor import Executor
 from engine.running.result import Observer, StepResult
-from engine.running.servers import Servers
 from registry import Draft, Hit, Manifest, Registry, StepRun
 
 if TYPE_CHECKING:
-    from engine.running.requirements import Needs
+    from engine.model_servers.requirements import Needs
 
 
 class FailedStepError(Exception):
@@ -35,7 +35,7 @@ class RunState:
 
     Args:
         claims: on partitions.
-        shared: the models whose limits several processes may use; see engine/running/jobs.py.
+        shared: the models whose limits several processes may use; see engine/execution/jobs.py.
         known: versions from before the run.
         hits: those that are not recorded yet.
         size: of all partitions, whatever the operator (None: as it suits each operator).
@@ -89,7 +89,7 @@ class RunState:
     @cached_property
     def needs(self) -> Needs:
         """Checks what servers can do."""
-        from engine.running.requirements import Needs  # finished work does without it
+        from engine.model_servers.requirements import Needs  # finished work does without it
 
         return Needs(self.registry)
 

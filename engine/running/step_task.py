@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import StepError
+from engine.execution.jobs import job_of, request_of
 from engine.jobs.feed import Feed
 from engine.jobs.heartbeat import forget_heartbeats, owner_of, read_heartbeats
 from engine.jobs.messages import WHOLE, Failure, Partition, Receipt, Usage
@@ -21,7 +22,6 @@ from engine.planning.inputs import are_valid, link_key, resolve_input, resolve_i
 from engine.planning.plan import find_outputs, keyed, size_of
 from engine.planning.results import StepPlan
 from engine.running.finished_rows import FinishedRows
-from engine.running.jobs import job_of, request_of
 from engine.running.partition_table import PartitionTable
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result

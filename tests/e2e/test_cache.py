@@ -23,8 +23,8 @@ from benchmarks.cache_correctness import (
 )
 from engine.cli.progress import PlainProgress
 from engine.cli.run_view import run_document
+from engine.execution.executor import Executor
 from engine.pipeline.check import check
-from engine.running.executor import Executor
 from engine.running.run import run
 from registry import Registry
 from tests.chat_server import ChatServer

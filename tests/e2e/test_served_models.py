@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from registry import Registry
+from tests.engine.model_servers.served import calls, pipeline, served
 from tests.engine.run_pipelines import outcomes, run_text, words
-from tests.engine.running.served import calls, pipeline, served
 
 
 def pids() -> list[int]:

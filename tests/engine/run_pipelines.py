@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from engine.cli.progress import PlainProgress
+from engine.execution.cluster import Cluster
+from engine.execution.executor import Executor
 from engine.pipeline.check import check
-from engine.running.cluster import Cluster
-from engine.running.executor import Executor
 from engine.running.result import RunResult
 from engine.running.run import run
 from registry import Registry

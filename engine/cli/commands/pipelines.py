@@ -142,8 +142,8 @@ def probe(
     """Find out what the models' servers can do. Sends a few tiny requests to each, and starts those that a run would start."""
     from engine.cli.output import grid
     from engine.llm.types.capability import MEANING
-    from engine.running.requirements import ask_server, capability_rows
-    from engine.running.server_here import server_here
+    from engine.model_servers.requirements import ask_server, capability_rows
+    from engine.model_servers.server_here import server_here
 
     checked = checked_pipeline(context, pipeline, set_, matrix, keys=True)
     registry = named_registry(context)

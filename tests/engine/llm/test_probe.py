@@ -11,7 +11,7 @@ from aiohttp import web
 from engine.errors import EngineError
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.model_spec import ModelSpec
-from engine.running.requirements import ask_server
+from engine.model_servers.requirements import ask_server
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.conftest import Cli

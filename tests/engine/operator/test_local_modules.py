@@ -10,10 +10,10 @@ from rich.console import Console
 
 from engine.cli.progress import PlainProgress
 from engine.errors import PipelineError
+from engine.execution.cluster import Cluster
 from engine.operator.local_modules import use_local_modules
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
-from engine.running.cluster import Cluster
 from engine.running.run import run
 from registry import Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts

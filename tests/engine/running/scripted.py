@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from engine.execution.executor import Result, Server, WorkerRequest
 from engine.jobs.messages import Failure, Job, Partition
 from engine.llm.types.model_spec import Address
-from engine.running.executor import Result, Server, WorkerRequest
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 from engine.worker.host import Host
@@ -37,7 +37,7 @@ class NoServers:
 
 
 class Scripted(NoServers):
-    """See engine.running.executor.Executor. A partition runs when it is chosen, in this thread.
+    """See engine.execution.executor.Executor. A partition runs when it is chosen, in this thread.
 
     Args:
         choose: gets the number of partitions that could finish next; returns the index of one, or None for none yet.

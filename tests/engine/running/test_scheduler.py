@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from engine.cli.progress import PlainProgress
+from engine.execution.executor import Result
 from engine.jobs import partitions
 from engine.jobs.messages import Failure, Partition
 from engine.jobs.partitions import Size
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.running import step_task
-from engine.running.executor import Result
 from engine.running.run import run
 from registry import CorruptError, Registry
 from tests.chat_server import ChatServer, error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from engine.execution.executor import Kind, WorkerRequest
 from engine.fingerprint.code import code_digest
 from engine.jobs.messages import Job, ModelBinding
 from engine.llm.limits.accounting import Spent
@@ -13,7 +14,6 @@ from engine.operator.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import excluded_of
 from engine.planning.results import StepPlan
-from engine.running.executor import Kind, WorkerRequest
 from engine.spec.pipeline_spec import Resources
 from registry import Registry
 from registry.records.described import description_of

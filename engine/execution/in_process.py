@@ -9,10 +9,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from engine.execution.executor import Result, Server, WorkerRequest
 from engine.jobs.messages import Job, Partition
 from engine.llm.types.model_spec import Address
 from engine.llm.weights import LocalWeights, local_weights
-from engine.running.executor import Result, Server, WorkerRequest
 from engine.serving.launch import Launch, Status
 from engine.serving.replica import Replica
 from engine.spec.pipeline_spec import Resources
@@ -21,7 +21,7 @@ from registry import Registry
 
 
 class InProcessServer:
-    """See engine.running.executor.Server."""
+    """See engine.execution.executor.Server."""
 
     gpus = 0.0
 
@@ -52,7 +52,7 @@ class InProcessServer:
 
 
 class InProcess:
-    """See engine.running.executor.Executor. All partitions run on one event loop, as in an actor, in a thread of its own: the
+    """See engine.execution.executor.Executor. All partitions run on one event loop, as in an actor, in a thread of its own: the
     caller may have a loop, and waits for results.
 
     Args:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from engine.errors import StepError
+from engine.execution.capacity import Capacity
+from engine.execution.executor import WorkerRequest
+from engine.execution.server_room import check_room, resources_of
 from engine.llm.types.serve_spec import ServeSpec
-from engine.running.capacity import Capacity
-from engine.running.executor import WorkerRequest
-from engine.running.server_room import check_room, resources_of
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import StepError
+from engine.execution.executor import Server, WorkerRequest
+from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
+from engine.model_servers.servers import Servers
 from engine.pipeline.check import check
 from engine.pipeline.graph import Step
-from engine.running.executor import Server, WorkerRequest
-from engine.running.jobs import request_of
-from engine.running.servers import Servers
 from engine.serving.launch import Launch, Status
 
 PIPELINE = """
@@ -115,7 +115,7 @@ class Run:
 
 @pytest.fixture
 def run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr("engine.running.servers._ASKED_SECONDS", 0.0)
+    monkeypatch.setattr("engine.model_servers.servers._ASKED_SECONDS", 0.0)
     return Run()
 
 

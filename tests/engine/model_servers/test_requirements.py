@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.execution.executor import Result
 from engine.llm.limits.accounting import Spent
+from engine.model_servers.requirements import check_needs
 from engine.pipeline.check import check
-from engine.running.executor import Result
-from engine.running.requirements import check_needs
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.run_pipelines import outcomes, run_text, words

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import StepError
-from engine.running.capacity import Amount, Capacity
-from engine.running.executor import Kind, WorkerRequest
+from engine.execution.capacity import Amount, Capacity
+from engine.execution.executor import Kind, WorkerRequest
 from engine.spec.pipeline_spec import Resources
 
 GB = 1 << 30

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import StepError
+from engine.execution.capacity import Amount, Capacity
+from engine.execution.executor import WorkerRequest
 from engine.llm.types.serve_spec import ServeSpec
-from engine.running.capacity import Amount, Capacity
-from engine.running.executor import WorkerRequest
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 

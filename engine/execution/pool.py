@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.execution.capacity import Amount, Capacity
+from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.jobs import MOST_CONCURRENT, in_flight
+from engine.execution.ray_actors import RayHost, actor_class, kill, start_service
+from engine.execution.ray_environment import Home
+from engine.execution.ray_servers import start_server
+from engine.execution.server_room import check_room, resources_of
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.types.model_spec import Address
-from engine.running.capacity import Amount, Capacity
-from engine.running.executor import Result, Server, WorkerRequest
-from engine.running.jobs import MOST_CONCURRENT, in_flight
-from engine.running.ray_actors import RayHost, actor_class, kill, start_service
-from engine.running.ray_environment import Home
-from engine.running.ray_servers import start_server
-from engine.running.server_room import check_room, resources_of
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 

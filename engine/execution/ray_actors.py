@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import EngineError
+from engine.execution.ray_environment import Home
 from engine.jobs.messages import Failure, Job, Partition
 from engine.llm.types.model_spec import Address
-from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from engine.errors import StepError
-from engine.running.executor import WorkerRequest
+from engine.execution.executor import WorkerRequest
 from engine.spec.pipeline_spec import Resources
 from registry.counted import counted
 

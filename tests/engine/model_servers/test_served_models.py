@@ -18,8 +18,8 @@ from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer
+from tests.engine.model_servers.served import calls, command, pipeline, served
 from tests.engine.run_pipelines import outcomes, run_text, words
-from tests.engine.running.served import calls, command, pipeline, served
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import StepError
+from engine.execution.executor import Executor, Server, WorkerRequest
+from engine.execution.jobs import model_names, request_of
 from engine.llm.types.model_spec import Address
 from engine.pipeline.graph import BoundModel, Step
-from engine.running.executor import Executor, Server, WorkerRequest
-from engine.running.jobs import model_names, request_of
 from engine.serving.guarded_process import STOP_SECONDS
 from engine.serving.launch import Launch, Status
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from engine.errors import EngineError
-from engine.running.ray_environment import LONGEST_TEMP, check_cluster, temporary_folder
+from engine.execution.ray_environment import LONGEST_TEMP, check_cluster, temporary_folder
 
 pytestmark = pytest.mark.ray
 
@@ -67,7 +67,7 @@ def test_an_address_without_a_listener_is_reported_at_once() -> None:
 
 
 def test_an_address_of_something_other_than_ray_is_reported_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.running.ray_environment._ATTACH_SECONDS", 3.0)
+    monkeypatch.setattr("engine.execution.ray_environment._ATTACH_SECONDS", 3.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(EngineError, match="no answer within 3 s; it may not be a Ray cluster"),

@@ -8,10 +8,10 @@ import threading
 import time
 from typing import Any
 
+from engine.execution.capacity import Amount
+from engine.execution.ray_actors import actor_class, kill
+from engine.execution.ray_environment import Home
 from engine.llm.weights import local_weights
-from engine.running.capacity import Amount
-from engine.running.ray_actors import actor_class, kill
-from engine.running.ray_environment import Home
 from engine.serving.launch import Launch, Status
 from engine.spec.pipeline_spec import Resources
 

@@ -9,14 +9,14 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.execution.capacity import Amount, Capacity
+from engine.execution.cluster import Cluster
+from engine.execution.executor import Result, WorkerRequest
+from engine.execution.pool import Pool
+from engine.execution.ray_environment import Home
 from engine.jobs.messages import Partition
 from engine.jobs.partitions import Size
 from engine.running import pool
-from engine.running.capacity import Amount, Capacity
-from engine.running.cluster import Cluster
-from engine.running.executor import Result, WorkerRequest
-from engine.running.pool import Pool
-from engine.running.ray_environment import Home
 from engine.spec.pipeline_spec import Resources
 from registry import Registry
 from tests.chat_server import ChatServer
@@ -91,7 +91,7 @@ def test_a_dead_workers_spending_counts_in_later_steps(registry: Registry, chat_
 
 def test_an_operator_that_a_worker_cannot_load_is_reported(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     words("a")
-    monkeypatch.setattr("engine.running.pool.Job.model_dump_json", lambda job: "{}")
+    monkeypatch.setattr("engine.execution.pool.Job.model_dump_json", lambda job: "{}")
     result = run_text(
         "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {s: {op: shout, in: words}}}", registry
     )
@@ -145,7 +145,7 @@ class WithOneGoodHome(Pool):
 
 def test_what_runs_when_another_worker_cannot_start_comes_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.jobs.partitions.COMPUTED", Size(1, 1, by_content=False))
-    monkeypatch.setattr("engine.running.cluster.Pool", WithOneGoodHome)
+    monkeypatch.setattr("engine.execution.cluster.Pool", WithOneGoodHome)
     words(*"abcdefgh")
     cluster = Watched(registry.location)
     result = run_text(
@@ -170,7 +170,7 @@ def test_an_idle_process_makes_room_for_another(registry: Registry, monkeypatch:
     cpus = ray.cluster_resources()["CPU"]
     words("a", "b")
     if not known:
-        monkeypatch.setattr("engine.running.cluster._nodes", lambda: Capacity((Amount(8 * cpus),)))
+        monkeypatch.setattr("engine.execution.cluster._nodes", lambda: Capacity((Amount(8 * cpus),)))
     steps = f"one: {{op: shout, in: words, resources: {{num_cpus: {cpus:g}}}}}, two: {{op: joined, in: one}}"
     result = run_text(f"{{name: demo, datasets: {{words: {{type: Word, path: words.jsonl}}}}, steps: {{{steps}}}}}", registry)
     assert result.state == "succeeded", result.error

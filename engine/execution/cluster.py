@@ -1,4 +1,4 @@
-"""Starts and stops Ray for a run. Only this module, `pool`, `ray_actors` and the training operators import ray."""
+"""Starts and stops Ray for a run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, nullcontext
 
 from engine.errors import EngineError
+from engine.execution.capacity import Capacity
+from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.pool import Pool
+from engine.execution.ray_environment import Home, check_cluster, loopback_only, temporary_folder
 from engine.jobs.messages import Job, Partition
 from engine.library_noise import quiet_ray
 from engine.llm.types.model_spec import Address
-from engine.running.capacity import Capacity
-from engine.running.executor import Result, Server, WorkerRequest
-from engine.running.pool import Pool
-from engine.running.ray_environment import Home, check_cluster, loopback_only, temporary_folder
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 
