@@ -4,7 +4,8 @@ Read the rooms in the order in which a run passes through them:
 
 * `llm`: model calls: providers, limits, the journal of answers
 * `serving`: servers of models on one machine: started, watched, ended
-* `operator`: what authors of operators use, and how operators are found
+* `operator`: what authors of operators use
+* `packages`: what packages define, and files beside the pipeline file, found by name
 * `fingerprint`: an operator's code as one hash
 * `spec`: the pipeline file as frozen data, with the position of every value
 * `sources`: rows from files, hubs and generators, with their types checked

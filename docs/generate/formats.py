@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from docs.generate.markdown import code, generated, table
-from engine.operator.catalogue import catalogue
 from engine.operator.row_formats import OWN, formats_of
+from engine.packages.catalogue import catalogue
 from registry import Record
 
 _INTRODUCTION = """

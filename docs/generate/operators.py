@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from docs.generate.markdown import code, default_of, docstring, generated, table
 from engine.cli.operator_view import type_of
-from engine.operator.catalogue import catalogue
 from engine.operator.types import NAMED
+from engine.packages.catalogue import catalogue
 from registry import Record
 
 _INTRODUCTION = """

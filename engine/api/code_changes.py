@@ -37,7 +37,7 @@ def refuse_changed_code() -> None:
 
 
 def _loaded_files() -> list[str]:
-    from engine.operator.definitions import packages
+    from engine.packages.definitions import packages
 
     roots = packages()
     modules = [

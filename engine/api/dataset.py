@@ -222,7 +222,7 @@ class Dataset:
         return f"{self.ref}: {self.kind} of {self.type}, {row_count(len(self))}"
 
     def _installed_type(self) -> builtins.type[Record]:
-        from engine.operator.catalogue import catalogue
+        from engine.packages.catalogue import catalogue
 
         try:
             return catalogue().records[self.type]

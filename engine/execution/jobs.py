@@ -10,7 +10,7 @@ from engine.jobs.messages import Job, ModelBinding
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.outage import PATIENCE_SECONDS
 from engine.llm.types.model_spec import ModelSpec
-from engine.operator.catalogue import full_name
+from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import excluded_of
 from engine.planning.results import StepPlan

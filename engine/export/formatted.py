@@ -13,9 +13,9 @@ import pyarrow as pa
 from engine.errors import PipelineError, Problem, did_you_mean
 from engine.export import writers
 from engine.export.card import Data
-from engine.operator.catalogue import AmbiguousNameError, catalogue
 from engine.operator.context import Reject
 from engine.operator.row_formats import Place, RowFormat, writable
+from engine.packages.catalogue import AmbiguousNameError, catalogue
 from registry import Manifest, Record, Registry
 from registry.counted import counted
 

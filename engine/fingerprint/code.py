@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 from engine.fingerprint.reachable_code import Fingerprint, fingerprint
-from engine.operator.catalogue import catalogue
-from engine.operator.definitions import packages
-from engine.operator.local_modules import local_digest
+from engine.packages.catalogue import catalogue
+from engine.packages.definitions import packages
+from engine.packages.local_modules import local_digest
 from registry import Record
 from registry.records.described import description_of
 from registry.storage.checked_json import json_digest

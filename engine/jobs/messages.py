@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
-from engine.operator.local_modules import LocalModules
+from engine.packages.local_modules import LocalModules
 from registry import DataObject, Metric, SideObject, VersionRef
 from registry.records.described import Described
 

@@ -17,10 +17,10 @@ from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
 from engine.llm.types.model_spec import ENV, ModelSpec
 from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder, identify_gguf
-from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
 from engine.operator.declaration import Operator
-from engine.operator.local_modules import LocalModule, LocalModules, read_local_modules, use_local_modules
 from engine.operator.types import DeclarationError, Wrong
+from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, Names, catalogue, full_name
+from engine.packages.local_modules import LocalModule, LocalModules, read_local_modules, use_local_modules
 from engine.pipeline.file_types import file_types
 from engine.pipeline.generator_settings import setting_problems
 from engine.pipeline.graph import BoundModel, Pipeline, Source, Step

@@ -12,8 +12,8 @@ from typing import Any
 
 from engine.fingerprint.code import code_of_function
 from engine.llm.model_cache import cache_folder
-from engine.operator.catalogue import full_name
 from engine.operator.generators import Generator
+from engine.packages.catalogue import full_name
 from registry.storage.checked_json import json_digest
 
 

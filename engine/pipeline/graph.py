@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
 from engine.operator.declaration import Operator
-from engine.operator.local_modules import LocalModules
+from engine.packages.local_modules import LocalModules
 from engine.sources.exclusions import Exclusions
 from engine.spec.matrix import combinations, label
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.operator.catalogue import catalogue
+from engine.packages.catalogue import catalogue
 from engine.spec.pipeline_spec import TYPE_NAME, PipelineSpec
 
 _EXPRESSION = {"type": "string", "description": "str, int, float, bool, datetime, list[T], T?, a | b, or the name of a type"}

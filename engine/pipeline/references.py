@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from engine.errors import Problem, did_you_mean
-from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.operator.declaration import Operator
 from engine.operator.types import SINGLE, DeclarationError
+from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.pipeline.graph import Link, Source
 from engine.sources.exclusions import Exclusions
 from engine.spec.matrix import split_name

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from engine.fingerprint.code import code_of
 from engine.llm.limits.estimates import BYTES_PER_TOKEN
-from engine.operator.catalogue import full_name
+from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Step
 from engine.planning.inputs import Inputs, memory_of, streamed_memory
 

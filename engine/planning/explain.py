@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.fingerprint.code import code_of
-from engine.operator.catalogue import full_name
+from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.results import StepPlan
 from registry import Registry

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.fingerprint.code import code_of
-from engine.operator.catalogue import full_name
 from engine.operator.prompts import prompt_texts
+from engine.packages.catalogue import full_name
 from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef

@@ -10,7 +10,7 @@ from typing import Literal
 
 from engine.execution.in_process import InProcess
 from engine.jobs.partitions import Size
-from engine.operator.local_modules import use_local_modules
+from engine.packages.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import make_plan, needed
 from engine.previewing.collected import Seeds, collected

@@ -25,9 +25,9 @@ from engine.llm.local.tokenizer import Tokenizer, known_tokenizer
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request, images_in
 from engine.llm.types.structured import in_words
-from engine.operator.catalogue import full_name
 from engine.operator.context import Reject, Tally
-from engine.operator.local_modules import use_local_modules
+from engine.packages.catalogue import full_name
+from engine.packages.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import partitions
 from engine.planning.results import Plan, StepPlan

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
-from engine.operator.catalogue import full_name
 from engine.operator.finish import Finished
+from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Inputs
 from engine.planning.results import StepPlan

@@ -10,7 +10,7 @@ from typing import Any
 from engine.execution.cluster import Cluster
 from engine.execution.executor import Executor
 from engine.execution.jobs import shared_models
-from engine.operator.local_modules import use_local_modules
+from engine.packages.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline
 from engine.planning.plan import known_versions, needed
 from engine.planning.results import SourcePlan

@@ -26,9 +26,9 @@ from pydantic import ValidationError
 
 from engine.errors import PipelineError, Problem
 from engine.fingerprint.code import code_of_source
-from engine.operator.catalogue import catalogue
 from engine.operator.context import Reject
 from engine.operator.row_formats import RowFormat, readable
+from engine.packages.catalogue import catalogue
 from engine.sources import hub
 from engine.sources.arrow_rows import ArrowRows, one_by_one
 from engine.sources.coercion import UnfitError, coerced

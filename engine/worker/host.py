@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.shared_service import Transport
 from engine.llm.types.model_spec import Address
-from engine.operator.local_modules import use_local_modules
+from engine.packages.local_modules import use_local_modules
 from engine.worker.partition_worker import Worker
 from engine.worker.shared_models import SharedModels
 from registry import Registry

@@ -19,10 +19,10 @@ from engine.jobs.heartbeat import Heartbeat, owner_of
 from engine.jobs.messages import Job, Partition
 from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call, ChatModel
-from engine.operator.catalogue import catalogue
 from engine.operator.context import Context, Tally
 from engine.operator.declaration import Operator
 from engine.operator.tables import Grouped, Table
+from engine.packages.catalogue import catalogue
 from engine.provenance import sources_of
 from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from engine.cli.progress import PlainProgress
-from engine.operator.local_modules import use_local_modules
+from engine.packages.local_modules import use_local_modules
 from engine.pipeline.check import check
 from engine.running.run import run
 from registry import Registry

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.errors import PipelineError
-from engine.operator.catalogue import catalogue
+from engine.packages.catalogue import catalogue
 from engine.pipeline.check import check
 from operators.alignment.ai_feedback_strategy import choose
 from operators.alignment.paths import PATHS, base_prompt

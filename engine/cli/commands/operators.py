@@ -18,7 +18,7 @@ def ops(
 ) -> None:
     """List the operators, or describe one of them. The description has its documentation, inputs, outputs and parameters."""
     from engine.cli.operator_view import operator_document, print_operator, print_operators
-    from engine.operator.catalogue import catalogue
+    from engine.packages.catalogue import catalogue
 
     operators = catalogue().operators
     if name is not None:
@@ -41,7 +41,7 @@ def ops(
 
 def schema() -> None:
     """Print the JSON Schema of pipeline files, for editors."""
-    from engine.operator.catalogue import catalogue
+    from engine.packages.catalogue import catalogue
     from engine.pipeline.json_schema import pipeline_schema
 
     for broken in catalogue().load_all():

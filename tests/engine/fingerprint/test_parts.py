@@ -19,7 +19,7 @@ from engine.fingerprint import parts, syntax
 from engine.fingerprint.parts import Parts
 from engine.fingerprint.reachable_code import fingerprint
 from engine.fingerprint.syntax import Part
-from engine.operator.catalogue import catalogue
+from engine.packages.catalogue import catalogue
 
 SOURCE = '''\
 import os
@@ -115,7 +115,7 @@ def test_parts_that_were_remembered_are_the_same_and_nothing_is_parsed_for_them(
 def test_every_fingerprint_is_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
     """In new processes, over all operators of this package; the folder is filled by the first process that may write."""
     code = (
-        "from engine.operator.catalogue import catalogue\nfrom engine.fingerprint.code import code_of\n"
+        "from engine.packages.catalogue import catalogue\nfrom engine.fingerprint.code import code_of\n"
         "from registry.storage.checked_json import canonical_json\n"
         "print(canonical_json({name: [code_of(name).code, code_of(name).document()] for name in catalogue().operators}))"
     )

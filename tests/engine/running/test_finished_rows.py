@@ -6,7 +6,7 @@ import pytest
 
 from engine.jobs.messages import OutputPart, Partition, Receipt
 from engine.jobs.receipts import Receipts
-from engine.operator.catalogue import catalogue
+from engine.packages.catalogue import catalogue
 from engine.running.claims import Claims
 from engine.running.finished_rows import FinishedRows
 from engine.running.partition_table import PartitionTable

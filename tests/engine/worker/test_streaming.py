@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.jobs.messages import Slice
-from engine.operator.catalogue import catalogue
+from engine.packages.catalogue import catalogue
 from engine.sources import ingest
 from engine.spec.pipeline_spec import DatasetSpec
 from engine.worker.inputs import read_slice

@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from engine.operator.local_modules import local_roots, local_sources
+from engine.packages.local_modules import local_roots, local_sources
 
 GROUP = "engine.operators"
 """The entry points of packages that bring operators."""

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 from engine.errors import EngineError, did_you_mean
 from engine.operator.declaration import Operator
-from engine.operator.definitions import GROUP, Definition, Kind, definitions, packages, sources
 from engine.operator.generators import Generator
-from engine.operator.local_modules import local_digest, local_roots
 from engine.operator.types import DeclarationError
+from engine.packages.definitions import GROUP, Definition, Kind, definitions, packages, sources
+from engine.packages.local_modules import local_digest, local_roots
 from registry import Model, Record, Report
 
 T = TypeVar("T")

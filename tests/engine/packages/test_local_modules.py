@@ -11,7 +11,7 @@ from rich.console import Console
 from engine.cli.progress import PlainProgress
 from engine.errors import PipelineError
 from engine.execution.cluster import Cluster
-from engine.operator.local_modules import use_local_modules
+from engine.packages.local_modules import use_local_modules
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.running.run import run

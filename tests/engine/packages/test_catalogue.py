@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from engine.fingerprint.code import _code_of, code_of_source
-from engine.operator.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, _catalogue, catalogue, full_name
-from engine.operator.definitions import _installed, definitions, packages
+from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, _catalogue, catalogue, full_name
+from engine.packages.definitions import _installed, definitions, packages
 from registry import Registry
 from tests.engine.run_pipelines import outcomes, run_text, texts
 
