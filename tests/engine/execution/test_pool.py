@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.execution import pool
 from engine.execution.capacity import Amount, Capacity
 from engine.execution.cluster import Cluster
 from engine.execution.executor import Result, WorkerRequest
@@ -16,7 +17,6 @@ from engine.execution.pool import Pool
 from engine.execution.ray_environment import Home
 from engine.jobs.messages import Partition
 from engine.jobs.partitions import Size
-from engine.running import pool
 from engine.spec.pipeline_spec import Resources
 from registry import Registry
 from tests.chat_server import ChatServer
