@@ -22,8 +22,8 @@ from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
 from engine.cli.opening import DEFAULT_REGISTRY
-from engine.cli.printable import harmless
 from engine.errors import EngineError, PipelineError
+from engine.printable import harmless
 
 app = typer.Typer(
     name="engine",
