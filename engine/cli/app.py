@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries
+from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries, ui
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
@@ -120,6 +120,7 @@ for command in (
     operators.ops,
     operators.schema,
     export.export,
+    ui.ui,
     fsck.fsck,
     fsck.rebuild,
     gc_commands.gc,
