@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from engine.api import html
 from engine.cli.output import cell_text
-from engine.cli.printable import row_count
 from engine.errors import EngineError
+from engine.printable import row_count
 from registry import Manifest, Metric, Model, Record, Registry
 from registry.counted import counted
 

@@ -17,13 +17,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries
+from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries, ui
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
 from engine.cli.opening import DEFAULT_REGISTRY
-from engine.cli.printable import harmless
 from engine.errors import EngineError, PipelineError
+from engine.printable import harmless
 
 app = typer.Typer(
     name="engine",
@@ -120,6 +120,7 @@ for command in (
     operators.ops,
     operators.schema,
     export.export,
+    ui.ui,
     fsck.fsck,
     fsck.rebuild,
     gc_commands.gc,

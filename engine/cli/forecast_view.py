@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.output import grid
-from engine.cli.printable import duration
 from engine.previewing.results import Forecast, Interval, StepForecast
+from engine.printable import duration
 
 if TYPE_CHECKING:
     from rich.console import Console

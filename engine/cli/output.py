@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.printable import harmless, harmless_json
+from engine.printable import harmless, harmless_json
 
 if TYPE_CHECKING:
     from registry import QueryResult

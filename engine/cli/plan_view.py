@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.forecast_view import step_document
 from engine.cli.output import grid
-from engine.cli.printable import row_count
+from engine.printable import row_count
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.forecast_view import forecast_document, print_forecast
 from engine.cli.invocation import again
 from engine.cli.output import cell_text, grid
-from engine.cli.printable import row_count
+from engine.printable import row_count
 from registry.counted import counted
 
 if TYPE_CHECKING:

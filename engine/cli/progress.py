@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from engine.cli.printable import duration
+from engine.printable import duration
 from engine.running.result import StepResult
 from registry.counted import counted
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.commands.shared import Context, JsonOption, existing_registry, out, print_json
-from engine.cli.printable import row_count
+from engine.printable import row_count
 
 if TYPE_CHECKING:
     from registry.query.diff import Change, Diff, RowDiff, RowSample, Side

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.commands.shared import Context, JsonOption, VersionArg, existing_registry, out, print_json
-from engine.cli.printable import row_count
+from engine.printable import row_count
 from registry.counted import counted
 
 

@@ -20,8 +20,8 @@ from engine.cli.commands.shared import (
     print_json,
     say,
 )
-from engine.cli.printable import row_count
 from engine.errors import PipelineError, Problem
+from engine.printable import row_count
 
 if TYPE_CHECKING:
     from registry.lineage.walk import Direction

@@ -53,7 +53,7 @@ def check(
     context: Context, pipeline: PipelineArg, set_: SetOption = None, matrix: MatrixOption = None, json: JsonOption = False
 ) -> None:
     """Check a pipeline without running it. Covers keys, types, parameters, files and models."""
-    from engine.cli.printable import harmless
+    from engine.printable import harmless
 
     checked = checked_pipeline(context, pipeline, set_, matrix)
     if json:

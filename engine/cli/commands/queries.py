@@ -27,7 +27,7 @@ from engine.cli.commands.shared import (
     say,
 )
 from engine.cli.invocation import propose
-from engine.cli.printable import row_count
+from engine.printable import row_count
 from registry.counted import counted
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
 
 def _csv_cell(value: Any) -> Any:
     from engine.cli.output import json_line, plain
-    from engine.cli.printable import harmless
+    from engine.printable import harmless
 
     text = json_line(value) if isinstance(value, list | dict) else value if isinstance(value, float) else plain(value)
     return harmless(text) if isinstance(text, str) and sys.stdout.isatty() else text

@@ -78,7 +78,7 @@ def print_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Print a message to stderr, where it does not mix with results."""
-    from engine.cli.printable import harmless
+    from engine.printable import harmless
 
     print(harmless(text), file=sys.stderr)
 

@@ -13,6 +13,7 @@ from engine.pipeline.check import check
 from engine.pipeline.packages import EXTRAS, how_to_install, missing
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+MODULES = {"markdown-it-py": "markdown_it"}
 ROWS = '{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n'
 
 
@@ -23,7 +24,8 @@ def modules(requirements: list[str]) -> set[str]:
         if inner := re.fullmatch(r"posttrain-engine\[(.*)\]", requirement):
             found |= {name for extra in inner[1].split(",") for name in modules(PYPROJECT["optional-dependencies"][extra])}
         else:
-            found.add(re.match(r"[\w-]+", requirement)[0].replace("-", "_"))  # type: ignore[index]
+            name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+            found.add(MODULES.get(name, name.replace("-", "_")))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Makes text from outside safe to print on a terminal.
+"""Makes text from outside safe to show, on a terminal and on a page.
 
 Characters that move the cursor, reorder text, or are invisible are shown as escapes, such as `\\x1b` or `\\u202e`.
 Everything else is unchanged, including emoji and all scripts.

@@ -1,0 +1,1 @@
+"""What pages say: functions that ask the registry and return frozen data. They know nothing of HTML."""

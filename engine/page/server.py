@@ -1,0 +1,64 @@
+"""The page as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp
+
+from engine.errors import EngineError
+from engine.page.access import Guard, RefusedError
+from engine.page.rendering.pages import render
+from engine.page.routes import home, static
+from engine.page.routes.site import Site, page
+from registry.errors import CorruptError, InvalidRequestError, LockedError, RegistryError
+
+_FILES = (home, static)
+
+
+def application(site: Site) -> ASGIApp:
+    """The application; nobody gets past its guard without the token."""
+
+    def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RefusedError)
+        return HTMLResponse(render("refused.html", site.frame, reason=str(error)), error.status)
+
+    app = Starlette(
+        routes=[route for file in _FILES for route in file.ROUTES],
+        exception_handlers={
+            HTTPException: _not_there,
+            RefusedError: refuse,
+            InvalidRequestError: _answering(400),
+            LockedError: _answering(503),
+            RegistryError: _answering(500),
+            EngineError: _answering(400),
+            OSError: _answering(500),
+        },
+    )
+    app.state.site = site
+    return Guard(app, site.access, refuse)
+
+
+def _answering(status: int) -> Callable[[Request, Exception], Response]:
+    """Answers an error for users with its text."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        advice = "engine fsck --deep" if isinstance(error, CorruptError) else ""
+        return page(request, "error.html", status, title=_titles[status], text=str(error), advice=advice)
+
+    return answer
+
+
+_titles = {400: "That did not work", 500: "The registry cannot be read", 503: "The registry is busy"}
+
+
+def _not_there(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = "There is no such page" if error.status_code == 404 else HTTPStatus(error.status_code).phrase
+    text = error.detail if error.detail != HTTPStatus(error.status_code).phrase else f"Nothing is at {request.url.path}."
+    return page(request, "error.html", error.status_code, title=title, text=text, advice="")
