@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,3 +21,42 @@ def on_own_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     context = contextvars.copy_context()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="own-loop") as thread:
         return thread.submit(context.run, lambda: asyncio.run(work())).result()
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for work that goes on while its caller does something else.
+
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin some work."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of some work, beside what else is running."""
+        return self.begin(work).result()
+
+    def cancel(self) -> None:
+        """Cancel everything that is running, and wait until it has ended."""
+        self.call(_cancel_others())
+
+    def close(self) -> None:
+        """Cancel everything that is running, and end the thread."""
+        self.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

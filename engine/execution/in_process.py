@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 from engine.execution.executor import Result, Server, WorkerRequest
 from engine.jobs.messages import Job, Partition
 from engine.llm.types.model_spec import Address
-from engine.llm.weights import LocalWeights, local_weights
+from engine.own_loop import LoopThread
 from engine.serving.launch import Launch, Status
 from engine.serving.replica import Replica
 from engine.spec.pipeline_spec import Resources
@@ -26,10 +25,7 @@ class InProcessServer:
     gpus = 0.0
 
     def __init__(self, launch: Launch, registry: Registry) -> None:
-        def weights() -> LocalWeights | None:
-            return local_weights(launch.weights, registry.store) if launch.weights else None
-
-        self._replica = Replica(launch, "127.0.0.1", weights)
+        self._replica = Replica(launch, "127.0.0.1", registry.store)
         self._stopping: threading.Thread | None = None
 
     def look(self) -> Status:
@@ -63,7 +59,7 @@ class InProcess:
     def __init__(self, room: int = 8, registry: Registry | None = None) -> None:
         self._room = room
         self._registry = registry
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: LoopThread | None = None
         self._host: Host | None = None
         self._running: dict[str, int] = {}
         self._results: queue.Queue[Result] = queue.Queue()
@@ -72,17 +68,15 @@ class InProcess:
     def start(self, *, shared_limits: bool) -> None:
         """Start the loop."""
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-            self._thread.start()
+            self._loop = LoopThread("in-process")
 
     def stop(self) -> None:
         """End what still runs, and the loop."""
         if self._loop is None:
             return
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.cancel()
+        if self._host:
+            self._loop.call(self._host.close())
         self._loop.close()
         self._loop, self._host = None, None
 
@@ -104,7 +98,7 @@ class InProcess:
         """Run it on the loop."""
         assert self._loop
         self._running[step] += 1
-        asyncio.run_coroutine_threadsafe(self._run(step, part), self._loop)
+        self._loop.begin(self._run(step, part))
 
     def next(self, seconds: float) -> Result | None:
         """The next result."""
@@ -149,7 +143,7 @@ class InProcess:
 
     def _call(self, work: Any) -> Any:
         assert self._loop
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self._loop.call(work)
 
     async def _stop(self, step: str) -> None:
         assert self._host
@@ -165,11 +159,3 @@ class InProcess:
     async def _run(self, step: str, part: Partition) -> None:
         assert self._host
         self._results.put(Result(step, await self._host.run(step, part)))
-
-    async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        if self._host:
-            await self._host.close()

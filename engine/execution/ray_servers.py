@@ -11,7 +11,6 @@ from typing import Any
 from engine.execution.capacity import Amount
 from engine.execution.ray_actors import actor_class, kill
 from engine.execution.ray_environment import Home
-from engine.llm.weights import local_weights
 from engine.serving.launch import Launch, Status
 from engine.spec.pipeline_spec import Resources
 
@@ -39,12 +38,11 @@ class RayReplica:
         from registry import Registry
 
         told = Launch.model_validate_json(launch)
-        store = Registry(registry).store
         # A private Ray is on this machine only. Workers on other nodes need an address that they can reach.
         host = "127.0.0.1" if home is not None else ray.util.get_node_ip_address()
         if driver is not None:
             threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
-        self._replica = Replica(told, host, lambda: local_weights(told.weights, store) if told.weights else None)
+        self._replica = Replica(told, host, Registry(registry).store)
 
     def look(self) -> str:
         """Its Status as JSON."""

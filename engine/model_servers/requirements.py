@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, NamedTuple, get_args
@@ -16,7 +14,7 @@ from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import Address, ModelSpec
-from engine.own_loop import on_own_loop
+from engine.own_loop import LoopThread, on_own_loop
 from engine.pipeline.graph import Step
 from registry import Registry
 
@@ -52,7 +50,7 @@ class Needs:
         self._registry = registry
         self._checked: dict[str, str] = {}
         self._checking: tuple[str, Future[Checked]] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: LoopThread | None = None
 
     def are_met(self, step: Step, served: Mapping[str, Address]) -> bool:
         """Whether a step may begin; False while servers are being asked.
@@ -68,7 +66,8 @@ class Needs:
             return True
         if self._checking is None and step.name not in self._checked:
             check = check_needs(step, self._registry, dict(self.spent), served)
-            self._checking = step.name, asyncio.run_coroutine_threadsafe(check, self._started())
+            self._loop = self._loop or LoopThread("needs")
+            self._checking = step.name, self._loop.begin(check)
             wait([self._checking[1]], _KNOWN_SECONDS)
         if self._checking is not None and self._checking[1].done():
             (name, done), self._checking = self._checking, None
@@ -82,24 +81,7 @@ class Needs:
     def close(self) -> None:
         """Stop asking."""
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
             self._loop.close()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="needs", daemon=True)
-            self._thread.start()
-        return self._loop
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def check_needs(

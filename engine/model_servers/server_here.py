@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from engine.errors import EngineError
 from engine.llm.types.model_spec import Address
-from engine.llm.weights import local_weights
 from engine.pipeline.graph import BoundModel
 from engine.serving.launch import Launch
 from engine.serving.replica import Replica
@@ -36,7 +35,7 @@ def server_here(name: str, model: BoundModel, registry: Registry) -> Iterator[Ad
         number=1,
         log=registry.root.absolute() / "runs" / f"probe.{name}-1.log",
     ).unreserved()
-    replica = Replica(launch, "127.0.0.1", lambda: local_weights(weights, registry.store) if weights else None)
+    replica = Replica(launch, "127.0.0.1", registry.store)
     try:
         while (status := replica.status).address is None:
             if status.state == "failed":

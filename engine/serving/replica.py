@@ -9,15 +9,15 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable
 
 from engine.errors import EngineError
 from engine.llm.types.model_spec import Address
-from engine.llm.weights import LocalWeights
+from engine.llm.weights import LocalWeights, local_weights
 from engine.serving.command_line import Command, Listen, command_line
 from engine.serving.guarded_process import GuardedProcess, last_lines
 from engine.serving.health import free_port, is_free, is_ready, known_as, url_of
 from engine.serving.launch import Launch, Status
+from registry.storage.objects import ObjectStore
 
 MOST_DEATHS = 5
 """A server that dies this often in a row, each time within _LIVED_SECONDS after it was ready, is not started again."""
@@ -36,13 +36,13 @@ class Replica:
     Args:
         launch: what to run.
         host: the address to listen at.
-        weights: finds the weights on this machine.
+        store: of the registry, which may have the weights.
     """
 
-    def __init__(self, launch: Launch, host: str, weights: Callable[[], LocalWeights | None]) -> None:
+    def __init__(self, launch: Launch, host: str, store: ObjectStore) -> None:
         self._launch = launch
         self._host = host
-        self._find_weights = weights
+        self._store = store
         self._status = Status()
         self._stopping = threading.Event()
         self._port: int | None = None
@@ -68,7 +68,7 @@ class Replica:
             self._set(state="failed", address=None, why=f"{type(error).__name__}: {error}")
 
     def _keep_up(self) -> None:
-        weights = self._find_weights()
+        weights = local_weights(self._launch.weights, self._store) if self._launch.weights else None
         deaths = 0
         while not self._stopping.is_set():
             began = time.monotonic()

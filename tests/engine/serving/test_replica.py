@@ -18,6 +18,7 @@ import pytest
 from engine.llm.types.serve_spec import ServeSpec
 from engine.serving.launch import Launch, Status
 from engine.serving.replica import Replica
+from registry import Registry
 from tests import scripted_server
 
 SERVER = scripted_server.__file__
@@ -34,7 +35,7 @@ def start(workdir: Path) -> Iterator[Start]:
         serve.setdefault("python", sys.executable if "{python}" in command else None)
         spec = ServeSpec(command=tuple(command), **serve)
         launch = Launch(model="local", name="test-model", serve=spec, weights=None, number=1, log=workdir / "runs" / "1.log")
-        started.append(Replica(launch, "127.0.0.1", lambda: None))
+        started.append(Replica(launch, "127.0.0.1", Registry(workdir / "registry").store))
         return started[-1]
 
     yield make
@@ -102,8 +103,10 @@ from pathlib import Path
 from engine.llm.types.serve_spec import ServeSpec
 from engine.serving.launch import Launch
 from engine.serving.replica import Replica
+from registry import Registry
 spec = ServeSpec(command=({sys.executable!r}, {SERVER!r}, "--port", "{{port}}", "--pids", "pids"))
-replica = Replica(Launch(model="m", name="test-model", serve=spec, weights=None, number=1, log=Path("log")), "127.0.0.1", lambda: None)
+launch = Launch(model="m", name="test-model", serve=spec, weights=None, number=1, log=Path("log"))
+replica = Replica(launch, "127.0.0.1", Registry("registry").store)
 while replica.status.state != "ready":
     time.sleep(0.02)
 print("ready", flush=True)
