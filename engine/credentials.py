@@ -27,6 +27,9 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s?#]*(?=@)")
 _QUERY = re.compile(r"([?&;#])([^=&;#\s?]+)=([^&;#\s'\")]*)")
 HIDDEN = "***"
 
+ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
+"""`${env.NAME}`, with which a pipeline file names an environment variable in place of its value."""
+
 
 def is_key(text: str) -> bool:
     """Whether a text contains an API key of a known format."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from engine.credentials import redacted
+from engine.credentials import ENV, redacted
 from engine.errors import EngineError, PipelineError, Problem, did_you_mean, wrong_value
 from engine.fingerprint.code import code_of, code_of_function
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
-from engine.llm.types.model_spec import ENV, ModelSpec
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import REGISTRY_PREFIX, ModelWeights, identify, identify_encoder, identify_gguf
 from engine.operator.declaration import Operator
 from engine.operator.types import DeclarationError, Wrong

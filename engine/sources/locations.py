@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from engine.credentials import redacted
+from engine.credentials import ENV, redacted
 from engine.errors import EngineError
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -43,7 +43,6 @@ _DECOMPRESS: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
 }
 """By suffix: the first bytes of such a file, and how to read it."""
 
-_ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
 _PARTITION = re.compile(r"([A-Za-z_][\w-]*)=(.*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
@@ -159,7 +158,7 @@ def _with_environment(path: str) -> tuple[str, dict[str, str]]:
         secrets[found] = match[0]
         return found
 
-    return _ENV.sub(value, path), secrets
+    return ENV.sub(value, path), secrets
 
 
 def _at_url(url: str, secrets: Mapping[str, str]) -> list[SourceFile]:

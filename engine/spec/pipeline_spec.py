@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from engine.credentials import secret_in_url
+from engine.credentials import ENV, secret_in_url
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.spec import Spec
 
@@ -24,8 +23,6 @@ TYPE_NAME = r"^[A-Z][A-Za-z0-9]{0,63}$"
 
 TypeName = Annotated[str, StringConstraints(pattern=TYPE_NAME)]
 """Names of record types."""
-
-_ENV = re.compile(r"\$\{env\.[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class DatasetSpec(Spec):
@@ -65,7 +62,7 @@ class DatasetSpec(Spec):
     @field_validator("path")
     @classmethod
     def _no_secret_in_path(cls, path: str | None) -> str | None:
-        if path and (secret := secret_in_url(_ENV.sub("", path))):
+        if path and (secret := secret_in_url(ENV.sub("", path))):
             raise ValueError(f"it contains {secret}; put it into an environment variable and write ${{env.NAME}} instead")
         return path
 

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from engine.credentials import ENV
 from engine.llm.providers.failures import connection_failure, error_inside, failure
 from engine.llm.providers.response_body import MOST_BYTES, GarbledError, decoded, excerpt, from_json, read_body, read_start
 from engine.llm.types.errors import EndpointError
-from engine.llm.types.model_spec import ENV, ModelSpec
+from engine.llm.types.model_spec import ModelSpec
 
 _HERE = {"localhost", "127.0.0.1", "::1"}
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from engine.credentials import is_key, names_secret, secret_in_url, secrets_in
+from engine.credentials import ENV, is_key, names_secret, secret_in_url, secrets_in
 from engine.llm.types.serve_spec import ServeSpec
 from engine.llm.types.spec import Spec
 
@@ -30,9 +29,6 @@ _SET_BY_ENGINE = {
 }
 _SET_BY_ENGINE |= {"response_format", "logprobs", "top_logprobs"}
 """Keys that the engine itself sets in requests, so that `extra_body` must not contain them."""
-
-ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
-"""An environment variable in a header."""
 
 STEP_PREFIX = "step:"
 
