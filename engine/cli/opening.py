@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import PipelineError, Problem, did_you_mean
+from engine.spec.matrix import split_name
 
 if TYPE_CHECKING:
     from engine.pipeline.graph import Pipeline
@@ -90,7 +91,7 @@ def chosen_steps(checked: Pipeline, names: Iterable[str] | None, option: str) ->
     """
     variants: dict[str, set[str]] = {}
     for step in checked.steps:
-        variants.setdefault(step.rpartition("/")[2], set()).add(step)
+        variants.setdefault(split_name(step)[1], set()).add(step)
     chosen: set[str] = set()
     for name in sorted(set(names or [])):
         if name not in checked.steps and name not in variants:

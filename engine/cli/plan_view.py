@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.forecast_view import step_document
 from engine.cli.output import grid
 from engine.printable import row_count
+from engine.spec.matrix import split_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,7 @@ def plan_rows(plan: Plan, forecast: Forecast | None) -> list[dict[str, Any]]:
 
 def named(name: str, key: str = "step") -> dict[str, str]:
     """A dataset or step of a pipeline, as data: its name in the file, and the variant of the matrix (empty: none)."""
-    variant, _, own = name.rpartition("/")
+    variant, own = split_name(name)
     return {key: own, "variant": variant}
 
 

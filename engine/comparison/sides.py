@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import PipelineError, Problem, did_you_mean
+from engine.spec.matrix import split_name
 from registry import Manifest, Registry, Session
 
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -98,7 +99,7 @@ def _variant(pipeline: str, variant: str, versions: Sequence[tuple[str, int, str
 
 def _part(manifest: Manifest) -> str:
     """The name of an output within its variant: `step` or `step.output`."""
-    return manifest.name.rpartition("/")[2]
+    return split_name(manifest.name)[1]
 
 
 def _values(variant: str) -> frozenset[str]:

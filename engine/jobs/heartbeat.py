@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.spec.matrix import split_name
+
 _EVERY_SECONDS = 0.5
 
 _CRASHED_SECONDS = 3600.0
@@ -27,7 +29,7 @@ class Beat(NamedTuple):
 
 def owner_of(run_id: str, step: str) -> str:
     """The owner of heartbeats, as part of a file's name."""
-    _, variant, own = step.rpartition("/")
+    variant, own = split_name(step)
     digest = hashlib.sha256(step.encode()).hexdigest()[:12]
     return f"{run_id}.{own}-{digest}" if variant else f"{run_id}.{step}"
 
