@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import duckdb
+
+_DEFAULT_SHARE = 0.8
+"""The share of the machine's memory that DuckDB takes by default."""
+
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) *%")
 
 _CONFINE = (
     "set arrow_large_buffer_size=true",  # more than 2 GB of text in a column
@@ -22,3 +29,26 @@ def confine(con: duckdb.DuckDBPyConnection) -> None:
     """Take away files, network, extensions and settings, for as long as the connection lives."""
     for statement in _CONFINE:
         con.execute(statement)
+
+
+def memory_limit(con: duckdb.DuckDBPyConnection) -> int:
+    """The memory that a connection may use, in bytes."""
+    [(text,)] = con.execute("select current_setting('memory_limit')").fetchall()
+    number, unit = text.split()
+    return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
+
+
+def set_memory_limit(con: duckdb.DuckDBPyConnection, amount: str) -> None:
+    """Limit the memory of a new connection.
+
+    Args:
+        con: still has DuckDB's own limit.
+        amount: `4GB`, or `50%` of the machine, which DuckDB itself does not understand.
+
+    Raises:
+        duckdb.Error: it is no amount.
+    """
+    share = _PERCENT.fullmatch(amount.strip())
+    if share and 0 < float(share[1]) <= 100:
+        amount = f"{int(memory_limit(con) / _DEFAULT_SHARE * float(share[1]) / 100) >> 10}KiB"
+    con.execute("set memory_limit='{}'".format(amount.replace("'", "''")))

@@ -31,7 +31,7 @@ from registry.lineage.lineage import Lineage
 from registry.lineage.targets import parse, resolve
 from registry.lineage.walk import Version
 from registry.query import side_tables
-from registry.query.confinement import confine
+from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
 from registry.query.table_functions import CALLS, create, right_call
@@ -96,9 +96,7 @@ class Session:
     @property
     def memory(self) -> int:
         """The memory limit of DuckDB, in bytes."""
-        [(text,)] = self._con.execute("select current_setting('memory_limit')").fetchall()
-        number, unit = text.split()
-        return int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit))
+        return memory_limit(self._con)
 
     def ask(
         self,
@@ -253,18 +251,11 @@ class Session:
     def _confine(self, memory: str | None) -> None:
         if memory:
             try:
-                self._con.execute("set memory_limit='{}'".format(self._amount(memory).replace("'", "''")))
+                set_memory_limit(self._con, memory)
             except duckdb.Error as error:
                 reason = str(error).splitlines()[0]
                 raise QueryError(f"{memory!r} is not an amount of memory; write 4GB, 500MB or 50%. {reason}") from error
         confine(self._con)
-
-    def _amount(self, memory: str) -> str:
-        """An amount of memory as DuckDB writes it. DuckDB has no percentages; its default limit is 80% of the machine."""
-        share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) *%", memory.strip())
-        if not share or not 0 < float(share[1]) <= 100:
-            return memory
-        return f"{int(self.memory / 0.8 * float(share[1]) / 100) >> 10}KiB"
 
     def _batches(self, cursor: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[list[tuple[Any, ...]]]:
         while True:

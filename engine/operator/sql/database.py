@@ -46,24 +46,16 @@ def database() -> duckdb.DuckDBPyConnection:
     if found is None:
         import duckdb
 
-        from registry.query.confinement import confine
+        from registry.query.confinement import confine, set_memory_limit
 
         found = duckdb.connect(":memory:")
         found.execute("set threads=1")
         found.execute("set preserve_insertion_order=true")
-        found.execute(f"set memory_limit='{_memory(found)}'")
-        found.execute("set arrow_large_buffer_size=true")
+        set_memory_limit(found, _MEMORY)
         found.execute("set python_enable_replacements=false")
         confine(found)
         _databases.con = found
     return found
-
-
-def _memory(con: duckdb.DuckDBPyConnection) -> str:
-    """Half of the machine. DuckDB's default is 80 % of it."""
-    [(text,)] = con.execute("select current_setting('memory_limit')").fetchall()
-    number, unit = text.split()
-    return f"{float(number) / 0.8 * 0.5:.1f}{unit}"
 
 
 @contextmanager
