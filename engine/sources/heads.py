@@ -16,24 +16,30 @@ HEAD_BYTES = 1 << 20
 """How much of a source is looked at to recognise its format, and by `engine check`."""
 
 
-def head(files: Iterable[SourceFile], wanted: frozenset[str], most: int) -> Iterator[Row]:
-    """The first rows of files, as many as HEAD_BYTES have, but at least one and at most `most`.
+def head(files: Iterable[SourceFile], wanted: frozenset[str] | None, most: int, most_bytes: int = HEAD_BYTES) -> Iterator[Row]:
+    """The first rows of files, as many as `most_bytes` have, but at least one and at most `most`.
+
+    Args:
+        files: are read one after another.
+        wanted: the columns (None: all).
+        most: rows.
+        most_bytes: of all rows together.
 
     Raises:
         EngineError: a file cannot be read.
     """
     size = 0
-    for row in islice((row for file in files for row in _first(file, wanted)), most):
+    for row in islice((row for file in files for row in _first(file, wanted, most_bytes)), most):
         yield row
-        if (size := size + row.size) > HEAD_BYTES:
+        if (size := size + row.size) > most_bytes:
             return
 
 
-def _first(file: SourceFile, wanted: frozenset[str]) -> Iterator[Row]:
+def _first(file: SourceFile, wanted: frozenset[str] | None, most_bytes: int) -> Iterator[Row]:
     """The rows of a file, from its start; of a long JSON document perhaps not all, because it would have to be read whole."""
     if file.format == "json":
         with file.reading(), file.open() as content:
-            start = content.read(HEAD_BYTES)
+            start = content.read(most_bytes)
             whole = not content.read(1)
         found = [] if whole else [*_whole_objects(start.decode("utf-8-sig", errors="ignore"))]
         if found:

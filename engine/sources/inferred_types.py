@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
-from engine.sources.arrow_rows import one_by_one
 from engine.sources.coercion import Number
+from engine.sources.heads import head
 from engine.sources.locations import find_files
-from engine.sources.readers import read_file
-from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry.records.columns import RESERVED
 from registry.records.described import Described, DescribedField, DescribedType, name_problem
@@ -53,8 +50,10 @@ def inferred_type(name: str, spec: DatasetSpec, base_dir: Path) -> Described:
     seen = _Struct()
     for file in find_files(spec.path or "", base_dir)[:FILES]:
         in_text = file.format in ("csv", "tsv")
-        for row in _first(one_by_one(read_file(file, None)), min(ROWS, spec.limit or ROWS)):
-            fields = {spec.rename.get(key, key): value for key, value in (row.fields or {}).items()}
+        for row in head([file], None, min(ROWS, spec.limit or ROWS), BYTES):
+            if row.fields is None:  # reported when the rows are read
+                continue
+            fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
             fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
             seen.add({key: _value_of(value) if in_text else value for key, value in fields.items()}, row.where, "")
     fields_found = tuple(_fields(seen))
@@ -74,15 +73,6 @@ def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     new = [f"+ {name} ({label})" for name, label in now.items() if name not in before]
     other = [f"{name}: {before[name]}, now {label}" for name, label in now.items() if before.get(name, label) != label]
     return [*new, *gone, *other]
-
-
-def _first(rows: Iterator[Row], most: int) -> Iterator[Row]:
-    size = 0
-    for row in islice(rows, most):
-        if row.fields is not None:  # others are reported when the rows are read
-            yield row
-        if (size := size + row.size) > BYTES:
-            return
 
 
 def _value_of(text: Any) -> Any:
