@@ -8,8 +8,10 @@ item   = "(" type ")" | "list" "[" type "]" | "dict" "[" "str" "," type "]" | NA
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from engine.credentials import redacted
 from engine.errors import EngineError, did_you_mean
 from registry.records.described import SCALARS, DescribedType
 
@@ -24,8 +26,60 @@ _MEANT = {
 }  # fmt: skip
 
 
+_FIELD_KEYS = {"type", "description"}
+_SHOWN = 100
+
+
 class TypeExpressionError(EngineError):
     """A text is not a type; says why, and what to write."""
+
+
+class FieldError(EngineError):
+    """A field is not described as one can be.
+
+    Args:
+        text: what is wrong.
+        at: where, below the field.
+        hint: what to write.
+    """
+
+    def __init__(self, text: str, at: tuple[str, ...], hint: str = "") -> None:
+        super().__init__(text)
+        self.at = at
+        self.hint = hint
+
+
+class FieldText(NamedTuple):
+    """A field as YAML describes it.
+
+    Attributes:
+        type: a type expression, or the fields of a struct, which are described in the same way.
+        description: for users; empty without one.
+        at: where the type is, below the field.
+    """
+
+    type: str | Mapping[str, Any]
+    description: str
+    at: tuple[str, ...]
+
+
+def read_field(value: Any) -> FieldText:
+    """A field's type and description: `int`, `{type: int, description: ...}`, or fields, `{a: int, b: str}`.
+
+    Raises:
+        FieldError: it is none of these.
+    """
+    description = ""
+    at: tuple[str, ...] = ()
+    if isinstance(value, dict) and "type" in value and value.keys() <= _FIELD_KEYS:
+        description = value.get("description") or ""
+        if not isinstance(description, str):
+            raise FieldError("a description is a text", ("description",))
+        value, at = value["type"], ("type",)
+    if not isinstance(value, str | dict):
+        hint = "write list[...] in quotes" if isinstance(value, list) else "a word that YAML reads as a value needs quotes"
+        raise FieldError(f"{redacted(repr(value))[:_SHOWN]} is not a type", at, hint)
+    return FieldText(value, description, at)
 
 
 class _Text:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from engine.credentials import redacted
 from engine.errors import EngineError, Problem, did_you_mean
-from engine.operator.type_expressions import TypeExpressionError, parse_type
+from engine.operator.type_expressions import FieldError, TypeExpressionError, parse_type, read_field
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.errors import UnsupportedTypeError
-from registry.records.described import Described, DescribedField, DescribedType, described, name_problem
-
-_KEYS = {"type", "description"}
-_SHOWN = 100
+from registry.records.described import Described, DescribedField, DescribedType, described, field_name_problem
 
 
 def file_types(
@@ -76,7 +72,7 @@ class _Reader:
         for field, value in given.items():
             if field == "extends":
                 continue
-            if problem := self._name_problem(field, made):
+            if problem := field_name_problem(field, made):
                 self._problem(f"field {field!r} of {name}: {problem}", (*loc, field), key=True)
                 continue
             try:
@@ -90,14 +86,6 @@ class _Reader:
             self._problem(f"type {name} has no fields", loc)
         return tuple(made.values())
 
-    def _name_problem(self, field: str, before: Iterable[str]) -> str | None:
-        same = [other for other in before if other.lower() == field.lower() and other != field]
-        if same:
-            return f"SQL cannot distinguish it from {same[0]!r}; rename one of them"
-        if field.lower() in ("row", "_row"):
-            return "this name is reserved for the row number; choose another one"
-        return name_problem(field)
-
     def _extended(self, name: str, base: Any, loc: Loc) -> tuple[DescribedField, ...]:
         if not isinstance(base, str):
             self._problem("extends: give the name of one type", loc)
@@ -109,30 +97,21 @@ class _Reader:
         return found.fields
 
     def _field(self, where: str, name: str, value: Any, loc: Loc) -> DescribedField | None:
-        description = ""
-        if isinstance(value, dict) and "type" in value and value.keys() <= _KEYS:
-            text = value.get("description")
-            if text is not None and not isinstance(text, str):
-                self._problem(f"{where}: a description is a text", (*loc, "description"))
-                return None
-            value, description, loc = value["type"], text or "", (*loc, "type")
-        if isinstance(value, dict):
-            inner = self._fields(where, value, loc)
-            return DescribedField(name=name, type=DescribedType(kind="struct", fields=inner), description=description)
-        if not isinstance(value, str):
-            shown = redacted(repr(value))[:_SHOWN]
-            hint = "write list[...] in quotes" if isinstance(value, list) else "a word that YAML reads as a value needs quotes"
-            self._problem(f"{where}: {shown} is not a type", loc, hint)
-            return None
         try:
-            return DescribedField(
-                name=name,
-                type=parse_type(value, lambda other: self._struct(other, loc), self._known),
-                description=description,
-            )
-        except TypeExpressionError as error:
-            self._problem(f"{where}: {error}", loc)
+            field = read_field(value)
+        except FieldError as error:
+            self._problem(f"{where}: {error}", (*loc, *error.at), error.hint)
             return None
+        loc = (*loc, *field.at)
+        if not isinstance(field.type, str):
+            about = DescribedType(kind="struct", fields=self._fields(where, field.type, loc))
+        else:
+            try:
+                about = parse_type(field.type, lambda other: self._struct(other, loc), self._known)
+            except TypeExpressionError as error:
+                self._problem(f"{where}: {error}", loc)
+                return None
+        return DescribedField(name=name, type=about, description=field.description)
 
     def _struct(self, name: str, loc: Loc) -> DescribedType | None:
         found = self._named(name, loc)

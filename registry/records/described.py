@@ -251,5 +251,5 @@ def field_name_problem(name: str, others: Iterable[str] = ()) -> str | None:
     if same := next((other for other in others if other.lower() == name.lower() and other != name), None):
         return f"SQL cannot distinguish it from {same!r}; rename one of them"
     if name.lower() in RESERVED:
-        return f"the name {name!r} is reserved for the row number; choose another one"
+        return "this name is reserved for the row number; choose another one"
     return name_problem(name)

@@ -146,7 +146,7 @@ def test_empty_inputs(registry: Registry) -> None:
         ({"set": {"total": "interval 1 day"}}, '"interval', "its type is INTERVAL"),
         ({"set": {"total": "map {'a': 1}"}}, '"map {', "its type is MAP"),
         ({"set": {"total": "null"}}, '"null"', "write cast(null as varchar)"),
-        ({"set": {"row": "1"}}, '"1"', "the name 'row' is reserved for the row number"),
+        ({"set": {"row": "1"}}, '"1"', "set: row: this name is reserved for the row number"),
         ({"set": {"ITEM": "item"}}, '"item"', "SQL cannot distinguish it from 'item'"),
         ({"set": {"model_dump": "item"}}, '"item"', "the name 'model_dump' is reserved"),
         ({"set": {"_x": "item"}}, '"item"', "the name of a field starts with a letter"),
