@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import PipelineError, Problem, did_you_mean
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 
 if TYPE_CHECKING:
     from engine.pipeline.graph import Pipeline

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.forecast_view import step_document
 from engine.cli.output import grid
 from engine.printable import row_count
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 
 if TYPE_CHECKING:
     from rich.console import Console

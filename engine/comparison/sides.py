@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import PipelineError, Problem, did_you_mean
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 from registry import Manifest, Registry, Session
 
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 
 _EVERY_SECONDS = 0.5
 

@@ -34,9 +34,9 @@ from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.sources.recognition import named_format, possible_fields
 from engine.spec.dot_env import load_dot_env
-from engine.spec.matrix import split_name
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
+from engine.spec.variant_names import split_name
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model, Record
 from registry.errors import UnsupportedTypeError

@@ -14,8 +14,9 @@ from engine.llm.weights import ModelWeights
 from engine.operator.declaration import Operator
 from engine.packages.local_modules import LocalModules
 from engine.sources.exclusions import Exclusions
-from engine.spec.matrix import combinations, label
+from engine.spec.matrix import combinations
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
+from engine.spec.variant_names import label
 from registry import Record
 from registry.storage.checked_json import canonical_json
 

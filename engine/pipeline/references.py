@@ -13,8 +13,8 @@ from engine.operator.types import SINGLE, DeclarationError
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.pipeline.graph import Link, Source
 from engine.sources.exclusions import Exclusions
-from engine.spec.matrix import split_name
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
+from engine.spec.variant_names import split_name
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.counted import counted

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from engine.errors import Problem
 from engine.llm.types.model_spec import STEP_PREFIX, ModelSpec
-from engine.spec.matrix import Combination, combinations, named
+from engine.spec.matrix import combinations
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
 from engine.spec.read import entry_problems, filled, params_in
+from engine.spec.variant_names import Combination, named
 from engine.spec.yaml_source import YamlSource
 
 MOST_STEPS = 5000

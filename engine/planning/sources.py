@@ -16,7 +16,7 @@ from engine.sources import ingest
 from engine.sources.exclusions import digest
 from engine.sources.inferred_types import changed_fields
 from engine.sources.recognition import format_of_files
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
 from registry.records.described import described
 from registry.records.schema import fields_of_type

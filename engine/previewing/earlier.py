@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.pipeline.graph import Pipeline, Step
 from engine.previewing.observed import CALLS, ROWS_IN, ROWS_OUT, SECONDS, TOKENS_IN, TOKENS_OUT, Amounts, ObservedStep
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 from registry import Manifest, Registry, SideObject
 from registry.errors import CorruptError
 

@@ -18,7 +18,7 @@ from engine.planning.inputs import Inputs
 from engine.planning.results import StepPlan
 from engine.planning.sources import store_document
 from engine.running.addresses import InputRows
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 from registry import DataObject, Draft, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
 from registry.catalog import side_schemas
 from registry.records.artifacts import Artifact

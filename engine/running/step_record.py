@@ -11,7 +11,7 @@ from engine.jobs.messages import Receipt, Usage
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
 from engine.running.result import StepResult
-from engine.spec.matrix import split_name
+from engine.spec.variant_names import split_name
 from registry import Manifest, Registry, SideObject, StepRun
 
 _REASONS_SHOWN = 3

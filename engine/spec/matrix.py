@@ -6,7 +6,6 @@ A variant is called by its values, `lr=1e-05,teacher=a`. A part of the pipeline 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,23 +14,16 @@ from typing import Any
 
 from engine.credentials import is_key
 from engine.errors import PipelineError, Problem, did_you_mean
+from engine.spec.variant_names import Combination, Scalar, label, label_of
 from engine.spec.yaml_source import Loc, YamlSource, parse
 
 MOST_VARIANTS = 200
 """The maximum of combinations."""
 
-Scalar = str | int | float | bool | None
-
 Matrix = Mapping[str, Sequence[Scalar]]
 """The values of each parameter that varies, in the order of the file."""
 
-Combination = Mapping[str, Scalar]
-"""One value for each of some parameters of the matrix."""
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]*")
-_LONGEST, _KEPT = 40, 24
-"""Characters of a text that is shown as it is, and of the beginning of one that is not."""
 _LONGEST_LABEL = 180
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 """A number that YAML 1.1 takes for a text, because it wants a point and a sign in it: `1e-5`."""
@@ -80,34 +72,6 @@ def combinations(matrix: Matrix, names: Iterable[str] | None = None) -> list[Com
     chosen = set(matrix if names is None else names)
     varied = [name for name in matrix if name in chosen]
     return [dict(zip(varied, values, strict=True)) for values in product(*(matrix[name] for name in varied))]
-
-
-def label(combination: Combination) -> str:
-    """How a combination is called: `lr=1e-05,teacher=a`; empty for an empty one."""
-    return ",".join(f"{name}={label_of(value)}" for name, value in combination.items())
-
-
-def label_of(value: Scalar) -> str:
-    """How a value is called. A long text, or one with characters that no name has, becomes its beginning and a digest."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if not isinstance(value, str):
-        return repr(value)
-    if _PLAIN.fullmatch(value) and len(value) <= _LONGEST and ".." not in value:
-        return value
-    beginning = re.sub(r"[^A-Za-z0-9_+-]+", "-", value).strip("-")[:_KEPT]
-    return f"{beginning}~{hashlib.sha256(value.encode()).hexdigest()[:8]}"
-
-
-def named(combination: Combination, name: str) -> str:
-    """The name of a part of the pipeline in a variant: `lr=1e-05/sft`; the name alone for an empty combination."""
-    return f"{label(combination)}/{name}" if combination else name
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """The variant (empty: none) and the name in the file of a part of the pipeline."""
-    variant, _, own = name.rpartition("/")
-    return variant, own
 
 
 def as_number(value: Any) -> Any:
