@@ -13,15 +13,14 @@ from pydantic import BaseModel
 from engine.errors import did_you_mean
 from engine.llm.types.capability import Capability
 from engine.operator.finish import Finish, Finished, read_finish
-from engine.operator.outputs import Outputs, check_storable, check_yielded, declared_outputs
-from engine.operator.params import Params, ask, method_of
+from engine.operator.outputs import Outputs, check_open_outputs, check_storable, check_yielded, declared_outputs
+from engine.operator.params import Params, ask, require, wrong_answer
 from engine.operator.signature import Signature, read_signature, refuse
 from engine.operator.types import (
     NAMED,
     Calls,
     Capabilities,
     Counters,
-    DeclarationError,
     InputTypes,
     Port,
     Role,
@@ -156,7 +155,7 @@ class Operator:
         answer = ask(params, "output_names")
         listed = isinstance(answer, Sequence) and not isinstance(answer, str) and len(answer) == len(set(answer)) > 0
         fit = listed and all(isinstance(each, str) and each.isidentifier() for each in answer)
-        self._require(params, "output_names", answer, fit, "a list of different words of letters, digits and underscores")
+        require(params, "output_names", answer, fit, "a list of different words of letters, digits and underscores")
         return replace(
             self,
             outputs=dict.fromkeys(answer, self.outputs[NAMED]),
@@ -199,10 +198,10 @@ class Operator:
         answer = ask(params, "outputs", {name: port.record for name, port in self.inputs.items()})
         types = answer.values() if isinstance(answer, Mapping) else ()
         fit = all(isinstance(each, type) and issubclass(each, Record) and each is not Record for each in types)
-        self._require(params, "outputs", answer, isinstance(answer, Mapping) and fit, "a dict from outputs to record types")
+        require(params, "outputs", answer, isinstance(answer, Mapping) and fit, "a dict from outputs to record types")
         for name in wanted:
             if name not in answer:
-                raise self._wrong(params, "outputs", f"leaves out {name!r}, which is declared as Record; expected its type")
+                raise wrong_answer(params, "outputs", f"leaves out {name!r}, which is declared as Record; expected its type")
         return replace(self, outputs={**self.outputs, **{name: answer[name] for name in wanted}})
 
     # -- with parameters --------------------------------------------------------------------------------------------------
@@ -218,13 +217,13 @@ class Operator:
         answer = ask(params, "roles")
         if answer is None:
             return tuple(self.roles)
-        self._require(params, "roles", answer, isinstance(answer, set | frozenset | list | tuple), "a set of roles, or None")
-        self._known(params, "roles", answer)
+        require(params, "roles", answer, isinstance(answer, set | frozenset | list | tuple), "a set of roles, or None")
+        self._require_roles(params, "roles", answer)
         for name in self.roles.keys() - set(answer):
             if not self.roles[name].optional:
                 kind = "Encoder" if self.roles[name].encoder else "ChatModel"
                 why = f"leaves out {name!r}, which is annotated {kind}; expected {name}: {kind} | None"
-                raise self._wrong(params, "roles", why)
+                raise wrong_answer(params, "roles", why)
         return tuple(name for name in self.roles if name in answer)
 
     def calls_per_row(self, params: BaseModel) -> Calls:
@@ -233,40 +232,43 @@ class Operator:
         if answer is None:
             asked = [role for role in self.used_roles(params) if not self.roles[role].encoder]
             return dict.fromkeys(asked if self.shape == "row" else (), 1)
-        self._require(params, "calls", answer, isinstance(answer, Mapping), "a dict from roles to numbers of calls")
-        self._known(params, "calls", answer)
+        require(params, "calls", answer, isinstance(answer, Mapping), "a dict from roles to numbers of calls")
+        self._require_roles(params, "calls", answer)
         whole = all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in answer.values())
-        self._require(params, "calls", answer, whole, "whole numbers of calls, 0 or more")
+        require(params, "calls", answer, whole, "whole numbers of calls, 0 or more")
         return dict(answer)
 
     def capabilities(self, params: BaseModel) -> Capabilities:
         """What the models' servers must be able to do, by role."""
         answer = ask(params, "capabilities")
-        self._require(params, "capabilities", answer, isinstance(answer, Mapping), "a dict from roles to lists of capabilities")
-        self._known(params, "capabilities", answer)
+        require(params, "capabilities", answer, isinstance(answer, Mapping), "a dict from roles to lists of capabilities")
+        self._require_roles(params, "capabilities", answer)
         known = typing.get_args(Capability)
         for each in answer.values():
             listed = isinstance(each, Sequence) and not isinstance(each, str) and set(each) <= set(known)
-            self._require(params, "capabilities", each, listed, f"lists of {', '.join(known)}")
+            require(params, "capabilities", each, listed, f"lists of {', '.join(known)}")
         return dict(answer)
 
     def prompt_bytes(self, params: BaseModel) -> int | None:
         """The largest size of a prompt besides the row's own text; None when the declaration does not say."""
         answer = ask(params, "prompt_bytes")
         whole = answer is None or (isinstance(answer, int) and not isinstance(answer, bool) and answer >= 0)
-        self._require(params, "prompt_bytes", answer, whole, "a whole number of bytes, or None")
+        require(params, "prompt_bytes", answer, whole, "a whole number of bytes, or None")
         return None if answer is None else int(answer)
 
     def device_count(self, params: BaseModel) -> int:
         """How many devices the operator uses at once."""
         answer = ask(params, "device_count")
         whole = isinstance(answer, int) and not isinstance(answer, bool) and answer >= 1
-        self._require(params, "device_count", answer, whole, "a whole number, 1 or more")
+        require(params, "device_count", answer, whole, "a whole number, 1 or more")
         return int(answer)
 
     def notes(self, params: BaseModel) -> tuple[str, ...]:
         """What users should know before the step runs."""
-        return self._texts(params, "notes", ask(params, "notes"))
+        answer = ask(params, "notes")
+        listed = isinstance(answer, Iterable) and not isinstance(answer, str) and all(isinstance(each, str) for each in answer)
+        require(params, "notes", answer, listed, "texts in a list or by `yield`")
+        return tuple(answer)
 
     def problems(self, params: BaseModel, inputs: InputTypes) -> tuple[Wrong, ...]:
         """What is wrong with the parameters for inputs of these types."""
@@ -274,7 +276,7 @@ class Operator:
         listed = isinstance(answer, Iterable) and not isinstance(answer, str)
         found = [Wrong(each) if isinstance(each, str) else each for each in answer] if listed else []
         fit = listed and all(isinstance(each, Wrong) for each in found)
-        self._require(params, "problems", answer, fit, "texts, or Wrong(text, at=...), in a list or by `yield`")
+        require(params, "problems", answer, fit, "texts, or Wrong(text, at=...), in a list or by `yield`")
         return tuple(found)
 
     def expected_model(self, params: BaseModel, models: Mapping[str, Model]) -> Model | None:
@@ -284,7 +286,7 @@ class Operator:
             ValueError: a model cannot be used with these parameters.
         """
         answer = ask(params, "expected_model", models, passed=(ValueError,))
-        self._require(params, "expected_model", answer, answer is None or isinstance(answer, Model), "a Model, or None")
+        require(params, "expected_model", answer, answer is None or isinstance(answer, Model), "a Model, or None")
         made: Model | None = answer
         return made
 
@@ -312,25 +314,11 @@ class Operator:
         """What the finish function computes from a step's counters; nothing without one."""
         return self._attached.finish(counts, params, self.outputs) if self._attached.finish else Finished()
 
-    # -- wrong answers ----------------------------------------------------------------------------------------------------
-
-    def _texts(self, params: BaseModel, method: str, answer: Any) -> tuple[str, ...]:
-        listed = isinstance(answer, Iterable) and not isinstance(answer, str) and all(isinstance(each, str) for each in answer)
-        self._require(params, method, answer, listed, "texts in a list or by `yield`")
-        return tuple(answer)
-
-    def _known(self, params: BaseModel, method: str, roles: Iterable[Any]) -> None:
+    def _require_roles(self, params: BaseModel, method: str, roles: Iterable[Any]) -> None:
         for role in roles:
             if role not in self.roles:
                 hint = did_you_mean(str(role), self.roles) or f"operator {self.name} calls no model"
-                raise self._wrong(params, method, f"names the role {role!r}, which operator {self.name} does not have; {hint}")
-
-    def _require(self, params: BaseModel, method: str, answer: Any, holds: bool, expected: str) -> None:
-        if not holds:
-            raise self._wrong(params, method, f"returns {answer!r:.200}; expected {expected}")
-
-    def _wrong(self, params: BaseModel, method: str, why: str) -> DeclarationError:
-        return DeclarationError(f"{place_of(method_of(params, method))}: {type(params).__name__}.{method} {why}")
+                raise wrong_answer(params, method, f"names the role {role!r}, which operator {self.name} does not have; {hint}")
 
 
 @overload
@@ -374,7 +362,7 @@ def operator(
         check_yielded(function, signature, records)
         check_storable(function, [*records.values(), *(port.record for port in signature.inputs.values())])
         _check_roles(function, signature, distinct)
-        _check_open_outputs(function, signature, like, records)
+        check_open_outputs(function, signature, like, records)
         return Operator(
             name=function.__name__,
             function=function,
@@ -391,19 +379,6 @@ def operator(
         )
 
     return declare if function is None else declare(function)
-
-
-def _check_open_outputs(
-    function: Callable[..., Any], signature: Signature, like: Mapping[str, str], records: Mapping[str, type[Record]]
-) -> None:
-    answered = issubclass(signature.params, Params) and signature.params.outputs is not Params.outputs
-    for output, record in records.items():
-        if record is Record and output not in like and not answered:
-            refuse(
-                function,
-                f"the output {output!r} is Record; expected a record type, the name of an input, or parameters (a subclass of "
-                "Params) whose method `outputs` answers its type",
-            )
 
 
 def _check_roles(function: Callable[..., Any], signature: Signature, distinct: Sequence[tuple[str, str]]) -> None:

@@ -89,5 +89,19 @@ def check_storable(function: Callable[..., Any], records: Iterable[type[Record]]
                 refuse(function, str(error))
 
 
+def check_open_outputs(
+    function: Callable[..., Any], signature: Signature, like: Mapping[str, str], records: Mapping[str, type[Record]]
+) -> None:
+    """An output declared as Record needs parameters that answer its type."""
+    answered = issubclass(signature.params, Params) and signature.params.outputs is not Params.outputs
+    for output, record in records.items():
+        if record is Record and output not in like and not answered:
+            refuse(
+                function,
+                f"the output {output!r} is Record; expected a record type, the name of an input, or parameters (a subclass of "
+                "Params) whose method `outputs` answers its type",
+            )
+
+
 def _is_record(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Record)

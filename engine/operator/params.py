@@ -209,14 +209,25 @@ def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exce
     except passed:
         raise
     except Exception as error:  # whatever an author's method does
-        where = place_in(method_of(asked, method), error)
+        where = place_in(_method_of(asked, method), error)
         given = redacted(repr(asked.model_dump(exclude_unset=True)))[:_SHOWN]
         raise DeclarationError(
             f"{where}: {type(asked).__name__}.{method} raised {type(error).__name__}: {error} (parameters: {given})"
         ) from error
 
 
-def method_of(params: BaseModel, method: str) -> Callable[..., Any]:
+def require(params: BaseModel, method: str, answer: Any, holds: bool, expected: str) -> None:
+    """Raises DeclarationError if the answer of a method of parameters is not what it can be; names its line."""
+    if not holds:
+        raise wrong_answer(params, method, f"returns {answer!r:.200}; expected {expected}")
+
+
+def wrong_answer(params: BaseModel, method: str, why: str) -> DeclarationError:
+    """The error for a method of parameters that answered wrongly."""
+    return DeclarationError(f"{place_of(_method_of(params, method))}: {type(params).__name__}.{method} {why}")
+
+
+def _method_of(params: BaseModel, method: str) -> Callable[..., Any]:
     """The function behind a method of parameters."""
     found: Callable[..., Any] = inspect.unwrap(getattr(type(params) if isinstance(params, Params) else Params, method))
     return found
