@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.errors import EngineError, Problem, did_you_mean
+from engine.errors import EngineError, did_you_mean
 from engine.operator.type_expressions import FieldError, TypeExpressionError, parse_type, read_field
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
@@ -48,7 +48,7 @@ class _Reader:
         try:
             return about.record()
         except UnsupportedTypeError as error:
-            self._problem(str(error), ("types", name))
+            self._source.problem(str(error), ("types", name))
             return None
 
     def _described(self, name: str) -> Described | None:
@@ -73,7 +73,7 @@ class _Reader:
             if field == "extends":
                 continue
             if problem := field_name_problem(field, made):
-                self._problem(f"field {field!r} of {name}: {problem}", (*loc, field), key=True)
+                self._source.problem(f"field {field!r} of {name}: {problem}", (*loc, field), key=True)
                 continue
             try:
                 if about := self._field(f"{name}.{field}", field, value, (*loc, field)):
@@ -83,16 +83,16 @@ class _Reader:
         if broken:
             raise _BrokenTypeError
         if not given:
-            self._problem(f"type {name} has no fields", loc)
+            self._source.problem(f"type {name} has no fields", loc)
         return tuple(made.values())
 
     def _extended(self, name: str, base: Any, loc: Loc) -> tuple[DescribedField, ...]:
         if not isinstance(base, str):
-            self._problem("extends: give the name of one type", loc)
+            self._source.problem("extends: give the name of one type", loc)
             return ()
         found = self._named(base, loc)
         if found is None:
-            self._problem(f"there is no type {base!r}", loc, did_you_mean(base, self._known()))
+            self._source.problem(f"there is no type {base!r}", loc, did_you_mean(base, self._known()))
             return ()
         return found.fields
 
@@ -100,7 +100,7 @@ class _Reader:
         try:
             field = read_field(value)
         except FieldError as error:
-            self._problem(f"{where}: {error}", (*loc, *error.at), error.hint)
+            self._source.problem(f"{where}: {error}", (*loc, *error.at), error.hint)
             return None
         loc = (*loc, *field.at)
         if not isinstance(field.type, str):
@@ -109,7 +109,7 @@ class _Reader:
             try:
                 about = parse_type(field.type, lambda other: self._struct(other, loc), self._known)
             except TypeExpressionError as error:
-                self._problem(f"{where}: {error}", loc)
+                self._source.problem(f"{where}: {error}", loc)
                 return None
         return DescribedField(name=name, type=about, description=field.description)
 
@@ -120,7 +120,7 @@ class _Reader:
     def _named(self, name: str, loc: Loc) -> Described | None:
         """A type that another one refers to; None if there is none of that name."""
         if name in self._within:
-            self._problem(f"type {name} contains itself; rows have a fixed depth", loc)
+            self._source.problem(f"type {name} contains itself; rows have a fixed depth", loc)
             raise _BrokenTypeError
         if name in self._types:
             if found := self._described(name):
@@ -129,12 +129,9 @@ class _Reader:
         try:
             installed = self._installed.get(name)
         except EngineError as error:
-            self._problem(str(error), loc)
+            self._source.problem(str(error), loc)
             raise _BrokenTypeError from error
         return described(installed) if installed else None
 
     def _known(self) -> list[str]:
         return [*self._types, *self._installed]
-
-    def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
-        self._source.problems.append(Problem(message, self._source.position(loc, key=key), hint))

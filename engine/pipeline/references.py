@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from engine.errors import Problem, did_you_mean
+from engine.errors import did_you_mean
 from engine.operator.declaration import Operator
 from engine.operator.types import SINGLE, DeclarationError
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError
@@ -219,7 +219,7 @@ class References:
 
     def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         if not self._quiet:
-            self.source.problems.append(Problem(message, self.source.position(loc, key=key), hint))
+            self.source.problem(message, loc, hint, key=key)
 
     def _outputs(self) -> list[str]:
         names = []

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from engine.errors import Problem
 from engine.llm.types.model_spec import STEP_PREFIX, ModelSpec
 from engine.spec.matrix import combinations
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
@@ -136,7 +135,7 @@ class _Expansion:
                 self.problem(what, "matrix", name, hint=hint, key=True)
 
     def problem(self, what: str, *loc: str, hint: str = "", key: bool = False) -> None:
-        self.source.problems.append(Problem(what, self.source.position(loc, key=key), hint))
+        self.source.problem(what, loc, hint, key=key)
 
     def params_of(self, entry: Entry) -> frozenset[str]:
         """The parameters of the matrix that an entry itself refers to."""

@@ -54,6 +54,10 @@ class YamlSource:
             loc = loc[:-1]
         return self.values.get((), Position(self.file, 1, 1))
 
+    def problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
+        """Add a problem of the value (or the key) at `loc`."""
+        self.problems.append(Problem(message, self.position(loc, key=key), hint))
+
 
 def load(path: Path, shown_as: str | None = None) -> YamlSource:
     """Read a YAML mapping. Raises PipelineError if it cannot be read at all; collects lesser problems."""
