@@ -60,7 +60,7 @@ class Capacity(NamedTuple):
         """Whether each of the amounts fits on a node, beside those that are taken.
 
         Only Ray knows on which node each of them is. As Ray does, this lays each on the emptiest node that can hold it, and
-        what needs no GPU on one without GPUs, if there is one.
+        what needs no GPU on one without GPUs, if there is one; the largest first.
         """
         left = [*self.nodes]
 
@@ -73,7 +73,7 @@ class Capacity(NamedTuple):
 
         for amount in sorted(beside, reverse=True):
             lay(amount)
-        return all(lay(amount) for amount in asked)
+        return all(lay(amount) for amount in sorted(asked, reverse=True))
 
     def resources_for(self, request: WorkerRequest) -> Resources:
         """The resources of a step's workers and their number, with defaults for what the pipeline leaves open.
@@ -99,11 +99,11 @@ class Capacity(NamedTuple):
         if not any(node.holds(each) for node in self.nodes):
             raise StepError(
                 f"its `resources` ask for {each} per worker, but no node of the cluster has that much "
-                f"({self._in_words}); reduce `resources`"
+                f"({self.in_words}); reduce `resources`"
             )
         if devices > 1 and not self.has_room([each] * devices, beside=()):
             raise StepError(
-                f"{devices} devices with {each} each do not fit on the nodes of the cluster ({self._in_words}); "
+                f"{devices} devices with {each} each do not fit on the nodes of the cluster ({self.in_words}); "
                 "reduce `resources`"
             )
         workers = asked.workers
@@ -113,7 +113,7 @@ class Capacity(NamedTuple):
         return Resources(num_cpus=cpus, num_gpus=gpus, memory=asked.memory, workers=max(1, workers))
 
     @property
-    def _in_words(self) -> str:
+    def in_words(self) -> str:
         """The nodes for a message; those that are alike once, the largest first."""
         kinds = [*dict.fromkeys(map(str, sorted(self.nodes, reverse=True)))]
         more = f"; {len(kinds) - _SHOWN} other kinds" if len(kinds) > _SHOWN else ""

@@ -145,7 +145,7 @@ class Cluster:
         """See Executor."""
         self._running.check_room(servers, request)
 
-    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
         """See Executor."""
         return self._running.start_servers(servers, request)
 

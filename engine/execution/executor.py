@@ -107,8 +107,16 @@ class Executor(Protocol):
             StepError: they need more than there is.
         """
 
-    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
-        """Start servers for a step; None while others use what they and the step need."""
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
+        """Start servers for a step; None while others use what they and the step need.
+
+        Args:
+            servers: to start, all or none.
+            request: the step's workers; None if only the servers need room, because the step has its workers already.
+
+        Raises:
+            StepError: they need more than there is.
+        """
 
     @property
     def lacks_room(self) -> bool:

@@ -121,7 +121,7 @@ class InProcess:
     def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
         """There is room for everything."""
 
-    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
         """Start them as processes of this machine."""
         assert self._registry, "servers need a registry, which has the weights"
         return [InProcessServer(each.unreserved(), self._registry) for each in servers]

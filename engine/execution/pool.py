@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.execution.capacity import Amount, Capacity
+from engine.execution.deaths import Deaths, explain
 from engine.execution.executor import Result, Server, WorkerRequest
 from engine.execution.jobs import MOST_CONCURRENT, in_flight
 from engine.execution.ray_actors import RayHost, actor_class, kill, start_service
@@ -24,10 +25,6 @@ from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.types.model_spec import Address
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
-
-MOST_DEATHS = 3
-"""When a process dies, its partitions start again. After this many deaths, a partition counts as the cause. Before the last one
-it runs alone, so that nothing counts as the cause of what another partition did."""
 
 _MOST_FAILED_STARTS = 3
 """If this many processes in a row die before they are ready, the next one would, too."""
@@ -100,7 +97,7 @@ class Pool:
         self._service = start_service(registry, self._node) if shared else None
         self._numbers = itertools.count(1)
         self._failed_starts = 0
-        self._deaths: Counter[tuple[str, str]] = Counter()
+        self._deaths = Deaths()
         self._processes: list[_Process] = []
         self._steps: dict[str, _Step] = {}
         self._results: deque[Result] = deque()
@@ -200,11 +197,11 @@ class Pool:
         """See Executor."""
         check_room(self._capacity(), servers, request)
 
-    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
         """See Executor."""
         capacity = self._capacity()
         resources = [resources_of(each.serve, capacity) for each in servers]
-        worker = [Amount.of(capacity.resources_for(request))] * request.devices
+        worker = [Amount.of(capacity.resources_for(request))] * request.devices if request else []
         if not self._make_room([*map(Amount.of, resources), *worker], needed=True):
             return None
         return [start_server(*each, self._registry, self._home, self._held) for each in zip(servers, resources, strict=True)]
@@ -252,16 +249,13 @@ class Pool:
             return False
         if not self._deaths:
             return True
-        if self._is_suspect(name, part):
+        if self._deaths.is_suspect(name, part):
             return not process.running
         steps = [
             (other, step.waiting[0]) for other, step in self._steps.items() if step.waiting and step.shape == process.shape
         ]
         # A suspect that waits comes next, or it might wait for ever.
-        return not any(self._is_suspect(*each) for each in (*process.running.values(), *steps))
-
-    def _is_suspect(self, name: str, part: Partition) -> bool:
-        return self._deaths[name, part.digest] >= MOST_DEATHS - 1
+        return not any(self._deaths.is_suspect(*each) for each in (*process.running.values(), *steps))
 
     def _prepare(self, name: str, step: _Step, own: list[_Process]) -> None:
         """Open a step in the processes that it can use, and start more of them as far as resources allow."""
@@ -322,7 +316,7 @@ class Pool:
             process.opened.add(process.opening.pop(done))
         else:
             step, part = process.running.pop(done)
-            self._deaths.pop((step, part.digest), None)
+            self._deaths.forget(step, part)
             failed, text = result
             self._results.append(Result(step, (Failure if failed else Receipt).model_validate_json(text)))
 
@@ -338,19 +332,14 @@ class Pool:
                     self._give_up(name, f"a worker could not be started: {_last_line(error)}")
             return
         for name, part in reversed(process.running.values()):
-            self._deaths[name, part.digest] += 1
+            self._deaths.add(name, part)
             step = self._steps.get(name)
             if step is None:
                 continue
             if step.halted:
                 self._results.append(Result(name, Failure(digest=part.digest, message="stopped", stopped=True)))
-            elif self._deaths[name, part.digest] >= MOST_DEATHS:
-                where = f"rows {part.first} to {part.first + part.rows - 1}" if part.rows_in else "all its rows"
-                message = (
-                    f"a worker process died {MOST_DEATHS} times at {where}: it ran out of memory, or native code crashed. Give "
-                    "workers more memory, or check these rows"
-                )
-                self._results.append(Result(name, Failure(digest=part.digest, message=message)))
+            elif self._deaths.is_cause(name, part):
+                self._results.append(Result(name, Failure(digest=part.digest, message=explain(part))))
             else:
                 step.waiting.appendleft(part)
 

@@ -32,15 +32,14 @@ def check_room(capacity: Capacity, servers: Sequence[Launch], request: WorkerReq
     resources = {each.title: resources_of(each.serve, capacity) for each in servers}
     worker = capacity.resources_for(request)
     amounts = [Amount.of(each) for each in resources.values()]
-    # The largest first, as a cluster would do well to place them.
-    if capacity.has_room(sorted([*amounts, *[Amount.of(worker)] * request.devices], reverse=True), beside=()):
+    if capacity.has_room([*amounts, *[Amount.of(worker)] * request.devices], beside=()):
         return
     models: dict[str, list[Resources]] = {}
     for each in servers:
         models.setdefault(each.model, []).append(resources[each.title])
     asked = ", ".join(f"model {name!r}: {len(each)} x {Amount.of(each[0])}" for name, each in models.items())
-    nodes = ", ".join(map(str, capacity.nodes))
     raise StepError(
         f"the servers of its models ({asked}) and a worker ({Amount.of(worker)}) do not fit "
-        f"on the nodes of the cluster ({nodes}). Reduce serve.replicas, serve.num_gpus or serve.num_cpus, or run on more nodes"
+        f"on the nodes of the cluster ({capacity.in_words}). Reduce serve.replicas, serve.num_gpus or "
+        "serve.num_cpus, or run on more nodes"
     )

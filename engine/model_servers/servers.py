@@ -33,7 +33,6 @@ class _Model:
 
     launches: dict[int, Launch]
     servers: dict[int, Server]
-    request: WorkerRequest
     heard: dict[int, Status] = field(default_factory=dict)
     lost: Counter[int] = field(default_factory=Counter)
 
@@ -197,7 +196,7 @@ class Servers:
             return False
         servers = iter(started)
         for name, all_of in launches.items():
-            self._models[name] = _Model(all_of, {number: next(servers) for number in all_of}, request)
+            self._models[name] = _Model(all_of, {number: next(servers) for number in all_of})
             for each in all_of.values():
                 self._say(f"{step.name}: starting {each.title} ({each.serve.what}); its log is {each.log}")
         return True
@@ -238,7 +237,7 @@ class Servers:
             return
         model.servers[number].kill()
         try:
-            started = self._executor.start_servers([model.launches[number]], model.request)
+            started = self._executor.start_servers([model.launches[number]], None)  # its steps have workers
         except StepError as error:  # the node that is gone was the only one with room
             self._drop(name, model, number, str(error))
             return

@@ -25,6 +25,12 @@ def test_free_parts_of_two_nodes_are_not_one_node() -> None:
     assert not two.has_room([Amount(5)], beside=[])
 
 
+def test_the_largest_amount_is_laid_first() -> None:
+    two = Capacity((Amount(4), Amount(4)))
+    assert two.has_room([Amount(1), Amount(1), Amount(4)], beside=())
+    assert not two.has_room([Amount(1), Amount(1), Amount(4)], beside=[Amount(3)])
+
+
 def test_several_devices_find_room_together() -> None:
     two = Capacity((Amount(8, 2), Amount(8, 1)))
     assert two.has_room([Amount(1, 1)] * 3, beside=[])

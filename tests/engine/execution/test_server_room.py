@@ -54,3 +54,9 @@ def test_servers_fit_on_nodes_or_that_is_said(nodes: list[dict[str, float]], ser
         return
     with pytest.raises(StepError, match=r"Reduce serve.replicas, serve.num_gpus or serve.num_cpus, or run on more nodes"):
         check_room(capacity, launches(**serve), ASKS)
+
+
+def test_nodes_that_are_alike_are_named_once() -> None:
+    with pytest.raises(StepError) as raised:
+        check_room(Capacity.of([CPU_NODE] * 50), launches(num_gpus=1), ASKS)
+    assert str(raised.value).count("4 CPUs") == 1

@@ -65,6 +65,7 @@ class Cluster:
     """Two GPUs."""
 
     lacks_room = False
+    fits_a_worker = True
 
     def __init__(self) -> None:
         self.servers: list[Played] = []
@@ -75,8 +76,8 @@ class Cluster:
         if len(servers) > 2:
             raise StepError("too many")
 
-    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
-        if len(self.servers) + len(servers) > 2:
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
+        if len(self.servers) + len(servers) > 2 or (request is not None and not self.fits_a_worker):
             return None
         started = [Played(self, each) for each in servers]
         self.servers += started
@@ -183,6 +184,16 @@ def test_a_lost_server_for_which_no_node_is_left_is_done_without(run: Run, monke
     assert run.asks("first")
     assert run.cluster.told == {"teacher": 1}
     assert "server 1 of 2 of model 'teacher' cannot be used: no node has a GPU" in run.said
+
+
+def test_a_lost_server_is_replaced_where_only_it_fits_because_its_step_has_workers(run: Run) -> None:
+    run.asks("first")
+    run.cluster.ready()
+    run.servers.watch({"first"})
+    run.cluster.fits_a_worker = False
+    run.cluster.servers[0].status = Status(state="lost", why="the process has died")
+    run.servers.watch({"first"})
+    assert run.cluster.log[2:] == ["start teacher"]
 
 
 def test_a_lost_server_is_replaced_and_a_failed_one_is_done_without(run: Run) -> None:

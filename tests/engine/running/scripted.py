@@ -27,7 +27,7 @@ class NoServers:
         """Fail."""
         raise NotImplementedError
 
-    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest) -> list[Server] | None:
+    def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
         """Fail."""
         raise NotImplementedError
 
