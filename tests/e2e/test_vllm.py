@@ -4,15 +4,18 @@ and the death of one of them in the middle of the run."""
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from engine.llm.journal.answers import Journal
 from registry import Registry
 from tests.engine.run_pipelines import ask, texts, words
 from tests.vllm_environment import vllm_python
@@ -49,18 +52,26 @@ def servers(driver: psutil.Process) -> list[psutil.Process]:
     return [each for each in driver.children(recursive=True) if {"serve", "--enable-lora"} <= set(each.cmdline())]
 
 
+def answers(registry: Registry) -> int:
+    """How many answers are in the journal."""
+    with closing(sqlite3.connect(registry.journal / "answers.sqlite")) as journal:
+        [(count,)] = journal.execute("select count(*) from answers")
+    return int(count)
+
+
 def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) -> None:
     turns = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "yes"}]}
     Path("rows.jsonl").write_text("".join(json.dumps(turns) + "\n" for _ in range(8)))
     words(*[f"word {number}" for number in range(WORDS)])
     Path("p.yaml").write_text(pipeline("soak", replicas=2))
+    Journal(registry.journal).close()  # so that it can be read before the run opens it
     with Path("run.log").open("w") as log:
         run = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=log, stderr=log)
     driver, seen = psutil.Process(run.pid), set[psutil.Process]()
-    while Path("run.log").read_text().count(" is ready after ") < 2:
+    # In the middle of its answers.
+    while Path("run.log").read_text().count(" is ready after ") < 2 or answers(registry) < WORDS // 4:
         assert run.poll() is None, Path("run.log").read_text()
         time.sleep(0.2)
-    time.sleep(3)  # in the middle of its answers
     every = driver.children(recursive=True)
     # The guards begin the command line with Python; the servers themselves end with it.
     victims = [each for each in servers(driver) if "guard.py" not in " ".join(each.cmdline())]

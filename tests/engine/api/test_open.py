@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import engine
-from registry import IncompatibleError, Model, Record, Registry, Report, StoredFile
+from registry import IncompatibleError, Model, Record, Registry, Report, Session, StoredFile
 from tests.engine.export.test_export import ROWS, Row, commit
 from tests.engine.run_pipelines import words
 
@@ -242,15 +241,22 @@ def test_a_query_has_limits(opened: engine.OpenRegistry) -> None:
     assert opened.sql("select 1 as one").to_pylist() == [{"one": 1}]
 
 
-def test_a_query_can_be_interrupted(opened: engine.OpenRegistry) -> None:
+def test_a_query_can_be_interrupted(opened: engine.OpenRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_query = Session._to_arrow
+
+    def interrupted(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        run_query(*given)
+
+    monkeypatch.setattr(Session, "_to_arrow", interrupted)
     # Processes of pytest-xdist ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             opened.sql("select count(*) from range(1000000000000)")
     finally:
         signal.signal(signal.SIGINT, before)
+    monkeypatch.undo()
     assert opened.sql("select 1 as one").to_pylist() == [{"one": 1}]
 
 

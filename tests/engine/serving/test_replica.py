@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from engine.llm.types.serve_spec import ServeSpec
+from engine.serving.health import free_port
 from engine.serving.launch import Launch, Status
 from engine.serving.replica import Replica
 from registry import Registry
@@ -172,7 +173,7 @@ def test_another_server_at_its_port_is_not_taken_for_it(start: Start) -> None:
     other = ready(start())
     assert other.address is not None
     port = other.address.url.split(":")[2].split("/")[0]
-    why = failure(start(command=(sys.executable, SERVER, "--port", port), port=int(port) - 1))
+    why = failure(start(command=(sys.executable, SERVER, "--port", port), port=free_port("127.0.0.1")))
     assert "Address already in use" in why
 
 
