@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.output import grid, plain
+from engine.cli.output import grid
+from engine.plain_values import plain
 from engine.operator.declaration import Operator
 from engine.operator.params import Params
 from engine.operator.types import NAMED, SINGLE
