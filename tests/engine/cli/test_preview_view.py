@@ -6,8 +6,8 @@ import io
 import json
 
 from engine.cli.output import SafeConsole
-from engine.plain_values import as_json
 from engine.cli.preview_view import preview_document, print_preview, print_step
+from engine.plain_values import as_json
 from engine.previewing.results import Forecast, Interval, Preview, PreviewCall, PreviewRow, PreviewStep, Sampled, StepForecast
 
 CALL = PreviewCall(
