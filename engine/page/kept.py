@@ -1,4 +1,4 @@
-"""What is kept in memory from one request to the next: decoded objects, orders of rows, charts. None of it ever changes."""
+"""What is kept in memory from one request to the next: decoded objects, orders of rows, facts. None of it ever changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 _TABLES_BYTES = 512 << 20
 _ORDERS_BYTES = 64 << 20
-_CHARTS = 64
+_FACTS = 256
 
 
 class Recent(Generic[V]):
@@ -53,7 +53,7 @@ class Kept:
     def __init__(self) -> None:
         self._tables: Recent[pa.Table] = Recent(_TABLES_BYTES, lambda table: table.nbytes)
         self.orders: Recent[Any] = Recent(_ORDERS_BYTES, lambda order: order.nbytes)
-        self.charts: Recent[Any] = Recent(_CHARTS)
+        self.facts: Recent[Any] = Recent(_FACTS)
 
     def table(self, store: ObjectStore, sha256: str) -> pa.Table:
         """The rows of an object, verified when it was read."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from engine.page.sessions import Reader
 from registry import Manifest
@@ -86,6 +87,34 @@ def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[
         first = stops[place] - part.rows
         found |= zip(wanted, table.take([row - first for row in wanted]).to_pylist(), strict=True)
     return found
+
+
+def column_names(reader: Reader, manifest: Manifest) -> tuple[str, ...]:
+    """The columns in their order. A manifest names them too, but by alphabet."""
+
+    def read() -> tuple[str, ...]:
+        import pyarrow.parquet as pq
+
+        if not manifest.data:
+            return tuple(manifest.fields)
+        return tuple(pq.ParquetFile(reader.registry.store.open(manifest.data[0].sha256)).schema_arrow.names)
+
+    found: tuple[str, ...] = reader.kept.facts.get(("columns", manifest.version_id), read)
+    return found
+
+
+def value_at(record: Any, path: str) -> Any:
+    """A value within a row, by the path that `engine.page.rendering.values` gives it; raises KeyError if there is none."""
+    value = record
+    for part in map(unquote, path.split("/")):
+        try:
+            if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() == {"key", "value"}:
+                value = {item["key"]: item["value"] for item in value}[part]
+            else:
+                value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(path) from None
+    return value
 
 
 def quoted(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from engine.page.sessions import Reader
 from registry import Manifest
+from registry.lineage.targets import parse
 from registry.lineage.walk import Version
 
 _SHOWN = 200
@@ -18,13 +19,13 @@ class VersionFacts:
 
     Args:
         numbers: all versions of its name, oldest first.
-        latest: the number that its name alone means.
+        latest: the number that its name alone means; None if no run that made one has succeeded.
         children: versions that were made from it; at most 200.
     """
 
     manifest: Manifest
     numbers: tuple[int, ...]
-    latest: int
+    latest: int | None
     children: tuple[Version, ...]
 
     @property
@@ -39,15 +40,19 @@ class VersionFacts:
 
 
 def version_facts(reader: Reader, target: str) -> VersionFacts:
-    """A version, given as `NAME@V` or `NAME`; raises QueryError if there is none."""
+    """A version, given as `NAME@V`, or as `NAME` for its latest, or the newest if none became the latest.
+
+    Raises:
+        UnknownVersionError: there is none.
+    """
     session = reader.session
-    name, version = session.resolve(target)
-    numbers = session.ask("select version from versions where name = ? order by version", [name]).rows
+    asked = "select version from versions where name = ? order by version"
+    name, number = parse(target)
+    numbers = tuple(number for (number,) in session.ask(asked, [name]).rows)
+    [latest] = session.ask("select max(latest_version) from datasets where name = ?", [name]).rows[0]
+    if number is None and latest is None and numbers:
+        number = numbers[-1]
+    version = session.resolve(name if number is None else f"{name}@{number}")
     made = "select distinct child, child_version from lineage where parent = ? and parent_version = ? order by 1, 2 limit ?"
-    children = session.ask(made, [name, version, _SHOWN]).rows
-    return VersionFacts(
-        session.manifest(name, version),
-        tuple(number for (number,) in numbers),
-        session.resolve(name).version,
-        tuple(Version(*child) for child in children),
-    )
+    children = session.ask(made, [*version, _SHOWN]).rows
+    return VersionFacts(session.manifest(*version), numbers, latest, tuple(Version(*child) for child in children))

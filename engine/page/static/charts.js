@@ -10,8 +10,9 @@
     // {x, rows: [{name, value}]}: how many of each, the most first.
     bars: (data, width) => ({
       marginLeft: Math.min(width * 0.4, 12 + 7 * Math.max(...data.rows.map((row) => Math.min(row.name.length, 36)))),
-      height: 34 + 22 * data.rows.length,
-      x: { label: data.x ?? null, grid: true, nice: true, ticks: width / 90 },
+      height: 56 + 20 * data.rows.length,
+      marginTop: 8,
+      x: { label: data.x ?? null, grid: true, nice: true, ticks: ticks(data.rows, width / 90) },
       y: { label: null, domain: data.rows.map((row) => row.name), tickFormat: (name) => shortened(name, 36) },
       marks: [
         Plot.barX(data.rows, { x: "value", y: "name", fill: MARK, insetTop: 2, insetBottom: 2, title: (row) => `${row.name}: ${number(row.value)}` }),
@@ -22,7 +23,7 @@
     histogram: (data, width) => ({
       height: 190,
       x: { ...labelled(data), ticks: width / 80 },
-      y: { label: data.y ?? null, grid: true, ticks: 4, nice: true },
+      y: { label: data.y ?? null, grid: true, ticks: ticks(data.rows, 4), nice: true },
       marks: [
         Plot.rectY(data.rows, { x1: "from", x2: "to", y: "value", fill: MARK, insetLeft: 0.5, insetRight: 0.5, title: (row) => `${number(row.from)} to ${number(row.to)}: ${number(row.value)}` }),
         Plot.ruleY([0], { stroke: "currentColor" }),
@@ -43,6 +44,8 @@
   };
 
   const number = (value) => (typeof value === "number" ? value.toLocaleString("en-US", { maximumSignificantDigits: 6 }) : value);
+  // Counts have no fractions, so small ones get no ticks between them.
+  const ticks = (rows, most) => Math.max(1, Math.min(most, ...[Math.max(...rows.map((row) => row.value))]));
   const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
   function draw(figure) {
