@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.page.facts.rows import column_names, quoted
 from engine.page.sessions import Reader
+from engine.plain_values import json_line
 from registry import Manifest
 
 if TYPE_CHECKING:
@@ -134,9 +135,13 @@ def _expression(name: str, kind: Measure | None) -> str:
 
 def _categories(reader: Reader, target: str, name: str) -> tuple[Category, ...]:
     column = quoted(name)
-    query = f"select {column}::varchar, count(*) from {target} where {column} is not null group by 1 order by 2 desc, 1 limit ?"
+    query = f"select {column}, count(*) from {target} where {column} is not null group by 1 order by 2 desc, 1 limit ?"
     found = reader.session.ask(query, [_CATEGORIES + 1], timeout=_SECONDS).rows
-    return () if len(found) > _CATEGORIES else tuple(Category(value, int(count)) for value, count in found)
+    return () if len(found) > _CATEGORIES else tuple(Category(_written(value), int(count)) for value, count in found)
+
+
+def _written(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else json_line(value) if isinstance(value, bool) else str(value)
 
 
 def _column(

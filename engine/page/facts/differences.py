@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from engine.page.facts.rows import quoted
+from engine.page.facts.rows import column_names, quoted
 from engine.page.facts.version import VersionFacts
 from engine.page.sessions import Reader
 from engine.plain_values import json_line
@@ -89,8 +89,9 @@ def differences(reader: Reader, version: VersionFacts, other: str, key: Sequence
 
 
 def _key(reader: Reader, old: Manifest, new: Manifest) -> list[str]:
-    """A field that is a key of both versions, and has a value that is in both. The first by name, but `id` before all."""
-    shared = sorted((name for name in old.fields if _may_identify(old, new, name)), key=lambda name: (name != "id", name))
+    """The first field that is a key of both versions and has a value that is in both; `id` before all others."""
+    shared = [name for name in column_names(reader, new) if name in old.fields and _may_identify(old, new, name)]
+    shared.sort(key=lambda name: name != "id")
     if old.content_id == new.content_id or not shared or not (old.rows and new.rows):
         return []
     shared = shared[:_KEYS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,18 @@ from registry.errors import QueryError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pyarrow as pa
+
+    Numbers = npt.NDArray[np.int64]
 
 SECONDS = 30.0
 """How long a condition may take."""
+
+_FIRST = 2000
+"""Rows at the start of an order that are looked up without ordering the others."""
+
+_READERS = 4
+"""Objects that are read at a time, when the rows of a page are in several."""
 
 ROW = "row"
 """The row's number, as queries name it."""
@@ -66,27 +76,33 @@ def rows_page(reader: Reader, manifest: Manifest, wanted: Wanted) -> RowsPage:
     Raises:
         QueryError: the condition or the column is wrong.
     """
-    order: Sequence[int] | npt.NDArray[np.int64] = range(manifest.rows)
-    if wanted.where or wanted.sort:
-        order = _order(reader, manifest, wanted)
-    pages = max(1, -(-len(order) // wanted.size))
+    matching = _matching(reader, manifest, wanted)
+    pages = max(1, -(-len(matching) // wanted.size))
     page = min(max(1, wanted.page), pages)
-    numbers = [int(number) for number in order[(page - 1) * wanted.size : page * wanted.size]]
+    start, stop = (page - 1) * wanted.size, page * wanted.size
+    order = _order(reader, manifest, wanted, stop) if wanted.sort else matching
+    numbers = [int(number) for number in order[start:stop]]
     found = records_at(reader, manifest, numbers)
-    return RowsPage(tuple(Row(number, found[number]) for number in numbers), len(order), page, pages)
+    return RowsPage(tuple(Row(number, found[number]) for number in numbers), len(matching), page, pages)
 
 
 def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Rows by their numbers. Objects that were read lately are not read again."""
     stops = list(accumulate(part.rows for part in manifest.data))
-    found: dict[int, dict[str, Any]] = {}
-    for place, group in groupby(sorted(set(rows)), key=lambda row: bisect_right(stops, row)):
-        wanted = list(group)
-        part = manifest.data[place]
-        table = reader.kept.table(reader.registry.store, part.sha256)
-        first = stops[place] - part.rows
-        found |= zip(wanted, table.take([row - first for row in wanted]).to_pylist(), strict=True)
-    return found
+    places = {place: list(group) for place, group in groupby(sorted(set(rows)), key=lambda row: bisect_right(stops, row))}
+
+    def read(place: int) -> pa.Table:
+        first = stops[place] - manifest.data[place].rows
+        table = reader.kept.table(reader.registry.store, manifest.data[place].sha256)
+        return table.take([row - first for row in places[place]])
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        tables = readers.map(read, places)
+        return {
+            row: values
+            for wanted, table in zip(places.values(), tables, strict=True)
+            for row, values in zip(wanted, table.to_pylist(), strict=True)
+        }
 
 
 def column_names(reader: Reader, manifest: Manifest) -> tuple[str, ...]:
@@ -122,19 +138,42 @@ def quoted(name: str) -> str:
     return '"{}"'.format(name.replace('"', '""'))
 
 
-def _order(reader: Reader, manifest: Manifest, wanted: Wanted) -> npt.NDArray[np.int64]:
-    """The numbers of the rows that are wanted, in order; kept for the next page."""
-    if wanted.sort and wanted.sort not in (*manifest.fields, ROW):
-        raise QueryError(f"{manifest.ref} has no column {wanted.sort!r} to sort by")
+def _matching(reader: Reader, manifest: Manifest, wanted: Wanted) -> Sequence[int] | Numbers:
+    """The numbers of the rows that fulfil the condition, in the order of the version."""
+    if not wanted.where:
+        return range(manifest.rows)
     # A condition may name other views, so its answer holds for this state of the catalog only.
+    key = (manifest.version_id, wanted.where, reader.session.state)
+    return reader.kept.orders.get(key, lambda: _asked(reader, _query(manifest, wanted), manifest, wanted))
+
+
+def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Numbers:
+    """The numbers of the rows that are wanted in order of a column, at least as far as `stop`."""
+    if wanted.sort not in (*manifest.fields, ROW):
+        raise QueryError(f"{manifest.ref} has no column {wanted.sort!r} to sort by")
     key = (manifest.version_id, wanted.where, wanted.sort, wanted.descending, reader.session.state if wanted.where else None)
-    return reader.kept.orders.get(key, lambda: _asked(reader, manifest, wanted))
+    query = (
+        f"{_query(manifest, wanted)} order by {quoted(wanted.sort)} {'desc' if wanted.descending else 'asc'} nulls last, {ROW}"
+    )
+    if stop <= _FIRST:
+        # The first rows are found in a fraction of the time that all of them take.
+        return reader.kept.orders.get((*key, _FIRST), lambda: _asked(reader, f"{query} limit {_FIRST}", manifest, wanted))
+    return reader.kept.orders.get(key, lambda: _asked(reader, query, manifest, wanted))
 
 
-def _asked(reader: Reader, manifest: Manifest, wanted: Wanted) -> npt.NDArray[np.int64]:
+def _query(manifest: Manifest, wanted: Wanted) -> str:
     query = f"select {ROW} from {quoted(str(manifest.ref))}"
-    if wanted.where:
-        query += f" where (\n{wanted.where}\n)"  # a comment at its end goes no further
-    order = f"{quoted(wanted.sort)} {'desc' if wanted.descending else 'asc'} nulls last, " if wanted.sort else ""
-    table = reader.session.arrow(f"{query} order by {order}{ROW}", timeout=SECONDS)
-    return table.column(0).to_numpy()
+    # In brackets and on lines of its own, so that a comment at its end goes no further.
+    return f"{query} where (\n{wanted.where}\n)" if wanted.where else query
+
+
+def _asked(reader: Reader, query: str, manifest: Manifest, wanted: Wanted) -> Numbers:
+    try:
+        table = reader.session.arrow(query, timeout=SECONDS)
+    except QueryError:
+        if wanted.where:  # the message is clearer without the brackets
+            start = f"select {ROW} from {quoted(str(manifest.ref))}"
+            reader.session.ask(f"explain {start} where {wanted.where}", timeout=SECONDS)
+        raise
+    numbers: Numbers = table.column(0).to_numpy()
+    return numbers

@@ -88,8 +88,13 @@ def one_line(value: Any, characters: int = 160) -> str:
         return ""
     if is_chat(value):
         value = " ⏎ ".join(f"{turn['role']}: {_flat(turn.get('content'))[: characters + 1]}" for turn in value[:8])
-    text = value if isinstance(value, str) else number(value) if isinstance(value, float) else None
-    if text is None:
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    elif isinstance(value, dt.datetime | dt.date | dt.time):
+        text = value.isoformat(sep=" ") if isinstance(value, dt.datetime) else value.isoformat()
+    else:
         text = f"{len(value):,} bytes" if isinstance(value, bytes) else json_line(_cut_deep(value, characters))
     text = harmless(" ".join(text[: characters * 2].split()))
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
