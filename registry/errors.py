@@ -49,6 +49,10 @@ class QueryError(InvalidRequestError):
     """A query was refused, or DuckDB could not run it."""
 
 
+class UnknownVersionError(QueryError):
+    """There is no version of this name or number."""
+
+
 class LimitError(QueryError):
     """A query exceeded its limit of time or memory."""
 

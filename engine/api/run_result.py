@@ -11,9 +11,9 @@ from engine.api import html
 from engine.api.dataset import Dataset
 from engine.api.names import Named
 from engine.api.open_registry import OpenRegistry
-from engine.cli.output import plain
 from engine.cli.run_view import run_document
 from engine.errors import EngineError
+from engine.plain_values import plain
 from engine.running.result import RunResult
 from registry import Registry, StepRun
 

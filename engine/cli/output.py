@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from engine.printable import harmless, harmless_json
+from engine.plain_values import json_line
+from engine.printable import harmless
 
 if TYPE_CHECKING:
     from registry import QueryResult
@@ -80,33 +79,6 @@ def cell_text(value: Any, limit: int | None = CELL) -> str:
         text = str(value)
     text = harmless(text.replace("\r\n", "⏎").replace("\n", "⏎"))
     return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON can represent it; NaN and infinity become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dt.datetime | dt.date):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value)
-
-
-def as_json(value: Any) -> str:
-    """Indented JSON without characters that could harm a terminal."""
-    return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2))
-
-
-def json_line(value: Any) -> str:
-    """The same, on one line."""
-    return harmless_json(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
 def records(answer: QueryResult) -> list[dict[str, Any]]:

@@ -38,6 +38,14 @@ class Links:
         """A row of a version."""
         return self._live(f"rows/{row}/{in_path(f'{name}@{version}')}", {})
 
+    def value(self, name: str, version: int, row: int, path: str, **query: Query) -> str:
+        """A value of a row, whole."""
+        return self._live(f"values/{row}/{in_path(f'{name}@{version}')}", {"path": path, **query})
+
+    def sql(self, query: str = "", **more: Query) -> str:
+        """Queries."""
+        return self._live("sql", {"q": query, **more})
+
     def live(self, part: str) -> str:
         """A part of a page that changes while runs are running."""
         return self._live(f"live/{part}", {})

@@ -14,11 +14,11 @@ from starlette.types import ASGIApp
 from engine.errors import EngineError
 from engine.page.access import Guard, RefusedError
 from engine.page.rendering.pages import render
-from engine.page.routes import home, static
+from engine.page.routes import home, sql, static, values, versions
 from engine.page.routes.site import Site, page
-from registry.errors import CorruptError, InvalidRequestError, LockedError, RegistryError
+from registry.errors import CorruptError, InvalidRequestError, LockedError, RegistryError, UnknownVersionError
 
-_FILES = (home, static)
+_FILES = (home, versions, values, sql, static)
 
 
 def application(site: Site) -> ASGIApp:
@@ -33,11 +33,13 @@ def application(site: Site) -> ASGIApp:
         exception_handlers={
             HTTPException: _not_there,
             RefusedError: refuse,
+            UnknownVersionError: _answering(404),
             InvalidRequestError: _answering(400),
             LockedError: _answering(503),
             RegistryError: _answering(500),
             EngineError: _answering(400),
             OSError: _answering(500),
+            Exception: _bug,
         },
     )
     app.state.site = site
@@ -54,7 +56,17 @@ def _answering(status: int) -> Callable[[Request, Exception], Response]:
     return answer
 
 
-_titles = {400: "That did not work", 500: "The registry cannot be read", 503: "The registry is busy"}
+_titles = {
+    400: "That did not work",
+    404: "There is no such version",
+    500: "The registry cannot be read",
+    503: "The registry is busy",
+}
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    text = f"{type(error).__name__}: {error}\n(this is a bug in the engine; `engine --debug ui` shows where)"
+    return page(request, "error.html", 500, title="This page failed", text=text, advice="")
 
 
 def _not_there(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "s3": frozenset({"s3fs"}),
     "sources": frozenset({"countryinfo", "datasets", "reasoning_gym"}),
     "train": _LOCAL | {"accelerate", "datasets", "matplotlib", "peft", "trl"},
-    "ui": frozenset({"markdown_it", "python_multipart", "starlette", "uvicorn"}),
+    "ui": frozenset({"markdown_it", "mdit_py_plugins", "python_multipart", "starlette", "uvicorn"}),
 }
 """What each extra of this distribution installs, by module name; for more than one package, the first extra that has all."""
 

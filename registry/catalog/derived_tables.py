@@ -8,6 +8,7 @@ crash, the next process takes the last step.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ from registry.storage.lock import READ_ONLY, RegistryLock
 
 _log = logging.getLogger("registry")
 T = TypeVar("T")
+
+_MOMENT_NS = 50_000_000
+"""How finely file systems tell times, with room: the coarsest of Linux have ticks of 10 ms."""
 
 
 class DerivedTables:
@@ -62,6 +66,16 @@ class DerivedTables:
                 return self._repaired(self._database.copy)
             except OSError as error:
                 return self._from_files(error)
+
+    def state(self) -> tuple[int, ...] | None:
+        """Something that changes whenever the DuckDB file does; None while that cannot be relied on.
+
+        Files that are written in the same moment have the same time, so a file that has just been written has no state.
+        """
+        about = plain_files.about(self.file)
+        if about is None or abs(time.time_ns() - about.st_mtime_ns) < _MOMENT_NS:
+            return None
+        return about.st_ino, about.st_size, about.st_mtime_ns
 
     def look_up(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query on the tables. Nothing is copied, so it costs the same however many versions there are."""

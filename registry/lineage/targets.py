@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
-from registry.errors import QueryError
+from registry.errors import UnknownVersionError
 from registry.lineage.walk import Version
 
 _TARGET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
@@ -27,7 +27,7 @@ def resolve(
     latest_of: Callable[[str], int | None],
     names: Callable[[], Sequence[str]],
 ) -> Version:
-    """The version that a target means; raises QueryError, with advice, when there is none.
+    """The version that a target means; raises UnknownVersionError, with advice, when there is none.
 
     Args:
         numbers_of: the version numbers of a name; empty for an unknown name.
@@ -40,13 +40,14 @@ def resolve(
         known = names()
         close = get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {_listed(known)}."
-        raise QueryError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
+        raise UnknownVersionError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
     chosen = latest_of(name) if wanted is None else wanted
     if chosen is None:
         versions = ", ".join(f"{name}@{number}" for number in numbers)
-        raise QueryError(f"{name!r} has no latest version, because no run that made it has succeeded. It has {versions}.")
+        why = "because no run that made it has succeeded"
+        raise UnknownVersionError(f"{name!r} has no latest version, {why}. It has {versions}.")
     if chosen not in numbers:
-        raise QueryError(f"{name!r} has no version {chosen}; it has {', '.join(map(str, numbers))}.")
+        raise UnknownVersionError(f"{name!r} has no version {chosen}; it has {', '.join(map(str, numbers))}.")
     return Version(name, chosen)
 
 

@@ -69,12 +69,16 @@ class Session:
 
     Args:
         memory: the limit for DuckDB: `4GB` or `50%` (of the machine); the default is 80%.
+
+    Attributes:
+        state: the state of the catalog that it shows, which another one does not have; None if that is not known.
     """
 
     def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
         self._catalog = catalog
         self._store = store
         self._held = catalog.reading()  # no version is removed while the session is open
+        self.state = catalog.state()  # before the snapshot: what changes meanwhile makes another state
         try:
             self._con = catalog.snapshot()
         except BaseException:
@@ -92,6 +96,15 @@ class Session:
         """Close the database."""
         self._con.close()
         self._held.close()
+
+    def rest(self) -> None:
+        """Let versions be removed while the session is not used. It must not be used again before `wake`."""
+        self._held.close()
+
+    def wake(self) -> bool:
+        """Use the session again after `rest`; returns whether it still shows what the registry holds. Otherwise close it."""
+        self._held = self._catalog.reading()
+        return self.state is not None and self._catalog.state() == self.state
 
     @property
     def memory(self) -> int:

@@ -189,7 +189,8 @@ def _print_listing(rows: list[dict[str, Any]], json: bool, empty: str) -> None:
 
 def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
     """Print rows as they arrive: only the table format, whose size is limited, holds them in memory."""
-    from engine.cli.output import as_json, grid, records
+    from engine.cli.output import grid, records
+    from engine.plain_values import as_json
     from registry import QueryResult
 
     if format is Format.json:
@@ -211,7 +212,7 @@ def _print_rows(columns: list[str], batches: Batches, format: Format) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    from engine.cli.output import json_line, plain
+    from engine.plain_values import json_line, plain
     from engine.printable import harmless
 
     text = json_line(value) if isinstance(value, list | dict) else value if isinstance(value, float) else plain(value)

@@ -71,7 +71,7 @@ def out() -> Any:
 
 def print_json(value: Any) -> None:
     """Print a result as JSON."""
-    from engine.cli.output import as_json
+    from engine.plain_values import as_json
 
     print(as_json(value))
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from engine.page.links import Links
 from engine.page.rendering.filters import FILTERS, shown
+from engine.page.rendering.values import one_line
 from engine.page.static_files import static_files
 from registry.counted import counted
 
@@ -49,13 +50,17 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.filters |= FILTERS
-    environment.filters |= {"counted": counted, "data": _data}
+    environment.filters |= {"counted": counted, "data": _data, "line": one_line, "cut": _cut}
     environment.globals["asset"] = _asset
     return environment
 
 
 def _asset(links: Links, file: str) -> str:
     return links.static(file, static_files()[file].sha256)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}… ({len(text) - characters:,} more characters)"
 
 
 def _data(value: Any) -> Markup:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 
-from engine.cli.output import SafeConsole, as_json
+from engine.cli.output import SafeConsole
 from engine.cli.preview_view import preview_document, print_preview, print_step
+from engine.plain_values import as_json
 from engine.previewing.results import Forecast, Interval, Preview, PreviewCall, PreviewRow, PreviewStep, Sampled, StepForecast
 
 CALL = PreviewCall(

@@ -1,0 +1,179 @@
+"""Rows of a version in pages: all of them, those that a condition selects, or in the order of a column."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from engine.page.sessions import Reader
+from registry import Manifest
+from registry.errors import QueryError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Numbers = npt.NDArray[np.int64]
+
+SECONDS = 30.0
+"""How long a condition may take."""
+
+_FIRST = 2000
+"""Rows at the start of an order that are looked up without ordering the others."""
+
+_READERS = 4
+"""Objects that are read at a time, when the rows of a page are in several."""
+
+ROW = "row"
+"""The row's number, as queries name it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows, and in which order.
+
+    Args:
+        where: an SQL expression over the columns; empty: all rows.
+        sort: a column; empty: by the rows' numbers.
+        page: from 1.
+        size: rows of a page.
+    """
+
+    where: str = ""
+    sort: str = ""
+    descending: bool = False
+    page: int = 1
+    size: int = 50
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row and its number."""
+
+    number: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowsPage:
+    """A page of rows; `matching` rows fulfil the condition."""
+
+    rows: tuple[Row, ...]
+    matching: int
+    page: int
+    pages: int
+
+
+def rows_page(reader: Reader, manifest: Manifest, wanted: Wanted) -> RowsPage:
+    """A page of a version's rows. A page past the end is the last one.
+
+    Raises:
+        QueryError: the condition or the column is wrong.
+    """
+    matching = _matching(reader, manifest, wanted)
+    pages = max(1, -(-len(matching) // wanted.size))
+    page = min(max(1, wanted.page), pages)
+    start, stop = (page - 1) * wanted.size, page * wanted.size
+    order = _order(reader, manifest, wanted, stop) if wanted.sort else matching
+    numbers = [int(number) for number in order[start:stop]]
+    found = records_at(reader, manifest, numbers)
+    return RowsPage(tuple(Row(number, found[number]) for number in numbers), len(matching), page, pages)
+
+
+def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Rows by their numbers. Objects that were read lately are not read again."""
+    stops = list(accumulate(part.rows for part in manifest.data))
+    places = {place: list(group) for place, group in groupby(sorted(set(rows)), key=lambda row: bisect_right(stops, row))}
+
+    def read(place: int) -> pa.Table:
+        first = stops[place] - manifest.data[place].rows
+        table = reader.kept.table(reader.registry.store, manifest.data[place].sha256)
+        return table.take([row - first for row in places[place]])
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        tables = readers.map(read, places)
+        return {
+            row: values
+            for wanted, table in zip(places.values(), tables, strict=True)
+            for row, values in zip(wanted, table.to_pylist(), strict=True)
+        }
+
+
+def column_names(reader: Reader, manifest: Manifest) -> tuple[str, ...]:
+    """The columns in their order. A manifest names them too, but by alphabet."""
+
+    def read() -> tuple[str, ...]:
+        import pyarrow.parquet as pq
+
+        if not manifest.data:
+            return tuple(manifest.fields)
+        return tuple(pq.ParquetFile(reader.registry.store.open(manifest.data[0].sha256)).schema_arrow.names)
+
+    found: tuple[str, ...] = reader.kept.facts.get(("columns", manifest.version_id), read)
+    return found
+
+
+def value_at(record: Any, path: str) -> Any:
+    """A value within a row, by the path that `engine.page.rendering.values` gives it; raises KeyError if there is none."""
+    value = record
+    for part in map(unquote, path.split("/")):
+        try:
+            if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() == {"key", "value"}:
+                value = {item["key"]: item["value"] for item in value}[part]
+            else:
+                value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(path) from None
+    return value
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+def _matching(reader: Reader, manifest: Manifest, wanted: Wanted) -> Sequence[int] | Numbers:
+    """The numbers of the rows that fulfil the condition, in the order of the version."""
+    if not wanted.where:
+        return range(manifest.rows)
+    # A condition may name other views, so its answer holds for this state of the catalog only.
+    key = (manifest.version_id, wanted.where, reader.session.state)
+    return reader.kept.orders.get(key, lambda: _asked(reader, _query(manifest, wanted), manifest, wanted))
+
+
+def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Numbers:
+    """The numbers of the rows that are wanted in order of a column, at least as far as `stop`."""
+    if wanted.sort not in (*manifest.fields, ROW):
+        raise QueryError(f"{manifest.ref} has no column {wanted.sort!r} to sort by")
+    key = (manifest.version_id, wanted.where, wanted.sort, wanted.descending, reader.session.state if wanted.where else None)
+    query = (
+        f"{_query(manifest, wanted)} order by {quoted(wanted.sort)} {'desc' if wanted.descending else 'asc'} nulls last, {ROW}"
+    )
+    if stop <= _FIRST:
+        # The first rows are found in a fraction of the time that all of them take.
+        return reader.kept.orders.get((*key, _FIRST), lambda: _asked(reader, f"{query} limit {_FIRST}", manifest, wanted))
+    return reader.kept.orders.get(key, lambda: _asked(reader, query, manifest, wanted))
+
+
+def _query(manifest: Manifest, wanted: Wanted) -> str:
+    query = f"select {ROW} from {quoted(str(manifest.ref))}"
+    # In brackets and on lines of its own, so that a comment at its end goes no further.
+    return f"{query} where (\n{wanted.where}\n)" if wanted.where else query
+
+
+def _asked(reader: Reader, query: str, manifest: Manifest, wanted: Wanted) -> Numbers:
+    try:
+        table = reader.session.arrow(query, timeout=SECONDS)
+    except QueryError:
+        if wanted.where:  # the message is clearer without the brackets
+            start = f"select {ROW} from {quoted(str(manifest.ref))}"
+            reader.session.ask(f"explain {start} where {wanted.where}", timeout=SECONDS)
+        raise
+    numbers: Numbers = table.column(0).to_numpy()
+    return numbers

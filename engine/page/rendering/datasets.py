@@ -1,0 +1,93 @@
+"""Rows and columns of a dataset as templates want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from markupsafe import Markup
+
+from engine.page.facts.charts import Column
+from engine.page.facts.rows import Row
+from engine.page.links import Links
+from engine.page.rendering.values import Style, one_line, show
+from registry import Manifest
+
+_CELL = 240
+"""Characters of a cell of a table."""
+
+
+@dataclass(frozen=True)
+class RowView:
+    """A row as HTML: its number, the address of its page, and its values by column."""
+
+    number: int
+    address: str
+    cells: tuple[tuple[str, Markup | str, bool], ...]
+    """Name, value, and whether it is a number."""
+
+
+def row_view(row: Row, names: Sequence[str], look: str, links: Links, manifest: Manifest) -> RowView:
+    """A row.
+
+    Args:
+        look: `table`: each value on one line; `text`: texts as they are; `markdown`: texts as Markdown.
+    """
+    style = Style(markdown=look == "markdown", whole=partial(links.value, manifest.name, manifest.version, row.number))
+
+    def cell(name: str) -> tuple[str, Markup | str, bool]:
+        value = row.values[name]
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        return name, one_line(value, _CELL) if look == "table" else show(value, style, name), numeric
+
+    return RowView(row.number, links.row(manifest.name, manifest.version, row.number), tuple(map(cell, names)))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart for charts.js, and the columns of the table that says the same."""
+
+    kind: str
+    title: str
+    data: dict[str, Any]
+    columns: tuple[tuple[str, str], ...]
+
+
+_WORDS = {
+    "characters": "characters of {}",
+    "items": "items of {}",
+    "turns": "turns of {}",
+    "value": "{}",
+}
+
+
+def drawn(column: Column) -> list[Chart]:
+    """The charts of a column."""
+    charts = []
+    if _repeats(column):
+        rows = [{"name": _named(each.value), "value": each.count} for each in column.categories]
+        charts.append(
+            Chart("bars", f"{column.name}: values", {"x": "rows", "rows": rows}, (("name", column.name), ("value", "rows")))
+        )
+    if column.bins and not (column.measure == "value" and _repeats(column)) and column.least != column.most:
+        label = _WORDS[column.measure or "value"].format(column.name)
+        bins = [{"from": each.start, "to": each.stop, "value": each.count} for each in column.bins]
+        beyond = (
+            f", up to {column.drawn:,.6g}" if column.drawn is not None and column.most and column.drawn < column.most else ""
+        )
+        data = {"x": label, "y": "rows", "rows": bins}
+        charts.append(Chart("histogram", f"{label}{beyond}", data, (("from", "from"), ("to", "to"), ("value", "rows"))))
+    return charts
+
+
+def _named(value: str) -> str:
+    text = one_line(value, 80)
+    return text or "(empty)"
+
+
+def _repeats(column: Column) -> bool:
+    """Whether its values are categories: a few that occur again and again."""
+    present = column.rows - column.nulls
+    return 1 < len(column.categories) <= max(2, present / 2) and column.measure not in ("items", "turns")

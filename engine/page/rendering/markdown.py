@@ -1,0 +1,69 @@
+"""Markdown and formulas of a row as HTML. Nothing of the row becomes markup that it does not write in Markdown.
+
+HTML in it is shown as text, links lead out without a referrer, and pictures are only named: a page that is opened never asks
+another server for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from engine.printable import harmless
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+
+def markdown(text: str) -> Markup:
+    """A text as HTML."""
+    return Markup(_parser().render(harmless(text)))  # noqa: S704  (the parser escapes)
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+    from mdit_py_plugins.texmath import texmath_plugin
+
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+    dollarmath_plugin(parser, allow_digits=False, double_inline=True)
+    texmath_plugin(parser, delimiters="brackets")
+    for rule in ("math_inline", "math_inline_double", "math_block", "math_block_label", "math_block_eqno"):
+        parser.add_render_rule(rule, _formula)
+    parser.add_render_rule("image", _image)
+    parser.add_render_rule("link_open", _link)
+    for rule in ("th_open", "td_open"):
+        parser.add_render_rule(rule, _cell)
+    return parser
+
+
+def _formula(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
+    """A formula as it was written; maths.js sets it."""
+    token = tokens[place]
+    display = token.type != "math_inline"
+    tag = "div" if token.block else "span"
+    kind = "display" if display else "inline"
+    return f'<{tag} class="maths" data-maths="{kind}">{escape(token.content.strip())}</{tag}>'
+
+
+def _image(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
+    token = tokens[place]
+    shown = token.content or "without a name"
+    return f'<span class="picture">picture: {escape(shown)} <code>{escape(str(token.attrGet("src"))[:200])}</code></span>'
+
+
+def _link(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
+    tokens[place].attrs |= {"rel": "noreferrer noopener nofollow", "target": "_blank"}
+    return str(renderer.renderToken(tokens, place, options, env))
+
+
+def _cell(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
+    """A cell of a table, aligned by a class: the page allows no style in its markup."""
+    aligned = tokens[place].attrs.pop("style", "")
+    if aligned == "text-align:right":
+        tokens[place].attrs["class"] = "n"
+    return str(renderer.renderToken(tokens, place, options, env))
