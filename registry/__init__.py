@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
-    from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, SideObject, StepRun, VersionRef
+    from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, ModelUsage, SideObject, StepRun, VersionRef
     from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
     from registry.overlay import Overlay
     from registry.query.session import QueryResult, Session
@@ -26,6 +26,7 @@ __all__ = [
     "Manifest",
     "Metric",
     "Model",
+    "ModelUsage",
     "ObjectStore",
     "Overlay",
     "QueryError",
@@ -54,6 +55,7 @@ _IN = {
     "Manifest": "registry.catalog.manifest",
     "Metric": "registry.catalog.manifest",
     "Model": "registry.records.artifacts",
+    "ModelUsage": "registry.catalog.manifest",
     "ObjectStore": "registry.storage.objects",
     "Overlay": "registry.overlay",
     "QueryError": "registry.errors",

@@ -10,7 +10,7 @@ from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
 from engine.packages.local_modules import LocalModules
-from registry import DataObject, Metric, SideObject, VersionRef
+from registry import DataObject, Metric, ModelUsage, SideObject, VersionRef
 from registry.records.described import Described
 
 
@@ -127,16 +127,21 @@ WHOLE = "whole"
 
 
 class Usage(Message):
-    """The model calls of a partition. Reused answers are counted and cost nothing."""
+    """The model calls of a partition, of all models together and of each. Reused answers are counted and cost nothing."""
 
     calls: int = 0
     calls_reused: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     cost_usd: float = 0.0
+    by_model: dict[str, ModelUsage] = {}
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ModelUsage.model_fields}
+        models = {**self.by_model}
+        for model, used in other.by_model.items():
+            models[model] = models[model] + used if model in models else used
+        return Usage(**sums, by_model=models)
 
 
 class OutputPart(Message):

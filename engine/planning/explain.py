@@ -14,7 +14,9 @@ from registry import Registry
 from registry.counted import counted
 
 
-def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool) -> list[str]:
+def explain(
+    pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, *, forced: bool, retry_rejects: bool = False
+) -> list[str]:
     """The reasons why a step does not hit."""
     if forced:
         return ["--force"]
@@ -25,7 +27,7 @@ def explain(pipeline: Pipeline, step: Step, plan: StepPlan, registry: Registry, 
     if newest is None:
         return ["it has never run"]
     if newest.step_key == plan.key:
-        return ["an output or some of its objects are missing"]
+        return ["--retry-rejects" if retry_rejects else "an output or some of its objects are missing"]
     before = registry.store.read_document(newest.key_object.sha256)
     return changes(before, plan.document or {}, code_of(full_name(step.operator)).code) or [
         "the format of its key document changed"

@@ -140,6 +140,11 @@ class PartitionTable:
         return len(self._places) - len(self.found) - len(self.fresh)
 
     @property
+    def partitions(self) -> int:
+        """The number of partitions so far; equal rows count once."""
+        return len(self._places)
+
+    @property
     def waiting(self) -> int:
         """The number of partitions that wait to run."""
         return len(self._pending)

@@ -11,7 +11,7 @@ from engine.execution.cluster import Cluster
 from engine.execution.executor import Executor
 from engine.execution.jobs import shared_models
 from engine.packages.local_modules import use_local_modules
-from engine.pipeline.graph import Pipeline
+from engine.pipeline.graph import Link, Pipeline, Step
 from engine.planning.plan import known_versions, needed
 from engine.planning.results import SourcePlan
 from engine.planning.sources import plan_source
@@ -58,6 +58,7 @@ def run(
     source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     known = known_versions(pipeline, registry)
     source: dict[str, Any] = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
+    source["graph"] = [_in_words(pipeline, pipeline.steps[name]) for name in pipeline.steps if name in chosen]
     if pipeline.spec.matrix:
         source["matrix"] = dict(pipeline.spec.matrix)
     run_id = registry.catalog.begin_run(pipeline.spec.name, source, began)
@@ -117,6 +118,26 @@ def run_steps(state: RunState, tasks: Mapping[str, StepTask], sources: Sequence[
             assert manifest is not None
             state.add(each.name, [manifest])
         return Scheduler(state, tasks).run()
+
+
+def _in_words(pipeline: Pipeline, step: Step) -> dict[str, Any]:
+    """A step, with the names in the registry of what it reads and makes, for those who look at the run before it has ended."""
+
+    def name_of(link: Link) -> str:
+        if link.kind == "registry":
+            return f"{link.name}@{link.version}"
+        return pipeline.output_name(link.name, link.output) if link.kind == "step" else f"{pipeline.spec.name}/{link.name}"
+
+    return {
+        "step": step.name,
+        "op": step.operator.name,
+        "inputs": {port: [name_of(link) for link in links] for port, links in step.inputs.items()},
+        "outputs": [pipeline.output_name(step.name, output) for output in step.operator.outputs],
+        "models": {
+            role: {"name": name_of(model.made_by)} if model.made_by else {"model": model.spec.model}
+            for role, model in step.models.items()
+        },
+    }
 
 
 def _moves_latest(pipeline: Pipeline, registry: Registry) -> bool:

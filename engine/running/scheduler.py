@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from engine.errors import EngineError
+from engine.jobs.live import forget_live, write_live
 from engine.planning.inputs import barriers, link_key
 from engine.running.interrupt import Interruption
 from engine.running.run_state import FailedStepError, RunState
@@ -55,6 +56,8 @@ class Scheduler:
                 with contextlib.suppress(EngineError, RegistryError, OSError):
                     self._run.record_hits()
                 raise
+            finally:
+                forget_live(self._run.registry.catalog.runs.folder, self._run.run_id)
         return self._failures
 
     def _turns(self, interruption: Interruption) -> None:
@@ -178,5 +181,5 @@ class Scheduler:
     def _show_progress(self) -> None:
         if time.monotonic() - self._shown_at >= _TURN_SECONDS:
             self._shown_at = time.monotonic()
-            for task in self._open:
-                task.show_progress()
+            live = tuple(task.show_progress() for task in self._tasks.values() if task.state != "ended")
+            write_live(self._run.registry.catalog.runs.folder, self._run.run_id, live)

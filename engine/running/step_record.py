@@ -15,6 +15,8 @@ from engine.spec.variant_names import split_name
 from registry import Manifest, Registry, SideObject, StepRun
 
 _REASONS_SHOWN = 3
+_LONGEST_TEXT = 4000
+"""Characters of a reason or note that are recorded; what changed in code may be long."""
 
 
 def step_result(
@@ -71,6 +73,8 @@ def record_of(
     usage: Usage,
     started: dt.datetime,
     waited_for: str,
+    why: Sequence[str],
+    notes: Sequence[str],
 ) -> StepRun:
     """The record of a step that ran now.
 
@@ -81,7 +85,7 @@ def record_of(
         receipts: of all finished partitions, whoever finished them.
         usage: in this run.
         started: when it was opened.
-        waited_for: see StepRun.
+        waited_for, why, notes: see StepRun.
     """
     ended = dt.datetime.now(dt.UTC)
     known = [*receipts]
@@ -101,7 +105,13 @@ def record_of(
         started_at=started,
         ended_at=ended,
         waited_for=waited_for,
+        why=tuple(map(_clipped, why)),
+        notes=tuple(map(_clipped, notes)),
     )
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
 
 
 def rejects_of(manifests: Sequence[Manifest]) -> list[SideObject]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import StepError
 from engine.execution.jobs import job_of, request_of
 from engine.jobs.feed import Feed
 from engine.jobs.heartbeat import forget_heartbeats, owner_of, read_heartbeats
+from engine.jobs.live import LiveStep
 from engine.jobs.messages import WHOLE, Failure, Partition, Receipt, Usage
 from engine.jobs.receipts import Receipts
 from engine.operator.types import DeclarationError
 from engine.pipeline.graph import Link, Step
+from engine.planning.explain import explain
 from engine.planning.inputs import are_valid, link_key, resolve_input, resolve_inputs, with_models
 from engine.planning.plan import find_outputs, keyed, size_of
 from engine.planning.results import StepPlan
@@ -261,14 +265,31 @@ class StepTask:
             self._halted = True
             self.run.executor.halt(self.name)
 
-    def show_progress(self) -> None:
-        """Report how far it is."""
+    def show_progress(self) -> LiveStep:
+        """Report how far it is; returns what it is doing, for others to read."""
+        if self.state != "open":
+            return LiveStep(step=self.name, op=self.step.operator.name, state="waiting", waited_for=self.waited_for)
         beat = read_heartbeats(self._disk.folder, self._owner)
         if beat.total:
-            self.run.observer.step_advanced(self.name, beat.done, beat.total, beat.note)
+            done, total = beat.done, beat.total
         else:
-            done = sum(receipt.rows for receipt in self._table.found) + beat.done
-            self.run.observer.step_advanced(self.name, min(self.rows, done), self.rows, beat.note)
+            done, total = min(self.rows, sum(receipt.rows for receipt in self._table.found) + beat.done), self.rows
+        self.run.observer.step_advanced(self.name, done, total, beat.note)
+        return LiveStep(
+            step=self.name,
+            op=self.step.operator.name,
+            state="running",
+            base_key=self._plan.base_key,
+            rows=self.rows,
+            done=done,
+            total=total,
+            rejected=self._table.rows_rejected,
+            usage=self._usage,
+            note=beat.note,
+            waited_for=self.waited_for,
+            started_at=self._started,
+            why=tuple(self._why) if self._feed.is_cut else (),
+        )
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -330,7 +351,7 @@ class StepTask:
             run.executor.close(self.name)
         notes: list[str] = []
         if self.state == "open":
-            notes = [note for receipt in self._table.fresh for note in receipt.notes]
+            notes = self._notes
             forget_heartbeats(self._disk.folder, self._owner)
         self.state = "ended"
         run.servers.done(self.name)
@@ -395,5 +416,32 @@ class StepTask:
         )
 
     def _record(self, outcome: Literal["ran", "resumed", "failed", "stopped"], rows_out: int = 0) -> StepRun:
-        receipts = self._table.receipts()
-        return record_of(self._plan, outcome, self.rows, rows_out, receipts, self._usage, self._started, self.waited_for)
+        return record_of(
+            self._plan,
+            outcome,
+            self.rows,
+            rows_out,
+            self._table.receipts(),
+            self._usage,
+            self._started,
+            self.waited_for,
+            self._why,
+            [*self.step.notes, *self._notes],
+        )
+
+    @property
+    def _notes(self) -> list[str]:
+        return list(dict.fromkeys(note for receipt in self._table.fresh for note in receipt.notes))
+
+    @cached_property
+    def _why(self) -> list[str]:
+        """Why it runs: see engine/planning/explain.py."""
+        found, run = len(self._table.found), self.run
+        made_now = [source.name for source in self._sources.values() if not source.succeeded]
+        if made_now and not self.force and not found:
+            return [f"input rows come from {name}, which was running" for name in made_now]
+        plan = replace(self._keyed(), status="RESUME" if found else "RUN", done=found, total=self._table.partitions)
+        try:
+            return explain(run.pipeline, self.step, plan, run.registry, forced=self.force, retry_rejects=run.retry_rejects)
+        except (RegistryError, OSError) as error:  # only for display
+            return [f"unknown: {error}"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.jobs.messages import Job, ModelBinding, Usage
 from engine.llm.chat import CallLog, ChatModel
 from engine.llm.client import ModelClient
 from engine.llm.types.errors import ModelError
 from engine.worker.shared_models import SharedModels
+from registry import ModelUsage
 from registry.counted import counted
 
 if TYPE_CHECKING:
@@ -71,13 +73,12 @@ class Models:
         return Encoder(role, model, binding.weights.location, binding.identity)
 
 
-def usage(log: CallLog) -> Usage:
-    """The sum of the calls made for a row. Reused answers are counted and cost nothing."""
-    total = Usage()
-    for call in log.calls:
-        done = call.completion
-        if call.reused:
-            total += Usage(calls_reused=1)
-        else:
-            total += Usage(calls=1, tokens_in=done.tokens_in, tokens_out=done.tokens_out, cost_usd=call.cost_usd)
-    return total
+def usage(logs: Iterable[CallLog]) -> Usage:
+    """The sum of the calls made for rows. Reused answers are counted and cost nothing."""
+    used: dict[str, list[Any]] = {}
+    for call in (call for log in logs for call in log.calls):
+        done, sums = call.completion, used.setdefault(call.model, [0, 0, 0, 0, 0.0])
+        added = (0, 1, 0, 0, 0.0) if call.reused else (1, 0, done.tokens_in, done.tokens_out, call.cost_usd)
+        used[call.model] = [have + more for have, more in zip(sums, added, strict=True)]
+    by_model = {model: ModelUsage(**dict(zip(ModelUsage.model_fields, sums, strict=True))) for model, sums in used.items()}
+    return Usage(**sum(by_model.values(), ModelUsage()).model_dump(), by_model=by_model)

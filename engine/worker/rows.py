@@ -74,7 +74,7 @@ def _written(operation: Operation, part: Partition, results: Sequence[RowResult]
 
 
 def _usage(results: Sequence[RowResult]) -> Usage:
-    return sum((usage(result.log) for result in results if result.log and result.log.calls), Usage())
+    return usage(result.log for result in results if result.log and result.log.calls)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
         never = sum(times == 0 for ref, times in scope.tally.seen.items() if ref.port == name)
         unused += len(table) - rows if operator.inputs[name].lookup else min(never, len(table) - rows)
     filtered = part.rows - produced - unused
-    return writer.receipt(part, produced=produced, filtered=filtered, rejected=0, unused=unused, usage=usage(log))
+    return writer.receipt(part, produced=produced, filtered=filtered, rejected=0, unused=unused, usage=usage([log]))
 
 
 async def _any_generator(result: Any) -> AsyncIterator[Any]:

@@ -220,6 +220,19 @@ class Manifest(Draft):
         return VersionRef(name=self.name, version=self.version, content_id=self.content_id)
 
 
+class ModelUsage(Frozen):
+    """The calls of one model. Tokens and cost are those of the calls that were sent; reused answers cost nothing."""
+
+    calls: Count = 0
+    calls_reused: Count = 0
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    cost_usd: Amount = 0.0
+
+    def __add__(self, other: ModelUsage) -> ModelUsage:
+        return ModelUsage(**{name: getattr(self, name) + getattr(other, name) for name in ModelUsage.model_fields})
+
+
 class StepRun(Frozen):
     """A step in one run. Calls, tokens and cost are those of this run; reused answers cost nothing.
 
@@ -232,6 +245,9 @@ class StepRun(Frozen):
         waited_for: what it waited for last before it started: the name of a step or dataset that had to finish first,
             `resources`, or `another run`. Empty: nothing.
         variant: the variant of the pipeline's matrix that it belongs to; empty: none.
+        why: why it ran, as `engine plan --why` says it; empty for a hit.
+        notes: what the user was told about it.
+        by_model: the calls by model, as the view `llm_calls` names them. Engines before 0.4 recorded none of these three.
     """
 
     step: str
@@ -252,6 +268,9 @@ class StepRun(Frozen):
     ended_at: Moment | None = None
     waited_for: str = ""
     variant: str = ""
+    why: Annotated[tuple[str, ...], BeforeValidator(_storable)] = ()
+    notes: Annotated[tuple[str, ...], BeforeValidator(_storable)] = ()
+    by_model: Annotated[dict[str, ModelUsage], BeforeValidator(_storable)] = {}
 
     @property
     def full_step(self) -> str:

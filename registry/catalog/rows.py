@@ -75,7 +75,9 @@ def _step_row(run_id: str, step: StepRun, position: int) -> dict[str, Any]:
     times = {name: moment and _naive(moment) for name, moment in (("started_at", step.started_at), ("ended_at", step.ended_at))}
     # Engines that did not record when a step started did not record what it had waited for, either.
     waited_for = step.waited_for if step.started_at else None
-    return {"run_id": run_id, **step.model_dump(), **times, "waited_for": waited_for, "position": position}
+    # Lists and objects as JSON: `insert` unnests lists.
+    texts = {name: json.dumps(value) for name, value in step.model_dump(include={"why", "notes", "by_model"}).items()}
+    return {"run_id": run_id, **step.model_dump(), **times, "waited_for": waited_for, **texts, "position": position}
 
 
 def mark_rows(pins: Iterable[Pin], numbers: Iterable[UsedNumber]) -> TableRows:

@@ -6,6 +6,7 @@ other line is whole or damaged.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -44,24 +45,24 @@ class RunLog:
     """The folder of journals, and of the locks that show which runs are live."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._claimed: dict[str, FileLock] = {}
 
     def run_ids(self) -> list[str]:
         """The runs that have a journal."""
-        return sorted(path.stem for path in plain_files.folder(self._folder).glob("*.ndjson"))
+        return sorted(path.stem for path in plain_files.folder(self.folder).glob("*.ndjson"))
 
     def path(self, run_id: str) -> Path:
         """The path of a run's journal, whether it exists or not; raises CorruptError when this is not the id of a run."""
-        return plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.ndjson"
+        return plain_files.folder(self.folder) / f"{ids.run_id(run_id)}.ndjson"
 
     def append(self, run_id: str, lines: bytes) -> None:
         """Append lines made by `sealed`, durably; on failure, the journal stays as it was."""
         path = self.path(run_id)
         fresh = not plain_files.kind(path)
-        if fresh and not self._folder.exists():
-            self._folder.mkdir(parents=True)
-            fsync_folder(self._folder.parent)
+        if fresh and not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            fsync_folder(self.folder.parent)
         _mend(path)
         with plain_files.written(path) as journal:
             kept = journal.seek(0, os.SEEK_END)
@@ -73,7 +74,7 @@ class RunLog:
                 journal.truncate(kept)
                 raise
         if fresh:
-            fsync_folder(self._folder)
+            fsync_folder(self.folder)
         fault_points.point("journal.appended")
 
     def read(self, run_id: str) -> list[Event]:
@@ -107,12 +108,19 @@ class RunLog:
 
     def outputs(self, run_id: str) -> list[tuple[str, int]]:
         """(name, version) of what the steps of a run made or reused, in order. Raises CorruptError like `read`."""
-        found: dict[tuple[str, int], None] = {}
+        return list(dict.fromkeys(each for made in self.outputs_by_step(run_id).values() for each in made))
+
+    def outputs_by_step(self, run_id: str) -> dict[str, list[tuple[str, int]]]:
+        """The same by step, after its variant; a step without outputs has an empty list. Raises CorruptError like `read`."""
+        found: dict[str, list[tuple[str, int]]] = {}
         for document in self._documents(run_id):
-            if (document["run"]["facets"]["engine"].get("event") or {}).get("event") == "step":
+            event = document["run"]["facets"]["engine"].get("event") or {}
+            if event.get("event") == "step":
+                step = event.get("step") or {}
+                full = "/".join(filter(None, (step.get("variant"), step.get("step", ""))))
                 made = ((each["name"], each["facets"]["version"]["datasetVersion"]) for each in document["outputs"])
-                found |= dict.fromkeys((name, int(number)) for name, number in made)
-        return list(found)
+                found[full] = [(name, int(number)) for name, number in made]
+        return found
 
     def pipeline(self, run_id: str) -> str:
         """The pipeline of a run, from its first event; raises CorruptError when there is none."""
@@ -131,7 +139,7 @@ class RunLog:
 
     def claim(self, run_id: str) -> None:
         """Mark a run as live, until this process ends or releases it."""
-        plain_files.folder(self._folder).mkdir(parents=True, exist_ok=True)
+        plain_files.folder(self.folder).mkdir(parents=True, exist_ok=True)
         lock = self._lock(run_id)
         lock.acquire()
         self._claimed[run_id] = lock
@@ -157,6 +165,17 @@ class RunLog:
         Path(lock.lock_file).unlink(missing_ok=True)
         return False
 
+    def seems_live(self, run_id: str) -> bool:
+        """The same without writing anything, so it also works in a registry that cannot be written."""
+        try:
+            with plain_files.opened(Path(self._lock(run_id).lock_file)) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:  # it is held, or the file system has no locks
+            return True
+        return False
+
     def _documents(self, run_id: str) -> list[dict[str, Any]]:
         path = self.path(run_id)
         try:
@@ -168,7 +187,7 @@ class RunLog:
         return [*documents, unended] if unended else documents
 
     def _lock(self, run_id: str) -> FileLock:
-        return FileLock(plain_files.folder(self._folder) / f"{ids.run_id(run_id)}.lock", thread_local=False)
+        return FileLock(plain_files.folder(self.folder) / f"{ids.run_id(run_id)}.lock", thread_local=False)
 
 
 def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:

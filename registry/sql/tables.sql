@@ -24,7 +24,7 @@ create table if not exists step_runs (
     run_id varchar, step varchar, op varchar, outcome varchar, rows_in bigint, rows_out bigint, filtered bigint,
     rejected bigint, calls bigint, calls_reused bigint, tokens_in bigint, tokens_out bigint, cost_usd double,
     seconds double, position bigint, unused bigint, started_at timestamp, ended_at timestamp, waited_for varchar,
-    variant varchar
+    variant varchar, why varchar, notes varchar, by_model varchar
 );
 -- Versions that are to be kept, and the highest number of each name among versions that are gone.
 create table if not exists pins (name varchar, version integer, pinned_at timestamp);

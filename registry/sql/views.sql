@@ -20,8 +20,16 @@ select run_id, pipeline, state, started_at, ended_at, error, params::json as par
 
 create view step_runs as
 select run_id, step, op, outcome, rows_in, rows_out, rejected, calls, calls_reused, tokens_in, tokens_out, cost_usd, seconds,
-    started_at, ended_at, waited_for, variant
+    started_at, ended_at, waited_for, variant, filtered, unused, from_json(why, '["varchar"]') as why,
+    from_json(notes, '["varchar"]') as notes
 from internal.step_runs order by run_id, position;
+
+create view model_usage as
+select s.run_id, s.step, s.variant, u.key as model, (u.value->>'calls')::bigint as calls,
+    (u.value->>'calls_reused')::bigint as calls_reused, (u.value->>'tokens_in')::bigint as tokens_in,
+    (u.value->>'tokens_out')::bigint as tokens_out, (u.value->>'cost_usd')::double as cost_usd
+from internal.step_runs s, json_each(s.by_model::json) u
+order by s.run_id, s.position, model;
 
 create view lineage as
 select i.child, i.child_version, i.parent, i.parent_version, v.step, v.run_id, bool_or(i.opaque) as opaque
