@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from registry.lineage.targets import resolve
-from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, walk
+from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, hops_from, walk
 from registry.storage.objects import ObjectStore
+
+_MOST_PARENTS = 20
+"""Rows with more known sources than this have no siblings."""
 
 
 class Fact(NamedTuple):
@@ -66,26 +70,62 @@ class Lineage:
         """The version of a target: `NAME@V`, or `NAME` for the latest. Raises QueryError when there is none."""
         return resolve(target, lambda name: self._numbers.get(name, ()), self._latest.get, lambda: sorted(self._numbers))
 
-    def walk(self, start: Version, rows: list[int] | RowNumbers, direction: Direction) -> Walk:
-        """See registry.lineage.walk; unknown row numbers are ignored."""
+    def walk(self, start: Version, rows: list[int] | RowNumbers, direction: Direction, *, through_models: bool = True) -> Walk:
+        """See registry.lineage.walk; unknown row numbers are ignored.
+
+        Args:
+            through_models: whether to go on from a model that rows were made with to all the rows that it was trained on.
+        """
         wanted = np.asarray(rows, np.int64)
         wanted = wanted[(wanted >= 0) & (wanted < self.facts[start].rows)]
-        return walk(self.graph, self._store, start, wanted, direction) if len(wanted) else Walk()
+        ends = frozenset() if through_models else frozenset(each for each in self.facts if self._is_model(each)) - {start}
+        return walk(self.graph, self._store, start, wanted, direction, ends) if len(wanted) else Walk()
 
     def calls(self, version: Version, rows: RowNumbers) -> dict[int, list[str]]:
         """The ids of the model calls that made rows of a version."""
+        found = self.call_records(version, rows, ["local_row", "call_id"])
+        return {row: sorted({call["call_id"] for call in calls}) for row, calls in found.items()}
+
+    def call_records(
+        self, version: Version, rows: RowNumbers, columns: list[str] | None = None
+    ) -> dict[int, list[dict[str, Any]]]:
+        """The model calls that made rows of a version, by row; see registry/catalog/side_schemas.py.
+
+        Args:
+            columns: those that are read, `local_row` among them; None: all that were recorded.
+        """
+        import pyarrow.compute as pc
+
         objects = self._calls.get(version, [])
         bases = [each.base for each in objects]
         # Several objects have the same base when partitions made no rows.
         nearest = {bases[place - 1] for row in rows if (place := bisect_right(bases, int(row)))}
         wanted = set(rows.tolist())
-        found: defaultdict[int, set[str]] = defaultdict(set)
+        found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for base, sha256 in (each for each in objects if each.base in nearest):
-            table = self._store.read_table(sha256, ["local_row", "call_id"])
-            for local_row, call_id in zip(table["local_row"].to_pylist(), table["call_id"].to_pylist(), strict=True):
-                if local_row is not None and local_row + base in wanted:
-                    found[local_row + base].add(call_id)
-        return {row: sorted(ids) for row, ids in found.items()}
+            table = self._store.read_table(sha256, columns)
+            here = pa.array([row - base for row in wanted], pa.int64())
+            for call in table.filter(pc.is_in(table["local_row"], here)).to_pylist():
+                if call["local_row"] is not None:
+                    found[call["local_row"] + base].append(call)
+        return dict(found)
+
+    def siblings(self, version: Version, row: int) -> RowNumbers:
+        """The rows of a version that came from the same known rows as one of them, and that one; it alone if none is known."""
+        own = np.array([row], np.int64)
+        hops = [hop for hop in hops_from(self.graph, self._store, version, own, "up") if not self._is_model(hop.parent)]
+        found: RowNumbers | None = None
+        if sum(len(hop.parent_rows) for hop in hops) > _MOST_PARENTS:  # it sums rows up, as no other does
+            return own
+        for hop in hops:
+            for parent_row in np.unique(hop.parent_rows):
+                back = hops_from(self.graph, self._store, hop.parent, np.array([parent_row], np.int64), "down", version)
+                rows = np.unique(np.concatenate([own, *(each.child_rows for each in back)]))
+                found = rows if found is None else np.intersect1d(found, rows)
+        return own if found is None else found
+
+    def _is_model(self, version: Version) -> bool:
+        return version in self.facts and self.facts[version].kind == "model"
 
     def trace(self, target: str, row: int) -> list[dict[str, Any]]:
         """The sources of a row, itself first, as lines of the SQL function `trace`."""

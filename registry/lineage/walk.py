@@ -124,11 +124,21 @@ def graph(
     return Graph(parents, children, edges)
 
 
-def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] | RowNumbers, direction: Direction) -> Walk:
+def walk(
+    graph: Graph,
+    store: ObjectStore,
+    start: Version,
+    rows: Sequence[int] | RowNumbers,
+    direction: Direction,
+    ends: frozenset[Version] = frozenset(),
+) -> Walk:
     """Everything that rows of a version came from (`up`), or that came from them (`down`), in few hops; themselves first.
 
     A row of a step with a model of the registry came from the model (its row 0), and a model came from the rows that its
     trainer used. It is unknown which rows came from a model: it may be any row that was made with it.
+
+    Args:
+        ends: versions beyond which it does not go.
 
     Raises:
         CorruptError: an object with edges is damaged or missing.
@@ -145,6 +155,8 @@ def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] |
         found.reached += [Reached(depth, version, None) for version in sorted(unknown)]
         met |= {version: np.union1d(met.get(version, _NONE), at) for version, at in known.items()}
         seen_unknown |= unknown
+        known = {version: at for version, at in known.items() if version not in ends}
+        unknown -= ends
         hops = [hop for version, at in known.items() for hop in reader.hops(version, at)]
         found.hops += hops
         unclear = {
@@ -159,6 +171,13 @@ def walk(graph: Graph, store: ObjectStore, start: Version, rows: Sequence[int] |
         known = {version: at for version, at in fresh.items() if len(at)}
         depth += 1
     return found
+
+
+def hops_from(
+    graph: Graph, store: ObjectStore, version: Version, rows: RowNumbers, direction: Direction, to: Version | None = None
+) -> list[Hop]:
+    """The known edges that start at rows (in order) of a version, and lead to `to` if it is given. Raises CorruptError."""
+    return _Edges(graph, store, direction).hops(version, rows, to)
 
 
 _NONE: RowNumbers = np.empty(0, np.int64)
@@ -177,10 +196,12 @@ class _Edges:
         """Whether rows beyond the link may be reached without an edge that names them."""
         return link.opaque and not (link.model and self._direction == "up")
 
-    def hops(self, version: Version, rows: RowNumbers) -> list[Hop]:
-        """The edges that start at rows of a version, link by link."""
+    def hops(self, version: Version, rows: RowNumbers, to: Version | None = None) -> list[Hop]:
+        """The edges that start at rows of a version, link by link; `to` as in hops_from."""
         found = []
         for link in self._graph.links(version, self._direction):
+            if to is not None and link.beyond(self._direction) != to:
+                continue
             if link.model:
                 if self._direction == "up":
                     found.append(Hop(link.child, rows, link.parent, np.zeros(len(rows), np.int64)))

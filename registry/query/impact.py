@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from registry.errors import LimitError, QueryError
-from registry.lineage.walk import RowNumbers, Version
+from registry.lineage.walk import RowNumbers, Version, Walk
 from registry.query.session import Session
 
 
@@ -67,7 +67,11 @@ def chosen_rows(
 
 def impact(session: Session, version: Version, rows: RowNumbers) -> list[Affected]:
     """Everything that was made from rows of a version, nearest first. The first entry is the rows themselves."""
-    walk = session.lineage.walk(version, rows, "down")
+    return affected_by(session, session.lineage.walk(version, rows, "down"))
+
+
+def affected_by(session: Session, walk: Walk) -> list[Affected]:
+    """The same, from a walk downwards that was made already."""
     known: dict[Version, list[RowNumbers]] = {}
     depths: dict[Version, int] = {}
     unclear: set[Version] = set()
