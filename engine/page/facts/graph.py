@@ -1,0 +1,56 @@
+"""A graph as data: nodes with lines of text, and edges with labels. What it shows, others say; how it is drawn, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a node leads to: a version, or a row of it."""
+
+    name: str
+    version: int
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node.
+
+    Args:
+        id: identifies it within its graph.
+        kind: what it stands for; `start` is the row that a graph is about.
+        title: its first line.
+        lines: more lines.
+        state: `muted` for what was not run again, `missing` for what does not exist (yet, or any more), or a state of a step.
+        target: where it leads to; None: nowhere.
+        anchor: the id of a place on the same page that it leads to; empty: none.
+    """
+
+    id: str
+    kind: Literal["source", "dataset", "model", "calibration", "report", "step", "asked", "start", "row", "rows"]
+    title: str
+    lines: tuple[str, ...] = ()
+    state: str = ""
+    target: Target | None = None
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge in the direction in which rows flow; `muted` as for nodes."""
+
+    start: str
+    end: str
+    lines: tuple[str, ...] = ()
+    muted: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph without circles."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]

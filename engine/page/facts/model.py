@@ -1,0 +1,287 @@
+"""A version with measurements: a model, a calibration, a report; what it was made from, what it saw, how it was evaluated."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.page.facts.excerpts import Excerpt, excerpt
+from engine.page.facts.measures import Measure, Measures, measures, with_intervals
+from engine.page.sessions import Reader
+from registry import Manifest
+from registry.errors import RegistryError
+from registry.lineage.walk import Version
+
+_EXPOSURE = """
+    select dataset, dataset_version, count(*)::bigint, sum(times_seen)::bigint, min(times_seen)::bigint, max(times_seen)::bigint
+    from training_exposure where model = ? and model_version = ? group by all order by all
+"""
+_MOST_MEASURES = 200
+"""Measures of an evaluation that are shown side by side."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a training as it was resolved; `name` is its path in the configuration."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What a training saw of a dataset.
+
+    Args:
+        size: rows of the dataset; None if it has been removed.
+        rows: how many of them it saw.
+        times: how often it saw a row, all of them together.
+        least, most: how often it saw one of them.
+    """
+
+    version: Version
+    size: int | None
+    rows: int
+    times: int
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Used:
+    """A version that this one was made from, or that was made with it."""
+
+    version: Version
+    kind: str
+    rows: int
+    step: str
+    as_model: bool
+    exists: bool = True
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Versions of one step on the same data by different models, side by side.
+
+    Args:
+        op: the operator that evaluated.
+        data: the data that it was evaluated on.
+        versions: by column.
+        labels: the model of each column.
+        lines: (metric, slice) and a measure for each column, None where it was not reported.
+        left_out: lines that are not shown.
+    """
+
+    op: str
+    data: tuple[Version, ...]
+    versions: tuple[Version, ...]
+    labels: tuple[str, ...]
+    lines: tuple[tuple[str, str, tuple[Measure | None, ...]], ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a version."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """A version with measurements.
+
+    Args:
+        about: the short fields of its row, by name.
+        texts: its long fields.
+        settings: its configuration as it was resolved.
+        others: the numbers of the other versions of its name.
+        notes: what could not be read.
+    """
+
+    version: Version
+    kind: str
+    type: str
+    step: str
+    op: str
+    run_id: str
+    created_at: dt.datetime
+    bytes: int
+    others: tuple[int, ...]
+    latest: int | None
+    about: tuple[tuple[str, str], ...]
+    texts: tuple[tuple[str, Excerpt], ...]
+    settings: tuple[Setting, ...]
+    measures: Measures
+    exposure: tuple[Exposure, ...]
+    made_from: tuple[Used, ...]
+    used_in: tuple[Used, ...]
+    evaluations: tuple[Evaluation, ...]
+    files: tuple[Stored, ...]
+    notes: tuple[str, ...] = ()
+
+
+def artifact_facts(reader: Reader, target: str) -> ArtifactFacts:
+    """The facts of a version. Raises QueryError when there is none."""
+    session = reader.session
+    version = Version(*session.resolve(target))
+    manifest = session.manifest(*version)
+    notes: list[str] = []
+    row: Mapping[str, Any] = {}
+    if manifest.kind != "dataset" and manifest.rows:
+        try:
+            row = session.records_at(version, [0])[0]
+        except (RegistryError, OSError) as error:
+            notes.append(str(error))
+    numbers = session.ask("select version from versions where name = ? order by version", [version.name]).rows
+    latest = session.ask("select latest_version from datasets where name = ?", [version.name]).rows
+    config, about, texts = _about(row)
+    return ArtifactFacts(
+        version=version,
+        kind=manifest.kind,
+        type=manifest.type,
+        step=manifest.step,
+        op=manifest.op,
+        run_id=manifest.run_id,
+        created_at=manifest.created_at,
+        bytes=manifest.bytes,
+        others=tuple(number for (number,) in numbers if number != version.number),
+        latest=latest[0][0] if latest else None,
+        about=about,
+        texts=texts,
+        settings=tuple(_flat(config)),
+        measures=measures(_metrics_of(reader, manifest)),
+        exposure=_exposure(reader, version, notes) if manifest.kind == "model" else (),
+        made_from=tuple(_links(reader, version, "up")),
+        used_in=tuple(_links(reader, version, "down")),
+        evaluations=tuple(_evaluations(reader, version)),
+        files=tuple(Stored(str(each["name"]), int(each["bytes"])) for each in row.get("files") or ()),
+        notes=tuple(notes),
+    )
+
+
+def _metrics_of(reader: Reader, manifest: Manifest) -> tuple[Any, ...]:
+    """The metrics of the step, which are listed with its first output."""
+    if manifest.metrics:
+        return manifest.metrics
+    found = reader.session.ask(
+        "select distinct m.name, m.version from metrics m join versions v using (name, version) "
+        "where v.run_id = ? and v.step = ? and v.variant = ? and m.name like ? order by all limit 1",
+        [manifest.run_id, manifest.step, manifest.variant, f"{manifest.pipeline}/%"],
+    ).rows
+    return reader.session.manifest(*found[0]).metrics if found else ()
+
+
+_LONG_FIELD = 160
+
+
+def _about(row: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...], tuple[tuple[str, Excerpt], ...]]:
+    """The configuration of an artifact's row, its short fields, and its long ones."""
+    config: Any = {}
+    short, long = [], []
+    for name, value in row.items():
+        if name == "files" or value in (None, [], ""):
+            continue
+        if name == "config" and isinstance(value, str):
+            try:
+                config = json.loads(value)
+                continue
+            except (ValueError, RecursionError):
+                pass  # shown as the text that it is
+        text = excerpt(value)
+        if len(text.text) <= _LONG_FIELD and "\n" not in text.text:
+            short.append((name, text.text))
+        else:
+            long.append((name, text))
+    return config, tuple(short), tuple(long)
+
+
+def _flat(config: Any, path: str = "") -> list[Setting]:
+    """Every value of a configuration, by its path."""
+    if isinstance(config, dict) and config:
+        return [line for name, value in config.items() for line in _flat(value, f"{path}.{name}" if path else str(name))]
+    return [Setting(path, excerpt(config, 2000).text)] if path else []
+
+
+def _exposure(reader: Reader, version: Version, notes: list[str]) -> tuple[Exposure, ...]:
+    try:
+        found = reader.session.ask(_EXPOSURE, [*version]).rows
+    except RegistryError as error:
+        notes.append(str(error))
+        return ()
+    facts = reader.session.lineage.facts
+    return tuple(
+        Exposure(of, facts[of].rows if of in facts else None, *numbers)
+        for name, number, *numbers in found
+        for of in (Version(name, number),)
+    )
+
+
+def _links(reader: Reader, version: Version, direction: Any) -> list[Used]:
+    lineage = reader.session.lineage
+    found: dict[Version, Used] = {}
+    for link in lineage.graph.links(version, direction):
+        other = link.beyond(direction)
+        fact = lineage.facts.get(other)
+        if fact is None:
+            found[other] = Used(other, "", 0, "", link.model, exists=False)
+        else:
+            found[other] = Used(other, fact.kind, fact.rows, fact.step, link.model)
+    return sorted(found.values(), key=lambda each: each.version)
+
+
+def _evaluations(reader: Reader, model: Version) -> list[Evaluation]:
+    """What was made with the model and has metrics, beside what the same operators made of the same data with other models."""
+    session = reader.session
+    graph = session.lineage.graph
+    measured = set(session.ask("select distinct name, version from metrics").rows)
+    found: dict[tuple[str, tuple[Version, ...]], list[Version]] = {}
+    for link in graph.links(model, "down"):
+        if not link.model or tuple(link.child) not in measured:
+            continue
+        op, data = _what(reader, link.child)
+        if (op, data) in found or not data:
+            continue
+        # Those of the same data: children of its first input with the same operator and inputs.
+        others = {each.child for each in graph.links(data[0], "down") if tuple(each.child) in measured}
+        found[op, data] = sorted(each for each in others if each == link.child or _what(reader, each) == (op, data))
+    return [_side_by_side(reader, op, data, versions) for (op, data), versions in found.items()]
+
+
+def _what(reader: Reader, version: Version) -> tuple[str, tuple[Version, ...]]:
+    """The operator that made a version, and the data."""
+    links = reader.session.lineage.graph.links(version, "up")
+    data = tuple(sorted({link.parent for link in links if not link.model}))
+    try:
+        return reader.session.manifest(*version).op, data
+    except (RegistryError, OSError):
+        return "", ()
+
+
+def _side_by_side(reader: Reader, op: str, data: tuple[Version, ...], versions: list[Version]) -> Evaluation:
+    by_column = [
+        {(each.metric, each.slice): each for each in with_intervals(reader.session.manifest(*version).metrics)}
+        for version in versions
+    ]
+    keys = list(dict.fromkeys(key for column in by_column for key in column))
+    lines = tuple((metric, part, tuple(column.get((metric, part)) for column in by_column)) for metric, part in keys)
+    # Those with an interval are what an evaluation is made for.
+    ordered = sorted(lines, key=lambda line: not any(each and each.low is not None for each in line[2]))
+    return Evaluation(
+        op,
+        data,
+        tuple(versions),
+        tuple(_label(reader, each) for each in versions),
+        tuple(ordered[:_MOST_MEASURES]),
+        max(0, len(ordered) - _MOST_MEASURES),
+    )
+
+
+def _label(reader: Reader, version: Version) -> str:
+    """The model that made a version, or else its step."""
+    links = [link.parent for link in reader.session.lineage.graph.links(version, "up") if link.model]
+    return ", ".join(map(str, links)) or reader.session.lineage.facts[version].step

@@ -1,0 +1,302 @@
+"""A row and its way: what it came from, what was asked for it, and what it became."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Any, Literal
+
+import numpy as np
+
+from engine.page.facts.calls import CallFacts, call_facts
+from engine.page.facts.excerpts import Excerpt, excerpt, one_line
+from engine.page.sessions import Reader
+from registry.errors import QueryError, RegistryError
+from registry.lineage.walk import Direction, RowNumbers, Version, Walk
+from registry.query.impact import Affected, affected_by
+
+ROWS = 4
+"""Rows of one version that are shown; the others are counted."""
+_VERSIONS = 40
+"""The most versions of a row's way that are shown, nearest first."""
+_SIBLINGS = 24
+_CALLS = 20
+"""The most calls of a row that are shown."""
+
+Change = Literal["new", "changed", "same"]
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """A field of a row, and whether the rows that it came from have it with another value, or not at all."""
+
+    name: str
+    type: str
+    value: Excerpt
+    change: Change
+    before: Excerpt | None = None
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """A row of a stage; `text` is the row on one line. `unreadable` says why it has no fields, if it has none."""
+
+    row: int
+    fields: tuple[FieldFacts, ...]
+    text: str
+    calls: tuple[CallFacts, ...] = ()
+    more_calls: int = 0
+    unreadable: str = ""
+
+    def with_change(self, *changes: Change) -> list[FieldFacts]:
+        """The fields with one of these changes."""
+        return [each for each in self.fields if each.change in changes]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows of a version on the way of a row.
+
+    Args:
+        others: further rows of the version that belong to the way.
+        unknown: whether other rows may belong to it as well, because that was not recorded.
+    """
+
+    version: Version
+    kind: str
+    type: str
+    step: str
+    run_id: str
+    size: int
+    rows: tuple[RowFacts, ...]
+    others: int
+    unknown: bool
+
+
+@dataclass(frozen=True)
+class Hop:
+    """Row `child` of a version came from row `parent` of another one."""
+
+    child: tuple[Version, int]
+    parent: tuple[Version, int]
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """Another row from the same rows."""
+
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
+class RowStory:
+    """A row and its way.
+
+    Args:
+        before: what it came from, in the order in which it was made, itself last.
+        after: what it became, nearest first.
+        hops: the edges between the rows of the stages.
+        left_out: versions of its way that are not shown.
+        siblings: other rows that came from the same rows; `more_siblings` are not listed.
+        impact: everything that was made from it, itself first.
+        notes: what could not be read.
+    """
+
+    version: Version
+    row: int
+    before: tuple[Stage, ...]
+    after: tuple[Stage, ...]
+    hops: tuple[Hop, ...]
+    left_out: int
+    siblings: tuple[Sibling, ...]
+    more_siblings: int
+    impact: tuple[Affected, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def itself(self) -> Stage:
+        """The row's own stage."""
+        return self.before[-1]
+
+    @property
+    def models(self) -> list[Affected]:
+        """The models that were made from it."""
+        return [each for each in self.impact if each.kind == "model" and each.version != self.version]
+
+
+def row_story(reader: Reader, target: str, row: int) -> RowStory:
+    """The story of a row. Raises QueryError when there is no such version or row."""
+    lineage = reader.session.lineage
+    version = lineage.find(target)
+    if not 0 <= row < lineage.facts[version].rows:
+        rows = lineage.facts[version].rows
+        raise QueryError(
+            f"{version} has no row {row}" + (f"; its rows are numbered 0 to {rows - 1}" if rows else "; it has no rows")
+        )
+    notes: list[str] = []
+    up = _walked(reader, version, row, "up", notes)
+    down = _walked(reader, version, row, "down", notes)
+    before, left_before = _stages(reader, up, version, "up")
+    after, left_after = _stages(reader, down, version, "down")
+    siblings = _siblings(reader, version, row, notes)
+    shown = [each for each in siblings if each != row][:_SIBLINGS]
+    records = _records(reader, version, shown)
+    try:
+        impact = tuple(affected_by(reader.session, down))
+    except RegistryError as error:
+        impact = ()
+        notes.append(str(error))
+    return RowStory(
+        version=version,
+        row=row,
+        before=before,
+        after=tuple(stage for stage in after if stage.version != version),
+        hops=tuple(_hops((*before, *after), (up, down))),
+        left_out=left_before + left_after,
+        siblings=tuple(Sibling(each, one_line(records.get(each, {}))) for each in shown),
+        more_siblings=len(siblings) - 1 - len(shown),
+        impact=impact,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _walked(reader: Reader, version: Version, row: int, direction: Direction, notes: list[str]) -> Walk:
+    """A walk, or only its start where edges cannot be read."""
+    try:
+        return reader.session.lineage.walk(version, [row], direction, through_models=direction == "down")
+    except (RegistryError, OSError) as error:
+        notes.append(str(error))
+        start = Walk()
+        start.reached.append(_start(version, row))
+        return start
+
+
+def _start(version: Version, row: int) -> Any:
+    from registry.lineage.walk import Reached
+
+    return Reached(0, version, np.array([row], np.int64))
+
+
+def _siblings(reader: Reader, version: Version, row: int, notes: list[str]) -> list[int]:
+    try:
+        return [int(each) for each in reader.session.lineage.siblings(version, row)]
+    except (RegistryError, OSError) as error:
+        notes.append(str(error))
+        return [row]
+
+
+def _stages(reader: Reader, walk: Walk, start: Version, direction: Direction) -> tuple[tuple[Stage, ...], int]:
+    """The versions of a walk as stages in the order in which they were made, and how many are left out."""
+    reached: defaultdict[Version, list[RowNumbers]] = defaultdict(list)
+    depths: dict[Version, int] = {}
+    unknown = set()
+    for depth, version, rows in walk.reached:
+        depths.setdefault(version, depth)
+        if rows is None:
+            unknown.add(version)
+        else:
+            reached[version].append(rows)
+    graph = reader.session.lineage.graph
+    order = TopologicalSorter(
+        {version: [link.parent for link in graph.links(version, "up") if link.parent in depths] for version in depths}
+    ).static_order()
+    nearest = set(sorted(depths, key=lambda each: (depths[each], each))[:_VERSIONS])
+    parents = _parents(walk)
+    records: dict[Version, dict[int, dict[str, Any]]] = {}
+    stages = []
+    for version in order:
+        if version not in nearest:
+            continue
+        rows = np.unique(np.concatenate(reached[version])) if reached[version] else np.empty(0, np.int64)
+        shown = [int(each) for each in rows[:ROWS]]
+        if direction == "down" and version == start:
+            records[version] = _records(reader, version, shown)
+            continue
+        stages.append(_stage(reader, version, shown, len(rows) - len(shown), version in unknown, records, parents))
+    return tuple(stages), len(depths) - len(nearest)
+
+
+def _parents(walk: Walk) -> dict[Version, list[Any]]:
+    found: defaultdict[Version, list[Any]] = defaultdict(list)
+    for hop in walk.hops:
+        found[hop.child].append(hop)
+    return found
+
+
+def _stage(
+    reader: Reader,
+    version: Version,
+    shown: list[int],
+    others: int,
+    unknown: bool,
+    records: dict[Version, dict[int, dict[str, Any]]],
+    parents: Mapping[Version, Sequence[Any]],
+) -> Stage:
+    lineage = reader.session.lineage
+    fact = lineage.facts[version]
+    trouble = ""
+    try:
+        records[version] = reader.session.records_at(version, shown) if shown else {}
+        types = reader.session.shape(*version)[1]
+    except (RegistryError, OSError) as error:
+        records[version], types, trouble = {}, {}, str(error)
+    try:
+        calls = lineage.call_records(version, np.array(shown, np.int64)) if shown else {}
+    except (RegistryError, OSError) as error:
+        calls, trouble = {}, trouble or str(error)
+    made = []
+    for row in shown:
+        record = records[version].get(row, {})
+        origins = [
+            records[hop.parent][int(parent)]
+            for hop in parents.get(version, ())
+            for parent in hop.parent_rows[hop.child_rows == row][:ROWS]
+            if int(parent) in records.get(hop.parent, {})
+        ]
+        own = _distinct(calls.get(row, ()))
+        made.append(
+            RowFacts(
+                row,
+                tuple(_field(name, types.get(name, ""), value, origins) for name, value in record.items()),
+                one_line(record),
+                tuple(map(call_facts, own[:_CALLS])),
+                max(0, len(own) - _CALLS),
+                trouble,
+            )
+        )
+    return Stage(version, fact.kind, fact.type, fact.step, fact.run_id, fact.rows, tuple(made), others, unknown)
+
+
+def _records(reader: Reader, version: Version, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+    try:
+        return reader.session.records_at(version, rows) if rows else {}
+    except (RegistryError, OSError):
+        return {}
+
+
+def _distinct(calls: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return list({call["call_id"]: call for call in calls}.values())
+
+
+def _field(name: str, type_: str, value: Any, origins: Sequence[Mapping[str, Any]]) -> FieldFacts:
+    earlier = [each[name] for each in origins if name in each]
+    change: Change = "new" if not earlier else "same" if value in earlier else "changed"
+    before = excerpt(earlier[0]) if change == "changed" else None
+    return FieldFacts(name, type_, excerpt("" if value is None else value), change, before)
+
+
+def _hops(stages: Sequence[Stage], walks: Sequence[Walk]) -> list[Hop]:
+    """The edges of walks between rows that are shown, and those of the row itself."""
+    shown = {(stage.version, each.row) for stage in stages for each in stage.rows}
+    found: dict[Hop, None] = {}
+    for walk in walks:
+        starts = {(each.version, int(row)) for each in walk.reached[:1] for row in each.rows}  # type: ignore[union-attr]
+        for hop in walk.hops:
+            for child, parent in zip(hop.child_rows.tolist(), hop.parent_rows.tolist(), strict=True):
+                ends = (hop.child, child), (hop.parent, parent)
+                if all(end in shown or end in starts for end in ends):
+                    found[Hop(*ends)] = None
+    return list(found)
