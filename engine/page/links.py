@@ -46,6 +46,10 @@ class Links:
         """Queries."""
         return self._live("sql", {"q": query, **more})
 
+    def costs(self, **query: Query) -> str:
+        """What runs cost."""
+        return self._live("costs", query)
+
     def live(self, part: str) -> str:
         """A part of a page that changes while runs are running."""
         return self._live(f"live/{part}", {})

@@ -108,7 +108,7 @@ def costs(reader: Reader, pipeline: str = "", since: dt.date | None = None) -> C
 
 
 def _spent(rows: Iterable[Sequence[object]], width: int) -> tuple[Spent, ...]:
-    return tuple(Spent(tuple(map(str, row[:width])), *(number or 0 for number in row[width:])) for row in rows)  # type: ignore[arg-type, misc]
+    return tuple(Spent(tuple(map(str, row[:width])), *(number or 0 for number in row[width:])) for row in rows)  # type: ignore[arg-type]
 
 
 def _kept(reader: Reader, pipeline: str) -> list[Kept]:
@@ -146,4 +146,4 @@ def _dollars_of_versions(reader: Reader) -> dict[Version, tuple[_Making, float]]
             dollars[pipeline, variant, step, run_id] = open_dollars.pop((pipeline, variant, step))
     query = "select v.name, v.version, r.pipeline, v.variant, v.step, v.run_id from versions v join runs r using (run_id)"
     made = {Version(name, number): tuple(by) for name, number, *by in reader.session.ask(query).rows}
-    return {version: (by, dollars[by]) for version, by in made.items() if by in dollars}  # type: ignore[index, misc]
+    return {version: (by, dollars[by]) for version, by in made.items() if by in dollars}

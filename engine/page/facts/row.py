@@ -41,7 +41,7 @@ class FieldFacts:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """A row of a stage; `text` is the row on one line. `unreadable` says why it has no fields, if it has none."""
+    """A row of a stage; `text` is what is new in it, on one line. `unreadable` says why it has no fields, if it has none."""
 
     row: int
     fields: tuple[FieldFacts, ...]
@@ -85,7 +85,7 @@ class Hop:
 
 @dataclass(frozen=True)
 class Sibling:
-    """Another row from the same rows."""
+    """Another row from the same rows; `text` is what is different in it, on one line."""
 
     row: int
     text: str
@@ -143,7 +143,7 @@ def row_story(reader: Reader, target: str, row: int) -> RowStory:
     after, left_after = _stages(reader, down, version, "down")
     siblings = _siblings(reader, version, row, notes)
     shown = [each for each in siblings if each != row][:_SIBLINGS]
-    records = _records(reader, version, shown)
+    records = _records(reader, version, [row, *shown])
     try:
         impact = tuple(affected_by(reader.session, down))
     except RegistryError as error:
@@ -156,7 +156,7 @@ def row_story(reader: Reader, target: str, row: int) -> RowStory:
         after=tuple(stage for stage in after if stage.version != version),
         hops=tuple(_hops((*before, *after), (up, down))),
         left_out=left_before + left_after,
-        siblings=tuple(Sibling(each, one_line(records.get(each, {}))) for each in shown),
+        siblings=tuple(Sibling(each, one_line(_differing(records.get(each, {}), records.get(row, {})))) for each in shown),
         more_siblings=len(siblings) - 1 - len(shown),
         impact=impact,
         notes=tuple(dict.fromkeys(notes)),
@@ -257,11 +257,13 @@ def _stage(
             if int(parent) in records.get(hop.parent, {})
         ]
         own = _distinct(calls.get(row, ()))
+        fields = tuple(_field(name, types.get(name, ""), value, origins) for name, value in record.items())
+        fresh = {each.name: record[each.name] for each in fields if each.change != "same"}
         made.append(
             RowFacts(
                 row,
-                tuple(_field(name, types.get(name, ""), value, origins) for name, value in record.items()),
-                one_line(record),
+                fields,
+                one_line(fresh or record),
                 tuple(map(call_facts, own[:_CALLS])),
                 max(0, len(own) - _CALLS),
                 trouble,
@@ -275,6 +277,11 @@ def _records(reader: Reader, version: Version, rows: Sequence[int]) -> dict[int,
         return reader.session.records_at(version, rows) if rows else {}
     except (RegistryError, OSError):
         return {}
+
+
+def _differing(record: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields in which a row differs from another one; all of them if it does not."""
+    return {name: value for name, value in record.items() if name not in own or own[name] != value} or record
 
 
 def _distinct(calls: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -50,6 +50,7 @@ def _around(step: StepFacts, made: set[str]) -> Iterator[tuple[Node, Edge]]:
 
 def _version(part: Part, *, muted: bool, source: bool) -> Node:
     title = part.name.partition("/")[2] or part.name
+    title = title if part.version is None else f"{title}@{part.version}"
     if part.version is None:
         return Node(f"part {part.name}", "source" if source else "dataset", title, (), "missing")
     kind = part.kind if part.kind in _KINDS else "dataset"
@@ -57,10 +58,10 @@ def _version(part: Part, *, muted: bool, source: bool) -> Node:
         f"part {part.name}",
         "source" if source and kind == "dataset" else kind,  # type: ignore[arg-type]
         title,
-        (f"version {part.version}", *_rows(part.rows if kind == "dataset" else None)),
+        () if kind == "dataset" else (kind,),
     )
     if part.removed:
-        return Node(named.id, named.kind, title, (f"version {part.version}", "removed since"), "missing")
+        return Node(named.id, named.kind, title, ("removed since",), "missing")
     return Node(named.id, named.kind, title, named.lines, "muted" if muted else "", Target(part.name, part.version))
 
 

@@ -29,23 +29,29 @@
         Plot.ruleY([0], { stroke: "currentColor" }),
       ],
     }),
-    // {x, y, rows: [{x, y, low, high, series}]}: measures along x; low and high bound an interval.
+    // {x, y, rows: [{x, y, low, high, series}]}: measures along x; low and high bound an interval. target: [[x, y]], where they
+    // should be; band: [[x, low, high]], how far from it they may be by chance.
     lines: (data, width) => ({
       height: 240,
+      marginRight: several(data) ? Math.min(width * 0.3, 12 + 6.5 * Math.max(...data.rows.map((row) => Math.min(row.series.length, 20)))) : 20,
       x: { ...labelled(data), ticks: width / 80 },
       y: { label: data.y ?? null, grid: true, nice: true },
-      color: { legend: new Set(data.rows.map((row) => row.series)).size > 1, scheme: "observable10" },
+      color: { scheme: "observable10" }, // names stand at the ends of lines: Plot's legend has styles that the page forbids
       marks: [
+        Plot.areaY(data.band ?? [], { x: (at) => at[0], y1: (at) => at[1], y2: (at) => at[2], fill: "currentColor", fillOpacity: 0.1 }),
+        Plot.lineY(data.target ?? [], { x: (at) => at[0], y: (at) => at[1], stroke: "currentColor", strokeDasharray: "3 4" }),
         Plot.areaY(data.rows.filter((row) => row.low != null && row.high != null), { x: "x", y1: "low", y2: "high", z: "series", fill: "series", fillOpacity: 0.15 }),
         Plot.lineY(data.rows, { x: "x", y: "y", z: "series", stroke: "series" }),
+        several(data) ? Plot.text(data.rows, Plot.selectLast({ x: "x", y: "y", z: "series", text: (row) => shortened(row.series, 20), fill: "series", textAnchor: "start", dx: 6, fontSize: 11 })) : null,
         data.rows.length <= 60 ? Plot.dot(data.rows, { x: "x", y: "y", fill: "series", r: 2.5, title: (row) => `${row.series ?? ""} ${number(row.x)}: ${number(row.y)}`.trim() }) : null,
       ],
     }),
   };
 
+  const several = (data) => new Set(data.rows.map((row) => row.series)).size > 1;
   const number = (value) => (typeof value === "number" ? value.toLocaleString("en-US", { maximumSignificantDigits: 6 }) : value);
   // Counts have no fractions, so small ones get no ticks between them.
-  const ticks = (rows, most) => Math.max(1, Math.min(most, ...[Math.max(...rows.map((row) => row.value))]));
+  const ticks = (rows, most) => (rows.every((row) => Number.isInteger(row.value)) ? Math.max(1, Math.min(most, ...rows.map((row) => row.value).sort((a, b) => b - a).slice(0, 1))) : most);
   const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
   function draw(figure) {

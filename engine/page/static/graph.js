@@ -1,0 +1,143 @@
+/* Draws the graphs of a page as SVG, laid out by dagre, from the JSON beside each. What a graph says is also in words on its page,
+   so nothing is lost without this script. */
+"use strict";
+(() => {
+  const SVG = "http://www.w3.org/2000/svg";
+  const LINE = 16;
+  const SMALLEST = 0.8; // of its size; a graph that needs less scrolls instead
+  const NARROW = 640;
+  const context = document.createElement("canvas").getContext("2d");
+  const scrolled = new Map();
+
+  function element(name, attributes = {}, ...children) {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function widest(lines, font) {
+    context.font = font;
+    return Math.max(0, ...lines.map((line) => context.measureText(line).width));
+  }
+
+  /* A node with its size, from its text. */
+  function sized(node, fonts) {
+    const width = Math.max(widest([node.title], fonts.strong), widest(node.lines, fonts.plain)) + 26;
+    return { ...node, width: Math.ceil(width), height: 14 + LINE * (1 + node.lines.length) };
+  }
+
+  /* From left to right where there is room for that, else from top to bottom where there is room for that. */
+  function laidOut(data, fonts, room) {
+    const fits = (graph) => graph.graph().width * SMALLEST <= room;
+    if (room < NARROW) return placed(data, fonts, true);
+    const across = placed(data, fonts, false);
+    if (fits(across)) return across;
+    const down = placed(data, fonts, true);
+    return fits(down) ? down : across;
+  }
+
+  function placed(data, fonts, down) {
+    const graph = new dagre.graphlib.Graph({ multigraph: false });
+    graph.setGraph({ rankdir: down ? "TB" : "LR", nodesep: down ? 22 : 12, ranksep: down ? 20 : 24, marginx: 4, marginy: 4 });
+    graph.setDefaultEdgeLabel(() => ({}));
+    for (const node of data.nodes) graph.setNode(node.id, sized(node, fonts));
+    for (const edge of data.edges) {
+      const lines = edge.lines;
+      graph.setEdge(edge.start, edge.end, {
+        ...edge,
+        width: lines.length ? Math.ceil(widest(lines, fonts.small)) + 8 : 0,
+        height: lines.length * 13,
+        labelpos: "c",
+      });
+    }
+    dagre.layout(graph);
+    return graph;
+  }
+
+  /* A smooth line through the points that dagre gives. */
+  function path(points) {
+    const [first, ...rest] = points;
+    const parts = [`M${first.x} ${first.y}`];
+    for (let at = 0; at < rest.length - 1; at += 1) {
+      const middle = { x: (rest[at].x + rest[at + 1].x) / 2, y: (rest[at].y + rest[at + 1].y) / 2 };
+      const end = at === rest.length - 2 ? rest[at + 1] : middle;
+      parts.push(`Q${rest[at].x} ${rest[at].y} ${end.x} ${end.y}`);
+    }
+    if (rest.length === 1) parts.push(`L${rest[0].x} ${rest[0].y}`);
+    return parts.join("");
+  }
+
+  function texts(lines, x, y, step, attributes) {
+    return lines.map((line, at) => element("text", { x, y: y + at * step, ...attributes }, line));
+  }
+
+  function drawnEdge(edge) {
+    const group = element("g", { class: edge.muted ? "edge muted" : "edge" });
+    group.append(element("path", { d: path(edge.points), "marker-end": "url(#arrow)" }));
+    if (edge.lines.length) {
+      const top = edge.y - (edge.lines.length * 13) / 2;
+      group.append(element("rect", { x: edge.x - edge.width / 2, y: top - 1, width: edge.width, height: edge.lines.length * 13 + 2, rx: 3 }));
+      group.append(...texts(edge.lines, edge.x, top + 10, 13, { "text-anchor": "middle" }));
+    }
+    return group;
+  }
+
+  function drawnNode(node) {
+    const left = node.x - node.width / 2;
+    const top = node.y - node.height / 2;
+    const round = node.kind === "step" ? 4 : Math.min(14, node.height / 2);
+    const shape = element("g", { class: `node ${node.kind} ${node.state}`.trim() });
+    shape.append(element("rect", { x: left, y: top, width: node.width, height: node.height, rx: round }));
+    shape.append(...texts([node.title], left + 13, top + 20, LINE, { class: "title" }));
+    shape.append(...texts(node.lines, left + 13, top + 20 + LINE, LINE, {}));
+    if (!node.href) return shape;
+    const link = element("a", { href: node.href }, shape);
+    return link;
+  }
+
+  function draw(figure) {
+    const place = figure.querySelector(".drawing");
+    const room = place.clientWidth;
+    if (!room || String(room) === place.dataset.width) return;
+    place.dataset.width = room;
+    const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
+    const family = getComputedStyle(figure).fontFamily;
+    const fonts = { strong: `600 13px ${family}`, plain: `12px ${family}`, small: `11px ${family}` };
+    const graph = laidOut(data, fonts, room);
+    const { width, height } = graph.graph();
+    const scale = Math.max(SMALLEST, Math.min(1, room / width));
+    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width: width * scale, height: height * scale, role: "group", "aria-label": figure.dataset.label });
+    const arrow = element("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" });
+    arrow.append(element("path", { d: "M0 0.5 8 4 0 7.5z" }));
+    svg.append(element("defs", {}, arrow));
+    for (const each of graph.edges()) svg.append(drawnEdge(graph.edge(each)));
+    for (const each of graph.nodes()) svg.append(drawnNode(graph.node(each)));
+    place.replaceChildren(svg);
+    const start = svg.querySelector(".node.start");
+    const before = scrolled.get(figure.id);
+    if (before) [place.scrollLeft, place.scrollTop] = before;
+    else if (start) {
+      const box = start.getBoundingClientRect();
+      const around = place.getBoundingClientRect();
+      place.scrollLeft = box.left - around.left - (room - box.width) / 2;
+      place.scrollTop = box.top - around.top - (place.clientHeight - box.height) / 2;
+    }
+    place.addEventListener("scroll", () => scrolled.set(figure.id, [place.scrollLeft, place.scrollTop]), { passive: true });
+  }
+
+  const resized = new ResizeObserver((entries) => {
+    for (const entry of entries) {
+      const figure = entry.target.closest("figure");
+      if (figure) draw(figure);
+    }
+  });
+  const drawAll = (within) => {
+    for (const figure of within.querySelectorAll("figure[data-graph]")) {
+      draw(figure);
+      resized.observe(figure.querySelector(".drawing"));
+    }
+  };
+  drawAll(document);
+  document.addEventListener("live", (event) => drawAll(event.detail));
+})();
