@@ -25,7 +25,7 @@ _MODELS = """
 """
 _SPENT = """
     select r.pipeline, s.variant, s.step, s.run_id, s.outcome, s.cost_usd, coalesce(s.ended_at, r.started_at) as ended
-    from step_runs s join runs r using (run_id) where s.outcome <> 'hit' order by ended
+    from step_runs s join runs r using (run_id) where s.outcome <> 'hit' order by ended, r.started_at, s.run_id
 """
 _LATEST = """
     select d.name, d.latest_version from datasets d where d.kind = 'dataset' and d.latest_version is not null and d.rows > 0

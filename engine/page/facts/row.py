@@ -14,6 +14,7 @@ from engine.page.facts.calls import CallFacts, call_facts
 from engine.page.facts.excerpts import Excerpt, excerpt, one_line
 from engine.page.sessions import Reader
 from registry.errors import QueryError, RegistryError
+from registry.lineage.lineage import Fact
 from registry.lineage.walk import Direction, RowNumbers, Version, Walk
 from registry.query.impact import Affected, affected_by
 
@@ -25,6 +26,7 @@ _SIBLINGS = 24
 _CALLS = 20
 """The most calls of a row that are shown."""
 
+_REMOVED = Fact("removed", "", 0, "", "")
 Change = Literal["new", "changed", "same"]
 
 
@@ -60,6 +62,7 @@ class Stage:
     """Rows of a version on the way of a row.
 
     Args:
+        parents: the versions that it was made from.
         others: further rows of the version that belong to the way.
         unknown: whether other rows may belong to it as well, because that was not recorded.
     """
@@ -70,6 +73,7 @@ class Stage:
     step: str
     run_id: str
     size: int
+    parents: tuple[Version, ...]
     rows: tuple[RowFacts, ...]
     others: int
     unknown: bool
@@ -236,13 +240,13 @@ def _stage(
     parents: Mapping[Version, Sequence[Any]],
 ) -> Stage:
     lineage = reader.session.lineage
-    fact = lineage.facts[version]
-    trouble = ""
+    fact = lineage.facts.get(version, _REMOVED)
+    trouble = "" if version in lineage.facts else f"{version} has been removed, and its rows with it"
     try:
         records[version] = reader.session.records_at(version, shown) if shown else {}
         types = reader.session.shape(*version)[1]
     except (RegistryError, OSError) as error:
-        records[version], types, trouble = {}, {}, str(error)
+        records[version], types, trouble = {}, {}, trouble or str(error)
     try:
         calls = lineage.call_records(version, np.array(shown, np.int64)) if shown else {}
     except (RegistryError, OSError) as error:
@@ -269,7 +273,8 @@ def _stage(
                 trouble,
             )
         )
-    return Stage(version, fact.kind, fact.type, fact.step, fact.run_id, fact.rows, tuple(made), others, unknown)
+    made_from = tuple(dict.fromkeys(link.parent for link in lineage.graph.links(version, "up")))
+    return Stage(version, fact.kind, fact.type, fact.step, fact.run_id, fact.rows, made_from, tuple(made), others, unknown)
 
 
 def _records(reader: Reader, version: Version, rows: Sequence[int]) -> dict[int, dict[str, Any]]:

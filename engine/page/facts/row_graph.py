@@ -27,16 +27,21 @@ def row_graph(story: RowStory) -> Graph:
             target = Target(*stage.version)
             nodes.append(Node(_unknown(stage.version), "rows", _short(stage), ("rows unknown",), "missing", target))
     known = {node.id for node in nodes}
+    vague = {node.id for node in nodes if node.kind == "rows"}
     for hop in story.hops:
         ends = _id(*hop.parent), _id(*hop.child)
         if known.issuperset(ends):
             edges[ends] = Edge(*ends)
-    for stage in stages:  # further rows of a version hang on the row, which is all that is known without reading them
-        for node in (_more(stage.version), _unknown(stage.version)):
-            if node in known:
-                own = _id(story.version, story.row)
-                ends = (node, own) if stage in story.before else (own, node)
-                edges[ends] = Edge(*ends, muted=True)
+    # Rows that are not shown, or not known, hang on their neighbours.
+    ends_of = {stage.version: _ends(stage, known) for stage in stages}
+    for stage in stages:
+        for parent in stage.parents:
+            above, below = ends_of.get(parent, []), ends_of[stage.version]
+            if above and below:
+                pairs = [(above[0], node) for node in below if node in vague] + [
+                    (node, below[0]) for node in above if node in vague
+                ]
+                edges |= {ends: Edge(*ends, muted=True) for ends in pairs}
     return Graph(tuple(nodes), tuple(edges.values()))
 
 
@@ -44,13 +49,26 @@ def _row(stage: Stage, row: int, text: str, *, start: bool) -> Node:
     kind = "start" if start else "model" if stage.kind == "model" else "row"
     line = text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
     title = f"{_short(stage)} row {row}" if stage.kind == "dataset" else _short(stage)
-    target = Target(*stage.version, row if stage.kind == "dataset" else None)
-    return Node(_id(stage.version, row), kind, title, (line,) if line else (), "", None if start else target)  # type: ignore[arg-type]
+    target = None if stage.kind == "removed" else Target(*stage.version, row if stage.kind == "dataset" else None)
+    return Node(
+        _id(stage.version, row),
+        kind,
+        title,
+        (line,) if line else (),
+        "missing" if stage.kind == "removed" else "",
+        None if start else target,
+    )  # type: ignore[arg-type]
 
 
 def _short(stage: Stage) -> str:
     name = stage.version.name
     return excerpt(name.partition("/")[2] or name, _LINE).text
+
+
+def _ends(stage: Stage, known: set[str]) -> list[str]:
+    """The nodes of a stage to which others can be tied: the first row that is shown, then what stands for other rows."""
+    first = [_id(stage.version, stage.rows[0].row)] if stage.rows else []
+    return [*first, *(node for node in (_more(stage.version), _unknown(stage.version)) if node in known)]
 
 
 def _id(version: Version, row: int) -> str:
