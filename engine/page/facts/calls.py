@@ -7,28 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.page.facts.excerpts import Excerpt, as_json, excerpt
-
-
-@dataclass(frozen=True)
-class Said:
-    """A message of a prompt."""
-
-    role: str
-    text: Excerpt
-
 
 @dataclass(frozen=True)
 class CallFacts:
-    """A model call. What engines of before 0.4 did not record is None."""
+    """A model call. What engines of before 0.4 did not record is None.
+
+    Args:
+        prompt: the messages; a text if what was recorded is no list of messages.
+        tool_calls: as recorded.
+    """
 
     call_id: str
     role: str
     model: str
-    prompt: tuple[Said, ...]
-    response: Excerpt
-    reasoning: Excerpt | None
-    tool_calls: Excerpt | None
+    prompt: Any
+    response: str
+    reasoning: str | None
+    tool_calls: Any
     finish_reason: str | None
     served_by: str | None
     tokens_in: int
@@ -38,18 +33,23 @@ class CallFacts:
     latency_ms: float | None
     cost_usd: float | None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether its prompt can be read at a glance."""
+        texts = [str(turn.get("content")) for turn in self.prompt] if isinstance(self.prompt, list) else [str(self.prompt)]
+        return len(texts) <= 2 and sum(map(len, texts)) < 400
+
 
 def call_facts(call: Mapping[str, Any]) -> CallFacts:
     """A call from its record in the registry."""
-    reasoning, tools = call.get("reasoning"), call.get("tool_calls")
     return CallFacts(
         call_id=call["call_id"],
         role=call["role"] or "",
         model=call["model"] or "",
-        prompt=_prompt(call["prompt"] or ""),
-        response=excerpt(call["response"] or ""),
-        reasoning=excerpt(reasoning) if reasoning else None,
-        tool_calls=excerpt(tools) if tools else None,
+        prompt=_messages(call["prompt"] or ""),
+        response=call["response"] or "",
+        reasoning=call.get("reasoning"),
+        tool_calls=_parsed(call.get("tool_calls")),
         finish_reason=call.get("finish_reason"),
         served_by=call.get("served_by"),
         tokens_in=call["tokens_in"] or 0,
@@ -61,23 +61,14 @@ def call_facts(call: Mapping[str, Any]) -> CallFacts:
     )
 
 
-def _prompt(text: str) -> tuple[Said, ...]:
-    """The messages; a prompt that is not a list of messages is one message."""
+def _messages(text: str) -> Any:
+    found = _parsed(text)
+    return found if isinstance(found, list) and all(isinstance(each, dict) for each in found) else text
+
+
+def _parsed(text: str | None) -> Any:
+    """JSON as what it says; another text as it is."""
     try:
-        messages = json.loads(text)
+        return json.loads(text) if text else None
     except (ValueError, RecursionError):
-        messages = None
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
-        return (Said("prompt", excerpt(text)),)
-    return tuple(Said(str(each.get("role", "")), excerpt(_content(each))) for each in messages)
-
-
-def _content(message: Mapping[str, Any]) -> str:
-    """A message's text, or its parts; of a picture in it, the start of its address."""
-    content = message.get("content")
-    more = {name: value for name, value in message.items() if name not in ("role", "content") and value}
-    texts = [content] if isinstance(content, str) else []
-    for part in content if isinstance(content, list) else ():
-        known = isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        texts.append(part["text"] if known else excerpt(part, 200).text)
-    return "\n".join([*texts, *([as_json(more)] if more else [])])
+        return text

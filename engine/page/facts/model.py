@@ -1,14 +1,13 @@
-"""A version with measurements: a model, a calibration, a report; what it was made from, what it saw, how it was evaluated."""
+"""A version with measurements: a model, a calibration, a report; its settings, what it saw, how it was evaluated."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.page.facts.excerpts import Excerpt, excerpt
+from engine.page.facts.excerpts import excerpt
 from engine.page.facts.measures import Measure, Measures, measures, with_intervals
 from engine.page.sessions import Reader
 from registry import Manifest
@@ -51,18 +50,6 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class Used:
-    """A version that this one was made from, or that was made with it."""
-
-    version: Version
-    kind: str
-    rows: int
-    step: str
-    as_model: bool
-    exists: bool = True
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Versions of one step on the same data by different models, side by side.
 
@@ -99,37 +86,23 @@ class ArtifactFacts:
         about: the short fields of its row, by name.
         texts: its long fields.
         settings: its configuration as it was resolved.
-        others: the numbers of the other versions of its name.
         notes: what could not be read.
     """
 
-    version: Version
-    kind: str
-    type: str
-    step: str
-    op: str
-    run_id: str
-    created_at: dt.datetime
-    bytes: int
-    others: tuple[int, ...]
-    latest: int | None
     about: tuple[tuple[str, str], ...]
-    texts: tuple[tuple[str, Excerpt], ...]
+    texts: tuple[tuple[str, Any], ...]
     settings: tuple[Setting, ...]
     measures: Measures
     exposure: tuple[Exposure, ...]
-    made_from: tuple[Used, ...]
-    used_in: tuple[Used, ...]
     evaluations: tuple[Evaluation, ...]
     files: tuple[Stored, ...]
     notes: tuple[str, ...] = ()
 
 
-def artifact_facts(reader: Reader, target: str) -> ArtifactFacts:
-    """The facts of a version. Raises QueryError when there is none."""
+def artifact_facts(reader: Reader, manifest: Manifest) -> ArtifactFacts:
+    """The measurements of a version."""
     session = reader.session
-    version = Version(*session.resolve(target))
-    manifest = session.manifest(*version)
+    version = Version(manifest.name, manifest.version)
     notes: list[str] = []
     row: Mapping[str, Any] = {}
     if manifest.kind != "dataset" and manifest.rows:
@@ -137,27 +110,13 @@ def artifact_facts(reader: Reader, target: str) -> ArtifactFacts:
             row = session.records_at(version, [0])[0]
         except (RegistryError, OSError) as error:
             notes.append(str(error))
-    numbers = session.ask("select version from versions where name = ? order by version", [version.name]).rows
-    latest = session.ask("select latest_version from datasets where name = ?", [version.name]).rows
     config, about, texts = _about(row)
     return ArtifactFacts(
-        version=version,
-        kind=manifest.kind,
-        type=manifest.type,
-        step=manifest.step,
-        op=manifest.op,
-        run_id=manifest.run_id,
-        created_at=manifest.created_at,
-        bytes=manifest.bytes,
-        others=tuple(number for (number,) in numbers if number != version.number),
-        latest=latest[0][0] if latest else None,
         about=about,
         texts=texts,
         settings=tuple(_flat(config)),
         measures=measures(_metrics_of(reader, manifest)),
         exposure=_exposure(reader, version, notes) if manifest.kind == "model" else (),
-        made_from=tuple(_links(reader, version, "up")),
-        used_in=tuple(_links(reader, version, "down")),
         evaluations=tuple(_evaluations(reader, version)),
         files=tuple(Stored(str(each["name"]), int(each["bytes"])) for each in row.get("files") or ()),
         notes=tuple(notes),
@@ -179,7 +138,7 @@ def _metrics_of(reader: Reader, manifest: Manifest) -> tuple[Any, ...]:
 _LONG_FIELD = 160
 
 
-def _about(row: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...], tuple[tuple[str, Excerpt], ...]]:
+def _about(row: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...], tuple[tuple[str, Any], ...]]:
     """The configuration of an artifact's row, its short fields, and its long ones."""
     config: Any = {}
     short, long = [], []
@@ -196,7 +155,7 @@ def _about(row: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...], tu
         if len(text.text) <= _LONG_FIELD and "\n" not in text.text:
             short.append((name, text.text))
         else:
-            long.append((name, text))
+            long.append((name, value))
     return config, tuple(short), tuple(long)
 
 
@@ -219,19 +178,6 @@ def _exposure(reader: Reader, version: Version, notes: list[str]) -> tuple[Expos
         for name, number, *numbers in found
         for of in (Version(name, number),)
     )
-
-
-def _links(reader: Reader, version: Version, direction: Any) -> list[Used]:
-    lineage = reader.session.lineage
-    found: dict[Version, Used] = {}
-    for link in lineage.graph.links(version, direction):
-        other = link.beyond(direction)
-        fact = lineage.facts.get(other)
-        if fact is None:
-            found[other] = Used(other, "", 0, "", link.model, exists=False)
-        else:
-            found[other] = Used(other, fact.kind, fact.rows, fact.step, link.model)
-    return sorted(found.values(), key=lambda each: each.version)
 
 
 def _evaluations(reader: Reader, model: Version) -> list[Evaluation]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.page.facts.calls import CallFacts, call_facts
-from engine.page.facts.excerpts import Excerpt, excerpt, one_line
+from engine.page.facts.excerpts import one_line
 from engine.page.sessions import Reader
 from registry.errors import QueryError, RegistryError
 from registry.lineage.lineage import Fact
@@ -32,13 +32,12 @@ Change = Literal["new", "changed", "same"]
 
 @dataclass(frozen=True)
 class FieldFacts:
-    """A field of a row, and whether the rows that it came from have it with another value, or not at all."""
+    """A field of a row, and whether the rows that it came from have it with another value (`before`), or not at all."""
 
     name: str
-    type: str
-    value: Excerpt
+    value: Any
     change: Change
-    before: Excerpt | None = None
+    before: Any = None
 
 
 @dataclass(frozen=True)
@@ -244,9 +243,8 @@ def _stage(
     trouble = "" if version in lineage.facts else f"{version} has been removed, and its rows with it"
     try:
         records[version] = reader.session.records_at(version, shown) if shown else {}
-        types = reader.session.shape(*version)[1]
     except (RegistryError, OSError) as error:
-        records[version], types, trouble = {}, {}, trouble or str(error)
+        records[version], trouble = {}, trouble or str(error)
     try:
         calls = lineage.call_records(version, np.array(shown, np.int64)) if shown else {}
     except (RegistryError, OSError) as error:
@@ -261,7 +259,7 @@ def _stage(
             if int(parent) in records.get(hop.parent, {})
         ]
         own = _distinct(calls.get(row, ()))
-        fields = tuple(_field(name, types.get(name, ""), value, origins) for name, value in record.items())
+        fields = tuple(_field(name, value, origins) for name, value in record.items())
         fresh = {each.name: record[each.name] for each in fields if each.change != "same"}
         made.append(
             RowFacts(
@@ -293,11 +291,10 @@ def _distinct(calls: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list({call["call_id"]: call for call in calls}.values())
 
 
-def _field(name: str, type_: str, value: Any, origins: Sequence[Mapping[str, Any]]) -> FieldFacts:
+def _field(name: str, value: Any, origins: Sequence[Mapping[str, Any]]) -> FieldFacts:
     earlier = [each[name] for each in origins if name in each]
     change: Change = "new" if not earlier else "same" if value in earlier else "changed"
-    before = excerpt(earlier[0]) if change == "changed" else None
-    return FieldFacts(name, type_, excerpt("" if value is None else value), change, before)
+    return FieldFacts(name, value, change, earlier[0] if change == "changed" else None)
 
 
 def _hops(stages: Sequence[Stage], walks: Sequence[Walk]) -> list[Hop]:

@@ -1,26 +1,16 @@
-"""Charts as `parts.chart` takes them: what charts.js draws, and the columns of the table that says the same."""
+"""Charts of measurements, as templates want them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
-from engine.page.facts.measures import Chart
+from engine.page.facts.measures import Chart as Measured
+from engine.page.rendering.datasets import Chart
 from engine.printable import harmless
 
 
-@dataclass(frozen=True)
-class ChartData:
-    """A chart for a template: (key of a row of the data, heading) are the columns of its table."""
-
-    title: str
-    data: dict[str, Any]
-    columns: list[tuple[str, str]]
-
-
-def curves(chart: Chart) -> ChartData:
+def curves(chart: Measured) -> Chart:
     """Curves with their intervals."""
     title, axis = harmless(chart.title), harmless(chart.axis)
     rows = [
@@ -30,14 +20,14 @@ def curves(chart: Chart) -> ChartData:
     ]
     bounded = any(row["low"] is not None for row in rows)
     data = {"x": axis, "y": title, "rows": rows, "target": [*chart.target], "band": [*chart.band]}
-    columns = [("series", "curve"), ("x", axis), ("y", title), *([("low", "low"), ("high", "high")] if bounded else [])]
-    return ChartData(f"{title} by {axis}", data, columns)
+    columns = (("series", "curve"), ("x", axis), ("y", title), *((("low", "low"), ("high", "high")) if bounded else ()))
+    return Chart("lines", f"{title} by {axis}", data, columns)
 
 
-def bars(title: str, axis: str, rows: Iterable[tuple[str, float]], what: str) -> ChartData:
+def bars(title: str, axis: str, rows: Iterable[tuple[str, float]], what: str) -> Chart:
     """A bar for each row; `what` names the rows."""
     found = [{"name": harmless(name), "value": value} for name, value in rows]
-    return ChartData(title, {"x": axis, "rows": found}, [("name", what), ("value", axis)])
+    return Chart("bars", title, {"x": axis, "rows": found}, (("name", what), ("value", axis)))
 
 
 def _finite(value: float | None) -> float | None:

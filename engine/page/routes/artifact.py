@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from engine.page.facts.model import artifact_facts
-from engine.page.links import from_path
+from engine.page.facts.version import VersionFacts
 from engine.page.rendering.charts import curves
-from engine.page.routes.site import page, reading
+from engine.page.rendering.values import Style, show
+from engine.page.routes.site import page, site_of
 from engine.page.sessions import Reader
 
 
-def show_version(request: Request) -> Response:
-    """A version by its kind."""
-    with reading(request) as reader:
-        return artifact_page(request, reader, from_path(request.path_params["target"]))
+def show_artifact(request: Request, reader: Reader, version: VersionFacts) -> Response:
+    """What was measured of a version, its settings, what it saw, and how it was evaluated."""
+    manifest = version.manifest
+    artifact = artifact_facts(reader, manifest)
+    whole = partial(site_of(request).frame.links.value, manifest.name, manifest.version, 0)
 
+    def shown(value: Any, name: str) -> Markup:
+        return show(value, Style(characters=20_000, markdown=True, whole=whole), quote(name, safe=""))
 
-def artifact_page(request: Request, reader: Reader, target: str) -> Response:
-    """What was measured of a version, what it was made from, and what it is used for."""
-    artifact = artifact_facts(reader, target)
-    return page(request, "artifact.html", artifact=artifact, charts=[curves(each) for each in artifact.measures.charts])
-
-
-ROUTES = [Route("/versions/{target:path}", show_version)]
+    charts = [curves(each) for each in artifact.measures.charts]
+    return page(request, "artifact.html", version=version, artifact=artifact, charts=charts, shown=shown)

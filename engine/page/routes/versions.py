@@ -10,19 +10,16 @@ from starlette.routing import Route
 
 from engine.page.facts.version import VersionFacts, version_facts
 from engine.page.links import from_path
+from engine.page.routes.artifact import show_artifact
 from engine.page.routes.datasets import show_dataset
-from engine.page.routes.site import page, reading, site_of
+from engine.page.routes.site import reading, site_of
 from engine.page.sessions import Reader
 
 Shown = Callable[[Request, Reader, VersionFacts], Response]
 
 
-def _show_other(request: Request, reader: Reader, version: VersionFacts) -> Response:
-    return page(request, "version_other.html", version=version)
-
-
 KINDS: Mapping[str, Shown] = {"dataset": show_dataset}
-"""Kind of a version -> what shows it."""
+"""Kind of a version -> what shows it; for kinds that are not here, show_artifact does."""
 
 
 def show_version(request: Request) -> Response:
@@ -34,7 +31,7 @@ def show_version(request: Request) -> Response:
         if target != version.target:
             query = dict(request.query_params)
             return RedirectResponse(site_of(request).frame.links.version(manifest.name, manifest.version, **query), 302)
-        return KINDS.get(manifest.kind, _show_other)(request, reader, version)
+        return KINDS.get(manifest.kind, show_artifact)(request, reader, version)
 
 
 ROUTES = [Route("/versions/{target:path}", show_version)]

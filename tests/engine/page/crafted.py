@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
+from engine.page.sessions import Reader, Sessions
 from registry import DataObject, Draft, Metric, ModelUsage, Registry, SideObject, StepRun, VersionRef
 from registry.catalog import side_schemas
 from registry.records.schema import fields_of
 
 BEGAN = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 HOSTILE = "</script><script>alert(1)</script>\x1b[31m\u202eevil & <b>"
+
+
+@contextmanager
+def reading(registry: Registry) -> Iterator[Reader]:
+    """A reader as a request has it."""
+    sessions = Sessions(registry.location)
+    with sessions.reader() as reader:
+        yield reader
+    sessions.close()
+
 
 Edge = tuple[int, int, int]
 

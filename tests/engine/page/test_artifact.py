@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from engine.page.facts.measures import Point, measures
 from engine.page.facts.model import Setting, artifact_facts
-from engine.page.sessions import Reader
 from registry import Metric, Registry
 from tests.engine.page.conftest import Visit
-from tests.engine.page.crafted import make_hostile, make_trained
+from tests.engine.page.crafted import make_hostile, make_trained, reading
 
 
 def test_a_model_has_its_base_settings_and_curves(registry: Registry) -> None:
     make_trained(registry)
-    with registry.session() as session:
-        model = artifact_facts(Reader(registry, session), "demo/sft")
-    assert (model.kind, model.latest) == ("model", 1)
+    with reading(registry) as reader:
+        model = artifact_facts(reader, registry.manifest("demo/sft", 1))
     assert ("base_model", "smollm2") in model.about
     assert model.settings == (Setting("lr", "0.0001"), Setting("lora.r", "16"), Setting("lora.alpha", "32"))
     assert [(chart.title, chart.axis, len(chart.curves[0].points)) for chart in model.measures.charts] == [
@@ -27,15 +25,15 @@ def test_a_model_has_its_base_settings_and_curves(registry: Registry) -> None:
 
 def test_a_model_knows_what_it_saw_and_how_often(registry: Registry) -> None:
     make_trained(registry)
-    with registry.session() as session:
-        [seen] = artifact_facts(Reader(registry, session), "demo/sft").exposure
+    with reading(registry) as reader:
+        [seen] = artifact_facts(reader, registry.manifest("demo/sft", 1)).exposure
     assert (str(seen.version), seen.size, seen.rows, seen.times, seen.least, seen.most) == ("demo/judged@1", 21, 6, 8, 1, 3)
 
 
 def test_evaluations_on_the_same_data_stand_side_by_side(registry: Registry) -> None:
     make_trained(registry)
-    with registry.session() as session:
-        [found] = artifact_facts(Reader(registry, session), "demo/sft").evaluations
+    with reading(registry) as reader:
+        [found] = artifact_facts(reader, registry.manifest("demo/sft", 1)).evaluations
     assert (found.op, [str(each) for each in found.data], found.labels) == (
         "evaluate",
         ["demo/tests@1"],
@@ -50,8 +48,8 @@ def test_evaluations_on_the_same_data_stand_side_by_side(registry: Registry) -> 
 
 def test_a_calibration_has_curves_with_their_target_and_band(registry: Registry) -> None:
     make_trained(registry)
-    with registry.session() as session:
-        found = artifact_facts(Reader(registry, session), "demo/calibrated@1").measures
+    with reading(registry) as reader:
+        found = artifact_facts(reader, registry.manifest("demo/calibrated", 1)).measures
     reliability, size = found.charts
     assert (reliability.title, reliability.axis, [curve.name for curve in reliability.curves]) == (
         "ecr",
@@ -105,6 +103,6 @@ def test_the_pages_answer(registry: Registry, visit: Visit) -> None:
 
 def test_metrics_of_hostile_names_are_text(registry: Registry) -> None:
     make_hostile(registry)
-    with registry.session() as session:
-        found = artifact_facts(Reader(registry, session), "bad/<u>step</u>@1").measures
+    with reading(registry) as reader:
+        found = artifact_facts(reader, registry.manifest("bad/<u>step</u>", 1)).measures
     assert {each.metric for each in found.numbers} == {"<b>m</b>", "inf"}

@@ -7,16 +7,15 @@ import datetime as dt
 import pytest
 
 from engine.page.facts.costs import Spent, costs
-from engine.page.sessions import Reader
 from registry import Registry, StepRun
 from tests.engine.page.conftest import Visit
-from tests.engine.page.crafted import BEGAN, commit, make_hostile, make_trained, ran
+from tests.engine.page.crafted import BEGAN, commit, make_hostile, make_trained, ran, reading
 
 
 def test_costs_add_up_over_every_grouping(registry: Registry) -> None:
     make_trained(registry)
-    with registry.session() as session:
-        found = costs(Reader(registry, session))
+    with reading(registry) as reader:
+        found = costs(reader)
     assert found.total == Spent((), 42, 3, 4200, 2100, 7.25)
     for groups in (found.pipelines, found.steps, found.models, found.days):
         assert sum(each.cost_usd for each in groups) == 7.25
@@ -29,8 +28,8 @@ def test_costs_add_up_over_every_grouping(registry: Registry) -> None:
 
 def test_a_kept_row_costs_what_its_whole_way_cost(registry: Registry) -> None:
     make_trained(registry)
-    with registry.session() as session:
-        kept = {str(each.version): each for each in costs(Reader(registry, session)).kept}
+    with reading(registry) as reader:
+        kept = {str(each.version): each for each in costs(reader).kept}
     assert kept["demo/answers@1"].each == pytest.approx(5.25 / 21)
     assert kept["demo/judged@1"].each == pytest.approx(7.25 / 21)
     # The model is made of them, and rows made with it are, too.
@@ -49,8 +48,8 @@ def test_a_row_also_costs_what_failed_before_it_was_made(registry: Registry) -> 
         else:
             registry.catalog.commit([], run, record)
             registry.catalog.end_run(run, state, "no")
-    with registry.session() as session:
-        found = costs(Reader(registry, session))
+    with reading(registry) as reader:
+        found = costs(reader)
     [kept] = found.kept
     assert (str(kept.version), kept.cost_usd, kept.each) == ("demo/said@1", 1.75, 0.875)
     assert found.unassigned == 1.75
@@ -61,8 +60,7 @@ def test_costs_are_narrowed_to_a_pipeline_and_to_days(registry: Registry) -> Non
     run = registry.catalog.begin_run("other", {"params": {}}, BEGAN + dt.timedelta(days=100))
     registry.catalog.commit([], run, StepRun(step="ask", op="ask", outcome="ran", calls=1, cost_usd=3.0))
     registry.catalog.end_run(run, "succeeded")
-    with registry.session() as session:
-        reader = Reader(registry, session)
+    with reading(registry) as reader:
         assert costs(reader).total.cost_usd == 10.25
         assert costs(reader, "other").total.cost_usd == 3.0
         assert costs(reader, "", (BEGAN + dt.timedelta(days=50)).date()).total.cost_usd == 3.0

@@ -15,19 +15,18 @@ from engine.jobs.receipts import Receipts
 from engine.page.facts.now import logs, newest_rows, rejects
 from engine.page.facts.run import Part, run_facts
 from engine.page.facts.run_graph import run_graph
-from engine.page.sessions import Reader
 from registry import DataObject, ModelUsage, Registry, StepRun
 from registry.errors import QueryError
 from tests.chat_server import ChatServer
 from tests.engine.page.conftest import Visit
-from tests.engine.page.crafted import BEGAN, HOSTILE, commit, make_hostile, make_trained, ran
+from tests.engine.page.crafted import BEGAN, HOSTILE, commit, make_hostile, make_trained, ran, reading
 from tests.engine.run_pipelines import run_text, words
 
 
 def test_a_step_has_what_it_read_and_made_and_its_models(registry: Registry) -> None:
     run_id = make_trained(registry)
-    with registry.session() as session:
-        run = run_facts(Reader(registry, session), run_id)
+    with reading(registry) as reader:
+        run = run_facts(reader, run_id)
     steps = {step.name: step for step in run.steps}
     assert (run.state, run.pipeline, run.cost_usd, run.total("rejected")) == ("succeeded", "demo", 7.25, 1)
     answers = steps["answers"]
@@ -41,8 +40,8 @@ def test_a_step_has_what_it_read_and_made_and_its_models(registry: Registry) -> 
 
 def test_the_graph_has_rows_losses_and_dollars_on_its_edges(registry: Registry) -> None:
     run_id = make_trained(registry)
-    with registry.session() as session:
-        graph = run_graph(run_facts(Reader(registry, session), run_id))
+    with reading(registry) as reader:
+        graph = run_graph(run_facts(reader, run_id))
     lines = {(edge.start, edge.end): edge.lines for edge in graph.edges}
     assert lines["part demo/seeds", "step answers"] == ("8 rows",)
     assert lines["step answers", "part demo/answers"] == ("21 rows", "1 rejected", "$5.25")
@@ -61,8 +60,8 @@ def test_what_is_unchanged_is_muted(registry: Registry, chat_server: ChatServer)
     text = f"{{name: demo, datasets: {{words: {{type: Word, path: words.jsonl}}}}, models: {{teacher: {chat_server.model()}}}, steps: {{said: {{op: ask_once, in: words}}, loud: {{op: shout, in: said, with: {{mark: MARK}}}}}}}}"
     run_text(text.replace("MARK", '"!"'), registry)
     second = run_text(text.replace("MARK", '"?"'), registry)
-    with registry.session() as session:
-        run = run_facts(Reader(registry, session), second.run_id)
+    with reading(registry) as reader:
+        run = run_facts(reader, second.run_id)
     graph = run_graph(run)
     states = {node.id: node.state for node in graph.nodes}
     assert states["step said"] == states["asked test-model"] == "muted"
@@ -80,8 +79,7 @@ def test_a_failed_run_shows_what_was_not_reached(registry: Registry) -> None:
     text = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {cut: {op: by_length, in: words, max_reject_ratio: 0.1}, loud: {op: shout, in: cut.long}}}"
     failed = run_text(text, registry)
     assert failed.state == "failed"
-    with registry.session() as session:
-        reader = Reader(registry, session)
+    with reading(registry) as reader:
         run = run_facts(reader, failed.run_id)
         [found] = rejects(reader, run)
     assert [(step.name, step.outcome) for step in run.steps] == [("cut", "failed"), ("loud", "not reached")]
@@ -128,8 +126,7 @@ def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Regis
     write_live(
         registry.catalog.runs.folder, run_id, (running, LiveStep(step="loud", op="shout", state="waiting", waited_for="said"))
     )
-    with registry.session() as session:
-        reader = Reader(registry, session)
+    with reading(registry) as reader:
         run = run_facts(reader, run_id)
         said, loud = run.steps
         assert run.state == "running"
@@ -154,8 +151,8 @@ def test_a_run_whose_process_died_is_interrupted_and_nothing_is_written(registry
     registry.catalog.runs.release(run_id)
     journal = registry.catalog.runs.path(run_id).read_bytes()
     files = {path.name for path in registry.catalog.runs.folder.iterdir()}
-    with registry.session() as session:
-        run = run_facts(Reader(registry, session), run_id)
+    with reading(registry) as reader:
+        run = run_facts(reader, run_id)
     assert (run.state, run.seconds) == ("interrupted", None)
     assert registry.catalog.runs.path(run_id).read_bytes() == journal
     assert {path.name for path in registry.catalog.runs.folder.iterdir()} == files
@@ -165,8 +162,7 @@ def test_versions_that_were_removed_are_named_as_such(registry: Registry, visit:
     run_id = make_trained(registry)
     gone = [registry.manifest(f"demo/{name}", 1).version_id for name in ("seeds", "answers")]
     registry.catalog.forget(gone)
-    with registry.session() as session:
-        reader = Reader(registry, session)
+    with reading(registry) as reader:
         run = run_facts(reader, run_id)
         [told] = rejects(reader, run)
     assert run.steps[0].outputs == (Part("demo/answers", 1, removed=True),)
@@ -178,8 +174,7 @@ def test_versions_that_were_removed_are_named_as_such(registry: Registry, visit:
 
 def test_rejects_have_reasons_and_examples(registry: Registry) -> None:
     run_id = make_trained(registry)
-    with registry.session() as session:
-        reader = Reader(registry, session)
+    with reading(registry) as reader:
         [found] = rejects(reader, run_facts(reader, run_id))
     [reason] = found.reasons
     assert (found.step, found.rejected, reason.text, reason.count) == ("answers", 1, "the answer is empty", 1)
@@ -193,8 +188,8 @@ def test_the_end_of_a_log_is_shown_and_links_are_not_followed(registry: Registry
     (folder / f"{run_id}.log").write_text("".join(f"line {number}\n" for number in range(20_000)))
     (folder / f"{run_id}.teacher-0.log").write_text("served\n")
     (folder / f"{run_id}.other.log").symlink_to("/etc/hostname")
-    with registry.session() as session:
-        found = logs(Reader(registry, session), run_id)
+    with reading(registry) as reader:
+        found = logs(reader, run_id)
     assert [(each.name, each.cut) for each in found] == [("run", True), ("teacher-0", False)]
     assert found[0].text.startswith("line ")
     assert found[0].text.endswith("line 19999\n")
@@ -220,8 +215,8 @@ def test_an_old_run_without_times_or_graph_is_shown(registry: Registry, visit: V
 
 def test_an_unknown_run_is_told(registry: Registry, visit: Visit) -> None:
     make_trained(registry)
-    with registry.session() as session, pytest.raises(QueryError, match="there is no run"):
-        run_facts(Reader(registry, session), "20200101-000000-abcdef")
+    with reading(registry) as reader, pytest.raises(QueryError, match="there is no run"):
+        run_facts(reader, "20200101-000000-abcdef")
     page = visit(registry.root).get("/runs/..%2f..%2fetc")
     assert page.status_code in (400, 404)
     assert "Traceback" not in page.text
@@ -242,8 +237,8 @@ def test_the_journal_of_a_run_that_is_damaged_leaves_the_tables(registry: Regist
     run_id = make_trained(registry)
     path: Path = registry.catalog.runs.path(run_id)
     path.write_bytes(path.read_bytes().replace(b"gpt-5-mini", b"gpt-5-maxi"))
-    with registry.session() as session:
-        run = run_facts(Reader(registry, session), run_id)
+    with reading(registry) as reader:
+        run = run_facts(reader, run_id)
     assert [step.name for step in run.steps] == ["answers", "judged", "sft", "before", "after", "calibrated"]
     assert run.started_at == BEGAN.astimezone(dt.UTC).replace(tzinfo=None)
     assert visit(registry.root).get(f"/runs/{run_id}").status_code == 200
