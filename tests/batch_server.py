@@ -254,7 +254,7 @@ def model_spec(server: BatchServer, **more: Any) -> ModelSpec:
 SCRIPT = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from engine.llm.providers import batch
+from engine.llm.batches import provider as batch
 from engine.llm.journal.answers import Journal
 from engine.llm.types.model_spec import ModelSpec
 from tests.batch_server import request

@@ -85,7 +85,7 @@ class SharedModels:
         """
         spec = binding.spec
         if spec.provider == "openai" and spec.mode == "batch":
-            from engine.llm.providers.batch import BatchProvider
+            from engine.llm.batches.provider import BatchProvider
 
             own = BatchProvider(spec, self.answers())
             self._batches.setdefault(step, []).append(own)

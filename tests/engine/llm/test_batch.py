@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from engine.llm.batches import polling
+from engine.llm.batches import provider as batch
+from engine.llm.batches.provider import BatchProvider
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
-from engine.llm.providers import batch, polling
-from engine.llm.providers.batch import BatchProvider
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.row_context import refresh

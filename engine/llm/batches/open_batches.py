@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.llm.batches.polling import pauses
 from engine.llm.journal.answers import Answers
-from engine.llm.providers.polling import pauses
 from engine.llm.types.model_spec import ModelSpec
 from registry.counted import counted
 from registry.storage.processes import start_time

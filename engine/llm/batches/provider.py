@@ -9,12 +9,12 @@ from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.llm.batches.open_batches import CLAIM_SECONDS, Claim, OpenBatch, OpenBatches
+from engine.llm.batches.openai import BatchApi, LineResult
+from engine.llm.batches.polling import Patience, pauses
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
-from engine.llm.providers.batch_api import BatchApi, LineResult
 from engine.llm.providers.capabilities import KnownCapabilities, recall
-from engine.llm.providers.open_batches import CLAIM_SECONDS, Claim, OpenBatch, OpenBatches
-from engine.llm.providers.polling import Patience, pauses
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import MOST_IN_BATCH, ModelSpec

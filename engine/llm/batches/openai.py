@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from engine.llm.batches.polling import Patience
 from engine.llm.providers import chat_completions
 from engine.llm.providers.failures import connection_failure, failure
 from engine.llm.providers.http import credentials, session
-from engine.llm.providers.polling import Patience
 from engine.llm.providers.redaction import holds, redact, redacted
 from engine.llm.providers.response_body import MOST_BYTES, decoded, excerpt, from_json, read_body, read_start
 from engine.llm.types.completions import Completion

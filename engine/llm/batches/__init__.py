@@ -1,0 +1,1 @@
+"""Requests that are answered in batches, within a day and for half the price. Open batches survive a restart of the engine."""
