@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import json
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.operator import formats
 from registry import Artifact, Record
@@ -43,6 +44,17 @@ class Message(Record):
     tool_call_id: str | None = None
 
 
+def read_tools(text: str) -> list[dict[str, Any]]:
+    """The tools of an SFTExample; raises ValueError if they are no JSON list of objects."""
+    try:
+        tools = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"tools is not JSON: {error}") from None
+    if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
+        raise ValueError("tools is not a list of objects in JSON")
+    return tools
+
+
 @formats("operators.formats.table")
 class MathProblem(Record):
     """A problem and its gold answer."""
@@ -54,7 +66,10 @@ class MathProblem(Record):
 
 
 class MathSolution(Record):
-    """A model's solution of a problem; `answer` is the gold answer, `predicted` the model's."""
+    """A model's solution of a problem; `answer` is the gold answer, `predicted` the model's.
+
+    `thinking` is the model's reasoning before the solution, if its server returns it.
+    """
 
     question: str
     answer: str
@@ -66,6 +81,7 @@ class MathSolution(Record):
     id: str | None = None
     persona: str | None = None
     occupation: str | None = None
+    thinking: str | None = None
 
 
 class Persona(Record):
@@ -77,10 +93,21 @@ class Persona(Record):
 
 @formats("operators.formats.table")
 class SFTExample(Record):
-    """A prompt and the completion to learn, as conversations (TRL's prompt/completion format)."""
+    """A prompt and the completion to learn, as conversations (TRL's prompt/completion format).
+
+    `tools` are those that the model could call: JSON text of a list of `{type: function, function: {name, parameters, ...}}`.
+    """
 
     prompt: list[Message]
     completion: list[Message]
+    tools: str | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _are_tools(cls, tools: str | None) -> str | None:
+        if tools is not None:
+            read_tools(tools)
+        return tools
 
 
 @formats("operators.formats.table")

@@ -21,7 +21,7 @@ from operators.formats.rows import (
     report_rest,
     text_at,
 )
-from operators.formats.turns import Turn, assistant, plain_text, system, user
+from operators.formats.turns import Turn, assistant, check_no_tools, plain_text, system, user
 from operators.records import LabelledExample, Message, PreferencePair, SFTExample
 
 _INPUTS, _OUTPUTS = ("input", "context"), ("output", "response")
@@ -106,6 +106,7 @@ def _answer(turns: Sequence[Message], what: str) -> str:
 
 
 def _write(row: SFTExample, place: Place) -> dict[str, Any]:
+    check_no_tools(row, "Alpaca")
     return _written(row.prompt) | {"output": _answer(row.completion, "the completion")}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from engine.operator import Place, Reject, RowFormat
 from operators.formats.rows import MEDIA, At, LeftOut, Row, refuse_media, report_rest
-from operators.formats.turns import Turn, are_messages, check_turns, read_turns, split_last, written
-from operators.records import Message, PreferencePair, SFTExample
+from operators.formats.turns import Turn, are_messages, check_turns, read_turns, split_last, tools_at, written
+from operators.records import Message, PreferencePair, SFTExample, read_tools
 
 _MESSAGES = At.field("messages")
 
@@ -24,12 +24,13 @@ def _fits(row: Row) -> bool:
 def _read(row: Row, left_out: LeftOut) -> dict[str, Any]:
     refuse_media(row)
     turns = read_turns(row["messages"], _MESSAGES, left_out)
-    report_rest(row, ("messages",), left_out)
+    report_rest(row, ("messages", "tools"), left_out)
+    tools = tools_at(row.get("tools"), At.field("tools"))
     weights = [message.get("weight") for message in row["messages"]]
     if any(weight is not None for weight in weights):
-        return _weighted(turns, weights, left_out)
+        return _weighted(turns, weights, left_out) | tools
     prompt, completion = split_last(turns, _MESSAGES)
-    return {"prompt": prompt, "completion": completion}
+    return {"prompt": prompt, "completion": completion} | tools
 
 
 def _weighted(turns: list[Turn], weights: list[Any], left_out: LeftOut) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _write(row: SFTExample, place: Place) -> dict[str, Any]:
         for number, message in enumerate(messages):
             if message["role"] == "assistant":
                 message["weight"] = int(number >= len(row.prompt))
-    return {"messages": messages}
+    return {"messages": messages} | ({"tools": read_tools(row.tools)} if row.tools else {})
 
 
 def _message(message: Message) -> Turn:
@@ -98,8 +99,8 @@ def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
 SFT = RowFormat(
     "openai",
     SFTExample,
-    "messages: [{role, content, tool_calls, ...}]; the last turn, or those with weight 1 at the end, is the completion",
-    frozenset({"messages", *MEDIA}),
+    "messages: [{role, content, tool_calls, ...}], tools; the last turn, or those with weight 1 at the end, is the completion",
+    frozenset({"messages", "tools", *MEDIA}),
     _fits,
     _read,
     _write,

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.operator import Place, Reject, RowFormat
 from operators.formats.rows import MEDIA, At, LeftOut, Row, kind_of, label_at, refuse_media, report_rest, text_at
-from operators.formats.turns import Turn, arguments_text, plain_text, split_last, system
+from operators.formats.turns import Turn, arguments_text, plain_text, split_last, system, tools_at
 from operators.records import LabelledExample, Message, PreferencePair, SFTExample
 
 _ROLES = {
@@ -77,9 +77,9 @@ def _turns(row: Row, used: Sequence[str], left_out: LeftOut) -> tuple[list[Turn]
 
 
 def _read(row: Row, left_out: LeftOut) -> dict[str, Any]:
-    turns, at = _turns(row, (), left_out)
+    turns, at = _turns(row, ("tools",), left_out)
     prompt, completion = split_last(turns, at)
-    return {"prompt": prompt, "completion": completion}
+    return {"prompt": prompt, "completion": completion} | tools_at(row.get("tools"), At.field("tools"))
 
 
 def _read_pair(row: Row, left_out: LeftOut) -> dict[str, Any]:
@@ -136,7 +136,8 @@ def _one(turns: Sequence[Message], what: str) -> Message:
 
 
 def _write(row: SFTExample, place: Place) -> dict[str, Any]:
-    return {"conversations": _conversation(row.prompt, [_one(row.completion, "the completion")])}
+    found = {"conversations": _conversation(row.prompt, [_one(row.completion, "the completion")])}
+    return found | ({"tools": row.tools} if row.tools else {})
 
 
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
@@ -153,8 +154,8 @@ _USED = frozenset({*_LISTS, "system", *MEDIA})
 SFT = RowFormat(
     "sharegpt",
     SFTExample,
-    "conversations: [{from: human, value}, {from: gpt, value}], system; the last turn is the completion",
-    _USED,
+    "conversations: [{from: human, value}, {from: gpt, value}], system, tools; the last turn is the completion",
+    _USED | {"tools"},
     lambda row: _name(row) is not None,
     _read,
     _write,

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.operator import Place, Reject, RowFormat
 from operators.formats.rows import MEDIA, At, LeftOut, Row, has_none, is_text, label_at, refuse_media, report_rest, text_at
-from operators.formats.turns import Turn, are_messages, assistant, is_message, read_turns, split_shared, user, written
+from operators.formats.turns import Turn, are_messages, assistant, is_message, read_turns, split_shared, tools_at, user, written
 from operators.records import LabelledExample, Message, PreferencePair, SFTExample
 
 PAIR = ("chosen", "rejected")
@@ -40,6 +40,11 @@ def _read(row: Row, left_out: LeftOut, names: Sequence[str] = ("prompt", "comple
     refuse_media(row)
     report_rest(row, names, left_out)
     return {name: turns_of(row, name, left_out) for name in names}
+
+
+def _read_sft(row: Row, left_out: LeftOut) -> dict[str, Any]:
+    rest = {key: value for key, value in row.items() if key != "tools"}
+    return _read(rest, left_out) | tools_at(row.get("tools"), At.field("tools"))
 
 
 def _read_pair(row: Row, left_out: LeftOut) -> dict[str, Any]:
@@ -113,7 +118,9 @@ def _object(arguments: str) -> Any:
 
 
 def _write(row: SFTExample, place: Place) -> dict[str, Any]:
-    return {"prompt": _messages(row.prompt), "completion": _messages(row.completion)}
+    """As JSON text, tools come through datasets as they are, and TRL's trainers read it."""
+    found = {"prompt": _messages(row.prompt), "completion": _messages(row.completion)}
+    return found | ({"tools": row.tools} if row.tools else {})
 
 
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
@@ -128,10 +135,10 @@ _MEDIA = frozenset(MEDIA)
 SFT = RowFormat(
     "trl",
     SFTExample,
-    "prompt, completion: texts, or lists of messages",
-    _MEDIA | {"prompt", "completion"},
+    "prompt, completion: texts, or lists of messages; tools",
+    _MEDIA | {"prompt", "completion", "tools"},
     lambda row: is_turns(row.get("prompt")) and is_turns(row.get("completion")),
-    _read,
+    _read_sft,
     _write,
 )
 PAIRS = RowFormat(

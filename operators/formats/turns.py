@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.operator import Reject
 from operators.formats.rows import At, LeftOut, kind_of, report_rest, text_at
-from operators.records import Message
+from operators.records import Message, SFTExample, read_tools
 
 Turn = dict[str, Any]
 
@@ -181,6 +181,26 @@ def _function(value: Any, at: At, left_out: LeftOut) -> Turn:
 def arguments_text(value: Any) -> str:
     """Arguments as JSON text, as OpenAI writes them; TRL and others write an object."""
     return value if isinstance(value, str) else json.dumps({} if value is None else value, ensure_ascii=False)
+
+
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+def tools_at(value: Any, at: At) -> dict[str, str]:
+    """The field `tools` of an SFTExample: from a list of objects or its JSON text; no field if there are none."""
+    if not value:
+        return {}
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return {"tools": text} if read_tools(text) else {}
+    except ValueError as error:
+        raise Reject(f"{at.exact}: {error}") from error
+
+
+def check_no_tools(row: SFTExample, what: str) -> None:
+    """Raise Reject if a row has tools, for which a format has no place."""
+    if row.tools:
+        raise Reject(f"it has tools, for which {what} has no place")
 
 
 # -- back -------------------------------------------------------------------------------------------------------------

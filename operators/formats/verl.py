@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.operator import Place, Reject, RowFormat
 from operators.formats.rows import At, LeftOut, Row, kind_of, report_rest, text_at
-from operators.formats.turns import are_messages, check_turns, plain_text, read_turns, user
+from operators.formats.turns import are_messages, check_no_tools, check_turns, plain_text, read_turns, user
 from operators.records import MathProblem, Question, SFTExample
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def _write_question(row: Question, place: Place) -> dict[str, Any]:
 
 
 def _write_sft(row: SFTExample, place: Place) -> dict[str, Any]:
+    check_no_tools(row, "the file of verl")
     check_turns(row.completion, "the completion")
     if len(row.completion) > 1 or any(message.role == "assistant" for message in row.prompt):
         raise Reject(

@@ -83,6 +83,7 @@ async def reflect(
         return
     ctx.count("reflection", "repaired" if last.verdict == "correct" else f"still {last.verdict}")
     changes = {"solution": last.solution, "predicted": last.predicted, "verdict": last.verdict, "stage": 2}
+    changes["thinking"] = last.completion.reasoning
     yield ("solved" if last.verdict == "correct" else "unsolved"), derived(unsolved.model_copy(update=changes), *answers)
 
 

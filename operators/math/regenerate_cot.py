@@ -77,6 +77,7 @@ async def regenerate_cot(
             verdict=made.verdict,
             source=problem.source,
             id=problem.id,
+            thinking=made.completion.reasoning,
         )
         record = derived(record, made.completion)
         if made.verdict == "correct":

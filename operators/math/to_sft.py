@@ -17,6 +17,7 @@ async def to_sft(
     prompt: Annotated[str | None, template("question")] = None,
     format: Literal["messages", "alpaca"] = "messages",
     system: Annotated[str | None, Prompt()] = None,
+    thinking: Literal["drop", "keep", "tag"] = "drop",
 ) -> AsyncIterator[SFTExample]:
     """Turn each solution into an SFT example: the question is the user's turn, the solution the completion to learn.
 
@@ -25,6 +26,16 @@ async def to_sft(
         format: `messages`, or `alpaca` for Alpaca's instruction text as the user's turn (the paper's choice, for a base model
             whose chat template adds nothing).
         system: a system message that comes first.
+        thinking: what becomes of the teacher's reasoning before its solution. `keep` puts it beside the solution, as the turn's
+            `thinking`, for students whose chat template has a place for it; `tag` puts it before the solution, between
+            `<think>` and `</think>`, for all others; `drop` leaves it out.
     """
     turns = conversation(solution.question, prompt=prompt, format=format, system=system)
-    yield SFTExample(prompt=turns, completion=[Message(role="assistant", content=solution.solution)])
+    yield SFTExample(prompt=turns, completion=[_answer(solution, thinking)])
+
+
+def _answer(solution: MathSolution, thinking: Literal["drop", "keep", "tag"]) -> Message:
+    thought = solution.thinking
+    if thinking == "tag" and thought:
+        return Message(role="assistant", content=f"<think>\n{thought}\n</think>\n\n{solution.solution}")
+    return Message(role="assistant", content=solution.solution, thinking=thought if thinking == "keep" else None)

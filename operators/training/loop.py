@@ -136,13 +136,18 @@ def _trainer(training: Training, tokenizer: Any, seen: Counter[int], progress: P
     trainer = counting(maker, lambda row: seen.update([row]))(
         model,
         args=config(**_arguments(training)),
-        train_dataset=Dataset.from_list(training.rows),
+        # Otherwise calls of different tools would get each other's arguments, with nulls.
+        train_dataset=Dataset.from_list(training.rows, on_mixed_types="use_json" if _calls_tools(training.rows) else None),
         processing_class=tokenizer,
         callbacks=[_callback(training, seen, progress, rank)],
         **more,
     )
     trainer.data_collator = with_rows(trainer.data_collator)
     return trainer
+
+
+def _calls_tools(rows: list[dict[str, Any]]) -> bool:
+    return any(turn.get("tool_calls") for row in rows for turns in row.values() if isinstance(turns, list) for turn in turns)
 
 
 def _classes(kind: str) -> tuple[Any, Any]:

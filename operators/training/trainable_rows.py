@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from engine.operator import Context, Reject
+from operators.records import read_tools
 from operators.training.exposure import ROW
-from operators.training.rendering import left_out
+from operators.training.rendering import Turn, left_out, presented, thinking_name
 from registry.counted import counted
 
 _SHOWN = 5
@@ -65,11 +66,12 @@ def trainable_rows(
     bad: dict[str, list[int]] = {}
     blank: list[int] = []
     beyond: list[int] = []
+    thinking = thinking_name(str(tokenizer.chat_template))
     total = truncated = dropped = 0
     for number, row in enumerate(rows):
         total += 1
         try:
-            lengths = _lengths(row, completions, tokenizer)
+            shown, lengths = _presented(row, completions, tokenizer, thinking)
         except _BadRowError as error:
             bad.setdefault(str(error), []).append(number)
             continue
@@ -79,10 +81,12 @@ def trainable_rows(
         longest = min(lengths.whole, max_length)
         if limit.positions and longest > limit.positions:
             beyond.append(number)
-        if any(not any(map(_has_content, row[each])) for each in completions):
+        if any(not any(map(_has_content, shown[each])) for each in completions):
             blank.append(number)
         truncated += lengths.whole > max_length
-        kept.append(row | {ROW: number})
+        kept.append(shown | {ROW: number})
+    if any("tools" in row for row in kept):  # a dataset has the columns of its first row
+        kept = [{"tools": None, **row} for row in kept]
     _refuse(bad)
     if beyond:
         longer = (
@@ -120,29 +124,53 @@ class _Lengths(NamedTuple):
     whole: int
 
 
-def _lengths(row: dict[str, Any], completions: Sequence[str], tokenizer: Any) -> _Lengths:
+def _presented(
+    row: dict[str, Any], completions: Sequence[str], tokenizer: Any, thinking: str
+) -> tuple[dict[str, Any], _Lengths]:
+    """A row in the form that the template takes, and its lengths."""
     for field in ("prompt", *completions):
         if not row[field]:
             raise _BadRowError(f"`{field}` has no message; add one, or remove the row")
-    for each in completions:
-        if lost := left_out(row["prompt"], row[each], lambda turns: _text(tokenizer, turns)):
-            raise _BadRowError(
-                f"the student's chat template leaves out {lost} of its turns; take it out of the rows, or use a student whose "
-                "template has a place for it"
-            )
-    prompt = _tokens(tokenizer, row["prompt"], add_generation_prompt=True)
-    return _Lengths(prompt, max(_tokens(tokenizer, row["prompt"] + row[each]) for each in completions))
+    tools = read_tools(row["tools"]) if row.get("tools") else None
+    calls = any(turn.get("tool_calls") for field in ("prompt", *completions) for turn in row[field])
+    failed: _BadRowError | None = None
+    for objects in (True, False) if calls else (True,):
+        shown = {field: presented(row[field], thinking, objects=objects) for field in ("prompt", *completions)}
+        try:
+            for each in completions:
+                _check_whole(
+                    row["prompt"], row[each], tokenizer, tools, lambda turns, o=objects: presented(turns, thinking, objects=o)
+                )
+            return row | shown, _lengths(shown, completions, tokenizer, tools)
+        except _BadRowError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _check_whole(
+    prompt: Sequence[Turn], completion: Sequence[Turn], tokenizer: Any, tools: Any, present: Callable[[Sequence[Turn]], Any]
+) -> None:
+    def render(turns: Sequence[Turn]) -> str:
+        return str(_templated(tokenizer, present(turns), tokenize=False, tools=tools))
+
+    if lost := left_out(prompt, completion, render, tools or ()):
+        what = "leaves out tools" if lost == "tools" else f"leaves out {lost} of its turns"
+        raise _BadRowError(
+            f"the student's chat template {what}; take it out of the rows, or use a student whose template has a place for it"
+        )
+
+
+def _lengths(row: dict[str, Any], completions: Sequence[str], tokenizer: Any, tools: Any) -> _Lengths:
+    prompt = _tokens(tokenizer, row["prompt"], add_generation_prompt=True, tools=tools)
+    return _Lengths(prompt, max(_tokens(tokenizer, row["prompt"] + row[each], tools=tools) for each in completions))
 
 
 def _tokens(tokenizer: Any, messages: list[dict[str, str]], **more: Any) -> int:
     return len(_templated(tokenizer, messages, return_dict=True, **more)["input_ids"])
 
 
-def _text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    return str(_templated(tokenizer, messages, tokenize=False))
-
-
-def _templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **more: Any) -> Any:
+def _templated(tokenizer: Any, messages: Sequence[Turn], **more: Any) -> Any:
     from jinja2 import TemplateError
 
     try:
