@@ -13,7 +13,7 @@ from engine.spec.variant_names import split_name
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engine.planning.results import Plan, SourcePlan
+    from engine.planning.results import Plan, SharedPrefix, SourcePlan
     from engine.previewing.results import Forecast
 
 
@@ -29,6 +29,7 @@ def plan_rows(plan: Plan, forecast: Forecast | None) -> list[dict[str, Any]]:
     return rows + [
         {**named(step.name), "op": step.op, "status": step.status, "partitions_done": step.done, "partitions": step.total}
         | {"rows": step.rows, "max_calls": step.calls, "max_tokens": step.tokens, "max_cost_usd": step.cost_usd}
+        | {"shared_prompts": [_shared_document(role, each) for role, each in step.shared.items()]}
         | {"waits_for": list(step.waits_for), "streams_from": list(step.streams_from)}
         | {"why": list(step.why), "notes": list(step.notes)}
         | {"forecast": step_document(expected[step.name]) if step.name in expected else None}
@@ -63,6 +64,8 @@ def print_plan(plan: Plan, console: Console) -> None:
                 f"{source.name}: fields have changed since its newest version: {changed}", soft_wrap=True, markup=False
             )
     for step in plan.steps:
+        for role, shared in step.shared.items():
+            console.print(f"{step.name}: {_shared(role, shared)}", soft_wrap=True, markup=False)
         for line in (*step.notes, *step.why):
             console.print(f"{step.name}: {line}", soft_wrap=True)
     for model, identity in plan.identities.items():
@@ -75,6 +78,20 @@ def print_plan(plan: Plan, console: Console) -> None:
         "are complete, or have first rows. Calls, tokens and price are upper bounds; answers from the journal are free.",
         soft_wrap=True,
     )
+
+
+def _shared(role: str, shared: SharedPrefix) -> str:
+    """How much of a prompt a server's cache can have, for people."""
+    if not shared.characters:
+        return f"prompts to {role} begin differently for each row, so a server's cache of prompts is of no use"
+    return (
+        f"prompts to {role} have their first {shared.characters:,} of {shared.length:,.0f} characters "
+        f"({shared.share:.0%}) in common"
+    )
+
+
+def _shared_document(role: str, shared: SharedPrefix) -> dict[str, Any]:
+    return {"role": role, "characters": shared.characters, "length": round(shared.length, 1), "share": round(shared.share, 4)}
 
 
 def source_note(source: SourcePlan) -> str:

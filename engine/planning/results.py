@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from engine.jobs.messages import InputVersion
 from engine.planning.inputs import Inputs
@@ -33,12 +33,30 @@ class SourcePlan:
     format: str | None = None
 
 
+class SharedPrefix(NamedTuple):
+    """What the prompts of a step's rows have in common at their beginning, which servers keep in their caches.
+
+    Attributes:
+        characters: of the longest text that all prompts begin with.
+        length: the mean length of the prompts, in characters.
+    """
+
+    characters: int
+    length: float
+
+    @property
+    def share(self) -> float:
+        """The part of a prompt that is the same for all rows."""
+        return self.characters / self.length if self.length else 0.0
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """A step: `HIT`, `RUN`, `RESUME` (some partitions have receipts), or `WAIT` (its inputs do not exist yet).
 
     `done` of `total` partitions are finished; the total is only known if one is. `calls`, `tokens` and `cost_usd` are upper
     bounds for the remaining partitions. Answers in the journal are not requested again, so the true numbers may be smaller.
+    `shared` is known of the roles whose first prompts are known.
     A step that waits begins when the steps in `waits_for` are complete, and with the first rows of those in `streams_from`.
     """
 
@@ -57,6 +75,7 @@ class StepPlan:
     calls: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
+    shared: Mapping[str, SharedPrefix] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
     streams_from: tuple[str, ...] = ()
     why: tuple[str, ...] = ()

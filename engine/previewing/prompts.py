@@ -3,7 +3,7 @@
 The bounds of `engine.planning.bounds` know no prompt, so they count everything that could be in one. Where the rows of a step
 are known, its first prompts are, too: they are counted as they are, with the model's tokenizer if it is on this machine, or
 else a token for each byte. Requests that follow an answer are bounded from what they may contain: the row, the operator's own
-texts, and the answers before, each of `max_tokens`.
+texts, and the answers before, each of `max_tokens`. What all first prompts begin with is measured for servers' caches.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.llm.chat import ChatModel
 from engine.llm.limits.estimates import BYTES_PER_TOKEN, token_bound
 from engine.llm.local.tokenizer import Tokenizer, known_tokenizer
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request, images_in
+from engine.llm.types.requests import Request, images_in, texts_of
 from engine.llm.types.structured import in_words
 from engine.operator.context import Reject, Tally
 from engine.packages.catalogue import full_name
 from engine.packages.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import partitions
-from engine.planning.results import Plan, StepPlan
+from engine.planning.results import Plan, SharedPrefix, StepPlan
 from engine.spec.pipeline_spec import Resources
 from engine.worker.attachments import FileCollector
 from engine.worker.models import Models
@@ -82,6 +82,16 @@ class _Role:
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    prefix: str | None = None
+    characters: int = 0
+    prompts: int = 0
+
+    @property
+    def shared(self) -> SharedPrefix | None:
+        """What the rows' first prompts begin with; None if there is but one."""
+        if self.prefix is None or self.prompts < 2:
+            return None
+        return SharedPrefix(len(self.prefix), self.characters / self.prompts)
 
     def prompt(self, request: Request) -> int:
         """The most tokens of a prompt."""
@@ -96,6 +106,11 @@ class _Role:
 
     def add(self, asked: Sequence[Request], row: str, whole: int) -> None:
         """Add a row that has made some requests and may make the others that it is allowed, after their answers."""
+        if asked:
+            text = "".join(part for message in asked[0].messages for part in texts_of(message["content"]))
+            self.prefix = text if self.prefix is None else _common_beginning(self.prefix, text)
+            self.characters += len(text)
+            self.prompts += 1
         self.tokens_in += sum(map(self.prompt, asked))
         self.tokens_out += sum(int(request.sampling["max_tokens"]) for request in asked)
         self.calls += max(self.per_row, len(asked))
@@ -106,6 +121,12 @@ class _Role:
             others = 0 if self.is_declared else whole + answers + max(map(self.prompt, asked), default=0)
             self.tokens_in += later * (self.text(row) + self.own + others + FRAME_TOKENS)
             self.tokens_out += later * self.spec.max_tokens
+
+
+def _common_beginning(one: str, other: str) -> str:
+    if other.startswith(one):  # nearly always, once some prompts have been seen
+        return one
+    return one[: next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(other))]
 
 
 def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -> StepPlan:
@@ -139,6 +160,7 @@ def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -
         calls=sum(each.calls for each in roles.values()),
         tokens=sum(each.tokens_in + each.tokens_out for each in roles.values()),
         cost_usd=sum(each.spec.cost(each.tokens_in, each.tokens_out) for each in roles.values()),
+        shared={role: each.shared for role, each in roles.items() if each.shared is not None},
     )
 
 
