@@ -15,6 +15,7 @@ from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request, as_messages
+from engine.llm.types.row_context import discarded
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
 from engine.llm.weights import LocalWeights
 from engine.provenance import CallRef, marked, sources_of
@@ -43,10 +44,16 @@ class Call:
 
 @dataclass
 class CallLog:
-    """The calls for one row, in the order of their answers; `asked` counts those that the journal did not answer."""
+    """The calls for one row, in the order of their answers.
+
+    Attributes:
+        asked: the number of those that the journal did not answer.
+        discarded: answers that were paid for beside these, each with the model before it and its cost in US dollars after it.
+    """
 
     calls: list[Call] = field(default_factory=list)
     asked: int = 0
+    discarded: list[tuple[str, Completion, float]] = field(default_factory=list)
 
 
 current_log: ContextVar[CallLog] = ContextVar("current_log")
@@ -98,7 +105,10 @@ class ChatModel:
 
         Args:
             prompt: a text, or messages (records or dicts with role and content). A content is a text, or a list of parts:
-                `{"type": "text", "text": ...}` and `{"type": "image_url", "image_url": {"url": ...}}`, as OpenAI has them.
+                `{"type": "text", "text": ...}` and `{"type": "image_url", "image_url": {"url": ...}}`, as OpenAI has them. To
+                go on after a tool call, add the answer's `message()`, and for each call
+                `{"role": "tool", "tool_call_id": ..., "content": ...}`. Tools are given in `extra_body`, in the form of the
+                server.
             sample: 0 for the first answer to this prompt, 1 for the second, ...
             logprobs: request each token's log-probability and this many (0 to 20) alternatives, in the answer's
                 `logprobs`. An answer without them is a RequestError.
@@ -239,6 +249,8 @@ class ChatModel:
         return self._known[name]
 
     async def _ask(self, requests: list[Request]) -> list[Completion]:
+        lost: list[Completion] = []
+        noting = discarded.set(lost)
         try:
             answers = await self._model.answer(requests)
         except RequestError as error:
@@ -250,12 +262,18 @@ class ChatModel:
                 failed = next(request for request in requests if request.key not in answered)
                 self._log(failed, error.completion, reused=False)
             raise
+        finally:
+            discarded.reset(noting)
+            current_log.get().discarded += [(self.spec.model, each, self._cost(each)) for each in lost]
         current_log.get().asked += sum(not answer.reused for answer in answers)
         for request, answer in zip(requests, answers, strict=True):
             self._log(request, answer.completion, reused=answer.reused)
         return [answer.completion for answer in answers]
 
     def _log(self, request: Request, done: Completion, *, reused: bool) -> None:
-        cost = self.spec.cost(done.tokens_in, done.tokens_out, done.tokens_cached, done.tokens_written)
+        cost = self._cost(done)
         marked(done, CallRef(request.key))
         current_log.get().calls.append(Call(request.key, self.role, self.spec.model, request.messages, done, reused, cost))
+
+    def _cost(self, done: Completion) -> float:
+        return self.spec.cost(done.tokens_in, done.tokens_out, done.tokens_cached, done.tokens_written)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.llm.journal.answers import Answers
@@ -20,7 +20,7 @@ from engine.llm.types.errors import BudgetError, EndpointError, ModelError, Requ
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.provider import Provider
 from engine.llm.types.requests import Request
-from engine.llm.types.row_context import refresh
+from engine.llm.types.row_context import discarded, refresh
 from registry.counted import counted
 
 _WORDS = 160
@@ -163,7 +163,9 @@ class ModelClient:
                         asking[request.key].set_result(answer.completion)
                 errors = [result for result in results if isinstance(result, BaseException)]
                 # Empty samples are requested again as long as other samples arrive.
-                if hard := [error for error in errors if not isinstance(error, _EmptyAnswerError)] or errors[len(groups) - 1 :]:
+                hard = [error for error in errors if not isinstance(error, _EmptyAnswerError)] or errors[len(groups) - 1 :]
+                _discard(error.completion for error in errors if isinstance(error, RequestError) and error not in hard[:1])
+                if hard:
                     raise hard[0]
         except asyncio.CancelledError:
             for future in asking.values():
@@ -249,16 +251,19 @@ class ModelClient:
             self._breaker.answered()
             self._failing.clear()
             self._trouble = ""
-            good = [done for done in completions if done.text.strip() or done.tool_calls]
+            good = [done for done in completions if not done.is_empty]
             if not good:
                 # Not journalled: asking again may return an answer.
                 empty = completions[0]
                 only = ", only reasoning" if empty.reasoning else ""
+                _discard(completions[1:])
                 raise _EmptyAnswerError(f"empty answer{only} (finish_reason {empty.finish_reason!r})", empty)
+            _discard(done for done in completions if done.is_empty)
             return await self._kept(requests, good)
         except TransientError as error:
             # A partial answer may have been paid for.
             broken = error.completion
+            _discard([broken])
             outcome = self._failure(error, requests[0].key) if broken is None else self._usage([broken], most)
             self._trouble = str(error)[:_WORDS]
             raise
@@ -332,6 +337,12 @@ class ModelClient:
         self._counts_tokens = self._counts_tokens and (accounted or not any(done.text for done in completions))
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
         return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
+
+
+def _discard(completions: Iterable[Completion | None]) -> None:
+    """Note answers that cost something although nobody gets them; see row_context."""
+    if (noted := discarded.get()) is not None:
+        noted += [each for each in completions if each is not None]
 
 
 def _wake(sleeping: asyncio.Future[None]) -> None:

@@ -74,11 +74,20 @@ class Models:
 
 
 def usage(logs: Iterable[CallLog]) -> Usage:
-    """The sum of the calls made for rows. Reused answers are counted and cost nothing."""
+    """The sum of the calls made for rows. Reused answers count and cost nothing; discarded ones cost and do not count."""
     used: dict[str, list[Any]] = {}
-    for call in (call for log in logs for call in log.calls):
-        done, sums = call.completion, used.setdefault(call.model, [0, 0, 0, 0, 0.0])
-        added = (0, 1, 0, 0, 0.0) if call.reused else (1, 0, done.tokens_in, done.tokens_out, call.cost_usd)
-        used[call.model] = [have + more for have, more in zip(sums, added, strict=True)]
+
+    def add(model: str, *amounts: float) -> None:
+        used[model] = [have + more for have, more in zip(used.get(model, [0, 0, 0, 0, 0.0]), amounts, strict=True)]
+
+    for log in logs:
+        for call in log.calls:
+            done = call.completion
+            if call.reused:
+                add(call.model, 0, 1, 0, 0, 0.0)
+            else:
+                add(call.model, 1, 0, done.tokens_in, done.tokens_out, call.cost_usd)
+        for model, done, cost in log.discarded:
+            add(model, 0, 0, done.tokens_in, done.tokens_out, cost)
     by_model = {model: ModelUsage(**dict(zip(ModelUsage.model_fields, sums, strict=True))) for model, sums in used.items()}
     return Usage(**sum(by_model.values(), ModelUsage()).model_dump(), by_model=by_model)

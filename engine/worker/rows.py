@@ -74,7 +74,7 @@ def _written(operation: Operation, part: Partition, results: Sequence[RowResult]
 
 
 def _usage(results: Sequence[RowResult]) -> Usage:
-    return usage(result.log for result in results if result.log and result.log.calls)
+    return usage(result.log for result in results if result.log and (result.log.calls or result.log.discarded))
 
 
 @dataclass(frozen=True)
