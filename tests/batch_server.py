@@ -62,9 +62,13 @@ class BatchServer(Served):
     hung: threading.Event = field(default_factory=threading.Event)
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
+    provider = "openai"
+
     def model(self, **more: Any) -> str:
         """The server as a model of a pipeline, in YAML's flow style."""
-        return json.dumps({"provider": "openai", "model": "test-model", "base_url": self.base_url, "mode": "batch", **more})
+        return json.dumps(
+            {"provider": self.provider, "model": "test-model", "base_url": self.base_url, "mode": "batch", **more}
+        )
 
     def lines(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch's input."""
@@ -84,6 +88,10 @@ class BatchServer(Served):
         app.router.add_get("/v1/files/{id}/content", self._kind("content", self._content))
         return app
 
+    def key_in(self, request: web.Request) -> str:
+        """The key of a request."""
+        return request.headers.get("Authorization", "").removeprefix("Bearer ")
+
     def _kind(
         self, kind: str, handle: Callable[[web.Request], Awaitable[web.Response]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -91,7 +99,7 @@ class BatchServer(Served):
 
         async def handler(request: web.Request) -> web.Response:
             self.counts[kind] += 1
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            given = self.key_in(request)
             if self.key and given != self.key:
                 return error(401, f"Incorrect API key provided: {given}.")
             waiting = self.faults.get(kind) or [None]
@@ -272,7 +280,7 @@ class Dying(Journal):
 
 async def main():
     batch.LINGER_SECONDS = 0.03
-    spec = ModelSpec(provider="openai", model="test-model", base_url=Server.base_url, mode="batch")
+    spec = ModelSpec(provider=sys.argv[4], model="test-model", base_url=Server.base_url, mode="batch")
     provider = batch.BatchProvider(spec, Dying(Path(sys.argv[1])))
     await asyncio.gather(*[provider.complete([request(Server, f"q{number}")]) for number in range(10)])
 
@@ -284,7 +292,7 @@ def start(server: BatchServer, journal: Path, how: str = "") -> subprocess.Popen
     """A process that asks all prompts."""
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join([root, os.environ["PYTHONPATH"]])
-    arguments = [sys.executable, "-c", SCRIPT, str(journal), server.base_url, how]
+    arguments = [sys.executable, "-c", SCRIPT, str(journal), server.base_url, how, server.provider]
     return subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": path})
 
 

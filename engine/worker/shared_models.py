@@ -84,7 +84,7 @@ class SharedModels:
         Batches are a step's own: one that fails drops those it has not sent.
         """
         spec = binding.spec
-        if spec.provider == "openai" and spec.mode == "batch":
+        if spec.mode == "batch":
             from engine.llm.batches.provider import BatchProvider
 
             own = BatchProvider(spec, self.answers())

@@ -32,10 +32,11 @@ class OpenBatch(BaseModel):
     """A note in the journal: a batch on the server, or (without `batch`) one that is about to be created.
 
     Args:
-        file: the input file's id on the server.
+        file: the input file's id on the server; a name of its own where requests travel with the batch.
         since: when it was uploaded, in seconds since 1970.
+        newest: the newest batch on the server at that time, where batches have no input file.
         keys: of its requests; `logprobs` are those that request log-probabilities, `again` those whose answer in the
-            journal will be replaced.
+            journal will be replaced; `left_out` are parameters that a request should have, and that were not sent.
         batch: the batch's id on the server.
     """
 
@@ -46,6 +47,8 @@ class OpenBatch(BaseModel):
     keys: tuple[str, ...]
     logprobs: frozenset[str] = frozenset()
     again: frozenset[str] = frozenset()
+    left_out: dict[str, tuple[str, ...]] = {}
+    newest: str = ""
     batch: str | None = None
 
 
@@ -58,7 +61,8 @@ class OpenBatches:
     """
 
     def __init__(self, spec: ModelSpec, answers: Answers) -> None:
-        self._prefix = f"batch {spec.endpoint} {spec.model} "
+        self._endpoint = f"batch {spec.endpoint} "
+        self._prefix = f"{self._endpoint}{spec.model} "
         self._answers = answers
         self._checked: set[str] = set()
 
@@ -69,6 +73,11 @@ class OpenBatches:
     async def find(self, file: str) -> OpenBatch | None:
         """The open batch of an input file."""
         return next((each for each in await self.all() if each.file == file), None)
+
+    async def taken(self, file: str) -> set[str]:
+        """The endpoint's batches that belong to other notes, of any model."""
+        noted = [OpenBatch.model_validate_json(text) for text in (await self._answers.notes(self._endpoint)).values()]
+        return {each.batch for each in noted if each.batch and each.file != file}
 
     async def note(self, batch: OpenBatch) -> None:
         """Write a batch's note."""

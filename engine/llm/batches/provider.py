@@ -1,42 +1,45 @@
-"""OpenAI's Batch API as a provider: half the price, answers within a day. Open batches survive a restart of the engine."""
+"""A batch API as a provider: half the price, answers within a day. Open batches survive a restart of the engine."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.llm.batches.anthropic import AnthropicBatches
 from engine.llm.batches.open_batches import CLAIM_SECONDS, Claim, OpenBatch, OpenBatches
-from engine.llm.batches.openai import BatchApi, LineResult
+from engine.llm.batches.openai import OpenAIBatches
 from engine.llm.batches.polling import Patience, pauses
+from engine.llm.batches.service import BatchService, BatchState, LineResult, UndecidedError
 from engine.llm.journal.answers import Answers
-from engine.llm.providers import chat_completions
-from engine.llm.providers.capabilities import KnownCapabilities, recall
+from engine.llm.providers.capabilities import KnownCapabilities, lacks, recall, remember
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError, RequestError, TransientError
-from engine.llm.types.model_spec import MOST_IN_BATCH, ModelSpec
+from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
 from engine.llm.types.row_context import refresh
 
 LINGER_SECONDS = 1.0
 """A batch is formed when no further request has arrived for this long."""
 
-MOST_BYTES = 200_000_000
-"""The maximum size of a batch's input file."""
-
 _DOWNLOADS = 5
-_ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
 @dataclass
 class _Pending:
-    """A request that waits for a batch, or is in one (`file`: the batch's input file; `again`: replace the stored answer)."""
+    """A request that waits for a batch, or is in one.
+
+    Attributes:
+        known: what its line assumes about the server.
+        again: replace the stored answer.
+        file: the batch's input file.
+    """
 
     request: Request
     line: bytes
+    known: KnownCapabilities
     again: bool
     answer: asyncio.Future[Completion] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     file: str = ""
@@ -55,7 +58,7 @@ class BatchProvider:
         self._spec = spec
         self._answers = answers
         self._open = OpenBatches(spec, answers)
-        self._api = BatchApi(spec)
+        self._service: BatchService = AnthropicBatches(spec) if spec.provider == "anthropic" else OpenAIBatches(spec)
         self._capabilities: KnownCapabilities | None = None
         self._pending: dict[str, _Pending] = {}
         self._waiting: list[_Pending] = []
@@ -63,7 +66,8 @@ class BatchProvider:
         self._linger: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: set[str] = set()
-        self._adapted: dict[str, KnownCapabilities] = {}
+        self._adapted: dict[str, dict[str, bool]] = {}
+        self._undecided = ""
         self._creating = asyncio.Lock()
         self._stopped: ModelError | None = None
 
@@ -86,7 +90,7 @@ class BatchProvider:
             if isinstance(answer, BaseException):
                 raise answer
             found.append(answer)
-        empty = [place for place, answer in enumerate(found) if not answer.text.strip()]
+        empty = [place for place, answer in enumerate(found) if answer.is_empty]
         return found[: max(1, empty[0])] if empty else found  # an empty one is requested again
 
     def stop(self, why: ModelError, keys: Collection[str]) -> None:
@@ -104,7 +108,7 @@ class BatchProvider:
     @property
     def trouble(self) -> str:
         """What keeps the server from accepting a batch or reporting its state, in its words; empty if nothing does."""
-        return self._api.trouble
+        return self._service.trouble or self._undecided
 
     async def _give_up(self, why: ModelError) -> None:
         async with self._creating:
@@ -124,47 +128,29 @@ class BatchProvider:
             self._linger.cancel()
         for pending in self._pending.values():
             pending.answer.cancel()
-        await self._api.close()
+        await self._service.close()
 
     # -- collecting -----------------------------------------------------------------------------------------------
 
     def _enqueue(self, request: Request, capabilities: KnownCapabilities) -> _Pending:
         if (there := self._pending.get(request.key)) is not None:
             return there
-        capabilities = self._adapted.get(request.key, capabilities)
-        pending = _Pending(request, self._line(request, capabilities), refresh.get())
+        known = capabilities.model_copy(update=self._adapted.get(request.key, {}))
+        pending = _Pending(request, self._service.line(request, known), known, refresh.get())
         self._pending[request.key] = pending
         self._add(pending)
         return pending
 
-    def _line(self, request: Request, capabilities: KnownCapabilities) -> bytes:
-        body = chat_completions.body(self._spec, [request], capabilities)
-        document = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-        return json.dumps(document, separators=(",", ":")).encode() + b"\n"
-
-    def _adaptation(self, result: LineResult, pending: _Pending) -> KnownCapabilities | None:
-        """The capabilities to assume when a refused line is sent again; None if its refusal has other reasons."""
-        known = self._capabilities or KnownCapabilities()
-        if not isinstance(result, RequestError) or not result.refused:
-            return None
-        if known.max_completion_tokens is None and "max_completion_tokens" in str(result):
-            return known.model_copy(update={"max_completion_tokens": True})
-        if result.parameter and getattr(known, result.parameter) is None:
-            return known.model_copy(update={result.parameter: False})
-        if pending.request.schema is not None and known.response_format is None and "response_format" in str(result):
-            return known.model_copy(update={"response_format": False})
-        return None
-
     def _add(self, pending: _Pending) -> None:
         """Add a request to the next batch, and form the batch if it is full."""
         pending.file = ""
-        if self._waiting and self._bytes + len(pending.line) > MOST_BYTES:
+        if self._waiting and self._bytes + len(pending.line) > self._service.most_bytes:
             self._form()
         self._waiting.append(pending)
         self._bytes += len(pending.line)
         if self._linger:
             self._linger.cancel()
-        if len(self._waiting) >= MOST_IN_BATCH:
+        if len(self._waiting) >= self._service.most_requests:
             self._form()
         else:
             self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._form)
@@ -178,16 +164,24 @@ class BatchProvider:
             fresh = await self._not_in_a_batch(group)
             if not fresh:
                 return
-            file = await self._api.upload(b"".join(pending.line for pending in fresh))
-            keys = tuple(pending.request.key for pending in fresh)
-            logprobs = frozenset(pending.request.key for pending in fresh if "logprobs" in pending.request.sampling)
-            again = frozenset(pending.request.key for pending in fresh if pending.again)
-            note = OpenBatch(file=file, since=time.time(), keys=keys, logprobs=logprobs, again=again)
+            file, newest = await self._service.upload([pending.line for pending in fresh])
             for pending in fresh:
                 pending.file = file
-            self._wait_for(note, fresh=True)
+            self._wait_for(self._note(fresh, file, newest), fresh=True)
         except Exception as error:
             self._fail([pending for pending in group if not pending.file and not pending.answer.done()], error)
+
+    def _note(self, group: Sequence[_Pending], file: str, newest: str) -> OpenBatch:
+        left_out = {each.request.key: self._service.left_out(each.request, each.known) for each in group}
+        return OpenBatch(
+            file=file,
+            since=time.time(),
+            keys=tuple(each.request.key for each in group),
+            logprobs=frozenset(each.request.key for each in group if "logprobs" in each.request.sampling),
+            again=frozenset(each.request.key for each in group if each.again),
+            left_out={key: names for key, names in left_out.items() if names},
+            newest=newest,
+        )
 
     async def _not_in_a_batch(self, group: Sequence[_Pending]) -> list[_Pending]:
         """The requests that are in no batch yet and have no answer. The others join their batch."""
@@ -227,8 +221,9 @@ class BatchProvider:
                 state = await self._final_state(created)
                 results = await self._journalled(created, await self._results(created, state))
                 await self._open.forget(created)
+                await self._learn_from(created, results)
                 self._deliver(created, results)
-            else:  # another process has created and completed it: its answers are in the journal
+            else:  # another process has completed it, so its answers are in the journal; or it was not created
                 for pending in self._members(note):
                     self._add(pending)
         except EndpointError as error:
@@ -241,9 +236,11 @@ class BatchProvider:
             self._following.discard(note.file)
 
     async def _created(self, note: OpenBatch, fresh: bool) -> OpenBatch | None:
-        """The batch of an input file: the existing one, or a new one. None if another process has completed it."""
+        """The batch of a note: the existing one, or a new one. None if another process has completed it, or if it was not
+        created and cannot be, because requests of it are not here.
+        """
         claim = Claim(self._answers, note.file, CLAIM_SECONDS + self._spec.timeout)
-        patience = Patience()
+        patience, waits = Patience(), pauses()
         try:
             if fresh:
                 await claim.renew()  # before other processes can see that there is something to claim
@@ -258,49 +255,56 @@ class BatchProvider:
                     await claim.withdraw()
                     continue
                 try:
-                    batch = None if fresh else await self._api.find(note.file, note.since)
+                    batch = None if fresh else await self._service.find(note, await self._open.taken(note.file))
                     return await self._create(note, batch, claim)
+                except UndecidedError as error:
+                    self._undecided = str(error)
+                    await asyncio.sleep(next(waits))
                 except TransientError as error:
                     fresh = False  # it may have been created anyway: look for it before the next attempt
                     await patience.wait(error)
         finally:
+            self._undecided = ""
             await claim.release()
 
-    async def _create(self, note: OpenBatch, batch: str | None, claim: Claim) -> OpenBatch:
+    async def _create(self, note: OpenBatch, batch: str | None, claim: Claim) -> OpenBatch | None:
         async with self._creating:
             try:
-                created = note.model_copy(update={"batch": batch or await self._api.create(note.file)})
+                batch = batch or await self._service.create(note, [pending.line for pending in self._members(note)])
             except EndpointError:
                 await self._open.forget(note)  # it was not created
                 raise
+            if batch is None:
+                await self._open.forget(note)
+                return None
+            created = note.model_copy(update={"batch": batch})
             await self._open.note(created)
             await claim.release()
             return created
 
-    async def _final_state(self, note: OpenBatch) -> dict[str, Any]:
+    async def _final_state(self, note: OpenBatch) -> BatchState:
         """The batch's final state, once it has ended."""
         for pause in pauses():
-            state = await self._api.look(note.batch or "")
-            if state.get("status") in _ENDED:
+            state = await self._service.look(note.batch or "")
+            if state.ended:
                 break
             await asyncio.sleep(pause)
-        if state["status"] == "failed":
+        if state.failed:
             await self._open.forget(note)
-            raise EndpointError(self._api.why(state))
+            raise EndpointError(state.failed)
         return state
 
-    async def _results(self, note: OpenBatch, state: dict[str, Any]) -> dict[str, LineResult]:
+    async def _results(self, note: OpenBatch, state: BatchState) -> dict[str, LineResult]:
         """The result of each request that the batch's files contain."""
-        files = [state[name] for name in ("output_file_id", "error_file_id") if state.get(name)]
-        counts = state.get("request_counts") or {}
-        expected = sum(counts.get(name) or 0 for name in ("completed", "failed"))
+        if state.gone:
+            return dict.fromkeys(note.keys)
         waits = pauses()
         found: dict[str, LineResult] = {}
         for _ in range(_DOWNLOADS):
             found, whole = {}, True
-            for file in files:
-                whole &= await self._api.read(file, note.logprobs, found)
-            if whole and len(found.keys() & set(note.keys)) >= expected:
+            for path in state.paths:
+                whole &= await self._service.read(path, note, found)
+            if whole and len(found) >= min(state.expected, len(note.keys)):
                 break
             await asyncio.sleep(next(waits))  # truncated or garbled
         return found
@@ -309,7 +313,9 @@ class BatchProvider:
         """Put the answers into the journal. Returns the results, with the answers that the journal holds."""
         # Without empty answers: see ModelClient.
         answers = {
-            key: answer for key in note.keys if isinstance(answer := results.get(key), Completion) and answer.text.strip()
+            key: answer.model_copy(update={"left_out": note.left_out[key]}) if key in note.left_out else answer
+            for key in note.keys
+            if isinstance(answer := results.get(key), Completion) and not answer.is_empty
         }
         put = [self._answers.put(key, answer, replace=key in note.again) for key, answer in answers.items()]
         return results | dict(zip(answers, await asyncio.gather(*put), strict=True))
@@ -321,11 +327,34 @@ class BatchProvider:
             result = results.get(key)
             if isinstance(result, Completion):
                 self._resolve(pending, result)
-            elif key not in self._adapted and (other := self._adaptation(result, pending)) is not None:
-                self._adapted[key] = other
+            elif more := self._adaptation(result, pending):
+                self._adapted[key] = {**self._adapted.get(key, {}), **more}
                 self._fail([pending], TransientError(str(result), adapted=True))
+            elif result is None:
+                # What the server says that it has not processed is not billed; of what is missing, nobody knows.
+                words = f"batch {note.batch} ended without an answer"
+                self._fail([pending], TransientError(words, billed=key not in results))
             else:
-                self._fail([pending], result or TransientError(f"batch {note.batch} ended without an answer", billed=False))
+                self._fail([pending], result)
+
+    def _adaptation(self, result: LineResult, pending: _Pending) -> dict[str, bool]:
+        """What to assume about the server when a refused request is sent again."""
+        if not isinstance(result, RequestError) or not result.refused:
+            return {}
+        return self._service.adaptation(result, pending.request, pending.known)
+
+    async def _learn_from(self, note: OpenBatch, results: dict[str, LineResult]) -> None:
+        """Record what successful adaptations show, so that the next requests are adapted at once."""
+        before = self._capabilities or KnownCapabilities()
+        found: dict[str, bool] = {}
+        for key in note.keys:
+            if isinstance(results.get(key), Completion):
+                found |= self._adapted.get(key, {})
+        news = {name: able for name, able in found.items() if getattr(before, name) is None}
+        if news:
+            self._capabilities = before.model_copy(update=news)
+            self.notes += [lacks(self._spec, name) for name, able in news.items() if not able]
+            await remember(self._answers, self._spec, self._capabilities)
 
     def _members(self, note: OpenBatch) -> list[_Pending]:
         return [pending for key in note.keys if (pending := self._pending.get(key)) is not None and pending.file == note.file]

@@ -20,7 +20,10 @@ def encode_answer(completion: Completion) -> str:
         detail = "it would not read back as the same answer"
     except ValueError as error:
         detail = str(error).partition("\n")[0]
-    nothing = Completion(text="", finish_reason="unknown", tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
+    counts = ("tokens_in", "tokens_out", "tokens_cached", "tokens_written", "tokens_reasoning")
+    nothing = Completion(text="", finish_reason="unknown").model_copy(
+        update={each: getattr(completion, each) for each in counts}
+    )
     raise RequestError(f"the answer cannot be stored: {detail}", nothing)
 
 
@@ -35,6 +38,8 @@ def decode_answer(text: str | None) -> Completion | None:
     if answer.reasoning is None:  # before 0.4, it stayed in the text
         text, reasoning = without_thinking(answer.text)
         answer = answer if reasoning is None else answer.model_copy(update={"text": text, "reasoning": reasoning})
+    if answer.is_empty:  # before 0.4, reasoning that never ended could be all of it
+        return None
     if answer.finish_reason in USABLE:
         return answer
     usable = USABLE_AS.get(ending(answer.finish_reason))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request, images_in, texts_of
+from engine.llm.types.requests import Request, beyond_text, images_in, texts_of
 from engine.llm.types.structured import in_words
 
 
@@ -44,6 +44,8 @@ def token_bound(request: Request) -> tuple[int, int]:
     for message in messages:
         content = message["content"]
         prompt += 16 + sum(len(text.encode()) for text in texts_of(content)) + TOKENS_PER_IMAGE * len(images_in(content))
+        if further := beyond_text(message):
+            prompt += len(json.dumps(further, ensure_ascii=False).encode())
     return prompt, int(request.sampling["max_tokens"])
 
 

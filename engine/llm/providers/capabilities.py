@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.llm.journal.answers import Answers
 from engine.llm.providers.parameters import OPTIONAL
-from engine.llm.types.capability import Capability
+from engine.llm.types.capability import MEANING, Capability
 from engine.llm.types.model_spec import ModelSpec
 from registry.storage.checked_json import json_digest
 
@@ -59,6 +59,13 @@ async def recall(answers: Answers, spec: ModelSpec) -> KnownCapabilities:
 async def remember(answers: Answers, spec: ModelSpec, known: KnownCapabilities) -> None:
     """Store what is known."""
     await answers.note(_name(spec), known.model_dump_json(exclude_none=True))
+
+
+def lacks(spec: ModelSpec, capability: str) -> str:
+    """For users: what a server turned out not to have."""
+    if capability in OPTIONAL:
+        return f"{spec.endpoint} takes no `{capability}` for {spec.model}: it is left out, and the server's default applies"
+    return f"{spec.endpoint} does not support `{capability}` for {spec.model} ({MEANING[capability]})"
 
 
 def _name(spec: ModelSpec) -> str:

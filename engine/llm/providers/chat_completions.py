@@ -48,7 +48,7 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
     """The JSON body for requests that differ only in `sample`, with features that the server supports."""
     first = requests[0]
     sampling = first.sampling
-    messages = list(first.messages)
+    messages = [{name: value for name, value in each.items() if name != "thinking_blocks"} for each in first.messages]
     asked: dict[str, Any] = {"model": spec.model, "messages": messages}
     longest = "max_completion_tokens" if capabilities.max_completion_tokens else "max_tokens"
     asked[longest] = sampling["max_tokens"]
@@ -116,8 +116,9 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
 
 def unused(reply: Reply) -> Completion:
     """A placeholder for answers that are discarded but were paid for."""
-    count = [sum(each) for each in zip(*((each.tokens_in, each.tokens_out) for each in reply.completions), strict=True)]
-    return Completion(text="", finish_reason="unknown", tokens_in=count[0], tokens_out=count[1])
+    names = ("tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning")
+    counts = {name: sum(getattr(each, name) for each in reply.completions) for name in names}
+    return Completion(text="", finish_reason="unknown").model_copy(update=counts)
 
 
 class _Paid:

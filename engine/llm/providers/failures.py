@@ -57,6 +57,10 @@ _STATUSES = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "overloaded_error": 529,
+    "api_error": 500,
+    "billing_error": 402,
+    "request_too_large": 413,
+    "timeout_error": 504,
 }
 """For errors that come with 200 and without a status."""
 _MOST_WAIT = 86_400.0

@@ -10,23 +10,31 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.llm.providers.response_body import excerpt
+from engine.llm.providers.capabilities import KnownCapabilities
+from engine.llm.providers.response_body import GarbledError, excerpt, from_json
 from engine.llm.types.completions import Completion, ToolCall, token_count
 from engine.llm.types.errors import RequestError, TransientError
 from engine.llm.types.finish_reason import USABLE_AS, ending
 from engine.llm.types.model_spec import ModelSpec
-from engine.llm.types.requests import Request
+from engine.llm.types.requests import Request, texts_of
 from engine.llm.types.structured import in_words
 from registry.storage.valid_text import INVALID, is_valid, repaired
 
 VERSION = "2023-06-01"
 """Of the API, in a header of every request."""
 
+NO_LOGPROBS = "Anthropic's API returns no log-probabilities, and the step needs them"
+
 _DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+);base64,(?P<data>.*)", re.DOTALL)
 _CACHED = {"type": "ephemeral"}
+_THINKING = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
+"""The blocks with the model's reasoning, and what each has: a signed text, or an encrypted one."""
 
 
-def body(spec: ModelSpec, request: Request, left_out: Sequence[str] = (), *, holds_schema: bool = True) -> dict[str, Any]:
+_NAMES = {"stop": "stop_sequences"}
+
+
+def body(spec: ModelSpec, request: Request, known: KnownCapabilities) -> dict[str, Any]:
     """The JSON body of a request.
 
     The system message, which all rows share, is marked for the server's cache of prompts. A model that thinks takes no
@@ -35,8 +43,7 @@ def body(spec: ModelSpec, request: Request, left_out: Sequence[str] = (), *, hol
     Args:
         spec: the model.
         request: the request.
-        left_out: parameters that the model refuses, by their names here.
-        holds_schema: whether the model follows a schema by itself. If not, it is asked for in words.
+        known: what the model refuses. If it knows no schemas, they are asked for in words.
 
     Raises:
         RequestError: a message has an image in a form that the API does not take.
@@ -44,10 +51,11 @@ def body(spec: ModelSpec, request: Request, left_out: Sequence[str] = (), *, hol
     sampling = request.sampling
     thinks = spec.thinking is not None and spec.thinking.get("type") != "disabled"
     messages: Sequence[dict[str, Any]] = request.messages
-    if request.schema is not None and not holds_schema:
+    schema = request.schema if known.response_format is not False else None
+    if request.schema is not None and schema is None:
         messages = in_words(messages, request.schema)
     system = [message["content"] for message in messages if message["role"] == "system"]
-    turns = [{"role": each["role"], "content": _content(each["content"])} for each in messages if each["role"] != "system"]
+    turns = _turns([each for each in messages if each["role"] != "system"], thinks=thinks)
     optional = {
         "temperature": None if thinks else sampling["temperature"],
         "top_p": None if sampling["top_p"] == 1.0 else sampling["top_p"],
@@ -55,16 +63,19 @@ def body(spec: ModelSpec, request: Request, left_out: Sequence[str] = (), *, hol
         "thinking": spec.thinking,
     }
     asked: dict[str, Any] = {"model": spec.model, "max_tokens": sampling["max_tokens"], "messages": turns}
-    asked |= {name: value for name, value in optional.items() if value is not None and name not in left_out}
+    refused = [_NAMES.get(name, name) for name in known.left_out]
+    asked |= {name: value for name, value in optional.items() if value is not None and name not in refused}
     if system:
         asked["system"] = [{"type": "text", "text": "\n\n".join(map(_text_of, system)), "cache_control": _CACHED}]
     further = sampling.get("extra_body", {})
-    if request.schema is not None and holds_schema:
-        asked["output_config"] = {
-            **further.get("output_config", {}),
-            "format": {"type": "json_schema", "schema": request.schema},
-        }
+    if schema is not None:
+        asked["output_config"] = {**further.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
     return {**further, **asked}
+
+
+def left_out(request: Request, known: KnownCapabilities) -> tuple[str, ...]:
+    """The parameters that a request should have, and that are not sent because the model refuses them."""
+    return tuple(name for name in known.left_out if request.sampling.get(name) not in (None, (), [], 1.0))
 
 
 def completion(answer: Any, request: Request, latency_ms: float) -> Completion:
@@ -79,6 +90,7 @@ def completion(answer: Any, request: Request, latency_ms: float) -> Completion:
         if not isinstance(blocks, list):
             raise TypeError("its content is not a list")
         used = _used(answer.get("usage"))
+        kept = [_thinking_block(block) for block in blocks if block["type"] in _THINKING]
         texts = [block["text"] for block in blocks if block["type"] == "text"]
         thoughts = [block.get("thinking") or "" for block in blocks if block["type"] == "thinking"]
         tools = [_tool_call(block) for block in blocks if block["type"] == "tool_use"]
@@ -106,7 +118,7 @@ def completion(answer: Any, request: Request, latency_ms: float) -> Completion:
         raise RequestError(f"the answer {INVALID}", made)
     reasoning = "\n".join(repaired(thought) for thought in thoughts if isinstance(thought, str)) or None
     found = {"text": text, "finish_reason": USABLE_AS[end], "reasoning": reasoning, "tool_calls": tuple(tools)}
-    return made.model_copy(update=found)
+    return made.model_copy(update=found | {"thinking_blocks": tuple(filter(None, kept))})
 
 
 def _used(usage: Any) -> dict[str, int]:
@@ -131,6 +143,54 @@ def _used(usage: Any) -> dict[str, int]:
 def _tool_call(block: Mapping[str, Any]) -> ToolCall:
     arguments = json.dumps(block.get("input") or {}, ensure_ascii=False, allow_nan=False)
     return ToolCall(id=str(block.get("id") or ""), name=block["name"], arguments=arguments)
+
+
+def _thinking_block(block: Mapping[str, Any]) -> dict[str, str] | None:
+    """A block that can be returned to the API; None if it lacks what the API checks."""
+    kept = {name: block.get(name) for name in _THINKING[block["type"]]}
+    complete = all(isinstance(text, str) and is_valid(text) for text in kept.values()) and block.get("signature", "signed")
+    return {"type": block["type"], **{name: str(text) for name, text in kept.items()}} if complete else None
+
+
+def _turns(messages: Sequence[Mapping[str, Any]], *, thinks: bool) -> list[dict[str, Any]]:
+    """The conversation in the API's form: results of tools are the user's.
+
+    The API wants the reasoning that led to a tool call back while the model is still at it, and has no use for that of earlier
+    turns.
+    """
+    asked = max((place for place, each in enumerate(messages) if each["role"] == "user"), default=-1)
+    turns: list[dict[str, Any]] = []
+    for place, message in enumerate(messages):
+        if message["role"] == "tool":
+            result = {
+                "type": "tool_result",
+                "tool_use_id": message.get("tool_call_id", ""),
+                "content": _content(message["content"]),
+            }
+            if place and messages[place - 1]["role"] == "tool":
+                turns[-1]["content"].append(result)  # the results of calls that were made together belong together
+            else:
+                turns.append({"role": "user", "content": [result]})
+        elif calls := message.get("tool_calls"):
+            thoughts = message.get("thinking_blocks", []) if thinks and place > asked else []
+            texts = [{"type": "text", "text": text} for text in texts_of(message["content"]) if text.strip()]
+            turns.append({"role": message["role"], "content": [*thoughts, *texts, *map(_tool_use, calls)]})
+        else:
+            turns.append({"role": message["role"], "content": _content(message["content"])})
+    return turns
+
+
+def _tool_use(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        given = from_json(function["arguments"] or "{}")
+    except GarbledError:
+        given = None
+    if not isinstance(given, dict):
+        raise RequestError(
+            f"the arguments of a call of {function['name']} are not a JSON object: {excerpt(function['arguments'], 100)}"
+        )
+    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": given}
 
 
 def _text_of(content: str | Sequence[Mapping[str, Any]]) -> str:

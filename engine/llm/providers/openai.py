@@ -16,9 +16,8 @@ import aiohttp
 
 from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
-from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
+from engine.llm.providers.capabilities import KnownCapabilities, lacks, recall, remember
 from engine.llm.providers.http import credentials, post_json, session
-from engine.llm.providers.parameters import OPTIONAL
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.replicas import Replicas
 from engine.llm.providers.response_body import (
@@ -26,7 +25,6 @@ from engine.llm.providers.response_body import (
     body_limit,
     from_json,
 )
-from engine.llm.types.capability import MEANING
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import Address, ModelSpec
@@ -170,7 +168,7 @@ class OpenAIProvider:
             capability: able for capability, able in found_out.items() if getattr(self._capabilities, capability) is None
         }:
             self._capabilities = self._capabilities.model_copy(update=news)
-            self.notes += [_said(capability, self._spec) for capability, able in news.items() if not able]
+            self.notes += [lacks(self._spec, capability) for capability, able in news.items() if not able]
             await remember(self._answers, self._spec, self._capabilities)
 
     async def _learn_from(self, adaptation: _Adaptation) -> None:
@@ -213,12 +211,6 @@ class OpenAIProvider:
         if any(holds(each.words, self._secrets) for each in reply.completions):
             raise RequestError("the answer contains the API key, so it is discarded", chat_completions.unused(reply))
         return reply
-
-
-def _said(lacking: str, spec: ModelSpec) -> str:
-    if lacking in OPTIONAL:
-        return f"{spec.endpoint} takes no `{lacking}` for {spec.model}: it is left out, and the server's default applies"
-    return f"{spec.endpoint} does not support `{lacking}` ({MEANING[lacking]})"
 
 
 def _is_json(text: str) -> bool:

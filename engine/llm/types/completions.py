@@ -65,6 +65,8 @@ class Completion(BaseModel):
         reasoning: what the model thought before it answered, if the server returns it, under whatever name or inside the text
             between `<think>` and `</think>`.
         tool_calls: the tools that the model asks for.
+        thinking_blocks: Anthropic's reasoning as it came, signed or encrypted. A conversation that goes on after a tool call
+            has to return it.
         left_out: sampling parameters that the server refuses, so that they were not sent.
         served_by: the server's name of the model, and the fingerprint of its configuration.
     """
@@ -82,6 +84,7 @@ class Completion(BaseModel):
     tokens_written: Annotated[int, BeforeValidator(token_count)] = 0
     tokens_reasoning: Annotated[int, BeforeValidator(token_count)] = 0
     tool_calls: tuple[ToolCall, ...] = ()
+    thinking_blocks: tuple[dict[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
     served_by: str = ""
 
@@ -91,10 +94,27 @@ class Completion(BaseModel):
         return self.finish_reason == "length"
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing and calls no tool: asking again may return an answer."""
+        return not self.text.strip() and not self.tool_calls
+
+    @property
     def words(self) -> str:
         """All that the server wrote, to look for something in it."""
         calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
-        return " ".join((self.text, self.reasoning or "", self.served_by, *calls))
+        blocks = (text for block in self.thinking_blocks for name, text in block.items() if name != "thinking")
+        return " ".join((self.text, self.reasoning or "", self.served_by, *calls, *blocks))
+
+    def message(self) -> dict[str, Any]:
+        """The answer as a turn of a conversation that goes on, with its tool calls and what the server wants back of its
+        reasoning; see `ChatModel.chat`.
+        """
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in self.tool_calls
+        ]
+        further = {"tool_calls": calls, "thinking_blocks": [dict(block) for block in self.thinking_blocks]}
+        return {"role": "assistant", "content": self.text, **{name: value for name, value in further.items() if value}}
 
 
 _OPENED = re.compile(r"\s*<think(?:ing)?>(.*?)(?:</think(?:ing)?>|\Z)", re.DOTALL)

@@ -12,8 +12,8 @@ from engine.llm.types.spec import Spec
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
-MOST_IN_BATCH = 50_000
-"""The maximum of requests in one batch of OpenAI's Batch API."""
+_MOST_IN_BATCH = {"openai": 50_000, "anthropic": 100_000}
+"""The maximum of requests in one batch of a provider's API."""
 
 _SET_BY_ENGINE = {
     "model",
@@ -120,7 +120,7 @@ class ModelSpec(Spec):
         price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
         budget_usd: a run stops before it spends more on this model.
         max_calls: a run stops before it sends more requests to this model; each attempt counts.
-        mode: `chat`, or `batch` for OpenAI's Batch API: half the price, within a day.
+        mode: `chat`, or `batch` for OpenAI's Batch API and Anthropic's Message Batches: half the price, within a day.
         timeout: seconds for one request.
         connect_timeout: seconds until the server takes the connection.
         retries: further attempts after a transient failure.
@@ -210,7 +210,12 @@ class ModelSpec(Spec):
         """The maximum of requests in flight: a full batch in batch mode, two of its batches for an in-process model."""
         if not self.remote:
             return 2 * self.batch_size
-        return MOST_IN_BATCH if self.mode == "batch" else self.limits.concurrency
+        return self.most_in_batch if self.mode == "batch" else self.limits.concurrency
+
+    @property
+    def most_in_batch(self) -> int:
+        """The maximum of requests in one batch of the provider's API."""
+        return _MOST_IN_BATCH[self.provider]
 
     def sampling(self) -> dict[str, Any]:
         """All parameters that affect an answer; none for an encoder."""
@@ -275,8 +280,6 @@ class ModelSpec(Spec):
             self._fits_its_own_server()
         if self.thinking is not None and self.provider != "anthropic":
             raise ValueError("thinking is only for provider: anthropic; others have keys of their own, see extra_body")
-        if self.provider == "anthropic" and self.mode == "batch":
-            raise ValueError("mode: batch is only for provider: openai")
         if self.provider == "anthropic" and self.serve is not None:
             raise ValueError("serve is only for provider: openai, which the servers speak")
         if self.provider == "anthropic" and self.seed is not None:

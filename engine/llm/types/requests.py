@@ -21,7 +21,8 @@ class Request:
         endpoint: base URL, or the name of an in-process provider.
         model: model name; for an in-process model, the identity of its weights.
         messages: ({"role": ..., "content": ...}, ...); the content is a text, or a list of parts: {"type": "text", "text": ...}
-            and {"type": "image_url", "image_url": {"url": ...}}.
+            and {"type": "image_url", "image_url": {"url": ...}}. Where tools are used, a message also has `tool_calls`, or
+            `tool_call_id` if its role is `tool`. `thinking_blocks` are for the API that they came from.
         sampling: temperature, top_p, max_tokens, stop, seed; `logprobs` (how many alternatives), if requested.
         sample: 0 for the first answer to this prompt, 1 for the second, ...
         schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
@@ -58,16 +59,45 @@ def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[
     """Messages from a text (one user message) or from records or dicts with role and content.
 
     Raises:
-        ValueError: a content has a part that is neither a text nor an image.
+        ValueError: a content has a part that is neither a text nor an image, or a tool call is none.
     """
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
-    messages = [message.model_dump() if isinstance(message, BaseModel) else dict(message) for message in prompt]
-    return tuple({"role": str(message["role"]), "content": _content(message["content"])} for message in messages)
+    messages = [
+        message.model_dump(exclude_none=True) if isinstance(message, BaseModel) else dict(message) for message in prompt
+    ]
+    return tuple(
+        {"role": str(message["role"]), "content": _content(message.get("content")), **_beyond_text(message)}
+        for message in messages
+    )
+
+
+def beyond_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What a message has beside its role and its content."""
+    return {name: value for name, value in message.items() if name not in ("role", "content")}
+
+
+def _beyond_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: str(message[name]) for name in ("name", "tool_call_id") if message.get(name)}
+    if calls := message.get("tool_calls"):
+        found["tool_calls"] = [_tool_call(call) for call in calls]
+    if blocks := message.get("thinking_blocks"):
+        found["thinking_blocks"] = [dict(block) for block in blocks]
+    return found
+
+
+def _tool_call(given: Any) -> dict[str, Any]:
+    match given:
+        case {"function": {"name": str(name), "arguments": str(arguments)}}:
+            function = {"name": name, "arguments": arguments}
+            return {"id": str(given.get("id") or ""), "type": "function", "function": function}
+    raise ValueError(f"{given!r:.100} is not a tool call: {{id, type: function, function: {{name, arguments}}}}")
 
 
 def _content(given: Any) -> str | list[dict[str, Any]]:
     """A message's content: a text, or parts. Anything else than a list is a text, as it always was, so keys stay the same."""
+    if given is None:  # of a turn that only calls tools
+        return ""
     return [_part(part) for part in given] if isinstance(given, list | tuple) else str(given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,7 +201,6 @@ async def test_a_server_that_repeats_the_key(model: Make, chat_server: ChatServe
     [
         ({"thinking": {"type": "enabled", "budget_tokens": 512}}, r"budget_tokens \(512\) must be below max_tokens \(512\)"),
         ({"seed": 1}, "has none"),
-        ({"mode": "batch"}, "only for provider: openai"),
         ({"provider": "openai", "thinking": {}}, "only for provider: anthropic"),
     ],
 )
@@ -218,4 +218,73 @@ def test_log_probabilities_are_ruled_out_by_check() -> None:
 async def test_log_probabilities_are_refused_at_once(model: Make, chat_server: ChatServer) -> None:
     with pytest.raises(EndpointError, match="returns no log-probabilities"):
         await claude(model).chat("2 + 2?", logprobs=1)
+    assert chat_server.requests == []
+
+
+TOOLS = {"tools": [{"name": "weather", "description": "of a place", "input_schema": {"type": "object"}}]}
+REDACTED = {"type": "redacted_thinking", "data": "c2VjcmV0"}
+USE = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"place": "Rome"}}
+
+
+async def test_reasoning_goes_back_with_its_signature_while_tools_are_used(
+    model: Make, chat_server: ChatServer, workdir: Path
+) -> None:
+    replies = [
+        message(THINKING, REDACTED, TEXT, USE, {**USE, "id": "toolu_2"}, stop_reason="tool_use"),
+        message(THINKING, TEXT),
+    ]
+    for reply in replies:
+        Message.model_validate(reply, strict=False)
+    chat_server.reply = lambda body: replies[min(len(chat_server.requests), 2) - 1]
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    agent = claude(model, max_tokens=2048, thinking=thinking, extra_body=TOOLS)
+    talk = [{"role": "user", "content": "The weather in Rome?"}]
+    first = await agent.chat(talk)
+    assert first.thinking_blocks == (THINKING, REDACTED)
+    assert await agent.chat(talk) == first, "the journal has the blocks"
+    results = [{"role": "tool", "tool_call_id": call.id, "content": f"sunny {call.id}"} for call in first.tool_calls]
+    talk += [first.message(), *results]
+    second = await agent.chat(talk)
+    check_request(chat_server.requests[1])
+    assert chat_server.requests[1]["messages"][1:] == [
+        {"role": "assistant", "content": [THINKING, REDACTED, TEXT, USE, {**USE, "id": "toolu_2"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": each, "content": f"sunny {each}"} for each in ("toolu_1", "toolu_2")
+            ],
+        },
+    ]
+    talk += [second.message(), {"role": "user", "content": "And tomorrow?"}]
+    await agent.chat(talk)
+    check_request(chat_server.requests[2])
+    sent = chat_server.requests[2]["messages"]
+    assert "thinking" not in str(sent), "of earlier turns, the API has no use for it"
+    assert sent[1]["content"] == [TEXT, USE, {**USE, "id": "toolu_2"}]
+    assert sent[3] == {"role": "assistant", "content": "4"}
+    chat_server.reply = None
+    await model(extra_body=TOOLS).chat(talk)
+    assert "thinking" not in str(chat_server.requests[3]), "another server cannot read it"
+    assert [each.get("tool_call_id") for each in chat_server.requests[3]["messages"]] == [
+        None,
+        None,
+        "toolu_1",
+        "toolu_2",
+        None,
+        None,
+    ]
+
+
+def test_a_block_without_a_signature_cannot_go_back() -> None:
+    asked = Request("http://x/v1", "m", as_messages("hello"), {"temperature": None, "seed": None, "max_tokens": 9})
+    bare = [{"type": "thinking", "thinking": "Hm."}, {"type": "thinking", "thinking": "Hm.", "signature": ""}]
+    answer = completion(message(*bare, {"type": "redacted_thinking"}, TEXT), asked, 1.0)
+    assert (answer.reasoning, answer.thinking_blocks) == ("Hm.\nHm.", ())
+
+
+async def test_arguments_that_are_no_object_reject_the_row(model: Make, chat_server: ChatServer) -> None:
+    call = {"id": "toolu_1", "function": {"name": "weather", "arguments": "Rome"}}
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    with pytest.raises(RequestError, match="arguments of a call of weather are not a JSON object: Rome"):
+        await claude(model).chat([*talk, {"role": "tool", "tool_call_id": "toolu_1", "content": "sunny"}])
     assert chat_server.requests == []

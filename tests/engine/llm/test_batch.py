@@ -20,6 +20,7 @@ from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
+from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.row_context import refresh
@@ -27,6 +28,7 @@ from registry import Registry
 from tests.batch_server import BatchServer, killed, model_spec, request, start, until
 from tests.conftest import Cli
 from tests.engine.run_pipelines import run_text, texts, words
+from tests.message_batch_server import MessageBatchServer
 from tests.processes import kill_tree
 
 PROMPTS = [f"q{number}" for number in range(10)]
@@ -40,9 +42,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_BATCH_POLL_SECONDS", "0.02")
 
 
-@pytest.fixture
-def server() -> Iterator[BatchServer]:
-    with BatchServer() as server:
+SERVERS = {"openai": BatchServer, "anthropic": MessageBatchServer}
+OPENAI = pytest.mark.parametrize("server", ["openai"], indirect=True)
+ANTHROPIC = pytest.mark.parametrize("server", ["anthropic"], indirect=True)
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[BatchServer]:
+    with SERVERS[request.param]() as server:
         yield server
 
 
@@ -77,11 +84,12 @@ async def ask(provider: BatchProvider, server: BatchServer, *prompts: str) -> li
 
 async def test_many_requests_are_one_batch_and_each_has_its_answer(make: Make, server: BatchServer, journal: Journal) -> None:
     assert await ask(make(), server, *PROMPTS) == SAID
-    assert (len(server.batches), server.counts["upload"]) == (1, 1)
+    assert (len(server.batches), server.counts["create"]) == (1, 1)
     assert journal.count() == len(PROMPTS)
     assert await journal.notes("") == {}
     kept = await journal.get(request(server, "q3").key)
-    assert kept == Completion(text="You said: q3", tokens_in=10, tokens_out=5, latency_ms=0.0)
+    assert kept
+    assert kept.model_copy(update={"served_by": ""}) == Completion(text="You said: q3", tokens_in=10, tokens_out=5)
 
 
 async def test_a_model_sends_batches_and_the_journal_makes_the_second_time_free(
@@ -103,17 +111,16 @@ async def test_a_model_sends_batches_and_the_journal_makes_the_second_time_free(
     assert {call.cost_usd for call in current_log.get().calls} == {0.005}
 
 
-@pytest.mark.parametrize("limit", [{"MOST_IN_BATCH": 4}, {"MOST_BYTES": 1000}])
-async def test_too_many_requests_for_one_batch_go_into_several(
-    make: Make, server: BatchServer, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
-) -> None:
-    for name, value in limit.items():
-        monkeypatch.setattr(batch, name, value)
-    assert await ask(make(), server, *PROMPTS) == SAID
+@pytest.mark.parametrize("limit", ["most_requests", "most_bytes"])
+async def test_too_many_requests_for_one_batch_go_into_several(make: Make, server: BatchServer, limit: str) -> None:
+    provider = make()
+    line = provider._service.line(request(server, "q1"), KnownCapabilities())
+    setattr(provider._service, limit, 4 if limit == "most_requests" else 4 * len(line) + 9)
+    assert await ask(provider, server, *PROMPTS) == SAID
     assert sorted(len(server.lines(each)) for each in server.batches.values()) == [2, 4, 4]
-    assert max(len(server.files[each["input_file_id"]]) for each in server.batches.values()) <= 1000
 
 
+@OPENAI
 async def test_log_probabilities_arrive_even_if_the_requesting_row_is_gone(
     make: Make, server: BatchServer, journal: Journal
 ) -> None:
@@ -133,12 +140,22 @@ async def test_log_probabilities_arrive_even_if_the_requesting_row_is_gone(
 # -- dying -----------------------------------------------------------------------------------------------------------
 
 
-MOMENTS = ["upload: hang", "upload: after hang", "at the intent", "create: hang", "create: after hang", "while out"]
+MOMENTS = [
+    "list: hang",
+    "upload: hang",
+    "upload: after hang",
+    "at the intent",
+    "create: hang",
+    "create: after hang",
+    "while out",
+]
 MOMENTS += ["content: hang", "at the end"]
 
 
 @pytest.mark.parametrize("when", MOMENTS)
 async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, journal: Journal, when: str) -> None:
+    if when.partition(":")[0] == ("list" if server.provider == "openai" else "upload"):
+        pytest.skip("this API is not asked for that")
     server.hold = when == "while out"
     await asyncio.to_thread(killed, server, journal.file.parent, when)
     server.hold = False
@@ -165,7 +182,8 @@ async def test_several_successors_of_a_killed_process_create_one_batch(
 
 async def test_a_claim_of_another_machine_expires(make: Make, server: BatchServer, journal: Journal) -> None:
     await asyncio.to_thread(killed, server, journal.file.parent, "create: hang")
-    name = f"claim {next(iter(server.files))} x"
+    [noted] = (await journal.notes("batch ")).values()
+    name = f"claim {json.loads(noted)['file']} x"
     await journal.note(name, json.dumps({"host": "elsewhere", "pid": 1, "at": time.time()}))
     asked = asyncio.create_task(ask(make(), server, *PROMPTS))
     await asyncio.sleep(0.3)
@@ -239,10 +257,12 @@ async def test_a_cancelled_row_removes_nothing_from_the_batch(make: Make, server
     ],
 )
 async def test_transient_failures_are_waited_out(make: Make, server: BatchServer, faults: dict[str, list[Any]]) -> None:
-    server.faults = faults
+    if server.provider == "anthropic" and "upload" in faults:  # the first call of that API
+        faults = {"list": faults["upload"]}
+    server.faults = {kind: [*those] for kind, those in faults.items()}
     assert await ask(make(retries=0), server, *PROMPTS) == SAID
     assert server.asked == dict.fromkeys(PROMPTS, 1)
-    assert not any(faults.values())
+    assert not any(server.faults.values())
 
 
 async def test_a_server_that_never_comes_back_ends_the_wait_and_nothing_is_lost(
@@ -250,7 +270,7 @@ async def test_a_server_that_never_comes_back_ends_the_wait_and_nothing_is_lost(
 ) -> None:
     monkeypatch.setattr(polling, "PATIENCE_SECONDS", 0.1)
     server.faults["look"] = [503] * 1000
-    with pytest.raises(EndpointError, match=r"503.*batch batch_\d+ of 20.* is not lost: fix the problem and run again"):
+    with pytest.raises(EndpointError, match=r"503.*batch \w*batch_\d+ of 20.* is not lost: fix the problem and run again"):
         await ask(make(), server, "q")
     server.faults.clear()
     assert await ask(make(), server, "q") == ["You said: q"]
@@ -258,12 +278,13 @@ async def test_a_server_that_never_comes_back_ends_the_wait_and_nothing_is_lost(
 
 
 async def test_a_server_that_never_answered_is_reported_soon(make: Make, server: BatchServer) -> None:
-    with pytest.raises(EndpointError, match=r"cannot connect to http://127\.0\.0\.1:9/v1/files"):
+    with pytest.raises(EndpointError, match=r"cannot connect to http://127\.0\.0\.1:9/v1/(files|messages/batches)"):
         await make(base_url="http://127.0.0.1:9/v1").complete([request(server, "q")])
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
 async def test_unprocessed_requests_go_into_the_next_batch(make: Make, server: BatchServer, journal: Journal, end: str) -> None:
+    end = "canceled" if end == "cancelled" and server.provider == "anthropic" else end
     server.ends, server.done = [end, end], 4
     assert await ask(make(), server, *PROMPTS) == SAID
     assert [len(server.lines(each)) for each in server.batches.values()] == [10, 6, 2]
@@ -273,11 +294,14 @@ async def test_unprocessed_requests_go_into_the_next_batch(make: Make, server: B
 
 async def test_requests_that_no_batch_reaches_are_given_up(make: Make, server: BatchServer) -> None:
     server.ends = ["expired"] * 9
-    with pytest.raises(RequestError, match=r"no answer after 3 attempts; last error: batch batch_\d+ ended without an answer"):
+    with pytest.raises(
+        RequestError, match=r"no answer after 3 attempts; last error: batch \w*batch_\d+ ended without an answer"
+    ):
         await ask(make(), server, "q")
     assert len(server.batches) == 3
 
 
+@OPENAI
 async def test_a_failed_batch_is_reported_in_the_servers_words(make: Make, server: BatchServer, journal: Journal) -> None:
     server.ends = ["failed"]
     with pytest.raises(EndpointError, match=r"batch batch_\d+ failed: line 1: scripted failure"):
@@ -342,7 +366,9 @@ async def test_a_refreshed_answer_replaces_the_stored_one(make: Make, server: Ba
     assert await ask(make(), server, "q") == ["answer 0"]  # of the journal
     refresh.set(True)
     assert await ask(make(), server, "q") == ["answer 1"]
-    assert (await journal.get(request(server, "q").key)) == Completion(text="answer 1", tokens_in=10, tokens_out=5)
+    kept = await journal.get(request(server, "q").key)
+    assert kept
+    assert (kept.text, kept.tokens_in, kept.tokens_out) == ("answer 1", 10, 5)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -350,6 +376,8 @@ async def test_a_refreshed_answer_replaces_the_stored_one(make: Make, server: Ba
 async def test_a_refusal_is_an_endpoint_error_and_open_batches_stay_noted(
     make: Make, server: BatchServer, journal: Journal, kind: str, status: int
 ) -> None:
+    if kind == "upload" and server.provider == "anthropic":
+        kind = "list"
     server.faults[kind] = [status]
     with pytest.raises(EndpointError, match=f"answered {status}: scripted"):
         await ask(make(), server, "q")
@@ -358,6 +386,7 @@ async def test_a_refusal_is_an_endpoint_error_and_open_batches_stay_noted(
     assert server.asked == {"q": 1}
 
 
+@OPENAI
 async def test_the_key_is_sent_and_never_shown(
     make: Make, server: BatchServer, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
