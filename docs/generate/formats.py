@@ -42,12 +42,14 @@ _NOTES = """
 
 * **openai.** Text parts of a content are joined. `developer` is read as `system`, and the older `function_call` as a tool
   call. `reasoning_content`, `reasoning` and `thinking` are read as `thinking`, which is written as `reasoning_content`.
-  Definitions of `tools` have no place in the record types yet; they are listed as left out.
+  `tools` of an SFTExample are kept as JSON text; other types have no place for them.
 * **sharegpt.** Calls of tools have no ids: a turn `function_call` comes before its `observation`. Speakers must take turns,
   because LLaMA-Factory leaves out rows where they do not.
 * **alpaca.** `instruction` and `input` are joined by a new line, as in LLaMA-Factory. An export has everything in
   `instruction`.
-* **trl.** Texts become one turn each. Exports have the arguments of tool calls as objects, as chat templates want them.
+* **trl.** Texts become one turn each. Exports have the arguments of tool calls as objects, as chat templates want them, and
+  `tools` as JSON text, which TRL's trainers read. Load them with `Dataset.from_list(rows, on_mixed_types="use_json")`:
+  otherwise calls of different tools get each other's arguments.
 * **trl_implicit.** Of two texts, the words that both begin with are the prompt.
 * **ultrafeedback.** The completion with the highest score is chosen, the one with the lowest is rejected; of equal ones, the
   first. A row whose completions all have one score is refused.

@@ -7,6 +7,7 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from engine.errors import EngineError, StepError
+from engine.jobs.messages import Usage
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
@@ -16,7 +17,7 @@ from engine.llm.types.errors import ModelError
 from engine.llm.types.model_spec import Address, ModelSpec
 from engine.own_loop import LoopThread, on_own_loop
 from engine.pipeline.graph import Step
-from registry import Registry
+from registry import ModelUsage, Registry
 
 if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
@@ -47,6 +48,7 @@ class Needs:
 
     def __init__(self, registry: Registry) -> None:
         self.spent: dict[str, Spent] = {}
+        self._by_step: dict[str, dict[str, Spent]] = {}
         self._registry = registry
         self._checked: dict[str, str] = {}
         self._checking: tuple[str, Future[Checked]] | None = None
@@ -74,9 +76,16 @@ class Needs:
             spent, self._checked[name] = done.result()
             for model, more in spent.items():
                 self.spent[model] = self.spent.get(model, Spent()) + more
+            self._by_step[name] = spent
         if problem := self._checked.get(step.name):
             raise StepError(problem)
         return step.name in self._checked
+
+    def used_by(self, step: Step) -> Usage:
+        """What the check of a step has cost."""
+        models = {step.spec.models.get(role, role): model.spec.model for role, model in step.models.items()}
+        parts = [(models[name], ModelUsage(cost_usd=each.usd)) for name, each in self._by_step.get(step.name, {}).items()]
+        return sum((Usage(cost_usd=used.cost_usd, by_model={model: used}) for model, used in parts), Usage())
 
     def close(self) -> None:
         """Stop asking."""

@@ -29,7 +29,7 @@ Calls = Mapping[str, int]
 """Role -> the largest number of model calls for one row."""
 
 Capabilities = Mapping[str, Sequence[Capability]]
-"""Role -> what the server of its model must be able to do: `n`, `logprobs`, `response_format`, `sampling`."""
+"""Role -> what the server of its model must be able to do: `n`, `logprobs`, `response_format`, `sampling`, `images`."""
 
 InputTypes = Mapping[str, type[Record]]
 """Input -> the record type of its rows."""

@@ -422,7 +422,7 @@ class StepTask:
             self.rows,
             rows_out,
             self._table.receipts(),
-            self._usage,
+            self._usage + self.run.needs.used_by(self.step),
             self._started,
             self.waited_for,
             self._why,

@@ -76,8 +76,10 @@ class GenerateParams(Params):
         return {"model": self.samples * (1 if self.fields is None else 2)}
 
     def capabilities(self) -> Capabilities:
-        """Several samples have to differ."""
-        return {"model": ["sampling"]} if self.samples > 1 else {}
+        """Several samples have to differ, and a model may take no images."""
+        if self.images is None:
+            return {"model": ["sampling"]} if self.samples > 1 else {}
+        return {"model": ["sampling", "images"] if self.samples > 1 else ["images"]}
 
     def prompt_bytes(self) -> int | None:
         """With images, their bound; the parameters are in it, too."""
@@ -98,7 +100,10 @@ class GenerateParams(Params):
             yield from unknown_fields(record, {("images",): self.images})
             kind = type_of_field(record, self.images)
             if kind is not None and not takes_images(kind):
-                yield Wrong(f"images: field {self.images!r} is {kind}; expected str or list[str]: paths or URLs", ("images",))
+                yield Wrong(
+                    f"images: field {self.images!r} is {kind}; expected paths, URLs or bytes: str or bytes, or a list of these",
+                    ("images",),
+                )
         yield from self._output_problems(record)
 
     def _output_problems(self, record: type[Record]) -> Iterator[Wrong]:
@@ -164,8 +169,9 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         reasoning: a field for what the model thought before it answered; null if the server returns none, or if the answer is
             from a journal of an older version. Thoughts at the beginning of the text (`<think>...</think>`) count, too.
         images: a field with an image or a list of images: paths (relative to where the engine was started), http(s) URLs, which
-            the server fetches, or data URLs. PNG, JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files are read when
-            the step runs; a file that changes later under the same name does not make the step run again.
+            the server fetches, data URLs, or their bytes, also as `{bytes, path}`, the form of Hugging Face datasets. PNG,
+            JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files are read when the step runs; a file that changes later
+            under the same name does not make the step run again. Whether the model takes images is tested before.
         keep: the fields of the row that stay; all by default. Editing it asks the model nothing again.
     """
     messages: list[dict[str, Any]] = [*conversation(turns_of(params.prompt), row, params.system)]

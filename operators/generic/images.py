@@ -1,4 +1,4 @@
-"""Images for a prompt: from a field with paths, http(s) URLs or data URLs, as parts of a message."""
+"""Images for a prompt: from a field with paths, http(s) URLs, data URLs or bytes, as parts of a message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import binascii
 import os
 import re
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +25,54 @@ _SHOWN = 200
 
 
 def takes_images(about: DescribedType) -> bool:
-    """Whether a field of this type can name images: a text or a list of texts."""
+    """Whether a field of this type can have images: a text, bytes, Hugging Face's `{bytes, path}`, or a list of these."""
     if about.kind == "list":
-        return about.item is not None and about.item.kind == "str"
-    return about.kind == "str"
+        return about.item is not None and about.item.kind != "list" and takes_images(about.item)
+    if about.kind == "struct":
+        kinds = {field.name: field.type.kind for field in about.fields}
+        return kinds == {"bytes": "bytes", "path": "str"}
+    return about.kind in ("str", "bytes")
 
 
-async def image_parts(value: str | Sequence[str | None] | None) -> list[dict[str, Any]]:
+async def image_parts(value: Any) -> list[dict[str, Any]]:
     """The parts of a message for the images of a row.
 
     Raises:
         Reject: there is none, there are too many, or one of them cannot be used; says which and why.
     """
-    given = [each for each in ([value] if isinstance(value, str) else value or ()) if each and each.strip()]
+    given = [each for each in map(_given, value if isinstance(value, list) else [value]) if each]
     if not given:
         raise Reject("the row has no image")
     if len(given) > MOST_IMAGES:
         raise Reject(f"the row has {len(given)} images; the limit is {MOST_IMAGES}")
     import asyncio
 
-    urls = [await asyncio.to_thread(_url, each.strip()) for each in given]
+    urls = [await asyncio.to_thread(_url, each) for each in given]
     return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
 
 
-def _url(image: str) -> str:
+def _given(image: Any) -> str | bytes | None:
+    """An image as its bytes or its place; nothing if there is none."""
+    if isinstance(image, dict):
+        image = image["bytes"] or image["path"]
+    return image.strip() if isinstance(image, str) else image
+
+
+def _url(image: str | bytes) -> str:
+    if isinstance(image, bytes):
+        _check_size(len(image), "in the row")
+        return _data_url(image, "in the row")
     if image.startswith(("http://", "https://")):
         return image
     if image.startswith("data:"):
         return _checked(image)
     if "://" in image:
         raise Reject(f"image {image:.{_SHOWN}}: give a path, an http(s) URL or a data URL")
-    content = _read(image)
-    return f"data:image/{_kind(content, image)};base64,{base64.b64encode(content).decode()}"
+    return _data_url(_read(image), image)
+
+
+def _data_url(content: bytes, name: str) -> str:
+    return f"data:image/{_kind(content, name)};base64,{base64.b64encode(content).decode()}"
 
 
 def _checked(url: str) -> str:
@@ -69,7 +84,7 @@ def _checked(url: str) -> str:
     except binascii.Error as error:
         raise Reject(f"image {url:.60}: not base64: {error}") from error
     _check_size(len(content), f"{url[:60]}")
-    return f"data:image/{_kind(content, url[:60])};base64,{base64.b64encode(content).decode()}"
+    return _data_url(content, url[:60])
 
 
 def _read(path: str) -> bytes:

@@ -195,6 +195,7 @@ def test_images_go_with_the_prompt(registry: Registry, chat_server: ChatServer) 
     sent = {body["messages"][0]["content"][0]["text"]: body["messages"][0]["content"][1] for body in chat_server.requests}
     assert sent["0"] == sent["2"] == {"type": "image_url", "image_url": {"url": url}}
     assert sent["1"]["image_url"]["url"] == "https://x/y.png"
+    assert chat_server.requests[0]["messages"][0]["content"][0]["text"] == "Which color is this?", "whether it takes images"
     found = reasons(registry)
     assert found[3] == f"image none.png: there is no such file (relative to {Path.cwd()})"
     assert found[4] == "image b.txt is not a PNG, JPEG, GIF or WebP file"
@@ -211,9 +212,49 @@ def test_images_go_with_the_prompt(registry: Registry, chat_server: ChatServer) 
 def test_several_images_keep_their_order(registry: Registry, chat_server: ChatServer) -> None:
     rows({"question": "q", "pictures": ["https://x/1", "https://x/2"]}, {"question": "many", "pictures": ["https://x/1"] * 17})
     run_ok(step("generate", chat_server, row_type=IMAGED, prompt="{{ question }}", images="pictures", into="seen"), registry)
-    [body] = chat_server.requests
+    _, body = chat_server.requests
     assert [part["image_url"]["url"] for part in body["messages"][0]["content"][1:]] == ["https://x/1", "https://x/2"]
     assert reasons(registry) == {1: "the row has 17 images; the limit is 16"}
+
+
+def test_images_as_bytes(registry: Registry, chat_server: ChatServer) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pictures: list[list[Any]] = [
+        [{"bytes": PNG, "path": None}, {"bytes": None, "path": "https://x/1"}],
+        [{"bytes": b"x", "path": "a"}],
+    ]
+    pq.write_table(pa.table({"question": ["a", "b"], "picture": [PNG, b""], "pictures": pictures}), "rows.parquet")
+    for field in ("picture", "pictures"):
+        chat_server.requests.clear()
+        text = f"""
+            name: {field}
+            models: {{model: {chat_server.model()}}}
+            datasets: {{rows: {{path: rows.parquet}}}}
+            steps: {{step: {{op: generate, in: rows, max_reject_ratio: 1, with: {{prompt: "{{{{ question }}}}", images: {field}}}}}}}
+        """
+        run_ok(text, registry)
+        url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+        body = chat_server.requests[-1]
+        sent = [part["image_url"]["url"] for part in body["messages"][0]["content"][1:]]
+        assert sent == ([url] if field == "picture" else [url, "https://x/1"])
+        [(why,)] = ask(registry, f"select reason from rejects where name = '{field}/step'")
+        assert why == (
+            "the row has no image" if field == "picture" else "image in the row is not a PNG, JPEG, GIF or WebP file"
+        )
+
+
+def test_a_model_that_takes_no_images_is_an_error_before_the_first_call(registry: Registry, chat_server: ChatServer) -> None:
+    rows({"question": "q", "picture": "https://x/1"})
+    chat_server.reply = lambda body: error(400, "test-model is not a multimodal model") if "image_url" in str(body) else None
+    text = step("generate", chat_server, row_type=IMAGED, prompt="{{ question }}", images="picture")
+    result = run_text(text, registry)
+    assert result.state == "failed"
+    assert "does not support `images` (images in a prompt), which generate needs from its model" in (result.error or "")
+    assert len(chat_server.requests) == 1
+    found = wrong("generate", model={"provider": "transformers", "base_url": None}, prompt="{{ n }}", images="n")
+    assert any("images in its prompts: models in this process take texts only" in said for said in found.values())
 
 
 def test_a_prompt_that_is_too_long_for_the_model_rejects_its_row(registry: Registry, chat_server: ChatServer) -> None:
@@ -272,7 +313,7 @@ def test_a_local_model_rejects_a_prompt_that_is_too_long(registry: Registry, tin
         ({"prompt": "{{ n }}", "keep": ["questoin"]}, '"questoin"]', "keep: Row has no field 'questoin'; did you mean 'question'?"),
         ({"prompt": "{{ n }}", "keep": ["n", "n"]}, '"n"]', "keep: 'n' is there twice"),
         ({"prompt": "{{ n }}", "reasoning": "response"}, '"response"', "reasoning: there is a new field 'response' already"),
-        ({"prompt": "{{ n }}", "images": "n"}, '"n"', "images: field 'n' is int?; expected str or list[str]"),
+        ({"prompt": "{{ n }}", "images": "n"}, '"n"', "images: field 'n' is int?; expected paths, URLs or bytes"),
         ({"prompt": "{{ n }}", "images": "x"}, '"x"', "images: Row has no field 'x'"),
         ({"prompt": "{{ n }}", "samples": 0}, "0", "greater than or equal to 1"),
         ({"prompt": "{{ n }}", "into": "sample", "samples": 2}, "2", "samples: there is a new field 'sample' already"),

@@ -199,7 +199,7 @@ CALLING = (
 )
 LEFT_OUT = {
     "calls": ({"tool_calls": [CALL]}, "", "leaves out tool_calls of its turns"),
-    "arguments": ({"tool_calls": [CALL]}, CALLING.replace("FORM", "tojson"), "writes their arguments as a quoted text"),
+    "arguments": ({"tool_calls": [CALL]}, CALLING.replace("FORM", "string | tojson"), "writes their arguments as Python"),
     "thinking": ({"thinking": "Hm."}, "", "leaves out thinking of its turns"),
     "a name": ({"name": "Ann"}, "", "leaves out name of its turns"),
 }
@@ -216,6 +216,22 @@ def test_what_the_template_leaves_out_is_not_trained_without(
     assert words in (result.error or "")
 
 
-def test_calls_that_the_template_writes_are_trained_on(registry: Registry, student: Any, in_process: None) -> None:
+@pytest.mark.parametrize("form", ["string", "tojson"])  # templates take arguments as JSON text, or as an object
+def test_calls_that_the_template_writes_are_trained_on(registry: Registry, student: Any, in_process: None, form: str) -> None:
     rows = [GOOD, {"prompt": [turn("user")], "completion": [{**turn("assistant"), "tool_calls": [CALL]}]}]
-    assert train(registry, student(TEMPLATE + CALLING.replace("FORM", "string")), rows, max_length=256).state == "succeeded"
+    result = train(registry, student(TEMPLATE + CALLING.replace("FORM", form)), rows, max_length=256)
+    assert result.state == "succeeded", result.error
+
+
+TOOLS = json.dumps([{"type": "function", "function": {"name": "rain", "parameters": {"type": "object"}}}])
+WITH_TOOLS = "{% for tool in tools or [] %}<|system|>{{ tool | tojson }}{% endfor %}"
+
+
+def test_tools_that_the_template_leaves_out_are_an_error(registry: Registry, student: Any, in_process: None) -> None:
+    result = train(registry, student(), [GOOD, {**GOOD, "tools": TOOLS}])
+    assert "row 1: the student's chat template leaves out tools" in (result.error or "")
+
+
+def test_rows_with_and_without_tools_are_trained_on(registry: Registry, student: Any, in_process: None) -> None:
+    result = train(registry, student(WITH_TOOLS + TEMPLATE), [GOOD, {**GOOD, "tools": TOOLS}], max_length=256)
+    assert result.state == "succeeded", result.error

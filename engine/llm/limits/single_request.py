@@ -6,15 +6,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from engine.llm.limits.accounting import Outcome
-from engine.llm.limits.estimates import Estimate
+from engine.llm.limits.estimates import TOKENS_PER_IMAGE, Estimate
 from engine.llm.limits.governor import Gate
-from engine.llm.types.completions import token_count
+from engine.llm.types.completions import Completion
 from engine.llm.types.errors import ModelError, TransientError
 from engine.llm.types.model_spec import ModelSpec
 
 
 async def send_within_limits(
-    gate: Gate, spec: ModelSpec, body: dict[str, Any], most_out: int, send: Callable[[], Awaitable[Any]]
+    gate: Gate,
+    spec: ModelSpec,
+    body: dict[str, Any],
+    most_out: int,
+    send: Callable[[], Awaitable[Any]],
+    used: Callable[[Any], Completion],
 ) -> Any:
     """Send a chat completion when the limits allow it, and account for it.
 
@@ -24,17 +29,19 @@ async def send_within_limits(
         body: the request's body.
         most_out: the maximum of completion tokens.
         send: sends the request and returns the response's JSON.
+        used: what such a response used, as an answer without words.
 
     Raises:
         BudgetError: the request could cost more than is left.
     """
-    # A token is at least one byte.
-    estimate = Estimate(str(body), cost=spec.most(len(str(body).encode(errors="replace")), most_out))
+    # A token is at least one byte, except of images.
+    tokens = len(str(body).encode(errors="replace")) + TOKENS_PER_IMAGE * str(body).count("'image_url':")
+    estimate = Estimate(str(body), cost=spec.most(tokens, most_out))
     ticket = await gate.admit(estimate)
     outcome = Outcome("failed", accounted=False)
     try:
         answer = await send()
-        outcome = _paid(spec, answer)
+        outcome = _paid(spec, used(answer))
         return answer
     except TransientError as error:
         outcome = Outcome("failed", accounted=not error.billed)
@@ -46,9 +53,7 @@ async def send_within_limits(
         gate.release(ticket, outcome)
 
 
-def _paid(spec: ModelSpec, answer: Any) -> Outcome:
-    usage = answer.get("usage") if isinstance(answer, dict) else None
-    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (token_count(count) for count in counts)
-    known = tokens_in > 0 and tokens_out > 0
-    return Outcome("answered", tokens_in + tokens_out, spec.cost(tokens_in, tokens_out), tokens_in, known)
+def _paid(spec: ModelSpec, used: Completion) -> Outcome:
+    tokens_in, tokens_out = used.tokens_in, used.tokens_out
+    cost = spec.cost(tokens_in, tokens_out, used.tokens_cached, used.tokens_written)
+    return Outcome("answered", tokens_in + tokens_out, cost, tokens_in, tokens_in > 0 and tokens_out > 0)

@@ -114,6 +114,11 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
     return Reply(usable, len(choices), any(_says_why(choice) for choice in choices))
 
 
+def used(answer: Any) -> Completion:
+    """What a response used, as an answer without words."""
+    return _Paid(answer if isinstance(answer, dict) else {}, 0.0).nothing("unknown")
+
+
 def unused(reply: Reply) -> Completion:
     """A placeholder for answers that are discarded but were paid for."""
     names = ("tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning")

@@ -14,6 +14,7 @@ from engine.llm.journal.answers import Answers
 from engine.llm.limits.governor import Gate
 from engine.llm.limits.single_request import send_within_limits
 from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
+from engine.llm.providers.chat_completions import used
 from engine.llm.providers.http import credentials, post_json, session
 from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
@@ -30,6 +31,12 @@ _SCHEMA = {
     "required": ["city"],
     "additionalProperties": False,
 }
+_IMAGE = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAJ0lEQVR42u3NsQkAAAjAsP7/tF7hIASyp6lTCQQCgUAgEAgEgi/B"
+    "AjLD/C5w/SM9AAAAAElFTkSuQmCC"
+)
+"""A picture of 32 by 32 pixels: some models take no smaller ones."""
 
 
 class Probed(NamedTuple):
@@ -130,7 +137,7 @@ class _Asker:
         try:
             with redacted(self._secrets):
                 send = partial(post_json, self._client, url, asked, self._spec, heard=self._heard)
-                answer = await send_within_limits(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send)
+                answer = await send_within_limits(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send, used)
         except RequestError as error:
             self._heard = True
             if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
@@ -195,9 +202,15 @@ async def _sampling(asker: _Asker) -> bool | None:
     return len(set(texts)) > 1 if len(texts) > 1 else None
 
 
+async def _images(asker: _Asker) -> bool | None:
+    parts = [{"type": "text", "text": "Which color is this?"}, {"type": "image_url", "image_url": {"url": _IMAGE}}]
+    return bool(await asker.choices("Name a color.", 8, messages=[{"role": "user", "content": parts}]))
+
+
 _CHECKS: dict[Capability, Callable[[_Asker], Awaitable[bool | None]]] = {
     "n": _n,
     "logprobs": _logprobs,
     "response_format": _response_format,
     "sampling": _sampling,
+    "images": _images,
 }

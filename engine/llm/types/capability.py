@@ -7,13 +7,14 @@ from typing import Literal, NamedTuple
 
 from engine.llm.types.model_spec import ModelSpec
 
-Capability = Literal["n", "logprobs", "response_format", "sampling"]
+Capability = Literal["n", "logprobs", "response_format", "sampling", "images"]
 
 MEANING: dict[str, str] = {
     "n": "several answers in one request; without it each answer pays for the prompt again",
     "logprobs": "log-probabilities of tokens",
     "response_format": "answers that follow a JSON Schema; without it the prompt asks for the schema",
     "sampling": "different answers to the same prompt at a temperature above 0",
+    "images": "images in a prompt",
 }
 
 
@@ -30,4 +31,6 @@ def ruled_out(spec: ModelSpec, wanted: Sequence[Capability]) -> Setting | None:
         return Setting("temperature", "a temperature above 0: with 0, all answers to a prompt are the same")
     if "logprobs" in wanted and spec.provider == "anthropic":
         return Setting("provider", "log-probabilities of tokens, which Anthropic's API does not return")
+    if "images" in wanted and not spec.remote:
+        return Setting("provider", "images in its prompts: models in this process take texts only; serve it, or name a server")
     return None

@@ -45,10 +45,10 @@ def spec(server: ChatServer, **more: Any) -> ModelSpec:
 def test_a_server_that_supports_everything(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     found = ask_server(spec(chat_server), registry)
-    assert found.capabilities == KnownCapabilities(n=True, logprobs=True, response_format=True, sampling=True)
-    assert found.calls == len(chat_server.requests) == 7
+    assert found.capabilities == KnownCapabilities(n=True, logprobs=True, response_format=True, sampling=True, images=True)
+    assert found.calls == len(chat_server.requests) == 8
     assert ask_server(spec(chat_server), registry) == (found.capabilities, 0)
-    assert len(chat_server.requests) == 7
+    assert len(chat_server.requests) == 8
 
 
 def test_a_server_that_ignores_unsupported_features(registry: Registry, chat_server: ChatServer) -> None:
