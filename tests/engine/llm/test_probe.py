@@ -136,7 +136,7 @@ def test_a_server_that_fails_on_unsupported_features(registry: Registry, chat_se
         error(500, "internal error") if {"n", "logprobs", "response_format"} & body.keys() else able(body)
     )
     assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format"]
-    assert len(chat_server.requests) == 3 * 3 + 4
+    assert len(chat_server.requests) == 3 * 3 + 4 + 1
 
 
 def test_a_server_that_always_fails_shows_nothing_about_capabilities(registry: Registry, chat_server: ChatServer) -> None:
