@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -135,12 +136,11 @@ def _presented(
     calls = any(turn.get("tool_calls") for field in ("prompt", *completions) for turn in row[field])
     failed: _BadRowError | None = None
     for objects in (True, False) if calls else (True,):
-        shown = {field: presented(row[field], thinking, objects=objects) for field in ("prompt", *completions)}
+        present = partial(presented, thinking=thinking, objects=objects)
+        shown = {field: present(row[field]) for field in ("prompt", *completions)}
         try:
             for each in completions:
-                _check_whole(
-                    row["prompt"], row[each], tokenizer, tools, lambda turns, o=objects: presented(turns, thinking, objects=o)
-                )
+                _check_whole(row["prompt"], row[each], tokenizer, tools, present)
             return row | shown, _lengths(shown, completions, tokenizer, tools)
         except _BadRowError as error:
             failed = failed or error

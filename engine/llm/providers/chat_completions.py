@@ -268,17 +268,22 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
         given = message.get(name)
         if isinstance(given, str) and given.strip():
             return repaired(given)
-    parts = message.get("content")
-    if isinstance(parts, list):  # Mistral's and Anthropic's form: parts of the content
-        thoughts = [
-            _thought(part) for part in parts if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
-        ]
-        return "\n".join(filter(None, thoughts)) or None
+    # Parts of the content (Mistral, Anthropic), or beside it (OpenRouter, LiteLLM).
+    for name in ("content", "reasoning_details", "thinking_blocks"):
+        parts = message.get(name)
+        found = [_thought(part) for part in (parts if isinstance(parts, list) else ()) if _is_thought(part)]
+        if thoughts := "\n".join(filter(None, found)):
+            return thoughts
     return None
 
 
+def _is_thought(part: Any) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and kind.partition(".")[0] in ("thinking", "reasoning")
+
+
 def _thought(part: Mapping[str, Any]) -> str:
-    inside = part.get("thinking") or part.get("text") or ""
+    inside = part.get("thinking") or part.get("text") or part.get("summary") or ""
     if isinstance(inside, list):
         inside = "".join(str(each.get("text") or "") for each in inside if isinstance(each, dict))
     return repaired(inside) if isinstance(inside, str) else ""

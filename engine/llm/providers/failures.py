@@ -63,6 +63,7 @@ _STATUSES = {
     "timeout_error": 504,
 }
 """For errors that come with 200 and without a status."""
+_PROXY_KEY = "the proxy wants a user and a password: http://USER:PASSWORD@HOST:PORT in HTTPS_PROXY or HTTP_PROXY"
 _MOST_WAIT = 86_400.0
 """Seconds. A longer Retry-After is ignored."""
 
@@ -86,6 +87,8 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
         form = "" if spec.endpoint.partition("?")[0].endswith("/v1") else ", which usually ends in /v1,"
         return EndpointError(f"{detail} (check base_url{form} and the model name {spec.model!r})")
+    if status == 407:
+        return EndpointError(f"{detail} ({_PROXY_KEY})")
     if status in _ENDPOINT or (status == 400 and _NO_KEY.search(words)):
         key = f"check the key in {spec.api_key_env}" if spec.api_key_env else "set api_key_env"
         hint = "check that the key may use this model, and that base_url is right" if status == 403 else key
@@ -131,10 +134,30 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bo
     Args:
         heard: whether the server has ever answered. If not, a host name that is not found is wrong; if so, it may return.
     """
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TransientError(f"cannot connect to {url} within {spec.connect_timeout:g} s (connect_timeout)", unreachable=True)
     if isinstance(error, TimeoutError):
         return TransientError(f"{url}: no answer within {spec.timeout:g} s")
     if isinstance(error, aiohttp.InvalidURL):
+        if str(error.url) != url:  # not quoted: it may have a password
+            return EndpointError(
+                f"{url}: the proxy in HTTPS_PROXY or HTTP_PROXY is not a URL like http://HOST:PORT; correct it"
+            )
         return EndpointError(f"{url} is not a URL; correct base_url")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        refused = f"{url}: the proxy answered {error.status}: {excerpt(error.message, 200)}"
+        if error.status == 407:
+            return EndpointError(f"{refused} ({_PROXY_KEY})")
+        return TransientError(refused, down=True) if error.status >= 500 else EndpointError(refused)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = excerpt(str(error.certificate_error), 200)
+        return EndpointError(
+            f"{url}: the server's certificate is not trusted ({why}); if it is of an authority of your own, name the file with "
+            "its certificate in SSL_CERT_FILE"
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        detail = f"{url}: cannot connect to the proxy at {error.host}:{error.port} ({excerpt(error.strerror or str(error))})"
+        return TransientError(f"{detail}; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY", unreachable=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         detail = f"{url}: {excerpt(str(error))}; correct base_url, or check the network"
         return TransientError(detail, unreachable=True) if heard else EndpointError(detail)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,7 +24,7 @@ from engine.llm.types.errors import EndpointError
 from engine.llm.types.model_spec import ModelSpec
 from engine.pipeline.check import check
 from engine.spec.dot_env import load_dot_env
-from tests.chat_server import ChatServer
+from tests.chat_server import ChatServer, completion
 from tests.engine.conftest import Make
 
 SECRET = "not-a-real-key-0123456789"
@@ -132,3 +141,154 @@ async def test_a_request_goes_through_the_proxy(chat_server: ChatServer, model: 
     monkeypatch.setenv("HTTP_PROXY", chat_server.base_url.removesuffix("/v1"))
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert (await model(base_url="http://llm.corp.test/v1").chat("hello")).text == "You said: hello"
+
+
+# -- what can be in the way ------------------------------------------------------------------------------------------
+
+
+class Answering:
+    """A server that reads a request, says the same to everyone, and hangs up."""
+
+    def __init__(self, reply: bytes, context: ssl.SSLContext | None = None) -> None:
+        self._reply = reply
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        if context:
+            self._socket = context.wrap_socket(self._socket, server_side=True)
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(self._reply)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., Answering]]:
+    made: list[Answering] = []
+
+    def make(*args: Any) -> Answering:
+        made.append(Answering(*args))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_wants_a_password_stops_the_step_and_shows_none(
+    model: Make, answering: Callable[..., Answering], monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    proxy = answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://ada:{SECRET}@127.0.0.1:{proxy.port}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(EndpointError, match=r"407.*the proxy wants a user and a password") as error:
+        await model(base_url=f"{scheme}://llm.corp.test/v1").chat("hello")
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "why"),
+    [
+        ("http://ada:{secret}@127.0.0.1:9", "cannot connect to the proxy at 127.0.0.1:9"),
+        ("ada:{secret}@127.0.0.1:9", "the proxy in HTTPS_PROXY or HTTP_PROXY is not a URL like"),
+    ],
+)
+async def test_a_proxy_that_is_none(model: Make, monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.format(secret=SECRET))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(EndpointError, match=why) as error:
+        await model(base_url="http://llm.corp.test/v1", retries=0).chat("hello")
+    assert SECRET not in str(error.value)
+
+
+async def test_a_server_that_takes_no_connection(model: Make) -> None:
+    """The queue of a socket that nobody accepts from is full after two connections; Linux drops the others."""
+    with socket.socket() as busy, contextlib.ExitStack() as waiting:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(busy.getsockname())
+        address = f"http://127.0.0.1:{busy.getsockname()[1]}/v1"
+        with pytest.raises(EndpointError, match=r"cannot connect to .* within 0\.2 s \(connect_timeout\)"):
+            await model(base_url=address, connect_timeout=0.2, retries=0).chat("hello")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A file with a key and a certificate for 127.0.0.1 that it signed itself."""
+    import datetime as dt
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - dt.timedelta(days=1), now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    own = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path / "own.pem"
+    file.write_bytes(own + made.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+ASK = """
+import asyncio, sys
+from pathlib import Path
+from engine.llm.journal.answers import Journal
+from engine.llm.providers.openai import OpenAIProvider
+from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.requests import Request, as_messages
+
+async def main():
+    spec = ModelSpec(provider="openai", model="m", base_url=sys.argv[1])
+    provider = OpenAIProvider(spec, Journal(Path(sys.argv[2])))
+    try:
+        print((await provider.complete([Request(spec.endpoint, "m", as_messages("hello"), spec.sampling())]))[0].text)
+    except Exception as error:
+        print(type(error).__name__, error)
+    await provider.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_authority_of_ones_own(answering: Callable[..., Answering], certificate: Path, workdir: Path, trusted: bool) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    body = json.dumps(completion("4")).encode()
+    server = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body), context)
+    env = {**os.environ, **({"SSL_CERT_FILE": str(certificate)} if trusted else {})}
+    command = [sys.executable, "-c", ASK, f"https://127.0.0.1:{server.port}/v1", "journal"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+    if trusted:
+        assert done.stdout.strip() == "4"
+    else:
+        assert "EndpointError" in done.stdout
+        assert "the server's certificate is not trusted" in done.stdout
+        assert "SSL_CERT_FILE" in done.stdout

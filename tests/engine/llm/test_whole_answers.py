@@ -40,6 +40,15 @@ def read(message: dict[str, Any], usage: dict[str, Any] | None = None, reason: s
         {"content": "<thinking>2 and 2</thinking>4"},
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}]}, {"type": "text", "text": "4"}]},
         {"content": [{"type": "thinking", "thinking": "2 and 2", "signature": "x"}, {"type": "text", "text": "4"}]},
+        {"content": "4", "reasoning": None, "reasoning_details": [{"type": "reasoning.text", "text": "2 and 2"}]},
+        {
+            "content": "4",
+            "reasoning_details": [
+                {"type": "reasoning.encrypted", "data": "x"},
+                {"type": "reasoning.summary", "summary": "2 and 2"},
+            ],
+        },
+        {"content": "4", "thinking_blocks": [{"type": "thinking", "thinking": "2 and 2", "signature": "x"}]},
     ],
 )
 def test_reasoning_is_kept_beside_the_answer(message: dict[str, Any]) -> None:
@@ -66,6 +75,11 @@ def test_where_reasoning_ends(text: str, answer: str, reasoning: str | None) -> 
 def test_answers_of_older_journals_are_read_as_new_ones() -> None:
     old = '{"text": "<think>2 and 2</think>4", "tokens_in": 3}'
     assert decode_answer(old) == Completion(text="4", reasoning="2 and 2", tokens_in=3)
+
+
+@pytest.mark.parametrize("text", ["<think>2 and", "<think>2 and 2</think>", " ", ""])
+def test_an_old_answer_that_says_nothing_is_not_there(text: str) -> None:
+    assert decode_answer(json.dumps({"text": text, "tokens_in": 3})) is None
 
 
 @pytest.mark.parametrize(
