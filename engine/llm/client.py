@@ -255,9 +255,8 @@ class ModelClient:
             if not good:
                 # Not journalled: asking again may return an answer.
                 empty = completions[0]
-                only = ", only reasoning" if empty.reasoning else ""
                 _discard(completions[1:])
-                raise _EmptyAnswerError(f"empty answer{only} (finish_reason {empty.finish_reason!r})", empty)
+                raise _EmptyAnswerError(_why_empty(empty, requests[0]), empty)
             _discard(done for done in completions if done.is_empty)
             return await self._kept(requests, good)
         except TransientError as error:
@@ -337,6 +336,14 @@ class ModelClient:
         self._counts_tokens = self._counts_tokens and (accounted or not any(done.text for done in completions))
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
         return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
+
+
+def _why_empty(empty: Completion, request: Request) -> str:
+    if empty.truncated and (empty.reasoning or empty.tokens_reasoning):
+        most = request.sampling["max_tokens"]
+        return f"empty answer: its reasoning took all of max_tokens={most}, which is for the reasoning and the answer; raise it"
+    only = ", only reasoning" if empty.reasoning else ""
+    return f"empty answer{only} (finish_reason {empty.finish_reason!r})"
 
 
 def _discard(completions: Iterable[Completion | None]) -> None:

@@ -37,6 +37,9 @@ _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthro
 SERVED = "served"
 """What stands for the endpoint in the keys of answers whose model says what answers, wherever its server runs."""
 
+_CACHE_WRITES = {"anthropic": 1.25}
+"""What a provider bills for tokens that it puts into its cache, as a multiple of the input price: budgets are upper bounds."""
+
 _OF_ENCODERS = {"provider", "model", "batch_size"}
 """The keys that apply to an encoder, which has no prompts, answers, server or price."""
 
@@ -71,7 +74,8 @@ class Price(Spec):
 
     Args:
         input: for a million prompt tokens.
-        cache_write: for a million prompt tokens that the server puts into its cache; as `input`, if not set.
+        cache_write: for a million prompt tokens that the server puts into its cache; as `input`, if not set, and a quarter more
+            with `provider: anthropic`.
         cached_input: for a million prompt tokens that the server had in its cache; as `input`, if not set.
         output: for a million completion tokens.
     """
@@ -114,8 +118,8 @@ class ModelSpec(Spec):
         seed: a seed for the server, if it accepts one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
             they are; part of every cache key.
-        thinking: for `anthropic`: how the model thinks before it answers, such as `{type: enabled, budget_tokens: 1024}`; part
-            of every cache key.
+        thinking: for `anthropic`: how the model thinks before it answers, such as `{budget_tokens: 1024}` or
+            `{type: adaptive}`; part of every cache key.
         limits: limits for requests to the endpoint. This key and all below change no cache key.
         price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
         budget_usd: a run stops before it spends more on this model.
@@ -232,7 +236,9 @@ class ModelSpec(Spec):
         price = self.price
         prompt = (tokens_in - cached - written) * price.input
         prompt += cached * (price.input if price.cached_input is None else price.cached_input)
-        prompt += written * (price.input if price.cache_write is None else price.cache_write)
+        prompt += written * (
+            _CACHE_WRITES.get(self.provider, 1.0) * price.input if price.cache_write is None else price.cache_write
+        )
         full = (prompt + tokens_out * price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
 
@@ -259,6 +265,15 @@ class ModelSpec(Spec):
             if is_key(value) or (names_secret(name) and ENV.sub("", value).removeprefix("Bearer").strip()):
                 raise ValueError(f"headers.{name} is a secret; put it into an environment variable and write ${{env.NAME}}")
         return headers
+
+    @field_validator("thinking")
+    @classmethod
+    def _thinking_has_a_type(cls, thinking: dict[str, Any] | None) -> dict[str, Any] | None:
+        if thinking is None or isinstance(thinking.get("type"), str):
+            return thinking
+        if thinking.keys() != {"budget_tokens"}:
+            raise ValueError("write {budget_tokens: N}, {type: adaptive} or {type: disabled}")
+        return {"type": "enabled", **thinking}
 
     @field_validator("extra_body")
     @classmethod

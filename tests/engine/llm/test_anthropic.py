@@ -200,8 +200,11 @@ async def test_a_server_that_repeats_the_key(model: Make, chat_server: ChatServe
     ("settings", "why"),
     [
         ({"thinking": {"type": "enabled", "budget_tokens": 512}}, r"budget_tokens \(512\) must be below max_tokens \(512\)"),
+        ({"thinking": {}}, r"write \{budget_tokens: N\}"),
+        ({"thinking": {"budget": 1024}}, r"write \{budget_tokens: N\}"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 512}, "max_tokens": 512}, "must be below max_tokens"),
         ({"seed": 1}, "has none"),
-        ({"provider": "openai", "thinking": {}}, "only for provider: anthropic"),
+        ({"provider": "openai", "thinking": {"budget_tokens": 9}}, "only for provider: anthropic"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], why: str) -> None:
@@ -288,3 +291,26 @@ async def test_arguments_that_are_no_object_reject_the_row(model: Make, chat_ser
     with pytest.raises(RequestError, match="arguments of a call of weather are not a JSON object: Rome"):
         await claude(model).chat([*talk, {"role": "tool", "tool_call_id": "toolu_1", "content": "sunny"}])
     assert chat_server.requests == []
+
+
+def test_a_budget_of_thinking_is_enough() -> None:
+    short = ModelSpec.model_validate(
+        {"provider": "anthropic", "model": "m", "max_tokens": 2048, "thinking": {"budget_tokens": 1024}}
+    )
+    assert short.thinking == {"type": "enabled", "budget_tokens": 1024}
+    assert short.sampling()["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+
+
+def test_what_goes_into_the_cache_costs_a_quarter_more() -> None:
+    price = {"input": 1.0, "output": 2.0}
+    claude, other = (
+        ModelSpec.model_validate({"provider": each, "model": "m", "price": price}) for each in ("anthropic", "openai")
+    )
+    assert claude.cost(1_000_000, 0, 0, 1_000_000) == claude.most(1_000_000, 0) == pytest.approx(1.25)
+    assert other.cost(1_000_000, 0, 0, 1_000_000) == other.most(1_000_000, 0) == pytest.approx(1.0)
+
+
+async def test_reasoning_without_room_for_an_answer_says_what_to_raise(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: message(THINKING, stop_reason="max_tokens")
+    with pytest.raises(RequestError, match=r"its reasoning took all of max_tokens=512, .*; raise it"):
+        await claude(model, retries=0).chat("2 + 2?")
