@@ -27,7 +27,7 @@ def answer(prompt: str, seen: int) -> str:
     """Prefers long texts, but for a question about `first` the first one, and for `tie` none."""
     found = re.search(r"<first>\n(.*)\n</first>", prompt)
     assert found
-    question = prompt.splitlines()[2]
+    question = prompt.partition("Which is clearer?\n\n")[2].splitlines()[0]
     better = "first" if question == "first" or (question == "long" and found[1] == "L") else "second"
     return json.dumps({"reason": f"{question} {better}", "better": "tie" if question == "tie" else better})
 

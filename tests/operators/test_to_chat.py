@@ -52,6 +52,25 @@ def test_messages_that_are_no_example_have_a_place(messages: Any, at: str, said:
     assert any(place.startswith(at) and said in text for place, text in found.items()), found
 
 
+def test_reasoning_and_tools_go_into_the_example(registry: Registry) -> None:
+    typed = {"question": "str", "n": "int", "thoughts": "str?", "functions": "str?"}
+    tools = '[{"type": "function", "function": {"name": "add"}}]'
+    rows(
+        {"question": "q", "n": 4, "thoughts": "2 and 2", "functions": tools},
+        {"question": "r", "n": 5},
+        {"question": "s", "n": 6, "functions": "add"},
+    )
+    run_ok(step("to_chat", row_type=typed, messages=TURNS[1:], thinking="thoughts", tools="functions"), registry)
+    assert made(registry, "completion[1].content, completion[1].thinking, tools") == [
+        ("It is 4.", "2 and 2", tools),
+        ("It is 5.", None, None),
+    ]
+    assert reasons(registry)[2].startswith("tools is not JSON")
+    found = wrong("to_chat", messages=TURNS, thinking="n", tools="functoins")
+    assert any("thinking: field 'n' is int?; expected str" in text for text in found.values())
+    assert any("tools: Row has no field 'functoins'" in text for text in found.values())
+
+
 # -- to_pairs ---------------------------------------------------------------------------------------------------------
 
 PAIR = {"question": "str", "good": "str?", "bad": "str?", "preferred": "(a | b | tie)?"}
