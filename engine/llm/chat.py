@@ -250,7 +250,7 @@ class ChatModel:
 
     async def _ask(self, requests: list[Request]) -> list[Completion]:
         lost: list[Completion] = []
-        noting = discarded.set(lost)
+        discarded.set(lost)
         try:
             answers = await self._model.answer(requests)
         except RequestError as error:
@@ -263,8 +263,9 @@ class ChatModel:
                 self._log(failed, error.completion, reused=False)
             raise
         finally:
-            discarded.reset(noting)
-            current_log.get().discarded += [(self.spec.model, each, self._cost(each)) for each in lost]
+            discarded.set(None)
+            if lost:
+                current_log.get().discarded += [(self.spec.model, each, self._cost(each)) for each in lost]
         current_log.get().asked += sum(not answer.reused for answer in answers)
         for request, answer in zip(requests, answers, strict=True):
             self._log(request, answer.completion, reused=answer.reused)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from engine.cli.plan_view import plan_rows, print_plan
 from engine.llm.local.tokenizer import Tokenizer
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
-from engine.planning.results import StepPlan
+from engine.planning.results import SharedPrefix, StepPlan
 from engine.previewing.prompts import with_prompts
 from registry import Registry
 from tests.chat_server import ChatServer, completion
@@ -65,6 +69,38 @@ def test_without_a_tokenizer_each_byte_is_a_token(registry: Registry, chat_serve
     words("ab", "cdefgé")
     _, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model(max_tokens=9)))
     assert now.tokens == len("Say ab") + 16 + 9 + len("Say cdefgé".encode()) + 16 + 9
+
+
+@pytest.mark.parametrize(
+    ("given", "characters"),
+    [(("ab", "abc", "abd"), len("Be shortSay ab")), (("x", "y"), len("Be shortSay ")), (("alone",), None)],
+)
+def test_what_all_prompts_begin_with(
+    registry: Registry,
+    chat_server: ChatServer,
+    caplog: pytest.LogCaptureFixture,
+    given: tuple[str, ...],
+    characters: int | None,
+) -> None:
+    words(*given)
+    _, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model(system="Be short")))
+    found = now.shared.get("teacher")
+    gc.collect()
+    assert caplog.text == "", "operators that are listened to are cancelled, which nobody needs to know"
+    length = sum(len(f"Be shortSay {text}") for text in given) / len(given)
+    assert found == (None if characters is None else SharedPrefix(characters, length))
+
+
+def test_a_plan_says_what_is_shared(registry: Registry, chat_server: ChatServer) -> None:
+    words("x", "y")
+    Path("p.yaml").write_text(pipeline("a: {op: ask_once, in: words}", chat_server.model()))
+    checked = check(Path("p.yaml"), None)
+    made = with_prompts(checked, make_plan(checked, registry, select=set(), force=set()), registry)
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    print_plan(made, console)
+    assert "a: prompts to teacher have their first 4 of 5 characters (80%) in common" in console.export_text()
+    [row] = [row for row in plan_rows(made, None) if row["step"] == "a"]
+    assert row["shared_prompts"] == [{"role": "teacher", "characters": 4, "length": 5.0, "share": 0.8}]
 
 
 OWN = """
