@@ -15,6 +15,7 @@ from registry.records.schema import fields_of
 def store(registry: Registry, name: str, rows: pa.Table | list[dict[str, Any]], *, part: int = 1000) -> Manifest:
     """Make rows the next version of a name, in objects of `part` rows."""
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+    table = table.cast(pa.schema([field.with_type(_stored(field.type)) for field in table.schema]))
     data = []
     for start in range(0, max(1, table.num_rows), part):
         piece = table.slice(start, part)
@@ -39,3 +40,12 @@ def store(registry: Registry, name: str, rows: pa.Table | list[dict[str, Any]], 
     [made] = registry.catalog.commit([draft], run, None)
     registry.catalog.end_run(run, "succeeded", refs={made.name: made.version})
     return made
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """A type as the registry stores it: its texts may have more than 2 GB together."""
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    if pa.types.is_list(kind):
+        return pa.list_(_stored(kind.value_type))
+    return pa.struct([field.with_type(_stored(field.type)) for field in kind]) if pa.types.is_struct(kind) else kind
