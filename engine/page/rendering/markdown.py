@@ -17,21 +17,26 @@ from engine.printable import harmless
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
+_FORMULAS = 400
+"""Signs that begin or end formulas; a text with more has none. To look for the end of each takes quadratic time."""
+
 
 def markdown(text: str) -> Markup:
     """A text as HTML."""
-    return Markup(_parser().render(harmless(text)))  # noqa: S704  (the parser escapes)
+    formulas = sum(map(text.count, ("$", "\\(", "\\["))) <= _FORMULAS
+    return Markup(_parser(formulas).render(harmless(text)))  # noqa: S704  (the parser escapes)
 
 
 @cache
-def _parser() -> MarkdownIt:
+def _parser(formulas: bool) -> MarkdownIt:
     from markdown_it import MarkdownIt
     from mdit_py_plugins.dollarmath import dollarmath_plugin
     from mdit_py_plugins.texmath import texmath_plugin
 
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
-    dollarmath_plugin(parser, allow_digits=False, double_inline=True)
-    texmath_plugin(parser, delimiters="brackets")
+    if formulas:
+        dollarmath_plugin(parser, allow_digits=False, double_inline=True)
+        texmath_plugin(parser, delimiters="brackets")
     for rule in ("math_inline", "math_inline_double", "math_block", "math_block_label", "math_block_eqno"):
         parser.add_render_rule(rule, _formula)
     parser.add_render_rule("image", _image)

@@ -34,6 +34,7 @@ ARGUMENTS = [
 ]
 
 Visit = Callable[[Path], TestClient]
+Serve = Callable[[Path], str]
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +80,7 @@ def served(location: Path | str) -> Iterator[str]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Path], str]]:
+def serve() -> Iterator[Serve]:
     """Serves the page over a registry until the test ends, and returns the address to open."""
     with ExitStack() as open_until_then:
         yield lambda location: open_until_then.enter_context(served(location))
