@@ -93,8 +93,8 @@ async def cp_calibrate(
 
     Metrics by level (slice `alpha=0.1`), with `_ci_low` and `_ci_high` (95%): `ecr` coverage, `apss` size, `ssm` worst
     miscoverage among sets of similar size, `singletons`, `cov_gap` over groups, `risk`, `abstained`; for a baseline
-    `frequency_ecr` and so on; `feasible`; `band_low` and `band_high`, the range of the coverage of exact sets. Over all
-    questions: `pool_recall`, `smallest_alpha`, `questions`.
+    `frequency_ecr` and so on; `feasible`; `ecr_target`, 1 - alpha, and `ecr_band_low` and `ecr_band_high`, the range of the
+    coverage of exact sets. Over all questions: `pool_recall`, `smallest_alpha`, `questions`.
 
     Source: LofreeCP (arXiv 2403.01216), section 3; conformal risk control (arXiv 2208.02814).
 
@@ -183,8 +183,9 @@ async def cp_calibrate(
         ctx.report("feasible", float(all(finite)), f"alpha={alpha:g}")
         if groups is None and params.loss == "missed" and evaluation.rows:
             low, high = coverage_band(len(calibration.rows), len(evaluation.rows), alpha)
-            ctx.report("band_low", low, f"alpha={alpha:g}")
-            ctx.report("band_high", high, f"alpha={alpha:g}")
+            ctx.report("ecr_target", 1 - alpha, f"alpha={alpha:g}")
+            ctx.report("ecr_band_low", low, f"alpha={alpha:g}")
+            ctx.report("ecr_band_high", high, f"alpha={alpha:g}")
     record = Calibration(
         made=made,
         equivalence=params.equivalence,

@@ -240,7 +240,7 @@ def test_all_questions_may_be_in_the_calibration_split(registry: Registry) -> No
     assert result.state == "succeeded", result.error
     found = metrics(registry)
     assert found["feasible alpha=0.5"] == 1
-    assert not {"ecr alpha=0.5", "band_low alpha=0.5", "evaluated_recall"} & found.keys()
+    assert not {"ecr alpha=0.5", "ecr_band_low alpha=0.5", "evaluated_recall"} & found.keys()
     [(text,)] = ask(registry, 'select text from "demo/report"')
     assert "Calibrated on 40 questions" in text
     assert "No set has a guarantee" in text

@@ -64,6 +64,7 @@
     const chart = Plot.plot({ width, className: "plot", ariaLabel: caption ? caption.textContent : null, ...kinds[figure.dataset.chart](data, width) });
     const svg = chart.matches("svg") ? chart : chart.querySelector("svg:last-of-type");
     svg.setAttribute("role", "img");
+    for (const mark of svg.querySelectorAll("g[aria-label]")) mark.removeAttribute("aria-label"); // a group without a role has no name
     place.replaceChildren(chart);
   }
 

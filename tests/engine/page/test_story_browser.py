@@ -1,0 +1,141 @@
+"""Runs, rows, models and costs in a real browser: drawn, by keyboard, on narrow screens, and accessible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.jobs.live import LiveStep, write_live
+from registry import Registry
+from tests.engine.page.crafted import BEGAN, make_hostile, make_trained, ran
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+Serve = Callable[[Path], str]
+
+SHOTS = Path(__file__).parents[3] / "build" / "screenshots"
+
+
+class Visitor:
+    """A page of a browser that has the token, and what its console said."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.root = address.partition("?")[0]
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.goto(address)
+
+    def open(self, path: str) -> Page:
+        """The page at a path."""
+        self.page.goto(self.root + path)
+        return self.page
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the whole page."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(SHOTS / f"{name}.png"), full_page=True)
+
+
+@pytest.fixture
+def crafted(registry: Registry) -> tuple[Registry, str, str]:
+    """A registry, the run of its training, and the run of hostile rows."""
+    return registry, make_trained(registry), make_hostile(registry)
+
+
+@pytest.fixture
+def visitor(crafted: tuple[Registry, str, str], serve: Serve, browser: Browser) -> Iterator[Visitor]:
+    """Someone who has opened the page over that registry."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield Visitor(page, serve(crafted[0].root))
+    page.close()
+
+
+def paths(crafted: tuple[Registry, str, str]) -> dict[str, str]:
+    """The pages to look at."""
+    _, run, bad = crafted
+    return {
+        "run": f"runs/{run}",
+        "row": "rows/4/demo/judged@1",
+        "model": "versions/demo/sft@1",
+        "calibration": "versions/demo/calibrated@1",
+        "costs": "costs",
+        "hostile-run": f"runs/{bad}",
+        "hostile-row": "rows/0/bad/%3Cu%3Estep%3C/u%3E@1",
+    }
+
+
+def test_pages_are_drawn_without_complaints_at_every_width(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
+    for width in (1280, 360):
+        visitor.page.set_viewport_size({"width": width, "height": 900})
+        for name, path in paths(crafted).items():
+            page = visitor.open(path)
+            for figure in page.locator("figure[data-graph], figure[data-chart]").all():
+                figure.locator(".drawing svg").first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            visitor.shoot(f"{name}-{width}")
+    assert visitor.said == []
+
+
+def test_pages_are_accessible(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    for scheme in ("light", "dark"):
+        visitor.page.emulate_media(color_scheme=scheme)
+        for name, path in paths(crafted).items():
+            page = visitor.open(path)
+            for figure in page.locator("figure[data-graph], figure[data-chart]").all():
+                figure.locator(".drawing svg").first.wait_for()
+            found = Axe().run(page).response["violations"]
+            serious = [each for each in found if each["impact"] in ("serious", "critical")]
+            told = [(each["id"], [node["html"][:200] for node in each["nodes"][:5]]) for each in serious]
+            assert not told, (name, scheme, told)
+
+
+def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
+    page = visitor.open(f"runs/{crafted[1]}")
+    page.locator(".graph svg").wait_for()
+    link = page.locator(".graph a", has_text="judged@1")
+    link.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/versions/demo/judged@1")
+    page = visitor.open("rows/4/demo/judged@1")
+    page.locator(".graph a", has_text="seeds row 1").click()
+    page.wait_for_url("**/rows/1/demo/seeds@1")
+    assert page.get_by_role("heading", name="What it became").is_visible()
+    assert visitor.said == []
+
+
+def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, browser: Browser) -> None:
+    graph = [{"step": "said", "op": "ask", "inputs": {"word": ["demo/words"]}, "outputs": ["demo/said"], "models": {}}]
+    run_id = registry.catalog.begin_run("demo", {"params": {}, "graph": graph}, BEGAN)
+    folder = registry.catalog.runs.folder
+    step = LiveStep(step="said", op="ask", state="running", rows=100, done=40, total=100, started_at=BEGAN)
+    write_live(folder, run_id, (step,))
+    page = browser.new_page()
+    visitor = Visitor(page, serve(registry.root))
+    visitor.open(f"runs/{run_id}")
+    page.get_by_text("40 of 100").first.wait_for()
+    visitor.shoot("run-live")
+    write_live(folder, run_id, (step.model_copy(update={"done": 80}),))
+    page.get_by_text("80 of 100").first.wait_for()
+    registry.catalog.commit([], run_id, ran("said", "ask", 0, 1, rows_in=100))
+    registry.catalog.end_run(run_id, "succeeded")
+    page.get_by_text("succeeded").wait_for()
+    assert page.locator("[data-live]").count() == 0
+    assert page.locator(".graph svg").is_visible()
+    assert visitor.said == []
+    page.close()
+
+
+def test_the_two_curves_of_a_calibration_are_named(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
+    page = visitor.open("versions/demo/calibrated@1")
+    chart = page.locator("figure", has_text="ecr by alpha").first
+    chart.locator("svg text", has_text="first k").wait_for()
+    chart.get_by_text("As a table").click()
+    assert chart.get_by_role("cell", name="first k").first.is_visible()
