@@ -138,10 +138,12 @@ class _Paid:
         inside = _detail(usage, "prompt_tokens_details", "cached_tokens") or token_count(usage.get("prompt_cache_hit_tokens"))
         self.tokens_cached = min(inside, self.tokens_in)
         thought = _detail(usage, "completion_tokens_details", "reasoning_tokens")
-        # Some servers bill reasoning as output, but count it only in the total.
-        total = token_count(usage.get("total_tokens"))
-        if known and thought and total == self.tokens_in + self.tokens_out + thought:
-            self.tokens_out += thought
+        thought = thought or token_count(usage.get("reasoning_tokens"))
+        # Some servers bill reasoning as output, but count it only in the total; Gemini's does not even name it.
+        beyond = token_count(usage.get("total_tokens")) - self.tokens_in - self.tokens_out
+        if known and beyond > 0 and thought in (0, beyond):
+            thought = beyond
+            self.tokens_out += beyond
         self.tokens_reasoning = min(thought, self.tokens_out)
         self.latency_ms = round(latency_ms, 3)
         self.served_by = " ".join(

@@ -18,6 +18,7 @@ from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.capabilities import KnownCapabilities, lacks, recall, remember
 from engine.llm.providers.http import credentials, post_json, session
+from engine.llm.providers.parameters import renamed_max_tokens
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.replicas import Replicas
 from engine.llm.providers.response_body import (
@@ -30,7 +31,12 @@ from engine.llm.types.errors import EndpointError, ModelError, RequestError, Tra
 from engine.llm.types.model_spec import Address, ModelSpec
 from engine.llm.types.requests import Request
 
-_NAMES_A_FEATURE = re.compile(r"response_format|json.?schema|grammar|guided|structured output|\bn\b", re.IGNORECASE)
+_NAMES = {
+    "n": re.compile(r"\bn\b|completion choice|multiple (choices|completions|candidates)|\bcandidate_?count", re.IGNORECASE),
+    "response_format": re.compile(r"response_format|json.?schema|grammar|guided|structured output", re.IGNORECASE),
+}
+"""Words of a refusal that name an optional feature."""
+
 _GUESSES = 3
 
 
@@ -72,6 +78,9 @@ class OpenAIProvider:
         self._answers = answers
         self._capabilities: KnownCapabilities | None = None
         self._adapted: dict[str, _Adaptation] = {}
+        self._said: dict[str, bool] = {}
+        self._most_samples: dict[float | None, int] = {}
+        self._worked: Counter[float | None] = Counter()
         self._guesses: Counter[str] = Counter()
         self._broke_down: set[str] = set()
         self._odd_schemas: set[str] = set()
@@ -90,10 +99,14 @@ class OpenAIProvider:
             self._capabilities = await recall(self._answers, self._spec)
         first = requests[0]
         adaptation = self._adapted.pop(first.key, _NONE)
-        capabilities = self._capabilities.model_copy(update=adaptation.assumed)
+        # What one request has found out, others need not find out as well, even if it has yet to be answered.
+        said = {name: able for name, able in self._said.items() if getattr(self._capabilities, name) is None}
+        capabilities = self._capabilities.model_copy(update={**said, **adaptation.assumed})
         if first.schema is not None and str(first.schema["title"]) in self._odd_schemas:
             capabilities = capabilities.model_copy(update={"response_format": False})
-        requests = requests[: 1 if capabilities.n is False else chat_completions.MOST_AT_ONCE]
+        temperature = first.sampling["temperature"]
+        most = self._most_samples.get(temperature, chat_completions.MOST_AT_ONCE)
+        requests = requests[: 1 if capabilities.n is False else most]
         try:
             with redacted(self._secrets):
                 found, choices, says_why = await self._post(requests, capabilities)
@@ -106,9 +119,11 @@ class OpenAIProvider:
             self._adapted[first.key] = more
             raise TransientError(str(error), adapted=True) from None
         self._broke_down.discard(first.key)
+        await self._learn(said)
         await self._learn_from(adaptation)
         if len(requests) > 1:
             await self._learn({"n": choices >= len(requests)})
+            self._worked[temperature] = max(self._worked[temperature], len(requests))
         if not says_why:
             self._note(
                 f"{self._spec.endpoint} does not report why answers end (finish_reason); answers count as complete unless they "
@@ -134,24 +149,36 @@ class OpenAIProvider:
             if requests[0].key in self._broke_down:  # adapting it did not help
                 return None
             self._broke_down.add(requests[0].key)
-        if capabilities.max_completion_tokens is None and "max_completion_tokens" in refusal:
-            return adaptation.extended({"max_completion_tokens": True}, sure=True)
+        if capabilities.max_completion_tokens is None and renamed_max_tokens(refusal):
+            self._said["max_completion_tokens"] = True
+            return adaptation
         refused = error.parameter if isinstance(error, RequestError) else None
         if refused and getattr(capabilities, refused) is None:
-            return adaptation.extended({refused: False}, sure=True)
+            self._said[refused] = False
+            return adaptation
         schema = requests[0].schema
         held = schema is not None and capabilities.response_format is not False
         if held and "invalid schema" in refusal.lower():
             self._odd_schemas.add(str(schema and schema["title"]))  # only this schema, not all
             return adaptation
-        more = {}
-        if len(requests) > 1 and capabilities.n is None:
-            more["n"] = False
-        if held and capabilities.response_format is None:
-            more["response_format"] = False
+        several, structured = len(requests) > 1, held and capabilities.response_format is None
+        named = {name for name, words in _NAMES.items() if words.search(refusal)}
+        if several and "n" in named and (capabilities.n or requests[0].sampling["temperature"] == 0):
+            self._ask_for_fewer(requests)  # it has several samples, but not so many, or not at this temperature
+            return adaptation
+        suspects = {"n"} if several and capabilities.n is None else set()
+        suspects |= {"response_format"} if structured else set()
+        named &= suspects
+        suspects = named or suspects
         # A 5xx can have other causes, unless the server names the feature that it does not support.
-        sure = isinstance(error, RequestError) or _NAMES_A_FEATURE.search(refusal) is not None
-        return adaptation.extended(more, sure=sure) if more else None
+        sure = isinstance(error, RequestError) or bool(named)
+        return adaptation.extended(dict.fromkeys(suspects, False), sure=sure) if suspects else None
+
+    def _ask_for_fewer(self, requests: Sequence[Request]) -> None:
+        """From now on, no more samples at once than the server has given before, at this temperature."""
+        temperature = requests[0].sampling["temperature"]
+        worked = self._worked[temperature]
+        self._most_samples[temperature] = worked if 0 < worked < len(requests) else 1
 
     def stop(self, why: ModelError, keys: Collection[str]) -> None:
         """See Provider. Requests in flight are paid for, so they finish."""

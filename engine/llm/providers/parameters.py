@@ -43,6 +43,11 @@ def refused_parameter(code: str, param: str, words: str) -> str | None:
     return param if param in named else named[-1]
 
 
+def renamed_max_tokens(words: str) -> bool:
+    """Whether a server's error asks for `max_completion_tokens` in place of `max_tokens`; not whether it wants a smaller one."""
+    return "max_completion_tokens" in words and not _OUT_OF_RANGE.search(words)
+
+
 def _names(name: str, words: str) -> bool:
     # `stop` and `seed` are ordinary words, too.
     quoted = rf"[\"'`.]{name}\b" if name in ("stop", "seed") else rf"\b{name}\b"

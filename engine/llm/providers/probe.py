@@ -16,6 +16,7 @@ from engine.llm.limits.single_request import send_within_limits
 from engine.llm.providers.capabilities import KnownCapabilities, recall, remember
 from engine.llm.providers.chat_completions import used
 from engine.llm.providers.http import credentials, post_json, session
+from engine.llm.providers.parameters import renamed_max_tokens
 from engine.llm.providers.redaction import redacted
 from engine.llm.providers.response_body import from_json
 from engine.llm.types.capability import Capability
@@ -140,7 +141,7 @@ class _Asker:
                 answer = await send_within_limits(self._gate, self._spec, asked, max_tokens * int(more.get("n", 1)), send, used)
         except RequestError as error:
             self._heard = True
-            if self.longest == "max_tokens" and "max_completion_tokens" in str(error):
+            if self.longest == "max_tokens" and renamed_max_tokens(str(error)):
                 self.longest = "max_completion_tokens"
                 return await self._sent(prompt, max_tokens, more)
             if error.parameter in more:

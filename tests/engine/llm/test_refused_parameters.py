@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import BaseModel
 
 from engine.llm.types.errors import EndpointError, RequestError
 from tests.chat_server import ChatServer, completion
@@ -156,3 +158,76 @@ async def test_a_temperature_of_null_is_not_sent(model: Make, chat_server: ChatS
     first = await model(temperature=None).chat("2 + 2?")
     assert "temperature" not in chat_server.requests[0]
     assert first.left_out == ()
+
+
+async def test_requests_at_once_learn_from_the_first_refusal(model: Make, chat_server: ChatServer) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        for name in ("max_tokens", "temperature", "top_p", "stop"):
+            if name in body:
+                words = f"Unsupported parameter: '{name}'" + (", use max_completion_tokens" if name == "max_tokens" else "")
+                error = {"message": words, "param": name, "code": "unsupported_parameter"}
+                return web.json_response({"error": error}, status=400)
+        return completion("4")
+
+    chat_server.reply = reply
+    chat_server.latency = 0.01
+    teacher = model(**SETTINGS, limits={"concurrency": 4})
+    await asyncio.gather(*(teacher.chat(f"{number} + 3?") for number in range(40)))
+    # Four parameters, each met by at most the requests in flight.
+    assert len(chat_server.requests) <= 40 + 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("Invalid 'n': integer above maximum value. Expected a value <= 4", 4),
+        ("n_cmpl: only 3 slots, so n must be at most 3", 3),
+    ],
+)
+async def test_a_limit_of_samples_is_kept_to_and_is_no_lack_of_them(
+    model: Make, chat_server: ChatServer, words: str, most: int
+) -> None:
+    chat_server.reply = lambda body: (
+        web.json_response({"error": {"message": words}}, status=400) if body.get("n", 1) > most else None
+    )
+    chat_server.answer = lambda prompt, seen: f"{prompt} {seen}"
+    teacher = model()
+    assert len(await teacher.samples("a few", 3)) == 3
+    for number in range(2):
+        assert len(await teacher.samples(f"many {number}", 9)) == 9
+    asked = [request.get("n", 1) for request in chat_server.requests]
+    assert asked == [3, 9, 3, 3, 3, 3, 3, 3]
+    assert teacher.notes == []
+
+
+async def test_greedy_samples_are_asked_for_one_by_one_where_several_are_refused(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: (
+        web.json_response({"error": {"message": "n must be 1 when using greedy sampling, got 3.", "code": 400}}, status=400)
+        if body.get("n", 1) > 1 and body["temperature"] == 0
+        else None
+    )
+    greedy = model(temperature=0.0)
+    assert len(await greedy.samples("q", 3)) == 3
+    assert len(await greedy.samples("r", 3)) == 3
+    assert [request.get("n", 1) for request in chat_server.requests] == [3, 1, 1, 1, 1, 1, 1]
+    # Nothing is concluded for other temperatures.
+    assert len(await model(temperature=1.0).samples("q", 3)) == 3
+    assert chat_server.requests[-1]["n"] == 3
+
+
+async def test_only_the_feature_that_a_refusal_names_is_left_out(model: Make, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: (
+        web.json_response(
+            {"error": {"message": "response_format value as json_schema is enabled only for later versions"}}, status=400
+        )
+        if "response_format" in body
+        else None
+    )
+    chat_server.answer = lambda prompt, seen: json.dumps({"city": str(seen)})
+    teacher = model()
+
+    class City(BaseModel):
+        city: str
+
+    assert len(await teacher.parse_each("Which?", City, 3)) == 3
+    assert [request.get("n", 1) for request in chat_server.requests] == [3, 3]
