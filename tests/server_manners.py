@@ -140,7 +140,7 @@ class MannerServer(Served):
 
     def _choice(self, body: Body, index: int) -> dict[str, Any]:
         content = body["messages"][-1]["content"]
-        prompt, in_words, schema = content.rpartition(_IN_WORDS) if _IN_WORDS in content else (content, "", "{}")
+        prompt, _, schema = content.rpartition(_IN_WORDS) if _IN_WORDS in content else (content, "", "{}")
         wanted: dict[str, Any] = json.loads(schema)
         if "response_format" in body and self.manner.has_schemas:
             wanted = body["response_format"]["json_schema"]["schema"]

@@ -138,14 +138,14 @@ def run_behind(server: MannerServer, registry: Registry, name: str, params: dict
 
 def check_answers(manner: Manner, registry: Registry) -> None:
     """What the server says beside its answers is in the journal."""
-    known = ask(registry, "select reasoning, tokens_reasoning, tokens_cached, tokens_out, finish_reason from llm_calls")
+    columns = "reasoning, tokens_reasoning, tokens_cached, tokens_out, finish_reason"
+    known = ask(registry, f"select {columns} from (select distinct call_id, {columns} from llm_calls)")
     assert known
     assert {reasoning for reasoning, *_ in known} == {THOUGHT if manner.shows_thought else None}
     assert all((thought > 0) == manner.counts_thought for _, thought, *_ in known)
     assert any(cached > 0 for _, _, cached, *_ in known) == manner.counts_cached
-    # What was billed: the answer and the reasoning.
-    billed = manner.usage(0, 5, 7, 0)["total_tokens"]
-    assert {tokens for _, _, _, tokens, _ in known} == {billed}
+    # What is billed, the answer and the reasoning. Samples that came together share it by their length.
+    assert sum(tokens for _, _, _, tokens, _ in known) == len(known) * manner.usage(0, 5, 7, 0)["total_tokens"]
     assert {reason for *_, reason in known} == {"stop"}
 
 

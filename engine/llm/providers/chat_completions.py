@@ -74,7 +74,8 @@ def _optional(request: Request) -> dict[str, Any]:
     """The sampling parameters of a request that differ from every server's default."""
     sampling = request.sampling
     found = {"temperature": sampling["temperature"], "seed": request.seed, "stop": list(sampling["stop"]) or None}
-    found["top_p"] = None if sampling["top_p"] == 1.0 else sampling["top_p"]
+    # At temperature 0 it changes nothing, and some servers refuse it then.
+    found["top_p"] = None if sampling["top_p"] == 1.0 or sampling["temperature"] == 0 else sampling["top_p"]
     return {name: value for name, value in found.items() if value is not None}
 
 

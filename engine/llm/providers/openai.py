@@ -18,7 +18,7 @@ from engine.llm.journal.answers import Answers
 from engine.llm.providers import chat_completions
 from engine.llm.providers.capabilities import KnownCapabilities, lacks, recall, remember
 from engine.llm.providers.http import credentials, post_json, session
-from engine.llm.providers.parameters import renamed_max_tokens
+from engine.llm.providers.parameters import out_of_range, renamed_max_tokens
 from engine.llm.providers.redaction import holds, redacted
 from engine.llm.providers.replicas import Replicas
 from engine.llm.providers.response_body import (
@@ -36,6 +36,8 @@ _NAMES = {
     "response_format": re.compile(r"response_format|json.?schema|grammar|guided|structured output", re.IGNORECASE),
 }
 """Words of a refusal that name an optional feature."""
+_NAMES_ANY = re.compile(r"requested parameters", re.IGNORECASE)
+"""Of a router that has no provider with all that a request asks for."""
 
 _GUESSES = 3
 
@@ -161,24 +163,31 @@ class OpenAIProvider:
         if held and "invalid schema" in refusal.lower():
             self._odd_schemas.add(str(schema and schema["title"]))  # only this schema, not all
             return adaptation
-        several, structured = len(requests) > 1, held and capabilities.response_format is None
         named = {name for name, words in _NAMES.items() if words.search(refusal)}
-        if several and "n" in named and (capabilities.n or requests[0].sampling["temperature"] == 0):
-            self._ask_for_fewer(requests)  # it has several samples, but not so many, or not at this temperature
+        suspects = {"n"} if len(requests) > 1 else set()
+        if "n" in suspects & named and (capabilities.n or out_of_range(refusal) or requests[0].sampling["temperature"] == 0):
+            # It gives several samples, but not so many, or not at this temperature.
+            self._ask_for_fewer(requests, many=out_of_range(refusal))
             return adaptation
-        suspects = {"n"} if several and capabilities.n is None else set()
-        suspects |= {"response_format"} if structured else set()
-        named &= suspects
-        suspects = named or suspects
-        # A 5xx can have other causes, unless the server names the feature that it does not support.
-        sure = isinstance(error, RequestError) or bool(named)
+        suspects |= {"response_format"} if held else set()
+        suspects = {name for name in suspects if getattr(capabilities, name) is None}
+        if named := suspects if _NAMES_ANY.search(refusal) else suspects & named:
+            self._said |= dict.fromkeys(named, False)
+            return adaptation
+        # A 5xx can have other causes.
+        sure = isinstance(error, RequestError)
         return adaptation.extended(dict.fromkeys(suspects, False), sure=sure) if suspects else None
 
-    def _ask_for_fewer(self, requests: Sequence[Request]) -> None:
-        """From now on, no more samples at once than the server has given before, at this temperature."""
+    def _ask_for_fewer(self, requests: Sequence[Request], *, many: bool) -> None:
+        """From now on, no more samples at once than the server has given before, at this temperature.
+
+        Args:
+            many: whether they were too many; otherwise, they may have to be one.
+        """
         temperature = requests[0].sampling["temperature"]
         worked = self._worked[temperature]
-        self._most_samples[temperature] = worked if 0 < worked < len(requests) else 1
+        fewer = worked if 0 < worked < len(requests) else len(requests) // 2 if many else 1
+        self._most_samples[temperature] = min(fewer, self._most_samples.get(temperature, fewer))
 
     def stop(self, why: ModelError, keys: Collection[str]) -> None:
         """See Provider. Requests in flight are paid for, so they finish."""

@@ -37,15 +37,20 @@ def refused_parameter(code: str, param: str, words: str) -> str | None:
     if not named:
         return None
     clear = code in _CODES and (param in named or not param)
-    if not clear and (_OUT_OF_RANGE.search(words) or not _REFUSED.search(words)):
+    if not clear and (out_of_range(words) or not _REFUSED.search(words)):
         return None
     # Where two exclude each other, the first one is the more important.
     return param if param in named else named[-1]
 
 
 def renamed_max_tokens(words: str) -> bool:
-    """Whether a server's error asks for `max_completion_tokens` in place of `max_tokens`; not whether it wants a smaller one."""
-    return "max_completion_tokens" in words and not _OUT_OF_RANGE.search(words)
+    """Whether a server's error asks for `max_completion_tokens` in place of `max_tokens`, and not for a smaller one."""
+    return "max_completion_tokens" in words and not out_of_range(words)
+
+
+def out_of_range(words: str) -> bool:
+    """Whether a server's error is about a value that is too large or too small."""
+    return _OUT_OF_RANGE.search(words) is not None
 
 
 def _names(name: str, words: str) -> bool:

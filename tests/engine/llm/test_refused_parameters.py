@@ -231,3 +231,9 @@ async def test_only_the_feature_that_a_refusal_names_is_left_out(model: Make, ch
 
     assert len(await teacher.parse_each("Which?", City, 3)) == 3
     assert [request.get("n", 1) for request in chat_server.requests] == [3, 3]
+
+
+async def test_top_p_is_not_sent_where_it_changes_nothing(model: Make, chat_server: ChatServer) -> None:
+    first = await model(temperature=0.0, top_p=0.9).chat("2 + 2?")
+    assert "top_p" not in chat_server.requests[0]
+    assert first.left_out == ()
