@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--broken", action="store_true", help="ends with status 3")
     parser.add_argument("--die-once", type=Path, help="ends in the middle of the call that finds no such file")
+    parser.add_argument("--hang-once", type=Path, help="answers nothing any more from the call that finds no such file")
+    parser.add_argument("--hang-after", type=float, help="seconds after which it answers nothing any more")
     parser.add_argument("--stubborn", action="store_true", help="does not end when it is asked to")
     given = parser.parse_args()
     print(f"loading {given.model}", flush=True)
@@ -45,7 +47,9 @@ def main() -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         with given.pids.open("a") as file:
             file.write(f"{os.getpid()} {child.pid}\n")
-    lock = threading.Lock()
+    lock, hung = threading.Lock(), threading.Event()
+    if given.hang_after:
+        threading.Timer(given.hang_after, hung.set).start()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -62,6 +66,8 @@ def main() -> None:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
+            if hung.is_set():
+                time.sleep(600)
             if given.never_ready:
                 self.answer(503, {"error": {"message": "loading"}})
             elif self.path == "/v1/models":
@@ -79,16 +85,24 @@ def main() -> None:
                 given.die_once.touch()
                 print("CUDA error: an illegal memory access was encountered", flush=True)
                 os._exit(134)
+            if given.hang_once and not given.hang_once.exists():
+                given.hang_once.touch()
+                hung.set()
+            if hung.is_set():
+                time.sleep(600)
             while given.pids and len(given.pids.read_text().splitlines()) < given.together:
                 time.sleep(0.02)
             time.sleep(given.seconds)
             if given.calls:
                 with lock, given.calls.open("a") as file:
                     file.write(f"{os.getpid()} {prompt}\n")
-            choices = [
+            choices: list[dict[str, Any]] = [
                 {"message": {"role": "assistant", "content": given.says + prompt}, "finish_reason": "stop"}
                 for _ in range(body.get("n", 1))
             ]
+            if body.get("logprobs"):
+                for choice in choices:
+                    choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]}
             self.answer(200, {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
 
     ThreadingHTTPServer.daemon_threads = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, NamedTuple, get_args
@@ -13,7 +15,7 @@ from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
-from engine.llm.types.errors import ModelError
+from engine.llm.types.errors import ModelError, TransientError
 from engine.llm.types.model_spec import Address, ModelSpec
 from engine.own_loop import LoopThread, on_own_loop
 from engine.pipeline.graph import Step
@@ -24,13 +26,20 @@ if TYPE_CHECKING:
 
 _KNOWN_SECONDS = 0.3
 """What is known already is found within this time, so a step waits for it."""
+_AGAIN_SECONDS, _MOST_GONE = 2.0, 10
+"""When another server is asked after one that the run serves has gone: by then, its death has been noticed. And how often."""
 
 
 class Checked(NamedTuple):
-    """What a check of a step's servers has cost, by model, and why the step cannot run, if so."""
+    """What a check of a step's servers has cost, by model, and why the step cannot run, if so.
+
+    Attributes:
+        gone: whether that is only because a server that the run itself serves has gone: it is replaced.
+    """
 
     spent: dict[str, Spent]
     problem: str = ""
+    gone: bool = False
 
 
 class Needs:
@@ -51,6 +60,8 @@ class Needs:
         self._by_step: dict[str, dict[str, Spent]] = {}
         self._registry = registry
         self._checked: dict[str, str] = {}
+        self._gone: Counter[str] = Counter()
+        self._not_before = 0.0
         self._checking: tuple[str, Future[Checked]] | None = None
         self._loop: LoopThread | None = None
 
@@ -66,17 +77,23 @@ class Needs:
         """
         if not step.operator.capabilities(step.params):
             return True
-        if self._checking is None and step.name not in self._checked:
+        if self._checking is None and step.name not in self._checked and time.monotonic() >= self._not_before:
             check = check_needs(step, self._registry, dict(self.spent), served)
             self._loop = self._loop or LoopThread("needs")
             self._checking = step.name, self._loop.begin(check)
             wait([self._checking[1]], _KNOWN_SECONDS)
         if self._checking is not None and self._checking[1].done():
             (name, done), self._checking = self._checking, None
-            spent, self._checked[name] = done.result()
-            for model, more in spent.items():
+            found = done.result()
+            mine = self._by_step.setdefault(name, {})
+            for model, more in found.spent.items():
                 self.spent[model] = self.spent.get(model, Spent()) + more
-            self._by_step[name] = spent
+                mine[model] = mine.get(model, Spent()) + more
+            if found.gone and self._gone[name] < _MOST_GONE:
+                self._gone[name] += 1
+                self._not_before = time.monotonic() + _AGAIN_SECONDS
+            else:
+                self._checked[name] = found.problem
         if problem := self._checked.get(step.name):
             raise StepError(problem)
         return step.name in self._checked
@@ -117,7 +134,9 @@ async def check_needs(
             # Servers are upgraded, so what was missing is checked again.
             found = await _ask(spec, registry, needed, gate, recheck=True, at=(served or {}).get(name))
         except EngineError as error:
-            return Checked(spent, str(error))
+            why = error.__cause__
+            gone = name in (served or {}) and isinstance(why, TransientError) and why.down
+            return Checked(spent, str(error), gone=gone)
         finally:
             spent[name] = spent.get(name, Spent()) + gate.spent
         if missing := found.capabilities.missing(needed):

@@ -16,10 +16,10 @@ _MOST_BYTES = 1 << 20
 _SHOWN = 10
 
 
-def is_ready(listen: Listen, path: str) -> str:
-    """Empty if a GET request is answered with 200; else what happened instead, for the user."""
+def is_ready(listen: Listen, path: str, seconds: float = _SECONDS) -> str:
+    """Empty if a GET request is answered with 200 within some seconds; else what happened instead, for the user."""
     try:
-        status, _ = _get(listen, path)
+        status, _ = _get(listen, path, seconds)
     except (OSError, http.client.HTTPException) as error:
         return f"{getattr(error, 'strerror', None) or str(error) or type(error).__name__}"
     return "" if status == 200 else f"status {status}"
@@ -78,9 +78,9 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _get(listen: Listen, path: str) -> tuple[int, Any]:
+def _get(listen: Listen, path: str, seconds: float = _SECONDS) -> tuple[int, Any]:
     """Status and body. Not through a proxy: the server is on this machine."""
-    connection = http.client.HTTPConnection(listen.host, listen.port, timeout=_SECONDS)
+    connection = http.client.HTTPConnection(listen.host, listen.port, timeout=seconds)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

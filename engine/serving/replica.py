@@ -1,4 +1,5 @@
-"""One server of a model on this machine: started, watched, restarted when it dies, and ended with all its children."""
+"""One server of a model on this machine: started, watched, restarted when it dies or hangs, and ended with all its
+children."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ MOST_DEATHS = 5
 
 _LIVED_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
+_HEALTH_SECONDS = 10.0
+"""How often a server that is ready is asked whether it still is; oftener, if it may not be silent for long."""
 _MOST_PORTS = 3
 _PORT_TAKEN = re.compile(r"address already in use|address in use|errno 98|EADDRINUSE", re.IGNORECASE)
 _NOT_INHERITED = re.compile(r"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$")
@@ -45,7 +48,8 @@ class Replica:
         self._store = store
         self._status = Status()
         self._stopping = threading.Event()
-        self._port: int | None = None
+        self._listen: Listen | None = None
+        self._process: GuardedProcess | None = None
         self._thread = threading.Thread(target=self._run, name=launch.title, daemon=True)
         self._thread.start()
 
@@ -57,6 +61,8 @@ class Replica:
     def stop(self) -> None:
         """End the server; returns when none of its processes is left."""
         self._stopping.set()
+        if (process := self._process) is not None:
+            process.stop()  # here, because the thread may be waiting for a server that does not answer
         self._thread.join()
 
     def _run(self) -> None:
@@ -73,23 +79,47 @@ class Replica:
         while not self._stopping.is_set():
             began = time.monotonic()
             process = self._start(weights)
+            if process is None:
+                return
             try:
-                if process is None:
-                    return
                 self._set(seconds=time.monotonic() - began)
-                ready_since = time.monotonic()
-                while not (ended := process.ended) and not self._stopping.wait(_LOOK_SECONDS):
-                    pass
+                ended, seconds = self._watch(process)
                 if not ended:
                     return
+                # Nothing is sent to it while it is being ended.
+                why = f"{ended}; its log ends with:\n{last_lines(self._launch.log)}"
+                self._set(state="starting", address=None, deaths=self._status.deaths + 1, why=why)
             finally:
-                if process is not None:
-                    process.stop()
-            deaths = 1 if time.monotonic() - ready_since > _LIVED_SECONDS else deaths + 1
-            why = f"{ended}; its log ends with:\n{last_lines(self._launch.log)}"
+                process.stop()
+            deaths = 1 if seconds > _LIVED_SECONDS else deaths + 1
             if deaths >= MOST_DEATHS:
                 raise EngineError(f"it died {deaths} times, each time soon after it was ready: {why}")
-            self._set(state="starting", address=None, deaths=self._status.deaths + 1, why=why)
+
+    def _watch(self, process: GuardedProcess) -> tuple[str, float]:
+        """Wait until a server that is ready has ended or hangs: how, in words, and for how many seconds it was well.
+
+        The words are empty after `stop`.
+        """
+        serve, listen = self._launch.serve, self._listen
+        assert listen is not None
+        ready = well = asked = time.monotonic()
+        every = min(_HEALTH_SECONDS, serve.hang_timeout / 4)
+        while not (ended := process.ended) and not self._stopping.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            if now - asked < every:
+                continue
+            asked = now
+            trouble = is_ready(listen, serve.health_path, min(_HEALTH_SECONDS, serve.hang_timeout))
+            if not trouble:
+                well = time.monotonic()
+            elif process.ended or self._stopping.is_set():
+                continue
+            elif (silent := time.monotonic() - well) > serve.hang_timeout:
+                return (
+                    f"it hung: for {silent:.0f} s, GET {serve.health_path} was not answered with 200 ({trouble})",
+                    well - ready,
+                )
+        return ended, time.monotonic() - ready
 
     def _start(self, weights: LocalWeights | None) -> GuardedProcess | None:
         """The server's process, once it is ready; None after `stop`. Raises EngineError."""
@@ -98,11 +128,11 @@ class Replica:
             listen = Listen(self._host, self._free_port())
             command = command_line(serve, self._launch.name, weights, listen)
             self._log(command)
-            process = GuardedProcess(command.words, self._environment(), self._launch.log)
+            process = self._process = GuardedProcess(command.words, self._environment(), self._launch.log)
             try:
                 ready = self._wait_until_ready(process, listen)
                 if ready:
-                    self._port = listen.port
+                    self._listen = listen
                     name = known_as(listen, command.names)
                     self._set(state="ready", address=Address(url_of(listen), name))
                     return process
@@ -145,8 +175,8 @@ class Replica:
                     "or leave serve.port out, and a free port is taken"
                 )
             return named
-        if self._port is not None and is_free(Listen(self._host, self._port)):
-            return self._port
+        if self._listen is not None and is_free(self._listen):
+            return self._listen.port
         return free_port(self._host)
 
     def _environment(self) -> dict[str, str]:

@@ -81,7 +81,7 @@ async def probe(
     known = credentials(spec)
     timeout = aiohttp.ClientTimeout(total=spec.timeout, sock_connect=spec.connect_timeout)
     async with session(spec, known, timeout) as client:
-        asker = _Asker(client, at or spec, known.secrets, gate)
+        asker = _Asker(client, at or spec, known.secrets, gate, is_ours=at is not None)
         for capability in unknown:
             found: dict[str, bool | None] = {capability: await _CHECKS[capability](asker)}
             if asker.longest != "max_tokens":
@@ -93,8 +93,16 @@ async def probe(
 
 
 class _Asker:
-    def __init__(self, client: aiohttp.ClientSession, spec: ModelSpec, secrets: Sequence[str], gate: Gate) -> None:
-        self._client, self._spec, self._secrets, self._gate = client, spec, secrets, gate
+    """Asks a server.
+
+    Args:
+        is_ours: the engine has started it, so that nobody waits for it to come back: it gets another address, if it does.
+    """
+
+    def __init__(
+        self, client: aiohttp.ClientSession, spec: ModelSpec, secrets: Sequence[str], gate: Gate, *, is_ours: bool
+    ) -> None:
+        self._client, self._spec, self._secrets, self._gate, self._is_ours = client, spec, secrets, gate, is_ours
         self._heard = False
         self.calls = 0
         self.longest = "max_tokens"
@@ -122,7 +130,11 @@ class _Asker:
     async def _answered(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices, with as many attempts as the model's `retries` allow; with one, if the server may refuse `more`."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, TransientError) and not (error.refused and more)),
+            retry=retry_if_exception(
+                lambda error: (
+                    isinstance(error, TransientError) and not (error.refused and more) and not (self._is_ours and error.down)
+                )
+            ),
             stop=stop_after_attempt(self._spec.retries + 1),
             wait=_wait,
             reraise=True,

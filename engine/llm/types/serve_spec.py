@@ -39,7 +39,7 @@ Option = str | int | float | bool | list[str | int | float] | dict[str, Any]
 
 class ServeSpec(Spec):
     """How the engine starts the server of a model, with OpenAI's chat completions. It places it on a node, waits until it
-    answers, restarts it when it dies, and stops it when no step needs it any more.
+    answers, restarts it when it dies or hangs, and stops it when no step needs it any more.
 
     Args:
         engine: `vllm`, `llama_cpp` (llama-cpp-python's server, for GGUF files) or `transformers` (`transformers serve`).
@@ -61,6 +61,8 @@ class ServeSpec(Spec):
         health: the path of a GET request that is answered with 200 once the server is ready; `/health` by default, or
             `/v1/models` for `llama_cpp` and `command`.
         start_timeout: seconds from the start of a server until it has to be ready.
+        hang_timeout: seconds after which a server that was ready counts as hung, if it does not answer `health` with 200. It is
+            then started again, as if it had died.
     """
 
     engine: Literal["vllm", "llama_cpp", "transformers"] | None = None
@@ -75,6 +77,7 @@ class ServeSpec(Spec):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$")] | None = None
     start_timeout: Annotated[float, Field(gt=0)] = 900.0
+    hang_timeout: Annotated[float, Field(gt=0)] = 120.0
 
     @property
     def has_weights(self) -> bool:

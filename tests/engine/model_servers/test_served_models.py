@@ -82,6 +82,25 @@ def test_one_of_two_servers_dies(registry: Registry) -> None:
     assert len({prompt for _, prompt in calls()}) == 30
 
 
+def test_calls_in_flight_when_a_server_hangs_are_asked_again_and_finished_ones_never(registry: Registry) -> None:
+    words(*map(str, range(30)))
+    options = ("--hang-once", "died", "--seconds", "0.02")
+    model = served(*options, limits={"concurrency": 4}, hang_timeout=1, health="/health")
+    assert answered(model, registry) == {"asked": "ran"}
+    assert Path("died").exists()
+    prompts = [prompt for _, prompt in calls()]
+    assert len(prompts) == len(set(prompts)) == 30
+
+
+def test_a_server_that_dies_while_it_is_asked_what_it_can_do_is_asked_again(registry: Registry) -> None:
+    words("one", "two")
+    document = json.loads(pipeline("asked", teacher=served("--die-once", "died", retries=0)))
+    document["steps"]["asked"]["op"] = "sure"
+    result = run_text(json.dumps(document), registry)
+    assert result.state == "succeeded", result.error
+    assert Path("died").exists()
+
+
 def test_a_model_of_several_steps_keeps_its_server_until_the_last(registry: Registry) -> None:
     words("one")
     document = json.loads(

@@ -149,6 +149,43 @@ def test_a_server_that_dies_again_and_again_is_given_up(start: Start, workdir: P
     assert "loading test-model" in why
 
 
+def call(address: str, seconds: float = 5.0) -> None:
+    body = b'{"model": "test-model", "messages": [{"role": "user", "content": "q"}]}'
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/chat/completions", body), timeout=seconds) as answer:
+        answer.read()
+
+
+def test_a_server_that_hangs_is_started_again(start: Start, workdir: Path) -> None:
+    replica = start("--pids", "pids", "--hang-once", str(workdir / "hung"), hang_timeout=0.4, health="/health")
+    address = ready(replica).address
+    assert address is not None
+    with pytest.raises(TimeoutError):
+        call(address.url, 0.2)
+    again = until(replica, lambda status: status.deaths == 1 and status.state == "ready", 40)
+    assert "it hung: for " in again.why
+    assert "GET /health was not answered with 200 (timed out)" in again.why
+    assert gone(*pids_in(workdir / "pids")[:2])
+    assert again.address is not None
+    call(again.address.url)
+
+
+def test_a_server_that_hangs_again_and_again_is_given_up(start: Start, workdir: Path) -> None:
+    """However long it takes to notice: what counts is how long it was well."""
+    replica = start("--hang-after", "0.5", hang_timeout=0.4)
+    why = until(replica, lambda status: status.state == "failed", 90).why
+    assert "it died 5 times, each time soon after it was ready: it hung: for " in why
+
+
+def test_a_server_that_hangs_is_stopped_at_once(start: Start, workdir: Path) -> None:
+    replica = start("--pids", "pids", "--hang-once", str(workdir / "hung"))
+    address = ready(replica).address
+    assert address is not None
+    with pytest.raises(TimeoutError):
+        call(address.url, 0.2)
+    replica.stop()
+    assert gone(*pids_in(workdir / "pids"))
+
+
 def test_a_server_that_ends_at_once_fails_with_its_last_words(start: Start, workdir: Path) -> None:
     why = failure(start("--broken"))
     assert why.startswith(f"it did not start: it ended with status 3. Its log ({workdir}/runs/1.log) ends with:\n")
