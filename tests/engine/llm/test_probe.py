@@ -65,6 +65,12 @@ def test_a_server_that_refuses_unsupported_features(registry: Registry, chat_ser
     assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format"]
 
 
+def test_a_text_model_takes_no_images(registry: Registry, chat_server: ChatServer) -> None:
+    words = "At most 0 image(s) may be provided in one prompt."
+    chat_server.reply = lambda body: error(400, words) if isinstance(body["messages"][-1]["content"], list) else able(body)
+    assert ask_server(spec(chat_server), registry).capabilities.missing() == ["images"]
+
+
 def test_only_what_is_needed_is_asked(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     assert ask_server(spec(chat_server), registry, ["logprobs"]).calls == 1
