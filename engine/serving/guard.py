@@ -21,6 +21,8 @@ GRACE_SECONDS = 10.0
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LOOK_SECONDS = 0.1
+_THREADS = 15
+"""The place of the number of threads in /proc/PID/stat, after the parent."""
 
 
 def main() -> int:
@@ -61,7 +63,8 @@ def _end_all(command: subprocess.Popen[bytes]) -> None:
     """Ask all descendants to end, and kill those that have not ended in time. Returns when none is left."""
     until = time.monotonic() + GRACE_SECONDS
     asked: set[int] = set()
-    while living := _descendants():
+    # The command can be dead, and its last threads not: then it has no status yet.
+    while (living := _descendants()) or command.poll() is None:
         number = signal.SIGTERM if time.monotonic() < until else signal.SIGKILL
         for pid in living:
             if number == signal.SIGKILL or pid not in asked:
@@ -82,9 +85,10 @@ def _descendants() -> list[int]:
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 with open(f"/proc/{name}/stat", "rb") as file:
-                    # After the name in parentheses, which may contain anything: the state, the parent.
-                    state, parent = file.read().rpartition(b")")[2].split()[:2]
-                if state not in (b"Z", b"X"):
+                    # After the name in parentheses, which may contain anything: the state, the parent, ..., the threads.
+                    state, parent, *more = file.read().rpartition(b")")[2].split()
+                # One whose first thread has ended is a zombie while others go on.
+                if state not in (b"Z", b"X") or int(more[_THREADS]) > 1:
                     parents[int(name)] = int(parent)
     found: list[int] = []
     above = {os.getpid()}

@@ -106,6 +106,7 @@ class _Asker:
         self._heard = False
         self.calls = 0
         self.longest = "max_tokens"
+        self.seed = spec.seed
         self.refused: set[str] = set()
 
     async def choices(self, prompt: str, max_tokens: int, **more: Any) -> list[dict[str, Any]]:
@@ -209,8 +210,10 @@ async def _response_format(asker: _Asker) -> bool | None:
 
 async def _sampling(asker: _Asker) -> bool | None:
     texts: list[str] = []
-    for _ in range(_SAMPLES):
-        choices = await asker.choices("Write a random number of ten digits.", 64, temperature=1, top_p=1)
+    for sample in range(_SAMPLES):
+        # As samples are asked for. Some servers draw the same each time, unless they are given different seeds.
+        seeded = {} if asker.seed is None else {"seed": asker.seed + sample}
+        choices = await asker.choices("Write a random number of ten digits.", 64, temperature=1, top_p=1, **seeded)
         texts += _texts([choice for choice in choices if ending(choice.get("finish_reason")) != "cut off"])
     return len(set(texts)) > 1 if len(texts) > 1 else None
 

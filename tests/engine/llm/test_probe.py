@@ -71,6 +71,12 @@ def test_a_text_model_takes_no_images(registry: Registry, chat_server: ChatServe
     assert ask_server(spec(chat_server), registry).capabilities.missing() == ["images"]
 
 
+def test_a_server_that_samples_by_seed_samples_where_the_model_has_one(registry: Registry, chat_server: ChatServer) -> None:
+    chat_server.reply = lambda body: completion(f"drawn with {body.get('seed', 'none')}")
+    assert ask_server(spec(chat_server), registry, ["sampling"]).capabilities.sampling is False
+    assert ask_server(spec(chat_server, model="seeded", seed=5), registry, ["sampling"]).capabilities.sampling is True
+
+
 def test_only_what_is_needed_is_asked(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     assert ask_server(spec(chat_server), registry, ["logprobs"]).calls == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from engine.llm.types.serve_spec import ServeSpec
+from engine.serving.guarded_process import GuardedProcess
 from engine.serving.health import free_port
 from engine.serving.launch import Launch, Status
 from engine.serving.replica import Replica
@@ -86,6 +88,25 @@ def test_stop_ends_the_server_and_a_child_that_left_its_session(start: Start, wo
     ready(replica)
     replica.stop()
     assert gone(*pids_in(workdir / "pids"))
+
+
+def test_threads_that_outlive_the_first_one_are_ended_too(start: Start, workdir: Path) -> None:
+    """Such a server is a zombie for the system, and still has its memory and its GPUs."""
+    code = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); "
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    process = GuardedProcess([sys.executable, "-c", code], os.environ, workdir / "1.log")
+    guard = psutil.Process(process.pid)
+    end = time.monotonic() + 10
+    while not (below := guard.children()) or below[0].status() != "zombie":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert process.ended == ""
+    process.stop()
+    assert not below[0].is_running()
+    assert process.ended == f"signal {signal.SIGTERM} ended it"
+    assert (workdir / "1.log").read_text() == ""
 
 
 def test_a_server_that_does_not_end_when_asked_is_killed(start: Start, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
