@@ -115,7 +115,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", required=True, help="the Python of an environment with vLLM")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="embedded name or folder")
-    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=64)
     options = parser.parse_args()
     texts, folder = prompts(options.prompts), weights_of(options.model)

@@ -108,13 +108,14 @@ class Replica:
             now = time.monotonic()
             if now - asked < every:
                 continue
-            asked = now
-            trouble = is_ready(listen, serve.health_path, min(_HEALTH_SECONDS, serve.hang_timeout))
+            # It may take its time: a server that works on one request after another answers this one in its turn.
+            trouble = is_ready(listen, serve.health_path, max(0.1, well + serve.hang_timeout - now))
+            asked = time.monotonic()
             if not trouble:
                 well = time.monotonic()
             elif process.ended or self._stopping.is_set():
                 continue
-            elif (silent := time.monotonic() - well) > serve.hang_timeout:
+            elif (silent := time.monotonic() - well) >= serve.hang_timeout:
                 return (
                     f"it hung: for {silent:.0f} s, GET {serve.health_path} was not answered with 200 ({trouble})",
                     well - ready,

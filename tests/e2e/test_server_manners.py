@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from engine.operator.local_modules import use_local_modules
 from rich.console import Console
 
 import pipelines
 from engine.cli.progress import PlainProgress
+from engine.packages.local_modules import use_local_modules
 from engine.pipeline.check import check
 from engine.running.result import RunResult
 from engine.running.run import run
