@@ -80,7 +80,7 @@ class OpenAIProvider:
         self._answers = answers
         self._capabilities: KnownCapabilities | None = None
         self._adapted: dict[str, _Adaptation] = {}
-        self._said: dict[str, bool] = {}
+        self._said: dict[str, bool] = {}  # what refusals have said, until an answer shows that it was all
         self._most_samples: dict[float | None, int] = {}
         self._worked: Counter[float | None] = Counter()
         self._guesses: Counter[str] = Counter()

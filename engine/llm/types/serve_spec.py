@@ -77,7 +77,7 @@ class ServeSpec(Spec):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$")] | None = None
     start_timeout: Annotated[float, Field(gt=0)] = 900.0
-    hang_timeout: Annotated[float, Field(gt=0)] = 120.0
+    hang_timeout: Annotated[float, Field(gt=0, le=1e6)] = 120.0
 
     @property
     def has_weights(self) -> bool:
