@@ -81,6 +81,9 @@ def main() -> None:
             if body["model"] not in given.model.split(","):
                 self.answer(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
                 return
+            if not isinstance(prompt, str):
+                self.answer(400, {"error": {"message": f"{given.model} is not a multimodal model"}})
+                return
             if given.die_once and not given.die_once.exists():
                 given.die_once.touch()
                 print("CUDA error: an illegal memory access was encountered", flush=True)
