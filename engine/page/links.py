@@ -18,9 +18,9 @@ class Links:
 
     root: str = "/"
 
-    def home(self) -> str:
+    def home(self, **query: Query) -> str:
         """Pipelines, runs, datasets."""
-        return self.root
+        return self._live("", query)
 
     def run(self, run_id: str, **query: Query) -> str:
         """A run."""
@@ -50,9 +50,9 @@ class Links:
         """What runs cost."""
         return self._live("costs", query)
 
-    def live(self, part: str) -> str:
+    def live(self, part: str, **query: Query) -> str:
         """A part of a page that changes while runs are running."""
-        return self._live(f"live/{part}", {})
+        return self._live(f"live/{part}", query)
 
     def static(self, file: str, digest: str) -> str:
         """A style sheet, script or picture. The digest lets browsers keep it."""

@@ -52,6 +52,10 @@ def test_the_wheel_contains_everything_it_needs(workdir: Path) -> None:
         "engine/py.typed",
     ):
         assert needed in names
+    page = ROOT / "engine" / "page"
+    for folder in ("templates", "static"):
+        shipped = [path.relative_to(ROOT).as_posix() for path in (page / folder).rglob("*") if path.is_file()]
+        assert not set(shipped) - set(names)
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
     # Installed beside the checkout's own installation, the wheel must be what is imported.
     site = workdir / "site"

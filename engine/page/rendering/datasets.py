@@ -67,11 +67,14 @@ def drawn(column: Column) -> list[Chart]:
     """The charts of a column."""
     charts = []
     if _repeats(column):
-        rows = [{"name": _named(each.value), "value": each.count} for each in column.categories]
+        categories = column.categories
+        if column.measure == "value":
+            categories = tuple(sorted(categories, key=lambda each: float(each.value)))
+        rows = [{"name": _named(each.value), "value": each.count} for each in categories]
         charts.append(
             Chart("bars", f"{column.name}: values", {"x": "rows", "rows": rows}, (("name", column.name), ("value", "rows")))
         )
-    if column.bins and not (column.measure == "value" and _repeats(column)) and column.least != column.most:
+    elif column.bins and column.least != column.most:
         label = _WORDS[column.measure or "value"].format(column.name)
         bins = [{"from": each.start, "to": each.stop, "value": each.count} for each in column.bins]
         beyond = (

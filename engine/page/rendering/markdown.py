@@ -41,6 +41,10 @@ def _parser(formulas: bool) -> MarkdownIt:
         parser.add_render_rule(rule, _formula)
     parser.add_render_rule("image", _image)
     parser.add_render_rule("link_open", _link)
+    parser.add_render_rule(
+        "table_open", lambda *_: '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>\n'
+    )
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     for rule in ("th_open", "td_open"):
         parser.add_render_rule(rule, _cell)
     return parser

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from engine.page.facts.home import home
-from engine.page.routes.site import page, reading
+from engine.page.facts.home import names, pipelines, runs
+from engine.page.rendering.pages import render
+from engine.page.routes.site import page, reading, site_of
+from engine.page.sessions import Reader
+
+_RUNS, _MORE_RUNS = 15, 1000
+_NAMES, _MORE_NAMES = 100, 10_000
 
 
 def show_home(request: Request) -> Response:
-    """The last runs, and everything that has a name."""
+    """What is running, the last runs, the pipelines, and everything that has a name."""
+    given = request.query_params
+    find = given.get("find", "").strip()
     with reading(request) as reader:
-        found = home(reader)
-    return page(request, "home.html", home=found)
+        values = _runs(request, reader) | {
+            "pipelines": pipelines(reader),
+            "names": names(reader, _MORE_NAMES if given.get("all") == "names" else _NAMES, find),
+            "find": find,
+        }
+    return page(request, "home.html", **values)
 
 
-ROUTES = [Route("/", show_home)]
+def show_runs(request: Request) -> Response:
+    """The list of runs, as it is now."""
+    with reading(request) as reader:
+        values = _runs(request, reader)
+    return HTMLResponse(render("home_runs.html", site_of(request).frame, **values))
+
+
+def _runs(request: Request, reader: Reader) -> dict[str, Any]:
+    pipeline, every = request.query_params.get("pipeline", ""), request.query_params.get("all") == "runs"
+    most = _MORE_RUNS if every else _RUNS
+    found = runs(reader, most + 1, pipeline)
+    return {"runs": found[:most], "more_runs": len(found) > most, "every": every, "pipeline": pipeline}
+
+
+ROUTES = [Route("/", show_home), Route("/live/runs", show_runs)]

@@ -22,7 +22,7 @@
     // {x, y, rows: [{from, to, value}]}: how many in each range.
     histogram: (data, width) => ({
       height: 190,
-      x: { ...labelled(data), ticks: width / 80 },
+      x: { ...labelled(data), ticks: steps(data.rows, width / 80) },
       y: { label: data.y ?? null, grid: true, ticks: ticks(data.rows, 4), nice: true },
       marks: [
         Plot.rectY(data.rows, { x1: "from", x2: "to", y: "value", fill: MARK, insetLeft: 0.5, insetRight: 0.5, title: (row) => `${number(row.from)} to ${number(row.to)}: ${number(row.value)}` }),
@@ -52,6 +52,7 @@
   const number = (value) => (typeof value === "number" ? value.toLocaleString("en-US", { maximumSignificantDigits: 6 }) : value);
   // Counts have no fractions, so small ones get no ticks between them.
   const ticks = (rows, most) => (rows.every((row) => Number.isInteger(row.value)) ? Math.max(1, Math.min(most, ...rows.map((row) => row.value).sort((a, b) => b - a).slice(0, 1))) : most);
+  const steps = (rows, most) => (rows.every((row) => Number.isInteger(row.from)) ? Math.max(1, Math.min(most, rows.at(-1).to - rows[0].from)) : most);
   const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
   function draw(figure) {
@@ -63,8 +64,8 @@
     const caption = figure.querySelector("figcaption");
     const chart = Plot.plot({ width, className: "plot", ariaLabel: caption ? caption.textContent : null, ...kinds[figure.dataset.chart](data, width) });
     const svg = chart.matches("svg") ? chart : chart.querySelector("svg:last-of-type");
-    svg.setAttribute("role", "img");
-    for (const mark of svg.querySelectorAll("g[aria-label]")) mark.removeAttribute("aria-label"); // a group without a role has no name
+    svg.setAttribute("role", "img"); // a picture with one name; its parts have none
+    for (const part of svg.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
     place.replaceChildren(chart);
   }
 

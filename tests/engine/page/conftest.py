@@ -17,7 +17,9 @@ from engine.page.routes.site import Site
 from engine.page.server import application
 from engine.page.serving import listening, server_of
 from engine.page.sessions import Sessions
+from registry import Registry
 from tests.engine.page.shipped import make_shipped
+from tests.engine.page.showcase import add_showcase
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -42,6 +44,15 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry made by shipped pipelines. Tests only read it."""
     folder = tmp_path_factory.mktemp("shipped") / ".engine"
     make_shipped(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def showcase(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with more: conversations with formulas and tools, two versions that differ, hostile rows. Tests only read it."""
+    folder = tmp_path_factory.mktemp("showcase") / ".engine"
+    shutil.copytree(shipped, folder)
+    add_showcase(Registry(folder))
     return folder
 
 
