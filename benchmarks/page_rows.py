@@ -1,4 +1,4 @@
-"""How long does the page of a dataset take? `python -m benchmarks.page [--rows 1000000]`
+"""How long does the page of a dataset take? `python -m benchmarks.page_rows [--rows 1000000]`
 
 Builds two versions of a million rows (an id, a question of about 200 characters, an answer), starts `engine ui` on them, and asks for pages
 as a browser does: the first page, the last, one in the middle, deep in the order of a column, of rows that match a condition; each once
