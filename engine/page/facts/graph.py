@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
 Kind = Literal["source", "dataset", "model", "calibration", "report", "step", "asked", "start", "row", "rows"]
 """What a node stands for; `asked` is a model that is not in the registry, `start` the row that a graph is about."""
 
