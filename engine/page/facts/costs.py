@@ -6,6 +6,10 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from graphlib import TopologicalSorter
+from operator import or_
+from typing import NamedTuple
 
 from engine.page.sessions import Reader
 from registry.lineage.walk import Version
@@ -113,37 +117,44 @@ def _spent(rows: Iterable[Sequence[object]], width: int) -> tuple[Spent, ...]:
 
 def _kept(reader: Reader, pipeline: str) -> list[Kept]:
     """The price of the rows of the latest datasets; those that cost nothing are left out."""
-    lineage = reader.session.lineage
-    of_step = _dollars_of_versions(reader)
+    made = _makings(reader)
+    priced = {making: place for place, making in enumerate(dict.fromkeys(made.values()))}
+    graph, facts = reader.session.lineage.graph, reader.session.lineage.facts
+    parents = {version: [link.parent for link in graph.links(version, "up")] for version in facts}
+    # What a version was made by, as bits: outputs of one step are made together and share its dollars.
+    bits: dict[Version, int] = {}
+    for version in TopologicalSorter(parents).static_order():
+        own = 1 << priced[made[version]] if version in made else 0
+        bits[version] = reduce(or_, (bits[parent] for parent in parents.get(version, ())), own)
     found = []
     for name, number in reader.session.ask(_LATEST).rows:
-        if pipeline and not name.startswith(f"{pipeline}/"):
-            continue
         version = Version(name, number)
-        waiting, met = [version], {version}
-        while waiting:
-            ahead = {link.parent for link in lineage.graph.links(waiting.pop(), "up")} - met
-            met |= ahead
-            waiting += ahead
-        # Outputs of one step are made together, so they share its dollars.
-        dollars = sum({of_step[each][0]: of_step[each][1] for each in met if each in of_step}.values())
-        if dollars:
-            found.append(Kept(version, lineage.facts[version].rows, dollars))
+        if bits[version] and (not pipeline or name.startswith(f"{pipeline}/")):
+            dollars = sum(making.cost_usd for making, place in priced.items() if bits[version] >> place & 1)
+            found.append(Kept(version, facts[version].rows, dollars))
     return sorted(found, key=lambda each: -each.each)
 
 
-_Making = tuple[str, str, str, str]
-"""Pipeline, variant, step and run that made a version."""
+class _Making(NamedTuple):
+    """A step of a run that made versions, and its dollars, with those of runs that did not finish it before."""
+
+    pipeline: str
+    variant: str
+    step: str
+    run_id: str
+    cost_usd: float
 
 
-def _dollars_of_versions(reader: Reader) -> dict[Version, tuple[_Making, float]]:
-    """What making a version cost: the step's dollars in its run, and those of runs since the one that finished it before."""
-    dollars: dict[_Making, float] = {}
-    open_dollars: defaultdict[tuple[str, str, str], float] = defaultdict(float)
+def _makings(reader: Reader) -> dict[Version, _Making]:
+    """What made each version, if that cost anything."""
+    makings: dict[tuple[str, ...], _Making] = {}
+    unfinished: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     for pipeline, variant, step, run_id, outcome, cost, _ in reader.session.ask(_SPENT).rows:
-        open_dollars[pipeline, variant, step] += cost
-        if outcome in ("ran", "resumed"):
-            dollars[pipeline, variant, step, run_id] = open_dollars.pop((pipeline, variant, step))
+        unfinished[pipeline, variant, step] += cost
+        if outcome in ("ran", "resumed") and (dollars := unfinished.pop((pipeline, variant, step))):
+            makings[pipeline, variant, step, run_id] = _Making(pipeline, variant, step, run_id, dollars)
+    if not makings:
+        return {}
     query = "select v.name, v.version, r.pipeline, v.variant, v.step, v.run_id from versions v join runs r using (run_id)"
     made = {Version(name, number): tuple(by) for name, number, *by in reader.session.ask(query).rows}
-    return {version: (by, dollars[by]) for version, by in made.items() if by in dollars}
+    return {version: makings[by] for version, by in made.items() if by in makings}

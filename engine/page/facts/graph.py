@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["source", "dataset", "model", "calibration", "report", "step", "asked", "start", "row", "rows"]
+"""What a node stands for; `asked` is a model that is not in the registry, `start` the row that a graph is about."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -21,7 +24,6 @@ class Node:
 
     Args:
         id: identifies it within its graph.
-        kind: what it stands for; `start` is the row that a graph is about.
         title: its first line.
         lines: more lines.
         state: `muted` for what was not run again, `missing` for what does not exist (yet, or any more), or a state of a step.
@@ -30,7 +32,7 @@ class Node:
     """
 
     id: str
-    kind: Literal["source", "dataset", "model", "calibration", "report", "step", "asked", "start", "row", "rows"]
+    kind: Kind
     title: str
     lines: tuple[str, ...] = ()
     state: str = ""

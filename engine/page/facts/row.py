@@ -142,11 +142,12 @@ def row_story(reader: Reader, target: str, row: int) -> RowStory:
     notes: list[str] = []
     up = _walked(reader, version, row, "up", notes)
     down = _walked(reader, version, row, "down", notes)
-    before, left_before = _stages(reader, up, version, "up")
-    after, left_after = _stages(reader, down, version, "down")
     siblings = _siblings(reader, version, row, notes)
     shown = [each for each in siblings if each != row][:_SIBLINGS]
-    records = _records(reader, version, [row, *shown])
+    own = _records(reader, version, [row, *shown])
+    records = {version: own}
+    before, left_before = _stages(reader, up, records)
+    after, left_after = _stages(reader, down, records, without=version)
     try:
         impact = tuple(affected_by(reader.session, down))
     except RegistryError as error:
@@ -156,10 +157,10 @@ def row_story(reader: Reader, target: str, row: int) -> RowStory:
         version=version,
         row=row,
         before=before,
-        after=tuple(stage for stage in after if stage.version != version),
+        after=after,
         hops=tuple(_hops((*before, *after), (up, down))),
         left_out=left_before + left_after,
-        siblings=tuple(Sibling(each, one_line(_differing(records.get(each, {}), records.get(row, {})))) for each in shown),
+        siblings=tuple(Sibling(each, one_line(_differing(own.get(each, {}), own.get(row, {})))) for each in shown),
         more_siblings=len(siblings) - 1 - len(shown),
         impact=impact,
         notes=tuple(dict.fromkeys(notes)),
@@ -191,8 +192,12 @@ def _siblings(reader: Reader, version: Version, row: int, notes: list[str]) -> l
         return [row]
 
 
-def _stages(reader: Reader, walk: Walk, start: Version, direction: Direction) -> tuple[tuple[Stage, ...], int]:
-    """The versions of a walk as stages in the order in which they were made, and how many are left out."""
+_Known = dict[Version, dict[int, dict[str, Any]]]
+"""Rows that have been read: reading one takes reading its whole object."""
+
+
+def _stages(reader: Reader, walk: Walk, records: _Known, without: Version | None = None) -> tuple[tuple[Stage, ...], int]:
+    """The versions of a walk, except `without`, as stages in the order in which they were made, and how many are left out."""
     reached: defaultdict[Version, list[RowNumbers]] = defaultdict(list)
     depths: dict[Version, int] = {}
     unknown = set()
@@ -208,16 +213,12 @@ def _stages(reader: Reader, walk: Walk, start: Version, direction: Direction) ->
     ).static_order()
     nearest = set(sorted(depths, key=lambda each: (depths[each], each))[:_VERSIONS])
     parents = _parents(walk)
-    records: dict[Version, dict[int, dict[str, Any]]] = {}
     stages = []
     for version in order:
-        if version not in nearest:
+        if version not in nearest or version == without:
             continue
         rows = np.unique(np.concatenate(reached[version])) if reached[version] else np.empty(0, np.int64)
         shown = [int(each) for each in rows[:ROWS]]
-        if direction == "down" and version == start:
-            records[version] = _records(reader, version, shown)
-            continue
         stages.append(_stage(reader, version, shown, len(rows) - len(shown), version in unknown, records, parents))
     return tuple(stages), len(depths) - len(nearest)
 
@@ -235,23 +236,25 @@ def _stage(
     shown: list[int],
     others: int,
     unknown: bool,
-    records: dict[Version, dict[int, dict[str, Any]]],
+    records: _Known,
     parents: Mapping[Version, Sequence[Any]],
 ) -> Stage:
     lineage = reader.session.lineage
     fact = lineage.facts.get(version, _REMOVED)
     trouble = "" if version in lineage.facts else f"{version} has been removed, and its rows with it"
+    known = records.setdefault(version, {})
     try:
-        records[version] = reader.session.records_at(version, shown) if shown else {}
+        if missing := [row for row in shown if row not in known]:
+            known |= reader.session.records_at(version, missing)
     except (RegistryError, OSError) as error:
-        records[version], trouble = {}, trouble or str(error)
+        trouble = trouble or str(error)
     try:
         calls = lineage.call_records(version, np.array(shown, np.int64)) if shown else {}
     except (RegistryError, OSError) as error:
         calls, trouble = {}, trouble or str(error)
     made = []
     for row in shown:
-        record = records[version].get(row, {})
+        record = known.get(row, {})
         origins = [
             records[hop.parent][int(parent)]
             for hop in parents.get(version, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.page.facts.excerpts import excerpt
-from engine.page.facts.graph import Edge, Graph, Node, Target
+from engine.page.facts.graph import Edge, Graph, Kind, Node, Target
 from engine.page.facts.row import RowStory, Stage
 from registry.counted import counted
 from registry.lineage.walk import Version
@@ -46,7 +46,7 @@ def row_graph(story: RowStory) -> Graph:
 
 
 def _row(stage: Stage, row: int, text: str, *, start: bool) -> Node:
-    kind = "start" if start else "model" if stage.kind == "model" else "row"
+    kind: Kind = "start" if start else "model" if stage.kind == "model" else "row"
     line = text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
     title = f"{_short(stage)} row {row}" if stage.kind == "dataset" else _short(stage)
     target = None if stage.kind == "removed" else Target(*stage.version, row if stage.kind == "dataset" else None)
@@ -57,7 +57,7 @@ def _row(stage: Stage, row: int, text: str, *, start: bool) -> Node:
         (line,) if line else (),
         "missing" if stage.kind == "removed" else "",
         None if start else target,
-    )  # type: ignore[arg-type]
+    )
 
 
 def _short(stage: Stage) -> str:
