@@ -1,6 +1,6 @@
 """How fast the page answers over a large registry: 1,000 versions, a million rows, 2.8 million row edges, 300 runs.
 
-`python -m benchmarks.page` builds the registry in a temporary folder, serves it on loopback, and prints medians of ten requests, from
+`python -m benchmarks.page_lineage` builds the registry in a temporary folder, serves it on loopback, and prints medians of ten requests, from
 the first byte sent to the last one received. It fails when a row takes more than 200 ms, or a run more than 500 ms.
 """
 
