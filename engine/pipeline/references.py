@@ -207,15 +207,9 @@ class References:
         if not link.fields:
             return "its type is not known"
         try:
-            found = self.records.get(link.type)
-            if found and link.fields.keys() <= found.model_fields.keys() and not missing_fields(found, dict(link.fields)):
-                return found
+            return record_of(link.type, link.fields, self.records)
         except BrokenModuleError as error:
             return str(error)
-        except AmbiguousNameError:
-            pass
-        # A type of another pipeline's file, or of a package that is not installed or has changed.
-        return described_fields(link.type, link.fields).record()
 
     def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         if not self._quiet:
@@ -227,6 +221,27 @@ class References:
             outputs = list(operator.outputs) if operator else []
             names += [step] if outputs in ([], [SINGLE]) or len(outputs) == 1 else [f"{step}.{output}" for output in outputs]
         return names
+
+
+def record_of(name: str, fields: Mapping[str, str], records: Mapping[str, type[Record]]) -> type[Record]:
+    """The record type of a version's rows: the known one of its name, if it has these fields, else one that is made of them.
+
+    Args:
+        name: of the type.
+        fields: {name: label}, as stored with the version.
+        records: known types by name.
+
+    Raises:
+        BrokenModuleError: the module that defines the type cannot be imported.
+    """
+    try:
+        found = records.get(name)
+        if found and fields.keys() <= found.model_fields.keys() and not missing_fields(found, dict(fields)):
+            return found
+    except AmbiguousNameError:
+        pass
+    # A type of a pipeline file, of a step, or of a package that is not installed or has changed.
+    return described_fields(name, fields).record()
 
 
 def all_references(given: Any, loc: Loc) -> list[Reference]:
