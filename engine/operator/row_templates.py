@@ -119,7 +119,9 @@ class _Object(dict[str, Any]):
         raise _NoFieldError(f"an object of the row has no field {name!r}; {hint}")
 
 
-_NO_ATTRIBUTE = re.compile(r"'(?P<kind>str|int|float|bool|list|datetime|date|datetime\.\w+) object' has no attribute '(?P<name>.+)'")
+_NO_ATTRIBUTE = re.compile(
+    r"'(?P<kind>str|int|float|bool|list|datetime|date|datetime\.\w+) object' has no attribute '(?P<name>.+)'"
+)
 _KINDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 
 

@@ -28,6 +28,7 @@ from engine.pipeline.untrained_models import misfits
 from engine.pipeline.variants import expand
 from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.spec.dot_env import load_dot_env
+from engine.spec.matrix import MatrixOptions
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
@@ -42,7 +43,7 @@ def check(
     settings: Settings = None,
     session: Callable[[], Session] | None = None,
     *,
-    matrix: list[str] | None = None,
+    matrix: MatrixOptions = None,
     keys: bool = False,
 ) -> Pipeline:
     """Load and check a pipeline file. Starts nothing, and writes only what generators accepted, into the user's cache.
@@ -51,7 +52,7 @@ def check(
         file: the YAML.
         settings: override `params`: `name=value` texts, or values by name.
         session: opens the registry, for `registry:` references; None if there is none.
-        matrix: `name=value,value` texts that override `matrix`.
+        matrix: overrides `matrix`: `name=value,value` texts, or lists of values by name.
         keys: whether the environment variables with API keys must be set, as for a run.
 
     Raises:
