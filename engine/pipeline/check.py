@@ -82,6 +82,7 @@ class _Checker:
         self.session = session
         self.modules = self.local_modules()
         self.known: Catalogue = catalogue()
+        self.broken_files()
         expanded = expand(spec, source, self.roles_in)
         self.spec, self.seeds = expanded.spec, expanded.seeds
         self.excluded = self.exclusions()
@@ -109,6 +110,12 @@ class _Checker:
             found |= {module.name: module for module in modules}
         use_local_modules(tuple(found.values()))
         return tuple(found.values())
+
+    def broken_files(self) -> None:
+        """Report files of operators that cannot be imported, also those that no step uses."""
+        places = {Path(path).name.removesuffix(".py"): place for place, path in enumerate(self.spec.operators)}
+        for root, error in self.known.load_local():
+            self.source.problem(str(error), ("operators", places[root]))
 
     def exclusions(self) -> Exclusions:
         if self.spec.exclude is None:
@@ -211,11 +218,13 @@ class _Checker:
                 if link is None:
                     continue
                 links.append(link)
+                needed = operator.inputs[port].record.type_name()
+                if links[1:] and declared.inputs[port].record is Record:
+                    wanted = f"{reference} is laid end to end with {references[0][0]}, which is {needed}, but it"
+                else:
+                    wanted = f"{operator.name} needs {needed} as {port!r}, but {reference}"
                 for why in self.references.misfits(operator, port, link):
-                    needed = operator.inputs[port].record.type_name()
-                    self.source.problem(
-                        f"{operator.name} needs {needed} as {port!r}, but {reference} is {link.type}: {why}", place
-                    )
+                    self.source.problem(f"{wanted} is {link.type}: {why}", place)
             inputs[port] = tuple(links)
         for role in spec.models.keys() - set(operator.roles):
             hint = did_you_mean(role, operator.roles, _listed(operator, operator.roles, "models"))
@@ -249,6 +258,8 @@ class _Checker:
     def parameter(self, operator: Operator, error: object, loc: Loc) -> None:
         item = dict(error)  # type: ignore[call-overload]
         where: Loc = (*loc, "with", *item["loc"])
+        if where in self.source.values and self.source.values[where] in {each.position for each in self.source.problems}:
+            return  # a value that YAML should not have is reported once
         shown = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             names = operator.accepted_names()

@@ -266,7 +266,9 @@ def _problem(source: YamlSource, error: Any) -> Problem:
         return Problem(
             f"{name!r:.{SHOWN_VALUE}} is not a valid name",
             place,
-            "use lower-case letters, digits, _ and -, and start with a letter",
+            "use letters and digits, and start with a capital letter"
+            if loc[0] == "types"
+            else "use lower-case letters, digits, _ and -, and start with a letter",
         )
     if loc and loc[-1] == "api_key_env":  # the value may be the key itself, so it is not shown
         return Problem(f"{what}: give the name of the environment variable that contains the key", source.position(loc))

@@ -66,6 +66,11 @@ def test_a_template_uses_the_fields_of_the_row() -> None:
         ("{{ row.source['yaer'] }}", "an object of the row has no field 'yaer'; did you mean 'year'?"),
         ("{% for each in others %}{{ each.uri }}{% endfor %}", "an object of the row has no field 'uri'; did you mean 'url'?"),
         ("{{ question.value }}", "it looks up 'value' in a text, which has no fields"),
+        (
+            "{% for i in range(1000000000) %}{{ question }}{% endfor %}",
+            "a range in a template may have at most 100,000 numbers",
+        ),
+        ("{{ range(10**30) }} {{ question }}", "a range in a template may have at most 100,000 numbers"),
         ("{{ tags.first }}", "it looks up 'first' in a list, which has no fields"),
         ("{{ when.hours }}", "it looks up 'hours' in a time, which has no fields"),
     ],

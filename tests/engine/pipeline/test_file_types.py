@@ -121,12 +121,19 @@ def test_every_problem_of_the_types_is_reported_with_its_place(workdir: Path) ->
         "p.yaml:11:9: Ticket.ok: True is not a type",
         "p.yaml:12:19: there is no type 'Tickt'",
         "p.yaml:14:14: type One contains itself",
-        "'lower' is not a valid name",
+        "'lower' is not a valid name\n    use letters and digits, and start with a capital letter",
         "type Empty has no fields",
         "no record type named 'Lat'",
         "did you mean 'Late'?",
     ):
         assert expected in found
+
+
+def test_a_format_needs_a_type(workdir: Path) -> None:
+    write(TICKETS)
+    text = "{name: demo, datasets: {t: {path: tickets.jsonl, format: sharegpt}}, steps: {once: {op: unique, in: t, with: {of: text}}}}"
+    [problem] = problems_of(text)
+    assert "a dataset without a type has none; add the type that rows of 'sharegpt' become" in problem
 
 
 def test_brackets_inside_braces_need_quotes_and_the_error_says_so(workdir: Path) -> None:
