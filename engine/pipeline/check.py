@@ -15,6 +15,7 @@ from engine.fingerprint.code import code_of
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
 from engine.operator.declaration import Operator
+from engine.operator.field_expressions import with_named_types
 from engine.operator.types import DeclarationError, Wrong
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, catalogue, full_name
 from engine.packages.local_modules import LocalModule, LocalModules, read_local_modules, use_local_modules
@@ -91,7 +92,7 @@ class _Checker:
         self.params: dict[str, BaseModel] = {}
         self.types = file_types(self.spec.types, source, self.known.records)
         self.references = References(
-            self.spec, source, session, self.known.records, self.excluded, self.sources, self.operators, self.params
+            self.spec, source, session, self.known.records, self.types, self.excluded, self.sources, self.operators, self.params
         )
 
     def local_modules(self) -> LocalModules:
@@ -195,7 +196,12 @@ class _Checker:
 
     def parameters(self, name: str, operator: Operator) -> BaseModel | None:
         try:
-            params = operator.params.model_validate(self.spec.steps[name].with_)
+            given, wrong = with_named_types(
+                operator.params, self.spec.steps[name].with_, self.references.named_type, self.references.type_names
+            )
+            for each in wrong:
+                self.source.problem(f"{operator.name}: {each.text}", ("steps", name, "with", *each.at))
+            params = operator.params.model_validate(given)
             operator.used_roles(params)
             operator.with_output_names(params)
         except ValidationError as error:

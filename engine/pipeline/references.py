@@ -19,6 +19,7 @@ from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.counted import counted
 from registry.errors import QueryError
+from registry.records.described import DescribedType, described
 from registry.records.schema import described_fields, fields_of_type, missing_fields
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class References:
     Args:
         spec, source: the pipeline file.
         session: opens the registry; None if there is none.
-        records: record types by name.
+        records: record types of packages by name.
+        types: those of the file.
         excluded: rows that must not be an origin of any version that is used.
         sources: the file's datasets.
         operators, params: of its steps. What is missing or None has a problem that is reported already.
@@ -47,6 +49,7 @@ class References:
         source: YamlSource,
         session: Callable[[], Session] | None,
         records: Mapping[str, type[Record]],
+        types: Mapping[str, type[Record]],
         excluded: Exclusions,
         sources: Mapping[str, Source],
         operators: Mapping[str, Operator | None],
@@ -56,6 +59,7 @@ class References:
         self.source = source
         self.session = session
         self.records = records
+        self.types = types
         self.excluded = excluded
         self.sources = sources
         self.operators = operators
@@ -210,6 +214,17 @@ class References:
             return record_of(link.type, link.fields, self.records)
         except BrokenModuleError as error:
             return str(error)
+
+    def named_type(self, name: str) -> DescribedType | None:
+        """What a type that a parameter names consists of; None if there is none of that name."""
+        if name in self.spec.types and name not in self.types:
+            return DescribedType(kind="str")  # the type's own problem is reported
+        found = self.types.get(name) or self.records.get(name)
+        return DescribedType(kind="struct", fields=described(found).fields) if found else None
+
+    def type_names(self) -> list[str]:
+        """The names that parameters can use."""
+        return [*self.types, *self.records]
 
     def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         if not self._quiet:
