@@ -13,7 +13,6 @@ from engine.operator.types import Wrong
 from registry.errors import UnsupportedTypeError
 from registry.records.described import Described, DescribedField, DescribedType, field_name_problem
 
-
 _DESCRIBED = "_described"
 """The key of a type that `with_named_types` has resolved; no field can have this name."""
 
