@@ -332,3 +332,21 @@ def test_the_order_of_fields_is_that_of_the_answer_so_another_order_runs_again(
     assert outcomes(run_text(step("generate", chat_server, prompt="{{ question }}", fields=turned), registry)) == {
         "step": "ran"
     }
+
+
+def test_samples_are_repaired_at_the_same_time(registry: Registry, chat_server: ChatServer) -> None:
+    rows({"question": "Why?"})
+    def reply(body: dict[str, Any]) -> dict[str, Any] | None:
+        if len(body["messages"]) > 1:
+            return None
+        return completion(*["no object"] * body.get("n", 1))
+
+    def hold(body: dict[str, Any]) -> float:
+        return 0.2 if len(body["messages"]) > 1 else 0
+
+    chat_server.reply, chat_server.hold = reply, hold
+    chat_server.answer = lambda prompt, seen: '{"level": "low"}'
+    text = step("generate", chat_server, SAMPLED, prompt="{{ question }}", fields={"level": "low | high"}, samples=4)
+    run_ok(text, registry)
+    assert made(registry, "level, sample") == [("low", number) for number in range(4)]
+    assert chat_server.most_in_flight >= 4
