@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
 from engine.sources.coercion import Number
 from engine.sources.heads import head
-from engine.sources.locations import find_files
+from engine.sources.locations import SourceFile
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry.counted import counted
@@ -40,7 +39,7 @@ _SCALARS: tuple[tuple[type, str], ...] = (
 )
 
 
-def inferred_type(name: str, spec: DatasetSpec, base_dir: Path) -> Described:
+def inferred_type(name: str, spec: DatasetSpec, files: Sequence[SourceFile]) -> Described:
     """The type of a dataset's rows, named after the dataset.
 
     A field that some row lacks, or has as null, is optional. Whole numbers and fractions together are `float`, numbers and
@@ -51,7 +50,7 @@ def inferred_type(name: str, spec: DatasetSpec, base_dir: Path) -> Described:
     """
     seen = _Struct()
     unread: list[Row] = []
-    for file in find_files(spec.path or "", base_dir)[:FILES]:
+    for file in files[:FILES]:
         in_text = file.format in ("csv", "tsv")
         for row in head([file], None, min(ROWS, spec.limit or ROWS), BYTES):
             if row.fields is None:  # where there are others, these are reported when the rows are read

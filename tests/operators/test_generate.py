@@ -336,6 +336,7 @@ def test_the_order_of_fields_is_that_of_the_answer_so_another_order_runs_again(
 
 def test_samples_are_repaired_at_the_same_time(registry: Registry, chat_server: ChatServer) -> None:
     rows({"question": "Why?"})
+
     def reply(body: dict[str, Any]) -> dict[str, Any] | None:
         if len(body["messages"]) > 1:
             return None
