@@ -154,13 +154,13 @@ class Dataset:
         """The rows as validated records, read object by object.
 
         Args:
-            record: the record type (default: the installed one of the version's type name).
+            record: the record type (default: the installed one of the version's type name if it has these fields, else one
+                with the fields of the version).
 
         Raises:
-            EngineError: no installed package has the record type.
             IncompatibleError: the rows cannot be read as the record type.
         """
-        return self._registry.records(self.ref, record or self._installed_type())
+        return self._registry.records(self.ref, record or self._own_type())
 
     def head(self, rows: int = _SHOWN_ROWS) -> list[dict[str, Any]]:
         """The first rows as dicts. Only the objects that contain them are read."""
@@ -221,16 +221,11 @@ class Dataset:
     def _summary(self) -> str:
         return f"{self.ref}: {self.kind} of {self.type}, {row_count(len(self))}"
 
-    def _installed_type(self) -> builtins.type[Record]:
+    def _own_type(self) -> builtins.type[Record]:
         from engine.packages.catalogue import catalogue
+        from engine.pipeline.references import record_of
 
-        try:
-            return catalogue().records[self.type]
-        except KeyError as error:
-            raise EngineError(
-                f"no installed package has the record type {self.type!r} of {self.ref}; install the package that made it, give "
-                "a record type of yours, .records(MyType), or read the rows without a type: .arrow(), .pandas(), .head()"
-            ) from error
+        return record_of(self.type, self._manifest.fields, catalogue().records)
 
 
 def _not_installed(module: str, package: str) -> EngineError:

@@ -15,6 +15,7 @@ from engine.api.code_changes import refuse_changed_code, remember_code
 from engine.api.open_registry import OTHER, OpenRegistry, registry_location
 from engine.api.run_result import Run, RunInterrupted
 from engine.cli import opening
+from engine.spec.matrix import Matrix
 from registry import Registry
 
 if TYPE_CHECKING:
@@ -47,18 +48,21 @@ class Checked:
     steps: tuple[str, ...]
 
 
-def check(pipeline: str | Path, *, set: Mapping[str, Any] | None = None, registry: Where = None) -> Checked:
+def check(
+    pipeline: str | Path, *, set: Mapping[str, Any] | None = None, matrix: Matrix | None = None, registry: Where = None
+) -> Checked:
     """Check a pipeline without running it, like `engine check`: keys, types, parameters, files and models.
 
     Args:
         pipeline: a YAML file, or the name of a pipeline that comes with the engine.
         set: values that override the pipeline's `params`.
+        matrix: lists of values by name, which override the pipeline's `matrix`.
         registry: where datasets and models of the registry are looked up.
 
     Raises:
         PipelineError: with all problems in `problems`, each with its place in the file.
     """
-    checked, _ = _checked(pipeline, set, registry)
+    checked, _ = _checked(pipeline, set, matrix, registry)
     return Checked(checked.spec.name, checked.file, tuple(checked.sources), tuple(checked.steps))
 
 
@@ -66,6 +70,7 @@ def plan(
     pipeline: str | Path,
     *,
     set: Mapping[str, Any] | None = None,
+    matrix: Matrix | None = None,
     select: Steps = None,
     force: Steps = None,
     why: bool = False,
@@ -74,7 +79,7 @@ def plan(
     """What a run would do, a row for each source and step: the data of `engine plan --json`. Nothing is run.
 
     Args:
-        pipeline, set, select, force, registry: as for `run`.
+        pipeline, set, matrix, select, force, registry: as for `run`.
         why: explain what changed, for each step that would run.
 
     Raises:
@@ -84,7 +89,7 @@ def plan(
     from engine.previewing.forecast import forecast
     from engine.previewing.observed import recall
 
-    checked, (_, opened) = _checked(pipeline, set, registry)
+    checked, (_, opened) = _checked(pipeline, set, matrix, registry)
     made = opening.planned(checked, opened, _chosen(checked, select, "select"), _chosen(checked, force, "force"), why)
     return plan_rows(made, forecast(checked, made, recall(opened, checked.spec.name), opened))
 
@@ -93,6 +98,7 @@ def run(
     pipeline: str | Path,
     *,
     set: Mapping[str, Any] | None = None,
+    matrix: Matrix | None = None,
     select: Steps = None,
     force: Steps = None,
     retry_rejects: bool = False,
@@ -109,6 +115,7 @@ def run(
     Args:
         pipeline: a YAML file, or the name of a pipeline that comes with the engine.
         set: values that override the pipeline's `params`.
+        matrix: lists of values by name, which override the pipeline's `matrix`.
         select: only these steps and the steps that they need.
         force: run these steps even if they are up to date.
         retry_rejects: call the models again for rejected rows only, including those of finished steps.
@@ -126,7 +133,7 @@ def run(
     from engine.cli.progress import PlainProgress, progress_on
     from engine.running.run import run as run_pipeline
 
-    checked, (where, opened) = _checked(pipeline, set, registry, keys=True)
+    checked, (where, opened) = _checked(pipeline, set, matrix, registry, keys=True)
     chosen, forced = _chosen(checked, select, "select"), _chosen(checked, force, "force")
     console = stderr_console()
     console.quiet = quiet
@@ -165,14 +172,17 @@ def _ended(run: Run, result: RunResult, raise_on_failure: bool) -> Run:
 
 
 def _checked(
-    pipeline: str | Path, settings: Mapping[str, Any] | None, registry: Where, *, keys: bool = False
+    pipeline: str | Path, settings: Mapping[str, Any] | None, matrix: Matrix | None, registry: Where, *, keys: bool = False
 ) -> tuple[Pipeline, tuple[str, Registry]]:
     """The pipeline, and the registry as the user named it and opened."""
     refuse_changed_code()
     where = registry.location if isinstance(registry, OpenRegistry) else registry_location(registry)
     opened = registry._registry if isinstance(registry, OpenRegistry) else opening.named_registry(where, OTHER)
     try:
-        return opening.checked_pipeline(str(pipeline), settings, opened.location, OTHER, keys=keys), (where, opened)
+        return opening.checked_pipeline(str(pipeline), settings, opened.location, OTHER, matrix=matrix, keys=keys), (
+            where,
+            opened,
+        )
     finally:
         remember_code()
 

@@ -14,6 +14,7 @@ from engine.spec.variant_names import split_name
 if TYPE_CHECKING:
     from engine.pipeline.graph import Pipeline
     from engine.planning.results import Plan
+    from engine.spec.matrix import MatrixOptions
     from registry import Registry
 
 DEFAULT_REGISTRY = ".engine"
@@ -53,7 +54,7 @@ def checked_pipeline(
     location: str,
     other: str,
     *,
-    matrix: list[str] | None = None,
+    matrix: MatrixOptions = None,
     keys: bool = False,
 ) -> Pipeline:
     """A pipeline, checked; with `keys`, environment variables with API keys must be set.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.forecast_view import forecast_document, print_forecast
 from engine.cli.invocation import again
+from engine.cli.metrics_view import metrics_in_words
 from engine.cli.output import cell_text, grid
 from engine.printable import row_count
 from registry.counted import counted
@@ -32,6 +33,7 @@ def preview_document(preview: Preview) -> dict[str, Any]:
     del document["trace"]
     document["sampled"] = [each._asdict() for each in preview.sampled]
     for step in document["steps"]:
+        step["metrics"] = [metric.model_dump(mode="json") for metric in step["metrics"]]
         for row in step["rows"]:
             row["outputs"] = [{"output": output, "row": fields} for output, fields in row["outputs"]]
     return document | {"forecast": forecast_document(preview.forecast) if preview.forecast else None}
@@ -107,7 +109,7 @@ def _fate(step: PreviewStep) -> str:
     if step.calls or step.calls_reused:
         known = f" + {step.calls_reused} from the journal" if step.calls_reused else ""
         parts.append(f"{counted(step.calls, 'call')}{known}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *metrics_in_words(step.metrics)])
 
 
 def _made(rows_out: Mapping[str, int]) -> Iterable[str]:

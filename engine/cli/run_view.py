@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.invocation import again, propose
+from engine.cli.metrics_view import metrics_in_words
 from engine.cli.output import grid
 from engine.cli.plan_view import named, source_note
 from registry import Metric, Report
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
 
     from engine.planning.results import SourcePlan
     from engine.running.result import RunResult, StepResult
-
-_SLICES_SHOWN = 8
-"""The most slices of a counter that are shown; counters with more are only in SQL."""
-_NUMBERS_SHOWN = 16
-"""The most numbers of a step that are shown."""
 
 
 def run_document(result: RunResult) -> dict[str, Any]:
@@ -135,7 +131,7 @@ def _fate(step: StepResult) -> str:
         counted_as = [f"{record.rejected} rejected"] if record.rejected else []
         counted_as += [f"{step.partial} partly rejected"] if step.partial else []
         parts.append(f"{', '.join(counted_as)} ({reasons})")
-    parts += _numbers(step.metrics)
+    parts += metrics_in_words(step.metrics)
     if series := _first_series(step.metrics):
         parts.append(f"{series[0].metric} {series[0].value:.3f} -> {series[-1].value:.3f} in {counted(series, 'step')}")
     return "; ".join(parts)
@@ -145,24 +141,6 @@ def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
     """The first measure that was reported by step, for example the loss of a training."""
     series = [metric for metric in metrics if metric.slice.startswith("step ")]
     return [metric for metric in series if metric.metric == series[0].metric]
-
-
-def _numbers(metrics: Sequence[Metric]) -> list[str]:
-    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are only in SQL."""
-    counted: dict[str, list[str]] = {}
-    for metric in metrics:
-        if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
-            counted.setdefault(metric.metric, []).append(f"{_short(metric.value)} {metric.slice}")
-    parts, room = [], _NUMBERS_SHOWN
-    for name, values in counted.items():
-        if len(values) <= min(room, _SLICES_SHOWN):
-            parts.append(f"{name}: {', '.join(values)}")
-            room -= len(values)
-    return parts
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def _suggestions(result: RunResult) -> list[str]:

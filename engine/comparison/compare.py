@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from engine.comparison.rows import Field, Matched, chosen_fields, match, values_of
+from engine.comparison.rows import Field, Matched, chosen_fields, fields_to_name, match, values_of
 from engine.comparison.sides import Side, part_of, parts_in_common, sides_of
 from engine.comparison.statistics import LEVEL, Difference, holm, paired_difference, unpaired_difference
 from engine.errors import PipelineError
@@ -85,7 +85,7 @@ def compare(registry: Registry, targets: Sequence[str], *, fields: Sequence[str]
         registry: has them.
         targets: see `sides_of`.
         fields: what to measure of rows: `NAME` of a number or boolean, or `NAME=VALUE` for the share of rows with a value.
-            Without any: `verdict=correct`, booleans, and numbers with a fraction.
+            Without any: `verdict=correct`, `score`, booleans, and numbers with a fraction.
         by: fields that pair rows; without any, rows are paired by their source rows.
 
     Raises:
@@ -135,9 +135,13 @@ def _part(
             continue
         chosen = chosen_fields(first, other, fields)
         if not chosen:
-            notes.append(
-                f"{first.ref} and {other.ref} have no verdict, boolean or fraction in common; --field names another one"
+            others = fields_to_name(first, other)
+            how = (
+                f"--field {others[0]} compares a number"
+                if others
+                else "--field NAME=VALUE compares the share of rows with a value"
             )
+            notes.append(f"{first.ref} and {other.ref} have no verdict, score, boolean or fraction in common; {how}")
             continue
         measured = _results(first, other, side.label, registry, chosen, by)
         found += [each for each in measured if fields or "=" in each.field or each.difference.differs]

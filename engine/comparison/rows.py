@@ -43,15 +43,19 @@ class Matched:
     paired: bool
 
 
+_SCORE = ("score", "int")
+"""What `judge` makes; other whole numbers may be numbers of things, or ids."""
+
+
 def chosen_fields(first: Manifest, second: Manifest, asked: Sequence[str]) -> list[Field]:
-    """The fields to compare: those that were asked for, or else verdicts, booleans and numbers with a fraction.
+    """The fields to compare: those that were asked for, or else verdicts, scores, booleans and numbers with a fraction.
 
     Raises:
         PipelineError: a version lacks a field that was asked for, or it cannot be measured.
     """
     shared = {name: label.removesuffix("?") for name, label in first.fields.items() if name in second.fields}
     if not asked:
-        found = [Field(name) for name, label in shared.items() if label in ("bool", "float")]
+        found = [Field(name) for name, label in shared.items() if label in ("bool", "float") or (name, label) == _SCORE]
         return [*([Field("verdict", "correct")] if shared.get("verdict") == "str" else []), *found]
     fields = []
     for text in asked:
@@ -64,6 +68,15 @@ def chosen_fields(first: Manifest, second: Manifest, asked: Sequence[str]) -> li
             raise PipelineError([Problem(f"the field {name} is {shared[name]}, not a number or a boolean", hint=hint)])
         fields.append(Field(name, value if equals else None))
     return fields
+
+
+def fields_to_name(first: Manifest, second: Manifest) -> list[str]:
+    """What could be asked for: the numbers and booleans of both versions."""
+    return [
+        name
+        for name, label in first.fields.items()
+        if name in second.fields and label.removesuffix("?") in ("bool", "float", "int")
+    ]
 
 
 def values_of(table: pa.Table, field: Field) -> Values:

@@ -153,7 +153,10 @@ class ChatModel:
         """Like `parse`, with the answer that the object was read from, for its reasoning and its counts."""
         request = self._request(prompt, sample, None, sampling, json_schema(answer))
         [completion] = await self._ask([request])
-        return await self._repaired(request, completion, answer)
+        [found] = await self._objects([request], [completion], answer)
+        if isinstance(found, RequestError):
+            raise found
+        return found
 
     async def each_sample(
         self, prompt: str | Sequence[Any], n: int, *, first: int = 0, **sampling: Any
@@ -172,17 +175,19 @@ class ChatModel:
         """`n` objects with their answers, or the errors of those that failed; see `each_sample` and `parsed`."""
         schema = json_schema(answer)
         requests = [self._request(prompt, first + number, None, sampling, schema) for number in range(n)]
-        made: list[tuple[T, Completion] | RequestError] = []
-        for request, found in zip(requests, await self._ask_each(requests), strict=True):
-            try:
-                made.append(found if isinstance(found, RequestError) else await self._repaired(request, found, answer))
-            except RequestError as error:
-                made.append(error)
+        made = await self._objects(requests, await self._ask_each(requests), answer)
         if all(isinstance(each, RequestError) for each in made):
             raise next(each for each in made if isinstance(each, RequestError))
         return made
 
     async def _ask_each(self, requests: list[Request]) -> list[Completion | RequestError]:
+        made = await self._found(requests)
+        if all(isinstance(each, RequestError) for each in made):
+            raise next(each for each in made if isinstance(each, RequestError))
+        return made
+
+    async def _found(self, requests: list[Request]) -> list[Completion | RequestError]:
+        """The answers, or the errors of those that failed."""
         made: dict[str, Completion | RequestError] = {}
         while left := [request for request in requests if request.key not in made]:
             try:
@@ -192,23 +197,41 @@ class ChatModel:
                 failed = [request for request in left if request.key not in made]
                 # If the request was refused, so are the others; if an answer was unusable, others may not be.
                 made |= {request.key: error for request in (failed if error.completion is None else failed[:1])}
-        if all(isinstance(each, RequestError) for each in made.values()):
-            raise next(each for each in made.values() if isinstance(each, RequestError))
         return [made[request.key] for request in requests]
 
-    async def _repaired(self, request: Request, completion: Completion, answer: type[T]) -> tuple[T, Completion]:
-        """The object in an answer, or in a second one, for which the model gets one chance."""
-        try:
-            return marked(self._parsed(completion, answer), *sources_of(completion)), completion
-        except UnparsableError as error:
-            again = replace(request, messages=tuple(repair_prompt(request.messages, completion.text, error)))
-            [second] = await self._ask([again])
-        try:
-            return marked(self._parsed(second, answer), *sources_of(completion), *sources_of(second)), second
-        except UnparsableError as error:
-            raise RequestError(
-                f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
-            ) from error
+    async def _objects(
+        self, requests: Sequence[Request], answers: Sequence[Completion | RequestError], answer: type[T]
+    ) -> list[tuple[T, Completion] | RequestError]:
+        """The objects in answers, or in second ones, for which the model gets one chance; the errors of those that failed.
+
+        All second answers are asked for at once.
+        """
+        made: dict[int, tuple[T, Completion] | RequestError] = {}
+        again: dict[int, tuple[Request, Completion]] = {}
+        for place, (request, first) in enumerate(zip(requests, answers, strict=True)):
+            if isinstance(first, RequestError):
+                made[place] = first
+                continue
+            try:
+                made[place] = self._object(first, answer, first), first
+            except UnparsableError as error:
+                repair = repair_prompt(request.messages, first.text, error)
+                again[place] = replace(request, messages=tuple(repair)), first
+        seconds = await self._found([request for request, _ in again.values()])
+        for (place, (_, first)), second in zip(again.items(), seconds, strict=True):
+            if isinstance(second, RequestError):
+                made[place] = second
+                continue
+            try:
+                made[place] = self._object(second, answer, first, second), second
+            except UnparsableError as error:
+                made[place] = RequestError(
+                    f"the answer is not a valid {answer.__name__}, even after one repair attempt: {error}"
+                )
+        return [made[place] for place in range(len(answers))]
+
+    def _object(self, completion: Completion, answer: type[T], *sources: Completion) -> T:
+        return marked(self._parsed(completion, answer), *(call for each in sources for call in sources_of(each)))
 
     def _parsed(self, completion: Completion, answer: type[T]) -> T:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""

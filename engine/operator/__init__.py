@@ -50,7 +50,7 @@ methods and their defaults are documented there: `roles`, `calls`, `capabilities
 `device_count`, `expected_model`, `notes`, `accepted_names`. They change no row: editing one does not make a step run again. A
 prompt is `Annotated[str | None, template("question")]`, filled with `render`. Where the rows are of any type, a template's
 variables are the row's fields: `template_problem` checks it in `problems`, and `fill` fills it. `fields_of` reads fields that a
-parameter describes as `types:` does.
+parameter describes as `types:` does; with the mark `FieldTypes`, it can name types.
 
 **SQL.** `bind_expressions` and `bind_query` check SQL of a pipeline and answer its types; `evaluate` and `run_query` run it.
 DuckDB is confined to the rows that it is given. Wrong SQL is a `SqlError`, which belongs in `problems`.
@@ -83,7 +83,7 @@ from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
 from engine.operator.context import Context, Reject
 from engine.operator.declaration import Operator, operator
-from engine.operator.field_expressions import field_problems, fields_of
+from engine.operator.field_expressions import FieldTypes, field_problems, fields_of
 from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
@@ -126,6 +126,7 @@ __all__ = [
     "DescribedField",
     "DescribedType",
     "Encoder",
+    "FieldTypes",
     "Generator",
     "Grouped",
     "InputTypes",

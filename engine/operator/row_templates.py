@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def template_problem(text: str, record: type[Record], *, needs_field: bool = Tru
         return f"it may not use {hidden[0]!r} here"
     if needs_field and not used:
         return f"it is the same for every row, because it uses no field of the row ({', '.join(fields)})"
-    return _limit_problem(text, about.fields)
+    return _problem_for_an_example(text, about.fields)
 
 
 def row_name(record: type[Record]) -> str:
@@ -106,14 +107,37 @@ def _constants_of_row(template: nodes.Template) -> set[str]:
     return found
 
 
-def _limit_problem(text: str, fields: Iterable[DescribedField]) -> str | None:
-    """Whether a template exceeds the limits for an ordinary row: then it does so for all."""
+class _NoFieldError(Exception):
+    """A template looks up a field that the object of a row does not have."""
+
+
+class _Object(dict[str, Any]):
+    """An object inside an example of a row. It has all of its fields, so that others are known to be wrong."""
+
+    def __missing__(self, name: object) -> Any:
+        hint = did_you_mean(str(name), self)
+        raise _NoFieldError(f"an object of the row has no field {name!r}; {hint}")
+
+
+_NO_ATTRIBUTE = re.compile(
+    r"'(?P<kind>str|int|float|bool|list|datetime|date|datetime\.\w+) object' has no attribute '(?P<name>.+)'"
+)
+_KINDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
+
+
+def _problem_for_an_example(text: str, fields: Iterable[DescribedField]) -> str | None:
+    """What is wrong with a template for every row, because it is for an ordinary one: limits, and fields of objects."""
+    import jinja2
     from jinja2.exceptions import SecurityError
 
     example = {field.name: _example(field.type) for field in fields}
     try:
         fill(text, example)
+    except _NoFieldError as error:
+        return str(error)
     except Reject as error:
+        if isinstance(error.__cause__, jinja2.UndefinedError) and (no := _NO_ATTRIBUTE.search(str(error.__cause__))):
+            return f"it looks up {no['name']!r} in {_KINDS.get(no['kind'], 'a time')}, which has no fields"
         if isinstance(error.__cause__, SecurityError):
             return str(error.__cause__)
         if isinstance(error.__cause__, RecursionError):
@@ -128,7 +152,7 @@ def _example(about: DescribedType) -> Any:
         assert about.item is not None
         return [_example(about.item)]
     if about.kind == "struct":
-        return {field.name: _example(field.type) for field in about.fields}
+        return _Object({field.name: _example(field.type) for field in about.fields})
     values = {"str": "text", "int": 1, "float": 1.0, "bool": True, "bytes": b"", "dict": {}}
     moments = {"datetime": dt.datetime(2000, 1, 1, tzinfo=dt.UTC), "date": dt.date(2000, 1, 1)}
     return {**values, **moments}[about.kind]

@@ -23,6 +23,8 @@ MAX_STEPS = 1_000_000
 """The maximum of iterations and calls while a template is filled: about a second."""
 MAX_CHARACTERS = 10_000_000
 """The maximum of characters that a template prints, in its text or on the way to it."""
+MAX_RANGE = 100_000
+"""The maximum of numbers of a `range`."""
 
 _STEPS_A_CALL = 5
 """A call takes longer than an iteration."""
@@ -164,6 +166,18 @@ def _check_replaced(text: Any, old: Any = "", new: Any = "", *_: Any) -> None:
         raise SecurityError(f"a template may print at most {MAX_CHARACTERS:,} characters")
 
 
+def _range(*numbers: int) -> range:
+    """A `range` within limits."""
+    found = range(*numbers)
+    try:
+        many = len(found) > MAX_RANGE
+    except OverflowError:
+        many = True
+    if many:
+        raise SecurityError(f"a range in a template may have at most {MAX_RANGE:,} numbers")
+    return found
+
+
 def _within_limits(function: Any) -> Any:
     """A filter of Jinja that could make a text of any length, within limits."""
 
@@ -184,6 +198,7 @@ def _environment(finalize: Any) -> _Environment:
         undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=finalize, optimized=False
     )
     del made.filters["random"], made.globals["lipsum"]
+    made.globals["range"] = _range
     made.filters |= {"(counted)": _counted, "(limited)": _limited}  # no template can name them
     for name in ("center", "indent", "format", "batch", "slice", "wordwrap", "replace"):
         made.filters[name] = _within_limits(made.filters[name])

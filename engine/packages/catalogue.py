@@ -92,6 +92,12 @@ class Catalogue:
         """Import every module of every package, to find definitions that no source file shows; returns what went wrong."""
         return self._index.load_all()
 
+    def load_local(self) -> Iterator[tuple[str, BrokenModuleError]]:
+        """Import the files beside the pipeline that is in use; yields what went wrong, each with the name of file or folder."""
+        for root in local_roots():
+            for error in self._index.load(root):
+                yield root, error
+
 
 def catalogue() -> Catalogue:
     """The catalogue of the installed packages, and of the files beside the pipeline that is in use."""
@@ -145,14 +151,20 @@ class _Index:
         """Import every module; returns what went wrong."""
         if not self._all_loaded:
             for package in self._roots:
-                # A package without a source file is one that its entry point misspells: importing it says so.
-                for module in [module for module, _ in sources(package)] or [package]:
-                    try:
-                        self._load(package, module)
-                    except BrokenModuleError as error:
-                        self.broken.append(error)
+                self.broken += self.load(package)
             self._all_loaded = True
         return self.broken
+
+    def load(self, package: str) -> list[BrokenModuleError]:
+        """Import every module of a package; returns what went wrong."""
+        broken = []
+        # A package without a source file is one that its entry point misspells: importing it says so.
+        for module in [module for module, _ in sources(package)] or [package]:
+            try:
+                self._load(package, module)
+            except BrokenModuleError as error:
+                broken.append(error)
+        return broken
 
     def _load(self, package: str, name: str) -> None:
         module = _import(name)

@@ -15,6 +15,7 @@ from engine.fingerprint.code import code_of
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
 from engine.operator.declaration import Operator
+from engine.operator.field_expressions import with_named_types
 from engine.operator.types import DeclarationError, Wrong
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, catalogue, full_name
 from engine.packages.local_modules import LocalModule, LocalModules, read_local_modules, use_local_modules
@@ -28,6 +29,7 @@ from engine.pipeline.untrained_models import misfits
 from engine.pipeline.variants import expand
 from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.spec.dot_env import load_dot_env
+from engine.spec.matrix import MatrixOptions
 from engine.spec.pipeline_spec import PipelineSpec, StepSpec
 from engine.spec.read import SHOWN_VALUE, Settings, origin, read_pipeline
 from engine.spec.yaml_source import Loc, YamlSource
@@ -42,7 +44,7 @@ def check(
     settings: Settings = None,
     session: Callable[[], Session] | None = None,
     *,
-    matrix: list[str] | None = None,
+    matrix: MatrixOptions = None,
     keys: bool = False,
 ) -> Pipeline:
     """Load and check a pipeline file. Starts nothing, and writes only what generators accepted, into the user's cache.
@@ -51,7 +53,7 @@ def check(
         file: the YAML.
         settings: override `params`: `name=value` texts, or values by name.
         session: opens the registry, for `registry:` references; None if there is none.
-        matrix: `name=value,value` texts that override `matrix`.
+        matrix: overrides `matrix`: `name=value,value` texts, or lists of values by name.
         keys: whether the environment variables with API keys must be set, as for a run.
 
     Raises:
@@ -81,6 +83,7 @@ class _Checker:
         self.session = session
         self.modules = self.local_modules()
         self.known: Catalogue = catalogue()
+        self.broken_files()
         expanded = expand(spec, source, self.roles_in)
         self.spec, self.seeds = expanded.spec, expanded.seeds
         self.excluded = self.exclusions()
@@ -89,7 +92,7 @@ class _Checker:
         self.params: dict[str, BaseModel] = {}
         self.types = file_types(self.spec.types, source, self.known.records)
         self.references = References(
-            self.spec, source, session, self.known.records, self.excluded, self.sources, self.operators, self.params
+            self.spec, source, session, self.known.records, self.types, self.excluded, self.sources, self.operators, self.params
         )
 
     def local_modules(self) -> LocalModules:
@@ -108,6 +111,12 @@ class _Checker:
             found |= {module.name: module for module in modules}
         use_local_modules(tuple(found.values()))
         return tuple(found.values())
+
+    def broken_files(self) -> None:
+        """Report files of operators that cannot be imported, also those that no step uses."""
+        places = {Path(path).name.removesuffix(".py"): place for place, path in enumerate(self.spec.operators)}
+        for root, error in self.known.load_local():
+            self.source.problem(str(error), ("operators", places[root]))
 
     def exclusions(self) -> Exclusions:
         if self.spec.exclude is None:
@@ -187,7 +196,12 @@ class _Checker:
 
     def parameters(self, name: str, operator: Operator) -> BaseModel | None:
         try:
-            params = operator.params.model_validate(self.spec.steps[name].with_)
+            given, wrong = with_named_types(
+                operator.params, self.spec.steps[name].with_, self.references.named_type, self.references.type_names
+            )
+            for each in wrong:
+                self.source.problem(f"{operator.name}: {each.text}", ("steps", name, "with", *each.at))
+            params = operator.params.model_validate(given)
             operator.used_roles(params)
             operator.with_output_names(params)
         except ValidationError as error:
@@ -210,11 +224,13 @@ class _Checker:
                 if link is None:
                     continue
                 links.append(link)
+                needed = operator.inputs[port].record.type_name()
+                if links[1:] and declared.inputs[port].record is Record:
+                    wanted = f"{reference} is laid end to end with {references[0][0]}, which is {needed}, but it"
+                else:
+                    wanted = f"{operator.name} needs {needed} as {port!r}, but {reference}"
                 for why in self.references.misfits(operator, port, link):
-                    needed = operator.inputs[port].record.type_name()
-                    self.source.problem(
-                        f"{operator.name} needs {needed} as {port!r}, but {reference} is {link.type}: {why}", place
-                    )
+                    self.source.problem(f"{wanted} is {link.type}: {why}", place)
             inputs[port] = tuple(links)
         for role in spec.models.keys() - set(operator.roles):
             hint = did_you_mean(role, operator.roles, _listed(operator, operator.roles, "models"))
@@ -248,6 +264,8 @@ class _Checker:
     def parameter(self, operator: Operator, error: object, loc: Loc) -> None:
         item = dict(error)  # type: ignore[call-overload]
         where: Loc = (*loc, "with", *item["loc"])
+        if where in self.source.values and self.source.values[where] in {each.position for each in self.source.problems}:
+            return  # a value that YAML should not have is reported once
         shown = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             names = operator.accepted_names()

@@ -61,7 +61,8 @@ class Datasets:
         """A dataset as the pipeline reads it; None if the type of its rows is not known."""
         spec, loc = self.spec.datasets[name], ("datasets", name)
         before = len(self.source.problems)
-        record = self._record(name, spec, loc)
+        files = [] if spec.path is None else self._files(spec.path, (*loc, "path"))
+        record = self._record(name, spec, loc, files)
         if record is None:
             return None
         try:
@@ -76,9 +77,8 @@ class Datasets:
             hint = did_you_mean(field, record.model_fields)
             self.source.problem(f"{record.type_name()} has no field {field!r}", (*loc, "defaults", field), hint, key=True)
         if spec.path is not None:
-            found = self._files(spec.path, (*loc, "path"))
-            if found and len(self.source.problems) == before:
-                self._head(name, spec, record, found)
+            if files and len(self.source.problems) == before:
+                self._head(name, spec, record, files)
         elif spec.generator is not None:
             self._generator(name, spec, record, loc)
         elif spec.hf is not None:
@@ -87,10 +87,10 @@ class Datasets:
             self._registry_dataset(spec, record, loc)
         return Source(name, spec, record)
 
-    def _record(self, name: str, spec: DatasetSpec, loc: Loc) -> type[Record] | None:
+    def _record(self, name: str, spec: DatasetSpec, loc: Loc, files: list[SourceFile]) -> type[Record] | None:
         """The type of a dataset's rows; None if it is not known, which is reported."""
         if spec.type is None:
-            return self._inferred(name, spec, loc)
+            return self._inferred(name, spec, loc, files)
         if spec.type in self.source.broken or (spec.type in self.spec.types and spec.type not in self.types):
             return None  # the type's own problem is reported
         if found := self.types.get(spec.type):
@@ -98,7 +98,7 @@ class Datasets:
         meant = did_you_mean(spec.type, self.spec.types)
         return find(self.source, self.catalogue.records, spec.type, "record type", (*loc, "type"), meant)
 
-    def _inferred(self, name: str, spec: DatasetSpec, loc: Loc) -> type[Record] | None:
+    def _inferred(self, name: str, spec: DatasetSpec, loc: Loc, files: list[SourceFile]) -> type[Record] | None:
         if spec.registry is not None:
             link = self.references.registry_link(spec.registry, spec.registry, (*loc, "registry"))
             found = self.references.record(link) if link else None
@@ -109,15 +109,16 @@ class Datasets:
             what = "from a hub" if spec.hf else "that a generator makes"
             self.source.problem(f"a dataset {what} needs a type", loc, "add type: with the record type of its rows")
             return None
-        if not self._files(spec.path, (*loc, "path")):
+        if not files:
             return None
         try:
-            return inferred_type(split_name(name)[1], spec, self.base_dir).record()
+            return inferred_type(split_name(name)[1], spec, files).record()
         except (EngineError, UnsupportedTypeError) as error:
             self.source.problem(str(error), (*loc, "path"))
             return None
 
     def _files(self, path: str, loc: Loc) -> list[SourceFile]:
+        """The files of a dataset; none if something is wrong with them, which is reported."""
         try:
             found = find_files(path, self.base_dir)
         except (EngineError, OSError, ValueError) as error:

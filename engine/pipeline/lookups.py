@@ -18,7 +18,10 @@ def find(source: YamlSource, names: Names[T], name: str, what: str, loc: Loc, ot
         return names[name]
     except KeyError:
         source.problem(f"no {what} named {name!r}", loc, names.hint(name, otherwise))
-    except (AmbiguousNameError, BrokenModuleError) as error:
+    except BrokenModuleError as error:
+        if not any(each.message == str(error) for each in source.problems):  # of a file that `operators:` names
+            source.problem(str(error), loc)
+    except AmbiguousNameError as error:
         source.problem(str(error), loc)
     return None
 

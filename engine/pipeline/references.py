@@ -19,6 +19,7 @@ from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.counted import counted
 from registry.errors import QueryError
+from registry.records.described import DescribedType, described
 from registry.records.schema import described_fields, fields_of_type, missing_fields
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class References:
     Args:
         spec, source: the pipeline file.
         session: opens the registry; None if there is none.
-        records: record types by name.
+        records: record types of packages by name.
+        types: those of the file.
         excluded: rows that must not be an origin of any version that is used.
         sources: the file's datasets.
         operators, params: of its steps. What is missing or None has a problem that is reported already.
@@ -47,6 +49,7 @@ class References:
         source: YamlSource,
         session: Callable[[], Session] | None,
         records: Mapping[str, type[Record]],
+        types: Mapping[str, type[Record]],
         excluded: Exclusions,
         sources: Mapping[str, Source],
         operators: Mapping[str, Operator | None],
@@ -56,6 +59,7 @@ class References:
         self.source = source
         self.session = session
         self.records = records
+        self.types = types
         self.excluded = excluded
         self.sources = sources
         self.operators = operators
@@ -207,15 +211,20 @@ class References:
         if not link.fields:
             return "its type is not known"
         try:
-            found = self.records.get(link.type)
-            if found and link.fields.keys() <= found.model_fields.keys() and not missing_fields(found, dict(link.fields)):
-                return found
+            return record_of(link.type, link.fields, self.records)
         except BrokenModuleError as error:
             return str(error)
-        except AmbiguousNameError:
-            pass
-        # A type of another pipeline's file, or of a package that is not installed or has changed.
-        return described_fields(link.type, link.fields).record()
+
+    def named_type(self, name: str) -> DescribedType | None:
+        """What a type that a parameter names consists of; None if there is none of that name."""
+        if name in self.spec.types and name not in self.types:
+            return DescribedType(kind="str")  # the type's own problem is reported
+        found = self.types.get(name) or self.records.get(name)
+        return DescribedType(kind="struct", fields=described(found).fields) if found else None
+
+    def type_names(self) -> list[str]:
+        """The names that parameters can use."""
+        return [*self.types, *self.records]
 
     def _problem(self, message: str, loc: Loc, hint: str = "", *, key: bool = False) -> None:
         if not self._quiet:
@@ -227,6 +236,27 @@ class References:
             outputs = list(operator.outputs) if operator else []
             names += [step] if outputs in ([], [SINGLE]) or len(outputs) == 1 else [f"{step}.{output}" for output in outputs]
         return names
+
+
+def record_of(name: str, fields: Mapping[str, str], records: Mapping[str, type[Record]]) -> type[Record]:
+    """The record type of a version's rows: the known one of its name, if it has these fields, else one that is made of them.
+
+    Args:
+        name: of the type.
+        fields: {name: label}, as stored with the version.
+        records: known types by name.
+
+    Raises:
+        BrokenModuleError: the module that defines the type cannot be imported.
+    """
+    try:
+        found = records.get(name)
+        if found and fields.keys() <= found.model_fields.keys() and not missing_fields(found, dict(fields)):
+            return found
+    except AmbiguousNameError:
+        pass
+    # A type of a pipeline file, of a step, or of a package that is not installed or has changed.
+    return described_fields(name, fields).record()
 
 
 def all_references(given: Any, loc: Loc) -> list[Reference]:

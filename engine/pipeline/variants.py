@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from engine.llm.types.model_spec import STEP_PREFIX, ModelSpec
 from engine.spec.matrix import combinations
-from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, StepSpec
+from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Seed, StepSpec
 from engine.spec.read import entry_problems, filled, params_in
 from engine.spec.variant_names import Combination, named
 from engine.spec.yaml_source import YamlSource
@@ -29,6 +29,8 @@ Entry = tuple[Section, str]
 """A model, dataset or step, by its name in the file."""
 
 _SPECS: dict[Section, type[BaseModel]] = {"models": ModelSpec, "datasets": DatasetSpec, "steps": StepSpec}
+
+_SEED = TypeAdapter[int](Seed)
 
 _NEVER_COUNTS: dict[Section, frozenset[str]] = {
     "models": frozenset(
@@ -78,6 +80,7 @@ class _Expansion:
             **{("steps", name): each for name, each in spec.steps.items()},
         }
         self.of_seed = params_in(source.data.get("seed")) & self.matrix.keys()
+        self.seeds: dict[tuple[Any, ...], int] = {}
         self.made: dict[tuple[Entry, tuple[Any, ...]], Any] = {}
         self.own = {entry: self.params_of(entry) for entry in self.given}
 
@@ -184,12 +187,16 @@ class _Expansion:
         return self.made[key]
 
     def seed(self, combination: Combination) -> int:
-        seed = filled(self.source, {**self.spec.params, **self.first, **combination}, ("seed",))
-        try:
-            return PipelineSpec.model_validate({"name": "n", "seed": seed, "steps": {"s": {"op": "o", "in": "i"}}}).seed
-        except ValidationError as error:
-            self.source.problems += entry_problems(self.source, (), error)
-            return 0
+        own = {name: value for name, value in combination.items() if name in self.of_seed}
+        key = tuple(own.items())
+        if key not in self.seeds:
+            seed = filled(self.source, {**self.spec.params, **self.first, **own}, ("seed",))
+            try:
+                self.seeds[key] = _SEED.validate_python(seed)
+            except ValidationError as error:
+                self.source.problems += entry_problems(self.source, ("seed",), error)
+                self.seeds[key] = 0
+        return self.seeds[key]
 
     def linked(self, entry: Entry, made: Any, combination: Combination, depends: Mapping[Entry, frozenset[str]]) -> Any:
         """An entry's variant, with references to the variants of what it refers to."""

@@ -52,6 +52,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[s
         lines.append(f"seed: {before.get('seed')} -> {after['seed']}")
     if before.get("outputs") != after["outputs"]:
         lines.append("output types changed")
+    if before.get("order") != after.get("order") and before.get("params") == after["params"]:
+        lines.append("the order of the fields changed")
     if before.get("excluded") != after.get("excluded"):
         lines.append("the exclusion list changed")
     if before.get("row_groups") != after.get("row_groups"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.fingerprint.code import code_of
+from engine.operator.field_expressions import field_order
 from engine.operator.prompts import prompt_texts
 from engine.packages.catalogue import full_name
 from engine.planning.row_groups import RowGroups
@@ -39,6 +40,7 @@ def step_document(
         **code_of(full_name(operator)).document(),
         "params": step.params.model_dump(mode="json"),
         "prompts": prompt_texts(step.params),
+        **({"order": order} if (order := field_order(step.params)) else {}),
         "inputs": {
             port: {
                 "type": fields_of_type(operator.inputs[port].record),

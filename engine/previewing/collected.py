@@ -63,6 +63,7 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
         seconds=record.seconds,
         rows=tuple(row for row, _ in rows),
         notes=tuple(dict.fromkeys((*notes, *result.notes))),
+        metrics=tuple(result.metrics),
     )
 
 

@@ -275,7 +275,12 @@ def _summed(pipeline: Pipeline, made: Mapping[str, _StepDraws], population: Popu
     for name in made:
         seconds = at_least(seconds, finish[name])
     for model, load in shared.items():
-        in_flight = max(each.in_flight.get(role, 1) for each in made.values() for role in each.calls)
+        in_flight = max(
+            each.in_flight.get(role, 1)
+            for name, each in made.items()
+            for role in each.calls
+            if model_names(pipeline.steps[name])[role] == model
+        )
         seconds = at_least(seconds, _occupied(pipeline.spec.models[model], load, in_flight))
     if calls.expected:
         seconds += constant(STARTUP_SECONDS)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from registry import Metric
+
 
 @dataclass(frozen=True)
 class PreviewCall:
@@ -67,6 +69,7 @@ class PreviewStep:
     seconds: float = 0.0
     rows: tuple[PreviewRow, ...] = ()
     notes: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
 
 class Sampled(NamedTuple):

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
 from engine.sources.coercion import Number
 from engine.sources.heads import head
-from engine.sources.locations import find_files
+from engine.sources.locations import SourceFile
+from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
+from registry.counted import counted
 from registry.records.columns import RESERVED
 from registry.records.described import Described, DescribedField, DescribedType, name_problem
 
@@ -38,7 +39,7 @@ _SCALARS: tuple[tuple[type, str], ...] = (
 )
 
 
-def inferred_type(name: str, spec: DatasetSpec, base_dir: Path) -> Described:
+def inferred_type(name: str, spec: DatasetSpec, files: Sequence[SourceFile]) -> Described:
     """The type of a dataset's rows, named after the dataset.
 
     A field that some row lacks, or has as null, is optional. Whole numbers and fractions together are `float`, numbers and
@@ -48,15 +49,20 @@ def inferred_type(name: str, spec: DatasetSpec, base_dir: Path) -> Described:
         EngineError: a file cannot be read, or its rows have no common type.
     """
     seen = _Struct()
-    for file in find_files(spec.path or "", base_dir)[:FILES]:
+    unread: list[Row] = []
+    for file in files[:FILES]:
         in_text = file.format in ("csv", "tsv")
         for row in head([file], None, min(ROWS, spec.limit or ROWS), BYTES):
-            if row.fields is None:  # reported when the rows are read
+            if row.fields is None:  # where there are others, these are reported when the rows are read
+                unread.append(row)
                 continue
             fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
             fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
             seen.add({key: _value_of(value) if in_text else value for key, value in fields.items()}, row.where, "")
     fields_found = tuple(_fields(seen))
+    if unread and not fields_found:
+        more = f" (and {counted(unread[1:], 'more row')} that cannot be read)" if unread[1:] else ""
+        raise EngineError(f"{unread[0].where}: {unread[0].error}{more}")
     if not fields_found:
         raise EngineError(f"dataset {name!r} has no rows from which its type could be taken; give it a type")
     return Described(name=type_name(name), fields=fields_found)

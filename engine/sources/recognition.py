@@ -34,6 +34,8 @@ def named_format(spec: DatasetSpec, record: type[Record]) -> RowFormat | None:
     if spec.format in (None, OWN):
         return None
     known = readable(record)
+    if spec.type is None:
+        raise EngineError(f"format: a dataset without a type has none; add the type that rows of {spec.format!r} become")
     if spec.format not in known:
         close = did_you_mean(str(spec.format), known, " ").strip()
         has = f"it has {', '.join([OWN, *known])}" + (f"; {close}" if close else "")

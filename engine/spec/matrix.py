@@ -23,6 +23,9 @@ MOST_VARIANTS = 200
 Matrix = Mapping[str, Sequence[Scalar]]
 """The values of each parameter that varies, in the order of the file."""
 
+MatrixOptions = Sequence[str] | Matrix | None
+"""What overrides `matrix`: `name=value,value` texts, as from a command line, or lists of values by name."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _LONGEST_LABEL = 180
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -32,22 +35,23 @@ _SHOWN = 200
 _HOW = "write matrix: {NAME: [VALUE, VALUE]}, with names of the file's params"
 
 
-def read_matrix(source: YamlSource, params: Mapping[str, Any], options: Sequence[str], settings: Iterable[str]) -> Matrix:
-    """The matrix of a file, with the values that `--matrix` options give instead. Problems of the file are added to the source.
+def read_matrix(source: YamlSource, params: Mapping[str, Any], options: MatrixOptions, settings: Iterable[str]) -> Matrix:
+    """The matrix of a file, with the values that options give instead. Problems of the file are added to the source.
 
     Args:
         source: the file.
         params: its parameters.
-        options: `NAME=VALUE,VALUE` texts.
+        options: see MatrixOptions.
         settings: names of parameters that `--set` options set.
 
     Raises:
         PipelineError: an option is wrong.
     """
     found = _in_file(source, params)
-    for option in options:
-        name, values = _option(option, params)
-        found[name] = values
+    if isinstance(options, Mapping):
+        found |= _given(options, params)
+    else:
+        found |= dict(_option(option, params) for option in options or ())
     for name in settings:
         if name in found:
             hint = f"write --matrix {name}=VALUE for one of the variants"
@@ -118,6 +122,16 @@ def _problems(name: str, values: Any, params: Mapping[str, Any], source: YamlSou
             called.add(shown.lower())
         if what:
             found.append(Problem(f"matrix.{name}: {what}", source.position((*loc, place)), hint))
+    return found
+
+
+def _given(values: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, list[Scalar]]:
+    """The values that a program gives."""
+    source = YamlSource("matrix=")
+    source.data = {"matrix": dict(values)}
+    found = _in_file(source, params)
+    if source.problems:
+        raise PipelineError([Problem(each.message, hint=each.hint) for each in source.problems])
     return found
 
 

@@ -21,6 +21,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 TYPE_NAME = r"^[A-Z][A-Za-z0-9]{0,63}$"
 
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""A number that random choices derive from."""
+
 TypeName = Annotated[str, StringConstraints(pattern=TYPE_NAME)]
 """Names of record types."""
 
@@ -158,7 +161,7 @@ class PipelineSpec(Spec):
     matrix: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
     operators: list[str] = []
     types: dict[TypeName, dict[str, Any]] = {}
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
+    seed: Seed = 0
     exclude: str | None = None
     models: dict[Name, ModelSpec] = {}
     datasets: dict[Name, DatasetSpec] = {}

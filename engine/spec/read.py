@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from engine.credentials import is_key, redacted
 from engine.errors import PipelineError, Problem, did_you_mean, wrong_value
 from engine.llm.types.model_spec import Limits, ModelSpec, Price
-from engine.spec.matrix import read_matrix
+from engine.spec.matrix import MatrixOptions, read_matrix
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec, Resources, StepSpec
 from engine.spec.yaml_source import MAX_BYTES, Loc, YamlSource, load, parse
 from registry.counted import counted
@@ -31,9 +31,9 @@ Settings = Sequence[str] | Mapping[str, Any] | None
 
 
 def read_pipeline(
-    path: Path, settings: Settings = None, matrix: list[str] | None = None
+    path: Path, settings: Settings = None, matrix: MatrixOptions = None
 ) -> tuple[PipelineSpec | None, YamlSource]:
-    """Load a pipeline and apply settings of its parameters, and a matrix of `name=value,value` texts.
+    """Load a pipeline and apply settings of its parameters, and values of its matrix.
 
     Returns the spec (None if too much is wrong to build one) and the source, whose `problems` lists everything found. If the
     pipeline has a matrix, the spec is that of its first variant.
@@ -41,7 +41,9 @@ def read_pipeline(
     source = load(path)
     _no_keys(source, source.data, ())
     params = _params(source, settings)
-    varied = read_matrix(source, params, matrix or [], [name for name, *_ in _given(settings)])
+    if isinstance(matrix, Mapping):
+        matrix = {str(name): _value(str(name), values, "matrix") for name, values in matrix.items()}
+    varied = read_matrix(source, params, matrix, [name for name, *_ in _given(settings)])
     first = {name: values[0] for name, values in varied.items()}
     data = _Filling(source, {**params, **first}).fill({key: part for key, part in source.data.items() if key != "matrix"}, ())
     data |= {"matrix": dict(varied)} if varied else {}
@@ -146,9 +148,9 @@ def _given(settings: Settings) -> Iterator[tuple[str, str, Callable[[], Any]]]:
         yield name, shown, partial(_setting, name, text)
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: Any, argument: str = "set") -> Any:
     """A value from Python, as YAML could have it."""
-    where = f"set={{{name!r}: ...}}"
+    where = f"{argument}={{{name!r}: ...}}"
     if isinstance(value, str) and is_key(value):
         raise PipelineError([Problem(f"{where}: {_KEY}", hint=_KEY_HINT)])
     if value is None or isinstance(value, bool):
@@ -162,9 +164,9 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, list | tuple):
-        return [_value(name, item) for item in value]
+        return [_value(name, item, argument) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _value(name, item) for key, item in value.items()}
+        return {key: _value(name, item, argument) for key, item in value.items()}
     hint = "a parameter is a number, a text, True, False, None, a list, or a dict with texts as keys"
     raise PipelineError([Problem(f"{where}: a {type(value).__name__} cannot be a parameter", hint=hint)])
 
@@ -264,7 +266,9 @@ def _problem(source: YamlSource, error: Any) -> Problem:
         return Problem(
             f"{name!r:.{SHOWN_VALUE}} is not a valid name",
             place,
-            "use lower-case letters, digits, _ and -, and start with a letter",
+            "use letters and digits, and start with a capital letter"
+            if loc[0] == "types"
+            else "use lower-case letters, digits, _ and -, and start with a letter",
         )
     if loc and loc[-1] == "api_key_env":  # the value may be the key itself, so it is not shown
         return Problem(f"{what}: give the name of the environment variable that contains the key", source.position(loc))

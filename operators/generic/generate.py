@@ -16,6 +16,7 @@ from engine.operator import (
     Context,
     Described,
     DescribedField,
+    FieldTypes,
     InputTypes,
     OutputTypes,
     Params,
@@ -44,7 +45,7 @@ class GenerateParams(Params):
     prompt: TextOrTurns
     system: Annotated[str | None, Prompt()] = None
     into: str | None = None
-    fields: dict[str, Any] | None = None
+    fields: Annotated[dict[str, Any] | None, FieldTypes()] = None
     samples: Annotated[int, Field(ge=1, le=1000)] = 1
     reasoning: str | None = None
     images: str | None = None
@@ -164,7 +165,7 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         into: the field for the answer as text; `response` by default.
         fields: the fields of a structured answer, as under `types:`, for example
             `{why: {type: str, description: one sentence}, score: "1 | 2 | 3"}`. Models answer in this order, so ask for reasons
-            first. Names of types cannot be used here.
+            first. They can be of the types of the file and of packages, such as `list[Ticket]`.
         samples: the number of answers for each row. With several, each becomes a row with its number, from 0, in `sample`.
         reasoning: a field for what the model thought before it answered; null if the server returns none, or if the answer is
             from a journal of an older version. Thoughts at the beginning of the text (`<think>...</think>`) count, too.

@@ -88,6 +88,9 @@ class PairParams(Params):
         for name in ("chosen", "rejected", "a", "b", "response"):
             if (text := given.get(name)) is not None and (problem := _text_problem(text, record)):
                 yield Wrong(f"{name}: {problem}", (name,))
+        for better, worse in (("chosen", "rejected"), ("a", "b")):
+            if worse in given and given.get(better) == given[worse]:
+                yield Wrong(f"{worse}: {better} and {worse} are the same, {given[worse]!r}; a pair has two texts", (worse,))
         yield from self._field_problems(record)
 
     def _field_problems(self, record: type[Record]) -> Iterator[Wrong]:

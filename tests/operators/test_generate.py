@@ -309,7 +309,7 @@ def test_a_local_model_rejects_a_prompt_that_is_too_long(registry: Registry, tin
         ({"prompt": "{{ n }}", "fields": {"b": "strr"}}, '"strr"}', "field 'b': there is no type 'strr'; did you mean 'str'?"),
         ({"prompt": "{{ n }}", "fields": {"n": "str"}}, '"str"}', "Row has a field 'n' already"),
         ({"prompt": "{{ n }}", "fields": {}}, "{}", "there are no fields"),
-        ({"prompt": "{{ n }}", "fields": {"b": "Row"}}, '"Row"}', "there is no type 'Row'"),
+        ({"prompt": "{{ n }}", "fields": {"b": "Rwo"}}, '"Rwo"}', "there is no type 'Rwo'; did you mean 'Row'?"),
         ({"prompt": "{{ n }}", "keep": ["questoin"]}, '"questoin"]', "keep: Row has no field 'questoin'; did you mean 'question'?"),
         ({"prompt": "{{ n }}", "keep": ["n", "n"]}, '"n"]', "keep: 'n' is there twice"),
         ({"prompt": "{{ n }}", "reasoning": "response"}, '"response"', "reasoning: there is a new field 'response' already"),
@@ -347,3 +347,48 @@ def test_rows_of_a_package_and_of_an_earlier_step_get_fields_too(registry: Regis
         ("2 + 2?", "4", None, "You said: 2 + 2?", "You said: You said: 2 + 2? 4")
     ]
     assert outcomes(run_text(text, registry)) == {"first": "hit", "second": "hit"}
+
+
+def test_fields_can_have_types_of_the_file(registry: Registry, chat_server: ChatServer) -> None:
+    rows({"question": "Why?"})
+    chat_server.answer = lambda prompt, seen: json.dumps({"steps": [{"text": "Because", "sure": "low"}], "done": True})
+    text = step("generate", chat_server, prompt="{{ question }}", fields={"steps": "list[Step]", "done": "bool"})
+    text = text.replace("types: {", "types: {Step: {text: {type: str, description: one sentence}, sure: low | high}, ")
+    run_ok(text, registry)
+    assert made(registry, "steps, done") == [([{"text": "Because", "sure": "low"}], True)]
+    [schema] = [each["response_format"]["json_schema"]["schema"] for each in chat_server.requests]
+    assert "one sentence" in json.dumps(schema)
+    assert outcomes(run_text(text, registry)) == {"step": "hit"}
+    assert outcomes(run_text(text.replace("low | high", "low | medium | high"), registry)) == {"step": "ran"}
+
+
+def test_the_order_of_fields_is_that_of_the_answer_so_another_order_runs_again(
+    registry: Registry, chat_server: ChatServer
+) -> None:
+    rows({"question": "Why?"})
+    long = {f"a_field_with_a_long_name_{number}": "str" for number in range(4)}
+    chat_server.answer = lambda prompt, seen: json.dumps(dict.fromkeys(long, "x"))
+    run_ok(step("generate", chat_server, prompt="{{ question }}", fields=long), registry)
+    turned = dict(reversed(long.items()))
+    assert outcomes(run_text(step("generate", chat_server, prompt="{{ question }}", fields=turned), registry)) == {
+        "step": "ran"
+    }
+
+
+def test_samples_are_repaired_at_the_same_time(registry: Registry, chat_server: ChatServer) -> None:
+    rows({"question": "Why?"})
+
+    def reply(body: dict[str, Any]) -> dict[str, Any] | None:
+        if len(body["messages"]) > 1:
+            return None
+        return completion(*["no object"] * body.get("n", 1))
+
+    def hold(body: dict[str, Any]) -> float:
+        return 0.2 if len(body["messages"]) > 1 else 0
+
+    chat_server.reply, chat_server.hold = reply, hold
+    chat_server.answer = lambda prompt, seen: '{"level": "low"}'
+    text = step("generate", chat_server, SAMPLED, prompt="{{ question }}", fields={"level": "low | high"}, samples=4)
+    run_ok(text, registry)
+    assert made(registry, "level, sample") == [("low", number) for number in range(4)]
+    assert chat_server.most_in_flight >= 4

@@ -190,6 +190,7 @@ GROUP = {**PROMPT, "group": "question", "score": "n", "response": "good"}
         ({**PROMPT, "chosen": "good", "rejected": "bad", "margin": 1}, "1", "margin: it is for groups with a score"),
         ({"prompt": "{question}", "chosen": "good", "rejected": "bad"}, '"{question}"', "write {{ question }} instead"),
         ({"prompt": "hello there", "chosen": "good", "rejected": "bad"}, '"hello there"', "it is the same for every row"),
+        ({**PROMPT, "chosen": "good", "rejected": "good"}, '"good"', "chosen and rejected are the same, 'good'"),
         ({**GROUP, "score": "good"}, '"good"', "score: field 'good' is str; expected a number"),
         ({**GROUP, "group": ["questoin"]}, '"questoin"]', "group: Row has no field 'questoin'"),
         ({**GROUP, "group": []}, "[]", "group: name the fields"),

@@ -46,6 +46,26 @@ def test_every_variant_of_a_matrix_is_a_step_of_the_run(here: Path) -> None:
     run = engine.run("p.yaml", quiet=True)
     assert sorted(run.steps) == ["at=3/parts", "at=4/parts", "loud"]
     assert sorted(run.notes) == sorted(run.reject_reasons) == sorted(run.steps)
+    checked = engine.check("p.yaml", matrix={"at": [5], "mark": ("a", "b")})
+    assert checked.steps == ("mark=a/loud", "mark=b/loud", "at=5/parts")
+    assert {row["status"] for row in engine.plan("p.yaml", matrix={"at": [3]}) if row["step"] != "words"} == {"HIT"}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "text"),
+    [
+        ({"att": [1]}, r"no parameter named 'att'\n    did you mean 'at'?"),
+        ({"at": 1}, "matrix.at: give a list of values"),
+        ({"at": []}, "matrix.at: give a list of values"),
+        ({"at": [[1]]}, "matrix.at: a value must be a string, a number"),
+        ({"at": [object()]}, "matrix={'at': ...}: a object cannot be a parameter"),
+        ({"mark": ["sk-proj-" + 48 * "a1"]}, "matrix={'mark': ...}: this is an API key"),
+    ],
+)
+def test_a_matrix_that_cannot_be_is_refused(here: Path, matrix: Any, text: str) -> None:
+    with pytest.raises(engine.PipelineError) as caught:
+        engine.check("p.yaml", matrix=matrix)
+    assert text.replace("\\n", "\n") in str(caught.value)
 
 
 def test_an_output_that_there_is_not_names_those_there_are(here: Path) -> None:

@@ -73,3 +73,16 @@ def test_rows_without_a_value_are_left_out(registry: Registry, workdir: Path) ->
         assert done.state == "succeeded", done.error
     found = result(registry, "p/kept.kept", "q/kept.kept", field="score", by=("id",))
     assert (found.difference.value, found.difference.rows, found.left_out) == (0.5, (2, 2), (1, 1))
+
+
+def test_scores_are_compared_unasked_and_other_whole_numbers_are_named(registry: Registry, workdir: Path) -> None:
+    text = "name: {name}\ndatasets: {{d: {{path: {name}.jsonl}}}}\nsteps: {{kept: {{op: dedup, in: d, with: {{fields: [id], method: exact}}}}}}\n"
+    for name, field, shift in (("p", "score", 0), ("q", "score", 1), ("r", "grade", 0), ("s", "grade", 1)):
+        rows = [{"id": f"row {number}", field: number % 3 + shift} for number in range(9)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert run_text(text.format(name=name), registry).state == "succeeded"
+    [part] = compare(registry, ["p/kept.kept", "q/kept.kept"], by=["id"]).parts
+    assert [(each.field, each.difference.value) for each in part.results] == [("score", 1.0)]
+    [part] = compare(registry, ["r/kept.kept", "s/kept.kept"], by=["id"]).parts
+    assert not part.results
+    assert "have no verdict, score, boolean or fraction in common; --field grade compares a number" in part.notes[0]

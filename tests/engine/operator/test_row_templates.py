@@ -13,6 +13,13 @@ SQUARED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 DOUBLED = "{% set it = namespace(text=question) %}{% for i in range(60) %}{% set it.text = it.text %s it.text %}{% endfor %}"
 
 
+class Source(Record):
+    """An object inside a row."""
+
+    url: str
+    year: int | None = None
+
+
 class Asked(Record):
     """Rows with plain fields."""
 
@@ -20,6 +27,8 @@ class Asked(Record):
     persona: str | None = None
     tags: list[str] = []
     when: dt.datetime | None = None
+    source: Source | None = None
+    others: list[Source] = []
 
 
 ROW = Asked(question="Why?", tags=["a", "b"], when=dt.datetime(2026, 1, 2, tzinfo=dt.UTC))
@@ -44,12 +53,26 @@ def test_a_template_uses_the_fields_of_the_row() -> None:
         ("Say {{ questoin }}", "Asked has no field 'questoin'; did you mean 'question'?"),
         ("Say {{ row.questoin }}", "Asked has no field 'questoin'; did you mean 'question'?"),
         ('Say {{ row["questoin"] }}', "Asked has no field 'questoin'; did you mean 'question'?"),
-        ("Say {{ zzz }}", "Asked has no field 'zzz'; available: persona, question, tags, when"),
+        ("Say {{ zzz }}", "Asked has no field 'zzz'; available: others, persona, question, source, tags, when"),
         ("Say {question}", "write {{ question }} instead of {question}, which is sent literally"),
-        ("Say hello", "it is the same for every row, because it uses no field of the row (question, persona, tags, when)"),
+        (
+            "Say hello",
+            "it is the same for every row, because it uses no field of the row (question, persona, tags, when, source, others)",
+        ),
         ("Say {{ question", "not a valid template: unexpected end of template"),
         ("{% include 'x' %}{{ question }}", "a prompt cannot include other templates"),
         ("{{ question | nosuch }}", "No filter named 'nosuch'"),
+        ("{{ source.yaer }}", "an object of the row has no field 'yaer'; did you mean 'year'?"),
+        ("{{ row.source['yaer'] }}", "an object of the row has no field 'yaer'; did you mean 'year'?"),
+        ("{% for each in others %}{{ each.uri }}{% endfor %}", "an object of the row has no field 'uri'; did you mean 'url'?"),
+        ("{{ question.value }}", "it looks up 'value' in a text, which has no fields"),
+        (
+            "{% for i in range(1000000000) %}{{ question }}{% endfor %}",
+            "a range in a template may have at most 100,000 numbers",
+        ),
+        ("{{ range(10**30) }} {{ question }}", "a range in a template may have at most 100,000 numbers"),
+        ("{{ tags.first }}", "it looks up 'first' in a list, which has no fields"),
+        ("{{ when.hours }}", "it looks up 'hours' in a time, which has no fields"),
     ],
 )
 def test_what_is_wrong_with_a_template_is_known_before_it_runs(text: str, said: str) -> None:
@@ -93,3 +116,15 @@ def test_a_template_that_fails_for_a_row_rejects_it() -> None:
         fill("{{ tags[5] }}", ROW)
     with pytest.raises(Reject, match="ZeroDivisionError"):
         fill("{{ 1 / (tags | length - 2) }}", ROW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ source.url }} {{ source.get('more') }} {% for name, value in source.items() %}{{ name }}{{ value }}{% endfor %}",
+        "{{ tags[7] }} {{ question.split('#')[1] }} {{ question.upper() }} {{ when.year }}",
+        "{% if source %}{{ source.url }}{% endif %}{% for each in others %}{{ each.year }}{% endfor %}",
+    ],
+)
+def test_what_only_some_rows_lack_is_no_problem_of_the_template(text: str) -> None:
+    assert template_problem(text, Asked) is None

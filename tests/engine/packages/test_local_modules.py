@@ -143,6 +143,14 @@ def test_code_that_cannot_be_imported_names_its_place(notes: Registry, source: s
     assert "my_ops.py" in said
 
 
+def test_a_broken_file_is_reported_at_its_name_once_also_if_no_step_uses_it(notes: Registry) -> None:
+    Path("broken.py").write_text(OPERATORS.replace("note: Note)", "note)").replace("mark(", "other("))
+    said = problems_of(PIPELINE.replace("my_ops.py", "my_ops.py, broken.py"))
+    assert said.startswith("p.yaml:3:28: the operators in 'broken' cannot be loaded")
+    said = problems_of(PIPELINE.replace("my_ops.py", "my_ops.py, broken.py").replace("op: mark", "op: other"))
+    assert said.count("'note' has no annotation") == 1
+
+
 def test_the_modules_of_another_pipeline_are_gone(notes: Registry) -> None:
     Path("p.yaml").write_text(PIPELINE)
     check(Path("p.yaml"))

@@ -121,12 +121,19 @@ def test_every_problem_of_the_types_is_reported_with_its_place(workdir: Path) ->
         "p.yaml:11:9: Ticket.ok: True is not a type",
         "p.yaml:12:19: there is no type 'Tickt'",
         "p.yaml:14:14: type One contains itself",
-        "'lower' is not a valid name",
+        "'lower' is not a valid name\n    use letters and digits, and start with a capital letter",
         "type Empty has no fields",
         "no record type named 'Lat'",
         "did you mean 'Late'?",
     ):
         assert expected in found
+
+
+def test_a_format_needs_a_type(workdir: Path) -> None:
+    write(TICKETS)
+    text = "{name: demo, datasets: {t: {path: tickets.jsonl, format: sharegpt}}, steps: {once: {op: unique, in: t, with: {of: text}}}}"
+    [problem] = problems_of(text)
+    assert "a dataset without a type has none; add the type that rows of 'sharegpt' become" in problem
 
 
 def test_brackets_inside_braces_need_quotes_and_the_error_says_so(workdir: Path) -> None:
@@ -176,6 +183,7 @@ def test_cells_of_csv_files_are_numbers_where_all_are(workdir: Path, lines: list
         ([{"a": 1}, {"a": [1]}], "'a' has values of different kinds: int in r.jsonl:1 and a list in r.jsonl:2"),
         ([{"a": [{"b": True}, {"b": "x"}]}], "'a[].b' has values of different kinds: bool in r.jsonl:1 and str in r.jsonl:1"),
         ([{"a": 1, "A": 2}], "SQL cannot distinguish the fields 'a' and 'A'"),
+        ([[1, 2], "text"], "r.jsonl:1: a row must be a JSON object, and this is a list (and 1 more row that cannot be read)"),
         ([{"_a": 1}], "has no rows from which its type could be taken"),
         ([{str(number): 1 for number in range(501)}], "more than 500 different keys"),
     ],

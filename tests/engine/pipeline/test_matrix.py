@@ -133,6 +133,9 @@ def test_the_seed_can_vary() -> None:
     pipeline = checked(text)
     assert {name: pipeline.seed_of(name) for name in pipeline.steps} == {"seed=1/a": 1, "seed=2/a": 2}
     assert set(pipeline.sources) == {"words"}, "reading a file draws nothing"
+    found = problems(text.replace("[1, 2]", "[1, x]"))
+    assert len(found) == 1, found
+    assert "seed: must be a whole number" in found[0]
 
 
 def test_mistakes_in_a_matrix_have_a_place() -> None:

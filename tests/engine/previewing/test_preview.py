@@ -8,6 +8,7 @@ from textwrap import dedent
 import pytest
 from rich.console import Console
 
+from engine.cli.preview_view import preview_document, print_preview
 from engine.cli.progress import PlainProgress
 from engine.pipeline.check import check
 from engine.previewing.preview import preview
@@ -228,3 +229,16 @@ def test_every_variant_of_a_matrix_is_previewed(registry: Registry, chat_server:
     made = preview_text(text, registry, rows=4)
     assert made.state == "done"
     assert sorted(steps_of(made)) == ["mark=a/loud", "mark=a/said", "mark=b/loud", "mark=b/said"]
+
+
+def test_it_shows_what_operators_count(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    words("a", "bb", "ccc")
+    made = preview_text(pipeline("longer: {op: filter, in: words, with: {where: length(text) > 1}}"), registry)
+    assert {(each.metric, each.slice): each.value for each in made.steps[0].metrics} == {
+        ("rows", "kept"): 2,
+        ("rows", "dropped"): 1,
+    }
+    [step] = preview_document(made)["steps"]
+    assert {"metric": "rows", "value": 2.0, "slice": "kept"} in step["metrics"]
+    print_preview(made, Console())
+    assert "rows: 1 dropped, 2 kept" in " ".join(capsys.readouterr().out.split())
