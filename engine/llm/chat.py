@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -186,6 +187,30 @@ class ChatModel:
             raise next(each for each in made if isinstance(each, RequestError))
         return made
 
+    async def _at_once(self, requests: Sequence[Request]) -> list[Completion | RequestError]:
+        """The answers to different prompts, or the errors of those that failed. Calls are logged in the requests' order."""
+
+        logs = [CallLog() for _ in requests]
+
+        async def ask(request: Request, log: CallLog) -> Completion | RequestError:
+            current_log.set(log)  # of this task alone
+            [found] = await self._found([request])
+            return found
+
+        try:
+            done = await asyncio.gather(*map(ask, requests, logs), return_exceptions=True)
+        finally:
+            whole = current_log.get()
+            for log in logs:
+                whole.calls += log.calls
+                whole.asked += log.asked
+        found = []
+        for each in done:
+            if isinstance(each, BaseException) and not isinstance(each, RequestError):
+                raise each
+            found.append(each)
+        return found
+
     async def _found(self, requests: list[Request]) -> list[Completion | RequestError]:
         """The answers, or the errors of those that failed."""
         made: dict[str, Completion | RequestError] = {}
@@ -217,7 +242,7 @@ class ChatModel:
             except UnparsableError as error:
                 repair = repair_prompt(request.messages, first.text, error)
                 again[place] = replace(request, messages=tuple(repair)), first
-        seconds = await self._found([request for request, _ in again.values()])
+        seconds = await self._at_once([request for request, _ in again.values()])
         for (place, (_, first)), second in zip(again.items(), seconds, strict=True):
             if isinstance(second, RequestError):
                 made[place] = second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -377,11 +378,12 @@ def test_the_order_of_fields_is_that_of_the_answer_so_another_order_runs_again(
 
 def test_samples_are_repaired_at_the_same_time(registry: Registry, chat_server: ChatServer) -> None:
     rows({"question": "Why?"})
+    numbers = itertools.count()
 
     def reply(body: dict[str, Any]) -> dict[str, Any] | None:
         if len(body["messages"]) > 1:
             return None
-        return completion(*["no object"] * body.get("n", 1))
+        return completion(*(f"no object {next(numbers)}" for _ in range(body.get("n", 1))))
 
     def hold(body: dict[str, Any]) -> float:
         return 0.2 if len(body["messages"]) > 1 else 0
