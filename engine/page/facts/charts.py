@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.page.facts.rows import column_names, quoted
@@ -156,18 +156,16 @@ def _column(
 ) -> Column:
     import numpy as np
 
-    base = {"name": name, "type": label, "rows": rows, "nulls": rows - present, "categories": categories}
     distinct = len(categories) if categories else min(distinct, present) if distinct is not None else None
     values = measure.drop_null().to_numpy().astype(float) if measure is not None else np.empty(0)
     values = values[np.isfinite(values)]
+    plain = Column(name, label, rows, rows - present, distinct, kind, categories=categories)
     if kind is None or not len(values):
-        return Column(**base, distinct=distinct, measure=kind)
+        return plain
     drawn = float(np.percentile(values, 99)) if kind != "value" else float(values.max())
     drawn = drawn if values.max() > 3 * max(drawn, 1) else float(values.max())
-    return Column(
-        **base,
-        distinct=distinct,
-        measure=kind,
+    return replace(
+        plain,
         least=float(values.min()),
         most=float(values.max()),
         mean=float(values.mean()),

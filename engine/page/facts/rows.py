@@ -144,21 +144,29 @@ def _matching(reader: Reader, manifest: Manifest, wanted: Wanted) -> Sequence[in
         return range(manifest.rows)
     # A condition may name other views, so its answer holds for this state of the catalog only.
     key = (manifest.version_id, wanted.where, reader.session.state)
-    return reader.kept.orders.get(key, lambda: _asked(reader, _query(manifest, wanted), manifest, wanted))
+    found: Numbers = reader.kept.orders.get(key, lambda: _asked(reader, _query(manifest, wanted), manifest, wanted))
+    return found
 
 
 def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Numbers:
     """The numbers of the rows that are wanted in order of a column, at least as far as `stop`."""
     if wanted.sort not in (*manifest.fields, ROW):
         raise QueryError(f"{manifest.ref} has no column {wanted.sort!r} to sort by")
-    key = (manifest.version_id, wanted.where, wanted.sort, wanted.descending, reader.session.state if wanted.where else None)
+    key: tuple[Any, ...] = (
+        manifest.version_id,
+        wanted.where,
+        wanted.sort,
+        wanted.descending,
+        reader.session.state if wanted.where else None,
+    )
     query = (
         f"{_query(manifest, wanted)} order by {quoted(wanted.sort)} {'desc' if wanted.descending else 'asc'} nulls last, {ROW}"
     )
     if stop <= _FIRST:
         # The first rows are found in a fraction of the time that all of them take.
-        return reader.kept.orders.get((*key, _FIRST), lambda: _asked(reader, f"{query} limit {_FIRST}", manifest, wanted))
-    return reader.kept.orders.get(key, lambda: _asked(reader, query, manifest, wanted))
+        key, query = (*key, _FIRST), f"{query} limit {_FIRST}"
+    found: Numbers = reader.kept.orders.get(key, lambda: _asked(reader, query, manifest, wanted))
+    return found
 
 
 def _query(manifest: Manifest, wanted: Wanted) -> str:

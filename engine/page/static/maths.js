@@ -9,6 +9,7 @@ for (const place of document.querySelectorAll("[data-maths]")) {
       maxSize: 20,
       maxExpand: 200,
     });
+    if (place.scrollWidth > place.clientWidth && place.dataset.maths === "display") place.tabIndex = 0; // scrolled by keyboard
   } catch (error) {
     if (!(error instanceof katex.ParseError)) throw error;
     place.title = error.message;
