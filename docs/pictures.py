@@ -1,8 +1,8 @@
 """`python -m docs.pictures` (`make pictures`) takes the pictures of docs/howto/page.md and writes them to docs/pictures.
 
-PersonaMath's graph is run twice in this process, on a scripted server that works word problems, at first with 12 problems and
-then with 24, and the page over that registry is opened in chromium. Fonts differ from machine to machine, and so do the
-pictures: nothing checks that they are current. Look at them before you commit them.
+The recipe best-of-n and PersonaMath are run in this process on a scripted server, and the page over their registry is opened in
+chromium. Fonts differ from machine to machine, and so do the pictures: nothing checks that they are current. Look at them
+before you commit them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -23,12 +26,14 @@ from zlib import crc32
 from rich.console import Console
 
 from benchmarks import scripted_personamath
+from docs import pictured_answers
 from engine.cli.progress import PlainProgress
 from engine.execution.in_process import InProcess
 from engine.pipeline.check import check
 from engine.running.run import run
 from registry import Registry
 from tests.chat_server import ChatServer
+from tests.e2e.test_recipes import RECIPES
 from tests.engine.page.conftest import ARGUMENTS, CHROMIUM, served
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ def main() -> int:
     from playwright.sync_api import sync_playwright
 
     FOLDER.mkdir(exist_ok=True)
-    with registry() as made, served(made.root) as address, sync_playwright() as playwright:
+    with registry() as made, served(".engine") as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": _WIDTH, "height": 800}, color_scheme="light")
         page.goto(address)
@@ -86,35 +91,52 @@ def main() -> int:
 def pictures(made: Registry) -> Mapping[str, Picture]:
     """The pictures by name."""
     with made.session() as session:
-        [(newest,)] = session.ask("select run_id from runs order by started_at desc limit 1").rows
-        [(row,)] = session.ask('select min(row) from "personamath/rows" where stage = 2').rows
+        [(run_id,)] = session.ask("select run_id from runs where pipeline = 'best-of-n'").rows
+        [(row,)] = session.ask('select min(row) from "best-of-n/judged" where score >= 8').rows
     return {
-        "run": Picture(f"runs/{newest}", 860),
-        "rows": Picture("versions/personamath/augment1.solved", 640),
-        "charts": Picture("versions/personamath/rows?view=charts", 700),
-        "row": Picture(f"rows/{row}/personamath/rows@2", 900),
-        "costs": Picture("costs", 640),
+        "run": Picture(f"runs/{run_id}", 800),
+        "rows": Picture("versions/best-of-n/judged@1?sort=score&desc=1", 720),
+        "charts": Picture("versions/best-of-n/judged@1?view=charts", 900),
+        "row": Picture(f"rows/{row}/best-of-n/judged@1", 1000),
+        "costs": Picture("costs", 700),
     }
 
 
 @contextmanager
 def registry() -> Iterator[Registry]:
-    """A registry with two runs of the pipeline."""
-    with tempfile.TemporaryDirectory() as name, ChatServer(latency=0.02) as server:
-        folder = Path(name)
-        made = Registry(folder / ".engine")
-        server.reply = _replying
-        price = {"input": 0.15, "output": 0.60}
-        model = {"provider": "openai", "model": "gpt-4o-mini", "base_url": server.base_url, "price": price, "max_tokens": 1024}
-        (folder / "personamath.yaml").write_text(json.dumps(scripted_personamath.pipeline({**model, "api_key_env": "KEY"})))
-        with patch.dict(os.environ, {"KEY": "not-a-real-key"}):
+    """A registry with a run of the recipe best-of-n and two of PersonaMath, in a folder that is also the working directory."""
+    with tempfile.TemporaryDirectory() as name, chdir(name), ChatServer(latency=0.02) as server:
+        made = Registry(Path(".engine"))
+        with patch.dict(os.environ, {"OPENAI_API_KEY": "not-a-real-key"}):
+            numbers: Counter[str] = Counter()
+
+            def sampled(body: dict[str, Any]) -> str:
+                prompt = str(body["messages"][-1]["content"])
+                numbers[prompt] += 1
+                return pictured_answers.answer(body, numbers[prompt])
+
+            server.reply = partial(_replying, sampled)
+            recipe = (RECIPES / "best-of-n.yaml").read_text()
+            recipe = recipe.replace(", base_url: null", "").replace('"${params.base_url}"', json.dumps(server.base_url))
+            Path("best-of-n.yaml").write_text(recipe)
+            shutil.copytree(RECIPES / "data", "data")
+            _run(made, Path("best-of-n.yaml"))
+            server.reply = partial(_replying, scripted_personamath.answer)
+            price = {"input": 0.15, "output": 0.60}
+            model = {"provider": "openai", "model": "gpt-4o-mini", "base_url": server.base_url, "price": price}
+            model |= {"max_tokens": 1024, "api_key_env": "OPENAI_API_KEY"}
+            Path("personamath.yaml").write_text(json.dumps(scripted_personamath.pipeline(model)))
             for rows in (12, 24):
-                scripted_personamath.write_data(folder, rows)
-                pipeline = check(folder / "personamath.yaml", ["k1=3", "k2=2"], keys=True)
-                observer = PlainProgress(Console(quiet=True))
-                done = run(pipeline, made, observer, select=set(), force=set(), cluster=InProcess(registry=made))
-                assert done.state == "succeeded", done.error
+                scripted_personamath.write_data(Path(), rows)
+                _run(made, Path("personamath.yaml"), "k1=3", "k2=2")
         yield made
+
+
+def _run(made: Registry, file: Path, *settings: str) -> None:
+    pipeline = check(file, [*settings], keys=True)
+    observer = PlainProgress(Console(quiet=True))
+    done = run(pipeline, made, observer, select=set(), force=set(), cluster=InProcess(registry=made))
+    assert done.state == "succeeded", done.error
 
 
 def smaller(content: bytes) -> bytes:
@@ -127,17 +149,17 @@ def smaller(content: bytes) -> bytes:
     return written.getvalue()
 
 
-def _replying(body: dict[str, Any]) -> dict[str, Any]:
-    """An answer with about as many tokens as its texts have, of which a fifth is reasoning."""
-    text = scripted_personamath.answer(body)
-    thought = 8 + crc32(text.encode()) % 40
-    message = {"role": "assistant", "content": text, "reasoning": "The numbers first, then what is asked for."}
+def _replying(answer: Callable[[dict[str, Any]], str], body: dict[str, Any]) -> dict[str, Any]:
+    """Answers with about as many tokens as their texts have, and some reasoning."""
+    texts = [answer(body) for _ in range(body.get("n", 1))]
+    thought = [8 + crc32(text.encode()) % 40 for text in texts]
     usage = {
         "prompt_tokens": len(str(body["messages"])) // 4,
-        "completion_tokens": len(text) // 4 + thought,
-        "completion_tokens_details": {"reasoning_tokens": thought},
+        "completion_tokens": sum(len(text) // 4 for text in texts) + sum(thought),
+        "completion_tokens_details": {"reasoning_tokens": sum(thought)},
     }
-    return {"choices": [{"message": message, "finish_reason": "stop"}] * body.get("n", 1), "usage": usage}
+    messages = [{"role": "assistant", "content": text, "reasoning": "First what is asked, then the facts."} for text in texts]
+    return {"choices": [{"message": message, "finish_reason": "stop"} for message in messages], "usage": usage}
 
 
 if __name__ == "__main__":
