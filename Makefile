@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test quick lint docs pages soak setup clean
+.PHONY: run test quick lint docs pages pictures soak setup clean
 
 run: $(STAMP)
 	$(BIN)/engine run pipelines/quickstart.yaml
@@ -36,6 +36,10 @@ docs: $(STAMP)
 
 pages: $(STAMP)
 	$(BIN)/python -m docs.generate
+
+# The pictures of docs/howto/page.md; they need chromium.
+pictures: $(STAMP)
+	$(BIN)/python -m docs.pictures
 
 setup: $(STAMP)
 

@@ -1,17 +1,26 @@
-"""The command `ui`: the registry as a page in a browser."""
+"""The command `ui`: the registry as a page in a browser, or a part of it as a folder of files."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from engine.cli.commands.shared import Context, existing_registry, say
 from engine.errors import PipelineError, Problem
 
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?([kKMG]?B)?")
+
 
 def ui(
     context: Context,
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN_ID|NAME[@V]]", help="With --bundle: what to copy. The default is the last run."),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -21,6 +30,22 @@ def ui(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Listen on this port; 0: any.")] = 7777,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            metavar="DIR",
+            help="Serve nothing: write the pages of a run or a version into this folder, to be opened from disk or put on "
+            "any host. It has to be new, empty, or an earlier bundle, which is replaced.",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            "--rows", metavar="N", min=0, help="Of a bundle: the first N rows of each dataset. Default: all that fit."
+        ),
+    ] = None,
+    max_size: Annotated[str, typer.Option("--max-size", metavar="SIZE", help="Of a bundle: 800kB, 50MB or 1GB.")] = "50MB",
 ) -> None:
     """Look at the registry in a browser: runs, datasets, rows and their lineage, models, costs. Prints the address to open,
     with a secret token. Changes nothing but reviews, and can run while pipelines run."""
@@ -29,7 +54,12 @@ def ui(
     if absent := missing(EXTRAS["ui"]):
         what = f"the page needs the package{'s' if len(absent) > 1 else ''} {', '.join(absent)}, not installed"
         raise PipelineError([Problem(what, hint=how_to_install(absent))])
+    _check_options(context, bundled=bundle is not None)
+    limit = _bytes(max_size)
     registry = existing_registry(context)
+    if bundle is not None:
+        _write(registry, target, bundle, limit, rows)
+        return
     from engine.page.access import LOOPBACK
     from engine.page.serving import serve
 
@@ -40,6 +70,39 @@ def ui(
         say("(Ctrl-C ends it)")
 
     serve(registry.location, registry.where, host, port, ready, debug=context.obj.debug)
+
+
+def _write(registry: Any, target: str | None, folder: Path, limit: int, rows: int | None) -> None:
+    from engine.page.bundle.writing import write_bundle
+    from engine.page.rendering.filters import size
+    from engine.printable import harmless
+    from registry.counted import counted
+
+    done = write_bundle(registry, target, folder, limit=limit, most=rows)
+    print(harmless(f"{folder / 'index.html'}: {counted(done.files, 'file')}, {size(done.bytes)}"))
+    print(harmless(done.note))
+    for name, (taken, total) in done.rows.items():
+        print(harmless(f"  {name}  {taken:,} of {counted(total, 'row')}"))
+
+
+def _check_options(context: Context, *, bundled: bool) -> None:
+    """Raise PipelineError for options that have no meaning together."""
+    options = {"target": "RUN_ID or NAME", "rows": "--rows", "max_size": "--max-size"}
+    if bundled:
+        options = {"host": "--host", "port": "--port"}
+    for name, option in options.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            what = f"{option} is for the page, which --bundle does not serve" if bundled else f"{option} is for --bundle DIR"
+            raise PipelineError([Problem(what, hint="`engine ui --help` describes both")])
+
+
+def _bytes(text: str) -> int:
+    """A size in bytes; raises PipelineError."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise PipelineError([Problem(f"--max-size {text}: this is no size", hint="write it like 800kB, 50MB or 1GB")])
+    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
 
 
 _OPEN_TO_OTHERS = (

@@ -26,11 +26,15 @@ class Frame:
         links: makes the addresses.
         registry: the registry, as the user named it.
         form_token: what forms carry; empty where there are none.
+        is_copy: whether the page is a file, without forms and without pages beyond those of its bundle.
+        policy: what the page may load, if no server says that with its headers.
     """
 
     links: Links
     registry: str
     form_token: str = ""
+    is_copy: bool = False
+    policy: str = ""
 
 
 def render(template: str, frame: Frame, **values: Any) -> str:

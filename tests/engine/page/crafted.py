@@ -100,6 +100,7 @@ def commit(
         if found
     ]
     identity = stored.sha256
+    key = registry.store.put_bytes(b'{"source": {}}')
     draft = Draft(
         name=name or f"{pipeline}/{step}",
         kind=kind,
@@ -111,7 +112,7 @@ def commit(
         op=record.op if record else "source",
         output="out",
         step_key=f"{step} {identity} {run}",
-        key_object=data,
+        key_object=DataObject(sha256=key.sha256, rows=0, bytes=key.bytes),
         inputs=tuple(inputs),
         models=tuple(models),
         data=(data,),
