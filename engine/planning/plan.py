@@ -24,6 +24,7 @@ from engine.planning.inputs import (
 )
 from engine.planning.keys import base_document, step_document, step_key
 from engine.planning.results import Plan, StepPlan
+from engine.planning.reviews import review_of
 from engine.planning.row_groups import row_groups_of
 from engine.planning.sources import plan_source
 from registry import Manifest, Registry
@@ -113,6 +114,8 @@ def plan_step(
     manifests = () if force else find_outputs(pipeline, step, plan.key, registry, known)
     if manifests:
         return replace(plan, status="HIT", manifests=manifests)
+    if plan.undecided:
+        return replace(plan, status="WAIT", notes=step.notes)
     return _with_progress(plan, step, registry, force=force)
 
 
@@ -120,7 +123,8 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) ->
     """A step with its keys over given inputs. If versions of its streamed input are still missing, only the base key counts."""
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
     groups = row_groups_of(step, inputs, registry)
-    document = step_document(step, refs, pipeline.seed_of(step.name), excluded_of(pipeline, step), groups)
+    review = review_of(pipeline, step, inputs, registry)
+    document = step_document(step, refs, pipeline.seed_of(step.name), excluded_of(pipeline, step), groups, review)
     return StepPlan(
         step.name,
         step.operator.name,
@@ -131,6 +135,7 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) ->
         document=document,
         inputs=inputs,
         row_groups=groups,
+        review=review,
     )
 
 
