@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cached_property
@@ -36,6 +36,8 @@ from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
 from registry.query.review_table import SCHEMA, review_table
 from registry.query.table_functions import CALLS, create, right_call
+from registry.records.content import id_of
+from registry.reviews.decisions import Decision, by_queue, current
 from registry.reviews.store import ReviewStore
 from registry.storage.objects import ObjectStore
 
@@ -240,6 +242,22 @@ class Session:
             table = self._store.read_table(data[place].sha256).take([row - first for row in wanted])
             found |= dict(zip(wanted, table.to_pylist(), strict=True))
         return found
+
+    def decisions_about(self, record: Mapping[str, Any]) -> list[Decision]:
+        """What reviewers decided about the content of a row, by review, as far as it counts.
+
+        Args:
+            record: as `records_at` returns it.
+        """
+        if not self._decisions:
+            return []
+        row_id = id_of(record)
+        return [each for made in self._decisions for each in made.get(row_id, ())]
+
+    @cached_property
+    def _decisions(self) -> list[dict[str, tuple[Decision, ...]]]:
+        """The decisions that count, of each review."""
+        return [current(made) for _, made in sorted(by_queue(self.reviews.decisions()).items())]
 
     def table(self, target: str) -> pa.Table:
         """All rows of a version (`NAME` or `NAME@V`) as Arrow, with every checksum verified."""

@@ -77,8 +77,8 @@ class Decision(Frozen):
 
     @property
     def digest(self) -> str:
-        """Its identity."""
-        return json_digest(self.model_dump(mode="json"))
+        """Its identity: what was decided, by whom and when, wherever the row was seen."""
+        return json_digest(self.model_dump(mode="json", exclude={"source"}))
 
 
 class ReviewTask(Frozen):

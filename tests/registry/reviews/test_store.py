@@ -133,7 +133,7 @@ def test_a_read_only_registry_says_so(registry: Registry) -> None:
     folder = registry.root / "reviews"
     for path in (*folder.iterdir(), folder):
         path.chmod(0o500)
-    with pytest.raises(RegistryError, match="cannot be written .* so the decision was not stored"):
+    with pytest.raises(RegistryError, match=r"cannot be written .* so the decision was not stored"):
         registry.reviews.add([decision(row=1)])
 
 
