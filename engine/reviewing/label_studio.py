@@ -17,6 +17,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from engine.errors import PipelineError, Position, Problem
+from engine.reviewing.field_texts import as_text, from_text
 from engine.reviewing.incoming import Incoming
 from registry import Decision, Record, ReviewTask
 from registry.records.described import DescribedField, DescribedType, described
@@ -44,11 +45,6 @@ def tasks_of(
             "data": {**shown, ROW: row_id, **({QUEUE: queue} if queue else {})},
             "predictions": [{"model_version": each.reviewer, "result": list(_results(each, type(row)))} for each in made],
         }
-
-
-def as_text(value: Any) -> str:
-    """A value as a reviewer reads and edits it: text as it is, and everything else as JSON."""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def interface(record: type[Record], task: ReviewTask) -> str:
@@ -179,7 +175,7 @@ def _incoming(
             own = name.removeprefix(_EDIT)
             text = "\n".join(value) if isinstance(value, list) else value
             # The interface has the present value in each field that may be edited.
-            if text != as_text_of(data, own):
+            if text != as_text(data.get(own)):
                 fields[own] = _value(text, own, record, place, problems)
     verdict = "skip" if about.get("was_cancelled") else next(iter(_list(values.get(_VERDICT))), None)
     if verdict in ("approve", "edit"):
@@ -197,20 +193,14 @@ def _incoming(
     )
 
 
-def as_text_of(data: Mapping[str, Any], name: str) -> str:
-    """A field of a task as the interface shows it for editing."""
-    return as_text(data.get(name))
-
-
 def _value(text: Any, name: str, record: type[Record] | None, place: Position, problems: list[Problem]) -> Any:
-    """An edited text as the value of a field: as it is where texts are values, and otherwise read as JSON."""
     field = described(record).field(name) if record else None
-    if field is None or field.type.kind in ("str", "words", "datetime", "date", "bytes") or not isinstance(text, str):
+    if field is None or not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        problems.append(Problem(f"fields.{name}: the new value is not JSON for {field.type}", place))
+        return from_text(text, field.type)
+    except ValueError as error:
+        problems.append(Problem(f"fields.{name}: {error}", place))
         return None
 
 

@@ -41,21 +41,26 @@ class OpenReview:
         return {each.row: each for each in self.decisions if each.reviewer == reviewer}
 
     def turn_of(self, reviewer: str) -> list[str]:
-        """The undecided rows about which a reviewer can decide, in order: those that the reviewer skipped come last.
+        """The undecided rows about which a reviewer can decide, in order: those that others have begun, new ones, skipped ones.
 
         A row that this reviewer has decided about waits for others. With a tie it is the reviewer's again, after all others.
+        Several reviewers begin at different places among the new rows, so that they seldom meet.
         """
         own = self.last_of(reviewer)
-        new, skipped, tied = [], [], []
+        begun: list[str] = []
+        new: list[str] = []
+        skipped, tied = [], []
         for row in self.undecided():
             mine = own.get(row)
             if mine is None or (row, reviewer) in self.progress.misfits:
-                new.append(row)
+                (begun if row in self.progress.decisions else new).append(row)
             elif mine.verdict == "skip":
                 skipped.append(row)
             elif len(self.progress.decisions.get(row, ())) >= self.queue.task.reviewers:
                 tied.append(row)
-        return [*new, *skipped, *tied]
+        people = sorted({each.reviewer for each in self.decisions} | {reviewer})
+        start = len(new) * people.index(reviewer) // len(people)
+        return [*begun, *new[start:], *new[:start], *skipped, *tied]
 
 
 def open_review(registry: Registry, name: str) -> OpenReview:

@@ -114,6 +114,8 @@ class Session:
     def wake(self) -> bool:
         """Use the session again after `rest`; returns whether it still shows what the registry holds. Otherwise close it."""
         self._held = self._catalog.reading()
+        self._attached.discard("reviews")  # the files of reviews change without the catalog
+        self.__dict__.pop("_decisions", None)
         return self.state is not None and self._catalog.state() == self.state
 
     @property
