@@ -277,9 +277,8 @@ class Operator:
         if self.reviews is None:
             return None
         answer = ask(params, "review", inputs)
-        self._require(
-            params, "review", answer, isinstance(answer, ReviewTask), "a ReviewTask, because the operator gets Reviews"
-        )
+        fit = isinstance(answer, ReviewTask)
+        require(params, "review", answer, fit, "a ReviewTask, because the operator gets Reviews")
         task: ReviewTask = answer
         return task
 

@@ -33,7 +33,7 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
     """
     step, record = task.step, result.record
     whole = step.operator.streamed is None
-    if task.review:
+    if task.waits:
         return _waiting(task, result, seeds, store, notes)
     made = [_of_whole(step, receipt, seeds, store) for _, _, receipt in task.placed()] if whole else []
     rows = made or [_of_row(step, *each, seeds, store) for each in task.placed()]

@@ -83,7 +83,7 @@ def run(
         if failures:
             error, trace = "\n".join(map(str, failures)), failures[0].trace
         else:
-            ended = "waiting" if any(task.review for task in tasks.values()) else "succeeded"
+            ended = "waiting" if any(task.waits for task in tasks.values()) else "succeeded"
     except KeyboardInterrupt:
         ended, error = "interrupted", "stopped by the user"
     except BaseException as unexpected:

@@ -28,6 +28,7 @@ from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview
 from engine.running.finished_rows import FinishedRows
 from engine.running.partition_table import PartitionTable
+from engine.running.questions import ask
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
 from registry import Manifest, RegistryError, SideObject, StepRun
@@ -66,6 +67,7 @@ class StepTask:
         self.waited_for = ""
         self.succeeded = False
         self.review: StepReview | None = None
+        self.waits = False
         self._request = request_of(self.step)
         self._placed = False
         self._halted = False
@@ -92,33 +94,10 @@ class StepTask:
         self.state = "ended"
         self.run.servers.done(self.name)
 
-    def _ask(self, review: StepReview) -> None:
-        """Record what people are asked, for those who answer; a preview asks nobody."""
-        from registry.records.described import described
-        from registry.reviews.decisions import Queue
-
-        run, [(port, versions)] = self.run, self.plan.inputs.items()
-        if run.asks_people:
-            queue = Queue(
-                name=review.queue,
-                pipeline=run.pipeline.spec.name,
-                step=self.name,
-                file=run.pipeline.file.name,
-                run_id=run.run_id,
-                asked_at=self._started,
-                inputs=tuple(version.ref for version in versions),
-                type=described(self.step.operator.inputs[port].record),
-                task=review.task,
-            )
-            run.registry.reviews.ask(queue)
-
-    def _wait(self, plan: StepPlan, review: StepReview) -> None:
+    def _wait(self) -> None:
         """End without outputs until people have decided about enough rows: the next run goes on."""
-        self.review = review
-        self.waited_for = "reviews"
-        record = record_of(
-            plan, "waiting", plan.rows or 0, 0, (), Usage(), self._started, self.waited_for, (), self.step.notes
-        )
+        self.waits, self.waited_for, plan = True, "reviews", self.plan
+        record = record_of(plan, "waiting", plan.rows or 0, 0, (), Usage(), self._started, self.waited_for, (), self.step.notes)
         self.run.commit([], record)
         self._end(record, (), ())
 
@@ -147,10 +126,12 @@ class StepTask:
                 self._use(found, plan)
                 return
         self.plan = plan
+        self.review = plan.review  # decisions that are made meanwhile are for the next run
         if plan.review:
-            self._ask(plan.review)
+            if run.asks_people:
+                ask(run, self.step, plan, self._started)
             if plan.undecided:
-                self._wait(plan, plan.review)
+                self._wait()
                 return
         self._disk = Receipts.of(run.registry, plan.base_key)
         self._rows = FinishedRows(run.registry.store, self.step.operator)
@@ -394,7 +375,9 @@ class StepTask:
         run.servers.done(self.name)
         self.succeeded = bool(manifests)
         run.add(self.name, manifests)
-        run.finish(step_result(run.registry, self.step, record, manifests, list(rejects), notes, self.review))
+        run.finish(
+            step_result(run.registry, self.step, record, manifests, list(rejects), notes, self.review if self.waits else None)
+        )
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
@@ -410,9 +393,8 @@ class StepTask:
     def _keyed(self) -> StepPlan:
         """Its keys over the versions that are committed."""
         run = self.run
-        return keyed(
-            run.pipeline, self.step, resolve_inputs(run.pipeline, self.step, run.available, run.registry), run.registry
-        )
+        inputs = resolve_inputs(run.pipeline, self.step, run.available, run.registry)
+        return keyed(run.pipeline, self.step, inputs, run.registry, self.review)
 
     def _take_finished(self) -> None:
         """Append what is finished, in the order of the input, to the rows that other steps can begin with."""

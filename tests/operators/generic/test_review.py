@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from registry import Decision, Registry
+from engine.cli.progress import PlainProgress
+from engine.execution.in_process import InProcess
+from engine.pipeline.check import check
+from engine.previewing.preview import preview
+from engine.running.run import run
+from engine.testing import run_operator
+from engine.upkeep import gc
+from operators.generic.review import review
+from registry import Decision, Record, Registry
+from registry.records.content import row_id
 from tests.engine.run_pipelines import ask, outcomes, run_text
 from tests.operators.generic_steps import made, metrics, reasons, rows, step, wrong
 
@@ -223,6 +233,138 @@ def test_a_pipeline_may_say_how_many_rejects_are_too_many(registry: Registry, in
     assert failed.state == "failed"
     assert "2 of 2 rows were rejected" in (failed.error or "")
     assert run_text(text.replace("    max_reject_ratio: 0.4\n", ""), registry).state == "succeeded"
+
+
+def test_decisions_that_come_while_the_step_runs_are_for_the_next_run(registry: Registry, in_process: None) -> None:
+    rows(*ROWS[:2])
+    text = step("review", n=1)
+    run_text(text, registry)
+    first, second = ids(registry)
+    decide(registry, first)
+
+    class Late(PlainProgress):
+        def step_started(self, step: str, op: str, rows: int, done: int) -> None:
+            decide(registry, second, "reject")
+
+    pipeline = check(Path("p.yaml"))
+    cluster = InProcess(registry=registry)
+    result = run(pipeline, registry, Late(Console(quiet=True)), select=set(), force=set(), cluster=cluster)
+    assert result.state == "succeeded", result.error
+    assert (result.steps[0].record.rows_out, result.steps[0].record.rejected) == (1, 0)
+    assert run_text(text, registry).steps[0].record.rejected == 1
+
+
+def test_content_ids_do_not_depend_on_who_was_first(registry: Registry, in_process: None, tmp_path: Path) -> None:
+    rows(*ROWS)
+    text = step("review", reviewers=2, labels=["a", "b"], label_field="kind")
+    other = Registry(tmp_path / "other")
+    for where in (registry, other):
+        run_text(text, where)
+    found = ids(registry)
+    given = [
+        (row, who, verdict, label) for row in found for who, verdict, label in (("Ann", "approve", "a"), ("Ben", "reject", ""))
+    ]
+    given += [(row, "Cem", "edit", "b") for row in found[:2]] + [(row, "Dan", "edit", "b") for row in found[:2]]
+    given += [(row, "Cem", "reject", "") for row in found[2:]]
+    for where, order in ((registry, given), (other, given[::-1])):
+        for row, who, verdict, label in order:
+            fields = {"n": 9} if verdict == "edit" else {}
+            decide(where, row, verdict, who, labels=[label] if label else [], fields=fields)
+        assert run_text(text, where).state == "succeeded"
+    query = "select content_id, v.rows from versions v where name = 'demo/step'"
+    assert ask(registry, query) == ask(other, query)
+    assert made(registry, "n, kind") == [(9, "b"), (9, "b")]
+
+
+def test_variants_have_reviews_of_their_own(registry: Registry, in_process: None) -> None:
+    rows(*ROWS[:2])
+    text = """
+        name: demo
+        params: {most: 1}
+        matrix: {most: [0, 9]}
+        datasets: {rows: {path: rows.jsonl}}
+        steps:
+          few: {op: filter, in: rows, with: {where: "n <= ${params.most}"}}
+          checked: {op: review, in: few.kept, with: {all: true}}
+          all: {op: review, in: rows, with: {all: true}}
+          after: {op: map, in: checked, with: {set: {m: n + 3}}}
+    """
+    result = run_text(text, registry)
+    assert result.state == "waiting"
+    queues = {each.name: each.step for each in registry.reviews.queues()}
+    assert queues == {"demo/all": "all", "demo/most=0/checked": "most=0/checked", "demo/most=9/checked": "most=9/checked"}
+    first, second = ids(registry)
+    decide(registry, first, queue="demo/most=0/checked")
+    again = run_text(text, registry)
+    assert outcomes(again)["most=0/after"] == "ran"
+    assert outcomes(again)["most=9/checked"] == "waiting"
+    assert {step.review.queue for step in again.steps if step.review} == {"demo/all", "demo/most=9/checked"}
+    for queue in ("demo/most=9/checked", "demo/all"):
+        decide(registry, first, queue=queue)
+        decide(registry, second, queue=queue)
+    assert run_text(text, registry).state == "succeeded"
+
+
+def test_a_preview_shows_what_would_wait(registry: Registry, in_process: None) -> None:
+    rows(*ROWS)
+    text = """
+        name: demo
+        datasets: {rows: {path: rows.jsonl}}
+        steps:
+          step: {op: review, in: rows, with: {n: 2}}
+          after: {op: map, in: step, with: {set: {m: n + 3}}}
+          last: {op: map, in: after, with: {set: {k: n + 3}}}
+    """
+    Path("p.yaml").write_text(text)
+    shown = preview(check(Path("p.yaml")), registry, PlainProgress(Console(quiet=True)), select=set(), rows=3)
+    states = {each.name: (each.state, each.why) for each in shown.steps}
+    assert states == {
+        "step": ("waits", "it would wait until people have reviewed 2 of these 3 rows"),
+        "after": ("not reached", "step waits for reviewers"),
+        "last": ("not reached", "step waits for reviewers"),
+    }
+    assert [row.input["question"] for row in shown.steps[0].rows if row.input]
+    assert len(shown.steps[0].rows) == 3
+    assert registry.reviews.queues() == []
+    run_text(text, registry)
+    for each in ids(registry):
+        decide(registry, each)
+    shown = preview(check(Path("p.yaml")), registry, PlainProgress(Console(quiet=True)), select=set(), rows=3)
+    assert [(each.state, each.rows_out) for each in shown.steps] == [("previewed", {"out": 3})] * 3
+
+
+def test_collection_keeps_what_a_review_asks_about(registry: Registry, in_process: None) -> None:
+    rows(*ROWS[:2])
+    text = step("review", all=True)
+    run_text(text, registry)
+    # Another pipeline of the same name makes a newer version of the rows.
+    rows(*ROWS[2:])
+    run_text(text.replace("op: review", "op: map").replace("all: true", "set: {m: n}"), registry)
+    assert gc.collect(registry, dt.timedelta(0)).versions == ()
+    queue = registry.reviews.queue(PIPELINE_NAME)
+    assert queue
+    assert registry.manifest("demo/rows", queue.inputs[0].version).rows == 2
+
+
+def test_an_operator_of_ones_own_is_tested_with_decisions() -> None:
+    class Word(Record):
+        text: str
+
+    words = [Word(text="a"), Word(text="b")]
+    decision = Decision.model_validate(
+        {
+            "queue": "x",
+            "row": row_id(words[1]),
+            "reviewer": "Ann",
+            "at": "2025-06-01T12:00:00Z",
+            "verdict": "reject",
+            "reason": "no",
+        }
+    )
+    done = run_operator(review, words, with_={"n": 1}, decisions=[decision])
+    assert done.rows == []
+    assert [(each.row, each.reason) for each in done.rejects] == [(words[1], "no")]
+    assert done.filtered == 1
 
 
 def test_what_check_says(workdir: Path) -> None:
