@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from registry.records.artifacts import Artifact, Model, Report, StoredFile
     from registry.records.record import Record
     from registry.registry import Registry
+    from registry.reviews.decisions import Decision, ReviewTask
     from registry.storage.objects import ObjectStore
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Catalog",
     "CorruptError",
     "DataObject",
+    "Decision",
     "Draft",
     "Hit",
     "IncompatibleError",
@@ -35,6 +37,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Report",
+    "ReviewTask",
     "Session",
     "SideObject",
     "StepRun",
@@ -48,6 +51,7 @@ _IN = {
     "Catalog": "registry.catalog.catalog",
     "CorruptError": "registry.errors",
     "DataObject": "registry.catalog.manifest",
+    "Decision": "registry.reviews.decisions",
     "Draft": "registry.catalog.manifest",
     "Hit": "registry.catalog.manifest",
     "IncompatibleError": "registry.errors",
@@ -64,6 +68,7 @@ _IN = {
     "Registry": "registry.registry",
     "RegistryError": "registry.errors",
     "Report": "registry.records.artifacts",
+    "ReviewTask": "registry.reviews.decisions",
     "Session": "registry.query.session",
     "SideObject": "registry.catalog.manifest",
     "StepRun": "registry.catalog.manifest",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from registry.catalog.manifest import Manifest
 from registry.registry import Registry
+from registry.reviews.store import ReviewStore
 from registry.storage.objects import ObjectStore
 from registry.storage.overlaid_objects import OverlaidObjects
 
@@ -30,6 +31,11 @@ class Overlay(Registry):
     def store(self) -> ObjectStore:
         """See Registry."""
         return OverlaidObjects(self.root / "objects", self.below.store)
+
+    @cached_property
+    def reviews(self) -> ReviewStore:
+        """Those of the registry below."""
+        return self.below.reviews
 
     @property
     def journal(self) -> Path:

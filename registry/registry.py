@@ -24,6 +24,7 @@ from registry.storage.objects import ObjectStore
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
     from registry.query.session import Session
+    from registry.reviews.store import ReviewStore
 
 R = TypeVar("R", bound=Record)
 
@@ -36,8 +37,8 @@ _END = re.compile(r"(?<=[^:/])/+$")
 class Registry:
     """The parts of a registry, by name.
 
-    Objects and manifests may be at an fsspec URL. Everything else (catalog, lock, run journals, receipts, the journal of
-    model calls, copies of objects) is then on this machine, in `.engine-remote/<words of the URL>-<8 hex digits>` in the
+    Objects, manifests and reviews may be at an fsspec URL. Everything else (catalog, lock, run journals, receipts, the journal
+    of model calls, copies of objects) is then on this machine, in `.engine-remote/<words of the URL>-<8 hex digits>` in the
     working directory, or in a folder of that name in ENGINE_REGISTRY_LOCAL. If that folder is lost, all versions are found
     again; the runs, the latest versions and the answers in the journal are lost. Only one such folder at a time may write to
     a URL.
@@ -83,6 +84,13 @@ class Registry:
 
         return Catalog(self.root, self.store, self.manifests)
 
+    @cached_property
+    def reviews(self) -> ReviewStore:
+        """What people decided about rows, and what they are asked."""
+        from registry.reviews.store import ReviewStore  # workers do without it
+
+        return ReviewStore(self._files("reviews"))
+
     @property
     def receipts(self) -> Path:
         """The folder with the receipts of finished partitions."""
@@ -103,7 +111,7 @@ class Registry:
         """A consistent view for SQL and lookups, closed at the end of the block; `memory` as for Session."""
         from registry.query.session import Session  # look-ups do without it
 
-        session = Session(self.catalog, self.store, memory)
+        session = Session(self.catalog, self.store, self.reviews, memory)
         try:
             yield session
         finally:

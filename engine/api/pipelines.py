@@ -122,7 +122,8 @@ def run(
         latest: make the new versions the latest even if `set` changed parameters.
         registry: where the results go.
         quiet: show no progress. Otherwise it goes to stderr.
-        raise_on_failure: raise if a step fails or the user interrupts the run; if False, look at `state`.
+        raise_on_failure: raise if a step fails or the user interrupts the run; if False, look at `state`. A run that waits for
+            reviews is no failure.
 
     Raises:
         PipelineError: the pipeline or an argument is wrong; nothing was started.

@@ -11,13 +11,14 @@ from engine.api import html
 from engine.api.dataset import Dataset
 from engine.api.names import Named
 from engine.api.open_registry import OpenRegistry
+from engine.cli.plan_view import review_document
 from engine.cli.run_view import run_document
 from engine.errors import EngineError
 from engine.plain_values import plain
 from engine.running.result import RunResult
 from registry import Registry, StepRun
 
-State = Literal["succeeded", "failed", "interrupted"]
+State = Literal["succeeded", "failed", "interrupted", "waiting"]
 
 _SHOWN = (
     "step",
@@ -41,7 +42,7 @@ class Run:
     Attributes:
         run_id: as in `engine runs`.
         pipeline: the pipeline's name.
-        state: `succeeded`, `failed` or `interrupted`.
+        state: `succeeded`, `failed`, `interrupted`, or `waiting` until people have reviewed enough rows: then run it again.
         error: why it did not succeed: the reason of each step that failed; None if it succeeded.
         seconds: wall time.
         moved_latest: whether the new versions became the latest: not those of a trial with other parameters, nor those of a
@@ -51,6 +52,8 @@ class Run:
         steps: the records of its steps, by name: outcome, rows, calls, price and so on, as in the view `step_runs`.
         reject_reasons: step -> reason -> number of rejected rows.
         notes: step -> what users should know about it.
+        reviews: step -> the review that it waits for, as in `engine run --json`: `queue`, and how many `rows` there are, how
+            many are `decided`, how many are `needed` in all, and how many are `missing`.
         registry: where the results are.
     """
 
@@ -64,6 +67,7 @@ class Run:
     steps: Mapping[str, StepRun]
     reject_reasons: Mapping[str, Mapping[str, int]]
     notes: Mapping[str, tuple[str, ...]]
+    reviews: Mapping[str, Mapping[str, Any]]
     registry: OpenRegistry
     _result: RunResult
 
@@ -87,13 +91,14 @@ class Run:
             steps=Named("step", {name: step.record for name, step in by_name.items()}),
             reject_reasons=Named("step", {name: MappingProxyType(dict(step.reasons)) for name, step in by_name.items()}),
             notes=Named("step", {name: step.notes for name, step in by_name.items()}),
+            reviews=Named("step", {name: review_document(step.review) or {} for name, step in by_name.items() if step.review}),
             registry=where,
             _result=result,
         )
 
     def raise_for_failure(self) -> None:
-        """Raise RunError unless the run succeeded."""
-        if self.state != "succeeded":
+        """Raise RunError unless the run succeeded, or waits for reviews."""
+        if self.state not in ("succeeded", "waiting"):
             raise RunError(self)
 
     def as_dict(self) -> dict[str, Any]:

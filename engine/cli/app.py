@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries, ui
+from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries, reviews, ui
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
@@ -128,6 +128,9 @@ for command in (
     gc_commands.unpin,
 ):
     app.command()(command)
+
+
+app.add_typer(reviews.app)
 
 
 def _explain(error: Exception) -> int:

@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from engine.cli.output import cell_text
-from registry import Session
+from registry import Decision, Session
 from registry.counted import counted
 from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers, Version, Walk
 
@@ -110,7 +110,9 @@ def _lines(session: Session, reached: Reached) -> Iterator[dict[str, Any]]:
     _, version, rows = reached
     records = {} if rows is None else session.records_at(version, rows)
     for line in session.lineage.lines(reached):
-        yield {**line, "record": records.get(line["row"])}
+        record = records.get(line["row"])
+        made = [each.model_dump(mode="json") for each in session.decisions_about(record)] if record else []
+        yield {**line, "record": record, "decisions": made}
 
 
 class _Below:
@@ -157,7 +159,19 @@ def _label(session: Session, node: Node, record: Mapping[str, Any]) -> Text:
     if session.lineage.facts[version].kind == "model":
         shown = {name: shown[name] for name in ("base_model", "format") if name in shown}
     label.append(f"  {cell_text(shown, _SHOWN)}", style="not bold")
+    for each in session.decisions_about(record):
+        label.append(f"\n{_decision(each)}", style="italic not bold")
     return label
+
+
+def _decision(each: Decision) -> str:
+    """Who decided what about a row, and when."""
+    new = f" of {', '.join(each.fields)}" if each.fields else ""
+    labels = f", labels: {', '.join(each.labels)}" if each.labels else ""
+    reason = f": {each.reason}" if each.reason else ""
+    return cell_text(
+        f"{each.queue}: {each.verdict}{new} by {each.reviewer}, {each.at:%Y-%m-%d %H:%M} UTC{labels}{reason}", _SHOWN
+    )
 
 
 def _version_label(session: Session, version: Version) -> Text:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.planning.results import Plan, SharedPrefix, SourcePlan
+    from engine.planning.reviews import StepReview
     from engine.previewing.results import Forecast
 
 
@@ -32,6 +33,7 @@ def plan_rows(plan: Plan, forecast: Forecast | None) -> list[dict[str, Any]]:
         | {"shared_prompts": [_shared_document(role, each) for role, each in step.shared.items()]}
         | {"waits_for": list(step.waits_for), "streams_from": list(step.streams_from)}
         | {"why": list(step.why), "notes": list(step.notes)}
+        | {"review": review_document(step.review)}
         | {"forecast": step_document(expected[step.name]) if step.name in expected else None}
         for step in plan.steps
     ]
@@ -51,6 +53,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
         waits = [f"for all of {', '.join(step.waits_for)}"] if step.waits_for else []
         waits += [f"for first rows of {', '.join(step.streams_from)}"] if step.streams_from else []
+        waits += [f"for reviewers: {waits_for(step.review)}"] if step.review and step.undecided else []
         note = " and ".join(waits)
         shown_rows: Any = "?" if step.rows is None else step.rows
         rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
@@ -75,7 +78,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         return
     console.print(
         "HIT: up to date. RUN: will run. RESUME: continues where an earlier run stopped. WAIT: begins when steps before it "
-        "are complete, or have first rows. Calls, tokens and price are upper bounds; answers from the journal are free.",
+        "are complete, or have first rows, or when people have reviewed enough rows. Calls, tokens and price are upper bounds; "
+        "answers from the journal are free.",
         soft_wrap=True,
     )
 
@@ -92,6 +96,17 @@ def _shared(role: str, shared: SharedPrefix) -> str:
 
 def _shared_document(role: str, shared: SharedPrefix) -> dict[str, Any]:
     return {"role": role, "characters": shared.characters, "length": round(shared.length, 1), "share": round(shared.share, 4)}
+
+
+def review_document(review: StepReview | None) -> dict[str, Any] | None:
+    """What a review waits for, as data."""
+    return {"queue": review.queue, **review.progress.count()} if review else None
+
+
+def waits_for(review: StepReview) -> str:
+    """What a review waits for, in words."""
+    state = review.progress
+    return f"{state.decided:,} of {row_count(state.rows)} decided, {state.missing:,} more needed"
 
 
 def source_note(source: SourcePlan) -> str:

@@ -100,6 +100,8 @@ def _fate(step: PreviewStep) -> str:
     """What became of a step's rows, in words."""
     if step.state in ("up to date", "skipped", "not reached"):
         return step.why
+    if step.state == "waits":
+        return step.why
     parts = [step.why] if step.why else []
     parts.append(f"{row_count(step.rows_in)} in, " + ", ".join(_made(step.rows_out)))
     parts += [f"{getattr(step, name)} {name}" for name in ("filtered", "unused") if getattr(step, name)]
@@ -137,7 +139,7 @@ def _output(row: PreviewRow, step: PreviewStep, *, full: bool) -> str:
     parts += [f"partly rejected: {cell_text(reason, None if full else _TEXT)}" for reason in row.partly_rejected]
     if row.rejected is not None:
         parts.append(f"rejected: {cell_text(row.rejected, None if full else _TEXT)}")
-    return "\n".join(parts) or "filtered"
+    return "\n".join(parts) or ("waits for reviewers" if step.state == "waits" else "filtered")
 
 
 def _fields(fields: Mapping[str, Any], *, full: bool) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.invocation import again, propose
 from engine.cli.metrics_view import metrics_in_words
 from engine.cli.output import grid
-from engine.cli.plan_view import named, source_note
+from engine.cli.plan_view import named, review_document, source_note, waits_for
 from registry import Metric, Report
 from registry.counted import counted
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.planning.results import SourcePlan
+    from engine.planning.reviews import StepReview
     from engine.running.result import RunResult, StepResult
 
 
@@ -33,7 +34,7 @@ def run_document(result: RunResult) -> dict[str, Any]:
         ],
         "steps": [
             {**step.record.model_dump(), "outputs": {str(m.ref): m.rows for m in step.outputs}}
-            | {"reject_reasons": dict(step.reasons), "notes": list(step.notes)}
+            | {"reject_reasons": dict(step.reasons), "notes": list(step.notes), "review": review_document(step.review)}
             for step in result.steps
         ],
     }
@@ -49,8 +50,9 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         console: where to print.
     """
     console.print()
-    verb = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted"}[result.state]
-    console.print(f"Pipeline {result.pipeline} {verb} in {result.seconds:.1f} s (run {result.run_id})")
+    verbs = {"succeeded": "finished", "failed": "failed", "interrupted": "was interrupted", "waiting": "waits for reviews"}
+    when = "after" if result.state == "waiting" else "in"
+    console.print(f"Pipeline {result.pipeline} {verbs[result.state]} {when} {result.seconds:.1f} s (run {result.run_id})")
     console.print()
     rows = [[source.name, "source", _source_outcome(source), "", source.rows, source_note(source)] for source in result.sources]
     rows += [_step_row(step) for step in result.steps]
@@ -64,6 +66,12 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
     for step in result.steps:
         for note in step.notes:
             console.print(f"\nNote on {step.record.full_step}: {note}.", soft_wrap=True)
+    for step in result.steps:
+        if step.review:
+            print_review(step.record.full_step, step.review, console)
+    if result.state == "waiting":
+        console.print(f"\nThen run again; what is finished is kept:\n  {again()}", soft_wrap=True)
+        return
     if result.error:
         console.print()
         if (failed := sum(step.record.outcome == "failed" for step in result.steps)) > 1:
@@ -87,6 +95,15 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
     console.print("\nTry next:")
     for line in [*first, *_suggestions(result)]:
         console.print(f"  {line}", soft_wrap=True)
+
+
+def print_review(step: str, review: StepReview, console: Console) -> None:
+    """Print how many rows of a step wait for reviewers, and how to review them."""
+    console.print(f"\nStep {step} waits: {waits_for(review)}. To review rows:", soft_wrap=True)
+    console.print(f"  {propose('ui')}", soft_wrap=True)
+    console.print("Or without a browser, fill in a file and import it:", soft_wrap=True)
+    console.print(f"  {propose('reviews', 'export', review.queue, 'reviews.jsonl')}", soft_wrap=True)
+    console.print(f"  {propose('reviews', 'import', 'reviews.jsonl')}", soft_wrap=True)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -118,6 +135,8 @@ def _fate(step: StepResult) -> str:
     parts = []
     if record.outcome == "stopped":
         parts.append("finished partitions are kept")
+    elif step.review:
+        parts.append(waits_for(step.review))
     elif not record.rows_in:
         parts.append("no input rows!")
     if len(step.outputs) > 1:

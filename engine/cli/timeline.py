@@ -76,7 +76,7 @@ def print_timeline(run: Mapping[str, Any], console: Console) -> None:
 
 def _state(run: Mapping[str, Any]) -> str:
     # A run whose process died got its end when someone looked, which may be days later.
-    if run["state"] in ("succeeded", "failed") and run["ended_at"]:
+    if run["state"] in ("succeeded", "failed", "waiting") and run["ended_at"]:
         return f"{run['state']} after {_duration((run['ended_at'] - run['started_at']).total_seconds())}"
     return str(run["state"])
 

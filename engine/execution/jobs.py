@@ -118,6 +118,7 @@ def job_of(
         retry_rejects=retry_rejects,
         excluded=excluded_of(pipeline, step),
         row_groups=dict(plan.row_groups),
+        decisions=plan.review.decisions if plan.review else (),
         modules=pipeline.modules,
     )
 

@@ -37,7 +37,7 @@ class Data:
 
     Args:
         files: a pattern below the folder.
-        format: `hf`, `parquet` or `jsonl`.
+        format: `hf`, `parquet`, `jsonl` or `label-studio`.
         row_format: the format of the rows; None if they have their own fields.
     """
 
@@ -166,7 +166,7 @@ def _dataset_front(manifest: Manifest, data: Data | None) -> dict[str, Any]:
         "tags": ["posttrain-engine", manifest.type],
         "configs": [{"config_name": "default", "data_files": [{"split": SPLIT, "path": data.files}]}],
     }
-    if data.format != "jsonl":  # its types are inferred from the file
+    if data.format in ("hf", "parquet"):  # types of others are inferred from the file
         split = {"name": SPLIT, "num_bytes": data.bytes, "num_examples": manifest.rows}
         front["dataset_info"] = {"features": features(data.schema), "splits": [split]}
     return front

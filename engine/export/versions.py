@@ -18,12 +18,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from engine.errors import EngineError, PipelineError, Problem
-from engine.export import card, formatted, writers
+from engine.export import card, formatted, labelling_tasks, writers
 from engine.export.model_folder import complete, refuse_merging
+from engine.reviewing.files import LABEL_STUDIO
 from registry import Artifact, CorruptError, Manifest, Model, Registry, Report
 from registry.storage import plain_files
 
-FORMATS = ("hf", "jsonl", "parquet")
+FORMATS = ("hf", "jsonl", "parquet", LABEL_STUDIO)
 """What every version can be exported as; the rows of some types have other formats, too."""
 
 _OF_FILES = (Model.registry_kind, Report.registry_kind)
@@ -54,7 +55,7 @@ def export(
         registry: where it is.
         target: `NAME@V`, or `NAME` for the latest version.
         format: `jsonl`, `parquet`, or `hf`: a dataset for both `datasets.load_from_disk` and `load_dataset`, or the files of a
-            model or a report; or a format of the rows' type, such as `openai`.
+            model or a report; `label-studio`: tasks for people to label; or a format of the rows' type, such as `openai`.
         folder: an empty or new folder.
         overwrite: replace what an earlier export wrote; other files stay.
         merge: merge an adapter into full weights.
@@ -80,6 +81,8 @@ def export(
                 if merge and model.format != "adapter":
                     raise refuse_merging(f"{manifest.ref} has full weights")
                 loading = complete(registry, manifest, model, staging, merge=merge)
+        elif format == LABEL_STUDIO:
+            data = labelling_tasks.write(registry, manifest, staging)
         elif row_format:
             data = formatted.write(registry, manifest, row_format, staging)
         else:

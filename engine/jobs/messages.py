@@ -10,7 +10,7 @@ from engine.llm.limits.accounting import Spent
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
 from engine.packages.local_modules import LocalModules
-from registry import DataObject, Metric, ModelUsage, SideObject, VersionRef
+from registry import DataObject, Decision, Metric, ModelUsage, SideObject, VersionRef
 from registry.records.described import Described
 
 
@@ -69,6 +69,7 @@ class Job(Message):
         retry_rejects: call the models again for rows that are rejected because of answers in the journal.
         excluded: ids of rows to leave out, by output.
         row_groups: the number of each row's group, by input; see engine/planning/row_groups.py.
+        decisions: of people about the rows; see engine/planning/reviews.py.
         modules: the files of operators that the pipeline names.
     """
 
@@ -89,6 +90,7 @@ class Job(Message):
     retry_rejects: bool = False
     excluded: dict[str, frozenset[str]] = {}
     row_groups: dict[str, tuple[int, ...]] = {}
+    decisions: tuple[Decision, ...] = ()
     modules: LocalModules = ()
 
 

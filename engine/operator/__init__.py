@@ -47,13 +47,17 @@ that fails is a `RequestError`. A prompt is a text, or messages, whose contents 
 **Parameters.** Keyword-only arguments are enough where parameters are data. A class derived from `Params` (a frozen pydantic
 model) takes their place where something follows from them; the operator takes it as one argument, `params: MyParams`. Its
 methods and their defaults are documented there: `roles`, `calls`, `capabilities`, `prompt_bytes`, `problems`, `outputs`,
-`device_count`, `expected_model`, `notes`, `accepted_names`. They change no row: editing one does not make a step run again. A
-prompt is `Annotated[str | None, template("question")]`, filled with `render`. Where the rows are of any type, a template's
-variables are the row's fields: `template_problem` checks it in `problems`, and `fill` fills it. `fields_of` reads fields that a
-parameter describes as `types:` does; with the mark `FieldTypes`, it can name types.
+`device_count`, `expected_model`, `notes`, `review`, `accepted_names`. They change no row: editing one does not make a step run
+again. A prompt is `Annotated[str | None, template("question")]`, filled with `render`. Where the rows are of any type, a
+template's variables are the row's fields: `template_problem` checks it in `problems`, and `fill` fills it. `fields_of` reads
+fields that a parameter describes as `types:` does; with the mark `FieldTypes`, it can name types.
 
 **SQL.** `bind_expressions` and `bind_query` check SQL of a pipeline and answer its types; `evaluate` and `run_query` run it.
 DuckDB is confined to the rows that it is given. Wrong SQL is a `SqlError`, which belongs in `problems`.
+
+**Reviews.** An argument annotated `Reviews` gets the decisions of people about the rows of the only input, a `Table[X]`. The
+method `review` of the parameters says what they are asked. The step waits until enough rows are decided: the run ends, and the
+next one goes on.
 
 **Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
 `ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.
@@ -69,7 +73,7 @@ are or as copies (`row.model_copy(update=...)`). For a new record made from rows
 forms in which others publish such rows. Datasets of the type recognise them, and `engine export --to` writes them.
 
 **Errors.** `raise Reject("why")` rejects the row; `ctx.reject("why")` rejects one of the outputs of a row;
-`ctx.reject("why", row=3)` rejects a row of a batch.
+`ctx.reject("why", row=3)` rejects a row of a batch, and `ctx.reject("why", row=table.ref(3))` one of a whole input.
 `raise StepError("why")` fails the step. A wrong declaration is a `DeclarationError` that names its file and line.
 
 An operator never opens the registry, reads the clock, or draws unseeded random numbers. Imports that take long go inside the
@@ -87,6 +91,7 @@ from engine.operator.field_expressions import FieldTypes, field_problems, fields
 from engine.operator.generators import Generator
 from engine.operator.params import Params
 from engine.operator.prompts import Prompt, Template, render, template
+from engine.operator.reviews import Reviews
 from engine.operator.row_formats import Place, RowFormat, formats
 from engine.operator.row_templates import fill, plain, row_name, template_problem
 from engine.operator.sql import (
@@ -101,7 +106,7 @@ from engine.operator.sql import (
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
-from registry import Metric, Model, Record, Report, StoredFile
+from registry import Decision, Metric, Model, Record, Report, ReviewTask, StoredFile
 from registry.records.described import (
     Described,
     DescribedField,
@@ -111,6 +116,7 @@ from registry.records.described import (
     field_name_problem,
     narrowed,
 )
+from registry.reviews.outcomes import Outcome
 
 __all__ = [
     "Batch",
@@ -121,6 +127,7 @@ __all__ = [
     "Completion",
     "Context",
     "Counters",
+    "Decision",
     "DeclarationError",
     "Described",
     "DescribedField",
@@ -134,6 +141,7 @@ __all__ = [
     "Metric",
     "Model",
     "Operator",
+    "Outcome",
     "Output",
     "OutputTypes",
     "Params",
@@ -143,6 +151,8 @@ __all__ = [
     "Reject",
     "Report",
     "RequestError",
+    "ReviewTask",
+    "Reviews",
     "Roles",
     "RowFormat",
     "RowRef",

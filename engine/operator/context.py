@@ -65,7 +65,7 @@ class Context:
     _keep: Callable[[Path], list[StoredFile]]
     _progress: Callable[[int, int, str], None]
     _rejects: list[str] = field(default_factory=list)
-    _row_rejects: dict[int, str] | None = None
+    _row_rejects: dict[int, str] | dict[RowRef, str] | None = None
 
     @cached_property
     def random(self) -> random.Random:
@@ -120,7 +120,7 @@ class Context:
         """
         self._tally.values[metric, slice] = _number("report", metric, slice, value=value)
 
-    def reject(self, reason: str, *, row: int | None = None) -> None:
+    def reject(self, reason: str, *, row: int | RowRef | None = None) -> None:
         """Record that one of the outputs of a row cannot be used, and continue with the row.
 
         The reason appears in the view `rejects`, with those of rows that are rejected as a whole (`raise Reject`). It does
@@ -128,15 +128,16 @@ class Context:
 
         Args:
             reason: why.
-            row: for operators on batches: the row (its number in `_row`), which is rejected as a whole and counts.
+            row: for operators on batches and on whole inputs: the row (its number in `_row`, or `table.ref(n)`), which is
+                rejected as a whole and counts.
         """
         _text("reject", "reason", reason)
         if (row is None) is (self._row_rejects is not None):
-            raise _misused("reject", "row= is for operators on batches, which have to give it")
+            raise _misused("reject", "row= is for operators on batches and on whole inputs, which have to give it")
         if row is None or self._row_rejects is None:
             self._rejects.append(reason)
         else:
-            self._row_rejects.setdefault(row, reason)
+            self._row_rejects.setdefault(row, reason)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
         """Show a text in the run's summary; the same text appears once."""

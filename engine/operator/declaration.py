@@ -28,7 +28,7 @@ from engine.operator.types import (
     Wrong,
     place_of,
 )
-from registry import Model, Record
+from registry import Model, Record, ReviewTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,6 +52,7 @@ class Operator:
         roles: by argument.
         params: the class of the parameters.
         context: the argument that gets the Context; None when there is none.
+        reviews: the argument that gets the decisions of a review; None when there is none.
         params_argument: the argument that gets all parameters; None when they are keyword-only arguments.
         like: output -> the input whose type it has.
         named_inputs: the argument that gets the inputs that a pipeline names; None when there is none.
@@ -66,6 +67,7 @@ class Operator:
     roles: Mapping[str, Role]
     params: type[BaseModel]
     context: str | None = None
+    reviews: str | None = None
     params_argument: str | None = None
     like: Mapping[str, str] = field(default_factory=dict)
     named_inputs: str | None = None
@@ -270,6 +272,16 @@ class Operator:
         require(params, "notes", answer, listed, "texts in a list or by `yield`")
         return tuple(answer)
 
+    def review(self, params: BaseModel, inputs: InputTypes) -> ReviewTask | None:
+        """What people are asked about the rows; None if the step needs no decisions."""
+        if self.reviews is None:
+            return None
+        answer = ask(params, "review", inputs)
+        fit = isinstance(answer, ReviewTask)
+        require(params, "review", answer, fit, "a ReviewTask, because the operator gets Reviews")
+        task: ReviewTask = answer
+        return task
+
     def problems(self, params: BaseModel, inputs: InputTypes) -> tuple[Wrong, ...]:
         """What is wrong with the parameters for inputs of these types."""
         answer = ask(params, "problems", inputs)
@@ -372,6 +384,7 @@ def operator(
             roles=signature.roles,
             params=signature.params,
             context=signature.context,
+            reviews=signature.reviews,
             params_argument=signature.params_argument,
             like=like,
             named_inputs=next((name for name, port in signature.inputs.items() if port.named), None),

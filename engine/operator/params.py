@@ -23,7 +23,7 @@ from engine.operator.types import (
     place_in,
     place_of,
 )
-from registry import Model
+from registry import Model, ReviewTask
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -41,6 +41,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "device_count": (),
     "expected_model": ("models",),
     "notes": (),
+    "review": ("inputs",),
     "accepted_names": (),
 }
 """The methods that a class of parameters may override, with their arguments besides `self`. None of them changes a row, so none
@@ -183,6 +184,13 @@ class Params(BaseModel, metaclass=_ParamsType):
     def notes(self) -> Sequence[str]:
         """What users should know before the step runs: how a parameter was interpreted, for example. Default: nothing."""
         return ()
+
+    def review(self, inputs: InputTypes) -> ReviewTask | None:
+        """What people are asked about the rows of the operator's input, for an operator that gets their decisions (`Reviews`).
+
+        The step waits until enough rows are decided. Default (None): nothing.
+        """
+        return None
 
     @classmethod
     def accepted_names(cls) -> Iterable[str]:

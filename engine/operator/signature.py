@@ -17,6 +17,7 @@ from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
 from engine.operator.context import Context
 from engine.operator.params import Params
+from engine.operator.reviews import Reviews
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import DeclarationError, Port, Role, Shape, place_of, shown
 from registry import Record
@@ -24,7 +25,8 @@ from registry import Record
 _TABLES = (Table, Lookup, Grouped)
 _ITERATORS = (AsyncIterator, AsyncGenerator, Iterator, Generator, Iterable)
 _EXPECTED = (
-    "a record type, Batch[...], Table[...], Lookup[...], Grouped[...], ChatModel, Encoder, Context or a subclass of Params; "
+    "a record type, Batch[...], Table[...], Lookup[...], Grouped[...], ChatModel, Encoder, Reviews, Context or a subclass of "
+    "Params; "
     "plain parameters go after a `*`"
 )
 
@@ -40,7 +42,13 @@ class _ContextArgument:
     """Stands for the argument that gets the Context."""
 
 
-_Argument = Port | Role | Setting | type[Params] | _ContextArgument
+class _ReviewsArgument:
+    """Stands for the argument that gets the decisions of a review."""
+
+
+_GIVEN: Mapping[Any, type[_ContextArgument | _ReviewsArgument]] = {Context: _ContextArgument, Reviews: _ReviewsArgument}
+
+_Argument = Port | Role | Setting | type[Params] | _ContextArgument | _ReviewsArgument
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Signature:
         inputs: by argument.
         roles: by argument.
         context: the argument that gets the Context.
+        reviews: the argument that gets the decisions of a review.
         params: the class of the parameters: the author's, or one made from keyword-only arguments.
         params_argument: the argument that gets an instance of it; None for keyword-only arguments.
         yielded: what the return annotation says is yielded; None where it says nothing.
@@ -60,6 +69,7 @@ class Signature:
     inputs: Mapping[str, Port]
     roles: Mapping[str, Role]
     context: str | None
+    reviews: str | None
     params: type[BaseModel]
     params_argument: str | None
     yielded: Any
@@ -86,7 +96,8 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         shape=shape,
         inputs=inputs,
         roles={name: each for name, each in arguments.items() if isinstance(each, Role)},
-        context=_context(function, arguments),
+        context=_only(function, arguments, _ContextArgument, "a Context"),
+        reviews=_reviews(function, arguments, inputs),
         params=params,
         params_argument=params_argument,
         yielded=None if shape == "batch" else _yielded(function, hints.get("return")),
@@ -128,7 +139,7 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter, hint: 
     if hint is None:
         refuse(function, f"{name!r} has no annotation; expected {_EXPECTED}")
     inner, optional = _without_none(hint)
-    found: _Argument | None = _given(inner, optional) if hint is not Context else _ContextArgument()
+    found: _Argument | None = _GIVEN[hint]() if hint in (Context, Reviews) else _given(inner, optional)
     if found is None and parameter.kind is parameter.KEYWORD_ONLY:
         return _setting(function, name, hint, parameter.default)
     if found is None:
@@ -194,11 +205,20 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     return (rest[0], True) if len(rest) == 1 else (hint, False)
 
 
-def _context(function: Callable[..., Any], arguments: Mapping[str, _Argument]) -> str | None:
-    found = [name for name, each in arguments.items() if isinstance(each, _ContextArgument)]
+def _only(function: Callable[..., Any], arguments: Mapping[str, _Argument], kind: type[Any], what: str) -> str | None:
+    """The argument of a kind of which there may be one."""
+    found = [name for name, each in arguments.items() if isinstance(each, kind)]
     if len(found) > 1:
-        refuse(function, f"it takes a Context twice: {' and '.join(found)}")
+        refuse(function, f"it takes {what} twice: {' and '.join(found)}")
     return found[0] if found else None
+
+
+def _reviews(function: Callable[..., Any], arguments: Mapping[str, _Argument], inputs: Mapping[str, Port]) -> str | None:
+    """The argument that gets the decisions of a review, which is about the rows of one whole input."""
+    found = _only(function, arguments, _ReviewsArgument, "Reviews")
+    if found and [each.table for each in inputs.values()] != [Table]:
+        refuse(function, f"{found!r} has the decisions about the rows of one input; expected one Table[...] and no other input")
+    return found
 
 
 def _params(function: Callable[..., Any], arguments: Mapping[str, _Argument]) -> tuple[type[BaseModel], str | None]:

@@ -50,6 +50,14 @@ class Links:
         """What runs cost."""
         return self._live("costs", query)
 
+    def reviews(self) -> str:
+        """All reviews."""
+        return self._live("reviews", {})
+
+    def review(self, name: str, **query: Query) -> str:
+        """A review."""
+        return self._live(f"reviews/{in_path(name)}", query)
+
     def live(self, part: str, **query: Query) -> str:
         """A part of a page that changes while runs are running."""
         return self._live(f"live/{part}", query)

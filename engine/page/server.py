@@ -14,11 +14,11 @@ from starlette.types import ASGIApp
 from engine.errors import EngineError
 from engine.page.access import Guard, RefusedError
 from engine.page.rendering.pages import render
-from engine.page.routes import costs, home, row, run, sql, static, values, versions
+from engine.page.routes import costs, home, reviews, row, run, sql, static, values, versions
 from engine.page.routes.site import Site, page
 from registry.errors import CorruptError, InvalidRequestError, LockedError, RegistryError, UnknownVersionError
 
-_FILES = (home, run, versions, row, values, costs, sql, static)
+_FILES = (home, run, versions, row, values, costs, reviews, sql, static)
 
 
 def application(site: Site) -> ASGIApp:

@@ -75,7 +75,7 @@ class Sessions:
         from registry.query.session import Session
 
         registry = Registry(self.location)  # one's own: a registry is not for several threads
-        return Reader(registry, Session(registry.catalog, registry.store, _MEMORY), self._kept)
+        return Reader(registry, Session(registry.catalog, registry.store, registry.reviews, _MEMORY), self._kept)
 
     def _rested(self) -> Reader | None:
         """A reader that is as good as a fresh one. Those that are out of date are closed."""

@@ -72,7 +72,10 @@ class BoundModel:
 
 @dataclass(frozen=True)
 class Step:
-    """A checked step: its operator, the references of each input, its parameters and its models."""
+    """A checked step: its operator, the references of each input, its parameters and its models.
+
+    `queue` is the name of its review, if it is not that of its dataset: in a preview.
+    """
 
     name: str
     spec: StepSpec
@@ -80,6 +83,7 @@ class Step:
     inputs: Mapping[str, tuple[Link, ...]]
     params: BaseModel
     models: Mapping[str, BoundModel]
+    queue: str = ""
 
     @property
     def needs(self) -> set[str]:
@@ -110,6 +114,13 @@ class Step:
                 needs = f"{each} {serve.needs}" if serve.needs else ""
                 name = self.spec.models.get(role, role)
                 yield f"starts {several} of model {name}{needs}: {serve.shown}"
+
+    @property
+    def max_reject_ratio(self) -> float:
+        """The largest share of rejected rows. People who review rows may reject all of them, unless the file says otherwise."""
+        if self.operator.reviews and "max_reject_ratio" not in self.spec.model_fields_set:
+            return 1.0
+        return self.spec.max_reject_ratio
 
     @property
     def links(self) -> list[Link]:

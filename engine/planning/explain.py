@@ -23,6 +23,8 @@ def explain(
     if plan.status == "RESUME":
         return [f"an earlier run finished {plan.done:,} of {counted(plan.total or 0, 'partition')}"]
     first = pipeline.output_name(step.name, next(iter(step.operator.outputs)))
+    if plan.undecided:
+        return []
     newest = registry.newest(first)
     if newest is None:
         return ["it has never run"]
@@ -58,6 +60,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], code: Mapping[s
         lines.append("the exclusion list changed")
     if before.get("row_groups") != after.get("row_groups"):
         lines.append("the grouping of rows by their source rows changed")
+    if before.get("review") != after.get("review"):
+        lines.append("the decisions of its review changed")
     old_code = before.get("code", {})
     for name in sorted(old_code.keys() | after["code"].keys()):
         if old_code.get(name) != after["code"].get(name):

@@ -13,6 +13,7 @@ from engine.fingerprint.code import code_of
 from engine.operator.field_expressions import field_order
 from engine.operator.prompts import prompt_texts
 from engine.packages.catalogue import full_name
+from engine.planning.reviews import StepReview
 from engine.planning.row_groups import RowGroups
 from engine.sources.exclusions import Exclusions, digest
 from registry.catalog.manifest import VersionRef
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def step_document(
-    step: Step, inputs: Mapping[str, tuple[VersionRef, ...]], seed: int, excluded: Exclusions, groups: RowGroups
+    step: Step,
+    inputs: Mapping[str, tuple[VersionRef, ...]],
+    seed: int,
+    excluded: Exclusions,
+    groups: RowGroups,
+    review: StepReview | None = None,
 ) -> dict[str, Any]:
     """The key document of a step over given inputs; its digest is the step key.
 
@@ -33,6 +39,7 @@ def step_document(
     Args:
         excluded: rows that the exclusion list leaves out, by output.
         groups: the groups of rows from the same source row, if the operator asks for them.
+        review: the decisions of people, if the operator asks for them.
     """
     operator = step.operator
     return {
@@ -57,6 +64,7 @@ def step_document(
         "outputs": {name: [record.type_name(), fields_of_type(record)] for name, record in operator.outputs.items()},
         **({"excluded": {name: digest(ids) for name, ids in excluded.items()}} if excluded else {}),
         **({"row_groups": {port: json_digest(list(numbers)) for port, numbers in groups.items()}} if groups else {}),
+        **({"review": review.document} if review else {}),
     }
 
 

@@ -24,6 +24,7 @@ from engine.planning.inputs import (
 )
 from engine.planning.keys import base_document, step_document, step_key
 from engine.planning.results import Plan, StepPlan
+from engine.planning.reviews import StepReview, review_of
 from engine.planning.row_groups import row_groups_of
 from engine.planning.sources import plan_source
 from registry import Manifest, Registry
@@ -113,14 +114,21 @@ def plan_step(
     manifests = () if force else find_outputs(pipeline, step, plan.key, registry, known)
     if manifests:
         return replace(plan, status="HIT", manifests=manifests)
+    if plan.undecided:
+        return replace(plan, status="WAIT", notes=step.notes)
     return _with_progress(plan, step, registry, force=force)
 
 
-def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) -> StepPlan:
-    """A step with its keys over given inputs. If versions of its streamed input are still missing, only the base key counts."""
+def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, review: StepReview | None = None) -> StepPlan:
+    """A step with its keys over given inputs. If versions of its streamed input are still missing, only the base key counts.
+
+    Args:
+        review: the decisions to use; by default those that are there now.
+    """
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
     groups = row_groups_of(step, inputs, registry)
-    document = step_document(step, refs, pipeline.seed_of(step.name), excluded_of(pipeline, step), groups)
+    review = review or review_of(pipeline, step, inputs, registry)
+    document = step_document(step, refs, pipeline.seed_of(step.name), excluded_of(pipeline, step), groups, review)
     return StepPlan(
         step.name,
         step.operator.name,
@@ -131,6 +139,7 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry) ->
         document=document,
         inputs=inputs,
         row_groups=groups,
+        review=review,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from engine.jobs.messages import InputVersion
 from engine.planning.inputs import Inputs
+from engine.planning.reviews import StepReview
 from engine.planning.row_groups import RowGroups
 from registry import Draft, Manifest
 
@@ -57,7 +58,8 @@ class StepPlan:
     `done` of `total` partitions are finished; the total is only known if one is. `calls`, `tokens` and `cost_usd` are upper
     bounds for the remaining partitions. Answers in the journal are not requested again, so the true numbers may be smaller.
     `shared` is known of the roles whose first prompts are known.
-    A step that waits begins when the steps in `waits_for` are complete, and with the first rows of those in `streams_from`.
+    A step that waits begins when the steps in `waits_for` are complete, and with the first rows of those in `streams_from`; or
+    when enough rows of its `review` are decided.
     """
 
     name: str
@@ -69,6 +71,7 @@ class StepPlan:
     document: Mapping[str, Any] | None = None
     inputs: Inputs = field(default_factory=dict)
     row_groups: RowGroups = field(default_factory=dict)
+    review: StepReview | None = None
     manifests: tuple[Manifest, ...] = ()
     done: int = 0
     total: int | None = None
@@ -80,6 +83,11 @@ class StepPlan:
     streams_from: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def undecided(self) -> int:
+        """How many rows people have to decide about before it can run."""
+        return self.review.progress.missing if self.review else 0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from registry import ObjectStore
 Seeds = dict[tuple[str, str], list[tuple[int, ...]]]
 """The sampled rows behind each row of a version, by (dataset or step, output)."""
 
-_STATES = {"failed": "failed", "stopped": "stopped"}
+_STATES = {"failed": "failed", "stopped": "stopped", "waiting": "waits"}
 
 
 def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectStore, notes: Sequence[str] = ()) -> PreviewStep:
@@ -33,6 +33,8 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
     """
     step, record = task.step, result.record
     whole = step.operator.streamed is None
+    if task.waits:
+        return _waiting(task, result, seeds, store, notes)
     made = [_of_whole(step, receipt, seeds, store) for _, _, receipt in task.placed()] if whole else []
     rows = made or [_of_row(step, *each, seeds, store) for each in task.placed()]
     for output in step.operator.outputs:
@@ -65,6 +67,19 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
         notes=tuple(dict.fromkeys((*notes, *result.notes))),
         metrics=tuple(result.metrics),
     )
+
+
+def _waiting(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectStore, notes: Sequence[str]) -> PreviewStep:
+    """A step that would wait for reviewers, with the rows as they would see them."""
+    step, plan = task.step, task.plan
+    rows = []
+    for port, links in step.inputs.items():
+        for link, version in zip(links, plan.inputs[port], strict=True):
+            found = [row for data in version.data for row in store.read_table(data.sha256).to_pylist()]
+            rows += [PreviewRow(own, row, (), (), None) for own, row in zip(seeds[link_key(link)], found, strict=True)]
+    missing = task.review.progress.missing if task.review else 0
+    why = f"it would wait until people have reviewed {missing:,} of these {len(rows):,} rows"
+    return PreviewStep(step.name, step.operator.name, "waits", why, rows_in=len(rows), rows=tuple(rows), notes=tuple(notes))
 
 
 _Made = tuple[PreviewRow, dict[str, list[tuple[int, ...]]]]

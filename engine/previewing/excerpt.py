@@ -12,6 +12,7 @@ from engine.pipeline.graph import BoundModel, Link, Pipeline, Source, Step
 from engine.planning.inputs import link_key, resolve_input, version_of
 from engine.planning.plan import needed
 from engine.planning.results import Plan, SourcePlan
+from engine.planning.reviews import queue_of
 from engine.planning.sources import store_document
 from engine.previewing.results import Sampled
 from engine.previewing.sample import drawn
@@ -135,7 +136,8 @@ class _Giver:
         }
         spec = step.spec.model_copy(update={"max_reject_ratio": 1.0})
         models = {role: self._model(step.name, model) for role, model in step.models.items()}
-        return replace(step, spec=spec, inputs=inputs, models=models)
+        queue = queue_of(self._pipeline, step) if step.operator.reviews else ""
+        return replace(step, spec=spec, inputs=inputs, models=models, queue=queue)
 
     def _model(self, step: str, model: BoundModel) -> BoundModel:
         if model.made_by:

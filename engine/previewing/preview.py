@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -76,6 +76,7 @@ def preview(
             overlay.catalog.begin_run(cut.pipeline.spec.name, {}),
             Claims(overlay.receipts),
             size=_ONE_ROW,
+            asks_people=False,
         )
         watch.tasks = {name: StepTask(state, name, force=False) for name in cut.pipeline.steps}
         ended: Literal["done", "failed", "interrupted"] = "done"
@@ -86,7 +87,8 @@ def preview(
         except KeyboardInterrupt:
             ended, error = "interrupted", "stopped by the user"
         chosen = needed(pipeline, select)
-        steps = tuple(_step(pipeline, name, cut, watch.steps) for name in pipeline.steps if name in chosen)
+        waiting = _behind_reviews(pipeline, watch.steps)
+        steps = tuple(_step(pipeline, name, cut, watch.steps, waiting) for name in pipeline.steps if name in chosen)
     seconds = time.monotonic() - began
     made = Preview(pipeline.spec.name, rows, ended, cut.sampled, steps, None, seconds, error, trace)
     seen = observed(pipeline, made, cut.uncertain)
@@ -95,7 +97,9 @@ def preview(
     return replace(made, forecast=forecast(pipeline, plan, seen, registry))
 
 
-def _step(pipeline: Pipeline, name: str, cut: Excerpt, previewed: dict[str, PreviewStep]) -> PreviewStep:
+def _step(
+    pipeline: Pipeline, name: str, cut: Excerpt, previewed: dict[str, PreviewStep], waiting: Mapping[str, str]
+) -> PreviewStep:
     if name in previewed:
         return previewed[name]
     op = pipeline.steps[name].operator.name
@@ -103,7 +107,20 @@ def _step(pipeline: Pipeline, name: str, cut: Excerpt, previewed: dict[str, Prev
         return PreviewStep(name, op, "up to date")
     if name in cut.skipped:
         return PreviewStep(name, op, "skipped", cut.skipped[name])
+    for link in pipeline.steps[name].links:
+        if link.name in waiting:
+            return PreviewStep(name, op, "not reached", f"{waiting[link.name]} waits for reviewers")
     return PreviewStep(name, op, "not reached", "a step before it failed, or the preview was stopped")
+
+
+def _behind_reviews(pipeline: Pipeline, previewed: Mapping[str, PreviewStep]) -> dict[str, str]:
+    """The steps that wait for reviewers and all steps after them, each with the step that waits."""
+    found = {name: name for name, step in previewed.items() if step.state == "waits"}
+    for name, step in pipeline.steps.items():
+        before = [found[link.name] for link in step.links if link.kind == "step" and link.name in found]
+        if before and name not in found:
+            found[name] = before[0]
+    return found
 
 
 class _Watch:

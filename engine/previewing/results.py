@@ -43,17 +43,21 @@ class PreviewRow:
     partly_rejected: tuple[str, ...] = ()
 
 
+StepState = Literal["previewed", "up to date", "skipped", "waits", "not reached", "stopped", "failed"]
+
+
 @dataclass(frozen=True)
 class PreviewStep:
     """A step in a preview.
 
-    `state`: `previewed`, `up to date` (the registry has its outputs), `skipped`, `not reached`, `stopped` or `failed`; `why`
-    is for the last four. `rows_out` is by output. `calls` are new, `calls_reused` were in the journal.
+    `state`: `previewed`, `up to date` (the registry has its outputs), `skipped`, `waits` (for reviewers), `not reached`,
+    `stopped` or `failed`; `why` is for the last five. `rows_out` is by output. `calls` are new, `calls_reused` were in the
+    journal.
     """
 
     name: str
     op: str
-    state: Literal["previewed", "up to date", "skipped", "not reached", "stopped", "failed"]
+    state: StepState
     why: str = ""
     rows_in: int = 0
     rows_out: Mapping[str, int] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.planning.results import SourcePlan
+from engine.planning.reviews import StepReview
 from registry import Manifest, Metric, StepRun
 
 
@@ -14,7 +15,7 @@ class StepResult:
     """What a step did in this run, and the versions of its outputs.
 
     `partial` counts partial rejects (`ctx.reject`) of rows that were not rejected as a whole. `asks_api`: the step calls a
-    model behind an API, which may answer differently the next time.
+    model behind an API, which may answer differently the next time. `review`: the review that it waits for.
     """
 
     record: StepRun
@@ -24,11 +25,12 @@ class StepResult:
     metrics: tuple[Metric, ...] = ()
     notes: tuple[str, ...] = ()
     asks_api: bool = False
+    review: StepReview | None = None
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: `state` is succeeded, failed or interrupted.
+    """How a run ended: `state` is succeeded, failed, interrupted, or waiting (for people to decide about rows).
 
     `error` is for the user: why each step that failed did so, one below the other. `moves_latest` is false for a trial: its
     versions are numbered but do not become the latest.
@@ -69,4 +71,4 @@ class Observer(Protocol):
         """
 
     def step_finished(self, result: StepResult) -> None:
-        """A step hit, ran, resumed, failed or was stopped; no more events of it follow."""
+        """A step hit, ran, resumed, failed, was stopped or waits for a review; no more events of it follow."""

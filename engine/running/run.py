@@ -37,9 +37,10 @@ def run(
 ) -> RunResult:
     """Run the selected steps (all steps if none is selected) and everything they need.
 
-    A failed step ends the run. All finished steps are committed; finished partitions and model answers are kept for the next
-    run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the
-    pipeline's own does not move it, because others rely on it.
+    A failed step ends the run. A step that people have to review first ends as `waiting`, and so does the run when all steps
+    that do not depend on it are done. All finished steps are committed; finished partitions and model answers are kept for the
+    next run. If the run succeeds, `latest` moves for all outputs together. A trial with parameters other than the pipeline's
+    own does not move it, because others rely on it.
 
     Args:
         select: steps.
@@ -82,7 +83,7 @@ def run(
         if failures:
             error, trace = "\n".join(map(str, failures)), failures[0].trace
         else:
-            ended = "succeeded"
+            ended = "waiting" if any(task.waits for task in tasks.values()) else "succeeded"
     except KeyboardInterrupt:
         ended, error = "interrupted", "stopped by the user"
     except BaseException as unexpected:

@@ -38,6 +38,7 @@ class RunState:
         shared: the models whose limits several processes may use; see engine/execution/jobs.py.
         known: versions from before the run.
         hits: those that are not recorded yet.
+        asks_people: record what reviews ask; a preview does not.
         size: of all partitions, whatever the operator (None: as it suits each operator).
     """
 
@@ -55,6 +56,7 @@ class RunState:
     known: KnownVersions = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
     size: Size | None = None
+    asks_people: bool = True
 
     @cached_property
     def servers(self) -> Servers:

@@ -10,6 +10,7 @@ from typing import Literal
 from engine.jobs.messages import Receipt, Usage
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
+from engine.planning.reviews import StepReview
 from engine.running.result import StepResult
 from engine.spec.variant_names import split_name
 from registry import Manifest, Registry, SideObject, StepRun
@@ -26,11 +27,13 @@ def step_result(
     manifests: Sequence[Manifest],
     rejects: Sequence[SideObject],
     notes: Sequence[str] = (),
+    review: StepReview | None = None,
 ) -> StepResult:
     """A step's record with its outputs, its most frequent reasons for rejects, and notes for the user.
 
     Args:
         rejects: all its objects with rejects.
+        review: the review that it waits for.
     """
     return StepResult(
         record,
@@ -40,6 +43,7 @@ def step_result(
         metrics=manifests[0].metrics if manifests else (),
         notes=tuple(dict.fromkeys(notes)),
         asks_api=any(model.spec.remote for model in step.models.values()),
+        review=review,
     )
 
 
@@ -66,7 +70,7 @@ def record_of_hit(name: str, plan: StepPlan, manifests: Sequence[Manifest], star
 
 def record_of(
     plan: StepPlan,
-    outcome: Literal["ran", "resumed", "failed", "stopped"],
+    outcome: Literal["ran", "resumed", "failed", "stopped", "waiting"],
     rows: int,
     rows_out: int,
     receipts: Iterable[Receipt],

@@ -25,8 +25,10 @@ from engine.planning.explain import explain
 from engine.planning.inputs import are_valid, link_key, resolve_input, resolve_inputs, with_models
 from engine.planning.plan import find_outputs, keyed, size_of
 from engine.planning.results import StepPlan
+from engine.planning.reviews import StepReview
 from engine.running.finished_rows import FinishedRows
 from engine.running.partition_table import PartitionTable
+from engine.running.questions import ask
 from engine.running.run_state import FailedStepError, RunState
 from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
 from registry import Manifest, RegistryError, SideObject, StepRun
@@ -64,6 +66,8 @@ class StepTask:
         self.stopping = False
         self.waited_for = ""
         self.succeeded = False
+        self.review: StepReview | None = None
+        self.waits = False
         self._request = request_of(self.step)
         self._placed = False
         self._halted = False
@@ -83,12 +87,19 @@ class StepTask:
     @property
     def _trusted(self) -> bool:
         finished = self._table.rows_finished
-        return finished >= _ROWS_SEEN and self._table.rows_rejected <= self.step.spec.max_reject_ratio * finished
+        return finished >= _ROWS_SEEN and self._table.rows_rejected <= self.step.max_reject_ratio * finished
 
     def end_unreached(self) -> None:
         """It will not run, because a step before it failed or the run was stopped."""
         self.state = "ended"
         self.run.servers.done(self.name)
+
+    def _wait(self) -> None:
+        """End without outputs until people have decided about enough rows: the next run goes on."""
+        self.waits, self.waited_for, plan = True, "reviews", self.plan
+        record = record_of(plan, "waiting", plan.rows or 0, 0, (), Usage(), self._started, self.waited_for, (), self.step.notes)
+        self.run.commit([], record)
+        self._end(record, (), ())
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
         """Use existing outputs."""
@@ -114,7 +125,14 @@ class StepTask:
             if found and not (run.retry_rejects and rejects_of(found)):
                 self._use(found, plan)
                 return
-        self._plan = plan
+        self.plan = plan
+        self.review = plan.review  # decisions that are made meanwhile are for the next run
+        if plan.review:
+            if run.asks_people:
+                ask(run, self.step, plan, self._started)
+            if plan.undecided:
+                self._wait()
+                return
         self._disk = Receipts.of(run.registry, plan.base_key)
         self._rows = FinishedRows(run.registry.store, self.step.operator)
         self._usage = Usage()
@@ -174,7 +192,7 @@ class StepTask:
     @property
     def rows(self) -> int:
         """The number of its input rows, as far as they are known."""
-        return self._feed.rows if self.step.operator.streamed else (self._plan.rows or 0)
+        return self._feed.rows if self.step.operator.streamed else (self.plan.rows or 0)
 
     @property
     def is_running(self) -> bool:
@@ -225,7 +243,7 @@ class StepTask:
         job = job_of(
             run.pipeline,
             self.step,
-            self._plan,
+            self.plan,
             run.registry,
             run.run_id,
             resources,
@@ -279,7 +297,7 @@ class StepTask:
             step=self.name,
             op=self.step.operator.name,
             state="running",
-            base_key=self._plan.base_key,
+            base_key=self.plan.base_key,
             rows=self.rows,
             done=done,
             total=total,
@@ -303,7 +321,7 @@ class StepTask:
         except StepError as error:
             raise FailedStepError(self.name, str(error)) from error
         plan = self._keyed()
-        if plan.base_key != self._plan.base_key:
+        if plan.base_key != self.plan.base_key:
             raise AssertionError(f"step {self.name}: what it was told is not what it was made from")
         if not self.force and not self._table.fresh:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
@@ -357,7 +375,9 @@ class StepTask:
         run.servers.done(self.name)
         self.succeeded = bool(manifests)
         run.add(self.name, manifests)
-        run.finish(step_result(run.registry, self.step, record, manifests, list(rejects), notes))
+        run.finish(
+            step_result(run.registry, self.step, record, manifests, list(rejects), notes, self.review if self.waits else None)
+        )
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
@@ -373,9 +393,8 @@ class StepTask:
     def _keyed(self) -> StepPlan:
         """Its keys over the versions that are committed."""
         run = self.run
-        return keyed(
-            run.pipeline, self.step, resolve_inputs(run.pipeline, self.step, run.available, run.registry), run.registry
-        )
+        inputs = resolve_inputs(run.pipeline, self.step, run.available, run.registry)
+        return keyed(run.pipeline, self.step, inputs, run.registry, self.review)
 
     def _take_finished(self) -> None:
         """Append what is finished, in the order of the input, to the rows that other steps can begin with."""
@@ -395,7 +414,7 @@ class StepTask:
     @property
     def _too_many_rejects(self) -> bool:
         """Whether more rows were rejected than allowed. While rows are still to come, that cannot be said."""
-        return self._feed.is_complete and self._table.rows_rejected > self.step.spec.max_reject_ratio * self.rows
+        return self._feed.is_complete and self._table.rows_rejected > self.step.max_reject_ratio * self.rows
 
     @property
     def _reject_objects(self) -> list[SideObject]:
@@ -411,13 +430,13 @@ class StepTask:
         rejected = self._table.rows_rejected
         raise StepError(
             f"{rejected:,} of {counted(self.rows, 'row')} {'was' if rejected == 1 else 'were'} rejected, and max_reject_ratio "
-            f"allows {self.step.spec.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise "
+            f"allows {self.step.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise "
             "the step's max_reject_ratio"
         )
 
     def _record(self, outcome: Literal["ran", "resumed", "failed", "stopped"], rows_out: int = 0) -> StepRun:
         return record_of(
-            self._plan,
+            self.plan,
             outcome,
             self.rows,
             rows_out,

@@ -25,7 +25,7 @@ from engine.worker.batches import run_batch
 from engine.worker.operation import Operation, Scope
 from engine.worker.rows import FailedRowsError, run_rows
 from engine.worker.whole import run_whole
-from registry import DataObject, Metric, Record, Registry, VersionRef
+from registry import DataObject, Decision, Metric, Record, Registry, VersionRef
 
 Rows = Iterable[Record | Mapping[str, Any]]
 Scripted = ScriptedModel | ScriptedEncoder
@@ -84,6 +84,7 @@ def run_operator(
     with_: Mapping[str, Any] | BaseModel | None = None,
     models: Mapping[str, Scripted] | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
+    decisions: Sequence[Decision] = (),
     seed: int = 0,
     **inputs: Rows,
 ) -> OperatorResult:
@@ -95,6 +96,7 @@ def run_operator(
         with_: parameters, as under `with:` in a pipeline, or an object of the operator's `Params`.
         models: what answers in each role.
         groups: for a `Grouped` input, the number of each row's group (default: each row is a group of its own).
+        decisions: of people about the rows, for an operator that gets `Reviews`.
         seed: the pipeline's seed.
         inputs: rows of the other inputs, by name.
 
@@ -117,7 +119,7 @@ def run_operator(
     typed = typed.with_outputs(params)
     with tempfile.TemporaryDirectory(prefix="engine-test-") as folder:
         registry = Registry(folder)
-        call = _Call(typed, params, tables, scripts, {**(groups or {})}, seed, registry)
+        call = _Call(typed, params, tables, scripts, {**(groups or {})}, decisions, seed, registry)
         try:
             receipt = on_own_loop(call.run)
         except FailedRowsError as failed:
@@ -134,6 +136,7 @@ class _Call:
     tables: Mapping[str, pa.Table]
     scripts: Mapping[str, Scripted]
     groups: Mapping[str, Sequence[int]]
+    decisions: Sequence[Decision]
     seed: int
     registry: Registry
 
@@ -192,6 +195,7 @@ class _Call:
             },
             seed=self.seed,
             row_groups={name: tuple(numbers) for name, numbers in grouped.items() if name in self.tables},
+            decisions=tuple(self.decisions),
         )
 
 

@@ -74,7 +74,7 @@ def _rows(operator: Operator, output: str, table: pa.Table, stream: str) -> list
 def _check_rejected(operator: Operator, rejected: dict[int, str], emitted: list[OutputRow], rows: int) -> None:
     used = {source.row for _, _, sources, _ in emitted for source in sources if isinstance(source, RowRef)}
     for row in rejected:
-        if not 0 <= row < rows:
+        if not isinstance(row, int) or not 0 <= row < rows:
             raise OperatorError(
                 f"{operator.place}: operator {operator.name} rejected row {row} of a batch of {counted(rows, 'row')}"
             )

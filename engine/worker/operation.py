@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 from pydantic import ValidationError
 
-from engine.errors import EngineError, wrong_value
+from engine.errors import wrong_value
 from engine.jobs.heartbeat import Heartbeat, owner_of
 from engine.jobs.messages import Job, Partition
 from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call, ChatModel
 from engine.operator.context import Context, Tally
 from engine.operator.declaration import Operator
+from engine.operator.reviews import Reviews
 from engine.operator.tables import Grouped, Table
 from engine.packages.catalogue import catalogue
-from engine.provenance import sources_of
+from engine.provenance import RowRef, sources_of
 from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole
 from engine.worker.output_writer import OutputWriter
@@ -95,7 +96,8 @@ class Operation:
     def __init__(self, job: Job, registry: Registry, models: Roles, operator: Operator | None = None) -> None:
         self.job = job
         self.operator: Operator = operator or installed_operator(job)
-        self._settings = self.operator.arguments(self.operator.params.model_validate(job.params))
+        self._params = self.operator.params.model_validate(job.params)
+        self._settings = self.operator.arguments(self._params)
         self.log = run_log(registry.root / "runs" / f"{job.run_id}.log", f"{job.pipeline}/{job.step}")
         self.receipts = Receipts.of(registry, job.base_key)
         self.heartbeat = Heartbeat(self.receipts.folder, owner_of(job.run_id, job.step))
@@ -130,8 +132,14 @@ class Operation:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """The operator's other arguments: parameters, and models (None in unused roles)."""
-        return {**self._settings, **{role: self._models.role(role) for role in self.operator.roles}}
+        """The operator's other arguments: parameters, models (None in unused roles), and decisions of people."""
+        models = {role: self._models.role(role) for role in self.operator.roles}
+        return {**self._settings, **models, **self._reviews}
+
+    @cached_property
+    def _reviews(self) -> dict[str, Reviews]:
+        task = self.operator.review(self._params, {name: port.record for name, port in self.operator.inputs.items()})
+        return {self.operator.reviews: Reviews(self.job.decisions, task)} if self.operator.reviews and task else {}
 
     def seed(self, *parts: Any) -> int:
         """A seed from the pipeline's seed, the operator and `parts`."""
@@ -153,7 +161,7 @@ class Operation:
         seed: Callable[[], int],
         tally: Tally | None = None,
         rejects: list[str] | None = None,
-        row_rejects: dict[int, str] | None = None,
+        row_rejects: dict[int, str] | dict[RowRef, str] | None = None,
     ) -> Context:
         """The context of a call of the operator.
 
@@ -161,8 +169,8 @@ class Operation:
             scope: of the partition.
             seed: returns the seed; see `seed`.
             tally: collects its numbers (default: the partition's).
-            rejects: collects its partial rejects; None if it is not called for a row.
-            row_rejects: collects its rejected rows, if it is called for a batch.
+            rejects: collects its partial rejects, if it is called for a row.
+            row_rejects: collects its rejected rows, if it is called for a batch or for whole inputs.
         """
         return Context(
             self.log,
@@ -173,7 +181,7 @@ class Operation:
             scope.tally if tally is None else tally,
             scope.files,
             self.heartbeat.show,
-            _NoRow() if rejects is None else rejects,
+            [] if rejects is None else rejects,
             row_rejects,
         )
 
@@ -253,10 +261,3 @@ class Operation:
             groups = (self.job.row_groups.get(port, ()),) if issubclass(table, Grouped) else ()
             self._tables[port] = table(record, arrow, port, *groups)
         return self._tables[port]
-
-
-class _NoRow(list[str]):
-    """The partial rejects of an operator that is not called for a row."""
-
-    def append(self, reason: str) -> None:
-        raise EngineError(f"ctx.reject is only for row operators, because it rejects part of a row's result: {reason}")

@@ -129,6 +129,11 @@ class OutputWriter:
         streamed = self._numbers[self._streamed]
         self._rejects += [{"input": streamed, "parent_row": row, "reason": reasons[row]} for row in sorted(reasons)]
 
+    def add_rejected_rows(self, reasons: Mapping[RowRef, str]) -> None:
+        """Add rows of whole inputs that were rejected."""
+        rows = sorted((*self._address(ref), reason) for ref, reason in reasons.items())
+        self._rejects += [{"input": number, "parent_row": row, "reason": reason} for number, row, reason in rows]
+
     def add_exposure(self, seen: Mapping[RowRef, int]) -> None:
         """Add how often a trainer saw each row. These rows are sources of the models it made."""
         self._exposure = {ref: times for ref, times in sorted(seen.items()) if times}

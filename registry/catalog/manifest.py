@@ -237,13 +237,14 @@ class StepRun(Frozen):
     """A step in one run. Calls, tokens and cost are those of this run; reused answers cost nothing.
 
     Args:
-        outcome: `hit` (its outputs were there), `ran`, `resumed` (from partitions of an earlier run), `failed`, or `stopped`
-            (it was under way when another step failed or the run was interrupted; its finished partitions are kept).
+        outcome: `hit` (its outputs were there), `ran`, `resumed` (from partitions of an earlier run), `failed`, `stopped` (it
+            was under way when another step failed or the run was interrupted; its finished partitions are kept), or `waiting`
+            (people have to decide about its rows first; the next run goes on).
         seconds: wall time.
         started_at: when it started. Engines before 0.4 did not record this.
         ended_at: when it ended, whatever the outcome.
         waited_for: what it waited for last before it started: the name of a step or dataset that had to finish first,
-            `resources`, or `another run`. Empty: nothing.
+            `resources`, `servers`, `reviews`, or `another run`. Empty: nothing.
         variant: the variant of the pipeline's matrix that it belongs to; empty: none.
         why: why it ran, as `engine plan --why` says it; empty for a hit.
         notes: what the user was told about it.
@@ -252,7 +253,7 @@ class StepRun(Frozen):
 
     step: str
     op: str
-    outcome: Literal["hit", "ran", "resumed", "failed", "stopped"]
+    outcome: Literal["hit", "ran", "resumed", "failed", "stopped", "waiting"]
     rows_in: Count = 0
     rows_out: Count = 0
     filtered: Count = 0
@@ -292,7 +293,7 @@ class Event(Frozen):
     at: Moment
     run_id: RunId
     pipeline: str = ""
-    state: Literal["running", "succeeded", "failed", "interrupted"] = "running"
+    state: Literal["running", "succeeded", "failed", "interrupted", "waiting"] = "running"
     error: Annotated[str | None, BeforeValidator(_storable)] = None
     step: StepRun | None = None
     refs: dict[Name, Number] = {}

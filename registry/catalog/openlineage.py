@@ -50,8 +50,8 @@ _FACETS = {
 _Json = dict[str, Any]
 
 _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
-_STATES = {"running": "START", "succeeded": "COMPLETE", "failed": "FAIL", "interrupted": "ABORT"}
-_OUTCOMES = {"failed": "FAIL", "stopped": "ABORT"}
+_STATES = {"running": "START", "succeeded": "COMPLETE", "failed": "FAIL", "interrupted": "ABORT", "waiting": "ABORT"}
+_OUTCOMES = {"failed": "FAIL", "stopped": "ABORT", "waiting": "ABORT"}
 """The outcomes of steps that are not `COMPLETE`."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cached_property
@@ -34,7 +34,11 @@ from registry.query import side_tables
 from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
+from registry.query.review_table import SCHEMA, review_table
 from registry.query.table_functions import CALLS, create, right_call
+from registry.records.content import id_of
+from registry.reviews.decisions import Decision, by_queue, current
+from registry.reviews.store import ReviewStore
 from registry.storage.objects import ObjectStore
 
 __all__ = ["QueryResult", "Session"]
@@ -54,6 +58,9 @@ _SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|
 """The views that read side objects: only a query that names one of them opens any."""
 
 
+_REVIEWS = re.compile(r"\breviews\b|\breview_decisions\b", re.IGNORECASE)
+"""The view with the decisions of reviews: only a query that names it reads their files."""
+
 _FUNCTIONS = re.compile(rf"\b(?:{'|'.join(CALLS)})\b", re.IGNORECASE)
 
 
@@ -68,15 +75,17 @@ class Session:
     """A snapshot of the catalog that answers queries, one after the other.
 
     Args:
+        reviews: the decisions of reviews; they are read when a query names them.
         memory: the limit for DuckDB: `4GB` or `50%` (of the machine); the default is 80%.
 
     Attributes:
         state: the state of the catalog that it shows, which another one does not have; None if that is not known.
     """
 
-    def __init__(self, catalog: Catalog, store: ObjectStore, memory: str | None = None) -> None:
+    def __init__(self, catalog: Catalog, store: ObjectStore, reviews: ReviewStore, memory: str | None = None) -> None:
         self._catalog = catalog
         self._store = store
+        self.reviews = reviews
         self._held = catalog.reading()  # no version is removed while the session is open
         self.state = catalog.state()  # before the snapshot: what changes meanwhile makes another state
         try:
@@ -89,6 +98,7 @@ class Session:
         self._missing: list[str] = []
         for name, schema in _EDGES.items():
             self._con.register(name, pa.Table.from_batches([], schema))  # empty_table() imports pandas
+        self._con.register("review_decisions", pa.Table.from_batches([], SCHEMA))
         self._con.execute(sql("views.sql"))
         self._confine(memory)
 
@@ -104,6 +114,8 @@ class Session:
     def wake(self) -> bool:
         """Use the session again after `rest`; returns whether it still shows what the registry holds. Otherwise close it."""
         self._held = self._catalog.reading()
+        self._attached.discard("reviews")  # the files of reviews change without the catalog
+        self.__dict__.pop("_decisions", None)
         return self.state is not None and self._catalog.state() == self.state
 
     @property
@@ -233,6 +245,22 @@ class Session:
             found |= dict(zip(wanted, table.to_pylist(), strict=True))
         return found
 
+    def decisions_about(self, record: Mapping[str, Any]) -> list[Decision]:
+        """What reviewers decided about the content of a row, by review, as far as it counts.
+
+        Args:
+            record: as `records_at` returns it.
+        """
+        if not self._decisions:
+            return []
+        row_id = id_of(record)
+        return [each for made in self._decisions for each in made.get(row_id, ())]
+
+    @cached_property
+    def _decisions(self) -> list[dict[str, tuple[Decision, ...]]]:
+        """The decisions that count, of each review."""
+        return [current(made) for _, made in sorted(by_queue(self.reviews.decisions()).items())]
+
     def table(self, target: str) -> pa.Table:
         """All rows of a version (`NAME` or `NAME@V`) as Arrow, with every checksum verified."""
         return self._rows(*self.resolve(target))
@@ -310,6 +338,9 @@ class Session:
             for name, schema in _EDGES.items():
                 self._con.register(name, self._side(name, schema))
             self._attached.add("edges")
+        if _REVIEWS.search(query) and "reviews" not in self._attached:
+            self._con.register("review_decisions", review_table(self.reviews))
+            self._attached.add("reviews")
         if _FUNCTIONS.search(query) and "functions" not in self._attached:
             create(self._con, self.lineage, self._failed)
             self._attached.add("functions")

@@ -134,9 +134,13 @@ def row_ids(table: pa.Table) -> Iterator[str]:
     field. The column `row` is ignored, too.
     """
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-        for row in batch.to_pylist():
-            row.pop("row", None)
-            yield hashlib.sha256(json.dumps(_without_nulls(row), sort_keys=True, default=_text).encode()).hexdigest()
+        yield from map(id_of, batch.to_pylist())
+
+
+def id_of(row: Mapping[str, Any]) -> str:
+    """The same for one row, with its values as Arrow gives them."""
+    fields = {name: value for name, value in row.items() if name != "row"}
+    return hashlib.sha256(json.dumps(_without_nulls(fields), sort_keys=True, default=_text).encode()).hexdigest()
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,5 +1,6 @@
 -- The public views (documented in docs/reference/sql.md; stable). `internal` contains a snapshot of the catalog; the tables
--- lineage_edges, call_edges, reject_edges and exposure_edges are Arrow datasets over the versions' side objects.
+-- lineage_edges, call_edges, reject_edges and exposure_edges are Arrow datasets over the versions' side objects;
+-- review_decisions is a table of what reviewers decided.
 create view datasets as
 select name, kind, type, latest_version, rows, updated_at
 from (
@@ -57,3 +58,7 @@ select e.name as model, e.version as model_version, i.parent as dataset, i.paren
     e.parent_row as row, e.times_seen
 from exposure_edges e join internal.inputs i
     on i.child = e.name and i.child_version = e.version and i.position = e.input and i.role = 'data';
+
+create view reviews as
+select queue, row_id, reviewer, decided_at, verdict, fields::json as fields, labels, reason, counts, name, version, row
+from review_decisions;

@@ -11,6 +11,7 @@ _UNFINISHED = {".*.tmp": "an unfinished file"}
 _PATTERNS = {
     ".": {**_UNFINISHED, "*.building": "an unfinished catalog", "*.damaged-*": "a damaged catalog that was replaced"},
     **dict.fromkeys(("manifests", "runs", "pins", "numbers"), _UNFINISHED),
+    "reviews": {"*/.*.tmp": "an unfinished file"},
 }
 """By folder: which names such files have, and what they are."""
 

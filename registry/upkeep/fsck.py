@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -56,7 +56,7 @@ def fsck(registry: Registry, *, deep: bool = False, named: Collection[str] = ())
         lost = any(finding.what in (_MISSING, _LACKS_ONE) for finding in report.errors)
         known = not (files.unread or lost)
         report += _objects(registry.store, files.manifests, frozenset(named), deep=deep, all_known=known)
-        return report + _foreign_files(registry.root) + _crash_files(registry.root)
+        return report + _reviews(registry) + _foreign_files(registry.root) + _crash_files(registry.root)
 
 
 # -- the small files --------------------------------------------------------------------------------------------------
@@ -154,6 +154,25 @@ def _marks(marks: Marks[M], kind: str, advice: str, remedy: Literal["rebuild"] |
             where = f"{path.parent.name}/{path.name}"
             findings.append(Finding("error", where, _reason(error, where), advice, remedy=remedy))
     return found, CheckResult({kind: FileCount.of(sizes)} if sizes else {}, tuple(findings))
+
+
+def _reviews(registry: Registry) -> CheckResult:
+    """Check the files of reviews: what was decided, and what is asked."""
+    store = registry.reviews
+    findings: list[Finding] = []
+
+    def check(name: str, read: Callable[[str], object], advice: str) -> None:
+        try:
+            read(name)
+        except (CorruptError, OSError) as error:
+            findings.append(Finding("error", f"reviews/{name}", _reason(error, name), advice))
+
+    for name in store.files():
+        check(name, store.read, "restore the file from a backup; or delete it, and its rows are asked for again")
+    for name in store.queue_files():
+        check(name, store.read_queue, "delete it: the next run of the pipeline writes it again")
+    sizes = store.sizes()
+    return CheckResult({"reviews": FileCount.of(sizes)} if sizes else {}, tuple(findings))
 
 
 def _documents(files: Files) -> dict[str, int]:

@@ -128,9 +128,9 @@ class Garbage:
 def find(registry: Registry, grace: dt.timedelta, step_files: FindStepFiles) -> Garbage:
     """Return what `collect` would remove now. Changes nothing.
 
-    A version is kept when it is the latest or the newest of its name, pinned, younger than the horizon, or being made
-    again, or when a kept version was made from it. An object is kept when a kept version or an unfinished step names it, or
-    when it is young. The horizon is the start of the oldest live run, and at least `grace` ago.
+    A version is kept when it is the latest or the newest of its name, pinned, younger than the horizon, being made again, or
+    asked for in a review, or when a kept version was made from it. An object is kept when a kept version or an unfinished step
+    names it, or when it is young. The horizon is the start of the oldest live run, and at least `grace` ago.
 
     Raises:
         CorruptError: a manifest or a run journal is damaged or missing, so it is unknown what is needed.
@@ -215,7 +215,8 @@ def _found(registry: Registry, listed: Sequence[Listed], grace: dt.timedelta, st
     at_work = {key for step in steps if step.in_use for key in step.step_keys}
     young |= {ref for ref, manifest in manifests.items() if manifest.step_key in at_work}
     newest = dict(sorted(manifests))
-    kept = _with_ancestors(manifests, {*newest.items(), *known.referred, *young})
+    asked = {(ref.name, ref.version) for queue in registry.reviews.queues() for ref in queue.inputs}
+    kept = _with_ancestors(manifests, {*newest.items(), *known.referred, *young, *asked})
 
     sizes = {each.sha256: each.bytes for each in listed}
     broken = {manifests[ref].step_key for ref in kept if not _is_whole(manifests[ref], sizes)}

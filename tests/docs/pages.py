@@ -28,13 +28,13 @@ class Block(NamedTuple):
 
 
 def blocks(language: str, page: str = "") -> list[Block]:
-    """The blocks in a language, of all pages or of one."""
+    """The blocks in a language (empty: in any), of all pages or of one."""
     return [
         Block(str(file.relative_to(ROOT)), kind, text)
         for file in PAGES
         if not page or file == ROOT / page
         for kind, text in _BLOCK.findall(file.read_text())
-        if kind == language
+        if language in ("", kind)
     ]
 
 

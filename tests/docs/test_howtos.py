@@ -21,6 +21,7 @@ from tests.in_process import InProcess
 
 OWN_DATA = "docs/howto/own-data.md"
 OWN_OPERATOR = "docs/howto/own-operator.md"
+REVIEW = "docs/howto/review.md"
 WRITING = "docs/writing-operators.md"
 PYTHON = "docs/python.md"
 
@@ -46,6 +47,28 @@ def test_own_data(registry: Registry, in_process: None) -> None:
     assert ask(registry, 'select question from "mydata/clean.clean"') == [("What is 3 + 4?",), ("What is 12 * 12?",)]
     assert ask(registry, 'select text, kind from "mydata/unique.dropped"') == [("what is 3 + 4 ?", "exact")]
     assert list(Path("out").rglob("*.jsonl"))
+
+
+def test_review(registry: Registry, in_process: None) -> None:
+    files = write(REVIEW)
+    states = []
+    for block in blocks("", REVIEW):
+        if block.language == "python":
+            exec(block.text, {})
+        if block.language != "sh":
+            continue
+        for line in block.text.splitlines():
+            words = shlex.split(line, comments=True)[1:]
+            if words[:1] == ["run"]:
+                states.append(run_text(files["trivia.yaml"], registry).state)
+                continue
+            result = CliRunner().invoke(app, ["--registry", ".engine", *words], catch_exceptions=False)
+            assert result.exit_code == 0, (line, result.output)
+    assert states == ["waiting", "succeeded"]
+    made = ask(registry, 'select answer, difficulty from "trivia/checked" order by row')
+    assert made == [("Canberra.", "easy"), ("It is 56.", "easy")]
+    assert ask(registry, 'select count(*) from "trivia/rows"') == [(2,)]
+    assert ask(registry, "select reason from rejects") == [("George Eliot wrote it",)]
 
 
 def installed(name: str, text: str) -> dict[str, str]:

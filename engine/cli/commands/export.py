@@ -20,9 +20,9 @@ def export(
         str,
         typer.Option(
             "--to",
-            metavar="hf|jsonl|parquet|FORMAT",
-            help="A Hugging Face dataset (for a model: its files), JSON Lines, Parquet, or a format of the rows' type: openai, "
-            "sharegpt, alpaca, trl, verl.",
+            metavar="hf|jsonl|parquet|label-studio|FORMAT",
+            help="A Hugging Face dataset (for a model: its files), JSON Lines, Parquet, tasks for Label Studio, or a format of "
+            "the rows' type: openai, sharegpt, alpaca, trl, verl.",
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier export.")] = False,

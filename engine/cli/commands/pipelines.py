@@ -18,6 +18,9 @@ from engine.cli.commands.shared import (
 from engine.cli.opening import chosen_steps, planned
 from registry.counted import counted
 
+EXIT_CODES = {"succeeded": 0, "failed": 1, "waiting": 3, "interrupted": 130}
+"""The exit code of a run, by its state."""
+
 _SHOWN = {"True": "yes", "False": "no", "None": "unknown"}
 
 PipelineArg = Annotated[
@@ -110,7 +113,8 @@ def run(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a pipeline. Steps that are up to date are not run again."""
+    """Run a pipeline. Steps that are up to date are not run again. If people have to review rows first, the run ends with exit
+    code 3, and the next one goes on when they have."""
     from engine.cli.output import stderr_console
     from engine.cli.progress import progress_on
     from engine.cli.run_view import print_run, run_document
@@ -133,7 +137,7 @@ def run(
     if context.obj.debug and result.trace:
         say(result.trace)
     if result.state != "succeeded":
-        raise typer.Exit(130 if result.state == "interrupted" else 1)
+        raise typer.Exit(EXIT_CODES[result.state])
 
 
 def probe(

@@ -316,7 +316,7 @@ def test_a_query_that_exceeds_its_memory_limit_is_stopped(folder: Path, engine: 
 def test_an_invalid_amount_of_memory_is_refused(folder: Path) -> None:
     registry = Registry(folder / ".engine")
     with pytest.raises(QueryError, match="'4 bananas' is not an amount of memory; write 4GB"):
-        Session(registry.catalog, registry.store, "4 bananas")
+        Session(registry.catalog, registry.store, registry.reviews, "4 bananas")
 
 
 @pytest.mark.soak

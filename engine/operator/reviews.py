@@ -1,0 +1,29 @@
+"""What an operator gets of a review: the decisions of people about the rows of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from registry.reviews.decisions import Decision, ReviewTask, current
+from registry.reviews.outcomes import Outcome, outcome_of
+
+
+class Reviews:
+    """The decisions about rows, by the ids of their content (`table.row_ids()`).
+
+    Args:
+        decisions: those that count, see registry.reviews.decisions.current.
+        task: what the reviewers were asked.
+    """
+
+    def __init__(self, decisions: Iterable[Decision], task: ReviewTask) -> None:
+        self._decisions: Mapping[str, tuple[Decision, ...]] = current(decisions)
+        self._task = task
+
+    def decisions(self, row_id: str) -> tuple[Decision, ...]:
+        """What each reviewer decided about a row, by their names."""
+        return self._decisions.get(row_id, ())
+
+    def outcome(self, row_id: str) -> Outcome | None:
+        """What the decisions about a row come to; None if it is undecided."""
+        return outcome_of(self.decisions(row_id), self._task.reviewers)

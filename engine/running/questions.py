@@ -1,0 +1,30 @@
+"""What a run asks people: recorded in the registry, for those who answer."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from engine.pipeline.graph import Step
+from engine.planning.results import StepPlan
+from engine.running.run_state import RunState
+
+
+def ask(run: RunState, step: Step, plan: StepPlan, at: dt.datetime) -> None:
+    """Record what the review of a step asks about which rows, in place of what it asked before."""
+    from registry.records.described import described  # most runs do without
+    from registry.reviews.decisions import Queue
+
+    assert plan.review
+    [(port, versions)] = plan.inputs.items()
+    queue = Queue(
+        name=plan.review.queue,
+        pipeline=run.pipeline.spec.name,
+        step=step.name,
+        file=run.pipeline.file.name,
+        run_id=run.run_id,
+        asked_at=at,
+        inputs=tuple(version.ref for version in versions),
+        type=described(step.operator.inputs[port].record),
+        task=plan.review.task,
+    )
+    run.registry.reviews.ask(queue)
