@@ -26,11 +26,13 @@ class Frame:
         links: makes the addresses.
         registry: the registry, as the user named it.
         form_token: what forms carry; empty where there are none.
+        path: of the page that is shown, so that its place in the menu is marked.
     """
 
     links: Links
     registry: str
     form_token: str = ""
+    path: str = ""
 
 
 def render(template: str, frame: Frame, **values: Any) -> str:
