@@ -15,6 +15,7 @@ from engine.page.access import Access
 from engine.page.routes.site import Site
 from engine.page.server import application
 from engine.page.sessions import Sessions
+from registry.query.limits import limit_memory
 
 _LONGEST_ADDRESS = 1 << 18
 """Bytes of a request's head: a query of SQL is part of an address."""
@@ -33,6 +34,8 @@ def serve(location: str, registry: str, host: str, port: int, ready: Callable[[s
     Raises:
         EngineError: the address cannot be used.
     """
+    # As for `engine sql`: DuckDB's own limit does not cover the values that one function call creates.
+    limit_memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     with listening(host, port) as door:
         access = Access(host, door.getsockname()[1])
         server = server_of(Site(Sessions(location), access, registry), debug=debug)

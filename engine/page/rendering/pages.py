@@ -28,6 +28,7 @@ class Frame:
         form_token: what forms carry; empty where there are none.
         is_copy: whether the page is a file, without forms and without pages beyond those of its bundle.
         policy: what the page may load, if no server says that with its headers.
+        path: of the page that is shown, so that its place in the menu is marked.
     """
 
     links: Links
@@ -35,6 +36,7 @@ class Frame:
     form_token: str = ""
     is_copy: bool = False
     policy: str = ""
+    path: str = ""
 
 
 def render(template: str, frame: Frame, **values: Any) -> str:

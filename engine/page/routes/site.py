@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -49,4 +49,5 @@ def reading(request: Request) -> Iterator[Reader]:
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A page as a response."""
-    return HTMLResponse(render(template, site_of(request).frame, **values), status)
+    frame = replace(site_of(request).frame, path=request.url.path)
+    return HTMLResponse(render(template, frame, **values), status)

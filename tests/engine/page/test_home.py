@@ -19,6 +19,12 @@ def test_the_first_page_lists_runs_pipelines_and_names(shipped: Path, visit: Vis
         assert f"<bdi>{name}</bdi>" in text
 
 
+def test_the_menu_marks_the_page_that_is_shown(shipped: Path, visit: Visit) -> None:
+    client = visit(shipped)
+    for path, name in (("/", "Home"), ("/sql", "SQL"), ("/costs", "Costs")):
+        assert f'<a href="{path}" aria-current="page">{name}</a>' in client.get(path).text
+
+
 def test_runs_of_one_pipeline_and_names_that_contain_a_text(shipped: Path, visit: Visit) -> None:
     client = visit(shipped)
     one = client.get("/", params={"pipeline": "judge-and-filter"}).text
