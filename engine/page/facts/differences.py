@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -134,12 +135,8 @@ def pieces(old: str, new: str) -> tuple[Piece, ...]:
 
 
 def _words(text: str) -> list[str]:
-    """Words, each with the space behind it."""
-    parts: list[str] = []
-    for part in text.splitlines(keepends=True):
-        words = part.split(" ")
-        parts += [f"{word} " for word in words[:-1]] + ([words[-1]] if words[-1] else [])
-    return parts
+    """Words, each with the space before it, so that one that is added at the end changes no other."""
+    return re.findall(r"\s*\S+|\s+$", text)
 
 
 def _shortened(words: Sequence[str], *, first: bool, last: bool) -> list[Piece]:

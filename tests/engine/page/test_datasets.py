@@ -242,7 +242,7 @@ def test_a_diff_pairs_rows_by_a_field_that_identifies_them(registry: Registry, v
     assert "<ins>1 added</ins>" in text
     assert "<del>1 removed</del>" in text
     assert "<b>1</b> changed" in text
-    assert "It is <ins>not </ins>0." in text
+    assert "It is<ins> not</ins> 0." in text
 
 
 def test_a_diff_with_another_name_a_wrong_key_and_without_an_earlier_version(numbers: Registry, visit: Visit) -> None:
