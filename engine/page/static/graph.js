@@ -2,7 +2,7 @@
    so nothing is lost without this script. */
 "use strict";
 (() => {
-  const SVG = "http://www.w3.org/2000/svg";
+  const SVG = document.querySelector("svg").namespaceURI; // of the mark, which is on every page
   const LINE = 16;
   const SMALLEST = 0.8; // of its size; a graph that needs less scrolls instead
   const NARROW = 640;
