@@ -96,7 +96,7 @@ def pictures(made: Registry) -> Mapping[str, Picture]:
     return {
         "run": Picture(f"runs/{run_id}", 800),
         "rows": Picture("versions/best-of-n/judged@1?sort=score&desc=1", 720),
-        "charts": Picture("versions/best-of-n/judged@1?view=charts", 900),
+        "charts": Picture("versions/best-of-n/judged@1?view=charts", 980),
         "row": Picture(f"rows/{row}/best-of-n/judged@1", 1000),
         "costs": Picture("costs", 700),
     }

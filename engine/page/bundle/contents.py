@@ -21,19 +21,19 @@ class Contents:
         limit: bytes of all files together.
         pages: the files of pages, in the order in which they were added.
         static: the names of style sheets, scripts and licences.
-        bytes: what the files take at most.
+        used: bytes that the files take at most.
     """
 
     folder: Path
     limit: int
     pages: dict[str, None] = field(default_factory=dict)
     static: dict[str, None] = field(default_factory=dict)
-    bytes: int = 0
+    used: int = 0
 
     @property
     def room(self) -> int:
         """Bytes that may still be added."""
-        return self.limit - self.bytes
+        return self.limit - self.used
 
     def cost(self, pages: Iterable[Page]) -> int:
         """Bytes that pages take at most, with the style sheets and scripts that nothing has used before."""
@@ -48,7 +48,7 @@ class Contents:
                 continue
             self._write(page.file, page.text.encode(errors="replace"))
             self.pages[page.file] = None
-            self.bytes += size_of(page)
+            self.used += size_of(page)
             self.add_static(page)
 
     def add_static(self, page: Page) -> None:
@@ -57,7 +57,7 @@ class Contents:
             if name not in self.static:
                 self._write(name, _content(name))
                 self.static[name] = None
-                self.bytes += len(_content(name))
+                self.used += len(_content(name))
 
     def _write(self, file: str, content: bytes) -> None:
         path = self.folder / file

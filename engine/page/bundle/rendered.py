@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote, urlencode
 
 from starlette.requests import Request
@@ -83,7 +84,7 @@ class Pages:
         links = FileLinks("../" if "/" in file else "", self.start)
         frame = Frame(links, self.name, is_copy=True, policy=POLICY)
         path, _, query = address.partition("?")
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "method": "GET",
             "path": f"/{unquote(path)}",
@@ -95,7 +96,7 @@ class Pages:
         for route in _ROUTES:
             match, found = route.matches(scope)
             if match is Match.FULL:
-                response = found["endpoint"](Request(scope | found))
+                response = found["endpoint"](Request({**scope, **found}))
                 assert response.status_code == 200, f"{address}: {response.status_code}"
                 return Page(file, bytes(response.body).decode(), tuple(links.asked))
         raise LookupError(f"no page of a bundle is at {address!r}")

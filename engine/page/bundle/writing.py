@@ -77,11 +77,11 @@ def _write(
 ) -> Bundle:
     datasets = [each for each in found.manifests if each.kind == "dataset"]
     mark = {"bundle": 1, "of": found.name, "limit": limit, "most": most, "rows": {str(each.ref): [0, 0] for each in datasets}}
-    contents = Contents(staging, limit, bytes=len(_json(mark)) + 40 * len(datasets))
+    contents = Contents(staging, limit, used=len(_json(mark)) + 40 * len(datasets))
     fixed = [pages.page(each) for each in _fixed(found)]
     least = contents.cost([*fixed, *(page for each in datasets for page in lists(pages, each, 0))])
     if least > contents.room:
-        what = f"--max-size {size(limit)}: the pages of {found.name} take {size(least + contents.bytes)} without any row"
+        what = f"--max-size {size(limit)}: the pages of {found.name} take {size(least + contents.used)} without any row"
         raise PipelineError([Problem(what, hint="allow more, or copy one version: NAME@V")])
     contents.add(fixed)
     taken = add_rows(pages, contents, datasets, most)

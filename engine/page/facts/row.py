@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.page.facts.calls import CallFacts, call_facts
 from engine.page.facts.excerpts import one_line
+from engine.page.facts.rows import records_at
 from engine.page.sessions import Reader
 from registry.errors import QueryError, RegistryError
 from registry.lineage.lineage import Fact
@@ -245,7 +246,7 @@ def _stage(
     known = records.setdefault(version, {})
     try:
         if missing := [row for row in shown if row not in known]:
-            known |= reader.session.records_at(version, missing)
+            known |= records_at(reader, reader.session.manifest(*version), missing)
     except (RegistryError, OSError) as error:
         trouble = trouble or str(error)
     try:
@@ -280,7 +281,7 @@ def _stage(
 
 def _records(reader: Reader, version: Version, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
     try:
-        return reader.session.records_at(version, rows) if rows else {}
+        return records_at(reader, reader.session.manifest(*version), rows) if rows else {}
     except (RegistryError, OSError):
         return {}
 
