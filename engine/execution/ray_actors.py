@@ -29,8 +29,6 @@ class RayHost:
 
         # The rows of a partition live together. Looking for cycles every 700 allocations takes an eighth of a computing step.
         gc.set_threshold(10_000)
-        # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it.
-        sys.setswitchinterval(0.0005)
         remote = service is not None and ray.get_runtime_context().get_node_id() != driver_node
         transport = _RayTransport(service) if service is not None else None
         self._host = Host(Registry(registry), transport, name, remote=remote)
@@ -40,7 +38,12 @@ class RayHost:
 
     async def open(self, job: str) -> None:
         """Take on a step, given as JSON."""
-        self._host.open(Job.model_validate_json(job))
+        taken = Job.model_validate_json(job)
+        if taken.models:
+            # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it. Steps without
+            # models do without: each switch costs them.
+            sys.setswitchinterval(0.0005)
+        self._host.open(taken)
 
     async def run(self, step: str, part: str) -> tuple[bool, str]:
         """Run a partition, given as JSON; returns whether it failed, and the Receipt or Failure as JSON."""
