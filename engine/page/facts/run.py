@@ -20,6 +20,7 @@ _STEPS = """
         coalesce(waited_for, '') as waited_for, coalesce(why, []) as why, coalesce(notes, []) as notes
     from step_runs where run_id = ?
 """
+_NEWEST = "select name, max(version) from versions where name in (select unnest(?::varchar[])) group by name"
 _OTHERS = "select run_id, state, started_at from runs where pipeline = ? and run_id <> ? order by started_at desc limit 30"
 
 
@@ -185,6 +186,13 @@ def _steps(reader: Reader, run_id: str, live: Sequence[LiveStep], *, running: bo
     opened = {each.step: _opened(each) for each in live if each.step not in ended}
     uses = _uses(reader, run_id)
     versions = {name: version for parts in made.values() for name, version in parts}
+    if running:
+        # A run commits its sources, or finds them, before it says anything: the newest versions are those that it reads.
+        sources = {name for plan in planned.values() for name in _planned_inputs(plan)} - {
+            name for plan in planned.values() for name in plan.get("outputs", ())
+        }
+        newest = reader.session.ask(_NEWEST, [sorted(sources)]).rows if sources else []
+        versions = {**dict(newest), **versions}
     for name in dict.fromkeys([*planned, *ended, *opened]):
         plan = planned.get(name, {})
         step = ended.get(name) or opened.get(name)

@@ -103,6 +103,7 @@ def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Regis
         {"step": "loud", "op": "shout", "inputs": {"word": ["demo/said"]}, "outputs": ["demo/loud"], "models": {}},
     ]
     run_id = registry.catalog.begin_run("demo", {"params": {}, "graph": graph}, BEGAN)
+    commit(registry, run_id, "words", [{"text": str(number)} for number in range(100)])
     stored = registry.store.put_table(pa.table({"text": ["old", HOSTILE]}))
     data = DataObject(sha256=stored.sha256, rows=2, bytes=stored.bytes)
     key = "a" * 64
@@ -130,6 +131,7 @@ def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Regis
         run = run_facts(reader, run_id)
         said, loud = run.steps
         assert run.state == "running"
+        assert said.inputs == (Part("demo/words", 1, "dataset", 100),)
         assert said.progress
         assert (said.progress.done, said.progress.total) == (40, 100)
         assert (said.outcome, said.cost_usd, said.rejected) == ("running", 0.5, 1)
