@@ -40,7 +40,7 @@ class FileLinks(Links):
     start: str = ""
     asked: dict[str, None] = field(default_factory=dict)
 
-    def home(self) -> str:
+    def home(self, **query: Query) -> str:
         """The page that the bundle begins with."""
         return f"{self.root}{INDEX}"
 
