@@ -20,12 +20,13 @@ Read the rooms in the order in which a run passes through them:
 * `export`: writes versions from the registry into folders
 * `upkeep`: verifies and cleans up the engine's files in a registry
 * `previewing`: tries a pipeline on a few rows, and forecasts the run from them
+* `page`: the registry in a browser
 * `cli`: the command line
 * `api`: the same from Python
 * `testing`: runs an operator on records, in a test
 
-A room imports only rooms above it in this list. `credentials`, `errors`, `library_noise`, `own_loop` and `provenance` are
-used by all of them.
+A room imports only rooms above it in this list. `credentials`, `errors`, `library_noise`, `own_loop`,
+`printable` and `provenance` are used by all of them.
 
 From Python, `import engine` gives `run`, `plan` and `check` for pipelines, `open` for registries, their results and their
 errors. Each is imported when it is first used.
