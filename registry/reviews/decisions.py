@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -75,7 +76,7 @@ class Decision(Frozen):
         """What it says, without when it was said and where the row was seen: step keys depend on this."""
         return [self.row, self.reviewer, self.verdict, self.fields, list(self.labels), self.reason]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Its identity: what was decided, by whom and when, wherever the row was seen."""
         return json_digest(self.model_dump(mode="json", exclude={"source"}))

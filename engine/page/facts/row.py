@@ -14,6 +14,7 @@ from engine.page.facts.calls import CallFacts, call_facts
 from engine.page.facts.excerpts import one_line
 from engine.page.facts.rows import records_at
 from engine.page.sessions import Reader
+from registry import Decision
 from registry.errors import QueryError, RegistryError
 from registry.lineage.lineage import Fact
 from registry.lineage.walk import Direction, RowNumbers, Version, Walk
@@ -43,7 +44,10 @@ class FieldFacts:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """A row of a stage; `text` is what is new in it, on one line. `unreadable` says why it has no fields, if it has none."""
+    """A row of a stage; `text` is what is new in it, on one line. `unreadable` says why it has no fields, if it has none.
+
+    `decisions` are those of reviewers about its content.
+    """
 
     row: int
     fields: tuple[FieldFacts, ...]
@@ -51,6 +55,7 @@ class RowFacts:
     calls: tuple[CallFacts, ...] = ()
     more_calls: int = 0
     unreadable: str = ""
+    decisions: tuple[Decision, ...] = ()
 
     def with_change(self, *changes: Change) -> list[FieldFacts]:
         """The fields with one of these changes."""
@@ -273,6 +278,7 @@ def _stage(
                 tuple(map(call_facts, own[:_CALLS])),
                 max(0, len(own) - _CALLS),
                 trouble,
+                tuple(reader.session.decisions_about(record)) if record else (),
             )
         )
     made_from = tuple(dict.fromkeys(link.parent for link in lineage.graph.links(version, "up")))

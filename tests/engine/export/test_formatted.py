@@ -169,7 +169,7 @@ def test_a_format_that_the_type_does_not_have_is_named_with_those_it_has(registr
     commit(registry, "demo/rows", [ROWS[LabelledExample]])
     done = CliRunner().invoke(app, ["export", "demo/rows", "--to", "alpacca", "out"])
     assert "rows of type LabelledExample, which has no format 'alpacca'" in str(done.exception)
-    assert "--to hf, jsonl, parquet, sharegpt, alpaca, trl; did you mean 'alpaca'?" in str(done.exception)
+    assert "--to hf, jsonl, parquet, label-studio, sharegpt, alpaca, trl; did you mean 'alpaca'?" in str(done.exception)
     commit(registry, "demo/people", [[Persona(persona="a baker")]])
     with pytest.raises(PipelineError, match=r"type Persona, which has no format 'openai'(.|\n)*--to hf, jsonl, parquet"):
         export(registry, "demo/people", "openai", Path("out"))

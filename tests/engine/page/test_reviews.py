@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from registry import Registry
 from tests.engine.page.conftest import Visit
-from tests.engine.run_pipelines import run_text
+from tests.engine.run_pipelines import ask, run_text
 from tests.operators.generic.test_review import ROWS, decide, ids
 from tests.operators.generic_steps import made, rows, step
 
@@ -181,6 +181,21 @@ def test_rows_of_strangers_are_only_text(registry: Registry, in_process: None, v
     send(client, "edit", **{"field.n": "1"})
     [decision] = registry.reviews.decisions()
     assert decision.fields == {"n": 1}  # control characters in other fields came back as they were
+
+
+def test_the_page_of_a_row_says_who_decided(client: TestClient, registry: Registry) -> None:
+    decide(registry, ids(registry)[0], "edit", "Ann <b>", fields={"n": 3}, labels=["easy"], reason="off")
+    text = client.get("/rows/0/demo/rows@1").text
+    assert f'<a href="{PAGE}"><bdi>demo/step</bdi></a>: edit of <bdi>n</bdi> by <bdi>Ann &lt;b&gt;</bdi>' in text
+    # The session that rested between two requests shows what was decided meanwhile.
+    decide(registry, ids(registry)[0], "reject", "Ben")
+    assert "by <bdi>Ben</bdi>" in client.get("/rows/0/demo/rows@1").text
+    assert "Ben" in client.get("/sql", params={"q": "select reviewer from reviews"}).text
+
+
+def test_the_page_of_a_run_leads_to_its_reviews(client: TestClient, registry: Registry) -> None:
+    [(run_id,)] = ask(registry, "select run_id from runs")
+    assert '<a href="/reviews">for reviewers</a>' in client.get(f"/runs/{run_id}").text
 
 
 def test_a_review_that_is_not_there(client: TestClient) -> None:

@@ -26,6 +26,8 @@ def shot(page: Page, name: str) -> None:
 def test_a_review_by_keyboard_alone(
     registry: Registry, in_process: None, serve: Callable[[Path], str], browser: Browser, visit: Visit
 ) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
     rows(*ROWS, {"question": "What is\n" + "a long question? " * 60, "persona": "x" * 300, "n": 99})
     labels = ["easy", "hard", "of a length that wraps on a narrow window"]
     run_text(step("review", labels=labels, label_field="level", instructions="Is the question **clear**?"), registry)
@@ -72,6 +74,12 @@ def test_a_review_by_keyboard_alone(
     page.keyboard.press("1")
     page.keyboard.press("1")  # takes it back
     assert page.locator("input[name=label]:checked").count() == 0
+    page.locator("details.edit summary").click()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        serious = [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
+        assert serious == [], scheme
     for width in (360, 1280):
         page.set_viewport_size({"width": width, "height": 640})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
