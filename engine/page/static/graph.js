@@ -100,7 +100,7 @@
     const place = figure.querySelector(".drawing");
     const { paddingLeft, paddingRight } = getComputedStyle(place);
     const room = place.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
-    if (room <= 0 || String(room) === place.dataset.width) return;
+    if (!(room > 0) || String(room) === place.dataset.width) return;
     place.dataset.width = room;
     const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
     const family = getComputedStyle(figure).fontFamily;
