@@ -9,6 +9,7 @@ from engine.cli.forecast_view import step_document
 from engine.cli.output import grid
 from engine.printable import row_count
 from engine.spec.variant_names import split_name
+from registry.counted import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,7 +90,7 @@ def _shared(role: str, shared: SharedPrefix) -> str:
     if not shared.characters:
         return f"prompts to {role} begin differently for each row, so a server's cache of prompts is of no use"
     return (
-        f"prompts to {role} have their first {shared.characters:,} of {shared.length:,.0f} characters "
+        f"prompts to {role} have their first {shared.characters:,} of {counted(round(shared.length), 'character')} "
         f"({shared.share:.0%}) in common"
     )
 

@@ -14,6 +14,7 @@ from engine.previewing.results import PreviewCall, PreviewRow, PreviewStep
 from engine.running.result import StepResult
 from engine.running.step_task import StepTask
 from registry import ObjectStore
+from registry.counted import counted
 
 Seeds = dict[tuple[str, str], list[tuple[int, ...]]]
 """The sampled rows behind each row of a version, by (dataset or step, output)."""
@@ -78,7 +79,7 @@ def _waiting(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectStor
             found = [row for data in version.data for row in store.read_table(data.sha256).to_pylist()]
             rows += [PreviewRow(own, row, (), (), None) for own, row in zip(seeds[link_key(link)], found, strict=True)]
     missing = task.review.progress.missing if task.review else 0
-    why = f"it would wait until people have reviewed {missing:,} of these {len(rows):,} rows"
+    why = f"it would wait until people have reviewed {missing:,} of {counted(rows, 'row')}"
     return PreviewStep(step.name, step.operator.name, "waits", why, rows_in=len(rows), rows=tuple(rows), notes=tuple(notes))
 
 

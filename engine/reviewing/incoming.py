@@ -15,6 +15,7 @@ from engine.reviewing.fitting import misfit
 from engine.reviewing.open_review import OpenReview, open_review
 from engine.reviewing.rows import ReviewRows, Rows
 from registry import Decision, Registry, RegistryError
+from registry.counted import counted
 from registry.reviews.decisions import Verdict
 
 SHOWN = 20
@@ -94,7 +95,7 @@ def import_decisions(
         elif why := misfit(each, review.queue.task, partial(rows.row, each.row)):
             found.append(Problem(why, place))
     if found:
-        more = [Problem(f"... and {len(found) - SHOWN:,} more problems")] if len(found) > SHOWN else []
+        more = [Problem(f"... and {counted(len(found) - SHOWN, 'more problem')}")] if len(found) > SHOWN else []
         raise PipelineError([*sorted(found, key=_where)[:SHOWN], *more])
     timed = {each.place for each in filled if each.at}
     is_known = _known_to(review)

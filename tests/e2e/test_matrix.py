@@ -103,8 +103,11 @@ def test_variants_are_in_names_columns_lineage_and_rows(chat_server: ChatServer,
     assert latest == 1
     roots = ask(registry, "select name, row from trace('demo/teacher=b/rows@1', 7)")
     assert ("demo/problems", 1) in roots
-    columns = ("versions", "step_runs", "metrics")
-    assert [ask(registry, f"describe {view}")[-1][0] for view in columns] == ["variant"] * 3
+    columns = {
+        view: [column for column, *_ in ask(registry, f"describe {view}")] for view in ("versions", "step_runs", "metrics")
+    }
+    assert columns["versions"][-1] == columns["metrics"][-1] == "variant"
+    assert columns["step_runs"][-5:] == ["variant", "filtered", "unused", "why", "notes"]  # new ones were added at the end
 
 
 @pytest.mark.usefixtures("problems", "in_process")

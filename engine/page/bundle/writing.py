@@ -96,7 +96,7 @@ def _write(
     (staging / folders.MARK).write_bytes(_json({**mark, "rows": rows}))
     for each in staging.rglob("*"):
         total += each.stat().st_size if each.is_file() else 0
-    assert total <= limit, f"a bundle of {total} bytes, of at most {limit}"
+    assert total <= limit, f"a bundle of {counted(total, 'byte')}, of at most {limit}"
     return Bundle(folder, found.name, rows, note, len(files) + 1, total)
 
 

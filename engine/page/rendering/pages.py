@@ -66,7 +66,7 @@ def _asset(links: Links, file: str) -> str:
 
 
 def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else f"{text[:characters]}… ({len(text) - characters:,} more characters)"
+    return text if len(text) <= characters else f"{text[:characters]}… ({counted(len(text) - characters, 'more character')})"
 
 
 def _data(value: Any) -> Markup:

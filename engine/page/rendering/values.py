@@ -20,6 +20,7 @@ from engine.page.rendering.filters import moment, number, size
 from engine.page.rendering.markdown import markdown
 from engine.plain_values import json_line
 from engine.printable import harmless
+from registry.counted import counted
 
 _DEEPEST = 8
 """How deep lists and structs are drawn; what is deeper is JSON."""
@@ -95,7 +96,7 @@ def one_line(value: Any, characters: int = 160) -> str:
     elif isinstance(value, dt.datetime | dt.date | dt.time):
         text = value.isoformat(sep=" ") if isinstance(value, dt.datetime) else value.isoformat()
     else:
-        text = f"{len(value):,} bytes" if isinstance(value, bytes) else json_line(_cut_deep(value, characters))
+        text = counted(value, "byte") if isinstance(value, bytes) else json_line(_cut_deep(value, characters))
     text = harmless(" ".join(text[: characters * 2].split()))
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
 

@@ -13,6 +13,7 @@ from engine.page.links import from_path
 from engine.page.rendering.values import Style, show
 from engine.page.routes.site import page, reading
 from engine.plain_values import json_line
+from registry.counted import counted
 
 _WHOLE = Style(characters=5_000_000, items=100_000)
 
@@ -24,7 +25,9 @@ def show_value(request: Request) -> Response:
         version = version_facts(reader, from_path(request.path_params["target"]))
         manifest = version.manifest
         if row >= manifest.rows:
-            raise HTTPException(404, f"{manifest.ref} has {manifest.rows:,} rows, numbered from 0; there is no row {row:,}.")
+            raise HTTPException(
+                404, f"{manifest.ref} has {counted(manifest.rows, 'row')}, numbered from 0; there is no row {row:,}."
+            )
         record = records_at(reader, manifest, [row])[row]
     try:
         value = value_at(record, path)

@@ -319,7 +319,7 @@ def test_a_preview_shows_what_would_wait(registry: Registry, in_process: None) -
     shown = preview(check(Path("p.yaml")), registry, PlainProgress(Console(quiet=True)), select=set(), rows=3)
     states = {each.name: (each.state, each.why) for each in shown.steps}
     assert states == {
-        "step": ("waits", "it would wait until people have reviewed 2 of these 3 rows"),
+        "step": ("waits", "it would wait until people have reviewed 2 of 3 rows"),
         "after": ("not reached", "step waits for reviewers"),
         "last": ("not reached", "step waits for reviewers"),
     }
