@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from engine.llm.answer_length import AnswerLength
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.accounting import Outcome
 from engine.llm.limits.circuit_breaker import CircuitBreaker
@@ -38,6 +39,13 @@ class _EmptyAnswerError(RequestError):
     """The server returned an empty answer."""
 
 
+class _AskAgainError(TransientError):
+    """The request has to be sent in another form. It is not an attempt, and what it used is accounted for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, adapted=True)
+
+
 class ModelClient:
     """One model of a pipeline in one worker, for all roles that it fills: one provider, one set of limits, one journal.
 
@@ -65,6 +73,7 @@ class ModelClient:
         self._counts_tokens = True
         self._failing: set[str] = set()
         self._sample_watch = SampleWatch(spec, answers)
+        self._length = AnswerLength(spec, identity, answers)
         self._breaker = CircuitBreaker()
         self._answered = 0
         self._stopped: ModelError | None = None
@@ -91,7 +100,7 @@ class ModelClient:
             notes.append(f"{entries} of the journal {which}; the model was asked again")
         if self._answered and is_shared(self.spec) and (why := why_not_shared()):
             notes.append(f"limits are not divided among the runs on this machine: {why}")
-        return [*notes, *self._sample_watch.notes, *(self._provider.notes if self._provider else [])]
+        return [*notes, *self._length.notes, *self._sample_watch.notes, *(self._provider.notes if self._provider else [])]
 
     def stop(self, why: ModelError) -> None:
         """Send no further request: every new call fails with `why`. Requests in flight finish.
@@ -231,6 +240,8 @@ class ModelClient:
             self._sleeping.discard(over)
 
     async def _send(self, provider: Provider, requests: Sequence[Request]) -> list[JournalledCompletion]:
+        # Before admission: the limits and the budget reserve what is sent.
+        requests = [await self._length.fitted(request) for request in requests]
         most = estimate(self.spec, requests)
         ticket = await self._admitted(most)
         outcome = Outcome("unsent")
@@ -251,14 +262,20 @@ class ModelClient:
             self._breaker.answered()
             self._failing.clear()
             self._trouble = ""
-            good = [done for done in completions if not done.is_empty]
+            cut = [done for done in completions if await self._length.cuts_reasoning(requests[0], done)]
+            good = [done for done in completions if not done.is_empty and done not in cut]
+            if cut and not good:
+                _discard(completions)
+                raise _AskAgainError("its reasoning took all of the default max_tokens")
             if not good:
                 # Not journalled: asking again may return an answer.
                 empty = completions[0]
                 _discard(completions[1:])
                 raise _EmptyAnswerError(_why_empty(empty, requests[0]), empty)
-            _discard(done for done in completions if done.is_empty)
+            _discard(done for done in completions if done.is_empty or done in cut)
             return await self._kept(requests, good)
+        except _AskAgainError:
+            raise
         except TransientError as error:
             # A partial answer may have been paid for.
             broken = error.completion
@@ -271,6 +288,8 @@ class ModelClient:
                 outcome = self._usage([error.completion], most)
             elif outcome.kind == "failed" and error.refused:
                 outcome = Outcome("refused")
+            if self._length.is_shortened(requests[0], error):
+                raise _AskAgainError(str(error)) from None
             if (why := self._breaker.refused(error)) is not None:
                 raise EndpointError(why) from None
             raise
@@ -339,8 +358,8 @@ class ModelClient:
 
 
 def _why_empty(empty: Completion, request: Request) -> str:
-    if empty.truncated and (empty.reasoning or empty.tokens_reasoning):
-        most = request.sampling["max_tokens"]
+    if empty.truncated and empty.reasons:
+        most = request.max_tokens
         return f"empty answer: its reasoning took all of max_tokens={most}, which is for the reasoning and the answer; raise it"
     only = ", only reasoning" if empty.reasoning else ""
     return f"empty answer{only} (finish_reason {empty.finish_reason!r})"

@@ -1,5 +1,8 @@
 """The servers that a run starts for its models: which steps need them, when they start, and when they stop.
 
+Adapters on the same base model with the same settings share their servers, where the engine is vLLM; so do models with the same
+full weights. Those whose weights are known when the servers start are served from then on.
+
 Servers start when the first step that needs them has work, all servers of a step's models together. They stop when no later
 step needs them, when others need their room while none of their own steps has work, and when the run ends.
 """
@@ -18,7 +21,7 @@ from engine.execution.jobs import model_names, request_of
 from engine.llm.types.model_spec import Address
 from engine.pipeline.graph import BoundModel, Step
 from engine.serving.guarded_process import STOP_SECONDS
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import Beside, Launch, Status
 
 _ASKED_SECONDS = 5.0
 """A step that has asked for its servers within this time has work for them, even if nothing of it is running yet."""
@@ -28,18 +31,30 @@ _WAIT_SECONDS = 0.05
 
 
 @dataclass(eq=False)
-class _Model:
-    """A model that is served: its servers by number, and what was last heard of them."""
+class _Group:
+    """Models that are served together: their servers by number, and what was last heard of them.
 
+    Attributes:
+        lead: the first of the models, by its name in the pipeline.
+        beside: what requests call each of the others, by its name in the pipeline.
+    """
+
+    lead: str
+    beside: dict[str, str]
     launches: dict[int, Launch]
     servers: dict[int, Server]
     heard: dict[int, Status] = field(default_factory=dict)
     lost: Counter[int] = field(default_factory=Counter)
 
     @property
-    def addresses(self) -> tuple[Address, ...]:
-        """Where its servers answer now."""
-        return tuple(status.address for _, status in sorted(self.heard.items()) if status.address is not None)
+    def models(self) -> tuple[str, ...]:
+        """The pipeline's names of its models."""
+        return (self.lead, *self.beside)
+
+    def addresses(self, model: str) -> tuple[Address, ...]:
+        """Where the servers answer for one of its models now."""
+        found = [status.address for _, status in sorted(self.heard.items()) if status.address is not None]
+        return tuple(each._replace(model=self.beside.get(model, each.model)) for each in found)
 
 
 class Servers:
@@ -62,7 +77,7 @@ class Servers:
         self._run_id = run_id
         self._say = say
         self._left: dict[str, Step] = {}
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, _Group] = {}
         self._ending: list[Server] = []
         self._failed: dict[str, str] = {}
         self._asked: dict[str, float] = {}
@@ -98,10 +113,11 @@ class Servers:
             return self._clear_gpus(step)
         if not self._checked:
             self._check_room()
+        self._left[step.name] = step  # by now it has the weights of models that steps have trained
         missing = {name: model for name, model in served.items() if name not in self._models}
         if missing and (self._training or not self._start(missing, step, request)):
             return False
-        return all(self._models[name].addresses for name in served)
+        return all(self._models[name].addresses(name) for name in served)
 
     def watch(self, running: set[str]) -> None:
         """Take note of what has happened to the servers.
@@ -111,24 +127,27 @@ class Servers:
         """
         self._running = running
         self._ending = [server for server in self._ending if not server.has_stopped()]
-        for name, model in list(self._models.items()):
-            before = model.addresses
-            for number, server in list(model.servers.items()):
-                self._hear(name, model, number, server.look())
-            if model.addresses != before:
-                self._executor.serve(name, model.addresses)
+        for group in self._groups:
+            before = group.addresses(group.lead)
+            for number, server in list(group.servers.items()):
+                self._hear(group, number, server.look())
+            if group.addresses(group.lead) != before:
+                for model in group.models:
+                    self._executor.serve(model, group.addresses(model))
         if self._models and self._executor.lacks_room:
             self.make_room("")
 
     @property
     def addresses(self) -> Mapping[str, Address]:
         """One server of each model that has one."""
-        return {name: model.addresses[0] for name, model in self._models.items() if model.addresses}
+        found = {name: group.addresses(name) for name, group in self._models.items()}
+        return {name: addresses[0] for name, addresses in found.items() if addresses}
 
     def make_room(self, step: str) -> None:
         """A step needs room: stop the servers for which no other step has work."""
-        for name in [name for name in self._models if not self._is_busy(name, step)]:
-            self._stop(name)
+        for group in self._groups:
+            if not any(self._is_busy(model, step) for model in group.models):
+                self._stop(group)
 
     def done(self, step: str) -> None:
         """A step has ended: stop the servers that no later step needs."""
@@ -136,13 +155,14 @@ class Servers:
         self._asked.pop(step, None)
         self._training.discard(step)
         needed = {name for each in self._left.values() for name in _served(each)}
-        for name in self._models.keys() - needed:
-            self._stop(name)
+        for group in self._groups:
+            if needed.isdisjoint(group.models):
+                self._stop(group)
 
     def close(self) -> None:
         """Stop all servers, and wait until none of their processes is left."""
-        for name in list(self._models):
-            self._stop(name)
+        for group in self._groups:
+            self._stop(group)
         until = time.monotonic() + STOP_SECONDS
         while self._ending and time.monotonic() < until:
             self._ending = [server for server in self._ending if not server.has_stopped()]
@@ -159,8 +179,12 @@ class Servers:
         return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
 
     @property
+    def _groups(self) -> list[_Group]:
+        return list(dict.fromkeys(self._models.values()))
+
+    @property
     def _all(self) -> list[Server]:
-        return [*(server for model in self._models.values() for server in model.servers.values()), *self._ending]
+        return [*(server for group in self._groups for server in group.servers.values()), *self._ending]
 
     def _is_busy(self, model: str, beside: str) -> bool:
         """Whether a step has work for a model's servers; the step `beside` counts if it uses the model."""
@@ -180,7 +204,7 @@ class Servers:
         """Check, before anything is started, that each step of the run and its servers fit on the cluster."""
         for step in self._left.values():
             if served := _served(step):
-                launches = [each for name, model in served.items() for each in self._launches(name, model).values()]
+                launches = [each for group in self._grouped(served) for each in self._launches(group).values()]
                 try:
                     self._executor.check_room(launches, request_of(step))
                 except StepError as error:
@@ -189,21 +213,40 @@ class Servers:
 
     def _start(self, models: Mapping[str, BoundModel], step: Step, request: WorkerRequest) -> bool:
         """Start the servers of some models, all or none; False while others use what they need."""
-        launches = {name: self._launches(name, model) for name, model in models.items()}
-        started = self._executor.start_servers([each for all_of in launches.values() for each in all_of.values()], request)
+        grouped = self._grouped(models)
+        launches = [self._launches(group) for group in grouped]
+        started = self._executor.start_servers([each for all_of in launches for each in all_of.values()], request)
         if started is None:
             self.make_room(step.name)
             return False
         servers = iter(started)
-        for name, all_of in launches.items():
-            self._models[name] = _Model(all_of, {number: next(servers) for number in all_of})
+        for together, all_of in zip(grouped, launches, strict=True):
+            lead, *others = together
+            beside = {name: together[name].spec.model for name in others}
+            group = _Group(lead, beside, all_of, {number: next(servers) for number in all_of})
+            self._models |= dict.fromkeys(group.models, group)
             for each in all_of.values():
                 self._say(f"{step.name}: starting {each.title} ({each.serve.what}); its log is {each.log}")
         return True
 
-    def _launches(self, name: str, model: BoundModel) -> dict[int, Launch]:
+    def _grouped(self, models: Mapping[str, BoundModel]) -> list[dict[str, BoundModel]]:
+        """Some models, each with all others of the run that its servers can serve as well."""
+        others = {name: model for step in self._left.values() for name, model in _served(step).items()}
+        groups: list[dict[str, BoundModel]] = []
+        for name, model in models.items():
+            if not any(name in group for group in groups):
+                together = {name: model}
+                for other, each in others.items():
+                    if other not in self._models and all(_share(member, each) for member in together.values()):
+                        together.setdefault(other, each)
+                groups.append(together)
+        return groups
+
+    def _launches(self, models: Mapping[str, BoundModel]) -> dict[int, Launch]:
+        (name, model), *others = models.items()
         serve = model.spec.serve
         assert serve is not None
+        beside = [Beside(model=other, name=each.spec.model, weights=each.weights) for other, each in others if each.weights]
         return {
             number: Launch(
                 model=name,
@@ -212,13 +255,14 @@ class Servers:
                 weights=model.weights,
                 number=number,
                 log=self._folder.absolute() / f"{self._run_id}.{name}-{number}.log",
+                beside=tuple(beside),
             )
             for number in range(1, serve.replicas + 1)
         }
 
-    def _hear(self, name: str, model: _Model, number: int, status: Status) -> None:
-        before, model.heard[number] = model.heard.get(number, Status()), status
-        title = model.launches[number].title
+    def _hear(self, group: _Group, number: int, status: Status) -> None:
+        before, group.heard[number] = group.heard.get(number, Status()), status
+        title = group.launches[number].title
         if status.deaths > before.deaths:
             why = status.why.partition("\n")[0].partition(";")[0]
             self._say(f"{title} died ({why}) and is started again; its calls in flight are asked again")
@@ -226,45 +270,63 @@ class Servers:
             assert status.address is not None
             self._say(f"{title} is ready after {status.seconds:.1f} s: {status.address.url}")
         if status.state == "lost":
-            self._replace(name, model, number, status)
+            self._replace(group, number, status)
         if status.state == "failed":
-            self._drop(name, model, number, status.why)
+            self._drop(group, number, status.why)
 
-    def _replace(self, name: str, model: _Model, number: int, status: Status) -> None:
+    def _replace(self, group: _Group, number: int, status: Status) -> None:
         """Start a server again whose process on the node, or whose node, has died."""
-        if model.lost[number] >= _MOST_LOST:
-            self._drop(name, model, number, f"its worker process died {model.lost[number] + 1} times: {status.why}")
+        if group.lost[number] >= _MOST_LOST:
+            self._drop(group, number, f"its worker process died {group.lost[number] + 1} times: {status.why}")
             return
-        model.servers[number].kill()
+        group.servers[number].kill()
         try:
-            started = self._executor.start_servers([model.launches[number]], None)  # its steps have workers
+            started = self._executor.start_servers([group.launches[number]], None)  # its steps have workers
         except StepError as error:  # the node that is gone was the only one with room
-            self._drop(name, model, number, str(error))
+            self._drop(group, number, str(error))
             return
         if started is not None:  # otherwise again in the next turn
-            [model.servers[number]] = started
-            model.lost[number] += 1
-            model.heard[number] = Status(deaths=status.deaths)
-            self._say(f"{model.launches[number].title} was lost with its worker process or node, and is started again")
+            [group.servers[number]] = started
+            group.lost[number] += 1
+            group.heard[number] = Status(deaths=status.deaths)
+            self._say(f"{group.launches[number].title} was lost with its worker process or node, and is started again")
 
-    def _drop(self, name: str, model: _Model, number: int, why: str) -> None:
+    def _drop(self, group: _Group, number: int, why: str) -> None:
         """Go on without a server, or fail the steps that need it if it was the last."""
-        failure = f"{model.launches[number].title} cannot be used: {why}"
-        self._ending.append(server := model.servers.pop(number))
+        failure = f"{group.launches[number].title} cannot be used: {why}"
+        self._ending.append(server := group.servers.pop(number))
         server.stop()
-        del model.heard[number]
-        if model.servers:
+        del group.heard[number]
+        if group.servers:
             self._say(failure)
         else:
-            self._failed[name] = failure
-            del self._models[name]
+            for model in group.models:
+                self._failed[model] = failure
+                del self._models[model]
 
-    def _stop(self, name: str) -> None:
-        for server in (model := self._models.pop(name)).servers.values():
+    def _stop(self, group: _Group) -> None:
+        is_known = bool(group.addresses(group.lead))
+        for server in group.servers.values():
             server.stop()
             self._ending.append(server)
-        if model.addresses:
-            self._executor.serve(name, ())
+        for model in group.models:
+            del self._models[model]
+            if is_known:
+                self._executor.serve(model, ())
+
+
+def _share(one: BoundModel, other: BoundModel) -> bool:
+    """Whether a server of one model can serve the other as well."""
+    if one.spec.serve != other.spec.serve or one.spec.serve is None or one.spec.serve.engine != "vllm":
+        return False
+    if one.weights is None or other.weights is None:
+        return False
+    if one.spec.model == other.spec.model:  # requests could not tell two apart
+        return one.weights.identity == other.weights.identity
+    if one.weights.base is None or other.weights.base is None:
+        # Not an adapter and its base: vLLM 0.32 on CPUs answers requests to the base with the last adapter.
+        return one.weights.identity == other.weights.identity
+    return one.weights.base.identity == other.weights.base.identity
 
 
 def _served(step: Step) -> dict[str, BoundModel]:

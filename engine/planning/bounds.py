@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from engine.fingerprint.code import code_of
 from engine.llm.limits.estimates import BYTES_PER_TOKEN
+from engine.llm.types.model_spec import REASONING_MAX_TOKENS
 from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Step
 from engine.planning.inputs import Inputs, memory_of, streamed_memory
@@ -45,6 +46,11 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
         tokens += tokens_in + tokens_out
         price = spec.most(tokens_in, tokens_out)
         cost += price
+        if spec.leaves_length_open and price:
+            notes.append(
+                f"if {role} turns out to reason, its answers may have {REASONING_MAX_TOKENS:,} tokens instead of "
+                f"{spec.max_tokens}, which is more than these bounds; set max_tokens"
+            )
         if spec.budget_usd is not None and price > spec.budget_usd:
             notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop the step")
         if spec.max_calls is not None and asked > spec.max_calls:

@@ -112,7 +112,7 @@ class _Role:
             self.characters += len(text)
             self.prompts += 1
         self.tokens_in += sum(map(self.prompt, asked))
-        self.tokens_out += sum(int(request.sampling["max_tokens"]) for request in asked)
+        self.tokens_out += sum(request.max_tokens for request in asked)
         self.calls += max(self.per_row, len(asked))
         later = max(0, self.per_row - len(asked))
         if later:

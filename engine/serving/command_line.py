@@ -6,7 +6,7 @@ import json
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +32,19 @@ class Command(NamedTuple):
     names: tuple[str, ...]
 
 
-def command_line(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen) -> Command:
+Named = tuple[str, LocalWeights]
+"""The pipeline's name of weights, and where they are."""
+
+
+def command_line(
+    serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen, beside: Sequence[Named] = ()
+) -> Command:
     """The command for a server of a model on this machine.
 
     Args:
         name: the pipeline's name of the weights.
         weights: where they are; None if the command knows them itself.
+        beside: the other models that it serves (vLLM only): further adapters on the same base, or the same weights.
 
     Raises:
         EngineError: the program is not on this machine, or the server cannot use the weights.
@@ -48,6 +55,8 @@ def command_line(serve: ServeSpec, name: str, weights: LocalWeights | None, list
     assert weights is not None
     if weights.adapter is not None and serve.engine != "vllm":
         raise EngineError(f"{serve.what} cannot serve {name}, because it is an adapter; serve it with engine: vllm")
+    if serve.engine == "vllm":
+        return _vllm(serve, [(name, weights), *beside], listen)
     return _ENGINES[serve.engine](serve, name, weights, listen)
 
 
@@ -62,14 +71,19 @@ def _own(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: List
     return Command((_program(words[0]), *words[1:]), tuple(dict.fromkeys((name, place))))
 
 
-def _vllm(serve: ServeSpec, name: str, weights: LocalWeights, listen: Listen) -> Command:
-    own = weights.name if weights.adapter else name
-    words = [_script(serve, "vllm"), "serve", str(weights.folder), "--served-model-name", own]
-    if weights.adapter is not None:
-        rank = _rank(weights.adapter)
+def _vllm(serve: ServeSpec, models: Sequence[Named], listen: Listen) -> Command:
+    """Full weights have the names of all models that use them; each adapter has a name of its own."""
+    base = models[0][1]
+    adapters = {name: weights.adapter for name, weights in models if weights.adapter is not None}
+    own = dict.fromkeys(name for name, weights in models if weights.adapter is None)
+    words = [_script(serve, "vllm"), "serve", str(base.folder), "--served-model-name", *(own or [base.name])]
+    if adapters:
+        rank = max(map(_rank, adapters.values()))
         words += ["--enable-lora", "--max-lora-rank", str(next((each for each in _LORA_RANKS if each >= rank), rank))]
-        words += ["--lora-modules", json.dumps({"name": name, "path": str(weights.adapter)})]
-    return Command((*words, *_listen(listen), *_options(serve)), (name,))
+        if len(adapters) > 1:  # so that one batch has requests for all of them
+            words += ["--max-loras", str(len(adapters))]
+        words += ["--lora-modules", *(json.dumps({"name": name, "path": str(place)}) for name, place in adapters.items())]
+    return Command((*words, *_listen(listen), *_options(serve)), (models[0][0],))
 
 
 def _llama_cpp(serve: ServeSpec, name: str, weights: LocalWeights, listen: Listen) -> Command:
@@ -83,7 +97,6 @@ def _transformers(serve: ServeSpec, name: str, weights: LocalWeights, listen: Li
 
 
 _ENGINES: Mapping[str, Callable[[ServeSpec, str, LocalWeights, Listen], Command]] = {
-    "vllm": _vllm,
     "llama_cpp": _llama_cpp,
     "transformers": _transformers,
 }

@@ -12,11 +12,26 @@ from engine.llm.types.serve_spec import ServeSpec
 from engine.llm.weights import ModelWeights
 
 
+class Beside(BaseModel):
+    """A further model on a server: the same weights under another name, or an adapter on them.
+
+    Args:
+        model, name, weights: see Launch.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    name: str
+    weights: ModelWeights
+
+
 class Launch(BaseModel):
     """A server to run.
 
     Args:
         model: the pipeline's name of the model.
+        beside: the other models that it serves.
         name: what its requests call it, if the server lets us choose: the pipeline's name of the weights.
         number: of the server among the replicas, from 1.
         log: the file for what it prints.
@@ -32,6 +47,7 @@ class Launch(BaseModel):
     number: int
     log: Path
     gpus: float = 0.0
+    beside: tuple[Beside, ...] = ()
 
     def unreserved(self) -> Launch:
         """The same server where nothing reserves GPUs: it sees those there are."""
@@ -41,7 +57,8 @@ class Launch(BaseModel):
     def title(self) -> str:
         """The server in messages."""
         which = f"server {self.number} of {self.serve.replicas}" if self.serve.replicas > 1 else "the server"
-        return f"{which} of model {self.model!r}"
+        models = [self.model, *(each.model for each in self.beside)]
+        return f"{which} of model{'' if len(models) == 1 else 's'} {', '.join(map(repr, models))}"
 
 
 class Status(BaseModel):

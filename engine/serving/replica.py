@@ -10,11 +10,12 @@ import shlex
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
 from engine.errors import EngineError
 from engine.llm.types.model_spec import Address
 from engine.llm.weights import LocalWeights, local_weights
-from engine.serving.command_line import Command, Listen, command_line
+from engine.serving.command_line import Command, Listen, Named, command_line
 from engine.serving.guarded_process import GuardedProcess, last_lines
 from engine.serving.health import free_port, is_free, is_ready, known_as, url_of
 from engine.serving.launch import Launch, Status
@@ -75,10 +76,11 @@ class Replica:
 
     def _keep_up(self) -> None:
         weights = local_weights(self._launch.weights, self._store) if self._launch.weights else None
+        beside = [(each.name, local_weights(each.weights, self._store)) for each in self._launch.beside]
         deaths = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            process = self._start(weights)
+            process = self._start(weights, beside)
             if process is None:
                 return
             try:
@@ -122,12 +124,12 @@ class Replica:
                 )
         return ended, time.monotonic() - ready
 
-    def _start(self, weights: LocalWeights | None) -> GuardedProcess | None:
+    def _start(self, weights: LocalWeights | None, beside: Sequence[Named]) -> GuardedProcess | None:
         """The server's process, once it is ready; None after `stop`. Raises EngineError."""
         serve = self._launch.serve
         for attempt in range(1, _MOST_PORTS + 1):
             listen = Listen(self._host, self._free_port())
-            command = command_line(serve, self._launch.name, weights, listen)
+            command = command_line(serve, self._launch.name, weights, listen, beside)
             self._log(command)
             process = self._process = GuardedProcess(command.words, self._environment(), self._launch.log)
             try:

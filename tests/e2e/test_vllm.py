@@ -1,5 +1,6 @@
 """vLLM, started by the engine: an adapter that a step trains, samples, log-probabilities, structured answers, seeds, two replicas,
-and the death of one of them in the middle of the run."""
+and the death of one of them in the middle of the run; two adapters on one server, and their base model on
+another."""
 
 from __future__ import annotations
 
@@ -92,3 +93,48 @@ def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) ->
     Path("p.yaml").write_text(pipeline("soak", num_cpus=1, start_timeout=1))
     again = subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], capture_output=True, text=True, check=True)
     assert again.stderr.count(": hit: ") == 5
+
+
+def test_two_adapters_share_a_server_that_does_not_answer_for_their_base(registry: Registry) -> None:
+    words("one", "two")
+    steps: dict[str, dict[str, Any]] = {}
+    for name in ("yes", "no"):
+        turns = {
+            "prompt": [{"role": "user", "content": "q"}],
+            "completion": [{"role": "assistant", "content": f"{name} " * 20}],
+        }
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(turns) + "\n" for _ in range(8)))
+        lora = {"r": 4 if name == "yes" else 16}
+        with_lora = {"max_length": 128, "max_steps": 8, "learning_rate": 0.005, "lora": lora}
+        steps[name] = {"op": "train_sft", "in": f"{name}_rows", "with": with_lora}
+    document: dict[str, Any] = {
+        "name": "made",
+        "models": {"student": {"provider": "transformers", "model": "smollm2-135m-instruct"}},
+        "datasets": {f"{name}_rows": {"type": "SFTExample", "path": f"{name}.jsonl"} for name in steps},
+        "steps": steps,
+    }
+    Path("made.yaml").write_text(json.dumps(document))
+    command = [sys.executable, "-m", "engine.cli", "run"]
+    subprocess.run([*command, "made.yaml"], check=True)
+
+    serve = {"engine": "vllm", "python": vllm_python(), "args": {"max-model-len": 512, "enforce-eager": True}}
+    serve |= {"env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    weights = {"yes": "registry:made/yes@1", "no": "registry:made/no@1", "plain": "smollm2-135m-instruct"}
+    own = {"provider": "openai", "max_tokens": 16, "temperature": 0, "serve": serve}
+    document = {
+        "name": "asked",
+        "models": {name: {**own, "model": place} for name, place in weights.items()},
+        "datasets": {"words": {"type": "Word", "path": "words.jsonl"}},
+        "steps": {name: {"op": "ask_once", "in": "words", "models": {"teacher": name}} for name in weights},
+    }
+    Path("asked.yaml").write_text(json.dumps(document))
+    run = subprocess.run([*command, "asked.yaml"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    told = run.stdout + run.stderr
+    assert told.count(" is ready after ") == 2, told
+    assert "the server of models 'yes', 'no' is ready after" in told, told
+    said = {name: " ".join(texts(registry, f"asked/{name}@1")) for name in weights}
+    assert "yes yes" in said["yes"]
+    assert "no no" in said["no"]
+    assert "yes yes" not in said["plain"]
+    assert "no no" not in said["plain"]

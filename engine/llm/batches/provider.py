@@ -311,11 +311,14 @@ class BatchProvider:
 
     async def _journalled(self, note: OpenBatch, results: dict[str, LineResult]) -> dict[str, LineResult]:
         """Put the answers into the journal. Returns the results, with the answers that the journal holds."""
-        # Without empty answers: see ModelClient.
+        # Without those that the client may ask for again, which journals the others itself: empty ones, and reasoning that the
+        # default length has cut off.
         answers = {
             key: answer.model_copy(update={"left_out": note.left_out[key]}) if key in note.left_out else answer
             for key in note.keys
-            if isinstance(answer := results.get(key), Completion) and not answer.is_empty
+            if isinstance(answer := results.get(key), Completion)
+            and not answer.is_empty
+            and not (self._spec.leaves_length_open and answer.reasons and answer.truncated)
         }
         put = [self._answers.put(key, answer, replace=key in note.again) for key, answer in answers.items()]
         return results | dict(zip(answers, await asyncio.gather(*put), strict=True))

@@ -46,7 +46,7 @@ def token_bound(request: Request) -> tuple[int, int]:
         prompt += 16 + sum(len(text.encode()) for text in texts_of(content)) + TOKENS_PER_IMAGE * len(images_in(content))
         if further := beyond_text(message):
             prompt += len(json.dumps(further, ensure_ascii=False).encode())
-    return prompt, int(request.sampling["max_tokens"])
+    return prompt, request.max_tokens
 
 
 def estimate(spec: ModelSpec, requests: Sequence[Request]) -> Estimate:

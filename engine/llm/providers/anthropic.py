@@ -88,7 +88,7 @@ class AnthropicProvider:
 
     async def _post(self, request: Request, known: KnownCapabilities) -> Completion:
         asked = messages_api.body(self._spec, request, known)
-        most = body_limit(request.sampling["max_tokens"], 1, False)
+        most = body_limit(request.max_tokens, 1, False)
         started = time.perf_counter()
         answer = await post_json(
             self._session, self._spec.url("/messages"), asked, self._spec, most=most, heard=self._heard, expected="content"

@@ -51,7 +51,7 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
     messages = [{name: value for name, value in each.items() if name != "thinking_blocks"} for each in first.messages]
     asked: dict[str, Any] = {"model": spec.model, "messages": messages}
     longest = "max_completion_tokens" if capabilities.max_completion_tokens else "max_tokens"
-    asked[longest] = sampling["max_tokens"]
+    asked[longest] = first.max_tokens
     asked |= {name: value for name, value in _optional(first).items() if name not in capabilities.left_out}
     if len(requests) > 1:
         asked["n"] = len(requests)
@@ -217,7 +217,8 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
         raise RequestError(f"the answer {INVALID}", paid.nothing("unknown"))
     if end == "unsaid":
         # Small servers omit it. An answer that used all its tokens was very likely cut off.
-        end = "cut off" if paid.tokens_out and paid.tokens_out >= request.sampling.get("max_tokens", math.inf) else "whole"
+        most = request.max_tokens if "max_tokens" in request.sampling else math.inf  # of an answer in a batch it is not known
+        end = "cut off" if paid.tokens_out and paid.tokens_out >= most else "whole"
     logprobs = _logprobs(choice, paid) if "logprobs" in request.sampling else None
     reasoning = "\n".join(filter(None, (_reasoning(choice["message"]), thought and repaired(thought)))) or None
     calls = _tool_calls(choice["message"], paid) if end == "tools" else ()

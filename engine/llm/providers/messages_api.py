@@ -62,7 +62,7 @@ def body(spec: ModelSpec, request: Request, known: KnownCapabilities) -> dict[st
         "stop_sequences": list(sampling["stop"]) or None,
         "thinking": spec.thinking,
     }
-    asked: dict[str, Any] = {"model": spec.model, "max_tokens": sampling["max_tokens"], "messages": turns}
+    asked: dict[str, Any] = {"model": spec.model, "max_tokens": request.max_tokens, "messages": turns}
     refused = [_NAMES.get(name, name) for name in known.left_out]
     asked |= {name: value for name, value in optional.items() if value is not None and name not in refused}
     if system:

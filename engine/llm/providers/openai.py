@@ -236,7 +236,7 @@ class OpenAIProvider:
         self, spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabilities
     ) -> chat_completions.Reply:
         sampling = requests[0].sampling
-        most = body_limit(sampling["max_tokens"], len(requests), "logprobs" in sampling)
+        most = body_limit(requests[0].max_tokens, len(requests), "logprobs" in sampling)
         asked = chat_completions.body(spec, requests, capabilities)
         started = time.perf_counter()
         answer = await post_json(self._session, spec.url("/chat/completions"), asked, spec, most=most, heard=self._heard)

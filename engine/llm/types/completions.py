@@ -94,6 +94,11 @@ class Completion(BaseModel):
         return self.finish_reason == "length"
 
     @property
+    def reasons(self) -> bool:
+        """Whether the model thought before it answered."""
+        return bool(self.reasoning or self.tokens_reasoning or self.thinking_blocks)
+
+    @property
     def is_empty(self) -> bool:
         """Whether it says nothing and calls no tool: asking again may return an answer."""
         return not self.text.strip() and not self.tool_calls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, field_validator, model_serializer, model_validator
 
 from engine.credentials import ENV, is_key, names_secret, secret_in_url, secrets_in
 from engine.llm.types.serve_spec import ServeSpec
@@ -31,6 +31,10 @@ _SET_BY_ENGINE |= {"response_format", "logprobs", "top_logprobs"}
 """Keys that the engine itself sets in requests, so that `extra_body` must not contain them."""
 
 STEP_PREFIX = "step:"
+
+DEFAULT_MAX_TOKENS = 512
+REASONING_MAX_TOKENS = 8192
+"""The most tokens of an answer if the pipeline does not say it: of any model, and of one that turns out to reason."""
 
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""
@@ -113,7 +117,7 @@ class ModelSpec(Spec):
             are the four keys below.
         top_p: the share of probability that tokens are drawn from.
         max_tokens: the most tokens of an answer, its reasoning included. An answer that reaches it is cut off and never used as
-            if it were whole.
+            if it were whole. If it is not set, a model behind an API that turns out to reason gets 8,192.
         stop: texts that end an answer.
         seed: a seed for the server, if it accepts one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
@@ -141,7 +145,7 @@ class ModelSpec(Spec):
     system: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1)] = 512
+    max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_MAX_TOKENS
     stop: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     extra_body: dict[str, Any] = {}
@@ -199,6 +203,11 @@ class ModelSpec(Spec):
         return f"{before.rstrip('/')}{path}{mark}{query}"
 
     @property
+    def leaves_length_open(self) -> bool:
+        """Whether a model that reasons may answer with more than `max_tokens`, because the pipeline does not set it."""
+        return self.remote and "max_tokens" not in self.model_fields_set
+
+    @property
     def environment(self) -> tuple[str, ...]:
         """The environment variables that requests need."""
         named = [name for value in self.headers.values() for name in ENV.findall(value)]
@@ -225,7 +234,8 @@ class ModelSpec(Spec):
         """All parameters that affect an answer; none for an encoder."""
         if self.encodes:
             return {}
-        plain = self.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "stop", "seed"})
+        plain = self.model_dump(mode="json", include={"temperature", "top_p", "stop", "seed"})
+        plain["max_tokens"] = self.max_tokens
         further = {"extra_body": self.extra_body} if self.extra_body else {}
         return plain | further | ({"thinking": self.thinking} if self.thinking is not None else {})
 
@@ -241,6 +251,11 @@ class ModelSpec(Spec):
         )
         full = (prompt + tokens_out * price.output) / 1e6
         return full / 2 if self.mode == "batch" else full
+
+    @model_serializer(mode="wrap")
+    def _without_open_length(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A spec that was sent to a worker still says whether the pipeline sets `max_tokens`."""
+        return {name: value for name, value in dump(self).items() if name != "max_tokens" or name in self.model_fields_set}
 
     @field_validator("base_url")
     @classmethod

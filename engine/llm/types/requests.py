@@ -15,7 +15,7 @@ from registry.storage.checked_json import json_digest
 
 @dataclass(frozen=True)
 class Request:
-    """A request for one answer of a model. Every field affects the answer, so every field is part of the key.
+    """A request for one answer of a model. Every field but `most` is part of the key.
 
     Attributes:
         endpoint: base URL, or the name of an in-process provider.
@@ -27,6 +27,7 @@ class Request:
         sample: 0 for the first answer to this prompt, 1 for the second, ...
         schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
             in the prompt), and the key does not depend on that: keys stay valid when a server gains or loses support.
+        most: how many tokens the answer may have, in place of the sampling's `max_tokens`; see AnswerLength.
     """
 
     endpoint: str
@@ -35,6 +36,7 @@ class Request:
     sampling: dict[str, Any]
     sample: int = 0
     schema: dict[str, Any] | None = None
+    most: int | None = None
 
     @cached_property
     def key(self) -> str:
@@ -47,6 +49,11 @@ class Request:
             "sample": self.sample,
         }
         return json_digest(document if self.schema is None else document | {"schema": self.schema})
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens the answer may have."""
+        return int(self.sampling["max_tokens"]) if self.most is None else self.most
 
     @property
     def seed(self) -> int | None:

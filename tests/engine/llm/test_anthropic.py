@@ -313,4 +313,4 @@ def test_what_goes_into_the_cache_costs_a_quarter_more() -> None:
 async def test_reasoning_without_room_for_an_answer_says_what_to_raise(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: message(THINKING, stop_reason="max_tokens")
     with pytest.raises(RequestError, match=r"its reasoning took all of max_tokens=512, .*; raise it"):
-        await claude(model, retries=0).chat("2 + 2?")
+        await claude(model, retries=0, max_tokens=512).chat("2 + 2?")

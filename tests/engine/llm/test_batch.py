@@ -360,6 +360,20 @@ async def test_only_an_empty_sample_is_requested_again(server: BatchServer, jour
     assert [len(server.lines(each)) for each in server.batches.values()] == [4, 1]
 
 
+@OPENAI
+async def test_reasoning_that_the_default_length_cuts_off_is_requested_again(server: BatchServer, journal: Journal) -> None:
+    current_log.set(CallLog())
+    cut = {"message": {"role": "assistant", "content": "It is", "reasoning_content": "2 and 2"}, "finish_reason": "length"}
+    body = {"choices": [cut], "usage": {"prompt_tokens": 10, "completion_tokens": 512}}
+    server.answer = lambda prompt, seen: "It is 4" if seen else (200, body)
+    spec = model_spec(server)
+    shared = ModelClient(spec, spec.model, journal, Governor(spec), lambda: BatchProvider(spec, journal))
+    answer = await ChatModel("teacher", shared).chat("q")
+    await shared.close()
+    assert answer.text == "It is 4"
+    assert [line["body"]["max_tokens"] for each in server.batches.values() for line in server.lines(each)] == [512, 8192]
+
+
 async def test_a_refreshed_answer_replaces_the_stored_one(make: Make, server: BatchServer, journal: Journal) -> None:
     server.answer = lambda prompt, seen: f"answer {seen}"
     assert await ask(make(), server, "q") == ["answer 0"]

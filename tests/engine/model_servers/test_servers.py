@@ -5,6 +5,7 @@ The cluster is played by the test, because this machine has no GPUs."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from engine.errors import StepError
 from engine.execution.executor import Server, WorkerRequest
 from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
+from engine.llm.weights import ModelWeights
 from engine.model_servers.servers import Servers
 from engine.pipeline.check import check
 from engine.pipeline.graph import Step
@@ -71,6 +73,7 @@ class Cluster:
         self.servers: list[Played] = []
         self.log: list[str] = []
         self.told: dict[str, int] = {}
+        self.names: dict[str, set[str]] = {}
 
     def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
         if len(servers) > 2:
@@ -86,6 +89,7 @@ class Cluster:
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
         self.told[model] = len(addresses)
+        self.names[model] = {address.model for address in addresses}
 
     def ready(self) -> None:
         for number, each in enumerate(self.servers):
@@ -97,12 +101,12 @@ class Cluster:
 
 
 class Run:
-    def __init__(self) -> None:
+    def __init__(self, pipeline: str = PIPELINE) -> None:
         Path("words.jsonl").write_text('{"text": "a"}\n')
         Path("rows.jsonl").write_text(
             '{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}\n'
         )
-        Path("p.yaml").write_text(PIPELINE)
+        Path("p.yaml").write_text(pipeline)
         self.steps = check(Path("p.yaml")).steps
         self.cluster = Cluster()
         self.said: list[str] = []
@@ -213,3 +217,101 @@ def test_a_lost_server_is_replaced_and_a_failed_one_is_done_without(run: Run) ->
     run.servers.watch({"first"})
     with pytest.raises(StepError, match="server 1 of 2 of model 'teacher' cannot be used: out of memory"):
         run.servers.check(run.steps["first"])
+
+
+ON_ONE_BASE = """
+name: demo
+models:
+  plain: &on {provider: openai, model: base, serve: {engine: vllm, python: /opt/vllm, num_gpus: 1}}
+  terse: {<<: *on, model: "base-terse", temperature: 0}
+  polite: {<<: *on, model: "base-polite"}
+  warm: {<<: *on, temperature: 1.5}
+  larger: {<<: *on, model: "base-larger", serve: {engine: vllm, python: /opt/vllm, num_gpus: 1, args: {max-model-len: 9}}}
+datasets:
+  words: {type: Word, path: words.jsonl}
+steps:
+  first: {op: ask_once, in: words, models: {teacher: terse}}
+  second: {op: ask_once, in: words, models: {teacher: polite}}
+  third: {op: ask_once, in: words, models: {teacher: plain}}
+  fourth: {op: ask_once, in: words, models: {teacher: larger}}
+  fifth: {op: ask_once, in: words, models: {teacher: warm}}
+"""
+BASE = ModelWeights(source="hub", location="base", identity="base")
+
+
+def on_one_base(run: Run, *trained_later: str) -> None:
+    """Make all models but `plain` adapters on it; the weights of some are not known yet."""
+    for name, step in run.steps.items():
+        [(role, model)] = step.models.items()
+        kind = model.spec.model
+        weights = ModelWeights(source="registry", location=kind, identity=kind, base=BASE)
+        found = None if name in trained_later else BASE if kind == "base" else weights
+        run.steps[name] = replace(step, models={role: replace(model, weights=found)})
+    run.servers.expect([*run.steps.values()])
+
+
+@pytest.fixture
+def shared(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr("engine.model_servers.servers._ASKED_SECONDS", 0.0)
+    return Run(ON_ONE_BASE)
+
+
+def test_adapters_on_one_base_share_a_server_until_none_of_them_is_needed(shared: Run) -> None:
+    on_one_base(shared)
+    assert not shared.asks("first")
+    [server] = shared.cluster.servers
+    assert (server.launch.model, [each.model for each in server.launch.beside]) == ("terse", ["polite"])
+    assert "starting the server of models 'terse', 'polite'" in shared.said[0]
+    server.status = Status(state="ready", address=Address("http://127.0.0.1:1/v1", "base-terse"))
+    shared.servers.watch({"first"})
+    assert shared.asks("first")
+    assert shared.asks("second")
+    assert shared.cluster.names == {"terse": {"base-terse"}, "polite": {"base-polite"}}
+    assert {name: each.model for name, each in shared.servers.addresses.items()} == {
+        "terse": "base-terse",
+        "polite": "base-polite",
+    }
+    shared.asks("fourth")
+    assert shared.cluster.log == ["start terse", "start larger"], "other settings"
+    shared.servers.done("first")
+    assert shared.cluster.log[2:] == []
+    shared.servers.done("second")
+    assert shared.cluster.log[2:] == ["stop terse"]
+    assert shared.cluster.told == {"terse": 0, "polite": 0}
+
+
+def test_a_base_model_shares_no_server_with_adapters_but_with_itself(shared: Run) -> None:
+    on_one_base(shared)
+    shared.asks("third")
+    [server] = shared.cluster.servers
+    assert (server.launch.model, [each.model for each in server.launch.beside]) == ("plain", ["warm"])
+
+
+def test_an_adapter_that_is_trained_later_gets_a_server_of_its_own(shared: Run) -> None:
+    on_one_base(shared, "second")
+    shared.asks("first")
+    assert shared.cluster.servers[0].launch.beside == ()
+    on_one_base(shared)
+    shared.asks("second")
+    assert shared.cluster.log == ["start terse", "start polite"]
+
+
+def test_a_shared_server_that_fails_fails_all_its_models(shared: Run) -> None:
+    on_one_base(shared)
+    shared.asks("first")
+    shared.cluster.servers[0].status = Status(state="failed", why="out of memory")
+    shared.servers.watch(set())
+    for name in ("first", "second"):
+        with pytest.raises(StepError, match="server of models 'terse', 'polite' cannot be used: out of memory"):
+            shared.servers.check(shared.steps[name])
+
+
+def test_models_that_requests_cannot_tell_apart_share_no_server(shared: Run) -> None:
+    on_one_base(shared)
+    step = shared.steps["second"]
+    model = step.models["teacher"]
+    renamed = replace(model, spec=model.spec.model_copy(update={"model": "base-terse"}))
+    shared.steps["second"] = replace(step, models={"teacher": renamed})
+    shared.servers.expect([*shared.steps.values()])
+    shared.asks("first")
+    assert shared.cluster.servers[0].launch.beside == ()

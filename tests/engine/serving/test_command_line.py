@@ -50,6 +50,24 @@ def test_an_adapter_is_served_on_its_base_model(environment: Path, tmp_path: Pat
         command_line(ServeSpec(engine="transformers", python=str(environment)), "a", weights, HERE)
 
 
+def test_several_models_on_one_server(environment: Path, tmp_path: Path) -> None:
+    adapters = []
+    for name, rank in (("a@1", 8), ("b@1", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": rank}))
+        adapters.append((f"registry:{name}", LocalWeights(Path("/weights/qwen"), tmp_path / name, "Qwen/Qwen3-8B")))
+    serve = ServeSpec(engine="vllm", python=str(environment))
+    [(first, weights), second] = adapters
+    alone = command_line(serve, first, weights, HERE, [second])
+    assert alone.words[3:9] == ("--served-model-name", "Qwen/Qwen3-8B", "--enable-lora", "--max-lora-rank", "32", "--max-loras")
+    assert alone.words[9:11] == ("2", "--lora-modules")
+    assert [json.loads(each)["name"] for each in alone.words[11:13]] == ["registry:a@1", "registry:b@1"]
+    assert alone.names == ("registry:a@1",)
+    same = command_line(serve, "qwen", FULL, HERE, [("too", FULL), ("qwen", FULL)])
+    assert same.words[2:7] == ("/weights/qwen", "--served-model-name", "qwen", "too", "--host")
+    assert same.names == ("qwen",)
+
+
 def test_the_other_engines(environment: Path) -> None:
     gguf = LocalWeights(Path("/weights/q.gguf"), None, "q")
     assert line(ServeSpec(engine="llama_cpp", python=str(environment), args={"n-ctx": 4096}), gguf) == (
