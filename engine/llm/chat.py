@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -198,6 +197,8 @@ class ChatModel:
             return found
 
         try:
+            import asyncio  # commands that only check a file do without
+
             done = await asyncio.gather(*map(ask, requests, logs), return_exceptions=True)
         finally:
             whole = current_log.get()
