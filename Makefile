@@ -39,7 +39,7 @@ pages: $(STAMP)
 
 # The pictures of docs/howto/page.md; they need chromium.
 pictures: $(STAMP)
-	$(BIN)/python -m docs.pictures
+	$(BIN)/python -m docs.generate.pictures
 
 setup: $(STAMP)
 

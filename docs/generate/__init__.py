@@ -1,1 +1,1 @@
-"""Writes the reference pages that are made from the code: the YAML keys, the operators, the formats, the commands."""
+"""Writes the reference pages that are made from the code (YAML keys, operators, formats, commands), and the page's pictures."""

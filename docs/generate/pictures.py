@@ -1,4 +1,4 @@
-"""`python -m docs.pictures` (`make pictures`) takes the pictures of docs/howto/page.md and writes them to docs/pictures.
+"""`python -m docs.generate.pictures` (`make pictures`) takes the pictures of docs/howto/page.md.
 
 The recipe best-of-n and PersonaMath are run in this process on a scripted server, and the page over their registry is opened in
 chromium. Fonts differ from machine to machine, and so do the pictures: nothing checks that they are current. Look at them
@@ -26,7 +26,7 @@ from zlib import crc32
 from rich.console import Console
 
 from benchmarks import scripted_personamath
-from docs import pictured_answers
+from docs.generate import pictured_answers
 from engine.cli.progress import PlainProgress
 from engine.execution.in_process import InProcess
 from engine.pipeline.check import check
@@ -39,7 +39,7 @@ from tests.engine.page.conftest import ARGUMENTS, CHROMIUM, served
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-FOLDER = Path(__file__).with_name("pictures")
+FOLDER = Path(__file__).parents[1] / "pictures"
 
 MOST_BYTES = 100_000
 COLOURS = 96
