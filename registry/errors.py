@@ -49,6 +49,10 @@ class QueryError(InvalidRequestError):
     """A query was refused, or DuckDB could not run it."""
 
 
+class UnknownRunError(QueryError):
+    """A run that the registry does not have."""
+
+
 class UnknownVersionError(QueryError):
     """There is no version of this name or number."""
 

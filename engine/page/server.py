@@ -16,7 +16,7 @@ from engine.page.access import Guard, RefusedError
 from engine.page.rendering.pages import render
 from engine.page.routes import costs, home, reviews, row, run, sql, static, values, versions
 from engine.page.routes.site import Site, page
-from registry.errors import CorruptError, InvalidRequestError, LockedError, RegistryError, UnknownVersionError
+from registry.errors import CorruptError, InvalidRequestError, LockedError, RegistryError, UnknownRunError, UnknownVersionError
 
 _FILES = (home, run, versions, row, values, costs, reviews, sql, static)
 
@@ -33,6 +33,7 @@ def application(site: Site) -> ASGIApp:
         exception_handlers={
             HTTPException: _not_there,
             RefusedError: refuse,
+            UnknownRunError: _answering(404),
             UnknownVersionError: _answering(404),
             InvalidRequestError: _answering(400),
             LockedError: _answering(503),
@@ -58,7 +59,7 @@ def _answering(status: int) -> Callable[[Request, Exception], Response]:
 
 _titles = {
     400: "That did not work",
-    404: "There is no such version",
+    404: "The registry does not have this",
     500: "The registry cannot be read",
     503: "The registry is busy",
 }

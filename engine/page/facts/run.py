@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.jobs.live import LiveStep, read_live
 from engine.page.sessions import Reader
-from registry.errors import CorruptError, QueryError
+from registry.errors import CorruptError, UnknownRunError
 from registry.lineage.walk import Version
 
 _RUN = "select run_id, pipeline, state, started_at, ended_at, error, params, file from runs where run_id = ?"
@@ -154,10 +154,10 @@ class RunFacts:
 
 
 def run_facts(reader: Reader, run_id: str) -> RunFacts:
-    """The facts of a run. Raises QueryError when there is no such run."""
+    """The facts of a run. Raises UnknownRunError when there is no such run."""
     found = reader.session.ask(_RUN, [run_id]).rows
     if not found:
-        raise QueryError(f"there is no run {run_id!r}; the first page lists the newest runs")
+        raise UnknownRunError(f"there is no run {run_id!r}; the first page lists the newest runs")
     _, pipeline, state, started_at, ended_at, error, params, file = found[0]
     live = read_live(reader.registry.catalog.runs.folder, run_id) if state == "running" else None
     if state == "running" and not reader.registry.catalog.runs.seems_live(run_id):
