@@ -131,7 +131,7 @@ class RunFacts:
     started_at: dt.datetime
     ended_at: dt.datetime | None
     error: str | None
-    params: Mapping[str, Any]
+    params: Mapping[str, str]
     file: str | None
     steps: tuple[StepFacts, ...]
     live_at: dt.datetime | None = None
@@ -170,12 +170,17 @@ def run_facts(reader: Reader, run_id: str) -> RunFacts:
         started_at=started_at,
         ended_at=ended_at,
         error=error,
-        params=json.loads(params) if params else {},
+        params={name: _as_written(value) for name, value in json.loads(params or "{}").items()},
         file=file,
         steps=tuple(_steps(reader, run_id, live.steps if live else (), running=state == "running")),
         live_at=live.at if live else None,
         others=others,
     )
+
+
+def _as_written(value: Any) -> str:
+    """A parameter as a pipeline file has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _steps(reader: Reader, run_id: str, live: Sequence[LiveStep], *, running: bool) -> Iterator[StepFacts]:
