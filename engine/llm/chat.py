@@ -55,6 +55,12 @@ class CallLog:
     asked: int = 0
     discarded: list[tuple[str, Completion, float]] = field(default_factory=list)
 
+    def add(self, later: CallLog) -> None:
+        """Append what another log has."""
+        self.calls += later.calls
+        self.asked += later.asked
+        self.discarded += later.discarded
+
 
 current_log: ContextVar[CallLog] = ContextVar("current_log")
 """The calls of the row that is being processed. The worker sets it around each row; see engine.llm.types.row_context."""
@@ -203,8 +209,7 @@ class ChatModel:
         finally:
             whole = current_log.get()
             for log in logs:
-                whole.calls += log.calls
-                whole.asked += log.asked
+                whole.add(log)
         found = []
         for each in done:
             if isinstance(each, BaseException) and not isinstance(each, RequestError):
