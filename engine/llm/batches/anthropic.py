@@ -59,17 +59,7 @@ class AnthropicBatches:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self.most_requests = spec.most_in_batch
-        self._http = BatchConnection(spec, headers_of(spec))
-
-    @property
-    def trouble(self) -> str:
-        """See BatchService."""
-        return self._http.trouble
-
-    async def close(self) -> None:
-        """See BatchService."""
-        await self._http.close()
+        self.http = BatchConnection(spec, headers_of(spec))
 
     def line(self, request: Request, known: KnownCapabilities) -> bytes:
         """See BatchService."""
@@ -89,7 +79,7 @@ class AnthropicBatches:
 
     async def upload(self, lines: Sequence[bytes]) -> Uploaded:
         """Find the newest batch on the server. See BatchService."""
-        listed, _ = await self._http.patiently(lambda: self._page({"limit": "1"}), self._spec.retries)
+        listed, _ = await self.http.patiently(lambda: self._page({"limit": "1"}), self._spec.retries)
         return Uploaded(uuid.uuid4().hex, listed[0].id if listed else "")
 
     async def create(self, note: OpenBatch, lines: Sequence[bytes]) -> str | None:
@@ -98,7 +88,7 @@ class AnthropicBatches:
             return None
         content = b'{"requests":[' + b",".join(line.rstrip() for line in lines) + b"]}"
         kind = {"Content-Type": "application/json"}
-        return await self._http.ask("POST", _PATH, lambda made: identifier(made["id"]), data=content, headers=kind, large=True)
+        return await self.http.ask("POST", _PATH, lambda made: identifier(made["id"]), data=content, headers=kind, large=True)
 
     async def find(self, note: OpenBatch, taken: Iterable[str]) -> str | None:
         """See BatchService. The newer batches of the same size may be ours; those that have ended say so."""
@@ -118,11 +108,11 @@ class AnthropicBatches:
 
     async def look(self, batch: str) -> BatchState:
         """See BatchService."""
-        return await self._http.patiently(lambda: self._http.ask("GET", f"{_PATH}/{batch}", _state))
+        return await self.http.patiently(lambda: self.http.ask("GET", f"{_PATH}/{batch}", _state))
 
     async def read(self, path: str, note: OpenBatch, found: dict[str, LineResult]) -> bool:
         """See BatchService."""
-        return await self._http.results(
+        return await self.http.results(
             path, frozenset(note.keys), lambda line: (line["custom_id"], self._result(line["result"])), found
         )
 
@@ -142,7 +132,7 @@ class AnthropicBatches:
             after = {"after_id": page[-1].id}
 
     async def _page(self, params: dict[str, str]) -> tuple[list[_Listed], bool]:
-        return await self._http.ask(
+        return await self.http.ask(
             "GET", _PATH, lambda page: ([_listed(each) for each in page["data"]], page.get("has_more") is True), params=params
         )
 
@@ -158,7 +148,7 @@ class AnthropicBatches:
             response.close()
             return from_json(line.split(b"\n")[0])["custom_id"] in note.keys
 
-        return await self._http.call("GET", _results_of(batch), first)
+        return await self.http.call("GET", _results_of(batch), first)
 
     def _result(self, result: Any) -> LineResult:
         kind = result["type"]
@@ -171,9 +161,9 @@ class AnthropicBatches:
         # The original request may belong to another process; this much of it is enough to read the answer.
         asked = Request(self._spec.endpoint, self._spec.model, (), {"extra_body": self._spec.extra_body})
         try:
-            with redacted(self._http.secrets):
+            with redacted(self.http.secrets):
                 answer = messages_api.completion(result["message"], asked, 0.0)
-                if holds(answer.words, self._http.secrets):
+                if holds(answer.words, self.http.secrets):
                     raise RequestError("the answer contains the API key, so it is discarded")
                 return answer
         except ModelError as error_in_it:
@@ -182,7 +172,7 @@ class AnthropicBatches:
     def _failure(self, error: Any) -> ModelError:
         """An error in place of a message; errors are not billed."""
         inside = error.get("error") or error
-        failed = self._http.failure(status_of(inside), json.dumps({"error": inside}), {})
+        failed = self.http.failure(status_of(inside), json.dumps({"error": inside}), {})
         if isinstance(failed, TransientError):
             failed.billed = False
         return failed

@@ -33,17 +33,7 @@ class OpenAIBatches:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self.most_requests = spec.most_in_batch
-        self._http = BatchConnection(spec, credentials(spec))
-
-    @property
-    def trouble(self) -> str:
-        """See BatchService."""
-        return self._http.trouble
-
-    async def close(self) -> None:
-        """See BatchService."""
-        await self._http.close()
+        self.http = BatchConnection(spec, credentials(spec))
 
     def line(self, request: Request, known: KnownCapabilities) -> bytes:
         """See BatchService."""
@@ -72,20 +62,20 @@ class OpenAIBatches:
         async def send() -> str:
             form = aiohttp.FormData({"purpose": "batch"})
             form.add_field("file", content, filename="batch.jsonl", content_type="application/jsonl")
-            return await self._http.ask("POST", "/files", _id_in, data=form, large=True)
+            return await self.http.ask("POST", "/files", _id_in, data=form, large=True)
 
-        return Uploaded(await self._http.patiently(send, self._spec.retries))
+        return Uploaded(await self.http.patiently(send, self._spec.retries))
 
     async def create(self, note: OpenBatch, lines: Sequence[bytes]) -> str:
         """See BatchService. The requests are in the input file."""
         asked = {"input_file_id": note.file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        return await self._http.ask("POST", "/batches", _id_in, json=asked)
+        return await self.http.ask("POST", "/batches", _id_in, json=asked)
 
     async def find(self, note: OpenBatch, taken: Iterable[str]) -> str | None:
         """See BatchService."""
         after: dict[str, str] = {}
         while True:
-            found, following = await self._http.ask(
+            found, following = await self.http.ask(
                 "GET", "/batches", lambda page: _of_file(page, note), params={"limit": "100", **after}
             )
             if found is not None or following is None or after == {"after": following}:
@@ -94,7 +84,7 @@ class OpenAIBatches:
 
     async def look(self, batch: str) -> BatchState:
         """See BatchService."""
-        return await self._http.patiently(lambda: self._http.ask("GET", f"/batches/{batch}", self._state))
+        return await self.http.patiently(lambda: self.http.ask("GET", f"/batches/{batch}", self._state))
 
     async def read(self, path: str, note: OpenBatch, found: dict[str, LineResult]) -> bool:
         """See BatchService."""
@@ -103,7 +93,7 @@ class OpenAIBatches:
             key = document["custom_id"]
             return key, self._result(document, key in note.logprobs)
 
-        return await self._http.results(path, frozenset(note.keys), parse, found)
+        return await self.http.results(path, frozenset(note.keys), parse, found)
 
     def _state(self, state: Any) -> BatchState:
         counts = state.get("request_counts") or {}
@@ -121,7 +111,7 @@ class OpenAIBatches:
             f"line {each['line']}: {each['message']}" if each.get("line") else str(each["message"]) for each in errors
         )
         words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(detail, 1000) or 'no reason given'}"
-        return redact(words, *self._http.secrets)
+        return redact(words, *self.http.secrets)
 
     def _result(self, document: dict[str, Any], logprobs: bool) -> LineResult:
         error, response = document.get("error"), document.get("response") or {}
@@ -129,14 +119,14 @@ class OpenAIBatches:
             return None
         status, body = int(response.get("status_code") or 500), response.get("body")
         if status != 200:
-            return self._http.failure(status, json.dumps(body or {"error": error}), {})
+            return self.http.failure(status, json.dumps(body or {"error": error}), {})
         # The original request may belong to another process; this much of it is enough to read the answer.
         sampling = {"extra_body": self._spec.extra_body, **({"logprobs": 0} if logprobs else {})}
         asked = Request(self._spec.endpoint, self._spec.model, (), sampling)
         try:
-            with redacted(self._http.secrets):
+            with redacted(self.http.secrets):
                 answer = chat_completions.completions(body, [asked], 0.0).completions[0]
-                if holds(answer.words, self._http.secrets):
+                if holds(answer.words, self.http.secrets):
                     raise RequestError("the answer contains the API key, so it is discarded")
                 return answer
         except ModelError as error_in_it:

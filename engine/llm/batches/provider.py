@@ -108,7 +108,7 @@ class BatchProvider:
     @property
     def trouble(self) -> str:
         """What keeps the server from accepting a batch or reporting its state, in its words; empty if nothing does."""
-        return self._service.trouble or self._undecided
+        return self._service.http.trouble or self._undecided
 
     async def _give_up(self, why: ModelError) -> None:
         async with self._creating:
@@ -128,7 +128,7 @@ class BatchProvider:
             self._linger.cancel()
         for pending in self._pending.values():
             pending.answer.cancel()
-        await self._service.close()
+        await self._service.http.close()
 
     # -- collecting -----------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class BatchProvider:
         self._bytes += len(pending.line)
         if self._linger:
             self._linger.cancel()
-        if len(self._waiting) >= self._service.most_requests:
+        if len(self._waiting) >= self._spec.most_in_batch:
             self._form()
         else:
             self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._form)

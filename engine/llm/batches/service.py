@@ -78,16 +78,12 @@ class BatchService(Protocol):
     """A server's API for batches.
 
     Attributes:
-        most_requests, most_bytes: the limits of one batch.
+        most_bytes: the limit of one batch.
+        http: its HTTP calls.
     """
 
-    most_requests: int
     most_bytes: int
-
-    @property
-    def trouble(self) -> str:
-        """How the last call failed, in the server's words; empty if it succeeded."""
-        ...
+    http: BatchConnection
 
     def line(self, request: Request, known: KnownCapabilities) -> bytes:
         """A request's line in a batch."""
@@ -131,10 +127,6 @@ class BatchService(Protocol):
 
     async def read(self, path: str, note: OpenBatch, found: dict[str, LineResult]) -> bool:
         """Add the results in a file of a batch to `found`. Returns whether all lines were readable."""
-        ...
-
-    async def close(self) -> None:
-        """Close the connections."""
         ...
 
 

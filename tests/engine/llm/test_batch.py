@@ -21,6 +21,7 @@ from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.capabilities import KnownCapabilities
+from engine.llm.types import model_spec as model_specs
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.row_context import refresh
@@ -111,11 +112,16 @@ async def test_a_model_sends_batches_and_the_journal_makes_the_second_time_free(
     assert {call.cost_usd for call in current_log.get().calls} == {0.005}
 
 
-@pytest.mark.parametrize("limit", ["most_requests", "most_bytes"])
-async def test_too_many_requests_for_one_batch_go_into_several(make: Make, server: BatchServer, limit: str) -> None:
+@pytest.mark.parametrize("limit", ["requests", "bytes"])
+async def test_too_many_requests_for_one_batch_go_into_several(
+    make: Make, server: BatchServer, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provider = make()
     line = provider._service.line(request(server, "q1"), KnownCapabilities())
-    setattr(provider._service, limit, 4 if limit == "most_requests" else 4 * len(line) + 9)
+    if limit == "requests":
+        monkeypatch.setitem(model_specs._MOST_IN_BATCH, provider._spec.provider, 4)
+    else:
+        monkeypatch.setattr(provider._service, "most_bytes", 4 * len(line) + 9, raising=True)
     assert await ask(provider, server, *PROMPTS) == SAID
     assert sorted(len(server.lines(each)) for each in server.batches.values()) == [2, 4, 4]
 
