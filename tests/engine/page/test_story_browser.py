@@ -11,35 +11,12 @@ import pytest
 from engine.jobs.live import LiveStep, write_live
 from registry import Registry
 from tests.engine.page.crafted import BEGAN, make_hostile, make_trained, ran
+from tests.engine.page.walking import Visited, visiting
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 Serve = Callable[[Path], str]
-
-SHOTS = Path(__file__).parents[3] / "build" / "screenshots"
-
-
-class Visitor:
-    """A page of a browser that has the token, and what its console said."""
-
-    def __init__(self, page: Page, address: str) -> None:
-        self.page = page
-        self.said: list[str] = []
-        self.root = address.partition("?")[0]
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.goto(address)
-
-    def open(self, path: str) -> Page:
-        """The page at a path."""
-        self.page.goto(self.root + path)
-        return self.page
-
-    def shoot(self, name: str) -> None:
-        """Keep a picture of the whole page."""
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=str(SHOTS / f"{name}.png"), full_page=True)
 
 
 @pytest.fixture
@@ -49,11 +26,10 @@ def crafted(registry: Registry) -> tuple[Registry, str, str]:
 
 
 @pytest.fixture
-def visitor(crafted: tuple[Registry, str, str], serve: Serve, browser: Browser) -> Iterator[Visitor]:
+def visitor(crafted: tuple[Registry, str, str], serve: Serve, browser: Browser) -> Iterator[Visited]:
     """Someone who has opened the page over that registry."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    yield Visitor(page, serve(crafted[0].root))
-    page.close()
+    with visiting(browser, serve(crafted[0].root)) as visited:
+        yield visited
 
 
 def paths(crafted: tuple[Registry, str, str]) -> dict[str, str]:
@@ -70,25 +46,25 @@ def paths(crafted: tuple[Registry, str, str]) -> dict[str, str]:
     }
 
 
-def test_pages_are_drawn_without_complaints_at_every_width(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
+def test_pages_are_drawn_without_complaints_at_every_width(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
     for width in (1280, 360):
         visitor.page.set_viewport_size({"width": width, "height": 900})
         for name, path in paths(crafted).items():
-            page = visitor.open(path)
+            page = visitor.open(f"/{path}")
             for figure in page.locator("figure[data-graph], figure[data-chart]").all():
                 figure.locator(".drawing svg").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-            visitor.shoot(f"{name}-{width}")
+            visitor.picture(f"{name}-{width}")
     assert visitor.said == []
 
 
-def test_pages_are_accessible(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
+def test_pages_are_accessible(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     for scheme in ("light", "dark"):
         visitor.page.emulate_media(color_scheme=scheme)
         for name, path in paths(crafted).items():
-            page = visitor.open(path)
+            page = visitor.open(f"/{path}")
             for figure in page.locator("figure[data-graph], figure[data-chart]").all():
                 figure.locator(".drawing svg").first.wait_for()
             found = Axe().run(page).response["violations"]
@@ -97,14 +73,14 @@ def test_pages_are_accessible(crafted: tuple[Registry, str, str], visitor: Visit
             assert not told, (name, scheme, told)
 
 
-def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
-    page = visitor.open(f"runs/{crafted[1]}")
+def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
+    page = visitor.open(f"/runs/{crafted[1]}")
     page.locator(".graph svg").wait_for()
     link = page.locator(".graph a", has_text="judged@1")
     link.focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/versions/demo/judged@1")
-    page = visitor.open("rows/4/demo/judged@1")
+    page = visitor.open("/rows/4/demo/judged@1")
     page.locator(".graph a", has_text="seeds row 1").click()
     page.wait_for_url("**/rows/1/demo/seeds@1")
     assert page.get_by_role("heading", name="What it became").is_visible()
@@ -117,24 +93,22 @@ def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, brow
     folder = registry.catalog.runs.folder
     step = LiveStep(step="said", op="ask", state="running", rows=100, done=40, total=100, started_at=BEGAN)
     write_live(folder, run_id, (step,))
-    page = browser.new_page()
-    visitor = Visitor(page, serve(registry.root))
-    visitor.open(f"runs/{run_id}")
-    page.get_by_text("40 of 100").first.wait_for()
-    visitor.shoot("run-live")
-    write_live(folder, run_id, (step.model_copy(update={"done": 80}),))
-    page.get_by_text("80 of 100").first.wait_for()
-    registry.catalog.commit([], run_id, ran("said", "ask", 0, 1, rows_in=100))
-    registry.catalog.end_run(run_id, "succeeded")
-    page.get_by_text("succeeded").wait_for()
-    assert page.locator("[data-live]").count() == 0
-    assert page.locator(".graph svg").is_visible()
-    assert visitor.said == []
-    page.close()
+    with visiting(browser, serve(registry.root)) as visitor:
+        page = visitor.open(f"/runs/{run_id}")
+        page.get_by_text("40 of 100").first.wait_for()
+        visitor.picture("run-live")
+        write_live(folder, run_id, (step.model_copy(update={"done": 80}),))
+        page.get_by_text("80 of 100").first.wait_for()
+        registry.catalog.commit([], run_id, ran("said", "ask", 0, 1, rows_in=100))
+        registry.catalog.end_run(run_id, "succeeded")
+        page.get_by_text("succeeded").wait_for()
+        assert page.locator("[data-live]").count() == 0
+        assert page.locator(".graph svg").is_visible()
+        assert visitor.said == []
 
 
-def test_the_two_curves_of_a_calibration_are_named(crafted: tuple[Registry, str, str], visitor: Visitor) -> None:
-    page = visitor.open("versions/demo/calibrated@1")
+def test_the_two_curves_of_a_calibration_are_named(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
+    page = visitor.open("/versions/demo/calibrated@1")
     chart = page.locator("figure", has_text="ecr by alpha").first
     chart.locator("svg text", has_text="first k").wait_for()
     chart.get_by_text("As a table").click()
