@@ -67,7 +67,7 @@ async def test_batches_are_closed_with_their_step(shared: SharedModels) -> None:
     model = binding("m", provider="openai", base_url="http://127.0.0.1:1/v1", mode="batch", price={"input": 1, "output": 1})
     one, two = (shared.provider(step, model, 1) for step in ("one", "two"))
     await shared.release("one")
-    sessions = [provider._service._http._session for provider in (one, two)]  # type: ignore[attr-defined]
+    sessions = [provider._service.http._session for provider in (one, two)]  # type: ignore[attr-defined]
     assert [session.closed for session in sessions] == [True, False]
     await shared.close()
     assert sessions[1].closed
