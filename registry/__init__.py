@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from registry.catalog.manifest import DataObject, Draft, Hit, Manifest, Metric, ModelUsage, SideObject, StepRun, VersionRef
     from registry.errors import CorruptError, IncompatibleError, LockedError, QueryError, RegistryError, UnsupportedTypeError
     from registry.overlay import Overlay
-    from registry.query.session import QueryResult, Session
+    from registry.query.result import QueryResult
+    from registry.query.session import Session
     from registry.records.artifacts import Artifact, Model, Report, StoredFile
     from registry.records.record import Record
     from registry.registry import Registry
@@ -63,7 +64,7 @@ _IN = {
     "ObjectStore": "registry.storage.objects",
     "Overlay": "registry.overlay",
     "QueryError": "registry.errors",
-    "QueryResult": "registry.query.session",
+    "QueryResult": "registry.query.result",
     "Record": "registry.records.record",
     "Registry": "registry.registry",
     "RegistryError": "registry.errors",

@@ -38,11 +38,6 @@ def request_of(step: Step) -> WorkerRequest:
     return WorkerRequest(step.name, kind, step.spec.resources, operator.device_count(step.params))
 
 
-def model_names(step: Step) -> dict[str, str]:
-    """The pipeline's names of a step's models, by role."""
-    return {role: step.spec.models.get(role, role) for role in step.models}
-
-
 def shared_models(steps: Sequence[Step]) -> frozenset[str]:
     """The names of the models whose limits several processes may use at the same time, or must outlive a process.
 
@@ -57,7 +52,7 @@ def shared_models(steps: Sequence[Step]) -> frozenset[str]:
         # Where the pipeline leaves it open, there may be one for each GPU or CPU.
         several = request.kind in ("local", "compute") if workers is None else workers > 1
         process = step.name if request.kind == "whole" else (request.kind, step.spec.resources)
-        for role, name in model_names(step).items():
+        for role, name in step.model_names.items():
             spec = step.models[role].spec
             if spec.encodes:
                 continue
@@ -88,7 +83,7 @@ def job_of(
         shared: see `shared_models`.
         retry_rejects: see Job.
     """
-    operator, names = step.operator, model_names(step)
+    operator, names = step.operator, step.model_names
     return Job(
         registry=registry.location,
         run_id=run_id,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.errors import StepError
 from engine.execution.executor import Executor, Server, WorkerRequest
-from engine.execution.jobs import model_names, request_of
+from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
 from engine.pipeline.graph import BoundModel, Step
 from engine.serving.guarded_process import STOP_SECONDS
@@ -331,7 +331,7 @@ def _share(one: BoundModel, other: BoundModel) -> bool:
 
 def _served(step: Step) -> dict[str, BoundModel]:
     """The models of a step that the run serves itself, by their names in the pipeline."""
-    names = model_names(step)
+    names = step.model_names
     return {names[role]: model for role, model in step.models.items() if model.spec.serve is not None}
 
 

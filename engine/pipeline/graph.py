@@ -91,6 +91,11 @@ class Step:
         return {link.name for link in self.links if link.kind != "registry"}
 
     @property
+    def model_names(self) -> dict[str, str]:
+        """The pipeline's names of its models, by role."""
+        return {role: self.spec.models.get(role, role) for role in self.models}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What users should know before it runs: how parameters were interpreted, and what looks wrong."""
         return (
@@ -112,7 +117,7 @@ class Step:
                 several = f"{serve.replicas} servers" if serve.replicas > 1 else "the server"
                 each = ", each with" if serve.replicas > 1 else ", with"
                 needs = f"{each} {serve.needs}" if serve.needs else ""
-                name = self.spec.models.get(role, role)
+                name = self.model_names[role]
                 yield f"starts {several} of model {name}{needs}: {serve.shown}"
 
     @property

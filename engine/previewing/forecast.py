@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.execution.jobs import model_names
 from engine.llm.types.model_spec import ModelSpec
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import barriers, link_key
@@ -240,7 +239,7 @@ def _summed(pipeline: Pipeline, made: Mapping[str, _StepDraws], population: Popu
             tokens_in, tokens_out = each.tokens_in.get(role, nothing), each.tokens_out.get(role, nothing)
             own_cost += tokens_in.times(spec.cost(10**6, 0) / 1e6) + tokens_out.times(spec.cost(0, 10**6) / 1e6)
             load = {"calls": each.calls[role], "tokens": tokens_in + tokens_out, "seconds": each.seconds.get(role, nothing)}
-            model = model_names(step)[role]
+            model = step.model_names[role]
             so_far = shared.setdefault(model, dict.fromkeys(load, nothing))
             shared[model] = {kind: so_far[kind] + amount for kind, amount in load.items()}
             own_seconds = at_least(own_seconds, _occupied(spec, load, each.in_flight.get(role, 1)))
@@ -279,7 +278,7 @@ def _summed(pipeline: Pipeline, made: Mapping[str, _StepDraws], population: Popu
             each.in_flight.get(role, 1)
             for name, each in made.items()
             for role in each.calls
-            if model_names(pipeline.steps[name])[role] == model
+            if pipeline.steps[name].model_names[role] == model
         )
         seconds = at_least(seconds, _occupied(pipeline.spec.models[model], load, in_flight))
     if calls.expected:

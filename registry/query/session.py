@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate, groupby
 from threading import Thread
 from threading import enumerate as threads
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -34,14 +34,13 @@ from registry.query import side_tables
 from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
 from registry.query.read_only_sql import reading
+from registry.query.result import QueryResult
 from registry.query.review_table import SCHEMA, review_table
 from registry.query.table_functions import CALLS, create, right_call
 from registry.records.content import id_of
 from registry.reviews.decisions import Decision, by_queue, current
 from registry.reviews.store import ReviewStore
 from registry.storage.objects import ObjectStore
-
-__all__ = ["QueryResult", "Session"]
 
 _BATCH = 2048
 _INTERRUPT_SECONDS = 0.1
@@ -62,13 +61,6 @@ _REVIEWS = re.compile(r"\breviews\b|\breview_decisions\b", re.IGNORECASE)
 """The view with the decisions of reviews: only a query that names it reads their files."""
 
 _FUNCTIONS = re.compile(rf"\b(?:{'|'.join(CALLS)})\b", re.IGNORECASE)
-
-
-class QueryResult(NamedTuple):
-    """The result of a query."""
-
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
 
 
 class Session:

@@ -1,0 +1,10 @@
+"""What a query answers."""
+
+from typing import Any, NamedTuple
+
+
+class QueryResult(NamedTuple):
+    """The result of a query."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
