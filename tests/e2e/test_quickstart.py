@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
+from tests.docs.pages import engine_lines
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.timeout(400)
@@ -29,8 +29,9 @@ def test_a_small_quickstart_runs(engine: Cli, workdir: Path) -> None:
     assert exposure == {"kind": "model", "rows": 1}
     calls = json.loads(engine("sql", "select distinct model, role from llm_calls", "--json").stdout)
     assert calls == [{"model": "smollm2-135m-instruct", "role": "teacher"}]
-    quickstart = README.partition("## The quickstart")[2].partition("```sh\n")[2].partition("```")[0]
-    for line in quickstart.splitlines():
+    lines = [line for _, line in engine_lines("docs/quickstart.md") if line != "engine run quickstart"]
+    assert len(lines) == 6
+    for line in lines:
         shown = engine(*shlex.split(line, comments=True)[1:])
         assert shown.returncode == 0, (line, shown.stderr)
         assert shown.stdout, line
