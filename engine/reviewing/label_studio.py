@@ -51,17 +51,23 @@ def interface(record: type[Record], task: ReviewTask) -> str:
     """The labelling interface, for the settings of a Label Studio project."""
     fields = described(record).fields
     target = quoteattr(f"field_{fields[0].name}")
-    shown = "".join(f'  <Header value={quoteattr(field.name)} size="5"/>\n  {_shown(field)}\n' for field in fields)
-    head = f'  <Header value={quoteattr(task.instructions)} size="6"/>\n' if task.instructions else ""
-    edits = "".join(
-        f'  <TextArea name={quoteattr(_EDIT + name)} toName={target} value={quoteattr("$" + name)} editable="true" '
-        f'maxSubmissions="1" placeholder={quoteattr(f"new value of {name}")}/>\n'
-        for name in task.fields
-    )
-    labels = _choices(_LABEL, task.labels, target, task.choice, required=False) if task.labels else ""
-    verdicts = _choices(_VERDICT, ("approve", "reject", "edit", "skip"), target, "single", required=True)
-    reason = f'  <TextArea name="{_REASON}" toName={target} maxSubmissions="1" placeholder="reason"/>\n'
+    shown = "".join(f"{_title(field.name)}  {_shown(field)}\n" for field in fields)
+    head = _title(task.instructions, size=6) if task.instructions else ""
+    edits = "".join(_edit(name, target) for name in task.fields)
+    labels = _title("Label") + _choices(_LABEL, task.labels, target, task.choice, required=False) if task.labels else ""
+    verdicts = _title("Verdict") + _choices(_VERDICT, ("approve", "reject", "edit", "skip"), target, "single", required=True)
+    reason = f'  <TextArea name="{_REASON}" toName={target} maxSubmissions="1" placeholder="why it is rejected"/>\n'
     return f"<View>\n{head}{shown}{labels}{verdicts}{reason}{edits}</View>\n"
+
+
+def _edit(name: str, target: str) -> str:
+    title = _title(f"To edit {name}, change it here and choose edit", size=6)
+    box = f'<TextArea name={quoteattr(_EDIT + name)} toName={target} value={quoteattr("$" + name)} editable="true" '
+    return f'{title}  {box}maxSubmissions="1" placeholder={quoteattr(f"new value of {name}")}/>\n'
+
+
+def _title(text: str, size: int = 5) -> str:
+    return f'  <Header value={quoteattr(text)} size="{size}"/>\n'
 
 
 def _choices(name: str, values: Iterable[str], target: str, choice: str, *, required: bool) -> str:
