@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,35 @@ steps:
 """
 
 
+def write_project(folder: Path, server: ChatServer) -> None:
+    """A pipeline and its data."""
+    server.answer = solve
+    problems = [{"question": f"What is {number} + 1?", "answer": str(number + 1)} for number in range(6)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    (folder / "p.yaml").write_text(PIPELINE % server.model())
+
+
 @pytest.fixture
 def project(workdir: Path, chat_server: ChatServer) -> Path:
     """A folder with a pipeline and its data."""
-    chat_server.answer = solve
-    problems = [{"question": f"What is {number} + 1?", "answer": str(number + 1)} for number in range(6)]
-    (workdir / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    (workdir / "p.yaml").write_text(PIPELINE % chat_server.model())
+    write_project(workdir, chat_server)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has run."""
+    folder = tmp_path_factory.mktemp("project")
+    with ChatServer() as server:
+        write_project(folder, server)
+        subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def finished_project(workdir: Path, run_once: Path) -> Path:
+    """A copy of a project that has run; its server is gone."""
+    shutil.copytree(run_once, workdir, dirs_exist_ok=True)
     return workdir
 
 
@@ -90,8 +113,8 @@ def test_the_main_commands_work_one_after_the_other(project: Path, engine: Cli, 
     assert json.loads(engine("runs", "--json").stdout) == runs
 
 
-def test_a_trace_reaches_the_seed_problem_and_the_call(project: Path, engine: Cli) -> None:
-    assert engine("run", "p.yaml").returncode == 0
+@pytest.mark.usefixtures("finished_project")
+def test_a_trace_reaches_the_seed_problem_and_the_call(engine: Cli) -> None:
     query = """
         select t.depth, t.name, t.row, c.prompt, c.response
         from trace('demo/rows@1', 1) t left join llm_calls c on list_contains(t.call_ids, c.call_id)
@@ -109,8 +132,8 @@ def test_a_trace_reaches_the_seed_problem_and_the_call(project: Path, engine: Cl
     assert seed == [{"row": 2, "question": "What is 2 + 1?", "answer": "3", "source": None, "id": None}]
 
 
-def test_sql_formats(project: Path, engine: Cli) -> None:
-    assert engine("run", "p.yaml", "--select", "cot").returncode == 0
+@pytest.mark.usefixtures("finished_project")
+def test_sql_formats(engine: Cli) -> None:
     query = 'select row, question, answer from "demo/problems" order by row'
     rows = list(csv.reader(io.StringIO(engine("sql", query, "--format", "csv").stdout)))
     assert rows[0] == ["row", "question", "answer"]
@@ -202,8 +225,7 @@ def test_the_schema_accepts_the_pipelines_and_rejects_mistakes(engine: Cli) -> N
 
 
 @pytest.mark.parametrize("arguments", [["plan", "p.yaml"], ["sql", "select 1"], ["run", "p.yaml"]])
-def test_commands_on_finished_work_import_no_heavy_package(project: Path, engine: Cli, arguments: list[str]) -> None:
-    assert engine("run", "p.yaml").returncode == 0
+def test_commands_on_finished_work_import_no_heavy_package(finished_project: Path, arguments: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['engine', *sys.argv[1:]]\n"
         "from engine.cli import main\n"
@@ -212,6 +234,8 @@ def test_commands_on_finished_work_import_no_heavy_package(project: Path, engine
         "heavy = {'ray', 'torch', 'transformers', 'trl', 'datasets', 'reasoning_gym', 'pandas', 'matplotlib', 'aiohttp'} & set(sys.modules)\n"
         "print('heavy', sorted(heavy), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=project, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=finished_project, capture_output=True, text=True, check=False
+    )
     assert "exit 0" in done.stderr, done.stderr
     assert "heavy []" in done.stderr
