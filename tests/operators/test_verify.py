@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from engine.fingerprint.code import _code_of, code_of
-from operators.math import verify as verifying
-from operators.math.verify import as_number, final_answer, gold_answer, verify
+from operators.math.answers import verify as verifying
+from operators.math.answers.verify import as_number, final_answer, gold_answer, verify
 from tests.operators.hard_pairs import hard_pairs
 
 HANG = (r"\pi", r"\boxed{9^{9^{9^{9}}}}")
@@ -310,7 +310,7 @@ def comparing(process: psutil.Process) -> list[psutil.Process]:
 HANGING = f"""
 import asyncio
 from engine.fingerprint.code import _code_of, code_of
-from operators.math import verify as verifying
+from operators.math.answers import verify as verifying
 verifying.TIMEOUT_SECONDS = {SECONDS}
 async def main():
     hang = asyncio.ensure_future(verifying.verify(*{HANG!r}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from operators.math.number_words import NUMBER_WORDS
+from operators.math.answers.number_words import NUMBER_WORDS
 from operators.records import Verdict
 
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|textit|textrm|textnormal|textup|operatorname|mbox|rm|emph) ?\{([^{}]*)\}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from operators.math.forms import read
-from operators.math.notation import normalise
+from operators.math.answers.forms import read
+from operators.math.answers.notation import normalise
 
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SEPARATED = re.compile(r"\d,\d")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from operators.math.expressions import Node, letter, walk
-from operators.math.forms import Form
-from operators.math.notation import grouped_readings
-from operators.math.units import is_measure, may_be_converted
-from operators.math.values import equal, exact, proportional
-from operators.math.word_answers import compare_words
+from operators.math.answers.expressions import Node, letter, walk
+from operators.math.answers.forms import Form
+from operators.math.answers.notation import grouped_readings
+from operators.math.answers.units import is_measure, may_be_converted
+from operators.math.answers.values import equal, exact, proportional
+from operators.math.answers.word_answers import compare_words
 from operators.records import Verdict
 
 _MOST_IN_ANY_ORDER = 60

@@ -15,7 +15,7 @@ from math import comb, factorial
 from operator import mul
 from typing import Any, NamedTuple
 
-from operators.math.expressions import TRIGONOMETRIC, Node, variables, walk
+from operators.math.answers.expressions import TRIGONOMETRIC, Node, variables, walk
 from operators.records import Verdict
 
 _DIGITS = 150

@@ -15,11 +15,11 @@ import threading
 from functools import cache
 from typing import Any
 
-from operators.math.ambiguity import doubtful
-from operators.math.answers import final_answer, gold_answer
-from operators.math.comparison import compare
-from operators.math.forms import read
-from operators.math.notation import as_number, grouped_readings, normalise
+from operators.math.answers.ambiguity import doubtful
+from operators.math.answers.comparison import compare
+from operators.math.answers.extraction import final_answer, gold_answer
+from operators.math.answers.forms import read
+from operators.math.answers.notation import as_number, grouped_readings, normalise
 from operators.records import Verdict
 
 __all__ = ["as_number", "final_answer", "gold_answer", "verify"]
@@ -109,7 +109,7 @@ def _start_pool() -> Any:
         if not any(pool.active for pool in running):
             # Not fork: this process has threads. A fork server with all imports makes a new process in milliseconds.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["__main__", "mpmath", "operators.math.verify"])
+            context.set_forkserver_preload(["__main__", "mpmath", "operators.math.answers.verify"])
             if not running:
                 atexit.register(_stop)  # otherwise a process that is starting prints an error
             _stop()  # one of its processes was killed; others may be alive

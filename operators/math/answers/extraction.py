@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from operators.math.notation import NUMBER, normalise
+from operators.math.answers.notation import NUMBER, normalise
 
 _LOOK_BACK = 60
 

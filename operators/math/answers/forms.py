@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from operators.math.brackets import enclosed, split
-from operators.math.expressions import Node, UnreadableError, parse, variables
-from operators.math.notation import as_number, grouped_readings, normalise
-from operators.math.units import CURRENCIES, split_unit
-from operators.math.word_answers import unwrapped, word_form
+from operators.math.answers.brackets import enclosed, split
+from operators.math.answers.expressions import Node, UnreadableError, parse, variables
+from operators.math.answers.notation import as_number, grouped_readings, normalise
+from operators.math.answers.units import CURRENCIES, split_unit
+from operators.math.answers.word_answers import unwrapped, word_form
 
 FormKind = Literal[
     "value", "words", "bracket", "set", "union", "ratio", "relation", "matrix", "grouped", "approximation", "based"
