@@ -138,7 +138,7 @@ WITHOUT_EVALUATION = r"""
 import sys
 from operators.math.answers.comparison import compare
 from operators.math.answers.forms import read
-from tests.operators.hard_pairs import hard_pairs
+from tests.operators.math.answers.hard_pairs import hard_pairs
 
 hostile = ["__import__('os').system('id')", "exec('1')", "(lambda: 1)()", "x.__class__", "open('/etc/passwd')", "f'{1}'", "1 if 1 else 2",
            r"\text{__import__('os')}", "Symbol('x')", "eval(1)", "[i for i in (1,2)]", "{}.__class__", "x:=1"]

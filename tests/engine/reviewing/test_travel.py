@@ -13,8 +13,8 @@ from engine.cli.app import app
 from engine.errors import PipelineError
 from registry import Registry
 from tests.engine.run_pipelines import ask, run_text
+from tests.operators.generic.steps import made, rows, step
 from tests.operators.generic.test_review import ROWS, decide, ids
-from tests.operators.generic_steps import made, rows, step
 
 REVIEW = "demo/step"
 

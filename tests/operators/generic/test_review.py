@@ -21,7 +21,7 @@ from operators.generic.review import review
 from registry import Decision, Record, Registry
 from registry.records.content import row_id
 from tests.engine.run_pipelines import ask, outcomes, run_text
-from tests.operators.generic_steps import made, metrics, reasons, rows, step, wrong
+from tests.operators.generic.steps import made, metrics, reasons, rows, step, wrong
 
 ROWS = [{"question": f"What is {n} + {n}?", "persona": None, "n": 2 * n} for n in range(5)]
 PIPELINE_NAME = "demo/step"

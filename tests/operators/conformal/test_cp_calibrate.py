@@ -16,8 +16,8 @@ from engine.pipeline.check import check
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask, outcomes, run_text
-from tests.operators.conflicts import write
-from tests.operators.sampled_answers import MADE, calibrate, metrics, row, run_conformal, script, varied
+from tests.operators.alignment.conflicts import write
+from tests.operators.conformal.sampled_answers import MADE, calibrate, metrics, row, run_conformal, script, varied
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

@@ -8,7 +8,7 @@ import pytest
 
 from registry import Registry
 from tests.engine.run_pipelines import ask, run_text
-from tests.operators.generic_steps import made, metrics, reasons, rows, run_ok, step, wrong
+from tests.operators.generic.steps import made, metrics, reasons, rows, run_ok, step, wrong
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

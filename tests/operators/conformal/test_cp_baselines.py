@@ -8,7 +8,7 @@ import pytest
 
 from registry import Registry
 from tests.engine.run_pipelines import ask
-from tests.operators.sampled_answers import MADE, calibrate, metrics, varied
+from tests.operators.conformal.sampled_answers import MADE, calibrate, metrics, varied
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

@@ -22,7 +22,7 @@ from engine.spec.pipeline_spec import DatasetSpec
 from operators import records
 from registry import Record, Registry
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "formats"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "formats"
 S, U, A, BAD = "Answer in one word.", "Which planet is the largest?", "Jupiter.", "Pluto."
 CALL = {"function": {"name": "rain", "arguments": '{"city": "Oslo"}'}, "type": "function"}
 

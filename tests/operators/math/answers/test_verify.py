@@ -14,7 +14,7 @@ import pytest
 from engine.fingerprint.code import _code_of, code_of
 from operators.math.answers import verify as verifying
 from operators.math.answers.verify import as_number, final_answer, gold_answer, verify
-from tests.operators.hard_pairs import hard_pairs
+from tests.operators.math.answers.hard_pairs import hard_pairs
 
 HANG = (r"\pi", r"\boxed{9^{9^{9^{9}}}}")
 

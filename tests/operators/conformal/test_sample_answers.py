@@ -14,8 +14,8 @@ from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask
-from tests.operators.conflicts import write
-from tests.operators.sampled_answers import FRANCE, asked, run_conformal, sample, script
+from tests.operators.alignment.conflicts import write
+from tests.operators.conformal.sampled_answers import FRANCE, asked, run_conformal, sample, script
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

@@ -13,7 +13,7 @@ import pytest
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.run_pipelines import ask, outcomes, run_text
-from tests.operators.generic_steps import made, metrics, reasons, rows, run_ok, step, wrong
+from tests.operators.generic.steps import made, metrics, reasons, rows, run_ok, step, wrong
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

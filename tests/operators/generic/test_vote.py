@@ -10,7 +10,7 @@ import pytest
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask
-from tests.operators.generic_steps import made, metrics, rows, run_ok, step, wrong
+from tests.operators.generic.steps import made, metrics, rows, run_ok, step, wrong
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

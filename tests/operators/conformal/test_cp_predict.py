@@ -10,8 +10,8 @@ import pytest
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask
-from tests.operators.conflicts import write
-from tests.operators.sampled_answers import MADE, asked, metrics, row, run_conformal, script, varied
+from tests.operators.alignment.conflicts import write
+from tests.operators.conformal.sampled_answers import MADE, asked, metrics, row, run_conformal, script, varied
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 

@@ -10,7 +10,7 @@ from typing import Any
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.run_pipelines import ask, run_text
-from tests.operators.conflicts import write
+from tests.operators.alignment.conflicts import write
 
 MADE = {"model": "openai m", "prompt": "p", "sampling": "{}", "samples": 10}
 

@@ -18,7 +18,7 @@ from operators.records import StrategyChoice
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.run_pipelines import ask, outcomes
-from tests.operators.conflicts import asked, case, correct, incorrect, land_of, play, run_steps, write
+from tests.operators.alignment.conflicts import asked, case, correct, incorrect, land_of, play, run_steps, write
 
 CASES = {"cases": "ConflictCase"}
 WARNINGS = re.compile(r"wrong|false|poison|mislead|careful|trust|verify|conflict|contradict|incorrect|doubt", re.IGNORECASE)

@@ -9,7 +9,7 @@ import pytest
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.run_pipelines import ask
-from tests.operators.conflicts import asked, case, correct, incorrect, land_of, play, run_steps, write
+from tests.operators.alignment.conflicts import asked, case, correct, incorrect, land_of, play, run_steps, write
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

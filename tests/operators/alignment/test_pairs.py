@@ -16,7 +16,7 @@ from operators.alignment.paths import base_prompt
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.run_pipelines import ask
-from tests.operators.conflicts import asked, correct, incorrect, land_of, play, response, run_steps, strategy, write
+from tests.operators.alignment.conflicts import asked, correct, incorrect, land_of, play, response, run_steps, strategy, write
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

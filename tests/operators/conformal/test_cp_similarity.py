@@ -8,8 +8,8 @@ import pytest
 
 from registry import Registry
 from tests.engine.run_pipelines import ask
-from tests.operators.conflicts import write
-from tests.operators.sampled_answers import MADE, run_conformal
+from tests.operators.alignment.conflicts import write
+from tests.operators.conformal.sampled_answers import MADE, run_conformal
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
 
