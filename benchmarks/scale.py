@@ -43,7 +43,7 @@ from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
 from engine.llm.types.model_spec import ModelSpec
-from engine.operator.prompts import render
+from engine.operator.templates.prompts import render
 from operators.math.persona_augment import REWRITE_PROMPT
 from operators.math.regenerate_cot import PROMPT as SOLVE_PROMPT
 

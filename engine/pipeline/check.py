@@ -14,7 +14,7 @@ from engine.errors import EngineError, PipelineError, did_you_mean, wrong_value
 from engine.fingerprint.code import code_of
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.field_expressions import with_named_types
 from engine.operator.types import DeclarationError, Wrong
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, catalogue, full_name

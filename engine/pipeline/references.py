@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from engine.errors import did_you_mean
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.types import SINGLE, DeclarationError
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.pipeline.graph import Link, Source

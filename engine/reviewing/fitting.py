@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import did_you_mean, wrong_value
-from engine.operator.row_templates import plain
+from engine.operator.templates.row_templates import plain
 from registry import Decision, Record, ReviewTask
 
 

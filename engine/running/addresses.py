@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.jobs.messages import InputVersion
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from registry.catalog import side_schemas
 
 Rows = NDArray[np.int64]

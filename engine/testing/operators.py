@@ -17,7 +17,7 @@ from engine.llm.client import ModelClient
 from engine.llm.encoder import Encoder
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.own_loop import on_own_loop
 from engine.testing.scripted import ScriptedEncoder, ScriptedModel
 from engine.worker.attachments import FileCollector

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from engine.errors import EngineError
 from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.operation import Operation, Scope, wrong_fields

@@ -10,7 +10,7 @@ from engine.jobs.messages import Partition, Receipt
 from engine.llm.chat import CallLog, current_log
 from engine.llm.types.errors import ModelError, RequestError
 from engine.operator.context import Reject
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.tables import Table
 from engine.operator.types import place_in
 from engine.provenance import RowRef

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from engine.errors import did_you_mean
 from engine.llm.types.capability import Capability
-from engine.operator.finish import Finish, Finished, read_finish
-from engine.operator.outputs import Outputs, check_open_outputs, check_storable, check_yielded, declared_outputs
-from engine.operator.params import Params, ask, require, wrong_answer
-from engine.operator.signature import Signature, read_signature, refuse
+from engine.operator.declaration.finish import Finish, Finished, read_finish
+from engine.operator.declaration.outputs import Outputs, check_open_outputs, check_storable, check_yielded, declared_outputs
+from engine.operator.declaration.params import Params, ask, require, wrong_answer
+from engine.operator.declaration.signature import Signature, read_signature, refuse
 from engine.operator.types import (
     NAMED,
     Calls,

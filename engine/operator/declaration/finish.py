@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from engine.operator.signature import annotations_of, refuse
+from engine.operator.declaration.signature import annotations_of, refuse
 from engine.operator.types import Counters, DeclarationError, place_in, place_of, shown
 from registry import Metric, Record
 

@@ -19,7 +19,7 @@ def render(template: str, **variables: Any) -> str:
         jinja2.UndefinedError: the template uses a variable that is not given.
         jinja2.exceptions.SecurityError: it takes too many steps, or prints too much.
     """
-    from engine.operator.template_engine import filled
+    from engine.operator.templates.template_engine import filled
 
     return filled(template, variables)
 
@@ -56,7 +56,7 @@ class Template(Prompt):
         """
         if text is None:
             return None
-        from engine.operator.template_engine import require_valid
+        from engine.operator.templates.template_engine import require_valid
 
         require_valid(text, self.variables)
         return text

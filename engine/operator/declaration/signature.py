@@ -16,7 +16,7 @@ from engine.errors import wrong_value
 from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
 from engine.operator.context import Context
-from engine.operator.params import Params
+from engine.operator.declaration.params import Params
 from engine.operator.reviews import Reviews
 from engine.operator.tables import Batch, Grouped, Lookup, Table
 from engine.operator.types import DeclarationError, Port, Role, Shape, place_of, shown

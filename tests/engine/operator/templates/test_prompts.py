@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from engine.operator import Params, Prompt, template
-from engine.operator.prompts import prompt_texts
+from engine.operator.templates.prompts import prompt_texts
 
 BUILT_IN = "Q: {{ question }}"
 

@@ -33,7 +33,7 @@ def template_problem(text: str, record: type[Record], *, needs_field: bool = Tru
         needs_field: whether it has to use a field of the row.
         without: fields that it may not use.
     """
-    from engine.operator.template_engine import parsed, require_no_bare, used_variables
+    from engine.operator.templates.template_engine import parsed, require_no_bare, used_variables
 
     about = described(record)
     fields = [field.name for field in about.fields]
@@ -67,7 +67,7 @@ def fill(text: str, row: Record | Mapping[str, Any]) -> str:
     """
     import jinja2
 
-    from engine.operator.template_engine import filled
+    from engine.operator.templates.template_engine import filled
 
     fields = row if isinstance(row, Mapping) else plain(row)
     try:

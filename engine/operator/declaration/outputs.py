@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine.errors import did_you_mean
-from engine.operator.params import Params
-from engine.operator.signature import Signature, refuse
+from engine.operator.declaration.params import Params
+from engine.operator.declaration.signature import Signature, refuse
 from engine.operator.types import NAMED, SINGLE, shown
 from registry import Record, UnsupportedTypeError
 from registry.records.columns import columns_of
