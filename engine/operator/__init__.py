@@ -86,7 +86,8 @@ from engine.llm.encoder import Encoder
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
 from engine.operator.context import Context, Reject
-from engine.operator.declaration.operator import Operator, operator
+from engine.operator.declaration.decorator import operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.declaration.params import Params
 from engine.operator.field_expressions import FieldTypes, field_problems, fields_of
 from engine.operator.generators import Generator
