@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.operator import Context, InputTypes, Params, Record, Table, Wrong, derived, operator
-from operators.generic.draw_keys import as_list, draw_keys, missing_fields, strata
+from operators.generic.sampling.draw_keys import as_list, draw_keys, missing_fields, strata
 
 
 class SampleParams(Params):

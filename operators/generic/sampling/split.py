@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from engine.operator import Context, Grouped, InputTypes, Output, Params, Record, Wrong, operator
 from operators.draws import draw
-from operators.generic.draw_keys import as_list, missing_fields, strata
+from operators.generic.sampling.draw_keys import as_list, missing_fields, strata
 
 _TOLERANCE = 1e-9
 

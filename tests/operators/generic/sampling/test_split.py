@@ -136,7 +136,7 @@ def test_mistakes(registry: Registry, params: dict[str, object], said: str) -> N
 
 
 def test_shares_that_are_not_exact_in_binary_add_up(registry: Registry) -> None:
-    from operators.generic.split import SplitParams
+    from operators.generic.sampling.split import SplitParams
 
     params = SplitParams(shares={"a": 0.1, "b": 0.2, "c": 0.7})
     assert list(params.problems({"rows": MathProblem})) == []

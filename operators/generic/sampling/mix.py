@@ -24,8 +24,8 @@ from engine.operator import (
     operator,
 )
 from operators.draws import draw
-from operators.generic.common_type import NoCommonTypeError, common_type
-from operators.generic.draw_keys import draw_keys
+from operators.generic.sampling.common_type import NoCommonTypeError, common_type
+from operators.generic.sampling.draw_keys import draw_keys
 from registry.counted import counted
 
 
