@@ -50,10 +50,10 @@ class Ours:
         self._commit(name, ContentHash(rows.schema), rows)
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """See Lake. As engine.sources.growth does it for a file that grew: the content id continues, and the last objects of the
+        """See Lake. As engine/sources/files/growth.py does for a file that grew: the content id continues, and the last objects of the
         version before are stored again, together with the new rows.
         """
-        from engine.sources.growth import settled_objects
+        from engine.sources.files.growth import settled_objects
         from registry.records.content import ContentHash
 
         before = self._registry.newest(name)

@@ -21,10 +21,10 @@ from engine.operator.declaration.operator import Operator
 from engine.own_loop import on_own_loop
 from engine.testing.scripted import ScriptedEncoder, ScriptedModel
 from engine.worker.attachments import FileCollector
-from engine.worker.batches import run_batch
 from engine.worker.operation import Operation, Scope
-from engine.worker.rows import FailedRowsError, run_rows
-from engine.worker.whole import run_whole
+from engine.worker.shapes.batches import run_batch
+from engine.worker.shapes.rows import FailedRowsError, run_rows
+from engine.worker.shapes.whole import run_whole
 from registry import DataObject, Decision, Metric, Record, Registry, VersionRef
 
 Rows = Iterable[Record | Mapping[str, Any]]

@@ -18,7 +18,7 @@ from engine.operator.types import place_in
 from engine.worker.models import usage
 from engine.worker.operation import Operation, Scope
 from engine.worker.row_results import OperatorError, RowResult, main_error
-from engine.worker.turns import in_turn
+from engine.worker.shapes.turns import in_turn
 from registry import Record
 from registry.storage.valid_text import repaired
 

@@ -13,7 +13,7 @@ from engine.errors import PipelineError
 from engine.pipeline.check import check
 from engine.planning.results import SourcePlan
 from engine.planning.sources import plan_source
-from engine.sources import growth
+from engine.sources.files import growth
 from registry import Manifest, Registry
 from registry.records import boundaries
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.errors import EngineError
 from engine.sources.arrow_rows import ArrowRows
 from engine.sources.coercion import Number
-from engine.sources.locations import SourceFile
+from engine.sources.files.locations import SourceFile
 from engine.sources.row import MAX_ROW_BYTES, Row
 
 if TYPE_CHECKING:

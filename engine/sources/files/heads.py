@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from engine.sources.arrow_rows import one_by_one
-from engine.sources.locations import SourceFile
-from engine.sources.readers import read_file
+from engine.sources.files.locations import SourceFile
+from engine.sources.files.readers import read_file
 from engine.sources.row import Row
 
 HEAD_ROWS = 20

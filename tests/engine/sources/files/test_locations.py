@@ -22,8 +22,8 @@ import pytest
 
 from engine.errors import EngineError, PipelineError
 from engine.pipeline.check import check
+from engine.sources.files.locations import find_files
 from engine.sources.ingest import ingest
-from engine.sources.locations import find_files
 from engine.spec.pipeline_spec import DatasetSpec
 from operators.records import MathProblem
 from registry import Registry

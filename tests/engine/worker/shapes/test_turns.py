@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from engine.worker.turns import in_turn
+from engine.worker.shapes.turns import in_turn
 
 _CHANGED = contextvars.ContextVar("_CHANGED", default=0)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.sources.locations import SourceFile, find_files
-from engine.sources.readers import json_lines_after
+from engine.sources.files.locations import SourceFile, find_files
+from engine.sources.files.readers import json_lines_after
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, Manifest, ObjectStore, Record
