@@ -183,6 +183,15 @@ def arguments_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps({} if value is None else value, ensure_ascii=False)
 
 
+def arguments_object(text: str) -> Any:
+    """Arguments as the object that TRL and chat templates take; text that is not a JSON object stays text."""
+    try:
+        value = json.loads(text)
+    except ValueError:  # a model can write what it likes
+        return text
+    return value if isinstance(value, dict) else text
+
+
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
