@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from engine.llm.batches import polling
-from engine.llm.batches import provider as batch
 from engine.llm.batches.provider import BatchProvider
 from engine.llm.chat import CallLog, ChatModel, current_log
 from engine.llm.client import ModelClient
@@ -37,12 +36,6 @@ SAID = [f"You said: {prompt}" for prompt in PROMPTS]
 Make = Callable[..., BatchProvider]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "LINGER_SECONDS", 0.03)
-    monkeypatch.setenv("ENGINE_BATCH_POLL_SECONDS", "0.02")
-
-
 SERVERS = {"openai": BatchServer, "anthropic": MessageBatchServer}
 OPENAI = pytest.mark.parametrize("server", ["openai"], indirect=True)
 ANTHROPIC = pytest.mark.parametrize("server", ["anthropic"], indirect=True)
@@ -52,13 +45,6 @@ ANTHROPIC = pytest.mark.parametrize("server", ["anthropic"], indirect=True)
 def server(request: pytest.FixtureRequest) -> Iterator[BatchServer]:
     with SERVERS[request.param]() as server:
         yield server
-
-
-@pytest.fixture
-async def journal(workdir: Path) -> AsyncIterator[Journal]:
-    journal = Journal(workdir / "journal")
-    yield journal
-    journal.close()
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from engine.llm.batches import provider as batches
 from engine.llm.batches.provider import BatchProvider
 from engine.llm.client import ModelClient
 from engine.llm.journal.answers import Journal
@@ -27,23 +25,10 @@ SAID = [f"You said: {prompt}" for prompt in PROMPTS]
 Ask = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "LINGER_SECONDS", 0.03)
-    monkeypatch.setenv("ENGINE_BATCH_POLL_SECONDS", "0.02")
-
-
 @pytest.fixture
 def server() -> Iterator[MessageBatchServer]:
     with MessageBatchServer() as server:
         yield server
-
-
-@pytest.fixture
-async def journal(workdir: Path) -> AsyncIterator[Journal]:
-    journal = Journal(workdir / "journal")
-    yield journal
-    journal.close()
 
 
 @pytest.fixture
