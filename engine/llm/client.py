@@ -105,7 +105,7 @@ class ModelClient:
     def stop(self, why: ModelError) -> None:
         """Send no further request: every new call fails with `why`. Requests in flight finish.
 
-        Other steps that use the same limits and the same provider go on.
+        Other steps that use the same limits and the same provider continue.
         """
         if self._stopped:
             return

@@ -57,7 +57,7 @@ DuckDB is confined to the rows that it is given. Wrong SQL is a `SqlError`, whic
 
 **Reviews.** An argument annotated `Reviews` gets the decisions of people about the rows of the only input, a `Table[X]`. The
 method `review` of the parameters says what they are asked. The step waits until enough rows are decided: the run ends, and the
-next one goes on.
+next one continues.
 
 **Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
 `ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.

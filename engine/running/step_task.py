@@ -92,7 +92,7 @@ class StepTask:
         self.run.servers.done(self.name)
 
     def _wait(self) -> None:
-        """End without outputs until people have decided about enough rows: the next run goes on."""
+        """End without outputs until people have decided about enough rows: the next run continues."""
         self.waits, self.waited_for, plan = True, "reviews", self.plan
         record = record_of(plan, "waiting", plan.rows or 0, 0, (), Usage(), self._started, self.waited_for, (), self.step.notes)
         self.run.commit([], record)
@@ -266,7 +266,7 @@ class StepTask:
             raise FailedStepError(self.name, result.message, result.traceback)
 
     def stop(self) -> None:
-        """Take no further partition. Those that are running go on."""
+        """Take no further partition. Those that are running continue."""
         self.stopping = True
 
     def halt(self) -> None:
@@ -295,7 +295,7 @@ class StepTask:
             raise FailedStepError(self.name, str(error)) from error
         plan = run.keyed(self.step, self.review)
         if plan.base_key != self.plan.base_key:
-            raise AssertionError(f"step {self.name}: what it was told is not what it was made from")
+            raise AssertionError(f"step {self.name}: its inputs or its code changed while it ran")
         if not self.force and not self._table.fresh:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
             if found and not (run.retry_rejects and rejects_of(found)):
@@ -330,7 +330,7 @@ class StepTask:
             except StepError as error:
                 self.failure = FailedStepError(self.name, str(error))
             except (RegistryError, OSError):
-                pass  # its rejects cannot be read; the failure that it has is told
+                pass  # its rejects cannot be read; the failure stays as it is
         record = self._record("failed" if self.failure else "stopped")
         self.run.commit([], record)
         self._end(record, (), self._reporter.rejects)

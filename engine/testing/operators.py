@@ -48,7 +48,7 @@ class OperatorResult:
         sources: for each row of each output, the rows that it was made from, as (input, number) with numbers from 0. Empty
             where the operator does not say.
         rejects: rejected rows, in order.
-        filtered: how many rows led to nothing.
+        filtered: how many rows it yielded nothing for.
         metrics: counters, reported numbers, and what `finish` computed.
         notes: texts of `ctx.note`.
     """

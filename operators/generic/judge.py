@@ -160,7 +160,7 @@ async def judge(row: Record, ctx: Context, model: ChatModel, params: JudgeParams
     votes = [getattr(vote, params.into) for vote, _ in found]
     for vote in votes:
         ctx.count("votes", str(vote))
-    verdict, spread, typical = settled(votes, params)
+    verdict, spread, typical = combined(votes, params)
     new = {params.into: verdict, reason_field(params.into, "score"): getattr(found[typical][0], _reason_key(params.into))}
     if params.votes > 1:
         new |= {f"{params.into}_spread": spread, f"{params.into}_votes": votes}
@@ -190,7 +190,7 @@ def _reason_key(name: str) -> str:
     return "reason" if name != "reason" else "why"
 
 
-def settled(votes: Sequence[Any], params: JudgeParams) -> tuple[Any, float, int]:
+def combined(votes: Sequence[Any], params: JudgeParams) -> tuple[Any, float, int]:
     """(the verdict of several votes, their spread, the place of the vote that is closest to it)."""
     if params.labels is not None:
         counts = Counter(votes)

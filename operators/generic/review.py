@@ -120,7 +120,7 @@ def _takes(kind: DescribedType, labels: list[str], choice: str) -> bool:
 
 @operator(outputs={"out": Record})
 def review(rows: Table[Record], ctx: Context, reviews: Reviews, params: ReviewParams) -> Iterator[Record]:
-    """Let people approve, edit, label or reject rows, and go on with those that they let through.
+    """Let people approve, edit, label or reject rows, and continue with those that they let through.
 
         checked:
           op: review
@@ -128,7 +128,7 @@ def review(rows: Table[Record], ctx: Context, reviews: Reviews, params: ReviewPa
           with: {n: 50, labels: [correct, partly], label_field: quality, instructions: Is the answer right?}
 
     The step waits until enough rows are decided: the run ends, says how many are missing and how to review them, and other
-    branches finish. The next run goes on. Rows that were approved come out as they are, edited ones with the new values, and
+    branches finish. The next run continues. Rows that were approved come out as they are, edited ones with the new values, and
     rejected ones go to `rejects` with the reviewer's reason. What nobody decided, beyond `n` or `share`, is left out and
     counted as filtered.
 

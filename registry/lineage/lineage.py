@@ -74,7 +74,7 @@ class Lineage:
         """See registry.lineage.walk; unknown row numbers are ignored.
 
         Args:
-            through_models: whether to go on from a model that rows were made with to all the rows that it was trained on.
+            through_models: whether to continue from a model that rows were made with to all the rows that it was trained on.
         """
         wanted = np.asarray(rows, np.int64)
         wanted = wanted[(wanted >= 0) & (wanted < self.facts[start].rows)]

@@ -39,7 +39,7 @@ FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A file.")]
 
 @app.command()
 def ls(context: Context, json: JsonOption = False) -> None:
-    """List the reviews that runs came to: how many rows are decided, and how many more are needed."""
+    """List reviews: how many rows are decided, and how many more are needed."""
     from engine.cli.output import grid
     from engine.reviewing.open_review import open_reviews
 
@@ -102,7 +102,7 @@ def import_(
         return
     out().print(_said(done), soft_wrap=True)
     if not done.review.progress.missing:
-        out().print(f"Enough rows are decided. To go on:\n  {propose('run', done.review.queue.file)}", soft_wrap=True)
+        out().print(f"Enough rows are decided. To continue:\n  {propose('run', done.review.queue.file)}", soft_wrap=True)
 
 
 def _summary(review: OpenReview) -> dict[str, Any]:

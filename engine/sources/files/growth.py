@@ -22,7 +22,7 @@ from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import DataObject, Manifest, ObjectStore, Record
 from registry.errors import CorruptError
-from registry.records.boundaries import unsettled
+from registry.records.boundaries import changeable_objects
 from registry.records.content import ContentHash
 
 _READ = 1 << 20
@@ -91,19 +91,19 @@ def continued(
         if not lines:
             return None
         content = ContentHash.resumed(record.arrow_schema(), reached.content, before.content_id)
-        settled = settled_objects(before.data)
-        last = tuple(record.conform(store.read_table(part.sha256)) for part in before.data[settled:])
+        final = final_objects(before.data)
+        last = tuple(record.conform(store.read_table(part.sha256)) for part in before.data[final:])
     except (CorruptError, KeyError, TypeError, ValueError, OSError):
         return None  # whatever is wrong with the version before, the file still has all rows
-    return Continued(before.data[:settled], last, content, json_lines_after(file, reached.bytes, lines), reached)
+    return Continued(before.data[:final], last, content, json_lines_after(file, reached.bytes, lines), reached)
 
 
-def settled_objects(data: Sequence[DataObject]) -> int:
+def final_objects(data: Sequence[DataObject]) -> int:
     """How many of a version's objects stay the same whatever rows follow."""
     if len(data) < 2:
         return 0
     before, last = ((part.rows, part.memory) for part in data[-2:])
-    return len(data) - unsettled(last, before)
+    return len(data) - changeable_objects(last, before)
 
 
 def _lines_before(file: SourceFile, size: int, before: Mapping[str, Any], now: Mapping[str, Any]) -> int:

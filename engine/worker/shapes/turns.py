@@ -18,7 +18,7 @@ Process = Callable[[Iterator[T]], Coroutine[Any, Any, None]]
 
 
 async def in_turn(items: Iterable[T], process: Process[T]) -> None:
-    """Process items in their order. While one of them waits, others go on, as if each had a task of its own.
+    """Process items in their order. While one of them waits, others continue, as if each had a task of its own.
 
     As long as none waits, they share a task. A task whose context variables an item has changed takes no other one, so no
     item sees those of another.

@@ -64,7 +64,7 @@ def test_a_review_without_a_browser(registry: Registry, waiting: str) -> None:
     assert run_text(waiting, registry).state == "waiting"
     write("last.jsonl", [{"queue": REVIEW, "row": given[4]["row"], "reviewer": "Ann", "verdict": "reject", "reason": "no"}])
     said = command("import", "last.jsonl")
-    assert "To go on:" in said
+    assert "To continue:" in said
     assert "run p.yaml" in said
     assert run_text(waiting, registry).state == "succeeded"
     assert made(registry, "n") == [(0,), (2,), (4,), (7,)]
