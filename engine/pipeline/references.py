@@ -194,7 +194,7 @@ class References:
             hint = "run the pipeline that produces it with the same exclusion list, then use the new version here"
             self._problem(f"{target} {what} on the exclusion list", loc, hint)
 
-    def misfits(self, operator: Operator, port: str, link: Link) -> list[str]:
+    def mismatches(self, operator: Operator, port: str, link: Link) -> list[str]:
         """Why a link's rows do not fit an input; empty if they do."""
         needed = operator.inputs[port].record
         if link.type == Record.type_name():

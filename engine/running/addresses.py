@@ -32,7 +32,7 @@ class InputRows:
         self._streamed = [*operator.inputs].index(operator.streamed) if operator.streamed else -1
         versions = [[each.rows for each in inputs.get(port, ())] for port in operator.inputs]
         ends = list(accumulate(chain.from_iterable(versions)))
-        # All versions laid end to end: where each one starts, and where each input starts.
+        # All versions concatenated: where each one starts, and where each input starts.
         self._starts = np.array([0, *ends[:-1]] if ends else [], np.int64)
         self._bases = np.array([0, *accumulate(map(sum, versions))][:-1], np.int64)
         counts = [len(inputs[port]) for port in inputs]

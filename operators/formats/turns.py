@@ -80,7 +80,7 @@ def split_shared(chosen: list[Turn], rejected: list[Turn]) -> tuple[list[Turn], 
         same += 1
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if same == len(turns):
-            raise Reject(f"{name} has nothing that the other has not, so there is nothing to prefer")
+            raise Reject(f"{name} ends where the other continues, so there is nothing to prefer")
         if turns[same]["role"] != "assistant":
             role = turns[same]["role"]
             raise Reject(f"chosen and rejected differ at {name}[{same}], a turn of the {role}, so their prompts differ")

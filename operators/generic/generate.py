@@ -113,7 +113,7 @@ class GenerateParams(Params):
             yield from unknown_fields(record, {("keep", place): name for place, name in enumerate(keep)})
             for place, name in enumerate(keep):
                 if name in keep[:place]:
-                    yield Wrong(f"keep: {name!r} is there twice", ("keep", place))
+                    yield Wrong(f"keep: {name!r} is listed twice", ("keep", place))
             keep = [name for name in keep if name in record.model_fields]
         if self.into is not None and self.fields is not None:
             yield Wrong("into and fields: an answer is either a text or has fields; remove one of them", ("into",))

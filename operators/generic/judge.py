@@ -105,7 +105,7 @@ class JudgeParams(Params):
             if not label.strip():
                 yield Wrong("labels: a label is empty", ("labels", place))
             elif label in (labels or ())[:place]:
-                yield Wrong(f"labels: {label!r} is there twice", ("labels", place))
+                yield Wrong(f"labels: {label!r} is listed twice", ("labels", place))
         if labels is not None and len(labels) < 2:
             yield Wrong("labels: expected at least two labels", ("labels",))
 

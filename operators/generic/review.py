@@ -56,7 +56,7 @@ class ReviewParams(Params):
             if not label.strip() or label != label.strip() or not label.isprintable():
                 yield Wrong(f"labels: {label!r} cannot be a label; give a word or a few", at=("labels", place))
             elif label in seen:
-                yield Wrong(f"labels: {label!r} is there twice", at=("labels", place))
+                yield Wrong(f"labels: {label!r} is listed twice", at=("labels", place))
             seen.add(label)
         names: dict[At, str] = {("fields", place): name for place, name in enumerate(self.fields or ())}
         yield from unknown_fields(record, names)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="reviews",
-    help="See which rows wait for reviewers, and take decisions out of the registry or into it. `engine ui` has the page for "
-    "reviewers.",
+    help="List rows that wait for reviewers; export and import decisions. `engine ui` has the page for reviewers.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -48,7 +47,7 @@ def ls(context: Context, json: JsonOption = False) -> None:
         print_json(found)
         return
     if not found:
-        out().print("No run has come to a review yet.")
+        out().print("No run has reached a review yet.")
         return
     rows = [[each["review"], each["rows"], each["decided"], each["needed"], _state(each), each["file"]] for each in found]
     out().print(grid(["review", "rows", "decided", "needed", "", "pipeline file"], rows))

@@ -46,7 +46,7 @@ class Used:
         self.steps += count
         self.characters += characters
         if self.steps > MAX_STEPS:
-            raise SecurityError(f"a template may take at most {MAX_STEPS:,} steps; is there a loop that hardly ends?")
+            raise SecurityError(f"a template may take at most {MAX_STEPS:,} steps; does it have a loop that never ends?")
         if self.characters > MAX_CHARACTERS:
             raise SecurityError(f"a template may print at most {MAX_CHARACTERS:,} characters")
 

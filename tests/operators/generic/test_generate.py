@@ -312,7 +312,7 @@ def test_a_local_model_rejects_a_prompt_that_is_too_long(registry: Registry, tin
         ({"prompt": "{{ n }}", "fields": {}}, "{}", "there are no fields"),
         ({"prompt": "{{ n }}", "fields": {"b": "Rwo"}}, '"Rwo"}', "there is no type 'Rwo'; did you mean 'Row'?"),
         ({"prompt": "{{ n }}", "keep": ["questoin"]}, '"questoin"]', "keep: Row has no field 'questoin'; did you mean 'question'?"),
-        ({"prompt": "{{ n }}", "keep": ["n", "n"]}, '"n"]', "keep: 'n' is there twice"),
+        ({"prompt": "{{ n }}", "keep": ["n", "n"]}, '"n"]', "keep: 'n' is listed twice"),
         ({"prompt": "{{ n }}", "reasoning": "response"}, '"response"', "reasoning: there is a new field 'response' already"),
         ({"prompt": "{{ n }}", "images": "n"}, '"n"', "images: field 'n' is int?; expected paths, URLs or bytes"),
         ({"prompt": "{{ n }}", "images": "x"}, '"x"', "images: Row has no field 'x'"),

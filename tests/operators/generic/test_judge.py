@@ -100,7 +100,7 @@ def test_the_label_of_most_votes_wins_and_votes_that_fail_are_left_out(registry:
         ({"rubric": RUBRIC, "scale": [0, 0.5]}, "0.5]", "must be a whole number"),
         ({"rubric": RUBRIC, "scale": [1, 5], "labels": ["a", "b"]}, '["a", "b"]', "a verdict is either a number or a label"),
         ({"rubric": RUBRIC, "labels": ["a"]}, '["a"]', "labels: expected at least two labels"),
-        ({"rubric": RUBRIC, "labels": ["a", "a"]}, '"a"]', "labels: 'a' is there twice"),
+        ({"rubric": RUBRIC, "labels": ["a", "a"]}, '"a"]', "labels: 'a' is listed twice"),
         ({"rubric": RUBRIC, "labels": ["a", " "]}, '" "]', "labels: a label is empty"),
         ({"rubric": RUBRIC, "into": "n"}, '"n"', "Row has a field 'n' already"),
         ({"rubric": RUBRIC, "into": "row"}, '"row"', "reserved for the row number"),
