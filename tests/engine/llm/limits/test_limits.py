@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.adaptive_window import START, START_SECONDS, Window
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Bucket, Governor
@@ -142,7 +142,7 @@ async def test_requests_go_out_in_order_and_no_more_than_allowed(clock: Clock) -
         ticket = await gate.admit(Estimate(str(number)))
         order.append(number)
         await asyncio.sleep(0)
-        gate.release(ticket, Outcome("answered"))
+        gate.release(ticket, CallOutcome("answered"))
 
     tasks = [asyncio.create_task(go(number)) for number in range(9)]
     await asyncio.sleep(0)
@@ -158,9 +158,9 @@ async def test_equal_requests_go_out_one_after_the_other(clock: Clock) -> None:
     other = await gate.admit(Estimate("other"))
     await asyncio.sleep(0)
     assert not second.done()
-    gate.release(first, Outcome("answered"))
-    gate.release(await second, Outcome("answered"))
-    gate.release(other, Outcome("answered"))
+    gate.release(first, CallOutcome("answered"))
+    gate.release(await second, CallOutcome("answered"))
+    gate.release(other, CallOutcome("answered"))
 
 
 async def test_a_cancelled_request_takes_no_place(clock: Clock) -> None:
@@ -169,9 +169,9 @@ async def test_a_cancelled_request_takes_no_place(clock: Clock) -> None:
     waiting = asyncio.create_task(gate.admit(Estimate("b")))
     await asyncio.sleep(0)
     waiting.cancel()
-    gate.release(first, Outcome("answered"))  # in the same moment
+    gate.release(first, CallOutcome("answered"))  # in the same moment
     await asyncio.gather(waiting, return_exceptions=True)
-    gate.release(await gate.admit(Estimate("c")), Outcome("answered"))
+    gate.release(await gate.admit(Estimate("c")), CallOutcome("answered"))
 
 
 async def test_requests_a_minute_are_spread() -> None:
@@ -189,16 +189,16 @@ async def test_a_budget_is_used_up_only_after_calls_in_flight_have_returned_thei
     second = asyncio.create_task(gate.admit(Estimate("b", cost=0.6)))
     await asyncio.sleep(0)
     assert not second.done()
-    gate.release(first, Outcome("answered", cost=0.1))
-    gate.release(await second, Outcome("answered", cost=0.5))
+    gate.release(first, CallOutcome("answered", cost=0.1))
+    gate.release(await second, CallOutcome("answered", cost=0.5))
     with pytest.raises(BudgetError, match=r"budget_usd 1 of model m is used up: \$0.6000 spent, \$0.4000 left"):
         await gate.admit(Estimate("c", cost=0.6))
-    gate.release(await gate.admit(Estimate("d", cost=0.4)), Outcome("answered", cost=0.4))
+    gate.release(await gate.admit(Estimate("d", cost=0.4)), CallOutcome("answered", cost=0.4))
 
 
 async def test_calls_count_however_they_end(clock: Clock) -> None:
     gate = governor(clock, max_calls=2)
     for kind in ("failed", "throttled"):
-        gate.release(await gate.admit(Estimate("a")), Outcome(kind))  # type: ignore[arg-type]
+        gate.release(await gate.admit(Estimate("a")), CallOutcome(kind))  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="max_calls 2 of model m is used up"):
         await gate.admit(Estimate("a"))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine.llm.limits import machine_share as module
-from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.adaptive_window import Window
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
@@ -27,7 +27,7 @@ from tests.clock import Clock
 from tests.engine.conftest import Make
 
 KEY, OTHER_KEY = "0" * 64, "1" * 64
-ANSWERED = Outcome("answered", tokens=100)
+ANSWERED = CallOutcome("answered", tokens=100)
 
 HOLD = """
 import sys
