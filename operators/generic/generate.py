@@ -148,7 +148,7 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         steps:
           answers: {op: generate, in: questions, with: {prompt: "Answer briefly: {{ question }}"}}
 
-    The fields of the row are the variables of the prompt; `row` is the whole row, for fields whose names are no variables
+    The fields of the row are the variables of the prompt; `row` is the whole row, for fields whose names cannot be variables
     (`{{ row["a name"] }}`). A null prints nothing. What a template may compute and print is limited.
 
     An answer that was cut off at max_tokens is not used. With `fields`, the answer is a JSON object: the server enforces its

@@ -129,7 +129,7 @@ async def judge(row: Record, ctx: Context, model: ChatModel, params: JudgeParams
     The answer is structured, as with `generate`; one that does not fit, even after a repair, rejects the row. The model gives
     its reason before its verdict.
 
-    With several votes, the score is their mean, and a label is that of most votes (of several, the first under `labels`).
+    With several votes, the score is their mean, and the label is that of most votes (in a tie, the first under `labels`).
     `score_votes` has the votes, and `score_spread` their standard deviation, or for labels the share of votes for others. A
     vote that fails is left out with a reason in `rejects`.
 

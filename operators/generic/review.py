@@ -132,14 +132,14 @@ def review(rows: Table[Record], ctx: Context, reviews: Reviews, params: ReviewPa
     rejected ones go to `rejects` with the reviewer's reason. What nobody decided, beyond `n` or `share`, is left out and
     counted as filtered.
 
-    Decisions are about the content of a row. When something before this step changes, rows that stay as they were keep theirs,
-    and equal rows share one. With several `reviewers`, the verdict of most of them wins, then the values of most of those who
-    let the row through; while there is a tie, the row is undecided and waits for one more reviewer. Every decision counts that
-    is there when the step runs, also beyond `n`. `max_reject_ratio` is 1 here unless the pipeline sets it.
+    Decisions are about the content of a row. When something before this step changes, rows that stay as they were keep
+    theirs, and equal rows share one. With several `reviewers`, the verdict of most of them wins, then the values of most of
+    those who let the row through; while there is a tie, the row is undecided and waits for one more reviewer. Every decision
+    that exists when the step runs counts, even beyond `n`. `max_reject_ratio` is 1 here unless the pipeline sets it.
 
     Metrics: `rows` counts approved, edited, rejected and undecided rows. `krippendorff_alpha` has the agreement of those who
-    decided about the same rows beyond chance: of their verdicts, and for each label of whether it was given. It is there if
-    they did not all say the same.
+    decided about the same rows beyond chance: of their verdicts, and for each label of whether it was given. It is left out
+    if all decisions are the same.
 
     Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011).
 

@@ -66,8 +66,8 @@ def mix(tables: Mapping[str, Table[Record]], ctx: Context, params: MixParams) ->
         with: {weights: {maths: 2, chat: 1}}
 
     Two of three rows are maths here. There are as many rows as the proportions allow without repeating one, or `n`. Where `n`
-    needs more rows of an input than it has, its rows are repeated, each equally often but for one time; the run says so. Which
-    rows are taken, and their order, depends on the pipeline's seed and the rows' content.
+    needs more rows of an input than it has, its rows are repeated, each the same number of times, give or take one; the run
+    says so. Which rows are taken, and their order, depends on the pipeline's seed and the rows' content.
 
     The inputs have the same fields. A value may be null where it may be null in one of them. A field that may be null may be
     missing in some.

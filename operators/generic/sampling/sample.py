@@ -32,7 +32,7 @@ class SampleParams(Params):
 
 @operator(outputs={"out": "rows"})
 def sample(rows: Table[Record], ctx: Context, params: SampleParams) -> Iterator[Record]:
-    """Draw `n` rows, or a share of the rows, at random and without repeating any. They stay in their order.
+    """Draw `n` rows, or a share of the rows, at random and without replacement. They keep their order.
 
     The draw depends on the pipeline's seed and the rows' content: shuffle the input, and the same rows are drawn. A smaller
     sample is part of a larger one, also in another step; give `seed` for a different draw. With `by`, `n` is the number of rows
