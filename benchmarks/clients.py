@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.endpoint import Endpoint
+from benchmarks.goals import exit_with
 from benchmarks.runs import engine_run
 
 Ask = Callable[[str], Awaitable[None]]
@@ -149,9 +149,7 @@ def main() -> None:
         reached = rate / {"ideal": ideal, "bare aiohttp": bare}[against]
         if reached < goal or in_flight != concurrency:
             missed.append(f"{title}: {reached:.2f} of {against} (goal {goal}), {in_flight} in flight")
-    for line in missed:
-        console.print(f"missed: {line}")
-    sys.exit(bool(missed))
+    exit_with(missed, console)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goals import exit_with
 from registry import DataObject, Draft, Record, Registry
 from registry.records.content import content_id
 from registry.records.schema import fields_of
@@ -149,9 +150,7 @@ def main() -> None:
                 missed.append(f"{kind}: found {numbers}, not {expected}")
     console = Console()
     console.print(table)
-    for line in missed:
-        console.print(f"missed: {line}")
-    sys.exit(bool(missed))
+    exit_with(missed, console)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from benchmarks.loopback import serve
+
 _NUMBER = re.compile(r"\d+")
 
 
@@ -152,17 +154,6 @@ class _Server:
         return web.json_response(seen)
 
 
-async def _serve(server: _Server) -> None:
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", server.chat)
-    app.router.add_get("/v1/seen", server.report)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-    print(runner.addresses[0][1], flush=True)
-    await asyncio.Event().wait()
-
-
 def _main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("latency", "sigma", "failing", "retry-after"):
@@ -171,7 +162,7 @@ def _main() -> None:
     parser.add_argument("--answer", type=pkgutil.resolve_name)
     options = parser.parse_args()
     server = _Server(options.latency, options.sigma, options.carries, options.failing, options.retry_after, options.answer)
-    asyncio.run(_serve(server))
+    asyncio.run(serve(web.post("/v1/chat/completions", server.chat), web.get("/v1/seen", server.report)))
 
 
 if __name__ == "__main__":

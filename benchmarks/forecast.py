@@ -5,7 +5,7 @@ latencies that follow from what it is asked. Its model is called by the path of 
 that `plan` can count prompts. For each pipeline: the bound of the first step, a preview, the forecast of the rest of the run,
 and the run itself, in this process.
 
-Goals: the true price lies in the interval of 80 % in at least 7 of 10 pipelines; the bound of a step whose rows are known is at
+Goals: the true price lies in the 80 % interval in at least 7 of 10 pipelines; the bound of a step whose rows are known is at
 most 4 times what the step took.
 """
 

@@ -13,7 +13,6 @@ import asyncio
 import os
 import pickle
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -24,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goals import exit_with
 from engine.llm.journal.answers import Answers, Journal
 from engine.llm.journal.sqlite_file import entry_checksum
 from engine.llm.service_client import RemoteAnswers
@@ -148,9 +148,7 @@ def main() -> None:
         missed = asyncio.run(measure(Path(folder), options.entries, options.operations, table))
     console = Console()
     console.print(table)
-    for line in missed:
-        console.print(f"missed: {line}")
-    sys.exit(bool(missed))
+    exit_with(missed, console)
 
 
 if __name__ == "__main__":

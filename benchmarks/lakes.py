@@ -50,10 +50,10 @@ class Ours:
         self._commit(name, ContentHash(rows.schema), rows)
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """See Lake. As engine.sources.growth does it for a file that grew: the content id continues, and the last objects of the
+        """See Lake. As engine/sources/files/growth.py does for a file that grew: the content id continues, and the last objects of the
         version before are stored again, together with the new rows.
         """
-        from engine.sources.growth import settled_objects
+        from engine.sources.files.growth import final_objects
         from registry.records.content import ContentHash
 
         before = self._registry.newest(name)
@@ -61,9 +61,9 @@ class Ours:
         store = self._registry.store
         state = store.read_document(before.key_object.sha256)["state"]
         content = ContentHash.resumed(rows.schema, state, before.content_id)
-        settled = settled_objects(before.data)
-        last = [store.read_table(part.sha256) for part in before.data[settled:]]
-        self._commit(name, content, rows, before.data[:settled], last)
+        final = final_objects(before.data)
+        last = [store.read_table(part.sha256) for part in before.data[final:]]
+        self._commit(name, content, rows, before.data[:final], last)
 
     def versions(self) -> list[tuple[str, int]]:
         """See Lake."""

@@ -86,7 +86,7 @@ OFTEN = 0.9
 
 
 class Measured(NamedTuple):
-    """What a method came to in a shuffle."""
+    """The results of a method in one shuffle."""
 
     ecr: float
     apss: float

@@ -138,9 +138,9 @@ def test_rows(problems: Iterable[tuple[dict[str, Any], Known]], personas: list[s
     for number, (row, known) in enumerate(problems):
         length = SHORT if len(known.kind.steps) <= SHORT_STEPS else LONG
         rows.append({**row, "source": length, "id": f"test-{number}"})
-        told = rewrite(known, random.choice(personas), random, unseen=True)
-        if problem_with(row["question"], told, row["answer"]) is None:
-            rows.append({"question": told, "answer": row["answer"], "source": OTHER, "id": f"other-{number}"})
+        rewritten = rewrite(known, random.choice(personas), random, unseen=True)
+        if problem_with(row["question"], rewritten, row["answer"]) is None:
+            rows.append({"question": rewritten, "answer": row["answer"], "source": OTHER, "id": f"other-{number}"})
     return rows
 
 
@@ -350,9 +350,9 @@ def main() -> int:
 
 def _pretrain(base: Path, settings: Settings, people: list[dict[str, Any]]) -> str:
     random = Random(0)
-    told = [each["persona"] for each in people]
+    texts = [each["persona"] for each in people]
     for row, known in known_problems(TRAIN_SEED // 2, 1000):
-        told += [row["question"], rewrite(known, random.choice(told[: len(people)]), random), solution(known, 0.0, random)]
+        texts += [row["question"], rewrite(known, random.choice(texts[: len(people)]), random), solution(known, 0.0, random)]
     started = time.perf_counter()
     losses: list[float] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -362,7 +362,7 @@ def _pretrain(base: Path, settings: Settings, people: list[dict[str, Any]]) -> s
             losses.append(loss)
             progress.advance(task)
 
-        student.build(base, told, settings.pretraining, step)
+        student.build(base, texts, settings.pretraining, step)
     return f"loss {np.mean(losses[-50:]):.2f} after {settings.pretraining} steps, {time.perf_counter() - started:.0f} s"
 
 

@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from rich.table import Table
 
 from benchmarks.endpoint import Endpoint
 from benchmarks.footprint import Sample, watch
+from benchmarks.goals import exit_with
 from benchmarks.runs import outcome, running
 from benchmarks.warehouse_problems import is_original, problems, retold, worked
 from engine.llm.chat import CallLog, ChatModel, current_log
@@ -43,7 +43,7 @@ from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
 from engine.llm.providers.openai import OpenAIProvider
 from engine.llm.types.model_spec import ModelSpec
-from engine.operator.prompts import render
+from engine.operator.templates.prompts import render
 from operators.math.persona_augment import REWRITE_PROMPT
 from operators.math.regenerate_cot import PROMPT as SOLVE_PROMPT
 
@@ -268,9 +268,7 @@ def main() -> None:
     missed = growth(parts, samples)
     if beyond >= MOST_MS:
         missed.append(f"{beyond:.2f} ms of CPU a call beyond bare aiohttp, and {MOST_MS:g} is the goal")
-    for line in missed:
-        console.print(f"missed: {line}")
-    sys.exit(bool(missed))
+    exit_with(missed, console)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.footprint import watch
+from benchmarks.goals import exit_with
 from benchmarks.rows import install
 from benchmarks.runs import running
 
@@ -126,9 +126,7 @@ def main() -> None:
         for what, goal in goals.items()
         if found[what].cpu >= goal
     ]
-    for line in missed:
-        console.print(f"missed: {line}")
-    sys.exit(bool(missed))
+    exit_with(missed, console)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ TEMPLATE = (
 _SPECIALS = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
-def build(folder: Path, texts: Sequence[str], steps: int, told: Callable[[int, float], None], seed: int = 0) -> None:
+def build(folder: Path, texts: Sequence[str], steps: int, on_step: Callable[[int, float], None], seed: int = 0) -> None:
     """Make a tokenizer and pre-train a model; save both to `folder`.
 
     Args:
         folder: a Hugging Face folder afterwards.
-        texts: what the tokenizer is made for; words of them stand in the pre-training text, by chance and without sense.
+        texts: what the tokenizer is made for; its words appear at random in the pre-training text.
         steps: of pre-training, each of BATCH x LENGTH tokens.
-        told: is called with each step's number and loss.
+        on_step: is called with each step's number and loss.
         seed: of weights and text.
     """
     import torch
@@ -72,7 +72,7 @@ def build(folder: Path, texts: Sequence[str], steps: int, told: Callable[[int, f
             optimizer.param_groups[0]["lr"] = rate * share
             optimizer.step()
             optimizer.zero_grad()
-        told(step, loss.item())
+        on_step(step, loss.item())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -104,7 +104,7 @@ def calculated(left: int, sign: str, right: int) -> int | None:
 
 
 def _sums(random: Random) -> list[tuple[str, str]]:
-    """Calculations, some of which go on from the last result."""
+    """Calculations, some of which continue from the last result."""
     pieces, last = [], None
     for _ in range(random.randint(3, 6)):
         a, sign, b, last = calculation(random, last if random.random() < 0.4 else None)

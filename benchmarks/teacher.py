@@ -19,6 +19,7 @@ from random import Random
 
 from aiohttp import web
 
+from benchmarks.loopback import serve
 from benchmarks.word_problems import Known, calculations, recognise, rewrite
 
 UNKNOWN = "I do not know how to solve this."
@@ -96,23 +97,13 @@ class _Server:
         )
 
 
-async def _serve(server: _Server) -> None:
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", server.chat)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-    print(runner.addresses[0][1], flush=True)
-    await asyncio.Event().wait()
-
-
 def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--slip", type=float, default=0.0)
     parser.add_argument("--repairs", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    asyncio.run(_serve(_Server(options.slip, options.repairs, options.seed)))
+    asyncio.run(serve(web.post("/v1/chat/completions", _Server(options.slip, options.repairs, options.seed).chat)))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from rich.table import Table
 from benchmarks import scripted_personamath
 from benchmarks.endpoint import Endpoint
 from benchmarks.footprint import Shares, watch
+from benchmarks.goals import exit_with
 from benchmarks.runs import ENGINE_RUN, running
 from registry import Registry
 
@@ -194,9 +195,7 @@ def main() -> None:
             runs = {name: measure(case, options.rows, server, command) for name, command in LOOPS.items()}
         console.print(table_of(case, runs))
         missed += problems_of(case, runs)
-    for line in missed:
-        console.print(f"missed: {line}", soft_wrap=True)
-    sys.exit(bool(missed))
+    exit_with(missed, console)
 
 
 if __name__ == "__main__":

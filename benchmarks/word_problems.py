@@ -85,7 +85,7 @@ def recognise(question: str) -> Known | None:
 
 
 def calculations(known: Known, slip: float = 0.0, random: Random | None = None) -> list[Calculation]:
-    """The steps to the answer, each of which goes wrong with probability `slip`; what follows goes on from the mistake."""
+    """The steps to the answer, each of which goes wrong with probability `slip`; what follows continues from the mistake."""
     values = dict(known.quantities)
     done = []
     for step in known.kind.steps:

@@ -24,7 +24,7 @@ def on_own_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, for work that goes on while its caller does something else.
+    """An event loop in a thread of its own, for work that continues while its caller does something else.
 
     Args:
         name: of the thread.

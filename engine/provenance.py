@@ -15,7 +15,7 @@ _SOURCES = "_sources"
 
 
 class RowRef(NamedTuple):
-    """Row `row` of the operator's input `port`, counted over all versions of the input laid end to end."""
+    """Row `row` of the operator's input `port`, counted over all versions of the input concatenated."""
 
     port: str
     row: int

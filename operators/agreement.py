@@ -21,8 +21,8 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
         units: for each thing that was judged, the values that people gave it. Those with fewer than two values are ignored.
 
     Returns:
-        Alpha; None if nothing was judged by two people, or if all values are the same, so that chance cannot be told from
-        agreement.
+        Alpha; None if nothing was judged by two people, or if all values are the same, so that agreement cannot be
+        distinguished from chance.
     """
     totals: Counter[Hashable] = Counter()
     disagreeing = 0.0

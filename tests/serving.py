@@ -1,4 +1,4 @@
-"""An aiohttp application on loopback, in its own thread, for the duration of a `with` block."""
+"""A server on loopback, in its own thread, for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any, Self
 from aiohttp import web
 
 
-class Served:
-    """Serves the application that `app()` returns, at `base_url`."""
+class InThread:
+    """Runs `main()` in a thread, which serves at `base_url`."""
 
     port: int
+    _stop: asyncio.Event
 
-    def app(self) -> web.Application:
-        """The application."""
+    async def main(self, ready: threading.Event) -> None:
+        """Bind a port, set `port` and `ready`, and serve until `_stop`."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -37,11 +38,23 @@ class Served:
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._main(ready))
+        self._loop.run_until_complete(self._run(ready))
         self._loop.close()
 
-    async def _main(self, ready: threading.Event) -> None:
+    async def _run(self, ready: threading.Event) -> None:
         self._stop = asyncio.Event()
+        await self.main(ready)
+
+
+class Served(InThread):
+    """Serves the aiohttp application that `app()` returns."""
+
+    def app(self) -> web.Application:
+        """The application."""
+        raise NotImplementedError
+
+    async def main(self, ready: threading.Event) -> None:
+        """See InThread."""
         runner = web.AppRunner(self.app(), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -50,7 +50,7 @@ def print_forecast(forecast: Forecast, console: Console) -> None:
     ]
     sums = [_shown(forecast.calls, _count), _shown(forecast.tokens, _count)]
     rows.append(["in all", "", *sums, _shown(forecast.cost_usd, _dollars), _shown(forecast.seconds, duration), ""])
-    console.print("\nForecast of the run, beyond the answers in the journal (expected, and the interval of 80 %):")
+    console.print("\nForecast of the run, beyond the answers in the journal (expected value and 80 % interval):")
     console.print(grid(["step", "rows", "calls", "tokens", "price", "time", "from"], rows, cell=None))
     if forecast.unknown:
         console.print(f"Not in the sums: {', '.join(forecast.unknown)}.", soft_wrap=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.output import grid
-from engine.operator.declaration import Operator
-from engine.operator.params import Params
+from engine.operator.declaration.operator import Operator
+from engine.operator.declaration.params import Params
 from engine.operator.types import NAMED, SINGLE
 from engine.packages.catalogue import full_name
 from engine.plain_values import plain

@@ -157,7 +157,7 @@ def _fate(step: StepResult) -> str:
 
 
 def _first_series(metrics: Sequence[Metric]) -> list[Metric]:
-    """The first measure that was reported by step, for example the loss of a training."""
+    """The first measure that was reported by step, for example that of a training."""
     series = [metric for metric in metrics if metric.slice.startswith("step ")]
     return [metric for metric in series if metric.metric == series[0].metric]
 

@@ -38,7 +38,7 @@ class Deaths:
 
 
 def explain(part: Partition) -> str:
-    """What users are told about a partition that is the cause."""
+    """The message for users about a partition that ends its worker processes."""
     where = f"rows {part.first} to {part.first + part.rows - 1}" if part.rows_in else "all its rows"
     return (
         f"a worker process died {MOST_DEATHS} times at {where}: it ran out of memory, or native code crashed. Give "

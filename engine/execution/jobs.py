@@ -1,4 +1,4 @@
-"""What the workers of a step are told, and what a step asks of the cluster."""
+"""The job that the workers of a step get, and what the step requests from the cluster."""
 
 from __future__ import annotations
 

@@ -37,12 +37,11 @@ class RayReplica:
         from engine.serving.replica import Replica
         from registry import Registry
 
-        told = Launch.model_validate_json(launch)
         # A private Ray is on this machine only. Workers on other nodes need an address that they can reach.
         host = "127.0.0.1" if home is not None else ray.util.get_node_ip_address()
         if driver is not None:
             threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
-        self._replica = Replica(told, host, Registry(registry).store)
+        self._replica = Replica(Launch.model_validate_json(launch), host, Registry(registry).store)
 
     def look(self) -> str:
         """Its Status as JSON."""
@@ -123,10 +122,10 @@ class RayServer:
 
 def start_server(launch: Launch, resources: Resources, registry: str, home: Home | None, held: list[Amount]) -> RayServer:
     """Start a server, as soon as Ray has the resources for it. Its amount is in `held` until it has stopped."""
-    told = launch.model_copy(update={"gpus": resources.num_gpus or 0.0})
+    placed = launch.model_copy(update={"gpus": resources.num_gpus or 0.0})
     driver = os.getpid() if home is not None else None  # a private Ray is on the driver's machine
     replica = actor_class(RayReplica, resources, _CALLS_AT_ONCE)
-    actor = replica.remote(told.model_dump_json(), registry, home, driver)
+    actor = replica.remote(placed.model_dump_json(), registry, home, driver)
     amount = Amount.of(resources)
     held.append(amount)
     return RayServer(actor, amount, held)

@@ -32,8 +32,9 @@ from engine.fingerprint.canonical import canonical, is_bare_typing
 from engine.fingerprint.parts import Parts, parts_of
 from engine.fingerprint.syntax import Part
 from engine.fingerprint.versions import version_of
-from engine.operator.declaration import Operator, operator
-from engine.operator.params import METHODS, Params
+from engine.operator.declaration.decorator import operator
+from engine.operator.declaration.operator import Operator
+from engine.operator.declaration.params import METHODS, Params
 
 _Lock = type(threading.Lock())
 _ENGINE = ("engine", "registry")

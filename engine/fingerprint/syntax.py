@@ -73,7 +73,7 @@ class Import(NamedTuple):
     """An imported name: the name it is bound to, the module, the name in the module (None: the module itself).
 
     The module of a relative import starts with dots.
-    `optional`: the code goes on without it, because it catches ImportError.
+    `optional`: the code continues without it, because it catches ImportError.
     """
 
     bound: str

@@ -29,7 +29,7 @@ class Feed:
     Args:
         store: has the objects.
         size: of the partitions.
-        versions: the number of versions, laid end to end.
+        versions: the number of versions, concatenated.
     """
 
     def __init__(self, store: ObjectStore, size: Size, versions: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 
 if TYPE_CHECKING:
     import pyarrow as pa

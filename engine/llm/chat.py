@@ -112,7 +112,7 @@ class ChatModel:
         Args:
             prompt: a text, or messages (records or dicts with role and content). A content is a text, or a list of parts:
                 `{"type": "text", "text": ...}` and `{"type": "image_url", "image_url": {"url": ...}}`, as OpenAI has them. To
-                go on after a tool call, add the answer's `message()`, and for each call
+                continue after a tool call, add the answer's `message()`, and for each call
                 `{"role": "tool", "tool_call_id": ..., "content": ...}`. Tools are given in `extra_body`, in the form of the
                 server.
             sample: 0 for the first answer to this prompt, 1 for the second, ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.llm.answer_length import AnswerLength
 from engine.llm.journal.answers import Answers
-from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.circuit_breaker import CircuitBreaker
 from engine.llm.limits.estimates import Estimate, estimate
 from engine.llm.limits.governor import Gate
@@ -105,7 +105,7 @@ class ModelClient:
     def stop(self, why: ModelError) -> None:
         """Send no further request: every new call fails with `why`. Requests in flight finish.
 
-        Other steps that use the same limits and the same provider go on.
+        Other steps that use the same limits and the same provider continue.
         """
         if self._stopped:
             return
@@ -244,7 +244,7 @@ class ModelClient:
         requests = [await self._length.fitted(request) for request in requests]
         most = estimate(self.spec, requests)
         ticket = await self._admitted(most)
-        outcome = Outcome("unsent")
+        outcome = CallOutcome("unsent")
         try:
             # Another worker or run may have received the answer while this one waited for admission.
             known = None if self._must_refresh(requests[0].key) else await self._answers.get(requests[0].key)
@@ -255,7 +255,7 @@ class ModelClient:
                 raise type(self._stopped)(str(self._stopped))
             await self._answers.ensure_room()
             # However it ends (a time-out, a reset, a cancelled row), the server may bill it.
-            outcome = Outcome("failed", accounted=False)
+            outcome = CallOutcome("failed", accounted=False)
             completions = await provider.complete(requests)
             outcome = self._usage(completions, most)
             self._answered += 1
@@ -287,7 +287,7 @@ class ModelClient:
             if outcome.kind == "failed" and error.completion is not None:
                 outcome = self._usage([error.completion], most)
             elif outcome.kind == "failed" and error.refused:
-                outcome = Outcome("refused")
+                outcome = CallOutcome("refused")
             if self._length.is_shortened(requests[0], error):
                 raise _AskAgainError(str(error)) from None
             if (why := self._breaker.refused(error)) is not None:
@@ -326,17 +326,17 @@ class ModelClient:
             await self._sample_watch.see(request, done)
         return [JournalledCompletion(done, reused=False) for done in kept]
 
-    def _failure(self, error: TransientError, key: str) -> Outcome:
+    def _failure(self, error: TransientError, key: str) -> CallOutcome:
         if error.adapted:
-            return Outcome("refused")
+            return CallOutcome("refused")
         if self._batch:  # the server accepted the batch: a failed line says nothing about the endpoint
-            return Outcome("failed", accounted=not error.billed)
+            return CallOutcome("failed", accounted=not error.billed)
         if error.throttled:
-            return Outcome("throttled", retry_after=error.retry_after)
+            return CallOutcome("throttled", retry_after=error.retry_after)
         self._failing.add(key)
         # If one request keeps failing, the request is at fault. If all do after earlier answers, the endpoint is.
         error.down = error.down or (self._answered > 0 and len(self._failing) >= SUSPECTS)
-        return Outcome(
+        return CallOutcome(
             "failed",
             accounted=not error.billed,
             retry_after=error.retry_after,
@@ -345,7 +345,7 @@ class ModelClient:
             why=str(error),
         )
 
-    def _usage(self, completions: Sequence[Completion], most: Estimate) -> Outcome:
+    def _usage(self, completions: Sequence[Completion], most: Estimate) -> CallOutcome:
         """What an answer used. With missing or impossible counts, it counts with its estimate."""
         tokens_in, tokens_out, cached, written = (
             sum(max(0, getattr(done, name)) for done in completions)
@@ -354,7 +354,7 @@ class ModelClient:
         accounted = tokens_in > 0 and tokens_out > 0
         self._counts_tokens = self._counts_tokens and (accounted or not any(done.text for done in completions))
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
-        return Outcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
+        return CallOutcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
 
 
 def _why_empty(empty: Completion, request: Request) -> str:

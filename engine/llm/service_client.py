@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.llm.journal.answers import JournalEntry
 from engine.llm.journal.serialization import decode_answer, encode_answer
-from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.estimates import Estimate
 from engine.llm.shared_service import Admission, Release, Transport
 from engine.llm.types.completions import Completion
@@ -33,7 +33,7 @@ class RemoteGate:
         """See Gate."""
         return await self._connection.admit(self._model, estimate)
 
-    def release(self, ticket: int, outcome: Outcome) -> None:
+    def release(self, ticket: int, outcome: CallOutcome) -> None:
         """See Gate."""
         self._connection.send(Release(ticket, outcome))
 
@@ -66,7 +66,7 @@ class WorkerConnection:
         try:
             return await waiting
         except BaseException:
-            self.send(Release(number, Outcome("unsent")))
+            self.send(Release(number, CallOutcome("unsent")))
             raise
         finally:
             self._waiting.pop(number, None)
@@ -103,7 +103,7 @@ class WorkerConnection:
                 for number, error in await self._transport.call("listen", self._name):
                     waiting = self._waiting.get(number)
                     if waiting is None or waiting.done():
-                        self.send(Release(number, Outcome("unsent")))
+                        self.send(Release(number, CallOutcome("unsent")))
                         continue
                     if error:
                         waiting.set_exception(error)

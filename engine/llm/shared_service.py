@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from engine.llm.journal.answers import Journal, JournalEntry
-from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.accounting import CallOutcome, Spent
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
@@ -24,7 +24,7 @@ _LISTEN_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
 """A worker that is silent for longer counts as dead, and its places among the requests in flight are free again."""
 
-_UNACCOUNTED = Outcome("failed", accounted=False)
+_UNACCOUNTED = CallOutcome("failed", accounted=False)
 """The outcome of a request that a dead worker sent, or may have sent."""
 
 
@@ -48,10 +48,10 @@ class Release(NamedTuple):
     """A worker's message: request `number` has ended, or gives up."""
 
     number: int
-    outcome: Outcome
+    outcome: CallOutcome
 
 
-class Decision(NamedTuple):
+class GateDecision(NamedTuple):
     """The answer to an Admission: request `number` may be sent, or fails with an error."""
 
     number: int
@@ -67,7 +67,7 @@ class Service:
         self._admitting: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._tickets: dict[tuple[str, int], tuple[Governor, int]] = {}
         self._written_off: dict[tuple[str, int], tuple[Governor, float]] = {}
-        self._decisions: dict[str, list[Decision]] = defaultdict(list)
+        self._decisions: dict[str, list[GateDecision]] = defaultdict(list)
         self._has_decisions: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._last_heard: dict[str, float] = {}
         self._removed: set[str] = set()
@@ -97,7 +97,7 @@ class Service:
             else:
                 self._release((worker, message.number), message.outcome)
 
-    async def listen(self, worker: str) -> list[Decision]:
+    async def listen(self, worker: str) -> list[GateDecision]:
         """The decisions for a worker since the last call; waits a while for the first."""
         self._hear(worker)
         self._write_off_silent_workers()
@@ -137,7 +137,7 @@ class Service:
         unheard = {decision.number for decision in self._decisions.pop(worker, [])}
         for place in [place for place in self._tickets if place[0] == worker]:
             governor, ticket = self._tickets.pop(place)
-            governor.release(ticket, Outcome("unsent") if place[1] in unheard else _UNACCOUNTED)
+            governor.release(ticket, CallOutcome("unsent") if place[1] in unheard else _UNACCOUNTED)
         self._has_decisions.pop(worker, asyncio.Event()).set()
 
     async def spent(self) -> dict[str, Spent]:
@@ -152,14 +152,14 @@ class Service:
             error = refused
         finally:
             self._admitting.pop((worker, number), None)
-        self._decisions[worker].append(Decision(number, error))
+        self._decisions[worker].append(GateDecision(number, error))
         self._has_decisions[worker].set()
 
     def _hear(self, worker: str) -> None:
         if worker not in self._removed:
             self._last_heard[worker] = time.monotonic()
 
-    def _release(self, place: tuple[str, int], outcome: Outcome) -> None:
+    def _release(self, place: tuple[str, int], outcome: CallOutcome) -> None:
         if place in self._admitting:
             self._admitting.pop(place).cancel()
         elif place in self._tickets:

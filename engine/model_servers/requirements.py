@@ -43,7 +43,7 @@ class Checked(NamedTuple):
 
 
 class Needs:
-    """Checks what the operators of steps need of their models' servers, in a thread, so that other steps go on meanwhile.
+    """Checks what the operators of steps need of their models' servers, in a thread, so that other steps continue meanwhile.
 
     Steps are checked one after another: they may have the same budget, and what one finds out, the next one knows. Use from
     one thread.

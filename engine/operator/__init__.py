@@ -57,7 +57,7 @@ DuckDB is confined to the rows that it is given. Wrong SQL is a `SqlError`, whic
 
 **Reviews.** An argument annotated `Reviews` gets the decisions of people about the rows of the only input, a `Table[X]`. The
 method `review` of the parameters says what they are asked. The step waits until enough rows are decided: the run ends, and the
-next one goes on.
+next one continues.
 
 **Context.** An argument annotated `Context` has seeded randomness, counters, reports, notes, scratch and checkpoint folders.
 `ctx.count("solved", by=1)` is summed over all rows; the view `metrics` has the sums.
@@ -86,14 +86,13 @@ from engine.llm.encoder import Encoder
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
 from engine.operator.context import Context, Reject
-from engine.operator.declaration import Operator, operator
+from engine.operator.declaration.decorator import operator
+from engine.operator.declaration.operator import Operator
+from engine.operator.declaration.params import Params
 from engine.operator.field_expressions import FieldTypes, field_problems, fields_of
 from engine.operator.generators import Generator
-from engine.operator.params import Params
-from engine.operator.prompts import Prompt, Template, render, template
 from engine.operator.reviews import Reviews
 from engine.operator.row_formats import Place, RowFormat, formats
-from engine.operator.row_templates import fill, plain, row_name, template_problem
 from engine.operator.sql import (
     BoundQuery,
     SqlError,
@@ -104,6 +103,8 @@ from engine.operator.sql import (
     run_query,
 )
 from engine.operator.tables import Batch, Grouped, Lookup, Table
+from engine.operator.templates.prompts import Prompt, Template, render, template
+from engine.operator.templates.row_templates import fill, plain, row_name, template_problem
 from engine.operator.types import Calls, Capabilities, Counters, DeclarationError, InputTypes, Output, OutputTypes, Roles, Wrong
 from engine.provenance import RowRef, derived
 from registry import Decision, Metric, Model, Record, Report, ReviewTask, StoredFile

@@ -198,7 +198,7 @@ class _Parser:
             if not item.quoted and item.text.lower() in ("none", "null"):
                 raise self._wrong("write `?` after a type for a value that may be null")
             if item.text in words:
-                raise self._wrong(f"the word {item.text!r} is there twice")
+                raise self._wrong(f"the word {item.text!r} is listed twice")
             words.append(item.text)
         if all(
             isinstance(item, _Text) and not item.quoted and re.fullmatch(r"-?(0|[1-9]\d{0,17})", item.text) for item in items

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from engine.errors import EngineError, did_you_mean
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.generators import Generator
 from engine.operator.types import DeclarationError
 from engine.packages.definitions import GROUP, Definition, Kind, definitions, packages, sources

@@ -14,7 +14,7 @@ from engine.errors import EngineError, PipelineError, did_you_mean, wrong_value
 from engine.fingerprint.code import code_of
 from engine.fingerprint.reachable_code import UnstableCodeError
 from engine.llm.types.capability import ruled_out
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.field_expressions import with_named_types
 from engine.operator.types import DeclarationError, Wrong
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, catalogue, full_name
@@ -25,7 +25,7 @@ from engine.pipeline.graph import BoundModel, Pipeline, Source, Step
 from engine.pipeline.lookups import find, installed
 from engine.pipeline.models import Models
 from engine.pipeline.references import References, all_references
-from engine.pipeline.untrained_models import misfits
+from engine.pipeline.untrained_models import unusable_models
 from engine.pipeline.variants import expand
 from engine.sources.exclusions import Exclusions, read_exclusions
 from engine.spec.dot_env import load_dot_env
@@ -106,7 +106,7 @@ class _Checker:
                 continue
             if twice := found.keys() & {module.name for module in modules}:
                 self.source.problem(
-                    f"{path}: the module {min(twice)} is there twice", ("operators", place), "rename one of the files"
+                    f"{path}: the module {min(twice)} is listed twice", ("operators", place), "rename one of the files"
                 )
             found |= {module.name: module for module in modules}
         use_local_modules(tuple(found.values()))
@@ -166,7 +166,7 @@ class _Checker:
             for reference, place in all_references(self.spec.steps[name].in_, ("steps", name, "in")):
                 self.references.link(reference, place)
         order = self.order(steps)
-        for name, why in misfits(steps[name] for name in order if name in self.params and name in steps):
+        for name, why in unusable_models(steps[name] for name in order if name in self.params and name in steps):
             self.source.problem(why, ("steps", name, "with") if self.spec.steps[name].with_ else ("steps", name, "op"))
         read = {name: source for name, source in self.sources.items() if source.spec.registry is None}
         ordered = {name: steps[name] for name in order if name in steps}
@@ -226,10 +226,10 @@ class _Checker:
                 links.append(link)
                 needed = operator.inputs[port].record.type_name()
                 if links[1:] and declared.inputs[port].record is Record:
-                    wanted = f"{reference} is laid end to end with {references[0][0]}, which is {needed}, but it"
+                    wanted = f"{reference} is concatenated with {references[0][0]}, which is {needed}, but it"
                 else:
                     wanted = f"{operator.name} needs {needed} as {port!r}, but {reference}"
-                for why in self.references.misfits(operator, port, link):
+                for why in self.references.mismatches(operator, port, link):
                     self.source.problem(f"{wanted} is {link.type}: {why}", place)
             inputs[port] = tuple(links)
         for role in spec.models.keys() - set(operator.roles):

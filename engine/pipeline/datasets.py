@@ -15,9 +15,9 @@ from engine.pipeline.graph import Source
 from engine.pipeline.lookups import find, installed
 from engine.pipeline.references import References
 from engine.sources.exclusions import Exclusions
+from engine.sources.files.locations import FORMATS, SourceFile, find_files
 from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
-from engine.sources.locations import FORMATS, SourceFile, find_files
 from engine.sources.recognition import named_format, possible_fields
 from engine.spec.pipeline_spec import DatasetSpec, PipelineSpec
 from engine.spec.read import SHOWN_VALUE

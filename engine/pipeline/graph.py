@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.weights import ModelWeights
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.packages.local_modules import LocalModules
 from engine.sources.exclusions import Exclusions
 from engine.spec.matrix import combinations

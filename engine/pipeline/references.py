@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from engine.errors import did_you_mean
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.types import SINGLE, DeclarationError
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError
 from engine.pipeline.graph import Link, Source
@@ -194,7 +194,7 @@ class References:
             hint = "run the pipeline that produces it with the same exclusion list, then use the new version here"
             self._problem(f"{target} {what} on the exclusion list", loc, hint)
 
-    def misfits(self, operator: Operator, port: str, link: Link) -> list[str]:
+    def mismatches(self, operator: Operator, port: str, link: Link) -> list[str]:
         """Why a link's rows do not fit an input; empty if they do."""
         needed = operator.inputs[port].record
         if link.type == Record.type_name():

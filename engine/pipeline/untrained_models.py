@@ -9,7 +9,7 @@ from engine.pipeline.graph import BoundModel, Step
 from registry import Model
 
 
-def misfits(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
+def unusable_models(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
     """(step, why) for each step whose operator cannot use a model that it will get.
 
     Args:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.fingerprint.code import code_of
 from engine.operator.field_expressions import field_order
-from engine.operator.prompts import prompt_texts
+from engine.operator.templates.prompts import prompt_texts
 from engine.packages.catalogue import full_name
 from engine.planning.reviews import StepReview
 from engine.planning.row_groups import RowGroups

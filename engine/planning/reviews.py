@@ -34,7 +34,7 @@ class StepReview:
 
     @property
     def document(self) -> dict[str, Any]:
-        """Its part of the step's key document. What reviewers are told and the times of their decisions change no result."""
+        """Its part of the step's key document. Instructions for reviewers and times of decisions change no result."""
         task = self.task.model_dump(mode="json", exclude={"instructions"})
         return {"task": task, "decisions": json_digest([each.substance for each in self.decisions])}
 

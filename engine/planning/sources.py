@@ -23,7 +23,7 @@ from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
 
 if TYPE_CHECKING:
-    from engine.sources.growth import Continued
+    from engine.sources.files.growth import Continued
 
 SOURCE = "source"
 """The `op` of external datasets in the registry."""
@@ -108,7 +108,7 @@ def _continued(name: str, source: Source, base_dir: Path, identity: Mapping[str,
     before = registry.newest(name)
     if before is None or before.op != SOURCE:
         return None
-    from engine.sources.growth import continued
+    from engine.sources.files.growth import continued
 
     # Found by its key, so that it is kept while this run lasts.
     found = _source_hit(name, before.step_key, registry)

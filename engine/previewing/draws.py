@@ -1,4 +1,4 @@
-"""The statistics of forecasts: 1,000 runs are drawn; the 10th and 90th percentiles bound an interval of 80 %.
+"""The statistics of forecasts: 1,000 runs are drawn; the 10th and 90th percentiles bound an 80 % interval.
 
 * A draw of the rows that a preview has not seen is one of the finite population Bayesian bootstrap (Lo, "A Bayesian bootstrap
   for a finite population", Annals of Statistics 1988): the sampled rows of a source get weights from a flat Dirichlet

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import did_you_mean, wrong_value
-from engine.operator.row_templates import plain
+from engine.operator.templates.row_templates import plain
 from registry import Decision, Record, ReviewTask
 
 
-def misfit(decision: Decision, task: ReviewTask, row: Callable[[], Record]) -> str | None:
+def mismatch(decision: Decision, task: ReviewTask, row: Callable[[], Record]) -> str | None:
     """Why a decision does not fit; None if it does. Decisions that do not fit do not count, and their rows are asked again.
 
     Args:
@@ -31,7 +31,7 @@ def _labels(decision: Decision, task: ReviewTask) -> str | None:
             hint = did_you_mean(label, task.labels) or "this review has no labels"
             return f"labels: there is no label {label!r}; {hint}"
     if len(set(decision.labels)) < len(decision.labels):
-        return "labels: a label is there twice"
+        return "labels: a label is listed twice"
     if task.choice == "single" and len(decision.labels) > 1:
         return f"labels: a row gets one label, not {len(decision.labels)}"
     if decision.accepts and task.label_field and task.choice == "single" and not decision.labels:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import ValidationError
 
 from engine.errors import PipelineError, Position, Problem, did_you_mean, wrong_value
-from engine.reviewing.fitting import misfit
+from engine.reviewing.fitting import mismatch
 from engine.reviewing.open_review import OpenReview, open_review
 from engine.reviewing.rows import ReviewRows, Rows
 from registry import Decision, Registry, RegistryError
@@ -92,7 +92,7 @@ def import_decisions(
         if each.row not in rows:
             what = f"no version of {' or '.join(sorted({ref.name for ref in review.queue.inputs}))} has the row {each.row}"
             found.append(Problem(what, place, "was the file exported from another registry, or was its version removed?"))
-        elif why := misfit(each, review.queue.task, partial(rows.row, each.row)):
+        elif why := mismatch(each, review.queue.task, partial(rows.row, each.row)):
             found.append(Problem(why, place))
     if found:
         more = [Problem(f"... and {counted(len(found) - SHOWN, 'more problem')}")] if len(found) > SHOWN else []

@@ -52,7 +52,7 @@ class OpenReview:
         skipped, tied = [], []
         for row in self.undecided():
             mine = own.get(row)
-            if mine is None or (row, reviewer) in self.progress.misfits:
+            if mine is None or (row, reviewer) in self.progress.mismatches:
                 (begun if row in self.progress.decisions else new).append(row)
             elif mine.verdict == "skip":
                 skipped.append(row)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from engine.reviewing.fitting import misfit
+from engine.reviewing.fitting import mismatch
 from engine.reviewing.rows import ReviewRows
 from registry import Decision, ReviewTask
 from registry.reviews.decisions import current
@@ -23,14 +23,14 @@ class Progress:
         needed: how many have to be decided.
         decisions: those that count, by row.
         outcomes: of the decided rows.
-        misfits: why decisions do not count that would otherwise, by row and reviewer.
+        mismatches: why decisions do not count that would otherwise, by row and reviewer.
     """
 
     rows: int
     needed: int
     decisions: Mapping[str, tuple[Decision, ...]]
     outcomes: Mapping[str, Outcome]
-    misfits: Mapping[tuple[str, str], str]
+    mismatches: Mapping[tuple[str, str], str]
 
     @property
     def decided(self) -> int:
@@ -50,18 +50,18 @@ class Progress:
 def progress_of(task: ReviewTask, rows: ReviewRows, decisions: Iterable[Decision]) -> Progress:
     """The state of a review with these rows and these decisions, whatever order they come in."""
     counting: dict[str, tuple[Decision, ...]] = {}
-    misfits: dict[tuple[str, str], str] = {}
+    mismatches: dict[tuple[str, str], str] = {}
     for row_id, made in current(each for each in decisions if each.row in rows).items():
         fit = []
         for each in made:
-            if why := misfit(each, task, partial(rows.row, row_id)):
-                misfits[row_id, each.reviewer] = why
+            if why := mismatch(each, task, partial(rows.row, row_id)):
+                mismatches[row_id, each.reviewer] = why
             else:
                 fit.append(each)
         if fit:
             counting[row_id] = tuple(fit)
     outcomes = {row: found for row, made in counting.items() if (found := outcome_of(made, task.reviewers))}
-    return Progress(len(rows), needed_rows(task, len(rows)), counting, outcomes, misfits)
+    return Progress(len(rows), needed_rows(task, len(rows)), counting, outcomes, mismatches)
 
 
 def needed_rows(task: ReviewTask, rows: int) -> int:

@@ -38,7 +38,7 @@ class ReviewRows:
     Args:
         store: has the objects.
         record: the type of the rows.
-        versions: laid end to end.
+        versions: concatenated.
         places: of the first row with each content, by its id, in the order of the rows.
         count: the number of all rows.
     """

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.jobs.messages import InputVersion
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from registry.catalog import side_schemas
 
 Rows = NDArray[np.int64]
@@ -32,7 +32,7 @@ class InputRows:
         self._streamed = [*operator.inputs].index(operator.streamed) if operator.streamed else -1
         versions = [[each.rows for each in inputs.get(port, ())] for port in operator.inputs]
         ends = list(accumulate(chain.from_iterable(versions)))
-        # All versions laid end to end: where each one starts, and where each input starts.
+        # All versions concatenated: where each one starts, and where each input starts.
         self._starts = np.array([0, *ends[:-1]] if ends else [], np.int64)
         self._bases = np.array([0, *accumulate(map(sum, versions))][:-1], np.int64)
         counts = [len(inputs[port]) for port in inputs]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from engine.fingerprint.code import code_of
 from engine.jobs.messages import Receipt
-from engine.operator.finish import Finished
+from engine.operator.declaration.finish import Finished
 from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Inputs

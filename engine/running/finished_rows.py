@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.jobs.messages import Receipt
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from registry import DataObject, ObjectStore
 
 

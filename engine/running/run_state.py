@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from engine.execution.executor import Executor
 from engine.jobs.partitions import Size
 from engine.model_servers.servers import Servers
-from engine.pipeline.graph import Pipeline
-from engine.planning.inputs import Available, version_of
-from engine.planning.plan import KnownVersions
+from engine.pipeline.graph import Pipeline, Step
+from engine.planning.inputs import Available, resolve_inputs, version_of
+from engine.planning.plan import KnownVersions, keyed
+from engine.planning.results import StepPlan
+from engine.planning.reviews import StepReview
 from engine.running.claims import Claims
 from engine.running.result import Observer, StepResult
 from registry import Draft, Hit, Manifest, Registry, StepRun
@@ -72,6 +74,15 @@ class RunState:
         for manifest in manifests:
             self.available[name, manifest.output] = version_of(manifest)
             self.refs[manifest.name] = manifest.version
+
+    def keyed(self, step: Step, review: StepReview | None = None) -> StepPlan:
+        """A step's keys over the versions that are committed.
+
+        Args:
+            review: its review as it was when the step was opened; None to look it up.
+        """
+        inputs = resolve_inputs(self.pipeline, step, self.available, self.registry)
+        return keyed(self.pipeline, step, inputs, self.registry, review)
 
     def use(self, record: StepRun, manifests: tuple[Manifest, ...]) -> None:
         """Note that a step used existing outputs. Hits that follow each other are recorded in one commit, which takes 20 ms."""

@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import StepError
 from engine.execution.jobs import job_of, request_of
 from engine.jobs.feed import Feed
-from engine.jobs.heartbeat import forget_heartbeats, owner_of, read_heartbeats
+from engine.jobs.heartbeat import forget_heartbeats, owner_of
 from engine.jobs.live import LiveStep
 from engine.jobs.messages import WHOLE, Failure, Partition, Receipt, Usage
 from engine.jobs.receipts import Receipts
 from engine.operator.types import DeclarationError
 from engine.pipeline.graph import Link, Step
-from engine.planning.explain import explain
-from engine.planning.inputs import are_valid, link_key, resolve_input, resolve_inputs, with_models
-from engine.planning.plan import find_outputs, keyed, size_of
+from engine.planning.inputs import are_valid, link_key, resolve_input, with_models
+from engine.planning.plan import find_outputs, size_of
 from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview
 from engine.running.finished_rows import FinishedRows
 from engine.running.partition_table import PartitionTable
 from engine.running.questions import ask
 from engine.running.run_state import FailedStepError, RunState
-from engine.running.step_record import reasons_of, record_of, record_of_hit, rejects_of, step_result
+from engine.running.step_record import record_of, record_of_hit, rejects_of, step_result
+from engine.running.step_reporter import StepReporter
 from registry import Manifest, RegistryError, SideObject, StepRun
-from registry.counted import counted
 
 if TYPE_CHECKING:
     from engine.running.drafts import Placed
@@ -95,7 +92,7 @@ class StepTask:
         self.run.servers.done(self.name)
 
     def _wait(self) -> None:
-        """End without outputs until people have decided about enough rows: the next run goes on."""
+        """End without outputs until people have decided about enough rows: the next run continues."""
         self.waits, self.waited_for, plan = True, "reviews", self.plan
         record = record_of(plan, "waiting", plan.rows or 0, 0, (), Usage(), self._started, self.waited_for, (), self.step.notes)
         self.run.commit([], record)
@@ -119,7 +116,7 @@ class StepTask:
         self._started = dt.datetime.now(dt.UTC)
         self.step = with_models(self.step, run.available, run.registry)
         self._sources = sources
-        plan = self._keyed()
+        plan = run.keyed(self.step, self.review)
         if not sources and not self.force:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry, run.known)
             if found and not (run.retry_rejects and rejects_of(found)):
@@ -140,6 +137,9 @@ class StepTask:
         self._table = PartitionTable(
             self._disk, run.claims, max(1, len(links)), rerun=self.force, retry_rejects=run.retry_rejects
         )
+        self._reporter = StepReporter(
+            run, self.step, plan, self._table, self._disk, self._started, self._unfinished_sources, force=self.force
+        )
         self._feed = Feed(run.registry.store, run.size or size_of(self.step), len(links))
         self._taken = [0] * len(links)
         self.state, self._was_opened = "open", True
@@ -151,14 +151,7 @@ class StepTask:
                 self._feed.add(place, version.data, valid=version.valid)
                 self._feed.complete(place)
         self.cut()
-        run.observer.step_started(self.name, self.step.operator.name, self.rows, sum(each.rows for each in self._table.found))
-        for note in self.step.notes:
-            run.observer.message(f"{self.name}: {note}")
-        if any(model.spec.mode == "batch" for model in self.step.models.values()) and self._table.unfinished:
-            run.observer.message(
-                f"{self.name}: its calls are sent in batches, which may take up to a day. You can stop (Ctrl-C) and run again "
-                "at any time: the results of submitted batches are collected, and nothing is sent twice"
-            )
+        self._reporter.opened(self.rows)
 
     def cut(self) -> None:
         """Take what the steps before have finished, and cut some of it into partitions."""
@@ -273,7 +266,7 @@ class StepTask:
             raise FailedStepError(self.name, result.message, result.traceback)
 
     def stop(self) -> None:
-        """Take no further partition. Those that are running go on."""
+        """Take no further partition. Those that are running continue."""
         self.stopping = True
 
     def halt(self) -> None:
@@ -287,27 +280,7 @@ class StepTask:
         """Report how far it is; returns what it is doing, for others to read."""
         if self.state != "open":
             return LiveStep(step=self.name, op=self.step.operator.name, state="waiting", waited_for=self.waited_for)
-        beat = read_heartbeats(self._disk.folder, self._owner)
-        if beat.total:
-            done, total = beat.done, beat.total
-        else:
-            done, total = min(self.rows, sum(receipt.rows for receipt in self._table.found) + beat.done), self.rows
-        self.run.observer.step_advanced(self.name, done, total, beat.note)
-        return LiveStep(
-            step=self.name,
-            op=self.step.operator.name,
-            state="running",
-            base_key=self.plan.base_key,
-            rows=self.rows,
-            done=done,
-            total=total,
-            rejected=self._table.rows_rejected,
-            usage=self._usage,
-            note=beat.note,
-            waited_for=self.waited_for,
-            started_at=self._started,
-            why=tuple(self._why) if self._feed.is_cut else (),
-        )
+        return self._reporter.advanced(self.rows, self._usage, self.waited_for, all_rows=self._feed.is_cut)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -320,9 +293,9 @@ class StepTask:
             self._check_rejects()
         except StepError as error:
             raise FailedStepError(self.name, str(error)) from error
-        plan = self._keyed()
+        plan = run.keyed(self.step, self.review)
         if plan.base_key != self.plan.base_key:
-            raise AssertionError(f"step {self.name}: what it was told is not what it was made from")
+            raise AssertionError(f"step {self.name}: its inputs or its code changed while it ran")
         if not self.force and not self._table.fresh:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
             if found and not (run.retry_rejects and rejects_of(found)):
@@ -338,7 +311,7 @@ class StepTask:
         self._disk.mark_committed(plan.key, (receipt.digest for receipt in self._table.receipts()))
         manifests = run.commit(made, record)
         self._table.forget_checkpoints()
-        self._end(record, tuple(manifests), self._reject_objects)
+        self._end(record, tuple(manifests), self._reporter.rejects)
 
     def placed(self) -> list[tuple[int, Partition, Receipt]]:
         """The finished partitions in the order of the input, each with the number of its version of the streamed input."""
@@ -357,10 +330,10 @@ class StepTask:
             except StepError as error:
                 self.failure = FailedStepError(self.name, str(error))
             except (RegistryError, OSError):
-                pass  # its rejects cannot be read; the failure that it has is told
+                pass  # its rejects cannot be read; the failure stays as it is
         record = self._record("failed" if self.failure else "stopped")
         self.run.commit([], record)
-        self._end(record, (), self._reject_objects)
+        self._end(record, (), self._reporter.rejects)
         return self.failure
 
     def _end(self, record: StepRun, manifests: tuple[Manifest, ...], rejects: Iterable[SideObject]) -> None:
@@ -369,8 +342,8 @@ class StepTask:
             run.executor.close(self.name)
         notes: list[str] = []
         if self.state == "open":
-            notes = self._notes
-            forget_heartbeats(self._disk.folder, self._owner)
+            notes = self._reporter.notes
+            forget_heartbeats(self._disk.folder, owner_of(run.run_id, self.name))
         self.state = "ended"
         run.servers.done(self.name)
         self.succeeded = bool(manifests)
@@ -381,20 +354,13 @@ class StepTask:
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def _owner(self) -> str:
-        return owner_of(self.run.run_id, self.name)
+    def _unfinished_sources(self) -> list[str]:
+        return [source.name for source in self._sources.values() if not source.succeeded]
 
     @property
     def _port(self) -> str:
         assert self.step.operator.streamed is not None
         return self.step.operator.streamed
-
-    def _keyed(self) -> StepPlan:
-        """Its keys over the versions that are committed."""
-        run = self.run
-        inputs = resolve_inputs(run.pipeline, self.step, run.available, run.registry)
-        return keyed(run.pipeline, self.step, inputs, run.registry, self.review)
 
     def _take_finished(self) -> None:
         """Append what is finished, in the order of the input, to the rows that other steps can begin with."""
@@ -416,51 +382,14 @@ class StepTask:
         """Whether more rows were rejected than allowed. While rows are still to come, that cannot be said."""
         return self._feed.is_complete and self._table.rows_rejected > self.step.max_reject_ratio * self.rows
 
-    @property
-    def _reject_objects(self) -> list[SideObject]:
-        return [receipt.rejects for receipt in self._table.receipts() if receipt.rejects]
-
     def _check_rejects(self) -> None:
         if not self._too_many_rejects:
             return
-        reasons = reasons_of(self.run.registry, self._reject_objects)
+        text = self._reporter.too_many_rejects(self.rows)
         # Rejected rows must run again once the cause is fixed, so their partitions count as unfinished.
         self._table.forget_rejected()
-        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        rejected = self._table.rows_rejected
-        raise StepError(
-            f"{rejected:,} of {counted(self.rows, 'row')} {'was' if rejected == 1 else 'were'} rejected, and max_reject_ratio "
-            f"allows {self.step.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise "
-            "the step's max_reject_ratio"
-        )
+        raise StepError(text)
 
     def _record(self, outcome: Literal["ran", "resumed", "failed", "stopped"], rows_out: int = 0) -> StepRun:
-        return record_of(
-            self.plan,
-            outcome,
-            self.rows,
-            rows_out,
-            self._table.receipts(),
-            self._usage + self.run.needs.used_by(self.step),
-            self._started,
-            self.waited_for,
-            self._why,
-            [*self.step.notes, *self._notes],
-        )
-
-    @property
-    def _notes(self) -> list[str]:
-        return list(dict.fromkeys(note for receipt in self._table.fresh for note in receipt.notes))
-
-    @cached_property
-    def _why(self) -> list[str]:
-        """Why it runs: see engine/planning/explain.py."""
-        found, run = len(self._table.found), self.run
-        made_now = [source.name for source in self._sources.values() if not source.succeeded]
-        if made_now and not self.force and not found:
-            return [f"input rows come from {name}, which was running" for name in made_now]
-        plan = replace(self._keyed(), status="RESUME" if found else "RUN", done=found, total=self._table.partitions)
-        try:
-            return explain(run.pipeline, self.step, plan, run.registry, forced=self.force, retry_rejects=run.retry_rejects)
-        except (RegistryError, OSError) as error:  # only for display
-            return [f"unknown: {error}"]
+        usage = self._usage + self.run.needs.used_by(self.step)
+        return self._reporter.record(outcome, self.rows, rows_out, usage, self.waited_for)

@@ -87,7 +87,7 @@ def _descendants() -> list[int]:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     # After the name in parentheses, which may contain anything: the state, the parent, ..., the threads.
                     state, parent, *more = file.read().rpartition(b")")[2].split()
-                # One whose first thread has ended is a zombie while others go on.
+                # One whose first thread has ended is a zombie while others continue.
                 if state not in (b"Z", b"X") or int(more[_THREADS]) > 1:
                     parents[int(name)] = int(parent)
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""What a node is told about a server that it is to run, and what it tells about it, as plain data."""
+"""Messages between the driver and a node about a server that the node runs, as plain data."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import IO, Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engine.errors import EngineError
-from engine.sources.readers import load_json
+from engine.sources.files.readers import load_json
 from registry.storage.checked_json import json_digest
 from registry.storage.files import durable_write
 from registry.storage.valid_text import valid

@@ -14,8 +14,8 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.sources.coercion import Number
-from engine.sources.heads import head
-from engine.sources.locations import SourceFile
+from engine.sources.files.heads import head
+from engine.sources.files.locations import SourceFile
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry.counted import counted

@@ -33,10 +33,10 @@ from engine.sources import hub
 from engine.sources.arrow_rows import ArrowRows, one_by_one
 from engine.sources.coercion import UnfitError, coerced
 from engine.sources.exclusions import EXCLUDED, digest
+from engine.sources.files.heads import HEAD_BYTES, HEAD_ROWS, head
+from engine.sources.files.locations import SourceFile, find_files
+from engine.sources.files.readers import read_file
 from engine.sources.findings import Findings, explained, problems_of
-from engine.sources.heads import HEAD_BYTES, HEAD_ROWS, head
-from engine.sources.locations import SourceFile, find_files
-from engine.sources.readers import read_file
 from engine.sources.recognition import columns, first_rows, format_of_rows, identity_of, named_format
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
@@ -47,7 +47,7 @@ from registry.storage.checked_json import json_digest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from engine.sources.growth import Continued, Reached
+    from engine.sources.files.growth import Continued, Reached
     from registry.records.content import ContentHash
 
 READER_VERSION = 3
@@ -144,7 +144,7 @@ def ingest(
     """
     import pyarrow as pa
 
-    from engine.sources.growth import Reached, last_file
+    from engine.sources.files.growth import Reached, last_file
     from registry.catalog import side_schemas
     from registry.records.boundaries import split
     from registry.records.content import ContentHash

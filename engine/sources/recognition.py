@@ -18,8 +18,8 @@ from engine.errors import EngineError, did_you_mean
 from engine.fingerprint.code import code_of_function
 from engine.operator.row_formats import OWN, RowFormat, readable
 from engine.sources.coercion import UnfitError, coerced
-from engine.sources.heads import HEAD_ROWS, head
-from engine.sources.locations import SourceFile, find_files
+from engine.sources.files.heads import HEAD_ROWS, head
+from engine.sources.files.locations import SourceFile, find_files
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry import Record

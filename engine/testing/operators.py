@@ -17,14 +17,14 @@ from engine.llm.client import ModelClient
 from engine.llm.encoder import Encoder
 from engine.llm.journal.answers import Journal
 from engine.llm.limits.governor import Governor
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.own_loop import on_own_loop
 from engine.testing.scripted import ScriptedEncoder, ScriptedModel
 from engine.worker.attachments import FileCollector
-from engine.worker.batches import run_batch
 from engine.worker.operation import Operation, Scope
-from engine.worker.rows import FailedRowsError, run_rows
-from engine.worker.whole import run_whole
+from engine.worker.shapes.batches import run_batch
+from engine.worker.shapes.rows import FailedRowsError, run_rows
+from engine.worker.shapes.whole import run_whole
 from registry import DataObject, Decision, Metric, Record, Registry, VersionRef
 
 Rows = Iterable[Record | Mapping[str, Any]]
@@ -48,7 +48,7 @@ class OperatorResult:
         sources: for each row of each output, the rows that it was made from, as (input, number) with numbers from 0. Empty
             where the operator does not say.
         rejects: rejected rows, in order.
-        filtered: how many rows led to nothing.
+        filtered: how many rows it yielded nothing for.
         metrics: counters, reported numbers, and what `finish` computed.
         notes: texts of `ctx.note`.
     """

@@ -20,7 +20,7 @@ from engine.jobs.messages import Job, Partition
 from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call, ChatModel
 from engine.operator.context import Context, Tally
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.operator.reviews import Reviews
 from engine.operator.tables import Grouped, Table
 from engine.packages.catalogue import catalogue

@@ -13,7 +13,7 @@ import pyarrow as pa
 from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
 from engine.llm.chat import Call, CallLog
 from engine.llm.types.requests import without_data
-from engine.operator.declaration import Operator
+from engine.operator.declaration.operator import Operator
 from engine.provenance import CallRef, RowRef, Source
 from engine.worker.edges import Edges
 from engine.worker.row_results import OutputRow, RowResult

@@ -14,13 +14,13 @@ from engine.fingerprint.code import code_digest
 from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage
 from engine.llm.types.errors import ModelError, StoppedError
 from engine.worker.attachments import FileCollector
-from engine.worker.batches import run_batch
 from engine.worker.models import Models
 from engine.worker.operation import Operation, Scope
 from engine.worker.row_results import OperatorError
-from engine.worker.rows import FailedRowsError, run_rows
+from engine.worker.shapes.batches import run_batch
+from engine.worker.shapes.rows import FailedRowsError, run_rows
+from engine.worker.shapes.whole import run_whole
 from engine.worker.shared_models import SharedModels
-from engine.worker.whole import run_whole
 from registry import Registry
 
 _WATCH_SECONDS = 0.5

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from operators.characters import compatible, folded, has_meaningful_marks
-from operators.math.answers import final_answer, gold_answer
-from operators.math.notation import as_number
-from operators.math.verify import verify
+from operators.math.answers.extraction import final_answer, gold_answer
+from operators.math.answers.notation import as_number
+from operators.math.answers.verify import verify
 
 Equivalence = Literal["exact", "qa", "math", "embedding"]
 

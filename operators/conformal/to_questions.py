@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from engine.operator import operator
-from operators.math.answers import gold_answer
+from operators.math.answers.extraction import gold_answer
 from operators.records import MathProblem, Question
 
 

@@ -90,7 +90,7 @@ def _read_pair(row: Row, left_out: LeftOut) -> dict[str, Any]:
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
     for name, turns in (("chosen", row.chosen), ("rejected", row.rejected)):
         if any(message.role not in ("assistant", "tool") for message in turns) or not turns:
-            raise Reject(f"{name} has turns that are not the assistant's, and OpenAI's outputs are only its")
+            raise Reject(f"{name} has turns that are not the assistant's, and OpenAI's outputs have only those")
     messages = {"messages": [_message(message) for message in row.prompt]}
     outputs = {"preferred_output": row.chosen, "non_preferred_output": row.rejected}
     return {"input": messages} | {name: [_message(each) for each in turns] for name, turns in outputs.items()}

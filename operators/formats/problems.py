@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.operator import Reject, RowFormat
 from operators.formats.rows import At, LeftOut, Row, is_text, report_rest, text_at
-from operators.math.answers import gold_answer
+from operators.math.answers.extraction import gold_answer
 from operators.records import MathProblem
 
 _MARK = re.compile(r"(?:\A|\n)\s*####\s*(\S[^\n]*?)\s*\Z")

@@ -5,14 +5,24 @@ Texts become one turn each: a prompt the user's, a completion the assistant's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
 from engine.operator import Place, Reject, RowFormat
 from operators.formats.rows import MEDIA, At, LeftOut, Row, has_none, is_text, label_at, refuse_media, report_rest, text_at
-from operators.formats.turns import Turn, are_messages, assistant, is_message, read_turns, split_shared, tools_at, user, written
+from operators.formats.turns import (
+    Turn,
+    are_messages,
+    arguments_object,
+    assistant,
+    is_message,
+    read_turns,
+    split_shared,
+    tools_at,
+    user,
+    written,
+)
 from operators.records import LabelledExample, Message, PreferencePair, SFTExample
 
 PAIR = ("chosen", "rejected")
@@ -105,16 +115,8 @@ def _messages(turns: Sequence[Message]) -> list[Turn]:
     found = [written(message) for message in turns]
     for turn in found:
         for call in turn.get("tool_calls", ()):
-            call["function"]["arguments"] = _object(call["function"]["arguments"])
+            call["function"]["arguments"] = arguments_object(call["function"]["arguments"])
     return found
-
-
-def _object(arguments: str) -> Any:
-    try:
-        value = json.loads(arguments)
-    except ValueError:  # a model can write what it likes
-        return arguments
-    return value if isinstance(value, dict) else arguments
 
 
 def _write(row: SFTExample, place: Place) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def split_shared(chosen: list[Turn], rejected: list[Turn]) -> tuple[list[Turn], 
         same += 1
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if same == len(turns):
-            raise Reject(f"{name} has nothing that the other has not, so there is nothing to prefer")
+            raise Reject(f"{name} ends where the other continues, so there is nothing to prefer")
         if turns[same]["role"] != "assistant":
             role = turns[same]["role"]
             raise Reject(f"chosen and rejected differ at {name}[{same}], a turn of the {role}, so their prompts differ")
@@ -181,6 +181,15 @@ def _function(value: Any, at: At, left_out: LeftOut) -> Turn:
 def arguments_text(value: Any) -> str:
     """Arguments as JSON text, as OpenAI writes them; TRL and others write an object."""
     return value if isinstance(value, str) else json.dumps({} if value is None else value, ensure_ascii=False)
+
+
+def arguments_object(text: str) -> Any:
+    """Arguments as the object that TRL and chat templates take; text that is not a JSON object stays text."""
+    try:
+        value = json.loads(text)
+    except ValueError:  # a model can write what it likes
+        return text
+    return value if isinstance(value, dict) else text
 
 
 # -- tools ------------------------------------------------------------------------------------------------------------

@@ -115,9 +115,9 @@ async def compare(row: Record, ctx: Context, model: ChatModel, params: ComparePa
             in: answers
             with: {a: short, b: long, rubric: "Which answer helps more?\\n\\nQuestion: {{ question }}"}
 
-    Models favour a position, so each row is asked twice, with the texts in both orders. Where both answers agree, the text is
-    preferred; where they do not, it is a tie, and `reason` has both reasons. Equal texts are a tie without a call. A row with
-    an empty text is rejected.
+    Models are biased by position, so each row is asked twice, with the texts in both orders. Where both answers agree, the
+    text is preferred; where they do not, it is a tie, and `reason` has both reasons. Equal texts are a tie without a call. A
+    row with an empty text is rejected.
 
     Metrics: `preferred` by verdict; `orders` (`agree`, `differ`); `answers` by what was called better; `order_agreement`, the
     share of rows whose two answers agree, and `first_position`, how often the first text is called better where one is (without

@@ -32,7 +32,7 @@ def filter(rows: Batch[Record], ctx: Context, params: FilterParams) -> dict[str,
     even behind an `and`; only `case when` computes what it needs.
 
     The SQL is DuckDB's. It sees the fields of one row, and nothing else: no other rows (see `sql`), files, settings, time or
-    random numbers (see `sample`). A field whose name is a word of SQL needs double quotes; texts have single quotes.
+    random numbers (see `sample`). A field whose name is a word of SQL needs double quotes; text takes single quotes.
 
     Metrics: `rows` counts kept and dropped rows.
 

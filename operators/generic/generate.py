@@ -113,7 +113,7 @@ class GenerateParams(Params):
             yield from unknown_fields(record, {("keep", place): name for place, name in enumerate(keep)})
             for place, name in enumerate(keep):
                 if name in keep[:place]:
-                    yield Wrong(f"keep: {name!r} is there twice", ("keep", place))
+                    yield Wrong(f"keep: {name!r} is listed twice", ("keep", place))
             keep = [name for name in keep if name in record.model_fields]
         if self.into is not None and self.fields is not None:
             yield Wrong("into and fields: an answer is either a text or has fields; remove one of them", ("into",))
@@ -148,7 +148,7 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         steps:
           answers: {op: generate, in: questions, with: {prompt: "Answer briefly: {{ question }}"}}
 
-    The fields of the row are the variables of the prompt; `row` is the whole row, for fields whose names are no variables
+    The fields of the row are the variables of the prompt; `row` is the whole row, for fields whose names cannot be variables
     (`{{ row["a name"] }}`). A null prints nothing. What a template may compute and print is limited.
 
     An answer that was cut off at max_tokens is not used. With `fields`, the answer is a JSON object: the server enforces its

@@ -105,7 +105,7 @@ class JudgeParams(Params):
             if not label.strip():
                 yield Wrong("labels: a label is empty", ("labels", place))
             elif label in (labels or ())[:place]:
-                yield Wrong(f"labels: {label!r} is there twice", ("labels", place))
+                yield Wrong(f"labels: {label!r} is listed twice", ("labels", place))
         if labels is not None and len(labels) < 2:
             yield Wrong("labels: expected at least two labels", ("labels",))
 
@@ -129,7 +129,7 @@ async def judge(row: Record, ctx: Context, model: ChatModel, params: JudgeParams
     The answer is structured, as with `generate`; one that does not fit, even after a repair, rejects the row. The model gives
     its reason before its verdict.
 
-    With several votes, the score is their mean, and a label is that of most votes (of several, the first under `labels`).
+    With several votes, the score is their mean, and the label is that of most votes (in a tie, the first under `labels`).
     `score_votes` has the votes, and `score_spread` their standard deviation, or for labels the share of votes for others. A
     vote that fails is left out with a reason in `rejects`.
 
@@ -160,7 +160,7 @@ async def judge(row: Record, ctx: Context, model: ChatModel, params: JudgeParams
     votes = [getattr(vote, params.into) for vote, _ in found]
     for vote in votes:
         ctx.count("votes", str(vote))
-    verdict, spread, typical = settled(votes, params)
+    verdict, spread, typical = combined(votes, params)
     new = {params.into: verdict, reason_field(params.into, "score"): getattr(found[typical][0], _reason_key(params.into))}
     if params.votes > 1:
         new |= {f"{params.into}_spread": spread, f"{params.into}_votes": votes}
@@ -190,7 +190,7 @@ def _reason_key(name: str) -> str:
     return "reason" if name != "reason" else "why"
 
 
-def settled(votes: Sequence[Any], params: JudgeParams) -> tuple[Any, float, int]:
+def combined(votes: Sequence[Any], params: JudgeParams) -> tuple[Any, float, int]:
     """(the verdict of several votes, their spread, the place of the vote that is closest to it)."""
     if params.labels is not None:
         counts = Counter(votes)

@@ -84,8 +84,8 @@ class MapParams(Params):
 def map(rows: Batch[Record], ctx: Context, params: MapParams) -> Any:
     """Set fields to SQL expressions, rename fields, and drop fields, in this order.
 
-    Every expression in `set` sees the row as it came in, so two fields can change places. It replaces a field of its name where
-    that stands, or adds one at the end. A field that is passed through keeps its type. The value of any other expression may be
+    Every expression in `set` sees the original row, so two fields can be swapped. It replaces the field of that name in
+    place, or adds one at the end. A field that is passed through keeps its type. The value of any other expression may be
     null, unless its form proves that it is not: `coalesce(note, '')` is never null, and `lower(question)` is null only where
     `question` is. `rename` and `drop` then see the fields that `set` made, and `drop` sees the new names.
 

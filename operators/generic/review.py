@@ -56,7 +56,7 @@ class ReviewParams(Params):
             if not label.strip() or label != label.strip() or not label.isprintable():
                 yield Wrong(f"labels: {label!r} cannot be a label; give a word or a few", at=("labels", place))
             elif label in seen:
-                yield Wrong(f"labels: {label!r} is there twice", at=("labels", place))
+                yield Wrong(f"labels: {label!r} is listed twice", at=("labels", place))
             seen.add(label)
         names: dict[At, str] = {("fields", place): name for place, name in enumerate(self.fields or ())}
         yield from unknown_fields(record, names)
@@ -120,7 +120,7 @@ def _takes(kind: DescribedType, labels: list[str], choice: str) -> bool:
 
 @operator(outputs={"out": Record})
 def review(rows: Table[Record], ctx: Context, reviews: Reviews, params: ReviewParams) -> Iterator[Record]:
-    """Let people approve, edit, label or reject rows, and go on with those that they let through.
+    """Let people approve, edit, label or reject rows, and continue with those that they let through.
 
         checked:
           op: review
@@ -128,18 +128,18 @@ def review(rows: Table[Record], ctx: Context, reviews: Reviews, params: ReviewPa
           with: {n: 50, labels: [correct, partly], label_field: quality, instructions: Is the answer right?}
 
     The step waits until enough rows are decided: the run ends, says how many are missing and how to review them, and other
-    branches finish. The next run goes on. Rows that were approved come out as they are, edited ones with the new values, and
+    branches finish. The next run continues. Rows that were approved come out as they are, edited ones with the new values, and
     rejected ones go to `rejects` with the reviewer's reason. What nobody decided, beyond `n` or `share`, is left out and
     counted as filtered.
 
-    Decisions are about the content of a row. When something before this step changes, rows that stay as they were keep theirs,
-    and equal rows share one. With several `reviewers`, the verdict of most of them wins, then the values of most of those who
-    let the row through; while there is a tie, the row is undecided and waits for one more reviewer. Every decision counts that
-    is there when the step runs, also beyond `n`. `max_reject_ratio` is 1 here unless the pipeline sets it.
+    Decisions are about the content of a row. When something before this step changes, rows that stay as they were keep
+    theirs, and equal rows share one. With several `reviewers`, the verdict of most of them wins, then the values of most of
+    those who let the row through; while there is a tie, the row is undecided and waits for one more reviewer. Every decision
+    that exists when the step runs counts, even beyond `n`. `max_reject_ratio` is 1 here unless the pipeline sets it.
 
     Metrics: `rows` counts approved, edited, rejected and undecided rows. `krippendorff_alpha` has the agreement of those who
-    decided about the same rows beyond chance: of their verdicts, and for each label of whether it was given. It is there if
-    they did not all say the same.
+    decided about the same rows beyond chance: of their verdicts, and for each label of whether it was given. It is left out
+    if all decisions are the same.
 
     Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011).
 

@@ -59,7 +59,7 @@ def sql(tables: Mapping[str, Table[Record]], ctx: Context, params: SqlParams) ->
     cannot have, such as 0.5 (a DECIMAL): `cast(0.5 as double)`.
 
     Every row knows the rows that it was made from. A row of a join comes from all joined rows, a row of a group or of DISTINCT
-    from all rows of the group, any other from the row that it selects. So it is for joins, filters, groups, windows, orders,
+    from all rows of the group, any other from the row that it selects. This works for joins, filters, groups, windows, orders,
     limits, UNION, subqueries after FROM, `with`, `unnest`, and samples with a seed. Where rows cannot be followed (subqueries
     in expressions, EXCEPT, semi joins, PIVOT, recursion), their lineage is unknown, and `engine plan` says so.
 

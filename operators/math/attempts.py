@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.operator import ChatModel, Completion
-from operators.math.verify import verify
+from operators.math.answers.verify import verify
 from operators.records import Verdict
 
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Literal
 
 from engine.operator import ChatModel, Context, Counters, Metric, Prompt, RequestError, derived, operator, template
-from operators.math.answers import gold_answer
+from operators.math.answers.extraction import gold_answer
+from operators.math.answers.verify import verify
 from operators.math.prompts import conversation
-from operators.math.verify import verify
 from operators.records import MathProblem, MathSolution
 from operators.shares import Share
 

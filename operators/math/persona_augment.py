@@ -22,7 +22,7 @@ from engine.operator import (
     render,
     template,
 )
-from operators.math.answers import gold_answer
+from operators.math.answers.extraction import gold_answer
 from operators.math.attempts import Attempt, attempt, cut_off
 from operators.math.reflect import PROMPT as REFLECT_PROMPT
 from operators.math.reflect import repair

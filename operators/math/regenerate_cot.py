@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.operator import ChatModel, Context, Params, Reject, RequestError, derived, operator, render, template
-from operators.math.answers import gold_answer
+from operators.math.answers.extraction import gold_answer
 from operators.math.attempts import attempt, cut_off
 from operators.records import MathProblem, MathSolution
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from operators.math.notation import MOST_DIGITS, as_number, normalise
-from operators.math.number_words import NUMBER_WORDS
+from operators.math.answers.notation import MOST_DIGITS, as_number, normalise
+from operators.math.answers.number_words import NUMBER_WORDS
 
 _KEPT = 4096
 """The number of texts to cache: a problem is compared with each of its rewrites, and a worker handles many at once."""

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from operators.formats.turns import arguments_object
+
 Turn = Mapping[str, Any]
 Render = Callable[[Sequence[Turn]], str]
 
@@ -37,19 +39,11 @@ def presented(turns: Sequence[Turn], thinking: str, *, objects: bool) -> list[di
         changed = {thinking if name == "thinking" else name: value for name, value in turn.items()}
         if objects and turn.get("tool_calls"):
             changed["tool_calls"] = [
-                {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
+                {**call, "function": {**call["function"], "arguments": arguments_object(call["function"]["arguments"])}}
                 for call in turn["tool_calls"]
             ]
         made.append(changed)
     return made
-
-
-def _object(arguments: str) -> Any:
-    try:
-        value = json.loads(arguments)
-    except ValueError:  # a model can write what it likes
-        return arguments
-    return value if isinstance(value, dict) else arguments
 
 
 def left_out(prompt: Sequence[Turn], completion: Sequence[Turn], render: Render, tools: Sequence[Any] = ()) -> str:
@@ -73,7 +67,7 @@ def left_out(prompt: Sequence[Turn], completion: Sequence[Turn], render: Render,
                 return "tool_calls"
             if len(function["arguments"]) > 2 and json.dumps(function["arguments"]) in text:
                 return "the form of tool_calls (it writes their arguments as a quoted text)"
-            given = _object(function["arguments"])
+            given = arguments_object(function["arguments"])
             if isinstance(given, dict) and str(given) != json.dumps(given) and str(given) in text:
                 return "the form of tool_calls (it writes their arguments as Python, not as JSON)"
         if turn["role"] != "tool" and turn.get("name") and turn["name"] not in text:

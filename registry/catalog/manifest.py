@@ -239,7 +239,7 @@ class StepRun(Frozen):
     Args:
         outcome: `hit` (its outputs were there), `ran`, `resumed` (from partitions of an earlier run), `failed`, `stopped` (it
             was under way when another step failed or the run was interrupted; its finished partitions are kept), or `waiting`
-            (people have to decide about its rows first; the next run goes on).
+            (people have to decide about its rows first; the next run continues).
         seconds: wall time.
         started_at: when it started. Engines before 0.4 did not record this.
         ended_at: when it ended, whatever the outcome.
@@ -247,7 +247,7 @@ class StepRun(Frozen):
             `resources`, `servers`, `reviews`, or `another run`. Empty: nothing.
         variant: the variant of the pipeline's matrix that it belongs to; empty: none.
         why: why it ran, as `engine plan --why` says it; empty for a hit.
-        notes: what the user was told about it.
+        notes: messages about it that the user saw.
         by_model: the calls by model, as the view `llm_calls` names them. Engines before 0.4 recorded none of these three.
     """
 

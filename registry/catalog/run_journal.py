@@ -34,7 +34,7 @@ class Unfit(NamedTuple):
     reason: str
 
 
-class Journal(NamedTuple):
+class ScannedJournal(NamedTuple):
     """The events of a run, and the lines that are left out of them."""
 
     events: list[Event]
@@ -87,10 +87,10 @@ class RunLog:
             _log.warning("%s, line %d, %s. The line is left out.", self.path(run_id), line.line, line.reason)
         return events
 
-    def scan(self, run_id: str) -> Journal:
+    def scan(self, run_id: str) -> ScannedJournal:
         """A run's events, and the lines that the tables cannot store. Raises CorruptError like `read`."""
         path = self.path(run_id)
-        found = Journal([], [])
+        found = ScannedJournal([], [])
         for number, document in enumerate(self._documents(run_id), 1):
             found_event = document["run"]["facets"]["engine"].get("event")
             try:

@@ -48,12 +48,12 @@ class Lineage:
             "select child, child_version, parent, parent_version, position, role, opaque from internal.inputs"
         ).fetchall()
         # A step that was a hit reused the outputs of other versions with the same rows: they descend from all of these.
-        twins = con.execute(
+        equals = con.execute(
             "select list(name), list(version) from internal.versions where rows > 0 "
             "group by name, content_id having count(*) > 1"
         ).fetchall()
         edges = con.execute("select name, version, sha256 from internal.side_objects where kind = 'lineage'").fetchall()
-        self.graph: Graph = graph(links, edges, twins)
+        self.graph: Graph = graph(links, edges, equals)
         calls = con.execute("select name, version, base, sha256 from internal.side_objects where kind = 'calls' order by base")
         self._calls: defaultdict[Version, list[CallObject]] = defaultdict(list)
         for name, version, base, sha256 in calls.fetchall():
@@ -74,7 +74,7 @@ class Lineage:
         """See registry.lineage.walk; unknown row numbers are ignored.
 
         Args:
-            through_models: whether to go on from a model that rows were made with to all the rows that it was trained on.
+            through_models: whether to continue from a model that rows were made with to all the rows that it was trained on.
         """
         wanted = np.asarray(rows, np.int64)
         wanted = wanted[(wanted >= 0) & (wanted < self.facts[start].rows)]

@@ -95,14 +95,14 @@ class Walk:
 def graph(
     inputs: Sequence[tuple[str, int, str, int, int, str, bool]],
     objects: Sequence[tuple[str, int, str]],
-    twins: Sequence[tuple[Sequence[str], Sequence[int]]] = (),
+    equals: Sequence[tuple[Sequence[str], Sequence[int]]] = (),
 ) -> Graph:
     """The graph from the catalog's tables.
 
     Args:
         inputs: (child, child_version, parent, parent_version, position, role, opaque).
         objects: (name, version, sha256) of objects with row edges.
-        twins: (names, versions) of versions of a name with the same rows. A step whose input rows did not change is not run
+        equals: (names, versions) of versions of a name with the same rows. A step whose input rows did not change is not run
             again: its outputs count as made from all of these versions, unless it made other outputs from one of them.
     """
     parents: defaultdict[Version, list[InputLink]] = defaultdict(list)
@@ -113,11 +113,11 @@ def graph(
         parents[link.child].append(link)
         children[link.parent].append(link)
     made = {version: tuple(links) for version, links in children.items()}
-    for names, versions in twins:
+    for names, versions in equals:
         same = list(map(Version, names, versions))
         for one in same:
             own = {link.child.name for link in made.get(one, ())}
-            others = [link for twin in same if twin != one for link in made.get(twin, ()) if link.child.name not in own]
+            others = [link for equal in same if equal != one for link in made.get(equal, ()) if link.child.name not in own]
             children[one] += [link._replace(parent=one) for link in others]
     for name, version, sha256 in objects:
         edges[Version(name, version)].append(sha256)

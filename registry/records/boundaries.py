@@ -85,7 +85,7 @@ def split(tables: Iterable[pa.Table], bounds: Bounds | None = None) -> Iterator[
         yield schema.empty_table()
 
 
-def unsettled(last: tuple[int, int], before: tuple[int, int], bounds: Bounds | None = None) -> int:
+def changeable_objects(last: tuple[int, int], before: tuple[int, int], bounds: Bounds | None = None) -> int:
     """How many objects at the end of some rows may end elsewhere when rows follow: 1 or 2. All others stay.
 
     Args:

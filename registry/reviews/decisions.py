@@ -107,7 +107,7 @@ class ReviewTask(Frozen):
 
 
 class Queue(Frozen):
-    """A review that a run came to: what it asks about which rows.
+    """A review that a run reached: what it asks about which rows.
 
     Args:
         name: the name of the dataset that the review's step makes.

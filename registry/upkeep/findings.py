@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+MISSING = "is missing"
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,11 @@ class CheckResult:
     def notes(self) -> list[Finding]:
         """All other findings."""
         return [finding for finding in self.findings if finding.severity == "note"]
+
+
+def reason_of(error: Exception, where: str) -> str:
+    """What an error says about the file `where`."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    text = str(error).rpartition(where)[2].lstrip(", ") or str(error)
+    return re.sub(r"^(line \d+), is damaged", r"is damaged in \1", text)

@@ -49,7 +49,7 @@ def test_the_wheel_contains_everything_it_needs(workdir: Path) -> None:
         "registry/sql/views.sql",
         "pipelines/quickstart.yaml",
         "pipelines/personas.jsonl",
-        "operators/math/verify.py",
+        "operators/math/answers/verify.py",
         "engine/py.typed",
     ):
         assert needed in names

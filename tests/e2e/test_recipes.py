@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,28 @@ from tests.engine.run_pipelines import ask
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 LINES = 40
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5}
 
 Answer = Callable[[str, dict[str, Any], int], dict[str, Any] | str]
+
+
+def replying(answer: Answer, usage: Mapping[str, Any] = USAGE, **message: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A server's reply: its texts are those of `answer`, given the prompt, the schema, and how often the prompt came before."""
+    numbers: dict[str, int] = {}
+
+    def reply(body: dict[str, Any]) -> dict[str, Any]:
+        prompt = str(body["messages"][-1]["content"])
+        schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        texts = []
+        for _ in range(body.get("n", 1)):
+            numbers[prompt] = numbers.get(prompt, -1) + 1
+            # Servers are asked first whether they sample.
+            made = str(numbers[prompt]) if "random number" in prompt else answer(prompt, schema, numbers[prompt])
+            texts.append(made if isinstance(made, str) else json.dumps(made))
+        messages = [{"role": "assistant", "content": text, **message} for text in texts]
+        return {"choices": [{"message": each, "finish_reason": "stop"} for each in messages], "usage": usage}
+
+    return reply
 
 
 def scored(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
@@ -114,21 +134,7 @@ def test_the_pipeline_of_the_readme_is_a_recipe() -> None:
 def test_a_recipe_runs(name: str, registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, output, expected = RESULTS[name]
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
-    numbers: dict[str, int] = {}
-
-    def reply(body: dict[str, Any]) -> dict[str, Any]:
-        prompt = str(body["messages"][-1]["content"])
-        schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-        texts = []
-        for _ in range(body.get("n", 1)):
-            numbers[prompt] = numbers.get(prompt, -1) + 1
-            # Servers are asked first whether they sample.
-            made = str(numbers[prompt]) if "random number" in prompt else answer(prompt, schema, numbers[prompt])
-            texts.append(made if isinstance(made, str) else json.dumps(made))
-        choices = [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for text in texts]
-        return {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5 * len(texts)}}
-
-    chat_server.reply = reply
+    chat_server.reply = replying(answer)
     try:
         pipeline = check(RECIPES / f"{name}.yaml", [f"base_url={chat_server.base_url}"], keys=True)
         executor = run_pipelines.new_cluster(registry.location)

@@ -1,4 +1,4 @@
-"""A pipeline that people review, by whole commands: it waits, goes on when they have decided, and pays for no call twice."""
+"""A pipeline that people review, by whole commands: it waits, continues when they have decided, and pays for no call twice."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_waits_is_reviewed_in_part_waits_and_goes_on(
     [review] = [step["review"] for step in document["steps"] if step["review"]]
     assert review == {"queue": "demo/checked", "rows": 6, "decided": 3, "needed": 6, "missing": 3}
     decide(1, verdict="reject", reason="wrong")
-    assert "To go on:" in decide(2, verdict="edit", fields={"answer": "It is so."}, labels=["better"])
+    assert "To continue:" in decide(2, verdict="edit", fields={"answer": "It is so."}, labels=["better"])
 
     third = engine("run", "p.yaml")
     assert third.returncode == 0, third.stdout + third.stderr

@@ -15,8 +15,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import quote
+
+from tests.serving import InThread
 
 KEY = "sk-Fake/9xQ+7wRt_Zp2=Lk4mNv8"
 """The key of its clients; it has characters that can be spelt in several ways."""
@@ -431,33 +433,15 @@ MODES: dict[str, Mode] = {
 }
 
 
-class HostileServer:
+class HostileServer(InThread):
     """`with HostileServer() as server:` serves `server.base_url`; `server.asked` counts requests by mode."""
-
-    port: int
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
 
-    @property
-    def base_url(self) -> str:
-        """As a model's base_url."""
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def __enter__(self) -> Self:
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
-        self._thread.start()
-        ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    async def main(self, ready: threading.Event) -> None:
+        """See InThread."""
         self._held: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 26)
         self.port = server.sockets[0].getsockname()[1]

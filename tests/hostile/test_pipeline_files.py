@@ -10,7 +10,7 @@ import pytest
 from jinja2.exceptions import SecurityError
 
 from engine.errors import PipelineError
-from engine.operator.prompts import render
+from engine.operator.templates.prompts import render
 from engine.pipeline.check import check
 from engine.spec.yaml_source import MAX_BYTES, MAX_NODES, parse
 

@@ -20,11 +20,11 @@ from engine.llm.types.structured import UnparsableError, parse_answer
 from operators.alignment.conclusions import attacked, conclusion
 from operators.alignment.judge import Judgement
 from operators.conformal.equivalence import accents_are_loose, chosen_option, reading, same_question
-from operators.math.answers import final_answer, gold_answer
-from operators.math.forms import read
-from operators.math.notation import as_number
+from operators.math.answers.extraction import final_answer, gold_answer
+from operators.math.answers.forms import read
+from operators.math.answers.notation import as_number
+from operators.math.answers.verify import verify
 from operators.math.rewrites import clean, problem_with
-from operators.math.verify import verify
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask, run_text
@@ -136,9 +136,9 @@ async def test_a_boxed_bomb_has_a_verdict(gold: str, answer: str) -> None:
 
 WITHOUT_EVALUATION = r"""
 import sys
-from operators.math.comparison import compare
-from operators.math.forms import read
-from tests.operators.hard_pairs import hard_pairs
+from operators.math.answers.comparison import compare
+from operators.math.answers.forms import read
+from tests.operators.math.answers.hard_pairs import hard_pairs
 
 hostile = ["__import__('os').system('id')", "exec('1')", "(lambda: 1)()", "x.__class__", "open('/etc/passwd')", "f'{1}'", "1 if 1 else 2",
            r"\text{__import__('os')}", "Symbol('x')", "eval(1)", "[i for i in (1,2)]", "{}.__class__", "x:=1"]

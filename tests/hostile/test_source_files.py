@@ -50,7 +50,7 @@ def read(registry: Registry, path: str) -> int:
 def test_a_decompression_bomb_is_refused_while_it_is_read(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, ending: str, packing: str
 ) -> None:
-    monkeypatch.setattr("engine.sources.locations.FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.files.locations.FREE_BYTES", 1 << 20)
     name = f"bomb.{ending}.{packing}"
     Path(name).write_bytes(PACK[packing](BOMBS[ending]))
     tracemalloc.start()
@@ -62,8 +62,8 @@ def test_a_decompression_bomb_is_refused_while_it_is_read(
 
 
 def test_the_limits_of_rows_and_documents_are_in_the_errors(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.sources.readers.MAX_ROW_BYTES", 1 << 20)
-    monkeypatch.setattr("engine.sources.readers.MAX_DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.files.readers.MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.files.readers.MAX_DOCUMENT_BYTES", 1 << 20)
     Path("row.csv").write_bytes(BOMBS["csv"])
     with pytest.raises(EngineError, match=r"row\.csv: a row has more than 1 MiB"):
         read(registry, "row.csv")

@@ -114,7 +114,7 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline. Steps that are up to date are not run again. If people have to review rows first, the run ends with exit
-    code 3, and the next one goes on when they have."""
+    code 3, and the next one continues when they have."""
     from engine.cli.output import stderr_console
     from engine.cli.progress import progress_on
     from engine.cli.run_view import print_run, run_document

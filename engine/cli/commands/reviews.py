@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="reviews",
-    help="See which rows wait for reviewers, and take decisions out of the registry or into it. `engine ui` has the page for "
-    "reviewers.",
+    help="List rows that wait for reviewers; export and import decisions. `engine ui` has the page for reviewers.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -39,7 +38,7 @@ FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A file.")]
 
 @app.command()
 def ls(context: Context, json: JsonOption = False) -> None:
-    """List the reviews that runs came to: how many rows are decided, and how many more are needed."""
+    """List reviews: how many rows are decided, and how many more are needed."""
     from engine.cli.output import grid
     from engine.reviewing.open_review import open_reviews
 
@@ -48,7 +47,7 @@ def ls(context: Context, json: JsonOption = False) -> None:
         print_json(found)
         return
     if not found:
-        out().print("No run has come to a review yet.")
+        out().print("No run has reached a review yet.")
         return
     rows = [[each["review"], each["rows"], each["decided"], each["needed"], _state(each), each["file"]] for each in found]
     out().print(grid(["review", "rows", "decided", "needed", "", "pipeline file"], rows))
@@ -102,7 +101,7 @@ def import_(
         return
     out().print(_said(done), soft_wrap=True)
     if not done.review.progress.missing:
-        out().print(f"Enough rows are decided. To go on:\n  {propose('run', done.review.queue.file)}", soft_wrap=True)
+        out().print(f"Enough rows are decided. To continue:\n  {propose('run', done.review.queue.file)}", soft_wrap=True)
 
 
 def _summary(review: OpenReview) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _bytes(text: str) -> int:
     """A size in bytes; raises PipelineError."""
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise PipelineError([Problem(f"--max-size {text}: this is no size", hint="write it like 800kB, 50MB or 1GB")])
+        raise PipelineError([Problem(f"--max-size {text}: this is not a size", hint="write it like 800kB, 50MB or 1GB")])
     return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
 
 

@@ -102,7 +102,7 @@ class AnthropicBatches:
                 return each.id
         if undecided:
             raise UndecidedError(
-                f"a batch was interrupted while it was created; batch {undecided} may be the one, which its results will tell"
+                f"a batch was interrupted while it was created; whether it is batch {undecided} shows when its results arrive"
             )
         return None
 

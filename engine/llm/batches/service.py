@@ -71,7 +71,7 @@ class BatchState:
 
 
 class UndecidedError(Exception):
-    """Whether a batch has been created cannot be told yet; the message says what is waited for."""
+    """It is not known yet whether a batch was created; the message says what the engine waits for."""
 
 
 class BatchService(Protocol):

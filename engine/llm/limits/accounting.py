@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """How a request ended and what it actually used.
 
     Args:

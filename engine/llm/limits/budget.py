@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.accounting import CallOutcome, Spent
 from engine.llm.limits.estimates import Estimate
 from engine.llm.types.model_spec import ModelSpec
 
@@ -75,7 +75,7 @@ class Budget:
         self._held_usd += estimate.cost
         self.calls += 1
 
-    def charge(self, estimate: Estimate, outcome: Outcome) -> None:
+    def charge(self, estimate: Estimate, outcome: CallOutcome) -> None:
         """Replace what a request held with its actual cost, when it has ended."""
         most = estimate.cost + self._margin(1)
         self._in_flight -= 1
@@ -120,7 +120,7 @@ class Budget:
             return self._spec.most(TEMPLATE_TOKENS if requests == 1 else unseen, 0)
         return max(self._template_usd, 2 * self._overrun_usd)
 
-    def _learn(self, estimate: Estimate, outcome: Outcome) -> None:
+    def _learn(self, estimate: Estimate, outcome: CallOutcome) -> None:
         if not outcome.accounted:
             return
         template = self._spec.most(outcome.tokens_in, 0)

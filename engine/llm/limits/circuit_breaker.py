@@ -35,4 +35,4 @@ class CircuitBreaker:
         self._words = words
         if self._refusals < MOST_REFUSALS:
             return None
-        return f"{error} (the first {MOST_REFUSALS} requests were all refused with these words, and none was answered)"
+        return f"{error} (the first {MOST_REFUSALS} requests were all refused with this message, and none was answered)"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.accounting import CallOutcome, Spent
 from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
 from engine.llm.limits.estimates import Estimate
@@ -42,7 +42,7 @@ class Gate(Protocol):
         """
         ...
 
-    def release(self, ticket: int, outcome: Outcome) -> None:
+    def release(self, ticket: int, outcome: CallOutcome) -> None:
         """Return a ticket, once the answer is durable."""
         ...
 
@@ -156,7 +156,7 @@ class Governor:
             return await waiting.admitted
         except asyncio.CancelledError:
             if waiting.admitted.done() and not waiting.admitted.cancelled() and not waiting.admitted.exception():
-                self.release(waiting.admitted.result(), Outcome("unsent"))
+                self.release(waiting.admitted.result(), CallOutcome("unsent"))
             raise
 
     def stop(self, why: ModelError) -> None:
@@ -166,7 +166,7 @@ class Governor:
             if not waiting.admitted.done():
                 waiting.admitted.set_exception(type(why)(str(why)))
 
-    def release(self, ticket: int, outcome: Outcome) -> None:
+    def release(self, ticket: int, outcome: CallOutcome) -> None:
         """See Gate."""
         sent = self._in_flight.pop(ticket)
         self._used = True
@@ -197,7 +197,7 @@ class Governor:
         """What the run has spent on the model in total, without requests in flight."""
         return self.budget.spent_usd
 
-    def _watch_outage(self, sent: _InFlight, outcome: Outcome) -> None:
+    def _watch_outage(self, sent: _InFlight, outcome: CallOutcome) -> None:
         """Track whether the endpoint is down."""
         if outcome.down or (sent.probe and outcome.kind == "failed"):
             self._outage.failed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.estimates import TOKENS_PER_IMAGE, Estimate
 from engine.llm.limits.governor import Gate
 from engine.llm.types.completions import Completion
@@ -38,22 +38,22 @@ async def send_within_limits(
     tokens = len(str(body).encode(errors="replace")) + TOKENS_PER_IMAGE * str(body).count("'image_url':")
     estimate = Estimate(str(body), cost=spec.most(tokens, most_out))
     ticket = await gate.admit(estimate)
-    outcome = Outcome("failed", accounted=False)
+    outcome = CallOutcome("failed", accounted=False)
     try:
         answer = await send()
         outcome = _paid(spec, used(answer))
         return answer
     except TransientError as error:
-        outcome = Outcome("failed", accounted=not error.billed)
+        outcome = CallOutcome("failed", accounted=not error.billed)
         raise
     except ModelError:
-        outcome = Outcome("refused")
+        outcome = CallOutcome("refused")
         raise
     finally:
         gate.release(ticket, outcome)
 
 
-def _paid(spec: ModelSpec, used: Completion) -> Outcome:
+def _paid(spec: ModelSpec, used: Completion) -> CallOutcome:
     tokens_in, tokens_out = used.tokens_in, used.tokens_out
     cost = spec.cost(tokens_in, tokens_out, used.tokens_cached, used.tokens_written)
-    return Outcome("answered", tokens_in + tokens_out, cost, tokens_in, tokens_in > 0 and tokens_out > 0)
+    return CallOutcome("answered", tokens_in + tokens_out, cost, tokens_in, tokens_in > 0 and tokens_out > 0)

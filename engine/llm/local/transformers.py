@@ -104,7 +104,7 @@ class TransformersProvider:
         return [first, *[other.model_copy(update={"tokens_in": 0}) for other in others]]
 
     def stop(self, why: ModelError, keys: Collection[str], asker: object = None) -> None:
-        """See Provider. The current batch finishes. Equal requests of other askers go on."""
+        """See Provider. The current batch finishes. Equal requests of other askers continue."""
         for each in self._waiting:
             if each.asker is asker and each.request.key in keys:
                 each.resolve(why)

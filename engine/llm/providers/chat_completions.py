@@ -232,8 +232,8 @@ def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
         return end, f"native_finish_reason {excerpt(str(native), 60)!r}"
     filters = choice.get("content_filter_results")
     found = [name for name, each in filters.items() if isinstance(each, dict)] if isinstance(filters, dict) else []
-    hit = [name for name in found if filters[name].get("filtered") is True]
-    return ("filtered", f"content_filter_results: {excerpt(str(hit[0]), 60)}") if hit else None
+    triggered = [name for name in found if filters[name].get("filtered") is True]
+    return ("filtered", f"content_filter_results: {excerpt(str(triggered[0]), 60)}") if triggered else None
 
 
 def _raise_failed(error: Any, detail: str, paid: _Paid) -> None:

@@ -65,7 +65,7 @@ class Completion(BaseModel):
         reasoning: what the model thought before it answered, if the server returns it, under whatever name or inside the text
             between `<think>` and `</think>`.
         tool_calls: the tools that the model asks for.
-        thinking_blocks: Anthropic's reasoning as it came, signed or encrypted. A conversation that goes on after a tool call
+        thinking_blocks: Anthropic's reasoning as it came, signed or encrypted. A conversation that continues after a tool call
             has to return it.
         left_out: sampling parameters that the server refuses, so that they were not sent.
         served_by: the server's name of the model, and the fingerprint of its configuration.
@@ -111,7 +111,7 @@ class Completion(BaseModel):
         return " ".join((self.text, self.reasoning or "", self.served_by, *calls, *blocks))
 
     def message(self) -> dict[str, Any]:
-        """The answer as a turn of a conversation that goes on, with its tool calls and what the server wants back of its
+        """The answer as a turn of a conversation that continues, with its tool calls and what the server wants back of its
         reasoning; see `ChatModel.chat`.
         """
         calls = [

@@ -92,7 +92,7 @@ class Price(Spec):
     @model_validator(mode="after")
     def _cached_is_no_dearer(self) -> Price:
         if self.cached_input is not None and self.cached_input > self.input:
-            raise ValueError("cached_input is more than input; budgets count with the price of input as the most")
+            raise ValueError("cached_input is more than input; budgets assume that input is the higher price")
         return self
 
 

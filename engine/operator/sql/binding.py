@@ -200,4 +200,4 @@ def _explanation(text: str, columns: list[str], tables: list[str]) -> str:
 
 
 def _hint(name: str, known: list[str]) -> str:
-    return did_you_mean(name, known, f"the fields are {', '.join(known)}; a text stands in single quotes")
+    return did_you_mean(name, known, f"the fields are {', '.join(known)}; put text in single quotes")

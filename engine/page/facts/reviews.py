@@ -11,7 +11,7 @@ from typing import Any
 from engine.errors import EngineError
 from engine.page.sessions import Reader
 from engine.reviewing.field_texts import as_text, from_text
-from engine.reviewing.fitting import misfit
+from engine.reviewing.fitting import mismatch
 from engine.reviewing.open_review import OpenReview, open_review, open_reviews
 from registry import Decision
 from registry.records.described import DescribedField, described
@@ -148,7 +148,7 @@ def decide(reader: Reader, name: str, reviewer: str, row: str, verdict: str, giv
             "source": review.rows.place(row),
         }
     )
-    if why := misfit(made, review.queue.task, partial(review.rows.row, row)):
+    if why := mismatch(made, review.queue.task, partial(review.rows.row, row)):
         raise NotAskedError(f"{why[:1].upper()}{why[1:]}. Nothing was stored.")
     reader.registry.reviews.add([made])
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.llm import client, retries
 from engine.llm.limits import outage
-from engine.llm.limits.accounting import Outcome
+from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
 from engine.llm.limits.outage import PATIENCE_SECONDS, Outage
@@ -20,7 +20,7 @@ from tests.chat_server import ChatServer, error
 from tests.clock import Clock
 from tests.engine.conftest import Make
 
-REFUSED = Outcome("failed", down=True, unreachable=True, why="nobody answers")
+REFUSED = CallOutcome("failed", down=True, unreachable=True, why="nobody answers")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[f
         gate._admit_waiting()
         await asyncio.sleep(0)
         if task.done() and not task.exception():
-            gate.release(task.result(), Outcome("answered"))
+            gate.release(task.result(), CallOutcome("answered"))
     return asked, await asyncio.gather(*again, return_exceptions=True)
 
 

@@ -12,7 +12,7 @@ import pytest
 from engine.errors import EngineError
 from engine.llm import shared_service
 from engine.llm.journal import disk_reserve
-from engine.llm.limits.accounting import Outcome, Spent
+from engine.llm.limits.accounting import CallOutcome, Spent
 from engine.llm.limits.estimates import Estimate
 from engine.llm.service_client import RemoteAnswers, RemoteGate, WorkerConnection
 from engine.llm.shared_service import Service
@@ -53,8 +53,8 @@ async def test_two_workers_share_the_limits(transport: LocalTransport) -> None:
     second = asyncio.create_task(gates[1].admit(Estimate("b")))
     await asyncio.wait([second], timeout=0.1)
     assert not second.done()
-    gates[0].release(first, Outcome("answered"))
-    gates[1].release(await second, Outcome("answered", cost=0.9))
+    gates[0].release(first, CallOutcome("answered"))
+    gates[1].release(await second, CallOutcome("answered", cost=0.9))
     with pytest.raises(BudgetError, match="budget_usd 1 of model m is used up"):
         await gates[0].admit(Estimate("c", cost=0.5))
     for post in posts:
@@ -76,7 +76,7 @@ async def test_a_worker_that_was_written_off_still_pays(transport: LocalTranspor
     ticket = await RemoteGate(post, "m").admit(Estimate("a", cost=0.5))
     transport.service._last_heard = dict.fromkeys(transport.service._last_heard, -1e9)
     transport.service._write_off_silent_workers()
-    post.send(shared_service.Release(ticket, Outcome("answered", cost=0.5)))
+    post.send(shared_service.Release(ticket, CallOutcome("answered", cost=0.5)))
     await post.close()
     assert transport.service._governors["m"].spent_usd == 0.5
 
@@ -89,8 +89,8 @@ async def test_a_request_that_gives_up_waiting_takes_no_place(transport: LocalTr
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])
-    gate.release(ticket, Outcome("answered"))
-    gate.release(await gate.admit(Estimate("c")), Outcome("answered"))
+    gate.release(ticket, CallOutcome("answered"))
+    gate.release(await gate.admit(Estimate("c")), CallOutcome("answered"))
     await post.close()
 
 
@@ -100,7 +100,7 @@ async def test_what_the_driver_has_spent_counts(workdir: Path) -> None:
     await transport.call("add_model", "m", spec, Spent(calls=2))
     post = WorkerConnection(transport)
     gate = RemoteGate(post, "m")
-    gate.release(await gate.admit(Estimate("a")), Outcome("answered"))
+    gate.release(await gate.admit(Estimate("a")), CallOutcome("answered"))
     with pytest.raises(BudgetError, match="max_calls 3"):
         await gate.admit(Estimate("b"))
     await post.close()
@@ -137,7 +137,7 @@ async def test_a_dead_worker_frees_its_places_at_once(workdir: Path) -> None:
     assert (await transport.call("spent"))["m"] == Spent(usd=0.75, calls=2)
     dead.send(shared_service.Admission("m", 102, Estimate("last words", cost=0.25)))
     await dead.close()
-    RemoteGate(other, "m").release(ticket, Outcome("answered", cost=0.5))
+    RemoteGate(other, "m").release(ticket, CallOutcome("answered", cost=0.5))
     await other.close()
     assert (await transport.call("spent"))["m"] == Spent(usd=0.75, calls=2)
     assert not transport.service._admitting
@@ -148,7 +148,7 @@ async def test_an_outage_is_known_to_all_workers(workdir: Path) -> None:
     transport = await served(workdir, spec)
     posts = [WorkerConnection(transport), WorkerConnection(transport)]
     ticket = await RemoteGate(posts[0], "m").admit(Estimate("a"))
-    RemoteGate(posts[0], "m").release(ticket, Outcome("failed", down=True, unreachable=True, why="nobody answers"))
+    RemoteGate(posts[0], "m").release(ticket, CallOutcome("failed", down=True, unreachable=True, why="nobody answers"))
     await posts[0].delivered()
     with pytest.raises(EndpointError, match="no answer after 1 attempt; last error: nobody answers"):
         await RemoteGate(posts[1], "m").admit(Estimate("b"))

@@ -1,4 +1,4 @@
-"""Servers are asked what they can do before a step is paid for, while other steps go on."""
+"""Servers are asked what they can do before a step is paid for, while other steps continue."""
 
 from __future__ import annotations
 

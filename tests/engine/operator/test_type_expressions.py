@@ -60,7 +60,7 @@ def test_words_and_names() -> None:
         "str | None": "stands between words|write `\\?`",
         "low | null": "write `\\?` after a type",
         "low | high?": r"write \(a \| b\)\?",
-        "low | low": "the word 'low' is there twice",
+        "low | low": "the word 'low' is listed twice",
         "low |": "a type is missing",
         "'low": "a quote that is not closed",
         "dict[int, str]": "the keys of a dict are str",

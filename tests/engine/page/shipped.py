@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
@@ -19,7 +16,7 @@ from engine.running.result import RunResult
 from engine.running.run import run
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.e2e.test_recipes import RECIPES, Answer, best, scored
+from tests.e2e.test_recipes import RECIPES, Answer, best, replying, scored
 
 USAGE = {"prompt_tokens": 240, "completion_tokens": 60, "completion_tokens_details": {"reasoning_tokens": 20}}
 
@@ -36,7 +33,7 @@ def make_shipped(location: Path) -> None:
 def run_recipe(registry: Registry, name: str, answer: Answer, *more: str) -> RunResult:
     """Run a recipe in this process on a scripted server, and return how it went."""
     with ChatServer() as server, patch.dict(os.environ, {"OPENAI_API_KEY": "not-a-real-key"}):
-        server.reply = _replying(answer)
+        server.reply = replying(answer, USAGE, reasoning="First I read the question.")
         settings = [f"base_url={server.base_url}", *(["model=gpt-5-nano"] if more else [])]
         try:
             pipeline = check(RECIPES / f"{name}.yaml", settings, keys=True)
@@ -44,21 +41,3 @@ def run_recipe(registry: Registry, name: str, answer: Answer, *more: str) -> Run
             return run(pipeline, registry, observer, select=set(), force=set(), cluster=InProcess(registry=registry))
         finally:
             use_local_modules(())
-
-
-def _replying(answer: Answer) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    numbers: dict[str, int] = {}
-
-    def reply(body: dict[str, Any]) -> dict[str, Any]:
-        prompt = str(body["messages"][-1]["content"])
-        schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-        texts = []
-        for _ in range(body.get("n", 1)):
-            numbers[prompt] = numbers.get(prompt, -1) + 1
-            # Servers are asked first whether they sample.
-            made = str(numbers[prompt]) if "random number" in prompt else answer(prompt, schema, numbers[prompt])
-            texts.append(made if isinstance(made, str) else json.dumps(made))
-        messages = [{"role": "assistant", "content": text, "reasoning": "First I read the question."} for text in texts]
-        return {"choices": [{"message": message, "finish_reason": "stop"} for message in messages], "usage": USAGE}
-
-    return reply

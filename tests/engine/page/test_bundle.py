@@ -331,7 +331,7 @@ def test_the_command_says_what_it_wrote(registry: Registry) -> None:
         (["--rows", "3"], "--rows is for --bundle DIR"),
         (["demo/judged"], "RUN_ID or NAME is for --bundle DIR"),
         (["--bundle", "out", "--port", "80"], "--port is for the page"),
-        (["--bundle", "out", "--max-size", "much"], "this is no size"),
+        (["--bundle", "out", "--max-size", "much"], "this is not a size"),
         (["--bundle", "out", "demo/judge"], "Did you mean 'demo/judged'?"),
         (["--bundle", "out", "demo/judged@9"], "has no version 9"),
     ],

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from registry import Registry
 from tests.engine.page.conftest import Visit
 from tests.engine.run_pipelines import ask, run_text
+from tests.operators.generic.steps import made, rows, step
 from tests.operators.generic.test_review import ROWS, decide, ids
-from tests.operators.generic_steps import made, rows, step
 
 PAGE = "/reviews/demo/step"
 ORIGIN = {"origin": "http://127.0.0.1:7777", "sec-fetch-site": "same-origin"}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from registry import Registry
 from tests.engine.page.conftest import Visit
 from tests.engine.run_pipelines import run_text
+from tests.operators.generic.steps import rows, step
 from tests.operators.generic.test_review import ROWS
-from tests.operators.generic_steps import rows, step
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

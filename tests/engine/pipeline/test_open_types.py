@@ -64,7 +64,7 @@ def test_rows_of_two_types_do_not_mix(workdir: Path) -> None:
         "{name: demo, datasets: {words: {type: Word, path: words.jsonl}, problems: {type: MathProblem, path: problems.jsonl}},"
         " steps: {once: {op: unique, in: [words, problems]}}}"
     )
-    assert "problems is laid end to end with words, which is Word, but it is MathProblem: field 'text' (str) is missing" in said
+    assert "problems is concatenated with words, which is Word, but it is MathProblem: field 'text' (str) is missing" in said
 
 
 def test_an_operator_checks_its_parameters_against_the_types(workdir: Path) -> None:

@@ -13,8 +13,8 @@ from engine.cli.app import app
 from engine.errors import PipelineError
 from registry import Registry
 from tests.engine.run_pipelines import ask, run_text
+from tests.operators.generic.steps import made, rows, step
 from tests.operators.generic.test_review import ROWS, decide, ids
-from tests.operators.generic_steps import made, rows, step
 
 REVIEW = "demo/step"
 
@@ -64,7 +64,7 @@ def test_a_review_without_a_browser(registry: Registry, waiting: str) -> None:
     assert run_text(waiting, registry).state == "waiting"
     write("last.jsonl", [{"queue": REVIEW, "row": given[4]["row"], "reviewer": "Ann", "verdict": "reject", "reason": "no"}])
     said = command("import", "last.jsonl")
-    assert "To go on:" in said
+    assert "To continue:" in said
     assert "run p.yaml" in said
     assert run_text(waiting, registry).state == "succeeded"
     assert made(registry, "n") == [(0,), (2,), (4,), (7,)]

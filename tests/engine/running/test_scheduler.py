@@ -18,7 +18,7 @@ from engine.jobs.messages import Failure, Partition
 from engine.jobs.partitions import Size
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
-from engine.running import step_task
+from engine.running import step_reporter, step_task
 from engine.running.run import run
 from registry import CorruptError, Registry
 from tests.chat_server import ChatServer, error
@@ -124,7 +124,7 @@ def test_rejects_that_cannot_be_read_end_the_step(registry: Registry, monkeypatc
     def unreadable(*_: object) -> None:
         raise CorruptError("an object is damaged")
 
-    monkeypatch.setattr(step_task, "reasons_of", unreadable)
+    monkeypatch.setattr(step_reporter, "reasons_of", unreadable)
     result = run_text(pipeline("cut: {op: by_length, in: words}"), registry, cluster=Scripted(lambda count: 0))
     assert outcomes(result) == {"cut": "failed"}
     assert ask(registry, "select outcome from step_runs") == [("failed",)]

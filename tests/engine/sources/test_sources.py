@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import EngineError, PipelineError
+from engine.sources.files.locations import find_files
 from engine.sources.ingest import Ingested, identity, ingest
-from engine.sources.locations import find_files
 from engine.spec.pipeline_spec import DatasetSpec
 from operators.records import MathProblem
 from registry import Registry
@@ -151,7 +151,7 @@ def test_a_row_of_ten_megabytes_is_read_and_one_beyond_the_limit_is_not(
     Path("d.jsonl").write_bytes(lines({"question": "x" * (10 << 20), "answer": "1"}, ROW))
     _, rows = read(registry, path="d.jsonl")
     assert [len(row.question) for row in rows] == [10 << 20, 3]
-    monkeypatch.setattr("engine.sources.readers.MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr("engine.sources.files.readers.MAX_ROW_BYTES", 1 << 20)
     got, rows = read(registry, path="d.jsonl", on_error="skip")
     assert [row.question for row in rows] == ["1+1"]
     assert got.rejected == 1
@@ -224,7 +224,7 @@ def test_a_file_whose_rows_are_all_skipped_counts_as_empty(registry: Registry) -
 def test_an_unreadable_file_is_named(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str, raw: bytes, words: str
 ) -> None:
-    monkeypatch.setattr("engine.sources.readers.MAX_ROW_BYTES", 100)
+    monkeypatch.setattr("engine.sources.files.readers.MAX_ROW_BYTES", 100)
     Path(name).write_bytes(raw)
     with pytest.raises(EngineError, match=rf"{name}.*{words}"):
         read(registry, path=name)

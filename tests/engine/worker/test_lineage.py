@@ -10,7 +10,7 @@ from engine.operator import Record, derived
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import ask, run_text, texts, words
-from tests.operators.test_train_sft import train
+from tests.operators.training.test_train_sft import train
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

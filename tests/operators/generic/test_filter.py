@@ -99,7 +99,7 @@ def test_nothing_comes_of_nothing(registry: Registry) -> None:
         ("id in (select 1)", "has no subquery; use the operator `sql`"),
         (
             'item = "tea"',
-            "there is no field 'tea'; the fields are buyer, id, item, price, tags, urgency; a text stands in single quotes",
+            "there is no field 'tea'; the fields are buyer, id, item, price, tags, urgency; put text in single quotes",
         ),
     ],
 )

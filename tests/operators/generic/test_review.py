@@ -21,7 +21,7 @@ from operators.generic.review import review
 from registry import Decision, Record, Registry
 from registry.records.content import row_id
 from tests.engine.run_pipelines import ask, outcomes, run_text
-from tests.operators.generic_steps import made, metrics, reasons, rows, step, wrong
+from tests.operators.generic.steps import made, metrics, reasons, rows, step, wrong
 
 ROWS = [{"question": f"What is {n} + {n}?", "persona": None, "n": 2 * n} for n in range(5)]
 PIPELINE_NAME = "demo/step"
@@ -153,7 +153,7 @@ def test_labels_go_into_a_field(registry: Registry, in_process: None) -> None:
     waiting = run_text(text, registry)
     assert waiting.state == "waiting"
     assert waiting.steps[0].review
-    [why] = waiting.steps[0].review.progress.misfits.values()
+    [why] = waiting.steps[0].review.progress.mismatches.values()
     assert why.startswith("labels: there is no label 'ugly'")
     decide(registry, found[2], "reject")
     assert run_text(text, registry).state == "succeeded"
@@ -200,7 +200,7 @@ def test_an_edit_that_does_not_fit_any_more_is_asked_again(registry: Registry, i
     result = run_text(text, registry)
     assert result.state == "waiting"
     assert result.steps[0].review
-    [why] = result.steps[0].review.progress.misfits.values()
+    [why] = result.steps[0].review.progress.mismatches.values()
     assert why.startswith("fields.n: ")
 
 
@@ -371,7 +371,7 @@ def test_what_check_says(workdir: Path) -> None:
     assert wrong("review", n=1, share=0.5) == {"0.5": "review: n and share: give one of n, share and all"}
     assert wrong("review", all=True, n=1) == {"true": "review: n and all: give one of n, share and all"}
     assert wrong("review", labels=["a", "a", " "]) == {
-        '"a", " "]': "review: labels: 'a' is there twice",
+        '"a", " "]': "review: labels: 'a' is listed twice",
         '" "]': "review: labels: ' ' cannot be a label; give a word or a few",
     }
     [text] = wrong("review", fields=["qestion"]).values()

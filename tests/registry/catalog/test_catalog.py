@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 
 import duckdb
-import pyarrow as pa
 import pytest
 
 from registry import (
@@ -20,13 +19,12 @@ from registry import (
     QueryError,
     Record,
     Registry,
-    SideObject,
     StepRun,
     VersionRef,
 )
-from registry.catalog import side_schemas
 from registry.catalog.write_ahead import Intent
 from registry.records.schema import fields_of
+from tests.registry.edges import side_of_edges
 
 VIEWS = (
     "datasets",
@@ -52,11 +50,6 @@ def draft(
     """A version of words; `edges` gives each row's parent row in the first input, as digits."""
     stored = registry.store.put_table(Word.to_table([Word(word=word) for word in words]))
     data = DataObject(sha256=stored.sha256, rows=len(words), bytes=stored.bytes)
-    extra = []
-    if edges:
-        columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": [int(digit) for digit in edges]}
-        lineage = registry.store.put_table(pa.table(columns, schema=side_schemas.LINEAGE))
-        extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
     return Draft(
         name=name,
         kind="dataset",
@@ -71,7 +64,7 @@ def draft(
         key_object=data,
         inputs=tuple(inputs),
         data=(data,),
-        side=tuple(extra),
+        side=side_of_edges(registry, [int(digit) for digit in edges]),
         metrics=(Metric(metric="words", value=len(words)),),
     )
 

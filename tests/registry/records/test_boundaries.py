@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.records.boundaries import BOUNDS, Bounds, split, unsettled
+from registry.records.boundaries import BOUNDS, Bounds, changeable_objects, split
 from registry.records.row_hashes import hashed
 from tests.registry.records.test_record import Everything, everything
 
@@ -80,12 +80,12 @@ def test_objects_have_a_least_and_a_greatest_size_whatever_repeats(values: list[
 
 @settings(max_examples=200)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 300), added=st.integers(1, 200), kinds=st.integers(2, 1000))
-def test_rows_that_are_appended_change_the_unsettled_objects_only(seed: int, count: int, added: int, kinds: int) -> None:
+def test_rows_that_are_appended_change_only_the_last_objects(seed: int, count: int, added: int, kinds: int) -> None:
     draw = random.Random(seed)
     rows = [draw.randrange(kinds) for _ in range(count + added)]
     before = objects(rows[:count])
     sizes = [(len(each), table(list(each)).nbytes) for each in before]
-    again = unsettled(sizes[-1], sizes[-2], SMALL) if len(before) > 1 else 1
+    again = changeable_objects(sizes[-1], sizes[-2], SMALL) if len(before) > 1 else 1
     kept, rest = before[:-again], before[-again:]
     assert objects(rows) == [*kept, *objects([n for each in rest for n in each] + rows[count:])]
 

@@ -70,7 +70,7 @@ everything = st.builds(
 )
 
 
-@settings(max_examples=5)  # tests/registry/test_round_trip.py draws the types, too
+@settings(max_examples=5)  # tests/registry/records/test_round_trip.py draws the types, too
 @given(rows=st.lists(everything, max_size=5))
 def test_rows_survive_arrow_and_parquet(rows: list[Everything], tmp_path_factory: pytest.TempPathFactory) -> None:
     store = ObjectStore(tmp_path_factory.mktemp("objects"))

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry import DataObject, Draft, Manifest, Metric, ObjectStore, Record, Registry, SideObject, VersionRef
-from registry.catalog import side_schemas
+from registry import DataObject, Draft, Manifest, Metric, ObjectStore, Record, Registry, VersionRef
 from registry.catalog.write_ahead import Intent, IntentFile
 from registry.records.content import content_id
 from registry.records.schema import fields_of
 from registry.storage.checked_json import write_checked_json
 from registry.upkeep.fsck import Finding, fsck
 from registry.upkeep.row_proof import disproof
+from tests.registry.edges import side_of_edges
 from tests.registry.records.test_record import Everything, everything
 
 
@@ -39,11 +38,6 @@ def draft(
     table = Word.to_table([Word(text=text, tags=[text, "tag"]) for text in texts])
     rows = registry.store.put_table(table)
     key = registry.store.put_bytes(f"key of {name} {texts}".encode())
-    extra = []
-    if edges:
-        columns = {"child_row": range(len(edges)), "input": [0] * len(edges), "parent_row": edges}
-        lineage = registry.store.put_table(pa.table(columns, schema=side_schemas.LINEAGE))
-        extra.append(SideObject(kind="lineage", sha256=lineage.sha256, rows=len(edges), bytes=lineage.bytes))
     return Draft(
         name=name,
         kind="dataset",
@@ -58,7 +52,7 @@ def draft(
         key_object=DataObject(sha256=key.sha256, rows=0, bytes=key.bytes),
         inputs=tuple(inputs),
         data=(DataObject(sha256=rows.sha256, rows=len(texts), bytes=rows.bytes),),
-        side=tuple(extra),
+        side=side_of_edges(registry, edges),
         metrics=(Metric(metric="loss", value=math.nan), Metric(metric="loss", value=math.inf)),
     )
 

@@ -1,0 +1,1 @@
+"""What an operator declares: read from its signature, checked, and asked about its parameters."""

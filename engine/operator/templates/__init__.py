@@ -1,0 +1,1 @@
+"""Prompt templates: checked before anything runs, filled for each row."""

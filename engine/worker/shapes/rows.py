@@ -1,0 +1,162 @@
+"""Row operators: called for each row of a partition, with all rows concurrent on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import EngineError
+from engine.jobs.messages import Partition, Receipt, Usage
+from engine.llm.chat import CallLog, current_log
+from engine.llm.local.memory import is_out_of_memory
+from engine.llm.types.errors import ModelError, RequestError
+from engine.llm.types.row_context import refresh
+from engine.operator.context import Reject, Tally
+from engine.operator.types import place_in
+from engine.worker.models import usage
+from engine.worker.operation import Operation, Scope
+from engine.worker.row_results import OperatorError, RowResult, main_error
+from engine.worker.shapes.turns import in_turn
+from registry import Record
+from registry.storage.valid_text import repaired
+
+_LONGEST_REASON = 1000
+_CODE_ERRORS = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
+"""Exceptions that are caused by the operator's code, whatever a model answered."""
+
+
+class FailedRowsError(Exception):
+    """Rows failed the step. `cause` is the most informative error; `usage` sums the calls of all rows."""
+
+    def __init__(self, results: Sequence[RowResult]) -> None:
+        super().__init__("rows failed")
+        self.cause = main_error([result.error for result in results if result.error])
+        self.usage = _usage(results)
+
+
+async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Callable[[], None]) -> Receipt:
+    """Call a row operator for each row of a partition.
+
+    Args:
+        operation: the operator.
+        part: the rows.
+        scope: of the partition.
+        stop: called when a row fails the step, so that no more requests are sent.
+
+    Raises:
+        FailedRowsError: a row failed the step.
+    """
+    made: dict[int, RowResult] = {}
+    calls = _Calls(operation, {**operation.whole_inputs(), **operation.arguments}, part.first, scope, made, stop)
+    rows = enumerate(operation.rows(part))
+    if operation.job.models:
+        await asyncio.gather(*[calls.with_models(place, row) for place, row in rows])
+    else:
+        await in_turn(rows, calls.without_models)
+    results = [made[place] for place in range(part.rows)]
+    if any(result.error for result in results):
+        raise FailedRowsError(results)
+    for result in results:
+        if result.tally:
+            scope.tally.add(result.tally)
+    # In a thread, so that other rows' answers do not wait for the disk.
+    return await asyncio.to_thread(_written, operation, part, results)
+
+
+def _written(operation: Operation, part: Partition, results: Sequence[RowResult]) -> Receipt:
+    writer = operation.writer(part)
+    produced = writer.add_results(results)
+    rejected = sum(result.rejected is not None for result in results)
+    filtered = len(results) - produced - rejected
+    return writer.receipt(part, produced=produced, filtered=filtered, rejected=rejected, usage=_usage(results))
+
+
+def _usage(results: Sequence[RowResult]) -> Usage:
+    return usage(result.log for result in results if result.log and (result.log.calls or result.log.discarded))
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """Calls of the operator for the rows of a partition.
+
+    Attributes:
+        arguments: those that are the same for all rows.
+        first: the number of the first row, for messages.
+        results: gets the results, by place in the partition.
+    """
+
+    operation: Operation
+    arguments: dict[str, Any]
+    first: int
+    scope: Scope
+    results: dict[int, RowResult]
+    stop: Callable[[], None]
+
+    async def without_models(self, rows: Iterator[tuple[int, Record]]) -> None:
+        """Call it for rows, one after another."""
+        await self._call(rows, self._finish)
+
+    async def with_models(self, place: int, row: Record) -> None:
+        """Call it for a row that has a task of its own."""
+        result, log = await self._logged(place, row)
+        if self.operation.job.retry_rejects and result.rejected is not None and log.calls and not log.asked:
+            # The row was rejected again because of answers in the journal.
+            refresh.set(True)
+            result, again = await self._logged(place, row)
+            again.calls[:0] = log.calls
+        self._finish(place, result)
+
+    async def _logged(self, place: int, row: Record) -> tuple[RowResult, CallLog]:
+        log, results = CallLog(), list[RowResult]()
+        current_log.set(log)
+        await self._call([(place, row)], lambda _, result: results.append(result), log)
+        return results[0], log
+
+    async def _call(
+        self,
+        rows: Iterable[tuple[int, Record]],
+        finish: Callable[[int, RowResult], None],
+        log: CallLog | None = None,
+    ) -> None:
+        operation, function, stream = self.operation, self.operation.operator.function, self.operation.stream
+        arguments, context, checked = {**self.arguments}, self.operation.operator.context, self.operation.checked
+        for place, row in rows:
+            arguments[stream] = row
+            result = RowResult([], log)
+            if context:
+                result.tally, result.partial = Tally(), []
+                arguments[context] = operation.context(self.scope, operation.seed_of(row), result.tally, result.partial)
+            try:
+                async for item in function(**arguments):
+                    # Any of the calls so far may have contributed to the row, unless the operator names them.
+                    calls = tuple(log.calls) if log else ()
+                    result.emitted.append(checked(item, calls, row, self.first + place))
+            except Exception as error:
+                self._fail(self.first + place, result, error)
+            finish(place, result)
+
+    def _finish(self, place: int, result: RowResult) -> None:
+        if result.error:
+            self.stop()
+        self.results[place] = result
+        self.operation.heartbeat.row_done()
+
+    def _fail(self, number: int, result: RowResult, error: Exception) -> None:
+        """Note in the result what an error means for its row."""
+        name, where = self.operation.operator.name, self.operation.where(number)
+        if isinstance(error, Reject | RequestError):
+            # A row is rejected as a whole, with everything it yielded.
+            result.emitted, result.rejected = [], str(error)
+        elif isinstance(error, ModelError | OperatorError | EngineError):
+            result.error = error
+        elif result.log and result.log.calls and not isinstance(error, _CODE_ERRORS) and not is_out_of_memory(error):
+            # A model's answer may be the cause. It is in the journal, so an error would fail every later run as well.
+            self.operation.log.warning("operator %s failed on %s", name, where, exc_info=error)
+            reason = f"operator {name} raised {type(error).__name__}: {error}"
+            result.emitted, result.rejected = [], repaired(f"{reason[:_LONGEST_REASON]} (after a model's answer)")
+        else:
+            what = f"operator {name} raised {type(error).__name__} on {where}: {error}"
+            result.error = OperatorError(f"{place_in(self.operation.operator.function, error)}: {what}")
+            result.error.__cause__ = error

@@ -1,0 +1,1 @@
+"""Operators that draw rows by their content: samples, splits and mixtures."""

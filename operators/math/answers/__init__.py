@@ -1,0 +1,1 @@
+"""Reads answers to maths problems, and decides whether two of them are equal."""
