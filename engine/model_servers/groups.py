@@ -149,7 +149,7 @@ def loads_adapters(model: BoundModel) -> bool:
     return _SEVERAL_PROCESSES.isdisjoint(name.replace("_", "-") for name in serve.args)
 
 
-def rank_of(made: Model) -> int:
+def expected_rank(made: Model) -> int:
     """The rank of an adapter that a step is expected to make; 0 if its settings do not say it."""
     try:
         return int(json.loads(made.config)["lora"]["r"])

@@ -17,7 +17,7 @@ from engine.errors import StepError
 from engine.execution.executor import Executor, Server, WorkerRequest
 from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
-from engine.model_servers.groups import Group, loads_adapters, rank_of, share, will_share
+from engine.model_servers.groups import Group, expected_rank, loads_adapters, share, will_share
 from engine.pipeline.graph import BoundModel, Step
 from engine.pipeline.untrained_models import foretold
 from engine.serving.guarded_process import STOP_SECONDS
@@ -229,7 +229,11 @@ class Servers:
             return None
         later = self._later(models)
         names = {model.spec.model for model in models.values()} | later.keys()
-        return AdapterRoom(adapters=len(names), rank=max(map(rank_of, later.values()), default=0)) if len(names) > 1 else None
+        return (
+            AdapterRoom(adapters=len(names), rank=max(map(expected_rank, later.values()), default=0))
+            if len(names) > 1
+            else None
+        )
 
     def _later(self, models: Mapping[str, BoundModel]) -> dict[str, Model]:
         """The adapters that steps will train for other steps, and that the servers of some models can take in, by `model:`."""

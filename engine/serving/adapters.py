@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from engine.llm.weights import ModelWeights, materialise
-from engine.serving.command_line import Listen, rank_of
+from engine.serving.command_line import MIDDLEWARE, Listen, rank_of
 from engine.serving.health import ask, listed_models
 from engine.serving.launch import AdapterRoom, Served
 from engine.serving.vllm_path.engine_adapter_guard import HEADER, TOKEN
@@ -23,6 +23,7 @@ PERMISSION = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 """The environment variable with which vLLM loads adapters on request, from whoever asks."""
 
 _GUARD_FOLDER = Path(__file__).parent / "vllm_path"
+_LOAD = "/v1/load_lora_adapter"
 _MOST_BROKEN = 2
 _MOST_SHOWN = 300
 
@@ -44,6 +45,8 @@ class Adapters:
         self._store = store
         self._headers = {HEADER: secrets.token_urlsafe(32)}
         self._broken: Counter[str] = Counter()
+        self._broken_here: set[str] = set()
+        self._is_guarded = False
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """A server's environment with the permission, which is bound to a token that only its parent has."""
@@ -54,7 +57,9 @@ class Adapters:
 
     def room_for(self, models: Sequence[Served], room: AdapterRoom) -> AdapterRoom:
         """The room that a new server needs for some adapters and those still to come. Those that cannot be read are refused."""
-        self.loaded = ()  # a new server has none
+        # It is a new one.
+        self.loaded, self._is_guarded = (), False
+        self._broken_here.clear()
         ranks = [room.rank]
         for name, weights in _by_name(models).items():
             folder = self._folder(name, weights)
@@ -68,19 +73,30 @@ class Adapters:
     def load(self, models: Sequence[Served], listen: Listen, seconds: float) -> bool:
         """Load the adapters that the server lacks and has not refused; False if the connection broke.
 
-        Then the server may be dying, and the next call tries again, but only once: an adapter that ends its server must not end
-        it again and again.
+        Then the server may be dying. The next one is asked again, but no third: an adapter that ends its server must not end it
+        again and again.
 
         Args:
             seconds: after which a request counts as broken.
+
+        Raises:
+            EngineError: the server would load adapters for others, too.
         """
+        if not self._is_guarded:
+            try:
+                self._check_guard(listen, seconds)
+            except (OSError, http.client.HTTPException):
+                return False
+            self._is_guarded = True
         for name, weights in _by_name(models).items():
             if name in self.loaded or name in self.refused or (folder := self._folder(name, weights)) is None:
                 continue
             try:
                 why = self._ask(name, folder, listen, seconds)
             except (OSError, http.client.HTTPException) as error:
-                self._broken[name] += 1
+                # One that hangs is asked again itself; of one that is dying, a second failure says nothing new.
+                self._broken[name] += isinstance(error, TimeoutError) or name not in self._broken_here
+                self._broken_here.add(name)
                 if self._broken[name] < _MOST_BROKEN:
                     return False
                 why = f"twice, the server has not answered when it was to load it ({str(error) or type(error).__name__})"
@@ -90,11 +106,21 @@ class Adapters:
                 self.loaded = (*self.loaded, name)
         return True
 
+    def _check_guard(self, listen: Listen, seconds: float) -> None:
+        """Check that the server runs the middleware. Raises EngineError if it does not, or like `ask`."""
+        status, _ = ask(listen, _LOAD, {}, seconds=seconds)
+        if status != 403:
+            raise EngineError(
+                f"whoever reaches its port could load adapters into it: POST {_LOAD} without the engine's token was answered "
+                f"with {status} instead of 403, so it does not run the middleware that it was started with (--middleware "
+                f"{MIDDLEWARE}). Use a vLLM that does, with its frontend in Python"
+            )
+
     def _ask(self, name: str, folder: Path, listen: Listen, seconds: float) -> str:
         """Ask the server to load an adapter; returns why it refuses. Raises like `ask`."""
         document = {"lora_name": name, "lora_path": str(folder)}
-        status, body = ask(listen, "/v1/load_lora_adapter", document, headers=self._headers, seconds=seconds)
-        # It has it already if an earlier request was answered too late.
+        status, body = ask(listen, _LOAD, document, headers=self._headers, seconds=seconds)
+        # If an earlier request was answered too late, it refuses to load the adapter again.
         if status == 200 or name in listed_models(listen, self._headers):
             return ""
         return f"status {status}: {_message(body)}"
