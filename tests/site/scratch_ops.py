@@ -20,7 +20,6 @@ from engine.operator import (
     Counters,
     Grouped,
     InputTypes,
-    Message,
     Metric,
     Model,
     Output,
@@ -33,7 +32,7 @@ from engine.operator import (
     derived,
     operator,
 )
-from operators.records import SFTExample
+from operators.records import Message, SFTExample
 
 
 class Word(Record):
