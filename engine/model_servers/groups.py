@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.execution.executor import Server
 from engine.llm.types.model_spec import Address
+from engine.llm.types.serve_spec import ServeSpec
 from engine.pipeline.graph import BoundModel
 from engine.serving.launch import AdapterRoom, Launch, Served, Status
 from registry import Model
@@ -38,27 +39,27 @@ class Group:
     told: dict[str, tuple[Address, ...]] = field(default_factory=dict)
 
     @property
-    def launches(self) -> dict[int, Launch]:
-        """How its servers are started now, by number."""
+    def serve(self) -> ServeSpec:
+        """How they are served."""
         serve = next(iter(self.models.values())).spec.serve
         assert serve is not None
-        return {
-            number: Launch(
-                models=self._served,
-                serve=serve,
-                number=number,
-                log=self.log.with_name(f"{self.log.name}-{number}.log"),
-                room=self.room,
-            )
-            for number in range(1, serve.replicas + 1)
-        }
+        return serve
+
+    def launch(self, number: int) -> Launch:
+        """How one of its servers is started now."""
+        log = self.log.with_name(f"{self.log.name}-{number}.log")
+        return Launch(models=self._served, serve=self.serve, number=number, log=log, room=self.room)
+
+    @property
+    def launches(self) -> dict[int, Launch]:
+        """How its servers are started now, by number."""
+        return {number: self.launch(number) for number in range(1, self.serve.replicas + 1)}
 
     @property
     def title(self) -> str:
         """All its servers in messages."""
-        several = len(self.launches) > 1
         models = ", ".join(map(repr, self.models))
-        return f"the server{'s' if several else ''} of model{'' if len(self.models) == 1 else 's'} {models}"
+        return f"the server{'s' if self.serve.replicas > 1 else ''} of model{'' if len(self.models) == 1 else 's'} {models}"
 
     @property
     def gpus(self) -> float:
@@ -68,9 +69,7 @@ class Group:
     @property
     def holds_resources(self) -> bool:
         """Whether its servers have reserved anything that others could use instead."""
-        serve = next(iter(self.models.values())).spec.serve
-        assert serve is not None
-        return bool(self.gpus or serve.num_cpus or serve.memory)
+        return bool(self.gpus or self.serve.num_cpus or self.serve.memory)
 
     def addresses(self, model: str) -> tuple[Address, ...]:
         """Where the servers answer for one of its models now.
@@ -83,12 +82,9 @@ class Group:
         if len(having) < len(ready) and model not in self.told:
             return ()
         found = [status.address for status in having if status.address is not None]
-        # Full weights may be known by another name than the pipeline's; see known_as.
-        return (
-            tuple(found)
-            if model == next(iter(self.models)) and not self.room
-            else tuple(each._replace(model=name) for each in found)
-        )
+        if self.room is None and model == next(iter(self.models)):
+            return tuple(found)  # a server may know full weights by another name than the pipeline; see known_as
+        return tuple(each._replace(model=name) for each in found)
 
     def takes(self, model: BoundModel) -> bool:
         """Whether its servers, which run, can take in a model."""

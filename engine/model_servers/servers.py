@@ -268,7 +268,9 @@ class Servers:
 
     def _hear(self, group: Group, number: int, status: Status) -> None:
         before, group.heard[number] = group.heard.get(number, Status()), status
-        title = group.launches[number].title
+        if status == before and status.state != "lost":
+            return
+        title = group.launch(number).title
         if status.deaths > before.deaths:
             why = status.why.partition("\n")[0].partition(";")[0]
             self._say(f"{title} died ({why}) and is started again; its calls in flight are asked again")
@@ -279,7 +281,7 @@ class Servers:
             return
         if status.state == "ready" and before.state != "ready":
             assert status.address is not None
-            title = group.launches[number].title
+            title = group.launch(number).title
             self._say(f"{title} is ready after {status.seconds:.1f} s: {status.address.url}")
         if status.state == "lost":
             self._replace(group, number, status)
@@ -309,7 +311,7 @@ class Servers:
         if group.lost[number] >= _MOST_LOST:
             self._drop(group, number, f"its worker process died {group.lost[number] + 1} times: {status.why}")
             return
-        launch = group.launches[number]
+        launch = group.launch(number)
         group.servers[number].kill()
         try:
             started = self._executor.start_servers([launch], None)  # its steps have workers
@@ -324,7 +326,7 @@ class Servers:
 
     def _drop(self, group: Group, number: int, why: str) -> None:
         """Go on without a server, or fail the steps that need it if it was the last."""
-        failure = f"{group.launches[number].title} cannot be used: {why}"
+        failure = f"{group.launch(number).title} cannot be used: {why}"
         self._ending.append(server := group.servers.pop(number))
         server.stop()
         del group.heard[number]
