@@ -5,7 +5,6 @@ tests/e2e/test_vllm.py does the same with the real one."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,63 +12,19 @@ import pytest
 
 from engine.execution.in_process import InProcessServer
 from registry import Registry
-from tests.engine.run_pipelines import outcomes, run_text, texts, words
-from tests.vllm_stand_in import environment
+from tests.engine.model_servers.adapted import WORDS, made, noted, prepare, servers_of
+from tests.engine.run_pipelines import outcomes, run_text, texts
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
-WORDS = 20
+
+@pytest.fixture(autouse=True)
+def _prepared(workdir: Path) -> None:
+    prepare()
 
 
-@pytest.fixture
-def made(workdir: Path) -> Callable[..., dict[str, Any]]:
-    """Makes a pipeline: steps that make adapters, and steps that ask each of them, one after the other."""
-    (workdir / "base").mkdir()
-    (workdir / "base" / "config.json").write_text("{}")
-    (workdir / "notes").mkdir()
-    environment(workdir / "env")
-    words(*map(str, range(WORDS)))
-
-    def pipeline(asked: tuple[str, ...] = ("a", "b"), replicas: int = 1, **adapters: Any) -> dict[str, Any]:
-        serve = {"engine": "vllm", "python": "env", "env": {"STAND_IN": str(workdir / "notes")}, "replicas": replicas}
-        steps: dict[str, Any] = {}
-        before = "words"
-        for number, name in enumerate(asked):
-            if f"make_{name}" not in steps:
-                settings = {"base": str(workdir / "base"), "says": f"I am {name}", **adapters.get(name, {})}
-                steps[f"make_{name}"] = {"op": "adapter_of", "in": before, "with": settings}
-            ask = f"ask_{name}" if f"ask_{name}" not in steps else f"ask_{name}_{number}"
-            steps[ask] = {"op": "ask_once", "in": before, "models": {"teacher": name}}
-            before = ask
-        models = {
-            name: {"provider": "openai", "model": f"step:make_{name}", "serve": serve, "limits": {"concurrency": 4}}
-            for name in dict.fromkeys(asked)
-        }
-        return {
-            "name": "demo",
-            "models": models,
-            "datasets": {"words": {"type": "Word", "path": "words.jsonl"}},
-            "steps": steps,
-        }
-
-    return pipeline
-
-
-def noted(file: str) -> list[list[str]]:
-    """The words of each line."""
-    path = Path("notes") / file
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def servers_of(model: str) -> set[str]:
-    """The processes that have answered for a model."""
-    return {process for process, name, *_ in noted("calls") if name == f"step:make_{model}"}
-
-
-def test_an_adapter_that_is_made_later_is_served_by_the_process_that_runs(
-    registry: Registry, made: Callable[..., dict[str, Any]]
-) -> None:
-    document = made(("a", "b", "a"), b={"r": 20, "foretold": 20})
+def test_an_adapter_that_is_made_later_is_served_by_the_process_that_runs(registry: Registry) -> None:
+    document = made("a", "b", "a", b={"r": 20, "foretold": 20})
     result = run_text(json.dumps(document), registry)
     assert result.state == "succeeded", result.error
     [start] = noted("starts")
@@ -82,20 +37,20 @@ def test_an_adapter_that_is_made_later_is_served_by_the_process_that_runs(
     assert set(outcomes(run_text(json.dumps(document), registry)).values()) == {"hit"}
 
 
-def test_who_serves_an_adapter_changes_no_key(registry: Registry, made: Callable[..., dict[str, Any]]) -> None:
+def test_who_serves_an_adapter_changes_no_key(registry: Registry) -> None:
     """Here, each server has one adapter, because nothing says which adapters will come."""
-    document = made(a={"foretold": None}, b={"foretold": None})
+    document = made("a", "b", a={"foretold": None}, b={"foretold": None})
     assert run_text(json.dumps(document), registry).state == "succeeded"
     assert [("--lora-modules" in start, "--middleware" in start) for start in noted("starts")] == [(True, False)] * 2
     calls = len(noted("calls"))
-    together = run_text(json.dumps(made(replicas=2)), registry, force="ask_a ask_b")
+    together = run_text(json.dumps(made("a", "b", replicas=2)), registry, force="ask_a ask_b")
     assert outcomes(together) == {"make_a": "ran", "make_b": "ran", "ask_a": "ran", "ask_b": "ran"}
     assert len(noted("calls")) == calls, "all answers are in the journal"
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_server_that_is_killed_after_it_has_loaded_an_adapter_has_it_again(
-    registry: Registry, made: Callable[..., dict[str, Any]], replicas: int, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = InProcessServer.change
 
@@ -104,7 +59,7 @@ def test_a_server_that_is_killed_after_it_has_loaded_an_adapter_has_it_again(
         (Path("notes") / "die").touch()  # the server that gets the next call ends, and that call is for b
 
     monkeypatch.setattr(InProcessServer, "change", change_and_kill_later)
-    result = run_text(json.dumps(made(("a", "b", "a"), replicas=replicas)), registry)
+    result = run_text(json.dumps(made("a", "b", "a", replicas=replicas)), registry)
     assert result.state == "succeeded", result.error
     assert not (Path("notes") / "die").exists()
     assert len(noted("starts")) == replicas + 1
@@ -114,10 +69,8 @@ def test_a_server_that_is_killed_after_it_has_loaded_an_adapter_has_it_again(
     assert len(prompts) == len(set(map(tuple, prompts))) == 3 * WORDS
 
 
-def test_an_adapter_of_a_larger_rank_than_was_expected_gets_a_server_of_its_own(
-    registry: Registry, made: Callable[..., dict[str, Any]]
-) -> None:
-    result = run_text(json.dumps(made(b={"r": 64})), registry)
+def test_an_adapter_of_a_larger_rank_than_was_expected_gets_a_server_of_its_own(registry: Registry) -> None:
+    result = run_text(json.dumps(made("a", "b", b={"r": 64})), registry)
     assert result.state == "succeeded", result.error
     shared, own = noted("starts")
     assert own[own.index("--max-lora-rank") + 1] == "64"
@@ -125,16 +78,16 @@ def test_an_adapter_of_a_larger_rank_than_was_expected_gets_a_server_of_its_own(
     assert (servers_of("a"), servers_of("b")) == ({shared[0]}, {own[0]})
 
 
-def test_a_broken_adapter_fails_only_its_own_steps(registry: Registry, made: Callable[..., dict[str, Any]]) -> None:
+def test_a_broken_adapter_fails_only_its_own_steps(registry: Registry) -> None:
     """All three are known when the servers start."""
-    document = made(("a", "b", "c"), b={"r": "none"})
+    document = made("a", "b", "c", b={"r": "none"})
     for name in list(document["steps"]):
         if name.startswith("ask"):
             del document["steps"][name]
     for step in document["steps"].values():
         step["in"] = "words"
     assert run_text(json.dumps(document), registry).state == "succeeded"
-    document = made(("a", "c", "b"))
+    document = made("a", "c", "b")
     for name in "abc":
         document["models"][name]["model"] = f"registry:demo/make_{name}@1"
         del document["steps"][f"make_{name}"]
@@ -144,10 +97,8 @@ def test_a_broken_adapter_fails_only_its_own_steps(registry: Registry, made: Cal
     assert len({process for process, *_ in noted("calls")}) == 1
 
 
-def test_an_adapter_that_ends_its_server_does_so_twice_and_no_more(
-    registry: Registry, made: Callable[..., dict[str, Any]]
-) -> None:
-    result = run_text(json.dumps(made(("a", "b"), b={"deadly": True})), registry)
+def test_an_adapter_that_ends_its_server_does_so_twice_and_no_more(registry: Registry) -> None:
+    result = run_text(json.dumps(made("a", "b", b={"deadly": True})), registry)
     assert outcomes(result) == {"make_a": "ran", "ask_a": "ran", "make_b": "ran", "ask_b": "failed"}
     shared = [start for start in noted("starts") if "--middleware" in start]
     assert len(shared) == 3
