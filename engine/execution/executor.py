@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.types.model_spec import Address
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import Launch, Served, Status
 from engine.spec.pipeline_spec import Resources
 
 Kind = Literal["server", "local", "compute", "whole"]
@@ -47,6 +47,9 @@ class Server(Protocol):
 
     def look(self) -> Status:
         """How it is."""
+
+    def change(self, models: tuple[Served, ...]) -> None:
+        """Tell it to serve these adapters from now on, if it has room for adapters; see Launch."""
 
     def stop(self) -> None:
         """Begin to end it."""

@@ -12,7 +12,7 @@ from engine.execution.executor import Result, Server, WorkerRequest
 from engine.jobs.messages import Job, Partition
 from engine.llm.types.model_spec import Address
 from engine.own_loop import LoopThread
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import Launch, Served, Status
 from engine.serving.replica import Replica
 from engine.spec.pipeline_spec import Resources
 from engine.worker.host import Host
@@ -31,6 +31,10 @@ class InProcessServer:
     def look(self) -> Status:
         """How it is."""
         return self._replica.status
+
+    def change(self, models: tuple[Served, ...]) -> None:
+        """Tell it."""
+        self._replica.change(models)
 
     def stop(self) -> None:
         """Begin to end it."""

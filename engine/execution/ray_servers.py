@@ -11,7 +11,7 @@ from typing import Any
 from engine.execution.capacity import Amount
 from engine.execution.ray_actors import actor_class, kill
 from engine.execution.ray_environment import Home
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import Launch, Served, Status
 from engine.spec.pipeline_spec import Resources
 
 _LOOK_SECONDS = 0.25
@@ -46,6 +46,10 @@ class RayReplica:
     def look(self) -> str:
         """Its Status as JSON."""
         return self._replica.status.model_dump_json()
+
+    def change(self, models: list[str]) -> None:
+        """See Replica.change; each of them is a Served as JSON."""
+        self._replica.change(tuple(map(Served.model_validate_json, models)))
 
     def stop(self) -> None:
         """See Replica.stop."""
@@ -98,6 +102,11 @@ class RayServer:
                 lines = str(error).strip().splitlines()
                 self._status = Status(state="lost", why=lines[-1] if lines else type(error).__name__)
         return self._status
+
+    def change(self, models: tuple[Served, ...]) -> None:
+        """See Server. One that is lost is started again with them."""
+        if self._stopping is None and not self._is_gone:
+            self._actor.change.remote([each.model_dump_json() for each in models])
 
     def stop(self) -> None:
         """See Server."""

@@ -36,7 +36,7 @@ def check_room(capacity: Capacity, servers: Sequence[Launch], request: WorkerReq
         return
     models: dict[str, list[Resources]] = {}
     for each in servers:
-        models.setdefault(each.model, []).append(resources[each.title])
+        models.setdefault(each.models[0].model, []).append(resources[each.title])
     asked = ", ".join(f"model {name!r}: {len(each)} x {Amount.of(each[0])}" for name, each in models.items())
     raise StepError(
         f"the servers of its models ({asked}) and a worker ({Amount.of(worker)}) do not fit "

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from engine.errors import EngineError
 from engine.llm.types.model_spec import Address
 from engine.pipeline.graph import BoundModel
-from engine.serving.launch import Launch
+from engine.serving.launch import Launch, Served
 from engine.serving.replica import Replica
 from registry import Registry
 
@@ -28,10 +28,8 @@ def server_here(name: str, model: BoundModel, registry: Registry) -> Iterator[Ad
     if model.made_by is not None and weights is None:
         raise EngineError(f"model {name!r} is trained by step {model.made_by.name!r}; its server starts when that step has run")
     launch = Launch(
-        model=name,
-        name=model.spec.model,
+        models=(Served(model=name, name=model.spec.model, weights=weights),),
         serve=serve.model_copy(update={"replicas": 1}),
-        weights=weights,
         number=1,
         log=registry.root.absolute() / "runs" / f"probe.{name}-1.log",
     ).unreserved()

@@ -1,60 +1,34 @@
 """The servers that a run starts for its models: which steps need them, when they start, and when they stop.
 
 Adapters on the same base model with the same settings share their servers, where the engine is vLLM; so do models with the same
-full weights. Those whose weights are known when the servers start are served from then on.
+full weights. An adapter that a step trains later is taken in by the servers that run. If they refuse it, it gets its own.
 
 Servers start when the first step that needs them has work, all servers of a step's models together. They stop when no later
-step needs them, when others need their room while none of their own steps has work, and when the run ends.
+step needs them, when others need what they hold while none of their own steps has work, and when the run ends.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import StepError
 from engine.execution.executor import Executor, Server, WorkerRequest
 from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
+from engine.model_servers.groups import Group, expected_rank, loads_adapters, share, will_share
 from engine.pipeline.graph import BoundModel, Step
+from engine.pipeline.untrained_models import foretold
 from engine.serving.guarded_process import STOP_SECONDS
-from engine.serving.launch import Beside, Launch, Status
+from engine.serving.launch import AdapterRoom, Status
+from registry import Model
 
 _ASKED_SECONDS = 5.0
 """A step that has asked for its servers within this time has work for them, even if nothing of it is running yet."""
 
 _MOST_LOST = 3
 _WAIT_SECONDS = 0.05
-
-
-@dataclass(eq=False)
-class _Group:
-    """Models that are served together: their servers by number, and what was last heard of them.
-
-    Attributes:
-        lead: the first of the models, by its name in the pipeline.
-        beside: what requests call each of the others, by its name in the pipeline.
-    """
-
-    lead: str
-    beside: dict[str, str]
-    launches: dict[int, Launch]
-    servers: dict[int, Server]
-    heard: dict[int, Status] = field(default_factory=dict)
-    lost: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The pipeline's names of its models."""
-        return (self.lead, *self.beside)
-
-    def addresses(self, model: str) -> tuple[Address, ...]:
-        """Where the servers answer for one of its models now."""
-        found = [status.address for _, status in sorted(self.heard.items()) if status.address is not None]
-        return tuple(each._replace(model=self.beside.get(model, each.model)) for each in found)
 
 
 class Servers:
@@ -77,7 +51,10 @@ class Servers:
         self._run_id = run_id
         self._say = say
         self._left: dict[str, Step] = {}
-        self._models: dict[str, _Group] = {}
+        self._steps: tuple[Step, ...] = ()
+        self._foretold: dict[str, Model] | None = None
+        self._models: dict[str, Group] = {}
+        self._alone: set[str] = set()
         self._ending: list[Server] = []
         self._failed: dict[str, str] = {}
         self._asked: dict[str, float] = {}
@@ -86,7 +63,8 @@ class Servers:
         self._checked = False
 
     def expect(self, steps: Sequence[Step]) -> None:
-        """These steps are to run, as far as they do not hit."""
+        """These steps are to run, as far as they do not hit; they are in an executable order."""
+        self._steps, self._foretold = tuple(steps), None
         self._left = {step.name: step for step in steps}
 
     def check(self, step: Step) -> None:
@@ -114,7 +92,9 @@ class Servers:
         if not self._checked:
             self._check_room()
         self._left[step.name] = step  # by now it has the weights of models that steps have trained
-        missing = {name: model for name, model in served.items() if name not in self._models}
+        missing = {
+            name: model for name, model in served.items() if name not in self._models and not self._join(name, model, step)
+        }
         if missing and (self._training or not self._start(missing, step, request)):
             return False
         return all(self._models[name].addresses(name) for name in served)
@@ -128,12 +108,11 @@ class Servers:
         self._running = running
         self._ending = [server for server in self._ending if not server.has_stopped()]
         for group in self._groups:
-            before = group.addresses(group.lead)
+            models = set(group.models)
             for number, server in list(group.servers.items()):
-                self._hear(group, number, server.look())
-            if group.addresses(group.lead) != before:
-                for model in group.models:
-                    self._executor.serve(model, group.addresses(model))
+                if group.models:
+                    self._hear(group, number, server.look())
+            self._tell(group, models)
         if self._models and self._executor.lacks_room:
             self.make_room("")
 
@@ -144,9 +123,9 @@ class Servers:
         return {name: addresses[0] for name, addresses in found.items() if addresses}
 
     def make_room(self, step: str) -> None:
-        """A step needs room: stop the servers for which no other step has work."""
+        """A step needs room: stop the servers that hold some, and for which no other step has work."""
         for group in self._groups:
-            if not any(self._is_busy(model, step) for model in group.models):
+            if group.holds_resources and not self._is_busy(group, step):
                 self._stop(group)
 
     def done(self, step: str) -> None:
@@ -156,7 +135,7 @@ class Servers:
         self._training.discard(step)
         needed = {name for each in self._left.values() for name in _served(each)}
         for group in self._groups:
-            if needed.isdisjoint(group.models):
+            if needed.isdisjoint(group.models) and not (group.room and self._later(group.models)):
                 self._stop(group)
 
     def close(self) -> None:
@@ -179,22 +158,24 @@ class Servers:
         return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
 
     @property
-    def _groups(self) -> list[_Group]:
+    def _groups(self) -> list[Group]:
         return list(dict.fromkeys(self._models.values()))
 
     @property
     def _all(self) -> list[Server]:
         return [*(server for group in self._groups for server in group.servers.values()), *self._ending]
 
-    def _is_busy(self, model: str, beside: str) -> bool:
-        """Whether a step has work for a model's servers; the step `beside` counts if it uses the model."""
+    def _is_busy(self, group: Group, beside: str) -> bool:
+        """Whether a step has work for a group's servers; the step `beside` counts if it uses one of its models."""
         recently = time.monotonic() - _ASKED_SECONDS
-        users = [step.name for step in self._left.values() if model in _served(step)]
+        users = [step.name for step in self._left.values() if not group.models.keys().isdisjoint(_served(step))]
         return any(name == beside or name in self._running or self._asked.get(name, 0.0) > recently for name in users)
 
     def _clear_gpus(self, step: Step) -> bool:
         """Whether no server has a GPU. A training that reserves none uses what it finds, so it waits until all are free."""
-        self.make_room(step.name)
+        for group in self._groups:
+            if group.gpus and not self._is_busy(group, step.name):
+                self._stop(group)
         if any(server.gpus for server in self._all):
             return False
         self._training.add(step.name)
@@ -204,7 +185,7 @@ class Servers:
         """Check, before anything is started, that each step of the run and its servers fit on the cluster."""
         for step in self._left.values():
             if served := _served(step):
-                launches = [each for group in self._grouped(served) for each in self._launches(group).values()]
+                launches = [each for group in self._grouped(served) for each in group.launches.values()]
                 try:
                     self._executor.check_room(launches, request_of(step))
                 except StepError as error:
@@ -213,75 +194,127 @@ class Servers:
 
     def _start(self, models: Mapping[str, BoundModel], step: Step, request: WorkerRequest) -> bool:
         """Start the servers of some models, all or none; False while others use what they need."""
-        grouped = self._grouped(models)
-        launches = [self._launches(group) for group in grouped]
-        started = self._executor.start_servers([each for all_of in launches for each in all_of.values()], request)
+        groups = self._grouped(models)
+        started = self._executor.start_servers([each for group in groups for each in group.launches.values()], request)
         if started is None:
             self.make_room(step.name)
             return False
         servers = iter(started)
-        for together, all_of in zip(grouped, launches, strict=True):
-            lead, *others = together
-            beside = {name: together[name].spec.model for name in others}
-            group = _Group(lead, beside, all_of, {number: next(servers) for number in all_of})
+        for group in groups:
+            group.servers = {number: next(servers) for number in group.launches}
             self._models |= dict.fromkeys(group.models, group)
-            for each in all_of.values():
+            for each in group.launches.values():
                 self._say(f"{step.name}: starting {each.title} ({each.serve.what}); its log is {each.log}")
         return True
 
-    def _grouped(self, models: Mapping[str, BoundModel]) -> list[dict[str, BoundModel]]:
+    def _grouped(self, models: Mapping[str, BoundModel]) -> list[Group]:
         """Some models, each with all others of the run that its servers can serve as well."""
         others = {name: model for step in self._left.values() for name, model in _served(step).items()}
-        groups: list[dict[str, BoundModel]] = []
+        groups: list[Group] = []
         for name, model in models.items():
-            if not any(name in group for group in groups):
-                together = {name: model}
-                for other, each in others.items():
-                    if other not in self._models and all(_share(member, each) for member in together.values()):
-                        together.setdefault(other, each)
-                groups.append(together)
+            if any(name in group.models for group in groups):
+                continue
+            together = {name: model}
+            for other, each in others.items():
+                taken = other in self._models or not self._alone.isdisjoint({name, other})
+                if not taken and all(share(member, each) for member in together.values()):
+                    together.setdefault(other, each)
+            log = self._folder.absolute() / f"{self._run_id}.{name}"
+            groups.append(Group(together, None if name in self._alone else self._room_for(together), log))
         return groups
 
-    def _launches(self, models: Mapping[str, BoundModel]) -> dict[int, Launch]:
-        (name, model), *others = models.items()
-        serve = model.spec.serve
-        assert serve is not None
-        beside = [Beside(model=other, name=each.spec.model, weights=each.weights) for other, each in others if each.weights]
-        return {
-            number: Launch(
-                model=name,
-                name=model.spec.model,
-                serve=serve,
-                weights=model.weights,
-                number=number,
-                log=self._folder.absolute() / f"{self._run_id}.{name}-{number}.log",
-                beside=tuple(beside),
-            )
-            for number in range(1, serve.replicas + 1)
-        }
+    def _room_for(self, models: Mapping[str, BoundModel]) -> AdapterRoom | None:
+        """Room for several adapters, so that a broken one does not keep the others from being served, and for later ones."""
+        if not all(map(loads_adapters, models.values())):
+            return None
+        later = self._later(models)
+        names = {model.spec.model for model in models.values()} | later.keys()
+        return (
+            AdapterRoom(adapters=len(names), rank=max(map(expected_rank, later.values()), default=0))
+            if len(names) > 1
+            else None
+        )
 
-    def _hear(self, group: _Group, number: int, status: Status) -> None:
+    def _later(self, models: Mapping[str, BoundModel]) -> dict[str, Model]:
+        """The adapters that steps will train for other steps, and that the servers of some models can take in, by `model:`."""
+        if self._foretold is None:
+            self._foretold = foretold(self._steps)
+        one, found = next(iter(models.values())), {}
+        for name, model in ((name, model) for step in self._left.values() for name, model in _served(step).items()):
+            if name not in self._models and name not in self._alone and model.weights is None and model.made_by is not None:
+                made = self._foretold.get(model.made_by.name)
+                if made is not None and will_share(one, model, made):
+                    found[model.spec.model] = made
+        return found
+
+    def _join(self, name: str, model: BoundModel, step: Step) -> bool:
+        """Let servers that run take in a model; False if none can."""
+        for group in self._groups:
+            if name not in self._alone and group.takes(model):
+                self._say(f"{step.name}: model {name!r} is loaded into {group.title}")
+                group.add(name, model)
+                self._models[name] = group
+                self._tell(group, {name})
+                return True
+        return False
+
+    def _tell(self, group: Group, models: set[str]) -> None:
+        """Tell the workers what has changed for some models that a group has, or had until now."""
+        for model in models:
+            now = group.addresses(model) if model in group.models else ()
+            if now != group.told.get(model, ()):
+                group.told[model] = now
+                self._executor.serve(model, now)
+
+    def _hear(self, group: Group, number: int, status: Status) -> None:
         before, group.heard[number] = group.heard.get(number, Status()), status
-        title = group.launches[number].title
+        if status == before and status.state != "lost":
+            return
+        title = group.launch(number).title
         if status.deaths > before.deaths:
             why = status.why.partition("\n")[0].partition(";")[0]
             self._say(f"{title} died ({why}) and is started again; its calls in flight are asked again")
+        for name, why in status.refused.items():
+            for model in [model for model, bound in group.models.items() if bound.spec.model == name]:
+                self._refuse(group, model, f"{title} has not loaded model {model!r}: {why}", is_new=name not in before.refused)
+        if not group.models:
+            return
         if status.state == "ready" and before.state != "ready":
             assert status.address is not None
+            title = group.launch(number).title
             self._say(f"{title} is ready after {status.seconds:.1f} s: {status.address.url}")
         if status.state == "lost":
             self._replace(group, number, status)
         if status.state == "failed":
             self._drop(group, number, status.why)
 
-    def _replace(self, group: _Group, number: int, status: Status) -> None:
+    def _refuse(self, group: Group, model: str, failure: str, *, is_new: bool) -> None:
+        """Serve an adapter elsewhere that a server of its group refuses; or without that server, if steps already use it."""
+        name = group.models[model].spec.model
+        if model in group.told:
+            if is_new:
+                self._say(failure)
+            if not all(name in status.refused for status in group.heard.values()):
+                return
+            self._failed[model] = failure
+            self._executor.serve(model, ())
+        else:
+            self._say(f"{failure}; it gets servers of its own")
+            self._alone.add(model)
+        del self._models[model]
+        group.remove(model)
+        if not group.models:
+            self._end(group)
+
+    def _replace(self, group: Group, number: int, status: Status) -> None:
         """Start a server again whose process on the node, or whose node, has died."""
         if group.lost[number] >= _MOST_LOST:
             self._drop(group, number, f"its worker process died {group.lost[number] + 1} times: {status.why}")
             return
+        launch = group.launch(number)
         group.servers[number].kill()
         try:
-            started = self._executor.start_servers([group.launches[number]], None)  # its steps have workers
+            started = self._executor.start_servers([launch], None)  # its steps have workers
         except StepError as error:  # the node that is gone was the only one with room
             self._drop(group, number, str(error))
             return
@@ -289,11 +322,11 @@ class Servers:
             [group.servers[number]] = started
             group.lost[number] += 1
             group.heard[number] = Status(deaths=status.deaths)
-            self._say(f"{group.launches[number].title} was lost with its worker process or node, and is started again")
+            self._say(f"{launch.title} was lost with its worker process or node, and is started again")
 
-    def _drop(self, group: _Group, number: int, why: str) -> None:
+    def _drop(self, group: Group, number: int, why: str) -> None:
         """Go on without a server, or fail the steps that need it if it was the last."""
-        failure = f"{group.launches[number].title} cannot be used: {why}"
+        failure = f"{group.launch(number).title} cannot be used: {why}"
         self._ending.append(server := group.servers.pop(number))
         server.stop()
         del group.heard[number]
@@ -304,29 +337,17 @@ class Servers:
                 self._failed[model] = failure
                 del self._models[model]
 
-    def _stop(self, group: _Group) -> None:
-        is_known = bool(group.addresses(group.lead))
+    def _stop(self, group: Group) -> None:
+        for model in group.models:
+            del self._models[model]
+            if group.told.get(model):
+                self._executor.serve(model, ())
+        self._end(group)
+
+    def _end(self, group: Group) -> None:
         for server in group.servers.values():
             server.stop()
             self._ending.append(server)
-        for model in group.models:
-            del self._models[model]
-            if is_known:
-                self._executor.serve(model, ())
-
-
-def _share(one: BoundModel, other: BoundModel) -> bool:
-    """Whether a server of one model can serve the other as well."""
-    if one.spec.serve != other.spec.serve or one.spec.serve is None or one.spec.serve.engine != "vllm":
-        return False
-    if one.weights is None or other.weights is None:
-        return False
-    if one.spec.model == other.spec.model:  # requests could not tell two apart
-        return one.weights.identity == other.weights.identity
-    if one.weights.base is None or other.weights.base is None:
-        # Not an adapter and its base: vLLM 0.32 on CPUs answers requests to the base with the last adapter.
-        return one.weights.identity == other.weights.identity
-    return one.weights.base.identity == other.weights.base.identity
 
 
 def _served(step: Step) -> dict[str, BoundModel]:

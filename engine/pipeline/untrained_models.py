@@ -1,4 +1,4 @@
-"""Checks whether models that are not trained yet will fit the steps that use them, before any of them is paid for."""
+"""What is known about models before the steps that train them have run, and whether they will fit the steps that use them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,33 @@ def unusable_models(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
     Args:
         steps: in an executable order.
     """
+    for step, found in _expected(steps):
+        if isinstance(found, str):
+            yield step.name, f"{step.operator.name}: {found}"
+
+
+def foretold(steps: Iterable[Step]) -> dict[str, Model]:
+    """The models that steps will train, by step, as far as they are known.
+
+    Args:
+        steps: in an executable order.
+    """
+    return {step.name: found for step, found in _expected(steps) if isinstance(found, Model)}
+
+
+def _expected(steps: Iterable[Step]) -> Iterator[tuple[Step, Model | str | None]]:
+    """Steps, each with the model that it will make, if any, or why it cannot use one that it will get."""
     made: dict[str, Model] = {}
     for step in steps:
         known = {role: model for role, bound in step.models.items() if (model := _known(bound, made))}
         try:
             model = step.operator.expected_model(step.params, known)
         except (ValueError, DeclarationError) as error:
-            yield step.name, f"{step.operator.name}: {error}"
+            yield step, str(error)
             continue
         if model is not None:
             made[step.name] = model
+        yield step, model
 
 
 def _known(bound: BoundModel, made: dict[str, Model]) -> Model | None:

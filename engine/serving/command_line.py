@@ -13,9 +13,12 @@ from typing import NamedTuple
 from engine.errors import EngineError
 from engine.llm.types.serve_spec import PLACEHOLDERS, ServeSpec, words_of
 from engine.llm.weights import LocalWeights
+from engine.serving.launch import AdapterRoom
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts for max-lora-rank."""
+_MOST_AT_ONCE = 8
+"""Adapters in one batch: each has a place in the memory of the GPU, used or not. vLLM changes their places as requests come."""
 
 
 class Listen(NamedTuple):
@@ -32,12 +35,20 @@ class Command(NamedTuple):
     names: tuple[str, ...]
 
 
+MIDDLEWARE = "engine_adapter_guard.OnlyTheEngine"
+"""In engine/serving/vllm_path, which is on the server's PYTHONPATH."""
+
 Named = tuple[str, LocalWeights]
 """The pipeline's name of weights, and where they are."""
 
 
 def command_line(
-    serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen, beside: Sequence[Named] = ()
+    serve: ServeSpec,
+    name: str,
+    weights: LocalWeights | None,
+    listen: Listen,
+    beside: Sequence[Named] = (),
+    room: AdapterRoom | None = None,
 ) -> Command:
     """The command for a server of a model on this machine.
 
@@ -45,6 +56,7 @@ def command_line(
         name: the pipeline's name of the weights.
         weights: where they are; None if the command knows them itself.
         beside: the other models that it serves (vLLM only): further adapters on the same base, or the same weights.
+        room: for adapters on the weights, which it takes in while it runs (vLLM only); see engine.serving.adapters.
 
     Raises:
         EngineError: the program is not on this machine, or the server cannot use the weights.
@@ -56,7 +68,7 @@ def command_line(
     if weights.adapter is not None and serve.engine != "vllm":
         raise EngineError(f"{serve.what} cannot serve {name}, because it is an adapter; serve it with engine: vllm")
     if serve.engine == "vllm":
-        return _vllm(serve, [(name, weights), *beside], listen)
+        return _vllm(serve, [(name, weights), *beside], listen, room)
     return _ENGINES[serve.engine](serve, name, weights, listen)
 
 
@@ -71,19 +83,35 @@ def _own(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: List
     return Command((_program(words[0]), *words[1:]), tuple(dict.fromkeys((name, place))))
 
 
-def _vllm(serve: ServeSpec, models: Sequence[Named], listen: Listen) -> Command:
+def _vllm(serve: ServeSpec, models: Sequence[Named], listen: Listen, room: AdapterRoom | None) -> Command:
     """Full weights have the names of all models that use them; each adapter has a name of its own."""
     base = models[0][1]
     adapters = {name: weights.adapter for name, weights in models if weights.adapter is not None}
     own = dict.fromkeys(name for name, weights in models if weights.adapter is None)
     words = [_script(serve, "vllm"), "serve", str(base.folder), "--served-model-name", *(own or [base.name])]
-    if adapters:
-        rank = max(map(_rank, adapters.values()))
-        words += ["--enable-lora", "--max-lora-rank", str(next((each for each in _LORA_RANKS if each >= rank), rank))]
-        if len(adapters) > 1:  # so that one batch has requests for all of them
-            words += ["--max-loras", str(len(adapters))]
-        words += ["--lora-modules", *(json.dumps({"name": name, "path": str(place)}) for name, place in adapters.items())]
+    if room is not None:
+        words += ["--enable-lora", *_room_options(serve, room), "--middleware", MIDDLEWARE]
+    elif adapters:
+        room = AdapterRoom(adapters=len(adapters), rank=max(map(rank_of, adapters.values())))
+        words += ["--enable-lora", *_room_options(serve, room), "--lora-modules"]
+        words += [json.dumps({"name": name, "path": str(place)}) for name, place in adapters.items()]
     return Command((*words, *_listen(listen), *_options(serve)), (models[0][0],))
+
+
+def _room_options(serve: ServeSpec, room: AdapterRoom) -> list[str]:
+    """One batch has requests for several adapters, and none is read from the disk again, unless the pipeline says otherwise."""
+    words = ["--max-lora-rank", str(next((each for each in _LORA_RANKS if each >= room.rank), room.rank))]
+    at_once, kept = _number(serve, "max-loras"), _number(serve, "max-cpu-loras")
+    if at_once is None:
+        at_once = max(1, min(room.adapters, kept or _MOST_AT_ONCE, _MOST_AT_ONCE))
+        words += ["--max-loras", str(at_once)] if at_once > 1 else []
+    return [*words, "--max-cpu-loras", str(room.adapters)] if kept is None and room.adapters > at_once else words
+
+
+def _number(serve: ServeSpec, option: str) -> int | None:
+    """What the pipeline says for an option of the server; None if it says nothing that is a number."""
+    given = {name.replace("_", "-"): str(value) for name, value in serve.args.items()}.get(option, "")
+    return int(given) if given.isdecimal() else None
 
 
 def _llama_cpp(serve: ServeSpec, name: str, weights: LocalWeights, listen: Listen) -> Command:
@@ -156,7 +184,8 @@ def _filled(word: str, meant: Mapping[str, str]) -> str:
     return word
 
 
-def _rank(adapter: Path) -> int:
+def rank_of(adapter: Path) -> int:
+    """The rank of an adapter; raises EngineError if its folder does not say it."""
     try:
         return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, LookupError, TypeError) as error:

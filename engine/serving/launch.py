@@ -12,42 +12,56 @@ from engine.llm.types.serve_spec import ServeSpec
 from engine.llm.weights import ModelWeights
 
 
-class Beside(BaseModel):
-    """A further model on a server: the same weights under another name, or an adapter on them.
+class Served(BaseModel):
+    """A model that a server answers for.
 
     Args:
-        model, name, weights: see Launch.
+        model: the pipeline's name of the model.
+        name: what its requests call it, if the server lets us choose: the pipeline's name of the weights.
+        weights: None if only the server's command knows them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     name: str
-    weights: ModelWeights
+    weights: ModelWeights | None
+
+
+class AdapterRoom(BaseModel):
+    """What a server keeps room for, so that it can take in adapters while it runs.
+
+    Args:
+        adapters: how many there will be.
+        rank: the largest rank of those that are not trained yet, as far as it is known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    adapters: int
+    rank: int = 0
 
 
 class Launch(BaseModel):
     """A server to run.
 
     Args:
-        model: the pipeline's name of the model.
-        beside: the other models that it serves.
-        name: what its requests call it, if the server lets us choose: the pipeline's name of the weights.
+        models: what it serves: one model, the same weights under several names, or adapters on one base model.
         number: of the server among the replicas, from 1.
         log: the file for what it prints.
         gpus: how many it has.
+        room: for adapters. It is then started without any, and takes in each of its models, now and later. None: it is started
+            with its models, and takes in no other.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    model: str
-    name: str
+    models: tuple[Served, ...]
     serve: ServeSpec
-    weights: ModelWeights | None
     number: int
     log: Path
     gpus: float = 0.0
-    beside: tuple[Beside, ...] = ()
+    room: AdapterRoom | None = None
 
     def unreserved(self) -> Launch:
         """The same server where nothing reserves GPUs: it sees those there are."""
@@ -57,8 +71,8 @@ class Launch(BaseModel):
     def title(self) -> str:
         """The server in messages."""
         which = f"server {self.number} of {self.serve.replicas}" if self.serve.replicas > 1 else "the server"
-        models = [self.model, *(each.model for each in self.beside)]
-        return f"{which} of model{'' if len(models) == 1 else 's'} {', '.join(map(repr, models))}"
+        models = [repr(each.model) for each in self.models]
+        return f"{which} of model{'' if len(models) == 1 else 's'} {', '.join(models)}"
 
 
 class Status(BaseModel):
@@ -71,6 +85,8 @@ class Status(BaseModel):
         deaths: how often it has died after it was ready.
         why: what ended it last, for the user.
         seconds: how long the last start took.
+        loaded: the adapters that it has taken in, by the names that requests call them.
+        refused: those that it has not, and why.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,3 +96,5 @@ class Status(BaseModel):
     deaths: int = 0
     why: str = ""
     seconds: float = 0.0
+    loaded: tuple[str, ...] = ()
+    refused: dict[str, str] = {}

@@ -10,15 +10,15 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Sequence
 
 from engine.errors import EngineError
 from engine.llm.types.model_spec import Address
-from engine.llm.weights import LocalWeights, local_weights
-from engine.serving.command_line import Command, Listen, Named, command_line
+from engine.llm.weights import LocalWeights, local_weights, materialise
+from engine.serving.adapters import PERMISSION, Adapters
+from engine.serving.command_line import Command, Listen, command_line
 from engine.serving.guarded_process import GuardedProcess, last_lines
 from engine.serving.health import free_port, is_free, is_ready, known_as, url_of
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import Launch, Served, Status
 from registry.storage.objects import ObjectStore
 
 MOST_DEATHS = 5
@@ -30,8 +30,8 @@ _HEALTH_SECONDS = 10.0
 """How often a server that is ready is asked whether it still is; oftener, if it may not be silent for long."""
 _MOST_PORTS = 3
 _PORT_TAKEN = re.compile(r"address already in use|address in use|errno 98|EADDRINUSE", re.IGNORECASE)
-_NOT_INHERITED = re.compile(r"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$")
-"""Of the worker's environment: what would change another Python environment."""
+_NOT_INHERITED = re.compile(rf"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$|{PERMISSION}$")
+"""Of the worker's environment: what would change another Python environment, or open the server to others."""
 
 
 class Replica:
@@ -45,11 +45,14 @@ class Replica:
 
     def __init__(self, launch: Launch, host: str, store: ObjectStore) -> None:
         self._launch = launch
+        self._models = launch.models
         self._host = host
         self._store = store
+        self._adapters = Adapters(store)
         self._status = Status()
         self._stopping = threading.Event()
         self._listen: Listen | None = None
+        self._names: tuple[str, ...] = ()
         self._process: GuardedProcess | None = None
         self._thread = threading.Thread(target=self._run, name=launch.title, daemon=True)
         self._thread.start()
@@ -58,6 +61,10 @@ class Replica:
     def status(self) -> Status:
         """How it is now."""
         return self._status
+
+    def change(self, models: tuple[Served, ...]) -> None:
+        """Serve these adapters from now on; only for a server with room for adapters. `status` says when it has them."""
+        self._models = models
 
     def stop(self) -> None:
         """End the server; returns when none of its processes is left."""
@@ -75,16 +82,18 @@ class Replica:
             self._set(state="failed", address=None, why=f"{type(error).__name__}: {error}")
 
     def _keep_up(self) -> None:
-        weights = local_weights(self._launch.weights, self._store) if self._launch.weights else None
-        beside = [(each.name, local_weights(each.weights, self._store)) for each in self._launch.beside]
         deaths = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            process = self._start(weights, beside)
+            process = self._start()
             if process is None:
                 return
             try:
-                self._set(seconds=time.monotonic() - began)
+                # It is ready when it has, or has refused, each of its adapters.
+                while not self._takes_in() and not process.ended:
+                    self._stopping.wait(_LOOK_SECONDS)
+                if not process.ended:
+                    self._set(state="ready", address=self._address(), seconds=time.monotonic() - began)
                 ended, seconds = self._watch(process)
                 if not ended:
                     return
@@ -97,6 +106,23 @@ class Replica:
             if deaths >= MOST_DEATHS:
                 raise EngineError(f"it died {deaths} times, each time soon after it was ready: {why}")
 
+    def _takes_in(self) -> bool:
+        """Give a server with room for adapters those that it lacks; False if it has to be asked again."""
+        if self._launch.room is None or self._stopping.is_set():
+            return True
+        assert self._listen is not None
+        known = self._adapters.loaded, self._adapters.refused
+        is_done = self._adapters.load(self._models, self._listen, self._launch.serve.hang_timeout)
+        if known != (self._adapters.loaded, self._adapters.refused):
+            self._set(loaded=self._adapters.loaded, refused=self._adapters.refused)
+        return is_done
+
+    def _address(self) -> Address:
+        listen, launch = self._listen, self._launch
+        assert listen is not None
+        # Adapters have the names that the engine gave them.
+        return Address(url_of(listen), launch.models[0].name if launch.room else known_as(listen, self._names))
+
     def _watch(self, process: GuardedProcess) -> tuple[str, float]:
         """Wait until a server that is ready has ended or hangs: how, in words, and for how many seconds it was well.
 
@@ -107,6 +133,7 @@ class Replica:
         ready = well = asked = time.monotonic()
         every = min(_HEALTH_SECONDS, serve.hang_timeout / 4)
         while not (ended := process.ended) and not self._stopping.wait(_LOOK_SECONDS):
+            self._takes_in()
             now = time.monotonic()
             if now - asked < every:
                 continue
@@ -124,20 +151,18 @@ class Replica:
                 )
         return ended, time.monotonic() - ready
 
-    def _start(self, weights: LocalWeights | None, beside: Sequence[Named]) -> GuardedProcess | None:
+    def _start(self) -> GuardedProcess | None:
         """The server's process, once it is ready; None after `stop`. Raises EngineError."""
         serve = self._launch.serve
         for attempt in range(1, _MOST_PORTS + 1):
             listen = Listen(self._host, self._free_port())
-            command = command_line(serve, self._launch.name, weights, listen, beside)
+            command = self._command(listen)
             self._log(command)
             process = self._process = GuardedProcess(command.words, self._environment(), self._launch.log)
             try:
                 ready = self._wait_until_ready(process, listen)
                 if ready:
-                    self._listen = listen
-                    name = known_as(listen, command.names)
-                    self._set(state="ready", address=Address(url_of(listen), name))
+                    self._listen, self._names = listen, command.names
                     return process
             except BaseException:
                 process.stop()
@@ -150,6 +175,20 @@ class Replica:
             if not taken or attempt == _MOST_PORTS:
                 raise EngineError(f"it did not start: {process.ended}. Its log ({self._launch.log}) ends with:\n{lines}")
         raise AssertionError
+
+    def _command(self, listen: Listen) -> Command:
+        first, *others = self._models
+        serve, room = self._launch.serve, self._launch.room
+        if room is None:
+            weights = local_weights(first.weights, self._store) if first.weights else None
+            beside = [(each.name, local_weights(each.weights, self._store)) for each in others if each.weights]
+            return command_line(serve, first.name, weights, listen, beside)
+        assert first.weights is not None
+        assert first.weights.base is not None
+        base = first.weights.base
+        room = self._adapters.room_for(self._models, room)
+        self._set(loaded=(), refused=self._adapters.refused)
+        return command_line(serve, base.name, LocalWeights(materialise(base, self._store), None, base.name), listen, room=room)
 
     def _wait_until_ready(self, process: GuardedProcess, listen: Listen) -> bool:
         """False if it ended instead, or after `stop`. Raises EngineError."""
@@ -186,7 +225,8 @@ class Replica:
         env = {name: value for name, value in os.environ.items() if not _NOT_INHERITED.match(name)}
         if self._launch.gpus == 0:  # Ray hides no GPU from a process that has reserved none
             env["CUDA_VISIBLE_DEVICES"] = ""
-        return {**env, "PYTHONUNBUFFERED": "1", **self._launch.serve.env}
+        env |= {"PYTHONUNBUFFERED": "1", **self._launch.serve.env}
+        return self._adapters.environment(env) if self._launch.room else env
 
     def _log(self, command: Command) -> None:
         self._launch.log.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from registry import Registry
+from tests.engine.model_servers.adapted import made, noted, prepare, servers_of
 from tests.engine.model_servers.served import calls, pipeline, served
-from tests.engine.run_pipelines import outcomes, run_text, words
+from tests.engine.run_pipelines import outcomes, run_text, texts, words
 
 
 def pids() -> list[int]:
@@ -65,6 +66,18 @@ def test_servers_of_two_models_that_do_not_fit_together_take_turns(registry: Reg
     result = run_text(pipeline("one:first", "two:second", first=first, second=second), registry)
     assert outcomes(result) == {"one": "ran", "two": "ran"}
     assert len(calls()) == 4
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_adapter_that_is_made_later_is_loaded_by_both_replicas(registry: Registry) -> None:
+    prepare()
+    result = run_text(json.dumps(made("a", "b", replicas=2)), registry)
+    assert result.state == "succeeded", result.error
+    started = {process for process, *_ in noted("starts")}
+    assert len(noted("starts")) == 2
+    assert servers_of("b") <= started
+    assert texts(registry, "demo/ask_b@1")[:1] == ["I am b: Say I am a: Say 0"]
+    assert are_gone([int(process) for process in started])
 
 
 @pytest.mark.usefixtures("workdir")

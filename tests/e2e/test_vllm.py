@@ -1,10 +1,11 @@
 """vLLM, started by the engine: an adapter that a step trains, samples, log-probabilities, structured answers, seeds, two replicas,
-and the death of one of them in the middle of the run; two adapters on one server, and their base model on
-another."""
+and the death of one of them in the middle of the run; two adapters on one server, and their base model on another; an adapter
+that is trained while the server of another one runs: it loads it for the engine, and for nobody else."""
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import psutil
 import pytest
 
 from engine.llm.journal.answers import Journal
+from engine.serving.command_line import Listen
+from engine.serving.health import ask as ask_server
 from registry import Registry
 from tests.engine.run_pipelines import ask, texts, words
 from tests.vllm_environment import vllm_python
@@ -138,3 +141,54 @@ def test_two_adapters_share_a_server_that_does_not_answer_for_their_base(registr
     assert "no no" in said["no"]
     assert "yes yes" not in said["plain"]
     assert "no no" not in said["plain"]
+
+
+def test_an_adapter_that_is_trained_later_is_loaded_by_the_process_that_runs(registry: Registry) -> None:
+    words("one", "two", "three", "four", "five", "six", "seven", "eight")
+    serve = {"engine": "vllm", "python": vllm_python(), "args": {"max-model-len": 512, "enforce-eager": True}}
+    serve |= {"env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    own = {"provider": "openai", "max_tokens": 16, "temperature": 0, "serve": serve}
+    training = {"max_length": 128, "max_steps": 8, "learning_rate": 0.005}
+    document = {
+        "name": "demo",
+        "models": {
+            "student": {"provider": "transformers", "model": "smollm2-135m-instruct"},
+            "a": {**own, "model": "step:sft_a"},
+            "b": {**own, "model": "step:sft_b"},
+        },
+        "datasets": {"words": {"type": "Word", "path": "words.jsonl"}},
+        "steps": {
+            "rows_a": {"op": "lesson", "in": "words", "with": {"says": "yes"}},
+            "sft_a": {"op": "train_sft", "in": "rows_a", "with": {**training, "lora": {"r": 4}}},
+            "ask_a": {"op": "ask_once", "in": "words", "models": {"teacher": "a"}},
+            # From what `a` has said, so that its server runs by then.
+            "rows_b": {"op": "lesson", "in": "ask_a", "with": {"says": "no"}},
+            "sft_b": {"op": "train_sft", "in": "rows_b", "with": {**training, "lora": {"r": 16}}},
+            "ask_b": {"op": "ask_once", "in": "words", "models": {"teacher": "b"}},
+            "ask_a_again": {"op": "ask_once", "in": "ask_b", "models": {"teacher": "a"}},
+        },
+    }
+    Path("p.yaml").write_text(json.dumps(document))
+    with Path("run.log").open("w") as log:
+        run = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=log, stderr=log)
+    statuses: set[int] = set()
+    while run.poll() is None:
+        if "is loaded into the server of model 'a'" in Path("run.log").read_text() and not statuses:
+            [port] = re.findall(r"is ready after .*:(\d+)/v1", Path("run.log").read_text())
+            for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters"):
+                strange = {"lora_name": "step:sft_a", "lora_path": "/tmp", "name": "step:sft_a", "src": "/tmp"}
+                statuses.add(ask_server(Listen("127.0.0.1", int(port)), path, strange)[0])
+        time.sleep(0.2)
+    told = Path("run.log").read_text()
+    assert run.returncode == 0, told
+    assert statuses == {403}
+    assert told.count(" is ready after ") == 1, told
+    assert "ask_b: model 'b' is loaded into the server of model 'a'" in told
+    [server_log] = [path.read_text() for path in (registry.root / "runs").glob("*-1.log")]
+    assert len(set(re.findall(r"APIServer pid=(\d+)", server_log))) == 1
+    assert re.findall(r"Loaded new LoRA adapter: name '([^']*)'", server_log) == ["step:sft_a", "step:sft_b"]
+    said = {name: " ".join(texts(registry, f"demo/{name}@1")) for name in ("ask_a", "ask_b", "ask_a_again")}
+    assert "yes yes" in said["ask_a"]
+    assert "no no" in said["ask_b"]
+    assert "yes yes" not in said["ask_b"]
+    assert "yes yes" in said["ask_a_again"]

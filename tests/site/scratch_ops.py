@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from engine.operator import (
     Grouped,
     InputTypes,
     Metric,
+    Model,
     Output,
     Params,
     Prompt,
@@ -31,6 +32,7 @@ from engine.operator import (
     derived,
     operator,
 )
+from operators.records import Message, SFTExample
 
 
 class Word(Record):
@@ -289,6 +291,44 @@ async def either(word: Word, teacher: ChatModel | None, judge: ChatModel | None,
     assert asked is not None
     answer = await asked.chat(word.text, max_tokens=4)
     yield Word(text=answer.text)
+
+
+class AdapterParams(Params):
+    """An adapter that tests/vllm_stand_in.py can load.
+
+    Args:
+        says: begins its answers.
+        foretold: the rank that it is expected to have; null: nothing is known before.
+        deadly: it ends the server that loads it.
+    """
+
+    base: str
+    says: str
+    r: int | str = 4
+    foretold: int | None = 4
+    deadly: bool = False
+
+    def expected_model(self, models: Mapping[str, Model]) -> Model | None:
+        """An adapter."""
+        config = json.dumps({"lora": {"r": self.foretold}})
+        return Model(base_model=self.base, format="adapter", config=config) if self.foretold is not None else None
+
+
+@operator(outputs={"model": Model})
+def adapter_of(words: Table[Word], ctx: Context, params: AdapterParams) -> Iterator[Model]:
+    """Makes an adapter without training one."""
+    (ctx.scratch / "adapter_config.json").write_text(json.dumps({"r": params.r}))
+    (ctx.scratch / "says").write_text(params.says)
+    if params.deadly:
+        (ctx.scratch / "deadly").touch()
+    yield Model(base_model=params.base, format="adapter", files=ctx.keep(ctx.scratch))
+
+
+@operator
+async def lesson(word: Word, *, says: str) -> AsyncIterator[SFTExample]:
+    """An example whose answer is always the same, whatever the word."""
+    turns = [Message(role="user", content="q")], [Message(role="assistant", content=f"{says} " * 20)]
+    yield SFTExample(prompt=turns[0], completion=turns[1])
 
 
 @operator

@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"""[^\s"\\]+""")
 _NO_EFFECT = {
     "api-server-count", "block-size", "cpu-offload-gb", "data-parallel-size", "disable-log-requests", "disable-log-stats",
     "download-dir", "enable-prefix-caching", "enforce-eager", "gpu-memory-utilization", "kv-cache-memory-bytes", "log-level",
-    "max-loras", "max-num-batched-tokens", "max-num-seqs", "n-gpu-layers", "n-threads", "n-threads-batch",
+    "max-cpu-loras", "max-loras", "max-num-batched-tokens", "max-num-seqs", "n-gpu-layers", "n-threads", "n-threads-batch",
     "pipeline-parallel-size", "swap-space", "tensor-parallel-size", "uvicorn-log-level", "verbose",
 }  # fmt: skip
 """Options of servers that say how fast they answer and with which devices, not what. All others are part of keys."""

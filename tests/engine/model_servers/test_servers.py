@@ -18,7 +18,7 @@ from engine.llm.weights import ModelWeights
 from engine.model_servers.servers import Servers
 from engine.pipeline.check import check
 from engine.pipeline.graph import Step
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import AdapterRoom, Launch, Served, Status
 
 PIPELINE = """
 name: demo
@@ -50,8 +50,16 @@ class Played:
     def look(self) -> Status:
         return self.status
 
+    @property
+    def models(self) -> list[str]:
+        return [each.model for each in self.launch.models]
+
+    def change(self, models: tuple[Served, ...]) -> None:
+        self.launch = self.launch.model_copy(update={"models": models})
+        self.cluster.log.append(f"change to {' '.join(self.models)}")
+
     def stop(self) -> None:
-        self.cluster.log.append(f"stop {self.launch.model}")
+        self.cluster.log.append(f"stop {self.models[0]}")
 
     def has_stopped(self) -> bool:
         if self.ended and self in self.cluster.servers:
@@ -68,6 +76,7 @@ class Cluster:
 
     lacks_room = False
     fits_a_worker = True
+    places = 2
 
     def __init__(self) -> None:
         self.servers: list[Played] = []
@@ -80,11 +89,11 @@ class Cluster:
             raise StepError("too many")
 
     def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
-        if len(self.servers) + len(servers) > 2 or (request is not None and not self.fits_a_worker):
+        if len(self.servers) + len(servers) > self.places or (request is not None and not self.fits_a_worker):
             return None
         started = [Played(self, each) for each in servers]
         self.servers += started
-        self.log += [f"start {each.model}" for each in servers]
+        self.log += [f"start {each.models[0].model}" for each in servers]
         return [*started]
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
@@ -112,6 +121,17 @@ class Run:
         self.said: list[str] = []
         self.servers = Servers(self.cluster, lambda: None, Path("runs"), "1", self.said.append)  # type: ignore[arg-type]
         self.servers.expect([*self.steps.values()])
+
+    def trains(self, name: str) -> None:
+        """A step has made an adapter."""
+        self.servers.done(name)
+        found = ModelWeights(source="registry", location=f"demo/{name}@1", identity=name, base=EMBEDDED)
+        for user, step in self.steps.items():
+            models = {
+                role: replace(each, weights=found) if each.made_by and each.made_by.name == name else each
+                for role, each in step.models.items()
+            }
+            self.steps[user] = replace(step, models=models)
 
     def asks(self, name: str) -> bool:
         step: Step = self.steps[name]
@@ -219,6 +239,8 @@ def test_a_lost_server_is_replaced_and_a_failed_one_is_done_without(run: Run) ->
         run.servers.check(run.steps["first"])
 
 
+HERE, THERE = (Address(f"http://127.0.0.1:{port}/v1", "base-terse") for port in (1, 2))
+
 ON_ONE_BASE = """
 name: demo
 models:
@@ -260,9 +282,9 @@ def test_adapters_on_one_base_share_a_server_until_none_of_them_is_needed(shared
     on_one_base(shared)
     assert not shared.asks("first")
     [server] = shared.cluster.servers
-    assert (server.launch.model, [each.model for each in server.launch.beside]) == ("terse", ["polite"])
+    assert server.models == ["terse", "polite"]
     assert "starting the server of models 'terse', 'polite'" in shared.said[0]
-    server.status = Status(state="ready", address=Address("http://127.0.0.1:1/v1", "base-terse"))
+    server.status = Status(state="ready", address=HERE, loaded=("base-terse", "base-polite"))
     shared.servers.watch({"first"})
     assert shared.asks("first")
     assert shared.asks("second")
@@ -284,13 +306,14 @@ def test_a_base_model_shares_no_server_with_adapters_but_with_itself(shared: Run
     on_one_base(shared)
     shared.asks("third")
     [server] = shared.cluster.servers
-    assert (server.launch.model, [each.model for each in server.launch.beside]) == ("plain", ["warm"])
+    assert server.models == ["plain", "warm"]
 
 
-def test_an_adapter_that_is_trained_later_gets_a_server_of_its_own(shared: Run) -> None:
+def test_an_adapter_that_nothing_foretold_gets_a_server_of_its_own(shared: Run) -> None:
+    """The server was started without permission to load any."""
     on_one_base(shared, "second")
     shared.asks("first")
-    assert shared.cluster.servers[0].launch.beside == ()
+    assert shared.cluster.servers[0].models == ["terse"]
     on_one_base(shared)
     shared.asks("second")
     assert shared.cluster.log == ["start terse", "start polite"]
@@ -314,4 +337,153 @@ def test_models_that_requests_cannot_tell_apart_share_no_server(shared: Run) -> 
     shared.steps["second"] = replace(step, models={"teacher": renamed})
     shared.servers.expect([*shared.steps.values()])
     shared.asks("first")
-    assert shared.cluster.servers[0].launch.beside == ()
+    assert shared.cluster.servers[0].models == ["terse"]
+
+
+def test_the_adapters_that_a_server_refuses_at_its_start_are_served_elsewhere_and_the_others_by_it(shared: Run) -> None:
+    on_one_base(shared)
+    shared.asks("first")
+    [server] = shared.cluster.servers
+    server.status = Status(state="ready", address=HERE, loaded=("base-polite",), refused={"base-terse": "it has no weights"})
+    shared.servers.watch(set())
+    assert (
+        "the server of models 'terse', 'polite' has not loaded model 'terse': it has no weights; it gets servers of its own"
+        in (shared.said)
+    )
+    assert shared.asks("second")
+    assert shared.cluster.names == {"polite": {"base-polite"}}
+    assert not shared.asks("first")
+    alone = shared.cluster.servers[1]
+    assert (alone.models, alone.launch.room) == (["terse"], None)
+    alone.status = Status(state="failed", why="it did not start")
+    shared.servers.watch(set())
+    with pytest.raises(StepError, match="the server of model 'terse' cannot be used: it did not start"):
+        shared.servers.check(shared.steps["first"])
+    assert shared.asks("second")
+
+
+TRAINED_LATER = """
+name: demo
+models:
+  student: {provider: transformers, model: smollm2-135m-instruct}
+  a: &on {provider: openai, model: "step:sft_a", serve: {engine: vllm, python: /opt/vllm, replicas: 2}}
+  b: {<<: *on, model: "step:sft_b"}
+  other: {<<: *on, model: "step:sft_c"}
+datasets:
+  words: {type: Word, path: words.jsonl}
+  rows: {type: SFTExample, path: rows.jsonl}
+steps:
+  sft_a: {op: train_sft, in: rows, with: {lora: {r: 4}}}
+  ask_a: {op: ask_once, in: words, models: {teacher: a}}
+  sft_b: {op: train_sft, in: rows, with: {lora: {r: 20}}}
+  ask_b: {op: ask_once, in: words, models: {teacher: b}}
+  sft_c: {op: train_sft, in: rows, with: {lora: null}}
+  ask_c: {op: ask_once, in: words, models: {teacher: other}}
+"""
+EMBEDDED = ModelWeights(source="embedded", location="smollm2-135m-instruct", identity="embedded")
+
+
+@pytest.fixture
+def later(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose model `a` is trained."""
+    monkeypatch.setattr("engine.model_servers.servers._ASKED_SECONDS", 0.0)
+    monkeypatch.setattr(Played, "gpus", 0.0)
+    run = Run(TRAINED_LATER)
+    run.trains("sft_a")
+    return run
+
+
+def test_an_adapter_that_is_trained_later_is_loaded_by_the_servers_that_run(later: Run) -> None:
+    later.asks("ask_a")
+    first, second = later.cluster.servers
+    assert first.launch.room == AdapterRoom(adapters=2, rank=20)
+    for each, here in ((first, HERE), (second, THERE)):
+        each.status = Status(state="ready", address=here, loaded=("step:sft_a",))
+    later.servers.watch({"ask_a"})
+    later.servers.done("ask_a")
+    assert later.asks("sft_b")
+    later.trains("sft_b")
+    assert later.cluster.log == ["start a", "start a"], "they wait for it"
+
+    assert not later.asks("ask_b")
+    assert later.cluster.log[2:] == ["change to a b"] * 2
+    assert "ask_b: model 'b' is loaded into the servers of model 'a'" in later.said
+    first.status = first.status.model_copy(update={"loaded": ("step:sft_a", "step:sft_b")})
+    later.servers.watch(set())
+    assert not later.asks("ask_b"), "one of two does not know it"
+    assert "b" not in later.cluster.told
+    second.status = second.status.model_copy(update={"loaded": ("step:sft_a", "step:sft_b")})
+    later.servers.watch(set())
+    assert later.asks("ask_b")
+    assert (later.cluster.told["b"], later.cluster.names["b"]) == (2, {"step:sft_b"})
+
+    second.status = Status(state="starting", deaths=1, why="signal 9 ended it")
+    later.servers.watch({"ask_b"})
+    assert later.cluster.told["b"] == 1
+    second.status = Status(state="lost", why="the node has died")
+    later.servers.watch({"ask_b"})
+    assert later.cluster.servers[-1].models == ["a", "b"], "a new one has it from the start"
+    later.servers.done("ask_b")
+    assert later.cluster.log[-2:] == ["stop a", "stop a"]
+
+
+def test_what_a_server_cannot_take_in_or_has_no_permission_for_gets_its_own(later: Run) -> None:
+    later.asks("ask_a")
+    for each, here in zip(later.cluster.servers, (HERE, THERE), strict=True):
+        each.status = Status(state="ready", address=here, loaded=("step:sft_a",))
+    later.servers.watch({"ask_a"})
+    later.trains("sft_b")
+    later.asks("ask_b")
+    why = {"step:sft_b": "status 500: LoRA rank 64 is greater than max_lora_rank 32"}
+    later.cluster.servers[0].status = later.cluster.servers[0].status.model_copy(update={"refused": why})
+    later.servers.watch({"ask_a"})
+    assert later.said[-1] == (
+        "server 1 of 2 of models 'a', 'b' has not loaded model 'b': status 500: LoRA rank 64 is greater than max_lora_rank 32; "
+        "it gets servers of its own"
+    )
+    assert later.cluster.log[-2:] == ["change to a"] * 2
+    later.cluster.places = 4
+    assert not later.asks("ask_b")
+    assert [(each.models, each.launch.room) for each in later.cluster.servers[2:]] == [(["b"], None)] * 2
+    assert later.cluster.told == {"a": 2}
+
+
+def test_an_adapter_that_no_restarted_server_loads_any_more_fails_its_steps(later: Run) -> None:
+    later.asks("ask_a")
+    first, second = later.cluster.servers
+    for each, here in ((first, HERE), (second, THERE)):
+        each.status = Status(state="ready", address=here, loaded=("step:sft_a",))
+    later.servers.watch({"ask_a"})
+    refused = Status(state="ready", address=HERE, deaths=1, refused={"step:sft_a": "no such file"})
+    first.status = refused
+    later.servers.watch({"ask_a"})
+    later.servers.watch({"ask_a"})
+    assert later.cluster.told == {"a": 1}
+    assert later.said.count("server 1 of 2 of model 'a' has not loaded model 'a': no such file") == 1
+    second.status = refused
+    later.servers.watch({"ask_a"})
+    assert later.cluster.told == {"a": 0}
+    with pytest.raises(StepError, match="server 2 of 2 of model 'a' has not loaded model 'a': no such file"):
+        later.servers.check(later.steps["ask_a"])
+
+
+def test_servers_wait_only_for_adapters_that_they_can_take_in(later: Run) -> None:
+    """Not for the full weights of `sft_c`, and not longer than until those that could come have failed."""
+    later.asks("ask_a")
+    later.servers.done("ask_a")
+    later.servers.done("ask_b")
+    assert later.cluster.log[2:] == ["stop a", "stop a"]
+
+
+def test_a_server_of_one_adapter_has_no_permission(later: Run) -> None:
+    later.servers.done("ask_b")
+    later.asks("ask_a")
+    assert later.cluster.servers[0].launch.room is None
+
+
+def test_a_training_stops_no_server_that_holds_nothing(later: Run) -> None:
+    later.asks("ask_a")
+    later.servers.watch(set())
+    assert later.asks("sft_b")
+    later.servers.make_room("sft_b")
+    assert later.cluster.log == ["start a", "start a"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from engine.errors import EngineError
 from engine.llm.types.serve_spec import ServeSpec
 from engine.llm.weights import LocalWeights
 from engine.serving.command_line import Listen, command_line
+from engine.serving.launch import AdapterRoom
 
 HERE = Listen("127.0.0.1", 8123)
 FULL = LocalWeights(Path("/weights/qwen"), None, "/weights/qwen")
@@ -66,6 +68,28 @@ def test_several_models_on_one_server(environment: Path, tmp_path: Path) -> None
     same = command_line(serve, "qwen", FULL, HERE, [("too", FULL), ("qwen", FULL)])
     assert same.words[2:7] == ("/weights/qwen", "--served-model-name", "qwen", "too", "--host")
     assert same.names == ("qwen",)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "args", "options"),
+    [
+        (1, {}, "--max-lora-rank 32"),
+        (3, {}, "--max-lora-rank 32 --max-loras 3"),
+        (20, {}, "--max-lora-rank 32 --max-loras 8 --max-cpu-loras 20"),
+        (20, {"max_loras": 4}, "--max-lora-rank 32 --max-cpu-loras 20"),
+        (20, {"max-loras": 30}, "--max-lora-rank 32"),
+        (20, {"max-cpu-loras": 6}, "--max-lora-rank 32 --max-loras 6"),
+    ],
+)
+def test_a_server_with_room_for_adapters_is_started_without_any(
+    environment: Path, adapters: int, args: dict[str, Any], options: str
+) -> None:
+    serve = ServeSpec(engine="vllm", python=str(environment), args=args)
+    command = command_line(serve, "qwen", FULL, HERE, room=AdapterRoom(adapters=adapters, rank=20))
+    begin = f"{environment}/bin/vllm serve /weights/qwen --served-model-name qwen --enable-lora"
+    assert " ".join(command.words).startswith(
+        f"{begin} {options} --middleware engine_adapter_guard.OnlyTheEngine --host 127.0.0.1 --port 8123"
+    )
 
 
 def test_the_other_engines(environment: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from engine.llm.types.serve_spec import ServeSpec
 from engine.serving.guarded_process import GuardedProcess
 from engine.serving.health import free_port
-from engine.serving.launch import Launch, Status
+from engine.serving.launch import Launch, Served, Status
 from engine.serving.replica import Replica
 from registry import Registry
 from tests import scripted_server
@@ -37,7 +37,8 @@ def start(workdir: Path) -> Iterator[Start]:
         command = serve.pop("command", ("{python}", SERVER, "--port", "{port}", *options))
         serve.setdefault("python", sys.executable if "{python}" in command else None)
         spec = ServeSpec(command=tuple(command), **serve)
-        launch = Launch(model="local", name="test-model", serve=spec, weights=None, number=1, log=workdir / "runs" / "1.log")
+        models = (Served(model="local", name="test-model", weights=None),)
+        launch = Launch(models=models, serve=spec, number=1, log=workdir / "runs" / "1.log")
         started.append(Replica(launch, "127.0.0.1", Registry(workdir / "registry").store))
         return started[-1]
 
@@ -123,11 +124,12 @@ def test_nothing_is_left_after_kill_9_of_the_process_that_started_it(workdir: Pa
 import sys, time
 from pathlib import Path
 from engine.llm.types.serve_spec import ServeSpec
-from engine.serving.launch import Launch
+from engine.serving.launch import Launch, Served
 from engine.serving.replica import Replica
 from registry import Registry
 spec = ServeSpec(command=({sys.executable!r}, {SERVER!r}, "--port", "{{port}}", "--pids", "pids"))
-launch = Launch(model="m", name="test-model", serve=spec, weights=None, number=1, log=Path("log"))
+models = (Served(model="m", name="test-model", weights=None),)
+launch = Launch(models=models, serve=spec, number=1, log=Path("log"))
 replica = Replica(launch, "127.0.0.1", Registry("registry").store)
 while replica.status.state != "ready":
     time.sleep(0.02)

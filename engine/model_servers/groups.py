@@ -1,0 +1,153 @@
+"""Models that are served together: which ones can be, and where their servers answer for each of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.execution.executor import Server
+from engine.llm.types.model_spec import Address
+from engine.llm.types.serve_spec import ServeSpec
+from engine.pipeline.graph import BoundModel
+from engine.serving.launch import AdapterRoom, Launch, Served, Status
+from registry import Model
+
+_SEVERAL_PROCESSES = {"api-server-count", "data-parallel-size"}
+"""With these, vLLM has several processes that take requests, and none tells the others about an adapter that it has loaded."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Models that are served together, and their servers by number.
+
+    Attributes:
+        models: by their names in the pipeline; never none.
+        room: for adapters that the servers take in while they run; see Launch.
+        log: where the servers' logs are, without number and ending.
+        heard: what each server has last told.
+        told: what workers were last told of each model.
+    """
+
+    models: dict[str, BoundModel]
+    room: AdapterRoom | None
+    log: Path
+    servers: dict[int, Server] = field(default_factory=dict)
+    heard: dict[int, Status] = field(default_factory=dict)
+    lost: Counter[int] = field(default_factory=Counter)
+    told: dict[str, tuple[Address, ...]] = field(default_factory=dict)
+
+    @property
+    def serve(self) -> ServeSpec:
+        """How they are served."""
+        serve = next(iter(self.models.values())).spec.serve
+        assert serve is not None
+        return serve
+
+    def launch(self, number: int) -> Launch:
+        """How one of its servers is started now."""
+        log = self.log.with_name(f"{self.log.name}-{number}.log")
+        return Launch(models=self._served, serve=self.serve, number=number, log=log, room=self.room)
+
+    @property
+    def launches(self) -> dict[int, Launch]:
+        """How its servers are started now, by number."""
+        return {number: self.launch(number) for number in range(1, self.serve.replicas + 1)}
+
+    @property
+    def title(self) -> str:
+        """All its servers in messages."""
+        models = ", ".join(map(repr, self.models))
+        return f"the server{'s' if self.serve.replicas > 1 else ''} of model{'' if len(self.models) == 1 else 's'} {models}"
+
+    @property
+    def gpus(self) -> float:
+        """How many its servers hold."""
+        return sum(server.gpus for server in self.servers.values())
+
+    @property
+    def holds_resources(self) -> bool:
+        """Whether its servers have reserved anything that others could use instead."""
+        return bool(self.gpus or self.serve.num_cpus or self.serve.memory)
+
+    def addresses(self, model: str) -> tuple[Address, ...]:
+        """Where the servers answer for one of its models now.
+
+        An adapter that they take in while they run is first loaded by all that are ready.
+        """
+        ready = [status for _, status in sorted(self.heard.items()) if status.address is not None]
+        name = self.models[model].spec.model
+        having = [status for status in ready if self.room is None or name in status.loaded]
+        if len(having) < len(ready) and model not in self.told:
+            return ()
+        found = [status.address for status in having if status.address is not None]
+        if self.room is None and model == next(iter(self.models)):
+            return tuple(found)  # a server may know full weights by another name than the pipeline; see known_as
+        return tuple(each._replace(model=name) for each in found)
+
+    def takes(self, model: BoundModel) -> bool:
+        """Whether its servers, which run, can take in a model."""
+        return self.room is not None and all(share(each, model) for each in self.models.values())
+
+    def add(self, name: str, model: BoundModel) -> None:
+        """Let its servers take in a model."""
+        self.models[name] = model
+        self._change()
+
+    def remove(self, name: str) -> None:
+        """Do without a model that its servers have refused."""
+        del self.models[name]
+        self.told.pop(name, None)
+        if self.models:
+            self._change()
+
+    def _change(self) -> None:
+        for server in self.servers.values():
+            server.change(self._served)
+
+    @property
+    def _served(self) -> tuple[Served, ...]:
+        return tuple(Served(model=name, name=each.spec.model, weights=each.weights) for name, each in self.models.items())
+
+
+def share(one: BoundModel, other: BoundModel) -> bool:
+    """Whether a server of one model can serve the other as well."""
+    if one.spec.serve != other.spec.serve or one.spec.serve is None or one.spec.serve.engine != "vllm":
+        return False
+    if one.weights is None or other.weights is None:
+        return False
+    if one.spec.model == other.spec.model:  # requests could not tell two apart
+        return one.weights.identity == other.weights.identity
+    if one.weights.base is None or other.weights.base is None:
+        # Not an adapter and its base: vLLM 0.32 on CPUs answers requests to the base with the last adapter.
+        return one.weights.identity == other.weights.identity
+    return one.weights.base.identity == other.weights.base.identity
+
+
+def will_share(one: BoundModel, other: BoundModel, made: Model) -> bool:
+    """Whether a running server of one model can take in the other, once a step has made it.
+
+    Args:
+        made: what the step is expected to make.
+    """
+    if one.spec.serve != other.spec.serve or one.spec.model == other.spec.model or not loads_adapters(one):
+        return False
+    assert one.weights is not None
+    return made.format == "adapter" and one.weights.base is not None and made.base_model == one.weights.base.name
+
+
+def loads_adapters(model: BoundModel) -> bool:
+    """Whether a server of a model can take in adapters while it runs: the model is an adapter, and vLLM one process."""
+    serve = model.spec.serve
+    if serve is None or serve.engine != "vllm" or model.weights is None or model.weights.base is None:
+        return False
+    return _SEVERAL_PROCESSES.isdisjoint(name.replace("_", "-") for name in serve.args)
+
+
+def expected_rank(made: Model) -> int:
+    """The rank of an adapter that a step is expected to make; 0 if its settings do not say it."""
+    try:
+        return int(json.loads(made.config)["lora"]["r"])
+    except (ValueError, LookupError, TypeError):
+        return 0
