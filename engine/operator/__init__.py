@@ -39,7 +39,7 @@ means any number of outputs, which the method `output_names` of the parameters n
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
 `await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`, `.reasoning`), `teacher.samples(prompt, 9)` several,
 `teacher.parse(prompt, Verdict)` a validated pydantic object. `each_sample` and `parse_each` return several, in which a sample
-that fails is a `RequestError`. A prompt is a text, or messages, whose contents may have images.
+that fails is a `RequestError`. A prompt is a text, or messages, whose contents may have images (`ctx.image`).
 `await encoder.embed(texts)` returns unit vectors. A role that only some parameters need is `ChatModel | None`, and
 `Params.roles` says which are needed. `distinct=[("policy", "judge")]` warns users when one model fills both roles. An uncaught
 `RequestError` rejects the row.

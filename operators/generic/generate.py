@@ -102,7 +102,7 @@ class GenerateParams(Params):
             kind = type_of_field(record, self.images)
             if kind is not None and not takes_images(kind):
                 yield Wrong(
-                    f"images: field {self.images!r} is {kind}; expected paths, URLs or bytes: str or bytes, or a list of these",
+                    f"images: field {self.images!r} is {kind}; expected images: str or bytes, or a list of these",
                     ("images",),
                 )
         yield from self._output_problems(record)
@@ -169,15 +169,16 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         samples: the number of answers for each row. With several, each becomes a row with its number, from 0, in `sample`.
         reasoning: a field for what the model thought before it answered; null if the server returns none, or if the answer is
             from a journal of an older version. Thoughts at the beginning of the text (`<think>...</think>`) count, too.
-        images: a field with an image or a list of images: paths (relative to where the engine was started), http(s) URLs, which
-            the server fetches, data URLs, or their bytes, also as `{bytes, path}`, the form of Hugging Face datasets. PNG,
-            JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files are read when the step runs; a file that changes later
-            under the same name does not make the step run again. Whether the model takes images is tested before.
+        images: a field with an image or a list of images: PNG, JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files
+            are read with the rows if the dataset lists the field under its own `images:`. Other fields can have http(s) URLs,
+            data URLs, or bytes, also as `{bytes, path}`, the form of Hugging Face datasets. A URL is sent as it is, and the
+            server fetches it: what it shows is not recorded, and when that changes the step does not run again. Whether the
+            model takes images is tested before.
         keep: the fields of the row that stay; all by default. Editing it asks the model nothing again.
     """
     messages: list[dict[str, Any]] = [*conversation(turns_of(params.prompt), row, params.system)]
     if params.images is not None:
-        parts = await image_parts(plain(row)[params.images])
+        parts = await image_parts(plain(row)[params.images], ctx)
         messages[-1] = {**messages[-1], "content": [{"type": "text", "text": messages[-1]["content"]}, *parts]}
     made = params.made(type(row))
     failed: list[tuple[int, Exception]] = []

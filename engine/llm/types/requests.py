@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def images_in(content: str | Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def without_data(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages for people to read: a data URL is replaced by its type and its SHA-256."""
+    """Messages for people to read: the content of a data URL is replaced by its SHA-256, as the registry names it."""
     return [{**message, "content": _shown(message["content"])} for message in messages]
 
 
@@ -143,4 +144,10 @@ def _shown(content: str | Sequence[Mapping[str, Any]]) -> str | list[dict[str, A
 
 def _short(url: str) -> str:
     head, found, data = url.partition(",")
-    return f"{head},sha256:{hashlib.sha256(data.encode()).hexdigest()}" if found and head.startswith("data:") else url
+    if not found or not head.startswith("data:"):
+        return url
+    try:
+        content = base64.b64decode(data, validate=True)
+    except ValueError:
+        content = data.encode()
+    return f"{head},sha256:{hashlib.sha256(content).hexdigest()}"
