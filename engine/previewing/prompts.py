@@ -95,8 +95,8 @@ class _Role:
 
     def prompt(self, request: Request) -> int:
         """The most tokens of a prompt."""
-        if self.tokenizer is None or any(images_in(message["content"]) for message in request.messages):
-            return token_bound(request)[0]  # a tokenizer counts no images
+        if self.tokenizer is None or request.tools or any(images_in(message["content"]) for message in request.messages):
+            return token_bound(request)[0]  # a tokenizer counts neither images nor tools
         messages = in_words(request.messages, request.schema) if request.schema else request.messages
         return self.tokenizer.count_prompt(messages)
 

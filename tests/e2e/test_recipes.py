@@ -75,8 +75,17 @@ def programs(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any]
 
 
 def calls(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
-    """Every second call has arguments that are JSON."""
-    return {"request": "Please.", "arguments": '{"city": "Rome"}' if number % 2 else "Rome"}
+    """Requests, of which some need no tool."""
+    about = "weather" if "about the weather" in prompt else "price" if "about the price" in prompt else "talk"
+    return f"{about} {number}" if "about" in prompt else prompt
+
+
+def called(text: str) -> dict[str, Any]:
+    """The message that answers a request with tools."""
+    if text.startswith("talk"):
+        return {"role": "assistant", "content": "Hello."}
+    call = {"name": "weather" if text.startswith("weather") else "convert", "arguments": '{"city": "Rome"}'}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": call}]}
 
 
 RESULTS: dict[str, tuple[Answer, str, str]] = {
@@ -92,7 +101,7 @@ RESULTS: dict[str, tuple[Answer, str, str]] = {
     "translation": (best, "translation/rows", "rows = 3"),
     "code": (programs, "code/rows", "rows = 2"),
     "preferences": (best, "preferences/pairs", "rows >= 0"),
-    "tool-calls": (calls, "tool-calls/rows", "rows = 2"),
+    "tool-calls": (calls, "tool-calls/rows", "rows = 4"),
 }
 
 
@@ -125,7 +134,8 @@ def test_a_recipe_runs(name: str, registry: Registry, chat_server: ChatServer, m
             # Servers are asked first whether they sample.
             made = str(numbers[prompt]) if "random number" in prompt else answer(prompt, schema, numbers[prompt])
             texts.append(made if isinstance(made, str) else json.dumps(made))
-        choices = [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for text in texts]
+        messages = [called(text) if "tools" in body else {"role": "assistant", "content": text} for text in texts]
+        choices = [{"message": each, "finish_reason": "stop"} for each in messages]
         return {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5 * len(texts)}}
 
     chat_server.reply = reply

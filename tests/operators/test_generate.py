@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.export.versions import export
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.run_pipelines import ask, outcomes, run_text
@@ -242,6 +243,105 @@ def test_images_as_bytes(registry: Registry, chat_server: ChatServer) -> None:
         )
 
 
+WEATHER = {
+    "name": "weather",
+    "description": "of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+OFFERED = [{"type": "function", "function": WEATHER}]
+
+
+def calling(*calls: tuple[str, str]) -> dict[str, Any]:
+    """A completion that calls tools, by name and arguments."""
+    answer = completion("")
+    made = [
+        {"id": f"c{n}", "type": "function", "function": {"name": each, "arguments": text}}
+        for n, (each, text) in enumerate(calls)
+    ]
+    answer["choices"][0] |= {
+        "message": {"role": "assistant", "content": None, "tool_calls": made},
+        "finish_reason": "tool_calls",
+    }
+    return answer
+
+
+def by_question(body: dict[str, Any]) -> Any:
+    answers = {
+        "rome": calling(("weather", '{"city": "Rome"}')),
+        "both": calling(("weather", '{"city": "Rome"}'), ("weather", '{"city": "Oslo"}')),
+        "other": calling(("whether", "{}")),
+        "broken": calling(("weather", "Rome")),
+    }
+    return answers.get(body["messages"][-1]["content"], completion("Hello."))
+
+
+def test_calls_of_tools_become_a_field(registry: Registry, chat_server: ChatServer) -> None:
+    rows(*({"question": each} for each in ("rome", "both", "hello", "other", "broken")))
+    chat_server.reply = by_question
+    run_ok(step("generate", chat_server, prompt="{{ question }}", tools=[WEATHER]), registry)
+    assert all(body["tools"] == OFFERED for body in chat_server.requests if "weather" not in str(body["messages"]))
+    rome = {"function": {"name": "weather", "arguments": '{"city": "Rome"}'}, "id": "c0", "type": "function"}
+    oslo = {"function": {"name": "weather", "arguments": '{"city": "Oslo"}'}, "id": "c1", "type": "function"}
+    assert made(registry, "question, response, tool_calls") == [
+        ("rome", "", [rome]),
+        ("both", "", [rome, oslo]),
+        ("hello", "Hello.", None),
+    ]
+    assert reasons(registry) == {
+        3: "the model called 'whether'; the tools are weather",
+        4: "the arguments of the call of weather are not a JSON object: Rome",
+    }
+
+
+def test_tools_of_a_row_go_on_to_training(registry: Registry, chat_server: ChatServer, tmp_path: Path) -> None:
+    tools = json.dumps([WEATHER])
+    rows({"question": "rome", "functions": tools}, {"question": "hello"}, {"question": "both", "functions": "{}"})
+    chat_server.reply = by_question
+    text = f"""
+        name: demo
+        models: {{model: {chat_server.model()}}}
+        types: {{Row: {{question: str, functions: "str?"}}}}
+        datasets: {{rows: {{type: Row, path: rows.jsonl}}}}
+        steps:
+          asked: {{op: generate, in: rows, max_reject_ratio: 1, with: {{prompt: "{{{{ question }}}}", tools: functions}}}}
+          step:
+            op: to_chat
+            in: asked
+            with:
+              messages: [{{role: user, content: "{{{{ question }}}}"}}, {{role: assistant, content: "{{{{ response }}}}"}}]
+              tool_calls: tool_calls
+              tools: functions
+    """
+    run_ok(text, registry)
+    assert reasons(registry) == {
+        1: "functions: the row has no tools",
+        2: "functions: tool 0 has no name of letters, digits, `_` and `-`",
+    }
+    export(registry, "demo/step", "trl", tmp_path / "out")
+    [line] = (tmp_path / "out/demo-step.jsonl").read_text().splitlines()
+    written = json.loads(line)
+    assert json.loads(written["tools"]) == OFFERED
+    [turn] = written["completion"]
+    assert turn["tool_calls"] == [
+        {"function": {"name": "weather", "arguments": {"city": "Rome"}}, "id": "c0", "type": "function"}
+    ]
+
+
+def test_a_model_that_takes_no_tools_is_an_error_before_the_first_call(registry: Registry, chat_server: ChatServer) -> None:
+    rows({"question": "rome"})
+    chat_server.reply = lambda body: (
+        error(400, '"auto" tool choice requires --enable-auto-tool-choice') if "tools" in body else None
+    )
+    result = run_text(step("generate", chat_server, prompt="{{ question }}", tools=[WEATHER]), registry)
+    assert result.state == "failed"
+    assert "does not support `tools` (tools that the model can call), which generate needs from its model" in (
+        result.error or ""
+    )
+    assert len(chat_server.requests) == 1
+    found = wrong("generate", model={"provider": "transformers", "base_url": None}, prompt="{{ n }}", tools=[WEATHER])
+    assert any("tools: models in this process call none" in said for said in found.values())
+
+
 def test_a_model_that_takes_no_images_is_an_error_before_the_first_call(registry: Registry, chat_server: ChatServer) -> None:
     rows({"question": "q", "picture": "https://x/1"})
     chat_server.reply = lambda body: error(400, "test-model is not a multimodal model") if "image_url" in str(body) else None
@@ -311,6 +411,11 @@ def test_a_local_model_rejects_a_prompt_that_is_too_long(registry: Registry, tin
         ({"prompt": "{{ n }}", "keep": ["n", "n"]}, '"n"]', "keep: 'n' is there twice"),
         ({"prompt": "{{ n }}", "reasoning": "response"}, '"response"', "reasoning: there is a new field 'response' already"),
         ({"prompt": "{{ n }}", "images": "n"}, '"n"', "images: field 'n' is int?; expected images: str or bytes"),
+        ({"prompt": "{{ n }}", "tools": []}, "[]", "tools: the list is empty"),
+        ({"prompt": "{{ n }}", "tools": "n"}, '"n"', "tools: field 'n' is int?; expected str, with a list of tools as JSON"),
+        ({"prompt": "{{ n }}", "tools": [{"name": "a b"}]}, "[{", "tools: tool 0 has no name of letters, digits"),
+        ({"prompt": "{{ n }}", "tools": [WEATHER], "into": "tool_calls"}, "[{", "there is a new field 'tool_calls' already"),
+        ({"prompt": "{{ n }}", "tools": [WEATHER], "fields": {"a": "str"}}, "[{", "an answer either calls tools or has fields"),
         ({"prompt": "{{ n }}", "images": "x"}, '"x"', "images: Row has no field 'x'"),
         ({"prompt": "{{ n }}", "samples": 0}, "0", "greater than or equal to 1"),
         ({"prompt": "{{ n }}", "into": "sample", "samples": 2}, "2", "samples: there is a new field 'sample' already"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from engine.llm.types.tools import Tools
 from registry.storage.checked_json import json_digest
 
 
@@ -28,6 +29,7 @@ class Request:
         sample: 0 for the first answer to this prompt, 1 for the second, ...
         schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
             in the prompt), and the key does not depend on that: keys stay valid when a server gains or loses support.
+        tools: that the model may call, as `as_tools` makes them.
         most: how many tokens the answer may have, in place of the sampling's `max_tokens`; see AnswerLength.
     """
 
@@ -38,6 +40,7 @@ class Request:
     sample: int = 0
     schema: dict[str, Any] | None = None
     most: int | None = None
+    tools: Tools = ()
 
     @cached_property
     def key(self) -> str:
@@ -49,7 +52,8 @@ class Request:
             "sampling": self.sampling,
             "sample": self.sample,
         }
-        return json_digest(document if self.schema is None else document | {"schema": self.schema})
+        document |= {"schema": self.schema} if self.schema is not None else {}
+        return json_digest(document | ({"tools": list(self.tools)} if self.tools else {}))
 
     @property
     def max_tokens(self) -> int:
