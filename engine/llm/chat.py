@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from engine.errors import EngineError
+from engine.llm.answer_length import limit_of
 from engine.llm.providers.response_body import excerpt
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
@@ -104,6 +105,10 @@ class ChatModel:
         if self._weights is None:
             raise EngineError(f"{self.role!r} needs an in-process model (provider: transformers), not an API")
         return self._weights()
+
+    def cut_off(self, answer: Completion) -> str:
+        """How an answer that is `truncated` ended, for people to read: `cut off at max_tokens=512`."""
+        return f"cut off at max_tokens={limit_of(self.spec, answer)}"
 
     async def chat(
         self,
@@ -290,7 +295,8 @@ class ChatModel:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
         text = completion.text.strip()
         if completion.truncated and not (text.startswith("{") and text.endswith("}")):
-            shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
+            shown = f"it was {self.cut_off(completion)}, or at a limit of the server"
+            # The first text is part of a prompt, so it stays as it is.
             raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(completion.text, 300), shown)
         return parse_answer(completion.text, answer)
 

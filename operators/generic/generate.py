@@ -257,7 +257,7 @@ class _CutOffError(Reject):
 
 def _text(params: GenerateParams, completion: Completion, model: ChatModel) -> dict[str, str]:
     if completion.truncated:
-        raise _CutOffError(f"the answer was cut off at max_tokens={model.spec.max_tokens}, or at a limit of the server")
+        raise _CutOffError(f"the answer was {model.cut_off(completion)}, or at a limit of the server")
     return {params.text_field: completion.text.strip()}
 
 

@@ -207,6 +207,10 @@ class ModelSpec(Spec):
         """Whether a model that reasons may answer with more than `max_tokens`, because the pipeline does not set it."""
         return self.remote and "max_tokens" not in self.model_fields_set
 
+    def longest_answer(self, asked: int) -> int:
+        """The most tokens of an answer that is asked for with `asked`, if the model turns out to reason."""
+        return REASONING_MAX_TOKENS if self.leaves_length_open and asked == DEFAULT_MAX_TOKENS else asked
+
     @property
     def environment(self) -> tuple[str, ...]:
         """The environment variables that requests need."""
