@@ -17,9 +17,10 @@ from pathlib import Path
 
 from engine.errors import StepError
 from engine.execution.executor import Executor, Server, WorkerRequest
-from engine.execution.jobs import model_names, request_of
+from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
 from engine.pipeline.graph import BoundModel, Step
+from engine.pipeline.served_models import Served, served_models, served_together
 from engine.serving.guarded_process import STOP_SECONDS
 from engine.serving.launch import Beside, Launch, Status
 
@@ -91,7 +92,7 @@ class Servers:
 
     def check(self, step: Step) -> None:
         """Raises StepError if a step needs a server that cannot be started, or died too often; the text has its last words."""
-        for name in _served(step):
+        for name in served_models(step):
             if name in self._failed:
                 raise StepError(self._failed[name])
 
@@ -108,7 +109,7 @@ class Servers:
         self._start_executor()
         self._asked[step.name] = time.monotonic()
         self.check(step)
-        served = _served(step)
+        served = served_models(step)
         if not served:
             return self._clear_gpus(step)
         if not self._checked:
@@ -154,7 +155,7 @@ class Servers:
         self._left.pop(step, None)
         self._asked.pop(step, None)
         self._training.discard(step)
-        needed = {name for each in self._left.values() for name in _served(each)}
+        needed = {name for each in self._left.values() for name in served_models(each)}
         for group in self._groups:
             if needed.isdisjoint(group.models):
                 self._stop(group)
@@ -176,7 +177,9 @@ class Servers:
 
     def _concern(self, step: Step) -> bool:
         """Whether a step has to wait for servers to start, or to stop."""
-        return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
+        return bool(served_models(step)) or (
+            _takes_gpus(step) and bool(self._ending or any(map(served_models, self._left.values())))
+        )
 
     @property
     def _groups(self) -> list[_Group]:
@@ -189,7 +192,7 @@ class Servers:
     def _is_busy(self, model: str, beside: str) -> bool:
         """Whether a step has work for a model's servers; the step `beside` counts if it uses the model."""
         recently = time.monotonic() - _ASKED_SECONDS
-        users = [step.name for step in self._left.values() if model in _served(step)]
+        users = [step.name for step in self._left.values() if model in served_models(step)]
         return any(name == beside or name in self._running or self._asked.get(name, 0.0) > recently for name in users)
 
     def _clear_gpus(self, step: Step) -> bool:
@@ -203,7 +206,7 @@ class Servers:
     def _check_room(self) -> None:
         """Check, before anything is started, that each step of the run and its servers fit on the cluster."""
         for step in self._left.values():
-            if served := _served(step):
+            if served := served_models(step):
                 launches = [each for group in self._grouped(served) for each in self._launches(group).values()]
                 try:
                     self._executor.check_room(launches, request_of(step))
@@ -229,18 +232,10 @@ class Servers:
                 self._say(f"{step.name}: starting {each.title} ({each.serve.what}); its log is {each.log}")
         return True
 
-    def _grouped(self, models: Mapping[str, BoundModel]) -> list[dict[str, BoundModel]]:
+    def _grouped(self, models: Mapping[str, BoundModel]) -> list[Served]:
         """Some models, each with all others of the run that its servers can serve as well."""
-        others = {name: model for step in self._left.values() for name, model in _served(step).items()}
-        groups: list[dict[str, BoundModel]] = []
-        for name, model in models.items():
-            if not any(name in group for group in groups):
-                together = {name: model}
-                for other, each in others.items():
-                    if other not in self._models and all(_share(member, each) for member in together.values()):
-                        together.setdefault(other, each)
-                groups.append(together)
-        return groups
+        others = {name: model for step in self._left.values() for name, model in served_models(step).items()}
+        return served_together(models, {name: model for name, model in others.items() if name not in self._models})
 
     def _launches(self, models: Mapping[str, BoundModel]) -> dict[int, Launch]:
         (name, model), *others = models.items()
@@ -313,26 +308,6 @@ class Servers:
             del self._models[model]
             if is_known:
                 self._executor.serve(model, ())
-
-
-def _share(one: BoundModel, other: BoundModel) -> bool:
-    """Whether a server of one model can serve the other as well."""
-    if one.spec.serve != other.spec.serve or one.spec.serve is None or one.spec.serve.engine != "vllm":
-        return False
-    if one.weights is None or other.weights is None:
-        return False
-    if one.spec.model == other.spec.model:  # requests could not tell two apart
-        return one.weights.identity == other.weights.identity
-    if one.weights.base is None or other.weights.base is None:
-        # Not an adapter and its base: vLLM 0.32 on CPUs answers requests to the base with the last adapter.
-        return one.weights.identity == other.weights.identity
-    return one.weights.base.identity == other.weights.base.identity
-
-
-def _served(step: Step) -> dict[str, BoundModel]:
-    """The models of a step that the run serves itself, by their names in the pipeline."""
-    names = model_names(step)
-    return {names[role]: model for role, model in step.models.items() if model.spec.serve is not None}
 
 
 def _takes_gpus(step: Step) -> bool:
