@@ -36,6 +36,9 @@ DEFAULT_MAX_TOKENS = 512
 REASONING_MAX_TOKENS = 8192
 """The most tokens of an answer if the pipeline does not say it: of any model, and of one that turns out to reason."""
 
+ROOM_FOR_ANSWERS = 2048
+"""What errors propose for an answer beside its thinking, in tokens."""
+
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""
 SERVED = "served"
@@ -320,8 +323,10 @@ class ModelSpec(Spec):
             raise ValueError("seed: Anthropic's API has none; remove it")
         budget = (self.thinking or {}).get("budget_tokens")
         if isinstance(budget, int) and budget >= self.max_tokens:
+            default = "" if "max_tokens" in self.model_fields_set else ", the default"
             raise ValueError(
-                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}), which includes it"
+                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}{default}), which is for "
+                f"thinking and answer; set for example max_tokens: {budget + ROOM_FOR_ANSWERS}"
             )
         if not self.remote:
             only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}
