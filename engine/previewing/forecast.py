@@ -301,8 +301,8 @@ def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int, *, i
     thinning = [name for name, each in made.items() if not is_complete and _thins(pipeline.steps[name], each)]
     if thinning:
         notes.append(
-            f"{', '.join(thinning)}: left out some of the rows, which were few; if it compares rows with each other, as `dedup` "
-            "does, it leaves out a larger share of all, and what follows takes less than this"
+            f"{', '.join(thinning)}: left out some of the rows, which were few; if it compares rows with each other, as "
+            "`dedup` does, it leaves out a larger share of all, and what follows takes less than this"
         )
     if fewest == 1:
         notes.append("from a single row, an interval says little; preview more rows (-n)")
