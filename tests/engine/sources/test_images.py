@@ -20,6 +20,7 @@ from registry import Registry
 from registry.errors import MissingError
 from registry.records.content import id_of
 from tests.chat_server import ChatServer
+from tests.engine.previewing.test_preview import preview_text
 from tests.engine.run_pipelines import ask, outcomes, run_text
 
 pytestmark = pytest.mark.usefixtures("in_process", "workdir")
@@ -224,3 +225,15 @@ def test_a_lost_image_is_found_and_read_again(registry: Registry, chat_server: C
     assert any("demo/rows@1" in str(each) for each in fsck(registry).errors)
     assert run_text(pipeline(chat_server), registry).state == "succeeded"
     assert not fsck(registry).errors
+
+
+def test_a_preview_sends_the_images_that_the_run_sends(registry: Registry, chat_server: ChatServer) -> None:
+    for number in range(6):
+        image(f"{number}.png", str(number).encode())
+    write(*(f"{number}.png" for number in range(6)))
+    text = pipeline(chat_server)
+    made = preview_text(text, registry, rows=2)
+    assert [(each.rows_in, each.rejected) for each in made.steps] == [(2, 0)]
+    assert calls(chat_server) == 2
+    assert run_text(text, registry).state == "succeeded"
+    assert calls(chat_server) == 4
