@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from engine.operator import formats
 from registry import Artifact, Record
@@ -55,6 +55,16 @@ def read_tools(text: str) -> list[dict[str, Any]]:
     return tools
 
 
+def _are_tools(text: str | None) -> str | None:
+    if text is not None:
+        read_tools(text)
+    return text
+
+
+ToolsText = Annotated[str | None, AfterValidator(_are_tools)]
+"""Tools as JSON text, if there are any."""
+
+
 @formats("operators.formats.table")
 class MathProblem(Record):
     """A problem and its gold answer."""
@@ -100,32 +110,33 @@ class SFTExample(Record):
 
     prompt: list[Message]
     completion: list[Message]
-    tools: str | None = None
-
-    @field_validator("tools")
-    @classmethod
-    def _are_tools(cls, tools: str | None) -> str | None:
-        if tools is not None:
-            read_tools(tools)
-        return tools
+    tools: ToolsText = None
 
 
 @formats("operators.formats.table")
 class PreferencePair(Record):
-    """A prompt, the better completion and the worse one, as conversations (TRL's explicit-prompt preference format)."""
+    """A prompt, the better completion and the worse one, as conversations (TRL's explicit-prompt preference format).
+
+    `tools` are those of an SFTExample.
+    """
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    tools: ToolsText = None
 
 
 @formats("operators.formats.table")
 class LabelledExample(Record):
-    """A prompt, a completion, and whether the completion is desirable, as conversations (TRL's unpaired preference format)."""
+    """A prompt, a completion, and whether the completion is desirable, as conversations (TRL's unpaired preference format).
+
+    `tools` are those of an SFTExample.
+    """
 
     prompt: list[Message]
     completion: list[Message]
     label: bool
+    tools: ToolsText = None
 
 
 @formats("operators.formats.table")

@@ -42,7 +42,7 @@ _NOTES = """
 
 * **openai.** Text parts of a content are joined. `developer` is read as `system`, and the older `function_call` as a tool
   call. `reasoning_content`, `reasoning` and `thinking` are read as `thinking`, which is written as `reasoning_content`.
-  `tools` of an SFTExample are kept as JSON text; other types have no place for them.
+  `tools` are kept as JSON text; of preferences they are in `input`.
 * **sharegpt.** Calls of tools have no ids: a turn `function_call` comes before its `observation`. Speakers must take turns,
   because LLaMA-Factory leaves out rows where they do not.
 * **alpaca.** `instruction` and `input` are joined by a new line, as in LLaMA-Factory. An export has everything in

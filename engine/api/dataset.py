@@ -225,7 +225,10 @@ class Dataset:
         from engine.packages.catalogue import catalogue
         from engine.pipeline.references import record_of
 
-        return record_of(self.type, self._manifest.fields, catalogue().records)
+        # Manifests sort the fields by name; the columns are in the order of the type.
+        fields = self._manifest.fields
+        declared = [name for name in self.schema.names if name in fields]
+        return record_of(self.type, {name: fields[name] for name in [*declared, *fields]}, catalogue().records)
 
 
 def _not_installed(module: str, package: str) -> EngineError:

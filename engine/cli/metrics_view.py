@@ -13,17 +13,23 @@ _NUMBERS_SHOWN = 16
 
 
 def metrics_in_words(metrics: Sequence[Metric]) -> list[str]:
-    """Counters and measures by slice, as many as fit on a few lines; bounds of intervals are only in SQL."""
-    counted: dict[str, list[str]] = {}
+    """Counters and measures by slice, as many as fit on a few lines; counters of 0 and bounds of intervals are only in SQL."""
+    found: dict[str, list[Metric]] = {}
     for metric in metrics:
         if metric.slice and not metric.slice.startswith("step ") and not metric.metric.endswith(("_ci_low", "_ci_high")):
-            counted.setdefault(metric.metric, []).append(f"{_short(metric.value)} {metric.slice}")
+            found.setdefault(metric.metric, []).append(metric)
     parts, room = [], _NUMBERS_SHOWN
-    for name, values in counted.items():
+    for name, slices in found.items():
+        values = [f"{_short(each.value)} {each.slice}" for each in slices if each.value or not _are_counters(slices)]
         if len(values) <= min(room, _SLICES_SHOWN):
             parts.append(f"{name}: {', '.join(values)}")
             room -= len(values)
     return parts
+
+
+def _are_counters(slices: Sequence[Metric]) -> bool:
+    """Whether numbers count something, as opposed to shares, of which 0 is as good as any other."""
+    return all(each.value.is_integer() for each in slices) and max(each.value for each in slices) > 1
 
 
 def _short(value: float) -> str:

@@ -19,10 +19,9 @@ from engine.execution.ray_environment import Home, check_cluster, loopback_only,
 from engine.jobs.messages import Job, Partition
 from engine.library_noise import quiet_ray
 from engine.llm.types.model_spec import Address
+from engine.pipeline.served_models import named_cluster
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
-
-ADDRESS = "ENGINE_RAY_ADDRESS"
 
 
 class Cluster:
@@ -52,7 +51,7 @@ class Cluster:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would query the clouds' metadata servers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        named = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+        named = named_cluster()
         quiet_ray()
         with nullcontext() if named else loopback_only():
             import ray

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from engine.errors import EngineError, PipelineError, Problem
-from engine.export import card, formatted, labelling_tasks, writers
+from engine.export import card, formatted, images, labelling_tasks, writers
 from engine.export.model_folder import complete, refuse_merging
 from engine.reviewing.files import LABEL_STUDIO
 from registry import Artifact, CorruptError, Manifest, Model, Registry, Report
@@ -106,7 +106,7 @@ def export(
 def _write_rows(registry: Registry, manifest: Manifest, format: str, folder: Path) -> card.Data:
     with pq.ParquetFile(registry.store.open(manifest.data[0].sha256)) as first:
         schema = first.schema_arrow
-    tables = (registry.store.read_table(data.sha256) for data in manifest.data)
+    tables = images.with_files((registry.store.read_table(data.sha256) for data in manifest.data), registry.store, folder)
     if format == "jsonl":
         file = folder / f"{manifest.name.replace('/', '-')}.jsonl"
         writers.write_jsonl(file, tables)

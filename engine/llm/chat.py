@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from engine.errors import EngineError
+from engine.llm.answer_length import limit_of
 from engine.llm.providers.response_body import excerpt
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
@@ -17,6 +18,7 @@ from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request, as_messages
 from engine.llm.types.row_context import discarded
 from engine.llm.types.structured import UnparsableError, json_schema, parse_answer, repair_prompt
+from engine.llm.types.tools import as_tools
 from engine.llm.weights import LocalWeights
 from engine.provenance import CallRef, marked, sources_of
 
@@ -104,8 +106,18 @@ class ChatModel:
             raise EngineError(f"{self.role!r} needs an in-process model (provider: transformers), not an API")
         return self._weights()
 
+    def cut_off(self, answer: Completion) -> str:
+        """How an answer that is `truncated` ended, for people to read: `cut off at max_tokens=512`."""
+        return f"cut off at max_tokens={limit_of(self.spec, answer)}"
+
     async def chat(
-        self, prompt: str | Sequence[Any], *, sample: int = 0, logprobs: int | None = None, **sampling: Any
+        self,
+        prompt: str | Sequence[Any],
+        *,
+        sample: int = 0,
+        logprobs: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **sampling: Any,
     ) -> Completion:
         """The model's answer to a prompt.
 
@@ -113,28 +125,37 @@ class ChatModel:
             prompt: a text, or messages (records or dicts with role and content). A content is a text, or a list of parts:
                 `{"type": "text", "text": ...}` and `{"type": "image_url", "image_url": {"url": ...}}`, as OpenAI has them. To
                 continue after a tool call, add the answer's `message()`, and for each call
-                `{"role": "tool", "tool_call_id": ..., "content": ...}`. Tools are given in `extra_body`, in the form of the
-                server.
+                `{"role": "tool", "tool_call_id": ..., "content": ...}`.
             sample: 0 for the first answer to this prompt, 1 for the second, ...
             logprobs: request each token's log-probability and this many (0 to 20) alternatives, in the answer's
                 `logprobs`. An answer without them is a RequestError.
+            tools: that the model may call, `{"type": "function", "function": {"name", "description", "parameters"}}`, for every
+                server. The answer's `tool_calls` are those that it asks for.
             sampling: temperature, top_p, max_tokens, stop, seed or extra_body, overriding the pipeline's.
 
         Raises:
+            ValueError: the tools are none.
             RequestError: the server refused this request or returned no answer. If uncaught, the row is rejected.
             EndpointError: no request can succeed. If uncaught, the step stops.
         """
-        [done] = await self._ask([self._request(prompt, sample, logprobs, sampling)])
+        [done] = await self._ask([self._request(prompt, sample, logprobs, sampling, tools=tools)])
         return done
 
     async def samples(
-        self, prompt: str | Sequence[Any], n: int, *, first: int = 0, logprobs: int | None = None, **sampling: Any
+        self,
+        prompt: str | Sequence[Any],
+        n: int,
+        *,
+        first: int = 0,
+        logprobs: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **sampling: Any,
     ) -> list[Completion]:
         """`n` answers to one prompt: samples `first` to `first` + n - 1. One request fetches the missing ones, if possible.
 
         The other arguments and the errors are those of `chat`.
         """
-        return await self._ask([self._request(prompt, first + number, logprobs, sampling) for number in range(n)])
+        return await self._ask([self._request(prompt, first + number, logprobs, sampling, tools=tools) for number in range(n)])
 
     async def parse(self, prompt: str | Sequence[Any], answer: type[T], *, sample: int = 0, **sampling: Any) -> T:
         """The model's answer as an object of a pydantic model.
@@ -165,7 +186,13 @@ class ChatModel:
         return found
 
     async def each_sample(
-        self, prompt: str | Sequence[Any], n: int, *, first: int = 0, **sampling: Any
+        self,
+        prompt: str | Sequence[Any],
+        n: int,
+        *,
+        first: int = 0,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **sampling: Any,
     ) -> list[Completion | RequestError]:
         """Like `samples`, but a sample that fails is its error, in its place.
 
@@ -173,7 +200,7 @@ class ChatModel:
             RequestError: all samples failed.
             EndpointError: see `chat`.
         """
-        return await self._ask_each([self._request(prompt, first + number, None, sampling) for number in range(n)])
+        return await self._ask_each([self._request(prompt, first + number, None, sampling, tools=tools) for number in range(n)])
 
     async def parse_each(
         self, prompt: str | Sequence[Any], answer: type[T], n: int, *, first: int = 0, **sampling: Any
@@ -268,7 +295,8 @@ class ChatModel:
         """The object in an answer. If the answer was cut off, it must consist of nothing but the object."""
         text = completion.text.strip()
         if completion.truncated and not (text.startswith("{") and text.endswith("}")):
-            shown = f"it was cut off at max_tokens={self.spec.max_tokens}, or at a limit of the server"
+            shown = f"it was {self.cut_off(completion)}, or at a limit of the server"
+            # The first text is part of a prompt, so it stays as it is.
             raise UnparsableError(f"it was cut off at max_tokens={self.spec.max_tokens}", excerpt(completion.text, 300), shown)
         return parse_answer(completion.text, answer)
 
@@ -279,6 +307,7 @@ class ChatModel:
         logprobs: int | None,
         sampling: dict[str, Any],
         schema: dict[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Request:
         messages = as_messages(prompt)
         if self.spec.system is not None and messages[0]["role"] != "system":
@@ -286,7 +315,15 @@ class ChatModel:
         wanted = self._sampling(sampling)
         if logprobs is not None:
             wanted = wanted | {"logprobs": min(max(logprobs, 0), 20)}
-        return Request(self.spec.answered_by, self._model.identity, messages, wanted, sample, schema)
+        return Request(
+            self.spec.answered_by,
+            self._model.identity,
+            messages,
+            wanted,
+            sample,
+            schema,
+            tools=as_tools(tools) if tools else (),
+        )
 
     def _sampling(self, changes: dict[str, Any]) -> dict[str, Any]:
         """All sampling parameters, validated: 0 and 0.0 are the same temperature, and an unknown name is an error."""

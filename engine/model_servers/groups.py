@@ -11,6 +11,7 @@ from engine.execution.executor import Server
 from engine.llm.types.model_spec import Address
 from engine.llm.types.serve_spec import ServeSpec
 from engine.pipeline.graph import BoundModel
+from engine.pipeline.served_models import share
 from engine.serving.launch import AdapterRoom, Launch, Served, Status
 from registry import Model
 
@@ -109,20 +110,6 @@ class Group:
     @property
     def _served(self) -> tuple[Served, ...]:
         return tuple(Served(model=name, name=each.spec.model, weights=each.weights) for name, each in self.models.items())
-
-
-def share(one: BoundModel, other: BoundModel) -> bool:
-    """Whether a server of one model can serve the other as well."""
-    if one.spec.serve != other.spec.serve or one.spec.serve is None or one.spec.serve.engine != "vllm":
-        return False
-    if one.weights is None or other.weights is None:
-        return False
-    if one.spec.model == other.spec.model:  # requests could not tell two apart
-        return one.weights.identity == other.weights.identity
-    if one.weights.base is None or other.weights.base is None:
-        # Not an adapter and its base: vLLM 0.32 on CPUs answers requests to the base with the last adapter.
-        return one.weights.identity == other.weights.identity
-    return one.weights.base.identity == other.weights.base.identity
 
 
 def will_share(one: BoundModel, other: BoundModel, made: Model) -> bool:

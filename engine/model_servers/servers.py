@@ -17,8 +17,9 @@ from engine.errors import StepError
 from engine.execution.executor import Executor, Server, WorkerRequest
 from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
-from engine.model_servers.groups import Group, expected_rank, loads_adapters, share, will_share
+from engine.model_servers.groups import Group, expected_rank, loads_adapters, will_share
 from engine.pipeline.graph import BoundModel, Step
+from engine.pipeline.served_models import served_models, served_together
 from engine.pipeline.untrained_models import foretold
 from engine.serving.guarded_process import STOP_SECONDS
 from engine.serving.launch import AdapterRoom, Status
@@ -69,7 +70,7 @@ class Servers:
 
     def check(self, step: Step) -> None:
         """Raises StepError if a step needs a server that cannot be started, or died too often; the text has its last words."""
-        for name in _served(step):
+        for name in served_models(step):
             if name in self._failed:
                 raise StepError(self._failed[name])
 
@@ -86,7 +87,7 @@ class Servers:
         self._start_executor()
         self._asked[step.name] = time.monotonic()
         self.check(step)
-        served = _served(step)
+        served = served_models(step)
         if not served:
             return self._clear_gpus(step)
         if not self._checked:
@@ -133,7 +134,7 @@ class Servers:
         self._left.pop(step, None)
         self._asked.pop(step, None)
         self._training.discard(step)
-        needed = {name for each in self._left.values() for name in _served(each)}
+        needed = {name for each in self._left.values() for name in served_models(each)}
         for group in self._groups:
             if needed.isdisjoint(group.models) and not (group.room and self._later(group.models)):
                 self._stop(group)
@@ -155,7 +156,9 @@ class Servers:
 
     def _concern(self, step: Step) -> bool:
         """Whether a step has to wait for servers to start, or to stop."""
-        return bool(_served(step)) or (_takes_gpus(step) and bool(self._ending or any(map(_served, self._left.values()))))
+        return bool(served_models(step)) or (
+            _takes_gpus(step) and bool(self._ending or any(map(served_models, self._left.values())))
+        )
 
     @property
     def _groups(self) -> list[Group]:
@@ -168,7 +171,7 @@ class Servers:
     def _is_busy(self, group: Group, beside: str) -> bool:
         """Whether a step has work for a group's servers; the step `beside` counts if it uses one of its models."""
         recently = time.monotonic() - _ASKED_SECONDS
-        users = [step.name for step in self._left.values() if not group.models.keys().isdisjoint(_served(step))]
+        users = [step.name for step in self._left.values() if not group.models.keys().isdisjoint(served_models(step))]
         return any(name == beside or name in self._running or self._asked.get(name, 0.0) > recently for name in users)
 
     def _clear_gpus(self, step: Step) -> bool:
@@ -184,7 +187,7 @@ class Servers:
     def _check_room(self) -> None:
         """Check, before anything is started, that each step of the run and its servers fit on the cluster."""
         for step in self._left.values():
-            if served := _served(step):
+            if served := served_models(step):
                 launches = [each for group in self._grouped(served) for each in group.launches.values()]
                 try:
                     self._executor.check_room(launches, request_of(step))
@@ -209,19 +212,16 @@ class Servers:
 
     def _grouped(self, models: Mapping[str, BoundModel]) -> list[Group]:
         """Some models, each with all others of the run that its servers can serve as well."""
-        others = {name: model for step in self._left.values() for name, model in _served(step).items()}
-        groups: list[Group] = []
-        for name, model in models.items():
-            if any(name in group.models for group in groups):
-                continue
-            together = {name: model}
-            for other, each in others.items():
-                taken = other in self._models or not self._alone.isdisjoint({name, other})
-                if not taken and all(share(member, each) for member in together.values()):
-                    together.setdefault(other, each)
-            log = self._folder.absolute() / f"{self._run_id}.{name}"
-            groups.append(Group(together, None if name in self._alone else self._room_for(together), log))
-        return groups
+        users = self._left.values()
+        free = {name: model for step in users for name, model in served_models(step).items() if name not in self._models}
+        shared = {name: model for name, model in free.items() if name not in self._alone}
+        together = served_together({name: model for name, model in models.items() if name not in self._alone}, shared)
+        groups = [Group(each, self._room_for(each), self._log(each)) for each in together]
+        alone = [{name: model} for name, model in models.items() if name in self._alone]
+        return groups + [Group(each, None, self._log(each)) for each in alone]
+
+    def _log(self, models: Mapping[str, BoundModel]) -> Path:
+        return self._folder.absolute() / f"{self._run_id}.{next(iter(models))}"
 
     def _room_for(self, models: Mapping[str, BoundModel]) -> AdapterRoom | None:
         """Room for several adapters, so that a broken one does not keep the others from being served, and for later ones."""
@@ -240,7 +240,7 @@ class Servers:
         if self._foretold is None:
             self._foretold = foretold(self._steps)
         one, found = next(iter(models.values())), {}
-        for name, model in ((name, model) for step in self._left.values() for name, model in _served(step).items()):
+        for name, model in ((name, model) for step in self._left.values() for name, model in served_models(step).items()):
             if name not in self._models and name not in self._alone and model.weights is None and model.made_by is not None:
                 made = self._foretold.get(model.made_by.name)
                 if made is not None and will_share(one, model, made):
@@ -348,12 +348,6 @@ class Servers:
         for server in group.servers.values():
             server.stop()
             self._ending.append(server)
-
-
-def _served(step: Step) -> dict[str, BoundModel]:
-    """The models of a step that the run serves itself, by their names in the pipeline."""
-    names = step.model_names
-    return {names[role]: model for role, model in step.models.items() if model.spec.serve is not None}
 
 
 def _takes_gpus(step: Step) -> bool:

@@ -39,7 +39,8 @@ means any number of outputs, which the method `output_names` of the parameters n
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
 `await teacher.chat(prompt)` returns a `Completion` (`.text`, `.truncated`, `.reasoning`), `teacher.samples(prompt, 9)` several,
 `teacher.parse(prompt, Verdict)` a validated pydantic object. `each_sample` and `parse_each` return several, in which a sample
-that fails is a `RequestError`. A prompt is a text, or messages, whose contents may have images.
+that fails is a `RequestError`. A prompt is a text, or messages, whose contents may have images (`ctx.image`). `chat`, `samples`
+and `each_sample` take `tools`, which `as_tools` reads.
 `await encoder.embed(texts)` returns unit vectors. A role that only some parameters need is `ChatModel | None`, and
 `Params.roles` says which are needed. `distinct=[("policy", "judge")]` warns users when one model fills both roles. An uncaught
 `RequestError` rejects the row.
@@ -83,8 +84,11 @@ function. Files of an artifact (`Model`, `Report`) come from `ctx.keep(folder)`,
 from engine.errors import StepError, did_you_mean, wrong_value
 from engine.llm.chat import ChatModel
 from engine.llm.encoder import Encoder
+from engine.llm.types.capability import Capability
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
+from engine.llm.types.tools import as_tools
+from engine.llm.types.tools import name_of as tool_name
 from engine.operator.context import Context, Reject
 from engine.operator.declaration.decorator import operator
 from engine.operator.declaration.operator import Operator
@@ -124,6 +128,7 @@ __all__ = [
     "BoundQuery",
     "Calls",
     "Capabilities",
+    "Capability",
     "ChatModel",
     "Completion",
     "Context",
@@ -163,6 +168,7 @@ __all__ = [
     "Table",
     "Template",
     "Wrong",
+    "as_tools",
     "bind_expressions",
     "bind_query",
     "derived",
@@ -184,5 +190,6 @@ __all__ = [
     "run_query",
     "template",
     "template_problem",
+    "tool_name",
     "wrong_value",
 ]

@@ -14,6 +14,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from engine.operator.images import ImageError, image_part
 from engine.operator.types import DeclarationError
 from engine.provenance import RowRef
 from registry import Metric, StoredFile
@@ -63,6 +64,7 @@ class Context:
     _lasting: Path
     _tally: Tally
     _keep: Callable[[Path], list[StoredFile]]
+    _read: Callable[[str], bytes]
     _progress: Callable[[int, int, str], None]
     _rejects: list[str] = field(default_factory=list)
     _row_rejects: dict[int, str] | dict[RowRef, str] | None = None
@@ -154,6 +156,21 @@ class Context:
         Use 0 for a row that was meant for training but was not reached: it counts as unused, not as filtered.
         """
         self._tally.seen[row] = self._tally.seen.get(row, 0) + times
+
+    def image(self, image: str | bytes) -> dict[str, Any]:
+        """An image of a row as a part of a message, `{type: image_url, ...}`. It reads a file, so call it in a thread.
+
+        Args:
+            image: the value of a field that the dataset lists under `images:`, an http(s) URL, which the server fetches, a data
+                URL, or bytes.
+
+        Raises:
+            Reject: it cannot be used; says why.
+        """
+        try:
+            return image_part(image, self._read)
+        except ImageError as why:
+            raise Reject(str(why)) from why
 
     def keep(self, folder: Path) -> list[StoredFile]:
         """Store a folder's files in the registry; use the result as an artifact's `files`."""

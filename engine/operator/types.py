@@ -29,7 +29,8 @@ Calls = Mapping[str, int]
 """Role -> the largest number of model calls for one row."""
 
 Capabilities = Mapping[str, Sequence[Capability]]
-"""Role -> what the server of its model must be able to do: `n`, `logprobs`, `response_format`, `sampling`, `images`."""
+"""Role -> what the server of its model must be able to do: `n`, `logprobs`, `response_format`, `sampling`, `images` or `tools`.
+"""
 
 InputTypes = Mapping[str, type[Record]]
 """Input -> the record type of its rows."""

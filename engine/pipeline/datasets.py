@@ -16,6 +16,7 @@ from engine.pipeline.lookups import find, installed
 from engine.pipeline.references import References
 from engine.sources.exclusions import Exclusions
 from engine.sources.files.locations import FORMATS, SourceFile, find_files
+from engine.sources.images import folder_of_images
 from engine.sources.inferred_types import inferred_type
 from engine.sources.ingest import head_problems, identity, source_key
 from engine.sources.recognition import named_format, possible_fields
@@ -25,6 +26,7 @@ from engine.spec.variant_names import split_name
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 from registry.errors import UnsupportedTypeError
+from registry.records.described import described
 from registry.records.schema import missing_fields
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Datasets:
         for field in spec.defaults.keys() - record.model_fields.keys():
             hint = did_you_mean(field, record.model_fields)
             self.source.problem(f"{record.type_name()} has no field {field!r}", (*loc, "defaults", field), hint, key=True)
+        self._images(spec, record, loc)
         if spec.path is not None:
             if files and len(self.source.problems) == before:
                 self._head(name, spec, record, files)
@@ -86,6 +89,24 @@ class Datasets:
         elif spec.registry is not None:
             self._registry_dataset(spec, record, loc)
         return Source(name, spec, record)
+
+    def _images(self, spec: DatasetSpec, record: type[Record], loc: Loc) -> None:
+        """Check that the fields with images can hold references to them, and that their folder exists."""
+        for place, name in enumerate(spec.images):
+            at = (*loc, "images", place)
+            field = described(record).field(name)
+            if field is None:
+                self.source.problem(f"{record.type_name()} has no field {name!r}", at, did_you_mean(name, record.model_fields))
+                continue
+            kind = field.type.item if field.type.kind == "list" else field.type
+            if kind is None or kind.kind != "str":
+                hint = "a row refers to its images: declare the field as str, or as list[str] for several"
+                self.source.problem(f"images: field {name!r} of {record.type_name()} is {field.type}", at, hint)
+        folder = folder_of_images(spec, self.base_dir, None)
+        if folder is not None and not folder.is_dir():
+            places = dict.fromkeys(str(place) for place in (Path.cwd(), self.base_dir.absolute()))
+            hint = f"relative paths are searched in {' and in '.join(places)}"
+            self.source.problem(f"there is no folder {folder}", (*loc, "image_folder"), hint)
 
     def _record(self, name: str, spec: DatasetSpec, loc: Loc, files: list[SourceFile]) -> type[Record] | None:
         """The type of a dataset's rows; None if it is not known, which is reported."""
@@ -144,7 +165,7 @@ class Datasets:
     def _head(self, name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> None:
         """Check the first rows of a dataset's files. A run reads all rows."""
         try:
-            for problem in head_problems(name, spec, record, files):
+            for problem in head_problems(name, spec, record, files, self.base_dir):
                 self.source.problem(problem.message, ("datasets", name, "path"), problem.hint)
         except EngineError as error:
             self.source.problem(str(error), ("datasets", name, "path"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -98,27 +98,11 @@ class Step:
     @property
     def notes(self) -> tuple[str, ...]:
         """What users should know before it runs: how parameters were interpreted, and what looks wrong."""
-        return (
-            self.operator.notes(self.params)
-            + tuple(self._servers)
-            + tuple(
-                f"{first} and {second} are the same model"
-                for first, second in self.operator.distinct
-                if first in self.models and second in self.models and _same(self.models[first], self.models[second])
-            )
+        return self.operator.notes(self.params) + tuple(
+            f"{first} and {second} are the same model"
+            for first, second in self.operator.distinct
+            if first in self.models and second in self.models and _same(self.models[first], self.models[second])
         )
-
-    @property
-    def _servers(self) -> Iterator[str]:
-        """What is started for its models."""
-        for role, model in self.models.items():
-            serve = model.spec.serve
-            if serve is not None:
-                several = f"{serve.replicas} servers" if serve.replicas > 1 else "the server"
-                each = ", each with" if serve.replicas > 1 else ", with"
-                needs = f"{each} {serve.needs}" if serve.needs else ""
-                name = self.model_names[role]
-                yield f"starts {several} of model {name}{needs}: {serve.shown}"
 
     @property
     def max_reject_ratio(self) -> float:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from engine.fingerprint.code import code_of
 from engine.llm.limits.estimates import BYTES_PER_TOKEN
-from engine.llm.types.model_spec import REASONING_MAX_TOKENS
 from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Step
 from engine.planning.inputs import Inputs, memory_of, streamed_memory
@@ -38,18 +37,19 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
     for role, per_row in step.operator.calls_per_row(step.params).items():
         spec = step.models[role].spec
         asked = per_row * left
-        answers = (per_row - 1) * spec.max_tokens * BYTES_PER_TOKEN
+        longest = spec.longest_answer(spec.max_tokens)
+        answers = (per_row - 1) * longest * BYTES_PER_TOKEN
         added = (own + whole + answers if prompt is None else prompt) + len((spec.system or "").encode())
         tokens_in = per_row * streamed * left // max(1, rows) + asked * added
-        tokens_out = asked * spec.max_tokens
+        tokens_out = asked * longest
         calls += asked
         tokens += tokens_in + tokens_out
         price = spec.most(tokens_in, tokens_out)
         cost += price
-        if spec.leaves_length_open and price:
+        if longest > spec.max_tokens:
             notes.append(
-                f"if {role} turns out to reason, its answers may have {REASONING_MAX_TOKENS:,} tokens instead of "
-                f"{spec.max_tokens}, which is more than these bounds; set max_tokens"
+                f"{role} has no max_tokens: the bounds assume {longest:,} tokens an answer, in case it turns out to reason "
+                f"(otherwise {spec.max_tokens}); set max_tokens for closer ones"
             )
         if spec.budget_usd is not None and price > spec.budget_usd:
             notes.append(f"budget_usd {spec.budget_usd:g} of {role} may stop the step")

@@ -10,6 +10,7 @@ from engine.jobs.messages import WHOLE, Partition
 from engine.jobs.partitions import Size, size_for
 from engine.jobs.receipts import Receipts
 from engine.pipeline.graph import Link, Pipeline, Step
+from engine.pipeline.served_models import server_notes
 from engine.planning.bounds import bounds_of
 from engine.planning.explain import explain
 from engine.planning.inputs import (
@@ -44,12 +45,14 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
     available: Available = {(source.name, ""): source.input for source in source_plans}
     known = known_versions(pipeline, registry)
     step_plans = []
+    to_run: list[Step] = []
     for name, step in pipeline.steps.items():
         if name not in chosen:
             continue
         missing = [link for link in step.links if link_key(link) not in available and link.kind == "step"]
         if missing:
             step_plans.append(_waiting(pipeline, step, missing))
+            to_run.append(step)
             continue
         bound = with_models(step, available, registry)
         inputs = resolve_inputs(pipeline, bound, available, registry)
@@ -58,6 +61,9 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
             plan = replace(plan, why=tuple(explain(pipeline, bound, plan, registry, forced=name in force)))
         available |= {(name, manifest.output): version_of(manifest) for manifest in plan.manifests}
         step_plans.append(plan)
+        to_run += [bound] if plan.status != "HIT" else []
+    servers = server_notes(to_run)
+    step_plans = [replace(each, notes=(*each.notes, *servers.get(each.name, ()))) for each in step_plans]
     return Plan(pipeline.spec.name, tuple(source_plans), tuple(step_plans), identities(pipeline, chosen))
 
 

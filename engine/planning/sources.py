@@ -62,6 +62,7 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         key_object=store_document(registry, document),
         data=read.data,
         side=read.side,
+        attachments=read.images,
         rows_in=read.rows + read.rejected,
         rejected=read.rejected,
         files=ingest.files_of(source.spec, base_dir),

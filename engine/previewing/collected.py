@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.jobs.messages import OutputPart, Partition, Receipt
+from engine.jobs.reject_causes import by_cause
 from engine.pipeline.graph import Step
 from engine.planning.inputs import link_key
 from engine.previewing.results import PreviewCall, PreviewRow, PreviewStep
@@ -44,9 +44,7 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
     for manifest in result.outputs:
         if manifest.output in step.operator.finished_outputs:
             seeds[step.name, manifest.output] = [()] * manifest.rows
-    reasons = Counter(reason for row, _ in rows for reason in filter(None, (row.rejected, *row.partly_rejected)))
-    if whole:
-        reasons = Counter(dict(result.reasons))
+    reasons = by_cause(reason for row, _ in rows for reason in filter(None, (row.rejected, *row.partly_rejected)))
     return PreviewStep(
         step.name,
         step.operator.name,
@@ -57,7 +55,7 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
         filtered=record.filtered,
         rejected=record.rejected,
         unused=record.unused,
-        reasons=dict(reasons.most_common()),
+        reasons=dict(result.reasons if whole else reasons),
         calls=record.calls,
         calls_reused=record.calls_reused,
         tokens_in=record.tokens_in,

@@ -290,12 +290,19 @@ def _summed(pipeline: Pipeline, made: Mapping[str, _StepDraws], population: Popu
         interval(cost, fewest),
         interval(seconds, fewest),
         unknown=tuple(name for name, each in made.items() if not each.known),
-        notes=_notes(pipeline, made, fewest),
+        notes=_notes(pipeline, made, fewest, is_complete=population.is_complete),
     )
 
 
-def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int) -> tuple[str, ...]:
+def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int, *, is_complete: bool) -> tuple[str, ...]:
     notes = []
+    # How many of all rows are alike cannot be told from a few of them.
+    thinning = [name for name, each in made.items() if not is_complete and _thins(pipeline.steps[name], each)]
+    if thinning:
+        notes.append(
+            f"{', '.join(thinning)}: left out some of the rows, which were few; if it compares rows with each other, as "
+            "`dedup` does, it leaves out a larger share of all, and what follows takes less than this"
+        )
     if fewest == 1:
         notes.append("from a single row, an interval says little; preview more rows (-n)")
     silent = sorted(
@@ -307,6 +314,12 @@ def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int) -> t
     if silent:
         notes.append(f"the servers of {', '.join(silent)} do not report tokens, so their price is not known")
     return tuple(notes)
+
+
+def _thins(step: Step, made: _StepDraws) -> bool:
+    """Whether an operator on whole inputs passed on fewer rows than it got."""
+    out = sum(amount.expected for amount in made.out.values())
+    return step.operator.shape == "whole" and not step.models and made.rows is not None and out < made.rows.expected
 
 
 def _occupied(spec: ModelSpec, load: Mapping[str, Amount], in_flight: int) -> Amount:

@@ -95,8 +95,8 @@ class _Role:
 
     def prompt(self, request: Request) -> int:
         """The most tokens of a prompt."""
-        if self.tokenizer is None or any(images_in(message["content"]) for message in request.messages):
-            return token_bound(request)[0]  # a tokenizer counts no images
+        if self.tokenizer is None or request.tools or any(images_in(message["content"]) for message in request.messages):
+            return token_bound(request)[0]  # a tokenizer counts neither images nor tools
         messages = in_words(request.messages, request.schema) if request.schema else request.messages
         return self.tokenizer.count_prompt(messages)
 
@@ -112,15 +112,16 @@ class _Role:
             self.characters += len(text)
             self.prompts += 1
         self.tokens_in += sum(map(self.prompt, asked))
-        self.tokens_out += sum(request.max_tokens for request in asked)
+        self.tokens_out += sum(self.spec.longest_answer(request.max_tokens) for request in asked)
         self.calls += max(self.per_row, len(asked))
         later = max(0, self.per_row - len(asked))
         if later:
-            answers = (self.per_row - 1) * self.spec.max_tokens * (1 if self.tokenizer else BYTES_PER_TOKEN)
+            longest = self.spec.longest_answer(self.spec.max_tokens)
+            answers = (self.per_row - 1) * longest * (1 if self.tokenizer else BYTES_PER_TOKEN)
             # What the operator declares (`prompt_bytes`) is all that there is besides the row.
             others = 0 if self.is_declared else whole + answers + max(map(self.prompt, asked), default=0)
             self.tokens_in += later * (self.text(row) + self.own + others + FRAME_TOKENS)
-            self.tokens_out += later * self.spec.max_tokens
+            self.tokens_out += later * longest
 
 
 def _common_beginning(one: str, other: str) -> str:

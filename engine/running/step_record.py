@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from engine.jobs.messages import Receipt, Usage
+from engine.jobs.reject_causes import by_cause
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview
@@ -124,8 +124,7 @@ def rejects_of(manifests: Sequence[Manifest]) -> list[SideObject]:
 
 
 def reasons_of(registry: Registry, rejects: Iterable[SideObject]) -> tuple[tuple[str, int], ...]:
-    """The most frequent reasons, with their counts."""
-    counted: Counter[str] = Counter()
-    for part in rejects:
-        counted.update(registry.store.read_table(part.sha256, ["reason"]).column("reason").to_pylist())
-    return tuple(counted.most_common(_REASONS_SHOWN))
+    """The most frequent reasons by cause, with their counts."""
+    tables = (registry.store.read_table(part.sha256, ["reason"]) for part in rejects)
+    found = by_cause(reason for table in tables for reason in table.column("reason").to_pylist())
+    return tuple(found[:_REASONS_SHOWN])

@@ -72,6 +72,18 @@ def command_line(
     return _ENGINES[serve.engine](serve, name, weights, listen)
 
 
+def program_of(serve: ServeSpec) -> str:
+    """The program that starts a server, or the Python that runs it.
+
+    Raises:
+        EngineError: it is not on this machine.
+    """
+    if serve.command is not None:
+        python = str(_python(serve.python)) if serve.python else sys.executable
+        return _program(serve.command[0].replace("{python}", python))
+    return _interpreter(serve) if serve.engine == "llama_cpp" else _script(serve, str(serve.engine))
+
+
 def _own(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen) -> Command:
     assert serve.command is not None
     if weights is not None and weights.adapter is not None:

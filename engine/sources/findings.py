@@ -35,6 +35,7 @@ class Findings:
     """What was found while rows were validated."""
 
     rows: int = 0
+    images: set[str] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     columns: set[str] = field(default_factory=set)
     errors: dict[str, _Bad] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from engine.errors import EngineError
 from engine.sources.coercion import Number
 from engine.sources.files.heads import head
 from engine.sources.files.locations import SourceFile
+from engine.sources.images import as_reference
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
 from registry.counted import counted
@@ -58,6 +59,7 @@ def inferred_type(name: str, spec: DatasetSpec, files: Sequence[SourceFile]) -> 
                 continue
             fields = {spec.rename.get(key, key): value for key, value in row.fields.items()}
             fields |= {key: value for key, value in spec.defaults.items() if fields.get(key) is None}
+            fields |= {key: as_reference(fields[key]) for key in spec.images if key in fields}
             seen.add({key: _value_of(value) if in_text else value for key, value in fields.items()}, row.where, "")
     fields_found = tuple(_fields(seen))
     if unread and not fields_found:

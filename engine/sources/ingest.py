@@ -9,7 +9,8 @@ How bad input is handled:
 * fields that the type does not have are dropped at every depth, and those with values are listed by `engine plan` and the
   summary of the run;
 * renaming a column that no row has is an error;
-* a dataset without rows is an error, unless it has `allow_empty: true`.
+* a dataset without rows is an error, unless it has `allow_empty: true`;
+* an image that cannot be read is an error of its row, see `engine.sources.images`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pydantic import ValidationError
 from engine.errors import PipelineError, Problem
 from engine.fingerprint.code import code_of_source
 from engine.operator.context import Reject
+from engine.operator.images import referenced_images
 from engine.operator.row_formats import RowFormat, readable
 from engine.packages.catalogue import catalogue
 from engine.sources import hub
@@ -37,6 +39,7 @@ from engine.sources.files.heads import HEAD_BYTES, HEAD_ROWS, head
 from engine.sources.files.locations import SourceFile, find_files
 from engine.sources.files.readers import read_file
 from engine.sources.findings import Findings, explained, problems_of
+from engine.sources.images import ImageReader, files_of_images, folder_of_images
 from engine.sources.recognition import columns, first_rows, format_of_rows, identity_of, named_format
 from engine.sources.row import Row
 from engine.spec.pipeline_spec import DatasetSpec
@@ -62,6 +65,7 @@ BATCH_BYTES = 2 << 20
 class Ingested:
     """A source's rows in the object store, not yet a version.
 
+    `images` are the images that its rows refer to;
     `ignored` has the fields that the type does not have, each with its number of rows; `reached` is where the next version can
     continue, if the source is a file that can grow; `format` is the format of the rows, None for the type's own one.
     """
@@ -74,6 +78,7 @@ class Ingested:
     ignored: Mapping[str, int]
     reached: Reached | None = None
     format: str | None = None
+    images: tuple[DataObject, ...] = ()
 
 
 def identity(
@@ -105,6 +110,8 @@ def identity(
     rules |= {"defaults": spec.defaults} if spec.defaults else {}
     if excluded:
         rules["excluded"] = digest(excluded)
+    if spec.images:
+        rules["images"] = {"fields": list(spec.images), "files": files_of_images(spec, base_dir)}
     read_by = identity_of(row_format)
     return {"origin": origin, "type": fields_of_type(record), **code_of_source(record, name), **rules, **read_by}
 
@@ -157,10 +164,13 @@ def ingest(
         found.rows = continued.reached.rows
         found.columns.update(continued.reached.columns)
         found.ignored.update(continued.reached.ignored)
+    images = ImageReader(spec, store)
     if spec.hf is not None:
         rows, row_format = _hub_rows(spec, record)
+        if spec.images:
+            rows = images.rows(one_by_one(rows), folder_of_images(spec, base_dir, None))
     else:
-        rows = continued.added if continued else _rows(spec, record, base_dir, seed, row_format)
+        rows = continued.added if continued else _rows(spec, record, base_dir, seed, row_format, images)
     if spec.limit is not None and not continued:
         rows = islice(one_by_one(rows), spec.limit)
     typed = _typed(rows, spec, record, excluded, found, row_format)
@@ -176,12 +186,13 @@ def ingest(
     reached = Reached(size, found.rows, sorted(found.columns), ignored, state) if file and state else None
     taken = sum(part.rows for part in data)
     name_of_format = row_format.name if row_format else None
+    kept = tuple(DataObject(sha256=sha256, rows=0, bytes=images.sizes[sha256]) for sha256 in sorted(found.images))
     return Ingested(
-        tuple(data), content.content_id(), tuple(extra), taken, len(found.rejects), ignored, reached, name_of_format
+        tuple(data), content.content_id(), tuple(extra), taken, len(found.rejects), ignored, reached, name_of_format, kept
     )
 
 
-def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile]) -> list[Problem]:
+def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: list[SourceFile], base_dir: Path) -> list[Problem]:
     """Problems in the first rows of a source's first file: rows that do not fit, and columns that do not exist.
 
     It reads at most HEAD_ROWS rows, and only if that is cheap.
@@ -197,6 +208,8 @@ def head_problems(name: str, spec: DatasetSpec, record: type[Record], files: lis
     found = Findings()
     most = min(HEAD_ROWS, spec.limit or HEAD_ROWS)
     rows = _cut(head(files[:1], _wanted(spec, record, row_format), most), found)
+    if spec.images:
+        rows = ImageReader(spec, None).rows(rows, folder_of_images(spec, base_dir, file))
     for _ in _typed(rows, spec, record, frozenset(), found, row_format):
         pass
     every_column = file.format in ("csv", "tsv", "parquet") and found.rows
@@ -222,7 +235,7 @@ def _typed(
     row_format: RowFormat | None = None,
 ) -> Iterator[tuple[Record, int] | pa.Table]:
     """The rows that fit and are not excluded, as tables, or as records, each with its size."""
-    by_row = bool(spec.defaults or excluded or row_format)
+    by_row = bool(spec.defaults or excluded or row_format or spec.images)
     for row in one_by_one(rows) if by_row else _by_column(rows, spec, record, found):
         if not isinstance(row, Row):
             yield row
@@ -251,6 +264,7 @@ def _typed(
             else:
                 found.ignored.update(unknown)
                 if not (excluded and _row_id(typed) in excluded):
+                    found.images.update(*(referenced_images(fields.get(name)) for name in spec.images))
                     yield typed, row.size
                     continue
                 error = EXCLUDED
@@ -334,11 +348,12 @@ def _batches(rows: Iterator[tuple[Record, int] | pa.Table], record: type[Record]
 
 
 def _rows(
-    spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int, row_format: RowFormat | None
+    spec: DatasetSpec, record: type[Record], base_dir: Path, seed: int, row_format: RowFormat | None, images: ImageReader
 ) -> Iterator[Row | ArrowRows]:
     if spec.path is not None:
         for file in find_files(spec.path, base_dir):
-            yield from read_file(file, _wanted(spec, record, row_format))
+            rows = read_file(file, _wanted(spec, record, row_format))
+            yield from images.rows(one_by_one(rows), folder_of_images(spec, base_dir, file)) if spec.images else rows
     elif spec.generator is not None:
         name, _, task = spec.generator.partition("/")
         generator = catalogue().generators[name]

@@ -42,6 +42,8 @@ class DatasetSpec(Spec):
         format: the format of the rows, such as `sharegpt`, or `own` for the type's own fields; recognised if it is left out.
         rename: {column in the source: field of the record}.
         defaults: {field of the record: value} for rows without a value.
+        images: fields with images, or with lists of them. Their files are read with the rows and kept in the registry.
+        image_folder: the folder of these files; by default that of the file with the rows. Nothing outside of it is read.
         limit: the maximum number of rows, from the start.
         on_error: `stop` at rows that do not fit the type, or `skip` them and record them as rejects.
         allow_empty: whether a dataset without rows is allowed.
@@ -57,6 +59,8 @@ class DatasetSpec(Spec):
     format: str | None = None
     rename: dict[str, str] = {}
     defaults: dict[str, str | int | float | bool] = {}
+    images: list[str] = []
+    image_folder: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     allow_empty: bool = False
@@ -77,6 +81,10 @@ class DatasetSpec(Spec):
             raise ValueError(f"give exactly one of path, hf, generator, registry (found: {found})")
         if self.with_ and self.generator is None:
             raise ValueError("'with' is for a generator's settings, and this dataset has no generator")
+        if self.images and self.path is None and self.hf is None:
+            raise ValueError("'images' are read with rows of files and hubs, and this dataset has neither path nor hf")
+        if self.image_folder and not self.images:
+            raise ValueError("'image_folder' is for images; name the fields that have them: images: [...]")
         if self.format and self.path is None and self.hf is None:
             raise ValueError("'format' is the format of rows in files and on hubs, and this dataset has neither path nor hf")
         return self

@@ -180,6 +180,7 @@ class Operation:
             self.receipts.checkpoints,
             scope.tally if tally is None else tally,
             scope.files,
+            self._registry.store.read_bytes,
             self.heartbeat.show,
             [] if rejects is None else rejects,
             row_rejects,

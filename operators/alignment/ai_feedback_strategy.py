@@ -201,7 +201,7 @@ async def ai_feedback_strategy(
             if any(answer.truncated for answer in before):
                 ctx.count("turns_cut_off", path)
             if last.truncated:
-                ctx.reject(f"{path}: the response was cut off at max_tokens={policy.spec.max_tokens}")
+                ctx.reject(f"{path}: the response was {policy.cut_off(last)}")
                 continue
             response = last.text.strip()
             outcome, judgements = await verdict(case, response, judge, swapped=swapped, prompt=params.judge_prompt)

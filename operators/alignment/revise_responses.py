@@ -62,7 +62,7 @@ async def revise_responses(
     answer = await reviser.chat(render(params.prompt or PROMPT, question=response.question, response=response.response))
     if answer.truncated:
         ctx.count("revisions", "cut off")
-        ctx.reject(f"the revision was cut off at max_tokens={reviser.spec.max_tokens}")
+        ctx.reject(f"the revision was {reviser.cut_off(answer)}")
         return
     revised = answer.text.strip()
     outcome, judgements = await verdict(response, revised, judge, swapped=swapped, prompt=params.judge_prompt)

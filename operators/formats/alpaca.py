@@ -111,11 +111,13 @@ def _write(row: SFTExample, place: Place) -> dict[str, Any]:
 
 
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
+    check_no_tools(row, "Alpaca")
     answers = {"chosen": _answer(row.chosen, "chosen"), "rejected": _answer(row.rejected, "rejected")}
     return _written(row.prompt) | answers
 
 
 def _write_labelled(row: LabelledExample, place: Place) -> dict[str, Any]:
+    check_no_tools(row, "Alpaca")
     return _written(row.prompt) | {"output": _answer(row.completion, "the completion"), "kto_tag": row.label}
 
 

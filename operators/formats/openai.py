@@ -82,16 +82,18 @@ def _read_pair(row: Row, left_out: LeftOut) -> dict[str, Any]:
     inner = At.field("input")
     refuse_media(row["input"])
     report_rest(row, ("input", *names.values()), left_out)
-    report_rest(row["input"], ("messages",), left_out, inner)
+    report_rest(row["input"], ("messages", "tools"), left_out, inner)
     found = {field: read_turns(row[name], At.field(name), left_out) for field, name in names.items()}
-    return {"prompt": read_turns(row["input"]["messages"], inner.part("messages"), left_out)} | found
+    tools = tools_at(row["input"].get("tools"), inner.part("tools"))
+    return {"prompt": read_turns(row["input"]["messages"], inner.part("messages"), left_out)} | found | tools
 
 
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
     for name, turns in (("chosen", row.chosen), ("rejected", row.rejected)):
         if any(message.role not in ("assistant", "tool") for message in turns) or not turns:
             raise Reject(f"{name} has turns that are not the assistant's, and OpenAI's outputs have only those")
-    messages = {"messages": [_message(message) for message in row.prompt]}
+    tools = {"tools": read_tools(row.tools)} if row.tools else {}
+    messages = {"messages": [_message(message) for message in row.prompt]} | tools
     outputs = {"preferred_output": row.chosen, "non_preferred_output": row.rejected}
     return {"input": messages} | {name: [_message(each) for each in turns] for name, turns in outputs.items()}
 
@@ -108,7 +110,7 @@ SFT = RowFormat(
 PAIRS = RowFormat(
     "openai",
     PreferencePair,
-    "input: {messages}, preferred_output: [{role, content}], non_preferred_output: [...]",
+    "input: {messages, tools}, preferred_output: [{role, content}], non_preferred_output: [...]",
     frozenset({"input", "preferred_output", "non_preferred_output"}),
     _pair_fits,
     _read_pair,

@@ -83,15 +83,17 @@ def _read(row: Row, left_out: LeftOut) -> dict[str, Any]:
 
 
 def _read_pair(row: Row, left_out: LeftOut) -> dict[str, Any]:
-    turns, _ = _turns(row, ("chosen", "rejected"), left_out)
-    return {"prompt": turns} | {name: [_turn(row[name], At.field(name), left_out)] for name in ("chosen", "rejected")}
+    turns, _ = _turns(row, ("chosen", "rejected", "tools"), left_out)
+    found = {name: [_turn(row[name], At.field(name), left_out)] for name in ("chosen", "rejected")}
+    return {"prompt": turns} | found | tools_at(row.get("tools"), At.field("tools"))
 
 
 def _read_labelled(row: Row, left_out: LeftOut) -> dict[str, Any]:
     name = "kto_tag" if row.get("kto_tag") is not None else "label"
-    turns, at = _turns(row, (name,), left_out)
+    turns, at = _turns(row, (name, "tools"), left_out)
     prompt, completion = split_last(turns, at)
-    return {"prompt": prompt, "completion": completion, "label": label_at(row[name], At.field(name))}
+    tools = tools_at(row.get("tools"), At.field("tools"))
+    return {"prompt": prompt, "completion": completion, "label": label_at(row[name], At.field(name))} | tools
 
 
 # -- back -------------------------------------------------------------------------------------------------------------
@@ -137,17 +139,22 @@ def _one(turns: Sequence[Message], what: str) -> Message:
 
 def _write(row: SFTExample, place: Place) -> dict[str, Any]:
     found = {"conversations": _conversation(row.prompt, [_one(row.completion, "the completion")])}
-    return found | ({"tools": row.tools} if row.tools else {})
+    return found | _tools_of(row)
 
 
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
     chosen, rejected = _one(row.chosen, "chosen"), _one(row.rejected, "rejected")
     turns = _conversation(row.prompt, [chosen])[:-1]
-    return {"conversations": turns, "chosen": _written(chosen), "rejected": _written(rejected)}
+    return {"conversations": turns, "chosen": _written(chosen), "rejected": _written(rejected)} | _tools_of(row)
 
 
 def _write_labelled(row: LabelledExample, place: Place) -> dict[str, Any]:
-    return {"conversations": _conversation(row.prompt, [_one(row.completion, "the completion")]), "kto_tag": row.label}
+    found = {"conversations": _conversation(row.prompt, [_one(row.completion, "the completion")])}
+    return found | {"kto_tag": row.label} | _tools_of(row)
+
+
+def _tools_of(row: SFTExample | PreferencePair | LabelledExample) -> dict[str, str]:
+    return {"tools": row.tools} if row.tools else {}
 
 
 _USED = frozenset({*_LISTS, "system", *MEDIA})
@@ -163,8 +170,8 @@ SFT = RowFormat(
 PAIRS = RowFormat(
     "sharegpt",
     PreferencePair,
-    "conversations: [{from, value}], chosen: {from, value}, rejected: {from, value}",
-    _USED | {"chosen", "rejected"},
+    "conversations: [{from, value}], chosen: {from, value}, rejected: {from, value}, tools",
+    _USED | {"chosen", "rejected", "tools"},
     lambda row: _name(row) is not None and all(_is_turn(row.get(name)) for name in ("chosen", "rejected")),
     _read_pair,
     _write_pair,
@@ -172,8 +179,8 @@ PAIRS = RowFormat(
 LABELLED = RowFormat(
     "sharegpt",
     LabelledExample,
-    "conversations: [{from, value}], kto_tag (or label): true or false; the last turn is the completion",
-    _USED | {"kto_tag", "label"},
+    "conversations: [{from, value}], kto_tag (or label): true or false, tools; the last turn is the completion",
+    _USED | {"kto_tag", "label", "tools"},
     lambda row: _name(row) is not None and (row.get("kto_tag") is not None or row.get("label") is not None),
     _read_labelled,
     _write_labelled,

@@ -26,6 +26,7 @@ from operators.formats.turns import (
 from operators.records import LabelledExample, Message, PreferencePair, SFTExample
 
 PAIR = ("chosen", "rejected")
+_TOOLS = At.field("tools")
 
 
 def is_turns(value: Any) -> bool:
@@ -48,13 +49,8 @@ def turns_of(row: Row, name: str, left_out: LeftOut) -> list[Turn]:
 
 def _read(row: Row, left_out: LeftOut, names: Sequence[str] = ("prompt", "completion")) -> dict[str, Any]:
     refuse_media(row)
-    report_rest(row, names, left_out)
-    return {name: turns_of(row, name, left_out) for name in names}
-
-
-def _read_sft(row: Row, left_out: LeftOut) -> dict[str, Any]:
-    rest = {key: value for key, value in row.items() if key != "tools"}
-    return _read(rest, left_out) | tools_at(row.get("tools"), At.field("tools"))
+    report_rest(row, (*names, "tools"), left_out)
+    return {name: turns_of(row, name, left_out) for name in names} | tools_at(row.get("tools"), _TOOLS)
 
 
 def _read_pair(row: Row, left_out: LeftOut) -> dict[str, Any]:
@@ -84,13 +80,14 @@ def _implicit_fits(row: Row) -> bool:
 
 def _read_implicit(row: Row, left_out: LeftOut) -> dict[str, Any]:
     refuse_media(row)
-    report_rest(row, PAIR, left_out)
+    report_rest(row, (*PAIR, "tools"), left_out)
+    tools = tools_at(row.get("tools"), _TOOLS)
     if _both(row, is_text):
-        return _shared_text(row["chosen"], row["rejected"])
+        return _shared_text(row["chosen"], row["rejected"]) | tools
     prompt, chosen, rejected = split_shared(*(turns_of(row, name, left_out) for name in PAIR))
     if not prompt:
         raise Reject("chosen and rejected share no turn, so there is no prompt")
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | tools
 
 
 def _shared_text(chosen: str, rejected: str) -> dict[str, Any]:
@@ -119,18 +116,23 @@ def _messages(turns: Sequence[Message]) -> list[Turn]:
     return found
 
 
-def _write(row: SFTExample, place: Place) -> dict[str, Any]:
+def _with_tools(written: dict[str, Any], tools: str | None) -> dict[str, Any]:
     """As JSON text, tools come through datasets as they are, and TRL's trainers read it."""
-    found = {"prompt": _messages(row.prompt), "completion": _messages(row.completion)}
-    return found | ({"tools": row.tools} if row.tools else {})
+    return written | ({"tools": tools} if tools else {})
+
+
+def _write(row: SFTExample, place: Place) -> dict[str, Any]:
+    return _with_tools({"prompt": _messages(row.prompt), "completion": _messages(row.completion)}, row.tools)
 
 
 def _write_pair(row: PreferencePair, place: Place) -> dict[str, Any]:
-    return {"prompt": _messages(row.prompt), "chosen": _messages(row.chosen), "rejected": _messages(row.rejected)}
+    turns = {"prompt": _messages(row.prompt), "chosen": _messages(row.chosen), "rejected": _messages(row.rejected)}
+    return _with_tools(turns, row.tools)
 
 
 def _write_labelled(row: LabelledExample, place: Place) -> dict[str, Any]:
-    return {"prompt": _messages(row.prompt), "completion": _messages(row.completion), "label": row.label}
+    turns = {"prompt": _messages(row.prompt), "completion": _messages(row.completion)}
+    return _with_tools({**turns, "label": row.label}, row.tools)
 
 
 _MEDIA = frozenset(MEDIA)
@@ -140,14 +142,14 @@ SFT = RowFormat(
     "prompt, completion: texts, or lists of messages; tools",
     _MEDIA | {"prompt", "completion", "tools"},
     lambda row: is_turns(row.get("prompt")) and is_turns(row.get("completion")),
-    _read_sft,
+    _read,
     _write,
 )
 PAIRS = RowFormat(
     "trl",
     PreferencePair,
-    "prompt, chosen, rejected: texts, or lists of messages",
-    _MEDIA | {"prompt", *PAIR},
+    "prompt, chosen, rejected: texts, or lists of messages; tools",
+    _MEDIA | {"prompt", *PAIR, "tools"},
     lambda row: (
         (is_text(row.get("prompt")) and _both(row, is_text)) or (are_messages(row.get("prompt")) and _both(row, is_turns))
     ),
@@ -157,16 +159,16 @@ PAIRS = RowFormat(
 IMPLICIT_PAIRS = RowFormat(
     "trl_implicit",
     PreferencePair,
-    "chosen, rejected: texts or lists of messages; what they begin with is the prompt",
-    _MEDIA | {"prompt", *_ASKED, *PAIR},
+    "chosen, rejected: texts or lists of messages; what they begin with is the prompt; tools",
+    _MEDIA | {"prompt", *_ASKED, *PAIR, "tools"},
     _implicit_fits,
     _read_implicit,
 )
 LABELLED = RowFormat(
     "trl",
     LabelledExample,
-    "prompt, completion: texts, or lists of messages; label: true or false",
-    _MEDIA | {"prompt", "completion", "label"},
+    "prompt, completion: texts, or lists of messages; label: true or false; tools",
+    _MEDIA | {"prompt", "completion", "label", "tools"},
     _labelled_prompt,
     _read_labelled,
     _write_labelled,

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.operator import Reject
 from operators.formats.rows import At, LeftOut, kind_of, report_rest, text_at
-from operators.records import Message, SFTExample, read_tools
+from operators.records import LabelledExample, Message, PreferencePair, SFTExample, read_tools
 
 Turn = dict[str, Any]
 
@@ -196,7 +196,7 @@ def arguments_object(text: str) -> Any:
 
 
 def tools_at(value: Any, at: At) -> dict[str, str]:
-    """The field `tools` of an SFTExample: from a list of objects or its JSON text; no field if there are none."""
+    """The field `tools` of an example: from a list of objects or its JSON text; no field if there are none."""
     if not value:
         return {}
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -206,7 +206,7 @@ def tools_at(value: Any, at: At) -> dict[str, str]:
         raise Reject(f"{at.exact}: {error}") from error
 
 
-def check_no_tools(row: SFTExample, what: str) -> None:
+def check_no_tools(row: SFTExample | PreferencePair | LabelledExample, what: str) -> None:
     """Raise Reject if a row has tools, for which a format has no place."""
     if row.tools:
         raise Reject(f"it has tools, for which {what} has no place")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.operator import (
     Calls,
     Capabilities,
+    Capability,
     ChatModel,
     Completion,
     Context,
@@ -34,6 +35,7 @@ from engine.operator import (
 )
 from operators.generic.images import BOUND_BYTES, MOST_IMAGES, image_parts, takes_images
 from operators.generic.new_fields import At, clashes, grown, new_field, type_of_field, unknown_fields, with_new
+from operators.generic.tools import CALLS_FIELD, TOOL_CALLS, TOOLS_BYTES, ToolsParameter, calls_in, tool_problems, tools_of
 from operators.generic.turns import TextOrTurns, conversation, turn_problems, turns_of
 
 _SAMPLE = "sample"
@@ -49,6 +51,7 @@ class GenerateParams(Params):
     samples: Annotated[int, Field(ge=1, le=1000)] = 1
     reasoning: str | None = None
     images: str | None = None
+    tools: ToolsParameter = None
     keep: list[str] | None = None
 
     @cached_property
@@ -64,9 +67,10 @@ class GenerateParams(Params):
     @cached_property
     def new(self) -> tuple[DescribedField, ...]:
         """All new fields, in order."""
+        calls = (CALLS_FIELD,) if self.tools is not None else ()
         reasoning = (new_field(self.reasoning, "str", optional=True),) if self.reasoning else ()
         sample = (new_field(_SAMPLE, "int"),) if self.samples > 1 else ()
-        return (*self.answer_fields, *reasoning, *sample)
+        return (*self.answer_fields, *calls, *reasoning, *sample)
 
     def made(self, record: type[Record]) -> type[Record]:
         """The type of the rows that are made from rows of a type."""
@@ -77,14 +81,18 @@ class GenerateParams(Params):
         return {"model": self.samples * (1 if self.fields is None else 2)}
 
     def capabilities(self) -> Capabilities:
-        """Several samples have to differ, and a model may take no images."""
-        if self.images is None:
-            return {"model": ["sampling"]} if self.samples > 1 else {}
-        return {"model": ["sampling", "images"] if self.samples > 1 else ["images"]}
+        """Several samples have to differ, and a model may take neither images nor tools."""
+        wanted: list[Capability] = ["sampling"] if self.samples > 1 else []
+        wanted += ["images"] if self.images is not None else []
+        wanted += ["tools"] if self.tools is not None else []
+        return {"model": wanted} if wanted else {}
 
     def prompt_bytes(self) -> int | None:
-        """With images, their bound; the parameters are in it, too."""
-        return None if self.images is None else len(self.model_dump_json().encode()) + MOST_IMAGES * BOUND_BYTES
+        """With images or tools, their bound; the parameters are in it, too."""
+        if self.images is None and self.tools is None:
+            return None
+        images = 0 if self.images is None else MOST_IMAGES * BOUND_BYTES
+        return len(self.model_dump_json().encode()) + images + (0 if self.tools is None else TOOLS_BYTES)
 
     def problems(self, inputs: InputTypes) -> Iterator[Wrong]:
         """Templates and fields that do not fit the rows."""
@@ -102,9 +110,13 @@ class GenerateParams(Params):
             kind = type_of_field(record, self.images)
             if kind is not None and not takes_images(kind):
                 yield Wrong(
-                    f"images: field {self.images!r} is {kind}; expected paths, URLs or bytes: str or bytes, or a list of these",
+                    f"images: field {self.images!r} is {kind}; expected images: str or bytes, or a list of these",
                     ("images",),
                 )
+        if self.tools is not None:
+            yield from tool_problems(self.tools, record)
+            if self.fields is not None:
+                yield Wrong("tools and fields: an answer either calls tools or has fields; remove one of them", ("tools",))
         yield from self._output_problems(record)
 
     def _output_problems(self, record: type[Record]) -> Iterator[Wrong]:
@@ -125,7 +137,11 @@ class GenerateParams(Params):
         else:
             wrong += field_problems(self.fields, ("fields",))
             new |= {name: ("fields", name) for name in self.fields}
-        further = {"reasoning": self.reasoning, "samples": _SAMPLE if self.samples > 1 else None}
+        further = {
+            "tools": TOOL_CALLS if self.tools is not None else None,
+            "reasoning": self.reasoning,
+            "samples": _SAMPLE if self.samples > 1 else None,
+        }
         for parameter, field in further.items():
             if field is not None and field in new:
                 wrong.append(Wrong(f"{parameter}: there is a new field {field!r} already; choose another name", (parameter,)))
@@ -169,19 +185,25 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         samples: the number of answers for each row. With several, each becomes a row with its number, from 0, in `sample`.
         reasoning: a field for what the model thought before it answered; null if the server returns none, or if the answer is
             from a journal of an older version. Thoughts at the beginning of the text (`<think>...</think>`) count, too.
-        images: a field with an image or a list of images: paths (relative to where the engine was started), http(s) URLs, which
-            the server fetches, data URLs, or their bytes, also as `{bytes, path}`, the form of Hugging Face datasets. PNG,
-            JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files are read when the step runs; a file that changes later
-            under the same name does not make the step run again. Whether the model takes images is tested before.
+        images: a field with an image or a list of images: PNG, JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files
+            are read with the rows if the dataset lists the field under its own `images:`. Other fields can have http(s) URLs,
+            data URLs, or bytes, also as `{bytes, path}`, the form of Hugging Face datasets. A URL is sent as it is, and the
+            server fetches it: what it shows is not recorded, and when that changes the step does not run again. Whether the
+            model takes images is tested before.
+        tools: the tools that the model may call: a list of `{name, description, parameters}` (parameters: a JSON Schema), the
+            same for all servers, or a field of the row with such a list as JSON text. The calls of the answer are in the new
+            field `tool_calls`, in the form of SFTExample; it is null if there are none. An answer that calls another tool, or
+            with arguments that are no JSON object, is left out with a reason. Whether the model takes tools is tested before.
         keep: the fields of the row that stay; all by default. Editing it asks the model nothing again.
     """
     messages: list[dict[str, Any]] = [*conversation(turns_of(params.prompt), row, params.system)]
     if params.images is not None:
-        parts = await image_parts(plain(row)[params.images])
+        parts = await image_parts(plain(row)[params.images], ctx)
         messages[-1] = {**messages[-1], "content": [{"type": "text", "text": messages[-1]["content"]}, *parts]}
     made = params.made(type(row))
+    tools = tools_of(params.tools, row)
     failed: list[tuple[int, Exception]] = []
-    for number, answer in enumerate(await _answers(model, messages, params)):
+    for number, answer in enumerate(await _answers(model, messages, tools, params)):
         try:
             if isinstance(answer, RequestError):
                 raise answer
@@ -189,6 +211,8 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
             new = {**fields, **_further(params, completion, number)}
             if params.fields is None:
                 new |= _text(params, completion, model)
+            if params.tools is not None:
+                new[TOOL_CALLS] = calls_in(completion, tools)
         except (Reject, RequestError) as error:
             ctx.count("answers", "cut off" if isinstance(error, _CutOffError) else "failed")
             failed.append((number, error))
@@ -205,11 +229,13 @@ _Answer = tuple[Mapping[str, Any], Completion, BaseModel]
 """The fields of an answer, the answer itself, and what stands for its calls."""
 
 
-async def _answers(model: ChatModel, messages: list[dict[str, Any]], params: GenerateParams) -> list[_Answer | RequestError]:
+async def _answers(
+    model: ChatModel, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], params: GenerateParams
+) -> list[_Answer | RequestError]:
     if params.fields is None:
         return [
             each if isinstance(each, RequestError) else ({}, each, each)
-            for each in await model.each_sample(messages, params.samples)
+            for each in await model.each_sample(messages, params.samples, tools=tools)
         ]
     answer = answer_type(params.answer_fields)
     return [
@@ -231,7 +257,7 @@ class _CutOffError(Reject):
 
 def _text(params: GenerateParams, completion: Completion, model: ChatModel) -> dict[str, str]:
     if completion.truncated:
-        raise _CutOffError(f"the answer was cut off at max_tokens={model.spec.max_tokens}, or at a limit of the server")
+        raise _CutOffError(f"the answer was {model.cut_off(completion)}, or at a limit of the server")
     return {params.text_field: completion.text.strip()}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 
-from engine.operator import InputTypes, Params, Record, Reject, Wrong, operator, template_problem
+from pydantic import ValidationError
+
+from engine.operator import InputTypes, Params, Record, Reject, Wrong, operator, plain, template_problem
 from operators.generic.new_fields import type_of_field, unknown_fields
+from operators.generic.tools import CALLS_FIELD, ToolsParameter, are_calls, tool_problems, tools_of
 from operators.generic.turns import Turns, conversation, turn_problems, turns_of
-from operators.records import Message, SFTExample, read_tools
+from operators.records import Message, SFTExample
 
 
 class ChatParams(Params):
@@ -15,19 +19,23 @@ class ChatParams(Params):
 
     messages: Turns
     thinking: str | None = None
-    tools: str | None = None
+    tool_calls: str | None = None
+    tools: ToolsParameter = None
 
     def problems(self, inputs: InputTypes) -> Iterator[Wrong]:
         """Turns that do not fit the rows, or that are no example."""
         record = inputs["row"]
-        for name in ("thinking", "tools"):
-            field = getattr(self, name)
-            if field is None:
-                continue
-            yield from unknown_fields(record, {(name,): field})
-            kind = type_of_field(record, field)
-            if kind is not None and kind.kind != "str":
-                yield Wrong(f"{name}: field {field!r} is {kind}; expected str", (name,))
+        named = {"thinking": self.thinking, "tool_calls": self.tool_calls}
+        yield from unknown_fields(record, {(name,): field for name, field in named.items() if field is not None})
+        kind = type_of_field(record, self.thinking) if self.thinking else None
+        if kind is not None and kind.kind != "str":
+            yield Wrong(f"thinking: field {self.thinking!r} is {kind}; expected str", ("thinking",))
+        kind = type_of_field(record, self.tool_calls) if self.tool_calls else None
+        if kind is not None and not are_calls(kind):
+            expected = f"{CALLS_FIELD.type}, as `generate` makes it"
+            yield Wrong(f"tool_calls: field {self.tool_calls!r} is {kind}; expected {expected}", ("tool_calls",))
+        if self.tools is not None:
+            yield from tool_problems(self.tools, record)
         found = list(turn_problems(self.messages, record, "messages", last="assistant"))
         yield from found
         if found:
@@ -57,15 +65,18 @@ async def to_chat(row: Record, params: ChatParams) -> AsyncIterator[SFTExample]:
     Args:
         messages: the turns, `{role: system | user | assistant, content: TEMPLATE}`. The last one is the assistant's.
         thinking: the field with the reasoning before the last turn, such as that of `generate`'s `reasoning`.
-        tools: the field with the tools that the model could call, as JSON text.
+        tool_calls: the field with the calls of the last turn, such as that of `generate`'s `tools`. With calls, the turn needs
+            no text.
+        tools: the tools that the model could call: a list of them, as for `generate`, or the field with them as JSON text.
     """
-    *before, last = [Message.model_validate(each) for each in conversation(turns_of(params.messages), row)]
-    if params.thinking is not None:
-        last = last.model_copy(update={"thinking": getattr(row, params.thinking) or None})
-    tools = getattr(row, params.tools) if params.tools is not None else None
+    fields = plain(row)
+    calls = fields[params.tool_calls] if params.tool_calls is not None else None
+    *before, last = conversation(turns_of(params.messages), row, last_may_be_empty=bool(calls))
+    thinking = fields[params.thinking] if params.thinking is not None else None
     try:
-        if tools:
-            read_tools(tools)
-    except ValueError as error:
-        raise Reject(str(error)) from error
-    yield SFTExample(prompt=before, completion=[last], tools=tools or None)
+        learnt = Message.model_validate({**last, "thinking": thinking or None, "tool_calls": calls or None})
+    except ValidationError as why:
+        raise Reject(f"{params.tool_calls}: not calls of tools: {why.errors(include_url=False)[0]['msg']}") from why
+    has_tools = params.tools is not None and (not isinstance(params.tools, str) or fields[params.tools])
+    tools = json.dumps(tools_of(params.tools, row), ensure_ascii=False) if has_tools else None
+    yield SFTExample(prompt=[Message.model_validate(each) for each in before], completion=[learnt], tools=tools)

@@ -87,7 +87,9 @@ def _shape_problems(given: Sequence[Any], at: str, last: Role) -> Iterator[Wrong
             yield Wrong(f"{at}: the last turn is the {last}'s, and this one is the {each['role']}'s", (at, number, "role"))
 
 
-def conversation(turns: Sequence[Turn], row: Record, system: str | None = None) -> list[dict[str, str]]:
+def conversation(
+    turns: Sequence[Turn], row: Record, system: str | None = None, *, last_may_be_empty: bool = False
+) -> list[dict[str, str]]:
     """The messages for a row. A system message that is empty for the row is left out.
 
     Raises:
@@ -96,6 +98,7 @@ def conversation(turns: Sequence[Turn], row: Record, system: str | None = None) 
     fields = plain(row)
     spoken = turns if system is None else (Turn("system", system), *turns)
     messages = [{"role": turn.role, "content": fill(turn.content, fields).strip()} for turn in spoken]
-    if empty := [message["role"] for message in messages if not message["content"] and message["role"] != "system"]:
+    to_say = messages[:-1] if last_may_be_empty else messages
+    if empty := [message["role"] for message in to_say if not message["content"] and message["role"] != "system"]:
         raise Reject(f"the {empty[0]}'s message is empty for this row")
-    return [message for message in messages if message["content"]]
+    return [message for message in messages if message["content"] or message["role"] != "system"]

@@ -36,6 +36,6 @@ async def attempt(teacher: ChatModel, prompt: str, gold: str, *, sample: int = 0
     return Attempt(completion, solution, verdict, predicted)
 
 
-def cut_off(teacher: ChatModel) -> str:
+def cut_off(teacher: ChatModel, answer: Completion) -> str:
     """The reason to reject an attempt without a verdict."""
-    return f"the answer was cut off at max_tokens={teacher.spec.max_tokens}"
+    return f"the answer was {teacher.cut_off(answer)}"

@@ -103,14 +103,14 @@ async def persona_augment(
             )
             problem = clean(rewrite.text)
             reason = (
-                cut_off(teacher)
+                cut_off(teacher, rewrite)
                 if rewrite.truncated
                 else problem_with(solution.question, problem, gold, others=kept, check_quantities=params.check_quantities)
             )
             if reason is None:
                 kept.append(problem)
                 made, answers = await _solved(teacher, problem, gold, params)
-                reason = cut_off(teacher) if made.verdict is None else None
+                reason = cut_off(teacher, made.completion) if made.verdict is None else None
         except RequestError as error:
             reason = str(error)
             failed = error if error.completion is None else failed

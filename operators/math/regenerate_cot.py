@@ -57,6 +57,7 @@ async def regenerate_cot(
     text = render(params.prompt or PROMPT, question=problem.question)
     unsolved: MathSolution | None = None
     failed: RequestError | None = None
+    reason = ""
     for sample in range(params.attempts):
         try:
             made = await attempt(teacher, text, gold, sample=sample)
@@ -68,6 +69,7 @@ async def regenerate_cot(
             continue
         ctx.count("samples", made.verdict or "cut off")
         if made.verdict is None:
+            reason = cut_off(teacher, made.completion)
             continue
         record = MathSolution(
             question=problem.question,
@@ -85,5 +87,5 @@ async def regenerate_cot(
             return
         unsolved = record
     if unsolved is None:
-        raise failed or Reject(cut_off(teacher))
+        raise failed or Reject(reason)
     yield "unsolved", unsolved

@@ -41,7 +41,7 @@ def replying(answer: Answer, usage: Mapping[str, Any] = USAGE, **message: str) -
             # Servers are asked first whether they sample.
             made = str(numbers[prompt]) if "random number" in prompt else answer(prompt, schema, numbers[prompt])
             texts.append(made if isinstance(made, str) else json.dumps(made))
-        messages = [{"role": "assistant", "content": text, **message} for text in texts]
+        messages = [called(text) if "tools" in body else {"role": "assistant", "content": text, **message} for text in texts]
         return {"choices": [{"message": each, "finish_reason": "stop"} for each in messages], "usage": usage}
 
     return reply
@@ -95,8 +95,17 @@ def programs(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any]
 
 
 def calls(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
-    """Every second call has arguments that are JSON."""
-    return {"request": "Please.", "arguments": '{"city": "Rome"}' if number % 2 else "Rome"}
+    """Requests, of which some need no tool."""
+    about = "weather" if "about the weather" in prompt else "price" if "about the price" in prompt else "talk"
+    return f"{about} {number}" if "about" in prompt else prompt
+
+
+def called(text: str) -> dict[str, Any]:
+    """The message that answers a request with tools."""
+    if text.startswith("talk"):
+        return {"role": "assistant", "content": "Hello."}
+    call = {"name": "weather" if text.startswith("weather") else "convert", "arguments": '{"city": "Rome"}'}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": call}]}
 
 
 RESULTS: dict[str, tuple[Answer, str, str]] = {
@@ -112,7 +121,7 @@ RESULTS: dict[str, tuple[Answer, str, str]] = {
     "translation": (best, "translation/rows", "rows = 3"),
     "code": (programs, "code/rows", "rows = 2"),
     "preferences": (best, "preferences/pairs", "rows >= 0"),
-    "tool-calls": (calls, "tool-calls/rows", "rows = 2"),
+    "tool-calls": (calls, "tool-calls/rows", "rows = 4"),
 }
 
 

@@ -56,9 +56,12 @@ def check(
     context: Context, pipeline: PipelineArg, set_: SetOption = None, matrix: MatrixOption = None, json: JsonOption = False
 ) -> None:
     """Check a pipeline without running it. Covers keys, types, parameters, files and models."""
+    from engine.pipeline.served_models import missing_programs
     from engine.printable import harmless
 
     checked = checked_pipeline(context, pipeline, set_, matrix)
+    for model, why in missing_programs(checked.steps.values()).items():
+        say(f"note: the server of model {model!r} cannot be started on this machine: {why}")
     if json:
         steps, variants = list(checked.steps), list(checked.variants)
         print_json({"pipeline": checked.spec.name, "steps": steps, "problems": [], "variants": variants})

@@ -36,6 +36,7 @@ from engine.llm.providers.response_body import from_json
 from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import Request
+from engine.llm.types.tools import Tools
 
 _PATH = "/messages/batches"
 _NOT_DONE = {"canceled", "expired"}
@@ -113,7 +114,10 @@ class AnthropicBatches:
     async def read(self, path: str, note: OpenBatch, found: dict[str, LineResult]) -> bool:
         """See BatchService."""
         return await self.http.results(
-            path, frozenset(note.keys), lambda line: (line["custom_id"], self._result(line["result"])), found
+            path,
+            frozenset(note.keys),
+            lambda line: (line["custom_id"], self._result(line["result"], note.tools_of(line["custom_id"]))),
+            found,
         )
 
     async def _newer(self, note: OpenBatch) -> list[_Listed]:
@@ -150,7 +154,7 @@ class AnthropicBatches:
 
         return await self.http.call("GET", _results_of(batch), first)
 
-    def _result(self, result: Any) -> LineResult:
+    def _result(self, result: Any, tools: Tools) -> LineResult:
         kind = result["type"]
         if kind in _NOT_DONE:
             return None
@@ -159,7 +163,7 @@ class AnthropicBatches:
         if kind != "succeeded":
             raise ValueError(f"unknown type of result: {kind!r:.100}")
         # The original request may belong to another process; this much of it is enough to read the answer.
-        asked = Request(self._spec.endpoint, self._spec.model, (), {"extra_body": self._spec.extra_body})
+        asked = Request(self._spec.endpoint, self._spec.model, (), {"extra_body": self._spec.extra_body}, tools=tools)
         try:
             with redacted(self.http.secrets):
                 answer = messages_api.completion(result["message"], asked, 0.0)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from engine.llm.batches.polling import pauses
 from engine.llm.journal.answers import Answers
 from engine.llm.types.model_spec import ModelSpec
+from engine.llm.types.tools import Tools
 from registry.counted import counted
 from registry.storage.processes import start_time
 
@@ -35,8 +36,9 @@ class OpenBatch(BaseModel):
         file: the input file's id on the server; a name of its own where requests travel with the batch.
         since: when it was uploaded, in seconds since 1970.
         newest: the newest batch on the server at that time, where batches have no input file.
-        keys: of its requests; `logprobs` are those that request log-probabilities, `again` those whose answer in the
-            journal will be replaced; `left_out` are parameters that a request should have, and that were not sent.
+        keys: of its requests; `logprobs` are those that request log-probabilities, `tools` those that offer tools, `again`
+            those whose answer in the journal will be replaced; `left_out` are parameters that a request should have, and that
+            were not sent.
         batch: the batch's id on the server.
     """
 
@@ -46,10 +48,15 @@ class OpenBatch(BaseModel):
     since: float
     keys: tuple[str, ...]
     logprobs: frozenset[str] = frozenset()
+    tools: frozenset[str] = frozenset()
     again: frozenset[str] = frozenset()
     left_out: dict[str, tuple[str, ...]] = {}
     newest: str = ""
     batch: str | None = None
+
+    def tools_of(self, key: str) -> Tools:
+        """Stands for the tools that a request offers: which they are is not noted."""
+        return ({},) if key in self.tools else ()
 
 
 class OpenBatches:

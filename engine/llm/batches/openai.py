@@ -91,7 +91,7 @@ class OpenAIBatches:
 
         def parse(document: Any) -> tuple[str, LineResult]:
             key = document["custom_id"]
-            return key, self._result(document, key in note.logprobs)
+            return key, self._result(document, note)
 
         return await self.http.results(path, frozenset(note.keys), parse, found)
 
@@ -113,7 +113,7 @@ class OpenAIBatches:
         words = f"{self._spec.endpoint}: batch {state['id']} failed: {excerpt(detail, 1000) or 'no reason given'}"
         return redact(words, *self.http.secrets)
 
-    def _result(self, document: dict[str, Any], logprobs: bool) -> LineResult:
+    def _result(self, document: dict[str, Any], note: OpenBatch) -> LineResult:
         error, response = document.get("error"), document.get("response") or {}
         if error and error.get("code") in _NOT_DONE:
             return None
@@ -121,8 +121,9 @@ class OpenAIBatches:
         if status != 200:
             return self.http.failure(status, json.dumps(body or {"error": error}), {})
         # The original request may belong to another process; this much of it is enough to read the answer.
-        sampling = {"extra_body": self._spec.extra_body, **({"logprobs": 0} if logprobs else {})}
-        asked = Request(self._spec.endpoint, self._spec.model, (), sampling)
+        key = document["custom_id"]
+        sampling = {"extra_body": self._spec.extra_body, **({"logprobs": 0} if key in note.logprobs else {})}
+        asked = Request(self._spec.endpoint, self._spec.model, (), sampling, tools=note.tools_of(key))
         try:
             with redacted(self.http.secrets):
                 answer = chat_completions.completions(body, [asked], 0.0).completions[0]

@@ -177,6 +177,7 @@ class BatchProvider:
             file=file,
             since=time.time(),
             keys=tuple(each.request.key for each in group),
+            tools=frozenset(each.request.key for each in group if each.request.tools),
             logprobs=frozenset(each.request.key for each in group if "logprobs" in each.request.sampling),
             again=frozenset(each.request.key for each in group if each.again),
             left_out={key: names for key, names in left_out.items() if names},

@@ -34,6 +34,10 @@ TOKENS_PER_IMAGE = 50_000
 """More than common models count for one image, whatever its size (gpt-4o-mini: 48,169 for the largest)."""
 
 
+TOKENS_FOR_TOOLS = 1000
+"""More than chat templates and services add to a prompt with tools, to explain how they are called (Claude: 804 at most)."""
+
+
 def token_bound(request: Request) -> tuple[int, int]:
     """Upper bounds for the prompt and completion tokens: a token is at least one byte; a message's frame is under 16.
 
@@ -46,6 +50,8 @@ def token_bound(request: Request) -> tuple[int, int]:
         prompt += 16 + sum(len(text.encode()) for text in texts_of(content)) + TOKENS_PER_IMAGE * len(images_in(content))
         if further := beyond_text(message):
             prompt += len(json.dumps(further, ensure_ascii=False).encode())
+    if request.tools:
+        prompt += TOKENS_FOR_TOOLS + len(json.dumps(request.tools, ensure_ascii=False).encode())
     return prompt, request.max_tokens
 
 

@@ -305,6 +305,8 @@ class LocalModel:
             )
         if any(images_in(message["content"]) for message in request.messages):
             raise RequestError(f"the model {self.name} runs in this process as a text model, which takes no images; serve it")
+        if request.tools:
+            raise RequestError(f"the model {self.name} runs in this process, where models call no tools; serve it")
         schema = request.schema
         messages = [*request.messages] if schema is None else in_words(request.messages, schema)
         try:

@@ -28,6 +28,7 @@ class KnownCapabilities(BaseModel):
     response_format: bool | None = None
     sampling: bool | None = None
     images: bool | None = None
+    tools: bool | None = None
     max_completion_tokens: bool | None = None
     temperature: bool | None = None
     top_p: bool | None = None

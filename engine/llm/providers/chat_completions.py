@@ -57,6 +57,8 @@ def body(spec: ModelSpec, requests: Sequence[Request], capabilities: KnownCapabi
         asked["n"] = len(requests)
     if "logprobs" in sampling:
         asked |= {"logprobs": True, "top_logprobs": sampling["logprobs"]}
+    if first.tools:
+        asked["tools"] = list(first.tools)
     if first.schema is not None and capabilities.response_format is False:
         asked["messages"] = in_words(messages, first.schema)
     elif first.schema is not None:
@@ -221,8 +223,9 @@ def _read(choice: Any, request: Request, paid: _Paid) -> Completion:
         end = "cut off" if paid.tokens_out and paid.tokens_out >= most else "whole"
     logprobs = _logprobs(choice, paid) if "logprobs" in request.sampling else None
     reasoning = "\n".join(filter(None, (_reasoning(choice["message"]), thought and repaired(thought)))) or None
-    calls = _tool_calls(choice["message"], paid) if end == "tools" else ()
-    return paid.answer(text, USABLE_AS[end], logprobs, reasoning, calls)
+    # Some servers say `stop` of an answer that calls tools.
+    calls = _tool_calls(choice["message"], paid) if end == "tools" or (end == "whole" and request.tools) else ()
+    return paid.answer(text, USABLE_AS["tools" if calls else end], logprobs, reasoning, calls)
 
 
 def _ended_otherwise(choice: Any) -> tuple[End, str] | None:
@@ -248,7 +251,7 @@ def _raise_failed(error: Any, detail: str, paid: _Paid) -> None:
 
 def _offers_tools(request: Request) -> bool:
     further = request.sampling.get("extra_body", {})
-    return bool(further.get("tools") or further.get("functions"))
+    return bool(request.tools or further.get("tools") or further.get("functions"))
 
 
 def _says_why(choice: Any) -> bool:

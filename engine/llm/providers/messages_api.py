@@ -67,6 +67,8 @@ def body(spec: ModelSpec, request: Request, known: KnownCapabilities) -> dict[st
     asked |= {name: value for name, value in optional.items() if value is not None and name not in refused}
     if system:
         asked["system"] = [{"type": "text", "text": "\n\n".join(map(_text_of, system)), "cache_control": _CACHED}]
+    if request.tools:
+        asked["tools"] = [_tool(each["function"]) for each in request.tools]
     further = sampling.get("extra_body", {})
     if schema is not None:
         asked["output_config"] = {**further.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
@@ -112,13 +114,18 @@ def completion(answer: Any, request: Request, latency_ms: float) -> Completion:
     if end not in USABLE_AS or end == "unsaid":
         why = "for an unknown reason" if end in ("unknown", "unsaid") else "because it failed"
         raise RequestError(f"the server ended its answer {why} ({detail}), so the answer may be incomplete", made)
-    if end == "tools" and not request.sampling.get("extra_body", {}).get("tools"):
+    if end == "tools" and not (request.tools or request.sampling.get("extra_body", {}).get("tools")):
         raise RequestError(f"the model called a tool instead of answering, although none was offered ({detail})", made)
     if not all(is_valid(each) for each in (text, *(f"{call.id}{call.name}{call.arguments}" for call in tools))):
         raise RequestError(f"the answer {INVALID}", made)
     reasoning = "\n".join(repaired(thought) for thought in thoughts if isinstance(thought, str)) or None
     found = {"text": text, "finish_reason": USABLE_AS[end], "reasoning": reasoning, "tool_calls": tuple(tools)}
     return made.model_copy(update=found | {"thinking_blocks": tuple(filter(None, kept))})
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    about = {"description": function["description"]} if "description" in function else {}
+    return {"name": function["name"], **about, "input_schema": function.get("parameters", {"type": "object"})}
 
 
 def _used(usage: Any) -> dict[str, int]:

@@ -223,10 +223,17 @@ async def _images(asker: _Asker) -> bool | None:
     return bool(await asker.choices("Name a color.", 8, messages=[{"role": "user", "content": parts}]))
 
 
+async def _tools(asker: _Asker) -> bool | None:
+    """Whether the server takes tools. A model may answer without calling any."""
+    tool = {"name": "get_weather", "description": "The weather of a city.", "parameters": _SCHEMA}
+    return bool(await asker.choices("What is the weather in Paris?", 64, tools=[{"type": "function", "function": tool}]))
+
+
 _CHECKS: dict[Capability, Callable[[_Asker], Awaitable[bool | None]]] = {
     "n": _n,
     "logprobs": _logprobs,
     "response_format": _response_format,
     "sampling": _sampling,
     "images": _images,
+    "tools": _tools,
 }

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from engine.llm.types.model_spec import ModelSpec
 
-Capability = Literal["n", "logprobs", "response_format", "sampling", "images"]
+Capability = Literal["n", "logprobs", "response_format", "sampling", "images", "tools"]
 
 MEANING: dict[str, str] = {
     "n": "several answers in one request; without it each answer pays for the prompt again",
@@ -15,6 +15,7 @@ MEANING: dict[str, str] = {
     "response_format": "answers that follow a JSON Schema; without it the prompt asks for the schema",
     "sampling": "different answers to the same prompt at a temperature above 0",
     "images": "images in a prompt",
+    "tools": "tools that the model can call",
 }
 
 
@@ -33,4 +34,6 @@ def ruled_out(spec: ModelSpec, wanted: Sequence[Capability]) -> Setting | None:
         return Setting("provider", "log-probabilities of tokens, which Anthropic's API does not return")
     if "images" in wanted and not spec.remote:
         return Setting("provider", "images in its prompts: models in this process take texts only; serve it, or name a server")
+    if "tools" in wanted and not spec.remote:
+        return Setting("provider", "tools: models in this process call none; serve it, or name a server")
     return None

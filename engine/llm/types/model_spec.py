@@ -36,6 +36,9 @@ DEFAULT_MAX_TOKENS = 512
 REASONING_MAX_TOKENS = 8192
 """The most tokens of an answer if the pipeline does not say it: of any model, and of one that turns out to reason."""
 
+ROOM_FOR_ANSWERS = 2048
+"""What errors propose for an answer beside its thinking, in tokens."""
+
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""
 SERVED = "served"
@@ -207,6 +210,10 @@ class ModelSpec(Spec):
         """Whether a model that reasons may answer with more than `max_tokens`, because the pipeline does not set it."""
         return self.remote and "max_tokens" not in self.model_fields_set
 
+    def longest_answer(self, asked: int) -> int:
+        """The most tokens of an answer that is asked for with `asked`, if the model turns out to reason."""
+        return REASONING_MAX_TOKENS if self.leaves_length_open and asked == DEFAULT_MAX_TOKENS else asked
+
     @property
     def environment(self) -> tuple[str, ...]:
         """The environment variables that requests need."""
@@ -316,8 +323,10 @@ class ModelSpec(Spec):
             raise ValueError("seed: Anthropic's API has none; remove it")
         budget = (self.thinking or {}).get("budget_tokens")
         if isinstance(budget, int) and budget >= self.max_tokens:
+            default = "" if "max_tokens" in self.model_fields_set else ", the default"
             raise ValueError(
-                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}), which includes it"
+                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}{default}), which is for "
+                f"thinking and answer; set for example max_tokens: {budget + ROOM_FOR_ANSWERS}"
             )
         if not self.remote:
             only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}

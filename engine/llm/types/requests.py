@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from engine.llm.types.tools import Tools
 from registry.storage.checked_json import json_digest
 
 
@@ -27,6 +29,7 @@ class Request:
         sample: 0 for the first answer to this prompt, 1 for the second, ...
         schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
             in the prompt), and the key does not depend on that: keys stay valid when a server gains or loses support.
+        tools: that the model may call, as `as_tools` makes them.
         most: how many tokens the answer may have, in place of the sampling's `max_tokens`; see AnswerLength.
     """
 
@@ -37,6 +40,7 @@ class Request:
     sample: int = 0
     schema: dict[str, Any] | None = None
     most: int | None = None
+    tools: Tools = ()
 
     @cached_property
     def key(self) -> str:
@@ -48,7 +52,8 @@ class Request:
             "sampling": self.sampling,
             "sample": self.sample,
         }
-        return json_digest(document if self.schema is None else document | {"schema": self.schema})
+        document |= {"schema": self.schema} if self.schema is not None else {}
+        return json_digest(document | ({"tools": list(self.tools)} if self.tools else {}))
 
     @property
     def max_tokens(self) -> int:
@@ -128,7 +133,7 @@ def images_in(content: str | Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def without_data(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages for people to read: a data URL is replaced by its type and its SHA-256."""
+    """Messages for people to read: the content of a data URL is replaced by its SHA-256, as the registry names it."""
     return [{**message, "content": _shown(message["content"])} for message in messages]
 
 
@@ -143,4 +148,10 @@ def _shown(content: str | Sequence[Mapping[str, Any]]) -> str | list[dict[str, A
 
 def _short(url: str) -> str:
     head, found, data = url.partition(",")
-    return f"{head},sha256:{hashlib.sha256(data.encode()).hexdigest()}" if found and head.startswith("data:") else url
+    if not found or not head.startswith("data:"):
+        return url
+    try:
+        content = base64.b64decode(data, validate=True)
+    except ValueError:
+        content = data.encode()
+    return f"{head},sha256:{hashlib.sha256(content).hexdigest()}"

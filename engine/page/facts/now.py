@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.jobs.receipts import COMMITTED, Receipts
+from engine.jobs.reject_causes import cause_of
 from engine.page.facts.excerpts import one_line
 from engine.page.facts.run import RunFacts, StepFacts
 from engine.page.sessions import Reader
@@ -137,16 +138,19 @@ def rejects(reader: Reader, run: RunFacts) -> list[Rejects]:
 
 def _counted(reader: Reader, step: StepFacts, sides: list[SideObject], inputs: Any) -> Rejects:
     counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
     places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for side in sides:
         table = reader.registry.store.read_table(side.sha256)
         for number, row, reason in zip(*(table[name].to_pylist() for name in ("input", "parent_row", "reason")), strict=True):
-            counts[reason] += 1
-            if len(places[reason]) < _EXAMPLES:
-                places[reason].append((number, row))
+            cause = cause_of(reason)
+            counts[cause] += 1
+            first.setdefault(cause, reason)
+            if len(places[cause]) < _EXAMPLES:
+                places[cause].append((number, row))
     shown = [
-        Reason(reason[:_REASON], count, tuple(_examples(reader, places[reason], inputs)))
-        for reason, count in counts.most_common(_REASONS)
+        Reason(first[cause][:_REASON], count, tuple(_examples(reader, places[cause], inputs)))
+        for cause, count in counts.most_common(_REASONS)
     ]
     return Rejects(step.name, step.rejected, tuple(shown), max(0, len(counts) - _REASONS))
 

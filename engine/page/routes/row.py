@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from engine.page.facts.pictures import with_pictures
 from engine.page.facts.row import row_story
 from engine.page.facts.row_graph import row_graph
 from engine.page.links import from_path
@@ -28,17 +29,17 @@ def show_row(request: Request) -> Response:
     """A row with its whole way."""
     with reading(request) as reader:
         story = row_story(reader, from_path(request.path_params["target"]), request.path_params["row"])
+        store = reader.registry.store
     links = site_of(request).frame.links
     graph = graph_data(row_graph(story), links)
 
     def whole(version: Version, row: int) -> Callable[[str], str]:
         return partial(links.value, version.name, version.number, row)
 
-    return page(request, "row.html", story=story, graph=graph, shown=_shown, whole=whole)
+    def shown(value: Any, name: str = "", whole: Callable[[str], str] | None = None) -> Markup:
+        return show(with_pictures(value, store), Style(characters=_CHARACTERS, whole=whole), quote(name, safe=""))
 
-
-def _shown(value: Any, name: str = "", whole: Callable[[str], str] | None = None) -> Markup:
-    return show(value, Style(characters=_CHARACTERS, whole=whole), quote(name, safe=""))
+    return page(request, "row.html", story=story, graph=graph, shown=shown, whole=whole)
 
 
 ROUTES = [Route("/rows/{row:int}/{target:path}", show_row)]

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from engine.page.facts.pictures import with_pictures
 from engine.page.facts.rows import records_at, value_at
 from engine.page.facts.version import version_facts
 from engine.page.links import from_path
@@ -29,6 +30,7 @@ def show_value(request: Request) -> Response:
                 404, f"{manifest.ref} has {counted(manifest.rows, 'row')}, numbered from 0; there is no row {row:,}."
             )
         record = records_at(reader, manifest, [row])[row]
+        store = reader.registry.store
     try:
         value = value_at(record, path)
     except KeyError:
@@ -37,7 +39,8 @@ def show_value(request: Request) -> Response:
         text = value if isinstance(value, str) else json_line(value)
         headers = {"Content-Disposition": 'attachment; filename="value.txt"'}
         return Response(text.encode(errors="replace"), media_type="text/plain; charset=utf-8", headers=headers)
-    return page(request, "value.html", version=version, row=row, path=path, shown=show(value, _WHOLE, path))
+    shown = show(with_pictures(value, store), _WHOLE, path)
+    return page(request, "value.html", version=version, row=row, path=path, shown=shown)
 
 
 ROUTES = [Route("/values/{row:int}/{target:path}", show_value)]

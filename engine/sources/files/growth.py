@@ -1,9 +1,9 @@
 """Files that grew: the rows that were added are read, and the version continues with the objects of the one before.
 
 It applies to JSON Lines files on this machine whose last one begins with all its earlier bytes (their hash is compared), while
-nothing else of the source changed and no row was rejected. The result is the same as that of reading everything: the content id
-continues from its stored state (see ContentHash.resumed), and the last objects are divided again together with the new rows,
-because their boundaries may depend on what follows.
+nothing else of the source changed, no row was rejected and no field has images. The result is the same as that of reading
+everything: the content id continues from its stored state (see ContentHash.resumed), and the last objects are divided again
+together with the new rows, because their boundaries may depend on what follows.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Continued:
 
 def last_file(spec: DatasetSpec, base_dir: Path) -> SourceFile | None:
     """The file that can grow; None if the source has none."""
-    files = find_files(spec.path, base_dir) if spec.path else []
+    files = find_files(spec.path, base_dir) if spec.path and not spec.images else []
     can = files and files[-1].is_plain and files[-1].format in (None, "jsonl") and spec.limit is None
     return files[-1] if can else None
 

@@ -16,7 +16,7 @@ import pytest
 import engine
 from registry import IncompatibleError, Model, Record, Registry, Report, Session, StoredFile
 from tests.engine.export.test_export import ROWS, Row, commit
-from tests.engine.run_pipelines import words
+from tests.engine.run_pipelines import run_text, words
 
 
 class Word(Record):
@@ -138,6 +138,19 @@ def test_records_without_an_installed_type(opened: engine.OpenRegistry) -> None:
     assert list(opened["p/nowhere"].records(Nowhere)) == [Nowhere(text="x")]
     with pytest.raises(IncompatibleError, match="number"):
         opened["p/nowhere"].records(Row)
+
+
+def test_records_have_their_fields_as_declared(workdir: Path, registry: Registry, in_process: None) -> None:
+    Path("rows.jsonl").write_text('{"word": "x", "about": "y", "n": 1}\n')
+    text = """
+        name: declared
+        types: {Row: {word: str, about: str, n: int}}
+        datasets: {rows: {type: Row, path: rows.jsonl}}
+        steps: {kept: {op: filter, in: rows, with: {where: "n > 0"}}}
+    """
+    assert run_text(text, registry).state == "succeeded"
+    [row] = engine.open(registry.location)["declared/kept.kept"].records()
+    assert list(row.model_dump()) == ["word", "about", "n"]
 
 
 def test_the_installed_type_is_found(opened: engine.OpenRegistry) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from engine.cli.metrics_view import metrics_in_words
 from engine.cli.run_view import print_run, run_document
 from engine.running.result import RunResult, StepResult
-from registry import StepRun
+from registry import Metric, StepRun
 
 
 def result(state: str, error: str, **outcomes: Any) -> RunResult:
@@ -57,3 +58,10 @@ def test_an_interrupted_run_shows_its_stopped_steps() -> None:
 def test_the_document_has_the_times_of_steps(field: str) -> None:
     [step] = run_document(result("failed", "boom", a="failed"))["steps"]
     assert field in step
+
+
+def test_counters_of_nothing_are_not_shown_and_shares_of_nothing_are() -> None:
+    counters = [Metric(metric="rows", slice=name, value=value) for name, value in (("kept", 4), ("dropped", 0))]
+    shares = [Metric(metric="accuracy", slice=name, value=value) for name, value in (("easy", 1.0), ("hard", 0.0))]
+    assert metrics_in_words([*counters, *shares]) == ["rows: 4 kept", "accuracy: 1 easy, 0 hard"]
+    assert metrics_in_words(counters[1:]) == ["rows: 0 dropped"], "there is nothing else to show"

@@ -90,6 +90,27 @@ def test_calls_of_tools_come_back(registry: Registry, workdir: Path, name: str) 
     assert back(registry, SFTExample, file, format=name) == rows
 
 
+TOOLS = '[{"type": "function", "function": {"name": "rain"}}]'
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (SFTExample(prompt=[U], completion=[A], tools=TOOLS), "openai"),
+        (SFTExample(prompt=[U], completion=[A], tools=TOOLS), "sharegpt"),
+        (SFTExample(prompt=[U], completion=[A], tools=TOOLS), "trl"),
+        (PreferencePair(prompt=[U], chosen=[A], rejected=[BAD], tools=TOOLS), "openai"),
+        (PreferencePair(prompt=[U], chosen=[A], rejected=[BAD], tools=TOOLS), "sharegpt"),
+        (PreferencePair(prompt=[U], chosen=[A], rejected=[BAD], tools=TOOLS), "trl"),
+        (LabelledExample(prompt=[U], completion=[A], label=True, tools=TOOLS), "sharegpt"),
+        (LabelledExample(prompt=[U], completion=[A], label=True, tools=TOOLS), "trl"),
+    ],
+)
+def test_tools_come_back(registry: Registry, workdir: Path, row: Record, name: str) -> None:
+    [file] = exported(registry, [row], name)
+    assert back(registry, type(row), file) == [row]
+
+
 @pytest.mark.parametrize("name", ["openai", "trl"])
 def test_thinking_names_and_several_turns_come_back(registry: Registry, workdir: Path, name: str) -> None:
     named = said("user", "q", name="Ann")
@@ -124,6 +145,16 @@ def test_verl_gets_what_its_readers_want(registry: Registry, workdir: Path) -> N
 
 
 CANNOT: dict[str, tuple[str, Record, str]] = {
+    "tools of a pair in alpaca": (
+        "alpaca",
+        PreferencePair(prompt=[U], chosen=[A], rejected=[BAD], tools=TOOLS),
+        "it has tools, for which Alpaca has no place",
+    ),
+    "tools of a labelled example in alpaca": (
+        "alpaca",
+        LabelledExample(prompt=[U], completion=[A], label=True, tools=TOOLS),
+        "it has tools, for which Alpaca has no place",
+    ),
     "several turns in alpaca": (
         "alpaca",
         SFTExample(prompt=[U, A, U], completion=[A]),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from engine.llm.answer_length import limit_of
 from engine.llm.chat import current_log
+from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, RequestError
 from engine.llm.types.model_spec import ModelSpec
 from tests.chat_server import ChatServer, error, message
@@ -173,3 +175,21 @@ def test_a_spec_that_is_sent_to_a_worker_says_whether_the_length_is_open() -> No
         there = ModelSpec.model_validate_json(spec.model_dump_json())
         assert (there.leaves_length_open, there.max_tokens, there.sampling()) == (is_open, 512, spec.sampling())
     assert not ModelSpec(provider="transformers", model="m").leaves_length_open
+
+
+@pytest.mark.parametrize(
+    ("spec", "answer", "limit"),
+    [
+        ({"max_tokens": 7}, {"tokens_out": 9000, "reasoning": "hm"}, 7),
+        ({}, {"tokens_out": 500}, 512),
+        ({}, {"tokens_out": 0}, 512),
+        ({}, {"tokens_out": 8192, "reasoning": "hm"}, 8192),
+        ({}, {"tokens_out": 4090, "reasoning": "hm"}, 4096),
+        ({}, {"tokens_out": 0, "reasoning": "hm"}, 8192),
+    ],
+)
+def test_an_answer_that_was_cut_off_names_the_limit_that_it_had(
+    spec: dict[str, Any], answer: dict[str, Any], limit: int
+) -> None:
+    model = ModelSpec.model_validate({"provider": "openai", "model": "m", **spec})
+    assert limit_of(model, Completion(text="", finish_reason="length", **answer)) == limit

@@ -4,13 +4,14 @@ The cluster is played by the test, because this machine has no GPUs."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine.errors import StepError
+from engine.errors import PipelineError, StepError
 from engine.execution.executor import Server, WorkerRequest
 from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
@@ -18,6 +19,7 @@ from engine.llm.weights import ModelWeights
 from engine.model_servers.servers import Servers
 from engine.pipeline.check import check
 from engine.pipeline.graph import Step
+from engine.pipeline.served_models import server_notes
 from engine.serving.launch import AdapterRoom, Launch, Served, Status
 
 PIPELINE = """
@@ -258,6 +260,7 @@ steps:
   fourth: {op: ask_once, in: words, models: {teacher: larger}}
   fifth: {op: ask_once, in: words, models: {teacher: warm}}
 """
+MISSING = f"serve.python: there is no file /opt/vllm on {socket.gethostname()}"
 BASE = ModelWeights(source="hub", location="base", identity="base")
 
 
@@ -276,6 +279,29 @@ def on_one_base(run: Run, *trained_later: str) -> None:
 def shared(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr("engine.model_servers.servers._ASKED_SECONDS", 0.0)
     return Run(ON_ONE_BASE)
+
+
+def test_the_plan_names_a_server_once_for_all_models_that_share_it(shared: Run) -> None:
+    on_one_base(shared, "second")
+    assert server_notes(shared.steps.values()) == {
+        "first": ["starts the server of model terse, with 1 GPU: vllm", MISSING],
+        "second": ["starts the server of model polite, with 1 GPU: vllm", MISSING],
+        "third": ["starts the server of models plain, warm, with 1 GPU: vllm", MISSING],
+        "fourth": ["starts the server of model larger, with 1 GPU: vllm --max-model-len 9", MISSING],
+    }
+    on_one_base(shared)
+    assert server_notes(shared.steps.values())["first"] == [
+        "starts the server of models terse, polite, with 1 GPU: vllm",
+        MISSING,
+    ]
+
+
+def test_a_missing_program_is_an_error_of_a_run_on_this_machine(shared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PipelineError, match=MISSING) as caught:
+        check(Path("p.yaml"), keys=True)
+    assert {str(each.position) for each in caught.value.problems if MISSING in each.message} >= {"p.yaml:4:53"}
+    monkeypatch.setenv("ENGINE_RAY_ADDRESS", "ray://elsewhere:10001")
+    check(Path("p.yaml"), keys=True)
 
 
 def test_adapters_on_one_base_share_a_server_until_none_of_them_is_needed(shared: Run) -> None:

@@ -24,7 +24,7 @@ def tally() -> Tally:
 def ctx(tally: Tally, tmp_path: Path) -> Context:
     """A context of one row."""
     nowhere = logging.getLogger("nowhere")
-    return Context(nowhere, {}, lambda: 0, lambda: tmp_path, tmp_path, tally, lambda _: [], lambda *_: None)
+    return Context(nowhere, {}, lambda: 0, lambda: tmp_path, tmp_path, tally, lambda _: [], lambda _: b"", lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,17 @@ def test_a_damaged_file_is_as_if_there_were_none(registry: Registry, chat_server
     assert foreseen(text, registry)[1] is None
     preview_text(text, registry, rows=5)
     assert not math.isnan(step(foreseen(text, registry)[1], "a").calls.expected)  # type: ignore[union-attr]
+
+
+def test_rows_that_are_compared_with_each_other_make_the_forecast_too_high(registry: Registry, chat_server: ChatServer) -> None:
+    words(*(f"w{number % 5}" for number in range(100)))
+    text = pipeline("one: {op: distinct, in: words}, said: {op: ask_once, in: one}", chat_server.model())
+    preview_text(text, registry, rows=20)
+    _, found = foreseen(text, registry)
+    assert found
+    [note] = found.notes
+    assert note.startswith("one: left out some of the rows, which were few;")
+    preview_text(text, registry, rows=100)
+    _, found = foreseen(text, registry)
+    assert found
+    assert not found.notes

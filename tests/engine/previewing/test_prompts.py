@@ -71,6 +71,14 @@ def test_without_a_tokenizer_each_byte_is_a_token(registry: Registry, chat_serve
     assert now.tokens == len("Say ab") + 16 + 9 + len("Say cdefgé".encode()) + 16 + 9
 
 
+def test_an_open_length_counts_as_that_of_a_model_that_reasons(registry: Registry, chat_server: ChatServer) -> None:
+    words("ab")
+    before, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model()))
+    assert now.tokens == len("Say ab") + 16 + 8192
+    assert before.tokens > 8192
+    assert any("has no max_tokens: the bounds assume 8,192 tokens an answer" in note for note in now.notes)
+
+
 @pytest.mark.parametrize(
     ("given", "characters"),
     [(("ab", "abc", "abd"), len("Be shortSay ab")), (("x", "y"), len("Be shortSay ")), (("alone",), None)],

@@ -77,7 +77,7 @@ READ: dict[str, tuple[list[dict[str, Any]], dict[str, int]]] = {
         {"model": 1},
     ),
     "SFTExample/trl": ([GOOD, {"prompt": said(("u", "Which planet is red?")), "completion": said(("a", "Mars."))}], {}),
-    "PreferencePair/openai": ([PAIR], {"input.parallel_tool_calls": 1, "input.tools": 1}),
+    "PreferencePair/openai": ([PAIR], {"input.parallel_tool_calls": 1}),
     "PreferencePair/sharegpt": ([PAIR], {}),
     "PreferencePair/alpaca": ([PAIR], {}),
     "PreferencePair/trl": ([PAIR], {"margin": 1}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.export.versions import export
 from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.run_pipelines import ask, outcomes, run_text
@@ -174,40 +176,35 @@ IMAGED = {"question": "str", "picture": "str?", "pictures": "list[str]?"}
 
 def test_images_go_with_the_prompt(registry: Registry, chat_server: ChatServer) -> None:
     Path("a.png").write_bytes(PNG)
-    Path("b.txt").write_text("no image")
-    Path("big.png").write_bytes(PNG + bytes(20_000_000))
     url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
-    given: list[str | None] = [
-        "a.png",
-        "https://x/y.png",
-        url,
-        "none.png",
-        "b.txt",
-        "big.png",
-        None,
-        "ftp://x",
-        ".",
-        "data:text/plain,x",
-    ]
+    given: list[str | None] = ["a.png", "https://x/y.png", url, None]
     rows(*({"question": str(place), "picture": each} for place, each in enumerate(given)))
     chat_server.answer = lambda prompt, seen: "a cat"
-    run_ok(step("generate", chat_server, row_type=IMAGED, prompt="{{ question }}", images="picture"), registry)
+    text = step("generate", chat_server, row_type=IMAGED, prompt="{{ question }}", images="picture")
+    run_ok(text.replace("path: rows.jsonl", "path: rows.jsonl, images: [picture]"), registry)
     assert made(registry, "question") == [("0",), ("1",), ("2",)]
     sent = {body["messages"][0]["content"][0]["text"]: body["messages"][0]["content"][1] for body in chat_server.requests}
     assert sent["0"] == sent["2"] == {"type": "image_url", "image_url": {"url": url}}
     assert sent["1"]["image_url"]["url"] == "https://x/y.png"
     assert chat_server.requests[0]["messages"][0]["content"][0]["text"] == "Which color is this?", "whether it takes images"
-    found = reasons(registry)
-    assert found[3] == f"image none.png: there is no such file (relative to {Path.cwd()})"
-    assert found[4] == "image b.txt is not a PNG, JPEG, GIF or WebP file"
-    assert found[5] == "image big.png has 20,000,028 bytes; the limit is 20,000,000"
-    assert found[6] == "the row has no image"
-    assert found[7] == "image ftp://x: give a path, an http(s) URL or a data URL"
-    assert found[8] == "image . is not a file"
-    assert found[9].startswith("image data:text/plain,x: a data URL is data:image/png;base64")
+    assert reasons(registry) == {3: "the row has no image"}
     [(prompt,)] = ask(registry, "select prompt from llm_calls where name = 'demo/step' and row = 0")
     assert base64.b64encode(PNG).decode() not in prompt
-    assert "sha256:" in prompt
+    assert f"sha256:{hashlib.sha256(PNG).hexdigest()}" in prompt
+
+
+def test_files_are_read_by_the_dataset_alone(registry: Registry, chat_server: ChatServer) -> None:
+    Path("a.png").write_bytes(PNG)
+    rows(*({"question": "q", "picture": each} for each in ("a.png", "ftp://x", "data:text/plain,x")))
+    result = run_text(step("generate", chat_server, row_type=IMAGED, prompt="{{ question }}", images="picture"), registry)
+    assert result.state == "succeeded"
+    found = reasons(registry)
+    assert found[0] == (
+        "image a.png is not in the registry; name its field under `images:` of the dataset, so that files are read with the rows"
+    )
+    assert found[1] == "image ftp://x: give a file, an http(s) URL or a data URL"
+    assert found[2].startswith("image data:text/plain,x: a data URL is data:image/png;base64")
+    assert not any(str(each["messages"][0]["content"][0]["text"]) == "q" for each in chat_server.requests)
 
 
 def test_several_images_keep_their_order(registry: Registry, chat_server: ChatServer) -> None:
@@ -244,6 +241,105 @@ def test_images_as_bytes(registry: Registry, chat_server: ChatServer) -> None:
         assert why == (
             "the row has no image" if field == "picture" else "image in the row is not a PNG, JPEG, GIF or WebP file"
         )
+
+
+WEATHER = {
+    "name": "weather",
+    "description": "of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+OFFERED = [{"type": "function", "function": WEATHER}]
+
+
+def calling(*calls: tuple[str, str]) -> dict[str, Any]:
+    """A completion that calls tools, by name and arguments."""
+    answer = completion("")
+    made = [
+        {"id": f"c{n}", "type": "function", "function": {"name": each, "arguments": text}}
+        for n, (each, text) in enumerate(calls)
+    ]
+    answer["choices"][0] |= {
+        "message": {"role": "assistant", "content": None, "tool_calls": made},
+        "finish_reason": "tool_calls",
+    }
+    return answer
+
+
+def by_question(body: dict[str, Any]) -> Any:
+    answers = {
+        "rome": calling(("weather", '{"city": "Rome"}')),
+        "both": calling(("weather", '{"city": "Rome"}'), ("weather", '{"city": "Oslo"}')),
+        "other": calling(("whether", "{}")),
+        "broken": calling(("weather", "Rome")),
+    }
+    return answers.get(body["messages"][-1]["content"], completion("Hello."))
+
+
+def test_calls_of_tools_become_a_field(registry: Registry, chat_server: ChatServer) -> None:
+    rows(*({"question": each} for each in ("rome", "both", "hello", "other", "broken")))
+    chat_server.reply = by_question
+    run_ok(step("generate", chat_server, prompt="{{ question }}", tools=[WEATHER]), registry)
+    assert all(body["tools"] == OFFERED for body in chat_server.requests if "weather" not in str(body["messages"]))
+    rome = {"function": {"name": "weather", "arguments": '{"city": "Rome"}'}, "id": "c0", "type": "function"}
+    oslo = {"function": {"name": "weather", "arguments": '{"city": "Oslo"}'}, "id": "c1", "type": "function"}
+    assert made(registry, "question, response, tool_calls") == [
+        ("rome", "", [rome]),
+        ("both", "", [rome, oslo]),
+        ("hello", "Hello.", None),
+    ]
+    assert reasons(registry) == {
+        3: "the model called 'whether'; the tools are weather",
+        4: "the arguments of the call of weather are not a JSON object: Rome",
+    }
+
+
+def test_tools_of_a_row_go_on_to_training(registry: Registry, chat_server: ChatServer, tmp_path: Path) -> None:
+    tools = json.dumps([WEATHER])
+    rows({"question": "rome", "functions": tools}, {"question": "hello"}, {"question": "both", "functions": "{}"})
+    chat_server.reply = by_question
+    text = f"""
+        name: demo
+        models: {{model: {chat_server.model()}}}
+        types: {{Row: {{question: str, functions: "str?"}}}}
+        datasets: {{rows: {{type: Row, path: rows.jsonl}}}}
+        steps:
+          asked: {{op: generate, in: rows, max_reject_ratio: 1, with: {{prompt: "{{{{ question }}}}", tools: functions}}}}
+          step:
+            op: to_chat
+            in: asked
+            with:
+              messages: [{{role: user, content: "{{{{ question }}}}"}}, {{role: assistant, content: "{{{{ response }}}}"}}]
+              tool_calls: tool_calls
+              tools: functions
+    """
+    run_ok(text, registry)
+    assert reasons(registry) == {
+        1: "functions: the row has no tools",
+        2: "functions: tool 0 has no name of letters, digits, `_` and `-`",
+    }
+    export(registry, "demo/step", "trl", tmp_path / "out")
+    [line] = (tmp_path / "out/demo-step.jsonl").read_text().splitlines()
+    written = json.loads(line)
+    assert json.loads(written["tools"]) == OFFERED
+    [turn] = written["completion"]
+    assert turn["tool_calls"] == [
+        {"function": {"name": "weather", "arguments": {"city": "Rome"}}, "id": "c0", "type": "function"}
+    ]
+
+
+def test_a_model_that_takes_no_tools_is_an_error_before_the_first_call(registry: Registry, chat_server: ChatServer) -> None:
+    rows({"question": "rome"})
+    chat_server.reply = lambda body: (
+        error(400, '"auto" tool choice requires --enable-auto-tool-choice') if "tools" in body else None
+    )
+    result = run_text(step("generate", chat_server, prompt="{{ question }}", tools=[WEATHER]), registry)
+    assert result.state == "failed"
+    assert "does not support `tools` (tools that the model can call), which generate needs from its model" in (
+        result.error or ""
+    )
+    assert len(chat_server.requests) == 1
+    found = wrong("generate", model={"provider": "transformers", "base_url": None}, prompt="{{ n }}", tools=[WEATHER])
+    assert any("tools: models in this process call none" in said for said in found.values())
 
 
 def test_a_model_that_takes_no_images_is_an_error_before_the_first_call(registry: Registry, chat_server: ChatServer) -> None:
@@ -314,7 +410,12 @@ def test_a_local_model_rejects_a_prompt_that_is_too_long(registry: Registry, tin
         ({"prompt": "{{ n }}", "keep": ["questoin"]}, '"questoin"]', "keep: Row has no field 'questoin'; did you mean 'question'?"),
         ({"prompt": "{{ n }}", "keep": ["n", "n"]}, '"n"]', "keep: 'n' is listed twice"),
         ({"prompt": "{{ n }}", "reasoning": "response"}, '"response"', "reasoning: there is a new field 'response' already"),
-        ({"prompt": "{{ n }}", "images": "n"}, '"n"', "images: field 'n' is int?; expected paths, URLs or bytes"),
+        ({"prompt": "{{ n }}", "images": "n"}, '"n"', "images: field 'n' is int?; expected images: str or bytes"),
+        ({"prompt": "{{ n }}", "tools": []}, "[]", "tools: the list is empty"),
+        ({"prompt": "{{ n }}", "tools": "n"}, '"n"', "tools: field 'n' is int?; expected str, with a list of tools as JSON"),
+        ({"prompt": "{{ n }}", "tools": [{"name": "a b"}]}, "[{", "tools: tool 0 has no name of letters, digits"),
+        ({"prompt": "{{ n }}", "tools": [WEATHER], "into": "tool_calls"}, "[{", "there is a new field 'tool_calls' already"),
+        ({"prompt": "{{ n }}", "tools": [WEATHER], "fields": {"a": "str"}}, "[{", "an answer either calls tools or has fields"),
         ({"prompt": "{{ n }}", "images": "x"}, '"x"', "images: Row has no field 'x'"),
         ({"prompt": "{{ n }}", "samples": 0}, "0", "greater than or equal to 1"),
         ({"prompt": "{{ n }}", "into": "sample", "samples": 2}, "2", "samples: there is a new field 'sample' already"),

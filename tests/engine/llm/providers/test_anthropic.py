@@ -199,7 +199,10 @@ async def test_a_server_that_repeats_the_key(model: Make, chat_server: ChatServe
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"thinking": {"type": "enabled", "budget_tokens": 512}}, r"budget_tokens \(512\) must be below max_tokens \(512\)"),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 512}},
+            r"\(512\) must be below max_tokens \(512, the default\), which .*; set for example max_tokens: 2560",
+        ),
         ({"thinking": {}}, r"write \{budget_tokens: N\}"),
         ({"thinking": {"budget": 1024}}, r"write \{budget_tokens: N\}"),
         ({"thinking": {"type": "enabled", "budget_tokens": 512}, "max_tokens": 512}, "must be below max_tokens"),

@@ -45,8 +45,10 @@ def spec(server: ChatServer, **more: Any) -> ModelSpec:
 def test_a_server_that_supports_everything(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     found = ask_server(spec(chat_server), registry)
-    assert found.capabilities == KnownCapabilities(n=True, logprobs=True, response_format=True, sampling=True, images=True)
-    assert found.calls == len(chat_server.requests) == 8
+    assert found.capabilities == KnownCapabilities(
+        n=True, logprobs=True, response_format=True, sampling=True, images=True, tools=True
+    )
+    assert found.calls == len(chat_server.requests) == 9
     assert ask_server(spec(chat_server), registry) == (found.capabilities, 0)
     assert len(chat_server.requests) == 8
 
@@ -148,7 +150,7 @@ def test_a_server_that_fails_on_unsupported_features(registry: Registry, chat_se
         error(500, "internal error") if {"n", "logprobs", "response_format"} & body.keys() else able(body)
     )
     assert ask_server(spec(chat_server), registry).capabilities.missing() == ["n", "logprobs", "response_format"]
-    assert len(chat_server.requests) == 3 * 3 + 4 + 1
+    assert len(chat_server.requests) == 3 * 3 + 4 + 2
 
 
 def test_a_server_that_always_fails_shows_nothing_about_capabilities(registry: Registry, chat_server: ChatServer) -> None:

@@ -1,0 +1,30 @@
+"""Reasons of rejects by cause: those that differ only in a value of their row, such as a text that is no number, are one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+_VALUES = re.compile(r"'(?:[^']|'(?=\w))*'|\"[^\"]*\"|\d[\d,.]*")
+
+
+def cause_of(reason: str) -> str:
+    """A reason without quoted texts and numbers."""
+    return _VALUES.sub("*", reason)
+
+
+def by_cause(reasons: Iterable[str]) -> list[tuple[str, int]]:
+    """Each cause by its first reason, with its count, the most frequent first; that others differ in a value is mentioned."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    differ: set[str] = set()
+    for reason in reasons:
+        cause = cause_of(reason)
+        counts[cause] += 1
+        if first.setdefault(cause, reason) != reason:
+            differ.add(cause)
+    return [
+        (f"{first[cause]} (and others with other values)" if cause in differ else first[cause], count)
+        for cause, count in counts.most_common()
+    ]
