@@ -14,6 +14,7 @@ from engine.execution.capacity import Amount, Capacity
 from engine.execution.cluster import Cluster
 from engine.execution.executor import Result, WorkerRequest
 from engine.execution.pool import Pool
+from engine.execution.processes import Call
 from engine.execution.ray_environment import Home
 from engine.jobs.messages import Partition
 from engine.jobs.partitions import Size
@@ -183,7 +184,7 @@ def test_a_worker_needs_room_on_one_node(registry: Registry) -> None:
     for number in range(2):
         assert two.place(whole)
         process = two._start(("compute", half), Amount.of(half))
-        process.running[number] = ("halves", Partition(digest=str(number), rows=1))
+        process.running[number] = Call("halves", (Partition(digest=str(number), rows=1),), 0.0)
     assert two.place(whole) is None
     assert two.place(WorkerRequest("another", "whole", half))
     two.end()
