@@ -10,13 +10,13 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from engine.execution.capacity import Amount, Capacity
 from engine.execution.deaths import Deaths, explain
 from engine.execution.executor import Result, Server, WorkerRequest
 from engine.execution.jobs import MOST_CONCURRENT, in_flight
+from engine.execution.processes import PoolStep, Process, Shape
 from engine.execution.ray_actors import RayHost, actor_class, kill, start_service
 from engine.execution.ray_environment import Home
 from engine.execution.ray_servers import start_server
@@ -34,45 +34,6 @@ _START_SECONDS = 15.0
 
 _LOOK_SECONDS = 2.0
 """How often to look which nodes there are."""
-
-Shape = tuple[str, Resources]
-"""What processes that steps can share have in common: the kind of work (or the step that has it alone), and the resources."""
-
-
-@dataclass(eq=False)
-class _Process:
-    """An actor, what it is getting ready for, and what it is running."""
-
-    name: str
-    shape: Shape
-    amount: Amount
-    actor: Any
-    starting: Any
-    began: float
-    opening: dict[Any, str] = field(default_factory=dict)
-    opened: set[str] = field(default_factory=set)
-    running: dict[Any, tuple[str, Partition]] = field(default_factory=dict)
-
-    @property
-    def waited_for(self) -> list[Any]:
-        return [self.starting] if self.starting is not None else [*self.opening, *self.running]
-
-    def load(self, step: str) -> int:
-        """The number of a step's partitions that it is running."""
-        return sum(running == step for running, _ in self.running.values())
-
-
-@dataclass(eq=False)
-class _Step:
-    """A step that has been taken on."""
-
-    job: str
-    shape: Shape
-    workers: int
-    in_flight: int
-    devices: tuple[Amount, ...]
-    waiting: deque[Partition] = field(default_factory=deque)
-    halted: bool = False
 
 
 class Pool:
@@ -98,8 +59,8 @@ class Pool:
         self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._deaths = Deaths()
-        self._processes: list[_Process] = []
-        self._steps: dict[str, _Step] = {}
+        self._processes: list[Process] = []
+        self._steps: dict[str, PoolStep] = {}
         self._results: deque[Result] = deque()
         self._held: list[Amount] = []
         self._lacks_room = False
@@ -124,7 +85,7 @@ class Pool:
         if self._service is not None and job.models:
             ray.get(self._service.add_models.remote(text))
         workers = 1 if several else resources.workers or 1
-        self._steps[job.step] = _Step(
+        self._steps[job.step] = PoolStep(
             text,
             _shape(request, resources),
             workers,
@@ -136,7 +97,7 @@ class Pool:
         """See Executor."""
         about = self._steps[step]
         running = sum(process.load(step) for process in self._processes)
-        return about.workers * about.in_flight - running - len(about.waiting)
+        return about.workers * about.in_flight * about.per_call - running - len(about.waiting)
 
     def submit(self, step: str, part: Partition) -> None:
         """See Executor."""
@@ -164,7 +125,7 @@ class Pool:
                 self._take(processes[done[0]], done[0])
         except RayError as error:
             self.end()
-            for name, part in (each for process in self._processes for each in process.running.values()):
+            for name, part in (each for process in self._processes for each in process.parts()):
                 if name in self._steps:
                     self._steps[name].waiting.append(part)
             self._processes.clear()
@@ -232,18 +193,24 @@ class Pool:
         for name, step in self._steps.items():
             while step.waiting:
                 own = [process for process in self._processes if process.shape == step.shape][: step.workers]
-                most = min(step.in_flight, self._share(name, step, own))
-                part = step.waiting[0]
-                ready = [process for process in own if process.load(name) < most and self._can_run(process, name, part)]
+                share = self._share(name, step, own)
+                ready = [
+                    process
+                    for process in own
+                    if process.calls(name) < step.in_flight
+                    and process.load(name) < share
+                    and self._can_run(process, name, step.waiting[0])
+                ]
                 if ready:
                     process = min(ready, key=lambda process: len(process.running))
-                    step.waiting.popleft()
-                    process.running[process.actor.run.remote(name, part.model_dump_json())] = (name, part)
+                    # While any may have ended its process, each has a call of its own.
+                    most = 1 if self._deaths else min(step.per_call, share - process.load(name), len(step.waiting))
+                    process.send(name, tuple(step.waiting.popleft() for _ in range(most)))
                     continue
                 self._prepare(name, step, own)
                 break
 
-    def _can_run(self, process: _Process, name: str, part: Partition) -> bool:
+    def _can_run(self, process: Process, name: str, part: Partition) -> bool:
         """Whether a process can take a partition now. One that may have ended its process twice runs alone."""
         if name not in process.opened:
             return False
@@ -255,9 +222,9 @@ class Pool:
             (other, step.waiting[0]) for other, step in self._steps.items() if step.waiting and step.shape == process.shape
         ]
         # A suspect that waits comes next, or it might wait for ever.
-        return not any(self._deaths.is_suspect(*each) for each in (*process.running.values(), *steps))
+        return not any(self._deaths.is_suspect(*each) for each in (*process.parts(), *steps))
 
-    def _prepare(self, name: str, step: _Step, own: list[_Process]) -> None:
+    def _prepare(self, name: str, step: PoolStep, own: list[Process]) -> None:
         """Open a step in the processes that it can use, and start more of them as far as resources allow."""
         for process in own:
             if process.starting is None and name not in process.opened and name not in process.opening.values():
@@ -265,14 +232,14 @@ class Pool:
         amount = Amount.of(step.shape[1])
         at_work = len(step.waiting) + sum(process.load(name) for process in own)
         # To start a process takes longer than a few partitions that are only computed.
-        wanted = -(-at_work // step.in_flight) if step.shape[0] == "compute" else at_work
+        wanted = -(-at_work // (step.in_flight * step.per_call)) if step.shape[0] == "compute" else at_work
         for number in range(len(own), min(step.workers, wanted)):
             if not self._make_room([amount], needed=number == 0):
                 self._lacks_room = self._lacks_room or number == 0
                 return
             self._start(step.shape, amount)
 
-    def _share(self, name: str, step: _Step, own: list[_Process]) -> int:
+    def _share(self, name: str, step: PoolStep, own: list[Process]) -> int:
         """An equal share of a step's partitions, so that the first process to start does not take them all."""
         return -(-(len(step.waiting) + sum(process.load(name) for process in own)) // max(1, len(own)))
 
@@ -286,17 +253,17 @@ class Pool:
                 return not self._taken
         return True
 
-    def _start(self, shape: Shape, amount: Amount) -> _Process:
+    def _start(self, shape: Shape, amount: Amount) -> Process:
         name = f"worker {next(self._numbers)}"
         host = actor_class(RayHost, shape[1], MOST_CONCURRENT)
         actor = host.remote(self._registry, self._service, self._node, name, self._home)
-        process = _Process(name, shape, amount, actor, actor.ready.remote(), time.monotonic())
+        process = Process(name, shape, amount, actor, actor.ready.remote(), time.monotonic())
         self._processes.append(process)
         for model, addresses in self._addresses.items():
             actor.serve.remote(model, addresses)
         return process
 
-    def _take(self, process: _Process, done: Any) -> None:
+    def _take(self, process: Process, done: Any) -> None:
         """Take what a process has finished."""
         import ray
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -315,12 +282,14 @@ class Pool:
         elif done in process.opening:
             process.opened.add(process.opening.pop(done))
         else:
-            step, part = process.running.pop(done)
-            self._deaths.forget(step, part)
-            failed, text = result
-            self._results.append(Result(step, (Failure if failed else Receipt).model_validate_json(text)))
+            call = process.running.pop(done)
+            if call.step in self._steps:
+                self._steps[call.step].returned(call)
+            for part, (failed, text) in zip(call.parts, result, strict=True):
+                self._deaths.forget(call.step, part)
+                self._results.append(Result(call.step, (Failure if failed else Receipt).model_validate_json(text)))
 
-    def _replace(self, process: _Process, error: Exception) -> None:
+    def _replace(self, process: Process, error: Exception) -> None:
         """Remove a process that died; others take over its partitions and its share of the limits."""
         self._end(process)  # it may only be disconnected; then it must not continue
         if self._service is not None:
@@ -331,7 +300,7 @@ class Pool:
                 for name in [name for name, step in self._steps.items() if step.shape == process.shape]:
                     self._give_up(name, f"a worker could not be started: {_last_line(error)}")
             return
-        for name, part in reversed(process.running.values()):
+        for name, part in reversed([*process.parts()]):
             self._deaths.add(name, part)
             step = self._steps.get(name)
             if step is None:
@@ -350,7 +319,7 @@ class Pool:
             self._results.append(Result(name, Failure(digest=part.digest, message=message, stopped=number > 0)))
         waiting.clear()
 
-    def _end(self, process: _Process) -> None:
+    def _end(self, process: Process) -> None:
         self._processes.remove(process)
         kill(process.actor)
 

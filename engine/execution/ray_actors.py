@@ -45,10 +45,12 @@ class RayHost:
             sys.setswitchinterval(0.0005)
         self._host.open(taken)
 
-    async def run(self, step: str, part: str) -> tuple[bool, str]:
-        """Run a partition, given as JSON; returns whether it failed, and the Receipt or Failure as JSON."""
-        result = await self._host.run(step, Partition.model_validate_json(part))
-        return isinstance(result, Failure), result.model_dump_json()
+    async def run(self, step: str, parts: Sequence[str]) -> list[tuple[bool, str]]:
+        """Run partitions, given as JSON, one after another; returns for each whether it failed, and the Receipt or Failure as
+        JSON.
+        """
+        results = [await self._host.run(step, Partition.model_validate_json(part)) for part in parts]
+        return [(isinstance(result, Failure), result.model_dump_json()) for result in results]
 
     async def serve(self, model: str, addresses: Sequence[Address]) -> None:
         """See SharedModels.serve."""

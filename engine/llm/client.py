@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from engine.llm.answer_length import AnswerLength
 from engine.llm.journal.answers import Answers
@@ -23,6 +24,8 @@ from engine.llm.types.provider import Provider
 from engine.llm.types.requests import Request
 from engine.llm.types.row_context import discarded, refresh
 from registry.counted import counted
+
+T = TypeVar("T")
 
 _WORDS = 160
 
@@ -68,7 +71,7 @@ class ModelClient:
         self._asking: dict[str, asyncio.Future[Completion]] = {}
         self._refreshed: set[str] = set()
         self._sleeping: set[asyncio.Future[None]] = set()
-        self._admissions: set[asyncio.Future[int]] = set()
+        self._admissions: set[asyncio.Task[Any]] = set()
         self._trouble = ""
         self._counts_tokens = True
         self._failing: set[str] = set()
@@ -110,8 +113,8 @@ class ModelClient:
         if self._stopped:
             return
         self._stopped = why
-        for admission in self._admissions:
-            admission.cancel()
+        for waiting in self._admissions:
+            waiting.cancel()
         for sleeping in self._sleeping:
             _wake(sleeping)
         if self._provider:
@@ -123,7 +126,7 @@ class ModelClient:
         Rows that make the same request at the same time share one call.
         """
         found: dict[str, JournalledCompletion] = {}
-        for request, answer in zip(requests, await asyncio.gather(*[self._existing(r.key) for r in requests]), strict=True):
+        for request, answer in zip(requests, await _together([self._existing(each.key) for each in requests]), strict=True):
             if answer is not None:
                 self._breaker.answered()
                 found[request.key] = answer
@@ -165,12 +168,12 @@ class ModelClient:
         try:
             while left := [request for request in requests if request.key in asking and request.key not in found]:
                 groups = [[request] for request in left] if self._batch else [left]  # each line of a batch is billed
-                results = await asyncio.gather(*[self._ask(group) for group in groups], return_exceptions=True)
+                results = await _together([self._tried(group) for group in groups])
                 for group, result in zip(groups, results, strict=True):
-                    for request, answer in zip(group, [] if isinstance(result, BaseException) else result, strict=False):
+                    for request, answer in zip(group, [] if isinstance(result, Exception) else result, strict=False):
                         found[request.key] = answer
                         asking[request.key].set_result(answer.completion)
-                errors = [result for result in results if isinstance(result, BaseException)]
+                errors = [result for result in results if isinstance(result, Exception)]
                 # Empty samples are requested again as long as other samples arrive.
                 hard = [error for error in errors if not isinstance(error, _EmptyAnswerError)] or errors[len(groups) - 1 :]
                 _discard(error.completion for error in errors if isinstance(error, RequestError) and error not in hard[:1])
@@ -202,28 +205,31 @@ class ModelClient:
                     raise
         return found
 
+    async def _tried(self, requests: Sequence[Request]) -> list[JournalledCompletion] | Exception:
+        """What `_ask` returns or raises."""
+        try:
+            return await self._ask(requests)
+        except Exception as error:
+            return error
+
     async def _ask(self, requests: Sequence[Request]) -> list[JournalledCompletion]:
         """Answers to the first of some requests (at least one), with as many attempts as the failures allow."""
-        from tenacity import AsyncRetrying, retry_if_exception_type, wait_none
-
         if self._provider is None:
             self._provider = self._make_provider()
-        policy = RetryPolicy(self.spec, lambda: self._answered)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(TransientError),
-            stop=policy.is_exhausted,
-            wait=wait_none() if self._batch else seconds_to_wait,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        try:
-            return await retrying(self._send, self._provider, requests)
-        except TransientError as error:
-            tried = counted(policy.counted, "attempt")
-            raise RequestError(f"no answer after {tried}; last error: {error}") from error
-        except (EndpointError, BudgetError) as error:
-            self.stop(error)
-            raise
+        policy, attempts = RetryPolicy(self.spec, lambda: self._answered), 0
+        while True:
+            attempts += 1
+            try:
+                return await self._send(self._provider, requests)
+            except TransientError as error:
+                if policy.is_exhausted(error):
+                    tried = counted(policy.counted, "attempt")
+                    raise RequestError(f"no answer after {tried}; last error: {error}") from error
+                pause = 0.0 if self._batch else seconds_to_wait(error, attempts)
+            except (EndpointError, BudgetError) as error:
+                self.stop(error)
+                raise
+            await self._sleep(pause)
 
     async def _sleep(self, seconds: float) -> None:
         """Wait before the next attempt, or until `stop`."""
@@ -300,16 +306,17 @@ class ModelClient:
         """A ticket from the gate, once the request may be sent; after `stop`, its error."""
         if self._stopped:
             raise type(self._stopped)(str(self._stopped))
-        admission = asyncio.ensure_future(self._gate.admit(most))
-        self._admissions.add(admission)
+        task = asyncio.current_task()
+        assert task
+        self._admissions.add(task)
         try:
-            return await admission
+            return await self._gate.admit(most)
         except asyncio.CancelledError:
-            if self._stopped and admission.cancelled():  # by `stop`; the gate has taken the request back
+            if self._stopped and not task.uncancel():  # only by `stop`; the gate has taken the request back
                 raise type(self._stopped)(str(self._stopped)) from None
             raise
         finally:
-            self._admissions.discard(admission)
+            self._admissions.discard(task)
 
     async def _kept(self, requests: Sequence[Request], good: Sequence[Completion]) -> list[JournalledCompletion]:
         """Put answers into the journal.
@@ -317,8 +324,8 @@ class ModelClient:
         The request counts as in flight until they are durable, so that a crash loses no more than those in flight.
         """
         again = refresh.get()
-        kept = await asyncio.gather(
-            *[self._answers.put(request.key, done, replace=again) for request, done in zip(requests, good, strict=False)]
+        kept = await _together(
+            [self._answers.put(request.key, done, replace=again) for request, done in zip(requests, good, strict=False)]
         )
         if again:
             self._refreshed |= {request.key for request in requests[: len(kept)]}
@@ -355,6 +362,11 @@ class ModelClient:
         self._counts_tokens = self._counts_tokens and (accounted or not any(done.text for done in completions))
         tokens = tokens_in + tokens_out if accounted else max(most.tokens, tokens_in + tokens_out)
         return CallOutcome("answered", tokens, self.spec.cost(tokens_in, tokens_out, cached, written), tokens_in, accounted)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them return. One alone goes without a task, which costs as much as a look-up in the journal."""
+    return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
 
 
 def _why_empty(empty: Completion, request: Request) -> str:

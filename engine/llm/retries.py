@@ -5,14 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from engine.llm.limits.outage import PATIENCE_SECONDS
 from engine.llm.types.errors import TransientError
 from engine.llm.types.model_spec import ModelSpec
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
 
 _CAP_SECONDS, _CAP_SECONDS_DOWN = 60.0, 15.0
 """The longest pause between two attempts; the second while the endpoint is in trouble."""
@@ -38,12 +34,11 @@ class RetryPolicy:
         self._since: float | None = None
         self.counted = 0
 
-    def is_exhausted(self, state: RetryCallState) -> bool:
+    def is_exhausted(self, error: TransientError) -> bool:
         """Record a failed attempt; whether it was the last one."""
-        error = state.outcome.exception() if state.outcome else None
         before, self._answered = self._answered, self._count_answered()
         progress = self._answered > before
-        self.counted += not (isinstance(error, TransientError) and self._is_excused(error, progress))
+        self.counted += not self._is_excused(error, progress)
         return self.counted > self._spec.retries
 
     def _is_excused(self, error: TransientError, progress: bool) -> bool:
@@ -60,12 +55,11 @@ class RetryPolicy:
         return error.adapted or (error.throttled and progress)
 
 
-def seconds_to_wait(state: RetryCallState) -> float:
+def seconds_to_wait(error: TransientError, attempts: int) -> float:
     """The server's Retry-After if it sent one; otherwise exponential back-off with full jitter."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, TransientError) and (error.adapted or error.unreachable):
+    if error.adapted or error.unreachable:
         return 0.0  # in an outage the gate decides when
-    if isinstance(error, TransientError) and error.retry_after is not None:
+    if error.retry_after is not None:
         return min(error.retry_after, _MOST_RETRY_AFTER) + random.uniform(0, 0.1)
-    cap = _CAP_SECONDS_DOWN if isinstance(error, TransientError) and error.down else _CAP_SECONDS
-    return random.uniform(0, min(cap, 0.5 * 2 ** min(state.attempt_number, 10)))
+    cap = _CAP_SECONDS_DOWN if error.down else _CAP_SECONDS
+    return random.uniform(0, min(cap, 0.5 * 2 ** min(attempts, 10)))

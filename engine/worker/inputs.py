@@ -19,7 +19,7 @@ def read_slice(store: ObjectStore, rows: Slice, record: type[Record]) -> pa.Tabl
 def read_rows(store: ObjectStore, rows: Slice, record: type[Record]) -> Iterator[Record]:
     """The same rows as records. Valid rows are not validated again."""
     table = _stored(store, rows)
-    yield from read_valid(record, table) if rows.valid else record.from_table(record.conform(table))
+    return read_valid(record, table) if rows.valid else record.from_table(record.conform(table))
 
 
 def read_whole(store: ObjectStore, versions: Sequence[InputVersion], record: type[Record]) -> pa.Table:

@@ -55,6 +55,9 @@ class Worker:
             self._watching = asyncio.create_task(self._watch())
         try:
             self._same_code()
+            # The driver removes old receipts. This one is of a process that died before it could tell of it.
+            if finished := self._receipts.read(part.digest):
+                return finished
             result = await self._run(part)
             result = result.model_copy(update={"notes": (*self.models.notes(), *result.notes)})
             await asyncio.to_thread(self._receipts.write, result)

@@ -63,7 +63,7 @@ class Biller:
 
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the pauses between attempts."""
-    monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.0)
+    monkeypatch.setattr(client, "seconds_to_wait", lambda *_: 0.0)
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(outage, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(adaptive_window, "_LONGEST_PAUSE", 0.0)

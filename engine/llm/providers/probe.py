@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.governor import Gate
@@ -130,17 +130,16 @@ class _Asker:
 
     async def _answered(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices, with as many attempts as the model's `retries` allow; with one, if the server may refuse `more`."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(
-                lambda error: (
-                    isinstance(error, TransientError) and not (error.refused and more) and not (self._is_ours and error.down)
-                )
-            ),
-            stop=stop_after_attempt(self._spec.retries + 1),
-            wait=_wait,
-            reraise=True,
-        )
-        return await retrying(self._sent, prompt, max_tokens, more)
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return await self._sent(prompt, max_tokens, more)
+            except TransientError as error:
+                if attempts > self._spec.retries or (error.refused and more) or (self._is_ours and error.down):
+                    raise
+                pause = _seconds_to_wait(error, attempts)
+            await asyncio.sleep(pause)
 
     async def _sent(self, prompt: str, max_tokens: int, more: dict[str, Any]) -> list[dict[str, Any]]:
         self.calls += 1
@@ -166,12 +165,11 @@ class _Asker:
         return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
 
 
-def _wait(state: RetryCallState) -> float:
+def _seconds_to_wait(error: TransientError, attempts: int) -> float:
     """The server's Retry-After if it sent one; otherwise exponential back-off with full jitter."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, TransientError) and error.retry_after is not None:
+    if error.retry_after is not None:
         return min(error.retry_after, _MOST_WAIT)
-    return random.uniform(0, min(_MOST_WAIT, 0.5 * 2 ** min(state.attempt_number, 10)))
+    return random.uniform(0, min(_MOST_WAIT, 0.5 * 2 ** min(attempts, 10)))
 
 
 def _texts(choices: Sequence[dict[str, Any]]) -> list[str]:

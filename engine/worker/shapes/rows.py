@@ -96,7 +96,7 @@ class _Calls:
 
     async def without_models(self, rows: Iterator[tuple[int, Record]]) -> None:
         """Call it for rows, one after another."""
-        await self._call(rows, self._finish)
+        await self._call(rows, self.results, self.operation.heartbeat.row_done)
 
     async def with_models(self, place: int, row: Record) -> None:
         """Call it for a row that has a task of its own."""
@@ -106,18 +106,20 @@ class _Calls:
             refresh.set(True)
             result, again = await self._logged(place, row)
             again.calls[:0] = log.calls
-        self._finish(place, result)
+        self.results[place] = result
+        self.operation.heartbeat.row_done()
 
     async def _logged(self, place: int, row: Record) -> tuple[RowResult, CallLog]:
-        log, results = CallLog(), list[RowResult]()
+        log, results = CallLog(), dict[int, RowResult]()
         current_log.set(log)
-        await self._call([(place, row)], lambda _, result: results.append(result), log)
-        return results[0], log
+        await self._call([(place, row)], results, lambda: None, log)
+        return results[place], log
 
     async def _call(
         self,
         rows: Iterable[tuple[int, Record]],
-        finish: Callable[[int, RowResult], None],
+        results: dict[int, RowResult],
+        row_done: Callable[[], None],
         log: CallLog | None = None,
     ) -> None:
         operation, function, stream = self.operation, self.operation.operator.function, self.operation.stream
@@ -135,13 +137,10 @@ class _Calls:
                     result.emitted.append(checked(item, calls, row, self.first + place))
             except Exception as error:
                 self._fail(self.first + place, result, error)
-            finish(place, result)
-
-    def _finish(self, place: int, result: RowResult) -> None:
-        if result.error:
-            self.stop()
-        self.results[place] = result
-        self.operation.heartbeat.row_done()
+                if result.error:
+                    self.stop()
+            results[place] = result
+            row_done()
 
     def _fail(self, number: int, result: RowResult, error: Exception) -> None:
         """Note in the result what an error means for its row."""

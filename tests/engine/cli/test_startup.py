@@ -40,7 +40,6 @@ HEAVY = [
     "scipy",
     "sentence_transformers",
     "sympy",
-    "tenacity",
     "torch",
     "transformers",
     "trl",

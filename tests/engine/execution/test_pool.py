@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from typing import Any
 
 import psutil
@@ -14,6 +15,7 @@ from engine.execution.capacity import Amount, Capacity
 from engine.execution.cluster import Cluster
 from engine.execution.executor import Result, WorkerRequest
 from engine.execution.pool import Pool
+from engine.execution.processes import Call, PoolStep, Process
 from engine.execution.ray_environment import Home
 from engine.jobs.messages import Partition
 from engine.jobs.partitions import Size
@@ -183,7 +185,27 @@ def test_a_worker_needs_room_on_one_node(registry: Registry) -> None:
     for number in range(2):
         assert two.place(whole)
         process = two._start(("compute", half), Amount.of(half))
-        process.running[number] = ("halves", Partition(digest=str(number), rows=1))
+        process.running[number] = Call("halves", (Partition(digest=str(number), rows=1),), 0.0)
     assert two.place(whole) is None
     assert two.place(WorkerRequest("another", "whole", half))
     two.end()
+
+
+def test_what_a_call_has_finished_survives_the_end_of_its_process(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions of one call that are finished when its process dies are kept; the others have calls of their own then."""
+    monkeypatch.setattr("engine.jobs.partitions.COMPUTED", Size(1, 1, by_content=False))
+    monkeypatch.setattr(pool, "PoolStep", partial(PoolStep, per_call=8))
+    sent: list[int] = []
+    send = Process.send
+    monkeypatch.setattr(Process, "send", lambda process, step, parts: (sent.append(len(parts)), send(process, step, parts)))
+    words(*"abc", "die", *"efgh")
+    result = run_text(
+        "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
+        "steps: {d: {op: dies, in: words, resources: {workers: 1}}}}",
+        registry,
+    )
+    assert result.error
+    assert "a worker process died 3 times at rows 3 to 3" in result.error
+    assert sent[0] == 8
+    assert {*sent[1:]} == {1}
+    assert len(list(registry.receipts.glob("*/" + "[0-9a-f]" * 64 + ".json"))) >= 3

@@ -303,6 +303,24 @@ async def test_a_stop_fails_all_waiting_requests(model: Make, chat_server: ChatS
 # -- money -----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_row_that_is_cancelled_while_the_step_stops_is_cancelled(model: Make, chat_server: ChatServer) -> None:
+    """Both cancel what waits for the limits; only the row that nobody else cancels gets the stop as its error."""
+    one = model(limits={"concurrency": 1})
+    chat_server.latency = 0.2
+    sent = asyncio.ensure_future(one.chat("sent"))
+    await asyncio.to_thread(chat_server.wait_for_request, 5)
+    kept, cancelled = (asyncio.ensure_future(one.chat(text)) for text in ("kept", "cancelled"))
+    await asyncio.sleep(0)
+    one._model.stop(StoppedError("enough"))
+    cancelled.cancel()
+    with pytest.raises(StoppedError, match="enough"):
+        await kept
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    assert (await sent).text
+    assert not kept.cancelling()
+
+
 async def test_without_token_counts_budgets_assume_the_maximum(model: Make, chat_server: ChatServer) -> None:
     chat_server.reply = lambda body: {"choices": [{"message": {"content": "x"}}]}
     one = model(price={"output": 100_000}, max_tokens=10, budget_usd=2.2)  # a dollar a call, at most

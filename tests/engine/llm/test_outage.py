@@ -145,7 +145,7 @@ async def test_a_server_that_stays_down_ends_the_step_once(model: Make) -> None:
 async def test_a_row_that_the_server_always_fails_on_is_rejected(
     model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.01)
+    monkeypatch.setattr(client, "seconds_to_wait", lambda *_: 0.01)
     chat_server.answer = lambda prompt, seen: error(status, "oops") if prompt == "poison" else prompt
     one = model(retries=2, limits={"patience": 0.1})
     ends = await asyncio.gather(*[one.chat(prompt) for prompt in ("a", "poison", "b")], return_exceptions=True)

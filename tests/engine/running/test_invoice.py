@@ -26,7 +26,7 @@ ROWS = 24
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "LINGER_SECONDS", 0.05)
-    monkeypatch.setattr(client, "seconds_to_wait", lambda state: 0.0)
+    monkeypatch.setattr(client, "seconds_to_wait", lambda *_: 0.0)
     monkeypatch.setattr(adaptive_window, "_LONGEST_PAUSE", 0.0)
     monkeypatch.setenv("ENGINE_BATCH_POLL_SECONDS", "0.02")
 
