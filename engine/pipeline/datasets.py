@@ -102,7 +102,8 @@ class Datasets:
             if kind is None or kind.kind != "str":
                 hint = "a row refers to its images: declare the field as str, or as list[str] for several"
                 self.source.problem(f"images: field {name!r} of {record.type_name()} is {field.type}", at, hint)
-        if spec.image_folder is not None and not (folder := folder_of_images(spec, self.base_dir, None)).is_dir():
+        folder = folder_of_images(spec, self.base_dir, None)
+        if folder is not None and not folder.is_dir():
             places = dict.fromkeys(str(place) for place in (Path.cwd(), self.base_dir.absolute()))
             hint = f"relative paths are searched in {' and in '.join(places)}"
             self.source.problem(f"there is no folder {folder}", (*loc, "image_folder"), hint)

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,13 @@ class ImageReader:
             fields = dict(row.fields)
             try:
                 for column in _columns_in(fields, self.spec):
-                    fields[column] = _each(fields[column], lambda image, column=column: self._taken(column, image, folder))
+                    fields[column] = _each(fields[column], partial(self._taken, column, folder))
             except ImageError as why:
                 yield replace(row, fields=None, error=str(why))
             else:
                 yield replace(row, fields=fields)
 
-    def _taken(self, column: str, image: Any, folder: Path | None) -> Any:
+    def _taken(self, column: str, folder: Path | None, image: Any) -> Any:
         if isinstance(image, Mapping):
             image = _of_struct(image)
         if isinstance(image, bytes):
