@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.server_room import check_programs
 from engine.jobs.messages import Job, Partition
 from engine.llm.types.model_spec import Address
 from engine.own_loop import LoopThread
@@ -123,7 +124,8 @@ class InProcess:
         self._call(self._host.end(step))
 
     def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
-        """There is room for everything."""
+        """There is room for everything; the programs have to be there."""
+        check_programs(servers)
 
     def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
         """Start them as processes of this machine."""

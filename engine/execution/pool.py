@@ -20,7 +20,7 @@ from engine.execution.processes import PoolStep, Process, Shape
 from engine.execution.ray_actors import RayHost, actor_class, kill, start_service
 from engine.execution.ray_environment import Home
 from engine.execution.ray_servers import start_server
-from engine.execution.server_room import check_room, resources_of
+from engine.execution.server_room import check_programs, check_room, resources_of
 from engine.jobs.messages import Failure, Job, Partition, Receipt
 from engine.llm.types.model_spec import Address
 from engine.serving.launch import Launch
@@ -156,6 +156,7 @@ class Pool:
 
     def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
         """See Executor."""
+        check_programs(servers)
         check_room(self._capacity(), servers, request)
 
     def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:

@@ -8,6 +8,7 @@ from engine.errors import StepError
 from engine.execution.capacity import Amount, Capacity
 from engine.execution.executor import WorkerRequest
 from engine.llm.types.serve_spec import ServeSpec
+from engine.pipeline.served_models import missing_program, named_cluster
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 
@@ -21,6 +22,17 @@ def resources_of(serve: ServeSpec, capacity: Capacity) -> Resources:
         gpus = 1.0 if serve.engine in _ON_GPUS and any(node.gpus >= 1 for node in capacity.nodes) else 0.0
     cpus = (1.0 if gpus else 0.0) if serve.num_cpus is None else serve.num_cpus
     return Resources(num_cpus=cpus, num_gpus=gpus, memory=serve.memory)
+
+
+def check_programs(servers: Sequence[Launch]) -> None:
+    """Check that the programs of servers are there, if the servers are started on this machine.
+
+    Raises:
+        StepError: one is missing.
+    """
+    for each in servers if not named_cluster() else ():
+        if why := missing_program(each.serve):
+            raise StepError(f"{each.title} cannot be started: {why}")
 
 
 def check_room(capacity: Capacity, servers: Sequence[Launch], request: WorkerRequest) -> None:

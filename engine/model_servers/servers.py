@@ -82,6 +82,9 @@ class Servers:
         Raises:
             StepError: see `check`; or the cluster is too small for the servers of a step of this run.
         """
+        if not self._checked and any(map(served_models, self._left.values())):
+            self._start_executor()
+            self._check_room()
         if not self._concern(step):
             return True
         self._start_executor()
@@ -90,8 +93,6 @@ class Servers:
         served = served_models(step)
         if not served:
             return self._clear_gpus(step)
-        if not self._checked:
-            self._check_room()
         self._left[step.name] = step  # by now it has the weights of models that steps have trained
         missing = {
             name: model for name, model in served.items() if name not in self._models and not self._join(name, model, step)
@@ -185,7 +186,7 @@ class Servers:
         return True
 
     def _check_room(self) -> None:
-        """Check, before anything is started, that each step of the run and its servers fit on the cluster."""
+        """Check, before any step begins, that each step of the run and its servers can run on the cluster."""
         for step in self._left.values():
             if served := served_models(step):
                 launches = [each for group in self._grouped(served) for each in group.launches.values()]

@@ -14,7 +14,6 @@ from engine.pipeline.graph import BoundModel
 from engine.pipeline.lookups import installed
 from engine.pipeline.packages import PROVIDERS
 from engine.pipeline.references import References
-from engine.pipeline.served_models import missing_program, named_cluster
 from engine.sources.exclusions import Exclusions
 from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model
@@ -33,8 +32,7 @@ class Models:
         session: opens the registry; None if there is none.
         references: resolves `step:` models.
         excluded: rows to leave out; a model from the registry that was trained on one is a problem.
-        keys: whether everything must be there that a run needs: the environment variables with API keys, and the programs of
-            servers that are started on this machine.
+        keys: whether the environment variables with API keys must be set.
     """
 
     models: Mapping[str, ModelSpec]
@@ -59,8 +57,6 @@ class Models:
 
     def _bound(self, spec: ModelSpec, name: str) -> BoundModel | None:
         loc: Loc = ("models", name)
-        if spec.serve and self.keys and not named_cluster() and (why := missing_program(spec.serve)):
-            self.source.problem(why, (*loc, "serve"))
         if spec.made_by is not None:
             link = self.references.link(spec.made_by, (*loc, "model"))
             if link is None:

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import StepError
 from engine.execution.capacity import Capacity
 from engine.execution.executor import WorkerRequest
-from engine.execution.server_room import check_room, resources_of
+from engine.execution.server_room import check_programs, check_room, resources_of
 from engine.llm.types.serve_spec import ServeSpec
 from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
@@ -25,6 +25,13 @@ def launches(**serve: Any) -> list[Launch]:
         Launch(model="local", name="m", serve=spec, weights=None, number=number, log=Path("log"))
         for number in range(1, spec.replicas + 1)
     ]
+
+
+def test_a_missing_program_is_said_unless_the_nodes_are_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StepError, match="the server of model 'local' cannot be started: serve\\.python: there is no file"):
+        check_programs(launches(python="/opt/none"))
+    monkeypatch.setenv("ENGINE_RAY_ADDRESS", "ray://elsewhere:10001")
+    check_programs(launches(python="/opt/none"))
 
 
 def test_defaults_follow_the_cluster() -> None:

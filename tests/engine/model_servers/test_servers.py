@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import PipelineError, StepError
+from engine.errors import StepError
 from engine.execution.executor import Server, WorkerRequest
 from engine.execution.jobs import request_of
 from engine.llm.types.model_spec import Address
@@ -296,12 +296,12 @@ def test_the_plan_names_a_server_once_for_all_models_that_share_it(shared: Run) 
     ]
 
 
-def test_a_missing_program_is_an_error_of_a_run_on_this_machine(shared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PipelineError, match=MISSING) as caught:
-        check(Path("p.yaml"), keys=True)
-    assert {str(each.position) for each in caught.value.problems if MISSING in each.message} >= {"p.yaml:4:53"}
-    monkeypatch.setenv("ENGINE_RAY_ADDRESS", "ray://elsewhere:10001")
-    check(Path("p.yaml"), keys=True)
+def test_all_servers_of_a_run_are_checked_before_any_step_begins(run: Run) -> None:
+    asked: list[str] = []
+    run.cluster.check_room = lambda servers, request: asked.extend(each.model for each in servers)  # type: ignore[method-assign]
+    run.servers.are_ready(run.steps["sft"], request_of(run.steps["sft"]))
+    assert sorted({*asked}) == ["judge", "teacher"]
+    assert not run.cluster.servers
 
 
 def test_adapters_on_one_base_share_a_server_until_none_of_them_is_needed(shared: Run) -> None:
