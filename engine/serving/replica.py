@@ -30,7 +30,7 @@ _HEALTH_SECONDS = 10.0
 """How often a server that is ready is asked whether it still is; oftener, if it may not be silent for long."""
 _MOST_PORTS = 3
 _PORT_TAKEN = re.compile(r"address already in use|address in use|errno 98|EADDRINUSE", re.IGNORECASE)
-_NOT_INHERITED = re.compile(rf"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$|{PERMISSION}$")
+_NOT_INHERITED = re.compile(rf"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$|{PERMISSION}$|VLLM_LORA_RESOLVER_")
 """Of the worker's environment: what would change another Python environment, or open the server to others."""
 
 
