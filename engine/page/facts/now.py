@@ -19,6 +19,8 @@ from registry.lineage.walk import Version
 from registry.storage import ids, plain_files
 
 _LOG_BYTES = 64 << 10
+_NEWEST = 300
+"""Characters of a newest row."""
 _REASONS, _EXAMPLES = 20, 3
 _REASON = 500
 """Characters of a reason."""
@@ -26,7 +28,7 @@ _REASON = 500
 
 @dataclass(frozen=True)
 class NewRow:
-    """A row of a step that runs, on one line; `output` names which of its outputs has it."""
+    """A row of a step that runs, on one line, what is new of it first; `output` names which of its outputs has it."""
 
     output: str
     text: str
@@ -85,7 +87,8 @@ def newest_rows(reader: Reader, step: StepFacts, count: int = 5) -> tuple[NewRow
     for digest in _newest(receipts.folder):
         receipt = receipts.read(digest)
         found = [
-            NewRow(output, one_line(row))
+            # Steps add fields at the end.
+            NewRow(output, one_line(dict(reversed(row.items())), _NEWEST))
             for output, part in (receipt.outputs.items() if receipt else ())
             if part.data
             for row in _last(reader, part.data.sha256, count)

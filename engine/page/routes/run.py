@@ -25,12 +25,7 @@ def show_run(request: Request) -> Response:
     run_id, other = request.path_params["run_id"], request.query_params.get("with", "")
     with reading(request) as reader:
         run = run_facts(reader, run_id)
-        values = _now(request, reader, run) | {
-            "rejects": rejects(reader, run),
-            "logs": logs(reader, run_id),
-            "compared": _compared(reader, run_id, other),
-            "other": other,
-        }
+        values = _now(request, reader, run) | {"compared": _compared(reader, run_id, other), "other": other}
     return page(request, "run.html", **values)
 
 
@@ -49,6 +44,8 @@ def _now(request: Request, reader: Reader, run: RunFacts) -> dict[str, Any]:
         "anchor": anchor,
         "newest": {step.name: newest_rows(reader, step) for step in run.steps if step.progress},
         "spans": _spans(run),
+        "rejects": rejects(reader, run),
+        "logs": logs(reader, run.run_id),
     }
 
 

@@ -135,7 +135,7 @@ def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Regis
         assert said.progress
         assert (said.progress.done, said.progress.total) == (40, 100)
         assert (said.outcome, said.cost_usd, said.rejected) == ("running", 0.5, 1)
-        assert (loud.outcome, loud.waited_for) == ("waiting", "said")
+        assert (loud.outcome, loud.waited_for) == ("pending", "said")
         assert [(row.output, row.text.split(":")[0]) for row in newest_rows(reader, said)] == [("out", "text"), ("out", "text")]
         assert newest_rows(reader, said)[1].text == "text: old"
     client = visit(registry.root)
