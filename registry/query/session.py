@@ -77,14 +77,24 @@ class Session:
     Args:
         reviews: the decisions of reviews; they are read when a query names them.
         memory: the limit for DuckDB: `4GB` or `50%` (of the machine); the default is 80%.
+        read: gives columns of an object of rows, verified; called from several threads. Without it, queries read them from the
+            store each time.
 
     Attributes:
         state: the state of the catalog that it shows, which another one does not have; None if that is not known.
     """
 
-    def __init__(self, catalog: Catalog, store: ObjectStore, reviews: ReviewStore, memory: str | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        reviews: ReviewStore,
+        memory: str | None = None,
+        read: side_tables.ReadColumns | None = None,
+    ) -> None:
         self._catalog = catalog
         self._store = store
+        self._read = read
         self.reviews = reviews
         self._held = catalog.reading()  # no version is removed while the session is open
         self.state = catalog.state()  # before the snapshot: what changes meanwhile makes another state
@@ -364,7 +374,7 @@ class Session:
             schema = pq.ParquetFile(self._store.open(objects[0])).schema_arrow
         except (OSError, pa.ArrowException) as error:
             raise CorruptError(f"object {objects[0]} of {name}@{version} is not readable as Parquet: {error}") from error
-        return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store)
+        return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store, read=self._read)
 
     def _rows(self, name: str, version: int) -> pa.Table:
         table = pa.concat_tables([self._store.read_table(data.sha256) for data in self.manifest(name, version).data])

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from engine.page.facts.card import dataset_card
 from engine.page.facts.charts import COLUMNS, columns
 from engine.page.facts.differences import differences
-from engine.page.facts.rows import ROW, Wanted, column_names, rows_page
+from engine.page.facts.rows import ROW, Wanted, column_names, prepare, rows_page
 from engine.page.facts.version import VersionFacts
 from engine.page.rendering.datasets import drawn, row_view
 from engine.page.rendering.markdown import markdown
@@ -50,6 +50,7 @@ def _rows(request: Request, reader: Reader, version: VersionFacts) -> Response:
     except QueryError as error:
         # The form stays as it was, with what is wrong with it.
         problem, found = str(error), None
+    prepare(reader, manifest)
     links = site_of(request).frame.links
     look = look if look in LOOKS else "table"
     return page(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from engine.page.facts.charts import columns
 from engine.page.facts.differences import pieces
 from engine.page.facts.rows import Wanted, rows_page
 from engine.page.sessions import Sessions
-from registry import Draft, Manifest, QueryError, Registry
+from registry import Draft, Manifest, ObjectStore, QueryError, Registry
 from tests.engine.page.conftest import Visit
 from tests.engine.page.stored import store
 
@@ -299,3 +300,27 @@ def test_a_version_without_a_latest_is_found_by_its_name(registry: Registry, vis
 def test_a_query_error_is_one(numbers: Registry) -> None:
     with Sessions(numbers.location).reader() as reader, pytest.raises(QueryError, match="no column"):
         rows_page(reader, reader.session.manifest("numbers", 1), Wanted(sort="x"))
+
+
+def test_a_large_dataset_is_read_in_the_background_once(
+    numbers: Registry, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.page.facts.rows._LARGE", len(NUMBERS))
+    read: list[str] = []
+    before = ObjectStore.read_table
+
+    def counting(store: ObjectStore, sha256: str, columns: list[str] | None = None) -> pa.Table:
+        read.append(sha256)
+        return before(store, sha256, columns)
+
+    monkeypatch.setattr(ObjectStore, "read_table", counting)
+    client = visit(numbers.root)
+    get(client, "/versions/numbers@1")
+    for thread in threading.enumerate():
+        if thread.name == "prepare columns":
+            thread.join()
+    assert len(set(read)) == 3
+    read.clear()
+    for query in ({"sort": "word"}, {"where": "half > 3"}, {"page": "50"}):
+        get(client, "/versions/numbers@1", **query)
+    assert read == []
