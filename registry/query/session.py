@@ -33,7 +33,7 @@ from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
-from registry.query.read_only_sql import reading
+from registry.query.read_only_sql import Reading, reading
 from registry.query.review_table import SCHEMA, review_table
 from registry.query.table_functions import CALLS, create, right_call
 from registry.records.content import id_of
@@ -46,6 +46,9 @@ __all__ = ["QueryResult", "Session"]
 _BATCH = 2048
 _INTERRUPT_SECONDS = 0.1
 """DuckDB forgets an interrupt that arrives between two of its steps, so it is repeated."""
+
+_READINGS, _MANIFESTS = 256, 64
+"""Queries whose check, and versions whose manifest is kept: many requests ask the same."""
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
@@ -104,6 +107,8 @@ class Session:
             self._held.close()
             raise
         self._attached: set[str] = set()
+        self._read_before: dict[str, Reading] = {}
+        self._manifests: dict[Version, Manifest] = {}
         self._failed: list[Exception] = []
         self._missing: list[str] = []
         for name, schema in _EDGES.items():
@@ -219,8 +224,12 @@ class Session:
 
     def names(self) -> list[str]:
         """The names of all datasets, models, calibrations and reports."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
-        return [name for (name,) in found]
+        return tuple(name for (name,) in found)
 
     def resolve(self, target: str) -> Version:
         """The version that a target, `NAME` or `NAME@V`, means; raises QueryError when there is none."""
@@ -283,7 +292,9 @@ class Session:
         self._failed.clear()
         self._missing.clear()
         with self._explained(deadline), deadline.running():
-            statement, tables = reading(self._con, query, frozenset(CALLS))
+            statement, tables = self._read_before.get(query) or reading(self._con, query, frozenset(CALLS))
+        if len(self._read_before) < _READINGS:
+            self._read_before[query] = Reading(statement, tables)
         self._attach_named(query, tables)
         self._con.execute("begin transaction read only")
         try:
@@ -382,10 +393,16 @@ class Session:
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A version that exists."""
-        found = self._con.execute(
-            "select version_id from internal.versions where name = ? and version = ?", [name, version]
-        ).fetchall()
-        return self._catalog.files.manifest_of(name, version, [version_id for (version_id,) in found])
+        known = self._manifests.get(Version(name, version))
+        if known is None:
+            found = self._con.execute(
+                "select version_id from internal.versions where name = ? and version = ?", [name, version]
+            ).fetchall()
+            known = self._catalog.files.manifest_of(name, version, [version_id for (version_id,) in found])
+            if len(self._manifests) >= _MANIFESTS:
+                self._manifests.pop(next(iter(self._manifests)))
+            self._manifests[Version(name, version)] = known
+        return known
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
         wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from engine.page.sessions import Reader
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from engine.page.facts.text_order import TextOrder
 
     Numbers = npt.NDArray[np.int64]
+
+K, V = TypeVar("K"), TypeVar("V")
 
 SECONDS = 30.0
 """How long a condition may take."""
@@ -101,13 +103,19 @@ def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[
         table = reader.kept.table(reader.registry.store, manifest.data[place].sha256, names)
         return table.take([row - first for row in places[place]])
 
+    return {
+        row: values
+        for wanted, table in zip(places.values(), _at_once(read, places), strict=True)
+        for row, values in zip(wanted, table.to_pylist(), strict=True)
+    }
+
+
+def _at_once(read: Callable[[K], V], of: Iterable[K]) -> list[V]:
+    """What is read of each, of several at a time."""
+    if len(every := list(of)) < 2:
+        return list(map(read, every))
     with ThreadPoolExecutor(_READERS) as readers:
-        tables = readers.map(read, places)
-        return {
-            row: values
-            for wanted, table in zip(places.values(), tables, strict=True)
-            for row, values in zip(wanted, table.to_pylist(), strict=True)
-        }
+        return list(readers.map(read, every))
 
 
 def prepare(reader: Reader, manifest: Manifest) -> None:
@@ -184,9 +192,8 @@ def _texts(reader: Reader, manifest: Manifest, name: str) -> TextOrder:
         chunks: list[pa.Array] = reader.kept.table(reader.registry.store, sha256, [name]).column(0).chunks
         return chunks
 
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(read, [part.sha256 for part in manifest.data])
-        texts = TextOrder([chunk for chunks in found for chunk in chunks])
+    found = _at_once(read, [part.sha256 for part in manifest.data])
+    texts = TextOrder([chunk for chunks in found for chunk in chunks])
     return replace(texts, kept=reader.kept.orders.get((manifest.version_id, "keys", name), texts.first_keys))
 
 

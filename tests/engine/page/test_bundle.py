@@ -151,6 +151,13 @@ def test_the_limit_holds_and_is_said_on_every_page(registry: Registry, limit: in
     assert json.loads((done.folder / "bundle.json").read_text())["rows"] == {"demo/rows@1": [taken, 120]}
 
 
+def test_it_says_how_far_it_is(registry: Registry) -> None:
+    long_rows(registry, 60)
+    said: list[tuple[int, int]] = []
+    write_bundle(registry, "demo/rows", Path("bundle"), limit=LIMIT, most=55, advanced=lambda *now: said.append(now))
+    assert said == [(50, 55), (55, 55)]
+
+
 def test_more_room_takes_more_rows(registry: Registry) -> None:
     long_rows(registry, 120)
     taken = [bundle(registry, "demo/rows", limit=limit).rows["demo/rows@1"][0] for limit in (1_300_000, 1_800_000, LIMIT)]
