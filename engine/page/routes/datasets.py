@@ -98,11 +98,10 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
     given = request.query_params
     other = given.get("with", "")
     key = tuple(part.strip() for part in given.get("key", "").split(",") if part.strip())
-    most = min(1000, _number(given.get("most"), 50))
     problem, found = "", None
     if other or version.before:
         try:
-            found = differences(reader, version, other, key, most)
+            found = differences(reader, version, other, key, given.get("part", ""), _number(given.get("page"), 1))
         except QueryError as error:
             problem = str(error)
     return page(
@@ -113,9 +112,9 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
         view="diff",
         other=other or (str(version.before) if version.before else ""),
         key=", ".join(key),
-        most=most,
         found=found,
         problem=problem,
+        kept=_fields(request),
         here=_address(request, version),
     )
 

@@ -246,6 +246,40 @@ def test_a_diff_pairs_rows_by_a_field_that_identifies_them(registry: Registry, v
     assert "It is<ins> not</ins> 0." in text
 
 
+def test_every_row_that_differs_is_on_a_page_of_its_kind(registry: Registry, visit: Visit) -> None:
+    rows = [{"n": n, "text": f"text {n}"} for n in range(400)]
+    store(registry, "many", rows)
+    store(
+        registry,
+        "many",
+        [
+            *({**row, "text": "new"} if row["n"] < 130 else row for row in rows[:300]),
+            *({"n": n, "text": "x"} for n in range(500, 560)),
+        ],
+    )
+    client = visit(registry.root)
+
+    def listed(part: str, page: int) -> list[int]:
+        text = get(client, "/versions/many@2", view="diff", key="n", part=part, page=page)
+        at = r'to <a href="[^"]*">row (\d+)' if part == "changed" else r'<h3><a href="[^"]*">row (\d+)'
+        return [int(number) for number in re.findall(at, text)]
+
+    pages = [
+        [number for page in range(1, count + 1) for number in listed(part, page)]
+        for part, count in (("changed", 3), ("removed", 2), ("added", 2))
+    ]
+    assert pages == [list(range(130)), list(range(300, 400)), list(range(300, 360))]
+    assert listed("changed", 99) == list(range(100, 130))
+
+
+def test_rows_that_differ_by_content_are_listed_with_their_copies(registry: Registry, visit: Visit) -> None:
+    store(registry, "copies", [{"text": "a"}] * 3 + [{"text": "b"}])
+    store(registry, "copies", [{"text": "b"}])
+    text = get(visit(registry.root), "/versions/copies@2", view="diff")
+    assert "compared by content" in text
+    assert "3 times" in text
+
+
 def test_a_diff_with_another_name_a_wrong_key_and_without_an_earlier_version(numbers: Registry, visit: Visit) -> None:
     store(numbers, "others", NUMBERS[:10])
     client = visit(numbers.root)
