@@ -7,7 +7,8 @@ fails, or is stopped, takes no further partition, and ends with its last running
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -358,7 +359,10 @@ class StepTask:
                 self.failure = FailedStepError(self.name, str(error))
             except (RegistryError, OSError):
                 pass  # its rejects cannot be read; the failure that it has is told
-        record = self._record("failed" if self.failure else "stopped")
+        reasons: Sequence[tuple[str, int]] = ()
+        with suppress(RegistryError, OSError):  # they are only told
+            reasons = reasons_of(self.run.registry, self._reject_objects)
+        record = self._record("failed" if self.failure else "stopped", reject_reasons=reasons)
         self.run.commit([], record)
         self._end(record, (), self._reject_objects)
         return self.failure
@@ -434,7 +438,12 @@ class StepTask:
             "the step's max_reject_ratio"
         )
 
-    def _record(self, outcome: Literal["ran", "resumed", "failed", "stopped"], rows_out: int = 0) -> StepRun:
+    def _record(
+        self,
+        outcome: Literal["ran", "resumed", "failed", "stopped"],
+        rows_out: int = 0,
+        reject_reasons: Sequence[tuple[str, int]] = (),
+    ) -> StepRun:
         return record_of(
             self.plan,
             outcome,
@@ -446,6 +455,7 @@ class StepTask:
             self.waited_for,
             self._why,
             [*self.step.notes, *self._notes],
+            reject_reasons,
         )
 
     @property

@@ -1,29 +1,22 @@
-"""What is new of a run: the newest rows of a step, why rows were rejected, and the end of the log."""
+"""What is new of a run: the newest rows of a step, and the end of the log."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.jobs.receipts import COMMITTED, Receipts
 from engine.page.facts.excerpts import one_line
-from engine.page.facts.run import RunFacts, StepFacts
+from engine.page.facts.run import StepFacts
 from engine.page.sessions import Reader
-from registry import SideObject
-from registry.errors import CorruptError, RegistryError
-from registry.lineage.walk import Version
+from registry.errors import CorruptError
 from registry.storage import ids, plain_files
 
 _LOG_BYTES = 64 << 10
 _NEWEST = 300
 """Characters of a newest row."""
-_REASONS, _EXAMPLES = 20, 3
-_REASON = 500
-"""Characters of a reason."""
 
 
 @dataclass(frozen=True)
@@ -32,42 +25,6 @@ class NewRow:
 
     output: str
     text: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A row that was rejected: its place, and its fields on one line (empty if it cannot be read any more)."""
-
-    name: str
-    version: int
-    row: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Reason:
-    """A reason for rejects of a step, how often it was given, and some of the rows."""
-
-    text: str
-    count: int
-    examples: tuple[Example, ...]
-
-
-@dataclass(frozen=True)
-class Rejects:
-    """The rejects of a step.
-
-    Args:
-        reasons: the most frequent ones.
-        others: how many further reasons there are.
-        unreadable: why they cannot be shown; empty if they can.
-    """
-
-    step: str
-    rejected: int
-    reasons: tuple[Reason, ...] = ()
-    others: int = 0
-    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,58 +69,6 @@ def _last(reader: Reader, sha256: str, count: int) -> list[dict[str, Any]]:
     table = reader.registry.store.read_table(sha256)
     rows: list[dict[str, Any]] = table.slice(max(0, table.num_rows - count)).to_pylist()
     return rows[::-1]
-
-
-def rejects(reader: Reader, run: RunFacts) -> list[Rejects]:
-    """Why rows of the run's steps were rejected, also in part; with examples."""
-    found = []
-    for step in run.steps:
-        first = next(iter(step.outputs), None)
-        if first is None or first.version is None or first.removed:
-            if step.rejected:
-                why = (
-                    "its rejects are with its output, which does not exist"
-                    if not step.is_open
-                    else "they are listed when it ends"
-                )
-                found.append(Rejects(step.name, step.rejected, unreadable=why))
-            continue
-        try:
-            manifest = reader.session.manifest(first.name, first.version)
-            sides = [each for each in manifest.side if each.kind == "rejects"]
-            if sides:
-                found.append(_counted(reader, step, sides, manifest.inputs))
-        except (RegistryError, OSError) as error:
-            found.append(Rejects(step.name, step.rejected, unreadable=str(error)))
-    return found
-
-
-def _counted(reader: Reader, step: StepFacts, sides: list[SideObject], inputs: Any) -> Rejects:
-    counts: Counter[str] = Counter()
-    places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    for side in sides:
-        table = reader.registry.store.read_table(side.sha256)
-        for number, row, reason in zip(*(table[name].to_pylist() for name in ("input", "parent_row", "reason")), strict=True):
-            counts[reason] += 1
-            if len(places[reason]) < _EXAMPLES:
-                places[reason].append((number, row))
-    shown = [
-        Reason(reason[:_REASON], count, tuple(_examples(reader, places[reason], inputs)))
-        for reason, count in counts.most_common(_REASONS)
-    ]
-    return Rejects(step.name, step.rejected, tuple(shown), max(0, len(counts) - _REASONS))
-
-
-def _examples(reader: Reader, places: list[tuple[int, int]], inputs: Any) -> Iterator[Example]:
-    for number, row in places:
-        if not 0 <= number < len(inputs):
-            continue
-        ref = inputs[number]
-        try:
-            record = reader.session.records_at(Version(ref.name, ref.version), [row]).get(row, {})
-        except (RegistryError, OSError, FileNotFoundError):  # its version, or an object of it, has been removed
-            record = {}
-        yield Example(ref.name, ref.version, row, one_line(record))
 
 
 def logs(reader: Reader, run_id: str) -> list[LogEnd]:

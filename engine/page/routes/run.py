@@ -10,7 +10,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from engine.errors import EngineError
-from engine.page.facts.now import logs, newest_rows, rejects
+from engine.page.facts.now import logs, newest_rows
+from engine.page.facts.rejects import rejects
 from engine.page.facts.run import RunFacts, StepFacts, run_facts
 from engine.page.facts.run_graph import run_graph
 from engine.page.rendering.pages import render
