@@ -12,7 +12,7 @@ from engine.page.facts.charts import COLUMNS, columns
 from engine.page.facts.differences import differences
 from engine.page.facts.rows import ROW, Wanted, column_names, prepare, rows_page
 from engine.page.facts.version import VersionFacts
-from engine.page.rendering.datasets import drawn, row_view
+from engine.page.rendering.datasets import drawn, evenly, row_view
 from engine.page.rendering.markdown import markdown
 from engine.page.routes.site import page, site_of
 from engine.page.sessions import Reader
@@ -80,7 +80,7 @@ def _charts(request: Request, reader: Reader, version: VersionFacts) -> Response
         "dataset_charts.html",
         version=version,
         view="charts",
-        columns=[(column, drawn(column)) for column in found],
+        columns=[(column, drawn(column), evenly(column)) for column in found],
         left=max(0, len(version.manifest.fields) - COLUMNS),
     )
 

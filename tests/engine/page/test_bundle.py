@@ -112,7 +112,7 @@ def test_a_version_is_copied_alone_and_links_to_others_are_text(registry: Regist
     check_closed(done.folder)
     assert done.rows == {"demo/judged@1": (21, 21)}
     page = (done.folder / file_of(ADDRESSES.row("demo/judged", 1, 4), "")).read_text()
-    assert "<a><bdi>demo/seeds@1</bdi> row 1</a>" in page
+    assert "<a>row 1 of <bdi>demo/seeds@1</bdi></a>" in page
     assert "Question 1?" in page
     assert "demo/sft@1" in page
 

@@ -46,7 +46,7 @@ def test_the_graph_has_rows_losses_and_dollars_on_its_edges(registry: Registry) 
     lines = {(edge.start, edge.end): edge.lines for edge in graph.edges}
     assert lines["part demo/seeds", "step answers"] == ("8 rows",)
     assert lines["step answers", "part demo/answers"] == ("21 rows", "1 rejected", "$5.25")
-    assert lines["asked gpt-5-mini", "step answers"] == ("21 calls", "3 from the journal", "$5.25")
+    assert lines["asked gpt-5-mini by answers", "step answers"] == ("21 calls", "3 from the journal", "$5.25")
     assert lines["step sft", "part demo/sft"] == ("1 row", "15 unused")
     assert ("part demo/sft", "step after") in lines
     kinds = {node.id: node.kind for node in graph.nodes}
@@ -65,7 +65,7 @@ def test_what_is_unchanged_is_muted(registry: Registry, chat_server: ChatServer)
         run = run_facts(reader, second.run_id)
     graph = run_graph(run)
     states = {node.id: node.state for node in graph.nodes}
-    assert states["step said"] == states["asked test-model"] == "muted"
+    assert states["step said"] == states["asked test-model by said"] == "muted"
     assert states["step loud"] == "ran"
     muted = {(edge.start, edge.end): edge.muted for edge in graph.edges}
     assert muted["part demo/words", "step said"]

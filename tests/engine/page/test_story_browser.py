@@ -70,7 +70,7 @@ def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: Crafted
     page.keyboard.press("Enter")
     page.wait_for_url("**/versions/demo/judged@1")
     page = visitor.open("/rows/4/demo/judged@1")
-    page.locator(".graph a", has_text="seeds row 1").click()
+    page.locator(".graph a", has_text="row 1 of seeds").click()
     page.wait_for_url("**/rows/1/demo/seeds@1")
     assert page.get_by_role("heading", name="What it became").is_visible()
     assert visitor.said == []
