@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from engine.page.bundle.contents import Contents, size_of
 from engine.page.bundle.file_links import ADDRESSES
 from engine.page.bundle.rendered import Page, Pages
-from engine.page.facts.rows import ROW
+from engine.page.facts.datasets.rows import ROW
 from engine.page.routes.datasets import LOOKS
 from registry import Manifest
 

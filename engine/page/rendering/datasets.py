@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from engine.page.facts.charts import Column
-from engine.page.facts.rows import Row
+from engine.page.facts.datasets.charts import Column
+from engine.page.facts.datasets.rows import Row
 from engine.page.links import Links
 from engine.page.rendering.values import Style, one_line, show
 from registry import Manifest

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.page.facts.card import dataset_card
-from engine.page.facts.charts import COLUMNS, columns
-from engine.page.facts.differences import differences
-from engine.page.facts.rows import ROW, Wanted, column_names, prepare, rows_page
+from engine.page.facts.datasets.card import dataset_card
+from engine.page.facts.datasets.charts import COLUMNS, columns
+from engine.page.facts.datasets.differences import differences
+from engine.page.facts.datasets.rows import ROW, Wanted, column_names, prepare, rows_page
 from engine.page.facts.version import VersionFacts
 from engine.page.rendering.datasets import drawn, evenly, row_view
 from engine.page.rendering.markdown import markdown

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from engine.page.facts.home import names, pipelines, runs
+from engine.page.facts.runs.home import names, pipelines, runs
 from engine.page.rendering.pages import render
 from engine.page.routes.site import page, reading, site_of
 from engine.page.sessions import Reader

@@ -10,10 +10,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from engine.errors import EngineError
-from engine.page.facts.now import logs, newest_rows
-from engine.page.facts.rejects import rejects
-from engine.page.facts.run import RunFacts, StepFacts, run_facts
-from engine.page.facts.run_graph import run_graph
+from engine.page.facts.runs.now import logs, newest_rows
+from engine.page.facts.runs.rejects import rejects
+from engine.page.facts.runs.run import RunFacts, StepFacts, run_facts
+from engine.page.facts.runs.run_graph import run_graph
 from engine.page.rendering.pages import render
 from engine.page.routes.graphs import anchor, graph_data
 from engine.page.routes.site import page, reading, site_of

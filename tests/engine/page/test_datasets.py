@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from engine.page.facts.charts import columns
-from engine.page.facts.differences import pieces
-from engine.page.facts.rows import Wanted, rows_page
+from engine.page.facts.datasets.charts import columns
+from engine.page.facts.datasets.differences import pieces
+from engine.page.facts.datasets.rows import Wanted, rows_page
 from engine.page.sessions import Sessions
 from registry import Draft, Manifest, ObjectStore, QueryError, Registry
 from tests.engine.page.conftest import Visit
@@ -339,7 +339,7 @@ def test_a_query_error_is_one(numbers: Registry) -> None:
 def test_a_large_dataset_is_read_in_the_background_once(
     numbers: Registry, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.page.facts.rows._LARGE", len(NUMBERS))
+    monkeypatch.setattr("engine.page.facts.datasets.rows._LARGE", len(NUMBERS))
     read: list[str] = []
     before = ObjectStore.read_table
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.page.facts.row import row_story
-from engine.page.facts.row_graph import row_graph
+from engine.page.facts.story.row import row_story
+from engine.page.facts.story.row_graph import row_graph
 from registry import Registry
 from registry.errors import QueryError
 from registry.lineage.walk import Version

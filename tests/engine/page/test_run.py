@@ -12,10 +12,10 @@ import pytest
 from engine.jobs.live import LiveStep, write_live
 from engine.jobs.messages import OutputPart, Receipt, Usage
 from engine.jobs.receipts import Receipts
-from engine.page.facts.now import logs, newest_rows
-from engine.page.facts.rejects import rejects
-from engine.page.facts.run import Part, run_facts
-from engine.page.facts.run_graph import run_graph
+from engine.page.facts.runs.now import logs, newest_rows
+from engine.page.facts.runs.rejects import rejects
+from engine.page.facts.runs.run import Part, run_facts
+from engine.page.facts.runs.run_graph import run_graph
 from registry import DataObject, ModelUsage, Registry, StepRun
 from registry.errors import UnknownRunError
 from tests.chat_server import ChatServer

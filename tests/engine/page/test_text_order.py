@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from engine.page.facts import text_order
-from engine.page.facts.text_order import TextOrder
+from engine.page.facts.datasets.text_order import TextOrder
 
 PIECES = ("a", "b", "\0", "é", "\U0001f600", "ab" * 5, "word word ")
 """Texts of these end, differ and go on at every place of a word of eight bytes."""

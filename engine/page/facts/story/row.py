@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.page.facts.calls import CallFacts, call_facts
+from engine.page.facts.datasets.rows import records_at
 from engine.page.facts.excerpts import one_line
-from engine.page.facts.rows import records_at
+from engine.page.facts.story.calls import CallFacts, call_facts
 from engine.page.sessions import Reader
 from registry import Decision
 from registry.errors import QueryError, RegistryError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.page.facts.graph import Edge, Graph, Node, Target
-from engine.page.facts.run import ModelUse, Part, RunFacts, StepFacts
+from engine.page.facts.runs.run import ModelUse, Part, RunFacts, StepFacts
 from registry.counted import counted
 
 _KINDS = ("dataset", "model", "calibration", "report")

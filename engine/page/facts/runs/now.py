@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.jobs.receipts import COMMITTED, Receipts
 from engine.page.facts.excerpts import one_line
-from engine.page.facts.run import StepFacts
+from engine.page.facts.runs.run import StepFacts
 from engine.page.sessions import Reader
 from registry.errors import CorruptError
 from registry.storage import ids, plain_files

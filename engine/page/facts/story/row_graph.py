@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.page.facts.excerpts import excerpt
 from engine.page.facts.graph import Edge, Graph, Kind, Node, Target
-from engine.page.facts.row import RowStory, Stage
+from engine.page.facts.story.row import RowStory, Stage
 from registry.counted import counted
 from registry.lineage.walk import Version
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.page.facts.rows import ROW, column_names, quoted, records_at
+from engine.page.facts.datasets.rows import ROW, column_names, quoted, records_at
 from engine.page.facts.version import VersionFacts
 from engine.page.sessions import Reader
 from engine.plain_values import json_line

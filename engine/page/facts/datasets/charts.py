@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.page.facts.rows import column_names, quoted
+from engine.page.facts.datasets.rows import column_names, quoted
 from engine.page.sessions import Reader
 from engine.plain_values import json_line
 from registry import Manifest

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from engine.page.facts.text_order import TextOrder
+    from engine.page.facts.datasets.text_order import TextOrder
 
     Numbers = npt.NDArray[np.int64]
 
@@ -186,7 +186,7 @@ def _placed(
 
 
 def _texts(reader: Reader, manifest: Manifest, name: str) -> TextOrder:
-    from engine.page.facts.text_order import TextOrder
+    from engine.page.facts.datasets.text_order import TextOrder
 
     def read(sha256: str) -> list[pa.Array]:
         chunks: list[pa.Array] = reader.kept.table(reader.registry.store, sha256, [name]).column(0).chunks

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from engine.page.facts.excerpts import one_line
-from engine.page.facts.run import Part, RunFacts, StepFacts
+from engine.page.facts.runs.run import Part, RunFacts, StepFacts
 from engine.page.sessions import Reader
 from registry import Manifest
 from registry.errors import CorruptError, RegistryError
