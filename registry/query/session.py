@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate, groupby
 from threading import Thread
 from threading import enumerate as threads
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -40,6 +40,9 @@ from registry.records.content import id_of
 from registry.reviews.decisions import Decision, by_queue, current
 from registry.reviews.store import ReviewStore
 from registry.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from registry.query.verified_scan import ReadColumns
 
 __all__ = ["QueryResult", "Session"]
 
@@ -93,7 +96,7 @@ class Session:
         store: ObjectStore,
         reviews: ReviewStore,
         memory: str | None = None,
-        read: side_tables.ReadColumns | None = None,
+        read: ReadColumns | None = None,
     ) -> None:
         self._catalog = catalog
         self._store = store

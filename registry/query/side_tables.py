@@ -6,7 +6,7 @@ the objects of that version. Each object is verified completely when it is opene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -16,9 +16,7 @@ from registry.storage.objects import ObjectStore
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-
-ReadColumns = Callable[[str, Sequence[str]], pa.Table]
-"""Gives columns of an object by its SHA-256, verified."""
+    from registry.query.verified_scan import ReadColumns
 
 
 class Fragment(NamedTuple):

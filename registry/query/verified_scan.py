@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -13,8 +13,10 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from registry.errors import MissingError
-from registry.query.side_tables import ReadColumns
 from registry.storage.objects import ObjectStore
+
+ReadColumns = Callable[[str, Sequence[str]], pa.Table]
+"""Gives columns of an object by its SHA-256, verified."""
 
 _DECODED_AT_ONCE = 4
 _BATCH = 1 << 16
