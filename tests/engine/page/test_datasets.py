@@ -233,6 +233,34 @@ def test_a_histogram_is_not_squeezed_by_one_long_text(registry: Registry) -> Non
     assert sum(each.count for each in text.bins) == 999
 
 
+def test_charts_of_conversations_say_how_long_they_and_their_answers_are(registry: Registry) -> None:
+    def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    made = store(
+        registry,
+        "chats",
+        [chat(("user", "Why?"), ("assistant", "So.")), chat(("user", "a"), ("assistant", "b"), ("user", "c"))],
+    )
+    sessions = Sessions(registry.location)
+    with sessions.reader() as reader:
+        [column] = columns(reader, made)
+    sessions.close()
+    assert [(each.measure, each.least, each.most) for each in (column, *column.more)] == [
+        ("turns", 2, 3),
+        ("characters of all turns", 3, 7),
+        ("characters of the last answer", 1, 3),
+    ]
+
+
+def test_values_that_all_occur_equally_often_have_no_bars(registry: Registry, visit: Visit) -> None:
+    store(registry, "even", [{"word": word, "n": n} for n, word in enumerate(["one", "three", "seven"] * 4)])
+    text = get(visit(registry.root), "/versions/even@1", view="charts")
+    assert "3 different, each in 4 rows" in text
+    assert "word: values" not in text
+    assert "characters of word" in text
+
+
 def test_a_diff_pairs_rows_by_a_field_that_identifies_them(registry: Registry, visit: Visit) -> None:
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(30)]
     store(registry, "qa", rows)

@@ -76,6 +76,35 @@ def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: Crafted
     assert visitor.said == []
 
 
+def test_a_graph_is_zoomed_by_buttons_and_moved_by_dragging(crafted: Crafted, visitor: Visited) -> None:
+    visitor.page.set_viewport_size({"width": 360, "height": 900})
+    page = visitor.open(f"/runs/{crafted[1]}")
+    drawing = page.locator(".graph .drawing")
+
+    def size() -> float:
+        return float(drawing.locator("svg").evaluate("svg => svg.getBoundingClientRect().width"))
+
+    before = size()
+    page.get_by_role("button", name="Larger").press("Enter")
+    assert size() == pytest.approx(before * 1.25, abs=1)
+    page.get_by_role("button", name="Smaller").click()
+    assert size() == pytest.approx(before, abs=1)
+    drawing.evaluate("each => each.scrollTo(0, 100)")
+    drawing.scroll_into_view_if_needed()
+    box = drawing.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + 100
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 60, steps=4)
+    page.mouse.up()
+    assert drawing.evaluate("each => each.scrollTop") == pytest.approx(40, abs=2)
+    page.get_by_role("button", name="Whole").click()
+    assert drawing.evaluate("each => each.scrollHeight <= each.clientHeight && each.scrollWidth <= each.clientWidth")
+    assert visitor.said == []
+    visitor.page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, browser: Browser) -> None:
     graph = [{"step": "said", "op": "ask", "inputs": {"word": ["demo/words"]}, "outputs": ["demo/said"], "models": {}}]
     run_id = registry.catalog.begin_run("demo", {"params": {}, "graph": graph}, BEGAN)

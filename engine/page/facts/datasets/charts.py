@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,8 @@ _CATEGORIES = 24
 """The most values of a column that are counted one by one."""
 _SECONDS = 60.0
 
-_CHAT = "list[{role: str, content: str"
+_CHAT = re.compile(r"list\[\{role: str\??, content: str\??\W")
+_TURNS = re.compile(r"list\[\{role: str\??, content: ")
 
 Measure = Literal["characters", "items", "turns", "value", "characters of all turns", "characters of the last answer"]
 
@@ -95,7 +97,7 @@ def _columns(reader: Reader, manifest: Manifest) -> Iterator[Column]:
     kinds = [_measured(label) for _, label in named]
     # One pass over the rows reads every measure; a second counts nulls and different values.
     asked = [f"{_expression(name, kind)} as m{place}" for place, ((name, _), kind) in enumerate(zip(named, kinds, strict=True))]
-    chats = [place for place, (_, label) in enumerate(named) if label.startswith(_CHAT)]
+    chats = [place for place, (_, label) in enumerate(named) if _CHAT.match(label)]
     asked += [f"{_expression(named[place][0], kind)} as m{place}_{at}" for place in chats for at, kind in enumerate(_OF_CHATS)]
     measures = reader.session.arrow(f"select {', '.join(asked)} from {target}", timeout=_SECONDS)
     counted = ", ".join(
@@ -130,7 +132,7 @@ def _measured(label: str) -> Measure | None:
     if kind in ("int", "float"):
         return "value"
     if kind.startswith("list["):
-        return "turns" if kind.startswith("list[{role: str, content: ") else "items"
+        return "turns" if _TURNS.match(kind) else "items"
     return None
 
 
