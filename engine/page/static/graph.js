@@ -153,6 +153,13 @@
     place.addEventListener("dragstart", (event) => event.preventDefault());
   }
 
+  /* The node at the start of a graph that is about no node of its own. */
+  function first(svg, graph) {
+    const place = graph.graph().rankdir === "TB" ? "y" : "x";
+    const at = graph.nodes().map((id) => graph.node(id)[place]);
+    return svg.querySelectorAll(".node")[at.indexOf(Math.min(...at))];
+  }
+
   function draw(figure) {
     const place = figure.querySelector(".drawing");
     const { paddingLeft, paddingRight } = getComputedStyle(place);
@@ -173,7 +180,7 @@
     for (const each of graph.edges()) svg.append(drawnEdge(graph.edge(each)));
     for (const each of graph.nodes()) svg.append(drawnNode(graph.node(each)));
     place.replaceChildren(svg);
-    const start = svg.querySelector(".node.start");
+    const start = svg.querySelector(".node.start") ?? first(svg, graph);
     const before = scrolled.get(figure.id);
     if (before) [place.scrollLeft, place.scrollTop] = before;
     else if (start) {
