@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine.page.facts import text_order
+from engine.page.facts.datasets import text_order
 from engine.page.facts.datasets.text_order import TextOrder
 
 PIECES = ("a", "b", "\0", "é", "\U0001f600", "ab" * 5, "word word ")

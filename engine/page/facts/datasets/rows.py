@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     Numbers = npt.NDArray[np.int64]
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 SECONDS = 30.0
 """How long a condition may take."""

@@ -170,7 +170,8 @@ class _Selection:
             return rows
         direction = "descending" if self.descending else "ascending"
         table = pa.table({"text": self.of.texts(rows), "row": rows})
-        return rows[pc.sort_indices(table, sort_keys=[("text", direction), ("row", "ascending")]).to_numpy()]
+        places: Numbers = pc.sort_indices(table, sort_keys=[("text", direction), ("row", "ascending")]).to_numpy()
+        return rows[places]
 
 
 def _without_rest(words: Keys, left: Numbers) -> Keys:
