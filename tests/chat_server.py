@@ -24,7 +24,10 @@ instead, as `reply`.
 
 @dataclass
 class ChatServer(Served):
-    """`with ChatServer() as server:` serves `server.base_url`; `server.answer` may be replaced at any time."""
+    """`with ChatServer() as server:` serves `server.base_url`; `server.answer` may be replaced at any time.
+
+    `hold` delays an answer by seconds; an answer that `admits` does not admit is held back until it does.
+    """
 
     answer: Answer = lambda prompt, seen: f"You said: {prompt}"
     reply: Callable[[dict[str, Any]], web.Response | dict[str, Any] | None] | None = None
@@ -34,6 +37,7 @@ class ChatServer(Served):
     retry_after: float = 1.0
     throttled: int = 0
     hold: Callable[[dict[str, Any]], float] = lambda body: 0.0
+    admits: Callable[[dict[str, Any]], bool] = lambda body: True
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     in_flight: int = 0
@@ -76,6 +80,8 @@ class ChatServer(Served):
         try:
             if wait := self.latency + self.hold(body):
                 await asyncio.sleep(wait)
+            while not self.admits(body):  # noqa: ASYNC110  (the test that decides is in another thread)
+                await asyncio.sleep(0.01)
             whole = self.reply(body) if self.reply else None
             if whole is not None:
                 return whole if isinstance(whole, web.Response) else web.json_response(whole)

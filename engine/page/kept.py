@@ -1,11 +1,13 @@
-"""What is kept in memory from one request to the next: decoded objects, orders of rows, facts. None of it ever changes."""
+"""What is kept in memory from one request to the next: decoded columns, orders of rows, facts. None of it ever changes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from threading import Lock
+from collections.abc import Callable, Hashable, Sequence
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from registry.errors import RegistryError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
-_TABLES_BYTES = 512 << 20
+_COLUMNS_BYTES = 512 << 20
 _ORDERS_BYTES = 64 << 20
 _FACTS = 256
 
@@ -28,6 +30,9 @@ class Recent(Generic[V]):
         self._values: OrderedDict[Hashable, V] = OrderedDict()
         self._total = 0
         self._lock = Lock()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """The value of a key, made if it is not there. Two threads may make the same one at the same time."""
@@ -51,10 +56,44 @@ class Kept:
     """What one page keeps."""
 
     def __init__(self) -> None:
-        self._tables: Recent[pa.Table] = Recent(_TABLES_BYTES, lambda table: table.nbytes)
+        self._columns: Recent[pa.ChunkedArray] = Recent(_COLUMNS_BYTES, lambda column: column.nbytes)
+        self._preparing = Lock()
         self.orders: Recent[Any] = Recent(_ORDERS_BYTES, lambda order: order.nbytes)
         self.facts: Recent[Any] = Recent(_FACTS)
 
-    def table(self, store: ObjectStore, sha256: str) -> pa.Table:
-        """The rows of an object, verified when it was read."""
-        return self._tables.get(sha256, lambda: store.read_table(sha256))
+    def table(self, store: ObjectStore, sha256: str, names: Sequence[str]) -> pa.Table:
+        """Columns of an object, verified when they were read. Those that are not kept are read together."""
+        import pyarrow as pa
+
+        missing = [name for name in names if (sha256, name) not in self._columns]
+        read = store.read_table(sha256, missing) if missing else None
+
+        def column(name: str) -> pa.ChunkedArray:
+            table = read if read and name in missing else store.read_table(sha256, [name])
+            return table.column(name)
+
+        found = [self._columns.get((sha256, name), lambda name=name: column(name)) for name in names]  # type: ignore[misc]
+        return pa.Table.from_arrays(found, names=list(names))
+
+    def prepare(self, store: ObjectStore, objects: Sequence[str], names: Sequence[str]) -> None:
+        """Read columns in the background, as far as they take no more than half of the room; one dataset at a time.
+
+        Whoever looks at the first rows of a large dataset is likely to sort or filter them next.
+        """
+
+        def read() -> None:
+            try:
+                size = 0
+                for sha256 in objects:
+                    size += self.table(store, sha256, names).nbytes
+                    if size > _COLUMNS_BYTES // 2:
+                        return
+            except (RegistryError, OSError):
+                pass  # who asks for these rows is told
+            finally:
+                self._preparing.release()
+
+        if not all((sha256, name) in self._columns for sha256 in objects for name in names) and self._preparing.acquire(
+            blocking=False
+        ):
+            Thread(target=read, name="prepare columns", daemon=True).start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,8 @@ class Sessions:
         from registry.query.session import Session
 
         registry = Registry(self.location)  # one's own: a registry is not for several threads
-        return Reader(registry, Session(registry.catalog, registry.store, registry.reviews, _MEMORY), self._kept)
+        read = partial(self._kept.table, registry.store)
+        return Reader(registry, Session(registry.catalog, registry.store, registry.reviews, _MEMORY, read), self._kept)
 
     def _rested(self) -> Reader | None:
         """A reader that is as good as a fresh one. Those that are out of date are closed."""

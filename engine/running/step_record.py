@@ -79,6 +79,7 @@ def record_of(
     waited_for: str,
     why: Sequence[str],
     notes: Sequence[str],
+    reject_reasons: Sequence[tuple[str, int]] = (),
 ) -> StepRun:
     """The record of a step that ran now.
 
@@ -89,7 +90,7 @@ def record_of(
         receipts: of all finished partitions, whoever finished them.
         usage: in this run.
         started: when it was opened.
-        waited_for, why, notes: see StepRun.
+        waited_for, why, notes, reject_reasons: see StepRun.
     """
     ended = dt.datetime.now(dt.UTC)
     known = [*receipts]
@@ -111,6 +112,7 @@ def record_of(
         waited_for=waited_for,
         why=tuple(map(_clipped, why)),
         notes=tuple(map(_clipped, notes)),
+        reject_reasons=tuple((_clipped(reason), rows) for reason, rows in reject_reasons),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -100,7 +101,13 @@ class StepReporter:
         """Its record in the run; see `record_of`."""
         notes = [*self.step.notes, *self.notes]
         receipts = self.table.receipts()
-        return record_of(self.plan, outcome, rows, rows_out, receipts, usage, self.started, waited_for, self._why, notes)
+        reasons: list[tuple[str, int]] = []
+        if outcome in ("failed", "stopped"):  # it has no outputs, which have the rejects of others
+            with suppress(RegistryError, OSError):  # they are only shown
+                reasons = reasons_of(self.run.registry, self.rejects)
+        return record_of(
+            self.plan, outcome, rows, rows_out, receipts, usage, self.started, waited_for, self._why, notes, reasons
+        )
 
     def too_many_rejects(self, rows: int) -> str:
         """The error for more rejects than the step allows, with the most frequent reasons. Raises RegistryError, OSError."""

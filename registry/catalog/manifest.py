@@ -249,6 +249,8 @@ class StepRun(Frozen):
         why: why it ran, as `engine plan --why` says it; empty for a hit.
         notes: messages about it that the user saw.
         by_model: the calls by model, as the view `llm_calls` names them. Engines before 0.4 recorded none of these three.
+        reject_reasons: the most frequent reasons of its rejects, each with its number of rows, if it failed. If it did not, its
+            outputs have all rejects.
     """
 
     step: str
@@ -272,6 +274,7 @@ class StepRun(Frozen):
     why: Annotated[tuple[str, ...], BeforeValidator(_storable)] = ()
     notes: Annotated[tuple[str, ...], BeforeValidator(_storable)] = ()
     by_model: Annotated[dict[str, ModelUsage], BeforeValidator(_storable)] = {}
+    reject_reasons: Annotated[tuple[tuple[str, Count], ...], BeforeValidator(_storable)] = ()
 
     @property
     def full_step(self) -> str:

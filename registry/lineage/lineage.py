@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from registry.lineage.edge_objects import EdgeObjects
 from registry.lineage.targets import resolve
 from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, hops_from, walk
 from registry.storage.objects import ObjectStore
+
+_CALL_TABLES = 4
+"""Objects with model calls that are kept."""
 
 _MOST_PARENTS = 20
 """Rows with more known sources than this have no siblings."""
@@ -65,6 +69,8 @@ class Lineage:
             self._numbers[name].append(number)
         self._latest: dict[str, int] = dict(con.execute("select name, version from internal.refs").fetchall())
         self._store = store
+        self._edges = EdgeObjects(store)
+        self._call_tables: OrderedDict[str, pa.Table] = OrderedDict()
 
     def find(self, target: str) -> Version:
         """The version of a target: `NAME@V`, or `NAME` for the latest. Raises QueryError when there is none."""
@@ -79,7 +85,7 @@ class Lineage:
         wanted = np.asarray(rows, np.int64)
         wanted = wanted[(wanted >= 0) & (wanted < self.facts[start].rows)]
         ends = frozenset() if through_models else frozenset(each for each in self.facts if self._is_model(each)) - {start}
-        return walk(self.graph, self._store, start, wanted, direction, ends) if len(wanted) else Walk()
+        return walk(self.graph, self._edges, start, wanted, direction, ends) if len(wanted) else Walk()
 
     def calls(self, version: Version, rows: RowNumbers) -> dict[int, list[str]]:
         """The ids of the model calls that made rows of a version."""
@@ -103,23 +109,36 @@ class Lineage:
         wanted = set(rows.tolist())
         found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for base, sha256 in (each for each in objects if each.base in nearest):
-            table = self._store.read_table(sha256, columns)
+            table = self._call_table(sha256) if columns is None else self._store.read_table(sha256, columns)
             here = pa.array([row - base for row in wanted], pa.int64())
             for call in table.filter(pc.is_in(table["local_row"], here)).to_pylist():
                 if call["local_row"] is not None:
                     found[call["local_row"] + base].append(call)
         return dict(found)
 
+    def _call_table(self, sha256: str) -> pa.Table:
+        """All calls of an object. The last ones are kept: rows beside each other have their calls in the same object."""
+        if sha256 not in self._call_tables:
+            self._call_tables[sha256] = self._store.read_table(sha256)
+            if len(self._call_tables) > _CALL_TABLES:
+                self._call_tables.popitem(last=False)
+        self._call_tables.move_to_end(sha256)
+        return self._call_tables[sha256]
+
+    def is_latest(self, version: Version) -> bool:
+        """Whether the name of a version alone means it."""
+        return self._latest.get(version.name) == version.number
+
     def siblings(self, version: Version, row: int) -> RowNumbers:
         """The rows of a version that came from the same known rows as one of them, and that one; it alone if none is known."""
         own = np.array([row], np.int64)
-        hops = [hop for hop in hops_from(self.graph, self._store, version, own, "up") if not self._is_model(hop.parent)]
+        hops = [hop for hop in hops_from(self.graph, self._edges, version, own, "up") if not self._is_model(hop.parent)]
         found: RowNumbers | None = None
         if sum(len(hop.parent_rows) for hop in hops) > _MOST_PARENTS:  # it sums rows up, as no other does
             return own
         for hop in hops:
             for parent_row in np.unique(hop.parent_rows):
-                back = hops_from(self.graph, self._store, hop.parent, np.array([parent_row], np.int64), "down", version)
+                back = hops_from(self.graph, self._edges, hop.parent, np.array([parent_row], np.int64), "down", version)
                 rows = np.unique(np.concatenate([own, *(each.child_rows for each in back)]))
                 found = rows if found is None else np.intersect1d(found, rows)
         return own if found is None else found

@@ -14,10 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from registry.errors import CorruptError
-from registry.storage.objects import ObjectStore
+from registry.lineage.edge_objects import Column, EdgeObjects
 
 RowNumbers = npt.NDArray[np.int64]
 Direction = Literal["up", "down"]
@@ -126,7 +124,7 @@ def graph(
 
 def walk(
     graph: Graph,
-    store: ObjectStore,
+    objects: EdgeObjects,
     start: Version,
     rows: Sequence[int] | RowNumbers,
     direction: Direction,
@@ -144,7 +142,7 @@ def walk(
         CorruptError: an object with edges is damaged or missing.
     """
     found = Walk()
-    reader = _Edges(graph, store, direction)
+    reader = _Edges(graph, objects, direction)
     met: dict[Version, RowNumbers] = {}
     known = {start: np.unique(np.asarray(rows, np.int64))}
     seen_unknown: set[Version] = set()
@@ -174,10 +172,10 @@ def walk(
 
 
 def hops_from(
-    graph: Graph, store: ObjectStore, version: Version, rows: RowNumbers, direction: Direction, to: Version | None = None
+    graph: Graph, objects: EdgeObjects, version: Version, rows: RowNumbers, direction: Direction, to: Version | None = None
 ) -> list[Hop]:
     """The known edges that start at rows (in order) of a version, and lead to `to` if it is given. Raises CorruptError."""
-    return _Edges(graph, store, direction).hops(version, rows, to)
+    return _Edges(graph, objects, direction).hops(version, rows, to)
 
 
 _NONE: RowNumbers = np.empty(0, np.int64)
@@ -186,9 +184,9 @@ _NONE: RowNumbers = np.empty(0, np.int64)
 class _Edges:
     """Reads the row edges for a walk."""
 
-    def __init__(self, graph: Graph, store: ObjectStore, direction: Direction) -> None:
+    def __init__(self, graph: Graph, objects: EdgeObjects, direction: Direction) -> None:
         self._graph = graph
-        self._store = store
+        self._objects = objects
         self._direction: Direction = direction
         self._read: dict[tuple[str, int, int], pa.Table] = {}
 
@@ -214,26 +212,11 @@ class _Edges:
 
     def _select(self, sha256: str, place: int, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
         """(child rows, parent rows) of the edges of input `place` that start at `rows`."""
-        column = "child_row" if self._direction == "up" else "parent_row"
+        column: Column = "child_row" if self._direction == "up" else "parent_row"
         least, most = int(rows[0]), int(rows[-1])
         if (sha256, least, most) not in self._read:
-            self._read[sha256, least, most] = _between(self._store, sha256, column, least, most)
+            self._read[sha256, least, most] = self._objects.between(sha256, column, least, most)
         table = self._read[sha256, least, most]
         chosen = table["input"].to_numpy() == place
         chosen &= np.isin(table[column].to_numpy(), rows)
         return table["child_row"].to_numpy()[chosen], table["parent_row"].to_numpy()[chosen]
-
-
-def _between(store: ObjectStore, sha256: str, column: str, least: int, most: int) -> pa.Table:
-    """The row groups of an object in which `column` may have values from `least` to `most`."""
-    with store.open(sha256) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
-        place = file.schema_arrow.get_field_index(column)
-        chosen = []
-        for group in range(file.metadata.num_row_groups):
-            bounds = file.metadata.row_group(group).column(place).statistics
-            if bounds is None or not bounds.has_min_max or (bounds.min <= most and bounds.max >= least):
-                chosen.append(group)
-        try:
-            return file.read_row_groups(chosen)
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptError(f"object {sha256} is damaged: {error}") from error

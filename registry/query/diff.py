@@ -68,6 +68,20 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where the rows are that differ.
+
+    Args:
+        changed: `old_row`, `new_row`, and `flags` that say which of the fields changed that are compared and no key.
+        added, removed: `row` and `copies`.
+    """
+
+    changed: pa.Table
+    added: pa.Table
+    removed: pa.Table
+
+
+@dataclass(frozen=True)
 class RowDiff:
     """How the rows differ.
 
@@ -78,6 +92,7 @@ class RowDiff:
         moved: rows at another position; only known when nothing was added or removed.
         samples_added, samples_removed, samples_changed: the first ones, by row.
         suggested_key: a field that is a key of both versions, when rows were compared by content and differ.
+        places: of all rows, if they were asked for.
     """
 
     key: tuple[str, ...]
@@ -92,6 +107,7 @@ class RowDiff:
     samples_removed: tuple[RowSample, ...]
     samples_changed: tuple[Change, ...]
     suggested_key: str | None = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,15 @@ class Diff:
     files: FileDiff | None
 
 
-def compare(session: Session, old: str, new: str | None = None, *, key: Sequence[str] = (), samples: int = 5) -> Diff:
+def compare(
+    session: Session,
+    old: str,
+    new: str | None = None,
+    *,
+    key: Sequence[str] = (),
+    samples: int = 5,
+    places: bool = False,
+) -> Diff:
     """Compare two versions, each given as `NAME` or `NAME@V`.
 
     Args:
@@ -130,6 +154,7 @@ def compare(session: Session, old: str, new: str | None = None, *, key: Sequence
         key: fields that together identify a row; ROW pairs rows by position. Without a key, rows are compared by content;
             two models (or calibrations) of one row each are compared as that row.
         samples: how many added, removed and changed rows to return.
+        places: whether to return the places of all of them.
 
     Raises QueryError when a version does not exist, or a key is missing, null or not unique.
     """
@@ -143,7 +168,7 @@ def compare(session: Session, old: str, new: str | None = None, *, key: Sequence
         return Diff(*sides, True, SAME, _all_equal(key, first), None)
     tables = session.table(str(first.ref)), session.table(str(second.ref))
     single = all(side.kind != "dataset" and side.rows == 1 for side in sides)
-    rows = _compare_rows(sides, tables, key or ((ROW,) if single else ()), samples)
+    rows = _compare_rows(sides, tables, key or ((ROW,) if single else ()), samples, places)
     fields = compare_fields(*(table.drop_columns([ROW]).schema for table in tables))
     return Diff(*sides, False, fields, rows, _compare_files(tables))
 
@@ -186,6 +211,8 @@ class _Work:
     tables: tuple[pa.Table, pa.Table]
     columns: dict[str, str]
     samples: int
+    with_places: bool
+    is_keyed: bool
 
     def count(self, what: str, source: str) -> int:
         [(count,)] = self.con.execute(f"select {what} from {source}").fetchall()
@@ -195,12 +222,23 @@ class _Work:
         found = self.con.execute(f"select row, copies from {view} order by row limit ?", [self.samples]).fetchall()
         return tuple(RowSample(row, copies, _values(table, row)) for row, copies in found)
 
+    def places(self) -> Places | None:
+        """Of all rows that differ, if they are wanted."""
+        if not self.with_places:
+            return None
+        added, removed = (
+            self.con.sql(f"select row, copies from {view} order by row").to_arrow_table() for view in ("added", "removed")
+        )
+        changed = "select old_row, new_row, flags from changed order by new_row"
+        none = "select 0::bigint as old_row, 0::bigint as new_row, []::boolean[] as flags limit 0"
+        return Places(self.con.sql(changed if self.is_keyed else none).to_arrow_table(), added, removed)
+
 
 def _compare_rows(
-    sides: tuple[Side, Side], tables: tuple[pa.Table, pa.Table], key: Sequence[str], samples: int
+    sides: tuple[Side, Side], tables: tuple[pa.Table, pa.Table], key: Sequence[str], samples: int, places: bool
 ) -> RowDiff | None:
     with TemporaryDirectory() as spill, duckdb.connect(config={"temp_directory": spill}) as con:
-        work = _Work(con, sides, tables, _attach(con, *tables), samples)
+        work = _Work(con, sides, tables, _attach(con, *tables), samples, places, bool(key))
         if not work.columns:
             return None
         return _by_key(work, tuple(key)) if key else _by_content(work)
@@ -235,6 +273,7 @@ def _by_content(work: _Work) -> RowDiff:
         samples_removed=work.rows("removed", work.tables[0]),
         samples_changed=(),
         suggested_key="id" if added and removed and _is_key(work, "id") else None,
+        places=work.places(),
     )
 
 
@@ -264,6 +303,7 @@ def _by_key(work: _Work, key: tuple[str, ...]) -> RowDiff:
         samples_added=work.rows("added", work.tables[1]),
         samples_removed=work.rows("removed", work.tables[0]),
         samples_changed=_changes(work, key, list(others)),
+        places=work.places(),
     )
 
 

@@ -83,7 +83,6 @@ def affected_by(session: Session, walk: Walk) -> list[Affected]:
         else:
             known[reached].append(at)
     affected = {each: np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64) for each, parts in known.items()}
-    latest = {Version(name, number) for name, number in session.ask("select name, latest_version from datasets").rows}
     found = []
     for each in sorted(affected, key=lambda one: (depths[one], one)):
         fact = session.lineage.facts[each]
@@ -96,7 +95,7 @@ def affected_by(session: Session, walk: Walk) -> list[Affected]:
                 rows=affected[each],
                 size=fact.rows,
                 unclear=each in unclear,
-                latest=each in latest,
+                latest=session.lineage.is_latest(each),
                 seen=_seen(session, each, affected) if fact.kind == "model" else None,
             )
         )

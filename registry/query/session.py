@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate, groupby
 from threading import Thread
 from threading import enumerate as threads
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -33,7 +33,7 @@ from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
-from registry.query.read_only_sql import reading
+from registry.query.read_only_sql import Reading, reading
 from registry.query.result import QueryResult
 from registry.query.review_table import SCHEMA, review_table
 from registry.query.table_functions import CALLS, create, right_call
@@ -42,9 +42,15 @@ from registry.reviews.decisions import Decision, by_queue, current
 from registry.reviews.store import ReviewStore
 from registry.storage.objects import ObjectStore
 
+if TYPE_CHECKING:
+    from registry.query.verified_scan import ReadColumns
+
 _BATCH = 2048
 _INTERRUPT_SECONDS = 0.1
 """DuckDB forgets an interrupt that arrives between two of its steps, so it is repeated."""
+
+_READINGS, _MANIFESTS = 256, 64
+"""Queries whose check, and versions whose manifest is kept: many requests ask the same."""
 
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
@@ -69,14 +75,24 @@ class Session:
     Args:
         reviews: the decisions of reviews; they are read when a query names them.
         memory: the limit for DuckDB: `4GB` or `50%` (of the machine); the default is 80%.
+        read: gives columns of an object of rows, verified; called from several threads. Without it, queries read them from the
+            store each time.
 
     Attributes:
         state: the state of the catalog that it shows, which another one does not have; None if that is not known.
     """
 
-    def __init__(self, catalog: Catalog, store: ObjectStore, reviews: ReviewStore, memory: str | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        reviews: ReviewStore,
+        memory: str | None = None,
+        read: ReadColumns | None = None,
+    ) -> None:
         self._catalog = catalog
         self._store = store
+        self._read = read
         self.reviews = reviews
         self._held = catalog.reading()  # no version is removed while the session is open
         self.state = catalog.state()  # before the snapshot: what changes meanwhile makes another state
@@ -86,6 +102,8 @@ class Session:
             self._held.close()
             raise
         self._attached: set[str] = set()
+        self._read_before: dict[str, Reading] = {}
+        self._manifests: dict[Version, Manifest] = {}
         self._failed: list[Exception] = []
         self._missing: list[str] = []
         for name, schema in _EDGES.items():
@@ -201,8 +219,12 @@ class Session:
 
     def names(self) -> list[str]:
         """The names of all datasets, models, calibrations and reports."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
-        return [name for (name,) in found]
+        return tuple(name for (name,) in found)
 
     def resolve(self, target: str) -> Version:
         """The version that a target, `NAME` or `NAME@V`, means; raises QueryError when there is none."""
@@ -265,7 +287,9 @@ class Session:
         self._failed.clear()
         self._missing.clear()
         with self._explained(deadline), deadline.running():
-            statement, tables = reading(self._con, query, frozenset(CALLS))
+            statement, tables = self._read_before.get(query) or reading(self._con, query, frozenset(CALLS))
+        if len(self._read_before) < _READINGS:
+            self._read_before[query] = Reading(statement, tables)
         self._attach_named(query, tables)
         self._con.execute("begin transaction read only")
         try:
@@ -356,7 +380,7 @@ class Session:
             schema = pq.ParquetFile(self._store.open(objects[0])).schema_arrow
         except (OSError, pa.ArrowException) as error:
             raise CorruptError(f"object {objects[0]} of {name}@{version} is not readable as Parquet: {error}") from error
-        return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store)
+        return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store, read=self._read)
 
     def _rows(self, name: str, version: int) -> pa.Table:
         table = pa.concat_tables([self._store.read_table(data.sha256) for data in self.manifest(name, version).data])
@@ -364,10 +388,16 @@ class Session:
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A version that exists."""
-        found = self._con.execute(
-            "select version_id from internal.versions where name = ? and version = ?", [name, version]
-        ).fetchall()
-        return self._catalog.files.manifest_of(name, version, [version_id for (version_id,) in found])
+        known = self._manifests.get(Version(name, version))
+        if known is None:
+            found = self._con.execute(
+                "select version_id from internal.versions where name = ? and version = ?", [name, version]
+            ).fetchall()
+            known = self._catalog.files.manifest_of(name, version, [version_id for (version_id,) in found])
+            if len(self._manifests) >= _MANIFESTS:
+                self._manifests.pop(next(iter(self._manifests)))
+            self._manifests[Version(name, version)] = known
+        return known
 
     def _side(self, kind: str, schema: pa.Schema) -> Any:
         wanted = {"lineage_edges": "lineage", "call_edges": "calls", "reject_edges": "rejects", "exposure_edges": "exposure"}[

@@ -16,6 +16,8 @@ from registry.storage.objects import ObjectStore
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
+    from registry.query.verified_scan import ReadColumns
+
 
 class Fragment(NamedTuple):
     """A Parquet object and the columns that are constant in it."""
@@ -25,18 +27,26 @@ class Fragment(NamedTuple):
 
 
 def scan(
-    fragments: Iterable[Fragment], schema: pa.Schema, store: ObjectStore, missing: list[str] | None = None
+    fragments: Iterable[Fragment],
+    schema: pa.Schema,
+    store: ObjectStore,
+    missing: list[str] | None = None,
+    read: ReadColumns | None = None,
 ) -> ds.Dataset | pa.Table:
     """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when read.
 
     Args:
         missing: collects the SHA-256 of missing objects, which are left out. Without it, they are errors.
+        read: reads the objects, which have no constants then; called from several threads.
     """
     fragments = list(fragments)
     if not fragments:
         return schema.empty_table()
-    from registry.query.verified_scan import VerifiedDataset  # imports pandas, which takes longer than the rest of a command
+    # It imports pandas, which takes longer than the rest of a command.
+    from registry.query.verified_scan import DecodedDataset, VerifiedDataset
 
+    if read:
+        return DecodedDataset((sha256 for sha256, _ in fragments), schema, store, read)
     return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store, missing)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -12,6 +14,12 @@ from pyarrow import fs
 
 from registry.errors import MissingError
 from registry.storage.objects import ObjectStore
+
+ReadColumns = Callable[[str, Sequence[str]], pa.Table]
+"""Gives columns of an object by its SHA-256, verified."""
+
+_DECODED_AT_ONCE = 4
+_BATCH = 1 << 16
 
 _AT_ONCE = 16
 """Objects that are verified, and then scanned in parallel. More is faster; fewer means that `limit 1` reads less."""
@@ -73,6 +81,40 @@ class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
                 raise
             self._missing.append(sha256)
             return None
+
+
+class DecodedDataset(VerifiedDataset):
+    """Objects whose columns something else reads, verified, and may keep for the next scan.
+
+    Args:
+        read: gives columns of an object by its SHA-256; called from several threads.
+    """
+
+    def __init__(self, parts: Iterable[str], schema: pa.Schema, store: ObjectStore, read: ReadColumns) -> None:
+        super().__init__(((sha256, ds.scalar(True)) for sha256 in parts), schema, store)
+        self._read = read
+
+    def batches(self, columns: list[str] | None, filter: ds.Expression | None) -> Iterator[pa.RecordBatch]:
+        """See VerifiedDataset."""
+        names = self.schema.names if columns is None else columns
+        if not names:
+            yield from super().batches(columns, filter)
+            return
+        readers = ThreadPoolExecutor(_DECODED_AT_ONCE)
+        try:
+            waiting: deque[Future[pa.Table]] = deque()
+            for part in self.get_fragments(filter):
+                waiting.append(readers.submit(self._read, part.path, names))
+                if len(waiting) > _DECODED_AT_ONCE:
+                    yield from _filtered(waiting.popleft().result(), filter)
+            for table in waiting:
+                yield from _filtered(table.result(), filter)
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+
+def _filtered(table: pa.Table, filter: ds.Expression | None) -> list[pa.RecordBatch]:
+    return (table if filter is None else table.filter(filter)).to_batches(_BATCH)  # type: ignore[no-any-return]
 
 
 class Scan:

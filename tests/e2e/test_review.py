@@ -1,4 +1,7 @@
-"""A pipeline that people review, by whole commands: it waits, continues when they have decided, and pays for no call twice."""
+"""A pipeline that people review, by commands: it waits, continues when they have decided, and pays for no call twice.
+
+The first run is a process of its own; the commands after it run here, on a Ray that is there already.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
 import engine as library
+from engine.cli.app import app
 from registry import Registry
 from tests.chat_server import ChatServer
 from tests.conftest import Cli
@@ -30,6 +38,12 @@ steps:
 """
 
 
+def command(*words: str) -> Result:
+    """A command in this process."""
+    return CliRunner().invoke(app, [*words])
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_a_run_waits_is_reviewed_in_part_waits_and_goes_on(
     workdir: Path, registry: Registry, chat_server: ChatServer, engine: Cli
 ) -> None:
@@ -38,14 +52,14 @@ def test_a_run_waits_is_reviewed_in_part_waits_and_goes_on(
 
     def decide(count: int, **decision: object) -> str:
         """Fill in the next lines of an export, and import it; returns what the import says."""
-        exported = engine("reviews", "export", "demo/checked", "r.jsonl", "--overwrite")
-        assert exported.returncode == 0, exported.stderr
+        exported = command("reviews", "export", "demo/checked", "r.jsonl", "--overwrite")
+        assert exported.exit_code == 0, exported.output
         lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
         for line in [line for line in lines if line["verdict"] is None][:count]:
             line.update(decision)
         Path("r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        imported = engine("reviews", "import", "r.jsonl", "--reviewer", "Ann")
-        assert imported.returncode == 0, imported.stderr
+        imported = command("reviews", "import", "r.jsonl", "--reviewer", "Ann")
+        assert imported.exit_code == 0, imported.output
         return imported.stdout
 
     first = engine("run", "p.yaml")
@@ -60,8 +74,8 @@ def test_a_run_waits_is_reviewed_in_part_waits_and_goes_on(
     assert ask(registry, 'select count(*) from "demo/beside@1"') == [(ROWS,)]
     assert "3 of 6 rows decided" in decide(3, verdict="approve", labels=["good"])
 
-    second = engine("run", "p.yaml", "--json")
-    assert second.returncode == 3, second.stderr
+    second = command("run", "p.yaml", "--json")
+    assert second.exit_code == 3, second.output
     document = json.loads(second.stdout)
     assert document["state"] == "waiting"
     outcomes = {step["step"]: step["outcome"] for step in document["steps"]}
@@ -71,8 +85,8 @@ def test_a_run_waits_is_reviewed_in_part_waits_and_goes_on(
     decide(1, verdict="reject", reason="wrong")
     assert "To continue:" in decide(2, verdict="edit", fields={"answer": "It is so."}, labels=["better"])
 
-    third = engine("run", "p.yaml")
-    assert third.returncode == 0, third.stdout + third.stderr
+    third = command("run", "p.yaml")
+    assert third.exit_code == 0, third.output
     assert ask(registry, "select reason from rejects") == [("wrong",)]
     told = ask(registry, 'select answer, grade from "demo/told" order by row')
     assert told == [(f"You said: Answer: What is {n}?", "good") for n in range(3)] + [("It is so.", "better")] * 2

@@ -73,12 +73,23 @@ def ui(
 
 
 def _write(registry: Any, target: str | None, folder: Path, limit: int, rows: int | None) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from engine.page.bundle.writing import write_bundle
     from engine.page.rendering.filters import size
     from engine.printable import harmless
     from registry.counted import counted
 
-    done = write_bundle(registry, target, folder, limit=limit, most=rows)
+    columns = TextColumn("writing rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        def advanced(taken: int, wanted: int) -> None:
+            progress.update(task, completed=taken, total=wanted)
+
+        done = write_bundle(registry, target, folder, limit=limit, most=rows, advanced=advanced)
     print(harmless(f"{folder / 'index.html'}: {counted(done.files, 'file')}, {size(done.bytes)}"))
     print(harmless(done.note))
     for name, (taken, total) in done.rows.items():

@@ -5,13 +5,13 @@ A row is in a bundle with its own page, its place in the lists of rows, and ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from engine.page.bundle.contents import Contents, size_of
 from engine.page.bundle.file_links import ADDRESSES
 from engine.page.bundle.rendered import Page, Pages
-from engine.page.facts.rows import ROW
+from engine.page.facts.datasets.rows import ROW
 from engine.page.routes.datasets import LOOKS
 from registry import Manifest
 
@@ -21,21 +21,28 @@ SIZE = 50
 
 @dataclass
 class _Rows:
-    """The rows of a version; `taken` of them are in the bundle, `reserved` bytes are kept for their lists."""
+    """The rows of a version; `taken` of them are in the bundle, `reserved` bytes are kept for their lists.
+
+    `shown` are pages of the lists, as they are if all rows are taken that are wanted.
+    """
 
     manifest: Manifest
     most: int
     taken: int = 0
     reserved: int = 0
+    shown: list[Page] = field(default_factory=list)
 
 
-def add_rows(pages: Pages, contents: Contents, manifests: Sequence[Manifest], most: int | None) -> dict[str, int]:
+def add_rows(
+    pages: Pages, contents: Contents, manifests: Sequence[Manifest], most: int | None, advanced: Callable[[int, int], None]
+) -> dict[str, int]:
     """Add rows of datasets, and lists of these rows; returns how many of each, by `NAME@V`.
 
     There has to be room for lists without rows, because the first page of a list is there even if none of its rows is.
 
     Args:
         most: rows of a version; None: as many as there is room for.
+        advanced: called with the number of rows that are in, and of those that are wanted.
     """
     all_rows = [_Rows(each, each.rows if most is None else min(most, each.rows)) for each in manifests]
     for each in all_rows:
@@ -44,9 +51,12 @@ def add_rows(pages: Pages, contents: Contents, manifests: Sequence[Manifest], mo
             contents.add_static(page)
     open_ones = list(all_rows)
     while open_ones:  # in turns, so that a large version leaves room for the others
-        open_ones = [each for each in open_ones if _more(pages, contents, each, sum(other.reserved for other in all_rows))]
+        for each in list(open_ones):
+            if not _more(pages, contents, each, sum(other.reserved for other in all_rows)):
+                open_ones.remove(each)
+            advanced(sum(other.taken for other in all_rows), sum(other.most for other in all_rows))
     for each in all_rows:
-        contents.add(lists(pages, each.manifest, each.taken))
+        contents.add(each.shown if each.taken == each.most and each.shown else lists(pages, each.manifest, each.taken))
     for each in all_rows:
         _add_orders(pages, contents, each)
     return {str(each.manifest.ref): each.taken for each in all_rows}
@@ -67,6 +77,7 @@ def _more(pages: Pages, contents: Contents, rows: _Rows, reserved: int) -> bool:
     if reserved + cost > contents.room:
         return False
     rows.reserved += cost
+    rows.shown += shown
     reserved += cost
     long_values = [each for page in shown for each in page.asked]
     for row in range(rows.taken, stop):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.errors import PipelineError, Problem
 from engine.page.bundle.file_links import ADDRESSES
-from engine.page.facts.run import Part, RunFacts, run_facts
+from engine.page.facts.runs.run import Part, RunFacts, run_facts
 from engine.page.sessions import Reader
 from registry import Manifest
 from registry.errors import UnknownVersionError

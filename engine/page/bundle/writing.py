@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,15 @@ class Bundle:
     bytes: int
 
 
-def write_bundle(registry: Registry, target: str | None, folder: Path, *, limit: int, most: int | None = None) -> Bundle:
+def write_bundle(
+    registry: Registry,
+    target: str | None,
+    folder: Path,
+    *,
+    limit: int,
+    most: int | None = None,
+    advanced: Callable[[int, int], None] = lambda _, __: None,
+) -> Bundle:
     """Write the pages of a run or a version into a folder.
 
     Args:
@@ -55,6 +63,7 @@ def write_bundle(registry: Registry, target: str | None, folder: Path, *, limit:
         folder: new, empty, or of an earlier bundle, which it replaces.
         limit: bytes of all files together.
         most: rows of a version; None: as many as there is room for.
+        advanced: called with the number of rows that are written, and of those that may be, if there is room.
 
     Raises:
         PipelineError: the folder cannot be used, there is no such run or version, or the limit is too low.
@@ -67,13 +76,20 @@ def write_bundle(registry: Registry, target: str | None, folder: Path, *, limit:
             found = subject(reader, target)
             pages = Pages(Snapshot(registry.location, reader), found.start, found.name)
             with folders.staged(chosen) as staging:
-                return _write(registry, pages, found, staging, chosen, limit, most)
+                return _write(registry, pages, found, staging, chosen, limit, most, advanced)
     finally:
         sessions.close()
 
 
 def _write(
-    registry: Registry, pages: Pages, found: Subject, staging: Path, folder: Path, limit: int, most: int | None
+    registry: Registry,
+    pages: Pages,
+    found: Subject,
+    staging: Path,
+    folder: Path,
+    limit: int,
+    most: int | None,
+    advanced: Callable[[int, int], None],
 ) -> Bundle:
     datasets = [each for each in found.manifests if each.kind == "dataset"]
     mark = {"bundle": 1, "of": found.name, "limit": limit, "most": most, "rows": {str(each.ref): [0, 0] for each in datasets}}
@@ -84,7 +100,7 @@ def _write(
         what = f"--max-size {size(limit)}: the pages of {found.name} take {size(least + contents.used)} without any row"
         raise PipelineError([Problem(what, hint="allow more, or copy one version: NAME@V")])
     contents.add(fixed)
-    taken = add_rows(pages, contents, datasets, most)
+    taken = add_rows(pages, contents, datasets, most, advanced)
     rows = {str(each.ref): (taken[str(each.ref)], each.rows) for each in datasets}
     note = _note(found, rows, limit, most)
     files = {*contents.pages, *contents.static}

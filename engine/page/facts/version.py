@@ -40,6 +40,15 @@ class VersionFacts:
 
 
 def version_facts(reader: Reader, target: str) -> VersionFacts:
+    """What `_version_facts` says; it is the same for as long as the catalog is."""
+    state = reader.session.state
+    if state is None:
+        return _version_facts(reader, target)
+    found: VersionFacts = reader.kept.facts.get(("version", target, state), lambda: _version_facts(reader, target))
+    return found
+
+
+def _version_facts(reader: Reader, target: str) -> VersionFacts:
     """A version, given as `NAME@V`, or as `NAME` for its latest, or the newest if none became the latest.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from engine.page.facts.measures import Chart as Measured
+from engine.page.facts.artifacts.measures import Chart as Measured
 from engine.page.rendering.datasets import Chart
 from engine.printable import harmless
 

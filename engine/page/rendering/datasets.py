@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from engine.page.facts.charts import Column
-from engine.page.facts.rows import Row
+from engine.page.facts.datasets.charts import Column
+from engine.page.facts.datasets.rows import Row
 from engine.page.links import Links
 from engine.page.rendering.values import Style, one_line, show
 from registry import Manifest
@@ -60,13 +60,25 @@ _WORDS = {
     "items": "items of {}",
     "turns": "turns of {}",
     "value": "{}",
+    "characters of all turns": "characters of all turns of {}",
+    "characters of the last answer": "characters of the last answer of {}",
 }
+
+
+def evenly(column: Column) -> int | None:
+    """How often each value occurs, if they all occur equally often, which needs no bars; None if they do not."""
+    counts = {each.count for each in column.categories}
+    return min(counts) if _repeats(column) and len(counts) == 1 else None
 
 
 def drawn(column: Column) -> list[Chart]:
     """The charts of a column."""
+    return [*_drawn(column), *(chart for more in column.more for chart in _drawn(more))]
+
+
+def _drawn(column: Column) -> list[Chart]:
     charts = []
-    if _repeats(column):
+    if _repeats(column) and evenly(column) is None:
         categories = column.categories
         if column.measure == "value":
             categories = tuple(sorted(categories, key=lambda each: float(each.value)))
@@ -74,7 +86,7 @@ def drawn(column: Column) -> list[Chart]:
         charts.append(
             Chart("bars", f"{column.name}: values", {"x": "rows", "rows": rows}, (("name", column.name), ("value", "rows")))
         )
-    elif column.bins and column.least != column.most:
+    elif column.bins and column.least != column.most and (evenly(column) is None or column.measure == "characters"):
         label = _WORDS[column.measure or "value"].format(column.name)
         bins = [{"from": each.start, "to": each.stop, "value": each.count} for each in column.bins]
         beyond = (

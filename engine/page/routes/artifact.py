@@ -10,7 +10,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.page.facts.model import artifact_facts
+from engine.page.facts.artifacts.model import artifact_facts
 from engine.page.facts.version import VersionFacts
 from engine.page.rendering.charts import curves
 from engine.page.rendering.values import Style, show

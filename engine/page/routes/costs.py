@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.page.facts.costs import costs
+from engine.page.facts.runs.costs import costs
 from engine.page.rendering.charts import bars
 from engine.page.routes.site import page, reading
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.page.facts.card import dataset_card
-from engine.page.facts.charts import COLUMNS, columns
-from engine.page.facts.differences import differences
-from engine.page.facts.rows import ROW, Wanted, column_names, rows_page
+from engine.page.facts.datasets.card import dataset_card
+from engine.page.facts.datasets.charts import COLUMNS, columns
+from engine.page.facts.datasets.differences import differences
+from engine.page.facts.datasets.rows import ROW, Wanted, column_names, prepare, rows_page
 from engine.page.facts.version import VersionFacts
-from engine.page.rendering.datasets import drawn, row_view
+from engine.page.rendering.datasets import drawn, evenly, row_view
 from engine.page.rendering.markdown import markdown
 from engine.page.routes.site import page, site_of
 from engine.page.sessions import Reader
@@ -50,6 +50,7 @@ def _rows(request: Request, reader: Reader, version: VersionFacts) -> Response:
     except QueryError as error:
         # The form stays as it was, with what is wrong with it.
         problem, found = str(error), None
+    prepare(reader, manifest)
     links = site_of(request).frame.links
     look = look if look in LOOKS else "table"
     return page(
@@ -79,7 +80,7 @@ def _charts(request: Request, reader: Reader, version: VersionFacts) -> Response
         "dataset_charts.html",
         version=version,
         view="charts",
-        columns=[(column, drawn(column)) for column in found],
+        columns=[(column, drawn(column), evenly(column)) for column in found],
         left=max(0, len(version.manifest.fields) - COLUMNS),
     )
 
@@ -97,11 +98,10 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
     given = request.query_params
     other = given.get("with", "")
     key = tuple(part.strip() for part in given.get("key", "").split(",") if part.strip())
-    most = min(1000, _number(given.get("most"), 50))
     problem, found = "", None
     if other or version.before:
         try:
-            found = differences(reader, version, other, key, most)
+            found = differences(reader, version, other, key, given.get("part", ""), _number(given.get("page"), 1))
         except QueryError as error:
             problem = str(error)
     return page(
@@ -112,9 +112,9 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
         view="diff",
         other=other or (str(version.before) if version.before else ""),
         key=", ".join(key),
-        most=most,
         found=found,
         problem=problem,
+        kept=_fields(request),
         here=_address(request, version),
     )
 

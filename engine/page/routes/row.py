@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.page.facts.pictures import with_pictures
-from engine.page.facts.row import row_story
-from engine.page.facts.row_graph import row_graph
+from engine.page.facts.datasets.pictures import with_pictures
+from engine.page.facts.story.row import row_story
+from engine.page.facts.story.row_graph import row_graph
 from engine.page.links import from_path
 from engine.page.rendering.values import Style, show
 from engine.page.routes.graphs import graph_data

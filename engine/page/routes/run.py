@@ -10,9 +10,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from engine.errors import EngineError
-from engine.page.facts.now import logs, newest_rows, rejects
-from engine.page.facts.run import RunFacts, StepFacts, run_facts
-from engine.page.facts.run_graph import run_graph
+from engine.page.facts.runs.now import logs, newest_rows
+from engine.page.facts.runs.rejects import rejects
+from engine.page.facts.runs.run import RunFacts, StepFacts, run_facts
+from engine.page.facts.runs.run_graph import run_graph
 from engine.page.rendering.pages import render
 from engine.page.routes.graphs import anchor, graph_data
 from engine.page.routes.site import page, reading, site_of
@@ -25,12 +26,7 @@ def show_run(request: Request) -> Response:
     run_id, other = request.path_params["run_id"], request.query_params.get("with", "")
     with reading(request) as reader:
         run = run_facts(reader, run_id)
-        values = _now(request, reader, run) | {
-            "rejects": rejects(reader, run),
-            "logs": logs(reader, run_id),
-            "compared": _compared(reader, run_id, other),
-            "other": other,
-        }
+        values = _now(request, reader, run) | {"compared": _compared(reader, run_id, other), "other": other}
     return page(request, "run.html", **values)
 
 
@@ -49,6 +45,8 @@ def _now(request: Request, reader: Reader, run: RunFacts) -> dict[str, Any]:
         "anchor": anchor,
         "newest": {step.name: newest_rows(reader, step) for step in run.steps if step.progress},
         "spans": _spans(run),
+        "rejects": rejects(reader, run),
+        "logs": logs(reader, run.run_id),
     }
 
 

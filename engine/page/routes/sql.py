@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from engine.page.facts.queries import ROWS, SECONDS, answer, csv_lines
+from engine.page.facts.datasets.queries import ROWS, SECONDS, answer, csv_lines
 from engine.page.rendering.values import one_line
 from engine.page.routes.site import page, reading
 from registry.errors import CorruptError, QueryError

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.page.facts.pictures import with_pictures
-from engine.page.facts.rows import records_at, value_at
+from engine.page.facts.datasets.pictures import with_pictures
+from engine.page.facts.datasets.rows import records_at, value_at
 from engine.page.facts.version import version_facts
 from engine.page.links import from_path
 from engine.page.rendering.values import Style, show

@@ -4,10 +4,14 @@
 (() => {
   const SVG = document.querySelector("svg").namespaceURI; // of the mark, which is on every page
   const LINE = 16;
-  const SMALLEST = 0.8; // of its size; a graph that needs less scrolls instead
+  const SMALLEST = 0.8; // of its size; a graph that needs less scrolls instead, until it is zoomed
+  const LEAST = 0.2;
+  const MOST = 2;
+  const STEP = 1.25;
   const NARROW = 640;
   const context = document.createElement("canvas").getContext("2d");
   const scrolled = new Map();
+  const zoomed = new Map(); // id of a figure -> the scale that was chosen
 
   function element(name, attributes = {}, ...children) {
     const made = document.createElementNS(SVG, name);
@@ -96,6 +100,66 @@
     return link;
   }
 
+  function resize(svg, scale) {
+    const { width, height } = svg.viewBox.baseVal;
+    svg.setAttribute("width", width * scale);
+    svg.setAttribute("height", height * scale);
+  }
+
+  /* Zooms to a scale; the point at (x, y) of the window, or the middle, stays where it is. */
+  function zoom(figure, chosen, x, y) {
+    const place = figure.querySelector(".drawing");
+    const svg = place.querySelector("svg");
+    const before = svg.width.baseVal.value / svg.viewBox.baseVal.width;
+    const scale = Math.min(MOST, Math.max(LEAST, chosen));
+    const around = place.getBoundingClientRect();
+    const at = { x: (x ?? around.left + around.width / 2) - around.left, y: (y ?? around.top + around.height / 2) - around.top };
+    const [left, top] = [place.scrollLeft + at.x, place.scrollTop + at.y].map((each) => (each * scale) / before);
+    zoomed.set(figure.id, scale);
+    resize(svg, scale);
+    place.scrollTo(left - at.x, top - at.y);
+  }
+
+  /* Buttons and Ctrl with the wheel zoom, dragging moves. The keyboard has the buttons, and the arrows in the drawing. */
+  function makeMovable(figure, place) {
+    const scale = () => place.querySelector("svg").width.baseVal.value / place.querySelector("svg").viewBox.baseVal.width;
+    const whole = () => {
+      const { width, height } = place.querySelector("svg").viewBox.baseVal;
+      return Math.min(1, (place.clientWidth - 24) / width, (place.clientHeight - 24) / height);
+    };
+    const ways = { larger: () => scale() * STEP, smaller: () => scale() / STEP, whole };
+    for (const button of figure.querySelectorAll(".zoom button")) {
+      button.addEventListener("click", () => zoom(figure, ways[button.value]()));
+    }
+    place.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      zoom(figure, scale() * (event.deltaY < 0 ? STEP : 1 / STEP), event.clientX, event.clientY);
+    }, { passive: false });
+    let from = null;
+    place.addEventListener("pointerdown", (event) => {
+      if (event.pointerType === "mouse" && event.button === 0) from = { x: event.clientX + place.scrollLeft, y: event.clientY + place.scrollTop, far: false };
+    });
+    window.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      const [left, top] = [from.x - event.clientX, from.y - event.clientY];
+      from.far ||= Math.hypot(left - place.scrollLeft, top - place.scrollTop) > 4;
+      if (from.far) place.scrollTo(left, top);
+    });
+    window.addEventListener("pointerup", () => {
+      if (from?.far) place.addEventListener("click", (event) => event.preventDefault(), { capture: true, once: true }); // not the link that was dragged
+      from = null;
+    });
+    place.addEventListener("dragstart", (event) => event.preventDefault());
+  }
+
+  /* The node at the start of a graph that is about no node of its own. */
+  function first(svg, graph) {
+    const place = graph.graph().rankdir === "TB" ? "y" : "x";
+    const at = graph.nodes().map((id) => graph.node(id)[place]);
+    return svg.querySelectorAll(".node")[at.indexOf(Math.min(...at))];
+  }
+
   function draw(figure) {
     const place = figure.querySelector(".drawing");
     const { paddingLeft, paddingRight } = getComputedStyle(place);
@@ -107,15 +171,16 @@
     const fonts = { strong: `600 13px ${family}`, plain: `12px ${family}`, small: `11px ${family}` };
     const graph = laidOut(data, fonts, room);
     const { width, height } = graph.graph();
-    const scale = Math.max(SMALLEST, Math.min(1, room / width));
-    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width: width * scale, height: height * scale, role: "group", "aria-label": figure.dataset.label });
+    const scale = zoomed.get(figure.id) ?? Math.max(SMALLEST, Math.min(1, room / width));
+    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": figure.dataset.label });
+    resize(svg, scale);
     const arrow = element("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" });
     arrow.append(element("path", { d: "M0 0.5 8 4 0 7.5z" }));
     svg.append(element("defs", {}, arrow));
     for (const each of graph.edges()) svg.append(drawnEdge(graph.edge(each)));
     for (const each of graph.nodes()) svg.append(drawnNode(graph.node(each)));
     place.replaceChildren(svg);
-    const start = svg.querySelector(".node.start");
+    const start = svg.querySelector(".node.start") ?? first(svg, graph);
     const before = scrolled.get(figure.id);
     if (before) [place.scrollLeft, place.scrollTop] = before;
     else if (start) {
@@ -124,6 +189,9 @@
       place.scrollLeft = box.left - around.left - (room - box.width) / 2;
       place.scrollTop = box.top - around.top - (place.clientHeight - box.height) / 2;
     }
+    if (!place.dataset.moves) makeMovable(figure, place);
+    place.dataset.moves = "";
+    figure.querySelector(".zoom").hidden = width * scale <= room && height * scale <= place.clientHeight && !zoomed.has(figure.id);
     place.addEventListener("scroll", () => scrolled.set(figure.id, [place.scrollLeft, place.scrollTop]), { passive: true });
   }
 

@@ -18,6 +18,7 @@ from engine.page.server import application
 from engine.page.serving import listening, server_of
 from engine.page.sessions import Sessions
 from registry import Registry
+from tests.engine.page.crafted import make_hostile, make_trained
 from tests.engine.page.shipped import make_shipped
 from tests.engine.page.showcase import add_showcase
 
@@ -54,6 +55,13 @@ def showcase(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(shipped, folder)
     add_showcase(Registry(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def crafted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A registry, its run with trainings and calibrations, and its run with hostile rows. Tests only read it."""
+    registry = Registry(tmp_path_factory.mktemp("crafted") / ".engine")
+    return registry.root, make_trained(registry), make_hostile(registry)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def hostile() -> list[dict[str, Any]]:
         "שלום עולם, and from left to right again",
         "مرحبا بالعالم",
         "[click](javascript:document.title='taken') ![pixel](http://127.0.0.1:1/pixel.png)",
-        "word " * 200_000,
+        "word " * 20_000,
         PNG,
         "data:image/svg+xml;base64,PHN2Zz48c2NyaXB0PmFsZXJ0KDEpPC9zY3JpcHQ+PC9zdmc+",
     ]

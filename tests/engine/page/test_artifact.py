@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.page.facts.measures import Point, measures
-from engine.page.facts.model import Setting, artifact_facts
+from engine.page.facts.artifacts.measures import Point, measures
+from engine.page.facts.artifacts.model import Setting, artifact_facts
 from registry import Metric, Registry
 from tests.engine.page.conftest import Visit
 from tests.engine.page.crafted import make_hostile, make_trained, reading

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from registry import Registry
-from tests.engine.page.conftest import Serve
-from tests.engine.page.walking import NARROW, WIDE, visiting
+from tests.engine.page.conftest import Serve, served
+from tests.engine.page.walking import NARROW, WIDE, Visited, findings, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -20,8 +21,8 @@ PAGES = {
     "dataset": "/versions/tutor/problems@2",
     "dataset-filtered": "/versions/tutor/problems@2?where=score+%3E%3D+4&sort=answer&desc=1",
     "dataset-condition-wrong": "/versions/tutor/problems@2?where=scor+%3E%3D+4",
-    "dataset-chats": "/versions/tutor/chats@1?look=markdown&size=25",
-    "dataset-chats-text": "/versions/tutor/chats@1?look=text&size=25",
+    "dataset-chats": "/versions/tutor/chats@1?look=markdown&where=row+<+4",
+    "dataset-chats-text": "/versions/tutor/chats@1?look=text&where=row+<+4",
     "dataset-charts": "/versions/tutor/problems@2?view=charts",
     "dataset-changes": "/versions/tutor/problems@2?view=diff",
     "dataset-schema": "/versions/tutor/chats@1?view=schema",
@@ -30,7 +31,7 @@ PAGES = {
     "dataset-hostile-table": "/versions/hostile/rows@1",
     "sql": "/sql?q=select+pipeline,+state,+count(*)+as+runs,+max(started_at)+as+last+from+runs+group+by+all+order+by+1",
     "sql-wrong": "/sql?q=selec",
-    "value": "/values/6/hostile/rows@1?path=text",
+    "value": "/values/2/hostile/rows@1?path=text",
     "not-there": "/versions/nowhere",
 }
 REFUSED = {"dataset-condition-wrong", "sql-wrong", "not-there"}
@@ -46,24 +47,49 @@ def test_the_printed_address_opens_the_page_and_loses_its_token(shipped: Path, s
         assert visited.said == []
 
 
+@pytest.fixture(scope="module")
+def walker(showcase: Path, browser: Browser) -> Iterator[Visited]:
+    """Someone who has opened the page over the showcase, and looks at one page after the other."""
+    with served(showcase) as address, visiting(browser, address) as visited:
+        yield visited
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_quiet_fits_and_is_accessible(name: str, showcase: Path, serve: Serve, browser: Browser) -> None:
-    address = serve(showcase)
-    for width, dark in ((WIDE, False), (WIDE, True), (NARROW, False)):
-        with visiting(browser, address, width=width, dark=dark) as visited:
-            visited.open(PAGES[name])
-            visited.page.wait_for_function("document.querySelectorAll('figure[data-chart] .drawing:empty').length == 0")
-            assert [text for text in visited.said if name not in REFUSED or "Failed to load resource" not in text] == []
-            assert visited.elsewhere == []
-            assert visited.page.title() != "taken"
-            assert visited.sticks_out() == []
-            assert visited.findings() == []
-            visited.picture(f"{name}{'-dark' if dark else ''}{'-narrow' if width == NARROW else ''}")
+def test_a_page_is_quiet_fits_and_is_accessible(name: str, walker: Visited) -> None:
+    walker.said.clear()
+    walker.page.set_viewport_size({"width": WIDE, "height": 800})
+    for scheme in ("dark", "light"):
+        walker.page.emulate_media(color_scheme=scheme)
+        if scheme == "dark":
+            walker.open(PAGES[name])
+        assert findings(walker.page) == [], scheme
+        walker.picture(f"{name}{'-dark' if scheme == 'dark' else ''}")
+    check(name, walker)
+    walker.page.set_viewport_size({"width": NARROW, "height": 800})
+    walker.open(PAGES[name])
+    check(name, walker)
+    walker.picture(f"{name}-narrow")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible_in_a_narrow_window(name: str, walker: Visited) -> None:
+    walker.page.set_viewport_size({"width": NARROW, "height": 800})
+    walker.open(PAGES[name])
+    assert findings(walker.page) == []
+
+
+def check(name: str, walker: Visited) -> None:
+    """The page is quiet, loads nothing from elsewhere, runs nothing of its rows, and fits."""
+    assert [text for text in walker.said if name not in REFUSED or "Failed to load resource" not in text] == []
+    assert walker.elsewhere == []
+    assert walker.page.title() != "taken"
+    assert walker.sticks_out() == []
 
 
 def test_formulas_are_set_and_hostile_markdown_does_nothing(showcase: Path, serve: Serve, browser: Browser) -> None:
     with visiting(browser, serve(showcase)) as visited:
-        page = visited.open(PAGES["dataset-chats"])
+        page = visited.open("/versions/tutor/chats@1?look=markdown&size=25")
         assert page.locator("math").count() >= 75
         assert page.locator("[data-maths]:not(:has(math))").count() == 0
         page = visited.open(PAGES["dataset-hostile"])
@@ -133,5 +159,5 @@ def test_the_list_of_runs_follows_what_happens(registry: Registry, serve: Serve,
         page = visited.page
         assert page.locator(".state.running").count() == 2  # of the run, and of its pipeline
         registry.catalog.end_run(run, "succeeded")
-        page.locator("[data-live] .state.succeeded").wait_for(timeout=20_000)
+        page.locator("[data-live] .state.succeeded").first.wait_for(timeout=20_000)
         assert visited.said == []

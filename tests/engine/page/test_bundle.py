@@ -112,7 +112,7 @@ def test_a_version_is_copied_alone_and_links_to_others_are_text(registry: Regist
     check_closed(done.folder)
     assert done.rows == {"demo/judged@1": (21, 21)}
     page = (done.folder / file_of(ADDRESSES.row("demo/judged", 1, 4), "")).read_text()
-    assert "<a><bdi>demo/seeds@1</bdi> row 1</a>" in page
+    assert "<a>row 1 of <bdi>demo/seeds@1</bdi></a>" in page
     assert "Question 1?" in page
     assert "demo/sft@1" in page
 
@@ -149,6 +149,13 @@ def test_the_limit_holds_and_is_said_on_every_page(registry: Registry, limit: in
     shown = re.findall(r'<th scope="row" class="n">(?:<a[^>]*>)?(\d+)', (done.folder / "index.html").read_text())
     assert shown == [str(row) for row in range(min(taken, 50))]
     assert json.loads((done.folder / "bundle.json").read_text())["rows"] == {"demo/rows@1": [taken, 120]}
+
+
+def test_it_says_how_far_it_is(registry: Registry) -> None:
+    long_rows(registry, 60)
+    said: list[tuple[int, int]] = []
+    write_bundle(registry, "demo/rows", Path("bundle"), limit=LIMIT, most=55, advanced=lambda *now: said.append(now))
+    assert said == [(50, 55), (55, 55)]
 
 
 def test_more_room_takes_more_rows(registry: Registry) -> None:

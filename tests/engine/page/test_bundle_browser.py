@@ -11,7 +11,7 @@ import pytest
 from engine.page.bundle.file_links import ADDRESSES, file_of
 from engine.page.bundle.writing import write_bundle
 from registry import Registry
-from tests.engine.page.crafted import make_hostile, make_trained
+from tests.engine.page.walking import drawn, findings, fits
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -45,30 +45,36 @@ class Reader:
     def open(self, file: str) -> Page:
         """A page, when its graphs and charts are drawn."""
         self.page.goto((self.folder / file).resolve().as_uri())
-        for figure in self.page.locator("figure[data-graph], figure[data-chart]").all():
-            figure.locator(".drawing svg").first.wait_for()
+        drawn(self.page)
         return self.page
 
 
-@pytest.fixture
-def reader(registry: Registry, browser: Browser) -> Iterator[Reader]:
+@pytest.fixture(scope="module")
+def reader(crafted: tuple[Path, str, str], browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A reader of a copy of a run."""
-    done = write_bundle(registry, make_trained(registry), Path("out"), limit=50_000_000)
+    root, run, _ = crafted
+    done = write_bundle(Registry(root), run, tmp_path_factory.mktemp("bundle") / "out", limit=50_000_000)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     yield Reader(page, done.folder)
     page.close()
 
 
-def test_pages_are_drawn_from_disk_and_load_nothing_else(reader: Reader) -> None:
-    for width in (1280, 360):
-        reader.page.set_viewport_size({"width": width, "height": 900})
-        for name, file in PAGES.items():
-            page = reader.open(file)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-            assert page.locator("p.copy").inner_text().startswith("A copy of run ")
-    assert reader.said == []
+def test_pages_are_drawn_from_disk_load_nothing_else_and_are_accessible(reader: Reader) -> None:
+    for name, file in PAGES.items():
+        reader.page.set_viewport_size({"width": 1280, "height": 900})
+        page = reader.open(file)
+        assert page.locator("p.copy").inner_text().startswith("A copy of run ")
+        assert fits(page), name
+        reader.page.set_viewport_size({"width": 360, "height": 900})
+        reader.open(file)
+        assert fits(page), name
+        assert reader.said == []
+        if name in ("run", "rows", "row"):  # the others are those of a live page
+            assert findings(page) == [], name
+            reader.said.clear()  # axe asks for style sheets, which the page forbids
     root = reader.folder.resolve().as_uri()
     assert all(url.startswith((root, "data:")) for url in reader.asked)
+    reader.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_links_lead_from_the_run_to_a_row_and_its_seed(reader: Reader) -> None:
@@ -82,31 +88,22 @@ def test_links_lead_from_the_run_to_a_row_and_its_seed(reader: Reader) -> None:
     assert page.locator("tbody tr").first.locator("th").inner_text() == "4"
     page.locator("tbody th a").first.click()
     page.get_by_role("heading", name="Row 4 of").wait_for()
-    page.locator(".graph a", has_text="seeds row 1").click()
+    page.locator(".graph a", has_text="row 1 of seeds").click()
     page.get_by_role("heading", name="Row 1 of demo/seeds@1").wait_for()
     page.locator("a.brand").click()
     page.get_by_role("heading", name="Run of demo").wait_for()
     assert reader.said == []
 
 
-def test_pages_are_accessible(reader: Reader) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    for scheme in ("light", "dark"):
-        reader.page.emulate_media(color_scheme=scheme)
-        for name, file in PAGES.items():
-            found = Axe().run(reader.open(file)).response["violations"]
-            serious = [each for each in found if each["impact"] in ("serious", "critical")]
-            told = [(each["id"], [node["html"][:200] for node in each["nodes"][:5]]) for each in serious]
-            assert not told, (name, scheme, told)
-
-
-def test_hostile_rows_and_names_run_nothing(registry: Registry, browser: Browser) -> None:
-    done = write_bundle(registry, make_hostile(registry), Path("out"), limit=50_000_000)
+def test_hostile_rows_and_names_run_nothing(crafted: tuple[Path, str, str], browser: Browser, tmp_path: Path) -> None:
+    root, _, bad = crafted
+    done = write_bundle(Registry(root), bad, tmp_path / "out", limit=50_000_000)
     page = browser.new_page()
     reader = Reader(page, done.folder)
     page.on("dialog", lambda dialog: reader.said.append(dialog.message))
-    for file in sorted(done.folder.rglob("*.html")):
+    files = sorted(done.folder.rglob("*.html"))
+    values = [file for file in files if file.parent.name == "values"]
+    for file in [each for each in files if each not in values[1:]]:  # a million characters are text, or they are not
         reader.open(str(file.relative_to(done.folder)))
         assert page.evaluate("getComputedStyle(document.querySelector('main')).paddingTop") != "0px"  # styles are loaded
     assert reader.said == []

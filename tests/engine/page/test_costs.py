@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from engine.page.facts.costs import Spent, costs
+from engine.page.facts.runs.costs import Spent, costs
 from registry import Registry, StepRun
 from tests.engine.page.conftest import Visit
 from tests.engine.page.crafted import BEGAN, commit, make_hostile, make_trained, ran, reading

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from engine.page.facts.charts import columns
-from engine.page.facts.differences import pieces
-from engine.page.facts.rows import Wanted, rows_page
+from engine.page.facts.datasets.charts import columns
+from engine.page.facts.datasets.differences import pieces
+from engine.page.facts.datasets.rows import Wanted, rows_page
 from engine.page.sessions import Sessions
-from registry import Draft, Manifest, QueryError, Registry
+from registry import Draft, Manifest, ObjectStore, QueryError, Registry
 from tests.engine.page.conftest import Visit
 from tests.engine.page.stored import store
 
@@ -232,6 +233,34 @@ def test_a_histogram_is_not_squeezed_by_one_long_text(registry: Registry) -> Non
     assert sum(each.count for each in text.bins) == 999
 
 
+def test_charts_of_conversations_say_how_long_they_and_their_answers_are(registry: Registry) -> None:
+    def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    made = store(
+        registry,
+        "chats",
+        [chat(("user", "Why?"), ("assistant", "So.")), chat(("user", "a"), ("assistant", "b"), ("user", "c"))],
+    )
+    sessions = Sessions(registry.location)
+    with sessions.reader() as reader:
+        [column] = columns(reader, made)
+    sessions.close()
+    assert [(each.measure, each.least, each.most) for each in (column, *column.more)] == [
+        ("turns", 2, 3),
+        ("characters of all turns", 3, 7),
+        ("characters of the last answer", 1, 3),
+    ]
+
+
+def test_values_that_all_occur_equally_often_have_no_bars(registry: Registry, visit: Visit) -> None:
+    store(registry, "even", [{"word": word, "n": n} for n, word in enumerate(["one", "three", "seven"] * 4)])
+    text = get(visit(registry.root), "/versions/even@1", view="charts")
+    assert "3 different, each in 4 rows" in text
+    assert "word: values" not in text
+    assert "characters of word" in text
+
+
 def test_a_diff_pairs_rows_by_a_field_that_identifies_them(registry: Registry, visit: Visit) -> None:
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(30)]
     store(registry, "qa", rows)
@@ -243,6 +272,40 @@ def test_a_diff_pairs_rows_by_a_field_that_identifies_them(registry: Registry, v
     assert "<del>1 removed</del>" in text
     assert "<b>1</b> changed" in text
     assert "It is<ins> not</ins> 0." in text
+
+
+def test_every_row_that_differs_is_on_a_page_of_its_kind(registry: Registry, visit: Visit) -> None:
+    rows = [{"n": n, "text": f"text {n}"} for n in range(400)]
+    store(registry, "many", rows)
+    store(
+        registry,
+        "many",
+        [
+            *({**row, "text": "new"} if row["n"] < 130 else row for row in rows[:300]),
+            *({"n": n, "text": "x"} for n in range(500, 560)),
+        ],
+    )
+    client = visit(registry.root)
+
+    def listed(part: str, page: int) -> list[int]:
+        text = get(client, "/versions/many@2", view="diff", key="n", part=part, page=page)
+        at = r'to <a href="[^"]*">row (\d+)' if part == "changed" else r'<h3><a href="[^"]*">row (\d+)'
+        return [int(number) for number in re.findall(at, text)]
+
+    pages = [
+        [number for page in range(1, count + 1) for number in listed(part, page)]
+        for part, count in (("changed", 3), ("removed", 2), ("added", 2))
+    ]
+    assert pages == [list(range(130)), list(range(300, 400)), list(range(300, 360))]
+    assert listed("changed", 99) == list(range(100, 130))
+
+
+def test_rows_that_differ_by_content_are_listed_with_their_copies(registry: Registry, visit: Visit) -> None:
+    store(registry, "copies", [{"text": "a"}] * 3 + [{"text": "b"}])
+    store(registry, "copies", [{"text": "b"}])
+    text = get(visit(registry.root), "/versions/copies@2", view="diff")
+    assert "compared by content" in text
+    assert "3 times" in text
 
 
 def test_a_diff_with_another_name_a_wrong_key_and_without_an_earlier_version(numbers: Registry, visit: Visit) -> None:
@@ -299,3 +362,27 @@ def test_a_version_without_a_latest_is_found_by_its_name(registry: Registry, vis
 def test_a_query_error_is_one(numbers: Registry) -> None:
     with Sessions(numbers.location).reader() as reader, pytest.raises(QueryError, match="no column"):
         rows_page(reader, reader.session.manifest("numbers", 1), Wanted(sort="x"))
+
+
+def test_a_large_dataset_is_read_in_the_background_once(
+    numbers: Registry, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.page.facts.datasets.rows._LARGE", len(NUMBERS))
+    read: list[str] = []
+    before = ObjectStore.read_table
+
+    def counting(store: ObjectStore, sha256: str, columns: list[str] | None = None) -> pa.Table:
+        read.append(sha256)
+        return before(store, sha256, columns)
+
+    monkeypatch.setattr(ObjectStore, "read_table", counting)
+    client = visit(numbers.root)
+    get(client, "/versions/numbers@1")
+    for thread in threading.enumerate():
+        if thread.name == "prepare columns":
+            thread.join()
+    assert len(set(read)) == 3
+    read.clear()
+    for query in ({"sort": "word"}, {"where": "half > 3"}, {"page": "50"}):
+        get(client, "/versions/numbers@1", **query)
+    assert read == []

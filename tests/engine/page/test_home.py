@@ -71,7 +71,7 @@ def test_what_runs_is_followed_with_its_steps(registry: Registry, visit: Visit) 
         'max="40" value="10"',
         "10 of 40, 2 rejected",
         "waits for the limit",
-        "1 step waiting",
+        "1 pending step",
     ):
         assert said in part
     registry.catalog.end_run(run, "succeeded")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from engine.operator.images import image_reference
-from engine.page.facts.pictures import with_pictures
+from engine.page.facts.datasets.pictures import with_pictures
 from registry import Registry
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from registry import Registry
 from tests.engine.page.conftest import Visit
+from tests.engine.page.walking import findings
 from tests.engine.run_pipelines import run_text
 from tests.operators.generic.steps import rows, step
 from tests.operators.generic.test_review import ROWS
@@ -26,8 +27,6 @@ def shot(page: Page, name: str) -> None:
 def test_a_review_by_keyboard_alone(
     registry: Registry, in_process: None, serve: Callable[[Path], str], browser: Browser, visit: Visit
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     rows(*ROWS, {"question": "What is\n" + "a long question? " * 60, "persona": "x" * 300, "n": 99})
     labels = ["easy", "hard", "of a length that wraps on a narrow window"]
     run_text(step("review", labels=labels, label_field="level", instructions="Is the question **clear**?"), registry)
@@ -77,9 +76,7 @@ def test_a_review_by_keyboard_alone(
     page.locator("details.edit summary").click()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        found = Axe().run(page).response["violations"]
-        serious = [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
-        assert serious == [], scheme
+        assert findings(page) == [], scheme
     for width in (360, 1280):
         page.set_viewport_size({"width": width, "height": 640})
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.page.facts.row import row_story
-from engine.page.facts.row_graph import row_graph
+from engine.page.facts.story.row import _order, row_story
+from engine.page.facts.story.row_graph import row_graph
 from registry import Registry
 from registry.errors import QueryError
 from registry.lineage.walk import Version
@@ -148,3 +148,10 @@ def test_hostile_rows_are_text(registry: Registry, visit: Visit) -> None:
         assert raw not in page.text
     assert HOSTILE.startswith("</script>")
     assert client.get("/rows/0/bad/%3Cimg%20src=x%3E/a.b@1").status_code == 200
+
+
+def test_a_story_begins_with_its_seed_and_not_with_what_rows_were_compared_with() -> None:
+    seed, kept, held_out, sources, clean = (Version(name, 1) for name in ("z/seed", "z/kept", "a/test", "a/file", "a/clean"))
+    made_from = {clean: [held_out, kept], kept: [seed], held_out: [sources], seed: [], sources: []}
+    order = _order([clean, held_out, kept, seed, sources], made_from, vague={held_out, sources})
+    assert order == [seed, kept, sources, held_out, clean]

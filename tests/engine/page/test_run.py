@@ -12,9 +12,10 @@ import pytest
 from engine.jobs.live import LiveStep, write_live
 from engine.jobs.messages import OutputPart, Receipt, Usage
 from engine.jobs.receipts import Receipts
-from engine.page.facts.now import logs, newest_rows, rejects
-from engine.page.facts.run import Part, run_facts
-from engine.page.facts.run_graph import run_graph
+from engine.page.facts.runs.now import logs, newest_rows
+from engine.page.facts.runs.rejects import rejects
+from engine.page.facts.runs.run import Part, run_facts
+from engine.page.facts.runs.run_graph import run_graph
 from registry import DataObject, ModelUsage, Registry, StepRun
 from registry.errors import UnknownRunError
 from tests.chat_server import ChatServer
@@ -45,7 +46,7 @@ def test_the_graph_has_rows_losses_and_dollars_on_its_edges(registry: Registry) 
     lines = {(edge.start, edge.end): edge.lines for edge in graph.edges}
     assert lines["part demo/seeds", "step answers"] == ("8 rows",)
     assert lines["step answers", "part demo/answers"] == ("21 rows", "1 rejected", "$5.25")
-    assert lines["asked gpt-5-mini", "step answers"] == ("21 calls", "3 from the journal", "$5.25")
+    assert lines["asked gpt-5-mini by answers", "step answers"] == ("21 calls", "3 from the journal", "$5.25")
     assert lines["step sft", "part demo/sft"] == ("1 row", "15 unused")
     assert ("part demo/sft", "step after") in lines
     kinds = {node.id: node.kind for node in graph.nodes}
@@ -64,7 +65,7 @@ def test_what_is_unchanged_is_muted(registry: Registry, chat_server: ChatServer)
         run = run_facts(reader, second.run_id)
     graph = run_graph(run)
     states = {node.id: node.state for node in graph.nodes}
-    assert states["step said"] == states["asked test-model"] == "muted"
+    assert states["step said"] == states["asked test-model by said"] == "muted"
     assert states["step loud"] == "ran"
     muted = {(edge.start, edge.end): edge.muted for edge in graph.edges}
     assert muted["part demo/words", "step said"]
@@ -87,8 +88,8 @@ def test_a_failed_run_shows_what_was_not_reached(registry: Registry) -> None:
     assert run.steps[1].inputs == (Part("demo/cut.long", None),)
     states = {node.id: node.state for node in run_graph(run).nodes}
     assert (states["step cut"], states["step loud"], states["part demo/loud"]) == ("failed", "missing", "missing")
-    assert (found.step, found.rejected) == ("cut", 2)
-    assert "does not exist" in found.unreadable
+    assert (found.step, found.rejected, found.unreadable) == ("cut", 2, "")
+    assert [(reason.count, reason.examples) for reason in found.reasons] == [(2, ())]
 
 
 def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Registry, visit: Visit) -> None:
@@ -135,7 +136,7 @@ def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Regis
         assert said.progress
         assert (said.progress.done, said.progress.total) == (40, 100)
         assert (said.outcome, said.cost_usd, said.rejected) == ("running", 0.5, 1)
-        assert (loud.outcome, loud.waited_for) == ("waiting", "said")
+        assert (loud.outcome, loud.waited_for) == ("pending", "said")
         assert [(row.output, row.text.split(":")[0]) for row in newest_rows(reader, said)] == [("out", "text"), ("out", "text")]
         assert newest_rows(reader, said)[1].text == "text: old"
     client = visit(registry.root)
@@ -172,6 +173,20 @@ def test_versions_that_were_removed_are_named_as_such(registry: Registry, visit:
     page = visit(registry.root).get(f"/runs/{run_id}")
     assert page.status_code == 200
     assert "have been removed" in page.text
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_a_source_left_out_is_listed_with_its_reasons(registry: Registry, visit: Visit) -> None:
+    Path("words.jsonl").write_text('{"text": "one"}\n{"text": [2]}\n{"text": null}\n{"text": "four"}\n')
+    text = "{name: demo, datasets: {words: {type: Word, path: words.jsonl, on_error: skip}}, steps: {loud: {op: shout, in: words}}}"
+    done = run_text(text, registry)
+    assert done.state == "succeeded", done.error
+    with reading(registry) as reader:
+        [found] = rejects(reader, run_facts(reader, done.run_id))
+    assert (found.step, found.rejected, [reason.count for reason in found.reasons]) == ("words", 2, [1, 1])
+    page = visit(registry.root).get(f"/runs/{done.run_id}").text
+    assert "words.jsonl:2" in page
+    assert "examples" not in page
 
 
 def test_rejects_have_reasons_and_examples(registry: Registry) -> None:

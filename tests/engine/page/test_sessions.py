@@ -51,7 +51,7 @@ def settle(registry: Registry) -> None:
 
 def test_each_commit_is_seen_by_the_next_request(registry: Registry) -> None:
     sessions = Sessions(registry.location)
-    for number in range(1, 30):
+    for number in range(1, 12):
         store(registry, "a", [{"n": number}])
         assert count(sessions, "a") == number
     sessions.close()
@@ -107,14 +107,14 @@ def test_50_readers_read_whole_pages_while_others_commit(registry: Registry, vis
             "/versions/a@1?where=n+<+50&sort=n",
             "/versions/a@1?view=schema",
         )
-        return [client.get(addresses[(place + turn) % len(addresses)]).status_code for turn in range(4)]
+        return [client.get(addresses[(place + turn) % len(addresses)]).status_code for turn in range(2)]
 
     with ThreadPoolExecutor(51) as threads:
         writer = threads.submit(commits)
         answers = [code for found in threads.map(reads, range(50)) for code in found]
         stop.set()
         assert writer.result() > 2
-    assert answers == [200] * 200
+    assert answers == [200] * 100
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.page.facts.queries import ROWS
+from engine.page.facts.datasets.queries import ROWS
 from registry import Registry
 from tests.engine.page.conftest import Visit
 from tests.engine.page.stored import store
@@ -61,7 +61,7 @@ def test_what_may_not_run_is_said_beside_the_query(shipped: Path, visit: Visit, 
 
 
 def test_a_query_that_takes_too_long_is_stopped(shipped: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.page.facts.queries.SECONDS", 0.2)
+    monkeypatch.setattr("engine.page.facts.datasets.queries.SECONDS", 0.2)
     began = time.monotonic()
     answer = visit(shipped).get("/sql", params={"q": "select count(*) from range(100000000) a, range(100000000) b"})
     assert answer.status_code == 400

@@ -10,8 +10,9 @@ import pytest
 
 from engine.jobs.live import LiveStep, write_live
 from registry import Registry
-from tests.engine.page.crafted import BEGAN, make_hostile, make_trained, ran
-from tests.engine.page.walking import Visited, visiting
+from tests.engine.page.conftest import served
+from tests.engine.page.crafted import BEGAN, ran
+from tests.engine.page.walking import Visited, findings, fits, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -19,20 +20,17 @@ if TYPE_CHECKING:
 Serve = Callable[[Path], str]
 
 
-@pytest.fixture
-def crafted(registry: Registry) -> tuple[Registry, str, str]:
-    """A registry, the run of its training, and the run of hostile rows."""
-    return registry, make_trained(registry), make_hostile(registry)
+Crafted = tuple[Path, str, str]
 
 
-@pytest.fixture
-def visitor(crafted: tuple[Registry, str, str], serve: Serve, browser: Browser) -> Iterator[Visited]:
-    """Someone who has opened the page over that registry."""
-    with visiting(browser, serve(crafted[0].root)) as visited:
+@pytest.fixture(scope="module")
+def visitor(crafted: Crafted, browser: Browser) -> Iterator[Visited]:
+    """Someone who has opened the page over the crafted registry, and looks at one page after the other."""
+    with served(crafted[0]) as address, visiting(browser, address) as visited:
         yield visited
 
 
-def paths(crafted: tuple[Registry, str, str]) -> dict[str, str]:
+def paths(crafted: Crafted) -> dict[str, str]:
     """The pages to look at."""
     _, run, bad = crafted
     return {
@@ -46,34 +44,25 @@ def paths(crafted: tuple[Registry, str, str]) -> dict[str, str]:
     }
 
 
-def test_pages_are_drawn_without_complaints_at_every_width(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
-    for width in (1280, 360):
-        visitor.page.set_viewport_size({"width": width, "height": 900})
-        for name, path in paths(crafted).items():
-            page = visitor.open(f"/{path}")
-            for figure in page.locator("figure[data-graph], figure[data-chart]").all():
-                figure.locator(".drawing svg").first.wait_for()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-            visitor.picture(f"{name}-{width}")
+def test_pages_are_drawn_without_complaints_and_are_accessible(crafted: Crafted, visitor: Visited) -> None:
+    page = visitor.page
+    for name, path in paths(crafted).items():
+        page.set_viewport_size({"width": 1280, "height": 900})
+        visitor.open(f"/{path}")
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            assert findings(page) == [], (name, scheme)
+        assert fits(page), name
+        visitor.picture(f"{name}-1280")
+        page.set_viewport_size({"width": 360, "height": 900})
+        visitor.open(f"/{path}")
+        assert fits(page), name
+        visitor.picture(f"{name}-360")
     assert visitor.said == []
+    page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_pages_are_accessible(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    for scheme in ("light", "dark"):
-        visitor.page.emulate_media(color_scheme=scheme)
-        for name, path in paths(crafted).items():
-            page = visitor.open(f"/{path}")
-            for figure in page.locator("figure[data-graph], figure[data-chart]").all():
-                figure.locator(".drawing svg").first.wait_for()
-            found = Axe().run(page).response["violations"]
-            serious = [each for each in found if each["impact"] in ("serious", "critical")]
-            told = [(each["id"], [node["html"][:200] for node in each["nodes"][:5]]) for each in serious]
-            assert not told, (name, scheme, told)
-
-
-def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
+def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: Crafted, visitor: Visited) -> None:
     page = visitor.open(f"/runs/{crafted[1]}")
     page.locator(".graph svg").wait_for()
     link = page.locator(".graph a", has_text="judged@1")
@@ -81,10 +70,39 @@ def test_nodes_of_the_graph_are_links_that_the_keyboard_reaches(crafted: tuple[R
     page.keyboard.press("Enter")
     page.wait_for_url("**/versions/demo/judged@1")
     page = visitor.open("/rows/4/demo/judged@1")
-    page.locator(".graph a", has_text="seeds row 1").click()
+    page.locator(".graph a", has_text="row 1 of seeds").click()
     page.wait_for_url("**/rows/1/demo/seeds@1")
     assert page.get_by_role("heading", name="What it became").is_visible()
     assert visitor.said == []
+
+
+def test_a_graph_is_zoomed_by_buttons_and_moved_by_dragging(crafted: Crafted, visitor: Visited) -> None:
+    visitor.page.set_viewport_size({"width": 360, "height": 900})
+    page = visitor.open(f"/runs/{crafted[1]}")
+    drawing = page.locator(".graph .drawing")
+
+    def size() -> float:
+        return float(drawing.locator("svg").evaluate("svg => svg.getBoundingClientRect().width"))
+
+    before = size()
+    page.get_by_role("button", name="Larger").press("Enter")
+    assert size() == pytest.approx(before * 1.25, abs=1)
+    page.get_by_role("button", name="Smaller").click()
+    assert size() == pytest.approx(before, abs=1)
+    drawing.evaluate("each => each.scrollTo(0, 100)")
+    drawing.scroll_into_view_if_needed()
+    box = drawing.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + 100
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 60, steps=4)
+    page.mouse.up()
+    assert drawing.evaluate("each => each.scrollTop") == pytest.approx(40, abs=2)
+    page.get_by_role("button", name="Whole").click()
+    assert drawing.evaluate("each => each.scrollHeight <= each.clientHeight && each.scrollWidth <= each.clientWidth")
+    assert visitor.said == []
+    visitor.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, browser: Browser) -> None:
@@ -107,7 +125,7 @@ def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, brow
         assert visitor.said == []
 
 
-def test_the_two_curves_of_a_calibration_are_named(crafted: tuple[Registry, str, str], visitor: Visited) -> None:
+def test_the_two_curves_of_a_calibration_are_named(crafted: Crafted, visitor: Visited) -> None:
     page = visitor.open("/versions/demo/calibrated@1")
     chart = page.locator("figure", has_text="ecr by alpha").first
     chart.locator("svg text", has_text="first k").wait_for()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.page.facts.rows import value_at
+from engine.page.facts.datasets.rows import value_at
 from engine.page.rendering.markdown import markdown
 from engine.page.rendering.values import Style, is_chat, one_line, picture, show
 

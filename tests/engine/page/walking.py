@@ -25,22 +25,10 @@ class Visited:
     elsewhere: list[str] = field(default_factory=list)
 
     def open(self, path: str) -> Page:
-        """Open a page of the site, and wait until its scripts have run."""
+        """Open a page of the site, and wait until its graphs and charts are drawn."""
         self.page.goto(self.base + path)
-        self.page.wait_for_load_state("load")
+        drawn(self.page)
         return self.page
-
-    def findings(self) -> list[str]:
-        """What axe finds that is serious or critical."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        found: dict[str, Any] = Axe().run(self.page).response
-        return [
-            f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:200]} {node.get('failureSummary', '')}"
-            for each in found["violations"]
-            if each["impact"] in ("serious", "critical")
-            for node in each["nodes"][:3]
-        ]
 
     def sticks_out(self) -> list[str]:
         """What is wider than the window, other than inside something that scrolls."""
@@ -56,6 +44,32 @@ class Visited:
         PICTURES.mkdir(parents=True, exist_ok=True)
         tall = self.page.evaluate("document.documentElement.scrollHeight") > TALLEST
         self.page.screenshot(path=PICTURES / f"{name}.png", full_page=not tall)
+
+
+def drawn(page: Page) -> None:
+    """Wait until the graphs and charts of a page are drawn."""
+    page.wait_for_load_state("load")
+    page.wait_for_function(
+        "[...document.querySelectorAll('figure:is([data-graph], [data-chart]) .drawing')].every(each => each.querySelector('svg'))"
+    )
+
+
+def findings(page: Page) -> list[str]:
+    """What axe finds on a page that is serious or critical."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found: dict[str, Any] = Axe().run(page).response
+    return [
+        f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:200]} {node.get('failureSummary', '')}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"][:3]
+    ]
+
+
+def fits(page: Page) -> bool:
+    """Whether a page is no wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from registry import CorruptError, DataObject, Draft, ObjectStore, QueryError, Registry, SideObject, StepRun, VersionRef
 from registry.catalog import side_schemas
+from registry.lineage.edge_objects import EdgeObjects
 from registry.lineage.walk import Version, graph, walk
 from registry.query.impact import chosen_rows, impact
 
@@ -187,7 +188,7 @@ def test_walks_find_what_a_search_over_all_edges_finds(tmp_path_factory: pytest.
         while more:
             known |= more
             more = {pair[direction == "up"] for pair in edges if pair[direction == "down"] in known} - known
-        found = walk(graph(inputs, objects), store, Version(f"v{start[0]}", 1), [0], direction).reached
+        found = walk(graph(inputs, objects), EdgeObjects(store), Version(f"v{start[0]}", 1), [0], direction).reached
         assert all(a.depth <= b.depth for a, b in pairwise(found))
         rows = [(int(each.version.name[1:]), row) for each in found for row in each.rows.tolist()]  # type: ignore[union-attr]
         assert sorted(rows) == sorted(known)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from typing import Any, Literal
 
 import numpy as np
 
-from engine.page.facts.calls import CallFacts, call_facts
+from engine.page.facts.datasets.rows import records_at
 from engine.page.facts.excerpts import one_line
-from engine.page.facts.rows import records_at
+from engine.page.facts.story.calls import CallFacts, call_facts
 from engine.page.sessions import Reader
 from registry import Decision
 from registry.errors import QueryError, RegistryError
@@ -214,9 +213,8 @@ def _stages(reader: Reader, walk: Walk, records: _Known, without: Version | None
         else:
             reached[version].append(rows)
     graph = reader.session.lineage.graph
-    order = TopologicalSorter(
-        {version: [link.parent for link in graph.links(version, "up") if link.parent in depths] for version in depths}
-    ).static_order()
+    made_from = {version: [link.parent for link in graph.links(version, "up") if link.parent in depths] for version in depths}
+    order = _order(sorted(depths, key=lambda each: (depths[each], each)), made_from, vague=depths.keys() - reached.keys())
     nearest = set(sorted(depths, key=lambda each: (depths[each], each))[:_VERSIONS])
     parents = _parents(walk)
     stages = []
@@ -227,6 +225,25 @@ def _stages(reader: Reader, walk: Walk, records: _Known, without: Version | None
         shown = [int(each) for each in rows[:ROWS]]
         stages.append(_stage(reader, version, shown, len(rows) - len(shown), version in unknown, records, parents))
     return tuple(stages), len(depths) - len(nearest)
+
+
+def _order(versions: Sequence[Version], made_from: Mapping[Version, Sequence[Version]], vague: Set[Version]) -> list[Version]:
+    """Each version after those that it was made from.
+
+    Those of which no row is known, such as what a step compared its rows with, stand beside what was made from them: a story
+    begins with its seed.
+    """
+    found: dict[Version, None] = {}
+    open_ones: list[tuple[Version, bool]] = [(version, False) for version in reversed(versions)]
+    while open_ones:
+        version, is_next = open_ones.pop()
+        if is_next:
+            found[version] = None
+        elif version not in found:
+            open_ones.append((version, True))
+            parents = sorted(made_from[version], key=lambda each: (each in vague, each))
+            open_ones += [(each, False) for each in reversed(parents) if each not in found]
+    return list(found)
 
 
 def _parents(walk: Walk) -> dict[Version, list[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.page.facts.graph import Edge, Graph, Node, Target
-from engine.page.facts.run import ModelUse, Part, RunFacts, StepFacts
+from engine.page.facts.runs.run import ModelUse, Part, RunFacts, StepFacts
 from registry.counted import counted
 
 _KINDS = ("dataset", "model", "calibration", "report")
@@ -15,7 +15,8 @@ def run_graph(run: RunFacts) -> Graph:
     """The graph of a run: versions, steps, and the models that were asked.
 
     An edge into a step has the rows that it read. The edge to a step's first output has what else became of its rows, and their
-    price, as the views list them; an edge from a model has the calls. What was not run again is muted.
+    price, as the views list them; an edge from a model has the calls. What was not run again is muted. A model that is not in
+    the registry stands beside each step that asks it: one node for all would have edges across the whole graph.
     """
     nodes: dict[str, Node] = {}
     edges: dict[tuple[str, str], Edge] = {}
@@ -39,7 +40,7 @@ def _around(step: StepFacts, made: set[str]) -> Iterator[tuple[Node, Edge]]:
         node = _version(part, muted=muted, source=part.name not in made)
         yield node, Edge(node.id, own, _rows(part.rows), muted)
     for use in step.models:
-        node = _model(use, muted=muted)
+        node = _model(use, step, muted=muted)
         yield node, Edge(node.id, own, tuple(_calls(use)), muted)
     for place, part in enumerate(step.outputs):
         node = _version(part, muted=muted, source=False)
@@ -65,10 +66,10 @@ def _version(part: Part, *, muted: bool, source: bool) -> Node:
     return Node(named.id, named.kind, title, named.lines, "muted" if muted else "", Target(part.name, part.version))
 
 
-def _model(use: ModelUse, *, muted: bool) -> Node:
+def _model(use: ModelUse, step: StepFacts, *, muted: bool) -> Node:
     if use.version is not None:
         return _version(use.version, muted=muted, source=False)
-    return Node(f"asked {use.model}", "asked", use.model, (), "muted" if muted else "")
+    return Node(f"asked {use.model} by {step.name}", "asked", use.model, (), "muted" if muted else "")
 
 
 def _state(step: StepFacts) -> str:

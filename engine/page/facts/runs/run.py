@@ -57,7 +57,8 @@ class StepFacts:
 
     Args:
         name: with its variant.
-        outcome: as in `step_runs`; or `running`, `waiting`, or `not reached` for one without a record.
+        outcome: as in `step_runs`, where `waiting` is for reviewers; or `running`, `pending` for one that has yet to begin, or
+            `not reached` for one without a record.
         models: the models in its roles: the name of a model of the registry (`is_version`), or of one that was asked.
         progress: while it runs.
     """
@@ -89,7 +90,12 @@ class StepFacts:
     @property
     def is_open(self) -> bool:
         """Whether it has yet to end."""
-        return self.outcome in ("running", "waiting")
+        return self.outcome in ("running", "pending")
+
+    @property
+    def seconds_so_far(self) -> float | None:
+        """How long it has been running; None if it does not."""
+        return _since(self.started_at) if self.outcome == "running" and self.started_at else None
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,11 @@ class RunFacts:
         return (self.ended_at - self.started_at).total_seconds() if known and self.ended_at else None
 
     @property
+    def seconds_so_far(self) -> float | None:
+        """How long it has been running; None if it does not."""
+        return _since(self.started_at) if self.state == "running" else None
+
+    @property
     def cost_usd(self) -> float:
         """The price of its calls."""
         return sum(step.cost_usd for step in self.steps)
@@ -151,6 +162,10 @@ class RunFacts:
     def total(self, name: str) -> int:
         """A number of all steps together."""
         return sum(getattr(step, name) for step in self.steps)
+
+
+def _since(began: dt.datetime) -> float:
+    return max(0.0, (dt.datetime.now(dt.UTC).replace(tzinfo=None) - began).total_seconds())
 
 
 def run_facts(reader: Reader, run_id: str) -> RunFacts:
@@ -202,7 +217,7 @@ def _steps(reader: Reader, run_id: str, live: Sequence[LiveStep], *, running: bo
         plan = planned.get(name, {})
         step = ended.get(name) or opened.get(name)
         if step is None:
-            step = StepFacts(name, str(plan.get("op", "")), "waiting" if running else "not reached")
+            step = StepFacts(name, str(plan.get("op", "")), "pending" if running else "not reached")
         outputs = tuple(_part(reader, each, version) for each, version in made.get(name, ()))
         outputs = outputs or tuple(Part(each, None) for each in plan.get("outputs", ()))
         inputs = _inputs(reader, outputs) or tuple(_named(reader, each, versions) for each in _planned_inputs(plan))
@@ -216,7 +231,7 @@ def _ended(row: dict[str, Any]) -> StepFacts:
 
 def _opened(live: LiveStep) -> StepFacts:
     if live.state == "waiting":
-        return StepFacts(live.step, live.op, "waiting", waited_for=live.waited_for)
+        return StepFacts(live.step, live.op, "pending", waited_for=live.waited_for)
     used = live.usage.model_dump(exclude={"by_model"})
     return StepFacts(
         live.step,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.page.facts.excerpts import excerpt
 from engine.page.facts.graph import Edge, Graph, Kind, Node, Target
-from engine.page.facts.row import RowStory, Stage
+from engine.page.facts.story.row import RowStory, Stage
 from registry.counted import counted
 from registry.lineage.walk import Version
 
@@ -48,7 +48,7 @@ def row_graph(story: RowStory) -> Graph:
 def _row(stage: Stage, row: int, text: str, *, start: bool) -> Node:
     kind: Kind = "start" if start else "model" if stage.kind == "model" else "row"
     line = text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
-    title = f"{_short(stage)} row {row}" if stage.kind == "dataset" else _short(stage)
+    title = f"row {row} of {_short(stage)}" if stage.kind == "dataset" else _short(stage)
     target = None if stage.kind == "removed" else Target(*stage.version, row if stage.kind == "dataset" else None)
     return Node(
         _id(stage.version, row),

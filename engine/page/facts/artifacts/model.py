@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.page.facts.artifacts.measures import Measure, Measures, measures, with_intervals
 from engine.page.facts.excerpts import excerpt
-from engine.page.facts.measures import Measure, Measures, measures, with_intervals
 from engine.page.sessions import Reader
 from registry import Manifest
 from registry.errors import RegistryError

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.page.facts.rows import column_names, quoted
+from engine.page.facts.datasets.rows import column_names, quoted
 from engine.page.sessions import Reader
 from engine.plain_values import json_line
 from registry import Manifest
@@ -25,7 +26,13 @@ _CATEGORIES = 24
 """The most values of a column that are counted one by one."""
 _SECONDS = 60.0
 
-Measure = Literal["characters", "items", "turns", "value"]
+_CHAT = re.compile(r"list\[\{role: str\??, content: str\??\W")
+_TURNS = re.compile(r"list\[\{role: str\??, content: ")
+
+Measure = Literal["characters", "items", "turns", "value", "characters of all turns", "characters of the last answer"]
+
+
+_OF_CHATS: tuple[Measure, ...] = ("characters of all turns", "characters of the last answer")
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Column:
         measure: what `least` to `bins` are about: characters of texts, items of lists, turns of conversations, or the value.
         bins: how the measure is distributed, up to `drawn` when few rows have far more.
         categories: the values, the most frequent first, if there are few.
+        more: other measures of the same column.
     """
 
     name: str
@@ -70,6 +78,7 @@ class Column:
     drawn: float | None = None
     bins: tuple[Bin, ...] = ()
     categories: tuple[Category, ...] = ()
+    more: tuple[Column, ...] = ()
 
 
 def columns(reader: Reader, manifest: Manifest) -> tuple[Column, ...]:
@@ -87,10 +96,10 @@ def _columns(reader: Reader, manifest: Manifest) -> Iterator[Column]:
     target = quoted(str(manifest.ref))
     kinds = [_measured(label) for _, label in named]
     # One pass over the rows reads every measure; a second counts nulls and different values.
-    asked = ", ".join(
-        f"{_expression(name, kind)} as m{place}" for place, ((name, _), kind) in enumerate(zip(named, kinds, strict=True))
-    )
-    measures = reader.session.arrow(f"select {asked} from {target}", timeout=_SECONDS)
+    asked = [f"{_expression(name, kind)} as m{place}" for place, ((name, _), kind) in enumerate(zip(named, kinds, strict=True))]
+    chats = [place for place, (_, label) in enumerate(named) if _CHAT.match(label)]
+    asked += [f"{_expression(named[place][0], kind)} as m{place}_{at}" for place in chats for at, kind in enumerate(_OF_CHATS)]
+    measures = reader.session.arrow(f"select {', '.join(asked)} from {target}", timeout=_SECONDS)
     counted = ", ".join(
         f"count({quoted(name)})" + (f", approx_count_distinct({quoted(name)})" if _countable(label) else ", null")
         for name, label in named
@@ -99,7 +108,7 @@ def _columns(reader: Reader, manifest: Manifest) -> Iterator[Column]:
     for place, ((name, label), kind) in enumerate(zip(named, kinds, strict=True)):
         present, distinct = counts[2 * place : 2 * place + 2]
         few = distinct is not None and distinct <= _CATEGORIES * 1.2
-        yield _column(
+        column = _column(
             name,
             label,
             manifest.rows,
@@ -109,6 +118,11 @@ def _columns(reader: Reader, manifest: Manifest) -> Iterator[Column]:
             measures.column(place) if kind else None,
             _categories(reader, target, name) if few else (),
         )
+        more = [
+            _column(name, label, manifest.rows, int(present), None, other, measures.column(f"m{place}_{at}"), ())
+            for at, other in enumerate(_OF_CHATS if place in chats else ())
+        ]
+        yield replace(column, more=tuple(more))
 
 
 def _measured(label: str) -> Measure | None:
@@ -118,7 +132,7 @@ def _measured(label: str) -> Measure | None:
     if kind in ("int", "float"):
         return "value"
     if kind.startswith("list["):
-        return "turns" if kind.startswith("list[{role: str, content: ") else "items"
+        return "turns" if _TURNS.match(kind) else "items"
     return None
 
 
@@ -128,9 +142,14 @@ def _countable(label: str) -> bool:
 
 def _expression(name: str, kind: Measure | None) -> str:
     column = quoted(name)
-    return {"characters": f"length({column})", "items": f"len({column})", "turns": f"len({column})", "value": column}.get(
-        kind or "", "null"
-    )
+    return {
+        "characters": f"length({column})",
+        "items": f"len({column})",
+        "turns": f"len({column})",
+        "value": column,
+        "characters of all turns": f"list_sum([length(turn.content) for turn in {column}])",
+        "characters of the last answer": f"length([turn.content for turn in {column} if turn.role = 'assistant'][-1])",
+    }.get(kind or "", "null")
 
 
 def _categories(reader: Reader, target: str, name: str) -> tuple[Category, ...]:

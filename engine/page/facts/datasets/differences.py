@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from engine.page.facts.rows import column_names, quoted
+from engine.page.facts.datasets.rows import ROW, column_names, quoted, records_at
 from engine.page.facts.version import VersionFacts
 from engine.page.sessions import Reader
 from engine.plain_values import json_line
 from registry import Manifest
-from registry.query.diff import Change, Diff, RowSample, compare
+from registry.query.diff import Change, Diff, RowDiff, RowSample, compare
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _WORDS = 2000
 """Words of a text that are compared one by one; longer texts are shown whole, old and new."""
@@ -23,7 +26,11 @@ _CONTEXT = 12
 _KEYS = 12
 """Fields that are tried as keys."""
 
+ROWS = 50
+"""Rows of a page."""
+
 Kind = Literal["same", "old", "new", "skipped"]
+Part = Literal["changed", "removed", "added"]
 
 
 @dataclass(frozen=True)
@@ -58,35 +65,82 @@ class Differences:
 
     Args:
         diff: the counts, and the fields that were added and removed.
-        changed, added, removed: the first rows of each kind.
+        part: the rows that are shown; `parts` has how many there are of each kind, if any.
+        page: from 1.
+        changed, sampled: the rows of the page: those that changed, or those that were added or removed.
     """
 
     diff: Diff
-    changed: tuple[ChangedRow, ...]
-    added: tuple[RowSample, ...]
-    removed: tuple[RowSample, ...]
+    part: Part = "changed"
+    parts: Mapping[Part, int] = field(default_factory=dict)
+    page: int = 1
+    pages: int = 1
+    changed: tuple[ChangedRow, ...] = ()
+    sampled: tuple[RowSample, ...] = ()
 
 
-def differences(reader: Reader, version: VersionFacts, other: str, key: Sequence[str], most: int) -> Differences:
-    """How a version differs from another one.
+@dataclass(frozen=True)
+class _Kept:
+    """A comparison with the places of all rows."""
+
+    diff: Diff
+
+    @property
+    def nbytes(self) -> int:
+        places = self.diff.rows.places if self.diff.rows else None
+        return sum(each.nbytes for each in (places.changed, places.added, places.removed)) if places else 0
+
+
+def differences(reader: Reader, version: VersionFacts, other: str, key: Sequence[str], part: str, page: int) -> Differences:
+    """How a version differs from another one, with a page of the rows.
 
     Args:
         other: a number of the same name, or `NAME@V`; empty: the version before.
         key: fields that identify a row; empty: the first field that identifies the rows of both, or if there is none, rows are
             compared by content.
-        most: rows of each kind.
+        part: changed, removed or added rows; if there are none, the first of these that there are.
+        page: from 1; past the end, it is the last one.
     """
-    name = version.manifest.name
-    old = f"{name}@{other or version.before}" if not other or other.isdigit() else other
-    key = key or _key(reader, reader.session.manifest(*reader.session.resolve(old)), version.manifest)
-    found = compare(reader.session, old, version.target, key=key, samples=most)
-    rows = found.rows
-    return Differences(
-        found,
-        tuple(map(_changed, rows.samples_changed)) if rows else (),
-        rows.samples_added if rows else (),
-        rows.samples_removed if rows else (),
+    target = f"{version.manifest.name}@{other or version.before}" if not other or other.isdigit() else other
+    old, new = reader.session.manifest(*reader.session.resolve(target)), version.manifest
+
+    def made() -> _Kept:
+        fields = key or _key(reader, old, new)
+        return _Kept(compare(reader.session, str(old.ref), str(new.ref), key=fields, samples=0, places=True))
+
+    # Both versions are named by their ids, so nothing that happens to the registry makes another answer.
+    kept: _Kept = reader.kept.orders.get(("diff", old.version_id, new.version_id, tuple(key)), made)
+    diff = kept.diff
+    if diff.rows is None or diff.rows.places is None:
+        return Differences(diff)
+    places = diff.rows.places
+    lists: dict[Part, pa.Table] = {"changed": places.changed, "removed": places.removed, "added": places.added}
+    parts = {name: len(rows) for name, rows in lists.items() if len(rows)}
+    chosen: Part = next((name for name in parts if name == part), next(iter(parts), "changed"))
+    pages = max(1, -(-len(lists[chosen]) // ROWS))
+    page = min(max(1, page), pages)
+    rows = lists[chosen].slice((page - 1) * ROWS, ROWS).to_pylist()
+    found = Differences(diff, chosen, parts, page, pages)
+    if chosen == "changed":
+        return replace(found, changed=_changed_rows(reader, old, new, diff.rows, rows))
+    records = records_at(reader, old if chosen == "removed" else new, [row["row"] for row in rows])
+    return replace(found, sampled=tuple(RowSample(row["row"], row["copies"], records[row["row"]]) for row in rows))
+
+
+def _changed_rows(
+    reader: Reader, old: Manifest, new: Manifest, diff: RowDiff, rows: Sequence[dict[str, Any]]
+) -> tuple[ChangedRow, ...]:
+    before, after = (
+        records_at(reader, side, [row[place] for row in rows]) for side, place in ((old, "old_row"), (new, "new_row"))
     )
+    others = [name for name in diff.compared if name not in diff.key]
+    found = []
+    for row in rows:
+        was, now = before[row["old_row"]], after[row["new_row"]]
+        fields = {name: (was[name], now[name]) for name, flag in zip(others, row["flags"], strict=True) if flag}
+        own = {name: now[name] for name in diff.key if name != ROW}
+        found.append(_changed(Change(row["old_row"], row["new_row"], own, fields)))
+    return tuple(found)
 
 
 def _key(reader: Reader, old: Manifest, new: Manifest) -> list[str]:

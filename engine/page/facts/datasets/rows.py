@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from engine.page.sessions import Reader
@@ -19,13 +19,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from engine.page.facts.datasets.text_order import TextOrder
+
     Numbers = npt.NDArray[np.int64]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 SECONDS = 30.0
 """How long a condition may take."""
 
 _FIRST = 2000
 """Rows at the start of an order that are looked up without ordering the others."""
+
+_LARGE = 100_000
+"""Rows of a version that takes long to order and to filter."""
 
 _READERS = 4
 """Objects that are read at a time, when the rows of a page are in several."""
@@ -80,29 +88,42 @@ def rows_page(reader: Reader, manifest: Manifest, wanted: Wanted) -> RowsPage:
     pages = max(1, -(-len(matching) // wanted.size))
     page = min(max(1, wanted.page), pages)
     start, stop = (page - 1) * wanted.size, page * wanted.size
-    order = _order(reader, manifest, wanted, stop) if wanted.sort else matching
-    numbers = [int(number) for number in order[start:stop]]
+    numbers = [int(number) for number in _placed(reader, manifest, wanted, matching, start, stop)]
     found = records_at(reader, manifest, numbers)
     return RowsPage(tuple(Row(number, found[number]) for number in numbers), len(matching), page, pages)
 
 
 def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Rows by their numbers. Objects that were read lately are not read again."""
+    """Rows by their numbers. What was read lately is not read again."""
+    names = column_names(reader, manifest)
     stops = list(accumulate(part.rows for part in manifest.data))
     places = {place: list(group) for place, group in groupby(sorted(set(rows)), key=lambda row: bisect_right(stops, row))}
 
     def read(place: int) -> pa.Table:
         first = stops[place] - manifest.data[place].rows
-        table = reader.kept.table(reader.registry.store, manifest.data[place].sha256)
+        table = reader.kept.table(reader.registry.store, manifest.data[place].sha256, names)
         return table.take([row - first for row in places[place]])
 
+    return {
+        row: values
+        for wanted, table in zip(places.values(), _at_once(read, places), strict=True)
+        for row, values in zip(wanted, table.to_pylist(), strict=True)
+    }
+
+
+def _at_once(read: Callable[[K], V], of: Iterable[K]) -> list[V]:
+    """What is read of each, of several at a time."""
+    if len(every := list(of)) < 2:
+        return list(map(read, every))
     with ThreadPoolExecutor(_READERS) as readers:
-        tables = readers.map(read, places)
-        return {
-            row: values
-            for wanted, table in zip(places.values(), tables, strict=True)
-            for row, values in zip(wanted, table.to_pylist(), strict=True)
-        }
+        return list(readers.map(read, every))
+
+
+def prepare(reader: Reader, manifest: Manifest) -> None:
+    """Read the rows of a large version in the background, unless they would come over a network."""
+    if manifest.rows >= _LARGE and not reader.registry.url:
+        objects = [part.sha256 for part in manifest.data]
+        reader.kept.prepare(reader.registry.store, objects, column_names(reader, manifest))
 
 
 def column_names(reader: Reader, manifest: Manifest) -> tuple[str, ...]:
@@ -148,10 +169,37 @@ def _matching(reader: Reader, manifest: Manifest, wanted: Wanted) -> Sequence[in
     return found
 
 
-def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Numbers:
-    """The numbers of the rows that are wanted in order of a column, at least as far as `stop`."""
+def _placed(
+    reader: Reader, manifest: Manifest, wanted: Wanted, matching: Sequence[int] | Numbers, start: int, stop: int
+) -> Sequence[int] | Numbers:
+    """The numbers of the rows that have the places `start` to `stop` among those that match."""
+    if not wanted.sort:
+        return matching[start:stop]
     if wanted.sort not in (*manifest.fields, ROW):
         raise QueryError(f"{manifest.ref} has no column {wanted.sort!r} to sort by")
+    if wanted.sort != ROW and manifest.fields[wanted.sort].rstrip("?") == "str" and len(matching):
+        import numpy as np
+
+        return _texts(reader, manifest, wanted.sort).between(
+            np.asarray(matching, np.int64), start, stop, descending=wanted.descending
+        )
+    return _order(reader, manifest, wanted, stop)[start:stop]
+
+
+def _texts(reader: Reader, manifest: Manifest, name: str) -> TextOrder:
+    from engine.page.facts.datasets.text_order import TextOrder
+
+    def read(sha256: str) -> list[pa.Array]:
+        chunks: list[pa.Array] = reader.kept.table(reader.registry.store, sha256, [name]).column(0).chunks
+        return chunks
+
+    found = _at_once(read, [part.sha256 for part in manifest.data])
+    texts = TextOrder([chunk for chunks in found for chunk in chunks])
+    return replace(texts, kept=reader.kept.orders.get((manifest.version_id, "keys", name), texts.first_keys))
+
+
+def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Numbers:
+    """The numbers of the rows that are wanted in order of a column, at least as far as `stop`."""
     key: tuple[Any, ...] = (
         manifest.version_id,
         wanted.where,

@@ -1,0 +1,1 @@
+"""What pages say about models, calibrations and reports."""

@@ -1,0 +1,1 @@
+"""What pages say about runs: all of them, one of them, and what they cost."""
