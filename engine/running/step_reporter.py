@@ -101,7 +101,7 @@ class StepReporter:
         """Its record in the run; see `record_of`."""
         notes = [*self.step.notes, *self.notes]
         receipts = self.table.receipts()
-        reasons: list[tuple[str, int]] = []
+        reasons: tuple[tuple[str, int], ...] = ()
         if outcome in ("failed", "stopped"):  # it has no outputs, which have the rejects of others
             with suppress(RegistryError, OSError):  # they are only shown
                 reasons = reasons_of(self.run.registry, self.rejects)
