@@ -46,7 +46,7 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
         tokens += tokens_in + tokens_out
         price = spec.most(tokens_in, tokens_out)
         cost += price
-        if longest > spec.max_tokens:
+        if longest > spec.max_tokens and price:
             notes.append(
                 f"{role} has no max_tokens: the bounds assume {longest:,} tokens an answer, in case it turns out to reason "
                 f"(otherwise {spec.max_tokens}); set max_tokens for closer ones"

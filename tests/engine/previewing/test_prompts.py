@@ -73,7 +73,7 @@ def test_without_a_tokenizer_each_byte_is_a_token(registry: Registry, chat_serve
 
 def test_an_open_length_counts_as_that_of_a_model_that_reasons(registry: Registry, chat_server: ChatServer) -> None:
     words("ab")
-    before, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model()))
+    before, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model(price={"output": 1.0})))
     assert now.tokens == len("Say ab") + 16 + 8192
     assert before.tokens > 8192
     assert any("has no max_tokens: the bounds assume 8,192 tokens an answer" in note for note in now.notes)
