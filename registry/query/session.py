@@ -52,6 +52,9 @@ _INTERRUPT_SECONDS = 0.1
 _READINGS, _MANIFESTS = 256, 64
 """Queries whose check, and versions whose manifest is kept: many requests ask the same."""
 
+_LONG_QUERY = 10_000
+"""Characters of a query whose check is not kept."""
+
 _NAMED = (("name", pa.string()), ("version", pa.int32()))
 _EDGES = {
     "lineage_edges": side_tables.with_columns(side_schemas.LINEAGE, (("child", pa.string()), ("child_version", pa.int32()))),
@@ -288,7 +291,7 @@ class Session:
         self._missing.clear()
         with self._explained(deadline), deadline.running():
             statement, tables = self._read_before.get(query) or reading(self._con, query, frozenset(CALLS))
-        if len(self._read_before) < _READINGS:
+        if len(self._read_before) < _READINGS and len(query) < _LONG_QUERY:
             self._read_before[query] = Reading(statement, tables)
         self._attach_named(query, tables)
         self._con.execute("begin transaction read only")

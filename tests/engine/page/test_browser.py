@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 PAGES = {
     "home": "/",
-    "dataset": "/versions/tutor/problems@2",
-    "dataset-filtered": "/versions/tutor/problems@2?where=score+%3E%3D+4&sort=answer&desc=1",
+    "dataset": "/versions/tutor/problems@2?size=25",
+    "dataset-filtered": "/versions/tutor/problems@2?where=score+%3E%3D+4&sort=answer&desc=1&size=25",
     "dataset-condition-wrong": "/versions/tutor/problems@2?where=scor+%3E%3D+4",
     "dataset-chats": "/versions/tutor/chats@1?look=markdown&where=row+<+4",
     "dataset-chats-text": "/versions/tutor/chats@1?look=text&where=row+<+4",

@@ -87,7 +87,7 @@ def test_links_lead_from_the_run_to_a_row_and_its_seed(reader: Reader) -> None:
     page.wait_for_function("document.querySelector('th[aria-sort=descending]')")
     assert page.locator("tbody tr").first.locator("th").inner_text() == "4"
     page.locator("tbody th a").first.click()
-    page.get_by_role("heading", name="Row 4 of").wait_for()
+    page.get_by_role("heading", name="Row 4 of demo/judged@1").wait_for()
     page.locator(".graph a", has_text="row 1 of seeds").click()
     page.get_by_role("heading", name="Row 1 of demo/seeds@1").wait_for()
     page.locator("a.brand").click()

@@ -33,7 +33,9 @@ def paths(registry: Registry) -> Iterator[tuple[str, str]]:
     yield from {"home": "/", "costs": "/costs", "sql": "/sql?q=from+step_runs"}.items()
     with registry.session() as session:
         runs = session.ask("select run_id from runs").rows
-        versions = session.ask("select name, version, kind, rows from versions order by all").rows
+        versions = session.ask(
+            "select name, version, kind, v.rows from versions v join datasets using (name) order by all"
+        ).rows
     for (run,) in runs:
         yield "run", f"/runs/{run}"
     for name, version, kind, rows in versions:

@@ -115,8 +115,19 @@ def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, brow
         page = visitor.open(f"/runs/{run_id}")
         page.get_by_text("40 of 100").first.wait_for()
         visitor.picture("run-live")
+        page.set_viewport_size({"width": 360, "height": 800})
+        steps = page.locator("div.scroll[aria-label=Steps]")
+        steps.evaluate("each => { each.scrollLeft = 60 }")
         write_live(folder, run_id, (step.model_copy(update={"done": 80}),))
-        page.get_by_text("80 of 100").first.wait_for()
+        steps.get_by_text("80 of 100").wait_for()
+        assert steps.evaluate("each => each.scrollLeft") == 60
+        # What is being selected is not pulled away; everything else goes on.
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('#steps'))")
+        write_live(folder, run_id, (step.model_copy(update={"done": 90}),))
+        page.locator(".graph").get_by_text("90 of 100").wait_for()
+        assert steps.get_by_text("80 of 100").count() == 1
+        page.evaluate("getSelection().removeAllRanges()")
+        steps.get_by_text("90 of 100").wait_for()
         registry.catalog.commit([], run_id, ran("said", "ask", 0, 1, rows_in=100))
         registry.catalog.end_run(run_id, "succeeded")
         page.get_by_text("succeeded").wait_for()

@@ -33,8 +33,9 @@ class Visited:
     def sticks_out(self) -> list[str]:
         """What is wider than the window, other than inside something that scrolls."""
         script = """() => document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
-            [...document.querySelectorAll('main *, header *')]
-                .filter((each) => each.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && !each.closest('.scroll, pre, .markdown table, svg'))
+            [...document.querySelectorAll('body *')]
+                .filter((each) => each.scrollWidth > each.clientWidth + 1 && each.clientWidth > 0 && getComputedStyle(each).overflowX === 'visible'
+                    && !each.closest('.scroll, pre, .markdown table, svg'))
                 .map((each) => each.outerHTML.slice(0, 150))"""
         found: list[str] = self.page.evaluate(script)
         return found

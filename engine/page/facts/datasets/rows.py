@@ -180,21 +180,25 @@ def _placed(
     if wanted.sort != ROW and manifest.fields[wanted.sort].rstrip("?") == "str" and len(matching):
         import numpy as np
 
-        return _texts(reader, manifest, wanted.sort).between(
-            np.asarray(matching, np.int64), start, stop, descending=wanted.descending
-        )
+        if texts := _texts(reader, manifest, wanted.sort):
+            return texts.between(np.asarray(matching, np.int64), start, stop, descending=wanted.descending)
     return _order(reader, manifest, wanted, stop)[start:stop]
 
 
-def _texts(reader: Reader, manifest: Manifest, name: str) -> TextOrder:
+def _texts(reader: Reader, manifest: Manifest, name: str) -> TextOrder | None:
+    """The texts of a column; None if they are stored as something else, such as dictionaries."""
+    import pyarrow as pa
+
     from engine.page.facts.datasets.text_order import TextOrder
 
     def read(sha256: str) -> list[pa.Array]:
         chunks: list[pa.Array] = reader.kept.table(reader.registry.store, sha256, [name]).column(0).chunks
         return chunks
 
-    found = _at_once(read, [part.sha256 for part in manifest.data])
-    texts = TextOrder([chunk for chunks in found for chunk in chunks])
+    chunks = [chunk for found in _at_once(read, [part.sha256 for part in manifest.data]) for chunk in found]
+    if {chunk.type for chunk in chunks} not in ({pa.string()}, {pa.large_string()}):
+        return None
+    texts = TextOrder(chunks)
     return replace(texts, kept=reader.kept.orders.get((manifest.version_id, "keys", name), texts.first_keys))
 
 

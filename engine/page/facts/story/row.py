@@ -27,6 +27,9 @@ _SIBLINGS = 24
 _CALLS = 20
 """The most calls of a row that are shown."""
 
+_FILES = ("files", "config")
+"""Fields of models and other artifacts."""
+
 _REMOVED = Fact("removed", "", 0, "", "")
 Change = Literal["new", "changed", "same"]
 
@@ -286,7 +289,12 @@ def _stage(
         ]
         own = _distinct(calls.get(row, ()))
         fields = tuple(_field(name, value, origins) for name, value in record.items())
-        fresh = {each.name: record[each.name] for each in fields if each.change != "same"}
+        # Of a model, its files would say the most, and tell the least.
+        fresh = {
+            each.name: record[each.name]
+            for each in fields
+            if each.change != "same" and (fact.kind == "dataset" or each.name not in _FILES)
+        }
         made.append(
             RowFacts(
                 row,
