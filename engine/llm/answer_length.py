@@ -18,19 +18,6 @@ _TOO_MANY = re.compile(
 """Words of a refusal that may be about the length of the answer. A refusal costs nothing, so asking again does no harm."""
 
 
-def limit_of(spec: ModelSpec, answer: Completion) -> int:
-    """The `max_tokens` with which an answer was asked for that was cut off.
-
-    The journal does not keep it. Where the pipeline leaves it open, it follows from how long the answer became.
-    """
-    if not spec.leaves_length_open or not (answer.reasons or answer.tokens_out > spec.max_tokens):
-        return spec.max_tokens
-    limit = spec.max_tokens if answer.tokens_out else REASONING_MAX_TOKENS
-    while limit < answer.tokens_out:  # a server that takes fewer is asked for half as many
-        limit *= 2
-    return min(limit, REASONING_MAX_TOKENS)
-
-
 class AnswerLength:
     """The length of a model's answers, where the pipeline sets no `max_tokens`.
 

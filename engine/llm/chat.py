@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from engine.errors import EngineError
-from engine.llm.answer_length import limit_of
 from engine.llm.providers.response_body import excerpt
+from engine.llm.types.answer_limit import limit_of
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import RequestError
 from engine.llm.types.model_spec import ModelSpec

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.llm.answer_length import limit_of
 from engine.llm.chat import current_log
+from engine.llm.types.answer_limit import limit_of
 from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, RequestError
 from engine.llm.types.model_spec import ModelSpec
