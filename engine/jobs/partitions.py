@@ -19,16 +19,11 @@ PARTITION_BYTES = 16 << 20
 """The most bytes of a partition's rows in memory; a worker holds several copies of them."""
 
 
-_WORTH_BYTES = 256 << 10
-"""Rows with fewer bytes than this cost less than the files of a partition."""
-
-
 class Size(NamedTuple):
     """The number of rows of a partition.
 
     `least` to `most` rows if the cuts follow the rows' content (`by_content`): one row in `least` may be the last of a
-    partition, wherever it stands. Otherwise every partition of an object has the same number of rows, except the last one:
-    `least`, doubled up to `most` while the rows are small.
+    partition, wherever it stands. Otherwise every partition has `most`, except an object's last one.
     """
 
     least: int
@@ -43,8 +38,8 @@ is; small enough that adding rows runs few others again."""
 LOCAL_CALLS = Size(8, 32, by_content=True)
 """Rows that wait for a model in the worker: fewer, so that a small dataset keeps several GPUs busy."""
 
-COMPUTED = Size(1024, 4096, by_content=False)
-"""Rows of operators without models: many, because each costs little; more of short rows, such as numbers and labels."""
+COMPUTED = Size(1024, 1024, by_content=False)
+"""Rows of operators without models: many, because each costs little."""
 
 
 def size_for(operator: Operator, *, local_model: bool) -> Size:
@@ -56,11 +51,8 @@ def size_for(operator: Operator, *, local_model: bool) -> Size:
 
 def cuts(table: pa.Table, size: Size) -> Iterator[tuple[int, int]]:
     """The slices [start, stop) of an object's rows; none if there are no rows."""
-    rows, memory = table.num_rows, max(1, table.nbytes)
-    most = min(
-        size.most if size.by_content else _doubled(size, rows * _WORTH_BYTES // memory),
-        max(1, rows * PARTITION_BYTES // memory),
-    )
+    rows = table.num_rows
+    most = min(size.most, max(1, rows * PARTITION_BYTES // max(1, table.nbytes)))
     if rows <= most or not size.by_content:
         yield from ((start, min(rows, start + most)) for start in range(0, rows, most))
         return
@@ -75,11 +67,3 @@ def cuts(table: pa.Table, size: Size) -> Iterator[tuple[int, int]]:
         stop = min(rows, start + most, *possible[:1].tolist())
         yield start, stop
         start = stop
-
-
-def _doubled(size: Size, worth: int) -> int:
-    """`least`, doubled up to what is worth a partition. So a few more rows seldom change where others are cut."""
-    rows = size.least
-    while 2 * rows <= min(size.most, worth):
-        rows *= 2
-    return rows

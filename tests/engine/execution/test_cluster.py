@@ -42,19 +42,19 @@ def run_on_two_nodes(workdir: Path, *options: str) -> dict[str, Any]:
 
 
 def test_two_nodes_share_the_work_and_give_one_lineage(workdir: Path) -> None:
-    rows = "".join(json.dumps({"text": str(number)}) + "\n" for number in range(8 * 4096))
+    rows = "".join(json.dumps({"text": str(number)}) + "\n" for number in range(8 * 1024))
     (workdir / "words.jsonl").write_text(rows)
     (workdir / "p.yaml").write_text(
         "{name: demo, datasets: {words: {type: Word, path: words.jsonl}},"
         " steps: {where: {op: where, in: words, resources: {num_cpus: 1, workers: 2}}}}"
     )
-    assert run_on_two_nodes(workdir)["steps"][0]["rows_out"] == 8 * 4096
+    assert run_on_two_nodes(workdir)["steps"][0]["rows_out"] == 8 * 1024
     with Registry(workdir / ".engine").session() as session:
         nodes = session.ask('select text, count(*) from "demo/where" group by text').rows
         edges = session.ask("select count(*), sum(child_row = parent_row) from row_lineage").rows
     assert len(nodes) == 2
-    assert sum(count for _, count in nodes) == 8 * 4096
-    assert edges == [(8 * 4096, 8 * 4096)]
+    assert sum(count for _, count in nodes) == 8 * 1024
+    assert edges == [(8 * 1024, 8 * 1024)]
 
 
 def test_two_nodes_share_one_journal_and_one_set_of_limits(workdir: Path, chat_server: ChatServer) -> None:

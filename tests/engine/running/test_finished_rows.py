@@ -22,7 +22,7 @@ def stored_id(registry: Registry, name: str) -> str:
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("rows", [3, 10_000])
+@pytest.mark.parametrize("rows", [3, 2500])
 def test_content_ids_are_right_for_every_shape_of_operator(registry: Registry, rows: int) -> None:
     words(*[f"w{number}" for number in range(rows)])
     head = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "

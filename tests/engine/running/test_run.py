@@ -26,12 +26,12 @@ def pipeline(steps: str, models: str = "") -> str:
 
 
 def test_rows_keep_their_order_and_their_lineage(registry: Registry) -> None:
-    words(*[f"w{number}" for number in range(10_000)])
+    words(*[f"w{number}" for number in range(2500)])
     result = run_text(pipeline("loud: {op: shout, in: words}"), registry)
     assert result.state == "succeeded"
-    assert texts(registry, "demo/loud") == [f"W{number}!" for number in range(10_000)]
+    assert texts(registry, "demo/loud") == [f"W{number}!" for number in range(2500)]
     assert ask(registry, "select count(*), sum(child_row = parent_row) from row_lineage where child = 'demo/loud'") == [
-        (10_000, 10_000)
+        (2500, 2500)
     ]
 
 
@@ -158,7 +158,7 @@ def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(registry: 
 
 
 def test_a_worker_that_keeps_dying_fails_the_step(registry: Registry) -> None:
-    words(*["fine"] * 4096, "die")
+    words(*["fine"] * 1024, "die")
     result = run_text(pipeline("d: {op: dies, in: words, resources: {workers: 1}}"), registry)
     assert result.state == "failed"
     assert result.error
