@@ -26,17 +26,18 @@ from registry.catalog import side_schemas
 from registry.catalog.catalog import Catalog
 from registry.catalog.manifest import Manifest
 from registry.catalog.sql_files import sql
-from registry.errors import CorruptError, LimitError, QueryError
+from registry.errors import CorruptError, QueryError
 from registry.lineage.lineage import Lineage
 from registry.lineage.targets import parse, resolve
 from registry.lineage.walk import Version
 from registry.query import side_tables
 from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
+from registry.query.query_errors import explained
 from registry.query.read_only_sql import Reading, reading
 from registry.query.result import QueryResult
 from registry.query.review_table import SCHEMA, review_table
-from registry.query.table_functions import CALLS, create, right_call
+from registry.query.table_functions import CALLS, create
 from registry.records.content import id_of
 from registry.reviews.decisions import Decision, by_queue, current
 from registry.reviews.store import ReviewStore
@@ -174,7 +175,7 @@ class Session:
         """
         deadline = Deadline(timeout, self._con.interrupt, last_resort)
         with self._reading(query, deadline) as statement:
-            with self._explained(deadline), deadline.running():
+            with explained(deadline, self._failed), deadline.running():
                 cursor = self._con.execute(statement, parameters) if parameters else self._con.execute(statement)
                 columns = [column[0] for column in cursor.description or []]
             yield columns, self._batches(cursor, deadline)
@@ -203,7 +204,7 @@ class Session:
 
     def _to_arrow(self, table: Future[pa.Table], statement: str, parameters: list[Any] | None, deadline: Deadline) -> None:
         try:
-            with self._explained(deadline), deadline.running():
+            with explained(deadline, self._failed), deadline.running():
                 # Not `execute`, whose results are copied on their way to Arrow.
                 relation = self._con.sql(statement, params=parameters) if parameters else self._con.sql(statement)
                 table.set_result(relation.to_arrow_table())
@@ -289,7 +290,7 @@ class Session:
         """Check a query, attach what it names, and yield it as a statement, in a transaction that cannot write."""
         self._failed.clear()
         self._missing.clear()
-        with self._explained(deadline), deadline.running():
+        with explained(deadline, self._failed), deadline.running():
             statement, tables = self._read_before.get(query) or reading(self._con, query, frozenset(CALLS))
         if len(self._read_before) < _READINGS and len(query) < _LONG_QUERY:
             self._read_before[query] = Reading(statement, tables)
@@ -319,38 +320,11 @@ class Session:
 
     def _batches(self, cursor: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[list[tuple[Any, ...]]]:
         while True:
-            with self._explained(deadline), deadline.running():
+            with explained(deadline, self._failed), deadline.running():
                 batch = cursor.fetchmany(_BATCH)
             if not batch:
                 return
             yield batch
-
-    @contextmanager
-    def _explained(self, deadline: Deadline) -> Iterator[None]:
-        """Turn errors of DuckDB into ours."""
-        less = "Ask for less: one version, fewer columns, a narrower `where`"
-        memory = f"the query needs more memory than it is allowed. {less}"
-        try:
-            yield
-        except duckdb.InterruptException as error:
-            raise LimitError(f"the query was stopped after {deadline.seconds:g} s. {less}", "time") from error
-        except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
-            raise LimitError(memory, "memory") from error
-        except duckdb.TransactionException as error:
-            raise QueryError(f"the registry is read-only, only SELECT (and EXPLAIN) may run: {error}") from error
-        except duckdb.PermissionException as error:
-            raise QueryError(f"queries can read the registry's views and datasets, but no files: {error}") from error
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            if self._failed:
-                raise self._failed[0] from error
-            # Arrow appends a traceback.
-            text = str(error).strip().partition(". Detail: Python exception")[0]
-            if "Out of memory: " in text:  # Arrow's, while DuckDB reads from it
-                raise LimitError(memory, "memory") from error
-            if "reading the stream registered" in text:
-                reason = text.partition("failed: ")[2]
-                raise CorruptError(f"the query was stopped, because data cannot be read: {reason}") from error
-            raise QueryError(right_call(text) or text) from error
 
     def _attach_named(self, query: str, tables: set[str]) -> None:
         if _SIDE_VIEWS.search(query) and "edges" not in self._attached:
