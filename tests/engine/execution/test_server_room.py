@@ -12,7 +12,7 @@ from engine.execution.capacity import Capacity
 from engine.execution.executor import WorkerRequest
 from engine.execution.server_room import check_programs, check_room, resources_of
 from engine.llm.types.serve_spec import ServeSpec
-from engine.serving.launch import Launch
+from engine.serving.launch import Launch, Served
 from engine.spec.pipeline_spec import Resources
 
 GPU_NODE, CPU_NODE = {"CPU": 8, "GPU": 2}, {"CPU": 4}
@@ -21,10 +21,8 @@ ASKS = WorkerRequest("asked", "server", Resources())
 
 def launches(**serve: Any) -> list[Launch]:
     spec = ServeSpec(engine="vllm", **serve)
-    return [
-        Launch(model="local", name="m", serve=spec, weights=None, number=number, log=Path("log"))
-        for number in range(1, spec.replicas + 1)
-    ]
+    models = (Served(model="local", name="m", weights=None),)
+    return [Launch(models=models, serve=spec, number=number, log=Path("log")) for number in range(1, spec.replicas + 1)]
 
 
 def test_a_missing_program_is_said_unless_the_nodes_are_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
