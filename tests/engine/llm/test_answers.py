@@ -264,7 +264,7 @@ async def test_a_server_without_log_probabilities_stops_the_step_at_once(model: 
 
 
 def test_every_capability_is_explained() -> None:
-    assert set(MEANING) == {"n", "logprobs", "response_format", "sampling", "images"}
+    assert set(MEANING) == {"n", "logprobs", "response_format", "sampling", "images", "tools"}
 
 
 # -- what some servers want ------------------------------------------------------------------------------------------

@@ -298,7 +298,9 @@ def test_the_plan_names_a_server_once_for_all_models_that_share_it(shared: Run) 
 
 def test_all_servers_of_a_run_are_checked_before_any_step_begins(run: Run) -> None:
     asked: list[str] = []
-    run.cluster.check_room = lambda servers, request: asked.extend(each.model for each in servers)  # type: ignore[method-assign]
+    run.cluster.check_room = lambda servers, request: asked.extend(  # type: ignore[method-assign]
+        each.model for server in servers for each in server.models
+    )
     run.servers.are_ready(run.steps["sft"], request_of(run.steps["sft"]))
     assert sorted({*asked}) == ["judge", "teacher"]
     assert not run.cluster.servers

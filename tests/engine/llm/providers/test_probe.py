@@ -50,7 +50,7 @@ def test_a_server_that_supports_everything(registry: Registry, chat_server: Chat
     )
     assert found.calls == len(chat_server.requests) == 9
     assert ask_server(spec(chat_server), registry) == (found.capabilities, 0)
-    assert len(chat_server.requests) == 8
+    assert len(chat_server.requests) == 9
 
 
 def test_a_server_that_ignores_unsupported_features(registry: Registry, chat_server: ChatServer) -> None:
