@@ -33,6 +33,9 @@ os.environ.update({"BENCH_KEY": "one", "OTHER_KEY": "two"})
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+# Two processes of tests share two cores: threads of torch would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No test may reach out: no hub, no telemetry.
 os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 

@@ -99,6 +99,8 @@ def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
     assert ("+    return " in explained) == (edit.outcomes == ("ran",))
 
 
+# `make test` kills a run in test_kill.py.
+@pytest.mark.soak
 def test_after_a_kill_halfway_only_the_missing_half_costs(workdir: Path, chat_server: ChatServer) -> None:
     second = calls_after_a_kill(workdir, chat_server)
     assert second.calls == ROWS // 2

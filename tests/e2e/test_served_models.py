@@ -101,6 +101,8 @@ def test_nothing_is_left_after_kill_9_of_the_driver_and_the_next_run_repeats_no_
     assert are_gone(pids())
 
 
+# `make test` kills the driver, which is harder.
+@pytest.mark.soak
 def test_ctrl_c_stops_the_servers(workdir: Path) -> None:
     words(*map(str, range(60)))
     Path("p.yaml").write_text(pipeline(teacher=served("--pids", "pids", "--seconds", "0.2", limits={"concurrency": 4})))

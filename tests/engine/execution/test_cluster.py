@@ -41,6 +41,7 @@ def run_on_two_nodes(workdir: Path, *options: str) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.soak
 def test_two_nodes_share_the_work_and_give_one_lineage(workdir: Path) -> None:
     rows = "".join(json.dumps({"text": str(number)}) + "\n" for number in range(8 * 1024))
     (workdir / "words.jsonl").write_text(rows)
