@@ -26,7 +26,7 @@ MARKERS = {
 `small_disk` is a disk that fills up, and `undisturbed` what kills at every point are compared with. Other long proofs, such as
 simulations and races of many processes, set `proof` themselves, and tests that start Ray on their own set `ray`."""
 
-FOLDERS = {"e2e": "ray", "hostile": "attack"}
+FOLDERS = {"e2e": "ray", "hostile": "attack", "engine/page": "page"}
 """Folder of tests -> marker."""
 
 _RAY = {"raylet", "gcs_server"}
@@ -38,9 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the markers."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        path = item.path.relative_to(Path(__file__).parent)
         markers = [marker for marker, needed in MARKERS.items() if fixtures & needed]
-        markers += [FOLDERS[folder]] if folder in FOLDERS else []
+        markers += [marker for folder, marker in FOLDERS.items() if path.is_relative_to(folder)]
         markers += ["proof"] if _draws(item) else []
         for marker in markers:
             item.add_marker(marker)

@@ -11,6 +11,8 @@ from registry import QueryError, Registry
 from tests.docs.pages import ROOT, engine_lines
 from tests.registry.catalog.test_catalog import three_generations
 
+pytestmark = pytest.mark.proof
+
 PAGE = (ROOT / "docs" / "reference" / "sql.md").read_text()
 FUNCTIONS = {"upstream": "upstream('p/b@1')", "downstream": "downstream('p/b@1')", "trace": "trace('p/c@1', 0)"}
 

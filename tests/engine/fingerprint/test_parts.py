@@ -25,6 +25,8 @@ SOURCE = '''\
 import os
 from . import sibling
 
+pytestmark = pytest.mark.proof
+
 
 def twice(f):
     return f

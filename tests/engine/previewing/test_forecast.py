@@ -21,6 +21,8 @@ from tests.chat_server import ChatServer, completion
 from tests.engine.previewing.test_preview import many, pipeline, preview_text
 from tests.engine.run_pipelines import run_text, words
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.mark.parametrize("rows", [10, 50])
 @pytest.mark.parametrize("kind", ["lengths", "long tails", "half survives", "a tenth survives", "all the same"])

@@ -24,6 +24,8 @@ from engine.serving.replica import Replica
 from registry import Registry
 from tests import scripted_server
 
+pytestmark = pytest.mark.proof
+
 SERVER = scripted_server.__file__
 Start = Callable[..., Replica]
 

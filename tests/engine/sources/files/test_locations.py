@@ -168,6 +168,7 @@ def test_unreachable_locations_are_reported_with_their_line(workdir: Path, site:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     found = problem("s3://some-bucket/rows.jsonl")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it has no credentials, and other tests have
     assert found.startswith("p.yaml:3:35: cannot read s3://some-bucket/rows.jsonl: no usable credentials")
     assert "AWS_ACCESS_KEY_ID" in found
 
