@@ -119,10 +119,8 @@ class ImageReader:
     def _put(self, content: bytes, name: str) -> str:
         check_size(len(content), name)
         image_kind(content, name)
-        if self.store is None:
-            return image_reference(sha256(content).hexdigest())
         digest = sha256(content).hexdigest()
-        if digest not in self.sizes:
+        if self.store is not None and digest not in self.sizes:
             self.sizes[digest] = self.store.put_bytes(content).bytes
         return image_reference(digest)
 

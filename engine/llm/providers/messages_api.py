@@ -124,7 +124,7 @@ def completion(answer: Any, request: Request, latency_ms: float) -> Completion:
 
 
 def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    about = {"description": function["description"]} if "description" in function else {}
+    about = {key: function[key] for key in ("description", "strict") if key in function}
     return {"name": function["name"], **about, "input_schema": function.get("parameters", {"type": "object"})}
 
 

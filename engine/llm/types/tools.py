@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.errors import did_you_mean
+
 Tools = tuple[dict[str, Any], ...]
 
 MOST_TOOLS = 128
@@ -13,6 +15,7 @@ MOST_TOOLS = 128
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHOWN = 100
+_KEYS = ("name", "description", "parameters", "input_schema", "strict", "type")
 
 
 def as_tools(given: Any) -> Tools:
@@ -46,17 +49,30 @@ def _tool(given: Any, number: int) -> dict[str, Any]:
     function = given.get("function", given)
     if not isinstance(function, Mapping) or not isinstance(name := function.get("name"), str) or not _NAME.fullmatch(name):
         raise ValueError(f"{where} has no name of letters, digits, `_` and `-`")
+    _check_keys(name, function, _KEYS)
+    if function is not given:
+        _check_keys(name, given, ("type", "function"))
     parameters = function.get("parameters", function.get("input_schema"))
     if parameters is not None and not isinstance(parameters, Mapping):
         raise ValueError(f"{name}: parameters is not a JSON Schema, which is an object")
     description = function.get("description")
     if description is not None and not isinstance(description, str):
         raise ValueError(f"{name}: description is not a text")
+    strict = function.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise ValueError(f"{name}: strict is neither true nor false")
     return {
         "type": "function",
         "function": {
             "name": name,
             **({"description": description} if description else {}),
             **({"parameters": dict(parameters)} if parameters else {}),
+            **({"strict": strict} if strict is not None else {}),
         },
     }
+
+
+def _check_keys(name: str, part: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key, value in part.items():
+        if key not in known and value is not None:
+            raise ValueError(f"{name}: unknown key {key!r:.{_SHOWN}}; {did_you_mean(str(key), known)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,20 @@ def test_tools_have_one_form(given: dict[str, Any]) -> None:
         ([{"name": "the weather"}], "tool 0 has no name of letters, digits, `_` and `-`"),
         ([{"name": "weather", "parameters": "city"}], "weather: parameters is not a JSON Schema"),
         ([{"name": "weather", "description": 1}], "weather: description is not a text"),
+        ([{"name": "weather", "parametrs": PARAMETERS}], "weather: unknown key 'parametrs'; did you mean 'parameters'?"),
+        ([{"type": "function", "function": WEATHER, "strikt": True}], "weather: unknown key 'strikt'"),
+        ([{"name": "weather", "strict": "yes"}], "weather: strict is neither true nor false"),
         ([WEATHER, WEATHER], "there are two tools called 'weather'"),
         ([{"name": f"t{number}"} for number in range(129)], "there are 129 tools; the limit is 128"),
     ],
 )
 def test_what_is_no_tool_is_an_error(given: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said.replace("{", r"\{")):
+    with pytest.raises(ValueError, match=re.escape(said)):
         as_tools(given)
+
+
+def test_strict_is_kept_and_keys_without_a_value_are_left_out() -> None:
+    assert as_tools([{**WEATHER, "strict": True, "required": None}])[0]["function"] == {**WEATHER, "strict": True}
 
 
 def test_tools_are_part_of_the_key_and_of_the_bound() -> None:
