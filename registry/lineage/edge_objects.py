@@ -37,13 +37,13 @@ class EdgeObjects:
 
     def between(self, sha256: str, column: Column, least: int, most: int) -> pa.Table:
         """The row groups of an object in which a column may have values from `least` to `most`. Raises CorruptError."""
-        bounds = _kept(self._bounds, sha256, lambda: self._read_bounds(sha256), _INDEXES)
+        bounds = kept(self._bounds, sha256, lambda: self._read_bounds(sha256), _INDEXES)
         chosen = [
             group for group, known in enumerate(bounds) if (at := known[column]) is None or (at[0] <= most and at[1] >= least)
         ]
         if len(chosen) == 1:
             [group] = chosen
-            return _kept(self._groups, (sha256, group), lambda: self._read(sha256, chosen), _GROUPS)
+            return kept(self._groups, (sha256, group), lambda: self._read(sha256, chosen), _GROUPS)
         return self._read(sha256, chosen)
 
     def _read(self, sha256: str, groups: list[int]) -> pa.Table:
@@ -64,7 +64,7 @@ def _bounds(statistics: pq.Statistics | None) -> tuple[int, int] | None:
     return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
 
 
-def _kept(values: OrderedDict[Hashable, V], key: Hashable, make: Callable[[], V], most: int) -> V:
+def kept(values: OrderedDict[Hashable, V], key: Hashable, make: Callable[[], V], most: int) -> V:
     """A value that is made if it is not among those that were used last."""
     if key not in values:
         values[key] = make()

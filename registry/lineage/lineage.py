@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, defaultdict
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from registry.lineage.edge_objects import EdgeObjects
+from registry.lineage.edge_objects import EdgeObjects, kept
 from registry.lineage.targets import resolve
 from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, hops_from, walk
 from registry.storage.objects import ObjectStore
@@ -70,7 +71,7 @@ class Lineage:
         self._latest: dict[str, int] = dict(con.execute("select name, version from internal.refs").fetchall())
         self._store = store
         self._edges = EdgeObjects(store)
-        self._call_tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._call_tables: OrderedDict[Hashable, pa.Table] = OrderedDict()
 
     def find(self, target: str) -> Version:
         """The version of a target: `NAME@V`, or `NAME` for the latest. Raises QueryError when there is none."""
@@ -118,12 +119,7 @@ class Lineage:
 
     def _call_table(self, sha256: str) -> pa.Table:
         """All calls of an object. The last ones are kept: rows beside each other have their calls in the same object."""
-        if sha256 not in self._call_tables:
-            self._call_tables[sha256] = self._store.read_table(sha256)
-            if len(self._call_tables) > _CALL_TABLES:
-                self._call_tables.popitem(last=False)
-        self._call_tables.move_to_end(sha256)
-        return self._call_tables[sha256]
+        return kept(self._call_tables, sha256, lambda: self._store.read_table(sha256), _CALL_TABLES)
 
     def is_latest(self, version: Version) -> bool:
         """Whether the name of a version alone means it."""
