@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", default="test-model")
-    parser.add_argument("--calls", type=Path, help="gets a line for each call: the process, the prompt")
+    parser.add_argument("--calls", type=Path, help="gets a line for each answer: the process, the prompt")
     parser.add_argument("--pids", type=Path, help="gets the ids of the server and of its child, which leaves its session")
     parser.add_argument("--says", default="You said: ")
     parser.add_argument("--seconds", type=float, default=0.0, help="that an answer takes")
@@ -84,10 +84,11 @@ def main() -> None:
             if not isinstance(prompt, str):
                 self.answer(400, {"error": {"message": f"{given.model} is not a multimodal model"}})
                 return
-            if given.die_once and not given.die_once.exists():
-                given.die_once.touch()
-                print("CUDA error: an illegal memory access was encountered", flush=True)
-                os._exit(134)
+            with lock:
+                if given.die_once and not given.die_once.exists():
+                    given.die_once.touch()
+                    print("CUDA error: an illegal memory access was encountered", flush=True)
+                    os._exit(134)
             if given.hang_once and not given.hang_once.exists():
                 given.hang_once.touch()
                 hung.set()
@@ -96,9 +97,6 @@ def main() -> None:
             while given.pids and len(given.pids.read_text().splitlines()) < given.together:
                 time.sleep(0.02)
             time.sleep(given.seconds)
-            if given.calls:
-                with lock, given.calls.open("a") as file:
-                    file.write(f"{os.getpid()} {prompt}\n")
             choices: list[dict[str, Any]] = [
                 {"message": {"role": "assistant", "content": given.says + prompt}, "finish_reason": "stop"}
                 for _ in range(body.get("n", 1))
@@ -106,7 +104,11 @@ def main() -> None:
             if body.get("logprobs"):
                 for choice in choices:
                     choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]}
-            self.answer(200, {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
+            with lock:  # the server never ends between a note and its answer: `calls` counts the answers that were sent
+                if given.calls:
+                    with given.calls.open("a") as file:
+                        file.write(f"{os.getpid()} {prompt}\n")
+                self.answer(200, {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
 
     ThreadingHTTPServer.daemon_threads = True
     ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()

@@ -121,7 +121,7 @@ def main() -> None:
 
     def note(file: str, line: str) -> None:
         if notes:
-            with lock, (notes / file).open("a") as out:
+            with (notes / file).open("a") as out:
                 out.write(f"{os.getpid()} {line}\n")
 
     note("starts", " ".join(sys.argv[1:]))
@@ -185,12 +185,13 @@ def main() -> None:
             if says is None:
                 self.answer(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
                 return
-            if notes and (notes / "die").exists():
-                (notes / "die").unlink()
-                os._exit(134)
-            note("calls", f"{body['model']} {prompt}")
             choice = {"message": {"role": "assistant", "content": f"{says}: {prompt}"}, "finish_reason": "stop"}
-            self.answer(200, {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
+            with lock:  # the server never ends between a note and its answer: `calls` counts the answers that were sent
+                if notes and (notes / "die").exists():
+                    (notes / "die").unlink()
+                    os._exit(134)
+                note("calls", f"{body['model']} {prompt}")
+                self.answer(200, {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
 
     ThreadingHTTPServer.daemon_threads = True
     ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
