@@ -74,7 +74,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             console.print(f"{step.name}: {line}", soft_wrap=True)
     for model, identity in plan.identities.items():
         console.print(f"identity of model {model}: {json.dumps(identity)}", soft_wrap=True)
-    if all(step.status == "HIT" for step in plan.steps):
+    if not plan.to_run:
         console.print("Nothing to do: every step is up to date.")
         return
     console.print(

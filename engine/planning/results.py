@@ -98,3 +98,8 @@ class Plan:
     sources: tuple[SourcePlan, ...]
     steps: tuple[StepPlan, ...]
     identities: Mapping[str, str]
+
+    @property
+    def to_run(self) -> tuple[StepPlan, ...]:
+        """The steps that are not up to date."""
+        return tuple(step for step in self.steps if step.status != "HIT")

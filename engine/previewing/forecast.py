@@ -69,7 +69,7 @@ def forecast(pipeline: Pipeline, plan: Plan, seen: Observed | None, registry: Re
         seen: by the last preview.
         registry: has earlier versions, which show something about steps that the preview does not.
     """
-    to_run = {each.name: each for each in plan.steps if each.status != "HIT"}
+    to_run = {each.name: each for each in plan.to_run}
     if not to_run:
         return None
     there = {each.name: each.rows for each in plan.sources}

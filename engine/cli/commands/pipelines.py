@@ -85,21 +85,25 @@ def plan(
 
     Where a preview or an earlier version shows what to expect, the forecast is listed, too.
     """
-    from engine.cli.forecast_view import print_forecast
     from engine.cli.plan_view import plan_rows, print_plan
-    from engine.previewing.forecast import forecast
-    from engine.previewing.observed import recall
 
     checked = checked_pipeline(context, pipeline, set_, matrix)
     chosen, forced = chosen_steps(checked, select, "--select "), chosen_steps(checked, force, "--force ")
     registry = named_registry(context)
     made = planned(checked, registry, chosen, forced, why)
-    expected = forecast(checked, made, recall(registry, checked.spec.name), registry)
+    expected = None
+    if registry.exists and made.to_run:  # else there is nothing to forecast, or nothing known to forecast it from
+        from engine.previewing.forecast import forecast
+        from engine.previewing.observed import recall
+
+        expected = forecast(checked, made, recall(registry, checked.spec.name), registry)
     if json:
         print_json(plan_rows(made, expected))
         return
     print_plan(made, out())
     if expected:
+        from engine.cli.forecast_view import print_forecast
+
         print_forecast(expected, out())
 
 
