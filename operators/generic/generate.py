@@ -193,7 +193,8 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
         tools: the tools that the model may call: a list of `{name, description, parameters}` (parameters: a JSON Schema), the
             same for all servers, or a field of the row with such a list as JSON text. The calls of the answer are in the new
             field `tool_calls`, in the form of SFTExample; it is null if there are none. An answer that calls another tool, or
-            with arguments that are no JSON object, is left out with a reason. Whether the model takes tools is tested before.
+            with arguments that do not fit the schema, is left out with a reason; regular expressions of a schema are not
+            tested. Whether the model takes tools is tested before.
         keep: the fields of the row that stay; all by default. Editing it asks the model nothing again.
     """
     messages: list[dict[str, Any]] = [*conversation(turns_of(params.prompt), row, params.system)]

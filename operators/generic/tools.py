@@ -21,6 +21,7 @@ from engine.operator import (
     tool_name,
 )
 from operators.generic.new_fields import type_of_field, unknown_fields
+from operators.json_schema import misfit, schema_problem
 from operators.records import ToolCall
 
 ToolsParameter = Annotated[
@@ -56,7 +57,7 @@ def tool_problems(given: Any, record: type[Record]) -> Iterator[Wrong]:
             yield Wrong(f"tools: field {given!r} is {kind}; expected str, with a list of tools as JSON", ("tools",))
         return
     try:
-        if not as_tools(given):
+        if not _checked(given):
             yield Wrong("tools: the list is empty", ("tools",))
     except ValueError as why:
         yield Wrong(f"tools: {why}", ("tools",))
@@ -80,7 +81,7 @@ def tools_of(given: Any, row: Record) -> Sequence[dict[str, Any]]:
     except (ValueError, RecursionError) as why:
         raise Reject(f"tools is not JSON: {why}") from why
     try:
-        return as_tools([found] if isinstance(found, dict) else found)
+        return _checked([found] if isinstance(found, dict) else found)
     except ValueError as why:
         raise Reject(f"{given}: {why}") from why
 
@@ -89,14 +90,17 @@ def calls_in(answer: Completion, tools: Sequence[dict[str, Any]]) -> list[dict[s
     """The calls of an answer as a field has them; None if there are none.
 
     Raises:
-        Reject: one of them is of no tool that was offered, or its arguments are no JSON object.
+        Reject: one of them calls no tool that was offered, or its arguments do not fit the tool's schema.
     """
-    names = [tool_name(each) for each in tools]
+    offered = {tool_name(each): each["function"] for each in tools}
     for call in answer.tool_calls:
-        if call.name not in names:
-            raise Reject(f"the model called {call.name!r}; the tools are {', '.join(names)}")
-        if not _is_object(call.arguments):
+        if call.name not in offered:
+            raise Reject(f"the model called {call.name!r}; the tools are {', '.join(offered)}")
+        arguments = _arguments(call.arguments)
+        if arguments is None:
             raise Reject(f"the arguments of the call of {call.name} are not a JSON object: {call.arguments:.200}")
+        if why := misfit(arguments, offered[call.name].get("parameters", {})):
+            raise Reject(f"the arguments of the call of {call.name} do not fit its parameters: {why}")
     calls = [
         {"function": {"name": call.name, "arguments": call.arguments}, "id": call.id or None, "type": "function"}
         for call in answer.tool_calls
@@ -104,8 +108,28 @@ def calls_in(answer: Completion, tools: Sequence[dict[str, Any]]) -> list[dict[s
     return calls or None
 
 
-def _is_object(text: str) -> bool:
+def _checked(given: Any) -> Sequence[dict[str, Any]]:
+    """Tools with the schemas of their parameters tested.
+
+    Raises:
+        ValueError: they are no tools; says which one, and why.
+    """
+    tools = as_tools(given)
+    for each in tools:
+        if why := schema_problem(each["function"].get("parameters", {})):
+            raise ValueError(f"{tool_name(each)}: parameters is not a JSON Schema: {why}")
+    return tools
+
+
+def _arguments(text: str) -> dict[str, Any] | None:
+    """Arguments as data; None if they are not a JSON object."""
     try:
-        return isinstance(json.loads(text or "{}"), dict)
+        found = json.loads(text or "{}", parse_constant=_no_number)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _no_number(text: str) -> None:
+    """NaN and the infinities, which Python reads and JSON does not have."""
+    raise ValueError(f"{text} is not JSON")

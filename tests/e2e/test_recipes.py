@@ -104,7 +104,10 @@ def called(text: str) -> dict[str, Any]:
     """The message that answers a request with tools."""
     if text.startswith("talk"):
         return {"role": "assistant", "content": "Hello."}
-    call = {"name": "weather" if text.startswith("weather") else "convert", "arguments": '{"city": "Rome"}'}
+    if text.startswith("weather"):
+        call = {"name": "weather", "arguments": '{"city": "Rome"}'}
+    else:
+        call = {"name": "convert", "arguments": '{"amount": 20, "from": "EUR", "to": "USD"}'}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": call}]}
 
 

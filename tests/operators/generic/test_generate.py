@@ -246,7 +246,7 @@ def test_images_as_bytes(registry: Registry, chat_server: ChatServer) -> None:
 WEATHER = {
     "name": "weather",
     "description": "of a city",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 OFFERED = [{"type": "function", "function": WEATHER}]
 
@@ -271,12 +271,15 @@ def by_question(body: dict[str, Any]) -> Any:
         "both": calling(("weather", '{"city": "Rome"}'), ("weather", '{"city": "Oslo"}')),
         "other": calling(("whether", "{}")),
         "broken": calling(("weather", "Rome")),
+        "typo": calling(("weather", '{"city": "Rome"}'), ("weather", '{"town": "Rome"}')),
+        "number": calling(("weather", '{"city": 7}')),
+        "nan": calling(("weather", '{"city": NaN}')),
     }
     return answers.get(body["messages"][-1]["content"], completion("Hello."))
 
 
 def test_calls_of_tools_become_a_field(registry: Registry, chat_server: ChatServer) -> None:
-    rows(*({"question": each} for each in ("rome", "both", "hello", "other", "broken")))
+    rows(*({"question": each} for each in ("rome", "both", "hello", "other", "broken", "typo", "number", "nan")))
     chat_server.reply = by_question
     run_ok(step("generate", chat_server, prompt="{{ question }}", tools=[WEATHER]), registry)
     assert all(body["tools"] == OFFERED for body in chat_server.requests if "weather" not in str(body["messages"]))
@@ -290,6 +293,9 @@ def test_calls_of_tools_become_a_field(registry: Registry, chat_server: ChatServ
     assert reasons(registry) == {
         3: "the model called 'whether'; the tools are weather",
         4: "the arguments of the call of weather are not a JSON object: Rome",
+        5: "the arguments of the call of weather do not fit its parameters: $: 'city' is a required property",
+        6: "the arguments of the call of weather do not fit its parameters: $.city: 7 is not of type 'string'",
+        7: 'the arguments of the call of weather are not a JSON object: {"city": NaN}',
     }
 
 
@@ -414,6 +420,11 @@ def test_a_local_model_rejects_a_prompt_that_is_too_long(registry: Registry, tin
         ({"prompt": "{{ n }}", "tools": []}, "[]", "tools: the list is empty"),
         ({"prompt": "{{ n }}", "tools": "n"}, '"n"', "tools: field 'n' is int?; expected str, with a list of tools as JSON"),
         ({"prompt": "{{ n }}", "tools": [{"name": "a b"}]}, "[{", "tools: tool 0 has no name of letters, digits"),
+        (
+            {"prompt": "{{ n }}", "tools": [{"name": "a", "parameters": {"type": "objekt"}}]},
+            "[{",
+            "tools: a: parameters is not a JSON Schema: $.type: 'objekt' is not valid",
+        ),
         ({"prompt": "{{ n }}", "tools": [WEATHER], "into": "tool_calls"}, "[{", "there is a new field 'tool_calls' already"),
         ({"prompt": "{{ n }}", "tools": [WEATHER], "fields": {"a": "str"}}, "[{", "an answer either calls tools or has fields"),
         ({"prompt": "{{ n }}", "images": "x"}, '"x"', "images: Row has no field 'x'"),
