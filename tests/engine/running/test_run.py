@@ -165,6 +165,51 @@ def test_a_worker_that_keeps_dying_fails_the_step(registry: Registry) -> None:
     assert "a worker process died 3 times at rows" in result.error
 
 
+EDITS = '''
+"""Operators, of which the first edits the second in the middle of a run."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from engine.operator import Record, Table, operator
+
+
+class Line(Record):
+    text: str
+
+
+@operator
+async def edit(line: Line) -> AsyncIterator[Line]:
+    """Edit this file."""
+    file = Path(__file__)
+    file.write_text(file.read_text().replace("'ol" + "d'", "'new'"))
+    yield line
+
+
+@operator
+def end(lines: Table[Line]) -> Iterator[Line]:
+    """Add a word to each line."""
+    for line in lines:
+        yield Line(text=line.text + 'old')
+'''
+
+
+def test_an_operator_that_is_edited_in_the_middle_of_a_run_fails_its_step_and_no_other(registry: Registry) -> None:
+    words("a")
+    Path("my_ops.py").write_text(EDITS)
+    text = """
+        name: demo
+        operators: [my_ops.py]
+        datasets: {words: {type: Line, path: words.jsonl}}
+        steps: {edited: {op: edit, in: words}, ended: {op: end, in: edited}}
+    """
+    result = run_text(text, registry)
+    assert outcomes(result) == {"edited": "ran", "ended": "failed"}
+    assert "step 'ended' failed: the code of operator 'my_ops:end'" in str(result.error)
+    assert "If you have just edited it, run again" in str(result.error)
+    assert texts(registry, "demo/edited@1") == ["a"]
+
+
 def test_an_empty_dataset_gives_empty_outputs(registry: Registry) -> None:
     words()
     text = pipeline("loud: {op: shout, in: words}, all: {op: joined, in: loud}")
