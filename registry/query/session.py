@@ -83,7 +83,7 @@ class Session:
             store each time.
 
     Attributes:
-        state: the state of the catalog that it shows, which another one does not have; None if that is not known.
+        state: identifies the state of the catalog that it shows; None if that is unknown.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Session:
         return tuple(name for (name,) in found)
 
     def resolve(self, target: str) -> Version:
-        """The version that a target, `NAME` or `NAME@V`, means; raises QueryError when there is none."""
+        """The version that a target, `NAME` or `NAME@V`, means; raises UnknownVersionError if there is none."""
         return resolve(target, self._numbers, self._latest, self.names)
 
     def shape(self, name: str, version: int) -> tuple[str, dict[str, str]]:
