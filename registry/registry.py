@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 
 _NEWEST = 3
-"""How many of a name: those of a step that is run again with the same few settings. Others take a look-up of their own."""
+"""Versions of a name that are looked up together: enough for a step that is rerun with the same few settings."""
 
 _END = re.compile(r"(?<=[^:/])/+$")
 

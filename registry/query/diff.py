@@ -69,10 +69,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows are that differ.
+    """The places of the rows that differ.
 
     Args:
-        changed: `old_row`, `new_row`, and `flags` that say which of the fields changed that are compared and no key.
+        changed: `old_row`, `new_row`, and `flags`: for each compared field that is not in the key, whether it changed.
         added, removed: `row` and `copies`.
     """
 

@@ -96,7 +96,7 @@ class ReviewStore:
         return queue
 
     def queue(self, name: str) -> Queue | None:
-        """What a review asks; None if no run has come to it."""
+        """What a review asks; None if no run has reached it."""
         try:
             return self.read_queue(f"{_folder(name)}/{_QUEUE}")
         except FileNotFoundError:

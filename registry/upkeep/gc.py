@@ -148,7 +148,7 @@ def collect(registry: Registry, grace: dt.timedelta, step_files: FindStepFiles) 
         CorruptError: see `find`; nothing was removed.
         LockedError: another process holds the registry's lock, or reads; nothing was removed.
     """
-    # Objects that are stored after this are no candidates; the age of the others is checked again before removal.
+    # Objects that are stored after this are not candidates; the age of the others is checked again before removal.
     listed = list(registry.store.listing())
     with _undisturbed(registry):
         garbage, finished, of_crashes = _found(registry, listed, grace, step_files)
@@ -292,7 +292,7 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
 
 
 def _is_finished(step: StepFiles, made: set[str], broken: set[str]) -> bool:
-    """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more, or was."""
+    """Whether everything made from the files is or was in versions, which (unless `broken`) no longer need the files."""
     return not step.unfinished and not step.step_keys & broken and (step.committed or bool(step.step_keys & made))
 
 
