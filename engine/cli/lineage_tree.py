@@ -61,7 +61,7 @@ def version_tree(session: Session, start: Version, direction: Direction) -> Tree
 
     def label(link: InputLink) -> Text:
         text = _version_label(session, link.beyond(direction))
-        return text.append(" (as its model)" if direction == "up" else " (with it as the model)") if link.model else text
+        return text.append(" (as its model)" if direction == "up" else " (using it as the model)") if link.model else text
 
     root = InputLink(start, start, place=-1, model=False, opaque=False)
     return _drawn(root, children, label, lambda link: link.beyond(direction))

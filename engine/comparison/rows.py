@@ -94,7 +94,7 @@ def match(first: Manifest, second: Manifest, tables: Sequence[pa.Table], by: Seq
 
     Args:
         tables: their rows.
-        by: fields whose content rows that correspond have in common; without any, their source rows say it.
+        by: fields with equal content in corresponding rows; without any, rows with the same source row correspond.
     """
     import numpy as np
 
