@@ -37,7 +37,7 @@ class Result(NamedTuple):
 
 
 class Server(Protocol):
-    """A server of a model that an executor has started. Nothing here waits.
+    """A server of a model that an executor has started. No method waits.
 
     Attributes:
         gpus: how many it holds.
@@ -46,19 +46,19 @@ class Server(Protocol):
     gpus: float
 
     def look(self) -> Status:
-        """How it is."""
+        """Its current state."""
 
     def change(self, models: tuple[Served, ...]) -> None:
-        """Tell it to serve these adapters from now on, if it has room for adapters; see Launch."""
+        """Make it serve these adapters from now on. Only for a server with room for adapters; see Launch."""
 
     def stop(self) -> None:
-        """Begin to end it."""
+        """Ask it to end; `has_stopped` says when it has."""
 
     def has_stopped(self) -> bool:
-        """Whether none of its processes is left, and what it held is free again."""
+        """Whether all its processes have ended and its resources are free."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill all its processes at once."""
 
 
 class Executor(Protocol):
@@ -123,7 +123,7 @@ class Executor(Protocol):
 
     @property
     def lacks_room(self) -> bool:
-        """Whether partitions have waited, since it was asked last, because there is no room for a worker."""
+        """Whether, since the last call, partitions waited because there was no room for a worker."""
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
-        """Tell all workers, and those to come, where the servers of a model answer now."""
+        """Tell all present and future workers where the servers of a model answer now."""

@@ -314,7 +314,7 @@ class Pool:
                 step.waiting.appendleft(part)
 
     def _give_up(self, name: str, message: str) -> None:
-        """No process can run the partitions of a step that wait. Those that others of its processes run continue."""
+        """Fail the waiting partitions of a step, because no process can run them. Running partitions continue."""
         waiting = self._steps[name].waiting if name in self._steps else deque[Partition]()
         for number, part in enumerate(waiting):
             self._results.append(Result(name, Failure(digest=part.digest, message=message, stopped=number > 0)))

@@ -13,12 +13,12 @@ from engine.jobs.messages import Partition
 from engine.spec.pipeline_spec import Resources
 
 _CALL_SECONDS = 0.5
-"""About how long a call of partitions should take: long beside a message, short beside what waits for its results."""
+"""The target duration of a call: long compared to a message, short compared to what waits for its results."""
 
 _MOST_IN_CALL = 16
 
 Shape = tuple[str, Resources]
-"""What processes that steps can share have in common: the kind of work (or the step that has it alone), and the resources."""
+"""What steps that share processes have in common: the kind of work (or the step that has its own), and the resources."""
 
 
 class Call(NamedTuple):
@@ -45,11 +45,11 @@ class Process:
 
     @property
     def waited_for(self) -> list[Any]:
-        """What Ray will say."""
+        """The Ray futures of everything it is doing."""
         return [self.starting] if self.starting is not None else [*self.opening, *self.running]
 
     def send(self, step: str, parts: tuple[Partition, ...]) -> None:
-        """Let it run partitions of a step, which it has opened."""
+        """Send it partitions of a step that it has opened, to run one after another."""
         done = self.actor.run.remote(step, [part.model_dump_json() for part in parts])
         self.running[done] = Call(step, parts, time.monotonic())
 

@@ -17,7 +17,7 @@ from registry.storage import ids, plain_files
 
 _SUFFIX = ".live.json"
 _CRASHED_SECONDS = 3600.0
-"""A file that has not been written for this long was left by a run that crashed: a run that lasts writes it again."""
+"""Seconds after which a file is ignored, as left by a crashed run: an active run would have written it again."""
 
 
 class LiveStep(Message):
@@ -58,7 +58,7 @@ class Live(Message):
 
 
 def write_live(folder: Path, run_id: str, steps: tuple[LiveStep, ...]) -> None:
-    """Say what the steps of a run are doing.
+    """Write what the steps of a run are doing.
 
     Args:
         folder: of the journals of runs.

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
 
 _KNOWN_SECONDS = 0.3
-"""What is known already is found within this time, so a step waits for it."""
+"""Seconds that a step waits for an answer; answers that are already known arrive within this time."""
 _AGAIN_SECONDS, _MOST_GONE = 2.0, 10
-"""When another server is asked after one that the run serves has gone: by then, its death has been noticed. And how often."""
+"""Seconds after which another one of the run's servers is asked when one has died (by then, this is noticed); and how often."""
 
 
 class Checked(NamedTuple):
     """What a check of a step's servers has cost, by model, and why the step cannot run, if so.
 
     Attributes:
-        gone: whether that is only because a server that the run itself serves has gone: it is replaced.
+        gone: whether the only reason is that one of the run's own servers died; it is replaced.
     """
 
     spent: dict[str, Spent]
@@ -105,7 +105,7 @@ class Needs:
         return sum((Usage(cost_usd=used.cost_usd, by_model={model: used}) for model, used in parts), Usage())
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop the checks that are running."""
         if self._loop is not None:
             self._loop.close()
 

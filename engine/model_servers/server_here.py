@@ -21,7 +21,7 @@ def server_here(name: str, model: BoundModel, registry: Registry) -> Iterator[Ad
     """Start one server of a model that the engine serves, and stop it in the end.
 
     Raises:
-        EngineError: a step has yet to train the model, or its server does not start; the text has its last words.
+        EngineError: a step has yet to train the model, or its server does not start; the text has the last lines of its log.
     """
     serve, weights = model.spec.serve, model.weights
     assert serve is not None

@@ -20,7 +20,7 @@ def unusable_models(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
             yield step.name, f"{step.operator.name}: {found}"
 
 
-def foretold(steps: Iterable[Step]) -> dict[str, Model]:
+def expected_models(steps: Iterable[Step]) -> dict[str, Model]:
     """The models that steps will train, by step, as far as they are known.
 
     Args:

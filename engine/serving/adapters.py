@@ -1,4 +1,4 @@
-"""The adapters that a server of vLLM takes in while it runs: its permission, and the requests for it."""
+"""The adapters that a vLLM server loads while it runs: the permission to load them, and the requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry.errors import RegistryError
 from registry.storage.objects import ObjectStore
 
 PERMISSION = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-"""The environment variable with which vLLM loads adapters on request, from whoever asks."""
+"""The environment variable that makes vLLM load adapters on request, for anyone who asks."""
 
 _GUARD_FOLDER = Path(__file__).parent / "vllm_path"
 _LOAD = "/v1/load_lora_adapter"
@@ -35,8 +35,8 @@ class Adapters:
         store: of the registry, which has them.
 
     Attributes:
-        loaded: those that it has, by the names that requests call them.
-        refused: those that it will not have, and why.
+        loaded: those that it has, by the names that requests use.
+        refused: those that it could not load, and why.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -49,8 +49,8 @@ class Adapters:
         self._is_guarded = False
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """A server's environment with the permission, which is bound to a token that only its parent has."""
-        if key := env.get("VLLM_API_KEY"):  # vLLM then wants it of everybody
+        """A server's environment with the permission to load adapters, protected by a token that only its parent has."""
+        if key := env.get("VLLM_API_KEY"):  # vLLM then requires it from everybody
             self._headers["Authorization"] = f"Bearer {key}"
         path = os.pathsep.join(filter(None, [str(_GUARD_FOLDER), env.get("PYTHONPATH")]))
         return {**env, PERMISSION: "True", TOKEN: self._headers[HEADER], "PYTHONPATH": path}
@@ -99,7 +99,7 @@ class Adapters:
                 self._broken_here.add(name)
                 if self._broken[name] < _MOST_BROKEN:
                     return False
-                why = f"twice, the server has not answered when it was to load it ({str(error) or type(error).__name__})"
+                why = f"the server failed twice to answer while loading it ({str(error) or type(error).__name__})"
             if why:
                 self._refuse(name, why)
             else:
@@ -111,9 +111,9 @@ class Adapters:
         status, _ = ask(listen, _LOAD, {}, seconds=seconds)
         if status != 403:
             raise EngineError(
-                f"whoever reaches its port could load adapters into it: POST {_LOAD} without the engine's token was answered "
-                f"with {status} instead of 403, so it does not run the middleware that it was started with (--middleware "
-                f"{MIDDLEWARE}). Use a vLLM that does, with its frontend in Python"
+                f"anyone who can reach its port could load adapters into it: POST {_LOAD} without the engine's token was "
+                f"answered with {status} instead of 403, so it does not run the middleware that it was started with "
+                f"(--middleware {MIDDLEWARE}). Use a vLLM that does, with its frontend in Python"
             )
 
     def _ask(self, name: str, folder: Path, listen: Listen, seconds: float) -> str:
@@ -148,4 +148,4 @@ def _message(body: bytes) -> str:
         text = str(document.get("error", document)["message"])
     except (ValueError, LookupError, TypeError, AttributeError):
         pass
-    return " ".join(text.split())[:_MOST_SHOWN] or "without a word"
+    return " ".join(text.split())[:_MOST_SHOWN] or "no message"

@@ -29,7 +29,7 @@ class Served(BaseModel):
 
 
 class AdapterRoom(BaseModel):
-    """What a server keeps room for, so that it can take in adapters while it runs.
+    """The room that a server reserves for adapters that it loads while it runs.
 
     Args:
         adapters: how many there will be.
@@ -50,8 +50,8 @@ class Launch(BaseModel):
         number: of the server among the replicas, from 1.
         log: the file for what it prints.
         gpus: how many it has.
-        room: for adapters. It is then started without any, and takes in each of its models, now and later. None: it is started
-            with its models, and takes in no other.
+        room: for adapters. It is then started without any, and loads each of its models, now and later. None: it is started
+            with its models, and loads no other.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,7 +76,7 @@ class Launch(BaseModel):
 
 
 class Status(BaseModel):
-    """How a server is.
+    """The state of a server.
 
     Args:
         state: `starting` also while it is restarted; `failed`: it will not be started again; `lost`: its process on the node
@@ -85,8 +85,8 @@ class Status(BaseModel):
         deaths: how often it has died after it was ready.
         why: what ended it last, for the user.
         seconds: how long the last start took.
-        loaded: the adapters that it has taken in, by the names that requests call them.
-        refused: those that it has not, and why.
+        loaded: the adapters that it has loaded, by the names that requests use.
+        refused: those that it could not load, and why.
     """
 
     model_config = ConfigDict(frozen=True)

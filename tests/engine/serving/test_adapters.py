@@ -130,7 +130,7 @@ def test_a_server_that_does_not_run_the_guard_is_not_used(start: Start, monkeypa
     monkeypatch.setattr("engine.serving.command_line.MIDDLEWARE", "tests.vllm_stand_in.passes")
     replica = start(adapter("one"), room=AdapterRoom(adapters=2), PYTHONPATH=str(Path(__file__).parents[3]))
     why = until(replica, lambda status: status.state == "failed").why
-    assert "whoever reaches its port could load adapters into it: POST /v1/load_lora_adapter" in why
+    assert "anyone who can reach its port could load adapters into it: POST /v1/load_lora_adapter" in why
     assert not psutil.pid_exists(last_process())
 
 
