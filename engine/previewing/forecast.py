@@ -165,7 +165,7 @@ def _from_preview(seen: ObservedStep, population: Population, after_others: bool
 
 
 def _extinct(made: _StepDraws, population: Population, step: Step) -> None:
-    """No row of the preview has reached the step: a few others may, and what they cost is not known."""
+    """Mark the costs of a step as unknown: no previewed row has reached it, but a few others may."""
     rows = sum(population.extinction[1:], start=population.extinction[0]) if population.extinction else None
     if rows is None:
         return
@@ -300,8 +300,8 @@ def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int, *, i
     thinning = [name for name, each in made.items() if not is_complete and _thins(pipeline.steps[name], each)]
     if thinning:
         notes.append(
-            f"{', '.join(thinning)}: left out some of the rows, which were few; if it compares rows with each other, as "
-            "`dedup` does, it leaves out a larger share of all, and what follows takes less than this"
+            f"{', '.join(thinning)}: left out some of the previewed rows. If it compares rows with each other, as "
+            "`dedup` does, it leaves out a larger share of all rows, and the steps after it take less than forecast"
         )
     if fewest == 1:
         notes.append("from a single row, an interval says little; preview more rows (-n)")

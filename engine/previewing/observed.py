@@ -33,7 +33,7 @@ class ObservedStep(BaseModel):
         key: see `structural_keys`.
         amounts: what each sampled row caused.
         fixed: what was caused by all rows together, and would be by any number of rows.
-        uncertain: its prompts are others in the run, so that the preview's answers are of no use to it.
+        uncertain: its prompts differ in the run, so the run cannot use the preview's answers.
         longest: the seconds of the row that took longest.
         in_flight: requests that were in flight at the same time, at most, by role.
     """
@@ -143,7 +143,7 @@ def _keys(pipeline: Pipeline, links: Iterable[Link], keys: Mapping[str, str]) ->
 
 
 def remember(registry: Registry, made: Observed) -> Observed:
-    """Keep what a preview observed, beside the journal, unless a larger one of these steps is there. Returns what is kept."""
+    """Keep what a preview observed beside the journal, unless there is a larger preview. Returns what is kept."""
     before = recall(registry, made.pipeline)
     if before and _covers(before, made):
         return before
@@ -159,7 +159,7 @@ def recall(registry: Registry, pipeline: str) -> Observed | None:
 
 
 def _covers(before: Observed, now: Observed) -> bool:
-    """Whether an earlier preview says all that the present one says, of more rows."""
+    """Whether an earlier preview covers everything in the present one, with more rows."""
     if before.seed != now.seed or before.rows < now.rows:
         return False
     known = {name: (each.key, each.uncertain) for name, each in before.steps.items()}

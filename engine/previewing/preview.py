@@ -29,7 +29,7 @@ ROWS = 10
 """Rows of each source, unless the user says otherwise."""
 
 _ROOM = 1024
-"""Rows of a step in progress: what limits them is the models' limits."""
+"""Rows of a step in progress: so many that only the models' limits hold them back."""
 
 _ONE_ROW = Size(1, 1, by_content=False)
 """Each row is a partition, so that a receipt says what became of it."""

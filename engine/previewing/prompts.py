@@ -38,10 +38,10 @@ from engine.worker.operation import Operation, Scope
 from registry import Overlay, Record, Registry
 
 MOST_ROWS = 20_000
-"""Of steps with more rows, the prompts are not made: that would take more than seconds."""
+"""The prompts of steps with more rows are not made: that would take longer than seconds."""
 
 FRAME_TOKENS = 48
-"""Of the messages of a prompt: a system message, a user message, and the beginning of the answer."""
+"""The messages of a prompt: a system message, a user message, and the beginning of the answer."""
 
 _TURNS = 4
 """Turns of the event loop that an operator may take before its first request."""
@@ -72,7 +72,7 @@ def _can_be_made(step: Step, plan: StepPlan) -> bool:
 
 @dataclass
 class _Role:
-    """What the rows of a step ask of a model."""
+    """The requests of a step's rows to a model."""
 
     spec: ModelSpec
     tokenizer: Tokenizer | None
@@ -166,7 +166,7 @@ def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -
 
 
 class _Listening(Models):
-    """The models of a step while it is listened to: they note requests, and never answer."""
+    """Models that record requests and never answer."""
 
     def __init__(self, step: Step) -> None:
         self.asked: dict[str, list[Request]] = {}
@@ -204,7 +204,7 @@ async def _count_all(
     roles: Mapping[str, _Role],
     whole: int,
 ) -> None:
-    """Run the operator on each row up to its first requests, and count these and what may follow."""
+    """Run the operator on each row up to its first requests; count these requests and those that may follow."""
     arguments = {**operation.whole_inputs(), **operation.arguments}
     for row in (row for part in parts for row in operation.rows(part)):
         for requests in listening.asked.values():
@@ -219,7 +219,7 @@ async def _count_all(
 async def _ends_without_request(
     operation: Operation, arguments: Mapping[str, Any], row: Record, scope: Scope, listening: _Listening
 ) -> bool:
-    """Whether the operator needs no answer for a row. If it fails, or takes long before it asks, that is not known."""
+    """Whether the operator needs no answer for a row. False if it fails or takes long before its first request."""
     context = operation.operator.context
     given = {**arguments, operation.stream: row}
     if context:

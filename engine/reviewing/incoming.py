@@ -47,7 +47,7 @@ class Imported:
         added: decisions that were stored.
         known: decisions that were there already.
         empty: lines without a verdict.
-        elsewhere: of the added ones, those about rows that are not asked for now, but were in an earlier version.
+        elsewhere: the added ones about rows of an earlier version that are not in the review now.
     """
 
     review: OpenReview
@@ -111,7 +111,7 @@ def import_decisions(
 
 
 def _known_to(review: OpenReview) -> Callable[[Decision, bool], bool]:
-    """Whether a decision is there already: itself, or if the file does not say when it was made, the reviewer's last word."""
+    """Whether a decision is already stored: the same one, or, if the file has no time, an equal one as the reviewer's last."""
     digests = {each.digest for each in review.decisions}
     last = {(each.row, each.reviewer): each for each in review.decisions}
 
@@ -154,7 +154,7 @@ def _decision(
         return None
     who = given.reviewer if given.reviewer is not None else reviewer
     if who is None:
-        problems.append(Problem("it is not said who decided", given.place, "write `reviewer`, or give --reviewer NAME"))
+        problems.append(Problem("the reviewer is missing", given.place, "write `reviewer`, or give --reviewer NAME"))
         return None
     about = {"queue": review.queue.name, "row": given.row, "reviewer": who, "at": given.at or now, "verdict": given.verdict}
     more = {"fields": given.fields, "labels": given.labels, "reason": given.reason}

@@ -23,7 +23,7 @@ class Progress:
         needed: how many have to be decided.
         decisions: those that count, by row.
         outcomes: of the decided rows.
-        mismatches: why decisions do not count that would otherwise, by row and reviewer.
+        mismatches: why decisions that do not fit are ignored, by row and reviewer.
     """
 
     rows: int

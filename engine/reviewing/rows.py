@@ -12,7 +12,7 @@ from registry.records.content import row_ids
 from registry.reviews.decisions import RowPlace
 
 _OBJECTS_KNOWN = 64
-"""Objects whose ids are remembered: a run needs them twice, a page for every row."""
+"""Objects whose row ids are cached: a run needs them twice, the review page for every row."""
 
 
 class Rows(NamedTuple):

@@ -11,7 +11,7 @@ from engine.jobs.receipts import Receipts, Stamp
 from engine.running.claims import Claims
 
 _LOOKED_AT = 64
-"""How many partitions are tried at most, if other runs have the first ones."""
+"""The most partitions that are tried if other runs have claimed the first ones."""
 
 
 @dataclass
@@ -98,17 +98,17 @@ class PartitionTable:
         return None
 
     def finished(self, receipt: Receipt) -> None:
-        """A partition that was running has finished."""
+        """Note that a running partition has finished."""
         self.ended(receipt.digest)
         self._finish(receipt, self.fresh)
 
     def ended(self, digest: str) -> None:
-        """A partition does not run any more."""
+        """Note that a partition is no longer running."""
         self.running.discard(digest)
         self._claims.release(self._base_key, digest)
 
     def returned(self, digest: str) -> None:
-        """A partition was not run, and has to be."""
+        """Note that a submitted partition was not run; it waits again."""
         self.ended(digest)
         self._pending.append(self._places[digest][0].part)
 

@@ -107,7 +107,7 @@ class RunState:
         return Needs(self.registry)
 
     def stop_asking(self) -> None:
-        """Stop what `needs` has begun."""
+        """Stop the checks that `needs` has begun."""
         if "needs" in self.__dict__:
             self.needs.close()
 

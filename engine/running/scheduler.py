@@ -50,7 +50,7 @@ class Scheduler:
             except BaseException:
                 for task in self._open:
                     task.stop()
-                    # The first error is the one to tell.
+                    # The first error is the one to report.
                     with contextlib.suppress(EngineError, RegistryError, OSError):
                         task.end_unfinished()
                 with contextlib.suppress(EngineError, RegistryError, OSError):

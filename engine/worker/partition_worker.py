@@ -55,7 +55,7 @@ class Worker:
             self._watching = asyncio.create_task(self._watch())
         try:
             self._same_code()
-            # The driver removes old receipts. This one is of a process that died before it could tell of it.
+            # The driver removes old receipts. This one was written by a process that died before it could report it.
             if finished := self._receipts.read(part.digest):
                 return finished
             result = await self._run(part)
@@ -73,7 +73,7 @@ class Worker:
         self.models.stop(StoppedError("the step has failed"))
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop the background task."""
         if self._watching:
             self._watching.cancel()
 
