@@ -140,7 +140,7 @@ def run(
     console.quiet = quiet
     if note := opening.unused_exclusions(checked):
         console.print(note, soft_wrap=True)
-    # Jupyter has itself taken for a terminal (FORCE_COLOR), but cannot draw over what it has printed.
+    # Jupyter pretends to be a terminal (FORCE_COLOR), but cannot overwrite what it has printed.
     lines = quiet or not sys.stderr.isatty()
     with _turn(console), PlainProgress(console) if lines else progress_on(console) as observer:
         result = run_pipeline(

@@ -73,7 +73,7 @@ class Names(Mapping[str, T]):
         return {full: name if count[name] == 1 else full for name, full in names}
 
     def hint(self, name: str, otherwise: str = "") -> str:
-        """What to say about a name that is unknown: the closest one, and modules that could not be imported."""
+        """The hint for an unknown name: the closest one, and modules that could not be imported."""
         names = self.by_full_name()
         closest = did_you_mean(name, names if ":" in name else names.values(), otherwise)
         return "\n    ".join([*([closest] if closest else []), *map(str, self._index.broken)])
@@ -93,7 +93,7 @@ class Catalogue:
         return self._index.load_all()
 
     def load_local(self) -> Iterator[tuple[str, BrokenModuleError]]:
-        """Import the files beside the pipeline that is in use; yields what went wrong, each with the name of file or folder."""
+        """Import the files beside the pipeline that is in use; yields the errors, each with the name of the file or folder."""
         for root in local_roots():
             for error in self._index.load(root):
                 yield root, error

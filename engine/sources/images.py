@@ -77,7 +77,7 @@ class ImageReader:
 
     Args:
         spec: of the dataset.
-        store: gets the images; None: it is only checked that they are there.
+        store: gets the images; None to check only that they exist.
         sizes: of the objects, by SHA-256.
     """
 
@@ -106,7 +106,7 @@ class ImageReader:
         if isinstance(image, bytes):
             return self._put(image, f"in {column}")
         if not isinstance(image, str):
-            return image  # no image; that its type is wrong is said with those of all fields
+            return image  # not an image; its wrong type is reported with those of other fields
         image = image.strip()
         if not image or is_url(image):
             return image or None
@@ -144,7 +144,7 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
     if "://" in name:
         raise ImageError(f"image {shown(name)}: give a file, an http(s) URL or a data URL")
     if folder is None:
-        raise ImageError(f"image {shown(name)}: these rows are in no folder of this machine; name one with `image_folder`")
+        raise ImageError(f"image {shown(name)}: these rows are not in a folder on this machine; name one with `image_folder`")
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):

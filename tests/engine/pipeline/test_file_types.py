@@ -184,7 +184,7 @@ def test_cells_of_csv_files_are_numbers_where_all_are(workdir: Path, lines: list
         ([{"a": [{"b": True}, {"b": "x"}]}], "'a[].b' has values of different kinds: bool in r.jsonl:1 and str in r.jsonl:1"),
         ([{"a": 1, "A": 2}], "SQL cannot distinguish the fields 'a' and 'A'"),
         ([[1, 2], "text"], "r.jsonl:1: a row must be a JSON object, and this is a list (and 1 more row that cannot be read)"),
-        ([{"_a": 1}], "has no rows from which its type could be taken"),
+        ([{"_a": 1}], "has no rows to take its type from"),
         ([{str(number): 1 for number in range(501)}], "more than 500 different keys"),
     ],
 )
