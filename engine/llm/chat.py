@@ -134,7 +134,7 @@ class ChatModel:
             sampling: temperature, top_p, max_tokens, stop, seed or extra_body, overriding the pipeline's.
 
         Raises:
-            ValueError: the tools are none.
+            ValueError: the tools are invalid.
             RequestError: the server refused this request or returned no answer. If uncaught, the row is rejected.
             EndpointError: no request can succeed. If uncaught, the step stops.
         """

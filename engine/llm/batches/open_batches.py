@@ -55,7 +55,7 @@ class OpenBatch(BaseModel):
     batch: str | None = None
 
     def tools_of(self, key: str) -> Tools:
-        """Stands for the tools that a request offers: which they are is not noted."""
+        """A placeholder for the tools that a request offers: the note does not say which."""
         return ({},) if key in self.tools else ()
 
 

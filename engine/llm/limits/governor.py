@@ -62,13 +62,13 @@ class Bucket:
         self._level = self.capacity
 
     def divide(self, parts: int) -> None:
-        """Go on with one of `parts` equal parts of the rate."""
-        self.wait(0)  # what has come in until now came in at the earlier rate
+        """Continue with one of `parts` equal parts of the rate."""
+        self.wait(0)  # what has accumulated so far did so at the earlier rate
         self._fill_at(self._per_minute / parts)
         self._level = min(self._level, self.capacity)
 
     def empty(self) -> None:
-        """Start without what may be sent at once."""
+        """Empty the bucket: what may be sent has to accumulate first."""
         self._level = min(self._level, 0.0)
 
     def wait(self, amount: float) -> float:

@@ -74,7 +74,7 @@ def user_folder() -> Path:
 
 
 class MachineShare:
-    """A share of an endpoint's limits. Nothing here raises: where files cannot be locked, the limits are undivided.
+    """A share of an endpoint's limits. No method raises: if files cannot be locked, the limits are not divided.
 
     Args:
         key: SHA-256 in hex of what is shared.
@@ -104,7 +104,7 @@ class MachineShare:
         return self._holders
 
     def leave(self) -> None:
-        """Hold no share any more, until `holders` is called again."""
+        """Give up the share, until `holders` is called again."""
         if self._file:
             self._file.close()
         self._file, self._holders, self._valid_until = None, 1, float("-inf")

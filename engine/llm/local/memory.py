@@ -6,7 +6,7 @@ import gc
 import sys
 
 _WORDS = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Of torch's plain RuntimeErrors that mean it."""
+"""Parts of the messages of torch's RuntimeErrors that mean it."""
 
 ADVICE = (
     "use a GPU or a machine with more memory, or fewer `workers` on it. Other models in the same process take some of it, too: "

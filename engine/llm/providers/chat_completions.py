@@ -118,7 +118,7 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
 
 
 def used(answer: Any) -> Completion:
-    """What a response used, as an answer without words."""
+    """What a response used, as an answer without text."""
     return _Paid(answer if isinstance(answer, dict) else {}, 0.0).nothing("unknown")
 
 

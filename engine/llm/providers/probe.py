@@ -96,7 +96,7 @@ class _Asker:
     """Asks a server.
 
     Args:
-        is_ours: the engine has started it, so that nobody waits for it to come back: it gets another address, if it does.
+        is_ours: the engine has started it. Nothing waits for it to come back, because it would have another address.
     """
 
     def __init__(

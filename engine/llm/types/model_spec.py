@@ -42,7 +42,7 @@ ROOM_FOR_ANSWERS = 2048
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""
 SERVED = "served"
-"""What stands for the endpoint in the keys of answers whose model says what answers, wherever its server runs."""
+"""Replaces the endpoint in keys of answers if the model has an `identity`: its server may run anywhere."""
 
 _CACHE_WRITES = {"anthropic": 1.25}
 """What a provider bills for tokens that it puts into its cache, as a multiple of the input price: budgets are upper bounds."""
@@ -110,7 +110,7 @@ class ModelSpec(Spec):
             `serve`; for `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         serve: how the engine starts the model's server itself, in place of `base_url`.
         identity: what determines the answers, in place of the server's address and the model's name; part of every cache key.
-            With the text that `engine plan` shows for a served model, its answers are found again when it is served by hand.
+            Set it to the text that `engine plan` shows for a served model to reuse its answers with a server that you start.
         base_url: the server, up to and including `/v1`; it can have a query, such as `?api-version=...`.
         headers: further headers of every request. `${env.NAME}` in a value stands for an environment variable, which is where
             secrets belong.

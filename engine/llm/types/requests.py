@@ -71,7 +71,7 @@ def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[
     """Messages from a text (one user message) or from records or dicts with role and content.
 
     Raises:
-        ValueError: a content has a part that is neither a text nor an image, or a tool call is none.
+        ValueError: a content has a part that is neither a text nor an image, or a tool call is invalid.
     """
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)

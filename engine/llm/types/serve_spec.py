@@ -1,4 +1,4 @@
-"""How the engine serves a model itself: the command of its server, what shapes its answers, and what it needs."""
+"""How the engine serves a model itself: the command of its server, the settings that affect answers, and what it needs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ServeSpec(Spec):
         return ", ".join(named)
 
     def identity(self, weights: str) -> str:
-        """What determines the answers: the weights, and what of this section shapes answers.
+        """What determines the answers: the weights, and the settings in this section that affect answers.
 
         Args:
             weights: the identity of the weights, or the model's name if only the command knows them.
