@@ -1,4 +1,4 @@
-"""What an operator gets of a review: the decisions of people about the rows of its input."""
+"""The part of a review that an operator gets: the decisions of people about the rows of its input."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Reviews:
         return self._decisions.get(row_id, ())
 
     def outcome(self, row_id: str) -> Outcome | None:
-        """What the decisions about a row come to; None if it is undecided."""
+        """The combined decision about a row; None if it is undecided."""
         return outcome_of(self.decisions(row_id), self._task.reviewers)

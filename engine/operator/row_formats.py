@@ -78,7 +78,8 @@ class RowFormat:
 def formats(module: str) -> Callable[[R], R]:
     """Name the module that has the formats of the decorated record type, in its constant `FORMATS`.
 
-    The name is a text, so that the formats can import the type, and editing them makes no step run again that only uses it.
+    The name is a text, so that the formats can import the type. Editing the formats does not make steps run again that use the
+    type.
     """
 
     def declare(record: R) -> R:

@@ -1,4 +1,4 @@
-"""A declared operator, which answers what the engine asks of it."""
+"""A declared operator, as the engine uses it."""
 
 from __future__ import annotations
 

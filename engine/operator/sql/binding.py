@@ -176,7 +176,7 @@ def _bound(query: str) -> tuple[list[str], list[Any]]:
 
 @contextmanager
 def _explained(columns: Iterable[str], tables: Iterable[str]) -> Iterator[None]:
-    """Say what was meant where a name is wrong."""
+    """Add to an error about a wrong name which one was probably meant."""
     try:
         yield
     except SqlError as error:

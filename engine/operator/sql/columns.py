@@ -17,7 +17,7 @@ _UNKNOWN = "·"
 
 
 class _NotKnownError(Exception):
-    """The form of a query is too rich to follow its columns."""
+    """A query is too complex to follow its columns."""
 
 
 @dataclass(frozen=True)

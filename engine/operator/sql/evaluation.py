@@ -59,7 +59,7 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
     try:
         return _without(table, rows, texts, failed)
     except RowError as error:
-        raise StepError(f"{', '.join(expressions)}: {error}; no row fails alone") from error
+        raise StepError(f"{', '.join(expressions)}: {error}; no single row causes it") from error
 
 
 @lru_cache(maxsize=256)

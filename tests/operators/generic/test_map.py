@@ -151,7 +151,7 @@ def test_empty_inputs(registry: Registry) -> None:
         ({"set": {"model_dump": "item"}}, '"item"', "the name 'model_dump' is reserved"),
         ({"set": {"_x": "item"}}, '"item"', "the name of a field starts with a letter"),
         ({"set": {"x": "unnest(tags)"}}, '"unnest', "makes several rows"),
-        ({"set": {"x": "uuid()"}}, '"uuid', "uuid() gives another result each time"),
+        ({"set": {"x": "uuid()"}}, '"uuid', "uuid() gives a different result each time"),
         ({"rename": {"pryce": "cost"}}, '"cost"', "there is no field 'pryce'; did you mean 'price'?"),
         ({"rename": {"price": "item"}}, '"item"\n', "there is a field 'item' already; to replace it, write set: {item: price}"),
         ({"rename": {"price": "row"}}, '"row"', "reserved"),

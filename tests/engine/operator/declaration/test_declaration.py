@@ -254,7 +254,7 @@ WRONG = {
     ),
     "a method with a misspelled name": (
         "class P(Params):\n    def capabilites(self):\n        return {}\n",
-        "P.capabilites: the engine asks no method of this name; did you mean 'capabilities'?",
+        "P.capabilites: the engine calls no method of this name; did you mean 'capabilities'?",
     ),
     "a method with letters in the wrong order": (
         "class P(Params):\n    def clals(self):\n        return {}\n",
