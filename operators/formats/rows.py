@@ -1,4 +1,4 @@
-"""Helpers to look into rows: places for errors, and what is left over."""
+"""Looks into rows: places for errors, and fields that are left over."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class At:
 
 
 def report_rest(value: Row, used: Collection[str], left_out: LeftOut, at: At | None = None) -> None:
-    """Report the fields of an object that nobody uses; nulls mean nothing and are not reported."""
+    """Report the fields of an object that are not used; nulls are not reported."""
     for key, inner in value.items():
         if key not in used and inner is not None:
             left_out(f"{at.kind}.{key}" if at else str(key))
@@ -68,7 +68,7 @@ def is_text(value: Any) -> bool:
 
 
 def has_none(row: Row, *names: str) -> bool:
-    """Whether the row has a value in none of these fields."""
+    """Whether none of these fields has a value."""
     return all(row.get(name) is None for name in names)
 
 
