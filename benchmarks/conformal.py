@@ -41,7 +41,7 @@ def best(function: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    """The command."""
+    """Run the benchmark and print its results; returns the exit code."""
     random = np.random.default_rng(1)
     scores, fresh = random.random(1_000_000), random.random(1_000_000)
     pools = questions(2000, 20)

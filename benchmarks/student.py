@@ -33,7 +33,7 @@ def build(folder: Path, texts: Sequence[str], steps: int, on_step: Callable[[int
         folder: a Hugging Face folder afterwards.
         texts: what the tokenizer is made for; its words appear at random in the pre-training text.
         steps: of pre-training, each of BATCH x LENGTH tokens.
-        on_step: is called with each step's number and loss.
+        on_step: called with each step's number and loss.
         seed: of weights and text.
     """
     import torch
