@@ -66,7 +66,7 @@ async def bare_aiohttp(server: Endpoint, requests: int, concurrency: int) -> flo
 
 
 async def openai_client(server: Endpoint, requests: int, concurrency: int, *, over_aiohttp: bool) -> float:
-    """The official client."""
+    """Seconds for requests through the official `openai` client."""
     import openai
 
     transport = openai.DefaultAioHttpClient() if over_aiohttp else None
@@ -98,14 +98,14 @@ def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> 
 
 
 async def cpu_of_bare_aiohttp(server: Endpoint, requests: int) -> float:
-    """Seconds of this process's CPU."""
+    """Seconds of this process's CPU that the requests take."""
     started = time.process_time()
     await bare_aiohttp(server, requests, CPU_IN_FLIGHT)
     return time.process_time() - started
 
 
 def cost_of_calls(calls: int) -> Table:
-    """CPU a call, in ms."""
+    """Measure the CPU per call, in milliseconds; returns the table to print."""
     with Endpoint() as server:
         bare = asyncio.run(cpu_of_bare_aiohttp(server, min(calls, MOST_BARE))) * 1000 / min(calls, MOST_BARE)
     used = []

@@ -31,7 +31,7 @@ def questions(n: int, samples: int) -> Pools:
 
 
 def best(function: Callable[[], object]) -> float:
-    """Milliseconds."""
+    """The time of the fastest of five calls, in milliseconds."""
     times = []
     for _ in range(5):
         started = time.perf_counter()

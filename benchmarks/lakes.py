@@ -212,14 +212,14 @@ def solutions(first: int, count: int) -> pa.Table:
 
 
 class Cost(NamedTuple):
-    """Of an operation, in seconds; threads' CPU counts."""
+    """The cost of an operation, in seconds; the CPU of all threads counts."""
 
     wall: float
     cpu: float
 
 
 def cost(work: Callable[[], object]) -> Cost:
-    """Do something once."""
+    """Do some work once; returns the wall time and the CPU time that it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)

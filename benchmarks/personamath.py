@@ -239,7 +239,7 @@ def token_counts(examples: Iterable[SFTExample], tokenizer: Any) -> list[int]:
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """A JSONL file."""
+    """Write rows into a JSON Lines file."""
     file.parent.mkdir(exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -103,7 +103,7 @@ def pipeline(server: Endpoint) -> dict[str, Any]:
 
 
 def model(server: Endpoint) -> dict[str, Any]:
-    """The teacher, as YAML has it."""
+    """The pipeline's entry for the teacher."""
     return {"provider": "openai", "model": "m", "base_url": server.base_url, "seed": SEED}
 
 
@@ -157,7 +157,7 @@ async def client_and_journal(spec: ModelSpec, folder: Path) -> float:
 
 
 class Phase(NamedTuple):
-    """A part of the run."""
+    """A part of the run: its name, and the times at which it begins and ends."""
 
     name: str
     start: float

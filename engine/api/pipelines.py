@@ -123,7 +123,7 @@ def run(
         registry: where the results go.
         quiet: show no progress. Otherwise it goes to stderr.
         raise_on_failure: raise if a step fails or the user interrupts the run; if False, look at `state`. A run that waits for
-            reviews is no failure.
+            reviews is not a failure.
 
     Raises:
         PipelineError: the pipeline or an argument is wrong; nothing was started.

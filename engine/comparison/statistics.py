@@ -65,7 +65,7 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether anything is different at all."""
+        """Whether the means or any clusters differ at all; this is no test."""
         return bool(self.value or self.higher or self.lower)
 
 

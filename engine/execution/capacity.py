@@ -27,15 +27,15 @@ class Amount(NamedTuple):
         return cls(resources.num_cpus or 0.0, resources.num_gpus or 0.0, resources.memory or 0.0)
 
     def without(self, other: Amount) -> Amount:
-        """What is left of it."""
+        """What is left when the other amount is taken away."""
         return Amount(*(mine - taken for mine, taken in zip(self, other, strict=True)))
 
     def holds(self, other: Amount) -> bool:
-        """Whether another one fits into it."""
+        """Whether the other amount fits into this one."""
         return all(asked <= mine + 1e-9 for mine, asked in zip(self, other, strict=True))
 
     def times(self, other: Amount) -> int:
-        """How often another one, of one CPU at least, fits into it."""
+        """How often the other amount fits into this one. It counts as one CPU at least."""
         asked = other._replace(cpus=max(other.cpus, 1.0))
         return int(min((mine + 1e-9) // each for mine, each in zip(self, asked, strict=True) if each))
 

@@ -222,7 +222,7 @@ class Pool:
         steps = [
             (other, step.waiting[0]) for other, step in self._steps.items() if step.waiting and step.shape == process.shape
         ]
-        # A suspect that waits comes next, or it might wait for ever.
+        # A suspect that waits comes next, or it might wait forever.
         return not any(self._deaths.is_suspect(*each) for each in (*process.parts(), *steps))
 
     def _prepare(self, name: str, step: PoolStep, own: list[Process]) -> None:
@@ -265,7 +265,12 @@ class Pool:
         return process
 
     def _take(self, process: Process, done: Any) -> None:
-        """Take what a process has finished."""
+        """Process the outcome of a call to a worker process that has returned.
+
+        Args:
+            process: the worker process.
+            done: the future of the call.
+        """
         import ray
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 

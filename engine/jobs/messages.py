@@ -197,7 +197,7 @@ class Receipt(Message):
         return self.produced + self.filtered + self.rejected + self.unused
 
     def objects(self) -> list[DataObject | SideObject]:
-        """All objects it names."""
+        """All objects that it names: rows, and their lineage, calls, rejects and exposure."""
         parts = [each for out in self.outputs.values() for each in (out.data, out.lineage, out.calls)]
         return [each for each in (*parts, self.rejects, self.exposure, *self.attachments) if each]
 

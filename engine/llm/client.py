@@ -378,7 +378,7 @@ def _why_empty(empty: Completion, request: Request) -> str:
 
 
 def _discard(completions: Iterable[Completion | None]) -> None:
-    """Note answers that cost something although nobody gets them; see row_context."""
+    """Note answers that cost something but are returned to no one; see row_context."""
     if (noted := discarded.get()) is not None:
         noted += [each for each in completions if each is not None]
 

@@ -29,10 +29,10 @@ _UNACCOUNTED = CallOutcome("failed", accounted=False)
 
 
 class Transport(Protocol):
-    """Calls a method of the Service."""
+    """Carries calls to the Service, which may be in another process or on another machine."""
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """The method's result."""
+        """Call a method of the Service by name; returns its result, and raises its errors."""
         ...
 
 

@@ -133,7 +133,7 @@ def loads_adapters(model: BoundModel) -> bool:
 
 
 def expected_rank(made: Model) -> int:
-    """The rank of an adapter that a step is expected to make; 0 if its settings do not say it."""
+    """The rank of an adapter that a step is expected to make; 0 if its settings do not state it."""
     try:
         return int(json.loads(made.config)["lora"]["r"])
     except (ValueError, LookupError, TypeError):

@@ -88,7 +88,7 @@ def _hit(source: Source, found: Manifest, row_format: str | None) -> SourcePlan:
 
 
 def _inferred(source: Source) -> str:
-    """The type of a source, for the user, if the file does not say it."""
+    """The type of a source, for the user, if the pipeline file does not name it."""
     return "" if source.spec.type else ", ".join(f"{field.name}: {field.type}" for field in described(source.record).fields)
 
 

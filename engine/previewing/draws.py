@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DRAWS = 1000
 LOW, HIGH = 10, 90
-"""Percentiles."""
+"""The percentiles of the draws that bound an interval."""
 
 _Z = 1.2815515655446004
 """The normal quantile of 90 %. Student's follows from it (Abramowitz and Stegun, 26.7.5), except for few degrees of freedom."""
@@ -47,7 +47,7 @@ class Amount:
         return Amount(self.draws + other.draws, self.expected + other.expected)
 
     def times(self, factor: float) -> Amount:
-        """The amount, multiplied."""
+        """The amount times a factor, in each draw."""
         return Amount(self.draws * factor, self.expected * factor)
 
 

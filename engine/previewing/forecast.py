@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from engine.previewing.draws import Draws
 
 STARTUP_SECONDS = 10.0
-"""Ray and its first worker."""
+"""The time until Ray and its first worker are ready."""
 
 
 @dataclass

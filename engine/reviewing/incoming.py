@@ -70,8 +70,8 @@ def import_decisions(
     Args:
         given: what the file says.
         problems: what is wrong with it already.
-        queue: the review, where the file does not say it.
-        reviewer: who decided, where the file does not say it.
+        queue: the review, if the file does not name one.
+        reviewer: who decided, if the file does not name anyone.
 
     Raises:
         PipelineError: with everything that is wrong, each with its place; nothing was stored.

@@ -35,7 +35,7 @@ class FinishedRows:
         self.objects: dict[str, list[DataObject]] = {name: [] for name in self._hashes}
 
     def add(self, receipts: Sequence[Receipt]) -> None:
-        """Append the rows of receipts."""
+        """Append the rows of receipts, which must follow those that were added before."""
         for receipt in receipts:
             for name, content in self._hashes.items():
                 part = receipt.outputs[name]

@@ -101,7 +101,7 @@ class RunState:
 
     @cached_property
     def needs(self) -> Needs:
-        """Checks what servers can do."""
+        """The checks of what servers can do; made on first use."""
         from engine.model_servers.requirements import Needs  # finished work does without it
 
         return Needs(self.registry)

@@ -132,7 +132,7 @@ class StepReporter:
 
     @property
     def _rows_found(self) -> int:
-        """Rows that earlier runs finished."""
+        """The number of rows that earlier runs finished."""
         return sum(receipt.rows for receipt in self.table.found)
 
     @cached_property

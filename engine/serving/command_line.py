@@ -197,7 +197,7 @@ def _filled(word: str, meant: Mapping[str, str]) -> str:
 
 
 def rank_of(adapter: Path) -> int:
-    """The rank of an adapter; raises EngineError if its folder does not say it."""
+    """The rank of an adapter; raises EngineError if its folder does not state it."""
     try:
         return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -117,7 +117,7 @@ class Operation:
         return read_slice(self._registry.store, part.rows_in, self._streamed)
 
     def rows(self, part: Partition) -> Iterator[Record]:
-        """The same as records."""
+        """The same rows as records."""
         assert part.rows_in is not None
         return read_rows(self._registry.store, part.rows_in, self._streamed)
 
@@ -126,7 +126,7 @@ class Operation:
         return {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
 
     def whole_arguments(self) -> dict[str, Any]:
-        """The arguments that get them."""
+        """The whole inputs as arguments of the operator's function."""
         inputs = self.whole_inputs()
         return {self.operator.named_inputs: inputs} if self.operator.named_inputs else {**inputs}
 

@@ -64,14 +64,14 @@ class SharedModels:
         self._replicas: dict[str, Replicas] = {}
 
     def answers(self) -> Answers:
-        """The journal."""
+        """The journal of answers, on this machine or through the Service."""
         if self._answers is None:
             remote = self._transport if self._remote else None
             self._answers = RemoteAnswers(remote) if remote else Journal(self._registry.journal)
         return self._answers
 
     def gate(self, binding: ModelBinding) -> Gate:
-        """The limits of a model."""
+        """The limits of a model: its own governor, or a connection to a shared one."""
         if binding.name not in self._gates:
             connection = self._connection if binding.shared else None
             own = RemoteGate(connection, binding.name) if connection else Governor.on_this_machine(binding.spec, binding.spent)

@@ -290,7 +290,7 @@ class Hit(NamedTuple):
 
 
 class Event(Frozen):
-    """One line of `runs/<run_id>.ndjson`."""
+    """One line of `runs/<run_id>.ndjson`: the start or end of a run, or a finished step."""
 
     event: Literal["started", "step", "ended"]
     at: Moment

@@ -223,7 +223,7 @@ class _Work:
         return tuple(RowSample(row, copies, _values(table, row)) for row, copies in found)
 
     def places(self) -> Places | None:
-        """Of all rows that differ, if they are wanted."""
+        """The places of all rows that differ, if they are wanted."""
         if not self.with_places:
             return None
         added, removed = (

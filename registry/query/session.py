@@ -364,7 +364,7 @@ class Session:
         return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
 
     def manifest(self, name: str, version: int) -> Manifest:
-        """A version that exists."""
+        """The manifest of a version, which must exist. Raises MismatchError or CorruptError."""
         known = self._manifests.get(Version(name, version))
         if known is None:
             found = self._con.execute(

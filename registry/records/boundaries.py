@@ -38,7 +38,7 @@ class Bounds(NamedTuple):
 
 
 BOUNDS = Bounds(row=512, window=2 << 20, most=16 << 20)
-"""Of short rows, 4096 at least, some 8192 on average, and 32,768 at most.
+"""Objects of short rows have at least 4,096 rows, some 8,192 on average, and at most 32,768.
 
 Reading a part of an object decodes all of it. Writing one takes a few times its size in memory and two fsyncs.
 """

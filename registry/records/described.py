@@ -54,7 +54,7 @@ class DescribedType(BaseModel):
     fields: tuple[DescribedField, ...] = ()
 
     def or_null(self) -> DescribedType:
-        """The same, or null."""
+        """The same type with null as a further value."""
         return self.model_copy(update={"optional": True})
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class Described(BaseModel):
     fields: tuple[DescribedField, ...]
 
     def field(self, name: str) -> DescribedField | None:
-        """The field of that name."""
+        """The field of that name; None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
     def record(self) -> type[Record]:

@@ -16,7 +16,7 @@ from registry.storage.ids import RunId, Sha256
 from registry.storage.valid_text import valid
 
 LONGEST_NAME = 100
-"""Characters of a reviewer's name."""
+"""The most characters of a reviewer's name."""
 
 Verdict = Literal["approve", "reject", "edit", "skip"]
 """`skip` decides nothing: the row stays for others, and what the same reviewer decided before no longer counts."""
@@ -133,7 +133,7 @@ class Queue(Frozen):
 def current(decisions: Iterable[Decision]) -> dict[str, tuple[Decision, ...]]:
     """The decisions that count, by row and in the order of the reviewers' names: the last one of each reviewer, if it decides.
 
-    Of two with the same time, the one with the larger digest is the later one, so the order in which they come is no matter.
+    Of two with the same time, the one with the larger digest is the later one, so the order in which they come does not matter.
     """
     last: dict[tuple[str, str], Decision] = {}
     for each in decisions:

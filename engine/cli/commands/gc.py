@@ -27,7 +27,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def gc(
     context: Context,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete what is found. Without this option, it is only listed.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is found. Without this option, it is only listed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what is found; this is the default.")] = False,
     grace: Annotated[
         str,

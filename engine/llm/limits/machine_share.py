@@ -187,7 +187,7 @@ def _is_held(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
-            return False  # it has just left, or is none of ours
+            return False  # it has just left, or is not ours
         raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -21,7 +21,7 @@ from engine.llm.types.structured import in_words
 from registry.storage.valid_text import INVALID, is_valid, repaired
 
 VERSION = "2023-06-01"
-"""Of the API, in a header of every request."""
+"""The version of the API, sent in a header of every request."""
 
 NO_LOGPROBS = "Anthropic's API returns no log-probabilities, and the step needs them"
 

@@ -37,7 +37,7 @@ _NAMES = {
 }
 """Words of a refusal that name an optional feature."""
 _NAMES_ANY = re.compile(r"requested parameters", re.IGNORECASE)
-"""Of a router that has no provider with all that a request asks for."""
+"""Words of a router that has no provider with everything that a request asks for."""
 
 _GUESSES = 3
 

@@ -34,7 +34,7 @@ STEP_PREFIX = "step:"
 
 DEFAULT_MAX_TOKENS = 512
 REASONING_MAX_TOKENS = 8192
-"""The most tokens of an answer if the pipeline does not say it: of any model, and of one that turns out to reason."""
+"""The most tokens of an answer if the pipeline does not set them: for any model, and for one that turns out to reason."""
 
 ROOM_FOR_ANSWERS = 2048
 """What errors propose for an answer beside its thinking, in tokens."""
@@ -193,7 +193,7 @@ class ModelSpec(Spec):
 
     @property
     def answered_by(self) -> str:
-        """What stands for the endpoint in keys."""
+        """The endpoint in keys, or what replaces it there."""
         return SERVED if self.serve is not None or self.identity is not None else self.endpoint
 
     def at(self, address: Address) -> ModelSpec:

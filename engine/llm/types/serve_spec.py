@@ -96,7 +96,7 @@ class ServeSpec(Spec):
 
     @property
     def shown(self) -> str:
-        """The server's command for people, as far as the pipeline says it."""
+        """The server's command for people, as far as the pipeline determines it."""
         if self.command is not None:
             return _joined(self.command)
         return _joined([*self.what.split(), *(word for name, value in self.args.items() for word in words_of(name, value))])

@@ -97,7 +97,7 @@ class Operator:
 
     @property
     def doc(self) -> str:
-        """The docstring, unindented."""
+        """The function's docstring, unindented: the page of the operator."""
         return inspect.getdoc(self.function) or ""
 
     @property

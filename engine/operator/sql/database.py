@@ -20,7 +20,7 @@ RUN_SECONDS = 3600.0
 """The time that one query may take."""
 
 _MEMORY = "50%"
-"""Of the machine."""
+"""The share of the machine's memory that DuckDB may use."""
 
 _KIND = re.compile(r"^[A-Z][A-Za-z ]{2,30} Error: ")
 """DuckDB's class of an error, in front of the text."""
