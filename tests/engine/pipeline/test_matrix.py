@@ -46,7 +46,7 @@ def problems(text: str, settings: list[str] | None = None, matrix: list[str] | N
     return [str(problem) for problem in wrong.value.problems]
 
 
-def test_a_step_is_there_once_for_each_combination_of_what_it_depends_on() -> None:
+def test_a_step_has_a_variant_for_each_combination_of_what_it_depends_on() -> None:
     pipeline = checked(GRID)
     assert set(pipeline.steps) == {
         "loud",

@@ -258,7 +258,7 @@ def test_an_exception_of_the_operator_names_its_line_and_row() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_step_error_is_raised_as_it_is() -> None:
+def test_a_step_error_is_raised_unchanged() -> None:
     @operator
     def refuse(rows: Table[Question]) -> Iterator[Question]:
         """Refuse."""
