@@ -1,4 +1,4 @@
-"""The interface to whatever executes a run's partitions: a Ray cluster, or in tests the same process."""
+"""The interface to what executes a run's partitions: a Ray cluster, or (for previews and tests) this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WorkerRequest(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a partition of a step. Each that was submitted has one, whatever happened to its worker."""
+    """The outcome of a partition of a step. Every submitted partition gets one, whatever happens to its worker."""
 
     step: str
     result: Receipt | Failure
@@ -65,10 +65,10 @@ class Executor(Protocol):
     """Started when the first partition has to run, stopped when the run ends. Use from one thread."""
 
     def start(self, *, shared_limits: bool) -> None:
-        """Get ready. It does nothing the second time.
+        """Get ready. Further calls do nothing.
 
         Args:
-            shared_limits: several processes use the same models, so that one has to keep their limits.
+            shared_limits: whether several processes use the same models, so that one process has to keep their limits.
 
         Raises:
             EngineError: nothing can be executed; the text says why.
@@ -86,7 +86,7 @@ class Executor(Protocol):
         """
 
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
-        """Take on a step that has been placed."""
+        """Start the workers of a step that has been placed; see `place`."""
 
     def room(self, step: str) -> int:
         """How many more partitions of an open step should be submitted now."""

@@ -53,12 +53,12 @@ class InProcessServer:
 
 
 class InProcess:
-    """See engine.execution.executor.Executor. All partitions run on one event loop, as in an actor, in a thread of its own: the
-    caller may have a loop, and waits for results.
+    """See engine.execution.executor.Executor. All partitions run on one event loop, as in an actor, in its own thread,
+    because the caller may have a loop and waits for results.
 
     Args:
         room: the most partitions of a step in progress.
-        registry: has what the workers read, and gets what they write (default: the one that a job names).
+        registry: where the workers read and write (default: the registry that a job names).
     """
 
     def __init__(self, room: int = 8, registry: Registry | None = None) -> None:
@@ -93,7 +93,7 @@ class InProcess:
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
         """See Executor. Starts a worker."""
         self._running[job.step] = 0
-        self._call(self._open(Job.model_validate_json(job.model_dump_json())))  # as data, because that is how jobs travel
+        self._call(self._open(Job.model_validate_json(job.model_dump_json())))  # as data, because jobs are sent as data
 
     def room(self, step: str) -> int:
         """See Executor. Only a few partitions are in progress at a time."""

@@ -133,7 +133,7 @@ def in_flight(job: Job, request: WorkerRequest, workers: int) -> int:
 
 
 def _with_patience(spec: ModelSpec) -> ModelSpec:
-    """A served model waits for its servers: the driver restarts them, and knows when that is in vain."""
+    """Make a served model wait for its servers: the driver restarts them, and fails the step if that does not help."""
     if spec.serve is None or spec.limits.patience is not None:
         return spec
     patience = spec.serve.start_timeout + PATIENCE_SECONDS

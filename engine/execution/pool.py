@@ -27,13 +27,13 @@ from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 
 _MOST_FAILED_STARTS = 3
-"""If this many processes in a row die before they are ready, the next one would, too."""
+"""If this many processes in a row die before they are ready, no more are started."""
 
 _START_SECONDS = 15.0
-"""A process that takes longer to start probably waits for resources."""
+"""Seconds after which a process that has not started probably waits for resources."""
 
 _LOOK_SECONDS = 2.0
-"""How often to look which nodes there are."""
+"""Seconds between two looks at the nodes of the cluster."""
 
 
 class Pool:
@@ -204,7 +204,7 @@ class Pool:
                 ]
                 if ready:
                     process = min(ready, key=lambda process: len(process.running))
-                    # While any may have ended its process, each has a call of its own.
+                    # While any partition may have ended its process, each gets its own call.
                     most = 1 if self._deaths else min(step.per_call, share - process.load(name), len(step.waiting))
                     process.send(name, tuple(step.waiting.popleft() for _ in range(most)))
                     continue
@@ -232,7 +232,7 @@ class Pool:
                 process.opening[process.actor.open.remote(step.job)] = name
         amount = Amount.of(step.shape[1])
         at_work = len(step.waiting) + sum(process.load(name) for process in own)
-        # To start a process takes longer than a few partitions that are only computed.
+        # Starting a process takes longer than computing a few partitions.
         wanted = -(-at_work // (step.in_flight * step.per_call)) if step.shape[0] == "compute" else at_work
         for number in range(len(own), min(step.workers, wanted)):
             if not self._make_room([amount], needed=number == 0):
@@ -250,7 +250,7 @@ class Pool:
             if not needed:
                 return False
             if not self._end_an_idle_process():
-                # If nothing of ours is in the way, others use the cluster, and Ray lets us wait for them.
+                # If none of our own processes is in the way, others use the cluster, and Ray makes us wait for them.
                 return not self._taken
         return True
 
@@ -342,7 +342,7 @@ class Pool:
         return bool(idle)
 
     def _help_a_process_to_start(self) -> None:
-        """End an idle process if another one has not started for long: they may share a node, a GPU or memory."""
+        """End an idle process if another one has been starting for long: it may wait for the idle one's node, GPU or memory."""
         now = time.monotonic()
         if any(each.starting is not None and now - each.began > _START_SECONDS for each in self._processes):
             self._end_an_idle_process()

@@ -1,4 +1,4 @@
-"""What the pool knows of its worker processes, and of the steps that use them."""
+"""The pool's record of its worker processes, and of the steps that use them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PoolStep:
         """Learn from a call how many partitions the next ones should have.
 
         Only steps that compute have several: a message costs as much as a thousand rows of a cheap operator. Partitions that
-        wait for a model run side by side, and each is of use as soon as it is finished.
+        wait for a model run concurrently, and each is useful as soon as it is finished.
         """
         if self.shape[0] == "compute":
             took = max(time.monotonic() - call.sent_at, 1e-3)

@@ -26,7 +26,7 @@ class Group:
     Attributes:
         models: by their names in the pipeline; never none.
         room: for adapters that the servers load while they run; see Launch.
-        log: where the servers' logs are, without number and ending.
+        log: the path of the servers' logs, without number and suffix.
         heard: the last status of each server, by number.
         told: the addresses that workers were last told, by model.
     """
@@ -58,13 +58,13 @@ class Group:
 
     @property
     def title(self) -> str:
-        """All its servers in messages."""
+        """How messages refer to its servers."""
         models = ", ".join(map(repr, self.models))
         return f"the server{'s' if self.serve.replicas > 1 else ''} of model{'' if len(self.models) == 1 else 's'} {models}"
 
     @property
     def gpus(self) -> float:
-        """How many its servers hold."""
+        """The number of GPUs that its servers hold."""
         return sum(server.gpus for server in self.servers.values())
 
     @property

@@ -31,7 +31,7 @@ _AGAIN_SECONDS, _MOST_GONE = 2.0, 10
 
 
 class Checked(NamedTuple):
-    """What a check of a step's servers has cost, by model, and why the step cannot run, if so.
+    """The cost of a check of a step's servers, by model, and why the step cannot run, if it cannot.
 
     Attributes:
         gone: whether the only reason is that one of the run's own servers died; it is replaced.
@@ -45,8 +45,8 @@ class Checked(NamedTuple):
 class Needs:
     """Checks what the operators of steps need of their models' servers, in a thread, so that other steps continue meanwhile.
 
-    Steps are checked one after another: they may have the same budget, and what one finds out, the next one knows. Use from
-    one thread.
+    Steps are checked one after another, because they may share a budget, and each check uses what earlier ones found. Use
+    from one thread.
 
     Args:
         registry: has the journal, which keeps the answers.

@@ -64,7 +64,7 @@ class Servers:
         self._checked = False
 
     def expect(self, steps: Sequence[Step]) -> None:
-        """These steps are to run, as far as they do not hit; they are in an executable order."""
+        """Announce the steps that will run, unless they hit, in an executable order."""
         self._steps, self._expected = tuple(steps), None
         self._left = {step.name: step for step in steps}
 

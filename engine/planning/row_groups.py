@@ -37,7 +37,7 @@ def row_groups(versions: Sequence[InputVersion], registry: Registry, *, same_sou
     Args:
         versions: which rows.
         registry: has them.
-        same_sources: equal rows of different versions without inputs are one, such as those of a file that grew.
+        same_sources: equal rows of different versions without inputs count as one row, such as those of a file that grew.
     """
     import numpy as np
     from scipy.sparse import coo_array

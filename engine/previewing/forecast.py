@@ -296,7 +296,7 @@ def _summed(pipeline: Pipeline, made: Mapping[str, _StepDraws], population: Popu
 
 def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int, *, is_complete: bool) -> tuple[str, ...]:
     notes = []
-    # How many of all rows are alike cannot be told from a few of them.
+    # A few rows do not show how many of all rows are alike.
     thinning = [name for name, each in made.items() if not is_complete and _thins(pipeline.steps[name], each)]
     if thinning:
         notes.append(

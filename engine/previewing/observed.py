@@ -61,7 +61,7 @@ class Observed(BaseModel):
 
 
 def observed(pipeline: Pipeline, preview: Preview, uncertain: Iterable[str]) -> Observed:
-    """The numbers of a preview. Of steps that failed or were stopped nothing is known."""
+    """The numbers of a preview. Nothing is known about steps that failed or were stopped."""
     total = sum(each.drawn for each in preview.sampled)
     keys = structural_keys(pipeline)
     known: set[str] = set()
@@ -115,7 +115,7 @@ def _new(calls: Iterable[PreviewCall], known: set[str]) -> list[PreviewCall]:
 def structural_keys(pipeline: Pipeline) -> dict[str, str]:
     """For each step, a digest of what determines how it treats its rows: itself and all steps before it, not the rows.
 
-    A forecast stays valid while rows are added to a source, and no longer when a step changes, or one before it.
+    A forecast stays valid when rows are added to a source, but not when the step or one before it changes.
     """
     keys: dict[str, str] = {}
     for name, step in pipeline.steps.items():

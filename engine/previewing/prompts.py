@@ -1,9 +1,9 @@
 """Upper bounds from the prompts themselves: the operator is run on each row up to its first request, and nothing is sent.
 
-The bounds of `engine.planning.bounds` know no prompt, so they count everything that could be in one. Where the rows of a step
-are known, its first prompts are, too: they are counted as they are, with the model's tokenizer if it is on this machine, or
-else a token for each byte. Requests that follow an answer are bounded from what they may contain: the row, the operator's own
-texts, and the answers before, each of `max_tokens`. What all first prompts begin with is measured for servers' caches.
+The bounds of `engine.planning.bounds` do not see prompts, so they count everything that could be in one. Where the rows of a
+step are known, so are its first prompts: they are counted as they are, with the model's tokenizer if it is on this machine,
+or else a token for each byte. Requests that follow an answer are bounded by what they may contain: the row, the operator's
+own texts, and the answers before, each of `max_tokens`. What all first prompts begin with is measured for servers' caches.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Role:
 
     @property
     def shared(self) -> SharedPrefix | None:
-        """What the rows' first prompts begin with; None if there is but one."""
+        """What the rows' first prompts begin with; None if there is only one."""
         if self.prefix is None or self.prompts < 2:
             return None
         return SharedPrefix(len(self.prefix), self.characters / self.prompts)
