@@ -123,8 +123,8 @@ class Edit:
         change: does it.
         calls: what the second run may send, exactly.
         start: the state before the edit.
-        outcomes: of the steps in the second run.
-        rows_out: of the last step, in the second run.
+        outcomes: the outcomes of the steps in the second run.
+        rows_out: the number of rows of the last step, in the second run.
         partitions: the most that the second run may execute; None if it does not matter.
     """
 

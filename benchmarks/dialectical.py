@@ -51,9 +51,9 @@ class Settings:
         items: countries to learn from.
         test: countries to test with.
         pcn: numbers of poisoned passages.
-        sft_steps, dpo_steps: of training.
+        sft_steps, dpo_steps: the numbers of training steps.
         batch: rows a step of SFT; DPO takes half as many pairs.
-        population: of the smallest country; of the larger ones a small model knows more capitals.
+        population: the population of the smallest country; of the larger ones a small model knows more capitals.
     """
 
     seeds: int = 3

@@ -69,9 +69,9 @@ class Settings:
     """The size of the benchmark.
 
     Args:
-        questions: at most.
-        samples: of each question.
-        shuffles: of calibration and evaluation.
+        questions: the maximum number of questions.
+        samples: the number of samples of each question.
+        shuffles: the number of shuffles into calibration and evaluation.
     """
 
     questions: int = 440

@@ -74,13 +74,13 @@ class Settings:
 
     Args:
         seeds: repetitions of everything but the student's pre-training.
-        problems: to make training sets from.
+        problems: the problems to make training sets from.
         test: problems in reasoning_gym's wording, and as many in another wording.
         personas: rewrites a problem.
         pretraining: steps of the student before.
-        tokens: of prompts and completions that each training sees.
+        tokens: the number of tokens of prompts and completions that each training sees.
         batch: rows a training step.
-        rate: of learning.
+        rate: the learning rate.
     """
 
     seeds: int = 3
@@ -101,8 +101,8 @@ class Trained:
     """The results of one arm with one seed.
 
     Args:
-        rows: of the training set.
-        tokens: that the trainer went through, by the registry's training_exposure.
+        rows: the number of rows of the training set.
+        tokens: the number of tokens that the trainer went through, by the registry's training_exposure.
         right: test problem -> whether it was solved.
     """
 

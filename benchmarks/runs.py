@@ -25,7 +25,7 @@ def running(folder: Path, document: dict[str, Any], command: Sequence[str] = ENG
     Raises SystemExit, with its output, if it fails. Its standard output is in the file `stdout`: see `outcome`.
 
     Args:
-        folder: to run in.
+        folder: the folder to run in.
         document: the pipeline, as YAML has it; it is in the file `pipeline.yaml`.
         command: Python's arguments, to run something other than `engine run`.
     """
@@ -55,7 +55,7 @@ def engine_run(server: Endpoint, rows: int, *, with_cpu: bool = False, **model: 
     """Run `regenerate_cot` on numbered problems, check that every row is answered; returns what the server saw.
 
     Args:
-        server: to ask.
+        server: the server to ask.
         rows: problems, each of which is one request.
         with_cpu: also return `cpu`, the seconds of CPU of all processes that the command started, as footprint.Shares.
         model: keys of the model.

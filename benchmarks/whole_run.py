@@ -50,7 +50,7 @@ class Case(NamedTuple):
     """A pipeline to run.
 
     Args:
-        name: of the pipeline.
+        name: the name of the pipeline.
         goal: the least share of the ideal.
         answer: what the server says, see benchmarks/endpoint.py.
         prepare: writes so many rows into a folder, for so many calls of a chain, and gives the pipeline for a model.

@@ -27,7 +27,7 @@ class LoopThread:
     """An event loop in a thread of its own, for work that continues while its caller does something else.
 
     Args:
-        name: of the thread.
+        name: the name of the thread.
     """
 
     def __init__(self, name: str) -> None:

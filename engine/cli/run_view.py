@@ -130,7 +130,7 @@ def _step_row(step: StepResult) -> list[Any]:
 
 
 def _fate(step: StepResult) -> str:
-    """What happened to a step's rows, in words."""
+    """A phrase about a step's rows: how many were made, rejected, and so on."""
     record = step.record
     parts = []
     if record.outcome == "stopped":

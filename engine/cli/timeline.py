@@ -55,7 +55,7 @@ def print_timeline(run: Mapping[str, Any], console: Console) -> None:
     """Print a run, with a bar for each step on a common time axis that begins when the run did.
 
     Args:
-        run: from `run_timeline`.
+        run: the timeline of the run, from `run_timeline`.
         console: where to print; the axis fills the width that the other columns leave.
     """
     steps, began = run["steps"], run["started_at"]

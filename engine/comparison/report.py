@@ -51,7 +51,7 @@ def content(found: Comparison) -> Iterator[str | Table]:
 
 
 def in_words(result: Result, found: Comparison) -> str:
-    """What a result shows, and what it rests on."""
+    """What a result shows, and the numbers behind it."""
     what, side = result.difference, letter(found.sides.index(result.side))
     subject = f"{result.field}, {side} against A"
     first, second = what.rows

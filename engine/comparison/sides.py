@@ -1,4 +1,4 @@
-"""What a comparison is between: versions, the outputs of runs, or those of variants of a pipeline's matrix."""
+"""The sides of a comparison: versions, the outputs of runs, or the outputs of variants of a pipeline's matrix."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Difference:
         first, second: the means.
         value: their difference.
         low, high: its 95 % interval; None with too few clusters.
-        p: of a two-sided test against 0; None with too few clusters.
+        p: the p-value of a two-sided test against 0; None with too few clusters.
         detectable: the true difference that such a comparison shows in 80 % of cases; None with too few clusters.
         clusters: how many there are.
         rows: how many rows of each side were used.

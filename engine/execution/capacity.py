@@ -23,7 +23,7 @@ class Amount(NamedTuple):
 
     @classmethod
     def of(cls, resources: Resources) -> Amount:
-        """What one worker with these resources takes."""
+        """The CPUs, GPUs and memory that one worker with these resources takes."""
         return cls(resources.num_cpus or 0.0, resources.num_gpus or 0.0, resources.memory or 0.0)
 
     def without(self, other: Amount) -> Amount:

@@ -19,7 +19,7 @@ class WorkerRequest(NamedTuple):
     """What a step asks for.
 
     Args:
-        resources: of each worker as the pipeline states them, and the number of workers.
+        resources: the resources of each worker, as the pipeline states them, and the number of workers.
         devices: the number of devices of a training; they get the resources instead of the worker.
     """
 
@@ -40,7 +40,7 @@ class Server(Protocol):
     """A server of a model that an executor has started. No method waits.
 
     Attributes:
-        gpus: how many it holds.
+        gpus: the number of GPUs that it holds.
     """
 
     gpus: float
@@ -114,7 +114,7 @@ class Executor(Protocol):
         """Start servers for a step; None while others use what they and the step need.
 
         Args:
-            servers: to start, all or none.
+            servers: the servers to start, all or none.
             request: the step's workers; None if only the servers need room, because the step has its workers already.
 
         Raises:

@@ -78,7 +78,7 @@ def job_of(
     """The job of a step's workers.
 
     Args:
-        resources: of each worker.
+        resources: the resources of each worker.
         spent: what the driver itself has spent, by model.
         shared: see `shared_models`.
         retry_rejects: see Job.

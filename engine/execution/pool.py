@@ -348,7 +348,7 @@ class Pool:
             self._end_an_idle_process()
 
     def _capacity(self) -> Capacity:
-        """What the cluster has; nodes may come and go."""
+        """The resources of the cluster now; nodes may come and go."""
         now = time.monotonic()
         if now - self._looked_at > _LOOK_SECONDS:
             self._looked_at, self._known = now, self._nodes()
@@ -356,7 +356,7 @@ class Pool:
 
     @property
     def _taken(self) -> list[Amount]:
-        """What this run uses: its processes, the devices of its trainings, and its servers."""
+        """The resources that this run uses: its processes, the devices of its trainings, and its servers."""
         processes = [process.amount for process in self._processes if process.amount != Amount()]
         devices = [device for step in self._steps.values() for device in step.devices if device != Amount()]
         return processes + devices + [held for held in self._held if held != Amount()]

@@ -62,7 +62,7 @@ class Process:
         return sum(len(call.parts) for call in self.running.values() if call.step == step)
 
     def parts(self) -> Iterator[tuple[str, Partition]]:
-        """What it is running, in the order in which it was sent."""
+        """The partitions that it is running, in the order in which they were sent."""
         return ((call.step, part) for call in self.running.values() for part in call.parts)
 
 

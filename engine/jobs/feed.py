@@ -27,8 +27,8 @@ class Feed:
     The versions are fed side by side: partitions of the second one do not wait for the first one to be complete.
 
     Args:
-        store: has the objects.
-        size: of the partitions.
+        store: the store of the objects.
+        size: the size of the partitions.
         versions: the number of versions, concatenated.
     """
 

@@ -38,7 +38,7 @@ class Heartbeat:
     """The file of one worker. It is only for display, so nothing depends on it.
 
     Args:
-        folder: of the step's receipts.
+        folder: the folder of the step's receipts.
         owner: the run and the step (see `owner_of`), because others may share the folder.
     """
 

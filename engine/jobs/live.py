@@ -26,9 +26,9 @@ class LiveStep(Message):
     Args:
         step: its name, with its variant.
         base_key: the receipts of its finished partitions lie under it; empty while it waits.
-        rows: of its input so far; more may come while the steps before it run.
+        rows: the number of rows of its input so far; more may come while the steps before it run.
         done, total: rows, or the operator's own units.
-        rejected: rows.
+        rejected: the number of rejected rows.
         usage: the calls of its finished partitions.
         note: what it is waiting for while it runs, or empty.
         waited_for: what it waits for, or last waited for; see StepRun.
@@ -61,7 +61,7 @@ def write_live(folder: Path, run_id: str, steps: tuple[LiveStep, ...]) -> None:
     """Write what the steps of a run are doing.
 
     Args:
-        folder: of the journals of runs.
+        folder: the folder of the runs' journals.
     """
     file = _file(folder, run_id)
     with contextlib.suppress(OSError):  # only for display

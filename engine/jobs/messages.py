@@ -69,7 +69,7 @@ class Job(Message):
         retry_rejects: call the models again for rows that are rejected because of answers in the journal.
         excluded: ids of rows to leave out, by output.
         row_groups: the number of each row's group, by input; see engine/planning/row_groups.py.
-        decisions: of people about the rows; see engine/planning/reviews.py.
+        decisions: the decisions of people about the rows; see engine/planning/reviews.py.
         modules: the files of operators that the pipeline names.
     """
 
@@ -154,7 +154,7 @@ class OutputPart(Message):
     rows before the slice are added or removed; the commit turns places into rows of versions.
 
     Args:
-        content_id: of the rows, for a whole-input operator.
+        content_id: the content id of the rows, for a whole-input operator.
         in_place: every row came from the row at the same place of the partition's slice and from no other, so there is no
             object with lineage.
         known_parents: inputs in which rows have known sources.

@@ -30,7 +30,7 @@ class AnswerLength:
         answers: the journal; its notes keep that the model reasons.
 
     Attributes:
-        notes: for the user.
+        notes: notes for the user.
     """
 
     def __init__(self, spec: ModelSpec, identity: str, answers: Answers) -> None:

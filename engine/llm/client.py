@@ -353,7 +353,7 @@ class ModelClient:
         )
 
     def _usage(self, completions: Sequence[Completion], most: Estimate) -> CallOutcome:
-        """What an answer used. With missing or impossible counts, it counts with its estimate."""
+        """The tokens that an answer used. If the server's counts are missing or impossible, the estimate is used."""
         tokens_in, tokens_out, cached, written = (
             sum(max(0, getattr(done, name)) for done in completions)
             for name in ("tokens_in", "tokens_out", "tokens_cached", "tokens_written")
@@ -365,7 +365,10 @@ class ModelClient:
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them return. One alone goes without a task, which costs as much as a look-up in the journal."""
+    """The results of all coroutines.
+
+    A single one is awaited without a task, which would cost as much as a look-up in the journal.
+    """
     return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
 
 

@@ -59,7 +59,7 @@ class GateDecision(NamedTuple):
 
 
 class Service:
-    """What the workers of a run share. Use from one event loop."""
+    """The limits and the journal that the workers of a run share. Use from one event loop."""
 
     def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder)

@@ -24,8 +24,8 @@ class Group:
     """Models that are served together, and their servers by number.
 
     Attributes:
-        models: by their names in the pipeline; never none.
-        room: for adapters that the servers load while they run; see Launch.
+        models: the models, by their names in the pipeline; at least one.
+        room: the room for adapters that the servers load while they run; see Launch.
         log: the path of the servers' logs, without number and suffix.
         heard: the last status of each server, by number.
         told: the addresses that workers were last told, by model.

@@ -49,7 +49,7 @@ class Needs:
     from one thread.
 
     Args:
-        registry: has the journal, which keeps the answers.
+        registry: the registry with the journal, which keeps the answers.
 
     Attributes:
         spent: what the checks have cost, by model.
@@ -99,7 +99,7 @@ class Needs:
         return step.name in self._checked
 
     def used_by(self, step: Step) -> Usage:
-        """What the check of a step has cost."""
+        """The cost of a step's check."""
         models = {step.spec.models.get(role, role): model.spec.model for role, model in step.models.items()}
         parts = [(models[name], ModelUsage(cost_usd=each.usd)) for name, each in self._by_step.get(step.name, {}).items()]
         return sum((Usage(cost_usd=used.cost_usd, by_model={model: used}) for model, used in parts), Usage())
@@ -116,8 +116,8 @@ async def check_needs(
     """Check the servers of a step's models against what its operator needs.
 
     Args:
-        step: has the models and the operator.
-        registry: has the journal, which keeps the answers.
+        step: the step, with its models and operator.
+        registry: the registry with the journal, which keeps the answers.
         spent_before: what the run has already spent, by model.
         served: one server of each model that the run serves, by model.
     """
@@ -163,7 +163,7 @@ def ask_server(
 
     Args:
         spec: the model.
-        registry: has the journal, which keeps the answers.
+        registry: the registry with the journal, which keeps the answers.
         wanted: the capabilities.
         gate: limits the requests (default: new limits of the model).
         recheck_all: ask for all of them again.

@@ -38,7 +38,7 @@ class Servers:
     Args:
         executor: starts them, and tells the workers where they are.
         start_executor: gets it ready; see Executor.start.
-        folder: for their logs.
+        folder: the folder for their logs.
         run_id: begins the names of the logs.
         say: prints a message to the user.
     """

@@ -39,7 +39,7 @@ def with_named_types(
     Args:
         params: the class of the parameters, of which those with the mark FieldTypes can name types.
         given: the parameters of a step.
-        named, known: as for parse_type.
+        named, known: as for `parse_type`.
     """
     problems: list[Wrong] = []
 
@@ -124,7 +124,7 @@ def field_problems(given: Mapping[str, Any], at: tuple[str | int, ...]) -> list[
     """What is wrong with fields that a parameter describes.
 
     Args:
-        given: the parameter.
+        given: the value of the parameter.
         at: its place below `with`.
     """
     problems, fields = _read(given, at)

@@ -12,7 +12,7 @@ class Reviews:
     """The decisions about rows, by the ids of their content (`table.row_ids()`).
 
     Args:
-        decisions: those that count, see registry.reviews.decisions.current.
+        decisions: the decisions that count; see registry.reviews.decisions.current.
         task: what the reviewers were asked.
     """
 

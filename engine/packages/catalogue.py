@@ -130,7 +130,7 @@ class _Index:
         return definitions(self._roots)
 
     def find(self, kind: Kind, name: str) -> dict[Definition, Any]:
-        """What a name, bare or full, can mean; all modules are imported when no source file shows it."""
+        """All definitions that a name, bare or full, can mean. All modules are imported if no source file shows the name."""
         package, colon, bare = name.rpartition(":")
 
         def wanted(each: Definition) -> bool:

@@ -26,9 +26,9 @@ class LocalModule(BaseModel):
     """The source of a module.
 
     Attributes:
-        name: as it is imported.
+        name: the name under which it is imported.
         file: where it was read, for messages.
-        source: its text.
+        source: its source text.
         package: whether it is the `__init__.py` of a package.
     """
 

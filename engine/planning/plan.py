@@ -113,7 +113,7 @@ def plan_step(
     """Plan a step over given inputs: whether it hits, resumes or runs.
 
     Args:
-        known: as for find_outputs.
+        known: as for `find_outputs`.
         force: run all of it, even if it hits or some partitions have receipts.
     """
     plan = keyed(pipeline, step, inputs, registry)

@@ -27,10 +27,10 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
 
     Args:
         task: the step, which has ended.
-        result: as it was reported.
-        seeds: of all that it reads.
-        store: has the objects.
-        notes: what else users should know.
+        result: the step's result, as it was reported.
+        seeds: the seeds of everything that the step reads.
+        store: the store of the objects.
+        notes: other things that users should know.
     """
     step, record = task.step, result.record
     whole = step.operator.streamed is None

@@ -29,7 +29,7 @@ class Excerpt:
     Args:
         pipeline: the pipeline over given versions. Its name is different, so that its outputs are never taken for real ones.
         given: these versions: rows that were drawn, and whole versions that operators look things up in.
-        sampled: those of which rows were drawn.
+        sampled: the versions of which rows were drawn.
         skipped: the steps that are not run, and why.
         up_to_date: the steps whose outputs are in the registry.
         uncertain: the steps that look things up in previewed rows: the run has other rows, so its prompts differ.
@@ -49,9 +49,9 @@ def excerpt(pipeline: Pipeline, plan: Plan, select: set[str], rows: int, overlay
     """The part of a pipeline to preview.
 
     Args:
-        plan: of these steps on the whole sources.
+        plan: the plan of these steps on the whole sources.
         select: the steps to preview, with what they need; all if empty.
-        rows: to draw of each version that steps process row by row, or compare with each other.
+        rows: the number of rows to draw of each version that steps process row by row, or compare with each other.
         overlay: gets what is drawn.
     """
     chosen = needed(pipeline, select)

@@ -66,8 +66,8 @@ def forecast(pipeline: Pipeline, plan: Plan, seen: Observed | None, registry: Re
     """What a run of the planned steps will take; None if nothing is known about any of them.
 
     Args:
-        seen: by the last preview.
-        registry: has earlier versions, which show something about steps that the preview does not.
+        seen: the observations of the last preview.
+        registry: the registry with earlier versions, which may show something about steps that the preview does not.
     """
     to_run = {each.name: each for each in plan.steps if each.status != "HIT"}
     if not to_run:

@@ -43,11 +43,11 @@ class Imported:
     """What an import did.
 
     Args:
-        review: afterwards.
+        review: the review after the decisions were added.
         added: decisions that were stored.
         known: decisions that were there already.
         empty: lines without a verdict.
-        elsewhere: the added ones about rows of an earlier version that are not in the review now.
+        elsewhere: those of the added ones that are about rows of an earlier version that are not in the review now.
     """
 
     review: OpenReview
@@ -68,8 +68,8 @@ def import_decisions(
     """Store the decisions of a file.
 
     Args:
-        given: what the file says.
-        problems: what is wrong with it already.
+        given: the decisions in the file.
+        problems: the problems found in the file so far.
         queue: the review, if the file does not name one.
         reviewer: who decided, if the file does not name anyone.
 

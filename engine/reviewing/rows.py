@@ -36,10 +36,10 @@ class ReviewRows:
     """The different rows of some versions.
 
     Args:
-        store: has the objects.
+        store: the store of the objects.
         record: the type of the rows.
-        versions: concatenated.
-        places: of the first row with each content, by its id, in the order of the rows.
+        versions: the versions; their rows are concatenated.
+        places: the places of the first row with each content, by its id, in the order of the rows.
         count: the number of all rows.
     """
 

@@ -26,16 +26,16 @@ class PartitionTable:
     """Partitions in the order of the input, by version of the streamed input.
 
     Args:
-        receipts: on disk, of this base key.
-        claims: of this run.
+        receipts: the receipts on disk, of this base key.
+        claims: the claims of this run.
         versions: the number of versions that the streamed input is made of.
-        rerun: run all of it, whatever has receipts.
-        retry_rejects: run again what has rejects.
+        rerun: run every partition, even those that have receipts.
+        retry_rejects: run partitions with rejects again.
 
     Receipts that are to be made again are removed when their partition is claimed, because another run may use them until then.
 
     Attributes:
-        waits_for_run: whether another run has been found to make some of them.
+        waits_for_run: whether another run was found to be making some of the partitions.
     """
 
     def __init__(self, receipts: Receipts, claims: Claims, versions: int, *, rerun: bool, retry_rejects: bool) -> None:

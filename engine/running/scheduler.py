@@ -150,7 +150,7 @@ class Scheduler:
         found = self._run.executor.next(seconds)
         if found is None:
             if not any(task.is_running for task in self._open):
-                # What is left is with another run, or waits for resources.
+                # The remaining partitions are claimed by another run, or wait for resources.
                 time.sleep(max(0.0, seconds - (time.monotonic() - asked)))
             return
         task = self._tasks[found.step]

@@ -32,11 +32,11 @@ class Adapters:
     """The adapters of one server. Use from one thread.
 
     Args:
-        store: of the registry, which has them.
+        store: the store of the registry, which has the adapters.
 
     Attributes:
-        loaded: those that it has, by the names that requests use.
-        refused: those that it could not load, and why.
+        loaded: the adapters that the server has, by the names that requests use.
+        refused: the adapters that the server could not load, and why.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -73,14 +73,14 @@ class Adapters:
     def load(self, models: Sequence[Served], listen: Listen, seconds: float) -> bool:
         """Load the adapters that the server lacks and has not refused; False if the connection broke.
 
-        Then the server may be dying. The next one is asked again, but no third: an adapter that ends its server must not end it
-        again and again.
+        A broken connection may mean that the server is dying. The next server is asked to load the same adapter, but after two
+        failures the adapter is refused, so that an adapter that crashes its server cannot crash one after another.
 
         Args:
-            seconds: after which a request counts as broken.
+            seconds: the time after which a request counts as broken.
 
         Raises:
-            EngineError: the server would load adapters for others, too.
+            EngineError: the server would load adapters for anyone who can reach it.
         """
         if not self._is_guarded:
             try:
@@ -94,7 +94,7 @@ class Adapters:
             try:
                 why = self._ask(name, folder, listen, seconds)
             except (OSError, http.client.HTTPException) as error:
-                # One that hangs is asked again itself; of one that is dying, a second failure says nothing new.
+                # A time-out always counts against the adapter; a broken connection counts once for each server.
                 self._broken[name] += isinstance(error, TimeoutError) or name not in self._broken_here
                 self._broken_here.add(name)
                 if self._broken[name] < _MOST_BROKEN:
@@ -141,7 +141,7 @@ def _by_name(models: Sequence[Served]) -> dict[str, ModelWeights]:
 
 
 def _message(body: bytes) -> str:
-    """What an error says, in one line."""
+    """The message of an error response, in one line."""
     text = body.decode(errors="replace")
     try:
         document = json.loads(text)

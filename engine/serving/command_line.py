@@ -16,7 +16,7 @@ from engine.llm.weights import LocalWeights
 from engine.serving.launch import AdapterRoom
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM accepts for max-lora-rank."""
+"""The values that vLLM accepts for max-lora-rank."""
 _MOST_AT_ONCE = 8
 """Adapters in one batch: each takes GPU memory, used or not. vLLM swaps others in as requests arrive."""
 
@@ -56,7 +56,7 @@ def command_line(
         name: the pipeline's name of the weights.
         weights: where they are; None if the command knows them itself.
         beside: the other models that it serves (vLLM only): further adapters on the same base, or the same weights.
-        room: for adapters on the weights, which it loads while it runs (vLLM only); see engine.serving.adapters.
+        room: the room for adapters on the weights, which it loads while it runs (vLLM only); see engine.serving.adapters.
 
     Raises:
         EngineError: the program is not on this machine, or the server cannot use the weights.

@@ -47,11 +47,11 @@ class Launch(BaseModel):
 
     Args:
         models: what it serves: one model, the same weights under several names, or adapters on one base model.
-        number: of the server among the replicas, from 1.
+        number: the number of the server among the replicas, from 1.
         log: the file for what it prints.
         gpus: how many it has.
-        room: for adapters. It is then started without any, and loads each of its models, now and later. None: it is started
-            with its models, and loads no other.
+        room: the room for adapters. The server is then started without any, and loads them while it runs. None: it is started
+            with its models, and loads no others.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +64,7 @@ class Launch(BaseModel):
     room: AdapterRoom | None = None
 
     def unreserved(self) -> Launch:
-        """The same server where nothing reserves GPUs: it sees those there are."""
+        """The same server for a machine where nobody reserves GPUs: it sees all GPUs of the machine."""
         return self.model_copy(update={"gpus": 1.0 if self.serve.num_gpus is None else self.serve.num_gpus})
 
     @property
@@ -86,7 +86,7 @@ class Status(BaseModel):
         why: what ended it last, for the user.
         seconds: how long the last start took.
         loaded: the adapters that it has loaded, by the names that requests use.
-        refused: those that it could not load, and why.
+        refused: the adapters that it could not load, and why.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -40,7 +40,7 @@ class Replica:
     Args:
         launch: what to run.
         host: the address to listen at.
-        store: of the registry, which may have the weights.
+        store: the store of the registry, which may have the weights.
     """
 
     def __init__(self, launch: Launch, host: str, store: ObjectStore) -> None:
@@ -78,7 +78,7 @@ class Replica:
             self._keep_up()
         except EngineError as error:
             self._set(state="failed", address=None, why=str(error))
-        except Exception as error:  # a thread has nobody to raise to
+        except Exception as error:  # nobody would see an exception that is raised in a thread
             self._set(state="failed", address=None, why=f"{type(error).__name__}: {error}")
 
     def _keep_up(self) -> None:

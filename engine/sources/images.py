@@ -76,9 +76,9 @@ class ImageReader:
     """Reads images into the object store.
 
     Args:
-        spec: of the dataset.
+        spec: the spec of the dataset.
         store: gets the images; None to check only that they exist.
-        sizes: of the objects, by SHA-256.
+        sizes: the sizes of the objects, by SHA-256.
     """
 
     spec: DatasetSpec
@@ -134,9 +134,9 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
     """An image file.
 
     Args:
-        folder: that the file has to be in.
+        folder: the folder that must contain the file.
         name: its path, absolute or in that folder.
-        most: how many bytes of it are needed; None: all.
+        most: the number of bytes of it that are needed; None: all.
 
     Raises:
         ImageError: it is not in the folder, cannot be read, or has too many bytes.

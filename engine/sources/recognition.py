@@ -107,7 +107,7 @@ def _is_own(record: type[Record], fields: dict[str, Any]) -> bool:
 
 
 def identity_of(format_: RowFormat | None) -> dict[str, Any]:
-    """What a format contributes to the identity of a source: its name and the code that reads it."""
+    """The part of a source's identity that comes from its format: its name and the code that reads it."""
     if format_ is None:
         return {}
     # A row that does not fit is refused, so that code counts, too.

@@ -92,11 +92,11 @@ def run_operator(
 
     Args:
         operator: the decorated function.
-        rows: of its first input: records, or dicts with their fields.
+        rows: the rows of its first input: records, or dicts with their fields.
         with_: parameters, as under `with:` in a pipeline, or an object of the operator's `Params`.
         models: what answers in each role.
         groups: for a `Grouped` input, the number of each row's group (default: each row is a group of its own).
-        decisions: of people about the rows, for an operator that gets `Reviews`.
+        decisions: the decisions of people about the rows, for an operator that gets `Reviews`.
         seed: the pipeline's seed.
         inputs: rows of the other inputs, by name.
 

@@ -33,7 +33,7 @@ class ScriptedModel:
             or a function of the prompt (the text of the last message). A function may return a list: its answers to the
             samples 0, 1, 2 and so on. An exception is raised by the call: `RequestError("refused")` rejects the row,
             unless the operator catches it.
-        settings: as under `models:` in a pipeline, such as `system="Be brief."` or `max_tokens=64`.
+        settings: the settings, as under `models:` in a pipeline, such as `system="Be brief."` or `max_tokens=64`.
 
     Attributes:
         requests: what the model was asked, with `messages`, `sampling`, `sample` and `schema`. An equal request is asked once.

@@ -65,7 +65,7 @@ class Scope:
 
 
 class Roles(Protocol):
-    """What fills the roles of an operator."""
+    """The models that fill the roles of an operator."""
 
     def role(self, role: str) -> ChatModel | Encoder | None:
         """The model in a role; None if it is not used."""
@@ -88,7 +88,7 @@ class Operation:
 
     Args:
         job: names the operator, its inputs and its parameters.
-        registry: has the inputs.
+        registry: the registry with the inputs.
         models: fill its roles.
         operator: the operator itself (default: the installed one that the job names).
     """
@@ -166,7 +166,7 @@ class Operation:
         """The context of a call of the operator.
 
         Args:
-            scope: of the partition.
+            scope: the scope of the partition.
             seed: returns the seed; see `seed`.
             tally: collects its numbers (default: the partition's).
             rejects: collects its partial rejects, if it is called for a row.
@@ -204,7 +204,7 @@ class Operation:
             item: a record, or (output, record).
             calls: the calls made before.
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
-            number: of that row.
+            number: the number of that row.
         """
         if item is given and self._passes_on is type(item):
             return self._first, item, (), calls

@@ -34,7 +34,7 @@ class Worker:
 
     Args:
         job: what the partitions share.
-        registry: the job's.
+        registry: the registry of the job.
         shared: what the steps in this process share.
     """
 

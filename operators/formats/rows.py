@@ -17,8 +17,8 @@ class At:
     """A place in a row.
 
     Attributes:
-        exact: for errors: `messages[2].content`.
-        kind: for what is left out, the same in all rows: `messages[].content`.
+        exact: the path for errors: `messages[2].content`.
+        kind: the path for notes on what is left out, the same in all rows: `messages[].content`.
     """
 
     exact: str
@@ -55,7 +55,7 @@ def text_at(value: Any, at: At) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, for errors."""
+    """The kind of a value, in words for error messages."""
     if value is None:
         return "missing or null"
     kinds: dict[type, str] = {bool: "true or false", str: "text", list: "a list", dict: "an object"}

@@ -99,7 +99,7 @@ class AliasedSettings(BaseModel):
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """What another name means: our names (with dots for parts) and their values."""
+        """The meaning of an alias: our names (with dots for parts) and their values."""
         return {cls.aliases[name]: value}
 
     def examine(self, placed: Mapping[Place, Given]) -> None:

@@ -92,7 +92,7 @@ class RowDiff:
         moved: rows at another position; only known when nothing was added or removed.
         samples_added, samples_removed, samples_changed: the first ones, by row.
         suggested_key: a field that is a key of both versions, when rows were compared by content and differ.
-        places: of all rows, if they were asked for.
+        places: the places of all rows, if they were asked for.
     """
 
     key: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What was made from chosen rows: datasets, row by row, and models."""
+"""Finds everything that was made from chosen rows: datasets, row by row, and models."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class DescribedType(BaseModel):
         optional: whether null is a value.
         words: the possible values of `words`.
         item: the type of a list's items or a dict's values.
-        fields: those of a struct.
+        fields: the fields of a struct.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +85,7 @@ class Described(BaseModel):
 
     Attributes:
         name: shown in plans, and stored with versions.
-        fields: in order.
+        fields: the fields, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,7 +119,7 @@ def extended(record: type[Record], fields: Iterable[DescribedField], name: str |
     """The type of rows that keep their fields and get further ones; a field of the same name is replaced where it stands.
 
     Args:
-        name: of the new type; by default the names of the type and its new fields.
+        name: the name of the new type; by default the names of the type and its new fields.
     """
     before, new = described(record), {field.name: field for field in fields}
     kept = tuple(new.pop(field.name, field) for field in before.fields)

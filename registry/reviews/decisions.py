@@ -73,7 +73,7 @@ class Decision(Frozen):
 
     @property
     def substance(self) -> list[Any]:
-        """What it says, without when it was said and where the row was seen: step keys depend on this."""
+        """The content of the decision, without its time and the place where the row was seen: step keys depend on this."""
         return [self.row, self.reviewer, self.verdict, self.fields, list(self.labels), self.reason]
 
     @cached_property
@@ -86,11 +86,11 @@ class ReviewTask(Frozen):
     """What people are asked about each row of a review.
 
     Args:
-        instructions: for the reviewers, in Markdown.
-        labels: that they choose from.
+        instructions: the instructions for the reviewers, in Markdown.
+        labels: the labels that they choose from.
         choice: whether a row gets one label, or any number of labels.
         label_field: the field of the row that takes the label or the list of labels; None: labels stay with the decisions.
-        fields: those that may be edited.
+        fields: the fields that may be edited.
         n: the review is done when this many rows are decided.
         share: the same, as a part of all rows. Without both, all rows have to be decided.
         reviewers: how many people have to decide about a row.
@@ -111,12 +111,12 @@ class Queue(Frozen):
 
     Args:
         name: the name of the dataset that the review's step makes.
-        pipeline, step: where it is in; the step with its variant.
+        pipeline, step: the names of the pipeline and the step; the step with its variant.
         file: the name of the pipeline file.
-        run_id: the run.
-        asked_at: when.
+        run_id: the run that reached the review.
+        asked_at: the time when the run reached it.
         inputs: the versions with the rows.
-        type: of the rows: the name, and a description, by which rows are read without the code of the pipeline.
+        type: the type of the rows: its name, and a description, by which rows are read without the pipeline's code.
     """
 
     name: Name

@@ -29,8 +29,8 @@ def outcome_of(decisions: Sequence[Decision], reviewers: int) -> Outcome | None:
     person decides or one of them decides otherwise. So neither the order of the decisions nor their times matter.
 
     Args:
-        decisions: of one row, see `current`.
-        reviewers: how many the review asks for.
+        decisions: the decisions about one row; see `current`.
+        reviewers: the number of reviewers that the review asks for.
     """
     if len(decisions) < reviewers:
         return None

@@ -47,7 +47,7 @@ class FileCount:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was checked, by kind, and what was found."""
+    """The number of checked things, by kind, and the findings."""
 
     checked: Mapping[str, FileCount] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -67,7 +67,7 @@ class CheckResult:
 
 
 def reason_of(error: Exception, where: str) -> str:
-    """What an error says about the file `where`."""
+    """The text of an error about the file `where`."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     text = str(error).rpartition(where)[2].lstrip(", ") or str(error)

@@ -101,7 +101,7 @@ class Garbage:
 
     Args:
         versions: the newest first.
-        objects: those that neither a version nor an unfinished step names.
+        objects: the objects that neither a version nor an unfinished step names.
         leftovers: files that finished steps and crashes left behind.
         paused: checkpoints of unfinished steps; they stay.
         kept: the number of versions that stay.
@@ -309,7 +309,7 @@ def _of_paused(step: StepFiles) -> Leftover:
 
 
 def _of_crashes(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
-    """What crashes left behind and, for objects at a URL, copies of removed ones."""
+    """Files that crashes left behind and, for objects at a URL, copies of removed objects."""
     found = dict(crash_files(registry.root))
     if registry.url:
         there = {each.name for each in listed}

@@ -36,9 +36,11 @@ class OpenBatch(BaseModel):
         file: the input file's id on the server; a name of its own where requests travel with the batch.
         since: when it was uploaded, in seconds since 1970.
         newest: the newest batch on the server at that time, where batches have no input file.
-        keys: of its requests; `logprobs` are those that request log-probabilities, `tools` those that offer tools, `again`
-            those whose answer in the journal will be replaced; `left_out` are parameters that a request should have, and that
-            were not sent.
+        keys: the keys of its requests.
+        logprobs: the keys of the requests that ask for log-probabilities.
+        tools: the keys of the requests that offer tools.
+        again: the keys of the requests whose answer in the journal will be replaced.
+        left_out: by key, the parameters that a request should have but that were not sent.
         batch: the batch's id on the server.
     """
 
@@ -98,7 +100,7 @@ class OpenBatches:
         """Delete the notes of batches whose answers are all in the journal: a process died before it could do so.
 
         Args:
-            noted: open batches.
+            noted: the open batches that are noted.
             following: input files of the batches that this process is waiting for.
         """
         for each in noted:

@@ -29,7 +29,7 @@ class Budget:
     A request that was sent but not accounted for (time-outs, resets, no usable `usage`) costs the amount that it held.
 
     Args:
-        spec: has the prices, `budget_usd` and `max_calls`.
+        spec: the model, with its prices, `budget_usd` and `max_calls`.
         spent: what the run spent on the model before.
     """
 

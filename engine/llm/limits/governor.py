@@ -111,7 +111,7 @@ class Governor:
         spec: the model.
         spent_usd, calls: what this run spent on the model before, and how many calls it made.
         clock: seconds, monotonic.
-        share: of the limits, which are divided with others while they use the endpoint, too; None: they are all this one's.
+        share: the share of the limits, while others use the endpoint, too. None: all of the limits.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What happens when a model in this process fills the memory of the GPU, or of the machine."""
+"""Errors for a model in this process that fills the memory of the GPU, or of the machine."""
 
 from __future__ import annotations
 

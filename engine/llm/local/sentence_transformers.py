@@ -102,7 +102,7 @@ def load(name: str, folder: Path, threads: int | None) -> Any:
     """A SentenceTransformer from its folder, in float32, on the GPU if there is one.
 
     Args:
-        name: as the pipeline names it.
+        name: the name in the pipeline.
         folder: folder or Hugging Face id.
         threads: number of CPU threads for the calling thread; None uses torch's default.
 

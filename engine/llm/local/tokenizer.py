@@ -23,7 +23,7 @@ class Tokenizer:
     """The tokenizer and the chat template of a model.
 
     Args:
-        folder: has `tokenizer.json` and, usually, `tokenizer_config.json`.
+        folder: the folder with `tokenizer.json` and, usually, `tokenizer_config.json`.
     """
 
     def __init__(self, folder: Path) -> None:

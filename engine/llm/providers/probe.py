@@ -62,7 +62,7 @@ async def probe(
     Args:
         spec: the model.
         answers: the store for known capabilities.
-        wanted: capabilities.
+        wanted: the capabilities to look for.
         gate: the model's limits.
         recheck_all: check the known capabilities again as well: servers gain features.
         recheck: check again those that the server did not have.

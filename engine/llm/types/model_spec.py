@@ -37,7 +37,7 @@ REASONING_MAX_TOKENS = 8192
 """The most tokens of an answer if the pipeline does not set them: for any model, and for one that turns out to reason."""
 
 ROOM_FOR_ANSWERS = 2048
-"""What errors propose for an answer beside its thinking, in tokens."""
+"""The tokens that errors propose for an answer in addition to its thinking."""
 
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""

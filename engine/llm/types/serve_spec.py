@@ -13,7 +13,7 @@ from engine.credentials import is_key, names_secret, secret_in_url
 from engine.llm.types.spec import Spec
 
 PLACEHOLDERS = ("model", "name", "host", "port", "python")
-"""What `{...}` in a command can stand for."""
+"""The names that may stand in `{...}` in a command."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

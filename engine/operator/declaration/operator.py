@@ -46,9 +46,9 @@ class Operator:
     Attributes:
         name: the function's name.
         function: the function.
-        inputs: by argument.
+        inputs: the inputs, by argument.
         outputs: record types by name.
-        roles: by argument.
+        roles: the roles of models, by argument.
         params: the class of the parameters.
         context: the argument that gets the Context; None when there is none.
         reviews: the argument that gets the decisions of a review; None when there is none.

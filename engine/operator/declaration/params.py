@@ -204,7 +204,7 @@ def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exce
     Args:
         params: the parameters.
         method: one of METHODS.
-        arguments: for the method.
+        arguments: the arguments for the method.
         passed: errors that the method may raise.
 
     Raises:

@@ -56,8 +56,8 @@ class Signature:
     """An operator's signature.
 
     Attributes:
-        inputs: by argument.
-        roles: by argument.
+        inputs: the inputs, by argument.
+        roles: the roles of models, by argument.
         context: the argument that gets the Context.
         reviews: the argument that gets the decisions of a review.
         params: the class of the parameters: the author's, or one made from keyword-only arguments.

@@ -37,7 +37,7 @@ class BoundQuery:
     """A query with the types of its rows.
 
     Attributes:
-        fields: of its rows.
+        fields: the fields of its rows.
         statement: what runs: the query, with the sources of each row as last column where they can be known.
         order: the inputs in the order in which the sources number them.
         gap: why the sources of the rows are not known; empty if they are.

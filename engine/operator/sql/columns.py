@@ -66,7 +66,7 @@ def query_columns(tree: Node, inputs: Mapping[str, Fields], bound: Fields) -> Fi
     """The fields of a query's rows with the types that they are known to have.
 
     Args:
-        tree: the query.
+        tree: the parsed query.
         inputs: the fields of its tables.
         bound: the fields as DuckDB binds them, where every value may be null.
     """

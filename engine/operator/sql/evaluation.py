@@ -23,7 +23,7 @@ class Evaluated(NamedTuple):
 
     Attributes:
         rows: those whose values could all be computed.
-        columns: by name, their values.
+        columns: the values of each column, by its name.
         failed: the other rows, by number, and why.
     """
 
@@ -44,7 +44,7 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
 
     Args:
         table: the rows. Columns whose names start with an underscore are not part of them.
-        expressions: by name.
+        expressions: the expressions, by name.
     """
     rows = table.select([name for name in table.column_names if not name.startswith("_")])
     texts = dict(_cast(rows.schema, tuple(expressions.items())))

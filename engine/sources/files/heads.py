@@ -23,7 +23,7 @@ def head(files: Iterable[SourceFile], wanted: frozenset[str] | None, most: int, 
         files: are read one after another.
         wanted: the columns (None: all).
         most: rows.
-        most_bytes: of all rows together.
+        most_bytes: the maximum size of all rows together.
 
     Raises:
         EngineError: a file cannot be read.

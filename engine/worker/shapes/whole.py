@@ -24,7 +24,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
 
     Raises:
         OperatorError: the operator rejected everything, raised an exception, or yielded something it did not declare.
-        ModelError, EngineError: the operator let it pass.
+        ModelError, EngineError: raised in the operator, which did not catch it.
     """
     operator, log = operation.operator, CallLog()
     current_log.set(log)
