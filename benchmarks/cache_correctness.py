@@ -119,13 +119,13 @@ class Edit:
     """A change between two runs.
 
     Args:
-        name: what was done.
-        change: does it.
-        calls: what the second run may send, exactly.
+        name: a name for the change.
+        change: the function that makes the change.
+        calls: the exact number of calls that the second run sends.
         start: the state before the edit.
         outcomes: the outcomes of the steps in the second run.
         rows_out: the number of rows of the last step, in the second run.
-        partitions: the most that the second run may execute; None if it does not matter.
+        partitions: the maximum number of partitions that the second run may execute; None if it does not matter.
     """
 
     name: str

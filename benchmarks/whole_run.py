@@ -52,7 +52,7 @@ class Case(NamedTuple):
     Args:
         name: the name of the pipeline.
         goal: the least share of the ideal.
-        answer: what the server says, see benchmarks/endpoint.py.
+        answer: the answer of the server; see benchmarks/endpoint.py.
         prepare: writes so many rows into a folder, for so many calls of a chain, and gives the pipeline for a model.
     """
 

@@ -19,7 +19,7 @@ class Overlay(Registry):
     It cannot be opened by its `location`: pass the object itself to the code that uses it.
 
     Args:
-        root: its folder.
+        root: the folder of the overlay.
         below: the other registry, which may not exist yet.
     """
 
@@ -34,7 +34,7 @@ class Overlay(Registry):
 
     @cached_property
     def reviews(self) -> ReviewStore:
-        """Those of the registry below."""
+        """The reviews of the registry below; an overlay has none of its own."""
         return self.below.reviews
 
     @property

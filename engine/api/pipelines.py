@@ -120,7 +120,7 @@ def run(
         force: run these steps even if they are up to date.
         retry_rejects: call the models again for rejected rows only, including those of finished steps.
         latest: make the new versions the latest even if `set` changed parameters.
-        registry: where the results go.
+        registry: the registry for the results.
         quiet: show no progress. Otherwise it goes to stderr.
         raise_on_failure: raise if a step fails or the user interrupts the run; if False, look at `state`. A run that waits for
             reviews is not a failure.

@@ -32,7 +32,7 @@ def row_tree(session: Session, walk: Walk, direction: Direction, width: int) -> 
     """The tree of a walk that starts at one row.
 
     Args:
-        width: how many rows of one version to show below a node; the others are counted.
+        width: the number of rows of one version to show below a node; the others are counted.
     """
     below = _Below(session, walk, direction, width)
     start = Node(walk.reached[0].version, int(walk.reached[0].rows[0]))  # type: ignore[index]

@@ -46,7 +46,7 @@ class Server(Protocol):
     gpus: float
 
     def look(self) -> Status:
-        """Its current state."""
+        """The server's current state."""
 
     def change(self, models: tuple[Served, ...]) -> None:
         """Make it serve these adapters from now on. Only for a server with room for adapters; see Launch."""

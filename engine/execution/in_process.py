@@ -58,7 +58,7 @@ class InProcess:
 
     Args:
         room: the most partitions of a step in progress.
-        registry: where the workers read and write (default: the registry that a job names).
+        registry: the registry that the workers read and write (default: the registry that a job names).
     """
 
     def __init__(self, room: int = 8, registry: Registry | None = None) -> None:

@@ -79,7 +79,7 @@ def job_of(
 
     Args:
         resources: the resources of each worker.
-        spent: what the driver itself has spent, by model.
+        spent: the driver's own spending, by model.
         shared: see `shared_models`.
         retry_rejects: see Job.
     """

@@ -50,7 +50,7 @@ def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path,
     """Complete a folder with a model's files.
 
     Args:
-        registry: where the model is.
+        registry: the registry with the model.
         manifest: the model's version.
         model: the row of the model.
         folder: the folder with the model's files; others are added, or changed.

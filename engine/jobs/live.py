@@ -24,13 +24,13 @@ class LiveStep(Message):
     """A step that waits or runs. One that has ended is in the run's journal.
 
     Args:
-        step: its name, with its variant.
+        step: the name of the step, with its variant.
         base_key: the receipts of its finished partitions lie under it; empty while it waits.
         rows: the number of rows of its input so far; more may come while the steps before it run.
         done, total: rows, or the operator's own units.
         rejected: the number of rejected rows.
         usage: the calls of its finished partitions.
-        note: what it is waiting for while it runs, or empty.
+        note: what the step is waiting for while it runs; empty if for nothing.
         waited_for: what it waits for, or last waited for; see StepRun.
         why: see StepRun; empty while it is not known.
     """

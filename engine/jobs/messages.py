@@ -42,8 +42,8 @@ class ModelBinding(Message):
 
     Args:
         name: the model's name in the pipeline.
-        identity: what determines its answers besides the prompt and the sampling parameters.
-        spent: what the driver itself has spent on it in this run, to find out what its server can do.
+        identity: the values that determine the model's answers besides the prompt and the sampling parameters.
+        spent: the driver's own calls of the model in this run, made to find out what its server can do.
         shared: workers in several processes share its limits and its budget, through the Service.
     """
 
@@ -59,7 +59,7 @@ class Job(Message):
     """What all partitions of one step share.
 
     Args:
-        registry: its location.
+        registry: the location of the registry.
         base_key: see engine/planning/keys.py; the receipts lie under it.
         types: the record types of the operator's inputs: the names of those that packages define, descriptions of others.
         code: the digest of the operator's code on the driver.

@@ -26,7 +26,7 @@ class AnswerLength:
 
     Args:
         spec: the model.
-        identity: what determines its answers.
+        identity: the values that determine the model's answers.
         answers: the journal; its notes keep that the model reasons.
 
     Attributes:

@@ -54,7 +54,7 @@ class ModelClient:
 
     Args:
         spec: the model as the pipeline defines it.
-        identity: what determines its answers besides the prompt and the sampling parameters.
+        identity: the values that determine the model's answers besides the prompt and the sampling parameters.
         answers: the journal.
         gate: the model's limits.
         provider: creates the provider on first use, inside the event loop.

@@ -78,7 +78,7 @@ class Service:
         Args:
             name: the model's name in the pipeline.
             spec: the model.
-            spent: what the driver itself has spent on it in this run.
+            spent: the driver's own spending on the model in this run.
         """
         if name not in self._governors:
             self._governors[name] = Governor.on_this_machine(spec, spent)

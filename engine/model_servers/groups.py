@@ -116,7 +116,7 @@ def will_share(one: BoundModel, other: BoundModel, made: Model) -> bool:
     """Whether a running server of one model can load the other, once a step has made it.
 
     Args:
-        made: what the step is expected to make.
+        made: the model that the step is expected to make.
     """
     if one.spec.serve != other.spec.serve or one.spec.model == other.spec.model or not loads_adapters(one):
         return False

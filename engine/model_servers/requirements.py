@@ -52,7 +52,7 @@ class Needs:
         registry: the registry with the journal, which keeps the answers.
 
     Attributes:
-        spent: what the checks have cost, by model.
+        spent: the cost of the checks, by model.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -118,7 +118,7 @@ async def check_needs(
     Args:
         step: the step, with its models and operator.
         registry: the registry with the journal, which keeps the answers.
-        spent_before: what the run has already spent, by model.
+        spent_before: the run's earlier spending, by model.
         served: one server of each model that the run serves, by model.
     """
     wanted = step.operator.capabilities(step.params)

@@ -15,7 +15,7 @@ class Generator:
         name: the name of the generator.
         function: (task, limit, seed, settings) -> rows as dicts. It must yield the same rows for the same arguments.
         check: (task, settings) -> problems as texts; called before anything starts.
-        identity: what else determines the rows, such as the version of a package.
+        identity: other values that determine the rows, such as the version of a package.
     """
 
     name: str

@@ -13,7 +13,7 @@ class Reviews:
 
     Args:
         decisions: the decisions that count; see registry.reviews.decisions.current.
-        task: what the reviewers were asked.
+        task: the questions to the reviewers.
     """
 
     def __init__(self, decisions: Iterable[Decision], task: ReviewTask) -> None:

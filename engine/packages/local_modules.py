@@ -27,7 +27,7 @@ class LocalModule(BaseModel):
 
     Attributes:
         name: the name under which it is imported.
-        file: where it was read, for messages.
+        file: the path that it was read from, for messages.
         source: its source text.
         package: whether it is the `__init__.py` of a package.
     """

@@ -31,9 +31,9 @@ class ObservedStep(BaseModel):
 
     Args:
         key: see `structural_keys`.
-        amounts: what each sampled row caused.
-        fixed: what was caused by all rows together, and would be by any number of rows.
-        uncertain: its prompts differ in the run, so the run cannot use the preview's answers.
+        amounts: the calls, tokens and so on that each sampled row caused.
+        fixed: the amounts caused by all rows together, which do not grow with the number of rows.
+        uncertain: whether prompts differ in the run, so that it cannot use the preview's answers.
         longest: the seconds of the row that took longest.
         in_flight: requests that were in flight at the same time, at most, by role.
     """

@@ -25,8 +25,8 @@ class Scheduler:
     """The steps of a run.
 
     Args:
-        run: what they share.
-        tasks: by name, in an executable order.
+        run: the state that the steps share.
+        tasks: the steps by name, in an executable order.
     """
 
     def __init__(self, run: RunState, tasks: Mapping[str, StepTask]) -> None:

@@ -89,7 +89,7 @@ def record_of(
         rows_out: the number of rows of all its outputs.
         receipts: the receipts of all finished partitions, whoever finished them.
         usage: the use of models in this run.
-        started: when it was opened.
+        started: the time when the step was opened.
         waited_for, why, notes, reject_reasons: see StepRun.
     """
     ended = dt.datetime.now(dt.UTC)

@@ -29,9 +29,9 @@ class StepReporter:
 
     Args:
         plan: the step's plan at the time when it was opened.
-        table: its partitions.
+        table: the step's partitions.
         receipts: the receipts on disk; the heartbeats of its workers are beside them.
-        started: when it was opened.
+        started: the time when the step was opened.
         unfinished_sources: the steps that are still making rows for it.
         force: whether it runs even if it hits.
     """

@@ -48,7 +48,7 @@ class StepTask:
     """One step in a run.
 
     Args:
-        run: what the steps share.
+        run: the state that the steps share.
         name: the step.
         force: run it even if it hits.
     """
@@ -102,7 +102,7 @@ class StepTask:
         self._end(record, (), ())
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
-        """Use existing outputs."""
+        """End with outputs that exist already."""
         record = record_of_hit(self.name, plan, manifests, self._started, self.waited_for)
         self.run.use(record, manifests)
         self._end(record, manifests, rejects_of(manifests))

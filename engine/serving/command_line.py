@@ -54,7 +54,7 @@ def command_line(
 
     Args:
         name: the pipeline's name of the weights.
-        weights: where they are; None if the command knows them itself.
+        weights: the path of the weights; None if the command knows it itself.
         beside: the other models that it serves (vLLM only): further adapters on the same base, or the same weights.
         room: the room for adapters on the weights, which it loads while it runs (vLLM only); see engine.serving.adapters.
 

@@ -38,7 +38,7 @@ class Replica:
     """Runs a server until `stop`, in a thread of its own.
 
     Args:
-        launch: what to run.
+        launch: the server to run.
         host: the address to listen at.
         store: the store of the registry, which may have the weights.
     """
@@ -59,7 +59,7 @@ class Replica:
 
     @property
     def status(self) -> Status:
-        """Its current state."""
+        """The server's current state."""
         return self._status
 
     def change(self, models: tuple[Served, ...]) -> None:

@@ -97,7 +97,7 @@ class Resources(Spec):
         num_cpus: CPUs of one worker.
         num_gpus: GPUs of one worker; 0.5 lets two workers share one.
         memory: bytes of memory that Ray reserves for one worker.
-        workers: how many workers run at once.
+        workers: the number of workers that run at once.
     """
 
     num_cpus: Annotated[float, Field(ge=0)] | None = None

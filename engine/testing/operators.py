@@ -48,7 +48,7 @@ class OperatorResult:
         sources: for each row of each output, the rows that it was made from, as (input, number) with numbers from 0. Empty
             where the operator does not say.
         rejects: rejected rows, in order.
-        filtered: how many rows it yielded nothing for.
+        filtered: the number of rows that it yielded nothing for.
         metrics: counters, reported numbers, and what `finish` computed.
         notes: texts of `ctx.note`.
     """
@@ -94,7 +94,7 @@ def run_operator(
         operator: the decorated function.
         rows: the rows of its first input: records, or dicts with their fields.
         with_: parameters, as under `with:` in a pipeline, or an object of the operator's `Params`.
-        models: what answers in each role.
+        models: the scripted model for each role.
         groups: for a `Grouped` input, the number of each row's group (default: each row is a group of its own).
         decisions: the decisions of people about the rows, for an operator that gets `Reviews`.
         seed: the pipeline's seed.

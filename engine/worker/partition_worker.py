@@ -33,9 +33,9 @@ class Worker:
     their answers, which are paid for, reach the journal.
 
     Args:
-        job: what the partitions share.
+        job: the job, which the partitions share.
         registry: the registry of the job.
-        shared: what the steps in this process share.
+        shared: the models that the steps in this process share.
     """
 
     def __init__(self, job: Job, registry: Registry, shared: SharedModels) -> None:

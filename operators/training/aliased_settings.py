@@ -24,7 +24,7 @@ class Given(NamedTuple):
     Attributes:
         place: the setting's path in our names or the library's.
         path: the path at which it was written, in the names used there.
-        value: its value.
+        value: the value of the setting.
         written: the value as written, before translation.
     """
 

@@ -80,7 +80,7 @@ class DataObject(Frozen):
     """A stored Parquet object; its rows follow those of the object before it.
 
     Args:
-        bytes: its size on disk.
+        bytes: the size of the object on disk.
         memory: the size of its rows in memory (0: unknown).
     """
 

@@ -27,9 +27,9 @@ class Bounds(NamedTuple):
     """The sizes of objects, in bytes of their rows in memory.
 
     Attributes:
-        row: what a row counts at least.
-        window: the least distance of two boundaries; on average, it is twice as large.
-        most: the most of an object, unless its last row exceeds it; several times `window`.
+        row: the minimum size that a row counts with, in bytes.
+        window: the minimum distance between two boundaries; the average distance is twice as large.
+        most: the maximum size of an object, unless its last row exceeds it; several times `window`.
     """
 
     row: int

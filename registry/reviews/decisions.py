@@ -51,9 +51,9 @@ class Decision(Frozen):
     Args:
         queue: the review, by the name of the dataset that its step makes.
         row: the id of the row's content, see registry.records.content.row_ids.
-        at: when it was decided. A later decision of the same reviewer about the same row replaces it.
+        at: the time of the decision. A later decision of the same reviewer about the same row replaces it.
         fields: the new values of edited fields, as JSON.
-        source: where the reviewer saw the row.
+        source: the place where the reviewer saw the row.
     """
 
     queue: Name
@@ -93,7 +93,7 @@ class ReviewTask(Frozen):
         fields: the fields that may be edited.
         n: the review is done when this many rows are decided.
         share: the same, as a part of all rows. Without both, all rows have to be decided.
-        reviewers: how many people have to decide about a row.
+        reviewers: the number of people who have to decide about a row.
     """
 
     instructions: str = ""

@@ -18,7 +18,7 @@ class Finding:
         severity: `error`: something is damaged or lost; `note`: something is left over or out of date, and nothing is lost.
         where: a file or folder, relative to the registry.
         what: the problem, as a predicate: "is damaged".
-        advice: what to do about it.
+        advice: what the user can do about it.
         versions: `NAME@V` of the versions that it damages.
         remedy: the operation that the advice refers to: rebuilding the catalog, or garbage collection.
     """

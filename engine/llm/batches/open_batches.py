@@ -34,7 +34,7 @@ class OpenBatch(BaseModel):
 
     Args:
         file: the input file's id on the server; a name of its own where requests travel with the batch.
-        since: when it was uploaded, in seconds since 1970.
+        since: the time of the upload, in seconds since 1970.
         newest: the newest batch on the server at that time, where batches have no input file.
         keys: the keys of its requests.
         logprobs: the keys of the requests that ask for log-probabilities.
@@ -147,7 +147,7 @@ class Claim:
         return len(dead) == len(others)
 
     async def withdraw(self) -> None:
-        """Let another process go first."""
+        """Release the claim and wait a few seconds, so that another process can claim first."""
         await self.release()
         await asyncio.sleep(random.uniform(0.5, 1.5) * next(pauses()))
 

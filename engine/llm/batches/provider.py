@@ -32,7 +32,7 @@ class _Pending:
     """A request that waits for a batch, or is in one.
 
     Attributes:
-        known: what its line assumes about the server.
+        known: the capabilities of the server that the line assumes.
         again: replace the stored answer.
         file: the batch's input file.
     """

@@ -79,7 +79,7 @@ class BatchService(Protocol):
 
     Attributes:
         most_bytes: the limit of one batch.
-        http: its HTTP calls.
+        http: the HTTP calls to the server.
     """
 
     most_bytes: int

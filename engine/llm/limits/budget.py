@@ -30,7 +30,7 @@ class Budget:
 
     Args:
         spec: the model, with its prices, `budget_usd` and `max_calls`.
-        spent: what the run spent on the model before.
+        spent: the run's earlier spending on the model.
     """
 
     def __init__(self, spec: ModelSpec, spent: Spent) -> None:

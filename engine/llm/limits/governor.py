@@ -109,7 +109,7 @@ class Governor:
 
     Args:
         spec: the model.
-        spent_usd, calls: what this run spent on the model before, and how many calls it made.
+        spent_usd, calls: the run's earlier spending on the model, and the number of its calls.
         clock: seconds, monotonic.
         share: the share of the limits, while others use the endpoint, too. None: all of the limits.
     """

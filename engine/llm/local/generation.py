@@ -219,7 +219,7 @@ class Sampler:
 
     Args:
         requests: the rows.
-        device: where the logits will be.
+        device: the device on which the logits will be.
     """
 
     def __init__(self, requests: Sequence[GenerationRequest], device: torch.device) -> None:

@@ -43,7 +43,7 @@ def body(spec: ModelSpec, request: Request, known: KnownCapabilities) -> dict[st
     Args:
         spec: the model.
         request: the request.
-        known: what the model refuses. If it knows no schemas, they are asked for in words.
+        known: the features that the model refuses. If it knows no schemas, they are asked for in words.
 
     Raises:
         RequestError: a message has an image in a form that the API does not take.

@@ -34,7 +34,7 @@ class Finish:
     """A function that is called once, after a step's last row.
 
     Attributes:
-        outputs: those whose rows it makes; the operator itself yields nothing to them.
+        outputs: the outputs whose rows the function makes; the operator itself yields nothing to them.
         takes_params: whether it takes the parameters as one object.
         settings: parameters that it takes by name.
     """

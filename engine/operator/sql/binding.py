@@ -38,7 +38,7 @@ class BoundQuery:
 
     Attributes:
         fields: the fields of its rows.
-        statement: what runs: the query, with the sources of each row as last column where they can be known.
+        statement: the SQL that is run: the query, with the sources of each row as its last column where they can be known.
         order: the inputs in the order in which the sources number them.
         gap: why the sources of the rows are not known; empty if they are.
         sorted: whether the query itself says how its rows are ordered.

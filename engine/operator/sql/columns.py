@@ -189,7 +189,7 @@ def _star(item: Node, scope: Scope, table: Node) -> list[DescribedField]:
 
 
 def _either(bound: DescribedField, *parts: DescribedField) -> DescribedField:
-    """A column of a union."""
+    """A column of a union. It has the type of all parts if they agree, or else that of `bound`, nullable if a part is."""
     types = {part.type for part in parts}
     if len(types) == 1:
         return bound.model_copy(update={"type": types.pop()})

@@ -22,7 +22,7 @@ class Evaluated(NamedTuple):
     """The values of expressions.
 
     Attributes:
-        rows: those whose values could all be computed.
+        rows: the rows whose values could all be computed.
         columns: the values of each column, by its name.
         failed: the other rows, by number, and why.
     """

@@ -27,7 +27,7 @@ class OnlyTheEngine:
     """ASGI middleware; see the module.
 
     Args:
-        app: what it protects.
+        app: the application that it protects.
     """
 
     def __init__(self, app: App) -> None:
