@@ -375,7 +375,7 @@ async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 def _why_empty(empty: Completion, request: Request) -> str:
     if empty.truncated and empty.reasons:
         most = request.max_tokens
-        return f"empty answer: its reasoning took all of max_tokens={most}, which is for the reasoning and the answer; raise it"
+        return f"empty answer: its reasoning took all of max_tokens={most}, which covers both reasoning and answer; raise it"
     only = ", only reasoning" if empty.reasoning else ""
     return f"empty answer{only} (finish_reason {empty.finish_reason!r})"
 

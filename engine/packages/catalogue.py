@@ -210,7 +210,7 @@ def _import(name: str) -> ModuleType:
             raise BrokenModuleError(f"an entry point {GROUP!r} names the module {name!r}, which does not exist") from error
         what = error.msg if isinstance(error, SyntaxError) else error
         if isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in local_roots():
-            what = f"{error} (a file beside the pipeline has to be named under `operators:`, too)"
+            what = f"{error} (a file beside the pipeline must be named under `operators:`, too)"
         raise BrokenModuleError(
             f"the module {name!r} cannot be imported: {type(error).__name__}: {what}{_where(error)}"
         ) from error

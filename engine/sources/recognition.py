@@ -35,7 +35,7 @@ def named_format(spec: DatasetSpec, record: type[Record]) -> RowFormat | None:
         return None
     known = readable(record)
     if spec.type is None:
-        raise EngineError(f"format: a dataset without a type has none; add the type that rows of {spec.format!r} become")
+        raise EngineError(f"format: a dataset needs a type to have a format; add the type that rows of {spec.format!r} become")
     if spec.format not in known:
         close = did_you_mean(str(spec.format), known, " ").strip()
         has = f"it has {', '.join([OWN, *known])}" + (f"; {close}" if close else "")

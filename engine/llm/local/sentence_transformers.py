@@ -86,7 +86,7 @@ class LocalEncoder:
             memory.release()
             if len(batch) == 1:
                 raise EndpointError(
-                    f"one text of {counted(texts[batch[0]], 'character')} does not fit into the memory beside the encoder "
+                    f"one text of {counted(texts[batch[0]], 'character')} does not fit into the memory next to the encoder "
                     f"{self.spec.model}; {memory.ADVICE} ({detail})"
                 )
             self._most = -(-len(batch) // 2)

@@ -205,7 +205,7 @@ class TransformersProvider:
         if len(tasks) == 1:
             each, task = tasks[0]
             what = f"one answer of up to {counted(task.max_tokens, 'token')} to a prompt of {counted(task.prompt, 'token')}"
-            why = f"{what} does not fit into {where} beside the model {model.name}"
+            why = f"{what} does not fit into {where} next to the model {model.name}"
             resolve(each, EndpointError(f"{why}; lower max_tokens, or {memory.ADVICE} ({detail})"))
             return
         half = -(-len(tasks) // 2)

@@ -316,17 +316,19 @@ class ModelSpec(Spec):
         if self.serve is not None:
             self._fits_its_own_server()
         if self.thinking is not None and self.provider != "anthropic":
-            raise ValueError("thinking is only for provider: anthropic; others have keys of their own, see extra_body")
+            raise ValueError(
+                "thinking is only for provider: anthropic; other servers have their own keys for it, see extra_body"
+            )
         if self.provider == "anthropic" and self.serve is not None:
             raise ValueError("serve is only for provider: openai, which the servers speak")
         if self.provider == "anthropic" and self.seed is not None:
-            raise ValueError("seed: Anthropic's API has none; remove it")
+            raise ValueError("seed: Anthropic's API has no seed; remove it")
         budget = (self.thinking or {}).get("budget_tokens")
         if isinstance(budget, int) and budget >= self.max_tokens:
             default = "" if "max_tokens" in self.model_fields_set else ", the default"
             raise ValueError(
-                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}{default}), which is for "
-                f"thinking and answer; set for example max_tokens: {budget + ROOM_FOR_ANSWERS}"
+                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}{default}), which covers "
+                f"both thinking and answer; set for example max_tokens: {budget + ROOM_FOR_ANSWERS}"
             )
         if not self.remote:
             only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}

@@ -231,7 +231,7 @@ def _params(function: Callable[..., Any], arguments: Mapping[str, _Argument]) ->
         if settings:
             refuse(
                 function,
-                f"its parameters are the fields of {params.__name__}, and {', '.join(settings)} besides; expected one class or "
+                f"its parameters are the fields of {params.__name__}, but also {', '.join(settings)}; expected one class or "
                 "keyword-only arguments",
             )
         _check_defaults(function, params)

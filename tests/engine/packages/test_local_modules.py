@@ -131,7 +131,7 @@ def test_what_cannot_be_loaded_is_a_problem_with_its_place(notes: Registry, entr
     ("source", "why"),
     [
         ("def f(:\n", "SyntaxError"),
-        ("import helper_beside\n" + OPERATORS, "has to be named under `operators:`, too"),
+        ("import helper_beside\n" + OPERATORS, "must be named under `operators:`, too"),
         (OPERATORS.replace("note: Note)", "note)"), "my_ops.py:10: operator mark: 'note' has no annotation"),
         (OPERATORS + "\n1 / 0\n", "ZeroDivisionError: division by zero"),
     ],

@@ -133,7 +133,7 @@ def test_a_format_needs_a_type(workdir: Path) -> None:
     write(TICKETS)
     text = "{name: demo, datasets: {t: {path: tickets.jsonl, format: sharegpt}}, steps: {once: {op: unique, in: t, with: {of: text}}}}"
     [problem] = problems_of(text)
-    assert "a dataset without a type has none; add the type that rows of 'sharegpt' become" in problem
+    assert "a dataset needs a type to have a format; add the type that rows of 'sharegpt' become" in problem
 
 
 def test_brackets_inside_braces_need_quotes_and_the_error_says_so(workdir: Path) -> None:
