@@ -56,7 +56,7 @@ class Work:
         return found
 
     def write(self, folder: Path) -> Path:
-        """Put it into a folder; gives the pipeline file."""
+        """Write everything into a folder; returns the pipeline file."""
         (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         (folder / "p.yaml").write_text(json.dumps(self.pipeline))
         if self.code:
@@ -69,7 +69,7 @@ class Work:
 
 
 def one_step(server: ChatServer, count: int = ROWS, in_flight: int = IN_FLIGHT) -> Work:
-    """One step that asks once for each of the rows."""
+    """One step with one model call for each row."""
     model = {"provider": "openai", "model": "m", "base_url": server.base_url, "api_key_env": "BENCH_KEY"}
     pipeline = {
         "name": "edits",
@@ -82,14 +82,14 @@ def one_step(server: ChatServer, count: int = ROWS, in_flight: int = IN_FLIGHT) 
 
 
 def two_steps(server: ChatServer) -> Work:
-    """Two steps that ask once for each of the rows, each with a prompt of its own."""
+    """Two steps with one model call for each row, each with its own prompt."""
     work = one_step(server)
     work.steps["second"] = {"op": "regenerate_cot", "in": "first.solved", "with": {"prompt": "Check this: {{ question }}"}}
     return work
 
 
 def own_operator(server: ChatServer) -> Work:
-    """A step with an operator of the user's own, which has a verifier, which calls a helper."""
+    """A step with an operator of the user, which has a verifier that calls a helper."""
     work = one_step(server)
     work.steps["first"]["op"] = "own_solve"
     work.code = OWN_OPERATOR
@@ -97,12 +97,12 @@ def own_operator(server: ChatServer) -> Work:
 
 
 def many_rows(count: int) -> Callable[[ChatServer], Work]:
-    """The one step, on many rows."""
+    """The same single step on many rows."""
     return lambda server: one_step(server, count, in_flight=64)
 
 
 def three_steps(count: int) -> Callable[[ChatServer], Work]:
-    """A chain of three steps that ask once for each of many rows, each with a prompt of its own."""
+    """A chain of three steps with one model call for each of many rows, each with its own prompt."""
 
     def begin(server: ChatServer) -> Work:
         work = one_step(server, count, in_flight=64)
@@ -119,13 +119,13 @@ class Edit:
     """A change between two runs.
 
     Args:
-        name: what was done.
-        change: does it.
-        calls: what the second run may send, exactly.
-        start: what there was before.
-        outcomes: what becomes of the steps in the second run.
-        rows_out: of the last step, in the second run.
-        partitions: what the second run may execute at most; None where that is not the point.
+        name: a name for the change.
+        change: the function that makes the change.
+        calls: the exact number of calls that the second run sends.
+        start: the state before the edit.
+        outcomes: the outcomes of the steps in the second run.
+        rows_out: the number of rows of the last step, in the second run.
+        partitions: the maximum number of partitions that the second run may execute; None if it does not matter.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Edit:
 
     @property
     def on_data(self) -> bool:
-        """Whether it leaves the code alone."""
+        """Whether it changes data only, not code."""
         return self.start is not own_operator
 
 
@@ -197,7 +197,7 @@ def _code(old: str, new: str) -> Callable[[Work], None]:
 
 
 def downstream(work: Work) -> None:
-    """A step that asks nobody."""
+    """Add a step without model calls."""
     work.steps["rows"] = {"op": "to_sft", "in": "first.solved"}
 
 
@@ -251,12 +251,12 @@ LARGE_EDITS = large_edits(10_000, 100)
 
 
 def answer(prompt: str, _: int) -> str:
-    """What the counting server says: the last number of the prompt."""
+    """The counting server's answer: the last number of the prompt."""
     return f"It is \\boxed{{{re.findall(r'[0-9]+', prompt)[-1]}}}."
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Where the engine and the user's own operators are found, and keys."""
+    """The environment variables: where the engine and the user's operators are found, and API keys."""
     paths = [str(folder / "site"), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "BENCH_KEY": "one", "OTHER_KEY": "two"}
 
@@ -269,7 +269,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def engine_run(folder: Path) -> dict[str, Any]:
-    """`engine run` to its end; gives its summary."""
+    """Run `engine run` to its end; returns its summary."""
     process = start(folder)
     out, err = process.communicate(timeout=300)
     if process.returncode:
@@ -297,7 +297,7 @@ def second_run(edit: Edit, work: Work, folder: Path, server: ChatServer, run: Ca
 
 
 def first_run(edit: Edit, folder: Path, server: ChatServer, run: Callable[[Path], dict[str, Any]]) -> Work:
-    """Run what there is before the edit."""
+    """Run the state before the edit."""
     server.answer = answer
     work = edit.start(server)
     work.write(folder)

@@ -5,9 +5,9 @@ AsyncClient (with its default transport, and over aiohttp) and of `engine run` w
 number of requests in flight; and their share of the ideal (N x latency / concurrency) and of bare aiohttp. For `engine run`
 only the calls count: from the first request that the server sees to its last answer.
 
-`--cpu CALLS` prints instead what a call costs, in milliseconds of CPU, against a server that answers at once, with 64 requests in flight:
-of bare aiohttp, and of `engine run` by process, without what starting costs (a run with as many rows as are in flight). Starting varies by
-a second or two of CPU, so 20,000 calls are the least that say something; at 2 ms a call, 600,000 are 20 minutes of CPU.
+With `--cpu CALLS`, it prints instead the CPU per call in milliseconds, against a server that answers at once, with 64 requests in flight:
+for bare aiohttp, and for `engine run` by process, without the cost of starting (a run with as many rows as are in flight). Starting varies
+by a second or two of CPU, so use at least 20,000 calls; at 2 ms a call, 600,000 calls take 20 minutes of CPU.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Ask = Callable[[str], Awaitable[None]]
 
 CPU_IN_FLIGHT = 64
 MOST_BARE = 50_000
-"""Requests after which the bare client's cost is known."""
+"""Requests that are enough to measure the bare client's cost."""
 GOALS = {"200 ms, 64 in flight": ("ideal", 0.9), "50 ms, 64 in flight": ("bare aiohttp", 0.55)}
 
 
 def prompt(number: int) -> str:
-    """The text that `regenerate_cot` sends, about."""
+    """Roughly the text that `regenerate_cot` sends."""
     return f"Solve the following problem. Think step by step.\n\nProblem: What is {number}?"
 
 
@@ -66,7 +66,7 @@ async def bare_aiohttp(server: Endpoint, requests: int, concurrency: int) -> flo
 
 
 async def openai_client(server: Endpoint, requests: int, concurrency: int, *, over_aiohttp: bool) -> float:
-    """The official client."""
+    """Seconds for requests through the official `openai` client."""
     import openai
 
     transport = openai.DefaultAioHttpClient() if over_aiohttp else None
@@ -81,7 +81,7 @@ async def openai_client(server: Endpoint, requests: int, concurrency: int, *, ov
 
 
 def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> dict[str, tuple[float, int]]:
-    """(calls per second, most in flight) by client, each with a new server of its own."""
+    """(calls per second, most in flight) by client, each with its own new server."""
     found: dict[str, tuple[float, int]] = {}
     clients: dict[str, Any] = {"bare aiohttp": bare_aiohttp}
     if peers:
@@ -98,14 +98,14 @@ def measure(latency: float, concurrency: int, requests: int, *, peers: bool) -> 
 
 
 async def cpu_of_bare_aiohttp(server: Endpoint, requests: int) -> float:
-    """Seconds of this process's CPU."""
+    """Seconds of this process's CPU that the requests take."""
     started = time.process_time()
     await bare_aiohttp(server, requests, CPU_IN_FLIGHT)
     return time.process_time() - started
 
 
 def cost_of_calls(calls: int) -> Table:
-    """CPU a call, in ms."""
+    """Measure the CPU per call, in milliseconds; returns the table to print."""
     with Endpoint() as server:
         bare = asyncio.run(cpu_of_bare_aiohttp(server, min(calls, MOST_BARE))) * 1000 / min(calls, MOST_BARE)
     used = []

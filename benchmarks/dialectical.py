@@ -3,7 +3,7 @@
 The method in miniature, offline. A small model answers questions about capitals among passages of which some are poisoned: before
 training, after SFT, and after DPO on top of it. Training sees neither the countries nor the styles of passages that are held out.
 
-All of it runs as a pipeline of this project. The embedded model is policy and student. It answers along three paths: `base`, `tips`, and
+All of this runs as a pipeline of this project. The embedded model is policy and student. It answers along three paths: `base`, `tips`, and
 `recall`, which is added here and does not show the contexts (the paper's cot_pk, reduced to what a model of 135 million weights can do).
 The words of a response decide whether it is correct, because there is no judge offline. Responses are not revised. Each seed draws
 different countries to learn from, different incorrect answers and passages, and trains in a different order.
@@ -44,16 +44,16 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Settings:
-    """How large it is.
+    """The size of the benchmark.
 
     Args:
         seeds: repetitions of everything.
         items: countries to learn from.
         test: countries to test with.
         pcn: numbers of poisoned passages.
-        sft_steps, dpo_steps: of training.
+        sft_steps, dpo_steps: the numbers of training steps.
         batch: rows a step of SFT; DPO takes half as many pairs.
-        population: of the smallest country; of the larger ones a small model knows more capitals.
+        population: the population of the smallest country; of the larger ones a small model knows more capitals.
     """
 
     seeds: int = 3
@@ -124,7 +124,7 @@ def one_seed(seed: int, folder: Path, settings: Settings, registry: Registry) ->
     """Run a seed's pipeline.
 
     Returns:
-        What came of each model, and a line on what it was trained on.
+        The outcomes of each model, and a line about its training data.
     """
     file = folder / f"{seed}.yaml"
     file.write_text(json.dumps(pipeline(seed, settings)))
@@ -191,7 +191,7 @@ def _cell(bar: Bar) -> str:
 
 
 def main() -> int:
-    """The command."""
+    """Run the benchmark and print its results; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one seed and little of everything: shows that it runs")
     parser.add_argument("--plot", type=Path, default=Path("dialectical.png"), help="where the plot goes")
@@ -201,9 +201,7 @@ def main() -> int:
     given = {name: value for name, value in vars(options).items() if name in Settings.__annotations__ and value is not None}
     settings = Settings(**{**vars(QUICK if options.quick else Settings()), **given})
     console = Console(width=150)
-    console.print(
-        "The student is the embedded model; what is correct is told by words, not by a judge; responses are not revised."
-    )
+    console.print("The student is the embedded model; words decide what is correct, not a judge; responses are not revised.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         registry, found = Registry(folder / "registry"), []

@@ -45,7 +45,7 @@ class Problem(Record):
 
 
 class Cost(NamedTuple):
-    """Of one command."""
+    """The cost of one command."""
 
     seconds: float
     cpu: float
@@ -53,7 +53,7 @@ class Cost(NamedTuple):
 
 
 def question(number: int, draw: random.Random) -> str:
-    """About 200 characters, each row its own."""
+    """A question of about 200 characters, different for each row."""
     who, what = draw.choice(SUBJECTS), draw.choice(DEEDS)
     first, second, third = (draw.randrange(2, 9_999) for _ in range(3))
     return (
@@ -63,7 +63,7 @@ def question(number: int, draw: random.Random) -> str:
 
 
 def rows(numbers: Sequence[int], changed: Callable[[int], bool]) -> pa.Table:
-    """Rows by their numbers; in some the answer is another one."""
+    """Rows by their numbers; some have a changed answer."""
     ids, questions, answers = [], [], []
     for number in numbers:
         draw = random.Random(number)
@@ -100,7 +100,7 @@ def commit(registry: Registry, table: pa.Table, key: str) -> None:
 
 
 def measure(root: Path, *arguments: str) -> tuple[dict[str, Any], Cost]:
-    """Run `engine diff ... --json`; gives what it found in the rows, and the median cost of three."""
+    """Run `engine diff ... --json`; returns the differences between the rows, and the median cost of three runs."""
     command = [sys.executable, "-m", "engine.cli", "--registry", str(root), "diff", *arguments, "--json"]
     costs = []
     for _ in range(3):

@@ -45,8 +45,8 @@ class Endpoint:
 
     Args:
         latency: seconds from a request to its answer; with `sigma`, their median.
-        sigma: spread of lognormal latencies. A request's latency follows from what it asks, so the same requests take as long
-            in whatever order they are sent.
+        sigma: spread of lognormal latencies. A request's latency follows from what it asks, so the same requests take equally
+            long, whatever order they are sent in.
         carries: requests in flight that are served; one more is answered 429 at once, with Retry-After.
         failing: share of requests that are answered 500.
         retry_after: seconds, sent with a 429.

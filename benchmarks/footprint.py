@@ -19,7 +19,7 @@ _OF_RAY = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", "ray::DELETE", "ray::Dashb
 
 
 class Shares(NamedTuple):
-    """A quantity by who has it."""
+    """A quantity by the processes that use it: the driver, the workers, Ray's own."""
 
     driver: float
     workers: float

@@ -50,8 +50,8 @@ class Case(NamedTuple):
 
     Attributes:
         good: the share of answers that are good.
-        spread: of the lengths of answers, lognormal; the median has 60 tokens.
-        texts: of the lengths of source texts.
+        spread: the spread of the lengths of answers, lognormal; the median has 60 tokens.
+        texts: the spread of the lengths of source texts.
     """
 
     name: str

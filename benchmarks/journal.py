@@ -37,7 +37,7 @@ AT_A_TIME = 64
 
 
 class Cost(NamedTuple):
-    """Of one operation, in milliseconds."""
+    """The cost of one operation, in milliseconds."""
 
     cpu: float
     wall: float

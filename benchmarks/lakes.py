@@ -1,5 +1,5 @@
 """One way to keep versioned datasets, used and timed. benchmarks.registry starts `python -m benchmarks.lakes` in an environment that has
-the packages for it, and reads the seconds as JSON; people do not need to.
+the packages for it, and reads the seconds as JSON. It is not meant to be run by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 DATASETS = 20
-"""Over which the small commits are spread."""
+"""The datasets over which the small commits are spread."""
 COMMIT_ROWS = 100
 
 
@@ -25,10 +25,10 @@ class Lake(Protocol):
     """Datasets in a folder, ready for use."""
 
     def create(self, name: str, rows: pa.Table) -> None:
-        """A dataset's first version."""
+        """Store a dataset's first version."""
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """Its next version: the rows it had and these."""
+        """Store its next version: the rows it had and these."""
 
     def versions(self) -> list[tuple[str, int]]:
         """All versions of all datasets."""
@@ -159,7 +159,7 @@ class Delta:
         self._delta.write_deltalake(self._folder / name, rows, mode="append")
 
     def versions(self) -> list[tuple[str, int]]:
-        """See Lake: there is no catalog, so every table is opened."""
+        """See Lake. There is no catalog, so every table is opened."""
         return [
             (path.name, each["version"]) for path in self._folder.iterdir() for each in self._delta.DeltaTable(path).history()
         ]
@@ -182,7 +182,7 @@ class Lance:
         self._lance.write_dataset(rows, self._folder / name, mode="append")
 
     def versions(self) -> list[tuple[str, int]]:
-        """See Lake: there is no catalog, so every table is opened."""
+        """See Lake. There is no catalog, so every table is opened."""
         return [
             (path.name, each["version"]) for path in self._folder.iterdir() for each in self._lance.dataset(path).versions()
         ]
@@ -212,14 +212,14 @@ def solutions(first: int, count: int) -> pa.Table:
 
 
 class Cost(NamedTuple):
-    """Of an operation, in seconds; threads' CPU counts."""
+    """The cost of an operation, in seconds; the CPU of all threads counts."""
 
     wall: float
     cpu: float
 
 
 def cost(work: Callable[[], object]) -> Cost:
-    """Do something once."""
+    """Do some work once; returns the wall time and the CPU time that it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)

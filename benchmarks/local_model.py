@@ -146,7 +146,7 @@ async def shared_prefill(provider: TransformersProvider, model: LocalModel) -> T
 
 
 def main() -> int:
-    """The command."""
+    """Run the benchmark and print its results; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="smollm2-135m-instruct", help="embedded name, folder or Hugging Face id")
     parser.add_argument("--prompts", type=int, default=64)

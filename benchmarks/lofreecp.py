@@ -66,12 +66,12 @@ MEASURES = {"ecr": "covered (ECR), %", "apss": "answers in a set (APSS)", "ssm":
 
 @dataclass(frozen=True)
 class Settings:
-    """How large it is.
+    """The size of the benchmark.
 
     Args:
-        questions: at most.
-        samples: of each question.
-        shuffles: of calibration and evaluation.
+        questions: the maximum number of questions.
+        samples: the number of samples of each question.
+        shuffles: the number of shuffles into calibration and evaluation.
     """
 
     questions: int = 440
@@ -231,7 +231,7 @@ def report(found: Found, settings: Settings, console: Console, plot: Path) -> No
 
 
 def main() -> int:
-    """The command."""
+    """Run the benchmark and print its results; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="little of everything: shows that it runs")
     parser.add_argument("--options", action="store_true", help="multiple choice in place of open questions")

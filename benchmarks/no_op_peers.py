@@ -1,4 +1,4 @@
-"""Others that pass rows on three times, from `items.parquet` in the working folder: see benchmarks/rows.py."""
+"""Other programs that pass rows on three times, from `items.parquet` in the working folder: see benchmarks/rows.py."""
 
 from __future__ import annotations
 

@@ -59,28 +59,28 @@ SHORT, LONG, OTHER = "2-3 steps", "4-5 steps", "other wording"
 SLICES = (SHORT, LONG, OTHER)
 SHORT_STEPS = 3
 SLIP, REPAIRS = 0.12, 0.6
-"""Of the teacher: wrong steps, and right reflections."""
+"""The teacher's rates of wrong steps, and of right reflections."""
 TEST_SEED, TRAIN_SEED = 9_000_000, 1_000_000
 GENERATED_TOGETHER = 1000
 MAX_LENGTH = 256
 APART = 5
-"""Every so many-th persona is kept for the test problems in another wording."""
+"""One in this many personas is kept for the test problems in another wording."""
 RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How large it is.
+    """The size of the benchmark.
 
     Args:
         seeds: repetitions of everything but the student's pre-training.
-        problems: to make training sets from.
+        problems: the problems to make training sets from.
         test: problems in reasoning_gym's wording, and as many in another wording.
         personas: rewrites a problem.
         pretraining: steps of the student before.
-        tokens: of prompts and completions that each training sees.
+        tokens: the number of tokens of prompts and completions that each training sees.
         batch: rows a training step.
-        rate: of learning.
+        rate: the learning rate.
     """
 
     seeds: int = 3
@@ -98,11 +98,11 @@ QUICK = Settings(seeds=1, problems=150, test=60, pretraining=200, tokens=40_000)
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of one arm with one seed.
+    """The results of one arm with one seed.
 
     Args:
-        rows: of the training set.
-        tokens: that the trainer went through, by the registry's training_exposure.
+        rows: the number of rows of the training set.
+        tokens: the number of tokens that the trainer went through, by the registry's training_exposure.
         right: test problem -> whether it was solved.
     """
 
@@ -192,7 +192,7 @@ def one_seed(seed: int, folder: Path, base: Path, settings: Settings, registry: 
     """Run a seed's pipeline twice: for the training sets, and with as many training steps as make the tokens equal.
 
     Returns:
-        What came of each arm, and a line about the teacher's part.
+        The results of each arm, and a line about the teacher's part.
     """
     from transformers import AutoTokenizer
 
@@ -239,7 +239,7 @@ def token_counts(examples: Iterable[SFTExample], tokenizer: Any) -> list[int]:
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """A JSONL file."""
+    """Write rows into a JSON Lines file."""
     file.parent.mkdir(exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -307,7 +307,7 @@ def _each(right: np.ndarray) -> str:
 
 
 def main() -> int:
-    """The command."""
+    """Run the benchmark and print its results; returns the exit code."""
     # Two threads that wait for each other by spinning are slower than one as soon as something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -22,7 +22,7 @@ from registry import DataObject, Draft, Registry, StepRun
 
 GOAL = 1.1
 STEPS = 20
-"""Over which the versions are spread."""
+"""The datasets over which the versions are spread."""
 
 
 def fill(root: Path, versions: int) -> None:

@@ -110,7 +110,7 @@ def use(command: tuple[str, ...], rows: int) -> Used:
 
 
 def compare(rows: int, console: Console) -> bool:
-    """Print what everyone uses; whether the engine's memory is flat."""
+    """Print what each program uses; returns whether the engine's memory is flat."""
     sizes = (FEW, rows // 4, rows)
     used = {
         name: {size: use(command, size) for size in sizes if name == ENGINE or size != rows // 4}

@@ -22,12 +22,12 @@ ENGINE_RUN = ("-m", "engine.cli", "--registry", "registry", "run", "pipeline.yam
 def running(folder: Path, document: dict[str, Any], command: Sequence[str] = ENGINE_RUN) -> Iterator[subprocess.Popen[bytes]]:
     """`engine run` of a pipeline in a folder, where its registry is then, too; waits for its end.
 
-    Raises SystemExit, with what it said, when it fails. What it prints is in the file `stdout`: see `outcome`.
+    Raises SystemExit, with its output, if it fails. Its standard output is in the file `stdout`: see `outcome`.
 
     Args:
-        folder: to run in.
+        folder: the folder to run in.
         document: the pipeline, as YAML has it; it is in the file `pipeline.yaml`.
-        command: Python's arguments, for something else than `engine run`.
+        command: Python's arguments, to run something other than `engine run`.
     """
     (folder / "pipeline.yaml").write_text(json.dumps(document))
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -46,18 +46,18 @@ def running(folder: Path, document: dict[str, Any], command: Sequence[str] = ENG
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What `engine run --json` printed in that folder."""
+    """The output of `engine run --json` in that folder."""
     printed: dict[str, Any] = json.loads((folder / "stdout").read_text())
     return printed
 
 
 def engine_run(server: Endpoint, rows: int, *, with_cpu: bool = False, **model: Any) -> dict[str, Any]:
-    """Run `regenerate_cot` on numbered problems, check that every row is answered; gives what the server saw.
+    """Run `regenerate_cot` on numbered problems, check that every row is answered; returns what the server saw.
 
     Args:
-        server: to ask.
+        server: the server to ask.
         rows: problems, each of which is one request.
-        with_cpu: also give `cpu`, the seconds of CPU of all processes that the command started, as footprint.Shares.
+        with_cpu: also return `cpu`, the seconds of CPU of all processes that the command started, as footprint.Shares.
         model: keys of the model.
     """
     used: dict[str, Any] = {}

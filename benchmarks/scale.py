@@ -49,7 +49,7 @@ from operators.math.regenerate_cot import PROMPT as SOLVE_PROMPT
 
 PERSONAS = Path(__file__).parents[1] / "pipelines" / "personas.jsonl"
 CALLS = 6
-"""Of a problem: two samples of a solution, and for each of two personas a rewrite and its solution."""
+"""The calls of a problem: two samples of a solution, and for each of two personas a rewrite and its solution."""
 MOST_MS = 2.0
 MOST_GROWTH, MOST_GROWN_BYTES = 1.2, 100e6
 SAMPLE_SECONDS = 0.5
@@ -103,7 +103,7 @@ def pipeline(server: Endpoint) -> dict[str, Any]:
 
 
 def model(server: Endpoint) -> dict[str, Any]:
-    """The teacher, as YAML has it."""
+    """The pipeline's entry for the teacher."""
     return {"provider": "openai", "model": "m", "base_url": server.base_url, "seed": SEED}
 
 
@@ -157,7 +157,7 @@ async def client_and_journal(spec: ModelSpec, folder: Path) -> float:
 
 
 class Phase(NamedTuple):
-    """A part of the run."""
+    """A part of the run: its name, and the times at which it begins and ends."""
 
     name: str
     start: float
@@ -186,7 +186,7 @@ def phases(folder: Path, samples: list[Sample]) -> list[Phase]:
 
 
 def growth(parts: Sequence[Phase], samples: Sequence[Sample]) -> list[str]:
-    """What is wrong with the memory of each step's last quarter, beside its second."""
+    """The steps whose memory is not flat: higher in the last quarter than in the second one."""
     most = {part.name: max(sample.memory.all for sample in part.within(samples)) for part in parts}
     return [
         f"the memory of {step} grew from {most[f'{step}, quarter 2'] / 1e6:,.0f} to {most[f'{step}, quarter 4'] / 1e6:,.0f} MB"

@@ -111,7 +111,7 @@ def weights_of(model: str) -> Path:
 
 
 def main() -> int:
-    """The command."""
+    """Run the benchmark and print its results; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", required=True, help="the Python of an environment with vLLM")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="embedded name or folder")

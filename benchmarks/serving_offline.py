@@ -1,6 +1,6 @@
 """vLLM's own offline generation, for `benchmarks.serving`. It runs in vLLM's environment, which has nothing of this project:
 `python serving_offline.py OPTIONS` with the options as JSON (folder, prompts, max_tokens, temperature, args, result). It writes
-`{"tokens": ..., "seconds": ...}` to the file `result`, because vLLM prints what it likes.
+`{"tokens": ..., "seconds": ...}` to the file `result`, because vLLM prints other things to standard output.
 """
 
 from __future__ import annotations

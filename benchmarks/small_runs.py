@@ -37,7 +37,7 @@ BASE = ("-c", "import pyarrow, duckdb")
 
 
 class Took(NamedTuple):
-    """Seconds."""
+    """What a command took, in seconds of CPU and of wall time."""
 
     cpu: float
     wall: float

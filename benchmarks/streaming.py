@@ -33,7 +33,7 @@ PIPELINE = {
 
 
 def write_source(file: Path, size: int, least: int, most: int) -> int:
-    """Rows of `least` to `most` bytes, of words drawn at random, until the file has `size` bytes; gives their number."""
+    """Rows of `least` to `most` bytes, of words drawn at random, until the file has `size` bytes; returns the number of rows."""
     draw = random.Random(4)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(20_000)]
     pool = " ".join(draw.choices(words, k=5_000_000))

@@ -31,10 +31,10 @@ def build(folder: Path, texts: Sequence[str], steps: int, on_step: Callable[[int
 
     Args:
         folder: a Hugging Face folder afterwards.
-        texts: what the tokenizer is made for; its words appear at random in the pre-training text.
-        steps: of pre-training, each of BATCH x LENGTH tokens.
-        on_step: is called with each step's number and loss.
-        seed: of weights and text.
+        texts: the texts that the tokenizer is made for; their words appear at random in the pre-training text.
+        steps: the number of steps of pre-training, each of BATCH x LENGTH tokens.
+        on_step: called with each step's number and loss.
+        seed: the seed of weights and text.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed

@@ -35,7 +35,7 @@ class Teacher:
     Args:
         slip: probability that a step of a solution goes wrong, so that long solutions are wrong more often.
         repairs: probability that a reflection gives the right solution.
-        seed: of all mistakes and wordings.
+        seed: the seed of all mistakes and wordings.
     """
 
     slip: float

@@ -50,9 +50,9 @@ class Case(NamedTuple):
     """A pipeline to run.
 
     Args:
-        name: of the pipeline.
+        name: the name of the pipeline.
         goal: the least share of the ideal.
-        answer: what the server says, see benchmarks/endpoint.py.
+        answer: the answer of the server; see benchmarks/endpoint.py.
         prepare: writes so many rows into a folder, for so many calls of a chain, and gives the pipeline for a model.
     """
 
@@ -77,12 +77,12 @@ class Measured(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Of the ideal."""
+        """The share of the ideal that the run reached, from 0 to 1."""
         return self.ideal / float(self.seen["seconds"])
 
 
 def chain(folder: Path, rows: int, model: dict[str, Any]) -> dict[str, Any]:
-    """Three steps that ask once for each row, each with a prompt of its own."""
+    """A pipeline of three steps with one model call for each row, each step with its own prompt."""
     lines = [json.dumps({"question": f"What is {number}?", "answer": str(number)}) for number in range(rows)]
     (folder / "problems.jsonl").write_text("\n".join(lines))
     steps = {"first": "problems", "second": "first.solved", "third": "second.solved"}

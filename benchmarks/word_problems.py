@@ -29,7 +29,7 @@ class Kind:
     """One kind of problem.
 
     Args:
-        name: of the kind.
+        name: the name of the kind.
         text: the wording in reasoning_gym.
         steps: the calculations; the last one gives the answer.
         rewrites: wordings for training rows, each a list of sentences of which the last asks.

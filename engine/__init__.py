@@ -37,12 +37,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.api.dataset import Dataset
-    from engine.api.names import UnknownNameError, UnknownVersionError
+    from engine.api.names import UnknownNameError
     from engine.api.open_registry import OpenRegistry, open
     from engine.api.pipelines import Checked, check, plan, run
     from engine.api.run_result import Run, RunError, RunInterrupted
     from engine.errors import EngineError, PipelineError, Position, Problem
-    from registry.errors import CorruptError, LimitError, QueryError, RegistryError
+    from registry.errors import CorruptError, LimitError, QueryError, RegistryError, UnknownVersionError
 
     __version__: str
 
@@ -72,12 +72,12 @@ __all__ = [
 
 _IN = {
     "engine.api.dataset": ("Dataset",),
-    "engine.api.names": ("UnknownNameError", "UnknownVersionError"),
+    "engine.api.names": ("UnknownNameError",),
     "engine.api.open_registry": ("OpenRegistry", "open"),
     "engine.api.pipelines": ("Checked", "check", "plan", "run"),
     "engine.api.run_result": ("Run", "RunError", "RunInterrupted"),
     "engine.errors": ("EngineError", "PipelineError", "Position", "Problem"),
-    "registry.errors": ("CorruptError", "LimitError", "QueryError", "RegistryError"),
+    "registry.errors": ("CorruptError", "LimitError", "QueryError", "RegistryError", "UnknownVersionError"),
 }
 _HOMES = {name: module for module, names in _IN.items() for name in names}
 

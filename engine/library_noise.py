@@ -21,6 +21,6 @@ def quiet_transformers() -> None:
 
 
 def quiet_ray() -> None:
-    """Turn off what Ray says while it is imported in a notebook without `ipywidgets`. To be called before the import."""
+    """Silence Ray's warning about missing `ipywidgets` when it is imported in a notebook. Call this before the import."""
     logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")

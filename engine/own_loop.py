@@ -1,4 +1,4 @@
-"""Runs asynchronous work from code that is not asynchronous, also where an event loop is running already, as in a notebook."""
+"""Runs asynchronous work from synchronous code, even where an event loop is already running, as in a notebook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def on_own_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The result of work on an event loop of its own; if this thread is running a loop, in a thread of its own."""
+    """Run work on an event loop of its own, in a new thread if this thread is running a loop; returns its result."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -27,7 +27,7 @@ class LoopThread:
     """An event loop in a thread of its own, for work that continues while its caller does something else.
 
     Args:
-        name: of the thread.
+        name: the name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,11 +36,11 @@ class LoopThread:
         self._thread.start()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin some work."""
+        """Start some work; returns its future."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of some work, beside what else is running."""
+        """Run some work beside everything else; waits for its result."""
         return self.begin(work).result()
 
     def cancel(self) -> None:

@@ -45,7 +45,7 @@ class Message(Record):
 
 
 def read_tools(text: str) -> list[dict[str, Any]]:
-    """The tools of an SFTExample; raises ValueError if they are no JSON list of objects."""
+    """The tools of an SFTExample; raises ValueError if they are not a JSON list of objects."""
     try:
         tools = json.loads(text)
     except ValueError as error:

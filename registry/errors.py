@@ -53,8 +53,10 @@ class UnknownRunError(QueryError):
     """A run that the registry does not have."""
 
 
-class UnknownVersionError(QueryError):
-    """There is no version of this name or number."""
+class UnknownVersionError(QueryError, KeyError):
+    """The registry has no dataset, model, calibration or report of this name, or no version of this number."""
+
+    __str__ = Exception.__str__  # KeyError would put the message in quotes
 
 
 class LimitError(QueryError):

@@ -1,4 +1,4 @@
-"""A registry laid over another one, for work of which nothing is to be committed."""
+"""A registry laid over another one, for work that commits nothing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from registry.storage.overlaid_objects import OverlaidObjects
 
 
 class Overlay(Registry):
-    """Versions, runs, receipts and new objects are in a folder of its own. Objects and versions that it lacks are read from the
+    """Versions, runs, receipts and new objects are in its own folder. Objects and versions that it lacks are read from the
     registry below. The journal of model answers is the one below, so that no answer is lost.
 
-    It cannot be opened by its `location`: give the object itself to what uses it.
+    It cannot be opened by its `location`: pass the object itself to the code that uses it.
 
     Args:
-        root: its folder.
+        root: the folder of the overlay.
         below: the other registry, which may not exist yet.
     """
 
@@ -34,7 +34,7 @@ class Overlay(Registry):
 
     @cached_property
     def reviews(self) -> ReviewStore:
-        """Those of the registry below."""
+        """The reviews of the registry below; an overlay has none of its own."""
         return self.below.reviews
 
     @property

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 
 _NEWEST = 3
-"""How many of a name: those of a step that is run again with the same few settings. Others take a look-up of their own."""
+"""Versions of a name that are looked up together: enough for a step that is rerun with the same few settings."""
 
 _END = re.compile(r"(?<=[^:/])/+$")
 
@@ -49,7 +49,7 @@ class Registry:
 
     Attributes:
         root: the folder on this machine.
-        url: where objects and manifests are; None when they are in the folder.
+        url: the URL of objects and manifests; None when they are in the folder.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -86,7 +86,7 @@ class Registry:
 
     @cached_property
     def reviews(self) -> ReviewStore:
-        """What people decided about rows, and what they are asked."""
+        """The decisions of people about rows, and the queues of rows that await them."""
         from registry.reviews.store import ReviewStore  # workers do without it
 
         return ReviewStore(self._files("reviews"))

@@ -12,7 +12,7 @@ from engine.cli.app import app
 
 _INTRODUCTION = """
 `P` is a pipeline file, or the name of a pipeline that comes with the package. `NAME@V` is version V of a dataset, model,
-calibration or report; `NAME` alone is the latest. Options of `engine` itself stand before the command.
+calibration or report; `NAME` alone is the latest. Options of `engine` itself go before the command.
 
 Exit codes: 0 success, 1 a step failed or something is damaged, 2 the pipeline or the arguments are wrong, 3 the run
 waits for reviews, 130 interrupted.

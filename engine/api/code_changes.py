@@ -1,4 +1,4 @@
-"""Notices that the code of operators was edited after this process loaded it.
+"""Detects that operators' code was edited after this process loaded it.
 
 Python keeps the code that it has imported. A command is a new process, but a notebook lives on: after an edit, its steps would
 still count as up to date.
@@ -31,7 +31,7 @@ def refuse_changed_code() -> None:
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise EngineError(
-            f"{changed[0]}{more} has changed, and this process has loaded the code from before. Restart the kernel of the "
+            f"{changed[0]}{more} has changed, but this process still has the code from before. Restart the kernel of the "
             "notebook, or the program, and run again"
         )
 

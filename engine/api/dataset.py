@@ -76,7 +76,7 @@ class Dataset:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What the step that made it has measured. Only the first output of a step has them."""
+        """The metrics of the step that made it. Only the first output of a step has them."""
         return self._manifest.metrics
 
     @property

@@ -1,4 +1,4 @@
-"""Tables for notebooks. Texts of a registry come from anywhere, so none of them is taken for HTML."""
+"""Tables for notebooks. Text in a registry is untrusted, so none of it is interpreted as HTML."""
 
 from __future__ import annotations
 

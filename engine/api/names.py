@@ -1,4 +1,4 @@
-"""Mappings by name whose look-ups say what there is."""
+"""Mappings by name whose errors list the names that exist."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from engine.errors import did_you_mean
-from registry.errors import QueryError
 
 T = TypeVar("T")
 
 
 class UnknownNameError(KeyError):
-    """A name that a mapping does not have. The text says which it has."""
+    """A mapping does not have this name. The message lists the names that exist."""
 
     __str__ = Exception.__str__  # KeyError would put its text in quotes
-
-
-class UnknownVersionError(QueryError, UnknownNameError):
-    """A dataset, model, calibration or report, or a version of one, that a registry does not have."""
 
 
 class Named(Mapping[str, T]):

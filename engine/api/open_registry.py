@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.api import html
 from engine.api.dataset import Dataset
-from engine.api.names import UnknownVersionError
 from engine.cli.opening import DEFAULT_REGISTRY, existing_registry
-from registry import QueryError, Registry
+from registry import Registry
 from registry.counted import counted
+from registry.errors import UnknownVersionError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,10 +65,7 @@ class OpenRegistry:
         if not isinstance(target, str):
             raise TypeError(f"a version is named by a text, such as 'gsm/rows@3'; this is {target!r:.100}")
         with self._registry.session() as session:
-            try:
-                return Dataset(self._registry, session.manifest(*session.resolve(target)))
-            except QueryError as error:
-                raise UnknownVersionError(str(error)) from error
+            return Dataset(self._registry, session.manifest(*session.resolve(target)))
 
     def __contains__(self, target: object) -> bool:
         try:

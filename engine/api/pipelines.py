@@ -120,10 +120,10 @@ def run(
         force: run these steps even if they are up to date.
         retry_rejects: call the models again for rejected rows only, including those of finished steps.
         latest: make the new versions the latest even if `set` changed parameters.
-        registry: where the results go.
+        registry: the registry for the results.
         quiet: show no progress. Otherwise it goes to stderr.
         raise_on_failure: raise if a step fails or the user interrupts the run; if False, look at `state`. A run that waits for
-            reviews is no failure.
+            reviews is not a failure.
 
     Raises:
         PipelineError: the pipeline or an argument is wrong; nothing was started.
@@ -140,7 +140,7 @@ def run(
     console.quiet = quiet
     if note := opening.unused_exclusions(checked):
         console.print(note, soft_wrap=True)
-    # Jupyter has itself taken for a terminal (FORCE_COLOR), but cannot draw over what it has printed.
+    # Jupyter pretends to be a terminal (FORCE_COLOR), but cannot overwrite what it has printed.
     lines = quiet or not sys.stderr.isatty()
     with _turn(console), PlainProgress(console) if lines else progress_on(console) as observer:
         result = run_pipeline(

@@ -43,7 +43,7 @@ class Run:
         run_id: as in `engine runs`.
         pipeline: the pipeline's name.
         state: `succeeded`, `failed`, `interrupted`, or `waiting` until people have reviewed enough rows: then run it again.
-        error: why it did not succeed: the reason of each step that failed; None if it succeeded.
+        error: why the run did not succeed: the reason for each failed step. None if the run succeeded.
         seconds: wall time.
         moved_latest: whether the new versions became the latest: not those of a trial with other parameters, nor those of a
             run that did not succeed.
@@ -54,7 +54,7 @@ class Run:
         notes: step -> what users should know about it.
         reviews: step -> the review that it waits for, as in `engine run --json`: `queue`, and how many `rows` there are, how
             many are `decided`, how many are `needed` in all, and how many are `missing`.
-        registry: where the results are.
+        registry: the registry with the results.
     """
 
     run_id: str

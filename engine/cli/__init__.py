@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> NoReturn:
-    """The entry point. What parses commands is imported here, because others use rooms of the command line without it."""
+    """The entry point. The command parser is imported here, because other code uses this package without it."""
     from engine.cli.app import main
 
     main()

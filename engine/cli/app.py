@@ -40,7 +40,7 @@ def main() -> NoReturn:
     # Imports allocate a lot and free little. Looking for cycles every 700 allocations takes a tenth of a short command's time.
     gc.set_threshold(50_000)
     atexit.register(_end_quickly)
-    # Arrow's allocator returns memory at once, here and in workers; by default it keeps what it once had.
+    # By default, Arrow's allocator keeps memory that it once had. Here and in workers, it returns memory at once.
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
     warnings = logging.StreamHandler()
     warnings.setFormatter(_HarmlessFormatter("%(levelname)s: %(message)s"))

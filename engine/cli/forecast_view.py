@@ -73,7 +73,7 @@ def _shown(amount: Interval | None, text: Callable[[float], str]) -> str:
 
 
 def _count(number: float) -> str:
-    """Three digits are more than a forecast knows."""
+    """A number with three digits: a forecast is not more exact."""
     if number < 1000:
         return f"{number:.0f}"
     return f"{float(f'{number:.3g}'):,.0f}"

@@ -32,7 +32,7 @@ def row_tree(session: Session, walk: Walk, direction: Direction, width: int) -> 
     """The tree of a walk that starts at one row.
 
     Args:
-        width: how many rows of one version to show below a node; the others are counted.
+        width: the number of rows of one version to show below a node; the others are counted.
     """
     below = _Below(session, walk, direction, width)
     start = Node(walk.reached[0].version, int(walk.reached[0].rows[0]))  # type: ignore[index]
@@ -61,7 +61,7 @@ def version_tree(session: Session, start: Version, direction: Direction) -> Tree
 
     def label(link: InputLink) -> Text:
         text = _version_label(session, link.beyond(direction))
-        return text.append(" (as its model)" if direction == "up" else " (with it as the model)") if link.model else text
+        return text.append(" (as its model)" if direction == "up" else " (using it as the model)") if link.model else text
 
     root = InputLink(start, start, place=-1, model=False, opaque=False)
     return _drawn(root, children, label, lambda link: link.beyond(direction))

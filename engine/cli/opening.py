@@ -62,7 +62,7 @@ def checked_pipeline(
     Args:
         name: its file, or the name of one that comes with the engine.
         settings, matrix: see `engine.pipeline.check.check`.
-        location, other: as for named_registry; the registry may not exist.
+        location, other: as for `named_registry`; the registry may not exist.
     """
     from engine.pipeline.check import check
 

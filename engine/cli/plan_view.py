@@ -53,7 +53,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
         cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
         waits = [f"for all of {', '.join(step.waits_for)}"] if step.waits_for else []
-        waits += [f"for first rows of {', '.join(step.streams_from)}"] if step.streams_from else []
+        waits += [f"for the first rows of {', '.join(step.streams_from)}"] if step.streams_from else []
         waits += [f"for reviewers: {waits_for(step.review)}"] if step.review and step.undecided else []
         note = " and ".join(waits)
         shown_rows: Any = "?" if step.rows is None else step.rows
@@ -78,17 +78,17 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print("Nothing to do: every step is up to date.")
         return
     console.print(
-        "HIT: up to date. RUN: will run. RESUME: continues where an earlier run stopped. WAIT: begins when steps before it "
-        "are complete, or have first rows, or when people have reviewed enough rows. Calls, tokens and price are upper bounds; "
+        "HIT: up to date. RUN: will run. RESUME: continues where an earlier run stopped. WAIT: starts when the steps before it "
+        "are complete or have their first rows, or people have reviewed enough rows. Calls, tokens and price are upper bounds; "
         "answers from the journal are free.",
         soft_wrap=True,
     )
 
 
 def _shared(role: str, shared: SharedPrefix) -> str:
-    """How much of a prompt a server's cache can have, for people."""
+    """How much of the prompts a server can cache, for people."""
     if not shared.characters:
-        return f"prompts to {role} begin differently for each row, so a server's cache of prompts is of no use"
+        return f"prompts to {role} begin differently for each row, so a server's prompt cache does not help"
     return (
         f"prompts to {role} have their first {shared.characters:,} of {counted(round(shared.length), 'character')} "
         f"({shared.share:.0%}) in common"

@@ -43,7 +43,7 @@ def print_step(step: PreviewStep, most: int, console: Console, *, full: bool) ->
     """Print the rows of a step side by side: input, prompt, answer, output.
 
     Args:
-        most: rows to show.
+        most: the maximum number of rows to show.
         full: show all of them, and nothing shortened.
     """
     from rich import box

@@ -88,9 +88,9 @@ class _Pace:
     """How fast a step progresses, and when its next line is due.
 
     Args:
-        total: of the last line, or at the start.
+        total: the total of the last line, or the one at the start.
         shown: done, total and note of the last line.
-        changed: when those were shown first.
+        changed: the time when those were first shown.
     """
 
     began: float

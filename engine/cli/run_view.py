@@ -89,7 +89,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         console.print()
         print_report(report, console)
     if not result.moves_latest:
-        trial = "--set changed parameters, so these versions did not become the latest. If they should:"
+        trial = "--set changed parameters, so these versions did not become the latest. To make them the latest:"
         console.print(f"\n{trial}\n  {again('--latest')}", soft_wrap=True)
     first = [again("--retry-rejects")] if any(_may_differ(step) for step in result.steps) else []
     console.print("\nTry next:")
@@ -130,7 +130,7 @@ def _step_row(step: StepResult) -> list[Any]:
 
 
 def _fate(step: StepResult) -> str:
-    """What happened to a step's rows, in words."""
+    """A phrase about a step's rows: how many were made, rejected, and so on."""
     record = step.record
     parts = []
     if record.outcome == "stopped":
@@ -138,7 +138,7 @@ def _fate(step: StepResult) -> str:
     elif step.review:
         parts.append(waits_for(step.review))
     elif not record.rows_in:
-        parts.append("no input rows!")
+        parts.append("no input rows")
     if len(step.outputs) > 1:
         parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in step.outputs))
     if record.filtered:

@@ -55,8 +55,8 @@ def print_timeline(run: Mapping[str, Any], console: Console) -> None:
     """Print a run, with a bar for each step on a common time axis that begins when the run did.
 
     Args:
-        run: from `run_timeline`.
-        console: where to print; the axis takes what its width leaves.
+        run: the timeline of the run, from `run_timeline`.
+        console: where to print; the axis fills the width that the other columns leave.
     """
     steps, began = run["steps"], run["started_at"]
     console.print(f"Run {run['run_id']} of pipeline {run['pipeline']}: {_state(run)}", soft_wrap=True)
@@ -67,7 +67,7 @@ def print_timeline(run: Mapping[str, Any], console: Console) -> None:
     if run["state"] == "running":
         console.print("\nThe run is under way. A step appears here when it has ended.")
     elif not steps:
-        console.print("\nNo step of this run has a record.")
+        console.print("\nNo step of this run was recorded.")
     if steps and not any(step["started_at"] for step in steps):
         console.print("\nAn older version of the engine recorded this run, without the times of its steps.")
     if run["error"]:

@@ -82,7 +82,7 @@ def compare(registry: Registry, targets: Sequence[str], *, fields: Sequence[str]
     """Compare versions, runs or variants; all against the first.
 
     Args:
-        registry: has them.
+        registry: the registry with the versions.
         targets: see `sides_of`.
         fields: what to measure of rows: `NAME` of a number or boolean, or `NAME=VALUE` for the share of rows with a value.
             Without any: `verdict=correct`, `score`, booleans, and numbers with a fraction.

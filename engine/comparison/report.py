@@ -13,7 +13,7 @@ from registry.counted import counted
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 METHOD = (
-    "Differences are means of the rows that correspond, each side minus A. Intervals are 95 % and clustered by source row: "
+    "Differences are between means of corresponding rows, each side minus A. Intervals are 95 % and clustered by source row: "
     "jackknife over source rows (CR3), t-quantiles of their number minus 1."
 )
 
@@ -26,7 +26,7 @@ class Table(NamedTuple):
 
 
 def letter(place: int) -> str:
-    """How a side is called in tables."""
+    """The letter that names a side in tables: A for the first one."""
     return _LETTERS[place] if place < len(_LETTERS) else f"side {place + 1}"
 
 
@@ -51,7 +51,7 @@ def content(found: Comparison) -> Iterator[str | Table]:
 
 
 def in_words(result: Result, found: Comparison) -> str:
-    """What a result shows, and what it rests on."""
+    """What a result shows, and the numbers behind it."""
     what, side = result.difference, letter(found.sides.index(result.side))
     subject = f"{result.field}, {side} against A"
     first, second = what.rows
@@ -61,7 +61,7 @@ def in_words(result: Result, found: Comparison) -> str:
     )
     if any(result.left_out):
         basis += (
-            f"; {counted(result.left_out[0], 'row')} of A and {result.left_out[1]:,} of {side} have no counterpart or no value"
+            f"; {counted(result.left_out[0], 'row')} of A and {result.left_out[1]:,} of {side} lack a counterpart or a value"
         )
     if not what.differs:
         return f"{subject}: the same in all pairs, {what.first:.4g} on average ({basis})."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Field:
-    """What is measured of a row: a number or boolean, or whether a text field has a value."""
+    """A measure of a row: a number or boolean, or whether a text field has a value."""
 
     name: str
     value: str | None = None
@@ -44,7 +44,7 @@ class Matched:
 
 
 _SCORE = ("score", "int")
-"""What `judge` makes; other whole numbers may be numbers of things, or ids."""
+"""The field that `judge` makes; other whole numbers may be counts or ids."""
 
 
 def chosen_fields(first: Manifest, second: Manifest, asked: Sequence[str]) -> list[Field]:
@@ -71,7 +71,7 @@ def chosen_fields(first: Manifest, second: Manifest, asked: Sequence[str]) -> li
 
 
 def fields_to_name(first: Manifest, second: Manifest) -> list[str]:
-    """What could be asked for: the numbers and booleans of both versions."""
+    """The fields that a user could ask for: the numbers and booleans of both versions."""
     return [
         name
         for name, label in first.fields.items()
@@ -93,8 +93,8 @@ def match(first: Manifest, second: Manifest, tables: Sequence[pa.Table], by: Seq
     """The rows that correspond.
 
     Args:
-        tables: their rows.
-        by: fields whose content rows that correspond have in common; without any, their source rows say it.
+        tables: the rows of the versions.
+        by: fields with equal content in corresponding rows; without any, rows with the same source row correspond.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a comparison is between: versions, the outputs of runs, or those of variants of a pipeline's matrix."""
+"""The sides of a comparison: versions, the outputs of runs, or the outputs of variants of a pipeline's matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEWEST = (
 
 @dataclass(frozen=True)
 class Side:
-    """One side: how it is called, and its versions by part. A side that is a single version has the part ''."""
+    """One side: its label, and its versions by part. A side that is a single version has the part ''."""
 
     label: str
     parts: Mapping[str, Manifest]
@@ -34,7 +34,7 @@ def sides_of(targets: Sequence[str], session: Session, registry: Registry) -> li
 
     Raises:
         QueryError: there is no such version.
-        PipelineError: there are no two sides.
+        PipelineError: there are fewer than two sides.
     """
     found = [side for target in targets for side in _sides(target, session, registry)]
     if len(found) < 2:

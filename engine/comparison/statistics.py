@@ -42,10 +42,10 @@ class Difference:
         first, second: the means.
         value: their difference.
         low, high: its 95 % interval; None with too few clusters.
-        p: of a two-sided test against 0; None with too few clusters.
+        p: the p-value of a two-sided test against 0; None with too few clusters.
         detectable: the true difference that such a comparison shows in 80 % of cases; None with too few clusters.
-        clusters: how many there are.
-        rows: how many rows of each side were used.
+        clusters: the number of clusters.
+        rows: the number of rows of each side that were used.
         higher, lower: clusters whose mean is higher, or lower, on the second side; None if rows are not paired.
         paired: whether clusters are on both sides.
     """
@@ -65,7 +65,7 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether anything is different at all."""
+        """Whether the means or any clusters differ at all; this is no test."""
         return bool(self.value or self.higher or self.lower)
 
 

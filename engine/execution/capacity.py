@@ -1,4 +1,4 @@
-"""What the nodes of a cluster have, what a step's workers get of it, and whether it fits beside what runs."""
+"""The resources of a cluster's nodes, a step's share of them, and whether that fits beside what is running."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Amount(NamedTuple):
 
     @classmethod
     def of(cls, resources: Resources) -> Amount:
-        """What one worker with these resources takes."""
+        """The CPUs, GPUs and memory that one worker with these resources takes."""
         return cls(resources.num_cpus or 0.0, resources.num_gpus or 0.0, resources.memory or 0.0)
 
     def without(self, other: Amount) -> Amount:
-        """What is left of it."""
+        """What is left when the other amount is taken away."""
         return Amount(*(mine - taken for mine, taken in zip(self, other, strict=True)))
 
     def holds(self, other: Amount) -> bool:
-        """Whether another one fits into it."""
+        """Whether the other amount fits into this one."""
         return all(asked <= mine + 1e-9 for mine, asked in zip(self, other, strict=True))
 
     def times(self, other: Amount) -> int:
-        """How often another one, of one CPU at least, fits into it."""
+        """How often the other amount fits into this one. It counts as one CPU at least."""
         asked = other._replace(cpus=max(other.cpus, 1.0))
         return int(min((mine + 1e-9) // each for mine, each in zip(self, asked, strict=True) if each))
 
@@ -59,8 +59,8 @@ class Capacity(NamedTuple):
     def has_room(self, asked: Sequence[Amount], *, beside: Iterable[Amount]) -> bool:
         """Whether each of the amounts fits on a node, beside those that are taken.
 
-        Only Ray knows on which node each of them is. As Ray does, this lays each on the emptiest node that can hold it, and
-        what needs no GPU on one without GPUs, if there is one; the largest first.
+        Only Ray knows on which node each of them is. Like Ray, this places each amount, the largest first, on the emptiest node
+        that can hold it; amounts without a GPU preferably on nodes without GPUs.
         """
         left = [*self.nodes]
 
@@ -114,12 +114,12 @@ class Capacity(NamedTuple):
 
     @property
     def in_words(self) -> str:
-        """The nodes for a message; those that are alike once, the largest first."""
+        """The nodes for a message, the largest first; equal nodes are listed once."""
         kinds = [*dict.fromkeys(map(str, sorted(self.nodes, reverse=True)))]
         more = f"; {len(kinds) - _SHOWN} other kinds" if len(kinds) > _SHOWN else ""
         return f"its nodes have {'; '.join(kinds[:_SHOWN])}{more}"
 
 
 def _worth(node: Amount, amount: Amount) -> tuple[float, ...]:
-    """How good a place a node is for an amount; the largest is the best."""
+    """How well an amount fits on a node, for comparison; larger is better."""
     return (0.0 if amount.gpus or not node.gpus else -1.0, node.gpus if amount.gpus else 0.0, node.cpus, node.memory)

@@ -18,11 +18,11 @@ class Deaths:
         self._count: Counter[tuple[str, str]] = Counter()
 
     def add(self, step: str, part: Partition) -> None:
-        """A process has died while it ran a partition of a step."""
+        """Note that a process died while it ran a partition of a step."""
         self._count[step, part.digest] += 1
 
     def forget(self, step: str, part: Partition) -> None:
-        """A partition has been finished."""
+        """Note that a partition was finished: it is not the cause of any death."""
         self._count.pop((step, part.digest), None)
 
     def is_suspect(self, step: str, part: Partition) -> bool:

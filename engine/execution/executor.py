@@ -1,4 +1,4 @@
-"""The interface to whatever executes a run's partitions: a Ray cluster, or in tests the same process."""
+"""The interface to what executes a run's partitions: a Ray cluster, or (for previews and tests) this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WorkerRequest(NamedTuple):
     """What a step asks for.
 
     Args:
-        resources: of each worker as the pipeline states them, and the number of workers.
+        resources: the resources of each worker, as the pipeline states them, and the number of workers.
         devices: the number of devices of a training; they get the resources instead of the worker.
     """
 
@@ -30,45 +30,45 @@ class WorkerRequest(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a partition of a step. Each that was submitted has one, whatever happened to its worker."""
+    """The outcome of a partition of a step. Every submitted partition gets one, whatever happens to its worker."""
 
     step: str
     result: Receipt | Failure
 
 
 class Server(Protocol):
-    """A server of a model that an executor has started. Nothing here waits.
+    """A server of a model that an executor has started. No method waits.
 
     Attributes:
-        gpus: how many it holds.
+        gpus: the number of GPUs that it holds.
     """
 
     gpus: float
 
     def look(self) -> Status:
-        """How it is."""
+        """The server's current state."""
 
     def change(self, models: tuple[Served, ...]) -> None:
-        """Tell it to serve these adapters from now on, if it has room for adapters; see Launch."""
+        """Make it serve these adapters from now on. Only for a server with room for adapters; see Launch."""
 
     def stop(self) -> None:
-        """Begin to end it."""
+        """Ask it to end; `has_stopped` says when it has."""
 
     def has_stopped(self) -> bool:
-        """Whether none of its processes is left, and what it held is free again."""
+        """Whether all its processes have ended and its resources are free."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill all its processes at once."""
 
 
 class Executor(Protocol):
     """Started when the first partition has to run, stopped when the run ends. Use from one thread."""
 
     def start(self, *, shared_limits: bool) -> None:
-        """Get ready. It does nothing the second time.
+        """Get ready. Further calls do nothing.
 
         Args:
-            shared_limits: several processes use the same models, so that one has to keep their limits.
+            shared_limits: whether several processes use the same models, so that one process has to keep their limits.
 
         Raises:
             EngineError: nothing can be executed; the text says why.
@@ -86,7 +86,7 @@ class Executor(Protocol):
         """
 
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
-        """Take on a step that has been placed."""
+        """Start the workers of a step that has been placed; see `place`."""
 
     def room(self, step: str) -> int:
         """How many more partitions of an open step should be submitted now."""
@@ -114,7 +114,7 @@ class Executor(Protocol):
         """Start servers for a step; None while others use what they and the step need.
 
         Args:
-            servers: to start, all or none.
+            servers: the servers to start, all or none.
             request: the step's workers; None if only the servers need room, because the step has its workers already.
 
         Raises:
@@ -123,7 +123,7 @@ class Executor(Protocol):
 
     @property
     def lacks_room(self) -> bool:
-        """Whether partitions have waited, since it was asked last, because there is no room for a worker."""
+        """Whether, since the last call, partitions waited because there was no room for a worker."""
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
-        """Tell all workers, and those to come, where the servers of a model answer now."""
+        """Tell all present and future workers where the servers of a model answer now."""

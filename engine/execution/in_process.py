@@ -30,35 +30,35 @@ class InProcessServer:
         self._stopping: threading.Thread | None = None
 
     def look(self) -> Status:
-        """How it is."""
+        """See Server."""
         return self._replica.status
 
     def change(self, models: tuple[Served, ...]) -> None:
-        """Tell it."""
+        """See Server."""
         self._replica.change(models)
 
     def stop(self) -> None:
-        """Begin to end it."""
+        """See Server."""
         if self._stopping is None:
             self._stopping = threading.Thread(target=self._replica.stop, daemon=True)
             self._stopping.start()
 
     def has_stopped(self) -> bool:
-        """Whether it has ended."""
+        """See Server."""
         return self._stopping is not None and not self._stopping.is_alive()
 
     def kill(self) -> None:
-        """Wait until it has ended."""
+        """See Server. Waits until it has ended."""
         self._replica.stop()
 
 
 class InProcess:
-    """See engine.execution.executor.Executor. All partitions run on one event loop, as in an actor, in a thread of its own: the
-    caller may have a loop, and waits for results.
+    """See engine.execution.executor.Executor. All partitions run on one event loop, as in an actor, in its own thread,
+    because the caller may have a loop and waits for results.
 
     Args:
         room: the most partitions of a step in progress.
-        registry: has what the workers read, and gets what they write (default: the one that a job names).
+        registry: the registry that the workers read and write (default: the registry that a job names).
     """
 
     def __init__(self, room: int = 8, registry: Registry | None = None) -> None:
@@ -71,12 +71,12 @@ class InProcess:
         self._addresses: dict[str, tuple[Address, ...]] = {}
 
     def start(self, *, shared_limits: bool) -> None:
-        """Start the loop."""
+        """See Executor. Starts the event loop."""
         if self._loop is None:
             self._loop = LoopThread("in-process")
 
     def stop(self) -> None:
-        """End what still runs, and the loop."""
+        """See Executor. Cancels what is running, and ends the event loop."""
         if self._loop is None:
             return
         self._loop.cancel()
@@ -86,27 +86,27 @@ class InProcess:
         self._loop, self._host = None, None
 
     def place(self, request: WorkerRequest) -> Resources | None:
-        """One worker; a model in it gets all CPUs."""
+        """See Executor. One worker; a model in it gets all CPUs."""
         cpus = request.resources.num_cpus or (os.cpu_count() or 1 if request.kind == "local" else 1)
         return request.resources.model_copy(update={"num_cpus": cpus, "workers": 1})
 
     def open(self, job: Job, request: WorkerRequest, resources: Resources) -> None:
-        """Make a worker."""
+        """See Executor. Starts a worker."""
         self._running[job.step] = 0
-        self._call(self._open(Job.model_validate_json(job.model_dump_json())))  # as data, because that is how jobs travel
+        self._call(self._open(Job.model_validate_json(job.model_dump_json())))  # as data, because jobs are sent as data
 
     def room(self, step: str) -> int:
-        """Of a few partitions."""
+        """See Executor. Only a few partitions are in progress at a time."""
         return self._room - self._running[step]
 
     def submit(self, step: str, part: Partition) -> None:
-        """Run it on the loop."""
+        """See Executor. Runs the partition on the event loop."""
         assert self._loop
         self._running[step] += 1
         self._loop.begin(self._run(step, part))
 
     def next(self, seconds: float) -> Result | None:
-        """The next result."""
+        """See Executor."""
         try:
             result = self._results.get(timeout=seconds)
         except queue.Empty:
@@ -115,30 +115,30 @@ class InProcess:
         return result
 
     def halt(self, step: str) -> None:
-        """Send no more requests."""
+        """See Executor."""
         self._call(self._stop(step))
 
     def close(self, step: str) -> None:
-        """End the worker."""
+        """See Executor."""
         assert self._host
         self._call(self._host.end(step))
 
     def check_room(self, servers: Sequence[Launch], request: WorkerRequest) -> None:
-        """There is room for everything; the programs have to be there."""
+        """See Executor. Everything fits; only the programs have to be installed."""
         check_programs(servers)
 
     def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
-        """Start them as processes of this machine."""
+        """See Executor. Starts them as processes on this machine."""
         assert self._registry, "servers need a registry, which has the weights"
         return [InProcessServer(each.unreserved(), self._registry) for each in servers]
 
     @property
     def lacks_room(self) -> bool:
-        """There is room for everything."""
+        """See Executor. Everything fits."""
         return False
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
-        """Tell the worker."""
+        """See Executor."""
         if self._loop:
             self._call(self._serve(model, addresses))
 

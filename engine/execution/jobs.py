@@ -78,8 +78,8 @@ def job_of(
     """The job of a step's workers.
 
     Args:
-        resources: of each worker.
-        spent: what the driver itself has spent, by model.
+        resources: the resources of each worker.
+        spent: the driver's own spending, by model.
         shared: see `shared_models`.
         retry_rejects: see Job.
     """
@@ -133,7 +133,7 @@ def in_flight(job: Job, request: WorkerRequest, workers: int) -> int:
 
 
 def _with_patience(spec: ModelSpec) -> ModelSpec:
-    """A served model waits for its servers: the driver restarts them, and knows when that is in vain."""
+    """Make a served model wait for its servers: the driver restarts them, and fails the step if that does not help."""
     if spec.serve is None or spec.limits.patience is not None:
         return spec
     patience = spec.serve.start_timeout + PATIENCE_SECONDS

@@ -27,13 +27,13 @@ from engine.serving.launch import Launch
 from engine.spec.pipeline_spec import Resources
 
 _MOST_FAILED_STARTS = 3
-"""If this many processes in a row die before they are ready, the next one would, too."""
+"""If this many processes in a row die before they are ready, no more are started."""
 
 _START_SECONDS = 15.0
-"""A process that takes longer to start probably waits for resources."""
+"""Seconds after which a process that has not started probably waits for resources."""
 
 _LOOK_SECONDS = 2.0
-"""How often to look which nodes there are."""
+"""Seconds between two looks at the nodes of the cluster."""
 
 
 class Pool:
@@ -204,7 +204,7 @@ class Pool:
                 ]
                 if ready:
                     process = min(ready, key=lambda process: len(process.running))
-                    # While any may have ended its process, each has a call of its own.
+                    # While any partition may have ended its process, each gets its own call.
                     most = 1 if self._deaths else min(step.per_call, share - process.load(name), len(step.waiting))
                     process.send(name, tuple(step.waiting.popleft() for _ in range(most)))
                     continue
@@ -222,7 +222,7 @@ class Pool:
         steps = [
             (other, step.waiting[0]) for other, step in self._steps.items() if step.waiting and step.shape == process.shape
         ]
-        # A suspect that waits comes next, or it might wait for ever.
+        # A suspect that waits comes next, or it might wait forever.
         return not any(self._deaths.is_suspect(*each) for each in (*process.parts(), *steps))
 
     def _prepare(self, name: str, step: PoolStep, own: list[Process]) -> None:
@@ -232,7 +232,7 @@ class Pool:
                 process.opening[process.actor.open.remote(step.job)] = name
         amount = Amount.of(step.shape[1])
         at_work = len(step.waiting) + sum(process.load(name) for process in own)
-        # To start a process takes longer than a few partitions that are only computed.
+        # Starting a process takes longer than computing a few partitions.
         wanted = -(-at_work // (step.in_flight * step.per_call)) if step.shape[0] == "compute" else at_work
         for number in range(len(own), min(step.workers, wanted)):
             if not self._make_room([amount], needed=number == 0):
@@ -250,7 +250,7 @@ class Pool:
             if not needed:
                 return False
             if not self._end_an_idle_process():
-                # If nothing of ours is in the way, others use the cluster, and Ray lets us wait for them.
+                # If none of our own processes is in the way, others use the cluster, and Ray makes us wait for them.
                 return not self._taken
         return True
 
@@ -265,7 +265,12 @@ class Pool:
         return process
 
     def _take(self, process: Process, done: Any) -> None:
-        """Take what a process has finished."""
+        """Process the outcome of a call to a worker process that has returned.
+
+        Args:
+            process: the worker process.
+            done: the future of the call.
+        """
         import ray
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
@@ -314,7 +319,7 @@ class Pool:
                 step.waiting.appendleft(part)
 
     def _give_up(self, name: str, message: str) -> None:
-        """No process can run the partitions of a step that wait. Those that others of its processes run continue."""
+        """Fail the waiting partitions of a step, because no process can run them. Running partitions continue."""
         waiting = self._steps[name].waiting if name in self._steps else deque[Partition]()
         for number, part in enumerate(waiting):
             self._results.append(Result(name, Failure(digest=part.digest, message=message, stopped=number > 0)))
@@ -337,13 +342,13 @@ class Pool:
         return bool(idle)
 
     def _help_a_process_to_start(self) -> None:
-        """End an idle process if another one has not started for long: they may share a node, a GPU or memory."""
+        """End an idle process if another one has been starting for long: it may wait for the idle one's node, GPU or memory."""
         now = time.monotonic()
         if any(each.starting is not None and now - each.began > _START_SECONDS for each in self._processes):
             self._end_an_idle_process()
 
     def _capacity(self) -> Capacity:
-        """What the cluster has; nodes may come and go."""
+        """The resources of the cluster now; nodes may come and go."""
         now = time.monotonic()
         if now - self._looked_at > _LOOK_SECONDS:
             self._looked_at, self._known = now, self._nodes()
@@ -351,7 +356,7 @@ class Pool:
 
     @property
     def _taken(self) -> list[Amount]:
-        """What this run uses: its processes, the devices of its trainings, and its servers."""
+        """The resources that this run uses: its processes, the devices of its trainings, and its servers."""
         processes = [process.amount for process in self._processes if process.amount != Amount()]
         devices = [device for step in self._steps.values() for device in step.devices if device != Amount()]
         return processes + devices + [held for held in self._held if held != Amount()]

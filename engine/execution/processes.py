@@ -1,4 +1,4 @@
-"""What the pool knows of its worker processes, and of the steps that use them."""
+"""The pool's record of its worker processes, and of the steps that use them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.jobs.messages import Partition
 from engine.spec.pipeline_spec import Resources
 
 _CALL_SECONDS = 0.5
-"""About how long a call of partitions should take: long beside a message, short beside what waits for its results."""
+"""The target duration of a call: long compared to a message, short compared to what waits for its results."""
 
 _MOST_IN_CALL = 16
 
 Shape = tuple[str, Resources]
-"""What processes that steps can share have in common: the kind of work (or the step that has it alone), and the resources."""
+"""What steps that share processes have in common: the kind of work (or the step that has its own), and the resources."""
 
 
 class Call(NamedTuple):
@@ -45,11 +45,11 @@ class Process:
 
     @property
     def waited_for(self) -> list[Any]:
-        """What Ray will say."""
+        """The Ray futures of everything it is doing."""
         return [self.starting] if self.starting is not None else [*self.opening, *self.running]
 
     def send(self, step: str, parts: tuple[Partition, ...]) -> None:
-        """Let it run partitions of a step, which it has opened."""
+        """Send it partitions of a step that it has opened, to run one after another."""
         done = self.actor.run.remote(step, [part.model_dump_json() for part in parts])
         self.running[done] = Call(step, parts, time.monotonic())
 
@@ -62,7 +62,7 @@ class Process:
         return sum(len(call.parts) for call in self.running.values() if call.step == step)
 
     def parts(self) -> Iterator[tuple[str, Partition]]:
-        """What it is running, in the order in which it was sent."""
+        """The partitions that it is running, in the order in which they were sent."""
         return ((call.step, part) for call in self.running.values() for part in call.parts)
 
 
@@ -88,7 +88,7 @@ class PoolStep:
         """Learn from a call how many partitions the next ones should have.
 
         Only steps that compute have several: a message costs as much as a thousand rows of a cheap operator. Partitions that
-        wait for a model run side by side, and each is of use as soon as it is finished.
+        wait for a model run concurrently, and each is useful as soon as it is finished.
         """
         if self.shape[0] == "compute":
             took = max(time.monotonic() - call.sent_at, 1e-3)

@@ -41,7 +41,7 @@ class RayHost:
         taken = Job.model_validate_json(job)
         if taken.models:
             # The journal's thread must not wait 5 ms for the interpreter, because requests in flight wait for it. Steps without
-            # models do without: each switch costs them.
+            # models keep the default, because switching costs time.
             sys.setswitchinterval(0.0005)
         self._host.open(taken)
 

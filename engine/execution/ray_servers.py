@@ -71,8 +71,8 @@ class RayServer:
 
     Args:
         actor: a RayReplica.
-        amount: what it holds.
-        held: what all servers hold, with its amount.
+        amount: the resources that it holds.
+        held: the amounts of all servers; its own is added and removed.
     """
 
     def __init__(self, actor: Any, amount: Amount, held: list[Amount]) -> None:

@@ -1,4 +1,4 @@
-"""What the servers of models need of a cluster."""
+"""The resources that the servers of models need in a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resources_of(serve: ServeSpec, capacity: Capacity) -> Resources:
 
 
 def check_programs(servers: Sequence[Launch]) -> None:
-    """Check that the programs of servers are there, if the servers are started on this machine.
+    """Check that the programs of servers are installed, if the servers are started on this machine.
 
     Raises:
         StepError: one is missing.

@@ -24,7 +24,7 @@ def write(registry: Registry, manifest: Manifest, folder: Path) -> Data:
     """Write tasks and the labelling interface into a folder. Tasks name the review that asks about the rows, if one does.
 
     Raises:
-        PipelineError: several reviews ask about rows of this name, or they are no rows.
+        PipelineError: several reviews ask about rows of this name, or the version has no rows.
     """
     if manifest.kind != "dataset":
         raise PipelineError([Problem(f"{manifest.ref} is a {manifest.kind}, and has no rows to review")])

@@ -35,7 +35,7 @@ class Loading:
         how: `full` weights, or an adapter on a model from the `hub`, on the one in the subfolder `base`, or on a `missing` one.
         base: the Hugging Face id of the base model, or its name if it has none.
         hub: whether `base` is a Hugging Face id.
-        licence: of the base model, if known.
+        licence: the licence of the base model, if known.
         merged: the adapter was merged into the weights.
     """
 
@@ -50,10 +50,10 @@ def complete(registry: Registry, manifest: Manifest, model: Model, folder: Path,
     """Complete a folder with a model's files.
 
     Args:
-        registry: where the model is.
-        manifest: its version.
-        model: its row.
-        folder: has the model's files; others are added, or changed.
+        registry: the registry with the model.
+        manifest: the model's version.
+        model: the row of the model.
+        folder: the folder with the model's files; others are added, or changed.
         merge: merge an adapter into the weights of its base, so that the folder has full weights.
 
     Raises:

@@ -52,7 +52,7 @@ def export(
     """Write a version into a folder.
 
     Args:
-        registry: where it is.
+        registry: the registry with the version.
         target: `NAME@V`, or `NAME` for the latest version.
         format: `jsonl`, `parquet`, or `hf`: a dataset for both `datasets.load_from_disk` and `load_dataset`, or the files of a
             model or a report; `label-studio`: tasks for people to label; or a format of the rows' type, such as `openai`.

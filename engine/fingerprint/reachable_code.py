@@ -78,7 +78,7 @@ def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerp
 
     Args:
         root: the operator, function or class.
-        label: its name in errors.
+        label: the name of the code in errors.
         project: top-level packages that count as project code even if they are installed.
 
     Raises:

@@ -87,7 +87,7 @@ class Part(NamedTuple):
 
     Attributes:
         text: the source without comments and formatting, and without the decorators of a function.
-        decorators: of a function.
+        decorators: the decorators of a function.
         names: dotted names that it reads, in a stable order: ("helpers", "parse") for `helpers.parse`.
         attributes: attributes of anything that it reads.
         imports: its import statements.

@@ -13,7 +13,7 @@ from registry import DataObject, ObjectStore
 
 @dataclass
 class _Part:
-    """What has arrived of one of the versions that the input is made of."""
+    """The objects of one version of the input that have arrived so far."""
 
     waiting: deque[DataObject] = field(default_factory=deque)
     valid: bool = False
@@ -22,13 +22,13 @@ class _Part:
 
 
 class Feed:
-    """Takes the objects of the versions that a streamed input is made of, and returns partitions in the order of the rows.
+    """Takes the objects of the versions of a streamed input, and returns partitions in the order of the rows.
 
     The versions are fed side by side: partitions of the second one do not wait for the first one to be complete.
 
     Args:
-        store: has the objects.
-        size: of the partitions.
+        store: the store of the objects.
+        size: the size of the partitions.
         versions: the number of versions, concatenated.
     """
 
@@ -43,7 +43,7 @@ class Feed:
         self._parts[version].waiting.extend(objects)
 
     def complete(self, version: int) -> None:
-        """Say that a version has no more objects."""
+        """Mark a version as complete: it gets no more objects."""
         self._parts[version].complete = True
 
     @property
@@ -53,12 +53,12 @@ class Feed:
 
     @property
     def is_cut(self) -> bool:
-        """Whether all objects have come, and all are cut."""
+        """Whether all objects have arrived and are cut."""
         return all(part.complete and not part.waiting for part in self._parts)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all objects have come."""
+        """Whether all objects have arrived."""
         return all(part.complete for part in self._parts)
 
     @property
@@ -69,7 +69,7 @@ class Feed:
 
     @property
     def rows(self) -> int:
-        """The number of rows that have come so far."""
+        """The number of rows that have arrived so far."""
         return sum(part.rows + sum(each.rows for each in part.waiting) for part in self._parts)
 
     def cut(self) -> tuple[int, list[Partition]]:

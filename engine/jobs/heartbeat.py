@@ -16,7 +16,7 @@ from engine.spec.variant_names import split_name
 _EVERY_SECONDS = 0.5
 
 _CRASHED_SECONDS = 3600.0
-"""A file that has not been written for this long is of no use: a worker that is alive writes it again."""
+"""Seconds after which a file is ignored: a worker that is alive would have written it again."""
 
 
 class Beat(NamedTuple):
@@ -38,7 +38,7 @@ class Heartbeat:
     """The file of one worker. It is only for display, so nothing depends on it.
 
     Args:
-        folder: of the step's receipts.
+        folder: the folder of the step's receipts.
         owner: the run and the step (see `owner_of`), because others may share the folder.
     """
 

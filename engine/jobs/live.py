@@ -17,20 +17,20 @@ from registry.storage import ids, plain_files
 
 _SUFFIX = ".live.json"
 _CRASHED_SECONDS = 3600.0
-"""A file that has not been written for this long was left by a run that crashed: a run that lasts writes it again."""
+"""Seconds after which a file is ignored, as left by a crashed run: an active run would have written it again."""
 
 
 class LiveStep(Message):
     """A step that waits or runs. One that has ended is in the run's journal.
 
     Args:
-        step: its name, with its variant.
+        step: the name of the step, with its variant.
         base_key: the receipts of its finished partitions lie under it; empty while it waits.
-        rows: of its input so far; more may come while the steps before it run.
+        rows: the number of rows of its input so far; more may come while the steps before it run.
         done, total: rows, or the operator's own units.
-        rejected: rows.
+        rejected: the number of rejected rows.
         usage: the calls of its finished partitions.
-        note: what it is waiting for while it runs, or empty.
+        note: what the step is waiting for while it runs; empty if for nothing.
         waited_for: what it waits for, or last waited for; see StepRun.
         why: see StepRun; empty while it is not known.
     """
@@ -58,10 +58,10 @@ class Live(Message):
 
 
 def write_live(folder: Path, run_id: str, steps: tuple[LiveStep, ...]) -> None:
-    """Say what the steps of a run are doing.
+    """Write what the steps of a run are doing.
 
     Args:
-        folder: of the journals of runs.
+        folder: the folder of the runs' journals.
     """
     file = _file(folder, run_id)
     with contextlib.suppress(OSError):  # only for display

@@ -42,8 +42,8 @@ class ModelBinding(Message):
 
     Args:
         name: the model's name in the pipeline.
-        identity: what determines its answers besides the prompt and the sampling parameters.
-        spent: what the driver itself has spent on it in this run, to find out what its server can do.
+        identity: the values that determine the model's answers besides the prompt and the sampling parameters.
+        spent: the driver's own calls of the model in this run, made to find out what its server can do.
         shared: workers in several processes share its limits and its budget, through the Service.
     """
 
@@ -59,7 +59,7 @@ class Job(Message):
     """What all partitions of one step share.
 
     Args:
-        registry: its location.
+        registry: the location of the registry.
         base_key: see engine/planning/keys.py; the receipts lie under it.
         types: the record types of the operator's inputs: the names of those that packages define, descriptions of others.
         code: the digest of the operator's code on the driver.
@@ -69,7 +69,7 @@ class Job(Message):
         retry_rejects: call the models again for rows that are rejected because of answers in the journal.
         excluded: ids of rows to leave out, by output.
         row_groups: the number of each row's group, by input; see engine/planning/row_groups.py.
-        decisions: of people about the rows; see engine/planning/reviews.py.
+        decisions: the decisions of people about the rows; see engine/planning/reviews.py.
         modules: the files of operators that the pipeline names.
     """
 
@@ -154,7 +154,7 @@ class OutputPart(Message):
     rows before the slice are added or removed; the commit turns places into rows of versions.
 
     Args:
-        content_id: of the rows, for a whole-input operator.
+        content_id: the content id of the rows, for a whole-input operator.
         in_place: every row came from the row at the same place of the partition's slice and from no other, so there is no
             object with lineage.
         known_parents: inputs in which rows have known sources.
@@ -197,7 +197,7 @@ class Receipt(Message):
         return self.produced + self.filtered + self.rejected + self.unused
 
     def objects(self) -> list[DataObject | SideObject]:
-        """All objects it names."""
+        """All objects that it names: rows, and their lineage, calls, rejects and exposure."""
         parts = [each for out in self.outputs.values() for each in (out.data, out.lineage, out.calls)]
         return [each for each in (*parts, self.rejects, self.exposure, *self.attachments) if each]
 

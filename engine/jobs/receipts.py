@@ -61,14 +61,14 @@ class Receipts:
         return receipt if all(self.store.has(each.sha256, each.bytes) for each in receipt.objects()) else None
 
     def stamp(self, digest: str) -> Stamp | None:
-        """Tells a receipt's file from another one that takes its place; None if there is none."""
+        """Identifies the present file of a receipt, so that a replacement is noticed; None if there is no receipt."""
         with contextlib.suppress(FileNotFoundError):
             found = self._file(digest).stat()
             return found.st_ino, found.st_mtime_ns
         return None
 
     def forget(self, digest: str) -> None:
-        """Let a partition run again."""
+        """Remove the receipt of a partition, so that it runs again."""
         self._file(digest).unlink(missing_ok=True)
 
     def forget_checkpoints(self) -> None:

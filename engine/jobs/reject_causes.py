@@ -1,4 +1,4 @@
-"""Reasons of rejects by cause: those that differ only in a value of their row, such as a text that is no number, are one."""
+"""Reasons of rejects by cause: reasons that differ only in a value, such as a text that is not a number, count as one."""
 
 from __future__ import annotations
 

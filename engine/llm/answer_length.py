@@ -26,11 +26,11 @@ class AnswerLength:
 
     Args:
         spec: the model.
-        identity: what determines its answers.
+        identity: the values that determine the model's answers.
         answers: the journal; its notes keep that the model reasons.
 
     Attributes:
-        notes: for the user.
+        notes: notes for the user.
     """
 
     def __init__(self, spec: ModelSpec, identity: str, answers: Answers) -> None:

@@ -129,12 +129,12 @@ class ChatModel:
             sample: 0 for the first answer to this prompt, 1 for the second, ...
             logprobs: request each token's log-probability and this many (0 to 20) alternatives, in the answer's
                 `logprobs`. An answer without them is a RequestError.
-            tools: that the model may call, `{"type": "function", "function": {"name", "description", "parameters"}}`, for every
-                server. The answer's `tool_calls` are those that it asks for.
+            tools: the tools that the model may call, each as `{"type": "function", "function": {"name", "description",
+                "parameters"}}`, whatever the server. The answer's `tool_calls` are the calls that the model asks for.
             sampling: temperature, top_p, max_tokens, stop, seed or extra_body, overriding the pipeline's.
 
         Raises:
-            ValueError: the tools are none.
+            ValueError: the tools are invalid.
             RequestError: the server refused this request or returned no answer. If uncaught, the row is rejected.
             EndpointError: no request can succeed. If uncaught, the step stops.
         """

@@ -54,7 +54,7 @@ class ModelClient:
 
     Args:
         spec: the model as the pipeline defines it.
-        identity: what determines its answers besides the prompt and the sampling parameters.
+        identity: the values that determine the model's answers besides the prompt and the sampling parameters.
         answers: the journal.
         gate: the model's limits.
         provider: creates the provider on first use, inside the event loop.
@@ -353,7 +353,7 @@ class ModelClient:
         )
 
     def _usage(self, completions: Sequence[Completion], most: Estimate) -> CallOutcome:
-        """What an answer used. With missing or impossible counts, it counts with its estimate."""
+        """The tokens that an answer used. If the server's counts are missing or impossible, the estimate is used."""
         tokens_in, tokens_out, cached, written = (
             sum(max(0, getattr(done, name)) for done in completions)
             for name in ("tokens_in", "tokens_out", "tokens_cached", "tokens_written")
@@ -365,20 +365,23 @@ class ModelClient:
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them return. One alone goes without a task, which costs as much as a look-up in the journal."""
+    """The results of all coroutines.
+
+    A single one is awaited without a task, which would cost as much as a look-up in the journal.
+    """
     return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
 
 
 def _why_empty(empty: Completion, request: Request) -> str:
     if empty.truncated and empty.reasons:
         most = request.max_tokens
-        return f"empty answer: its reasoning took all of max_tokens={most}, which is for the reasoning and the answer; raise it"
+        return f"empty answer: its reasoning took all of max_tokens={most}, which covers both reasoning and answer; raise it"
     only = ", only reasoning" if empty.reasoning else ""
     return f"empty answer{only} (finish_reason {empty.finish_reason!r})"
 
 
 def _discard(completions: Iterable[Completion | None]) -> None:
-    """Note answers that cost something although nobody gets them; see row_context."""
+    """Note answers that cost something but are returned to no one; see row_context."""
     if (noted := discarded.get()) is not None:
         noted += [each for each in completions if each is not None]
 

@@ -32,7 +32,7 @@ class Encoder:
         role: the operator's name for it (`encoder`).
         model: the model that fills the role.
         name: identifies the model wherever it must be found again.
-        identity: what determines its vectors.
+        identity: the values that determine the model's vectors.
     """
 
     def __init__(self, role: str, model: Encodes, name: str, identity: str = "") -> None:

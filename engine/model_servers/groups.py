@@ -1,4 +1,4 @@
-"""Models that are served together: which ones can be, and where their servers answer for each of them."""
+"""Models that share servers: which ones can, and where the servers answer for each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.serving.launch import AdapterRoom, Launch, Served, Status
 from registry import Model
 
 _SEVERAL_PROCESSES = {"api-server-count", "data-parallel-size"}
-"""With these, vLLM has several processes that take requests, and none tells the others about an adapter that it has loaded."""
+"""With these, several processes of vLLM take requests, and a process does not tell the others about adapters that it loads."""
 
 
 @dataclass(eq=False)
@@ -24,11 +24,11 @@ class Group:
     """Models that are served together, and their servers by number.
 
     Attributes:
-        models: by their names in the pipeline; never none.
-        room: for adapters that the servers take in while they run; see Launch.
-        log: where the servers' logs are, without number and ending.
-        heard: what each server has last told.
-        told: what workers were last told of each model.
+        models: the models, by their names in the pipeline; at least one.
+        room: the room for adapters that the servers load while they run; see Launch.
+        log: the path of the servers' logs, without number and suffix.
+        heard: the last status of each server, by number.
+        told: the addresses that workers were last told, by model.
     """
 
     models: dict[str, BoundModel]
@@ -41,30 +41,30 @@ class Group:
 
     @property
     def serve(self) -> ServeSpec:
-        """How they are served."""
+        """The settings of its servers."""
         serve = next(iter(self.models.values())).spec.serve
         assert serve is not None
         return serve
 
     def launch(self, number: int) -> Launch:
-        """How one of its servers is started now."""
+        """The message that starts one of its servers, with its present models."""
         log = self.log.with_name(f"{self.log.name}-{number}.log")
         return Launch(models=self._served, serve=self.serve, number=number, log=log, room=self.room)
 
     @property
     def launches(self) -> dict[int, Launch]:
-        """How its servers are started now, by number."""
+        """The messages that start its servers, by number."""
         return {number: self.launch(number) for number in range(1, self.serve.replicas + 1)}
 
     @property
     def title(self) -> str:
-        """All its servers in messages."""
+        """How messages refer to its servers."""
         models = ", ".join(map(repr, self.models))
         return f"the server{'s' if self.serve.replicas > 1 else ''} of model{'' if len(self.models) == 1 else 's'} {models}"
 
     @property
     def gpus(self) -> float:
-        """How many its servers hold."""
+        """The number of GPUs that its servers hold."""
         return sum(server.gpus for server in self.servers.values())
 
     @property
@@ -75,7 +75,7 @@ class Group:
     def addresses(self, model: str) -> tuple[Address, ...]:
         """Where the servers answer for one of its models now.
 
-        An adapter that they take in while they run is first loaded by all that are ready.
+        An adapter that they load while they run has an address once all servers that are ready have loaded it.
         """
         ready = [status for _, status in sorted(self.heard.items()) if status.address is not None]
         name = self.models[model].spec.model
@@ -87,17 +87,17 @@ class Group:
             return tuple(found)  # a server may know full weights by another name than the pipeline; see known_as
         return tuple(each._replace(model=name) for each in found)
 
-    def takes(self, model: BoundModel) -> bool:
-        """Whether its servers, which run, can take in a model."""
+    def can_load(self, model: BoundModel) -> bool:
+        """Whether its running servers can load a model."""
         return self.room is not None and all(share(each, model) for each in self.models.values())
 
     def add(self, name: str, model: BoundModel) -> None:
-        """Let its servers take in a model."""
+        """Make its servers load a model."""
         self.models[name] = model
         self._change()
 
     def remove(self, name: str) -> None:
-        """Do without a model that its servers have refused."""
+        """Remove a model that its servers have refused."""
         del self.models[name]
         self.told.pop(name, None)
         if self.models:
@@ -113,10 +113,10 @@ class Group:
 
 
 def will_share(one: BoundModel, other: BoundModel, made: Model) -> bool:
-    """Whether a running server of one model can take in the other, once a step has made it.
+    """Whether a running server of one model can load the other, once a step has made it.
 
     Args:
-        made: what the step is expected to make.
+        made: the model that the step is expected to make.
     """
     if one.spec.serve != other.spec.serve or one.spec.model == other.spec.model or not loads_adapters(one):
         return False
@@ -125,7 +125,7 @@ def will_share(one: BoundModel, other: BoundModel, made: Model) -> bool:
 
 
 def loads_adapters(model: BoundModel) -> bool:
-    """Whether a server of a model can take in adapters while it runs: the model is an adapter, and vLLM one process."""
+    """Whether a server of a model can load adapters while it runs: the model is an adapter, and vLLM is one process."""
     serve = model.spec.serve
     if serve is None or serve.engine != "vllm" or model.weights is None or model.weights.base is None:
         return False
@@ -133,7 +133,7 @@ def loads_adapters(model: BoundModel) -> bool:
 
 
 def expected_rank(made: Model) -> int:
-    """The rank of an adapter that a step is expected to make; 0 if its settings do not say it."""
+    """The rank of an adapter that a step is expected to make; 0 if its settings do not state it."""
     try:
         return int(json.loads(made.config)["lora"]["r"])
     except (ValueError, LookupError, TypeError):

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from engine.llm.providers.probe import Probed
 
 _KNOWN_SECONDS = 0.3
-"""What is known already is found within this time, so a step waits for it."""
+"""Seconds that a step waits for an answer; answers that are already known arrive within this time."""
 _AGAIN_SECONDS, _MOST_GONE = 2.0, 10
-"""When another server is asked after one that the run serves has gone: by then, its death has been noticed. And how often."""
+"""Seconds after which another one of the run's servers is asked when one has died (by then, this is noticed); and how often."""
 
 
 class Checked(NamedTuple):
-    """What a check of a step's servers has cost, by model, and why the step cannot run, if so.
+    """The cost of a check of a step's servers, by model, and why the step cannot run, if it cannot.
 
     Attributes:
-        gone: whether that is only because a server that the run itself serves has gone: it is replaced.
+        gone: whether the only reason is that one of the run's own servers died; it is replaced.
     """
 
     spent: dict[str, Spent]
@@ -45,14 +45,14 @@ class Checked(NamedTuple):
 class Needs:
     """Checks what the operators of steps need of their models' servers, in a thread, so that other steps continue meanwhile.
 
-    Steps are checked one after another: they may have the same budget, and what one finds out, the next one knows. Use from
-    one thread.
+    Steps are checked one after another, because they may share a budget, and each check uses what earlier ones found. Use
+    from one thread.
 
     Args:
-        registry: has the journal, which keeps the answers.
+        registry: the registry with the journal, which keeps the answers.
 
     Attributes:
-        spent: what the checks have cost, by model.
+        spent: the cost of the checks, by model.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -99,13 +99,13 @@ class Needs:
         return step.name in self._checked
 
     def used_by(self, step: Step) -> Usage:
-        """What the check of a step has cost."""
+        """The cost of a step's check."""
         models = {step.spec.models.get(role, role): model.spec.model for role, model in step.models.items()}
         parts = [(models[name], ModelUsage(cost_usd=each.usd)) for name, each in self._by_step.get(step.name, {}).items()]
         return sum((Usage(cost_usd=used.cost_usd, by_model={model: used}) for model, used in parts), Usage())
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop the checks that are running."""
         if self._loop is not None:
             self._loop.close()
 
@@ -116,9 +116,9 @@ async def check_needs(
     """Check the servers of a step's models against what its operator needs.
 
     Args:
-        step: has the models and the operator.
-        registry: has the journal, which keeps the answers.
-        spent_before: what the run has already spent, by model.
+        step: the step, with its models and operator.
+        registry: the registry with the journal, which keeps the answers.
+        spent_before: the run's earlier spending, by model.
         served: one server of each model that the run serves, by model.
     """
     wanted = step.operator.capabilities(step.params)
@@ -163,7 +163,7 @@ def ask_server(
 
     Args:
         spec: the model.
-        registry: has the journal, which keeps the answers.
+        registry: the registry with the journal, which keeps the answers.
         wanted: the capabilities.
         gate: limits the requests (default: new limits of the model).
         recheck_all: ask for all of them again.

@@ -1,4 +1,4 @@
-"""A server of a model on this machine, without Ray, for as long as a command asks it something."""
+"""A server of a model on this machine, without Ray, for as long as a command uses it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOOK_SECONDS = 0.1
 
 @contextmanager
 def server_here(name: str, model: BoundModel, registry: Registry) -> Iterator[Address]:
-    """Start one server of a model that the engine serves, and stop it in the end.
+    """Start one server of a model that the engine serves, and stop it at the end.
 
     Raises:
-        EngineError: a step has yet to train the model, or its server does not start; the text has its last words.
+        EngineError: a step has yet to train the model, or its server does not start; the text has the last lines of its log.
     """
     serve, weights = model.spec.serve, model.weights
     assert serve is not None

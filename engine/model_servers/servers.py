@@ -1,7 +1,7 @@
 """The servers that a run starts for its models: which steps need them, when they start, and when they stop.
 
 Adapters on the same base model with the same settings share their servers, where the engine is vLLM; so do models with the same
-full weights. An adapter that a step trains later is taken in by the servers that run. If they refuse it, it gets its own.
+full weights. Running servers load an adapter that a step trains later. If they refuse it, it gets its own.
 
 Servers start when the first step that needs them has work, all servers of a step's models together. They stop when no later
 step needs them, when others need what they hold while none of their own steps has work, and when the run ends.
@@ -20,7 +20,7 @@ from engine.llm.types.model_spec import Address
 from engine.model_servers.groups import Group, expected_rank, loads_adapters, will_share
 from engine.pipeline.graph import BoundModel, Step
 from engine.pipeline.served_models import served_models, served_together
-from engine.pipeline.untrained_models import foretold
+from engine.pipeline.untrained_models import expected_models
 from engine.serving.guarded_process import STOP_SECONDS
 from engine.serving.launch import AdapterRoom, Status
 from registry import Model
@@ -38,9 +38,9 @@ class Servers:
     Args:
         executor: starts them, and tells the workers where they are.
         start_executor: gets it ready; see Executor.start.
-        folder: for their logs.
+        folder: the folder for their logs.
         run_id: begins the names of the logs.
-        say: tells the user.
+        say: prints a message to the user.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Servers:
         self._say = say
         self._left: dict[str, Step] = {}
         self._steps: tuple[Step, ...] = ()
-        self._foretold: dict[str, Model] | None = None
+        self._expected: dict[str, Model] | None = None
         self._models: dict[str, Group] = {}
         self._alone: set[str] = set()
         self._ending: list[Server] = []
@@ -64,18 +64,18 @@ class Servers:
         self._checked = False
 
     def expect(self, steps: Sequence[Step]) -> None:
-        """These steps are to run, as far as they do not hit; they are in an executable order."""
-        self._steps, self._foretold = tuple(steps), None
+        """Announce the steps that will run, unless they hit, in an executable order."""
+        self._steps, self._expected = tuple(steps), None
         self._left = {step.name: step for step in steps}
 
     def check(self, step: Step) -> None:
-        """Raises StepError if a step needs a server that cannot be started, or died too often; the text has its last words."""
+        """Raise StepError, with the last lines of the log, if a step needs a server that cannot start or died too often."""
         for name in served_models(step):
             if name in self._failed:
                 raise StepError(self._failed[name])
 
     def are_ready(self, step: Step, request: WorkerRequest) -> bool:
-        """Whether each of a step's served models has a server that answers, and a training has the GPUs for itself.
+        """Whether each of a step's served models has a server that answers, and a training step has the GPUs to itself.
 
         What is missing is started, or stopped.
 
@@ -85,7 +85,7 @@ class Servers:
         if not self._checked and any(map(served_models, self._left.values())):
             self._start_executor()
             self._check_room()
-        if not self._concern(step):
+        if not self._must_wait_for(step):
             return True
         self._start_executor()
         self._asked[step.name] = time.monotonic()
@@ -102,7 +102,7 @@ class Servers:
         return all(self._models[name].addresses(name) for name in served)
 
     def watch(self, running: set[str]) -> None:
-        """Take note of what has happened to the servers.
+        """Process what has happened to the servers since the last call.
 
         Args:
             running: the steps some of whose partitions are running.
@@ -113,8 +113,8 @@ class Servers:
             models = set(group.models)
             for number, server in list(group.servers.items()):
                 if group.models:
-                    self._hear(group, number, server.look())
-            self._tell(group, models)
+                    self._take_status(group, number, server.look())
+            self._announce(group, models)
         if self._models and self._executor.lacks_room:
             self.make_room("")
 
@@ -125,7 +125,7 @@ class Servers:
         return {name: addresses[0] for name, addresses in found.items() if addresses}
 
     def make_room(self, step: str) -> None:
-        """A step needs room: stop the servers that hold some, and for which no other step has work."""
+        """Stop servers without work for other steps, because a step needs the resources that they hold."""
         for group in self._groups:
             if group.holds_resources and not self._is_busy(group, step):
                 self._stop(group)
@@ -155,7 +155,7 @@ class Servers:
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
-    def _concern(self, step: Step) -> bool:
+    def _must_wait_for(self, step: Step) -> bool:
         """Whether a step has to wait for servers to start, or to stop."""
         return bool(served_models(step)) or (
             _takes_gpus(step) and bool(self._ending or any(map(served_models, self._left.values())))
@@ -237,44 +237,44 @@ class Servers:
         )
 
     def _later(self, models: Mapping[str, BoundModel]) -> dict[str, Model]:
-        """The adapters that steps will train for other steps, and that the servers of some models can take in, by `model:`."""
-        if self._foretold is None:
-            self._foretold = foretold(self._steps)
+        """The adapters that steps will train for other steps and that the servers of some models can load, by `model:`."""
+        if self._expected is None:
+            self._expected = expected_models(self._steps)
         one, found = next(iter(models.values())), {}
         for name, model in ((name, model) for step in self._left.values() for name, model in served_models(step).items()):
             if name not in self._models and name not in self._alone and model.weights is None and model.made_by is not None:
-                made = self._foretold.get(model.made_by.name)
+                made = self._expected.get(model.made_by.name)
                 if made is not None and will_share(one, model, made):
                     found[model.spec.model] = made
         return found
 
     def _join(self, name: str, model: BoundModel, step: Step) -> bool:
-        """Let servers that run take in a model; False if none can."""
+        """Make running servers load a model; False if none can."""
         for group in self._groups:
-            if name not in self._alone and group.takes(model):
+            if name not in self._alone and group.can_load(model):
                 self._say(f"{step.name}: model {name!r} is loaded into {group.title}")
                 group.add(name, model)
                 self._models[name] = group
-                self._tell(group, {name})
+                self._announce(group, {name})
                 return True
         return False
 
-    def _tell(self, group: Group, models: set[str]) -> None:
-        """Tell the workers what has changed for some models that a group has, or had until now."""
+    def _announce(self, group: Group, models: set[str]) -> None:
+        """Tell the workers the new addresses of models that a group has, or had until now."""
         for model in models:
             now = group.addresses(model) if model in group.models else ()
             if now != group.told.get(model, ()):
                 group.told[model] = now
                 self._executor.serve(model, now)
 
-    def _hear(self, group: Group, number: int, status: Status) -> None:
+    def _take_status(self, group: Group, number: int, status: Status) -> None:
         before, group.heard[number] = group.heard.get(number, Status()), status
         if status == before and status.state != "lost":
             return
         title = group.launch(number).title
         if status.deaths > before.deaths:
             why = status.why.partition("\n")[0].partition(";")[0]
-            self._say(f"{title} died ({why}) and is started again; its calls in flight are asked again")
+            self._say(f"{title} died ({why}) and is restarted; its calls in flight are sent again")
         for name, why in status.refused.items():
             for model in [model for model, bound in group.models.items() if bound.spec.model == name]:
                 self._refuse(group, model, f"{title} has not loaded model {model!r}: {why}", is_new=name not in before.refused)
@@ -300,7 +300,7 @@ class Servers:
             self._failed[model] = failure
             self._executor.serve(model, ())
         else:
-            self._say(f"{failure}; it gets servers of its own")
+            self._say(f"{failure}; it gets its own servers")
             self._alone.add(model)
         del self._models[model]
         group.remove(model)
@@ -323,10 +323,10 @@ class Servers:
             [group.servers[number]] = started
             group.lost[number] += 1
             group.heard[number] = Status(deaths=status.deaths)
-            self._say(f"{launch.title} was lost with its worker process or node, and is started again")
+            self._say(f"{launch.title} was lost with its worker process or node, and is restarted")
 
     def _drop(self, group: Group, number: int, why: str) -> None:
-        """Go on without a server, or fail the steps that need it if it was the last."""
+        """Continue without a server, or fail the steps that need it if it was the last one."""
         failure = f"{group.launch(number).title} cannot be used: {why}"
         self._ending.append(server := group.servers.pop(number))
         server.stop()

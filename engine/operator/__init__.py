@@ -24,16 +24,16 @@ the parameters under `with:` in a pipeline. Operators are found in every module 
   lineage of each row is known. Its output is declared with `outputs=`; where there are several, it returns a dict of tables.
 * *whole*: all inputs are tables. A generator, async or not, is called once.
 
-Inputs that are needed whole are `Table[X]`, besides a row or a batch too. `Lookup[X]` is a table that other rows are only
-compared with: its rows without an output count as unused, not as filtered. `Grouped[X]` is a table whose `groups` number the
-rows by the source row they come from, so that paraphrases stay on one side of a split. `Table[X] | None = None` may be left
+Inputs that are needed whole are `Table[X]`, also in addition to a row or a batch. `Lookup[X]` is a table that other rows are
+only compared with: its rows without an output count as unused, not as filtered. `Grouped[X]` is a table whose `groups` number
+the rows by the source row they come from, so that paraphrases stay on one side of a split. `Table[X] | None = None` may be left
 out in a pipeline. `Record` in place of X takes rows of any type. `Mapping[str, Table[X]]` takes any number of inputs, which the
 pipeline names.
 
 **Outputs.** One output is read from the return annotation, `AsyncIterator[X]` or `Iterator[X]`. Several are declared:
 `@operator(outputs={"solved": Solution, "unsolved": Solution})`; the operator yields `(output, record)`. The name of an input in
 place of a type, `outputs={"kept": "rows"}`, means rows of that input's type. `Record` in place of a type means that it follows
-from the parameters: their method `outputs` answers it, with types made by `extended` and `narrowed`. `outputs={"*": "rows"}`
+from the parameters: their method `outputs` returns it, with types made by `extended` and `narrowed`. `outputs={"*": "rows"}`
 means any number of outputs, which the method `output_names` of the parameters names.
 
 **Models.** An argument annotated `ChatModel` or `Encoder` is a role; its name is the key under `models:` in a pipeline.
@@ -53,7 +53,7 @@ again. A prompt is `Annotated[str | None, template("question")]`, filled with `r
 template's variables are the row's fields: `template_problem` checks it in `problems`, and `fill` fills it. `fields_of` reads
 fields that a parameter describes as `types:` does; with the mark `FieldTypes`, it can name types.
 
-**SQL.** `bind_expressions` and `bind_query` check SQL of a pipeline and answer its types; `evaluate` and `run_query` run it.
+**SQL.** `bind_expressions` and `bind_query` check SQL of a pipeline and return its types; `evaluate` and `run_query` run it.
 DuckDB is confined to the rows that it is given. Wrong SQL is a `SqlError`, which belongs in `problems`.
 
 **Reviews.** An argument annotated `Reviews` gets the decisions of people about the rows of the only input, a `Table[X]`. The

@@ -129,7 +129,7 @@ class Context:
         not count towards `max_reject_ratio`. For operators on rows.
 
         Args:
-            reason: why.
+            reason: why the row is rejected, for users.
             row: for operators on batches and on whole inputs: the row (its number in `_row`, or `table.ref(n)`), which is
                 rejected as a whole and counts.
         """

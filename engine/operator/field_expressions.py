@@ -39,7 +39,7 @@ def with_named_types(
     Args:
         params: the class of the parameters, of which those with the mark FieldTypes can name types.
         given: the parameters of a step.
-        named, known: as for parse_type.
+        named, known: as for `parse_type`.
     """
     problems: list[Wrong] = []
 
@@ -47,7 +47,7 @@ def with_named_types(
         try:
             about = read_field(value)
         except FieldError:
-            return value  # `field_problems` says it
+            return value  # `field_problems` reports it
         if about.at:
             return {**value, "type": resolved(about.type, (*at, *about.at), field)}
         if isinstance(about.type, dict):
@@ -62,7 +62,7 @@ def with_named_types(
             found = parse_type(value, noted, known)
         except TypeExpressionError as error:
             if not used:
-                return value  # `field_problems` says it
+                return value  # `field_problems` reports it
             problems.append(Wrong(f"{at[0]}: field {field!r}: {error}", at))
             found = DescribedType(kind="str")
         return {_DESCRIBED: _packed(found)} if used else value
@@ -124,7 +124,7 @@ def field_problems(given: Mapping[str, Any], at: tuple[str | int, ...]) -> list[
     """What is wrong with fields that a parameter describes.
 
     Args:
-        given: the parameter.
+        given: the value of the parameter.
         at: its place below `with`.
     """
     problems, fields = _read(given, at)
@@ -169,7 +169,7 @@ def _object(given: Mapping[str, Any], at: tuple[str | int, ...]) -> tuple[Descri
     if given.keys() == {_DESCRIBED}:
         try:
             return _unpacked(given[_DESCRIBED]), []
-        except (ValidationError, AttributeError, TypeError):  # somebody wrote it
+        except (ValidationError, AttributeError, TypeError):  # the user wrote such a key
             pass
     problems, fields = _read(given, at)
     return DescribedType(kind="struct", fields=fields), problems

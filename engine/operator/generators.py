@@ -12,10 +12,10 @@ class Generator:
     """A source of records made by a program, `generator: NAME/TASK` in YAML.
 
     Args:
-        name: NAME.
+        name: the name of the generator.
         function: (task, limit, seed, settings) -> rows as dicts. It must yield the same rows for the same arguments.
         check: (task, settings) -> problems as texts; called before anything starts.
-        identity: what else determines the rows, such as the version of a package.
+        identity: other values that determine the rows, such as the version of a package.
     """
 
     name: str

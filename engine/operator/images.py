@@ -37,7 +37,7 @@ def image_reference(sha256: str) -> str:
 
 
 def referenced_image(text: str) -> str | None:
-    """The SHA-256 of the image that a text refers to; None if it is no reference."""
+    """The SHA-256 of the image that a text refers to; None if it is not a reference."""
     found = _REFERENCE.fullmatch(text)
     return found[1] if found else None
 
@@ -103,7 +103,7 @@ def image_part(image: str | bytes, read: Callable[[str], bytes]) -> dict[str, An
         read: the bytes of an object of the registry.
 
     Raises:
-        ImageError: it is none of these, has too many bytes, or is no PNG, JPEG, GIF or WebP.
+        ImageError: it is none of these, has too many bytes, or is not a PNG, JPEG, GIF or WebP.
     """
     return {"type": "image_url", "image_url": {"url": _address(image, read)}}
 

@@ -1,4 +1,4 @@
-"""What an operator gets of a review: the decisions of people about the rows of its input."""
+"""The part of a review that an operator gets: the decisions of people about the rows of its input."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Reviews:
     """The decisions about rows, by the ids of their content (`table.row_ids()`).
 
     Args:
-        decisions: those that count, see registry.reviews.decisions.current.
-        task: what the reviewers were asked.
+        decisions: the decisions that count; see registry.reviews.decisions.current.
+        task: the questions to the reviewers.
     """
 
     def __init__(self, decisions: Iterable[Decision], task: ReviewTask) -> None:
@@ -25,5 +25,5 @@ class Reviews:
         return self._decisions.get(row_id, ())
 
     def outcome(self, row_id: str) -> Outcome | None:
-        """What the decisions about a row come to; None if it is undecided."""
+        """The combined decision about a row; None if it is undecided."""
         return outcome_of(self.decisions(row_id), self._task.reviewers)

@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
     Attributes:
         dataset: the name of its dataset in the registry.
-        row: its number there.
+        row: the number of the row there.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class RowFormat:
     """A form that rows of a record type take in files.
 
     Args:
-        name: what `format:` and `engine export --to` call it.
+        name: the name of the format for `format:` and `engine export --to`.
         record: the record type.
         looks: the fields of a row and what they contain, for users.
         fields: the fields that `fits` and `read` look at; columns that nobody names are not read from Parquet files.
@@ -78,7 +78,8 @@ class RowFormat:
 def formats(module: str) -> Callable[[R], R]:
     """Name the module that has the formats of the decorated record type, in its constant `FORMATS`.
 
-    The name is a text, so that the formats can import the type, and editing them makes no step run again that only uses it.
+    The name is a text, so that the formats can import the type. Editing the formats does not make steps run again that use the
+    type.
     """
 
     def declare(record: R) -> R:

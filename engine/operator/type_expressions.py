@@ -54,7 +54,7 @@ class FieldText(NamedTuple):
 
     Attributes:
         type: a type expression, or the fields of a struct, which are described in the same way.
-        description: for users; empty without one.
+        description: the description for users; empty if there is none.
         at: where the type is, below the field.
     """
 

@@ -73,7 +73,7 @@ class Names(Mapping[str, T]):
         return {full: name if count[name] == 1 else full for name, full in names}
 
     def hint(self, name: str, otherwise: str = "") -> str:
-        """What to say about a name that is unknown: the closest one, and modules that could not be imported."""
+        """The hint for an unknown name: the closest one, and modules that could not be imported."""
         names = self.by_full_name()
         closest = did_you_mean(name, names if ":" in name else names.values(), otherwise)
         return "\n    ".join([*([closest] if closest else []), *map(str, self._index.broken)])
@@ -93,7 +93,7 @@ class Catalogue:
         return self._index.load_all()
 
     def load_local(self) -> Iterator[tuple[str, BrokenModuleError]]:
-        """Import the files beside the pipeline that is in use; yields what went wrong, each with the name of file or folder."""
+        """Import the files beside the pipeline that is in use; yields the errors, each with the name of the file or folder."""
         for root in local_roots():
             for error in self._index.load(root):
                 yield root, error
@@ -130,7 +130,7 @@ class _Index:
         return definitions(self._roots)
 
     def find(self, kind: Kind, name: str) -> dict[Definition, Any]:
-        """What a name, bare or full, can mean; all modules are imported when no source file shows it."""
+        """All definitions that a name, bare or full, can mean. All modules are imported if no source file shows the name."""
         package, colon, bare = name.rpartition(":")
 
         def wanted(each: Definition) -> bool:
@@ -210,7 +210,7 @@ def _import(name: str) -> ModuleType:
             raise BrokenModuleError(f"an entry point {GROUP!r} names the module {name!r}, which does not exist") from error
         what = error.msg if isinstance(error, SyntaxError) else error
         if isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in local_roots():
-            what = f"{error} (a file beside the pipeline has to be named under `operators:`, too)"
+            what = f"{error} (a file beside the pipeline must be named under `operators:`, too)"
         raise BrokenModuleError(
             f"the module {name!r} cannot be imported: {type(error).__name__}: {what}{_where(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""Operators of one's own in files beside the pipeline file, which travel to the workers as source text.
+"""Operators in files beside the pipeline file, which are sent to the workers as source text.
 
 One set of local modules is in use in a process at a time: that of the pipeline that was checked or run last.
 """
@@ -26,9 +26,9 @@ class LocalModule(BaseModel):
     """The source of a module.
 
     Attributes:
-        name: as it is imported.
-        file: where it was read, for messages.
-        source: its text.
+        name: the name under which it is imported.
+        file: the path that it was read from, for messages.
+        source: its source text.
         package: whether it is the `__init__.py` of a package.
     """
 
@@ -60,7 +60,7 @@ def read_local_modules(path: str, base_dir: Path) -> LocalModules:
     elif place.is_file() and place.suffix == ".py":
         files = {name: place}
     else:
-        kind = "is no Python file (.py)" if place.exists() else "does not exist"
+        kind = "is not a Python file (.py)" if place.exists() else "does not exist"
         raise EngineError(f"{path} {kind}; a file of operators is named relative to the pipeline file")
     for module in files:
         if not all(part.isidentifier() for part in module.split(".")):
@@ -74,7 +74,7 @@ def read_local_modules(path: str, base_dir: Path) -> LocalModules:
 
 
 def use_local_modules(modules: LocalModules) -> None:
-    """Make these modules importable in place of those that were before."""
+    """Make these modules importable, in place of the previous ones."""
     if modules == _finder.modules:
         return
     for name in _finder.by_name:
@@ -98,7 +98,7 @@ def local_sources(root: str) -> Iterator[tuple[str, str]]:
 
 
 def local_digest() -> str:
-    """What identifies the local modules in use."""
+    """A digest of the local modules in use."""
     return _finder.digest
 
 

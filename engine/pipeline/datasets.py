@@ -39,14 +39,14 @@ class Datasets:
 
     Args:
         spec: the pipeline, all variants written out.
-        source: its file.
+        source: the pipeline's file.
         base_dir: the folder of the file.
         session: opens the registry; None if there is none.
-        catalogue: what packages define.
-        types: those that the file describes.
+        catalogue: the definitions of packages.
+        types: the types that the file describes.
         references: resolves references to the registry.
         excluded: rows to leave out.
-        seeds: of the datasets whose seed varies.
+        seeds: the seeds of the datasets whose seed varies.
     """
 
     spec: PipelineSpec

@@ -1,4 +1,4 @@
-"""Looks up what a pipeline file names; what is not there becomes a problem of the file."""
+"""Looks up names in a pipeline file; unknown names become problems of the file."""
 
 from __future__ import annotations
 

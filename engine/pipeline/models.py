@@ -27,7 +27,7 @@ class Models:
     """The models of one pipeline. Problems are added to the source, those of a model once.
 
     Args:
-        models: by name.
+        models: the models, by name.
         source: the file.
         session: opens the registry; None if there is none.
         references: resolves `step:` models.

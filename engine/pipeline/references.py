@@ -37,10 +37,10 @@ class References:
         spec, source: the pipeline file.
         session: opens the registry; None if there is none.
         records: record types of packages by name.
-        types: those of the file.
+        types: the types of the file.
         excluded: rows that must not be an origin of any version that is used.
         sources: the file's datasets.
-        operators, params: of its steps. What is missing or None has a problem that is reported already.
+        operators, params: the operators and parameters of its steps. What is missing or None is reported already.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ def record_of(name: str, fields: Mapping[str, str], records: Mapping[str, type[R
     """The record type of a version's rows: the known one of its name, if it has these fields, else one that is made of them.
 
     Args:
-        name: of the type.
+        name: the name of the type.
         fields: {name: label}, as stored with the version.
         records: known types by name.
 

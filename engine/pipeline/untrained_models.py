@@ -13,18 +13,18 @@ def unusable_models(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
     """(step, why) for each step whose operator cannot use a model that it will get.
 
     Args:
-        steps: in an executable order.
+        steps: the steps, in an executable order.
     """
     for step, found in _expected(steps):
         if isinstance(found, str):
             yield step.name, f"{step.operator.name}: {found}"
 
 
-def foretold(steps: Iterable[Step]) -> dict[str, Model]:
+def expected_models(steps: Iterable[Step]) -> dict[str, Model]:
     """The models that steps will train, by step, as far as they are known.
 
     Args:
-        steps: in an executable order.
+        steps: the steps, in an executable order.
     """
     return {step.name: found for step, found in _expected(steps) if isinstance(found, Model)}
 

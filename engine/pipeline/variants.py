@@ -62,7 +62,7 @@ def expand(spec: PipelineSpec, source: YamlSource, roles: Roles) -> Expanded:
     Args:
         spec: the first variant.
         source: the file.
-        roles: of a step's operator.
+        roles: the roles of a step's operator.
     """
     return _Expansion(spec, source, roles).expanded() if spec.matrix else Expanded(spec)
 

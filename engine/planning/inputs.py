@@ -14,7 +14,7 @@ Inputs = Mapping[str, tuple[InputVersion, ...]]
 """The versions of each of a step's inputs, by input."""
 
 Available = dict[tuple[str, str], InputVersion]
-"""Versions by (dataset or step, output)."""
+"""The versions that exist so far, by (dataset or step, output)."""
 
 
 def version_of(manifest: Manifest) -> InputVersion:
@@ -23,7 +23,7 @@ def version_of(manifest: Manifest) -> InputVersion:
 
 
 def link_key(link: Link) -> tuple[str, str]:
-    """The key of a reference in the available versions."""
+    """The key of a reference in `Available`."""
     return (link.name, link.output)
 
 

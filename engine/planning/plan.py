@@ -68,7 +68,7 @@ def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force
 
 
 def identities(pipeline: Pipeline, chosen: set[str]) -> dict[str, str]:
-    """What the answers of the models are kept under that some steps serve, by model; without those that are not trained yet."""
+    """The identities of the served models of some steps, by model, without models that are not trained yet."""
     return {
         step.spec.models.get(role, role): model.identity
         for name, step in pipeline.steps.items()
@@ -110,10 +110,10 @@ def needed(pipeline: Pipeline, select: set[str]) -> set[str]:
 def plan_step(
     pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, known: KnownVersions, *, force: bool = False
 ) -> StepPlan:
-    """Whether a step hits, resumes or runs over given inputs.
+    """Plan a step over given inputs: whether it hits, resumes or runs.
 
     Args:
-        known: as for find_outputs.
+        known: as for `find_outputs`.
         force: run all of it, even if it hits or some partitions have receipts.
     """
     plan = keyed(pipeline, step, inputs, registry)
@@ -129,7 +129,7 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, re
     """A step with its keys over given inputs. If versions of its streamed input are still missing, only the base key counts.
 
     Args:
-        review: the decisions to use; by default those that are there now.
+        review: the decisions to use; by default the present ones.
     """
     refs = {port: tuple(each.ref for each in versions) for port, versions in inputs.items()}
     groups = row_groups_of(step, inputs, registry)

@@ -38,7 +38,7 @@ class SharedPrefix(NamedTuple):
     """What the prompts of a step's rows have in common at their beginning, which servers keep in their caches.
 
     Attributes:
-        characters: of the longest text that all prompts begin with.
+        characters: the length of the longest text that all prompts begin with.
         length: the mean length of the prompts, in characters.
     """
 

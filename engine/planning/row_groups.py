@@ -35,9 +35,9 @@ def row_groups(versions: Sequence[InputVersion], registry: Registry, *, same_sou
     count: a persona does not join the problems that were rewritten for it. A row with unknown lineage is its own group.
 
     Args:
-        versions: which rows.
-        registry: has them.
-        same_sources: equal rows of different versions without inputs are one, such as those of a file that grew.
+        versions: the versions with the rows.
+        registry: the registry that has the versions.
+        same_sources: equal rows of different versions without inputs count as one row, such as those of a file that grew.
     """
     import numpy as np
     from scipy.sparse import coo_array

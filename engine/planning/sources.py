@@ -88,7 +88,7 @@ def _hit(source: Source, found: Manifest, row_format: str | None) -> SourcePlan:
 
 
 def _inferred(source: Source) -> str:
-    """The type of a source, for the user, if the file does not say it."""
+    """The type of a source, for the user, if the pipeline file does not name it."""
     return "" if source.spec.type else ", ".join(f"{field.name}: {field.type}" for field in described(source.record).fields)
 
 
@@ -105,13 +105,13 @@ def _source_hit(name: str, step_key: str, registry: Registry) -> Manifest | None
 
 
 def _continued(name: str, source: Source, base_dir: Path, identity: Mapping[str, Any], registry: Registry) -> Continued | None:
-    """What a source takes from its newest version, if it is a file that grew."""
+    """What a source can reuse of its newest version, if it is a file that grew."""
     before = registry.newest(name)
     if before is None or before.op != SOURCE:
         return None
     from engine.sources.files.growth import continued
 
-    # Found by its key, so that it is kept while this run lasts.
+    # Looked up by its key, so that it is kept while this run lasts.
     found = _source_hit(name, before.step_key, registry)
     return continued(source.spec, source.record, base_dir, identity, found, registry.store) if found else None
 

@@ -27,10 +27,10 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
 
     Args:
         task: the step, which has ended.
-        result: as it was reported.
-        seeds: of all that it reads.
-        store: has the objects.
-        notes: what users should know besides.
+        result: the step's result, as it was reported.
+        seeds: the seeds of everything that the step reads.
+        store: the store of the objects.
+        notes: other things that users should know.
     """
     step, record = task.step, result.record
     whole = step.operator.streamed is None
@@ -119,7 +119,10 @@ def _of_whole(step: Step, receipt: Receipt, seeds: Seeds, store: ObjectStore) ->
 def _descent(
     out: OutputPart, before: Sequence[Sequence[tuple[int, ...]]], every: tuple[int, ...], store: ObjectStore
 ) -> list[tuple[int, ...]]:
-    """The seeds of an output's rows. A single row that was made from everything has none: it does not multiply with them."""
+    """The seeds of an output's rows.
+
+    A single row that was made from all rows has none, because more input rows do not make more of it.
+    """
     rows = out.data.rows if out.data else 0
     found: list[set[int]] = [set() for _ in range(rows)]
     if out.lineage:

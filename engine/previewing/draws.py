@@ -7,7 +7,7 @@
 * Where all of n rows survived so far, or none, no draw would show the opposite. So in every second draw, the survival comes
   from Beta(n + 1/2, 1/2), or its mirror image: the posterior of Jeffreys' prior (Brown, Cai and DasGupta, Statistical Science
   2001). In the others it is what was seen: many operators keep every row.
-* Few rows show less spread than there is. An interval is widened around its middle, on a logarithmic scale, by
+* A few rows understate the spread. An interval is widened around its middle, on a logarithmic scale, by
   sqrt((n + 1) / (n - 1)), which makes the variance of the mean unbiased (Rubin, Annals of Statistics 1981), times the ratio of
   Student's quantile with n - 1 degrees of freedom to the normal one.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DRAWS = 1000
 LOW, HIGH = 10, 90
-"""Percentiles."""
+"""The percentiles of the draws that bound an interval."""
 
 _Z = 1.2815515655446004
 """The normal quantile of 90 %. Student's follows from it (Abramowitz and Stegun, 26.7.5), except for few degrees of freedom."""
@@ -47,7 +47,7 @@ class Amount:
         return Amount(self.draws + other.draws, self.expected + other.expected)
 
     def times(self, factor: float) -> Amount:
-        """The amount, multiplied."""
+        """The amount times a factor, in each draw."""
         return Amount(self.draws * factor, self.expected * factor)
 
 
@@ -106,7 +106,7 @@ class Population:
         return len(self.owner)
 
     def amount(self, of_each: Sequence[float], fixed: float, *, again: bool, survival: Draws | float) -> Amount:
-        """An amount that the run adds; with `again`, what the preview's rows caused is caused once more."""
+        """An amount that the run adds; with `again`, the preview's own rows count once more."""
         import numpy as np
 
         x = np.array(of_each, np.float64)

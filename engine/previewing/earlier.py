@@ -13,10 +13,10 @@ from registry import Manifest, Registry, SideObject
 from registry.errors import CorruptError
 
 MOST_ROWS = 100_000
-"""Of larger versions, the rows share their amounts equally."""
+"""In larger versions than this, amounts are divided equally among the rows."""
 
 MOST_BYTES = 32 << 20
-"""Calls that are read of a version, at most; the others are assumed to be like them."""
+"""The most calls of a version that are read; the others are assumed to be like them."""
 
 _SECONDS = """
 select s.seconds, s.rows_in from step_runs s join runs r using (run_id)

@@ -1,4 +1,4 @@
-"""The part of a pipeline that a preview runs: its steps over a few rows, without those that cost hours."""
+"""The part of a pipeline that a preview runs: its steps over a few rows, without those that take hours."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Excerpt:
     """What a preview runs.
 
     Args:
-        pipeline: the pipeline over given versions. It has a name of its own, so that its outputs are nobody's.
-        given: the versions: rows that were drawn, and whole ones that operators look things up in.
-        sampled: those of which rows were drawn.
+        pipeline: the pipeline over given versions. Its name is different, so that its outputs are never taken for real ones.
+        given: these versions: rows that were drawn, and whole versions that operators look things up in.
+        sampled: the versions of which rows were drawn.
         skipped: the steps that are not run, and why.
         up_to_date: the steps whose outputs are in the registry.
-        uncertain: the steps that look things up in rows of the preview: in the run these are others, and so are the prompts.
+        uncertain: the steps that look things up in previewed rows: the run has other rows, so its prompts differ.
         notes: what users should know, by step.
     """
 
@@ -49,9 +49,9 @@ def excerpt(pipeline: Pipeline, plan: Plan, select: set[str], rows: int, overlay
     """The part of a pipeline to preview.
 
     Args:
-        plan: of these steps on the whole sources.
+        plan: the plan of these steps on the whole sources.
         select: the steps to preview, with what they need; all if empty.
-        rows: to draw of each version that steps process row by row, or compare with each other.
+        rows: the number of rows to draw of each version that steps process row by row, or compare with each other.
         overlay: gets what is drawn.
     """
     chosen = needed(pipeline, select)
@@ -155,7 +155,7 @@ class _Giver:
     def _given(self, step: Step, port: str, link: Link, *, whole: bool) -> Link:
         if link.kind == "step" and link_key(link) not in self._there:
             return link
-        # By what it is, so that a version that several steps read is drawn once.
+        # Keyed by the version, so that a version that several steps read is drawn once.
         name = source_name(link)
         alias = f"{name} (whole)" if whole else name
         if alias not in self.given:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from engine.previewing.draws import Draws
 
 STARTUP_SECONDS = 10.0
-"""Ray and its first worker."""
+"""The time until Ray and its first worker are ready."""
 
 
 @dataclass
@@ -66,8 +66,8 @@ def forecast(pipeline: Pipeline, plan: Plan, seen: Observed | None, registry: Re
     """What a run of the planned steps will take; None if nothing is known about any of them.
 
     Args:
-        seen: by the last preview.
-        registry: has earlier versions, which show something about steps that the preview does not.
+        seen: the observations of the last preview.
+        registry: the registry with earlier versions, which may show something about steps that the preview does not.
     """
     to_run = {each.name: each for each in plan.to_run}
     if not to_run:
@@ -165,7 +165,7 @@ def _from_preview(seen: ObservedStep, population: Population, after_others: bool
 
 
 def _extinct(made: _StepDraws, population: Population, step: Step) -> None:
-    """No row of the preview has reached the step: a few others may, and what they cost is not known."""
+    """Mark the costs of a step as unknown: no previewed row has reached it, but a few others may."""
     rows = sum(population.extinction[1:], start=population.extinction[0]) if population.extinction else None
     if rows is None:
         return
@@ -296,12 +296,12 @@ def _summed(pipeline: Pipeline, made: Mapping[str, _StepDraws], population: Popu
 
 def _notes(pipeline: Pipeline, made: Mapping[str, _StepDraws], fewest: int, *, is_complete: bool) -> tuple[str, ...]:
     notes = []
-    # How many of all rows are alike cannot be told from a few of them.
+    # A few rows do not show how many of all rows are alike.
     thinning = [name for name, each in made.items() if not is_complete and _thins(pipeline.steps[name], each)]
     if thinning:
         notes.append(
-            f"{', '.join(thinning)}: left out some of the rows, which were few; if it compares rows with each other, as "
-            "`dedup` does, it leaves out a larger share of all, and what follows takes less than this"
+            f"{', '.join(thinning)}: left out some of the previewed rows. If it compares rows with each other, as "
+            "`dedup` does, it leaves out a larger share of all rows, and the steps after it take less than forecast"
         )
     if fewest == 1:
         notes.append("from a single row, an interval says little; preview more rows (-n)")

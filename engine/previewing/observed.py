@@ -31,9 +31,9 @@ class ObservedStep(BaseModel):
 
     Args:
         key: see `structural_keys`.
-        amounts: what each sampled row caused.
-        fixed: what was caused by all rows together, and would be by any number of rows.
-        uncertain: its prompts are others in the run, so that the preview's answers are of no use to it.
+        amounts: the calls, tokens and so on that each sampled row caused.
+        fixed: the amounts caused by all rows together, which do not grow with the number of rows.
+        uncertain: whether prompts differ in the run, so that it cannot use the preview's answers.
         longest: the seconds of the row that took longest.
         in_flight: requests that were in flight at the same time, at most, by role.
     """
@@ -61,7 +61,7 @@ class Observed(BaseModel):
 
 
 def observed(pipeline: Pipeline, preview: Preview, uncertain: Iterable[str]) -> Observed:
-    """The numbers of a preview. Of steps that failed or were stopped nothing is known."""
+    """The numbers of a preview. Nothing is known about steps that failed or were stopped."""
     total = sum(each.drawn for each in preview.sampled)
     keys = structural_keys(pipeline)
     known: set[str] = set()
@@ -115,7 +115,7 @@ def _new(calls: Iterable[PreviewCall], known: set[str]) -> list[PreviewCall]:
 def structural_keys(pipeline: Pipeline) -> dict[str, str]:
     """For each step, a digest of what determines how it treats its rows: itself and all steps before it, not the rows.
 
-    A forecast stays valid while rows are added to a source, and no longer when a step changes, or one before it.
+    A forecast stays valid when rows are added to a source, but not when the step or one before it changes.
     """
     keys: dict[str, str] = {}
     for name, step in pipeline.steps.items():
@@ -143,7 +143,7 @@ def _keys(pipeline: Pipeline, links: Iterable[Link], keys: Mapping[str, str]) ->
 
 
 def remember(registry: Registry, made: Observed) -> Observed:
-    """Keep what a preview observed, beside the journal, unless a larger one of these steps is there. Returns what is kept."""
+    """Keep what a preview observed beside the journal, unless there is a larger preview. Returns what is kept."""
     before = recall(registry, made.pipeline)
     if before and _covers(before, made):
         return before
@@ -159,7 +159,7 @@ def recall(registry: Registry, pipeline: str) -> Observed | None:
 
 
 def _covers(before: Observed, now: Observed) -> bool:
-    """Whether an earlier preview says all that the present one says, of more rows."""
+    """Whether an earlier preview covers everything in the present one, with more rows."""
     if before.seed != now.seed or before.rows < now.rows:
         return False
     known = {name: (each.key, each.uncertain) for name, each in before.steps.items()}

@@ -29,7 +29,7 @@ ROWS = 10
 """Rows of each source, unless the user says otherwise."""
 
 _ROOM = 1024
-"""Rows of a step in progress: what limits them is the models' limits."""
+"""Rows of a step in progress: so many that only the models' limits hold them back."""
 
 _ONE_ROW = Size(1, 1, by_content=False)
 """Each row is a partition, so that a receipt says what became of it."""
@@ -50,9 +50,9 @@ def preview(
     key under which the run will look it up. Steps that train models, and those that need them, are skipped.
 
     Args:
-        registry: has the journal, and versions that are up to date; it may not exist yet.
-        select: steps.
-        rows: of each source, drawn by the pipeline's seed.
+        registry: the registry with the journal, and with versions that are up to date; it may not exist yet.
+        select: the steps to preview.
+        rows: the number of rows to draw from each source, by the pipeline's seed.
         show: called with each step when it has ended.
 
     Raises:

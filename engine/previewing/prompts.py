@@ -1,9 +1,9 @@
 """Upper bounds from the prompts themselves: the operator is run on each row up to its first request, and nothing is sent.
 
-The bounds of `engine.planning.bounds` know no prompt, so they count everything that could be in one. Where the rows of a step
-are known, its first prompts are, too: they are counted as they are, with the model's tokenizer if it is on this machine, or
-else a token for each byte. Requests that follow an answer are bounded from what they may contain: the row, the operator's own
-texts, and the answers before, each of `max_tokens`. What all first prompts begin with is measured for servers' caches.
+The bounds of `engine.planning.bounds` do not see prompts, so they count everything that could be in one. Where the rows of a
+step are known, so are its first prompts: they are counted as they are, with the model's tokenizer if it is on this machine,
+or else a token for each byte. Requests that follow an answer are bounded by what they may contain: the row, the operator's
+own texts, and the answers before, each of `max_tokens`. What all first prompts begin with is measured for servers' caches.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from engine.worker.operation import Operation, Scope
 from registry import Overlay, Record, Registry
 
 MOST_ROWS = 20_000
-"""Of steps with more rows, the prompts are not made: that would take more than seconds."""
+"""The prompts of steps with more rows are not made: that would take longer than seconds."""
 
 FRAME_TOKENS = 48
-"""Of the messages of a prompt: a system message, a user message, and the beginning of the answer."""
+"""The messages of a prompt: a system message, a user message, and the beginning of the answer."""
 
 _TURNS = 4
 """Turns of the event loop that an operator may take before its first request."""
@@ -72,7 +72,7 @@ def _can_be_made(step: Step, plan: StepPlan) -> bool:
 
 @dataclass
 class _Role:
-    """What the rows of a step ask of a model."""
+    """The requests of a step's rows to a model."""
 
     spec: ModelSpec
     tokenizer: Tokenizer | None
@@ -88,7 +88,7 @@ class _Role:
 
     @property
     def shared(self) -> SharedPrefix | None:
-        """What the rows' first prompts begin with; None if there is but one."""
+        """What the rows' first prompts begin with; None if there is only one."""
         if self.prefix is None or self.prompts < 2:
             return None
         return SharedPrefix(len(self.prefix), self.characters / self.prompts)
@@ -166,7 +166,7 @@ def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -
 
 
 class _Listening(Models):
-    """The models of a step while it is listened to: they note requests, and never answer."""
+    """Models that record requests and never answer."""
 
     def __init__(self, step: Step) -> None:
         self.asked: dict[str, list[Request]] = {}
@@ -204,7 +204,7 @@ async def _count_all(
     roles: Mapping[str, _Role],
     whole: int,
 ) -> None:
-    """Run the operator on each row up to its first requests, and count these and what may follow."""
+    """Run the operator on each row up to its first requests; count these requests and those that may follow."""
     arguments = {**operation.whole_inputs(), **operation.arguments}
     for row in (row for part in parts for row in operation.rows(part)):
         for requests in listening.asked.values():
@@ -219,7 +219,7 @@ async def _count_all(
 async def _ends_without_request(
     operation: Operation, arguments: Mapping[str, Any], row: Record, scope: Scope, listening: _Listening
 ) -> bool:
-    """Whether the operator needs no answer for a row. If it fails, or takes long before it asks, that is not known."""
+    """Whether the operator needs no answer for a row. False if it fails or takes long before its first request."""
     context = operation.operator.context
     given = {**arguments, operation.stream: row}
     if context:

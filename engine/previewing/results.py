@@ -98,8 +98,8 @@ class StepForecast:
 
     Args:
         rows: input rows, among them those of the preview.
-        calls, tokens_in, tokens_out, cost_usd: that are still to be paid for.
-        seconds: that the step alone takes.
+        calls, tokens_in, tokens_out, cost_usd: the amounts that are still to be paid for.
+        seconds: the time that the step takes by itself.
         basis: what the forecast comes from: a preview or an earlier version, in words.
     """
 

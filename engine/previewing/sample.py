@@ -1,4 +1,4 @@
-"""A few rows of a version, drawn by their content: the same ones wherever they stand."""
+"""A few rows of a version, drawn by their content: the same rows, whatever their order."""
 
 from __future__ import annotations
 

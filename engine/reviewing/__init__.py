@@ -1,1 +1,1 @@
-"""Reviews: which rows wait for whom, whether decisions fit them, and how decisions come in and go out."""
+"""Reviews: which rows wait for whom, whether decisions fit them, and how decisions are imported and exported."""

@@ -60,7 +60,7 @@ def read_lines(file: Path) -> tuple[list[Incoming], list[Problem]]:
             problems.append(Problem("this line is not JSON", Position(str(file), number, column), str(error)))
             continue
         if not isinstance(document, dict):
-            problems.append(Problem("this line is no JSON object", place))
+            problems.append(Problem("this line is not a JSON object", place))
             continue
         for key in document.keys() - set(_KEYS):
             problems.append(Problem(f"a decision has no key {key!r}", place, did_you_mean(key, _KEYS)))

@@ -43,11 +43,11 @@ class Imported:
     """What an import did.
 
     Args:
-        review: afterwards.
+        review: the review after the decisions were added.
         added: decisions that were stored.
         known: decisions that were there already.
         empty: lines without a verdict.
-        elsewhere: of the added ones, those about rows that are not asked for now, but were in an earlier version.
+        elsewhere: those of the added ones that are about rows of an earlier version that are not in the review now.
     """
 
     review: OpenReview
@@ -68,10 +68,10 @@ def import_decisions(
     """Store the decisions of a file.
 
     Args:
-        given: what the file says.
-        problems: what is wrong with it already.
-        queue: the review, where the file does not say it.
-        reviewer: who decided, where the file does not say it.
+        given: the decisions in the file.
+        problems: the problems found in the file so far.
+        queue: the review, if the file does not name one.
+        reviewer: who decided, if the file does not name anyone.
 
     Raises:
         PipelineError: with everything that is wrong, each with its place; nothing was stored.
@@ -111,7 +111,7 @@ def import_decisions(
 
 
 def _known_to(review: OpenReview) -> Callable[[Decision, bool], bool]:
-    """Whether a decision is there already: itself, or if the file does not say when it was made, the reviewer's last word."""
+    """Whether a decision is already stored: the same one, or, if the file has no time, an equal one as the reviewer's last."""
     digests = {each.digest for each in review.decisions}
     last = {(each.row, each.reviewer): each for each in review.decisions}
 
@@ -154,7 +154,7 @@ def _decision(
         return None
     who = given.reviewer if given.reviewer is not None else reviewer
     if who is None:
-        problems.append(Problem("it is not said who decided", given.place, "write `reviewer`, or give --reviewer NAME"))
+        problems.append(Problem("the reviewer is missing", given.place, "write `reviewer`, or give --reviewer NAME"))
         return None
     about = {"queue": review.queue.name, "row": given.row, "reviewer": who, "at": given.at or now, "verdict": given.verdict}
     more = {"fields": given.fields, "labels": given.labels, "reason": given.reason}

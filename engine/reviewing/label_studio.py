@@ -35,7 +35,7 @@ def tasks_of(
     Args:
         rows: each with its id.
         queue: the review; empty if none asks about them.
-        decisions: that count, by row.
+        decisions: the decisions that count, by row.
     """
     for row_id, row in rows:
         fields = row.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""A review as those who answer it see it: opened by its name, with its rows, and whose turn a row is."""
+"""A review as reviewers see it: its rows, and which of them a reviewer decides about next."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class OpenReview:
         return {each.row: each for each in self.decisions if each.reviewer == reviewer}
 
     def turn_of(self, reviewer: str) -> list[str]:
-        """The undecided rows about which a reviewer can decide, in order: those that others have begun, new ones, skipped ones.
+        """The undecided rows that a reviewer can decide about, in order: those that others have begun, new ones, skipped ones.
 
         A row that this reviewer has decided about waits for others. With a tie it is the reviewer's again, after all others.
-        Several reviewers begin at different places among the new rows, so that they seldom meet.
+        Several reviewers begin at different places among the new rows, so that they rarely review the same row.
         """
         own = self.last_of(reviewer)
         begun: list[str] = []

@@ -20,10 +20,10 @@ class Progress:
 
     Args:
         rows: the number of different rows.
-        needed: how many have to be decided.
-        decisions: those that count, by row.
-        outcomes: of the decided rows.
-        mismatches: why decisions do not count that would otherwise, by row and reviewer.
+        needed: the number of rows that have to be decided.
+        decisions: the decisions that count, by row.
+        outcomes: the outcomes of the decided rows.
+        mismatches: why decisions that do not fit are ignored, by row and reviewer.
     """
 
     rows: int

@@ -12,7 +12,7 @@ from registry.records.content import row_ids
 from registry.reviews.decisions import RowPlace
 
 _OBJECTS_KNOWN = 64
-"""Objects whose ids are remembered: a run needs them twice, a page for every row."""
+"""Objects whose row ids are cached: a run needs them twice, the review page for every row."""
 
 
 class Rows(NamedTuple):
@@ -36,10 +36,10 @@ class ReviewRows:
     """The different rows of some versions.
 
     Args:
-        store: has the objects.
+        store: the store of the objects.
         record: the type of the rows.
-        versions: concatenated.
-        places: of the first row with each content, by its id, in the order of the rows.
+        versions: the versions; their rows are concatenated.
+        places: the places of the first row with each content, by its id, in the order of the rows.
         count: the number of all rows.
     """
 

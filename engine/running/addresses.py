@@ -24,7 +24,7 @@ class InputRows:
     """The rows of a step's inputs, numbered as workers and as manifests do.
 
     Args:
-        operator: has the inputs.
+        operator: the operator, which has the inputs.
         inputs: the versions of each input.
     """
 

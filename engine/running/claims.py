@@ -1,7 +1,7 @@
-"""Claims on partitions, so that runs at the same time make no partition twice.
+"""Claims on partitions, so that two runs at the same time do not make the same partition.
 
 A run that finds a partition claimed continues with others, and later finds the receipt. A claim is a lock of the operating
-system on one byte of a file in the folder of the base key; it ends with its process, even if that is killed.
+system on one byte of a file in the folder of the base key. The lock ends with its process, even if the process is killed.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def drafts(
 
     Args:
         placed: all receipts, in the order of the input.
-        content_ids: of the outputs, except those that the operator's finish function makes.
+        content_ids: the content ids of the outputs, except those that the operator's finish function makes.
     """
     store, inputs = registry.store, plan.inputs
     ordered = [each.receipt for each in placed]

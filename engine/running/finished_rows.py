@@ -18,8 +18,8 @@ class FinishedRows:
     """Takes receipts in the order of the input.
 
     Args:
-        store: has the objects that receipts name.
-        operator: has the outputs. Those that are only made at the end of the step are not here.
+        store: the store of the objects that receipts name.
+        operator: the operator, which has the outputs. Outputs that are only made at the end of the step are left out.
     """
 
     def __init__(self, store: ObjectStore, operator: Operator) -> None:
@@ -35,7 +35,7 @@ class FinishedRows:
         self.objects: dict[str, list[DataObject]] = {name: [] for name in self._hashes}
 
     def add(self, receipts: Sequence[Receipt]) -> None:
-        """Append the rows of receipts."""
+        """Append the rows of receipts, which must follow those that were added before."""
         for receipt in receipts:
             for name, content in self._hashes.items():
                 part = receipt.outputs[name]

@@ -49,14 +49,14 @@ def interrupted_at_once() -> Iterator[None]:
 
 
 class Interruption:
-    """Handles Ctrl-C (and SIGTERM) in a block: `came` says that the user has asked to stop once, and is waiting.
+    """Handles Ctrl-C (and SIGTERM) in a block: `came` is true once the user has asked to stop and waits for the run to end.
 
-    The first one is only noted if answers that are paid for are on their way; otherwise, and the second time, it raises
+    The first Ctrl-C only sets `came` if answers that are paid for are on their way. Otherwise, and the second time, it raises
     KeyboardInterrupt. Outside the main thread, this does nothing.
 
     Args:
         notify: called with a message.
-        are_paid_for: whether there are such answers.
+        are_paid_for: tells whether answers that are paid for are on their way.
     """
 
     def __init__(self, notify: Callable[[str], None], are_paid_for: Callable[[], bool]) -> None:

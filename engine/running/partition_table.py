@@ -11,7 +11,7 @@ from engine.jobs.receipts import Receipts, Stamp
 from engine.running.claims import Claims
 
 _LOOKED_AT = 64
-"""How many partitions are tried at most, if other runs have the first ones."""
+"""The most partitions that are tried if other runs have claimed the first ones."""
 
 
 @dataclass
@@ -26,16 +26,16 @@ class PartitionTable:
     """Partitions in the order of the input, by version of the streamed input.
 
     Args:
-        receipts: on disk, of this base key.
-        claims: of this run.
+        receipts: the receipts on disk, of this base key.
+        claims: the claims of this run.
         versions: the number of versions that the streamed input is made of.
-        rerun: run all of it, whatever has receipts.
-        retry_rejects: run again what has rejects.
+        rerun: run every partition, even those that have receipts.
+        retry_rejects: run partitions with rejects again.
 
     Receipts that are to be made again are removed when their partition is claimed, because another run may use them until then.
 
     Attributes:
-        waits_for_run: whether another run has been found to make some of them.
+        waits_for_run: whether another run was found to be making some of the partitions.
     """
 
     def __init__(self, receipts: Receipts, claims: Claims, versions: int, *, rerun: bool, retry_rejects: bool) -> None:
@@ -98,17 +98,17 @@ class PartitionTable:
         return None
 
     def finished(self, receipt: Receipt) -> None:
-        """A partition that was running has finished."""
+        """Note that a running partition has finished."""
         self.ended(receipt.digest)
         self._finish(receipt, self.fresh)
 
     def ended(self, digest: str) -> None:
-        """A partition does not run any more."""
+        """Note that a partition is no longer running."""
         self.running.discard(digest)
         self._claims.release(self._base_key, digest)
 
     def returned(self, digest: str) -> None:
-        """A partition was not run, and has to be."""
+        """Note that a submitted partition was not run; it waits again."""
         self.ended(digest)
         self._pending.append(self._places[digest][0].part)
 

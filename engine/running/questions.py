@@ -1,4 +1,4 @@
-"""What a run asks people: recorded in the registry, for those who answer."""
+"""Records what a run asks reviewers, in the registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.running.run_state import RunState
 
 
 def ask(run: RunState, step: Step, plan: StepPlan, at: dt.datetime) -> None:
-    """Record what the review of a step asks about which rows, in place of what it asked before."""
+    """Record what the review of a step asks, and about which rows. This replaces the previous record."""
     from registry.records.described import described  # most runs do without
     from registry.reviews.decisions import Queue
 

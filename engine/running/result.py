@@ -55,7 +55,7 @@ class Observer(Protocol):
     """
 
     def message(self, text: str) -> None:
-        """A line for the user."""
+        """Show a line of text to the user."""
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
         """A step begins, or resumes with `done` rows.

@@ -43,7 +43,7 @@ def run(
     own does not move it, because others rely on it.
 
     Args:
-        select: steps.
+        select: the steps to run.
         force: steps to run even if they hit.
         retry_rejects: run the rejected rows of every step again.
         move_latest: move `latest` whatever the parameters are.
@@ -99,7 +99,7 @@ def run_steps(state: RunState, tasks: Mapping[str, StepTask], sources: Sequence[
     """Commit the sources of a run, then run its steps; returns the failures, the first one first.
 
     Args:
-        state: of the run; its claims and its executor are released at the end.
+        state: the state of the run; its claims and its executor are released at the end.
         tasks: the steps by name, in an executable order.
         sources: everything else that they read.
 

@@ -1,4 +1,4 @@
-"""What the steps of a run share, and what they have made so far."""
+"""The state that the steps of a run share, and the results they have made so far."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class RunState:
     """The state that the steps of a run share.
 
     Args:
-        claims: on partitions.
+        claims: the claims on partitions of this run.
         shared: the models whose limits several processes may use; see engine/execution/jobs.py.
-        known: versions from before the run.
-        hits: those that are not recorded yet.
-        asks_people: record what reviews ask; a preview does not.
-        size: of all partitions, whatever the operator (None: as it suits each operator).
+        known: the versions that existed before the run.
+        hits: the hits that are not recorded yet.
+        asks_people: whether to record what reviews ask; a preview does not.
+        size: the size of every partition; None leaves it to each operator.
     """
 
     pipeline: Pipeline
@@ -101,13 +101,13 @@ class RunState:
 
     @cached_property
     def needs(self) -> Needs:
-        """Checks what servers can do."""
+        """The checks of what servers can do; made on first use."""
         from engine.model_servers.requirements import Needs  # finished work does without it
 
         return Needs(self.registry)
 
     def stop_asking(self) -> None:
-        """Stop what `needs` has begun."""
+        """Stop the checks that `needs` has begun."""
         if "needs" in self.__dict__:
             self.needs.close()
 

@@ -25,8 +25,8 @@ class Scheduler:
     """The steps of a run.
 
     Args:
-        run: what they share.
-        tasks: by name, in an executable order.
+        run: the state that the steps share.
+        tasks: the steps by name, in an executable order.
     """
 
     def __init__(self, run: RunState, tasks: Mapping[str, StepTask]) -> None:
@@ -50,7 +50,7 @@ class Scheduler:
             except BaseException:
                 for task in self._open:
                     task.stop()
-                    # The first error is the one to tell.
+                    # The first error is the one to report.
                     with contextlib.suppress(EngineError, RegistryError, OSError):
                         task.end_unfinished()
                 with contextlib.suppress(EngineError, RegistryError, OSError):
@@ -150,7 +150,7 @@ class Scheduler:
         found = self._run.executor.next(seconds)
         if found is None:
             if not any(task.is_running for task in self._open):
-                # What is left is with another run, or waits for resources.
+                # The remaining partitions are claimed by another run, or wait for resources.
                 time.sleep(max(0.0, seconds - (time.monotonic() - asked)))
             return
         task = self._tasks[found.step]

@@ -1,4 +1,4 @@
-"""What a step did in a run, as it is reported."""
+"""The record of a step: what it did in a run, as observers and reports show it."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def record_of(
     """The record of a step that ran now.
 
     Args:
-        plan: has its name.
-        rows: of its input, as far as they were known.
-        rows_out: of all its outputs.
-        receipts: of all finished partitions, whoever finished them.
-        usage: in this run.
-        started: when it was opened.
+        plan: the step's plan, which has its name.
+        rows: the number of rows of its input, as far as it was known.
+        rows_out: the number of rows of all its outputs.
+        receipts: the receipts of all finished partitions, whoever finished them.
+        usage: the use of models in this run.
+        started: the time when the step was opened.
         waited_for, why, notes, reject_reasons: see StepRun.
     """
     ended = dt.datetime.now(dt.UTC)

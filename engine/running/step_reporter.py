@@ -1,4 +1,4 @@
-"""What an open step reports: that it began, how far it is, why it runs, and its record at the end."""
+"""Reports about an open step: that it began, why it runs, its progress, and its record at the end."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class StepReporter:
     """Reports what an open step does, without changing anything.
 
     Args:
-        plan: of when it was opened.
-        table: its partitions.
-        receipts: those on disk; the heartbeats of its workers are beside them.
-        started: when it was opened.
+        plan: the step's plan at the time when it was opened.
+        table: the step's partitions.
+        receipts: the receipts on disk; the heartbeats of its workers are beside them.
+        started: the time when the step was opened.
         unfinished_sources: the steps that are still making rows for it.
         force: whether it runs even if it hits.
     """
@@ -49,7 +49,7 @@ class StepReporter:
         """Report that it began, with what users should know.
 
         Args:
-            rows: of its input, as far as they are known.
+            rows: the number of rows of its input, as far as it is known.
         """
         observer, name = self.run.observer, self.step.name
         observer.step_started(name, self.step.operator.name, rows, self._rows_found)
@@ -65,7 +65,7 @@ class StepReporter:
         """Report how far it is; returns what it is doing, for others to read.
 
         Args:
-            rows: of its input, as far as they are known.
+            rows: the number of rows of its input, as far as it is known.
             all_rows: whether these are all rows: only then is it known why it runs.
         """
         beat = read_heartbeats(self.receipts.folder, owner_of(self.run.run_id, self.step.name))
@@ -132,7 +132,7 @@ class StepReporter:
 
     @property
     def _rows_found(self) -> int:
-        """Rows that earlier runs finished."""
+        """The number of rows that earlier runs finished."""
         return sum(receipt.rows for receipt in self.table.found)
 
     @cached_property

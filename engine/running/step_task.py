@@ -48,7 +48,7 @@ class StepTask:
     """One step in a run.
 
     Args:
-        run: what the steps share.
+        run: the state that the steps share.
         name: the step.
         force: run it even if it hits.
     """
@@ -78,7 +78,10 @@ class StepTask:
         return self.step.inputs.get(port, ()) if port else ()
 
     def can_feed(self, output: str) -> bool:
-        """Whether another step may begin with what is finished of an output: not while it may well be for nothing."""
+        """Whether another step may already read the finished rows of an output.
+
+        Not before enough rows are finished, with few enough rejects: if this step failed, that work would be wasted.
+        """
         return self.state == "open" and not self.stopping and output in self._rows.objects and self._trusted
 
     @property
@@ -87,7 +90,7 @@ class StepTask:
         return finished >= _ROWS_SEEN and self._table.rows_rejected <= self.step.max_reject_ratio * finished
 
     def end_unreached(self) -> None:
-        """It will not run, because a step before it failed or the run was stopped."""
+        """End without running, because a step before it failed or the run was stopped."""
         self.state = "ended"
         self.run.servers.done(self.name)
 
@@ -99,7 +102,7 @@ class StepTask:
         self._end(record, (), ())
 
     def _use(self, manifests: tuple[Manifest, ...], plan: StepPlan) -> None:
-        """Use existing outputs."""
+        """End with outputs that exist already."""
         record = record_of_hit(self.name, plan, manifests, self._started, self.waited_for)
         self.run.use(record, manifests)
         self._end(record, manifests, rejects_of(manifests))
@@ -319,7 +322,7 @@ class StepTask:
         return [(number, part, receipt) for number, versions in enumerate(parts) for part, receipt in versions]
 
     def fail(self, failure: FailedStepError) -> None:
-        """Its first failure. It ends when its running partitions have."""
+        """Record the first failure. The step ends once its running partitions have ended."""
         self.failure = self.failure or failure
 
     def end_unfinished(self) -> FailedStepError | None:
@@ -379,7 +382,7 @@ class StepTask:
 
     @property
     def _too_many_rejects(self) -> bool:
-        """Whether more rows were rejected than allowed. While rows are still to come, that cannot be said."""
+        """Whether more rows were rejected than allowed; False as long as more rows may come, which could lower the share."""
         return self._feed.is_complete and self._table.rows_rejected > self.step.max_reject_ratio * self.rows
 
     def _check_rejects(self) -> None:

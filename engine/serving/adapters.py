@@ -1,4 +1,4 @@
-"""The adapters that a server of vLLM takes in while it runs: its permission, and the requests for it."""
+"""The adapters that a vLLM server loads while it runs: the permission to load them, and the requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry.errors import RegistryError
 from registry.storage.objects import ObjectStore
 
 PERMISSION = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-"""The environment variable with which vLLM loads adapters on request, from whoever asks."""
+"""The environment variable that makes vLLM load adapters on request, for anyone who asks."""
 
 _GUARD_FOLDER = Path(__file__).parent / "vllm_path"
 _LOAD = "/v1/load_lora_adapter"
@@ -32,11 +32,11 @@ class Adapters:
     """The adapters of one server. Use from one thread.
 
     Args:
-        store: of the registry, which has them.
+        store: the store of the registry, which has the adapters.
 
     Attributes:
-        loaded: those that it has, by the names that requests call them.
-        refused: those that it will not have, and why.
+        loaded: the adapters that the server has, by the names that requests use.
+        refused: the adapters that the server could not load, and why.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -49,8 +49,8 @@ class Adapters:
         self._is_guarded = False
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """A server's environment with the permission, which is bound to a token that only its parent has."""
-        if key := env.get("VLLM_API_KEY"):  # vLLM then wants it of everybody
+        """A server's environment with the permission to load adapters, protected by a token that only its parent has."""
+        if key := env.get("VLLM_API_KEY"):  # vLLM then requires it from everybody
             self._headers["Authorization"] = f"Bearer {key}"
         path = os.pathsep.join(filter(None, [str(_GUARD_FOLDER), env.get("PYTHONPATH")]))
         return {**env, PERMISSION: "True", TOKEN: self._headers[HEADER], "PYTHONPATH": path}
@@ -73,14 +73,14 @@ class Adapters:
     def load(self, models: Sequence[Served], listen: Listen, seconds: float) -> bool:
         """Load the adapters that the server lacks and has not refused; False if the connection broke.
 
-        Then the server may be dying. The next one is asked again, but no third: an adapter that ends its server must not end it
-        again and again.
+        A broken connection may mean that the server is dying. The next server is asked to load the same adapter, but after two
+        failures the adapter is refused, so that an adapter that crashes its server cannot crash one after another.
 
         Args:
-            seconds: after which a request counts as broken.
+            seconds: the time after which a request counts as broken.
 
         Raises:
-            EngineError: the server would load adapters for others, too.
+            EngineError: the server would load adapters for anyone who can reach it.
         """
         if not self._is_guarded:
             try:
@@ -94,12 +94,12 @@ class Adapters:
             try:
                 why = self._ask(name, folder, listen, seconds)
             except (OSError, http.client.HTTPException) as error:
-                # One that hangs is asked again itself; of one that is dying, a second failure says nothing new.
+                # A time-out always counts against the adapter; a broken connection counts once for each server.
                 self._broken[name] += isinstance(error, TimeoutError) or name not in self._broken_here
                 self._broken_here.add(name)
                 if self._broken[name] < _MOST_BROKEN:
                     return False
-                why = f"twice, the server has not answered when it was to load it ({str(error) or type(error).__name__})"
+                why = f"the server failed twice to answer while loading it ({str(error) or type(error).__name__})"
             if why:
                 self._refuse(name, why)
             else:
@@ -111,9 +111,9 @@ class Adapters:
         status, _ = ask(listen, _LOAD, {}, seconds=seconds)
         if status != 403:
             raise EngineError(
-                f"whoever reaches its port could load adapters into it: POST {_LOAD} without the engine's token was answered "
-                f"with {status} instead of 403, so it does not run the middleware that it was started with (--middleware "
-                f"{MIDDLEWARE}). Use a vLLM that does, with its frontend in Python"
+                f"anyone who can reach its port could load adapters into it: POST {_LOAD} without the engine's token was "
+                f"answered with {status} instead of 403, so it does not run the middleware that it was started with "
+                f"(--middleware {MIDDLEWARE}). Use a vLLM that does, with its frontend in Python"
             )
 
     def _ask(self, name: str, folder: Path, listen: Listen, seconds: float) -> str:
@@ -141,11 +141,11 @@ def _by_name(models: Sequence[Served]) -> dict[str, ModelWeights]:
 
 
 def _message(body: bytes) -> str:
-    """What an error says, in one line."""
+    """The message of an error response, in one line."""
     text = body.decode(errors="replace")
     try:
         document = json.loads(text)
         text = str(document.get("error", document)["message"])
     except (ValueError, LookupError, TypeError, AttributeError):
         pass
-    return " ".join(text.split())[:_MOST_SHOWN] or "without a word"
+    return " ".join(text.split())[:_MOST_SHOWN] or "no message"

@@ -16,9 +16,9 @@ from engine.llm.weights import LocalWeights
 from engine.serving.launch import AdapterRoom
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM accepts for max-lora-rank."""
+"""The values that vLLM accepts for max-lora-rank."""
 _MOST_AT_ONCE = 8
-"""Adapters in one batch: each has a place in the memory of the GPU, used or not. vLLM changes their places as requests come."""
+"""Adapters in one batch: each takes GPU memory, used or not. vLLM swaps others in as requests arrive."""
 
 
 class Listen(NamedTuple):
@@ -29,7 +29,7 @@ class Listen(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A server's command, and the names that it may know the model by, the likeliest first."""
+    """A server's command, and the names that it may know the model by, the most likely first."""
 
     words: tuple[str, ...]
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ MIDDLEWARE = "engine_adapter_guard.OnlyTheEngine"
 """In engine/serving/vllm_path, which is on the server's PYTHONPATH."""
 
 Named = tuple[str, LocalWeights]
-"""The pipeline's name of weights, and where they are."""
+"""The pipeline's name for some weights, and where they are."""
 
 
 def command_line(
@@ -54,9 +54,9 @@ def command_line(
 
     Args:
         name: the pipeline's name of the weights.
-        weights: where they are; None if the command knows them itself.
+        weights: the path of the weights; None if the command knows it itself.
         beside: the other models that it serves (vLLM only): further adapters on the same base, or the same weights.
-        room: for adapters on the weights, which it takes in while it runs (vLLM only); see engine.serving.adapters.
+        room: the room for adapters on the weights, which it loads while it runs (vLLM only); see engine.serving.adapters.
 
     Raises:
         EngineError: the program is not on this machine, or the server cannot use the weights.
@@ -87,7 +87,7 @@ def program_of(serve: ServeSpec) -> str:
 def _own(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: Listen) -> Command:
     assert serve.command is not None
     if weights is not None and weights.adapter is not None:
-        raise EngineError(f"{name} is an adapter, and a command has no place for it; serve it with engine: vllm")
+        raise EngineError(f"{name} is an adapter, which a command cannot serve; serve it with engine: vllm")
     place = str(weights.folder) if weights else name
     python = str(_python(serve.python)) if serve.python else sys.executable
     meant = dict(zip(PLACEHOLDERS, (place, name, listen.host, str(listen.port), python), strict=True))
@@ -96,7 +96,7 @@ def _own(serve: ServeSpec, name: str, weights: LocalWeights | None, listen: List
 
 
 def _vllm(serve: ServeSpec, models: Sequence[Named], listen: Listen, room: AdapterRoom | None) -> Command:
-    """Full weights have the names of all models that use them; each adapter has a name of its own."""
+    """Full weights have the names of all models that use them; each adapter has its own name."""
     base = models[0][1]
     adapters = {name: weights.adapter for name, weights in models if weights.adapter is not None}
     own = dict.fromkeys(name for name, weights in models if weights.adapter is None)
@@ -111,7 +111,7 @@ def _vllm(serve: ServeSpec, models: Sequence[Named], listen: Listen, room: Adapt
 
 
 def _room_options(serve: ServeSpec, room: AdapterRoom) -> list[str]:
-    """One batch has requests for several adapters, and none is read from the disk again, unless the pipeline says otherwise."""
+    """By default, a batch may have requests for several adapters, and all adapters stay in memory."""
     words = ["--max-lora-rank", str(next((each for each in _LORA_RANKS if each >= room.rank), room.rank))]
     at_once, kept = _number(serve, "max-loras"), _number(serve, "max-cpu-loras")
     if at_once is None:
@@ -121,7 +121,7 @@ def _room_options(serve: ServeSpec, room: AdapterRoom) -> list[str]:
 
 
 def _number(serve: ServeSpec, option: str) -> int | None:
-    """What the pipeline says for an option of the server; None if it says nothing that is a number."""
+    """The pipeline's value for an option of the server; None if there is none or it is not a number."""
     given = {name.replace("_", "-"): str(value) for name, value in serve.args.items()}.get(option, "")
     return int(given) if given.isdecimal() else None
 
@@ -197,7 +197,7 @@ def _filled(word: str, meant: Mapping[str, str]) -> str:
 
 
 def rank_of(adapter: Path) -> int:
-    """The rank of an adapter; raises EngineError if its folder does not say it."""
+    """The rank of an adapter; raises EngineError if its folder does not state it."""
     try:
         return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Runs a command, and ends it with all its descendants when the process that started this one closes the pipe, or dies.
 
-It is a program of its own, run by path: `python -I guard.py COMMAND...`. Its standard input is a pipe whose other end only the
-parent holds; the operating system closes it however the parent ends, also by kill -9. It ends with the status of the command
-(128 + signal, if a signal ended it).
+This file is a separate program, run by its path: `python -I guard.py COMMAND...`. Its standard input is a pipe whose other end
+only the parent holds. The operating system closes the pipe however the parent ends, even by kill -9. The program exits with the
+status of the command (128 + signal, if a signal ended the command).
 """
 
 from __future__ import annotations

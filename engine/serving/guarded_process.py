@@ -21,7 +21,7 @@ class GuardedProcess:
 
     Args:
         command: the program and its arguments.
-        env: its whole environment.
+        env: the whole environment of the process.
         log: the file that gets what it prints, at its end.
 
     Raises:

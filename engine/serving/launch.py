@@ -17,7 +17,7 @@ class Served(BaseModel):
 
     Args:
         model: the pipeline's name of the model.
-        name: what its requests call it, if the server lets us choose: the pipeline's name of the weights.
+        name: its name in requests, if the server lets us choose: the pipeline's name of the weights.
         weights: None if only the server's command knows them.
     """
 
@@ -29,10 +29,10 @@ class Served(BaseModel):
 
 
 class AdapterRoom(BaseModel):
-    """What a server keeps room for, so that it can take in adapters while it runs.
+    """The room that a server reserves for adapters that it loads while it runs.
 
     Args:
-        adapters: how many there will be.
+        adapters: the number of adapters that there will be.
         rank: the largest rank of those that are not trained yet, as far as it is known.
     """
 
@@ -47,11 +47,11 @@ class Launch(BaseModel):
 
     Args:
         models: what it serves: one model, the same weights under several names, or adapters on one base model.
-        number: of the server among the replicas, from 1.
+        number: the number of the server among the replicas, from 1.
         log: the file for what it prints.
-        gpus: how many it has.
-        room: for adapters. It is then started without any, and takes in each of its models, now and later. None: it is started
-            with its models, and takes in no other.
+        gpus: the number of GPUs that it has.
+        room: the room for adapters. The server is then started without any, and loads them while it runs. None: it is started
+            with its models, and loads no others.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,29 +64,29 @@ class Launch(BaseModel):
     room: AdapterRoom | None = None
 
     def unreserved(self) -> Launch:
-        """The same server where nothing reserves GPUs: it sees those there are."""
+        """The same server for a machine where nobody reserves GPUs: it sees all GPUs of the machine."""
         return self.model_copy(update={"gpus": 1.0 if self.serve.num_gpus is None else self.serve.num_gpus})
 
     @property
     def title(self) -> str:
-        """The server in messages."""
+        """A name for the server in messages."""
         which = f"server {self.number} of {self.serve.replicas}" if self.serve.replicas > 1 else "the server"
         models = [repr(each.model) for each in self.models]
         return f"{which} of model{'' if len(models) == 1 else 's'} {', '.join(models)}"
 
 
 class Status(BaseModel):
-    """How a server is.
+    """The state of a server.
 
     Args:
         state: `starting` also while it is restarted; `failed`: it will not be started again; `lost`: its process on the node
             died, or the node.
-        address: where it answers, once it is ready.
-        deaths: how often it has died after it was ready.
-        why: what ended it last, for the user.
-        seconds: how long the last start took.
-        loaded: the adapters that it has taken in, by the names that requests call them.
-        refused: those that it has not, and why.
+        address: the URL of the server, once it is ready.
+        deaths: the number of times that it has died after it was ready.
+        why: the cause of its last end, for the user.
+        seconds: the duration of the last start.
+        loaded: the adapters that it has loaded, by the names that requests use.
+        refused: the adapters that it could not load, and why.
     """
 
     model_config = ConfigDict(frozen=True)

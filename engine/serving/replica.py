@@ -27,20 +27,20 @@ MOST_DEATHS = 5
 _LIVED_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
 _HEALTH_SECONDS = 10.0
-"""How often a server that is ready is asked whether it still is; oftener, if it may not be silent for long."""
+"""How often a ready server is checked, in seconds; more often if it may not be silent for long."""
 _MOST_PORTS = 3
 _PORT_TAKEN = re.compile(r"address already in use|address in use|errno 98|EADDRINUSE", re.IGNORECASE)
 _NOT_INHERITED = re.compile(rf"RAY_|PYTHONPATH$|PYTHONHOME$|PYTHONSTARTUP$|{PERMISSION}$|VLLM_LORA_RESOLVER_")
-"""Of the worker's environment: what would change another Python environment, or open the server to others."""
+"""Variables that a server does not inherit: they would affect its Python environment, or open it to others."""
 
 
 class Replica:
     """Runs a server until `stop`, in a thread of its own.
 
     Args:
-        launch: what to run.
+        launch: the server to run.
         host: the address to listen at.
-        store: of the registry, which may have the weights.
+        store: the store of the registry, which may have the weights.
     """
 
     def __init__(self, launch: Launch, host: str, store: ObjectStore) -> None:
@@ -59,7 +59,7 @@ class Replica:
 
     @property
     def status(self) -> Status:
-        """How it is now."""
+        """The server's current state."""
         return self._status
 
     def change(self, models: tuple[Served, ...]) -> None:
@@ -78,7 +78,7 @@ class Replica:
             self._keep_up()
         except EngineError as error:
             self._set(state="failed", address=None, why=str(error))
-        except Exception as error:  # a thread has nobody to raise to
+        except Exception as error:  # nobody would see an exception that is raised in a thread
             self._set(state="failed", address=None, why=f"{type(error).__name__}: {error}")
 
     def _keep_up(self) -> None:
@@ -107,7 +107,7 @@ class Replica:
                 raise EngineError(f"it died {deaths} times, each time soon after it was ready: {why}")
 
     def _takes_in(self) -> bool:
-        """Give a server with room for adapters those that it lacks; False if it has to be asked again."""
+        """Load the adapters that a server with room for adapters lacks; False if the requests have to be repeated."""
         if self._launch.room is None or self._stopping.is_set():
             return True
         assert self._listen is not None
@@ -124,7 +124,7 @@ class Replica:
         return Address(url_of(listen), launch.models[0].name if launch.room else known_as(listen, self._names))
 
     def _watch(self, process: GuardedProcess) -> tuple[str, float]:
-        """Wait until a server that is ready has ended or hangs: how, in words, and for how many seconds it was well.
+        """Wait until a ready server ends or hangs; returns what happened, in words, and for how many seconds it was ready.
 
         The words are empty after `stop`.
         """
@@ -137,7 +137,7 @@ class Replica:
             now = time.monotonic()
             if now - asked < every:
                 continue
-            # It may take its time: a server that works on one request after another answers this one in its turn.
+            # This can take a while: a server that handles one request at a time answers this one in its turn.
             trouble = is_ready(listen, serve.health_path, max(0.1, well + serve.hang_timeout - now))
             asked = time.monotonic()
             if not trouble:

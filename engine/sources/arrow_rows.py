@@ -19,7 +19,7 @@ class ArrowRows:
 
     Attributes:
         batch: their values.
-        name: of what they are read from.
+        name: the name of the file or table that they are read from.
         first: the number of the first one.
         unread: see Row.
     """

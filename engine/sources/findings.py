@@ -1,4 +1,4 @@
-"""What is found wrong in a source while its rows are read, and how it is reported."""
+"""Problems found in a source while its rows are read, and how they are reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Bad:
 
 @dataclass
 class Findings:
-    """What was found while rows were validated."""
+    """The problems found while rows were validated."""
 
     rows: int = 0
     images: set[str] = field(default_factory=set)

@@ -76,9 +76,9 @@ class ImageReader:
     """Reads images into the object store.
 
     Args:
-        spec: of the dataset.
-        store: gets the images; None: it is only checked that they are there.
-        sizes: of the objects, by SHA-256.
+        spec: the spec of the dataset.
+        store: gets the images; None to check only that they exist.
+        sizes: the sizes of the objects, by SHA-256.
     """
 
     spec: DatasetSpec
@@ -106,7 +106,7 @@ class ImageReader:
         if isinstance(image, bytes):
             return self._put(image, f"in {column}")
         if not isinstance(image, str):
-            return image  # no image; that its type is wrong is said with those of all fields
+            return image  # not an image; its wrong type is reported with those of other fields
         image = image.strip()
         if not image or is_url(image):
             return image or None
@@ -134,9 +134,9 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
     """An image file.
 
     Args:
-        folder: that the file has to be in.
+        folder: the folder that must contain the file.
         name: its path, absolute or in that folder.
-        most: how many bytes of it are needed; None: all.
+        most: the number of bytes of it that are needed; None: all.
 
     Raises:
         ImageError: it is not in the folder, cannot be read, or has too many bytes.
@@ -144,7 +144,7 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
     if "://" in name:
         raise ImageError(f"image {shown(name)}: give a file, an http(s) URL or a data URL")
     if folder is None:
-        raise ImageError(f"image {shown(name)}: these rows are in no folder of this machine; name one with `image_folder`")
+        raise ImageError(f"image {shown(name)}: these rows are not in a folder on this machine; name one with `image_folder`")
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):

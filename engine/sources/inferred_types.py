@@ -24,7 +24,7 @@ from registry.records.columns import RESERVED
 from registry.records.described import Described, DescribedField, DescribedType, name_problem
 
 ROWS, BYTES, FILES = 10_000, 4 << 20, 100
-"""How much is looked at: rows and bytes of each file, and files."""
+"""Limits of what is read: rows and bytes of each file, and the number of files."""
 
 _MOST_FIELDS = 500
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -66,7 +66,7 @@ def inferred_type(name: str, spec: DatasetSpec, files: Sequence[SourceFile]) -> 
         more = f" (and {counted(unread[1:], 'more row')} that cannot be read)" if unread[1:] else ""
         raise EngineError(f"{unread[0].where}: {unread[0].error}{more}")
     if not fields_found:
-        raise EngineError(f"dataset {name!r} has no rows from which its type could be taken; give it a type")
+        raise EngineError(f"dataset {name!r} has no rows to take its type from; give it a type")
     return Described(name=type_name(name), fields=fields_found)
 
 
@@ -96,7 +96,7 @@ def _value_of(text: Any) -> Any:
 
 @dataclass
 class _Struct:
-    """What was seen of objects: how many there were, and their fields."""
+    """The objects seen so far: how many there were, and their fields."""
 
     count: int = 0
     fields: dict[str, _Seen] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class _Struct:
 
 @dataclass
 class _Seen:
-    """What was seen of one field or of the items of a list: the kinds of its values, with the place of the first of each."""
+    """The values seen so far of a field or a list: their kinds, with the place of the first of each."""
 
     values: int = 0
     null: bool = False

@@ -143,7 +143,7 @@ def ingest(
 
     Args:
         row_format: the format of the rows of files, as `format_of_files` finds it; that of a hub's rows is found here.
-        continued: what the version before has already, if the source is a file that grew.
+        continued: the part that the previous version has already, if the source is a file that grew.
 
     Raises:
         PipelineError: rows do not fit (with `on_error: stop`); each with its file and row number.

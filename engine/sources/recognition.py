@@ -35,7 +35,7 @@ def named_format(spec: DatasetSpec, record: type[Record]) -> RowFormat | None:
         return None
     known = readable(record)
     if spec.type is None:
-        raise EngineError(f"format: a dataset without a type has none; add the type that rows of {spec.format!r} become")
+        raise EngineError(f"format: a dataset needs a type to have a format; add the type that rows of {spec.format!r} become")
     if spec.format not in known:
         close = did_you_mean(str(spec.format), known, " ").strip()
         has = f"it has {', '.join([OWN, *known])}" + (f"; {close}" if close else "")
@@ -107,7 +107,7 @@ def _is_own(record: type[Record], fields: dict[str, Any]) -> bool:
 
 
 def identity_of(format_: RowFormat | None) -> dict[str, Any]:
-    """What a format contributes to the identity of a source: its name and the code that reads it."""
+    """The part of a source's identity that comes from its format: its name and the code that reads it."""
     if format_ is None:
         return {}
     # A row that does not fit is refused, so that code counts, too.

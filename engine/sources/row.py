@@ -14,10 +14,10 @@ class Row:
     """A row of a source before it is typed.
 
     Attributes:
-        where: its location, such as `rows.jsonl:3`.
-        fields: its values; None if it cannot be read.
+        where: the location of the row, such as `rows.jsonl:3`.
+        fields: the values of the row; None if it cannot be read.
         error: why it cannot be read.
-        size: its approximate size in bytes.
+        size: the approximate size of the row in bytes.
         unread: columns that are not wanted and were not read.
     """
 

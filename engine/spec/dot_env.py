@@ -12,7 +12,7 @@ MAX_BYTES = 1 << 20
 
 
 def load_dot_env(folder: Path, names: Iterable[str]) -> None:
-    """Set the variables of these names that the environment lacks and the file `.env` has. Others in the file stay there.
+    """Set those of the named variables that the environment lacks and the file `.env` has. Others in the file are ignored.
 
     Raises:
         PipelineError: the file cannot be read. Nothing of its content is shown.

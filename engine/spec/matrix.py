@@ -1,6 +1,6 @@
 """The matrix of a pipeline: parameters with several values each. Every combination of values is a variant of the pipeline.
 
-A variant is called by its values, `lr=1e-05,teacher=a`. A part of the pipeline that depends on some of the parameters is called
+A variant is named by its values, `lr=1e-05,teacher=a`. A part of the pipeline that depends on some of the parameters is called
 `<values of these>/<name>`, and other parts have their names alone.
 """
 
@@ -117,7 +117,7 @@ def _problems(name: str, values: Any, params: Mapping[str, Any], source: YamlSou
         elif isinstance(value, str) and "${" in value:
             what = "a value cannot refer to other parameters"
         elif (shown := label_of(as_number(value))).lower() in called:
-            what, hint = f"two values are called {shown!r}", "remove one of them; names ignore quotes and case, as SQL does"
+            what, hint = f"two values have the label {shown!r}", "remove one of them; names ignore quotes and case, as SQL does"
         else:
             called.add(shown.lower())
         if what:

@@ -43,7 +43,7 @@ class DatasetSpec(Spec):
         rename: {column in the source: field of the record}.
         defaults: {field of the record: value} for rows without a value.
         images: fields with images, or with lists of them. Their files are read with the rows and kept in the registry.
-        image_folder: the folder of these files; by default that of the file with the rows. Nothing outside of it is read.
+        image_folder: the folder of these files; by default that of the file with the rows. Nothing outside it is read.
         limit: the maximum number of rows, from the start.
         on_error: `stop` at rows that do not fit the type, or `skip` them and record them as rejects.
         allow_empty: whether a dataset without rows is allowed.
@@ -97,7 +97,7 @@ class Resources(Spec):
         num_cpus: CPUs of one worker.
         num_gpus: GPUs of one worker; 0.5 lets two workers share one.
         memory: bytes of memory that Ray reserves for one worker.
-        workers: how many workers run at once.
+        workers: the number of workers that run at once.
     """
 
     num_cpus: Annotated[float, Field(ge=0)] | None = None
@@ -153,9 +153,9 @@ class PipelineSpec(Spec):
     Args:
         name: the pipeline's name; its outputs are called `<name>/<step>`.
         params: parameters with their defaults, used as `${params.NAME}` and changed with `engine run --set NAME=VALUE`.
-        matrix: {parameter: list of values}. The pipeline runs once for each combination; what does not depend on them runs
-            once in all. `engine run --matrix NAME=VALUE,VALUE` gives other values.
-        operators: files or packages with operators of one's own, relative to the pipeline file.
+        matrix: {parameter: list of values}. The pipeline runs once for each combination; steps that do not depend on them run
+            only once. `engine run --matrix NAME=VALUE,VALUE` sets other values.
+        operators: files or packages with your own operators, relative to the pipeline file.
         types: record types by name, each with its fields: `name: type`, or `name: {type: ..., description: ...}`.
         seed: the number that all random choices of the pipeline derive from; part of every cache key.
         exclude: a file of rows to leave out, as `engine impact --takedown` writes it.

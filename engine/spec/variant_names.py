@@ -1,4 +1,4 @@
-"""How the variants of a pipeline are called, and the parts of the pipeline in each of them."""
+"""The names of variants, and of the parts of a pipeline in each of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LONGEST, _KEPT = 40, 24
 
 
 def label(combination: Combination) -> str:
-    """How a combination is called: `lr=1e-05,teacher=a`; empty for an empty one."""
+    """The label of a combination: `lr=1e-05,teacher=a`; empty for an empty one."""
     return ",".join(f"{name}={label_of(value)}" for name, value in combination.items())
 
 
 def label_of(value: Scalar) -> str:
-    """How a value is called. A long text, or one with characters that no name has, becomes its beginning and a digest."""
+    """The label of a value. A long text, or one with characters that no name has, becomes its beginning and a digest."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, str):

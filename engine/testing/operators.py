@@ -48,7 +48,7 @@ class OperatorResult:
         sources: for each row of each output, the rows that it was made from, as (input, number) with numbers from 0. Empty
             where the operator does not say.
         rejects: rejected rows, in order.
-        filtered: how many rows it yielded nothing for.
+        filtered: the number of rows that it yielded nothing for.
         metrics: counters, reported numbers, and what `finish` computed.
         notes: texts of `ctx.note`.
     """
@@ -92,11 +92,11 @@ def run_operator(
 
     Args:
         operator: the decorated function.
-        rows: of its first input: records, or dicts with their fields.
+        rows: the rows of its first input: records, or dicts with their fields.
         with_: parameters, as under `with:` in a pipeline, or an object of the operator's `Params`.
-        models: what answers in each role.
+        models: the scripted model for each role.
         groups: for a `Grouped` input, the number of each row's group (default: each row is a group of its own).
-        decisions: of people about the rows, for an operator that gets `Reviews`.
+        decisions: the decisions of people about the rows, for an operator that gets `Reviews`.
         seed: the pipeline's seed.
         inputs: rows of the other inputs, by name.
 
@@ -216,11 +216,11 @@ class _Models:
         return ChatModel(role, client)
 
 
-# -- what is given ------------------------------------------------------------------------------------------------------
+# -- inputs -------------------------------------------------------------------------------------------------------------
 
 
 def _inputs(operator: Operator, rows: Rows, others: Mapping[str, Rows]) -> dict[str, Rows]:
-    """Rows by input; inputs that may be left out and were are not there."""
+    """Rows by input, without optional inputs that were left out."""
     if operator.named_inputs:
         if not others:
             raise _wrong(f"operator {operator.name} takes inputs of any name", "give some: run_operator(..., rows=[...])")
@@ -244,7 +244,7 @@ def _type_of(operator: Operator, name: str, rows: Sequence[Record | Mapping[str,
     found = list(dict.fromkeys(type(row) for row in rows))
     if len(found) != 1 or not issubclass(found[0], Record):
         shown = ", ".join(each.__name__ for each in found) or "nothing"
-        raise _wrong(f"the input {name!r} takes records of any type, but of one type; it got {shown}", "")
+        raise _wrong(f"the input {name!r} takes records of any one type; it got {shown}", "")
     return found[0]
 
 
@@ -281,7 +281,7 @@ def _wrong(what: str, hint: str) -> PipelineError:
     return PipelineError([Problem(what, hint=hint)])
 
 
-# -- what came of it ----------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 
 def _raise_failure_of(scripts: Mapping[str, Scripted]) -> None:

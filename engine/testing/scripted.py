@@ -33,7 +33,7 @@ class ScriptedModel:
             or a function of the prompt (the text of the last message). A function may return a list: its answers to the
             samples 0, 1, 2 and so on. An exception is raised by the call: `RequestError("refused")` rejects the row,
             unless the operator catches it.
-        settings: as under `models:` in a pipeline, such as `system="Be brief."` or `max_tokens=64`.
+        settings: the settings, as under `models:` in a pipeline, such as `system="Be brief."` or `max_tokens=64`.
 
     Attributes:
         requests: what the model was asked, with `messages`, `sampling`, `sample` and `schema`. An equal request is asked once.
@@ -56,7 +56,7 @@ class ScriptedModel:
     # -- the engine's side: see engine.llm.types.provider.Provider ------------------------------------------------------
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answers from the script."""
+        """See Provider. Answers from the script."""
         self.requests += requests
         try:
             answers = [self._answer(request) for request in requests]
@@ -69,10 +69,10 @@ class ScriptedModel:
         return [_completion(answer) for answer in answers if not isinstance(answer, Exception)]
 
     def stop(self, why: ModelError, keys: Collection[str]) -> None:
-        """Nothing is waiting."""
+        """See Provider. Nothing is waiting."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """See Provider. Nothing is open."""
 
     def _answer(self, request: Request) -> Answer:
         script = self._script

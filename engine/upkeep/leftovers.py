@@ -27,7 +27,7 @@ class StepFolder:
     """The folder of one base key. See registry.upkeep.gc.StepFiles.
 
     Args:
-        store: has the objects that the receipts name.
+        store: the store of the objects that the receipts name.
         oldest: a time (seconds since 1970); younger files count as in use.
     """
 

@@ -28,7 +28,7 @@ class Edges:
         self.places = array("q")
 
     def add(self, child: int, number: int, parent: int) -> None:
-        """Row `child` came from row `parent` of input `number`. Children do not descend."""
+        """Row `child` came from row `parent` of input `number`. Calls must be in ascending order of `child`."""
         self._others.append((child, number, parent))
 
     def __len__(self) -> int:

@@ -22,8 +22,8 @@ class Models:
     """Makes clients on first use and keeps them for the step. Use it from one event loop only.
 
     Args:
-        job: names the models.
-        shared: what other steps in this process use as well.
+        job: the job, which names the models.
+        shared: the models that other steps in this process use as well.
     """
 
     def __init__(self, job: Job, shared: SharedModels) -> None:

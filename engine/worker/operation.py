@@ -65,7 +65,7 @@ class Scope:
 
 
 class Roles(Protocol):
-    """What fills the roles of an operator."""
+    """The models that fill the roles of an operator."""
 
     def role(self, role: str) -> ChatModel | Encoder | None:
         """The model in a role; None if it is not used."""
@@ -88,7 +88,7 @@ class Operation:
 
     Args:
         job: names the operator, its inputs and its parameters.
-        registry: has the inputs.
+        registry: the registry with the inputs.
         models: fill its roles.
         operator: the operator itself (default: the installed one that the job names).
     """
@@ -117,7 +117,7 @@ class Operation:
         return read_slice(self._registry.store, part.rows_in, self._streamed)
 
     def rows(self, part: Partition) -> Iterator[Record]:
-        """The same as records."""
+        """The same rows as records."""
         assert part.rows_in is not None
         return read_rows(self._registry.store, part.rows_in, self._streamed)
 
@@ -126,7 +126,7 @@ class Operation:
         return {name: self._whole_input(name) for name, port in self.operator.inputs.items() if port.whole}
 
     def whole_arguments(self) -> dict[str, Any]:
-        """The arguments that get them."""
+        """The whole inputs as arguments of the operator's function."""
         inputs = self.whole_inputs()
         return {self.operator.named_inputs: inputs} if self.operator.named_inputs else {**inputs}
 
@@ -166,7 +166,7 @@ class Operation:
         """The context of a call of the operator.
 
         Args:
-            scope: of the partition.
+            scope: the scope of the partition.
             seed: returns the seed; see `seed`.
             tally: collects its numbers (default: the partition's).
             rejects: collects its partial rejects, if it is called for a row.
@@ -204,7 +204,7 @@ class Operation:
             item: a record, or (output, record).
             calls: the calls made before.
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
-            number: of that row.
+            number: the number of that row.
         """
         if item is given and self._passes_on is type(item):
             return self._first, item, (), calls

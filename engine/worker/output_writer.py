@@ -40,7 +40,7 @@ class OutputWriter:
     """Collects one partition's rows and writes them as objects.
 
     Args:
-        store: where to write.
+        store: the store to write to.
         operator: whose outputs these are.
         rows: the number of rows of each input.
         excluded: ids of rows to leave out (and count), by output.

@@ -33,9 +33,9 @@ class Worker:
     their answers, which are paid for, reach the journal.
 
     Args:
-        job: what the partitions share.
-        registry: the job's.
-        shared: what the steps in this process share.
+        job: the job, which the partitions share.
+        registry: the registry of the job.
+        shared: the models that the steps in this process share.
     """
 
     def __init__(self, job: Job, registry: Registry, shared: SharedModels) -> None:
@@ -55,7 +55,7 @@ class Worker:
             self._watching = asyncio.create_task(self._watch())
         try:
             self._same_code()
-            # The driver removes old receipts. This one is of a process that died before it could tell of it.
+            # The driver removes old receipts. This one was written by a process that died before it could report it.
             if finished := self._receipts.read(part.digest):
                 return finished
             result = await self._run(part)
@@ -73,7 +73,7 @@ class Worker:
         self.models.stop(StoppedError("the step has failed"))
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop the background task."""
         if self._watching:
             self._watching.cancel()
 

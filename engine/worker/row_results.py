@@ -1,4 +1,4 @@
-"""What became of each row of a partition."""
+"""The result of each row of a partition: output rows, a reject, or a failure."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ class SharedModels:
     """Makes on first use what the steps' models need, and keeps it for other steps. Use it from one event loop only.
 
     Args:
-        registry: has the journal and the weights.
-        transport: to the Service that keeps the limits shared by several processes; None if there is none.
-        name: of the process, by which the Service knows it.
+        registry: the registry with the journal and the weights.
+        transport: the transport to the Service that keeps the limits shared by several processes; None if there is none.
+        name: the name of the process, by which the Service knows it.
         remote: the journal is on another machine, and is also reached through the Service.
     """
 
@@ -64,14 +64,14 @@ class SharedModels:
         self._replicas: dict[str, Replicas] = {}
 
     def answers(self) -> Answers:
-        """The journal."""
+        """The journal of answers, on this machine or through the Service."""
         if self._answers is None:
             remote = self._transport if self._remote else None
             self._answers = RemoteAnswers(remote) if remote else Journal(self._registry.journal)
         return self._answers
 
     def gate(self, binding: ModelBinding) -> Gate:
-        """The limits of a model."""
+        """The limits of a model: its own governor, or a connection to a shared one."""
         if binding.name not in self._gates:
             connection = self._connection if binding.shared else None
             own = RemoteGate(connection, binding.name) if connection else Governor.on_this_machine(binding.spec, binding.spent)
@@ -189,5 +189,5 @@ async def _free(model: LocalModel) -> None:
 
 
 def _loaded_as(binding: ModelBinding, threads: int) -> LoadedAs:
-    """What models must have in common to be one: the weights, how they are used, and the size of batches."""
+    """What two models must have in common to be loaded once: the weights, how they are used, and the size of batches."""
     return binding.spec.provider, binding.identity, binding.spec.batch_size, threads

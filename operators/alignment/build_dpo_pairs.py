@@ -24,7 +24,7 @@ class Example(NamedTuple):
 
     @property
     def cell(self) -> tuple[int, bool]:
-        """(pcn, fc)."""
+        """The cell as (pcn, fc): the number of poisoned contexts, and whether there are factual ones."""
         return self.chosen.pcn, self.chosen.fc
 
     @property

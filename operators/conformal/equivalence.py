@@ -24,7 +24,7 @@ class Reading(NamedTuple):
 
     Args:
         shown: the answer as written.
-        form: its normal form; equal answers have equal forms.
+        form: the normal form of the answer; equal answers have equal forms.
         possible: False if the question has options and this is none of them, so that it cannot be right.
     """
 

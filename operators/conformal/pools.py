@@ -41,7 +41,7 @@ class DistinctAnswer:
     Args:
         first: the number of the first sample with this answer.
         count: the number of samples with it.
-        shown: its spellings, and how often each occurs.
+        shown: the spellings of the answer, and how often each occurs.
         logprob: the highest log-probability among its samples.
         correct: whether it is an accepted answer.
         possible: see `Reading`.

@@ -50,7 +50,7 @@ def _history(value: Any) -> list[Turn]:
 
 
 def _output(row: Row) -> str | None:
-    """The field with the answer, if there is one and it is one."""
+    """The field with the answer; None unless exactly one of the possible fields has a value."""
     found = [name for name in _OUTPUTS if row.get(name) is not None]
     return found[0] if len(found) == 1 else None
 
@@ -88,7 +88,7 @@ def _read_labelled(row: Row, left_out: LeftOut) -> dict[str, Any]:
     return found | {"label": label_at(row.get(label), At.field(label))}
 
 
-# -- back -------------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------------------
 
 
 def _written(prompt: Sequence[Message]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """OpenAI's formats for fine-tuning: `messages`, and for preferences `input`, `preferred_output` and `non_preferred_output`.
 
 `weight: 0` marks turns of the assistant that are not learned. Without weights, the last turn is what is learned; written rows
-have weights where that would not say it.
+have weights if something else is learned.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _read(row: Row, left_out: LeftOut) -> dict[str, Any]:
 
 
 def _weighted(turns: list[Turn], weights: list[Any], left_out: LeftOut) -> dict[str, Any]:
-    """What is learned is at the end: all turns of the assistant after the last one that is not."""
+    """The completion: all turns from the first one of the assistant after its last turn with weight 0."""
     split_last(turns, _MESSAGES)
     for place, weight in enumerate(weights):
         if weight not in (None, 0, 1):

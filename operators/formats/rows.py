@@ -1,4 +1,4 @@
-"""Helpers to look into rows: places for errors, and what is left over."""
+"""Looks into rows: places for errors, and fields that are left over."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class At:
     """A place in a row.
 
     Attributes:
-        exact: for errors: `messages[2].content`.
-        kind: for what is left out, the same in all rows: `messages[].content`.
+        exact: the path for errors: `messages[2].content`.
+        kind: the path for notes on what is left out, the same in all rows: `messages[].content`.
     """
 
     exact: str
@@ -39,7 +39,7 @@ class At:
 
 
 def report_rest(value: Row, used: Collection[str], left_out: LeftOut, at: At | None = None) -> None:
-    """Report the fields of an object that nobody uses; nulls mean nothing and are not reported."""
+    """Report the fields of an object that are not used; nulls are not reported."""
     for key, inner in value.items():
         if key not in used and inner is not None:
             left_out(f"{at.kind}.{key}" if at else str(key))
@@ -55,7 +55,7 @@ def text_at(value: Any, at: At) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, for errors."""
+    """The kind of a value, in words for error messages."""
     if value is None:
         return "missing or null"
     kinds: dict[type, str] = {bool: "true or false", str: "text", list: "a list", dict: "an object"}
@@ -68,7 +68,7 @@ def is_text(value: Any) -> bool:
 
 
 def has_none(row: Row, *names: str) -> bool:
-    """Whether the row has a value in none of these fields."""
+    """Whether none of these fields has a value."""
     return all(row.get(name) is None for name in names)
 
 

@@ -96,7 +96,7 @@ def _read_labelled(row: Row, left_out: LeftOut) -> dict[str, Any]:
     return {"prompt": prompt, "completion": completion, "label": label_at(row[name], At.field(name))} | tools
 
 
-# -- back -------------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------------------
 
 
 def _written(message: Message) -> Turn:
@@ -117,7 +117,7 @@ def _written(message: Message) -> Turn:
 def _json(arguments: str) -> Any:
     try:
         return json.loads(arguments)
-    except ValueError:  # a model can write what it likes
+    except ValueError:  # a model can write anything
         return arguments
 
 

@@ -1,4 +1,4 @@
-"""All formats of the package's record types. Those of a type are tried in this order, which decides nothing."""
+"""All formats of the package's record types. The order in which those of a type are tried makes no difference."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _labelled_prompt(row: Row) -> bool:
     return is_turns(row.get("prompt")) and is_turns(row.get("completion")) and row.get("label") is not None
 
 
-# -- back -------------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------------------
 
 
 def _messages(turns: Sequence[Message]) -> list[Turn]:
@@ -117,7 +117,7 @@ def _messages(turns: Sequence[Message]) -> list[Turn]:
 
 
 def _with_tools(written: dict[str, Any], tools: str | None) -> dict[str, Any]:
-    """As JSON text, tools come through datasets as they are, and TRL's trainers read it."""
+    """As JSON text, tools pass through datasets unchanged, and TRL's trainers read it."""
     return written | ({"tools": tools} if tools else {})
 
 

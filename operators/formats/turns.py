@@ -187,7 +187,7 @@ def arguments_object(text: str) -> Any:
     """Arguments as the object that TRL and chat templates take; text that is not a JSON object stays text."""
     try:
         value = json.loads(text)
-    except ValueError:  # a model can write what it likes
+    except ValueError:  # a model can write anything
         return text
     return value if isinstance(value, dict) else text
 
@@ -212,7 +212,7 @@ def check_no_tools(row: SFTExample | PreferencePair | LabelledExample, what: str
         raise Reject(f"it has tools, for which {what} has no place")
 
 
-# -- back -------------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------------------
 
 
 def written(message: Message) -> Turn:

@@ -50,7 +50,7 @@ def _write_sft(row: SFTExample, place: Place) -> dict[str, Any]:
     return {"messages": [{"role": turn.role, "content": plain_text(turn, "the file of verl")} for turn in turns]}
 
 
-# -- and back ---------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _fits(row: Row) -> bool:

@@ -15,7 +15,7 @@ class Attempt:
 
     Attributes:
         completion: the model's answer.
-        solution: its text.
+        solution: the text of the solution.
         verdict: whether the final answer is right; None for a solution that was cut off.
         predicted: the final answer in the solution.
     """

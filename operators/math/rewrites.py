@@ -82,7 +82,7 @@ def problem_with(
 
     Args:
         original: the problem that was rewritten.
-        rewrite: its new text.
+        rewrite: the new text of the problem.
         answer: the gold answer, which the rewrite must not reveal.
         others: the rewrites of the same problem that were kept.
         check_quantities: whether the rewrite must have exactly the quantities of the original.

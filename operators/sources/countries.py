@@ -71,9 +71,9 @@ def problems_of(
 
     Args:
         generator: the generator's name.
-        tasks: its tasks.
+        tasks: the tasks that the generator has.
         kind: the type of its settings.
-        task, settings: what the user wrote.
+        task, settings: the values that the user wrote.
     """
     if importlib.util.find_spec(PACKAGE) is None:
         return [f"the package {PACKAGE} is not installed; install it with: pip install 'posttrain-engine[sources]'"]

@@ -24,7 +24,7 @@ class Given(NamedTuple):
     Attributes:
         place: the setting's path in our names or the library's.
         path: the path at which it was written, in the names used there.
-        value: its value.
+        value: the value of the setting.
         written: the value as written, before translation.
     """
 
@@ -99,7 +99,7 @@ class AliasedSettings(BaseModel):
 
     @classmethod
     def translated(cls, name: str, value: Any) -> dict[str, Any]:
-        """What another name means: our names (with dots for parts) and their values."""
+        """The meaning of an alias: our names (with dots for parts) and their values."""
         return {cls.aliases[name]: value}
 
     def examine(self, placed: Mapping[Place, Given]) -> None:

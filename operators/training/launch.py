@@ -57,7 +57,7 @@ def _on_several(training: Training, progress: Progress, resources: Mapping[str, 
 
 
 def _device(config: dict[str, Any]) -> None:
-    """What each device runs, in a thread of a Ray worker with another working folder."""
+    """Runs on each device, in a thread of a Ray worker with another working folder."""
     from ray.train import get_context
 
     training: Training = config["training"]

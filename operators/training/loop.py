@@ -39,7 +39,7 @@ class Training:
 
     Attributes:
         kind: the trainer.
-        settings: its settings.
+        settings: the settings of the training.
         student: the model to train.
         rows: the rows in TRL's format, each with its number in the column ROW.
         seed: the seed of all random numbers.

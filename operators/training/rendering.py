@@ -30,7 +30,7 @@ def presented(turns: Sequence[Turn], thinking: str, *, objects: bool) -> list[di
     """Turns as a chat template takes them.
 
     Args:
-        turns: with the fields of `Message`, without nulls.
+        turns: the turns, with the fields of `Message`, without nulls.
         thinking: the template's name for it.
         objects: give the arguments of calls as objects, as TRL and most templates want them, or as their JSON text.
     """

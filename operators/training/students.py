@@ -50,7 +50,7 @@ def _read(adapter: Path, all_linear: Any) -> Lora:
     """The settings of an existing adapter, without PEFT's defaults.
 
     Args:
-        adapter: its folder.
+        adapter: the folder of the adapter.
         all_linear: the requested layers; `all-linear` is taken at its word, because an adapter records only layer names.
     """
     from peft import LoraConfig

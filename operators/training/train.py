@@ -1,4 +1,4 @@
-"""What the training operators share: training a student on rows, with metrics and a loss curve."""
+"""Code that the training operators share: it trains a student on rows, with metrics and a loss curve."""
 
 from __future__ import annotations
 

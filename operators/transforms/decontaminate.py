@@ -109,7 +109,7 @@ class Index:
 
     Attributes:
         ngram: the number of words in each key of `long`.
-        long: runs of words.
+        long: the runs of `ngram` words in the longer texts.
         short: whole short texts.
         lengths: first tokens -> the lengths of the short texts that begin with them.
         rows: whole rows.

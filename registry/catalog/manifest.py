@@ -80,7 +80,7 @@ class DataObject(Frozen):
     """A stored Parquet object; its rows follow those of the object before it.
 
     Args:
-        bytes: its size on disk.
+        bytes: the size of the object on disk.
         memory: the size of its rows in memory (0: unknown).
     """
 
@@ -290,7 +290,7 @@ class Hit(NamedTuple):
 
 
 class Event(Frozen):
-    """One line of `runs/<run_id>.ndjson`."""
+    """One line of `runs/<run_id>.ndjson`: the start or end of a run, or a finished step."""
 
     event: Literal["started", "step", "ended"]
     at: Moment

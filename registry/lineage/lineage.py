@@ -99,7 +99,7 @@ class Lineage:
         """The model calls that made rows of a version, by row; see registry/catalog/side_schemas.py.
 
         Args:
-            columns: those that are read, `local_row` among them; None: all that were recorded.
+            columns: the columns that are read, `local_row` among them; None: all that were recorded.
         """
         import pyarrow.compute as pc
 

@@ -46,7 +46,7 @@ def set_memory_limit(con: duckdb.DuckDBPyConnection, amount: str) -> None:
         amount: `4GB`, or `50%` of the machine, which DuckDB itself does not understand.
 
     Raises:
-        duckdb.Error: it is no amount.
+        duckdb.Error: it is not an amount.
     """
     share = _PERCENT.fullmatch(amount.strip())
     if share and 0 < float(share[1]) <= 100:

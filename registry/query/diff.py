@@ -69,10 +69,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows are that differ.
+    """The places of the rows that differ.
 
     Args:
-        changed: `old_row`, `new_row`, and `flags` that say which of the fields changed that are compared and no key.
+        changed: `old_row`, `new_row`, and `flags`: for each compared field that is not in the key, whether it changed.
         added, removed: `row` and `copies`.
     """
 
@@ -88,11 +88,11 @@ class RowDiff:
     Args:
         key: the fields that identify a row; empty when rows were compared by content, counting copies.
         compared: the fields that were compared: those of the same name and type (optional or not).
-        fields: in how many of the `changed` rows each field changed.
+        fields: for each field, the number of the `changed` rows in which it changed.
         moved: rows at another position; only known when nothing was added or removed.
         samples_added, samples_removed, samples_changed: the first ones, by row.
         suggested_key: a field that is a key of both versions, when rows were compared by content and differ.
-        places: of all rows, if they were asked for.
+        places: the places of all rows, if they were asked for.
     """
 
     key: tuple[str, ...]
@@ -153,7 +153,7 @@ def compare(
         new: without it, `old` is compared with the version of its name before it.
         key: fields that together identify a row; ROW pairs rows by position. Without a key, rows are compared by content;
             two models (or calibrations) of one row each are compared as that row.
-        samples: how many added, removed and changed rows to return.
+        samples: the number of added, removed and changed rows to return, each.
         places: whether to return the places of all of them.
 
     Raises QueryError when a version does not exist, or a key is missing, null or not unique.
@@ -223,7 +223,7 @@ class _Work:
         return tuple(RowSample(row, copies, _values(table, row)) for row, copies in found)
 
     def places(self) -> Places | None:
-        """Of all rows that differ, if they are wanted."""
+        """The places of all rows that differ, if they are wanted."""
         if not self.with_places:
             return None
         added, removed = (

@@ -1,4 +1,4 @@
-"""What was made from chosen rows: datasets, row by row, and models."""
+"""Finds everything that was made from chosen rows: datasets, row by row, and models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Affected:
         depth: hops from the chosen rows.
         kind: dataset, model, calibration or report.
         rows: its rows that are known to come from them.
-        size: its number of rows.
+        size: the number of rows of the version.
         unclear: whether other rows may also come from them, because an operator did not record it, or a model made them.
         latest: whether it is the latest version of its name.
         seen: for a model, how often its trainer used affected rows.

@@ -1,4 +1,4 @@
-"""What errors of DuckDB and Arrow mean for whoever wrote the query."""
+"""Explains errors of DuckDB and Arrow to the author of the query."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def explained(deadline: Deadline, failed: Sequence[Exception]) -> Iterator[None]
     """Turn errors of DuckDB and Arrow into ours.
 
     Args:
-        deadline: of the query.
-        failed: what functions of ours raised inside the query, which is the cause.
+        deadline: the deadline of the query.
+        failed: the exception that one of our functions raised inside the query, which is then the cause.
 
     Raises:
         LimitError: the query took too long, or too much memory.

@@ -1,4 +1,4 @@
-"""What a query answers."""
+"""The result of a query, as data."""
 
 from typing import Any, NamedTuple
 

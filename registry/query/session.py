@@ -83,7 +83,7 @@ class Session:
             store each time.
 
     Attributes:
-        state: the state of the catalog that it shows, which another one does not have; None if that is not known.
+        state: identifies the state of the catalog that it shows; None if that is unknown.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Session:
         return tuple(name for (name,) in found)
 
     def resolve(self, target: str) -> Version:
-        """The version that a target, `NAME` or `NAME@V`, means; raises QueryError when there is none."""
+        """The version that a target, `NAME` or `NAME@V`, means; raises UnknownVersionError if there is none."""
         return resolve(target, self._numbers, self._latest, self.names)
 
     def shape(self, name: str, version: int) -> tuple[str, dict[str, str]]:
@@ -364,7 +364,7 @@ class Session:
         return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
 
     def manifest(self, name: str, version: int) -> Manifest:
-        """A version that exists."""
+        """The manifest of a version, which must exist. Raises MismatchError or CorruptError."""
         known = self._manifests.get(Version(name, version))
         if known is None:
             found = self._con.execute(

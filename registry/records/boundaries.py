@@ -27,9 +27,9 @@ class Bounds(NamedTuple):
     """The sizes of objects, in bytes of their rows in memory.
 
     Attributes:
-        row: what a row counts at least.
-        window: the least distance of two boundaries; on average, it is twice as large.
-        most: the most of an object, unless its last row exceeds it; several times `window`.
+        row: the minimum size that a row counts with, in bytes.
+        window: the minimum distance between two boundaries; the average distance is twice as large.
+        most: the maximum size of an object, unless its last row exceeds it; several times `window`.
     """
 
     row: int
@@ -38,7 +38,7 @@ class Bounds(NamedTuple):
 
 
 BOUNDS = Bounds(row=512, window=2 << 20, most=16 << 20)
-"""Of short rows, 4096 at least, some 8192 on average, and 32,768 at most.
+"""Objects of short rows have at least 4,096 rows, some 8,192 on average, and at most 32,768.
 
 Reading a part of an object decodes all of it. Writing one takes a few times its size in memory and two fsyncs.
 """

@@ -65,7 +65,7 @@ class ContentHash:
                 _update(self._streams, str(place), chunk)
 
     def state(self) -> dict[str, Any] | None:
-        """What `resumed` needs, to be stored as JSON: some 250 bytes a column; None if this machine cannot continue."""
+        """The state for `resumed`, to be stored as JSON: some 250 bytes a column. None if this machine cannot continue."""
         if not available():
             return None
         return {"rows": self._rows, "streams": {name: each.state().hex() for name, each in sorted(self._streams.items())}}

@@ -42,7 +42,7 @@ class DescribedType(BaseModel):
         optional: whether null is a value.
         words: the possible values of `words`.
         item: the type of a list's items or a dict's values.
-        fields: those of a struct.
+        fields: the fields of a struct.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class DescribedType(BaseModel):
     fields: tuple[DescribedField, ...] = ()
 
     def or_null(self) -> DescribedType:
-        """The same, or null."""
+        """The same type with null as a further value."""
         return self.model_copy(update={"optional": True})
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class Described(BaseModel):
 
     Attributes:
         name: shown in plans, and stored with versions.
-        fields: in order.
+        fields: the fields, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,7 +94,7 @@ class Described(BaseModel):
     fields: tuple[DescribedField, ...]
 
     def field(self, name: str) -> DescribedField | None:
-        """The field of that name."""
+        """The field of that name; None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
     def record(self) -> type[Record]:
@@ -119,7 +119,7 @@ def extended(record: type[Record], fields: Iterable[DescribedField], name: str |
     """The type of rows that keep their fields and get further ones; a field of the same name is replaced where it stands.
 
     Args:
-        name: of the new type; by default the names of the type and its new fields.
+        name: the name of the new type; by default the names of the type and its new fields.
     """
     before, new = described(record), {field.name: field for field in fields}
     kept = tuple(new.pop(field.name, field) for field in before.fields)

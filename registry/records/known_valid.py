@@ -1,4 +1,4 @@
-"""Tells for most records of scalars, at little cost, that validation would change nothing in them.
+"""Recognises cheaply, for most records of scalars, that validation would change nothing in them.
 
 Validation dumps a record and makes a new one, which costs an operator that makes many rows more than anything else.
 """

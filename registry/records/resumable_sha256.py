@@ -63,7 +63,7 @@ class ResumableSha256:
         """One that continues from a state. Whether it is the right one shows in its digest.
 
         Raises:
-            ValueError: this is no state.
+            ValueError: this is not a state.
         """
         count, block = int.from_bytes(state[32:_HEAD], "big"), state[_HEAD:]
         if len(state) < _HEAD or len(block) != count % _BLOCK or count >= 1 << 61:

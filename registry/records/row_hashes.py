@@ -15,7 +15,7 @@ import pyarrow as pa
 from registry.records.arrays import zero
 
 _WORDS = 4
-"""Words that are taken of a text."""
+"""Words that are taken from a text."""
 _WORD = 8
 """Bytes of a word."""
 

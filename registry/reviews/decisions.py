@@ -16,7 +16,7 @@ from registry.storage.ids import RunId, Sha256
 from registry.storage.valid_text import valid
 
 LONGEST_NAME = 100
-"""Characters of a reviewer's name."""
+"""The most characters of a reviewer's name."""
 
 Verdict = Literal["approve", "reject", "edit", "skip"]
 """`skip` decides nothing: the row stays for others, and what the same reviewer decided before no longer counts."""
@@ -51,9 +51,9 @@ class Decision(Frozen):
     Args:
         queue: the review, by the name of the dataset that its step makes.
         row: the id of the row's content, see registry.records.content.row_ids.
-        at: when it was decided. A later decision of the same reviewer about the same row replaces it.
+        at: the time of the decision. A later decision of the same reviewer about the same row replaces it.
         fields: the new values of edited fields, as JSON.
-        source: where the reviewer saw the row.
+        source: the place where the reviewer saw the row.
     """
 
     queue: Name
@@ -73,7 +73,7 @@ class Decision(Frozen):
 
     @property
     def substance(self) -> list[Any]:
-        """What it says, without when it was said and where the row was seen: step keys depend on this."""
+        """The content of the decision, without its time and the place where the row was seen: step keys depend on this."""
         return [self.row, self.reviewer, self.verdict, self.fields, list(self.labels), self.reason]
 
     @cached_property
@@ -86,14 +86,14 @@ class ReviewTask(Frozen):
     """What people are asked about each row of a review.
 
     Args:
-        instructions: for the reviewers, in Markdown.
-        labels: that they choose from.
+        instructions: the instructions for the reviewers, in Markdown.
+        labels: the labels that they choose from.
         choice: whether a row gets one label, or any number of labels.
         label_field: the field of the row that takes the label or the list of labels; None: labels stay with the decisions.
-        fields: those that may be edited.
+        fields: the fields that may be edited.
         n: the review is done when this many rows are decided.
         share: the same, as a part of all rows. Without both, all rows have to be decided.
-        reviewers: how many people have to decide about a row.
+        reviewers: the number of people who have to decide about a row.
     """
 
     instructions: str = ""
@@ -111,12 +111,12 @@ class Queue(Frozen):
 
     Args:
         name: the name of the dataset that the review's step makes.
-        pipeline, step: where it is in; the step with its variant.
+        pipeline, step: the names of the pipeline and the step; the step with its variant.
         file: the name of the pipeline file.
-        run_id: the run.
-        asked_at: when.
+        run_id: the run that reached the review.
+        asked_at: the time when the run reached it.
         inputs: the versions with the rows.
-        type: of the rows: the name, and a description, by which rows are read without the code of the pipeline.
+        type: the type of the rows: its name, and a description, by which rows are read without the pipeline's code.
     """
 
     name: Name
@@ -133,7 +133,7 @@ class Queue(Frozen):
 def current(decisions: Iterable[Decision]) -> dict[str, tuple[Decision, ...]]:
     """The decisions that count, by row and in the order of the reviewers' names: the last one of each reviewer, if it decides.
 
-    Of two with the same time, the one with the larger digest is the later one, so the order in which they come is no matter.
+    Of two with the same time, the one with the larger digest is the later one, so the order in which they come does not matter.
     """
     last: dict[tuple[str, str], Decision] = {}
     for each in decisions:

@@ -1,4 +1,4 @@
-"""What the decisions about a row come to: whether it comes out, and with which values."""
+"""Combines the decisions about a row: whether it comes out, and with which values."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Outcome:
 
 
 def outcome_of(decisions: Sequence[Decision], reviewers: int) -> Outcome | None:
-    """What the current decisions about one row come to; None while it is undecided.
+    """The outcome of the current decisions about one row; None while it is undecided.
 
-    A row is decided when as many people as the review asks for have decided. The verdict of most of them wins; if the row comes
-    out, so do the values and labels of most of those who let it. With a tie it stays undecided, until one more person decides
-    or one of them decides otherwise. So neither the order of the decisions nor their times matter.
+    A row is decided when as many people as the review asks for have decided. The majority verdict wins; if the row comes
+    out, it gets the values and labels of the majority of those who let it. If there is a tie, it stays undecided until one more
+    person decides or one of them decides otherwise. So neither the order of the decisions nor their times matter.
 
     Args:
-        decisions: of one row, see `current`.
-        reviewers: how many the review asks for.
+        decisions: the decisions about one row; see `current`.
+        reviewers: the number of reviewers that the review asks for.
     """
     if len(decisions) < reviewers:
         return None
@@ -55,7 +55,7 @@ def _most(votes: Iterable[tuple[object, Decision]]) -> list[Decision] | None:
 
 
 def _reasons(decisions: Iterable[Decision]) -> list[str]:
-    """The different reasons, in alphabetical order; who gave none is named."""
+    """The different reasons, in alphabetical order; reviewers who gave none are named."""
     given = {each.reason.strip() or f"rejected by {each.reviewer}" for each in decisions}
     spoken = {each.reason.strip() for each in decisions} - {""}
     return sorted(spoken or given)

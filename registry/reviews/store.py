@@ -80,7 +80,7 @@ class ReviewStore:
         self._write(f"{_folder(queue.name)}/{_QUEUE}", document, "what the review asks was")
 
     def queues(self) -> list[Queue]:
-        """What all reviews ask, by name; raises CorruptError, which names the file, when one is damaged."""
+        """The queues of all reviews, by name. Raises CorruptError, which names the file, when one is damaged."""
         found = [self.read_queue(name) for name in self.queue_files()]
         return sorted(found, key=lambda each: each.name)
 
@@ -89,14 +89,14 @@ class ReviewStore:
         return [name for name in self._names(None) if name.endswith(f"/{_QUEUE}")]
 
     def read_queue(self, name: str) -> Queue:
-        """What a review asks, by file; raises CorruptError, which names it, when it is damaged."""
+        """The queue of a review, by its file. Raises CorruptError, which names the file, when it is damaged."""
         queue: Queue = self._parsed(Queue, self._document(name), name)
         if name != f"{_folder(queue.name)}/{_QUEUE}":
             raise CorruptError(f"{self._files.where}/{name} is damaged: it is the file of {queue.name}")
         return queue
 
     def queue(self, name: str) -> Queue | None:
-        """What a review asks; None if no run has come to it."""
+        """The queue of a review; None if no run has reached it."""
         try:
             return self.read_queue(f"{_folder(name)}/{_QUEUE}")
         except FileNotFoundError:

@@ -52,7 +52,7 @@ class ObjectStore:
     """Content-addressed files: `ab/<sha256>`.
 
     Args:
-        files: where the objects are; a path is a folder of this machine.
+        files: the place of the objects; a path is a folder of this machine.
         cache: for remote files, the folder with copies of what was written or read.
     """
 

@@ -16,8 +16,8 @@ class OverlaidObjects(ObjectStore):
     """See ObjectStore. What it lists and removes are its own objects.
 
     Args:
-        folder: for its own objects.
-        below: has all others.
+        folder: the folder for its own objects.
+        below: the store with all other objects.
     """
 
     def __init__(self, folder: Path, below: ObjectStore) -> None:

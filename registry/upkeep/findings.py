@@ -18,7 +18,7 @@ class Finding:
         severity: `error`: something is damaged or lost; `note`: something is left over or out of date, and nothing is lost.
         where: a file or folder, relative to the registry.
         what: the problem, as a predicate: "is damaged".
-        advice: what to do about it.
+        advice: what the user can do about it.
         versions: `NAME@V` of the versions that it damages.
         remedy: the operation that the advice refers to: rebuilding the catalog, or garbage collection.
     """
@@ -47,7 +47,7 @@ class FileCount:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was checked, by kind, and what was found."""
+    """The number of checked things, by kind, and the findings."""
 
     checked: Mapping[str, FileCount] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -67,7 +67,7 @@ class CheckResult:
 
 
 def reason_of(error: Exception, where: str) -> str:
-    """What an error says about the file `where`."""
+    """The text of an error about the file `where`."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     text = str(error).rpartition(where)[2].lstrip(", ") or str(error)

@@ -101,7 +101,7 @@ class Garbage:
 
     Args:
         versions: the newest first.
-        objects: those that neither a version nor an unfinished step names.
+        objects: the objects that neither a version nor an unfinished step names.
         leftovers: files that finished steps and crashes left behind.
         paused: checkpoints of unfinished steps; they stay.
         kept: the number of versions that stay.
@@ -148,7 +148,7 @@ def collect(registry: Registry, grace: dt.timedelta, step_files: FindStepFiles) 
         CorruptError: see `find`; nothing was removed.
         LockedError: another process holds the registry's lock, or reads; nothing was removed.
     """
-    # Objects that are stored after this are no candidates; the age of the others is checked again before removal.
+    # Objects that are stored after this are not candidates; the age of the others is checked again before removal.
     listed = list(registry.store.listing())
     with _undisturbed(registry):
         garbage, finished, of_crashes = _found(registry, listed, grace, step_files)
@@ -292,7 +292,7 @@ def _is_whole(manifest: Manifest, sizes: Mapping[str | None, int]) -> bool:
 
 
 def _is_finished(step: StepFiles, made: set[str], broken: set[str]) -> bool:
-    """Whether all that was made from the files is in versions, which (unless they are `broken`) need them no more, or was."""
+    """Whether everything made from the files is or was in versions, which (unless `broken`) no longer need the files."""
     return not step.unfinished and not step.step_keys & broken and (step.committed or bool(step.step_keys & made))
 
 
@@ -309,7 +309,7 @@ def _of_paused(step: StepFiles) -> Leftover:
 
 
 def _of_crashes(registry: Registry, listed: Iterable[Listed], oldest: float) -> Iterator[Leftover]:
-    """What crashes left behind and, for objects at a URL, copies of removed ones."""
+    """Files that crashes left behind and, for objects at a URL, copies of removed objects."""
     found = dict(crash_files(registry.root))
     if registry.url:
         there = {each.name for each in listed}

@@ -26,7 +26,7 @@ def unneeded_objects(loose: Sequence[Listed], strays: Sequence[Listed]) -> Itera
 
 
 def foreign_files(root: Path) -> CheckResult:
-    """What is neither a file nor a folder. The registry does not follow such things, but other programs do."""
+    """Links and other things that are neither a file nor a folder. The registry does not follow them, but other programs do."""
     found = []
     for folder, folders, names in os.walk(root):
         for path in sorted(Path(folder, name) for name in (*folders, *names)):
@@ -37,7 +37,7 @@ def foreign_files(root: Path) -> CheckResult:
 
 
 def left_by_crashes(root: Path) -> CheckResult:
-    """What crashes and damage left behind."""
+    """Leftovers of crashes and damage."""
     found = sorted(crash_files(root))
     return CheckResult(
         {},

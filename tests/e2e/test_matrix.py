@@ -214,7 +214,7 @@ def test_runs_are_compared_by_what_they_used(chat_server: ChatServer, registry: 
 
 
 @pytest.mark.usefixtures("problems", "in_process")
-def test_what_cannot_be_compared_is_said(chat_server: ChatServer, registry: Registry, workdir: Path) -> None:
+def test_what_cannot_be_compared_is_reported(chat_server: ChatServer, registry: Registry, workdir: Path) -> None:
     chat_server.answer = answer
     run(chat_server, registry)
 

@@ -43,7 +43,7 @@ def command(*words: str) -> Result:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_run_waits_is_reviewed_in_part_waits_and_goes_on(
+def test_a_run_waits_is_reviewed_in_part_waits_and_continues(
     workdir: Path, registry: Registry, chat_server: ChatServer, engine: Cli
 ) -> None:
     Path("questions.jsonl").write_text("".join(json.dumps({"question": f"What is {n}?"}) + "\n" for n in range(ROWS)))

@@ -130,7 +130,7 @@ def test_probe_starts_a_server_and_stops_it(workdir: Path) -> None:
     done = engine("probe", "p.yaml", "--json")
     [row] = json.loads(done.stdout)
     assert (row["model"], row["n"], row["images"]) == ("teacher", True, False)
-    assert "model 'unused' is not asked: no step uses it" in done.stderr
+    assert "model 'unused' is not probed: no step uses it" in done.stderr
     assert are_gone(pids(), 0.1)
     Path("p.yaml").write_text(pipeline(teacher=served("--broken")))
     done = engine("probe", "p.yaml")

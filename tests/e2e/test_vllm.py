@@ -83,7 +83,7 @@ def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) ->
     victims[0].kill()
     assert run.wait(1500) == 0, Path("run.log").read_text()
     told = Path("run.log").read_text()
-    assert "died (signal 9 ended it) and is started again; its calls in flight are asked again" in told
+    assert "died (signal 9 ended it) and is restarted; its calls in flight are sent again" in told
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in seen)
 
     assert len(texts(registry, "soak/samples@1")) == 3 * WORDS

@@ -236,7 +236,7 @@ def test_binding_computes_nothing(workdir: Path) -> None:
     assert bind_query("select count(*) as n from o, range(1000000000000), range(1000000000)", {"o": Row}).fields[0].name == "n"
 
 
-def test_names_of_fields_and_inputs_are_no_sql(registry: Registry) -> None:
+def test_names_of_fields_and_inputs_are_not_run_as_sql(registry: Registry) -> None:
     fields = {"a b": "str", "select": "int", "drop table x": "str", "ü'; --": "str", "rows": "int"}
     write("orders", {"a b": "1", "select": 2, "drop table x": "3", "ü'; --": "4", "rows": 5})
     text = pipeline("map", types={"orders": fields}, set={"n": '"a b" || "select" || "drop table x" || "ü\'; --" || rows.rows'})

@@ -26,16 +26,16 @@ def compare(
         typer.Option(
             "--field",
             metavar="FIELD",
-            help="Compare this number or boolean of the rows; FIELD=VALUE: the share of rows with this value. Repeatable.",
+            help="Compare this number or boolean of the rows. FIELD=VALUE compares the share of rows with a value. Repeatable.",
         ),
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option("--by", metavar="FIELD", help="Pair rows that agree in this field, not by their source rows. Repeatable."),
+        typer.Option("--by", metavar="FIELD", help="Pair rows by this field, not by their source rows. Repeatable."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the differences.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the differences as a chart.")] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.md", help="Write a report, with the drawing beside it.")
+        Path | None, typer.Option("--report", metavar="FILE.md", help="Write a report, with the chart beside it.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -46,7 +46,7 @@ def compare(
     from engine.comparison.report import Table, content, markdown
 
     if plot and plot.suffix.lower() != ".png":
-        raise PipelineError([Problem(f"--plot {plot}: only PNG files are drawn", hint="choose a name that ends with .png")])
+        raise PipelineError([Problem(f"--plot {plot}: charts are PNG files", hint="choose a name that ends with .png")])
     if report and report.suffix.lower() != ".md":
         raise PipelineError([Problem(f"--report {report}: reports are Markdown", hint="choose a name that ends with .md")])
     drawing = plot or (report.with_suffix(".png") if report else None)
@@ -79,5 +79,5 @@ def _needs_matplotlib() -> None:
 
     if absent := missing(["matplotlib"]):
         raise PipelineError(
-            [Problem("a drawing needs the package matplotlib, which is not installed", hint=how_to_install(absent))]
+            [Problem("a chart needs the package matplotlib, which is not installed", hint=how_to_install(absent))]
         )

@@ -27,8 +27,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def gc(
     context: Context,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Without this option, only show it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it; this is the default.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is found. Without this option, it is only listed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what is found; this is the default.")] = False,
     grace: Annotated[
         str,
         typer.Option("--grace", metavar="TIME", help="Keep what is younger than this: 90s, 30m, 2h, 7d, or 0."),
@@ -37,7 +39,7 @@ def gc(
 ) -> None:
     """Show or delete what is no longer needed.
 
-    Kept are: the latest and the newest version of each name, pinned versions, versions that were made or reused since the
+    These are kept: the latest and the newest version of each name, pinned versions, versions that were made or reused since the
     oldest active run started, and everything these were made from; finished partitions of unfinished steps; and everything
     younger than --grace. The rest is deleted: superseded versions and their objects, receipts of finished steps, and
     leftovers of crashes. Model answers are never deleted, because they were paid for.

@@ -72,7 +72,7 @@ def impact(
     target: VersionArg,
     where: Annotated[
         str | None,
-        typer.Option("--where", metavar="SQL", help="A SQL condition on the columns, or on `row`."),
+        typer.Option("--where", metavar="SQL", help="An SQL condition on the columns or on `row`, the row's number."),
     ] = None,
     takedown: Annotated[
         Path | None, typer.Option("--takedown", metavar="FILE", help="Add the rows to this exclusion list.")

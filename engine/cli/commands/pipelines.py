@@ -160,11 +160,11 @@ def probe(
     registry = named_registry(context)
     models = {name: spec for name, spec in checked.spec.models.items() if spec.remote}
     for name in [name for name, spec in models.items() if spec.provider == "anthropic"]:
-        say(f"model {name!r} is not asked: what Anthropic's API can do is known, see docs/model-calls.md")
+        say(f"model {name!r} is not probed: docs/model-calls.md lists what Anthropic's API can do")
         del models[name]
     used = {step.spec.models.get(role, role): model for step in checked.steps.values() for role, model in step.models.items()}
     for name in [name for name, spec in models.items() if spec.serve is not None and name not in used]:
-        say(f"model {name!r} is not asked: no step uses it, so no server is started for it")
+        say(f"model {name!r} is not probed: no step uses it, so no server is started for it")
         del models[name]
     found = []
     for name, spec in models.items():
@@ -179,7 +179,7 @@ def probe(
         print_json(rows)
         return
     table = [[row["model"], *[_SHOWN[str(row[capability])] for capability in MEANING]] for row in rows]
-    out().print(grid(["model", *MEANING], table) if rows else "This pipeline has no model whose server has to be asked.")
+    out().print(grid(["model", *MEANING], table) if rows else "This pipeline has no model to probe.")
     for capability, meaning in MEANING.items():
         if any(row[capability] is not True for row in rows):
             out().print(f"{capability}: {meaning}", soft_wrap=True)

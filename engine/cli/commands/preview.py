@@ -25,8 +25,8 @@ def preview(
 ) -> None:
     """Try a pipeline on a few rows of each source. Shows rows, prompts and answers, and forecasts the run.
 
-    The calls are real. Nothing is committed, but all answers are kept, and a run asks only for the others. Steps that train
-    are skipped. The rows are drawn at random by the pipeline's seed: the same ones each time.
+    The calls are real. Nothing is committed, but all answers are kept, and a run sends only the remaining calls. Steps that
+    train are skipped. The rows are drawn at random by the pipeline's seed: the same ones each time.
     """
     from engine.cli.output import stderr_console
     from engine.cli.preview_view import preview_document, print_preview, print_step

@@ -85,11 +85,11 @@ def import_(
         str | None, typer.Option("--review", metavar="REVIEW", help="The review, if the file does not name it.")
     ] = None,
     reviewer: Annotated[
-        str | None, typer.Option("--reviewer", metavar="NAME", help="Who decided, if the file does not say it.")
+        str | None, typer.Option("--reviewer", metavar="NAME", help="The reviewer, if the file does not name one.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Take the decisions of a file into the registry: all of them, or none if something is wrong with one."""
+    """Import the decisions in a file: all of them, or none if one of them is wrong."""
     from engine.reviewing.files import read_file
     from engine.reviewing.incoming import import_decisions
 
@@ -115,10 +115,10 @@ def _state(summary: dict[str, Any]) -> str:
 
 
 def _said(done: Imported) -> str:
-    parts = [f"{counted(done.added, 'decision')} taken in"]
-    parts += [f"{done.known:,} known already"] if done.known else []
+    parts = [f"{counted(done.added, 'decision')} imported"]
+    parts += [f"{done.known:,} already known"] if done.known else []
     parts += [f"{done.empty:,} without a verdict"] if done.empty else []
-    parts += [f"{done.elsewhere:,} about rows that are not asked for now; they are kept"] if done.elsewhere else []
+    parts += [f"{done.elsewhere:,} about rows that are not in the review now; they are kept"] if done.elsewhere else []
     state = done.review.progress
     rows = f"{state.decided:,} of {row_count(state.rows)} decided, {state.missing:,} more needed"
     return f"{done.review.queue.name}: {', '.join(parts)}. {rows}."

@@ -26,7 +26,7 @@ def ui(
         typer.Option(
             "--host",
             metavar="ADDRESS",
-            help="Listen on this address. Other than 127.0.0.1: other machines can read the registry.",
+            help="Listen on this address. With any other than 127.0.0.1, other machines can read the registry.",
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Listen on this port; 0: any.")] = 7777,
@@ -41,11 +41,11 @@ def ui(
     ] = None,
     rows: Annotated[
         int | None,
-        typer.Option(
-            "--rows", metavar="N", min=0, help="Of a bundle: the first N rows of each dataset. Default: all that fit."
-        ),
+        typer.Option("--rows", metavar="N", min=0, help="The first N rows of each dataset in a bundle. Default: all that fit."),
     ] = None,
-    max_size: Annotated[str, typer.Option("--max-size", metavar="SIZE", help="Of a bundle: 800kB, 50MB or 1GB.")] = "50MB",
+    max_size: Annotated[
+        str, typer.Option("--max-size", metavar="SIZE", help="The largest size of a bundle: 800kB, 50MB or 1GB.")
+    ] = "50MB",
 ) -> None:
     """Look at the registry in a browser: runs, datasets, rows and their lineage, models, costs. Prints the address to open,
     with a secret token. Changes nothing but reviews, and can run while pipelines run."""
@@ -67,7 +67,7 @@ def ui(
         if host not in LOOPBACK:
             say(f"note: the page listens on {host}. {_OPEN_TO_OTHERS}")
         print(f"The page is at {address}", flush=True)
-        say("(Ctrl-C ends it)")
+        say("(press Ctrl-C to stop)")
 
     serve(registry.location, registry.where, host, port, ready, debug=context.obj.debug)
 
@@ -97,7 +97,7 @@ def _write(registry: Any, target: str | None, folder: Path, limit: int, rows: in
 
 
 def _check_options(context: Context, *, bundled: bool) -> None:
-    """Raise PipelineError for options that have no meaning together."""
+    """Raise PipelineError for options that cannot be combined."""
     options = {"target": "RUN_ID or NAME", "rows": "--rows", "max_size": "--max-size"}
     if bundled:
         options = {"host": "--host", "port": "--port"}
@@ -117,6 +117,6 @@ def _bytes(text: str) -> int:
 
 
 _OPEN_TO_OTHERS = (
-    "Whoever has its address, with the token, can read the whole registry from another machine, and what is sent is not "
+    "Anyone who has its address, with the token, can read the whole registry from another machine, and traffic is not "
     "encrypted. An SSH tunnel to 127.0.0.1 is safer."
 )

@@ -2,7 +2,7 @@
 
 https://docs.claude.com/en/api/creating-message-batches
 
-Such a batch has nothing of ours that could be looked for, neither a file nor a name. So the newest batch on the server is
+Such a batch carries no file or name by which we could find it. So the newest batch on the server is
 noted before one is created; after an interruption, ours is among the newer ones, and its results name our requests.
 """
 
@@ -103,7 +103,7 @@ class AnthropicBatches:
                 return each.id
         if undecided:
             raise UndecidedError(
-                f"a batch was interrupted while it was created; whether it is batch {undecided} shows when its results arrive"
+                f"the creation of a batch was interrupted; its results will show whether it is batch {undecided}"
             )
         return None
 

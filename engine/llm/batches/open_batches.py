@@ -34,11 +34,13 @@ class OpenBatch(BaseModel):
 
     Args:
         file: the input file's id on the server; a name of its own where requests travel with the batch.
-        since: when it was uploaded, in seconds since 1970.
+        since: the time of the upload, in seconds since 1970.
         newest: the newest batch on the server at that time, where batches have no input file.
-        keys: of its requests; `logprobs` are those that request log-probabilities, `tools` those that offer tools, `again`
-            those whose answer in the journal will be replaced; `left_out` are parameters that a request should have, and that
-            were not sent.
+        keys: the keys of its requests.
+        logprobs: the keys of the requests that ask for log-probabilities.
+        tools: the keys of the requests that offer tools.
+        again: the keys of the requests whose answer in the journal will be replaced.
+        left_out: by key, the parameters that a request should have but that were not sent.
         batch: the batch's id on the server.
     """
 
@@ -55,7 +57,7 @@ class OpenBatch(BaseModel):
     batch: str | None = None
 
     def tools_of(self, key: str) -> Tools:
-        """Stands for the tools that a request offers: which they are is not noted."""
+        """A placeholder for the tools that a request offers: the note does not say which."""
         return ({},) if key in self.tools else ()
 
 
@@ -98,7 +100,7 @@ class OpenBatches:
         """Delete the notes of batches whose answers are all in the journal: a process died before it could do so.
 
         Args:
-            noted: open batches.
+            noted: the open batches that are noted.
             following: input files of the batches that this process is waiting for.
         """
         for each in noted:
@@ -145,7 +147,7 @@ class Claim:
         return len(dead) == len(others)
 
     async def withdraw(self) -> None:
-        """Let another process go first."""
+        """Release the claim and wait a few seconds, so that another process can claim first."""
         await self.release()
         await asyncio.sleep(random.uniform(0.5, 1.5) * next(pauses()))
 

@@ -32,7 +32,7 @@ class _Pending:
     """A request that waits for a batch, or is in one.
 
     Attributes:
-        known: what its line assumes about the server.
+        known: the capabilities of the server that the line assumes.
         again: replace the stored answer.
         file: the batch's input file.
     """
@@ -335,7 +335,7 @@ class BatchProvider:
                 self._adapted[key] = {**self._adapted.get(key, {}), **more}
                 self._fail([pending], TransientError(str(result), adapted=True))
             elif result is None:
-                # What the server says that it has not processed is not billed; of what is missing, nobody knows.
+                # Requests that the server reports as not processed are not billed; for missing ones, this is unknown.
                 words = f"batch {note.batch} ended without an answer"
                 self._fail([pending], TransientError(words, billed=key not in results))
             else:

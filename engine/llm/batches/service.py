@@ -79,7 +79,7 @@ class BatchService(Protocol):
 
     Attributes:
         most_bytes: the limit of one batch.
-        http: its HTTP calls.
+        http: the HTTP calls to the server.
     """
 
     most_bytes: int
@@ -108,7 +108,7 @@ class BatchService(Protocol):
 
         Args:
             note: the batch.
-            lines: those that are in this process.
+            lines: the lines that are in this process.
         """
         ...
 
@@ -153,7 +153,7 @@ class BatchConnection:
         """Make a call within the model's timeout, and read its JSON object; one attempt.
 
         Args:
-            method, path, more: of the request.
+            method, path, more: the parts of the request.
             large: the request can take longer than the timeout to send.
             read: makes something of the object. What it raises (ValueError, KeyError, TypeError, AttributeError) makes the
                 response unreadable, which is a transient failure.

@@ -16,7 +16,7 @@ class CallOutcome:
         kind: `throttled` is a 429; `refused` is any other response without a completion that is not billed; `failed` is
             any other request without an answer; `unsent` was admitted but not sent.
         tokens, tokens_in: tokens of prompt and answer together, and of the prompt.
-        cost: US dollars.
+        cost: the cost in US dollars.
         accounted: `cost` is all that the server bills. Otherwise the request counts with the maximum of its estimate and
             `cost`.
         retry_after: seconds that the server asks to wait, with `throttled` or `down`.

@@ -60,7 +60,7 @@ class Window:
             self.starting = self._size < self.most
 
     def divide(self, parts: int) -> None:
-        """Go on with one of `parts` equal parts of the user's limit, but at least one request.
+        """Continue with one of `parts` equal parts of the user's limit, but at least one request.
 
         What was learned about the server is divided, too: the others take their parts of what it can carry.
         """

@@ -29,8 +29,8 @@ class Budget:
     A request that was sent but not accounted for (time-outs, resets, no usable `usage`) costs the amount that it held.
 
     Args:
-        spec: has the prices, `budget_usd` and `max_calls`.
-        spent: what the run spent on the model before.
+        spec: the model, with its prices, `budget_usd` and `max_calls`.
+        spent: the run's earlier spending on the model.
     """
 
     def __init__(self, spec: ModelSpec, spent: Spent) -> None:

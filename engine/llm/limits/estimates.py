@@ -1,4 +1,4 @@
-"""What a request may use at most, estimated before it is sent."""
+"""Upper estimates of the tokens that a request uses, made before it is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Estimate:
 
     Args:
         key: the request's key.
-        tokens: of prompt and answer, for the token bucket: the prompt is estimated, the answer is at its maximum.
+        tokens: the tokens of prompt and answer, for the token bucket: the prompt is estimated, the answer is at its maximum.
         cost: upper bound in US dollars.
     """
 

@@ -62,13 +62,13 @@ class Bucket:
         self._level = self.capacity
 
     def divide(self, parts: int) -> None:
-        """Go on with one of `parts` equal parts of the rate."""
-        self.wait(0)  # what has come in until now came in at the earlier rate
+        """Continue with one of `parts` equal parts of the rate."""
+        self.wait(0)  # what has accumulated so far did so at the earlier rate
         self._fill_at(self._per_minute / parts)
         self._level = min(self._level, self.capacity)
 
     def empty(self) -> None:
-        """Start without what may be sent at once."""
+        """Empty the bucket: what may be sent has to accumulate first."""
         self._level = min(self._level, 0.0)
 
     def wait(self, amount: float) -> float:
@@ -109,9 +109,9 @@ class Governor:
 
     Args:
         spec: the model.
-        spent_usd, calls: what this run spent on the model before, and how many calls it made.
+        spent_usd, calls: the run's earlier spending on the model, and the number of its calls.
         clock: seconds, monotonic.
-        share: of the limits, which are divided with others while they use the endpoint, too; None: they are all this one's.
+        share: the share of the limits, while others use the endpoint, too. None: all of the limits.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ def user_folder() -> Path:
 
 
 class MachineShare:
-    """A share of an endpoint's limits. Nothing here raises: where files cannot be locked, the limits are undivided.
+    """A share of an endpoint's limits. No method raises: if files cannot be locked, the limits are not divided.
 
     Args:
         key: SHA-256 in hex of what is shared.
@@ -104,7 +104,7 @@ class MachineShare:
         return self._holders
 
     def leave(self) -> None:
-        """Hold no share any more, until `holders` is called again."""
+        """Give up the share, until `holders` is called again."""
         if self._file:
             self._file.close()
         self._file, self._holders, self._valid_until = None, 1, float("-inf")
@@ -187,7 +187,7 @@ def _is_held(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
-            return False  # it has just left, or is none of ours
+            return False  # it has just left, or is not ours
         raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

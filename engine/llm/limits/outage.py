@@ -51,7 +51,7 @@ class Outage:
         """Record that a request found the endpoint in trouble.
 
         Args:
-            key: of the request.
+            key: the key of the request.
             why: what happened, for the user.
             retry_after: seconds that the server asks to wait.
             unreachable: nothing listens at the address.

@@ -29,7 +29,7 @@ async def send_within_limits(
         body: the request's body.
         most_out: the maximum of completion tokens.
         send: sends the request and returns the response's JSON.
-        used: what such a response used, as an answer without words.
+        used: returns what a response used, as an answer without text.
 
     Raises:
         BudgetError: the request could cost more than is left.

@@ -30,7 +30,7 @@ class GenerationRequest:
         max_tokens: at least 1.
         temperature: 0 takes the most likely token.
         top_p: draw from the most likely tokens that together have this probability.
-        seed: of this row's draws.
+        seed: the seed of this row's draws.
         logprobs: the number of alternatives; None for no log-probabilities at all.
         is_over: given the tokens so far, returns whether the answer ends here (stop words).
     """
@@ -219,7 +219,7 @@ class Sampler:
 
     Args:
         requests: the rows.
-        device: where the logits will be.
+        device: the device on which the logits will be.
     """
 
     def __init__(self, requests: Sequence[GenerationRequest], device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What happens when a model in this process fills the memory of the GPU, or of the machine."""
+"""Errors for a model in this process that fills the memory of the GPU, or of the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import sys
 
 _WORDS = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Of torch's plain RuntimeErrors that mean it."""
+"""Parts of the messages of torch's RuntimeErrors that mean it."""
 
 ADVICE = (
     "use a GPU or a machine with more memory, or fewer `workers` on it. Other models in the same process take some of it, too: "

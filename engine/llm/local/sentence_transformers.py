@@ -86,7 +86,7 @@ class LocalEncoder:
             memory.release()
             if len(batch) == 1:
                 raise EndpointError(
-                    f"one text of {counted(texts[batch[0]], 'character')} does not fit into the memory beside the encoder "
+                    f"one text of {counted(texts[batch[0]], 'character')} does not fit into the memory next to the encoder "
                     f"{self.spec.model}; {memory.ADVICE} ({detail})"
                 )
             self._most = -(-len(batch) // 2)
@@ -102,7 +102,7 @@ def load(name: str, folder: Path, threads: int | None) -> Any:
     """A SentenceTransformer from its folder, in float32, on the GPU if there is one.
 
     Args:
-        name: as the pipeline names it.
+        name: the name in the pipeline.
         folder: folder or Hugging Face id.
         threads: number of CPU threads for the calling thread; None uses torch's default.
 

@@ -14,7 +14,7 @@ from engine.llm.types.requests import texts_of
 from engine.llm.weights import EMBEDDED, EMBEDDED_PACKAGE, ModelWeights
 
 _FRAME_TOKENS = 16
-"""Of a message, if the template cannot be rendered."""
+"""Tokens that a template may add to a message, if it cannot be rendered."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -23,7 +23,7 @@ class Tokenizer:
     """The tokenizer and the chat template of a model.
 
     Args:
-        folder: has `tokenizer.json` and, usually, `tokenizer_config.json`.
+        folder: the folder with `tokenizer.json` and, usually, `tokenizer_config.json`.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -205,7 +205,7 @@ class TransformersProvider:
         if len(tasks) == 1:
             each, task = tasks[0]
             what = f"one answer of up to {counted(task.max_tokens, 'token')} to a prompt of {counted(task.prompt, 'token')}"
-            why = f"{what} does not fit into {where} beside the model {model.name}"
+            why = f"{what} does not fit into {where} next to the model {model.name}"
             resolve(each, EndpointError(f"{why}; lower max_tokens, or {memory.ADVICE} ({detail})"))
             return
         half = -(-len(tasks) // 2)
@@ -241,8 +241,8 @@ class LocalModel:
     """A loaded model: converts requests to tokens, and tokens to answers.
 
     Args:
-        name: as the pipeline names it.
-        network, tokenizer: of transformers.
+        name: the name in the pipeline.
+        network, tokenizer: objects of the transformers library.
         ends: tokens that end an answer.
         room: the maximum of tokens in a prompt and its answer; None if unknown.
     """
@@ -349,7 +349,7 @@ def load(name: str, folder: Path, adapter: Path | None, threads: int | None) -> 
     """A model from its folder, with an adapter merged into it, on the GPU if there is one.
 
     Args:
-        name: as the pipeline names it.
+        name: the name in the pipeline.
         folder: folder or Hugging Face id.
         adapter: folder of an adapter, or None.
         threads: number of CPU threads for the calling thread; None uses torch's default.

@@ -59,7 +59,7 @@ async def recall(answers: Answers, spec: ModelSpec) -> KnownCapabilities:
 
 
 async def remember(answers: Answers, spec: ModelSpec, known: KnownCapabilities) -> None:
-    """Store what is known."""
+    """Store what is known about a model on its server, as a note in the journal."""
     await answers.note(_name(spec), known.model_dump_json(exclude_none=True))
 
 

@@ -118,7 +118,7 @@ def completions(answer: Any, requests: Sequence[Request], latency_ms: float) -> 
 
 
 def used(answer: Any) -> Completion:
-    """What a response used, as an answer without words."""
+    """What a response used, as an answer without text."""
     return _Paid(answer if isinstance(answer, dict) else {}, 0.0).nothing("unknown")
 
 
@@ -154,7 +154,7 @@ class _Paid:
         )
 
     def nothing(self, finish_reason: str) -> Completion:
-        """A discarded answer."""
+        """An answer without text that carries the usage of a discarded one."""
         return self.answer("", finish_reason)
 
     def answer(
@@ -268,8 +268,8 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """The model's reasoning, where the server returns it beside the answer. It is no part of the answer, so what is not text
-    does not make the answer unusable.
+    """The model's reasoning, where the server returns it beside the answer. It is not part of the answer, so the answer stays
+    usable even if the reasoning is not text.
     """
     for name in ("reasoning_content", "reasoning", "thinking"):
         given = message.get(name)

@@ -65,7 +65,7 @@ _STATUSES = {
 """For errors that come with 200 and without a status."""
 _PROXY_KEY = "the proxy wants a user and a password: http://USER:PASSWORD@HOST:PORT in HTTPS_PROXY or HTTP_PROXY"
 _MOST_WAIT = 86_400.0
-"""Seconds. A longer Retry-After is ignored."""
+"""The longest Retry-After in seconds that is taken seriously; longer ones are ignored."""
 
 
 def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec) -> ModelError:

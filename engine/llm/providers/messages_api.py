@@ -21,7 +21,7 @@ from engine.llm.types.structured import in_words
 from registry.storage.valid_text import INVALID, is_valid, repaired
 
 VERSION = "2023-06-01"
-"""Of the API, in a header of every request."""
+"""The version of the API, sent in a header of every request."""
 
 NO_LOGPROBS = "Anthropic's API returns no log-probabilities, and the step needs them"
 
@@ -43,7 +43,7 @@ def body(spec: ModelSpec, request: Request, known: KnownCapabilities) -> dict[st
     Args:
         spec: the model.
         request: the request.
-        known: what the model refuses. If it knows no schemas, they are asked for in words.
+        known: the features that the model refuses. If it knows no schemas, they are asked for in words.
 
     Raises:
         RequestError: a message has an image in a form that the API does not take.

@@ -37,7 +37,7 @@ _NAMES = {
 }
 """Words of a refusal that name an optional feature."""
 _NAMES_ANY = re.compile(r"requested parameters", re.IGNORECASE)
-"""Of a router that has no provider with all that a request asks for."""
+"""Words of a router that has no provider with everything that a request asks for."""
 
 _GUESSES = 3
 
@@ -64,7 +64,7 @@ _NONE = _Adaptation({})
 class OpenAIProvider:
     """A client for one endpoint; connections are kept and reused.
 
-    Works around what the server turns out not to support (`n`, `response_format`), and notes it for the user.
+    Works around what the server turns out not to support (`n`, `response_format`), and notes that for the user.
 
     Args:
         spec: the model.
@@ -80,7 +80,7 @@ class OpenAIProvider:
         self._answers = answers
         self._capabilities: KnownCapabilities | None = None
         self._adapted: dict[str, _Adaptation] = {}
-        self._said: dict[str, bool] = {}  # what refusals have said, until an answer shows that it was all
+        self._said: dict[str, bool] = {}  # what refusals have said, until an answer confirms it
         self._most_samples: dict[float | None, int] = {}
         self._worked: Counter[float | None] = Counter()
         self._guesses: Counter[str] = Counter()
@@ -179,7 +179,7 @@ class OpenAIProvider:
         return adaptation.extended(dict.fromkeys(suspects, False), sure=sure) if suspects else None
 
     def _ask_for_fewer(self, requests: Sequence[Request], *, many: bool) -> None:
-        """From now on, no more samples at once than the server has given before, at this temperature.
+        """From now on, request at most as many samples at once as the server has returned before, at this temperature.
 
         Args:
             many: whether they were too many; otherwise, they may have to be one.

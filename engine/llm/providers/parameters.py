@@ -31,7 +31,7 @@ def refused_parameter(code: str, param: str, words: str) -> str | None:
     """The parameter that a server refuses for every request, if its error says so.
 
     Args:
-        code, param, words: of the error, as the server sends them.
+        code, param, words: the parts of the error, as the server sends them.
     """
     named = [name for name in OPTIONAL if param == name or _names(name, words)]
     if not named:

@@ -62,7 +62,7 @@ async def probe(
     Args:
         spec: the model.
         answers: the store for known capabilities.
-        wanted: capabilities.
+        wanted: the capabilities to look for.
         gate: the model's limits.
         recheck_all: check the known capabilities again as well: servers gain features.
         recheck: check again those that the server did not have.
@@ -96,7 +96,7 @@ class _Asker:
     """Asks a server.
 
     Args:
-        is_ours: the engine has started it, so that nobody waits for it to come back: it gets another address, if it does.
+        is_ours: the engine has started it. Nothing waits for it to come back, because it would have another address.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class Replicas:
             self._in_flight[address] -= 1
 
     def shun(self, address: Address) -> bool:
-        """Send nothing to a server for a while; whether another one answers."""
+        """Send nothing to a server for a while; returns whether another one answers."""
         self._shunned[address] = time.monotonic() + _SHUN_SECONDS
         return bool(self._usable())
 

@@ -1,4 +1,4 @@
-"""The limit that an answer had, which neither the server nor the journal says."""
+"""The `max_tokens` of an answer, which neither the server nor the journal reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from engine.llm.types.model_spec import REASONING_MAX_TOKENS, ModelSpec
 
 
 def limit_of(spec: ModelSpec, answer: Completion) -> int:
-    """The `max_tokens` with which an answer was asked for that was cut off.
+    """The `max_tokens` of the request whose answer was cut off.
 
     The journal does not keep it. Where the pipeline leaves it open, it follows from how long the answer became.
     """

@@ -38,7 +38,7 @@ class ToolCall(BaseModel):
     Args:
         id: the server's name for the call; empty if it gives none.
         name: the tool's name.
-        arguments: as the model wrote them: JSON, if it did well.
+        arguments: the text that the model wrote: JSON, if the model made no mistake.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -34,15 +34,15 @@ STEP_PREFIX = "step:"
 
 DEFAULT_MAX_TOKENS = 512
 REASONING_MAX_TOKENS = 8192
-"""The most tokens of an answer if the pipeline does not say it: of any model, and of one that turns out to reason."""
+"""The most tokens of an answer if the pipeline does not set them: for any model, and for one that turns out to reason."""
 
 ROOM_FOR_ANSWERS = 2048
-"""What errors propose for an answer beside its thinking, in tokens."""
+"""The tokens that errors propose for an answer in addition to its thinking."""
 
 _APIS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 """The providers that are servers, with the address of each if the pipeline gives none."""
 SERVED = "served"
-"""What stands for the endpoint in the keys of answers whose model says what answers, wherever its server runs."""
+"""Replaces the endpoint in keys of answers if the model has an `identity`: its server may run anywhere."""
 
 _CACHE_WRITES = {"anthropic": 1.25}
 """What a provider bills for tokens that it puts into its cache, as a multiple of the input price: budgets are upper bounds."""
@@ -110,7 +110,7 @@ class ModelSpec(Spec):
             `serve`; for `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         serve: how the engine starts the model's server itself, in place of `base_url`.
         identity: what determines the answers, in place of the server's address and the model's name; part of every cache key.
-            With the text that `engine plan` shows for a served model, its answers are found again when it is served by hand.
+            Set it to the text that `engine plan` shows for a served model to reuse its answers with a server that you start.
         base_url: the server, up to and including `/v1`; it can have a query, such as `?api-version=...`.
         headers: further headers of every request. `${env.NAME}` in a value stands for an environment variable, which is where
             secrets belong.
@@ -193,7 +193,7 @@ class ModelSpec(Spec):
 
     @property
     def answered_by(self) -> str:
-        """What stands for the endpoint in keys."""
+        """The endpoint in keys, or what replaces it there."""
         return SERVED if self.serve is not None or self.identity is not None else self.endpoint
 
     def at(self, address: Address) -> ModelSpec:
@@ -316,17 +316,19 @@ class ModelSpec(Spec):
         if self.serve is not None:
             self._fits_its_own_server()
         if self.thinking is not None and self.provider != "anthropic":
-            raise ValueError("thinking is only for provider: anthropic; others have keys of their own, see extra_body")
+            raise ValueError(
+                "thinking is only for provider: anthropic; other servers have their own keys for it, see extra_body"
+            )
         if self.provider == "anthropic" and self.serve is not None:
             raise ValueError("serve is only for provider: openai, which the servers speak")
         if self.provider == "anthropic" and self.seed is not None:
-            raise ValueError("seed: Anthropic's API has none; remove it")
+            raise ValueError("seed: Anthropic's API has no seed; remove it")
         budget = (self.thinking or {}).get("budget_tokens")
         if isinstance(budget, int) and budget >= self.max_tokens:
             default = "" if "max_tokens" in self.model_fields_set else ", the default"
             raise ValueError(
-                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}{default}), which is for "
-                f"thinking and answer; set for example max_tokens: {budget + ROOM_FOR_ANSWERS}"
+                f"thinking.budget_tokens ({budget}) must be below max_tokens ({self.max_tokens}{default}), which covers "
+                f"both thinking and answer; set for example max_tokens: {budget + ROOM_FOR_ANSWERS}"
             )
         if not self.remote:
             only = {"mode: batch": self.mode == "batch", "extra_body": bool(self.extra_body), "headers": bool(self.headers)}

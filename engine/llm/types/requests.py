@@ -29,8 +29,8 @@ class Request:
         sample: 0 for the first answer to this prompt, 1 for the second, ...
         schema: a JSON Schema that the answer should follow. The provider decides how to ask for it (`response_format`, or
             in the prompt), and the key does not depend on that: keys stay valid when a server gains or loses support.
-        tools: that the model may call, as `as_tools` makes them.
-        most: how many tokens the answer may have, in place of the sampling's `max_tokens`; see AnswerLength.
+        tools: the tools that the model may call, as `as_tools` makes them.
+        most: the number of tokens that the answer may have, in place of the sampling's `max_tokens`; see AnswerLength.
     """
 
     endpoint: str
@@ -71,7 +71,7 @@ def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[
     """Messages from a text (one user message) or from records or dicts with role and content.
 
     Raises:
-        ValueError: a content has a part that is neither a text nor an image, or a tool call is none.
+        ValueError: a content has a part that is neither a text nor an image, or a tool call is invalid.
     """
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
@@ -85,7 +85,7 @@ def as_messages(prompt: str | Iterable[Mapping[str, Any] | BaseModel]) -> tuple[
 
 
 def beyond_text(message: Mapping[str, Any]) -> dict[str, Any]:
-    """What a message has beside its role and its content."""
+    """The parts of a message other than its role and its content."""
     return {name: value for name, value in message.items() if name not in ("role", "content")}
 
 

@@ -19,4 +19,4 @@ refresh: ContextVar[bool] = ContextVar("refresh", default=False)
 """True while a rejected row runs again: the journal's answers caused the reject, so the model is asked again."""
 
 discarded: ContextVar[list[Completion] | None] = ContextVar("discarded", default=None)
-"""Paid for and of no use: an answer that broke off and was asked for again, or an empty sample beside others."""
+"""Paid for but unused: an interrupted answer that was requested again, or an empty sample beside others."""

@@ -1,4 +1,4 @@
-"""How the engine serves a model itself: the command of its server, what shapes its answers, and what it needs."""
+"""How the engine serves a model itself: the command of its server, the settings that affect answers, and what it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.credentials import is_key, names_secret, secret_in_url
 from engine.llm.types.spec import Spec
 
 PLACEHOLDERS = ("model", "name", "host", "port", "python")
-"""What `{...}` in a command can stand for."""
+"""The names that may stand in `{...}` in a command."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -96,7 +96,7 @@ class ServeSpec(Spec):
 
     @property
     def shown(self) -> str:
-        """The server's command for people, as far as the pipeline says it."""
+        """The server's command for people, as far as the pipeline determines it."""
         if self.command is not None:
             return _joined(self.command)
         return _joined([*self.what.split(), *(word for name, value in self.args.items() for word in words_of(name, value))])
@@ -110,7 +110,7 @@ class ServeSpec(Spec):
         return ", ".join(named)
 
     def identity(self, weights: str) -> str:
-        """What determines the answers: the weights, and what of this section shapes answers.
+        """What determines the answers: the weights, and the settings in this section that affect answers.
 
         Args:
             weights: the identity of the weights, or the model's name if only the command knows them.

@@ -22,7 +22,7 @@ def as_tools(given: Any) -> Tools:
     """Tools in the form of chat completions. A function without the envelope, and Anthropic's `input_schema`, are taken, too.
 
     Raises:
-        ValueError: they are no tools; says which one, and why.
+        ValueError: a tool is invalid; the text says which one, and why.
     """
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise ValueError(f"{given!r:.{_SHOWN}} is not a list of tools")

@@ -34,7 +34,7 @@ class Finish:
     """A function that is called once, after a step's last row.
 
     Attributes:
-        outputs: those whose rows it makes; the operator itself yields nothing to them.
+        outputs: the outputs whose rows the function makes; the operator itself yields nothing to them.
         takes_params: whether it takes the parameters as one object.
         settings: parameters that it takes by name.
     """
@@ -99,7 +99,7 @@ def read_finish(
     settings = tuple(each.name for each in rest if each.kind is each.KEYWORD_ONLY)
     whole = [each for each in rest if each.kind is not each.KEYWORD_ONLY]
     if len(whole) > 1 or (whole and params_argument is None) or (settings and params_argument is not None):
-        refuse(function, f"it takes {', '.join(each.name for each in rest)} besides the counters; {_EXPECTED}")
+        refuse(function, f"it takes {', '.join(each.name for each in rest)} in addition to the counters; {_EXPECTED}")
     if whole and not _takes(hints.get(whole[0].name), params):
         refuse(function, f"{whole[0].name!r} is annotated {shown(hints.get(whole[0].name))}; expected {params.__name__}")
     if unknown := [name for name in settings if name not in params.model_fields]:

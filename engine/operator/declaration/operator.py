@@ -1,4 +1,4 @@
-"""A declared operator, which answers what the engine asks of it."""
+"""A declared operator, as the engine uses it."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Operator:
     Attributes:
         name: the function's name.
         function: the function.
-        inputs: by argument.
+        inputs: the inputs, by argument.
         outputs: record types by name.
-        roles: by argument.
+        roles: the roles of models, by argument.
         params: the class of the parameters.
         context: the argument that gets the Context; None when there is none.
         reviews: the argument that gets the decisions of a review; None when there is none.
@@ -97,7 +97,7 @@ class Operator:
 
     @property
     def doc(self) -> str:
-        """The docstring, unindented."""
+        """The function's docstring, unindented: the page of the operator."""
         return inspect.getdoc(self.function) or ""
 
     @property

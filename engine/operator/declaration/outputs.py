@@ -41,7 +41,7 @@ def declared_outputs(
             refuse(
                 function,
                 "outputs= has '*', for outputs that the parameters name; expected no other output, and parameters (a subclass "
-                "of Params) whose method `output_names` answers the names",
+                "of Params) whose method `output_names` returns the names",
             )
     for output, each in declared.items():
         if output != NAMED and not (isinstance(output, str) and output.isidentifier()):
@@ -92,14 +92,14 @@ def check_storable(function: Callable[..., Any], records: Iterable[type[Record]]
 def check_open_outputs(
     function: Callable[..., Any], signature: Signature, like: Mapping[str, str], records: Mapping[str, type[Record]]
 ) -> None:
-    """An output declared as Record needs parameters that answer its type."""
+    """An output declared as Record needs parameters whose method `outputs` returns its type."""
     answered = issubclass(signature.params, Params) and signature.params.outputs is not Params.outputs
     for output, record in records.items():
         if record is Record and output not in like and not answered:
             refuse(
                 function,
                 f"the output {output!r} is Record; expected a record type, the name of an input, or parameters (a subclass of "
-                "Params) whose method `outputs` answers its type",
+                "Params) whose method `outputs` returns its type",
             )
 
 

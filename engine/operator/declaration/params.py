@@ -1,4 +1,4 @@
-"""The base class of an operator's parameters. Its methods answer what the engine asks before anything runs."""
+"""The base class of an operator's parameters. The engine calls its methods before anything runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "accepted_names": (),
 }
 """The methods that a class of parameters may override, with their arguments besides `self`. None of them changes a row, so none
-is part of a step key; the types that `outputs` answers are."""
+is part of a step key; the types that `outputs` returns are."""
 
 
 _SIMILAR = 0.8
@@ -92,14 +92,14 @@ def _check_method(owner: str, name: str, value: Any, where: str) -> None:
 
 
 def _check_name(owner: str, name: str, value: Any) -> None:
-    """A method whose name is almost one of METHODS would never be asked."""
+    """A method whose name is almost one of METHODS would never be called."""
     function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     if name in METHODS or name.startswith("_") or not isinstance(function, FunctionType):
         return
     for method in METHODS:
         if SequenceMatcher(None, name.lower(), method).ratio() > _SIMILAR or sorted(name.lower()) == sorted(method):
             raise DeclarationError(
-                f"{place_of(function)}: {owner}.{name}: the engine asks no method of this name; did you mean {method!r}? "
+                f"{place_of(function)}: {owner}.{name}: the engine calls no method of this name; did you mean {method!r}? "
                 "If it is a method of your own, choose a name that differs more, or start it with an underscore"
             )
 
@@ -155,7 +155,7 @@ class Params(BaseModel, metaclass=_ParamsType):
     def outputs(self, inputs: InputTypes) -> OutputTypes:
         """The record types of outputs that are declared as `Record`, for inputs of these record types.
 
-        It is asked only if `problems` finds nothing. Build types with `extended` and `narrowed`. Default: there are none.
+        It is called only if `problems` finds nothing. Build types with `extended` and `narrowed`. Default: there are none.
         """
         return {}
 
@@ -204,7 +204,7 @@ def ask(params: BaseModel, method: str, *arguments: Any, passed: tuple[type[Exce
     Args:
         params: the parameters.
         method: one of METHODS.
-        arguments: for the method.
+        arguments: the arguments for the method.
         passed: errors that the method may raise.
 
     Raises:

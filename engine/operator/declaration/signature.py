@@ -56,8 +56,8 @@ class Signature:
     """An operator's signature.
 
     Attributes:
-        inputs: by argument.
-        roles: by argument.
+        inputs: the inputs, by argument.
+        roles: the roles of models, by argument.
         context: the argument that gets the Context.
         reviews: the argument that gets the decisions of a review.
         params: the class of the parameters: the author's, or one made from keyword-only arguments.
@@ -231,7 +231,7 @@ def _params(function: Callable[..., Any], arguments: Mapping[str, _Argument]) ->
         if settings:
             refuse(
                 function,
-                f"its parameters are the fields of {params.__name__}, and {', '.join(settings)} besides; expected one class or "
+                f"its parameters are the fields of {params.__name__}, but also {', '.join(settings)}; expected one class or "
                 "keyword-only arguments",
             )
         _check_defaults(function, params)

@@ -1,7 +1,7 @@
 """SQL over rows: expressions and queries that a pipeline contains, typed before anything runs.
 
 DuckDB binds them over empty tables at check time, and runs them over Arrow tables in workers. It is confined as for `engine
-sql`: one SELECT, nothing but the given rows, no files, settings or extensions. What would give other rows another time is
+sql`: one SELECT, nothing but the given rows, no files, settings or extensions. What could give other rows in another run is
 refused.
 """
 

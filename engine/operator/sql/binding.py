@@ -37,8 +37,8 @@ class BoundQuery:
     """A query with the types of its rows.
 
     Attributes:
-        fields: of its rows.
-        statement: what runs: the query, with the sources of each row as last column where they can be known.
+        fields: the fields of its rows.
+        statement: the SQL that is run: the query, with the sources of each row as its last column where they can be known.
         order: the inputs in the order in which the sources number them.
         gap: why the sources of the rows are not known; empty if they are.
         sorted: whether the query itself says how its rows are ordered.
@@ -176,7 +176,7 @@ def _bound(query: str) -> tuple[list[str], list[Any]]:
 
 @contextmanager
 def _explained(columns: Iterable[str], tables: Iterable[str]) -> Iterator[None]:
-    """Say what was meant where a name is wrong."""
+    """Add to an error about a wrong name which one was probably meant."""
     try:
         yield
     except SqlError as error:

@@ -17,7 +17,7 @@ _UNKNOWN = "·"
 
 
 class _NotKnownError(Exception):
-    """The form of a query is too rich to follow its columns."""
+    """A query is too complex to follow its columns."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def query_columns(tree: Node, inputs: Mapping[str, Fields], bound: Fields) -> Fi
     """The fields of a query's rows with the types that they are known to have.
 
     Args:
-        tree: the query.
+        tree: the parsed query.
         inputs: the fields of its tables.
         bound: the fields as DuckDB binds them, where every value may be null.
     """
@@ -189,7 +189,7 @@ def _star(item: Node, scope: Scope, table: Node) -> list[DescribedField]:
 
 
 def _either(bound: DescribedField, *parts: DescribedField) -> DescribedField:
-    """A column of a union."""
+    """A column of a union. It has the type of all parts if they agree, or else that of `bound`, nullable if a part is."""
     types = {part.type for part in parts}
     if len(types) == 1:
         return bound.model_copy(update={"type": types.pop()})

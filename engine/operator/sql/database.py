@@ -20,7 +20,7 @@ RUN_SECONDS = 3600.0
 """The time that one query may take."""
 
 _MEMORY = "50%"
-"""Of the machine."""
+"""The share of the machine's memory that DuckDB may use."""
 
 _KIND = re.compile(r"^[A-Z][A-Za-z ]{2,30} Error: ")
 """DuckDB's class of an error, in front of the text."""
@@ -87,9 +87,9 @@ def timed(seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
         with Deadline(seconds, con.interrupt).running():
             yield con
     except duckdb.InterruptException as error:
-        raise StepError(f"the SQL was stopped after {seconds:g} s; ask for less") from error
+        raise StepError(f"the SQL was stopped after {seconds:g} s; simplify it, or give it fewer rows") from error
     except (duckdb.OutOfMemoryException, MemoryError) as error:
-        raise StepError("the SQL needs more memory than half of the machine; ask for less") from error
+        raise StepError("the SQL needs more than half of the machine's memory; simplify it, or give it fewer rows") from error
     except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.SyntaxException) as error:
         raise SqlError(plain_words(error)) from error
     except duckdb.PermissionException as error:

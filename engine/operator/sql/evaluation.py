@@ -22,8 +22,8 @@ class Evaluated(NamedTuple):
     """The values of expressions.
 
     Attributes:
-        rows: those whose values could all be computed.
-        columns: by name, their values.
+        rows: the rows whose values could all be computed.
+        columns: the values of each column, by its name.
         failed: the other rows, by number, and why.
     """
 
@@ -44,7 +44,7 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
 
     Args:
         table: the rows. Columns whose names start with an underscore are not part of them.
-        expressions: by name.
+        expressions: the expressions, by name.
     """
     rows = table.select([name for name in table.column_names if not name.startswith("_")])
     texts = dict(_cast(rows.schema, tuple(expressions.items())))
@@ -59,7 +59,7 @@ def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> Evaluated:
     try:
         return _without(table, rows, texts, failed)
     except RowError as error:
-        raise StepError(f"{', '.join(expressions)}: {error}; no row fails alone") from error
+        raise StepError(f"{', '.join(expressions)}: {error}; no single row causes it") from error
 
 
 @lru_cache(maxsize=256)

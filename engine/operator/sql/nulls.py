@@ -39,7 +39,7 @@ def proved(node: Node, found: DescribedType, column: Column, *, grouped: bool = 
 
     Args:
         node: the expression.
-        found: its type, in which every value may be null.
+        found: the type of the expression if every value may be null.
         column: the types of columns.
         grouped: whether aggregates are over groups, each of which has a row.
     """

@@ -1,4 +1,4 @@
-"""Reads SQL with DuckDB's own parser, and refuses what reads more than the given rows, or gives other rows another time."""
+"""Reads SQL with DuckDB's own parser; refuses SQL that reads more than its rows, or whose rows may differ in another run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOW = frozenset(
 
 _ALWAYS_REFUSED = frozenset({"version", "json_serialize_plan", "reservoir_quantile"})
 _PURE = frozenset({"error"})
-"""DuckDB calls it volatile, because its result is no value."""
+"""DuckDB calls it volatile, because its result is not a value."""
 
 _PLACES = ("query_location", "query_location_length")
 _BEFORE_SAMPLE = "the operator `sample` draws rows with a seed"
@@ -160,7 +160,7 @@ def aggregates(tree: Any) -> bool:
 
 
 def check_repeatable(tree: Node, fields: Iterable[str]) -> None:
-    """Refuse what gives other values another time, and what is not there at all.
+    """Refuse what could give other values in another run, and names that do not exist.
 
     Args:
         tree: a query or an expression.
@@ -228,4 +228,4 @@ def _refusal(what: str) -> str:
     )
     if what.startswith(("current_", "now", "today", "local", "age", "get_current", "transaction_t", "ago")):
         hint = "; write the date into the SQL, such as date '2026-01-31'"
-    return f"{what} gives another result each time, and the step's rows must not depend on when it runs{hint}"
+    return f"{what} gives a different result each time, and the step's rows must not depend on when it runs{hint}"

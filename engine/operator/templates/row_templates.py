@@ -1,6 +1,6 @@
 """Templates over the fields of a row, for operators that take rows of any type: checked against the type, filled for a row.
 
-The fields are the variables; `row` is the whole row, for names that are no variables: `{{ row["a name"] }}`. A null prints
+The fields are the variables; `row` is the whole row, for names that cannot be variables: `{{ row["a name"] }}`. A null prints
 nothing, a time prints as ISO 8601, and what a template may compute and print is limited (see template_engine).
 """
 

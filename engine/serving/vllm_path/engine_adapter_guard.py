@@ -1,7 +1,7 @@
-"""Runs inside of vLLM: what changes the server is only for the engine that started it.
+"""Runs inside vLLM: lets only the engine that started the server change it.
 
-A vLLM that takes in adapters while it runs takes them from whoever reaches its port, also in place of others. This middleware
-lets pass what reads, and chat completions. Everything else needs a token, which the engine makes for each server.
+A vLLM that loads adapters while it runs loads them for anyone who can reach its port, also in place of others. This middleware
+allows reading requests and chat completions. Everything else needs a token, which the engine makes for each server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class OnlyTheEngine:
     """ASGI middleware; see the module.
 
     Args:
-        app: what it protects.
+        app: the application that it protects.
     """
 
     def __init__(self, app: App) -> None:

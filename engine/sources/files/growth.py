@@ -34,7 +34,7 @@ class Reached:
 
     Attributes:
         bytes: the size of its last file.
-        rows: how many rows were read.
+        rows: the number of rows that were read.
         columns, ignored: the columns that rows had, and the fields that the type does not have, with their numbers of rows.
         content: the state of the content id.
     """
@@ -55,7 +55,7 @@ class Continued:
         last: the rows after them.
         content: the content id so far.
         added: the rows that the file gained.
-        reached: where the version before ended.
+        reached: the place where the previous version ended.
     """
 
     kept: tuple[DataObject, ...]
@@ -78,7 +78,7 @@ def continued(
     """How a source continues the version `before`; None if it has to be read from its start.
 
     Args:
-        identity: what determines the source's rows now.
+        identity: the values that determine the source's rows now.
         before: a version of the source, all of whose objects exist.
     """
     file = last_file(spec, base_dir)

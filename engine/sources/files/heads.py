@@ -13,17 +13,17 @@ from engine.sources.row import Row
 
 HEAD_ROWS = 20
 HEAD_BYTES = 1 << 20
-"""How much of a source is looked at to recognise its format, and by `engine check`."""
+"""Bytes of a source that are read to recognise its format, and by `engine check`."""
 
 
 def head(files: Iterable[SourceFile], wanted: frozenset[str] | None, most: int, most_bytes: int = HEAD_BYTES) -> Iterator[Row]:
-    """The first rows of files, as many as `most_bytes` have, but at least one and at most `most`.
+    """The first rows of files: as many as fit into `most_bytes`, but at least one and at most `most`.
 
     Args:
         files: are read one after another.
         wanted: the columns (None: all).
         most: rows.
-        most_bytes: of all rows together.
+        most_bytes: the maximum size of all rows together.
 
     Raises:
         EngineError: a file cannot be read.

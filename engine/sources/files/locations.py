@@ -52,8 +52,8 @@ class SourceFile:
     """A file of a source.
 
     Attributes:
-        name: what users see, without secrets.
-        path: its path in `system` (an fsspec file system; None: this machine).
+        name: the name that users see, without secrets.
+        path: the path in `system` (an fsspec file system; None: this machine).
         partition: fields from the names of its folders: `lang=en/part-0.parquet` has `{"lang": "en"}`.
         secrets: texts that must not be shown, with their replacements.
     """

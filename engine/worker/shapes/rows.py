@@ -42,7 +42,7 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
     Args:
         operation: the operator.
         part: the rows.
-        scope: of the partition.
+        scope: the scope of the partition.
         stop: called when a row fails the step, so that no more requests are sent.
 
     Raises:
@@ -82,7 +82,7 @@ class _Calls:
     """Calls of the operator for the rows of a partition.
 
     Attributes:
-        arguments: those that are the same for all rows.
+        arguments: the arguments that are the same for all rows.
         first: the number of the first row, for messages.
         results: gets the results, by place in the partition.
     """

@@ -87,7 +87,7 @@ class _Turns(Generic[T]):
 
 @types.coroutine
 def _watched(work: Coroutine[Any, Any, None], when_it_waits: Callable[[], None]) -> Generator[Any, None, None]:
-    """Run a coroutine, and say when it waits.
+    """Run a coroutine, and call `when_it_waits` before it waits.
 
     The loop lists each async generator that begins, to close it when the loop itself is closed. That takes a third of the time
     of one that does not wait, and changes nothing: it has ended by then, and one that waits is closed with its task. So none is

@@ -20,7 +20,12 @@ from engine.worker.row_results import OperatorError, OutputRow
 
 
 async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Receipt:
-    """Call a whole-input operator."""
+    """Call a whole-input operator once, with all rows of its inputs.
+
+    Raises:
+        OperatorError: the operator rejected everything, raised an exception, or yielded something it did not declare.
+        ModelError, EngineError: raised in the operator, which did not catch it.
+    """
     operator, log = operation.operator, CallLog()
     current_log.set(log)
     inputs = operation.whole_inputs()

@@ -24,7 +24,7 @@ class Node:
 
     Args:
         head: `number` (with value), `variable` and `constant` (with name), `call` (a function, with name), or an operation.
-        name: for constants: pi, e, i or infinity.
+        name: the name of a constant: pi, e, i or infinity.
     """
 
     head: str

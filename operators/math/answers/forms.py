@@ -56,7 +56,7 @@ class Form:
     """A parsed answer.
 
     Args:
-        kind: its kind.
+        kind: the kind of the answer.
         text: the words, the brackets ("(]"), the operator of a relation, the base, or the size of a matrix ("2x1").
         parts: the members, the two sides of a relation, or the approximated value and its approximation.
         name: the variable whose value the answer is (x in x = 5).

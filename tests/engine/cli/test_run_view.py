@@ -31,7 +31,7 @@ def table(text: str) -> list[list[str]]:
     return [line.split() for line in text.partition("─\n")[2].partition("\n\n")[0].splitlines()]
 
 
-def test_a_stopped_step_is_no_failure() -> None:
+def test_a_stopped_step_is_not_a_failure() -> None:
     text = printed(result("failed", "step 'b' failed: boom", a="ran", b="failed", c="stopped"))
     assert table(text) == [
         ["a", "test", "ran", "5", "0"],

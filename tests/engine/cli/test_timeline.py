@@ -130,7 +130,7 @@ def test_a_run_under_way_shows_the_steps_that_ended(registry: Registry) -> None:
 
 def test_a_run_without_steps_says_so(registry: Registry) -> None:
     lines = drawn(registry, recorded(registry))
-    assert "No step of this run has a record." in lines
+    assert "No step of this run was recorded." in lines
 
 
 def test_json_has_the_run_and_its_steps(registry: Registry) -> None:

@@ -25,7 +25,7 @@ def launches(**serve: Any) -> list[Launch]:
     return [Launch(models=models, serve=spec, number=number, log=Path("log")) for number in range(1, spec.replicas + 1)]
 
 
-def test_a_missing_program_is_said_unless_the_nodes_are_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_reported_unless_the_nodes_are_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StepError, match="the server of model 'local' cannot be started: serve\\.python: there is no file"):
         check_programs(launches(python="/opt/none"))
     monkeypatch.setenv("ENGINE_RAY_ADDRESS", "ray://elsewhere:10001")
@@ -52,7 +52,9 @@ def test_defaults_follow_the_cluster() -> None:
         ([CPU_NODE], {"num_cpus": 5}, False),
     ],
 )
-def test_servers_fit_on_nodes_or_that_is_said(nodes: list[dict[str, float]], serve: dict[str, Any], fits: bool) -> None:
+def test_servers_that_do_not_fit_on_the_nodes_are_reported(
+    nodes: list[dict[str, float]], serve: dict[str, Any], fits: bool
+) -> None:
     capacity = Capacity.of(nodes)
     if fits:
         check_room(capacity, launches(**serve), ASKS)

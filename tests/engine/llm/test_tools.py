@@ -64,7 +64,7 @@ def test_tools_have_one_form(given: dict[str, Any]) -> None:
         ([{"name": f"t{number}"} for number in range(129)], "there are 129 tools; the limit is 128"),
     ],
 )
-def test_what_is_no_tool_is_an_error(given: Any, said: str) -> None:
+def test_an_invalid_tool_is_an_error(given: Any, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         as_tools(given)
 

@@ -97,7 +97,7 @@ def test_a_broken_adapter_fails_only_its_own_steps(registry: Registry) -> None:
     assert len({process for process, *_ in noted("calls")}) == 1
 
 
-def test_an_adapter_that_ends_its_server_does_so_twice_and_no_more(registry: Registry) -> None:
+def test_an_adapter_that_ends_its_server_does_so_at_most_twice(registry: Registry) -> None:
     result = run_text(json.dumps(made("a", "b", b={"deadly": True})), registry)
     assert outcomes(result) == {"make_a": "ran", "ask_a": "ran", "make_b": "ran", "ask_b": "failed"}
     shared = [start for start in noted("starts") if "--middleware" in start]

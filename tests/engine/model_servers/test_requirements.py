@@ -71,7 +71,7 @@ def test_steps_are_asked_for_one_after_another_and_what_one_finds_out_the_next_o
     assert len(chat_server.requests) == 2
 
 
-def test_what_a_failed_check_has_cost_is_told(registry: Registry, chat_server: ChatServer) -> None:
+def test_the_cost_of_a_failed_check_is_reported(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     Path("p.yaml").write_text(pipeline(chat_server.model(), STEPS))
     checked = asyncio.run(check_needs(check(Path("p.yaml")).steps["sure"], registry, {}))

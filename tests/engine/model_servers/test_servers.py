@@ -337,7 +337,7 @@ def test_a_base_model_shares_no_server_with_adapters_but_with_itself(shared: Run
     assert server.models == ["plain", "warm"]
 
 
-def test_an_adapter_that_nothing_foretold_gets_a_server_of_its_own(shared: Run) -> None:
+def test_an_adapter_that_was_not_expected_gets_its_own_server(shared: Run) -> None:
     """The server was started without permission to load any."""
     on_one_base(shared, "second")
     shared.asks("first")
@@ -375,7 +375,7 @@ def test_the_adapters_that_a_server_refuses_at_its_start_are_served_elsewhere_an
     server.status = Status(state="ready", address=HERE, loaded=("base-polite",), refused={"base-terse": "it has no weights"})
     shared.servers.watch(set())
     assert (
-        "the server of models 'terse', 'polite' has not loaded model 'terse': it has no weights; it gets servers of its own"
+        "the server of models 'terse', 'polite' has not loaded model 'terse': it has no weights; it gets its own servers"
         in (shared.said)
     )
     assert shared.asks("second")
@@ -467,7 +467,7 @@ def test_what_a_server_cannot_take_in_or_has_no_permission_for_gets_its_own(late
     later.servers.watch({"ask_a"})
     assert later.said[-1] == (
         "server 1 of 2 of models 'a', 'b' has not loaded model 'b': status 500: LoRA rank 64 is greater than max_lora_rank 32; "
-        "it gets servers of its own"
+        "it gets its own servers"
     )
     assert later.cluster.log[-2:] == ["change to a"] * 2
     later.cluster.places = 4

@@ -108,7 +108,7 @@ def test_workers_get_the_source_with_the_job(notes: Registry) -> None:
     ("entry", "why"),
     {
         "nothing.py": "nothing.py does not exist; a file of operators is named relative to the pipeline file",
-        "notes.jsonl": "notes.jsonl is no Python file",
+        "notes.jsonl": "notes.jsonl is not a Python file",
         "folder": "the folder folder has no __init__.py",
         "json.py": "json is also the name of an installed module (Python's own); rename the file",
         "yaml.py": "yaml is also the name of an installed module",
@@ -131,7 +131,7 @@ def test_what_cannot_be_loaded_is_a_problem_with_its_place(notes: Registry, entr
     ("source", "why"),
     [
         ("def f(:\n", "SyntaxError"),
-        ("import helper_beside\n" + OPERATORS, "has to be named under `operators:`, too"),
+        ("import helper_beside\n" + OPERATORS, "must be named under `operators:`, too"),
         (OPERATORS.replace("note: Note)", "note)"), "my_ops.py:10: operator mark: 'note' has no annotation"),
         (OPERATORS + "\n1 / 0\n", "ZeroDivisionError: division by zero"),
     ],

@@ -133,7 +133,7 @@ def test_a_format_needs_a_type(workdir: Path) -> None:
     write(TICKETS)
     text = "{name: demo, datasets: {t: {path: tickets.jsonl, format: sharegpt}}, steps: {once: {op: unique, in: t, with: {of: text}}}}"
     [problem] = problems_of(text)
-    assert "a dataset without a type has none; add the type that rows of 'sharegpt' become" in problem
+    assert "a dataset needs a type to have a format; add the type that rows of 'sharegpt' become" in problem
 
 
 def test_brackets_inside_braces_need_quotes_and_the_error_says_so(workdir: Path) -> None:
@@ -184,7 +184,7 @@ def test_cells_of_csv_files_are_numbers_where_all_are(workdir: Path, lines: list
         ([{"a": [{"b": True}, {"b": "x"}]}], "'a[].b' has values of different kinds: bool in r.jsonl:1 and str in r.jsonl:1"),
         ([{"a": 1, "A": 2}], "SQL cannot distinguish the fields 'a' and 'A'"),
         ([[1, 2], "text"], "r.jsonl:1: a row must be a JSON object, and this is a list (and 1 more row that cannot be read)"),
-        ([{"_a": 1}], "has no rows from which its type could be taken"),
+        ([{"_a": 1}], "has no rows to take its type from"),
         ([{str(number): 1 for number in range(501)}], "more than 500 different keys"),
     ],
 )

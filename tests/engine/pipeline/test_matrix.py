@@ -46,7 +46,7 @@ def problems(text: str, settings: list[str] | None = None, matrix: list[str] | N
     return [str(problem) for problem in wrong.value.problems]
 
 
-def test_a_step_is_there_once_for_each_combination_of_what_it_depends_on() -> None:
+def test_a_step_has_a_variant_for_each_combination_of_what_it_depends_on() -> None:
     pipeline = checked(GRID)
     assert set(pipeline.steps) == {
         "loud",
@@ -147,10 +147,10 @@ def test_mistakes_in_a_matrix_have_a_place() -> None:
     ]
     text = GRID.replace("[1, 2], teacher: [a, b]", "[1, '1', [2], '${params.mark}'], teacher: [a, A]")
     assert [line.partition(" matrix.")[2].partition("\n")[0] for line in problems(text)] == [
-        "at: two values are called '1'",
+        "at: two values have the label '1'",
         "at: a value must be a string, a number, true, false or null",
         "at: a value cannot refer to other parameters",
-        "teacher: two values are called 'A'",
+        "teacher: two values have the label 'A'",
     ]
     text = GRID.replace("matrix: {", "matrix: {mark: ['!'], ").replace("${params.mark}", "!")
     [problem] = problems(text)
@@ -181,7 +181,7 @@ def test_options_replace_values_of_the_matrix() -> None:
     ]
     assert problems(GRID, matrix=["att=3"]) == ["--matrix att=3: no parameter named 'att'\n    did you mean 'at'?"]
     assert problems(GRID, matrix=["at"]) == ["--matrix at: use the form --matrix NAME=VALUE,VALUE"]
-    assert problems(GRID, matrix=["at=1,1"])[0].startswith("--matrix at: two values are called '1'")
+    assert problems(GRID, matrix=["at=1,1"])[0].startswith("--matrix at: two values have the label '1'")
     assert checked(GRID, settings=["mark='?'"]).steps["loud"].params.mark == "?"  # type: ignore[attr-defined]
 
 

@@ -58,9 +58,9 @@ def test_a_review_without_a_browser(registry: Registry, waiting: str) -> None:
     given[3] |= {"verdict": "edit", "fields": {"n": 7}, "labels": ["hard"], "reviewer": "Ben"}
     write("out.jsonl", given)
     said = command("import", "out.jsonl", "--reviewer", "Ann")
-    assert "4 decisions taken in, 1 without a verdict. 4 of 5 rows decided, 1 more needed" in said
+    assert "4 decisions imported, 1 without a verdict. 4 of 5 rows decided, 1 more needed" in said
     # The same file again changes nothing.
-    assert "0 decisions taken in, 4 known already" in command("import", "out.jsonl", "--reviewer", "Ann")
+    assert "0 decisions imported, 4 already known" in command("import", "out.jsonl", "--reviewer", "Ann")
     assert run_text(waiting, registry).state == "waiting"
     write("last.jsonl", [{"queue": REVIEW, "row": given[4]["row"], "reviewer": "Ann", "verdict": "reject", "reason": "no"}])
     said = command("import", "last.jsonl")
@@ -112,7 +112,7 @@ def test_every_mistake_is_named_with_its_line_and_nothing_is_stored(registry: Re
             "fields: only the verdict edit has new values",
             "labels: there is no label 'eazy'",
             "labels: a row gets one label, not 2",
-            "it is not said who decided",
+            "the reviewer is missing",
             "at: must be a valid datetime",
             "a decision has no key 'lables'",
             "this line is not JSON",
@@ -134,7 +134,7 @@ def test_decisions_about_rows_of_an_earlier_version_are_kept(registry: Registry,
     write("out.jsonl", given)
     rows(*ROWS[1:], {"question": "new", "persona": None, "n": 1})
     run_text(waiting, registry)
-    assert "5 decisions taken in, 1 about rows that are not asked for now" in command("import", "out.jsonl")
+    assert "5 decisions imported, 1 about rows that are not in the review now" in command("import", "out.jsonl")
     rows(*ROWS)
     assert run_text(waiting, registry).state == "succeeded"
 
@@ -179,7 +179,7 @@ def test_label_studio_and_back(registry: Registry, waiting: str) -> None:
     tasks[3]["annotations"] = [annotation("approve", was_cancelled=True)]
     Path("export.json").write_text(json.dumps(tasks))
     said = command("import", "export.json", "--from", "label-studio")
-    assert "4 decisions taken in, 2 without a verdict" in said
+    assert "4 decisions imported, 2 without a verdict" in said
     view = "select row, reviewer, verdict, fields->>'n', labels, reason from reviews order by row, reviewer"
     assert ask(registry, view) == [
         (1, "label-studio user 3", "approve", None, ["hard"], None),

@@ -92,7 +92,7 @@ def test_a_running_server_takes_in_an_adapter_and_has_it_again_after_its_death(s
     assert says(listen, "step:two") == (200, "I am two: q")
 
 
-def test_what_it_refuses_is_told_and_the_rest_is_served(start: Start) -> None:
+def test_refused_adapters_are_reported_and_the_others_are_served(start: Start) -> None:
     replica = start(adapter("one"), adapter("none", r="x"), room=AdapterRoom(adapters=2))
     listen, status = ready(replica)
     assert status.loaded == ("step:one",)
@@ -130,7 +130,7 @@ def test_a_server_that_does_not_run_the_guard_is_not_used(start: Start, monkeypa
     monkeypatch.setattr("engine.serving.command_line.MIDDLEWARE", "tests.vllm_stand_in.passes")
     replica = start(adapter("one"), room=AdapterRoom(adapters=2), PYTHONPATH=str(Path(__file__).parents[3]))
     why = until(replica, lambda status: status.state == "failed").why
-    assert "whoever reaches its port could load adapters into it: POST /v1/load_lora_adapter" in why
+    assert "anyone who can reach its port could load adapters into it: POST /v1/load_lora_adapter" in why
     assert not psutil.pid_exists(last_process())
 
 

@@ -223,7 +223,7 @@ def test_a_server_that_is_never_ready_fails_in_time(start: Start) -> None:
     assert why.endswith("loading test-model")
 
 
-def test_a_port_in_use_is_said(start: Start) -> None:
+def test_a_port_in_use_is_reported(start: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -247,7 +247,7 @@ def test_another_server_at_its_port_is_not_taken_for_it(start: Start) -> None:
         ({"command": ("{python}", "{port}"), "python": "/opt/none"}, "serve.python: there is no file /opt/none on"),
     ],
 )
-def test_what_is_missing_is_said(start: Start, serve: dict[str, Any], said: str) -> None:
+def test_what_is_missing_is_reported(start: Start, serve: dict[str, Any], said: str) -> None:
     assert said in failure(start(**serve))
 
 

@@ -107,7 +107,7 @@ def test_an_image_that_appears_later_is_read(registry: Registry, chat_server: Ch
     assert ask(registry, 'select count(*) from "demo/rows"') == [(2,)]
 
 
-def test_what_is_no_image_is_an_error_of_its_row(chat_server: ChatServer) -> None:
+def test_an_invalid_image_is_an_error_of_its_row(chat_server: ChatServer) -> None:
     image("cat.png", b"cat")
     image("big.png", bytes(20_000_000))
     Path("data/b.txt").write_text("no image")

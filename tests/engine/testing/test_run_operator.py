@@ -258,7 +258,7 @@ def test_an_exception_of_the_operator_names_its_line_and_row() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_step_error_is_raised_as_it_is() -> None:
+def test_a_step_error_is_raised_unchanged() -> None:
     @operator
     def refuse(rows: Table[Question]) -> Iterator[Question]:
         """Refuse."""
@@ -289,7 +289,7 @@ def test_what_is_yielded_is_checked() -> None:
         (lambda: run_operator(unseen, QUESTIONS, knwn=QUESTIONS), "did you mean 'known'"),
         (
             lambda: run_operator(unseen, [], known=QUESTIONS),
-            "'rows' takes records of any type, but of one type; it got nothing",
+            "'rows' takes records of any one type; it got nothing",
         ),
         (lambda: run_operator(unseen, QUESTIONS, known=QUESTIONS, with_={"ways": 1}), "unseen: ways: 1 is too few"),
     ],

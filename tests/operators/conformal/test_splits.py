@@ -48,7 +48,7 @@ def test_rows_with_the_same_source_row_id_or_words_count_once():
     assert found.paraphrases == 3
 
 
-def test_questions_that_differ_in_signs_are_different_and_an_empty_id_is_no_id():
+def test_questions_that_differ_in_signs_are_different_and_an_empty_id_does_not_count():
     given = rows(
         "What is 3 + 4?", "What is 3 - 4?", "What is 3 * 4?", ids=dict.fromkeys(("What is 3 + 4?", "What is 3 - 4?"), "")
     )

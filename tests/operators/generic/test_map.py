@@ -99,7 +99,7 @@ def test_types_follow_from_the_expressions(registry: Registry, expression: str, 
 
 
 @ray
-def test_what_is_said_to_be_never_null_is_never_null(registry: Registry) -> None:
+def test_expressions_typed_as_never_null_are_never_null(registry: Registry) -> None:
     """The values of every expression above, on rows with nulls and empty values, fit the type that was found."""
     cases: list[str] = [case[0] for case in test_types_follow_from_the_expressions.pytestmark[0].args[1]]  # type: ignore[attr-defined]
     write("orders", order(1, item="7"), order(2**62, item="8", tags=["", "ü"], price=None, urgency="high"))
@@ -151,7 +151,7 @@ def test_empty_inputs(registry: Registry) -> None:
         ({"set": {"model_dump": "item"}}, '"item"', "the name 'model_dump' is reserved"),
         ({"set": {"_x": "item"}}, '"item"', "the name of a field starts with a letter"),
         ({"set": {"x": "unnest(tags)"}}, '"unnest', "makes several rows"),
-        ({"set": {"x": "uuid()"}}, '"uuid', "uuid() gives another result each time"),
+        ({"set": {"x": "uuid()"}}, '"uuid', "uuid() gives a different result each time"),
         ({"rename": {"pryce": "cost"}}, '"cost"', "there is no field 'pryce'; did you mean 'price'?"),
         ({"rename": {"price": "item"}}, '"item"\n', "there is a field 'item' already; to replace it, write set: {item: price}"),
         ({"rename": {"price": "row"}}, '"row"', "reserved"),

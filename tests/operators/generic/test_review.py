@@ -108,7 +108,7 @@ def test_share_is_of_the_different_rows(registry: Registry, in_process: None) ->
     assert len(made(registry, "question")) == 6
 
 
-def test_a_new_decision_is_no_stale_hit(registry: Registry, in_process: None) -> None:
+def test_a_new_decision_makes_no_stale_hit(registry: Registry, in_process: None) -> None:
     rows(*ROWS[:1])
     text = step("review", all=True)
     run_text(text, registry)

@@ -47,7 +47,7 @@ def test_a_row_becomes_an_example(registry: Registry) -> None:
         ([TURNS[1], {"role": "assistant", "text": "{{ n }}"}], '{"role": "assistant"', "a turn is {role: ..., content: ...}"),
     ],
 )
-def test_messages_that_are_no_example_have_a_place(messages: Any, at: str, said: str) -> None:
+def test_messages_that_are_not_an_example_are_reported_with_their_place(messages: Any, at: str, said: str) -> None:
     found = wrong("to_chat", messages=messages)
     assert any(place.startswith(at) and said in text for place, text in found.items()), found
 

@@ -155,7 +155,7 @@ def test_the_name_by_which_a_template_takes_reasoning(text: str, name: str) -> N
     assert thinking_name(text) == name
 
 
-def test_arguments_that_are_no_object_stay_as_they_are() -> None:
+def test_arguments_that_are_not_an_object_stay_unchanged() -> None:
     turn = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "[1"}}]}
     assert presented([turn], "thinking", objects=True) == [turn]
 

@@ -33,6 +33,6 @@ def test_a_state_counts_more_than_32_bits() -> None:
 
 
 @pytest.mark.parametrize("state", [b"", bytes(39), bytes(41), bytes(32) + (1 << 61).to_bytes(8, "big")])
-def test_bytes_that_are_no_state_are_refused(state: bytes) -> None:
+def test_invalid_states_are_refused(state: bytes) -> None:
     with pytest.raises(ValueError, match="not a state"):
         ResumableSha256.resumed(state)

@@ -129,7 +129,7 @@ async def test_the_first_result_of_a_request_counts(server: MessageBatchServer, 
 
 
 @pytest.mark.parametrize("name", ["../messages", "a/b", "a?b", "", 7, None, "x" * 300])
-async def test_a_batch_with_a_name_that_is_none(server: MessageBatchServer, ask: Ask, name: Any) -> None:
+async def test_a_batch_with_an_invalid_name(server: MessageBatchServer, ask: Ask, name: Any) -> None:
     server.hold = True
     make = server._new
     server._new = lambda requests: make(requests) | {"id": name}  # type: ignore[method-assign]

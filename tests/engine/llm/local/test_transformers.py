@@ -135,7 +135,7 @@ async def test_prompts_of_similar_length_share_a_batch_and_the_oldest_is_in_the_
     assert 10 + 3 in widths
 
 
-async def test_a_long_request_is_not_overtaken_for_ever(local: TransformersProvider) -> None:
+async def test_a_long_request_is_not_overtaken_forever(local: TransformersProvider) -> None:
     async def keep_asking(number: int) -> None:
         for turn in itertools.count():
             await local.complete([request(f"{number} {turn}")])

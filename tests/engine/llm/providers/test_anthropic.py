@@ -159,7 +159,7 @@ async def test_several_rows_at_once_leave_out_what_the_model_refuses(model: Make
         ({"content": [None]}, "not a message"),
     ],
 )
-async def test_what_is_no_whole_answer_is_not_used(model: Make, chat_server: ChatServer, reply: Any, why: str) -> None:
+async def test_an_incomplete_answer_is_not_used(model: Make, chat_server: ChatServer, reply: Any, why: str) -> None:
     chat_server.reply = lambda body: reply
     with pytest.raises(RequestError, match=why):
         await claude(model, retries=0).chat("2 + 2?")
@@ -288,7 +288,7 @@ def test_a_block_without_a_signature_cannot_go_back() -> None:
     assert (answer.reasoning, answer.thinking_blocks) == ("Hm.\nHm.", ())
 
 
-async def test_arguments_that_are_no_object_reject_the_row(model: Make, chat_server: ChatServer) -> None:
+async def test_arguments_that_are_not_an_object_reject_the_row(model: Make, chat_server: ChatServer) -> None:
     call = {"id": "toolu_1", "function": {"name": "weather", "arguments": "Rome"}}
     talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     with pytest.raises(RequestError, match="arguments of a call of weather are not a JSON object: Rome"):

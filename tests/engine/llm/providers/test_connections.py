@@ -208,7 +208,7 @@ async def test_a_proxy_that_wants_a_password_stops_the_step_and_shows_none(
         ("ada:{secret}@127.0.0.1:9", "the proxy in HTTPS_PROXY or HTTP_PROXY is not a URL like"),
     ],
 )
-async def test_a_proxy_that_is_none(model: Make, monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
+async def test_an_invalid_proxy(model: Make, monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.format(secret=SECRET))
     monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(EndpointError, match=why) as error:

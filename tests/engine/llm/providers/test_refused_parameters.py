@@ -184,7 +184,7 @@ async def test_requests_at_once_learn_from_the_first_refusal(model: Make, chat_s
         ("n_cmpl: only 3 slots, so n must be at most 3", 3),
     ],
 )
-async def test_a_limit_of_samples_is_kept_to_and_is_no_lack_of_them(
+async def test_a_limit_of_samples_is_respected_and_does_not_count_as_lack_of_support(
     model: Make, chat_server: ChatServer, words: str, most: int
 ) -> None:
     chat_server.reply = lambda body: (

@@ -99,7 +99,7 @@ WRONG = {
     ),
     "a class of parameters and keyword-only ones": (
         row("word: Word, params: Limit, *, more: int = 1"),
-        "its parameters are the fields of Limit, and more besides; expected one class or keyword-only arguments",
+        "its parameters are the fields of Limit, but also more; expected one class or keyword-only arguments",
     ),
     "parameters that do not derive from Params": (
         "class Plain(BaseModel):\n    limit: int = 1\n\n\n" + row("word: Word, params: Plain"),
@@ -254,7 +254,7 @@ WRONG = {
     ),
     "a method with a misspelled name": (
         "class P(Params):\n    def capabilites(self):\n        return {}\n",
-        "P.capabilites: the engine asks no method of this name; did you mean 'capabilities'?",
+        "P.capabilites: the engine calls no method of this name; did you mean 'capabilities'?",
     ),
     "a method with letters in the wrong order": (
         "class P(Params):\n    def clals(self):\n        return {}\n",
@@ -308,7 +308,7 @@ WRONG_FINISH = {
     ),
     "parameters as one class that the operator does not have": (
         "def f(counts: Counters, params: Limit) -> Iterator[Metric]:\n    yield",
-        "it takes params besides the counters; expected",
+        "it takes params in addition to the counters; expected",
     ),
     "no return annotation": ("def f(counts: Counters):\n    yield", "its return annotation is missing; expected Iterator"),
     "rows of an output without its name": (

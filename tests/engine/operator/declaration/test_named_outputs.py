@@ -53,7 +53,7 @@ def test_a_declaration_needs_the_method_and_no_other_output() -> None:
     def two(rows: Table[Record], params: Named) -> Iterator[tuple[str, Record]]:
         yield from ()
 
-    with pytest.raises(DeclarationError, match="whose method `output_names` answers the names"):
+    with pytest.raises(DeclarationError, match="whose method `output_names` returns the names"):
         operator(outputs={"*": "rows"})(op)
     with pytest.raises(DeclarationError, match="expected no other output"):
         operator(outputs={"*": "rows", "rest": Item})(two)

@@ -101,7 +101,7 @@ def test_what_is_wrong_with_a_template_is_known_before_it_runs(text: str, said: 
         "{{ (question * 9999).replace('', question * 9999) }}",
     ],
 )
-def test_a_template_that_hardly_ends_is_an_error_and_no_hang(text: str) -> None:
+def test_a_template_that_runs_too_long_is_an_error_instead_of_a_hang(text: str) -> None:
     started = time.monotonic()
     found = problem(text + "{{ question }}")
     assert "at most" in found or "without end" in found
@@ -126,5 +126,5 @@ def test_a_template_that_fails_for_a_row_rejects_it() -> None:
         "{% if source %}{{ source.url }}{% endif %}{% for each in others %}{{ each.year }}{% endfor %}",
     ],
 )
-def test_what_only_some_rows_lack_is_no_problem_of_the_template(text: str) -> None:
+def test_a_template_may_use_what_only_some_rows_lack(text: str) -> None:
     assert template_problem(text, Asked) is None

@@ -59,7 +59,7 @@ def test_n_rows_in_the_same_proportions_whatever_their_order(registry: Registry)
 
 
 @ray
-def test_rows_are_repeated_only_for_n_and_that_is_said(registry: Registry) -> None:
+def test_rows_are_repeated_only_for_n_and_that_is_reported(registry: Registry) -> None:
     write("ones", *texts("o", 3))
     write("twos", *texts("t", 50))
     text = of(weights={"o": 1, "t": 1}, n=20)
@@ -70,7 +70,7 @@ def test_rows_are_repeated_only_for_n_and_that_is_said(registry: Registry) -> No
 
 
 @ray
-def test_weight_0_leaves_an_input_out_and_empty_inputs_are_said(registry: Registry) -> None:
+def test_weight_0_leaves_an_input_out_and_empty_inputs_are_reported(registry: Registry) -> None:
     write("ones", *texts("o", 3))
     write("twos")
     run_ok(of(weights={"o": 1, "t": 0}), registry)

@@ -97,7 +97,7 @@ def test_strata_are_divided_alike(registry: Registry) -> None:
 
 
 @ray
-def test_a_group_larger_than_a_part_is_said(registry: Registry) -> None:
+def test_a_group_larger_than_a_part_is_reported(registry: Registry) -> None:
     write("orders", *[order(1)] * 9, order(2))
     from tests.engine.run_pipelines import run_text
 
