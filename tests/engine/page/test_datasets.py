@@ -367,7 +367,7 @@ def test_a_query_error_is_one(numbers: Registry) -> None:
 def test_a_large_dataset_is_read_in_the_background_once(
     numbers: Registry, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.page.facts.datasets.rows._LARGE", len(NUMBERS))
+    monkeypatch.setattr("engine.page.facts.datasets.rows.LARGE", len(NUMBERS))
     read: list[str] = []
     before = ObjectStore.read_table
 
