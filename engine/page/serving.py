@@ -70,7 +70,7 @@ def listening(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError, OverflowError) as error:
-        raise EngineError(f"--host {host}: this is no address of this machine ({error})") from error
+        raise EngineError(f"--host {host}: this is not an address of this machine ({error})") from error
     door = socket.socket(family, kind, protocol)
     try:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

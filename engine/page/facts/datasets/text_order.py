@@ -172,8 +172,8 @@ class _Selection:
             return rows
         direction = "descending" if self.descending else "ascending"
         table = pa.Table.from_arrays([self.of.texts(rows), int64_array(rows)], ["text", "row"])
-        places = pc.sort_indices(table, sort_keys=[("text", direction), ("row", "ascending")])
-        return rows[numbers_of(places)]
+        places: Numbers = numbers_of(pc.sort_indices(table, sort_keys=[("text", direction), ("row", "ascending")]))
+        return rows[places]
 
 
 def _without_rest(words: Keys, left: Numbers) -> Keys:

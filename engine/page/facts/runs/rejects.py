@@ -68,7 +68,7 @@ def _of_sources(reader: Reader, run: RunFacts) -> Iterator[Rejects]:
         if part.name not in made and part.version is not None and not part.removed:
             title = part.name.partition("/")[2] or part.name
             found = _of_version(reader, title, part)
-            # What it was made of is a file, unless another pipeline made it: then it is told with the run that did.
+            # What it was made of is a file, unless another pipeline made it: then the run that did lists it.
             if found and found.is_source:
                 yield found.rejects
 
@@ -81,10 +81,10 @@ def _of_step(reader: Reader, run: RunFacts, step: StepFacts) -> Rejects | None:
     if not step.rejected:
         return None
     if step.is_open:
-        return Rejects(step.name, step.rejected, unreadable="they are listed when it ends")
+        return Rejects(step.name, step.rejected, unreadable="they are listed when the step ends")
     if reasons := _recorded(reader, run.run_id, step.name):
         return Rejects(step.name, step.rejected, reasons)
-    return Rejects(step.name, step.rejected, unreadable="its rejects are with its output, which does not exist")
+    return Rejects(step.name, step.rejected, unreadable="they are stored with the step's output, which does not exist")
 
 
 def _recorded(reader: Reader, run_id: str, step: str) -> tuple[Reason, ...]:
