@@ -21,6 +21,13 @@ from registry.counted import counted
 _LINE_EVERY_SECONDS = 10.0
 _LONGEST_GAP_SECONDS = 600.0
 
+_WINDOW_SECONDS = 60.0
+"""The rate is that of the last minute."""
+_FEWEST = 3
+"""Times at which rows finished that a rate needs, however long ago they were."""
+_SHORTEST_SECONDS = 5.0
+"""How long the first of these must be ago."""
+
 
 def describe(result: StepResult) -> str:
     """A finished step in one line."""
@@ -40,7 +47,8 @@ class PlainProgress:
     """Lines for logs and pipes: the start of a step, its progress with rate and remaining time, its end.
 
     Each running step has a line every ten seconds while its rows finish. While nothing changes, the interval doubles: 10,
-    20, 40 seconds and so on, up to ten minutes. While the total grows, the remaining time is unknown.
+    20, 40 seconds and so on, up to ten minutes. While the total grows, the remaining time is unknown, and so is the rate until
+    rows have finished a few times: the first ones also waited for models to load and connections to open.
 
     Args:
         console: where to print.
@@ -68,7 +76,10 @@ class PlainProgress:
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
         now, pace, state = self._clock(), self._paces.get(step), (done, total, note)
-        if pace is None or not pace.is_due(now, state):
+        if pace is None:
+            return
+        pace = self._paces[step] = pace.having(now, done)
+        if not pace.is_due(now, state):
             return
         self._paces[step] = pace.after(now, state)
         waiting = "" if state != pace.shown else f", unchanged for {now - pace.changed:.0f} s"
@@ -88,6 +99,7 @@ class _Pace:
     """How fast a step progresses, and when its next line is due.
 
     Args:
+        finished: when rows finished lately, and how many were done then.
         total: the total of the last line, or the one at the start.
         shown: done, total and note of the last line.
         changed: the time when those were first shown.
@@ -96,10 +108,17 @@ class _Pace:
     began: float
     done_before: int
     total: int
+    finished: tuple[tuple[float, int], ...] = ()
     shown: tuple[int, int, str] | None = None
     changed: float = 0.0
     gap: float = _LINE_EVERY_SECONDS
     line_at: float | None = None
+
+    def having(self, now: float, done: int) -> _Pace:
+        """The pace when so many rows are done."""
+        if done == (self.finished[-1][1] if self.finished else self.done_before):
+            return self
+        return replace(self, finished=(*_recent(self.finished, now), (now, done)))
 
     def is_due(self, now: float, shown: tuple[int, int, str]) -> bool:
         gap = self.gap if shown == self.shown else _LINE_EVERY_SECONDS
@@ -113,13 +132,18 @@ class _Pace:
 
     def outlook(self, now: float, done: int, total: int) -> str:
         """Rate and remaining time, as far as they are known."""
-        fresh = done - self.done_before
-        if fresh <= 0 or now <= self.began:
+        recent = _recent(self.finished, now)
+        if len(recent) < _FEWEST or now - recent[0][0] < _SHORTEST_SECONDS or done <= recent[0][1]:
             return ""
-        rate = fresh / (now - self.began)
+        rate = (done - recent[0][1]) / (now - recent[0][0])
         if total > self.total:
             return f" ({rate:.3g}/s)"
         return f" ({rate:.3g}/s, about {duration((total - done) / rate)} left)" if done < total else ""
+
+
+def _recent(finished: tuple[tuple[float, int], ...], now: float) -> tuple[tuple[float, int], ...]:
+    """Those of the window, and at least the last few."""
+    return tuple(each for each in finished[:-_FEWEST] if each[0] >= now - _WINDOW_SECONDS) + finished[-_FEWEST:]
 
 
 class LiveProgress:

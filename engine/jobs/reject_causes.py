@@ -14,6 +14,14 @@ def cause_of(reason: str) -> str:
     return _VALUES.sub("*", reason)
 
 
+_OTHERS = " (and others with other values)"
+
+
+def cause_of_listed(text: str) -> str:
+    """The cause of a text that `by_cause` returns."""
+    return cause_of(text.removesuffix(_OTHERS))
+
+
 def by_cause(reasons: Iterable[str]) -> list[tuple[str, int]]:
     """Each cause by its first reason, with its count, the most frequent first; that others differ in a value is mentioned."""
     first: dict[str, str] = {}
@@ -24,7 +32,4 @@ def by_cause(reasons: Iterable[str]) -> list[tuple[str, int]]:
         counts[cause] += 1
         if first.setdefault(cause, reason) != reason:
             differ.add(cause)
-    return [
-        (f"{first[cause]} (and others with other values)" if cause in differ else first[cause], count)
-        for cause, count in counts.most_common()
-    ]
+    return [(f"{first[cause]}{_OTHERS}" if cause in differ else first[cause], count) for cause, count in counts.most_common()]

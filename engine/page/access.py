@@ -148,7 +148,7 @@ class Guard:
         return None
 
     def _welcome(self, request: Request) -> Response:
-        """Set the cookie, and go on to the address without the token, so that it is not shown or copied."""
+        """Set the cookie, and redirect to the address without the token, so that it is not shown or copied."""
         rest = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != "token"])
         path = "/" + request.scope["raw_path"].decode("ascii").lstrip("/")  # `//host` would lead elsewhere
         response = RedirectResponse(f"{path}?{rest}" if rest else path, 303)

@@ -18,7 +18,10 @@ V = TypeVar("V")
 
 _COLUMNS_BYTES = 512 << 20
 _ORDERS_BYTES = 64 << 20
+_COMPARISONS_BYTES = 256 << 20
 _FACTS = 256
+_READING = 64
+"""Locks that objects share while they are read."""
 
 
 class Recent(Generic[V]):
@@ -58,21 +61,24 @@ class Kept:
     def __init__(self) -> None:
         self._columns: Recent[pa.ChunkedArray] = Recent(_COLUMNS_BYTES, lambda column: column.nbytes)
         self._preparing = Lock()
+        self._reading = [Lock() for _ in range(_READING)]
         self.orders: Recent[Any] = Recent(_ORDERS_BYTES, lambda order: order.nbytes)
+        self.comparisons: Recent[Any] = Recent(_COMPARISONS_BYTES, lambda comparison: comparison.nbytes)
         self.facts: Recent[Any] = Recent(_FACTS)
 
     def table(self, store: ObjectStore, sha256: str, names: Sequence[str]) -> pa.Table:
-        """Columns of an object, verified when they were read. Those that are not kept are read together."""
+        """Columns of an object, verified when they were read. Those that are not kept are read together, by one thread."""
         import pyarrow as pa
 
-        missing = [name for name in names if (sha256, name) not in self._columns]
-        read = store.read_table(sha256, missing) if missing else None
+        with self._reading[hash(sha256) % _READING]:
+            missing = [name for name in names if (sha256, name) not in self._columns]
+            read = store.read_table(sha256, missing) if missing else None
 
-        def column(name: str) -> pa.ChunkedArray:
-            table = read if read and name in missing else store.read_table(sha256, [name])
-            return table.column(name)
+            def column(name: str) -> pa.ChunkedArray:
+                table = read if read and name in missing else store.read_table(sha256, [name])
+                return table.column(name)
 
-        found = [self._columns.get((sha256, name), lambda name=name: column(name)) for name in names]  # type: ignore[misc]
+            found = [self._columns.get((sha256, name), lambda name=name: column(name)) for name in names]  # type: ignore[misc]
         return pa.Table.from_arrays(found, names=list(names))
 
     def prepare(self, store: ObjectStore, objects: Sequence[str], names: Sequence[str]) -> None:
@@ -89,11 +95,10 @@ class Kept:
                     if size > _COLUMNS_BYTES // 2:
                         return
             except (RegistryError, OSError):
-                pass  # who asks for these rows is told
+                pass  # the request for these rows reports it
             finally:
                 self._preparing.release()
 
-        if not all((sha256, name) in self._columns for sha256 in objects for name in names) and self._preparing.acquire(
-            blocking=False
-        ):
+        is_ready = all((sha256, name) in self._columns for sha256 in objects for name in names)
+        if not is_ready and self._preparing.acquire(blocking=False):
             Thread(target=read, name="prepare columns", daemon=True).start()

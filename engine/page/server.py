@@ -59,7 +59,7 @@ def _answering(status: int) -> Callable[[Request, Exception], Response]:
 
 _titles = {
     400: "That did not work",
-    404: "The registry does not have this",
+    404: "Not in the registry",
     500: "The registry cannot be read",
     503: "The registry is busy",
 }
@@ -73,5 +73,5 @@ def _bug(request: Request, error: Exception) -> Response:
 def _not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = "There is no such page" if error.status_code == 404 else HTTPStatus(error.status_code).phrase
-    text = error.detail if error.detail != HTTPStatus(error.status_code).phrase else f"Nothing is at {request.url.path}."
+    text = error.detail if error.detail != HTTPStatus(error.status_code).phrase else f"There is nothing at {request.url.path}."
     return page(request, "error.html", error.status_code, title=title, text=text, advice="")

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 
 import uvicorn
 
@@ -39,6 +40,7 @@ def serve(location: str, registry: str, host: str, port: int, ready: Callable[[s
     with listening(host, port) as door:
         access = Access(host, door.getsockname()[1])
         server = server_of(Site(Sessions(location), access, registry), debug=debug)
+        import_module("registry.query.verified_scan")  # it brings pandas; the first page with a condition would wait for it
         ready(access.address)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
             server.run(sockets=[door])
@@ -68,7 +70,7 @@ def listening(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError, OverflowError) as error:
-        raise EngineError(f"--host {host}: this is no address of this machine ({error})") from error
+        raise EngineError(f"--host {host}: this is not an address of this machine ({error})") from error
     door = socket.socket(family, kind, protocol)
     try:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from engine.jobs.messages import Receipt, Usage
-from engine.jobs.reject_causes import by_cause
+from engine.jobs.reject_causes import by_cause, cause_of_listed
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview
+from engine.running.reject_examples import Place
 from engine.running.result import StepResult
 from engine.spec.variant_names import split_name
 from registry import Manifest, Registry, SideObject, StepRun
@@ -80,6 +82,7 @@ def record_of(
     why: Sequence[str],
     notes: Sequence[str],
     reject_reasons: Sequence[tuple[str, int]] = (),
+    reject_rows: Mapping[str, tuple[Place, ...]] = MappingProxyType({}),
 ) -> StepRun:
     """The record of a step that ran now.
 
@@ -91,6 +94,7 @@ def record_of(
         usage: the use of models in this run.
         started: the time when the step was opened.
         waited_for, why, notes, reject_reasons: see StepRun.
+        reject_rows: rows by the cause of their rejection.
     """
     ended = dt.datetime.now(dt.UTC)
     known = [*receipts]
@@ -113,6 +117,7 @@ def record_of(
         why=tuple(map(_clipped, why)),
         notes=tuple(map(_clipped, notes)),
         reject_reasons=tuple((_clipped(reason), rows) for reason, rows in reject_reasons),
+        reject_rows=tuple(reject_rows.get(cause_of_listed(reason), ()) for reason, _ in reject_reasons),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 from engine.jobs.heartbeat import owner_of, read_heartbeats
@@ -15,8 +16,10 @@ from engine.jobs.messages import Usage
 from engine.jobs.receipts import Receipts
 from engine.pipeline.graph import Step
 from engine.planning.explain import explain
+from engine.planning.inputs import resolve_inputs
 from engine.planning.results import StepPlan
 from engine.running.partition_table import PartitionTable
+from engine.running.reject_examples import Place, examples
 from engine.running.run_state import RunState
 from engine.running.step_record import reasons_of, record_of
 from registry import RegistryError, SideObject, StepRun
@@ -102,12 +105,27 @@ class StepReporter:
         notes = [*self.step.notes, *self.notes]
         receipts = self.table.receipts()
         reasons: tuple[tuple[str, int], ...] = ()
+        places: dict[str, tuple[Place, ...]] = {}
         if outcome in ("failed", "stopped"):  # it has no outputs, which have the rejects of others
             with suppress(RegistryError, OSError):  # they are only shown
                 reasons = reasons_of(self.run.registry, self.rejects)
+                places = self._rejected_rows()
         return record_of(
-            self.plan, outcome, rows, rows_out, receipts, usage, self.started, waited_for, self._why, notes, reasons
+            self.plan, outcome, rows, rows_out, receipts, usage, self.started, waited_for, self._why, notes, reasons, places
         )
+
+    def _rejected_rows(self) -> dict[str, tuple[Place, ...]]:
+        """Some rejected rows by cause; none while it is not known which versions its inputs are."""
+        step, run = self.step, self.run
+        inputs = resolve_inputs(run.pipeline, step, run.available, run.registry)
+        if any(len(inputs[port]) < len(links) for port, links in step.inputs.items()):
+            return {}
+        port = step.operator.streamed
+        starts = [0, *accumulate(version.rows for version in inputs.get(port or "", ()))]
+        placed = (
+            (starts[number] + part.first, each) for number, parts in enumerate(self.table.placed()) for part, each in parts
+        )
+        return examples(run.registry.store, placed, step.operator, inputs)
 
     def too_many_rejects(self, rows: int) -> str:
         """The error for more rejects than the step allows, with the most frequent reasons. Raises RegistryError, OSError."""

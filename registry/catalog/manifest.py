@@ -251,6 +251,8 @@ class StepRun(Frozen):
         by_model: the calls by model, as the view `llm_calls` names them. Engines before 0.4 recorded none of these three.
         reject_reasons: the most frequent reasons of its rejects, each with its number of rows, if it failed. If it did not, its
             outputs have all rejects.
+        reject_rows: for each of these reasons some of the rows: name and number of the version, and the row. Empty where the
+            versions were not committed.
     """
 
     step: str
@@ -275,6 +277,7 @@ class StepRun(Frozen):
     notes: Annotated[tuple[str, ...], BeforeValidator(_storable)] = ()
     by_model: Annotated[dict[str, ModelUsage], BeforeValidator(_storable)] = {}
     reject_reasons: Annotated[tuple[tuple[str, Count], ...], BeforeValidator(_storable)] = ()
+    reject_rows: tuple[tuple[tuple[Name, Number, Count], ...], ...] = ()
 
     @property
     def full_step(self) -> str:

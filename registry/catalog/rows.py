@@ -77,8 +77,8 @@ def _step_row(run_id: str, step: StepRun, position: int) -> dict[str, Any]:
     waited_for = step.waited_for if step.started_at else None
     # Lists and objects as JSON: `insert` unnests lists.
     texts = {name: json.dumps(value) for name, value in step.model_dump(include={"why", "notes", "by_model"}).items()}
-    # Reasons of rejects are in the journal alone.
-    values = step.model_dump(exclude={"reject_reasons"})
+    # Reasons of rejects, and their rows, are in the journal alone.
+    values = step.model_dump(exclude={"reject_reasons", "reject_rows"})
     return {"run_id": run_id, **values, **times, "waited_for": waited_for, **texts, "position": position}
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from registry.lineage.edge_objects import EdgeObjects, kept
 from registry.lineage.targets import resolve
 from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, hops_from, walk
+from registry.records.arrays import int64_array
 from registry.storage.objects import ObjectStore
 
 _CALL_TABLES = 4
@@ -111,7 +112,7 @@ class Lineage:
         found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for base, sha256 in (each for each in objects if each.base in nearest):
             table = self._call_table(sha256) if columns is None else self._store.read_table(sha256, columns)
-            here = pa.array([row - base for row in wanted], pa.int64())
+            here = int64_array(np.array([row - base for row in wanted], np.int64))
             for call in table.filter(pc.is_in(table["local_row"], here)).to_pylist():
                 if call["local_row"] is not None:
                     found[call["local_row"] + base].append(call)

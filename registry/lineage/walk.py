@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from registry.lineage.edge_objects import Column, EdgeObjects
+from registry.records.arrays import numbers_of
 
 RowNumbers = npt.NDArray[np.int64]
 Direction = Literal["up", "down"]
@@ -217,6 +218,6 @@ class _Edges:
         if (sha256, least, most) not in self._read:
             self._read[sha256, least, most] = self._objects.between(sha256, column, least, most)
         table = self._read[sha256, least, most]
-        chosen = table["input"].to_numpy() == place
-        chosen &= np.isin(table[column].to_numpy(), rows)
-        return table["child_row"].to_numpy()[chosen], table["parent_row"].to_numpy()[chosen]
+        chosen = numbers_of(table["input"]) == place
+        chosen &= np.isin(numbers_of(table[column]), rows)
+        return numbers_of(table["child_row"])[chosen], numbers_of(table["parent_row"])[chosen]

@@ -19,6 +19,7 @@ from threading import enumerate as threads
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,6 +39,7 @@ from registry.query.read_only_sql import Reading, reading
 from registry.query.result import QueryResult
 from registry.query.review_table import SCHEMA, review_table
 from registry.query.table_functions import CALLS, create
+from registry.records.arrays import int64_array
 from registry.records.content import id_of
 from registry.reviews.decisions import Decision, by_queue, current
 from registry.reviews.store import ReviewStore
@@ -259,7 +261,7 @@ class Session:
         for place, numbers in groupby(sorted(set(map(int, rows))), key=lambda row: bisect_right(stops, row)):
             wanted = list(numbers)
             first = stops[place] - data[place].rows
-            table = self._store.read_table(data[place].sha256).take([row - first for row in wanted])
+            table = self._store.read_table(data[place].sha256).take(int64_array(np.array(wanted) - first))
             found |= dict(zip(wanted, table.to_pylist(), strict=True))
         return found
 
@@ -353,15 +355,25 @@ class Session:
 
     def _scan(self, name: str, version: int) -> Any:
         objects = [data.sha256 for data in self.manifest(name, version).data]
-        try:
-            schema = pq.ParquetFile(self._store.open(objects[0])).schema_arrow
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptError(f"object {objects[0]} of {name}@{version} is not readable as Parquet: {error}") from error
+        schema = self._schema(objects[0], f"{name}@{version}")
         return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store, read=self._read)
 
+    def _schema(self, sha256: str, version: str) -> pa.Schema:
+        """The columns of an object of a version."""
+        try:
+            return pq.ParquetFile(self._store.open(sha256)).schema_arrow
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptError(f"object {sha256} of {version} is not readable as Parquet: {error}") from error
+
     def _rows(self, name: str, version: int) -> pa.Table:
-        table = pa.concat_tables([self._store.read_table(data.sha256) for data in self.manifest(name, version).data])
-        return table.add_column(0, "row", pa.array(range(table.num_rows), pa.int64()))
+        objects = [data.sha256 for data in self.manifest(name, version).data]
+        if self._read is None:
+            tables = [self._store.read_table(sha256) for sha256 in objects]
+        else:
+            names = self._schema(objects[0], f"{name}@{version}").names
+            tables = [self._read(sha256, names) for sha256 in objects]
+        table = pa.concat_tables(tables)
+        return table.add_column(0, "row", int64_array(np.arange(table.num_rows)))
 
     def manifest(self, name: str, version: int) -> Manifest:
         """The manifest of a version, which must exist. Raises MismatchError or CorruptError."""

@@ -1,7 +1,7 @@
-"""Arrow arrays of Python values. Those of texts and numbers, and of lists of them, are made without pandas.
+"""Arrow arrays of Python values and NumPy arrays, and back, without pandas.
 
-`pa.array` and `pa.scalar` import pandas, if it is installed, to see whether they were given some of its objects. That takes
-longer than all the rest of `engine plan`.
+`pa.array`, `pa.scalar` and `to_numpy` import pandas, if it is installed, to see whether they were given some of its objects.
+That takes longer than all the rest of `engine plan`, or of a page.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from registry.records.columns import Column
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def array_of(values: Sequence[Any], column: Column) -> pa.Array:
@@ -28,6 +31,22 @@ def zero(kind: pa.DataType) -> pa.Scalar:
     """The number 0, or the empty text or bytes, of a type."""
     buffers = [None, pa.py_buffer(bytes(16)), pa.py_buffer(b"")]
     return pa.Array.from_buffers(kind, 1, buffers[: kind.num_buffers])[0]
+
+
+def int64_array(numbers: npt.NDArray[np.int64]) -> pa.Array:
+    """Numbers as an Arrow array that shares their memory."""
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
+
+
+def numbers_of(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Numbers of a fixed width, or booleans, without nulls."""
+    if isinstance(array, pa.ChunkedArray):
+        kind = numbers_of(pa.Array.from_buffers(array.type, 0, [None, pa.py_buffer(b"")])).dtype
+        return np.concatenate([np.empty(0, kind), *map(numbers_of, array.chunks)])
+    if pa.types.is_boolean(array.type):
+        return numbers_of(array.cast(pa.uint8())).view(np.bool_)
+    found = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    return found[array.offset : array.offset + len(array)]
 
 
 _TEXTS = {str, type(None)}

@@ -136,10 +136,11 @@ def _note(found: Subject, rows: Mapping[str, tuple[int, int]], limit: int, most:
     of = f" of {counted(len(rows), 'dataset')}" if len(rows) > 1 else ""
     if taken == total:
         return f"{start}, with all {counted(total, 'row')}{of}."
-    fewest = " at the start of each" if len(rows) > 1 else " at its start"
+    fewest = " of each" if len(rows) > 1 else ""
     wanted = sum(min(number, most) for _, number in rows.values()) if most is not None else total
-    why = f"to keep the copy under {size(limit)}" if taken < wanted else f"because at most {most:,} of each were asked for"
-    return f"{start}, with {taken:,} of its {counted(total, 'row')}{of}: those{fewest}. {total - taken:,} are left out {why}."
+    why = f"to keep the copy under {size(limit)}" if taken < wanted else f"because at most {most:,} of each were requested"
+    some = f"{taken:,} of its {counted(total, 'row')}{of}: the first ones{fewest}"
+    return f"{start}, with {some}. {total - taken:,} are left out {why}."
 
 
 def _of_this_machine(registry: Registry) -> list[str]:

@@ -134,7 +134,7 @@ def decide(reader: Reader, name: str, reviewer: str, row: str, verdict: str, giv
     """
     review = open_review(reader.registry, name)
     if row not in review.rows:
-        raise NotAskedError("The pipeline has run again, and this row is not asked about any more. Nothing was stored.")
+        raise NotAskedError("The pipeline has run again, and this row no longer needs a decision. Nothing was stored.")
     made = Decision.model_validate(
         {
             "queue": name,
@@ -158,7 +158,7 @@ def undo(reader: Reader, name: str, reviewer: str, row: str) -> None:
     review = open_review(reader.registry, name)
     made = [each for each in review.decisions if (each.row, each.reviewer) == (row, reviewer)]
     if not made:
-        raise NotAskedError("There is no decision of yours about this row.")
+        raise NotAskedError("You have not decided about this row.")
     now = dt.datetime.now(dt.UTC)
     nothing = {"verdict": "skip", "fields": {}, "labels": (), "reason": "taken back"}
     back = made[-2].model_copy(update={"at": now}) if len(made) > 1 else made[-1].model_copy(update={"at": now, **nothing})

@@ -9,14 +9,28 @@ from markupsafe import Markup
 
 from engine.printable import harmless
 
+_EXACT = 1e15
+"""Larger numbers have an exponent."""
+
 
 def number(value: float | None) -> str:
-    """`1,234` or `0.1235`."""
+    """`1,234` or `0.123457`; whole numbers have no fraction and no exponent, whatever their type."""
+    return _rounded(value, 6)
+
+
+def brief(value: float | None) -> str:
+    """The same with four digits, for measurements: `0.1235`."""
+    return _rounded(value, 4)
+
+
+def _rounded(value: float | None, digits: int) -> str:
     if value is None:
         return ""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.6g}" if math.isfinite(value) else str(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) < _EXACT):
+        return f"{int(value):,}"
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if 10**digits <= abs(value) < _EXACT else f"{value:,.{digits}g}"
 
 
 def dollars(value: float | None) -> str:
@@ -76,6 +90,7 @@ def exact(text: str) -> Markup:
 
 FILTERS = {
     "number": number,
+    "brief": brief,
     "dollars": dollars,
     "seconds": seconds,
     "size": size,

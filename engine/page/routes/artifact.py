@@ -25,7 +25,8 @@ def show_artifact(request: Request, reader: Reader, version: VersionFacts) -> Re
     whole = partial(site_of(request).frame.links.value, manifest.name, manifest.version, 0)
 
     def shown(value: Any, name: str) -> Markup:
-        return show(value, Style(characters=20_000, markdown=True, whole=whole), quote(name, safe=""))
+        is_document = manifest.kind == "report" and isinstance(value, str)
+        return show(value, Style(characters=20_000, markdown=is_document, whole=whole), quote(name, safe=""))
 
     charts = [curves(each) for each in artifact.measures.charts]
     return page(request, "artifact.html", version=version, artifact=artifact, charts=charts, shown=shown)

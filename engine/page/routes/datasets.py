@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from engine.page.facts.datasets.card import dataset_card
 from engine.page.facts.datasets.charts import COLUMNS, columns
-from engine.page.facts.datasets.differences import differences
+from engine.page.facts.datasets.differences import Comparison, compared, comparison, differences, is_compared
 from engine.page.facts.datasets.rows import ROW, Wanted, column_names, prepare, rows_page
 from engine.page.facts.version import VersionFacts
 from engine.page.rendering.datasets import drawn, evenly, row_view
@@ -98,13 +98,17 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
     given = request.query_params
     other = given.get("with", "")
     key = tuple(part.strip() for part in given.get("key", "").split(",") if part.strip())
-    problem, found = "", None
+    problem, found, awaited = "", None, None
     if other or version.before:
         try:
-            found = differences(reader, version, other, key, given.get("part", ""), _number(given.get("page"), 1))
+            wanted = comparison(reader, version, other, key)
+            if _is_ready(request, reader, wanted):
+                found = differences(reader, wanted, given.get("part", ""), _number(given.get("page"), 1))
+            else:
+                awaited = wanted
         except QueryError as error:
             problem = str(error)
-    return page(
+    response = page(
         request,
         "dataset_diff.html",
         400 if problem else 200,
@@ -113,10 +117,27 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
         other=other or (str(version.before) if version.before else ""),
         key=", ".join(key),
         found=found,
+        awaited=awaited,
         problem=problem,
         kept=_fields(request),
         here=_address(request, version),
     )
+    if awaited:
+        response.headers["Refresh"] = "1"  # seconds; it needs no script
+    return response
+
+
+def _is_ready(request: Request, reader: Reader, wanted: Comparison) -> bool:
+    """Whether versions can be compared at once, or have been; otherwise that is begun. Raises what it raised."""
+    if not wanted.is_large or is_compared(reader, wanted):
+        return True
+    site = site_of(request)
+
+    def work() -> None:
+        with site.sessions.reader() as own:
+            compared(own, wanted)
+
+    return site.background.has_done(wanted.identity, work)
 
 
 _VIEWS: Mapping[str, Callable[[Request, Reader, VersionFacts], Response]] = {

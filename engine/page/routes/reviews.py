@@ -76,13 +76,13 @@ def _answered(request: Request, form: FormData) -> Response:
         return _named(request, asked, given.get("reviewer", ""))
     with reading(request) as reader:
         if not asked.reviewer:
-            return _shown(request, reader, asked, "Say who you are first.", 400)
+            return _shown(request, reader, asked, "Enter your name first.", 400)
         try:
             if action == "undo":
                 undo(reader, asked.name, asked.reviewer, asked.row)
                 return _go_on(request, asked)
             if action not in VERDICTS:
-                return _shown(request, reader, asked, "This is no verdict.", 400)
+                return _shown(request, reader, asked, "This is not a verdict.", 400)
             decide(reader, asked.name, asked.reviewer, asked.row, action, _given(form))
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, each['loc']))}: {wrong_value(each)}" for each in error.errors(include_url=False)]

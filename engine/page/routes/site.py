@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from engine.page.access import Access
+from engine.page.background import Background
 from engine.page.links import Links
 from engine.page.rendering.pages import Frame, render
 from engine.page.sessions import Reader, Sessions
@@ -27,6 +28,7 @@ class Site:
     sessions: Sessions
     access: Access
     registry: str
+    background: Background = field(default_factory=Background)
 
     @property
     def frame(self) -> Frame:

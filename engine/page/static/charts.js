@@ -33,9 +33,10 @@
     // should be; band: [[x, low, high]], how far from it they may be by chance.
     lines: (data, width) => ({
       height: 240,
+      marginLeft: 56,
       marginRight: several(data) ? Math.min(width * 0.3, 12 + 6.5 * Math.max(...data.rows.map((row) => Math.min(row.series.length, 20)))) : 20,
-      x: { ...labelled(data), ticks: width / 80 },
-      y: { label: data.y ?? null, grid: true, nice: true },
+      x: { ...labelled(data), ticks: places(data.rows, width / 80) },
+      y: { label: data.y ?? null, grid: true, nice: true, tickFormat: number },
       color: { scheme: "observable10" }, // names stand at the ends of lines: Plot's legend has styles that the page forbids
       marks: [
         Plot.areaY(data.band ?? [], { x: (at) => at[0], y1: (at) => at[1], y2: (at) => at[2], fill: "currentColor", fillOpacity: 0.1 }),
@@ -53,7 +54,19 @@
   // Counts have no fractions, so small ones get no ticks between them.
   const ticks = (rows, most) => (rows.every((row) => Number.isInteger(row.value)) ? Math.max(1, Math.min(most, ...rows.map((row) => row.value).sort((a, b) => b - a).slice(0, 1))) : most);
   const steps = (rows, most) => (rows.every((row) => Number.isInteger(row.from)) ? Math.max(1, Math.min(most, rows.at(-1).to - rows[0].from)) : most);
+  const places = (rows, most) => (rows.every((row) => Number.isInteger(row.x)) ? Math.max(1, Math.min(most, Math.max(...rows.map((row) => row.x)) - Math.min(...rows.map((row) => row.x)))) : most);
   const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+  /* Moves names at the ends of lines apart where lines end at the same height. */
+  function spread(names, height) {
+    const LINE = 12;
+    const found = names.map((name) => ({ name, at: /translate\(([-\d.]+),\s*([-\d.]+)\)/.exec(name.getAttribute("transform")) })).filter((each) => each.at);
+    const placed = found.map((each) => ({ name: each.name, x: each.at[1], y: Number(each.at[2]) })).sort((a, b) => a.y - b.y);
+    placed.forEach((each, at) => { if (at) each.y = Math.max(each.y, placed[at - 1].y + LINE); });
+    const below = placed.length ? Math.max(0, placed.at(-1).y - (height - 30)) : 0; // above the axis
+    placed.toReversed().forEach((each, at, upwards) => { each.y = Math.min(each.y - (at ? 0 : below), at ? upwards[at - 1].y - LINE : Infinity); });
+    for (const each of placed) each.name.setAttribute("transform", `translate(${each.x},${each.y})`);
+  }
 
   function draw(figure) {
     const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
@@ -64,6 +77,7 @@
     const caption = figure.querySelector("figcaption");
     const chart = Plot.plot({ width, className: "plot", ariaLabel: caption ? caption.textContent : null, ...kinds[figure.dataset.chart](data, width) });
     const svg = chart.matches("svg") ? chart : chart.querySelector("svg:last-of-type");
+    spread([...svg.querySelectorAll("g[aria-label='text'] text")], svg.height.baseVal.value);
     svg.setAttribute("role", "img"); // a picture with one name; its parts have none
     for (const part of svg.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
     place.replaceChildren(chart);

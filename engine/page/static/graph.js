@@ -153,17 +153,18 @@
     place.addEventListener("dragstart", (event) => event.preventDefault());
   }
 
-  /* The node at the start of a graph that is about no node of its own. */
+  /* Where a graph opens that is about no node of its own: at its first step. */
   function first(svg, graph) {
     const place = graph.graph().rankdir === "TB" ? "y" : "x";
-    const at = graph.nodes().map((id) => graph.node(id)[place]);
+    const at = graph.nodes().map((id) => (graph.node(id).kind === "step" ? graph.node(id)[place] : Infinity));
     return svg.querySelectorAll(".node")[at.indexOf(Math.min(...at))];
   }
 
   function draw(figure) {
     const place = figure.querySelector(".drawing");
-    const { paddingLeft, paddingRight } = getComputedStyle(place);
-    const room = place.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
+    const style = getComputedStyle(place);
+    const room = place.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    const tallest = parseFloat(style.maxHeight) - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
     if (!(room > 0) || String(room) === place.dataset.width) return;
     place.dataset.width = room;
     const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
@@ -171,7 +172,7 @@
     const fonts = { strong: `600 13px ${family}`, plain: `12px ${family}`, small: `11px ${family}` };
     const graph = laidOut(data, fonts, room);
     const { width, height } = graph.graph();
-    const scale = zoomed.get(figure.id) ?? Math.max(SMALLEST, Math.min(1, room / width));
+    const scale = zoomed.get(figure.id) ?? Math.max(SMALLEST, Math.min(1, room / width, tallest / height));
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": figure.dataset.label });
     resize(svg, scale);
     const arrow = element("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" });
@@ -191,7 +192,7 @@
     }
     if (!place.dataset.moves) makeMovable(figure, place);
     place.dataset.moves = "";
-    figure.querySelector(".zoom").hidden = width * scale <= room && height * scale <= place.clientHeight && !zoomed.has(figure.id);
+    figure.querySelector(".zoom").hidden = width * scale <= room + 1 && height * scale <= tallest + 1 && !zoomed.has(figure.id);
     place.addEventListener("scroll", () => scrolled.set(figure.id, [place.scrollLeft, place.scrollTop]), { passive: true });
   }
 

@@ -23,17 +23,18 @@ class Watched:
     """A step of 1,000 rows that reports to a log, with a clock that the test controls."""
 
     def __init__(self, done: int = 0) -> None:
-        self.now = 100.0
+        self.now, self.done = 100.0, done
         self.text = StringIO()
         self.progress = PlainProgress(Console(file=self.text, width=200), clock=lambda: self.now)
         self.progress.step_started("cot", "regenerate_cot", 1000, done)
 
     def tick(self, seconds: int, done: int, note: str = "") -> list[str]:
-        """Report the same state twice a second for some time; return the new lines."""
-        before = len(self.text.getvalue())
-        for _ in range(2 * seconds):
+        """Report twice a second for some time, while rows finish each second; return the new lines."""
+        before, start = len(self.text.getvalue()), self.done
+        for tick in range(1, 2 * seconds + 1):
             self.now += 0.5
-            self.progress.step_advanced("cot", done, 1000, note)
+            self.done = start + (done - start) * (tick // 2) // seconds
+            self.progress.step_advanced("cot", self.done, 1000, note)
         return self.text.getvalue()[before:].splitlines()
 
 
@@ -42,6 +43,25 @@ def test_a_line_has_the_rate_and_remaining_time_of_this_run() -> None:
     assert watched.tick(10, 500) == ["cot: 500/1000 (10/s, about 50 s left)"]
     assert watched.tick(10, 600, "64 requests in flight") == ["cot: 600/1000 (10/s, about 40 s left); 64 requests in flight"]
     assert watched.tick(10, 1000) == ["cot: 1000/1000"]
+
+
+def test_there_is_no_rate_before_rows_have_finished_a_few_times() -> None:
+    watched = Watched()
+    watched.tick(50, 0)
+    watched.progress.step_advanced("cot", 1, 1000, "")
+    watched.done = 1
+    assert watched.tick(30, 1)[-1] == "cot: 1/1000, unchanged for 30 s"
+    watched.done = 41  # a partition of 40 rows
+    assert watched.tick(10, 41) == ["cot: 41/1000"]
+    watched.done = 81
+    assert watched.tick(10, 81) == ["cot: 81/1000 (1.6/s, about 10 min left)"]
+
+
+def test_the_rate_is_that_of_the_last_minute() -> None:
+    watched = Watched()
+    assert watched.tick(100, 100)[-1] == "cot: 100/1000 (1/s, about 15 min left)"
+    assert watched.tick(60, 400)[-1] == "cot: 400/1000 (5/s, about 2 min left)"
+    assert watched.tick(30, 400)[1:] == ["cot: 400/1000 (2.5/s, about 4 min left), unchanged for 30 s"]
 
 
 def test_there_is_no_rate_before_the_first_row() -> None:
@@ -67,6 +87,7 @@ class Several:
 
     def __init__(self, *steps: str) -> None:
         self.clock = Clock()
+        self.done: dict[str, int] = {}
         self.text = StringIO()
         self.progress = PlainProgress(Console(file=self.text, width=200), clock=self.clock)
         for step in steps:
@@ -74,12 +95,16 @@ class Several:
         self.read()
 
     def tick(self, seconds: int, **done: int | tuple[int, int]) -> list[str]:
-        """Report how many rows (of a total) each step has done, twice a second for some time; return the new lines."""
-        for _ in range(2 * seconds):
+        """Report how many rows (of a total) each step has done, twice a second, while rows finish each second until it has so
+        many; return the new lines.
+        """
+        before = {step: self.done.get(step, 0) for step in done}
+        for tick in range(1, 2 * seconds + 1):
             self.clock.now += 0.5
             for step, rows in done.items():
                 count, total = rows if isinstance(rows, tuple) else (rows, 100)
-                self.progress.step_advanced(step, count, total, "")
+                self.done[step] = before[step] + (count - before[step]) * (tick // 2) // seconds
+                self.progress.step_advanced(step, self.done[step], total, "")
         return self.read()
 
     def read(self) -> list[str]:
@@ -91,7 +116,7 @@ class Several:
 
 def test_steps_that_run_at_once_have_a_line_each() -> None:
     several = Several("a", "b")
-    assert several.tick(10, a=20, b=50) == ["a: 20/100 (2/s, about 40 s left)", "b: 50/100 (5/s, about 10 s left)"]
+    assert several.tick(10, a=20, b=40) == ["a: 20/100 (2/s, about 40 s left)", "b: 40/100 (4/s, about 15 s left)"]
     assert several.tick(10, a=40, b=80) == ["a: 40/100 (2/s, about 30 s left)", "b: 80/100 (4/s, about 5 s left)"]
 
 
@@ -106,6 +131,7 @@ def test_a_step_that_starts_later_has_its_own_pace() -> None:
     several = Several("a")
     several.tick(20, a=20)
     several.progress.step_started("b", "op", 100, 40)
+    several.done["b"] = 40
     assert several.read() == ["b: op on 100 rows, 40 of them already done"]
     assert "b: 60/100 (2/s, about 20 s left)" in several.tick(10, a=30, b=60)
 

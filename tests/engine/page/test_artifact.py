@@ -106,3 +106,11 @@ def test_metrics_of_hostile_names_are_text(registry: Registry) -> None:
     with reading(registry) as reader:
         found = artifact_facts(reader, registry.manifest("bad/<u>step</u>", 1)).measures
     assert {each.metric for each in found.numbers} == {"<b>m</b>", "inf"}
+
+
+def test_one_point_is_drawn_where_it_has_a_target() -> None:
+    target = [Metric(metric="ecr_target", slice=f"alpha={at}", value=1 - at) for at in (0.1, 0.2)]
+    found = measures([Metric(metric="ecr", slice="alpha=0.2", value=0.75), *target])
+    [chart] = found.charts
+    assert (chart.title, [curve.points for curve in chart.curves]) == ("ecr", [(Point(0.2, 0.75),)])
+    assert (chart.target, found.numbers) == (((0.1, 0.9), (0.2, 0.8)), ())

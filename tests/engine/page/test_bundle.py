@@ -102,7 +102,7 @@ def test_a_run_is_copied_with_all_that_it_read_and_made(registry: Registry) -> N
     assert "First I think." in found[row].text  # what the teacher thought
     model = file_of(ADDRESSES.version("demo/sft", 1), "")
     assert model in {leads_to(row, attributes.get("href", "")) for tag, attributes in found[row].tags if tag == "a"}
-    assert "Settings as resolved" in found[model].text
+    assert "Resolved settings" in found[model].text
     assert {"static/vendor/plot.min.js", "static/vendor/plot.LICENSE.txt"} <= files(done.folder).keys()
 
 
@@ -168,7 +168,7 @@ def test_no_row_beyond_those_asked_for_is_in_it(registry: Registry) -> None:
     long_rows(registry, 120)
     done = bundle(registry, "demo/rows", most=60)
     assert done.rows["demo/rows@1"] == (60, 120)
-    assert "60 are left out because at most 60 of each were asked for" in done.note
+    assert "60 are left out because at most 60 of each were requested" in done.note
     lists = [page.text for name, page in pages(done.folder).items() if not name.startswith("versions/demo-rows-1-charts")]
     assert any("row 59 row 59" in text for text in lists)
     assert not any("row 60 row 60" in text for text in lists)

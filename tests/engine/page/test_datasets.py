@@ -256,7 +256,7 @@ def test_charts_of_conversations_say_how_long_they_and_their_answers_are(registr
 def test_values_that_all_occur_equally_often_have_no_bars(registry: Registry, visit: Visit) -> None:
     store(registry, "even", [{"word": word, "n": n} for n, word in enumerate(["one", "three", "seven"] * 4)])
     text = get(visit(registry.root), "/versions/even@1", view="charts")
-    assert "3 different, each in 4 rows" in text
+    assert "3 distinct values, 4 rows each" in text
     assert "word: values" not in text
     assert "characters of word" in text
 
@@ -367,7 +367,7 @@ def test_a_query_error_is_one(numbers: Registry) -> None:
 def test_a_large_dataset_is_read_in_the_background_once(
     numbers: Registry, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.page.facts.datasets.rows._LARGE", len(NUMBERS))
+    monkeypatch.setattr("engine.page.facts.datasets.rows.LARGE", len(NUMBERS))
     read: list[str] = []
     before = ObjectStore.read_table
 

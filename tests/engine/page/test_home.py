@@ -32,7 +32,7 @@ def test_runs_of_one_pipeline_and_names_that_contain_a_text(shipped: Path, visit
     found = client.get("/", params={"find": "PAIRS"}).text
     assert "preferences/pairs" in found
     assert "<bdi>distil/rows</bdi>" not in found
-    assert "No name contains this" in client.get("/", params={"find": "100%_'\"<b>"}).text
+    assert "No name matches" in client.get("/", params={"find": "100%_'\"<b>"}).text
 
 
 def test_an_empty_registry_says_how_to_begin(registry: Registry, visit: Visit) -> None:

@@ -195,7 +195,7 @@ def test_the_page_of_a_row_says_who_decided(client: TestClient, registry: Regist
 
 def test_the_page_of_a_run_leads_to_its_reviews(client: TestClient, registry: Registry) -> None:
     [(run_id,)] = ask(registry, "select run_id from runs")
-    assert '<a href="/reviews">for reviewers</a>' in client.get(f"/runs/{run_id}").text
+    assert '<a href="/reviews">waiting for reviewers</a>' in client.get(f"/runs/{run_id}").text
 
 
 def test_a_review_that_is_not_there(client: TestClient) -> None:

@@ -89,7 +89,29 @@ def test_a_failed_run_shows_what_was_not_reached(registry: Registry) -> None:
     states = {node.id: node.state for node in run_graph(run).nodes}
     assert (states["step cut"], states["step loud"], states["part demo/loud"]) == ("failed", "missing", "missing")
     assert (found.step, found.rejected, found.unreadable) == ("cut", 2, "")
-    assert [(reason.count, reason.examples) for reason in found.reasons] == [(2, ())]
+    [reason] = found.reasons
+    assert reason.count == 2
+    assert [(each.name, each.version, each.row, each.text) for each in reason.examples] == [
+        ("demo/words", 1, 0, "text: bad"),
+        ("demo/words", 1, 1, "text: bad"),
+    ]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_examples_of_a_failed_step_are_rows_of_the_versions_that_it_read(registry: Registry, visit: Visit) -> None:
+    Path("first.jsonl").write_text('{"text": "ok"}\n{"text": "fine"}\n')
+    Path("second.jsonl").write_text('{"text": "good"}\n{"text": "bad"}\n')
+    text = (
+        "{name: demo, datasets: {first: {type: Word, path: first.jsonl}, second: {type: Word, path: second.jsonl}}, "
+        "steps: {cut: {op: by_length, in: [first, second], max_reject_ratio: 0.1}}}"
+    )
+    failed = run_text(text, registry)
+    assert failed.state == "failed"
+    with reading(registry) as reader:
+        [found] = rejects(reader, run_facts(reader, failed.run_id))
+    [reason] = found.reasons
+    assert [(each.name, each.version, each.row, each.text) for each in reason.examples] == [("demo/second", 1, 1, "text: bad")]
+    assert 'href="/rows/1/demo/second@1"' in visit(registry.root).get(f"/runs/{failed.run_id}").text
 
 
 def test_a_run_that_lasts_shows_its_progress_and_its_newest_rows(registry: Registry, visit: Visit) -> None:

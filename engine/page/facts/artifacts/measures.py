@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from registry import Metric
 
 _LOW, _HIGH = "_ci_low", "_ci_high"
-_TARGET, _BAND_LOW, _BAND_HIGH = "_target", "_band_low", "_band_high"
+_AROUND = _TARGET, _BAND_LOW, _BAND_HIGH = "_target", "_band_low", "_band_high"
 _PLACE = re.compile(r"(?P<axis>[A-Za-z_][\w .-]{0,40}?)(?:=| )(?P<at>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 _MOST_POINTS = 1000
 """Points of a curve; longer ones are thinned out."""
@@ -84,7 +84,10 @@ def measures(metrics: Iterable[Metric]) -> Measures:
     for each in found:
         if (at := _place(each.slice)) and math.isfinite(each.value):
             curves[at[0], each.metric].append((Point(at[1], each.value, each.low, each.high), each))
-    drawn = {key: points for key, points in curves.items() if len({point.x for point, _ in points}) > 1}
+    several = {key for key, points in curves.items() if len({point.x for point, _ in points}) > 1}
+    # One point is enough where there are curves of what it should be.
+    bounded = {(axis, name) for axis, name in curves if any((axis, name + suffix) in several for suffix in _AROUND)}
+    drawn = {key: points for key, points in curves.items() if key in several | bounded}
     in_curves = {id(each) for points in drawn.values() for _, each in points}
     charts = []
     for axis in dict.fromkeys(axis for axis, _ in drawn):
@@ -120,10 +123,7 @@ def _curve(name: str, points: Sequence[Point]) -> Curve:
 def _charts(axis: str, lines: Mapping[str, Curve]) -> list[Chart]:
     """One chart for each metric of an axis; those that belong to another metric are in its chart."""
     extras = {
-        name: suffix
-        for name in lines
-        for suffix in (_TARGET, _BAND_LOW, _BAND_HIGH)
-        if name.removesuffix(suffix) in lines and name.endswith(suffix)
+        name: suffix for name in lines for suffix in _AROUND if name.removesuffix(suffix) in lines and name.endswith(suffix)
     }
     plain = [name for name in lines if name not in extras]
     homes: dict[str, str] = {}

@@ -151,7 +151,7 @@ def _about(row: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...], tu
                 continue
             except (ValueError, RecursionError):
                 pass  # shown as the text that it is
-        text = excerpt(value)
+        text = excerpt(f"{value:.6g}" if isinstance(value, float) else value)
         if len(text.text) <= _LONG_FIELD and "\n" not in text.text:
             short.append((name, text.text))
         else:

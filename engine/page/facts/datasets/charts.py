@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pyarrow as pa
+
 from engine.page.facts.datasets.rows import column_names, quoted
 from engine.page.sessions import Reader
 from engine.plain_values import json_line
 from registry import Manifest
+from registry.records.arrays import numbers_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
 COLUMNS = 40
 """Columns that are charted; others have no chart."""
@@ -173,10 +175,8 @@ def _column(
     measure: pa.ChunkedArray | None,
     categories: tuple[Category, ...],
 ) -> Column:
-    import numpy as np
-
     distinct = len(categories) if categories else min(distinct, present) if distinct is not None else None
-    values = measure.drop_null().to_numpy().astype(float) if measure is not None else np.empty(0)
+    values = numbers_of(measure.drop_null().cast(pa.float64())) if measure is not None else np.empty(0)
     values = values[np.isfinite(values)]
     plain = Column(name, label, rows, rows - present, distinct, kind, categories=categories)
     if kind is None or not len(values):
@@ -196,7 +196,6 @@ def _column(
 
 def _bins(values: npt.NDArray[np.float64], *, whole: bool) -> tuple[Bin, ...]:
     """At most _BINS ranges of a round width; of whole numbers when the measure is one."""
-    import numpy as np
 
     low, high = float(values.min()), float(values.max())
     if low == high:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.page.facts.datasets.rows import ROW, column_names, quoted, records_at
+from engine.page.facts.datasets.rows import LARGE, ROW, column_names, quoted, records_at
 from engine.page.facts.version import VersionFacts
 from engine.page.sessions import Reader
 from engine.plain_values import json_line
@@ -80,6 +80,30 @@ class Differences:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two versions to compare.
+
+    Args:
+        key: fields that identify a row; empty: the first field that identifies the rows of both, or if there is none, rows are
+            compared by content.
+    """
+
+    old: Manifest
+    new: Manifest
+    key: tuple[str, ...]
+
+    @property
+    def identity(self) -> Hashable:
+        """The same for the same result, whatever happens to the registry."""
+        return self.old.version_id, self.new.version_id, self.key
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes longer than a page may."""
+        return self.old.content_id != self.new.content_id and max(self.old.rows, self.new.rows) >= LARGE
+
+
+@dataclass(frozen=True)
 class _Kept:
     """A comparison with the places of all rows."""
 
@@ -91,26 +115,41 @@ class _Kept:
         return sum(each.nbytes for each in (places.changed, places.added, places.removed)) if places else 0
 
 
-def differences(reader: Reader, version: VersionFacts, other: str, key: Sequence[str], part: str, page: int) -> Differences:
-    """How a version differs from another one, with a page of the rows.
+def comparison(reader: Reader, version: VersionFacts, other: str, key: Sequence[str]) -> Comparison:
+    """What is compared.
 
     Args:
         other: a number of the same name, or `NAME@V`; empty: the version before.
-        key: fields that identify a row; empty: the first field that identifies the rows of both, or if there is none, rows are
-            compared by content.
+    """
+    target = f"{version.manifest.name}@{other or version.before}" if not other or other.isdigit() else other
+    return Comparison(reader.session.manifest(*reader.session.resolve(target)), version.manifest, tuple(key))
+
+
+def is_compared(reader: Reader, wanted: Comparison) -> bool:
+    """Whether the result is in memory."""
+    return wanted.identity in reader.kept.comparisons
+
+
+def compared(reader: Reader, wanted: Comparison) -> Diff:
+    """The result of a comparison, with the places of all rows; it is kept."""
+    old, new = wanted.old, wanted.new
+
+    def made() -> _Kept:
+        fields = wanted.key or _key(reader, old, new)
+        return _Kept(compare(reader.session, str(old.ref), str(new.ref), key=fields, samples=0, places=True))
+
+    kept: _Kept = reader.kept.comparisons.get(wanted.identity, made)
+    return kept.diff
+
+
+def differences(reader: Reader, wanted: Comparison, part: str, page: int) -> Differences:
+    """How two versions differ, with a page of the rows.
+
+    Args:
         part: changed, removed or added rows; if there are none, the first of these that there are.
         page: from 1; past the end, it is the last one.
     """
-    target = f"{version.manifest.name}@{other or version.before}" if not other or other.isdigit() else other
-    old, new = reader.session.manifest(*reader.session.resolve(target)), version.manifest
-
-    def made() -> _Kept:
-        fields = key or _key(reader, old, new)
-        return _Kept(compare(reader.session, str(old.ref), str(new.ref), key=fields, samples=0, places=True))
-
-    # Both versions are named by their ids, so nothing that happens to the registry makes another answer.
-    kept: _Kept = reader.kept.orders.get(("diff", old.version_id, new.version_id, tuple(key)), made)
-    diff = kept.diff
+    old, new, diff = wanted.old, wanted.new, compared(reader, wanted)
     if diff.rows is None or diff.rows.places is None:
         return Differences(diff)
     places = diff.rows.places

@@ -10,12 +10,14 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
+import numpy as np
+
 from engine.page.sessions import Reader
 from registry import Manifest
 from registry.errors import QueryError
+from registry.records.arrays import int64_array, numbers_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
@@ -32,8 +34,8 @@ SECONDS = 30.0
 _FIRST = 2000
 """Rows at the start of an order that are looked up without ordering the others."""
 
-_LARGE = 100_000
-"""Rows of a version that takes long to order and to filter."""
+LARGE = 100_000
+"""Rows of a version that takes long to order, to filter and to compare."""
 
 _READERS = 4
 """Objects that are read at a time, when the rows of a page are in several."""
@@ -102,7 +104,7 @@ def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[
     def read(place: int) -> pa.Table:
         first = stops[place] - manifest.data[place].rows
         table = reader.kept.table(reader.registry.store, manifest.data[place].sha256, names)
-        return table.take([row - first for row in places[place]])
+        return table.take(int64_array(np.array(places[place]) - first))
 
     return {
         row: values
@@ -121,7 +123,7 @@ def _at_once(read: Callable[[K], V], of: Iterable[K]) -> list[V]:
 
 def prepare(reader: Reader, manifest: Manifest) -> None:
     """Read the rows of a large version in the background, unless they would come over a network."""
-    if manifest.rows >= _LARGE and not reader.registry.url:
+    if manifest.rows >= LARGE and not reader.registry.url:
         objects = [part.sha256 for part in manifest.data]
         reader.kept.prepare(reader.registry.store, objects, column_names(reader, manifest))
 
@@ -177,11 +179,9 @@ def _placed(
         return matching[start:stop]
     if wanted.sort not in (*manifest.fields, ROW):
         raise QueryError(f"{manifest.ref} has no column {wanted.sort!r} to sort by")
-    if wanted.sort != ROW and manifest.fields[wanted.sort].rstrip("?") == "str" and len(matching):
-        import numpy as np
-
-        if texts := _texts(reader, manifest, wanted.sort):
-            return texts.between(np.asarray(matching, np.int64), start, stop, descending=wanted.descending)
+    is_text = wanted.sort != ROW and manifest.fields[wanted.sort].rstrip("?") == "str"
+    if is_text and len(matching) and (texts := _texts(reader, manifest, wanted.sort)):
+        return texts.between(np.asarray(matching, np.int64), start, stop, descending=wanted.descending)
     return _order(reader, manifest, wanted, stop)[start:stop]
 
 
@@ -235,5 +235,4 @@ def _asked(reader: Reader, query: str, manifest: Manifest, wanted: Wanted) -> Nu
             start = f"select {ROW} from {quoted(str(manifest.ref))}"
             reader.session.ask(f"explain {start} where {wanted.where}", timeout=SECONDS)
         raise
-    numbers: Numbers = table.column(0).to_numpy()
-    return numbers
+    return numbers_of(table.column(0))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from registry.records.arrays import int64_array, numbers_of
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -120,7 +122,7 @@ class TextOrder:
 
     def texts(self, rows: Numbers) -> pa.ChunkedArray:
         """The texts of the rows."""
-        return pa.chunked_array([self.chunks[place].take(pa.array(own)) for place, own in self._by_chunk(rows)])
+        return pa.chunked_array([self.chunks[place].take(int64_array(own)) for place, own in self._by_chunk(rows)])
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,8 @@ class _Selection:
         if len(rows) < 2:
             return rows
         direction = "descending" if self.descending else "ascending"
-        table = pa.table({"text": self.of.texts(rows), "row": rows})
-        places: Numbers = pc.sort_indices(table, sort_keys=[("text", direction), ("row", "ascending")]).to_numpy()
+        table = pa.Table.from_arrays([self.of.texts(rows), int64_array(rows)], ["text", "row"])
+        places: Numbers = numbers_of(pc.sort_indices(table, sort_keys=[("text", direction), ("row", "ascending")]))
         return rows[places]
 
 
@@ -190,5 +192,5 @@ def _chunk(chunk: pa.Array) -> _Chunk:
 
 
 def _mask(chunk: pa.Array) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = chunk.is_null().to_numpy(zero_copy_only=False)
+    found: npt.NDArray[np.bool_] = numbers_of(chunk.is_null())
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from engine.jobs.reject_causes import cause_of
 from engine.page.facts.excerpts import one_line
@@ -67,7 +68,7 @@ def _of_sources(reader: Reader, run: RunFacts) -> Iterator[Rejects]:
         if part.name not in made and part.version is not None and not part.removed:
             title = part.name.partition("/")[2] or part.name
             found = _of_version(reader, title, part)
-            # What it was made of is a file, unless another pipeline made it: then it is told with the run that did.
+            # What it was made of is a file, unless another pipeline made it: then the run that did lists it.
             if found and found.is_source:
                 yield found.rejects
 
@@ -80,20 +81,25 @@ def _of_step(reader: Reader, run: RunFacts, step: StepFacts) -> Rejects | None:
     if not step.rejected:
         return None
     if step.is_open:
-        return Rejects(step.name, step.rejected, unreadable="they are listed when it ends")
+        return Rejects(step.name, step.rejected, unreadable="they are listed when the step ends")
     if reasons := _recorded(reader, run.run_id, step.name):
         return Rejects(step.name, step.rejected, reasons)
-    return Rejects(step.name, step.rejected, unreadable="its rejects are with its output, which does not exist")
+    return Rejects(step.name, step.rejected, unreadable="they are stored with the step's output, which does not exist")
 
 
 def _recorded(reader: Reader, run_id: str, step: str) -> tuple[Reason, ...]:
-    """The reasons that the record of a failed step has."""
+    """The reasons that the record of a failed step has, with rows as far as it has them."""
     try:
         records = [event.step for event in reader.registry.catalog.runs.read(run_id) if event.step]
     except (CorruptError, OSError):
         return ()
-    found = next((each.reject_reasons for each in records if each.full_step == step), ())
-    return tuple(Reason(reason[:_REASON], count, ()) for reason, count in found)
+    found = next((each for each in records if each.full_step == step), None)
+    if found is None:
+        return ()
+    return tuple(
+        Reason(reason[:_REASON], count, tuple(_example(reader, Version(name, version), row) for name, version, row in places))
+        for (reason, count), places in zip(found.reject_reasons, found.reject_rows or repeat(()), strict=False)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,12 @@ def _examples(reader: Reader, places: list[tuple[int, int]], manifest: Manifest)
         if not 0 <= number < len(manifest.inputs):  # of a file, which has no rows here
             continue
         ref = manifest.inputs[number]
-        try:
-            record = reader.session.records_at(Version(ref.name, ref.version), [row]).get(row, {})
-        except (RegistryError, OSError):  # its version, or an object of it, has been removed
-            record = {}
-        yield Example(ref.name, ref.version, row, one_line(record))
+        yield _example(reader, Version(ref.name, ref.version), row)
+
+
+def _example(reader: Reader, version: Version, row: int) -> Example:
+    try:
+        record = reader.session.records_at(version, [row]).get(row, {})
+    except (RegistryError, OSError):  # its version, or an object of it, has been removed
+        record = {}
+    return Example(version.name, version.number, row, one_line(record))

@@ -172,7 +172,7 @@ def run_facts(reader: Reader, run_id: str) -> RunFacts:
     """The facts of a run. Raises UnknownRunError when there is no such run."""
     found = reader.session.ask(_RUN, [run_id]).rows
     if not found:
-        raise UnknownRunError(f"there is no run {run_id!r}; the first page lists the newest runs")
+        raise UnknownRunError(f"there is no run {run_id!r}; the home page lists the newest runs")
     _, pipeline, state, started_at, ended_at, error, params, file = found[0]
     live = read_live(reader.registry.catalog.runs.folder, run_id) if state == "running" else None
     if state == "running" and not reader.registry.catalog.runs.seems_live(run_id):

@@ -1,1 +1,1 @@
-"""What the page of a row says: how it came about, and what it became."""
+"""What the page of a row says: how it was made, and what it became."""
