@@ -367,12 +367,8 @@ class Session:
 
     def _rows(self, name: str, version: int) -> pa.Table:
         objects = [data.sha256 for data in self.manifest(name, version).data]
-        if self._read is None:
-            tables = [self._store.read_table(sha256) for sha256 in objects]
-        else:
-            names = self._schema(objects[0], f"{name}@{version}").names
-            tables = [self._read(sha256, names) for sha256 in objects]
-        table = pa.concat_tables(tables)
+        names, read = self._schema(objects[0], f"{name}@{version}").names, self._read or self._store.read_table
+        table = pa.concat_tables([read(sha256, names) for sha256 in objects])
         return table.add_column(0, "row", int64_array(np.arange(table.num_rows)))
 
     def manifest(self, name: str, version: int) -> Manifest:

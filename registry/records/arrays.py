@@ -39,7 +39,9 @@ def int64_array(numbers: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def numbers_of(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Numbers of a fixed width, or booleans, without nulls."""
+    """Numbers of a fixed width, or booleans. Raises ValueError for nulls, for which NumPy has no number."""
+    if array.null_count:
+        raise ValueError(f"{array.null_count} of {len(array)} values are null")
     if isinstance(array, pa.ChunkedArray):
         kind = numbers_of(pa.Array.from_buffers(array.type, 0, [None, pa.py_buffer(b"")])).dtype
         return np.concatenate([np.empty(0, kind), *map(numbers_of, array.chunks)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from registry import Record
 from registry.records.arrays import _without_pandas as without_pandas
-from registry.records.arrays import array_of, zero
+from registry.records.arrays import array_of, int64_array, numbers_of, zero
 from registry.records.columns import columns_of
 
 
@@ -96,3 +97,30 @@ def test_values_of_other_types_are_left_to_arrow(name: str, values: list[Any]) -
 )
 def test_zero(kind: pa.DataType, value: Any) -> None:
     assert zero(kind) == pa.scalar(value, kind)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([], pa.int64()),
+        pa.array([1, -2, 3], pa.int64()),
+        pa.array([1, 2, 3, 4], pa.int16()).slice(1, 2),
+        pa.array([0.5, float("inf")], pa.float64()),
+        pa.array([True, False, True] * 5, pa.bool_()).slice(3, 11),
+        pa.chunked_array([pa.array([1, 2], pa.int32()), pa.array([3], pa.int32())]),
+        pa.chunked_array([], pa.float32()),
+    ],
+)
+def test_numbers_are_those_of_to_numpy(array: pa.Array | pa.ChunkedArray) -> None:
+    expected = array.to_numpy() if isinstance(array, pa.ChunkedArray) else array.to_numpy(zero_copy_only=False)
+    found = numbers_of(array)
+    assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
+def test_nulls_are_no_numbers() -> None:
+    with pytest.raises(ValueError, match="1 of 2 values are null"):
+        numbers_of(pa.array([1, None]))
+
+
+def test_numbers_of_any_stride_become_an_array() -> None:
+    assert int64_array(np.arange(6)[::2]).to_pylist() == [0, 2, 4]
