@@ -306,10 +306,15 @@ def killed(server: BatchServer, journal: Path, when: str) -> None:
         assert server.hung.wait(30)
         process.kill()
     elif when == "while out":
-        while not server.counts["look"]:
-            assert process.poll() is None
+        asyncio.run(looked(server, process))
         process.kill()
     assert process.wait(30) == -signal.SIGKILL
+
+
+async def looked(server: BatchServer, process: subprocess.Popen[Any]) -> None:
+    """Wait until a process looks for the end of its batch."""
+    await until(lambda: server.counts["look"] or process.poll() is not None)
+    assert process.poll() is None
 
 
 async def until(true: Callable[[], Any]) -> None:

@@ -23,7 +23,6 @@ from benchmarks.cache_correctness import (
 )
 from engine.cli.progress import PlainProgress
 from engine.cli.run_view import run_document
-from engine.execution.executor import Executor
 from engine.pipeline.check import check
 from engine.running.run import run
 from registry import Registry
@@ -39,21 +38,23 @@ SAMPLE = {"nothing", "append 10 rows", "change the second of two prompts", "chan
 """The edits that every test run tries; `make soak` and the benchmark try the whole table."""
 
 
-def edits(*, on_data: bool) -> list[Any]:
-    """The edits in the table."""
-    lines = [edit for edit in EDITS if edit.on_data is on_data]
-    return [pytest.param(edit, id=edit.name, marks=() if edit.name in SAMPLE else pytest.mark.soak) for edit in lines]
+def in_sample(edit: Edit) -> bool:
+    return edit.name in SAMPLE
 
 
-def run_here(folder: Path, cluster: Executor | None = None) -> dict[str, Any]:
-    """Run in this process, on the session's Ray or another executor; return the summary."""
+DATA = [pytest.param(edit, id=edit.name, marks=() if in_sample(edit) else pytest.mark.soak) for edit in EDITS if edit.on_data]
+CODE = [edit for edit in EDITS if not edit.on_data]
+
+
+def run_here(folder: Path) -> dict[str, Any]:
+    """Run with workers in this process; return the summary."""
     registry = Registry(folder / ".engine")
     if registry.exists:
         with registry.session_when_needed() as session:
             pipeline = check(folder / "p.yaml", None, session)
     else:
         pipeline = check(folder / "p.yaml")
-    result = run(pipeline, registry, PlainProgress(Console(quiet=True)), select=set(), force=set(), cluster=cluster)
+    result = run(pipeline, registry, PlainProgress(Console(quiet=True)), select=set(), force=set(), cluster=InProcess())
     assert result.state == "succeeded", result.error
     return run_document(result)
 
@@ -67,8 +68,7 @@ def judged(edit: Edit, second: SecondRun) -> None:
     assert edit.partitions is None or second.partitions <= edit.partitions
 
 
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("edit", edits(on_data=True))
+@pytest.mark.parametrize("edit", DATA)
 def test_editing_pipeline_or_data_costs_exactly_what_it_must(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
     work = first_run(edit, workdir, chat_server, run_here)
     judged(edit, second_run(edit, work, workdir, chat_server, run_here))
@@ -76,17 +76,21 @@ def test_editing_pipeline_or_data_costs_exactly_what_it_must(workdir: Path, chat
 
 @pytest.mark.parametrize("edit", large_edits(480, 10), ids=lambda edit: edit.name)
 def test_editing_few_of_many_rows_costs_calls_for_the_few(workdir: Path, chat_server: ChatServer, edit: Edit) -> None:
-    def run_in_process(folder: Path) -> dict[str, Any]:
-        return run_here(folder, InProcess())
-
-    work = first_run(edit, workdir, chat_server, run_in_process)
-    judged(edit, second_run(edit, work, workdir, chat_server, run_in_process))
+    work = first_run(edit, workdir, chat_server, run_here)
+    judged(edit, second_run(edit, work, workdir, chat_server, run_here))
 
 
-@pytest.mark.parametrize("edit", edits(on_data=False))
+@pytest.mark.parametrize(
+    "edits",
+    [
+        pytest.param([edit for edit in CODE if in_sample(edit)], id="sample"),
+        pytest.param([edit for edit in CODE if not in_sample(edit)], id="others", marks=pytest.mark.soak),
+    ],
+)
 def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
-    workdir: Path, chat_server: ChatServer, edit: Edit, engine: Cli
+    workdir: Path, chat_server: ChatServer, edits: list[Edit], engine: Cli
 ) -> None:
+    """Each edit is made to the code of the first run."""
     explained = ""
 
     def run_edited(folder: Path) -> dict[str, Any]:
@@ -94,9 +98,10 @@ def test_editing_code_costs_no_calls_and_the_plan_shows_what_changed(
         explained = engine("plan", "p.yaml", "--why", env=environment(folder)).stdout
         return engine_run(folder)
 
-    work = first_run(edit, workdir, chat_server, engine_run)
-    judged(edit, second_run(edit, work, workdir, chat_server, run_edited))
-    assert ("+    return " in explained) == (edit.outcomes == ("ran",))
+    work = first_run(edits[0], workdir, chat_server, engine_run)
+    for edit in edits:
+        judged(edit, second_run(edit, work, workdir, chat_server, run_edited))
+        assert ("+    return " in explained) == (edit.outcomes == ("ran",))
 
 
 # `make test` kills a run in test_kill.py.

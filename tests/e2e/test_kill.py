@@ -18,7 +18,8 @@ import pytest
 
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.conftest import Cli
+from tests.engine.run_pipelines import run_text
+from tests.in_process import InProcess
 
 ROWS = 256
 UNSOLVED = 86
@@ -55,6 +56,12 @@ def solve(prompt: str, _: int) -> str:
 def contents(registry: Path) -> list[tuple[Any, ...]]:
     with Registry(registry).session() as session:
         return session.ask("select name, version, version_id, content_id, rows from versions order by all").rows
+
+
+def run_here(registry: Path) -> None:
+    """Run the pipeline undisturbed, in this process: what is compared depends on no executor."""
+    result = run_text(Path("p.yaml").read_text(), Registry(registry), cluster=InProcess())
+    assert result.state == "succeeded", result.error
 
 
 def killed(process: psutil.Process, whom: str) -> None:
@@ -167,15 +174,14 @@ def states(registry: Path) -> list[str]:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 10))])
-def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_server: ChatServer, seed: int) -> None:
+def test_a_killed_run_repeats_no_finished_call(workdir: Path, chat_server: ChatServer, seed: int) -> None:
     """Two workers, then something worse (in a sample: one), and once more a worker, which the run survives."""
     chat_server.answer = solve
-    chat_server.latency = 0.05
     write_pipeline(workdir, chat_server)
-    calm = engine("--registry", "calm", "run", "p.yaml")
-    assert calm.returncode == 0, calm.stderr
+    run_here(workdir / "calm")
     assert len(chat_server.requests) == CALLS
     chat_server.requests.clear()
+    chat_server.latency = 0.05
 
     rng = random.Random(seed)
     killed_first = [["worker", whom] for whom in rng.choices(["driver", "head", "everything"], k=1 if seed == 1 else 2)]
@@ -206,15 +212,13 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, engine: Cli, chat_
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_run_on_two_nodes_repeats_no_finished_call(
-    workdir: Path, engine: Cli, chat_server: ChatServer, seed: int
-) -> None:
+def test_a_killed_run_on_two_nodes_repeats_no_finished_call(workdir: Path, chat_server: ChatServer, seed: int) -> None:
     """Workers on both nodes share the limits and the journal; one of them is killed, then the driver."""
     chat_server.answer = solve
-    chat_server.latency = 0.05
     write_pipeline(workdir, chat_server, workers=2)
-    assert engine("--registry", "calm", "run", "p.yaml").returncode == 0
+    run_here(workdir / "calm")
     chat_server.requests.clear()
+    chat_server.latency = 0.05
 
     rng = random.Random(seed)
     with Cluster() as cluster:
@@ -232,7 +236,7 @@ def test_a_killed_run_on_two_nodes_repeats_no_finished_call(
     assert states(workdir / ".engine") == ["interrupted", "succeeded"]
 
 
-def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: ChatServer) -> None:
+def test_ctrl_c_waits_for_paid_calls(workdir: Path, chat_server: ChatServer) -> None:
     chat_server.answer, chat_server.latency = solve, 1.0
     write_pipeline(workdir, chat_server)
     run = Run(workdir, chat_server, random.Random(0))
@@ -245,7 +249,7 @@ def test_ctrl_c_waits_for_paid_calls(workdir: Path, engine: Cli, chat_server: Ch
     sent = len(chat_server.requests)
     assert sent < CALLS
     chat_server.latency = 0.0
-    assert engine("run", "p.yaml").returncode == 0
+    run_here(workdir / ".engine")
     assert len(chat_server.requests) == CALLS
     with Registry(workdir / ".engine").session() as session:
         query = (

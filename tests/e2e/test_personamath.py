@@ -55,7 +55,7 @@ def document(server: ChatServer, student: Path) -> dict[str, Any]:
     return whole
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.timeout(400)
 def test_from_seed_problems_to_an_evaluated_model(registry: Registry, chat_server: ChatServer, tiny_model: Path) -> None:
     train = [problem(a, b) for a, b in ((31, 4), (7, 15), (50, 41), (7, 22), (61, 8))]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from engine.llm.journal.answers import Journal
@@ -44,13 +43,11 @@ def test_rows_forecast_and_then_the_plan(engine: Cli, chat_server: ChatServer) -
     assert len(chat_server.requests) == 6
 
 
-def test_the_first_rows_are_there_within_ten_seconds(engine: Cli, chat_server: ChatServer) -> None:
+def test_ten_rows_take_no_longer_than_one(engine: Cli, chat_server: ChatServer) -> None:
     write(chat_server)
-    engine("preview", "p.yaml", "-n", "1")  # imports are warm then
-    chat_server.latency = 1.0
-    began = time.monotonic()
+    chat_server.latency = 2.0
     assert "You said" in engine("preview", "p.yaml", "-n", "10").stdout
-    assert time.monotonic() - began < 10
+    assert chat_server.most_in_flight == len(chat_server.requests) == 10
 
 
 def test_an_unknown_step_and_a_server_that_refuses(engine: Cli, chat_server: ChatServer) -> None:

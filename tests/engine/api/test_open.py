@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,13 +32,21 @@ class Nowhere(Record):
     text: str
 
 
-@pytest.fixture
-def opened(registry: Registry) -> engine.OpenRegistry:
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with words in two objects, and rows of all types."""
+    registry = Registry(tmp_path_factory.mktemp("stored") / ".engine")
     commit(registry, "p/words", [[Word(text="one")], [Word(text="two"), Word(text="<script>three</script>")]])
     commit(registry, "p/words", [[Word(text="newer")]])
     commit(registry, "p/rows", [ROWS])
     commit(registry, "p/nowhere", [[Nowhere(text="x")]])
+    return registry.root
+
+
+@pytest.fixture
+def opened(workdir: Path, stored: Path) -> engine.OpenRegistry:
+    """A copy of it, where the test stands."""
+    shutil.copytree(stored, workdir / ".engine")
     return engine.open()
 
 

@@ -114,6 +114,7 @@ def test_parts_that_were_remembered_are_the_same_and_nothing_is_parsed_for_them(
     assert everything() == before
 
 
+@pytest.mark.proof
 def test_every_fingerprint_is_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
     """In new processes, over all operators of this package; the folder is filled by the first process that may write."""
     code = (

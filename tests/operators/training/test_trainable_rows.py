@@ -174,6 +174,7 @@ def test_ordinary_training_gives_no_notes(kind: str, registry: Registry, student
     assert (result.state, notes(result)) == ("succeeded", [])
 
 
+@pytest.mark.training
 def test_warnings_are_collected_once_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     import transformers
 

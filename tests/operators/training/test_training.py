@@ -260,6 +260,7 @@ def test_an_incomplete_checkpoint_is_ignored(tiny_model: Path, tmp_path: Path) -
 # -- settings -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.training
 def test_the_listed_fields_are_those_of_the_installed_packages() -> None:
     assert json.loads(config_fields.FILE.read_text()) == config_fields.installed()
 

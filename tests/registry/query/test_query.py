@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,17 @@ from tests.conftest import Cli
 from tests.registry.catalog.test_catalog import commit, draft, three_generations
 
 
-@pytest.fixture
-def filled(registry: Registry) -> Registry:
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    registry = Registry(tmp_path_factory.mktemp("stored") / ".engine")
     three_generations(registry)
+    return registry.root
+
+
+@pytest.fixture
+def filled(registry: Registry, stored: Path) -> Registry:
+    """A copy of the registry with three generations."""
+    shutil.copytree(stored, registry.root)
     return registry
 
 

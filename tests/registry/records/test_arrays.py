@@ -55,6 +55,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("name", VALUES)
 def test_an_array_is_the_one_that_arrow_makes(name: str) -> None:
     @given(st.lists(VALUES[name], max_size=20))

@@ -185,6 +185,7 @@ def types_alone(schema: pa.Schema) -> dict[str, str]:
     return {name: label.replace("?", "") for name, label in fields_of(schema).items()}
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("examples", [40, pytest.param(3000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_any_record_survives_unchanged(examples: int, store: ObjectStore, duck: duckdb.DuckDBPyConnection) -> None:
     @settings(

@@ -76,6 +76,7 @@ WRITER = """
 """
 
 
+@pytest.mark.proof
 def test_kill_9_loses_no_decision(registry: Registry) -> None:
     """Three reviewers at once, killed at any moment: all that was confirmed is there, and nothing is damaged."""
     for attempt in range(3):

@@ -25,7 +25,7 @@ from engine.llm.types.completions import Completion
 from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.row_context import refresh
 from registry import Registry
-from tests.batch_server import BatchServer, killed, model_spec, request, start, until
+from tests.batch_server import BatchServer, killed, looked, model_spec, request, start, until
 from tests.conftest import Cli
 from tests.engine.run_pipelines import run_text, texts, words
 from tests.message_batch_server import MessageBatchServer
@@ -144,6 +144,7 @@ MOMENTS = [
 MOMENTS += ["content: hang", "at the end"]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("when", MOMENTS)
 async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, journal: Journal, when: str) -> None:
     if when.partition(":")[0] == ("list" if server.provider == "openai" else "upload"):
@@ -160,6 +161,7 @@ async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, j
     assert await journal.notes("") == {}
 
 
+@pytest.mark.proof
 async def test_several_successors_of_a_killed_process_create_one_batch(
     make: Make, server: BatchServer, journal: Journal
 ) -> None:
@@ -430,14 +432,16 @@ def test_the_rows_of_a_step_are_one_batch(registry: Registry, server: BatchServe
     assert [len(server.lines(each)) for each in server.batches.values()] == [100]
 
 
+@pytest.mark.parametrize(
+    "server", ["openai", pytest.param("anthropic", marks=pytest.mark.soak)], indirect=True
+)  # processes that ask either of them are killed above
 def test_a_killed_run_continues_with_its_batch(workdir: Path, engine: Cli, server: BatchServer) -> None:
     words(*[str(number) for number in range(100)])
     (workdir / "p.yaml").write_text(pipeline(server.model()))
     server.hold = True
     command = [sys.executable, "-m", "engine.cli", "run", "p.yaml"]
     process = subprocess.Popen(command, cwd=workdir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not server.counts["look"]:
-        assert process.poll() is None
+    asyncio.run(looked(server, process))
     kill_tree(process)
     server.hold = False
     done = engine("run", "p.yaml")
