@@ -34,7 +34,7 @@ STEP_PREFIX = "step:"
 
 DEFAULT_MAX_TOKENS = 512
 REASONING_MAX_TOKENS = 8192
-"""The most tokens of an answer if the pipeline does not set them: for any model, and for one that turns out to reason."""
+"""The default for max_tokens: for any model, and for one that turns out to reason."""
 
 ROOM_FOR_ANSWERS = 2048
 """The tokens that errors propose for an answer in addition to its thinking."""
@@ -175,7 +175,7 @@ class ModelSpec(Spec):
         return self.provider == "sentence-transformers"
 
     def most(self, tokens_in: int, tokens_out: int) -> float:
-        """The most that these tokens can cost, whatever the server's cache does."""
+        """The maximum cost of these tokens, whatever the server's cache does."""
         return max(self.cost(tokens_in, tokens_out), self.cost(tokens_in, tokens_out, 0, tokens_in))
 
     @property
@@ -212,7 +212,7 @@ class ModelSpec(Spec):
         return self.remote and "max_tokens" not in self.model_fields_set
 
     def longest_answer(self, asked: int) -> int:
-        """The most tokens of an answer that is asked for with `asked`, if the model turns out to reason."""
+        """The maximum number of tokens in an answer that is asked for with `asked`, if the model turns out to reason."""
         return REASONING_MAX_TOKENS if self.leaves_length_open and asked == DEFAULT_MAX_TOKENS else asked
 
     @property
