@@ -223,7 +223,7 @@ def cost_table(samples: Sequence[Sample], calls: int, bare: float, client: float
 
 
 def memory_table(parts: Sequence[Phase], samples: Sequence[Sample]) -> Table:
-    """The most memory of each part of the run, and the CPU that it took."""
+    """The peak memory of each part of the run, and the CPU that it took."""
     table = Table("phase", "s", "s of CPU", "driver", "workers", "Ray's own", "together", title_justify="left")
     table.title = "the most resident memory, MB"
     for part in parts:

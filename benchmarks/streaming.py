@@ -81,7 +81,7 @@ def main() -> None:
         [step] = outcome(folder)["steps"]
         assert step["rows_out"] == rows, step
         table = Table("phase", "s", "rows/s", *(f"{who}, MB" for who in ("driver", "workers", "Ray's own", "together")))
-        table.title = f"{options.gigabytes:g} GB of jsonl, {rows:,} rows, {os.cpu_count()} CPUs; the most resident memory of"
+        table.title = f"{options.gigabytes:g} GB of jsonl, {rows:,} rows, {os.cpu_count()} CPUs; peak resident memory of"
         for phase, (start, stop) in phases(folder, samples).items():
             within = [sample for sample in samples if start <= sample.at <= stop] or samples[-1:]
             most = [max(getattr(sample.memory, who) for sample in within) for who in ("driver", "workers", "ray", "all")]

@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Callable
 
 _MOST_MARKS = 30
-"""The most combining marks in a row, as in the Stream-Safe Text Format (UAX #15). Sorting a longer run takes quadratic time."""
+"""The maximum number of successive combining marks, as in the Stream-Safe Text Format (UAX #15).
+
+Sorting a longer run takes quadratic time."""
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))

@@ -102,7 +102,7 @@ class OpenRegistry:
             query: may use the views, the table functions and all datasets by name, as described in the SQL reference.
             parameters: values for each `?` in the query.
             timeout: seconds after which the query is stopped; None for no limit.
-            memory: the most memory that DuckDB may take: `4GB`, or `50%` of the machine's.
+            memory: the maximum memory that DuckDB may take: `4GB`, or `50%` of the machine's.
 
         Raises:
             QueryError: the query is refused, or wrong; LimitError if it takes too long or too much memory.

@@ -18,7 +18,7 @@ from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers
 
 _SHOWN = 120
 _DEEPEST = 20
-"""The most levels of a tree that are drawn; each is indented by four more columns."""
+"""The maximum number of levels of a tree that are drawn; each is indented by four more columns."""
 
 
 class Node(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from registry import Metric
 
 _SLICES_SHOWN = 8
-"""The most slices of a counter that are shown; counters with more are only in SQL."""
+"""The maximum number of slices of a counter that are shown; counters with more are only in SQL."""
 _NUMBERS_SHOWN = 16
-"""The most numbers of a step that are shown."""
+"""The maximum number of a step's metrics that are shown."""
 
 
 def metrics_in_words(metrics: Sequence[Metric]) -> list[str]:

@@ -31,7 +31,7 @@ POWER = 0.8
 FEWEST_CLUSTERS = 6
 """With fewer clusters than this, no test that swaps sides can reach 5 %."""
 _EXACT = 12
-"""The most clusters that differ for which all swaps are tried (2^12)."""
+"""The maximum number of clusters that differ for which all swaps are tried (2^12)."""
 
 
 @dataclass(frozen=True)

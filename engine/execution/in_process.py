@@ -57,7 +57,7 @@ class InProcess:
     because the caller may have a loop and waits for results.
 
     Args:
-        room: the most partitions of a step in progress.
+        room: the maximum number of partitions of a step in progress.
         registry: the registry that the workers read and write (default: the registry that a job names).
     """
 

@@ -72,7 +72,7 @@ class PoolStep:
 
     Attributes:
         in_flight: calls of a process.
-        per_call: the most partitions of a call.
+        per_call: the maximum number of partitions of a call.
     """
 
     job: str

@@ -28,7 +28,7 @@ from registry.counted import counted
 from registry.records.schema import fields_of
 
 SHOWN = 40
-"""The most versions, steps or values of a metric on a card; the registry has them all."""
+"""The maximum number of versions, steps or values of a metric on a card; the registry has them all."""
 
 
 @dataclass(frozen=True)

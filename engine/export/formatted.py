@@ -20,7 +20,7 @@ from registry import Manifest, Record, Registry
 from registry.counted import counted
 
 SHOWN = 5
-"""The most rows whose errors are shown."""
+"""The maximum number of rows whose errors are shown."""
 ROWS = 1024
 """How many rows are written at a time."""
 

@@ -43,6 +43,9 @@ _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
 _FOLDERS = frozenset({"site-packages", "dist-packages"})
 """The names of folders with installed packages; an environment may see those of the user and of the system, too."""
 
+_PLAIN = "Make it a plain constant, or build it inside the function that uses it."
+"""What users can do about a value that cannot be fingerprinted."""
+
 
 def _is_installed(file: str) -> bool:
     """Whether a file is part of an installed package, so that its version stands for its code."""
@@ -295,17 +298,17 @@ class _Walker:
     def _function_part(self, code: types.CodeType, scope: Mapping[str, Any], name: str) -> Part:
         file = self._file(scope)
         if file is None:
-            raise self._unstable(name, "its source cannot be read")
+            raise self._unstable(name, "its source cannot be read", "Define it in a Python file.")
         part = file.function(code)
         if part is None:
-            raise self._unstable(name, "its source file changed after it was imported; start again")
+            raise self._unstable(name, "its source file changed after it was imported", "Start the program again.")
         return part
 
     def _class_part(self, cls: type, scope: Mapping[str, Any], without: frozenset[str], name: str) -> Part:
         file = self._file(scope)
         part = file.class_(cls.__qualname__.rpartition(".")[2], without) if file else None
         if part is None:
-            raise self._unstable(name, "its source cannot be read")
+            raise self._unstable(name, "its source cannot be read", "Define it in a Python file.")
         return part
 
     def _declares(self, scope: Mapping[str, Any]) -> Callable[[Sequence[str]], bool]:
@@ -370,11 +373,8 @@ class _Walker:
             rest = rest[1:]
         self.value(value, name)
 
-    def _unstable(self, name: str, why: str) -> UnstableCodeError:
-        return UnstableCodeError(
-            f"operator {self.label}: cannot fingerprint {name}: {why}. "
-            "Make it a plain constant, or build it inside the function that uses it."
-        )
+    def _unstable(self, name: str, why: str, advice: str = _PLAIN) -> UnstableCodeError:
+        return UnstableCodeError(f"operator {self.label}: cannot fingerprint {name}: {why}. {advice}")
 
 
 def _cells(function: Any) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PARTITION_BYTES = 16 << 20
-"""The most bytes of a partition's rows in memory; a worker holds several copies of them."""
+"""The maximum size of a partition's rows in memory, in bytes; a worker holds several copies of them."""
 
 
 class Size(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MOST_BYTES = 20_000_000
-"""The most bytes of one image: what common servers accept."""
+"""The maximum size of one image that common servers accept, in bytes."""
 
 KIND_BYTES = 12
 """How many bytes `image_kind` needs."""

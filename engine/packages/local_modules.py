@@ -19,7 +19,7 @@ from engine.errors import EngineError
 from registry.storage.checked_json import json_digest
 
 MAX_BYTES = 4 << 20
-"""The most bytes of source text of one entry. More than that is not only operators."""
+"""The maximum size of the source text of one entry, in bytes. A larger entry would contain more than operators."""
 
 
 class LocalModule(BaseModel):

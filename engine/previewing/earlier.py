@@ -16,7 +16,7 @@ MOST_ROWS = 100_000
 """In larger versions than this, amounts are divided equally among the rows."""
 
 MOST_BYTES = 32 << 20
-"""The most calls of a version that are read; the others are assumed to be like them."""
+"""The maximum number of calls of a version that are read; the others are assumed to be like them."""
 
 _SECONDS = """
 select s.seconds, s.rows_in from step_runs s join runs r using (run_id)

@@ -94,14 +94,14 @@ class _Role:
         return SharedPrefix(len(self.prefix), self.characters / self.prompts)
 
     def prompt(self, request: Request) -> int:
-        """The most tokens of a prompt."""
+        """The maximum number of tokens in a prompt."""
         if self.tokenizer is None or request.tools or any(images_in(message["content"]) for message in request.messages):
             return token_bound(request)[0]  # a tokenizer counts neither images nor tools
         messages = in_words(request.messages, request.schema) if request.schema else request.messages
         return self.tokenizer.count_prompt(messages)
 
     def text(self, text: str) -> int:
-        """The most tokens of a text."""
+        """The maximum number of tokens in a text."""
         return self.tokenizer.count(text) if self.tokenizer else len(text.encode())
 
     def add(self, asked: Sequence[Request], row: str, whole: int) -> None:

@@ -19,7 +19,7 @@ from registry.counted import counted
 from registry.reviews.decisions import Verdict
 
 SHOWN = 20
-"""The most problems that are listed."""
+"""The maximum number of problems that are listed."""
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 

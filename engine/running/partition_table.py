@@ -11,7 +11,7 @@ from engine.jobs.receipts import Receipts, Stamp
 from engine.running.claims import Claims
 
 _LOOKED_AT = 64
-"""The most partitions that are tried if other runs have claimed the first ones."""
+"""The maximum number of partitions that are tried if other runs have claimed the first ones."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_ROW_BYTES = 64 << 20
-"""The most bytes of a row in its file."""
+"""The maximum size of a row in its file, in bytes."""
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ class DatasetSpec(Spec):
         split: the split of the Hub's dataset.
         generator: `<generator>/<task>`; its settings are under `with`.
         registry: `NAME@VERSION` of another pipeline's output; NAME alone is the latest version.
-        format: the format of the rows, such as `sharegpt`, or `own` for the type's own fields; recognised if it is left out.
+        format: the format of the rows, such as `sharegpt`, or `own` for the type's own fields; recognised if left out.
         rename: {column in the source: field of the record}.
         defaults: {field of the record: value} for rows without a value.
         images: fields with images, or with lists of them. Their files are read with the rows and kept in the registry.
-        image_folder: the folder of these files; by default that of the file with the rows. Nothing outside it is read.
+        image_folder: the folder of these files; by default the folder of the file with the rows. Nothing outside it is read.
         limit: the maximum number of rows, from the start.
         on_error: `stop` at rows that do not fit the type, or `skip` them and record them as rejects.
         allow_empty: whether a dataset without rows is allowed.
@@ -123,7 +123,7 @@ class StepSpec(Spec):
 
     Args:
         op: the operator's name.
-        in: a reference, a list of references (concatenated), or a mapping from the operator's input names.
+        in: a reference, a list of references (concatenated), or a mapping from the operator's input names to references.
         with: the operator's parameters.
         models: a mapping from the operator's roles to the pipeline's models.
         resources: CPUs, GPUs, memory and number of workers.

@@ -41,7 +41,7 @@ JudgePrompt = Annotated[str | None, template("question", "response", "first", "s
 """A template with {{ question }}, {{ response }} and the two reference answers, {{ first }} and {{ second }}."""
 
 CALLS = 2
-"""The most calls for a verdict: the judge is asked a second time if its answer cannot be read."""
+"""The maximum number of calls for a verdict: the judge is asked a second time if its answer cannot be read."""
 
 
 class JudgedParams(Params):

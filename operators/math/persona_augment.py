@@ -54,7 +54,7 @@ class AugmentParams(Params):
 
     @property
     def reflections(self) -> int:
-        """The most rounds of reflection on a wrong solution."""
+        """The maximum number of rounds of reflection on a wrong solution."""
         return self.rounds if self.solve_with == "reflect" else 0
 
     def calls(self) -> dict[str, int]:
@@ -83,7 +83,7 @@ async def persona_augment(
         personas_per_problem: how many personas to draw, from as many occupation classes as possible; fewer if there are
             not enough.
         solve_with: `cot` solves once; `reflect` also has the teacher revise a wrong solution.
-        rounds: the most rounds of reflection.
+        rounds: the maximum number of rounds of reflection.
         check_quantities: whether rewrites must have the original's quantities and no others.
         rewrite_prompt: a template with {{ question }} and {{ persona }} that replaces the built-in one.
         solve_prompt: a template with {{ question }}; that of regenerate_cot by default.

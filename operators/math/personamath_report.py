@@ -64,7 +64,7 @@ async def personamath_report(
         training: the rows left for training after deduplication and decontamination.
         before, after: predictions on held-out problems, before and after training.
         embeddings: whether to measure distances between questions with the encoder.
-        most_embedded: the most questions to embed from each set (drawn at random).
+        most_embedded: the maximum number of questions to embed from each set (drawn at random).
     """
     seeds, rewrites = [row.question for row in problems], [row.question for row in augmented]
     parts = [

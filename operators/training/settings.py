@@ -159,7 +159,7 @@ class TrainingSettings(AliasedSettings, Params):
         learning_rate: the highest learning rate, reached at the end of the warm-up.
         batch_size: rows per device and batch.
         gradient_accumulation_steps: batches per optimizer step.
-        max_length: the most tokens of a prompt and its completion; the rest is cut off.
+        max_length: the maximum number of tokens in a prompt and its completion; the rest is cut off.
         warmup_ratio: the share of steps in which the learning rate rises.
         lr_scheduler: how the learning rate falls after the warm-up, by its name in transformers.
         lora: the adapter; null trains all weights.

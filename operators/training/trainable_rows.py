@@ -51,7 +51,7 @@ def trainable_rows(
         rows: rows in TRL's format, with `prompt` and completions as lists of messages.
         completions: the fields that contain completions.
         tokenizer: the student's.
-        max_length: the most tokens of a prompt and a completion.
+        max_length: the maximum number of tokens in a prompt and a completion.
         ctx: receives the metrics and notes.
         limit: the student's.
 

@@ -16,7 +16,7 @@ from registry.storage.ids import RunId, Sha256
 from registry.storage.valid_text import valid
 
 LONGEST_NAME = 100
-"""The most characters of a reviewer's name."""
+"""The maximum length of a reviewer's name, in characters."""
 
 Verdict = Literal["approve", "reject", "edit", "skip"]
 """`skip` decides nothing: the row stays for others, and what the same reviewer decided before no longer counts."""

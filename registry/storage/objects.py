@@ -26,7 +26,7 @@ _PACKED_ROWS = 65_536
 
 
 _RECENT_BYTES = 64 << 20
-"""The most bytes of the tables that are kept in memory, unless one alone has more."""
+"""The maximum size of the tables that are kept in memory, in bytes, unless a single one is larger."""
 
 _WRITERS = 2
 """Tables that are written at a time: each takes a few times its size in memory."""

@@ -34,7 +34,7 @@ MatrixOption = Annotated[
     typer.Option(
         "--matrix",
         metavar="NAME=VALUE,VALUE",
-        help="Run a variant for each of these values of a param. Repeatable: one for each combination.",
+        help="Run a variant for each of these values of a param. Repeatable: then one for each combination of values.",
     ),
 ]
 SelectOption = Annotated[

@@ -26,7 +26,7 @@ def ui(
         typer.Option(
             "--host",
             metavar="ADDRESS",
-            help="Listen on this address. With any other than 127.0.0.1, other machines can read the registry.",
+            help="Listen on this address. With any address other than 127.0.0.1, other machines can read the registry.",
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Listen on this port; 0: any.")] = 7777,
@@ -35,8 +35,8 @@ def ui(
         typer.Option(
             "--bundle",
             metavar="DIR",
-            help="Serve nothing: write the pages of a run or a version into this folder, to be opened from disk or put on "
-            "any host. It has to be new, empty, or an earlier bundle, which is replaced.",
+            help="Start no server; write the pages of a run or a version into this folder, to open from disk or put on any "
+            "web host. The folder must be new, empty, or an earlier bundle, which is replaced.",
         ),
     ] = None,
     rows: Annotated[

@@ -20,7 +20,7 @@ from engine.llm.types.structured import in_words
 from registry.storage.valid_text import INVALID, is_valid, repaired
 
 MOST_AT_ONCE = 64
-"""The maximum of answers in one request: the most that common servers accept."""
+"""The maximum number of answers in one request that common servers accept."""
 
 _ROUNDING = 1e-3
 """A logarithm of a probability may exceed 0 by this much."""

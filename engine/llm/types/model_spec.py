@@ -34,7 +34,7 @@ STEP_PREFIX = "step:"
 
 DEFAULT_MAX_TOKENS = 512
 REASONING_MAX_TOKENS = 8192
-"""The most tokens of an answer if the pipeline does not set them: for any model, and for one that turns out to reason."""
+"""The default for max_tokens: for any model, and for one that turns out to reason."""
 
 ROOM_FOR_ANSWERS = 2048
 """The tokens that errors propose for an answer in addition to its thinking."""
@@ -62,7 +62,7 @@ class Limits(Spec):
     """Limits for requests to an endpoint, divided among the runs on a machine that use it. Never part of a cache key.
 
     Args:
-        concurrency: the maximum of requests in flight, over all workers and all runs on this machine; the engine sends
+        concurrency: the maximum number of requests in flight, over all workers and all runs on this machine; the engine sends
             fewer while the server answers 429.
         requests_per_minute: requests started per minute.
         tokens_per_minute: prompt and completion tokens per minute.
@@ -80,11 +80,11 @@ class Price(Spec):
     """US dollars per million tokens.
 
     Args:
-        input: for a million prompt tokens.
-        cache_write: for a million prompt tokens that the server puts into its cache; as `input`, if not set, and a quarter more
-            with `provider: anthropic`.
-        cached_input: for a million prompt tokens that the server had in its cache; as `input`, if not set.
-        output: for a million completion tokens.
+        input: the price of a million prompt tokens.
+        cache_write: the price of a million prompt tokens that the server puts into its cache; by default the same as `input`,
+            and a quarter more with `provider: anthropic`.
+        cached_input: the price of a million prompt tokens that the server had in its cache; by default the same as `input`.
+        output: the price of a million completion tokens.
     """
 
     input: Annotated[float, Field(ge=0)] = 0.0
@@ -109,33 +109,34 @@ class ModelSpec(Spec):
             (embedded), `registry:NAME@VERSION`, or `step:NAME` for the model that a step of this pipeline trains; the same with
             `serve`; for `sentence-transformers` a Hugging Face id, a folder or `all-minilm-l6-v2` (embedded).
         serve: how the engine starts the model's server itself, in place of `base_url`.
-        identity: what determines the answers, in place of the server's address and the model's name; part of every cache key.
+        identity: a text that stands for everything that determines the answers, in place of the server's address and the
+            model's name; part of every cache key.
             Set it to the text that `engine plan` shows for a served model to reuse its answers with a server that you start.
         base_url: the server, up to and including `/v1`; it can have a query, such as `?api-version=...`.
         headers: further headers of every request. `${env.NAME}` in a value stands for an environment variable, which is where
             secrets belong.
         api_key_env: the name of the environment variable that holds the key.
         system: a system message before every prompt without one; part of every cache key.
-        temperature: how much answers vary; null: it is not sent, and the server's default applies. Part of every cache key, as
-            are the four keys below.
+        temperature: how much answers vary. With null, no temperature is sent, and the server's default applies. Part of every
+            cache key, as are the four keys below.
         top_p: the share of probability that tokens are drawn from.
-        max_tokens: the most tokens of an answer, its reasoning included. An answer that reaches it is cut off and never used as
-            if it were whole. If it is not set, a model behind an API that turns out to reason gets 8,192.
+        max_tokens: the maximum number of tokens in an answer, including its reasoning. An answer that reaches it is cut off
+            and never used as if it were complete. If it is not set, a model behind an API that turns out to reason gets 8,192.
         stop: texts that end an answer.
         seed: a seed for the server, if it accepts one.
         extra_body: further parameters that the server knows (`top_k`, `reasoning_effort`, `chat_template_kwargs`), sent as
             they are; part of every cache key.
         thinking: for `anthropic`: how the model thinks before it answers, such as `{budget_tokens: 1024}` or
             `{type: adaptive}`; part of every cache key.
-        limits: limits for requests to the endpoint. This key and all below change no cache key.
+        limits: limits for requests to the endpoint. This key and all those below do not affect cache keys.
         price: what tokens cost, for `engine plan`, budgets and `cost_usd`.
-        budget_usd: a run stops before it spends more on this model.
-        max_calls: a run stops before it sends more requests to this model; each attempt counts.
+        budget_usd: US dollars; a run stops before it spends more on this model.
+        max_calls: a number of requests; a run stops before it sends more to this model. Each attempt counts.
         mode: `chat`, or `batch` for OpenAI's Batch API and Anthropic's Message Batches: half the price, within a day.
-        timeout: seconds for one request.
-        connect_timeout: seconds until the server takes the connection.
-        retries: further attempts after a transient failure.
-        batch_size: for models in this process: answers generated, or texts encoded, together.
+        timeout: the seconds that one request may take.
+        connect_timeout: the seconds that the server may take to accept a connection.
+        retries: the number of further attempts after a transient failure.
+        batch_size: for models in this process, the number of answers generated, or texts encoded, together.
     """
 
     provider: Literal["openai", "anthropic", "transformers", "sentence-transformers"]
@@ -174,7 +175,7 @@ class ModelSpec(Spec):
         return self.provider == "sentence-transformers"
 
     def most(self, tokens_in: int, tokens_out: int) -> float:
-        """The most that these tokens can cost, whatever the server's cache does."""
+        """The maximum cost of these tokens, whatever the server's cache does."""
         return max(self.cost(tokens_in, tokens_out), self.cost(tokens_in, tokens_out, 0, tokens_in))
 
     @property
@@ -211,7 +212,7 @@ class ModelSpec(Spec):
         return self.remote and "max_tokens" not in self.model_fields_set
 
     def longest_answer(self, asked: int) -> int:
-        """The most tokens of an answer that is asked for with `asked`, if the model turns out to reason."""
+        """The maximum number of tokens in an answer that is asked for with `asked`, if the model turns out to reason."""
         return REASONING_MAX_TOKENS if self.leaves_length_open and asked == DEFAULT_MAX_TOKENS else asked
 
     @property
@@ -320,7 +321,7 @@ class ModelSpec(Spec):
                 "thinking is only for provider: anthropic; other servers have their own keys for it, see extra_body"
             )
         if self.provider == "anthropic" and self.serve is not None:
-            raise ValueError("serve is only for provider: openai, which the servers speak")
+            raise ValueError("serve is only for provider: openai, the API that such servers have")
         if self.provider == "anthropic" and self.seed is not None:
             raise ValueError("seed: Anthropic's API has no seed; remove it")
         budget = (self.thinking or {}).get("budget_tokens")

@@ -44,25 +44,25 @@ class ServeSpec(Spec):
     Args:
         engine: `vllm`, `llama_cpp` (llama-cpp-python's server, for GGUF files) or `transformers` (`transformers serve`).
         command: the command of any other server, with its arguments. In it, `{model}` stands for the weights (a folder, a file
-            or a Hugging Face id), `{name}` for the pipeline's name of them, `{host}` and `{port}` for the address to listen at,
+            or a Hugging Face id), `{name}` for their name in the pipeline, `{host}` and `{port}` for the address to listen on,
             `{python}` for `python`. Part of every cache key, as it is written here.
         args: options of the engine's server by their names without dashes, such as `max-model-len: 8192`. true stands for an
-            option without a value, a list for several values. Part of every cache key, but for those that say how fast it
-            answers or with which devices (`gpu-memory-utilization`, `tensor-parallel-size`, `max-num-seqs`, ...).
+            option without a value, a list for several values. Part of every cache key, except for options that only affect
+            its speed or its devices (`gpu-memory-utilization`, `tensor-parallel-size`, `max-num-seqs`, ...).
         python: the Python of the environment that the server is installed in, such as `/opt/vllm/bin/python`; by default, the
-            server is looked up in PATH. This key and all below change no cache key, but for `env`.
-        env: environment variables of the server; part of every cache key, but for those of devices and caches (`CUDA_...`,
-            `OMP_...`, `HF_HOME`, `VLLM_CPU_...`, ...). It has those of the worker as well.
+            server is looked up in PATH. This key and all those below, except `env`, do not affect cache keys.
+        env: environment variables of the server, in addition to those of the worker. Part of every cache key, except for
+            variables about devices and caches (`CUDA_...`, `OMP_...`, `HF_HOME`, `VLLM_CPU_...`, ...).
         replicas: the number of servers. A request goes to the one with the fewest in flight.
         num_cpus: CPUs that Ray reserves for one server; by default 1 if it has GPUs, else 0.
         num_gpus: GPUs of one server; by default 1 for `vllm` and `transformers` if the cluster has GPUs, else 0.
         memory: bytes of memory that Ray reserves for one server.
-        port: the port that it listens at; a free one by default.
+        port: the port that the server listens on; a free one by default.
         health: the path of a GET request that is answered with 200 once the server is ready; `/health` by default, or
             `/v1/models` for `llama_cpp` and `command`.
-        start_timeout: seconds from the start of a server until it has to be ready.
-        hang_timeout: seconds after which a server that was ready counts as hung, if it does not answer `health` with 200. It is
-            then started again, as if it had died.
+        start_timeout: the seconds that a server may take from its start until it is ready.
+        hang_timeout: the seconds after which a server that was ready counts as hung, if it does not answer `health` with 200.
+            It is then restarted, as if it had died.
     """
 
     engine: Literal["vllm", "llama_cpp", "transformers"] | None = None

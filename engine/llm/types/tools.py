@@ -11,7 +11,7 @@ from engine.errors import did_you_mean
 Tools = tuple[dict[str, Any], ...]
 
 MOST_TOOLS = 128
-"""The most tools of one request: what common servers accept."""
+"""The maximum number of tools in one request that common servers accept."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHOWN = 100

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     pass
 
 MAX_DOCUMENT_BYTES = 512 << 20
-"""The most bytes of a JSON file, which is read whole; JSON Lines has no such limit."""
+"""The maximum size of a JSON file, in bytes. Such a file is read whole; JSON Lines has no such limit."""
 
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 
