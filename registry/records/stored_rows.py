@@ -38,6 +38,11 @@ _AT_ONCE = 1024
 _UNCONVERTED = (str, int, float, bool, bytes, dt.date)
 
 
+def reads_as_stored(record: type[BaseModel]) -> bool:
+    """Whether `read_valid` makes such records from what is stored alone: then the rows of records and of a table are the same."""
+    return _converts(record) is not None
+
+
 def read_valid(record: type[R], table: pa.Table) -> Iterator[R]:
     """The rows of a table that `record` itself wrote."""
     converts = _converts(record)
