@@ -108,7 +108,7 @@ def _model(model: type[BaseModel]) -> Convert | None:
 
 def _made(model: type[M], fields: Sequence[dict[str, Any]]) -> list[M]:
     """A model of each dictionary, without validation: what pydantic's `model_construct` does, for many at once."""
-    made = [model.__new__(model) for _ in fields]
+    made = [*map(model.__new__, repeat(model, len(fields)))]
     slots: list[Iterable[Any]] = [fields, repeat({*model.model_fields}), repeat(None), repeat(None)]
     for set_slot, values in zip(_SETTERS, slots, strict=True):
         deque(map(set_slot, made, values), maxlen=0)
