@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pyarrow as pa
 
 from engine.jobs.messages import InputVersion, Slice
+from engine.worker.row_tables import GivenRows
 from registry import ObjectStore, Record
 from registry.records.stored_rows import read_valid, reads_as_stored
-
-
-class GivenRows(NamedTuple):
-    """The rows of a partition as records, and as a table; None if the table may say something else."""
-
-    records: Sequence[Record]
-    table: pa.Table | None
 
 
 def read_slice(store: ObjectStore, rows: Slice, record: type[Record]) -> pa.Table:

@@ -26,9 +26,10 @@ from engine.operator.tables import Grouped, Table
 from engine.packages.catalogue import catalogue
 from engine.provenance import RowRef, sources_of
 from engine.worker.attachments import FileCollector
-from engine.worker.inputs import GivenRows, read_rows, read_slice, read_whole
+from engine.worker.inputs import read_rows, read_slice, read_whole
 from engine.worker.output_writer import OutputWriter
 from engine.worker.row_results import OperatorError, OutputRow
+from engine.worker.row_tables import GivenRows
 from engine.worker.run_log import run_log
 from registry import Record, Registry
 from registry.records.described import Described

@@ -18,9 +18,8 @@ from engine.llm.types.requests import without_data
 from engine.operator.declaration.operator import Operator
 from engine.provenance import CallRef, RowRef, Source
 from engine.worker.edges import Edges
-from engine.worker.inputs import GivenRows
 from engine.worker.row_results import OutputRow, RowResult
-from engine.worker.row_tables import RowTable
+from engine.worker.row_tables import GivenRows, RowTable
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id, row_ids

@@ -1,7 +1,10 @@
-"""The rows that a batch operator returned, checked a column at a time where that needs no look at single rows."""
+"""Rows as Arrow tables: those that an operator was given, and those that a batch operator returned, which are checked a column
+at a time where that needs no look at single rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +16,13 @@ from registry import Record
 
 ROW = "_row"
 """The column with the row of the batch that a row came from."""
+
+
+class GivenRows(NamedTuple):
+    """The rows of a partition as records, and as a table; None if the table may say something else."""
+
+    records: Sequence[Record]
+    table: pa.Table | None
 
 
 class RowTable(NamedTuple):

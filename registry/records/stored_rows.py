@@ -39,7 +39,7 @@ _UNCONVERTED = (str, int, float, bool, bytes, dt.date)
 
 
 def reads_as_stored(record: type[BaseModel]) -> bool:
-    """Whether `read_valid` makes such records from what is stored alone: then the rows of records and of a table are the same."""
+    """Whether `read_valid` makes such records without validation: then they say what the table says."""
     return _converts(record) is not None
 
 

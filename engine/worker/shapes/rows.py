@@ -15,10 +15,10 @@ from engine.llm.types.errors import ModelError, RequestError
 from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
 from engine.operator.types import place_in
-from engine.worker.inputs import GivenRows
 from engine.worker.models import usage
 from engine.worker.operation import Operation, Scope
 from engine.worker.row_results import OperatorError, RowResult, main_error
+from engine.worker.row_tables import GivenRows
 from engine.worker.shapes.turns import in_turn
 from registry import Record
 from registry.storage.valid_text import repaired
