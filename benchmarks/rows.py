@@ -1,7 +1,7 @@
 """What does a row cost on its way through three steps that do nothing? `python -m benchmarks.rows [--rows 500000]`
 
-Prints the CPU that a row costs in `engine run` (a source from Parquet, three row operators that pass rows on, everything committed
-with lineage and content ids), and in others that do no more than pass rows on, on the same file:
+Prints the CPU that a row costs in `engine run` (a source from Parquet, three operators that pass rows on, row operators or batch
+operators, everything committed with lineage and content ids), and in others that do no more than pass rows on, on the same file:
 
 * three `map_batches` of Ray Data from Parquet to Parquet, which it fuses into one task, and the same with `map`, row by row;
 * three `create table as select` of DuckDB.
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +40,7 @@ MOST_GROWTH, MOST_GROWN_BYTES = 1.2, 100e6
 HERE = "benchmark_rows_operators"
 OPERATORS = """
 from collections.abc import AsyncIterator
-from engine.operator import Record, operator
+from engine.operator import Batch, Record, operator
 
 class BenchItem(Record):
     id: int
@@ -50,19 +50,25 @@ class BenchItem(Record):
 @operator(outputs=BenchItem)
 async def pass_on(item: BenchItem, *, times: int = 1) -> AsyncIterator[BenchItem]:
     yield item
+
+@operator(outputs=BenchItem)
+def pass_batch_on(items: Batch[BenchItem], *, times: int = 1) -> object:
+    return items
 """
-PIPELINE = {
-    "name": "rows",
-    "datasets": {"items": {"type": "BenchItem", "path": "items.parquet"}},
-    "steps": {
-        "first": {"op": "pass_on", "in": "items", "with": {"times": 1}},
-        "second": {"op": "pass_on", "in": "first", "with": {"times": 2}},
-        "third": {"op": "pass_on", "in": "second", "with": {"times": 3}},
-    },
-}
-ENGINE = "engine run"
+
+
+def _pipeline(operator: str) -> dict[str, Any]:
+    steps = {name: {"op": operator, "with": {"times": times}} for times, name in enumerate(("first", "second", "third"), 1)}
+    for step, before in zip(steps.values(), ("items", *steps), strict=False):
+        step["in"] = before
+    return {"name": "rows", "datasets": {"items": {"type": "BenchItem", "path": "items.parquet"}}, "steps": steps}
+
+
+ROW, BATCH = "engine run, row operators", "engine run, batch operators"
+PIPELINES = {ROW: _pipeline("pass_on"), BATCH: _pipeline("pass_batch_on")}
 COMMANDS = {
-    ENGINE: ENGINE_RUN,
+    ROW: ENGINE_RUN,
+    BATCH: ENGINE_RUN,
     "Ray Data, map_batches": ("-c", "from benchmarks.no_op_peers import ray_data_batches; ray_data_batches()"),
     "Ray Data, map": ("-c", "from benchmarks.no_op_peers import ray_data_rows; ray_data_rows()"),
     "DuckDB": ("-c", "from benchmarks.no_op_peers import duckdb_tables; duckdb_tables()"),
@@ -98,12 +104,12 @@ def write_items(folder: Path, rows: int) -> None:
     pq.write_table(pa.table({"id": list(numbers), "text": texts, "label": ["a"] * rows}), folder / "items.parquet")
 
 
-def use(command: tuple[str, ...], rows: int) -> Used:
-    """Run a command on so many rows, in a folder of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def use(name: str, rows: int) -> Used:
+    """Run one of the commands on so many rows, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as there:
+        folder = Path(there)
         write_items(folder, rows)
-        with running(folder, PIPELINE, command) as run:
+        with running(folder, PIPELINES.get(name, {}), COMMANDS[name]) as run:
             samples = list(watch(run))
     memory = Shares(*(max(getattr(sample.memory, who) for sample in samples) for who in Shares._fields))
     return Used(samples[-1].cpu, memory)
@@ -112,10 +118,7 @@ def use(command: tuple[str, ...], rows: int) -> Used:
 def compare(rows: int, console: Console) -> bool:
     """Print what each program uses; returns whether the engine's memory is flat."""
     sizes = (FEW, rows // 4, rows)
-    used = {
-        name: {size: use(command, size) for size in sizes if name == ENGINE or size != rows // 4}
-        for name, command in COMMANDS.items()
-    }
+    used = {name: {size: use(name, size) for size in sizes if name in PIPELINES or size != rows // 4} for name in COMMANDS}
     table = Table(
         "CPU us a row", "driver", "workers", "Ray's own", "all", "a step", title=f"{rows:,} rows", title_justify="left"
     )
@@ -124,18 +127,26 @@ def compare(rows: int, console: Console) -> bool:
         costs = [(after - before) / (rows - FEW) * 1e6 for before, after in zip(few, many, strict=True)]
         table.add_row(name, *(f"{cost:.1f}" for cost in (*costs, sum(costs), sum(costs) / STEPS)))
     console.print(table)
-    memory = Table("highest memory of engine run, MB", *(f"{size:,} rows" for size in sizes))
+    memory = Table("highest memory, MB", "", *(f"{size:,} rows" for size in sizes))
     flat = True
-    for who in ("driver", "workers"):
-        found = [getattr(used[ENGINE][size].memory, who) for size in sizes]
-        memory.add_row(who, *(f"{each / 1e6:,.0f}" for each in found))
-        flat = flat and found[-1] <= MOST_GROWTH * found[-2] + MOST_GROWN_BYTES
+    for name in PIPELINES:
+        for who in ("driver", "workers"):
+            found = [getattr(used[name][size].memory, who) for size in sizes]
+            memory.add_row(name, who, *(f"{each / 1e6:,.0f}" for each in found))
+            flat = flat and found[-1] <= MOST_GROWTH * found[-2] + MOST_GROWN_BYTES
     console.print(memory)
     return flat
 
 
 def in_process(rows: int) -> None:
     """Print what a row costs the engine without Ray."""
+    gc.set_threshold(10_000)  # as in the engine's own processes
+    for name, pipeline in PIPELINES.items():
+        few, many = (_cpu_in_process(pipeline, size) for size in (FEW, rows))
+        print(f"{name}: {rows:,} rows; CPU us a row: {(many - few) / (rows - FEW) * 1e6:.1f} for the source and {STEPS} steps")
+
+
+def _cpu_in_process(document: dict[str, Any], rows: int) -> float:
     import yaml
 
     from engine.cli.progress import PlainProgress
@@ -147,16 +158,15 @@ def in_process(rows: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_items(folder, rows)
-        (folder / "p.yaml").write_text(yaml.safe_dump(PIPELINE))
+        (folder / "p.yaml").write_text(yaml.safe_dump(document))
         pipeline, registry = check(folder / "p.yaml"), Registry(folder / "registry")
-        gc.set_threshold(10_000)  # as in the engine's own processes
         began = time.process_time()
         quiet, here = PlainProgress(Console(quiet=True)), Scripted(lambda count: 0, room=2)
         result = run(pipeline, registry, quiet, select=set(), force=set(), cluster=here)
         cpu = time.process_time() - began
         assert result.state == "succeeded", result.error
-    print(f"{rows:,} rows; CPU us a row: {cpu / rows * 1e6:.1f} for the source and {STEPS} steps")
-    print(f"content id {result.steps[-1].outputs[0].content_id}")
+    print(f"{rows:,} rows: content id {result.steps[-1].outputs[0].content_id}")
+    return cpu
 
 
 def main() -> None:

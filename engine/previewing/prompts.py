@@ -206,7 +206,7 @@ async def _count_all(
 ) -> None:
     """Run the operator on each row up to its first requests; count these requests and those that may follow."""
     arguments = {**operation.whole_inputs(), **operation.arguments}
-    for row in (row for part in parts for row in operation.rows(part)):
+    for row in (row for part in parts for row in operation.rows(part).records):
         for requests in listening.asked.values():
             requests.clear()
         if await _ends_without_request(operation, arguments, row, scope, listening):

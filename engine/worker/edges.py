@@ -38,6 +38,11 @@ class Edges:
         """Whether each of the output's `rows` rows came from the row at the same place of the streamed input alone."""
         return bool(rows and len(self.places) == rows and (_numbers(self.places) == np.arange(rows)).all())
 
+    def taken(self, table: pa.Table) -> pa.Table:
+        """The rows of a table at `places`."""
+        places = _numbers(self.places)
+        return table if self.in_place(table.num_rows) else table.take(pa.array(places))
+
     def parents(self, number: int) -> set[int]:
         """The rows of an input that are sources."""
         others = {parent for _, each, parent in self._others if each == number}

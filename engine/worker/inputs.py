@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from engine.jobs.messages import InputVersion, Slice
+from engine.worker.row_tables import GivenRows
 from registry import ObjectStore, Record
-from registry.records.stored_rows import read_valid
+from registry.records.stored_rows import read_valid, reads_as_stored
 
 
 def read_slice(store: ObjectStore, rows: Slice, record: type[Record]) -> pa.Table:
@@ -16,10 +17,12 @@ def read_slice(store: ObjectStore, rows: Slice, record: type[Record]) -> pa.Tabl
     return _concatenated([_stored(store, rows)], record)
 
 
-def read_rows(store: ObjectStore, rows: Slice, record: type[Record]) -> Iterator[Record]:
+def read_rows(store: ObjectStore, rows: Slice, record: type[Record]) -> GivenRows:
     """The same rows as records. Valid rows are not validated again."""
     table = _stored(store, rows)
-    return read_valid(record, table) if rows.valid else record.from_table(record.conform(table))
+    if not rows.valid:
+        return GivenRows(list(record.from_table(record.conform(table))), None)
+    return GivenRows(list(read_valid(record, table)), record.conform(table) if reads_as_stored(record) else None)
 
 
 def read_whole(store: ObjectStore, versions: Sequence[InputVersion], record: type[Record]) -> pa.Table:

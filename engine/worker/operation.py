@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,11 +29,12 @@ from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole
 from engine.worker.output_writer import OutputWriter
 from engine.worker.row_results import OperatorError, OutputRow
+from engine.worker.row_tables import GivenRows
 from engine.worker.run_log import run_log
 from registry import Record, Registry
 from registry.records.described import Described
 from registry.records.known_valid import known_valid
-from registry.records.stored_rows import is_immutable
+from registry.records.stored_rows import is_immutable, reads_as_stored
 
 if TYPE_CHECKING:
     from engine.llm.encoder import Encoder
@@ -116,7 +117,12 @@ class Operation:
         assert part.rows_in is not None
         return read_slice(self._registry.store, part.rows_in, self._streamed)
 
-    def rows(self, part: Partition) -> Iterator[Record]:
+    def valid_type(self, part: Partition) -> type[Record] | None:
+        """The type of the rows in `table`, if all of them are valid and are stored as validation leaves them; else None."""
+        assert part.rows_in is not None
+        return self._streamed if part.rows_in.valid and reads_as_stored(self._streamed) else None
+
+    def rows(self, part: Partition) -> GivenRows:
         """The same rows as records."""
         assert part.rows_in is not None
         return read_rows(self._registry.store, part.rows_in, self._streamed)

@@ -6,8 +6,10 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from engine.jobs.messages import OutputPart, Partition, Receipt, Usage
@@ -17,9 +19,10 @@ from engine.operator.declaration.operator import Operator
 from engine.provenance import CallRef, RowRef, Source
 from engine.worker.edges import Edges
 from engine.worker.row_results import OutputRow, RowResult
+from engine.worker.row_tables import GivenRows, RowTable
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
-from registry.records.content import content_id, row_id
+from registry.records.content import content_id, row_id, row_ids
 
 LEFT_OUT = "rows_excluded"
 """The metric that counts the rows that the exclusion list left out of an output."""
@@ -27,13 +30,25 @@ LEFT_OUT = "rows_excluded"
 
 @dataclass
 class _Rows:
-    """One output's rows so far, with partition-local row numbers."""
+    """One output's rows so far, with partition-local row numbers.
+
+    `table` has the rows where they are not made of records.
+    """
 
     edges: Edges
     records: list[Record] = field(default_factory=list)
+    table: pa.Table | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
     known_parents: set[str] = field(default_factory=set)
     without_parent: int = 0
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self.table is not None else len(self.records)
+
+    def are(self, given: Sequence[Record]) -> bool:
+        """Whether each row is the given one from which alone it came, and unchanged."""
+        places = self.edges.places
+        return len(places) == len(self.records) and all(map(is_, self.records, map(given.__getitem__, places)))
 
 
 class OutputWriter:
@@ -65,8 +80,12 @@ class OutputWriter:
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def add_results(self, results: Sequence[RowResult]) -> int:
+    def add_results(self, results: Sequence[RowResult], given: GivenRows) -> int:
         """Add the results of all rows of the partition, in order. A row is a source of everything that was yielded for it.
+
+        Args:
+            results: of the rows.
+            given: the rows. An output that has no others is taken from their table.
 
         Returns:
             The number of rows of whose results anything was kept.
@@ -94,6 +113,10 @@ class OutputWriter:
                 self._rejects += [{"input": streamed, "parent_row": place, "reason": reason} for reason in reasons]
             if result.log and result.log.calls:
                 self._add_unlinked(call for call in result.log.calls if id(call) not in linked)
+        if given.table is not None:
+            for rows in self._outputs.values():
+                if rows.records and rows.are(given.records):
+                    rows.table = rows.edges.taken(given.table)
         return produced
 
     def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
@@ -118,6 +141,19 @@ class OutputWriter:
             linked |= {id(call) for call in calls}
         self._add_unlinked(call for call in log.calls if id(call) not in linked)
 
+    def add_table(self, output: str, found: RowTable) -> None:
+        """Add all rows of an output. Where it is known from which row of the streamed input each came, from no other."""
+        rows, (table, places) = self._outputs[output], found
+        if output in self._excluded:
+            kept = np.array([each not in self._excluded[output] for each in row_ids(table)], bool)
+            self._left_out[output] += len(kept) - int(kept.sum())
+            table, places = table.filter(pa.array(kept)), None if places is None else places[kept]
+        rows.table = table
+        if places is None:
+            rows.without_parent += table.num_rows
+        else:
+            rows.edges.places.frombytes(places.tobytes())
+
     def _place(self, source: Source) -> int | None:
         """The place of a row of the streamed input; None for other sources."""
         if not isinstance(source, RowRef) or source.port != self._streamed:
@@ -140,7 +176,7 @@ class OutputWriter:
         for name, record in self._operator.outputs.items():
             if record.registry_kind == "model" and self._exposure:
                 rows = self._outputs[name]
-                for row in range(len(rows.records)):
+                for row in range(len(rows)):
                     for ref in self._exposure:
                         rows.edges.add(row, *self._address(ref))
                 rows.known_parents |= {ref.port for ref in self._exposure}
@@ -148,7 +184,7 @@ class OutputWriter:
 
     def produced(self, port: str) -> set[int] | None:
         """The rows of an input that produced an output row; None if this is unknown."""
-        outputs = [each for each in self._outputs.values() if each.records]
+        outputs = [each for each in self._outputs.values() if len(each)]
         if not outputs:
             return set()
         if any(each.without_parent for each in outputs) or not any(port in self._known_parents(each) for each in outputs):
@@ -219,12 +255,12 @@ class OutputWriter:
 
     def _written(self, name: str, rows: _Rows) -> OutputPart:
         data = identity = lineage = calls = None
-        in_place = rows.edges.in_place(len(rows.records))
-        if rows.records:
+        in_place = rows.edges.in_place(len(rows))
+        if len(rows):
             record = self._operator.outputs[name]
-            table = record.to_table(rows.records)
+            table = record.to_table(rows.records) if rows.table is None else rows.table
             stored = self._store.put_table(table)
-            data = DataObject(sha256=stored.sha256, rows=len(rows.records), bytes=stored.bytes, memory=table.nbytes)
+            data = DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes, memory=table.nbytes)
             identity = content_id(record.arrow_schema(), [table]) if self._operator.shape == "whole" else None
         if rows.edges and not in_place:
             lineage = self._side("lineage", rows.edges.table(), delta=("child_row", "parent_row"))

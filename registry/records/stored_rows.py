@@ -38,6 +38,11 @@ _AT_ONCE = 1024
 _UNCONVERTED = (str, int, float, bool, bytes, dt.date)
 
 
+def reads_as_stored(record: type[BaseModel]) -> bool:
+    """Whether `read_valid` makes such records without validation: then they say what the table says."""
+    return _converts(record) is not None
+
+
 def read_valid(record: type[R], table: pa.Table) -> Iterator[R]:
     """The rows of a table that `record` itself wrote."""
     converts = _converts(record)
@@ -103,7 +108,7 @@ def _model(model: type[BaseModel]) -> Convert | None:
 
 def _made(model: type[M], fields: Sequence[dict[str, Any]]) -> list[M]:
     """A model of each dictionary, without validation: what pydantic's `model_construct` does, for many at once."""
-    made = [model.__new__(model) for _ in fields]
+    made = [*map(model.__new__, repeat(model, len(fields)))]
     slots: list[Iterable[Any]] = [fields, repeat({*model.model_fields}), repeat(None), repeat(None)]
     for set_slot, values in zip(_SETTERS, slots, strict=True):
         deque(map(set_slot, made, values), maxlen=0)

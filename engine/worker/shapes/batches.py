@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,15 @@ from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.operation import Operation, Scope, wrong_fields
 from engine.worker.row_results import OperatorError, OutputRow
+from engine.worker.row_tables import ROW, RowTable, row_table
 from registry.counted import counted
 
 
 def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     """Call a batch operator with a partition."""
     operator, stream = operation.operator, operation.stream
-    table = operation.table(part)
-    numbered = table.add_column(0, "_row", pa.array(range(part.rows), pa.int64()))
+    table, valid = operation.table(part), operation.valid_type(part)
+    numbered = table.add_column(0, ROW, pa.array(range(part.rows), pa.int64()))
     rejected: dict[int, str] = {}
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
@@ -35,9 +37,19 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     except Exception as error:
         where = place_in(operator.function, error)
         raise OperatorError(f"{where}: operator {operator.name} raised {type(error).__name__}: {error}") from error
-    emitted = [row for output, table in _tables(operator, result).items() for row in _rows(operator, output, table, stream)]
-    _check_rejected(operator, rejected, emitted, part.rows)
+    tables: dict[str, RowTable] = {}
+    emitted: list[OutputRow] = []
+    for output, returned in _tables(operator, result).items():
+        record = operator.outputs[output]
+        if checked := row_table(returned, record, part.rows, table if record is valid else None):
+            tables[output] = checked
+        else:
+            emitted += _rows(operator, output, returned, stream)
+    if rejected:
+        _check_rejected(operator, rejected, _used(tables, emitted), part.rows)
     writer = operation.writer(part)
+    for output, checked in tables.items():
+        writer.add_table(output, checked)
     writer.add_free(emitted, CallLog())
     writer.add_rejected(rejected)
     known = writer.produced(stream)
@@ -64,15 +76,20 @@ def _rows(operator: Operator, output: str, table: pa.Table, stream: str) -> list
     except ValidationError as error:
         what = f"operator {operator.name} returned rows that do not fit {record.type_name()}"
         raise OperatorError(f"{operator.place}: {what}: {wrong_fields(error)}") from error
-    parents = table.column("_row").to_pylist() if "_row" in table.schema.names else [[]] * table.num_rows
+    parents = table.column(ROW).to_pylist() if ROW in table.schema.names else [[]] * table.num_rows
     # A null, for example from an outer join, means that the row's source is unknown.
     named = [each if isinstance(each, list) else [each] for each in parents]
     sources = [tuple(RowRef(stream, row) for row in each if row is not None) for each in named]
     return [(output, row, refs, ()) for row, refs in zip(rows, sources, strict=True)]
 
 
-def _check_rejected(operator: Operator, rejected: dict[int, str], emitted: list[OutputRow], rows: int) -> None:
+def _used(tables: Mapping[str, RowTable], emitted: Sequence[OutputRow]) -> set[int]:
+    """The rows of the batch of which rows were made."""
     used = {source.row for _, _, sources, _ in emitted for source in sources if isinstance(source, RowRef)}
+    return used.union(*(each.places.tolist() for each in tables.values() if each.places is not None))
+
+
+def _check_rejected(operator: Operator, rejected: dict[int, str], used: set[int], rows: int) -> None:
     for row in rejected:
         if not isinstance(row, int) or not 0 <= row < rows:
             raise OperatorError(

@@ -18,6 +18,7 @@ from engine.operator.types import place_in
 from engine.worker.models import usage
 from engine.worker.operation import Operation, Scope
 from engine.worker.row_results import OperatorError, RowResult, main_error
+from engine.worker.row_tables import GivenRows
 from engine.worker.shapes.turns import in_turn
 from registry import Record
 from registry.storage.valid_text import repaired
@@ -50,7 +51,8 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
     """
     made: dict[int, RowResult] = {}
     calls = _Calls(operation, {**operation.whole_inputs(), **operation.arguments}, part.first, scope, made, stop)
-    rows = enumerate(operation.rows(part))
+    given = operation.rows(part)
+    rows = enumerate(given.records)
     if operation.job.models:
         await asyncio.gather(*[calls.with_models(place, row) for place, row in rows])
     else:
@@ -62,12 +64,12 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
         if result.tally:
             scope.tally.add(result.tally)
     # In a thread, so that other rows' answers do not wait for the disk.
-    return await asyncio.to_thread(_written, operation, part, results)
+    return await asyncio.to_thread(_written, operation, part, given, results)
 
 
-def _written(operation: Operation, part: Partition, results: Sequence[RowResult]) -> Receipt:
+def _written(operation: Operation, part: Partition, given: GivenRows, results: Sequence[RowResult]) -> Receipt:
     writer = operation.writer(part)
-    produced = writer.add_results(results)
+    produced = writer.add_results(results, given)
     rejected = sum(result.rejected is not None for result in results)
     filtered = len(results) - produced - rejected
     return writer.receipt(part, produced=produced, filtered=filtered, rejected=rejected, usage=_usage(results))

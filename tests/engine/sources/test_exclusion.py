@@ -70,6 +70,19 @@ def test_excluded_rows_are_left_out_of_sources_steps_and_whole_inputs(registry: 
 
 
 @pytest.mark.usefixtures("in_process")
+def test_excluded_rows_are_left_out_of_batches(registry: Registry) -> None:
+    words("c", "a", "b")
+    text = TEXT.partition("steps:")[0] + "steps: {sorted: {op: ordered, in: words}}"
+    run_text(text % "", registry)
+    exclude(registry, "demo/sorted@1", 0)
+    assert run_text(text % "exclude: gone.jsonl", registry).state == "succeeded"
+    assert texts(registry, "demo/sorted") == ["b", "c"]
+    lineage = "select child_row, parent_row from row_lineage where child = 'demo/sorted' and child_version = 2 order by all"
+    assert ask(registry, lineage) == [(0, 2), (1, 0)]
+    assert ask(registry, "select value from metrics where metric = 'rows_excluded'") == [(1,)]
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_registry_version_with_excluded_rows_is_refused(registry: Registry) -> None:
     words("ab", "cd")
     run_text(TEXT % "", registry)
