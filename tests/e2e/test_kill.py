@@ -236,6 +236,7 @@ def test_a_killed_run_on_two_nodes_repeats_no_finished_call(workdir: Path, chat_
     assert states(workdir / ".engine") == ["interrupted", "succeeded"]
 
 
+@pytest.mark.timeout(400)
 def test_ctrl_c_waits_for_paid_calls(workdir: Path, chat_server: ChatServer) -> None:
     chat_server.answer, chat_server.latency = solve, 1.0
     write_pipeline(workdir, chat_server)

@@ -41,12 +41,13 @@ finally:
 def run_on_two_nodes(workdir: Path, *runs: str) -> list[dict[str, Any]]:
     """`engine run p.yaml`, once with each of these options, on a cluster of two nodes, each with one CPU."""
     command = [sys.executable, "-c", SCRIPT, *runs]
-    done = subprocess.run(command, cwd=workdir, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=workdir, env=os.environ, capture_output=True, text=True, timeout=360, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(summary) for summary in done.stdout.split("\0")[:-1]]
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(400)
 def test_two_nodes_share_the_work_and_give_one_lineage(workdir: Path) -> None:
     rows = "".join(json.dumps({"text": str(number)}) + "\n" for number in range(8 * 1024))
     (workdir / "words.jsonl").write_text(rows)
@@ -64,6 +65,7 @@ def test_two_nodes_share_the_work_and_give_one_lineage(workdir: Path) -> None:
     assert edges == [(8 * 1024, 8 * 1024)]
 
 
+@pytest.mark.timeout(400)
 def test_two_nodes_share_one_journal_and_one_set_of_limits(workdir: Path, chat_server: ChatServer) -> None:
     """The journal's file is opened only on the driver's node; the other node reaches it through an actor."""
     (workdir / "words.jsonl").write_text("".join(json.dumps({"text": str(number % 150)}) + "\n" for number in range(200)))

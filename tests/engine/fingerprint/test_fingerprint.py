@@ -300,6 +300,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in FILES.items():
         (package / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Python would take a file that was edited within a second, and is as long as before, for the one that it has compiled.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield package
     forget()
 

@@ -119,6 +119,7 @@ def test_rows_that_training_never_reached_are_unused_and_not_filtered(registry: 
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.timeout(400)
 def test_two_devices_train_together(registry: Registry, tiny_model: Path) -> None:
     result = train(registry, tiny_model, rows=8, devices=2, learning_rate=0.05)
     assert result.state == "succeeded", f"{result.error}\n{result.trace}"

@@ -206,7 +206,7 @@ async def test_a_server_that_repeats_the_key(model: Make, chat_server: ChatServe
         ({"thinking": {}}, r"write \{budget_tokens: N\}"),
         ({"thinking": {"budget": 1024}}, r"write \{budget_tokens: N\}"),
         ({"thinking": {"type": "enabled", "budget_tokens": 512}, "max_tokens": 512}, "must be below max_tokens"),
-        ({"seed": 1}, "has none"),
+        ({"seed": 1}, "has no seed; remove it"),
         ({"provider": "openai", "thinking": {"budget_tokens": 9}}, "only for provider: anthropic"),
     ],
 )
