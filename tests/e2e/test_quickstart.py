@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(400)
 def test_a_small_quickstart_runs(engine: Cli, workdir: Path) -> None:
-    small = ("--set", "problems=2", "--set", "attempts=1", "--set", "train_steps=1")
+    small = ("--set", "problems=6", "--set", "attempts=1", "--set", "train_steps=1")
     done = engine("run", "quickstart", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "quickstart/sft@1" in done.stdout
@@ -70,7 +70,7 @@ def test_the_wheel_contains_everything_it_needs(workdir: Path) -> None:
     ]
     paths = subprocess.run(where, cwd=workdir, env=env, capture_output=True, text=True, check=True).stdout
     assert paths.count(str(site)) == 3
-    for arguments in (["check", "quickstart"], ["ops"], ["plan", "quickstart", "--set", "problems=2"], ["schema"]):
+    for arguments in (["check", "quickstart"], ["ops"], ["plan", "quickstart", "--set", "problems=6"], ["schema"]):
         done = subprocess.run(
             [str(site / "bin" / "engine"), *arguments], cwd=workdir, env=env, capture_output=True, text=True, check=False
         )
