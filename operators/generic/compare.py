@@ -85,7 +85,7 @@ class CompareParams(Params):
         return {"model": 4}
 
     def problems(self, inputs: InputTypes) -> Iterator[Wrong]:
-        """Fields that are no texts, and a rubric that does not fit the rows."""
+        """Fields that are not text, and a rubric that does not fit the rows."""
         record = inputs["row"]
         yield from unknown_fields(record, {("a",): self.a, ("b",): self.b})
         for place, name in (("a", self.a), ("b", self.b)):
@@ -163,7 +163,7 @@ def asked(rubric: str, first: str, second: str) -> str:
 
 
 def preferred(answer: Comparison, *, swapped: bool) -> Preferred:
-    """Which text an answer calls better, if it saw them in the order a, b (or, swapped, b, a)."""
+    """The text that an answer prefers, if the model saw them in the order a, b (or, swapped, b, a)."""
     if answer.better == "tie":
         return "tie"
     return "a" if (answer.better == "first") is not swapped else "b"
@@ -171,7 +171,7 @@ def preferred(answer: Comparison, *, swapped: bool) -> Preferred:
 
 @compare.finish
 def agreement(counts: Counters) -> Iterator[Metric]:
-    """How far the order of the texts decided."""
+    """How often the order of the texts decided the verdict."""
     agree, differ = (counts.get(("orders", each), 0) for each in ("agree", "differ"))
     yield from Share.of(agree, agree + differ).metrics("order_agreement")
     first, second = (counts.get(("answers", each), 0) for each in ("first", "second"))

@@ -80,7 +80,7 @@ class JudgeParams(Params):
         return {"model": ["sampling"]} if self.votes > 1 else {}
 
     def problems(self, inputs: InputTypes) -> Iterator[Wrong]:
-        """A rubric that does not fit the rows, and verdicts that are none."""
+        """A rubric that does not fit the rows, and verdicts that cannot be used."""
         record = inputs["row"]
         if problem := template_problem(self.rubric, record):
             yield Wrong(f"rubric: {problem}", ("rubric",))

@@ -86,7 +86,7 @@ def clashes(
 
 
 def unknown_fields(record: type[Record], names: Mapping[At, str], parameter: str = "") -> Iterator[Wrong]:
-    """Names that are no fields of the row.
+    """Names that are not fields of the row.
 
     Args:
         record: the type of the rows.

@@ -46,7 +46,7 @@ class ReviewParams(Params):
     fields: list[str] | None = None
 
     def problems(self, inputs: InputTypes) -> Iterator[Wrong]:
-        """Several numbers of rows, labels that are none, and fields that do not fit."""
+        """Several numbers of rows, labels that cannot be used, and fields that do not fit."""
         record = inputs["rows"]
         given = [name for name in ("n", "share", "all") if getattr(self, name) is not None]
         if len(given) > 1:
@@ -92,7 +92,7 @@ class ReviewParams(Params):
         return {"out": grown(record, (DescribedField(name=self.label_field, type=_label_type(self.labels, self.choice)),))}
 
     def review(self, inputs: InputTypes) -> ReviewTask:
-        """What people are asked."""
+        """What reviewers are asked."""
         editable = self.fields if self.fields is not None else list(inputs["rows"].model_fields)
         return ReviewTask(
             instructions=self.instructions,

@@ -23,7 +23,7 @@ class ChatParams(Params):
     tools: ToolsParameter = None
 
     def problems(self, inputs: InputTypes) -> Iterator[Wrong]:
-        """Turns that do not fit the rows, or that are no example."""
+        """Turns that do not fit the rows, or that do not make an example."""
         record = inputs["row"]
         named = {"thinking": self.thinking, "tool_calls": self.tool_calls}
         yield from unknown_fields(record, {(name,): field for name, field in named.items() if field is not None})

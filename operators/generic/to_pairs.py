@@ -127,7 +127,7 @@ class _Pair(NamedTuple):
 
 
 class _Dropped(Exception):  # noqa: N818  (it is an outcome)
-    """There is no pair; says why."""
+    """No pair can be made; the message says why."""
 
 
 @operator(outputs=Record)

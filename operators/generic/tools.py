@@ -112,7 +112,7 @@ def _checked(given: Any) -> Sequence[dict[str, Any]]:
     """Tools with the schemas of their parameters tested.
 
     Raises:
-        ValueError: they are no tools; says which one, and why.
+        ValueError: they are not tools; says which one, and why.
     """
     tools = as_tools(given)
     for each in tools:

@@ -75,7 +75,7 @@ def mix(tables: Mapping[str, Table[Record]], ctx: Context, params: MixParams) ->
     Metrics: `rows` counts the rows of each input in the mix, `repeated` those among them that are repetitions.
 
     Args:
-        weights: of each input; 0 leaves its rows out.
+        weights: the weight of each input; 0 leaves its rows out.
         n: the number of rows.
         seed: any whole number, for another mix.
     """
@@ -107,7 +107,7 @@ def mix(tables: Mapping[str, Table[Record]], ctx: Context, params: MixParams) ->
 
 
 def _counts(sizes: Mapping[str, int], weights: Mapping[str, Fraction], n: int | None) -> dict[str, int]:
-    """The number of rows of each input: rounded down, and the rest where rounding took the most."""
+    """The number of rows of each input: rounded down, and the remainder goes to those that lost most by rounding."""
     total = sum(weights.values())
     if n is None:
         n = math.floor(min(sizes[name] * total / weight for name, weight in weights.items() if weight))
