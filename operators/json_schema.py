@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from registry.counted import counted
+
 if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
@@ -26,7 +28,7 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
     except RecursionError:
         return "it is nested too deeply"
     if len(text) > _LARGEST:
-        return f"the schema has {len(text):,} characters; the limit is {_LARGEST:,}"
+        return f"the schema has {counted(len(text), 'character')}; the limit is {_LARGEST:,}"
     return _compiled(text)[1]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from registry.counted import counted
 from registry.records.columns import Column
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def int64_array(numbers: npt.NDArray[np.int64]) -> pa.Array:
 def numbers_of(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     """Numbers of a fixed width, or booleans. Raises ValueError for nulls, for which NumPy has no number."""
     if array.null_count:
-        raise ValueError(f"{array.null_count} of {len(array)} values are null")
+        raise ValueError(f"{array.null_count} of {counted(len(array), 'value')} are null")
     if isinstance(array, pa.ChunkedArray):
         kind = numbers_of(pa.Array.from_buffers(array.type, 0, [None, pa.py_buffer(b"")])).dtype
         return np.concatenate([np.empty(0, kind), *map(numbers_of, array.chunks)])

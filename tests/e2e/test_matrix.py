@@ -230,4 +230,4 @@ def test_what_cannot_be_compared_is_reported(chat_server: ChatServer, registry: 
     assert "name a value, for example --field verdict=correct" in problem(*both, "--field", "verdict")
     assert "has no field 'x'" in problem(*both, "--by", "x")
     assert "there is no run" in problem("20200101-000000-abcdef", both[0])
-    assert "only PNG" in problem(*both, "--plot", "x.pdf")
+    assert "charts are PNG files" in problem(*both, "--plot", "x.pdf")

@@ -92,7 +92,7 @@ def plan(
     registry = named_registry(context)
     made = planned(checked, registry, chosen, forced, why)
     expected = None
-    if registry.exists and made.to_run:  # else there is nothing to forecast, or nothing known to forecast it from
+    if made.to_run:
         from engine.previewing.forecast import forecast
         from engine.previewing.observed import recall
 
