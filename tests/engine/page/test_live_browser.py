@@ -32,7 +32,7 @@ def pipeline(server: ChatServer) -> str:
     """Answers of a model; those that are too short are left out, and the model tells a story about each of the others."""
     return f"""\
 name: demo
-models: {{model: {server.model(price={"input": 1.0, "output": 10.0}, limits={"concurrency": 64})}}}
+models: {{model: {server.model(price={"input": 1.0, "output": 10.0}, limits={"concurrency": ROWS})}}}
 datasets: {{questions: {{path: questions.jsonl}}}}
 steps:
   answers: {{op: generate, in: questions, with: {{prompt: "Answer: {{{{ question }}}}", into: answer}}}}
@@ -42,7 +42,10 @@ steps:
 
 
 class Gate:
-    """Holds answers back: of each step, only those about the first rows are given."""
+    """Holds answers back: of each step, only those about the first rows are given.
+
+    All requests have to be in flight at once: if there were fewer, the worker that is first could fill them with later rows.
+    """
 
     def __init__(self) -> None:
         self.answers, self.told = 20, 0
