@@ -15,7 +15,7 @@ run: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
 
-# What one runs before a commit: no Ray, models, whole pipelines, pages, attacks or drawn examples (tests/tiers.py).
+# What one runs before a commit: no Ray, models, whole pipelines, pages, attacks, drawn examples, exports or upkeep (tests/tiers.py).
 quick: $(STAMP)
 	$(BIN)/python -m pytest -m quick -n 2 --dist worksteal
 

@@ -26,7 +26,16 @@ MARKERS = {
 `small_disk` is a disk that fills up, and `undisturbed` what kills at every point are compared with. Other long proofs, such as
 simulations and races of many processes, set `proof` themselves, and tests that start Ray on their own set `ray`."""
 
-FOLDERS = {"e2e": "ray", "hostile": "attack", "engine/page": "page"}
+FOLDERS = {
+    "e2e": "ray",
+    "hostile": "attack",
+    "engine/page": "page",
+    "engine/export": "edge",
+    "engine/llm/batches": "edge",
+    "engine/upkeep": "edge",
+    "registry/upkeep": "edge",
+    "docs": "edge",
+}
 """Folder of tests -> marker."""
 
 _RAY = {"raylet", "gcs_server"}

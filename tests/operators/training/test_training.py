@@ -349,6 +349,7 @@ def test_preference_settings_that_trl_rejects_are_errors() -> None:
         DPOSettings.model_validate({"pref_beta": 0.2, "config": {"beta": 0.3}})
 
 
+@pytest.mark.training  # it imports trl
 def test_the_dpo_losses_are_those_of_trl() -> None:
     from trl import DPOTrainer
 
