@@ -350,13 +350,14 @@ class Session:
         scan, view = ('"{}"'.format(name.replace('"', '""')) for name in (f"rows of {label}", label))
         self._con.register(f"rows of {label}", self._scan(*self.resolve(label)))
         # Arrow returns the rows in the order of the files, and a window without an order keeps that order.
-        self._con.execute(f"create temp view {view} as select row_number() over () - 1 as row, * from {scan}")
+        columns = "*" if self._read else "row_number() over () - 1 as row, *"
+        self._con.execute(f"create temp view {view} as select {columns} from {scan}")
         self._attached.add(label)
 
     def _scan(self, name: str, version: int) -> Any:
-        objects = [data.sha256 for data in self.manifest(name, version).data]
-        schema = self._schema(objects[0], f"{name}@{version}")
-        return side_tables.scan([side_tables.Fragment(sha256, {}) for sha256 in objects], schema, self._store, read=self._read)
+        parts = [(data.sha256, data.rows) for data in self.manifest(name, version).data]
+        schema = self._schema(parts[0][0], f"{name}@{version}")
+        return side_tables.rows(parts, schema, self._store, self._read)
 
     def _schema(self, sha256: str, version: str) -> pa.Schema:
         """The columns of an object of a version."""

@@ -31,23 +31,35 @@ def scan(
     schema: pa.Schema,
     store: ObjectStore,
     missing: list[str] | None = None,
-    read: ReadColumns | None = None,
 ) -> ds.Dataset | pa.Table:
     """Objects as one dataset of `schema` plus the constants of the fragments, read lazily and verified when read.
 
     Args:
         missing: collects the SHA-256 of missing objects, which are left out. Without it, they are errors.
-        read: reads the objects, which have no constants then; called from several threads.
     """
     fragments = list(fragments)
     if not fragments:
         return schema.empty_table()
     # It imports pandas, which takes longer than the rest of a command.
-    from registry.query.verified_scan import DecodedDataset, VerifiedDataset
+    from registry.query.verified_scan import VerifiedDataset
 
-    if read:
-        return DecodedDataset((sha256 for sha256, _ in fragments), schema, store, read)
     return VerifiedDataset(((sha256, _equals(constants)) for sha256, constants in fragments), schema, store, missing)
+
+
+def rows(
+    parts: Sequence[tuple[str, int]], schema: pa.Schema, store: ObjectStore, read: ReadColumns | None
+) -> ds.Dataset | pa.Table:
+    """The rows of a version as one dataset.
+
+    Args:
+        parts: the SHA-256 of each object, and its number of rows.
+        read: reads the objects; called from several threads. With it, the dataset has the column `row`, too.
+    """
+    if read is None:
+        return scan([Fragment(sha256, {}) for sha256, _ in parts], schema, store)
+    from registry.query.verified_scan import DecodedDataset
+
+    return DecodedDataset(parts, schema, store, read)
 
 
 def _equals(constants: dict[str, str | int]) -> ds.Expression:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
 from registry.errors import MissingError
+from registry.records.arrays import int64_array
 from registry.storage.objects import ObjectStore
 
 ReadColumns = Callable[[str, Sequence[str]], pa.Table]
@@ -20,6 +22,8 @@ ReadColumns = Callable[[str, Sequence[str]], pa.Table]
 
 _DECODED_AT_ONCE = 4
 _BATCH = 1 << 16
+
+_ROW = "row"
 
 _AT_ONCE = 16
 """Objects that are verified, and then scanned in parallel. More is faster; fewer means that `limit 1` reads less."""
@@ -86,12 +90,19 @@ class VerifiedDataset(ds.FileSystemDataset):  # type: ignore[misc]
 class DecodedDataset(VerifiedDataset):
     """Objects whose columns something else reads, verified, and may keep for the next scan.
 
+    The first column is `row`, the number of each row. A window in SQL could number them, but DuckDB computes it, and all that
+    follows it, in one thread.
+
     Args:
+        parts: an object's SHA-256 and its number of rows, in order.
         read: gives columns of an object by its SHA-256; called from several threads.
     """
 
-    def __init__(self, parts: Iterable[str], schema: pa.Schema, store: ObjectStore, read: ReadColumns) -> None:
-        super().__init__(((sha256, ds.scalar(True)) for sha256 in parts), schema, store)
+    def __init__(self, parts: Sequence[tuple[str, int]], schema: pa.Schema, store: ObjectStore, read: ReadColumns) -> None:
+        numbered = schema.insert(0, pa.field(_ROW, pa.int64()))
+        super().__init__(((sha256, ds.scalar(True)) for sha256, _ in parts), numbered, store)
+        stops = accumulate(rows for _, rows in parts)
+        self._parts = [(sha256, stop - rows) for (sha256, rows), stop in zip(parts, stops, strict=True)]
         self._read = read
 
     def batches(self, columns: list[str] | None, filter: ds.Expression | None) -> Iterator[pa.RecordBatch]:
@@ -100,21 +111,31 @@ class DecodedDataset(VerifiedDataset):
         if not names:
             yield from super().batches(columns, filter)
             return
+        # A filter may need columns that the query does not. Arrow does not say which: at most those that its text names.
+        text = "" if filter is None else str(filter)
+        needed = [*names, *(name for name in self.schema.names if name not in names and name in text)]
+
+        def rows(sha256: str, first: int) -> pa.Table:
+            table = self._numbered(sha256, first, needed)
+            return (table if filter is None else table.filter(filter)).select(names)
+
         readers = ThreadPoolExecutor(_DECODED_AT_ONCE)
         try:
             waiting: deque[Future[pa.Table]] = deque()
-            for part in self.get_fragments(filter):
-                waiting.append(readers.submit(self._read, part.path, names))
+            for part in self._parts:
+                waiting.append(readers.submit(rows, *part))
                 if len(waiting) > _DECODED_AT_ONCE:
-                    yield from _filtered(waiting.popleft().result(), filter)
+                    yield from waiting.popleft().result().to_batches(_BATCH)
             for table in waiting:
-                yield from _filtered(table.result(), filter)
+                yield from table.result().to_batches(_BATCH)
         finally:
             readers.shutdown(cancel_futures=True)
 
-
-def _filtered(table: pa.Table, filter: ds.Expression | None) -> list[pa.RecordBatch]:
-    return (table if filter is None else table.filter(filter)).to_batches(_BATCH)  # type: ignore[no-any-return]
+    def _numbered(self, sha256: str, first: int, names: Sequence[str]) -> pa.Table:
+        """Columns of an object. Its rows are counted by a column that is stored, as `row` is not."""
+        stored = [name for name in names if name != _ROW] or self.schema.names[1:2]
+        table = self._read(sha256, stored)
+        return table.add_column(0, _ROW, int64_array(np.arange(first, first + table.num_rows)))
 
 
 class Scan:
