@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from registry.catalog import side_schemas
+from registry.records.arrays import int64_array
 
 
 class Edges:
@@ -41,7 +42,7 @@ class Edges:
     def taken(self, table: pa.Table) -> pa.Table:
         """The rows of a table at `places`."""
         places = _numbers(self.places)
-        return table if self.in_place(table.num_rows) else table.take(pa.array(places))
+        return table if self.in_place(table.num_rows) else table.take(int64_array(places))
 
     def parents(self, number: int) -> set[int]:
         """The rows of an input that are sources."""

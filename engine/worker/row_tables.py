@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.sources.columnar import typed
 from registry import Record
+from registry.records.arrays import int64_array, numbers_of
 
 ROW = "_row"
 """The column with the row of the batch that a row came from."""
@@ -59,8 +60,7 @@ def _places(numbers: pa.ChunkedArray, batch: int) -> NDArray[np.int64] | None:
     """One row of the batch for each number; None if it is not so simple."""
     if numbers.null_count or not pa.types.is_integer(numbers.type) or numbers.type == pa.uint64():
         return None
-    stored = numbers.cast(pa.int64()).combine_chunks()
-    places = np.frombuffer(stored.buffers()[1] or b"", np.int64)[stored.offset : stored.offset + len(stored)]
+    places = numbers_of(numbers.cast(pa.int64()))
     return places if ((places >= 0) & (places < batch)).all() else None
 
 
@@ -68,4 +68,4 @@ def _are(rows: pa.Table, given: pa.Table, places: NDArray[np.int64]) -> bool:
     if rows.schema.names != given.schema.names or rows.schema.types != given.schema.types:
         return False
     in_place = len(places) == given.num_rows and bool((places == np.arange(len(places))).all())
-    return bool(rows.equals(given if in_place else given.take(pa.array(places))))
+    return bool(rows.equals(given if in_place else given.take(int64_array(places))))

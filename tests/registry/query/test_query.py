@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from registry import CorruptError, QueryError, Registry
-from registry.query.session import Session
 from tests.conftest import Cli
 from tests.registry.catalog.test_catalog import commit, draft, three_generations
 
@@ -73,38 +69,6 @@ def test_rows_are_numbered_across_objects_whatever_columns_a_query_reads(registr
             (3 * size,)
         ]
         assert session.ask('select row, word from "p/big" limit 1 offset 50000').rows == [(50000, "50000")]
-
-
-def test_rows_that_something_else_reads_have_the_same_numbers_and_order(registry: Registry) -> None:
-    """The pages read columns once and keep them. An object may stand in a version more than once."""
-    size = 20_000
-    words = [[f"{row}" for row in range(start, start + size)] for start in (0, size)]
-    first, second = (draft(registry, "p/big", each, "k").data[0] for each in words)
-    commit(registry, draft(registry, "p/big", words[0], "k").model_copy(update={"data": (first, second, first)}))
-    asked: list[tuple[str, ...]] = []
-
-    def read(sha256: str, names: Sequence[str]) -> pa.Table:
-        asked.append(tuple(names))
-        return registry.store.read_table(sha256, names)
-
-    with (
-        registry.session() as plain,
-        closing(Session(registry.catalog, registry.store, registry.reviews, read=read)) as session,
-    ):
-        for query in (
-            'select * from "p/big"',
-            'select row from "p/big"',
-            "select word, row from \"p/big@1\" where word like '%9'",
-            "select word from \"p/big\" where row >= 39998 and word <> '0'",
-            "select row, word from \"p/big\" where word = '12345'",
-            'select count(*) from "p/big"',
-            'select max(row) from "p/big"',
-            'select row, word from "p/big" limit 2 offset 50000',
-            'select count(*) from "p/big" a join "p/big@1" b on a.row = b.row and a.word = b.word',
-        ):
-            assert session.arrow(query).equals(plain.arrow(query)), query
-        assert session.arrow("select row from \"p/big\" where word = '12345'").column(0).to_pylist() == [12345, 52345]
-    assert set(asked) == {("word",)}
 
 
 def test_explain_shows_the_plan_of_a_query_on_datasets(filled: Registry) -> None:
