@@ -1,10 +1,10 @@
-"""Stands in for vLLM in tests of adapters: its options, its two endpoints that load and unload them, and how it refuses.
+"""A program that replaces vLLM in tests of adapters: it has vLLM's options and endpoints for adapters, and refuses as vLLM does.
 
-It is not vLLM: no weights are read. tests/e2e/test_vllm.py runs the real one. Messages and statuses are those of vLLM 0.32.
+No weights are read. Messages and statuses are those of vLLM 0.32, which tests/e2e/test_vllm.py runs.
 
-An adapter is a folder with `adapter_config.json`. Its file `says` begins the answers; a file `deadly` ends the server that loads
-it. The folder in STAND_IN, if there is one, gets a line for each start (`starts`: the process, its options) and each answer
-(`calls`: the process, the model, the prompt). A file `die` in it ends the server in the middle of the next call.
+An adapter is a folder with `adapter_config.json`. The text of its file `says` begins the answers; a file `deadly` ends the server
+that loads it. If STAND_IN names a folder, the server writes a line for each start (`starts`: the process, its options) and for each
+answer (`calls`: the process, the model, the prompt). A file `die` in that folder ends the server in the middle of the next call.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.scripted_server import USAGE, JsonHandler, choice, note, serve
 
 PERMISSION = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
@@ -28,7 +29,12 @@ def environment(folder: Path) -> Path:
     """Make a folder that looks like an environment with vLLM."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
-    program = f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n"
+    # Servers do not inherit PYTHONPATH.
+    program = f"""#!{sys.executable}
+import runpy, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+runpy.run_module("tests.vllm_stand_in", run_name="__main__")
+"""
     (folder / "bin" / "vllm").write_text(program)
     (folder / "bin" / "vllm").chmod(0o755)
     return folder
@@ -43,7 +49,7 @@ class Refused(Exception):
 
 
 class Models:
-    """What the server knows."""
+    """The models that the server has."""
 
     def __init__(self, own: list[str], rank: int) -> None:
         self.own = own
@@ -69,14 +75,14 @@ class Models:
         self.adapters[name] = folder
 
     def says(self, name: str) -> str | None:
-        """What begins the answers of a model; None if the server does not have it."""
+        """The beginning of a model's answers; None if the server does not have the model."""
         if name in self.adapters:
             return (self.adapters[name] / "says").read_text()
         return "base" if name in self.own else None
 
 
 def guarded(classes: list[str], method: str, path: str, headers: list[tuple[bytes, bytes]]) -> int:
-    """The status with which ASGI middleware refuses a request; 0 if it lets it pass."""
+    """The status with which ASGI middleware refuses a request; 0 if the request passes."""
     sent: list[int] = [0]
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -97,7 +103,7 @@ def guarded(classes: list[str], method: str, path: str, headers: list[tuple[byte
 
 
 def passes(app: Any) -> Any:
-    """Middleware that lets pass everything."""
+    """Middleware that refuses nothing."""
     return app
 
 
@@ -118,13 +124,8 @@ def main() -> None:
     given = parser.parse_args()
     notes = Path(os.environ["STAND_IN"]) if "STAND_IN" in os.environ else None
     lock = threading.Lock()
-
-    def note(file: str, line: str) -> None:
-        if notes:
-            with (notes / file).open("a") as out:
-                out.write(f"{os.getpid()} {line}\n")
-
-    note("starts", " ".join(sys.argv[1:]))
+    if notes:
+        note(notes / "starts", " ".join(sys.argv[1:]))
     models = Models(given.served_model_name or [str(given.weights)], given.max_lora_rank)
     try:
         for each in given.lora_modules:
@@ -132,20 +133,7 @@ def main() -> None:
     except Refused as error:
         sys.exit(f"ValueError: {error}")
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
-
-        def answer(self, status: int, document: Any) -> None:
-            body = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
+    class Handler(JsonHandler):
         def is_guarded(self) -> bool:
             headers = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
             status = guarded(given.middleware, self.command, self.path, headers)
@@ -159,7 +147,7 @@ def main() -> None:
                 self.answer(200 if self.path in ("/health", "/v1/models") else 404, {"data": listed})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            body = self.body()
             if self.is_guarded():
                 return
             loads = given.enable_lora and os.environ.get(PERMISSION) == "True"
@@ -183,18 +171,17 @@ def main() -> None:
         def chat(self, body: Any) -> None:
             says, prompt = models.says(body["model"]), body["messages"][-1]["content"]
             if says is None:
-                self.answer(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+                self.answer_unknown_model(body["model"])
                 return
-            choice = {"message": {"role": "assistant", "content": f"{says}: {prompt}"}, "finish_reason": "stop"}
-            with lock:  # the server never ends between a note and its answer: `calls` counts the answers that were sent
+            with lock:  # the server never dies between a note and its answer, so `calls` counts the answers that were sent
                 if notes and (notes / "die").exists():
                     (notes / "die").unlink()
                     os._exit(134)
-                note("calls", f"{body['model']} {prompt}")
-                self.answer(200, {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
+                if notes:
+                    note(notes / "calls", f"{body['model']} {prompt}")
+                self.answer(200, {"choices": [choice(f"{says}: {prompt}")], "usage": USAGE})
 
-    ThreadingHTTPServer.daemon_threads = True
-    ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
+    serve(given.host, given.port, Handler)
 
 
 if __name__ == "__main__":
