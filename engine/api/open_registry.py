@@ -63,7 +63,7 @@ class OpenRegistry:
             UnknownVersionError: there is none; the text lists what there is. It is a KeyError as well.
         """
         if not isinstance(target, str):
-            raise TypeError(f"a version is named by a text, such as 'gsm/rows@3'; this is {target!r:.100}")
+            raise TypeError(f"a version is named by a string such as 'gsm/rows@3', not by {target!r:.100}")
         with self._registry.session() as session:
             return Dataset(self._registry, session.manifest(*session.resolve(target)))
 

@@ -135,7 +135,7 @@ class Context:
         """
         _text("reject", "reason", reason)
         if (row is None) is (self._row_rejects is not None):
-            raise _misused("reject", "row= is for operators on batches and on whole inputs, which have to give it")
+            raise _misused("reject", "row= is only for operators on batches and on whole inputs, which must set it")
         if row is None or self._row_rejects is None:
             self._rejects.append(reason)
         else:

@@ -74,7 +74,7 @@ def read_field(value: Any) -> FieldText:
     if isinstance(value, dict) and "type" in value and value.keys() <= _FIELD_KEYS:
         description = value.get("description") or ""
         if not isinstance(description, str):
-            raise FieldError("a description is a text", ("description",))
+            raise FieldError("a description must be text", ("description",))
         value, at = value["type"], ("type",)
     if not isinstance(value, str | dict):
         hint = "write list[...] in quotes" if isinstance(value, list) else "a word that YAML reads as a value needs quotes"
@@ -193,7 +193,7 @@ class _Parser:
             if isinstance(item, DescribedType) or (not item.quoted and item.text in SCALARS):
                 shown = item if isinstance(item, DescribedType) else item.text
                 raise self._wrong(
-                    f"`|` stands between words, and {shown} is a type; a field has one type (`?` after it allows null)"
+                    f"`|` separates words, but {shown} is a type; a field has one type (`?` after it allows null)"
                 )
             if not item.quoted and item.text.lower() in ("none", "null"):
                 raise self._wrong("write `?` after a type for a value that may be null")

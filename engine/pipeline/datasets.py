@@ -105,7 +105,7 @@ class Datasets:
         folder = folder_of_images(spec, self.base_dir, None)
         if folder is not None and not folder.is_dir():
             places = dict.fromkeys(str(place) for place in (Path.cwd(), self.base_dir.absolute()))
-            hint = f"relative paths are searched in {' and in '.join(places)}"
+            hint = f"relative paths are looked up in {' and in '.join(places)}"
             self.source.problem(f"there is no folder {folder}", (*loc, "image_folder"), hint)
 
     def _record(self, name: str, spec: DatasetSpec, loc: Loc, files: list[SourceFile]) -> type[Record] | None:
@@ -154,7 +154,7 @@ class Datasets:
             else:
                 places = dict.fromkeys(str(place) for place in (Path.cwd(), self.base_dir.absolute()))
                 self.source.problem(
-                    f"there is no file {path:.{SHOWN_VALUE}}", loc, f"relative paths are searched in {' and in '.join(places)}"
+                    f"there is no file {path:.{SHOWN_VALUE}}", loc, f"relative paths are looked up in {' and in '.join(places)}"
                 )
         for file in found:
             if file.format is None:

@@ -48,7 +48,7 @@ def bounds_of(step: Step, inputs: Inputs, rows: int, left: int) -> Bounds:
         cost += price
         if longest > spec.max_tokens and price:
             notes.append(
-                f"{role} has no max_tokens: the bounds assume {longest:,} tokens an answer, in case the model turns out to "
+                f"{role} has no max_tokens: the bounds assume {longest:,} tokens per answer, in case the model turns out to "
                 f"reason (otherwise {spec.max_tokens}); set max_tokens for closer bounds"
             )
         if spec.budget_usd is not None and price > spec.budget_usd:

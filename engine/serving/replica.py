@@ -213,7 +213,7 @@ class Replica:
         if named is not None:
             if not is_free(Listen(self._host, named)):
                 raise EngineError(
-                    f"serve.port: another process listens at port {named} of {self._host} on {socket.gethostname()}; end it, "
+                    f"serve.port: another process listens on port {named} of {self._host} on {socket.gethostname()}; end it, "
                     "or leave serve.port out, and a free port is taken"
                 )
             return named

@@ -149,7 +149,7 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise ImageError(
-                f"image {shown(name)} is outside of {folder.resolve()}; move it there, or name a folder that has all images "
+                f"image {shown(name)} is outside {folder.resolve()}; move it there, or name a folder that has all images "
                 "with `image_folder`"
             )
         about = path.stat()

@@ -167,8 +167,8 @@ def _value(name: str, value: Any, argument: str = "set") -> Any:
         return [_value(name, item, argument) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _value(name, item, argument) for key, item in value.items()}
-    hint = "a parameter is a number, a text, True, False, None, a list, or a dict with texts as keys"
-    raise PipelineError([Problem(f"{where}: a {type(value).__name__} cannot be a parameter", hint=hint)])
+    hint = "a parameter can be a number, a string, True, False, None, a list, or a dict whose keys are strings"
+    raise PipelineError([Problem(f"{where}: a parameter cannot be of type {type(value).__name__}", hint=hint)])
 
 
 def _setting(name: str, text: str) -> Any:

@@ -72,7 +72,7 @@ class OperatorResult:
         found = [each.value for each in self.metrics if (each.metric, each.slice) == (name, slice)]
         if not found:
             reported = ", ".join(sorted({f"{each.metric!r}, {each.slice!r}" for each in self.metrics})) or "nothing"
-            raise KeyError(f"{name!r}, {slice!r} was not reported; there is {reported}")
+            raise KeyError(f"{name!r}, {slice!r} was not reported; reported: {reported}")
         return found[-1]
 
 

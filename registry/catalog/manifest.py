@@ -40,7 +40,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 def _a_name(text: str) -> str:
     if not text or len(text) > 400 or "@" in text or ".." in text or not text.isprintable():
-        raise ValueError("not a name of a dataset")
+        raise ValueError("not the name of a dataset")
     return text
 
 

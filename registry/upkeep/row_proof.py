@@ -36,7 +36,7 @@ def _of_rows(store: ObjectStore, manifest: Manifest) -> Iterator[str]:
         for each in manifest.data:
             table = store.read_table(each.sha256)
             if table.num_rows != each.rows:
-                wrong.append(f"object {each.sha256} has {counted(table.num_rows, 'row')}, and should have {each.rows:,}")
+                wrong.append(f"object {each.sha256} has {counted(table.num_rows, 'row')}, but should have {each.rows:,}")
             yield table
 
     rows = tables()
@@ -51,7 +51,7 @@ def _of_side(store: ObjectStore, manifest: Manifest, each: SideObject, sizes: Ma
     table = store.read_table(each.sha256)
     what = f"{each.kind} object {each.sha256}"
     if table.num_rows != each.rows:
-        yield f"{what} has {counted(table.num_rows, 'row')}, and should have {each.rows:,}"
+        yield f"{what} has {counted(table.num_rows, 'row')}, but should have {each.rows:,}"
     own = {"lineage": "child_row", "calls": "local_row"}.get(each.kind)
     if own and _beyond(table[own], manifest.rows - each.base):
         yield f"{what} names rows that the version does not have"

@@ -63,7 +63,7 @@ _STATUSES = {
     "timeout_error": 504,
 }
 """For errors that come with 200 and without a status."""
-_PROXY_KEY = "the proxy wants a user and a password: http://USER:PASSWORD@HOST:PORT in HTTPS_PROXY or HTTP_PROXY"
+_PROXY_KEY = "the proxy requires a user name and a password: write http://USER:PASSWORD@HOST:PORT in HTTPS_PROXY or HTTP_PROXY"
 _MOST_WAIT = 86_400.0
 """The longest Retry-After in seconds that is taken seriously; longer ones are ignored."""
 
@@ -152,8 +152,8 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bo
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = excerpt(str(error.certificate_error), 200)
         return EndpointError(
-            f"{url}: the server's certificate is not trusted ({why}); if it is of an authority of your own, name the file with "
-            "its certificate in SSL_CERT_FILE"
+            f"{url}: the server's certificate is not trusted ({why}); if an authority of your own issued it, name the file "
+            "with the authority's certificate in SSL_CERT_FILE"
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         detail = f"{url}: cannot connect to the proxy at {error.host}:{error.port} ({excerpt(error.strerror or str(error))})"

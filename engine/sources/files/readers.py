@@ -126,7 +126,7 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def _json_row(where: str, value: Any, size: int, *, halves: bool) -> Row:
     if not isinstance(value, dict):
-        return Row(where, error=f"a row must be a JSON object, and this is {_json_kind(value)}")
+        return Row(where, error=f"a row must be a JSON object, but this is {_json_kind(value)}")
     try:
         if halves:
             json.dumps(value, ensure_ascii=False).encode()

@@ -45,13 +45,13 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(workdir: Path, stored: Path) -> engine.OpenRegistry:
-    """A copy of it, where the test stands."""
+    """A copy of it, in the test's working directory."""
     shutil.copytree(stored, workdir / ".engine")
     return engine.open()
 
 
 def objects_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The objects that are opened from now on."""
+    """The objects that are opened after this call."""
     from registry import ObjectStore
 
     found: list[str] = []
@@ -178,7 +178,7 @@ def test_damage_is_noticed_by_every_way_to_read(opened: engine.OpenRegistry, reg
         opened.sql('select * from "p/words@1"')
 
 
-def test_the_latest_version_is_the_one_when_it_was_asked_for(here: Path) -> None:
+def test_a_name_without_a_version_stays_at_what_was_the_latest(here: Path) -> None:
     engine.run("p.yaml", quiet=True)
     rows = engine.open()["demo/loud"]
     words("other")
@@ -187,13 +187,13 @@ def test_the_latest_version_is_the_one_when_it_was_asked_for(here: Path) -> None
     assert (engine.open()["demo/loud"].ref, engine.open()["demo/words"].head()) == ("demo/loud@2", [{"text": "other"}])
 
 
-def test_what_there_is_not(opened: engine.OpenRegistry) -> None:
+def test_unknown_names_and_versions_are_errors(opened: engine.OpenRegistry) -> None:
     with pytest.raises(KeyError) as caught:
         opened["p/word"]
     assert str(caught.value).endswith("named 'p/word'. Did you mean 'p/words'?")
     with pytest.raises(engine.QueryError, match="has no version 9; it has 1, 2"):
         opened["p/words@9"]
-    with pytest.raises(TypeError, match="a version is named by a text"):
+    with pytest.raises(TypeError, match="a version is named by a string such as 'gsm/rows@3', not by 3"):
         opened[3]  # type: ignore[index]
     assert "p/words" in opened
     assert "p/words@2" in opened
@@ -286,7 +286,7 @@ def test_more_than_two_gigabytes_of_text_fit_into_a_column(opened: engine.OpenRe
     assert opened.sql('select text from "p/words@1"').schema.field("text").type == pa.large_string()
 
 
-def test_no_text_of_a_registry_is_taken_for_html(opened: engine.OpenRegistry) -> None:
+def test_no_text_of_a_registry_is_interpreted_as_html(opened: engine.OpenRegistry) -> None:
     shown = opened["p/words@1"]._repr_html_()
     assert "<script>" not in shown
     assert "&lt;script&gt;three&lt;/script&gt;" in shown
@@ -321,7 +321,7 @@ def test_the_files_of_a_model(opened: engine.OpenRegistry, tmp_path: Path, monke
         opened["p/report@1"].path()
 
 
-def test_an_export_is_that_of_the_command(here: Path) -> None:
+def test_export_writes_what_the_command_writes(here: Path) -> None:
     run = engine.run("p.yaml", quiet=True)
     folder = run.outputs["loud"].export("out", "jsonl")
     assert sorted(file.name for file in folder.iterdir()) == [".export.json", "README.md", "demo-loud.jsonl"]
@@ -339,6 +339,6 @@ def test_importing_the_engine_imports_nothing_heavy(workdir: Path) -> None:
     assert done.stdout.splitlines() == ["[]", "[]", "module 'engine' has no attribute 'nothing'"]
 
 
-def test_every_name_of_the_package_is_there() -> None:
+def test_every_name_of_the_package_can_be_imported() -> None:
     assert all(getattr(engine, name) is not None for name in engine.__all__)
     assert engine.__all__ == sorted(engine.__all__)

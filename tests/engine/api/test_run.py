@@ -58,17 +58,17 @@ def test_every_variant_of_a_matrix_is_a_step_of_the_run(here: Path) -> None:
         ({"at": 1}, "matrix.at: give a list of values"),
         ({"at": []}, "matrix.at: give a list of values"),
         ({"at": [[1]]}, "matrix.at: a value must be a string, a number"),
-        ({"at": [object()]}, "matrix={'at': ...}: a object cannot be a parameter"),
+        ({"at": [object()]}, "matrix={'at': ...}: a parameter cannot be of type object"),
         ({"mark": ["sk-proj-" + 48 * "a1"]}, "matrix={'mark': ...}: this is an API key"),
     ],
 )
-def test_a_matrix_that_cannot_be_is_refused(here: Path, matrix: Any, text: str) -> None:
+def test_an_invalid_matrix_is_refused(here: Path, matrix: Any, text: str) -> None:
     with pytest.raises(engine.PipelineError) as caught:
         engine.check("p.yaml", matrix=matrix)
     assert text.replace("\\n", "\n") in str(caught.value)
 
 
-def test_an_output_that_there_is_not_names_those_there_are(here: Path) -> None:
+def test_an_unknown_output_gets_a_suggestion_or_a_list(here: Path) -> None:
     run = engine.run("p.yaml", quiet=True)
     with pytest.raises(KeyError) as caught:
         run.outputs["parts.lon"]
@@ -77,7 +77,7 @@ def test_an_output_that_there_is_not_names_those_there_are(here: Path) -> None:
         run.outputs["zzz"]
 
 
-def test_settings_are_values_of_python(here: Path) -> None:
+def test_settings_are_python_values(here: Path) -> None:
     import numpy as np
 
     run = engine.run("p.yaml", set={"at": np.int64(3), "mark": "no"}, quiet=True)
@@ -93,7 +93,7 @@ def test_settings_are_values_of_python(here: Path) -> None:
     ("given", "text"),
     [
         ({"set": {"att": 1}}, r"set={'att': ...}: the pipeline has no parameter 'att'\n    did you mean 'at'?"),
-        ({"set": {"at": object()}}, "set={'at': ...}: a object cannot be a parameter"),
+        ({"set": {"at": object()}}, "set={'at': ...}: a parameter cannot be of type object"),
         ({"set": {"mark": "sk-" + "a" * 30}}, "set={'mark': ...}: this is an API key"),
         ({"set": {"mark": ["sk-" + "a" * 30]}}, "set={'mark': ...}: this is an API key"),
         ({"select": "lod"}, "select=lod: the pipeline has no such step\n    did you mean 'loud'?"),
@@ -108,7 +108,7 @@ def test_wrong_arguments(here: Path, given: dict[str, Any], text: str) -> None:
     assert not Path(".engine").exists()
 
 
-def test_all_mistakes_of_a_pipeline_have_their_places(here: Path) -> None:
+def test_all_mistakes_in_a_pipeline_are_reported_with_their_positions(here: Path) -> None:
     Path("p.yaml").write_text(PIPELINE.replace("shout", "shoot").replace("type: Word", "type: Wod"))
     for ask in (engine.run, engine.plan, engine.check):
         with pytest.raises(engine.PipelineError) as caught:
@@ -118,14 +118,14 @@ def test_all_mistakes_of_a_pipeline_have_their_places(here: Path) -> None:
         engine.run("q.yaml")
 
 
-def test_one_step_is_a_text_several_are_a_list(here: Path) -> None:
+def test_select_and_force_take_a_string_or_a_list(here: Path) -> None:
     assert list(engine.run("p.yaml", select="loud", quiet=True).steps) == ["loud"]
     assert list(engine.run("p.yaml", select=["loud", "parts"], quiet=True).steps) == ["loud", "parts"]
     forced = engine.run("p.yaml", force="loud", quiet=True)
     assert {name: step.outcome for name, step in forced.steps.items()} == {"loud": "ran", "parts": "hit"}
 
 
-def test_the_registry_is_a_folder_an_opened_one_or_that_of_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registry_is_a_folder_an_open_registry_or_from_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.run("p.yaml", registry=here / "there", quiet=True).registry.location == str(here / "there")
     there = engine.open("there")
     assert engine.run("p.yaml", registry=there, quiet=True).steps["loud"].outcome == "hit"
@@ -151,7 +151,7 @@ def test_a_failed_run_raises_and_keeps_what_is_finished(here: Path) -> None:
         again.raise_for_failure()
 
 
-def test_a_plan_is_the_data_of_the_command(here: Path) -> None:
+def test_a_plan_has_the_rows_of_the_command(here: Path) -> None:
     rows = engine.plan("p.yaml", why=True)
     assert [(row["step"], row["status"]) for row in rows] == [("words", "READ"), ("loud", "RUN"), ("parts", "RUN")]
     assert not Path(".engine").exists()
@@ -160,7 +160,7 @@ def test_a_plan_is_the_data_of_the_command(here: Path) -> None:
     assert [row["step"] for row in engine.plan("p.yaml", select="loud")] == ["words", "loud"]
 
 
-def test_a_check_says_what_there_is(here: Path) -> None:
+def test_a_check_returns_the_name_datasets_and_steps(here: Path) -> None:
     checked = engine.check("p.yaml", set={"at": 5})
     assert (checked.name, checked.datasets, checked.steps) == ("demo", ("words",), ("loud", "parts"))
 
@@ -192,7 +192,7 @@ def test_it_runs_in_another_thread(here: Path) -> None:
     assert found[0].state == "succeeded"
 
 
-def test_runs_of_one_process_come_one_after_another(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_executes_one_run_at_a_time(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found: list[engine.Run] = []
     threads = [threading.Thread(target=lambda: found.append(engine.run("p.yaml", force="loud"))) for _ in range(2)]
     for thread in threads:
@@ -222,7 +222,7 @@ def test_registries_are_read_while_a_run_is_under_way_in_another_thread(here: Pa
     thread.join()
 
 
-def test_an_interrupt_raises_and_has_the_run(here: Path, chat_server: ChatServer) -> None:
+def test_an_interrupt_raises_an_exception_with_the_run(here: Path, chat_server: ChatServer) -> None:
     chat_server.latency = 30.0
     text = LOGPROBS.replace("op: sure", "op: ask_once").replace("steps: {{", "steps: {{loud: {{op: shout, in: words}}, ")
     Path("q.yaml").write_text(text.format(url=chat_server.base_url))

@@ -1,4 +1,4 @@
-"""Fields that a parameter describes, as `types:` does: read, or wrong at a place."""
+"""Fields that a parameter describes, as `types:` does: they are read, or their mistakes are reported with their places."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_fields_have_types_and_descriptions() -> None:
         ({"a": "string"}, "field 'a': there is no type 'string'; write str", ("a",)),
         ({"a": "Ticket"}, "field 'a': there is no type 'Ticket'", ("a",)),
         ({"a": {"type": "strr", "description": "x"}}, "field 'a': there is no type 'strr'", ("a", "type")),
-        ({"a": {"type": "str", "description": 3}}, "field 'a': a description is a text", ("a", "description")),
+        ({"a": {"type": "str", "description": 3}}, "field 'a': a description must be text", ("a", "description")),
         ({"a": {"b": "strr"}}, "field 'b': there is no type 'strr'", ("a", "b")),
         ({"a": ["str"]}, "write list[...] in quotes", ("a",)),
         ({"a": True}, "a word that YAML reads as a value needs quotes", ("a",)),
@@ -45,7 +45,7 @@ def test_fields_have_types_and_descriptions() -> None:
         ({"a": "str", "A": "str"}, "SQL cannot distinguish it from 'A'", ("a",)),
     ],
 )
-def test_what_is_wrong_has_a_place(given: dict[str, Any], said: str, at: tuple[str, ...]) -> None:
+def test_mistakes_have_a_place(given: dict[str, Any], said: str, at: tuple[str, ...]) -> None:
     first = field_problems(given, ("fields",))[0]
     assert said in first.text
     assert first.at == ("fields", *at)
@@ -91,7 +91,7 @@ def test_a_marked_parameter_can_name_types_and_then_holds_what_they_consist_of()
     assert given["fields"]["steps"]["_described"]["item"]["fields"]["sure"]["words"] == ["low", "high"]
 
 
-def test_a_named_type_that_there_is_not_has_a_place_and_a_near_name() -> None:
+def test_an_unknown_type_is_reported_with_its_place_and_a_suggestion() -> None:
     given, wrong = with_named_types(_Fields, {"fields": {"a": {"b": "list[Setp]"}}}, {"Step": STEP}.get, lambda: ["Step"])
     assert [(each.text, each.at) for each in wrong] == [
         ("fields: field 'b': there is no type 'Setp'; did you mean 'Step'?", ("fields", "a", "b"))

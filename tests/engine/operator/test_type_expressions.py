@@ -57,7 +57,7 @@ def test_words_and_names() -> None:
         "str str": "there is no type 'str str'",
         "str int?]": "after the type comes ']'|there is no type",
         "int | str": "int is a type; a field has one type",
-        "str | None": "stands between words|write `\\?`",
+        "str | None": "separates words|write `\\?`",
         "low | null": "write `\\?` after a type",
         "low | high?": r"write \(a \| b\)\?",
         "low | low": "the word 'low' is listed twice",
@@ -67,6 +67,6 @@ def test_words_and_names() -> None:
         "dict[str]": "',' is missing",
     }.items(),
 )
-def test_what_is_not_a_type_is_explained(text: str, why: str) -> None:
+def test_an_invalid_type_is_explained(text: str, why: str) -> None:
     with pytest.raises(TypeExpressionError, match=why):
         parsed(text)

@@ -49,7 +49,7 @@ def problems_of(text: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_type_of_the_file_is_one_like_any_other(registry: Registry) -> None:
+def test_a_type_of_the_file_works_like_any_other(registry: Registry) -> None:
     write([*TICKETS])
     result = run_text(PIPELINE, registry)
     assert result.state == "succeeded", result.error
@@ -183,7 +183,7 @@ def test_cells_of_csv_files_are_numbers_where_all_are(workdir: Path, lines: list
         ([{"a": 1}, {"a": [1]}], "'a' has values of different kinds: int in r.jsonl:1 and a list in r.jsonl:2"),
         ([{"a": [{"b": True}, {"b": "x"}]}], "'a[].b' has values of different kinds: bool in r.jsonl:1 and str in r.jsonl:1"),
         ([{"a": 1, "A": 2}], "SQL cannot distinguish the fields 'a' and 'A'"),
-        ([[1, 2], "text"], "r.jsonl:1: a row must be a JSON object, and this is a list (and 1 more row that cannot be read)"),
+        ([[1, 2], "text"], "r.jsonl:1: a row must be a JSON object, but this is a list (and 1 more row that cannot be read)"),
         ([{"_a": 1}], "has no rows to take its type from"),
         ([{str(number): 1 for number in range(501)}], "more than 500 different keys"),
     ],
@@ -205,7 +205,7 @@ def test_later_rows_that_do_not_fit_stop_the_run_and_say_what_to_do(
         run_text(text, registry)
 
 
-def test_a_dataset_that_is_made_needs_a_type(workdir: Path) -> None:
+def test_a_generated_dataset_needs_a_type(workdir: Path) -> None:
     [problem] = problems_of(
         "{name: demo, datasets: {r: {generator: reasoning_gym/chain_sum}}, steps: {once: {op: unique, in: r, with: {of: a}}}}"
     )

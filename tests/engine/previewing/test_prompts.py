@@ -1,4 +1,4 @@
-"""Where the rows of a step are known, the bound of a plan counts the prompts that it will send."""
+"""If a step's rows are known, the bound in a plan counts the prompts that the step will send."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{
 
 @pytest.fixture
 def folder(workdir: Path) -> Path:
-    """The folder of a model, as far as its tokenizer: a token for each letter, except `Say`."""
+    """A model folder with only a tokenizer: a token for each letter, except `Say`."""
     from tokenizers import Tokenizer as Fast
     from tokenizers import models, pre_tokenizers
 
@@ -76,14 +76,14 @@ def test_an_open_length_counts_as_that_of_a_model_that_reasons(registry: Registr
     before, now = planned(pipeline("a: {op: ask_once, in: words}", chat_server.model(price={"output": 1.0})))
     assert now.tokens == len("Say ab") + 16 + 8192
     assert before.tokens > 8192
-    assert any("has no max_tokens: the bounds assume 8,192 tokens an answer" in note for note in now.notes)
+    assert any("has no max_tokens: the bounds assume 8,192 tokens per answer" in note for note in now.notes)
 
 
 @pytest.mark.parametrize(
     ("given", "characters"),
     [(("ab", "abc", "abd"), len("Be shortSay ab")), (("x", "y"), len("Be shortSay ")), (("alone",), None)],
 )
-def test_what_all_prompts_begin_with(
+def test_the_common_beginning_of_prompts_is_measured(
     registry: Registry,
     chat_server: ChatServer,
     caplog: pytest.LogCaptureFixture,

@@ -94,7 +94,7 @@ def test_stop_ends_the_server_and_a_child_that_left_its_session(start: Start, wo
 
 
 def test_threads_that_outlive_the_first_one_are_ended_too(start: Start, workdir: Path) -> None:
-    """Such a server is a zombie for the system, and still has its memory and its GPUs."""
+    """The system shows such a server as a zombie, although it still has its memory and its GPUs."""
     code = (
         "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); "
         "ctypes.CDLL(None).pthread_exit(None)"
@@ -152,7 +152,7 @@ def test_kill_9_of_the_guard_ends_the_server(start: Start, workdir: Path) -> Non
     [server, child] = pids_in(workdir / "pids")
     psutil.Process(server).parent().kill()
     assert gone(server)
-    # What has left the server's session is the guard's to end, and the guard is gone.
+    # Only the guard, which is gone, could end the process that has left the server's session.
     psutil.Process(child).kill()
 
 
@@ -195,7 +195,7 @@ def test_a_server_that_hangs_is_started_again(start: Start, workdir: Path) -> No
 
 
 def test_a_server_that_hangs_again_and_again_is_given_up(start: Start, workdir: Path) -> None:
-    """However long it takes to notice: what counts is how long it was well."""
+    """However long it takes to notice that it hangs: only the time during which it worked counts."""
     replica = start("--hang-after", "0.5", hang_timeout=0.4)
     why = until(replica, lambda status: status.state == "failed", 90).why
     assert "it died 5 times, each time soon after it was ready: it hung: for " in why
@@ -228,7 +228,7 @@ def test_a_port_in_use_is_reported(start: Start) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"serve.port: another process listens at port {port}" in failure(start(port=port))
+        assert f"serve.port: another process listens on port {port}" in failure(start(port=port))
 
 
 def test_another_server_at_its_port_is_not_taken_for_it(start: Start) -> None:
@@ -247,7 +247,7 @@ def test_another_server_at_its_port_is_not_taken_for_it(start: Start) -> None:
         ({"command": ("{python}", "{port}"), "python": "/opt/none"}, "serve.python: there is no file /opt/none on"),
     ],
 )
-def test_what_is_missing_is_reported(start: Start, serve: dict[str, Any], said: str) -> None:
+def test_missing_programs_and_files_are_reported(start: Start, serve: dict[str, Any], said: str) -> None:
     assert said in failure(start(**serve))
 
 

@@ -1,4 +1,4 @@
-"""Images that rows name: read with the rows, kept as objects, and part of what a row says."""
+"""Images that rows name are read with the rows, kept as objects, and part of a row's content."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def pipeline(server: ChatServer, more: str = "", top: str = "", images: str = "[
 
 
 def calls(server: ChatServer) -> int:
-    """How many requests there were beside the probe's, since the last time."""
+    """The number of requests since the last call, without the probe's."""
     found = sum("What is" in str(each["messages"]) for each in server.requests)
     server.requests.clear()
     return found
@@ -71,7 +71,7 @@ def problems(text: str) -> list[str]:
     return [f"{each.message} {each.hint}" for each in caught.value.problems]
 
 
-def test_a_row_says_what_its_image_shows(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_row_refers_to_the_content_of_its_image(registry: Registry, chat_server: ChatServer) -> None:
     cat, dog = image("cat.png", b"cat"), image("dog.png", b"dog")
     write("cat.png", "dog.png")
     text = pipeline(chat_server)
@@ -114,7 +114,7 @@ def test_an_invalid_image_is_an_error_of_its_row(chat_server: ChatServer) -> Non
     Path("secret.png").write_bytes(PNG)
     Path("data/link.png").symlink_to(Path("secret.png").resolve())
     folder = Path("data").resolve()
-    outside = f"is outside of {folder}; move it there, or name a folder that has all images with `image_folder`"
+    outside = f"is outside {folder}; move it there, or name a folder that has all images with `image_folder`"
     given = {
         "none.png": f"image none.png: there is no such file (in {folder})",
         "b.txt": "image b.txt is not a PNG, JPEG, GIF or WebP file",
@@ -141,7 +141,7 @@ def test_images_have_a_folder_of_their_own(registry: Registry, chat_server: Chat
     assert run_text(pipeline(chat_server, "image_folder: data/pictures"), registry).state == "succeeded"
     assert ask(registry, 'select picture from "demo/rows" order by row') == [(cat,), (cat,), (None,)]
     [problem] = problems(pipeline(chat_server, "image_folder: nowhere"))
-    assert problem.startswith("there is no folder nowhere relative paths are searched in")
+    assert problem.startswith("there is no folder nowhere relative paths are looked up in")
 
 
 def test_bytes_become_references_and_urls_stay(registry: Registry, chat_server: ChatServer) -> None:

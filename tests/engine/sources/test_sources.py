@@ -22,7 +22,7 @@ ROW = {"question": "1+1", "answer": "2"}
 
 
 @pytest.fixture(autouse=True)
-def _stand(workdir: Path) -> None:
+def _empty_folder(workdir: Path) -> None:
     """Each test runs in an empty folder."""
 
 
@@ -83,7 +83,7 @@ BAD = {
     "no JSON": (lines(ROW) + b"{oops\n", "d.jsonl:2: .*not JSON"),
     "no number": (b'{"question": "x", "answer": NaN}\n', "d.jsonl:1: .*NaN is not a JSON value"),
     "a key twice": (b'{"question": "x", "question": "y", "answer": "1"}\n', "d.jsonl:1: .*duplicate key"),
-    "no object": (lines([1]), "d.jsonl:1: .*a row must be a JSON object, and this is a list"),
+    "no object": (lines([1]), "d.jsonl:1: .*a row must be a JSON object, but this is a list"),
     "not UTF-8": (lines(ROW) + b'{"question": "\xff", "answer": "1"}\n', "d.jsonl:2: .*not UTF-8 at byte 15"),
     "half a surrogate pair": (b'{"question": "\\ud800", "answer": "1"}\n', "d.jsonl:1: .*surrogate"),
 }

@@ -103,7 +103,7 @@ def test_rows_rejects_counters_and_notes_are_returned() -> None:
     assert done.rows == [Question(text="1+1?")]
     assert done.rejects == (Rejected(Question(text=""), "it is empty"),)
     assert (done.filtered, done.metric("seen"), done.notes) == (1, 2, ("one was short",))
-    with pytest.raises(KeyError, match="'sen', '' was not reported; there is 'seen', ''"):
+    with pytest.raises(KeyError, match="'sen', '' was not reported; reported: 'seen', ''"):
         done.metric("sen")
 
 
@@ -310,7 +310,7 @@ def test_nothing_is_left_on_the_disk(workdir: Path, monkeypatch: pytest.MonkeyPa
 
     @operator
     async def log(question: Question, ctx: Context, teacher: ChatModel) -> AsyncIterator[Question]:
-        """Use what is on the disk."""
+        """Use the folders of the context."""
         ctx.log.info("hello")
         (ctx.scratch / "file").write_text("x")
         await teacher.chat("x")

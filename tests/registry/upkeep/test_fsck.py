@@ -226,8 +226,8 @@ def test_two_manifests_that_claim_to_be_the_same_version_are_found(whole: Regist
     ("part", "changes", "what"),
     [
         ("content", {"content_id": "0" * 64}, "its rows do not have its content id"),
-        ("data", {"rows": 3}, "object .* has 2 rows, and should have 3"),
-        ("side", {"rows": 3}, "lineage object .* has 2 rows, and should have 3"),
+        ("data", {"rows": 3}, "object .* has 2 rows, but should have 3"),
+        ("side", {"rows": 3}, "lineage object .* has 2 rows, but should have 3"),
         ("side", {"base": 1}, "lineage object .* names rows that the version does not have"),
         ("sizes", {("p/a", 1): 2}, "lineage object .* names rows that p/a@1 does not have"),
     ],

@@ -137,17 +137,17 @@ async def test_proxies_of_the_environment_are_followed_but_not_to_this_machine(b
 
 
 async def test_a_request_goes_through_the_proxy(chat_server: ChatServer, model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chat server is a proxy, too: it answers whatever host is asked for."""
+    """The chat server can serve as a proxy, because it answers for any host."""
     monkeypatch.setenv("HTTP_PROXY", chat_server.base_url.removesuffix("/v1"))
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert (await model(base_url="http://llm.corp.test/v1").chat("hello")).text == "You said: hello"
 
 
-# -- what can be in the way ------------------------------------------------------------------------------------------
+# -- failures to connect ------------------------------------------------------------------------------------------
 
 
 class Answering:
-    """A server that reads a request, says the same to everyone, and hangs up."""
+    """A server that reads a request, always gives the same response, and hangs up."""
 
     def __init__(self, reply: bytes, context: ssl.SSLContext | None = None) -> None:
         self._reply = reply
@@ -196,7 +196,7 @@ async def test_a_proxy_that_wants_a_password_stops_the_step_and_shows_none(
     proxy = answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://ada:{SECRET}@127.0.0.1:{proxy.port}")
     monkeypatch.delenv("NO_PROXY", raising=False)
-    with pytest.raises(EndpointError, match=r"407.*the proxy wants a user and a password") as error:
+    with pytest.raises(EndpointError, match=r"407.*the proxy requires a user name and a password") as error:
         await model(base_url=f"{scheme}://llm.corp.test/v1").chat("hello")
     assert SECRET not in str(error.value)
 
@@ -208,7 +208,7 @@ async def test_a_proxy_that_wants_a_password_stops_the_step_and_shows_none(
         ("ada:{secret}@127.0.0.1:9", "the proxy in HTTPS_PROXY or HTTP_PROXY is not a URL like"),
     ],
 )
-async def test_an_invalid_proxy(model: Make, monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
+async def test_an_invalid_proxy_stops_the_step(model: Make, monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.format(secret=SECRET))
     monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(EndpointError, match=why) as error:
@@ -216,8 +216,8 @@ async def test_an_invalid_proxy(model: Make, monkeypatch: pytest.MonkeyPatch, pr
     assert SECRET not in str(error.value)
 
 
-async def test_a_server_that_takes_no_connection(model: Make) -> None:
-    """The queue of a socket that nobody accepts from is full after two connections; Linux drops the others."""
+async def test_a_server_that_accepts_no_connection_is_reported_in_time(model: Make) -> None:
+    """If nobody accepts connections of a socket, its queue is full after two, and Linux drops the others."""
     with socket.socket() as busy, contextlib.ExitStack() as waiting:
         busy.bind(("127.0.0.1", 0))
         busy.listen(0)
@@ -232,7 +232,7 @@ async def test_a_server_that_takes_no_connection(model: Make) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A file with a key and a certificate for 127.0.0.1 that it signed itself."""
+    """A file with a key and a self-signed certificate for 127.0.0.1."""
     import datetime as dt
     import ipaddress
 
@@ -278,7 +278,9 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_an_authority_of_ones_own(answering: Callable[..., Answering], certificate: Path, workdir: Path, trusted: bool) -> None:
+def test_certificates_of_an_own_authority_can_be_trusted(
+    answering: Callable[..., Answering], certificate: Path, workdir: Path, trusted: bool
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     body = json.dumps(completion("4")).encode()
