@@ -1,4 +1,4 @@
-"""Work that takes longer than a page may: one request begins it, and the page asks again until it has ended."""
+"""Work that takes too long for one request: a request starts it, and the page asks again until it has ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Lock, Thread
 
 
 class Background:
-    """Work in threads of its own, by key; one after the other, because each may need much memory. For many threads."""
+    """Runs work in its own threads, by key; one at a time, because each may need much memory. For use from many threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -16,10 +16,10 @@ class Background:
         self._begun: dict[Hashable, Future[None]] = {}
 
     def has_done(self, key: Hashable, work: Callable[[], object]) -> bool:
-        """Whether the work has ended. Begins it if it was not begun. Raises what it raised, once; then it can begin again.
+        """Whether the work has ended. Starts it if necessary. If it failed, raises its error once; then it can start again.
 
         Args:
-            work: keeps its result where the next request finds it.
+            work: stores its result where the next request finds it.
         """
         with self._lock:
             found = self._begun.get(key)

@@ -1,4 +1,4 @@
-"""What is kept in memory from one request to the next: decoded columns, orders of rows, facts. None of it ever changes."""
+"""Values that are kept in memory between requests: decoded columns, orders of rows, facts. None of them ever changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _READING = 64
 
 
 class Recent(Generic[V]):
-    """The values that were used last, up to a total weight; one that is heavier is used but not kept. For many threads."""
+    """The most recently used values, up to a total weight; a heavier value is used but not kept. For use from many threads."""
 
     def __init__(self, most: int, weight: Callable[[V], int] = lambda _: 1) -> None:
         self._most = most
@@ -56,7 +56,7 @@ class Recent(Generic[V]):
 
 
 class Kept:
-    """What one page keeps."""
+    """Everything that a page keeps."""
 
     def __init__(self) -> None:
         self._columns: Recent[pa.ChunkedArray] = Recent(_COLUMNS_BYTES, lambda column: column.nbytes)
@@ -84,7 +84,7 @@ class Kept:
     def prepare(self, store: ObjectStore, objects: Sequence[str], names: Sequence[str]) -> None:
         """Read columns in the background, as far as they take no more than half of the room; one dataset at a time.
 
-        Whoever looks at the first rows of a large dataset is likely to sort or filter them next.
+        A user who looks at the first rows of a large dataset is likely to sort or filter them next.
         """
 
         def read() -> None:

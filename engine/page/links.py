@@ -72,11 +72,11 @@ class Links:
 
 
 def in_path(target: str) -> str:
-    """`NAME@V` as a part of an address. Browsers resolve `.` and drop what is empty, so such parts get a `~`."""
+    """`NAME@V` as a part of an address. Browsers resolve `.` and drop empty parts, so such parts get a `~`."""
     parts = (f"~{part}" if part in ("", ".", "..") or part.startswith("~") else part for part in target.split("/"))
     return "/".join(quote(part, safe="@=,+:") for part in parts)
 
 
 def from_path(path: str) -> str:
-    """What `in_path` was given; `path` is decoded already."""
+    """The argument of `in_path`; `path` is already decoded."""
     return "/".join(part.removeprefix("~") for part in path.split("/"))

@@ -22,7 +22,7 @@ _FILES = (home, run, versions, row, values, costs, reviews, sql, static)
 
 
 def application(site: Site) -> ASGIApp:
-    """The application; nobody gets past its guard without the token."""
+    """The application. Its guard lets only requests with the token pass."""
 
     def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, RefusedError)
@@ -48,7 +48,7 @@ def application(site: Site) -> ASGIApp:
 
 
 def _answering(status: int) -> Callable[[Request, Exception], Response]:
-    """Answers an error for users with its text."""
+    """A handler that answers an error for users with its text."""
 
     def answer(request: Request, error: Exception) -> Response:
         advice = "engine fsck --deep" if isinstance(error, CorruptError) else ""

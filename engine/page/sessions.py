@@ -1,4 +1,4 @@
-"""Sessions over the registry for the requests of a page, which come from many threads at a time."""
+"""Sessions over the registry for the requests of a page, which come from many threads at the same time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MEMORY = "25%"
 
 @dataclass(frozen=True)
 class Reader:
-    """What a request reads: a registry, a session that is one snapshot of it, and what is kept between requests."""
+    """Everything that a request reads: a registry, a session with one snapshot of it, and values kept between requests."""
 
     registry: Registry
     session: Session
@@ -35,10 +35,10 @@ class Reader:
 
 
 class Sessions:
-    """Gives each request a reader of its own.
+    """Gives each request its own reader.
 
-    A session is used again as long as the catalog has not changed, because a new one copies the catalog. While it rests, it
-    keeps no version from being removed.
+    A session is reused as long as the catalog has not changed, because a new one copies the catalog. An idle session does not
+    prevent versions from being removed.
 
     Args:
         location: the folder or URL of the registry, as for Registry.
@@ -65,7 +65,7 @@ class Sessions:
             self._rest(reader)
 
     def close(self) -> None:
-        """Close the sessions that rest."""
+        """Close the idle sessions."""
         with self._lock:
             resting, self._resting = self._resting, []
         for reader in resting:
@@ -75,12 +75,12 @@ class Sessions:
         from registry import Registry
         from registry.query.session import Session
 
-        registry = Registry(self.location)  # one's own: a registry is not for several threads
+        registry = Registry(self.location)  # its own registry, because a registry is not for several threads
         read = partial(self._kept.table, registry.store)
         return Reader(registry, Session(registry.catalog, registry.store, registry.reviews, _MEMORY, read), self._kept)
 
     def _rested(self) -> Reader | None:
-        """A reader that is as good as a fresh one. Those that are out of date are closed."""
+        """An idle reader that is as good as a new one. Readers that are out of date are closed."""
         while True:
             with self._lock:
                 if not self._resting:

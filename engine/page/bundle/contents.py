@@ -18,10 +18,10 @@ class Contents:
 
     Args:
         folder: where they are written.
-        limit: bytes of all files together.
+        limit: the maximum bytes of all files together.
         pages: the files of pages, in the order in which they were added.
         static: the names of style sheets, scripts and licences.
-        used: bytes that the files take at most.
+        used: the maximum bytes that the files take.
     """
 
     folder: Path
@@ -36,13 +36,13 @@ class Contents:
         return self.limit - self.used
 
     def cost(self, pages: Iterable[Page]) -> int:
-        """Bytes that pages take at most, with the style sheets and scripts that nothing has used before."""
+        """The maximum bytes that pages take, with style sheets and scripts that no earlier page uses."""
         fresh = {page.file: page for page in pages if page.file not in self.pages}
         static = {name for page in fresh.values() for name in _static_of(page) if name not in self.static}
         return sum(map(size_of, fresh.values())) + sum(len(_content(name)) for name in static)
 
     def add(self, pages: Iterable[Page]) -> None:
-        """Write pages, and the style sheets and scripts that they use. Pages that are there already stay as they are."""
+        """Write pages, and the style sheets and scripts that they use. Existing pages stay as they are."""
         for page in pages:
             if page.file in self.pages:
                 continue
@@ -66,12 +66,12 @@ class Contents:
 
 
 def size_of(page: Page) -> int:
-    """Bytes that a page takes at most, with the note that it gets in the end."""
+    """The maximum bytes that a page takes, with the note that is added at the end."""
     return len(page.text.encode(errors="replace")) + NOTE_BYTES
 
 
 def _static_of(page: Page) -> Iterator[str]:
-    """The files that a page uses, and the licences of libraries among them, which must not be passed on without."""
+    """The files that a page uses, with the licences that must accompany the libraries among them."""
     for name in page.asked:
         if name.startswith(f"{STATIC}/"):
             yield name

@@ -56,7 +56,7 @@ class FileLinks(Links):
 
 
 class _Addresses(Links):
-    """What identifies each page; no page refers to it like this."""
+    """The identity of each page, which is not an address in any page."""
 
     def _live(self, path: str, query: dict[str, Query]) -> str:
         return _identity(path, query)
@@ -71,7 +71,7 @@ def _identity(path: str, query: dict[str, Query]) -> str:
     known = _IDENTIFY.get(path.partition("/")[0])
     given = {name: str(value) for name, value in query.items() if value not in (None, "") and (known is None or name in known)}
     if given.get("look") in ("text", "markdown"):
-        # Only tables are there in other orders than that of the rows.
+        # Only tables are included in other orders than that of the rows.
         given = {name: value for name, value in given.items() if name not in ("sort", "desc")}
     if given.get("page") == "1":
         del given["page"]

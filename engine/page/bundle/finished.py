@@ -1,4 +1,4 @@
-"""The last touch to the pages of a bundle, when it is known which pages there are and how many rows have been left out."""
+"""Finishes the pages of a bundle, once it is known which pages exist and how many rows are left out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PLACE = '<p class="copy"></p>'
 
 
 def finished(text: str, file: str, files: Set[str], note: str, hidden: re.Pattern[str] | None) -> str:
-    """A page with the note, without links to what is not there, and without what is to be hidden.
+    """A page with the note, without links to pages that do not exist, and without text that has to be hidden.
 
-    In the text of a page, quotation marks are escaped: what looks like an attribute is one.
+    In the text of a page, quotation marks are escaped, so everything that looks like an attribute is one.
 
     Args:
         file: of the page.
@@ -42,7 +42,7 @@ def finished(text: str, file: str, files: Set[str], note: str, hidden: re.Patter
 def places(found: Iterable[str]) -> re.Pattern[str] | None:
     """Matches paths and addresses of this machine, as pages write them; None if there are none.
 
-    A path of one part, such as `/root`, says nothing about a machine and may well be a word of a row.
+    A path with one part, such as `/root`, reveals nothing about a machine, and may be a word in a row.
     """
     wanted = {each for each in found if "://" in each or len(Path(each).parts) > 2}
     written = {form for each in wanted for form in (each, str(escape(each)), json.dumps(each)[1:-1])}

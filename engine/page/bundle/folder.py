@@ -1,4 +1,4 @@
-"""The folder of a bundle: written beside its place and then moved there, so that it is there whole or not at all."""
+"""The folder of a bundle: written next to its final place and then moved there, so it exists whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def place(folder: Path, registry: Path | None) -> Path:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """An empty folder to write into. At the end of the block it takes its place; after an error nothing has changed."""
+    """An empty folder to write into. At the end of the block it is moved to its place; after an error, nothing has changed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     name = f".{folder.name[:40]}-{uuid.uuid4().hex[:8]}"
     staging, before = (folder.with_name(f"{name}.{end}") for end in ("new", "old"))

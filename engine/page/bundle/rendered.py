@@ -21,7 +21,7 @@ from engine.page.sessions import Reader, Sessions
 _ROUTES: list[BaseRoute] = [*run.ROUTES, *versions.ROUTES, *row.ROUTES, *values.ROUTES]
 
 POLICY = (
-    # `file:` is for browsers that take no file for 'self'.
+    # `file:` is for browsers in which 'self' does not include files.
     f"default-src 'none'; script-src 'self' file:; style-src 'self' file: {PLOT_STYLE}; img-src 'self' file: data:; "
     "form-action 'none'; base-uri 'none'"
 )
@@ -38,7 +38,7 @@ class Page:
 
 
 class Snapshot(Sessions):
-    """Sessions that are one and the same, so that all pages agree."""
+    """Gives all pages the same session, so that they agree."""
 
     def __init__(self, location: str, reader: Reader) -> None:
         super().__init__(location)
@@ -52,7 +52,7 @@ class Snapshot(Sessions):
 
 @dataclass(frozen=True)
 class _Site:
-    """What the routes of these pages use of a site."""
+    """The part of a site that the routes of these pages use."""
 
     sessions: Sessions
     frame: Frame
@@ -64,7 +64,7 @@ class Pages:
 
     Args:
         start: the address of the page that it begins with.
-        name: what is copied, for the head of each page.
+        name: the name of the run or version, for the head of each page.
     """
 
     snapshot: Snapshot
@@ -75,7 +75,7 @@ class Pages:
         """The page of an address, as ADDRESSES gives it.
 
         Args:
-            also: parameters that the page gets in addition, which its file's name does not have.
+            also: additional parameters of the page, which are not in the name of its file.
 
         Raises:
             RegistryError: what it shows cannot be read.

@@ -41,8 +41,8 @@ def add_rows(
     There has to be room for lists without rows, because the first page of a list is there even if none of its rows is.
 
     Args:
-        most: rows of a version; None: as many as there is room for.
-        advanced: called with the number of rows that are in, and of those that are wanted.
+        most: the maximum rows of a version; None: as many as there is room for.
+        advanced: called with the number of rows that have been added, and of those requested.
     """
     all_rows = [_Rows(each, each.rows if most is None else min(most, each.rows)) for each in manifests]
     for each in all_rows:
@@ -50,7 +50,7 @@ def add_rows(
             each.reserved += size_of(page)
             contents.add_static(page)
     open_ones = list(all_rows)
-    while open_ones:  # in turns, so that a large version leaves room for the others
+    while open_ones:  # in turn, so that a large version leaves room for the others
         for each in list(open_ones):
             if not _more(pages, contents, each, sum(other.reserved for other in all_rows)):
                 open_ones.remove(each)

@@ -1,4 +1,4 @@
-"""What a bundle is a copy of: a run with what it read and made, or a version."""
+"""The subject of a bundle: a run with the versions that it read and made, or a single version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry.errors import UnknownVersionError
 
 @dataclass(frozen=True)
 class Subject:
-    """What is copied.
+    """A run or version to copy.
 
     Args:
         name: for people.
@@ -29,7 +29,7 @@ class Subject:
 
 
 def subject(reader: Reader, target: str | None) -> Subject:
-    """What a user named: the id of a run, `NAME@V` or `NAME`; None: the last run.
+    """The subject that a user named: the id of a run, `NAME@V` or `NAME`; None: the last run.
 
     Raises:
         PipelineError: there is no such thing, or the run has not ended.
@@ -58,7 +58,7 @@ def _run(reader: Reader, run: RunFacts) -> Subject:
 
 
 def _parts(run: RunFacts) -> Iterator[Part]:
-    """What the run read and made, the results last."""
+    """The versions that the run read and made, the results last."""
     for step in run.steps:
         yield from step.inputs
         yield from (use.version for use in step.models if use.version)

@@ -31,12 +31,12 @@ VIEWS = ("charts", "schema", "card")
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written.
+    """A bundle that was written.
 
     Args:
-        name: what it is a copy of.
-        rows: `NAME@V` -> how many of its rows are in, and how many it has.
-        note: the sentence of its pages.
+        name: the run or version that was copied.
+        rows: `NAME@V` -> the numbers of rows in the bundle and in the version.
+        note: the sentence on each page that says what is included.
     """
 
     folder: Path
@@ -61,9 +61,9 @@ def write_bundle(
     Args:
         target: the id of a run, `NAME@V`, or `NAME` for the latest version; None: the last run.
         folder: new, empty, or of an earlier bundle, which it replaces.
-        limit: bytes of all files together.
-        most: rows of a version; None: as many as there is room for.
-        advanced: called with the number of rows that are written, and of those that may be, if there is room.
+        limit: the maximum bytes of all files together.
+        most: the maximum rows of a version; None: as many as there is room for.
+        advanced: called with the number of rows that are written, and of those that will be if there is room.
 
     Raises:
         PipelineError: the folder cannot be used, there is no such run or version, or the limit is too low.

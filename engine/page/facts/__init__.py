@@ -1,1 +1,1 @@
-"""What pages say: functions that ask the registry and return frozen data. They know nothing of HTML."""
+"""The facts on pages: functions that ask the registry and return frozen data. They know nothing about HTML."""

@@ -29,12 +29,12 @@ def excerpt(value: Any, most: int = LONG) -> Excerpt:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON; what JSON does not have is a text in it."""
+    """A value as JSON; values that JSON does not have become texts."""
     return json.dumps(value, ensure_ascii=False, default=_other)
 
 
 def one_line(record: Mapping[str, Any], most: int = SHORT) -> str:
-    """The fields of a row that say something, as far as they fit on a line."""
+    """The fields of a row that are not empty, as far as they fit on a line."""
     parts = []
     room = most
     for name, value in record.items():

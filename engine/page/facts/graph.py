@@ -1,4 +1,4 @@
-"""A graph as data: nodes with lines of text, and edges with labels. What it shows, others say; how it is drawn, too."""
+"""A graph as data: nodes with lines of text, and edges with labels. Other modules decide what it shows and how it is drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kind = Literal["source", "dataset", "model", "calibration", "report", "step", "a
 
 @dataclass(frozen=True)
 class Target:
-    """What a node leads to: a version, or a row of it."""
+    """The target of a node: a version, or a row of it."""
 
     name: str
     version: int
@@ -26,9 +26,9 @@ class Node:
         id: identifies it within its graph.
         title: its first line.
         lines: more lines.
-        state: `muted` for what was not run again, `missing` for what does not exist (yet, or any more), or a state of a step.
-        target: where it leads to; None: nowhere.
-        anchor: the id of a place on the same page that it leads to; empty: none.
+        state: `muted` if it was not run again, `missing` if it does not exist (yet, or any more), or the state of a step.
+        target: the version or row that it links to; None: none.
+        anchor: the id of a place on the same page that it links to; empty: none.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What the pages of reviews say: which reviews wait, and the row that is a reviewer's turn."""
+"""The facts on the pages of reviews: which reviews wait, and the row that a reviewer has to decide about."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Turn:
         place: where it is.
         values: its fields, as JSON has them.
         fields: those that may be edited here.
-        mine: what the reviewer decided about it last.
+        mine: the reviewer's last decision about it.
         others: the number of other people who have decided about it.
     """
 
@@ -85,7 +85,7 @@ class ReviewPage:
 
 @dataclass(frozen=True)
 class Given:
-    """What a reviewer filled in: labels, a reason, and the texts of fields."""
+    """A reviewer's input: labels, a reason, and the texts of fields."""
 
     labels: tuple[str, ...] = ()
     reason: str = ""
@@ -106,7 +106,7 @@ def review_page(reader: Reader, name: str, reviewer: str, row: str = "", *, more
     """A review, with the row that is next.
 
     Args:
-        reviewer: who looks; empty: nobody has said.
+        reviewer: the name of the reviewer; empty: not yet given.
         row: the row to show, if it is one of the review's.
         more: show rows also if enough are decided.
     """
@@ -154,7 +154,7 @@ def decide(reader: Reader, name: str, reviewer: str, row: str, verdict: str, giv
 
 
 def undo(reader: Reader, name: str, reviewer: str, row: str) -> None:
-    """Take back a reviewer's last decision about a row: what they decided before counts again, if anything."""
+    """Take back a reviewer's last decision about a row, so that the one before it counts again, if there is one."""
     review = open_review(reader.registry, name)
     made = [each for each in review.decisions if (each.row, each.reviewer) == (row, reviewer)]
     if not made:

@@ -1,4 +1,4 @@
-"""What every page of a version says: what it is, what made it, and what was made from it."""
+"""The facts on every page of a version: what it is, what made it, and what was made from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class VersionFacts:
 
 
 def version_facts(reader: Reader, target: str) -> VersionFacts:
-    """What `_version_facts` says; it is the same for as long as the catalog is."""
+    """The result of `_version_facts`, which stays the same as long as the catalog does not change."""
     state = reader.session.state
     if state is None:
         return _version_facts(reader, target)

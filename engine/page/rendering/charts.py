@@ -1,4 +1,4 @@
-"""Charts of measurements, as templates want them."""
+"""Charts of measurements, in the form for templates."""
 
 from __future__ import annotations
 

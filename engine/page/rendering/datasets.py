@@ -1,4 +1,4 @@
-"""Rows and columns of a dataset as templates want them."""
+"""Rows and columns of a dataset, in the form for templates."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def row_view(row: Row, names: Sequence[str], look: str, links: Links, manifest: 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart for charts.js, and the columns of the table that says the same."""
+    """A chart for charts.js, and the columns of the table with the same numbers."""
 
     kind: str
     title: str

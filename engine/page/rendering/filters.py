@@ -77,14 +77,14 @@ def moment(value: dt.datetime | None) -> Markup:
 
 
 def shown(value: object) -> object:
-    """What is put in for every expression of a template: text with its control characters as escapes, and nothing for None."""
+    """The value of every expression in a template: text with its control characters as escapes, and nothing for None."""
     if value is None:
         return ""
     return harmless(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def exact(text: str) -> Markup:
-    """A text whose control characters stay, for fields that are sent back; it is escaped all the same."""
+    """A text with its control characters, for fields that are sent back; its HTML is escaped all the same."""
     return Markup.escape(text)
 
 

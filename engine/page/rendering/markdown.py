@@ -1,7 +1,7 @@
-"""Markdown and formulas of a row as HTML. Nothing of the row becomes markup that it does not write in Markdown.
+"""Markdown and formulas of a row as HTML. Only Markdown in the row becomes markup.
 
-HTML in it is shown as text, links lead out without a referrer, and pictures are only named: a page that is opened never asks
-another server for anything.
+HTML in it is shown as text, links send no referrer, and pictures are only named, so that opening a page never sends a request
+to another server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Renders a template of this package. Everything that is put in is escaped, and a variable that is missing is an error."""
+"""Renders a template of this package. Every value is escaped, and a missing variable is an error."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from registry.counted import counted
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around every page.
+    """The frame around every page.
 
     Args:
         links: makes the addresses.
         registry: the registry, as the user named it.
-        form_token: what forms carry; empty where there are none.
+        form_token: the token in forms; empty if there are none.
         is_copy: whether the page is a file, without forms and without pages beyond those of its bundle.
-        policy: what the page may load, if no server says that with its headers.
-        path: of the page that is shown, so that its place in the menu is marked.
+        policy: what the page may load, if there is no server whose headers say so.
+        path: the page that is shown, to be marked in the menu.
     """
 
     links: Links

@@ -1,6 +1,6 @@
 """Values of rows as HTML: texts, numbers, lists, structs, conversations, pictures, to any depth. All of it is escaped.
 
-Markup comes from the constants of this file alone; values are put in by `Markup.format`, which escapes them.
+Markup comes only from the constants of this file; values are inserted by `Markup.format`, which escapes them.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _text(text: str, style: Style, path: str) -> Markup:
 
 
 def _rest(left: int, total: int, what: str, style: Style, path: str) -> Markup:
-    """What to say about the part that is not shown."""
+    """The text about the part that is not shown."""
     if left <= 0:
         return Markup("")
     if style.whole is None:
@@ -276,7 +276,7 @@ def _flat(content: Any) -> str:
 
 
 def _cut_deep(value: Any, characters: int, depth: int = 0) -> Any:
-    """A value without what a line has no room for, so that a long one is not written out to be cut."""
+    """The part of a value that a line has room for, so that a long value is not written out only to be cut."""
     if isinstance(value, str):
         return value[:characters]
     if depth > _DEEPEST:

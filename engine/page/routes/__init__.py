@@ -1,1 +1,1 @@
-"""What is served at which address. A route asks for facts and renders them; it decides nothing."""
+"""The addresses of the page. A route asks for facts and renders them; it decides nothing."""

@@ -19,7 +19,7 @@ from engine.page.sessions import Reader
 
 
 def show_artifact(request: Request, reader: Reader, version: VersionFacts) -> Response:
-    """What was measured of a version, its settings, what it saw, and how it was evaluated."""
+    """A version's measurements, settings, training data and evaluations."""
     manifest = version.manifest
     artifact = artifact_facts(reader, manifest)
     whole = partial(site_of(request).frame.links.value, manifest.name, manifest.version, 0)

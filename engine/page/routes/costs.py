@@ -1,4 +1,4 @@
-"""The page of what runs cost."""
+"""The page of costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAYS = 60
 
 
 def show_costs(request: Request) -> Response:
-    """What runs cost, of one pipeline or of all."""
+    """The costs of the runs of one pipeline or of all."""
     days = request.query_params.get("days", "")
     days = days if days in _SPANS else ""
     since = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=int(days)) if days else None

@@ -1,4 +1,4 @@
-"""The pages of a dataset's version: its rows, charts, schema, card, and what differs from another version."""
+"""The pages of a dataset's version: its rows, charts, schema, card, and changes since another version."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _rows(request: Request, reader: Reader, version: VersionFacts) -> Response:
     try:
         found = rows_page(reader, manifest, wanted)
     except QueryError as error:
-        # The form stays as it was, with what is wrong with it.
+        # The form keeps its content, and shows what is wrong.
         problem, found = str(error), None
     prepare(reader, manifest)
     links = site_of(request).frame.links
@@ -128,7 +128,7 @@ def _diff(request: Request, reader: Reader, version: VersionFacts) -> Response:
 
 
 def _is_ready(request: Request, reader: Reader, wanted: Comparison) -> bool:
-    """Whether versions can be compared at once, or have been; otherwise that is begun. Raises what it raised."""
+    """Whether versions can be compared at once, or have been. Otherwise starts the comparison. Raises its error, if any."""
     if not wanted.is_large or is_compared(reader, wanted):
         return True
     site = site_of(request)
@@ -160,7 +160,7 @@ def _address(request: Request, version: VersionFacts) -> Callable[..., str]:
 
 
 def _fields(request: Request) -> Callable[..., list[tuple[str, str]]]:
-    """Gives the parameters of this page that a form sends along; the page's number is not among them."""
+    """Makes the parameters of this page that a form sends along, without the page's number."""
 
     def kept(*without: str) -> list[tuple[str, str]]:
         return [(name, value) for name, value in request.query_params.items() if name not in ("page", *without) and value]

@@ -22,7 +22,7 @@ def graph_data(graph: Graph, links: Links) -> dict[str, Any]:
 
 
 def address_of(target: Target | None, links: Links) -> str:
-    """The address of what a node leads to; empty for nothing."""
+    """The address of a node's target; empty if it has none."""
     if target is None:
         return ""
     if target.row is None:

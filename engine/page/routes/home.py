@@ -18,7 +18,7 @@ _NAMES, _MORE_NAMES = 100, 10_000
 
 
 def show_home(request: Request) -> Response:
-    """What is running, the last runs, the pipelines, and everything that has a name."""
+    """Active runs, the last runs, the pipelines, and everything that has a name."""
     with reading(request) as reader:
         values = _runs(request, reader) | _names(request, reader)
     return page(request, "home.html", **values)

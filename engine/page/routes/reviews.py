@@ -32,7 +32,7 @@ _FIELD = "field."
 
 
 class _Asked(NamedTuple):
-    """What a request asks for: a review, who looks, and how."""
+    """The parameters of a request: the review, the reviewer, and options."""
 
     name: str
     reviewer: str
@@ -43,7 +43,7 @@ class _Asked(NamedTuple):
 
     @property
     def query(self) -> dict[str, str | int | None]:
-        """Its parameters in an address, without those that are as usual."""
+        """The parameters in an address, without those that have their defaults."""
         look = self.look if self.look != LOOKS[0] else None
         return {"row": self.row or None, "last": self.last or None, "look": look, "more": 1 if self.more else None}
 
@@ -112,7 +112,7 @@ def _shown(
     found = review_page(reader, asked.name, asked.reviewer, asked.row, more=asked.more)
     turn = found.turn
     if turn and given and turn.row_id == asked.row:
-        # What was filled in stays, so that only what is wrong has to be changed.
+        # The form keeps its content, so that only the mistake has to be corrected.
         fields = tuple(replace(each, text=given.texts.get(each.name, each.text)) for each in turn.fields)
         turn = replace(turn, fields=fields)
     style = Style(characters=100_000, items=1000, markdown=asked.look == "markdown")

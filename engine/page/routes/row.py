@@ -26,7 +26,7 @@ _CHARACTERS = 6000
 
 
 def show_row(request: Request) -> Response:
-    """A row with its whole way."""
+    """A row with its whole story."""
     with reading(request) as reader:
         story = row_story(reader, from_path(request.path_params["target"]), request.path_params["row"])
         store = reader.registry.store

@@ -31,7 +31,7 @@ def show_run(request: Request) -> Response:
 
 
 def show_now(request: Request) -> Response:
-    """What changes of a run while it lasts."""
+    """The parts of a run's page that change while it is running."""
     with reading(request) as reader:
         now = _now(request, reader, run_facts(reader, request.path_params["run_id"]))
     return HTMLResponse(render("run_now.html", site_of(request).frame, **now))

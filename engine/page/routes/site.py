@@ -1,4 +1,4 @@
-"""What every route needs: the registry's sessions, who may use the page, and how a page is answered."""
+"""The parts that every route needs: the registry's sessions, access to the page, and responses with a page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Site:
 
     @property
     def frame(self) -> Frame:
-        """What stands around every page."""
+        """The frame around every page."""
         return Frame(Links(), self.registry, self.access.form_token)
 
 

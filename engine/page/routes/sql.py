@@ -44,7 +44,7 @@ def show_sql(request: Request) -> Response:
 
 def _csv(request: Request, query: str) -> Response:
     pieces = _csv_pieces(request, query)
-    first = next(pieces)  # what fails at once is answered with a page
+    first = next(pieces)  # an error at the start is answered with a page
     headers = {"Content-Disposition": 'attachment; filename="result.csv"'}
     return StreamingResponse(chain([first], pieces), media_type="text/csv", headers=headers)
 

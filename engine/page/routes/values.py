@@ -1,4 +1,4 @@
-"""A value of a row, whole: where a page shows only its start."""
+"""A whole value of a row, of which other pages show only the start."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What pages say about models, calibrations and reports."""
+"""Facts about models, calibrations and reports."""

@@ -85,7 +85,7 @@ def measures(metrics: Iterable[Metric]) -> Measures:
         if (at := _place(each.slice)) and math.isfinite(each.value):
             curves[at[0], each.metric].append((Point(at[1], each.value, each.low, each.high), each))
     several = {key for key, points in curves.items() if len({point.x for point, _ in points}) > 1}
-    # One point is enough where there are curves of what it should be.
+    # One point is enough if there is a curve of its target.
     bounded = {(axis, name) for axis, name in curves if any((axis, name + suffix) in several for suffix in _AROUND)}
     drawn = {key: points for key, points in curves.items() if key in several | bounded}
     in_curves = {id(each) for points in drawn.values() for _, each in points}

@@ -1,4 +1,4 @@
-"""A version with measurements: a model, a calibration, a report; its settings, what it saw, how it was evaluated."""
+"""A version with measurements (a model, a calibration or a report): its settings, training data and evaluations."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a training saw of a dataset.
+    """The rows of a dataset that a training saw.
 
     Args:
-        size: rows of the dataset; None if it has been removed.
-        rows: how many of them it saw.
-        times: how often it saw a row, all of them together.
-        least, most: how often it saw one of them.
+        size: the number of rows of the dataset; None if it has been removed.
+        rows: how many of them the training saw.
+        times: how often it saw rows, in total.
+        least, most: how often it saw a single row.
     """
 
     version: Version
@@ -86,7 +86,7 @@ class ArtifactFacts:
         about: the short fields of its row, by name.
         texts: its long fields.
         settings: its configuration as it was resolved.
-        notes: what could not be read.
+        notes: files and facts that could not be read.
     """
 
     about: tuple[tuple[str, str], ...]
@@ -181,7 +181,7 @@ def _exposure(reader: Reader, version: Version, notes: list[str]) -> tuple[Expos
 
 
 def _evaluations(reader: Reader, model: Version) -> list[Evaluation]:
-    """What was made with the model and has metrics, beside what the same operators made of the same data with other models."""
+    """Versions with metrics that the model helped to make, next to those of the same operators and data with other models."""
     session = reader.session
     graph = session.lineage.graph
     measured = set(session.ask("select distinct name, version from metrics").rows)
@@ -192,7 +192,7 @@ def _evaluations(reader: Reader, model: Version) -> list[Evaluation]:
         op, data = _what(reader, link.child)
         if (op, data) in found or not data:
             continue
-        # Those of the same data: children of its first input with the same operator and inputs.
+        # The others with the same data: children of its first input with the same operator and inputs.
         others = {each.child for each in graph.links(data[0], "down") if tuple(each.child) in measured}
         found[op, data] = sorted(each for each in others if each == link.child or _what(reader, each) == (op, data))
     return [_side_by_side(reader, op, data, versions) for (op, data), versions in found.items()]
@@ -215,7 +215,7 @@ def _side_by_side(reader: Reader, op: str, data: tuple[Version, ...], versions: 
     ]
     keys = list(dict.fromkeys(key for column in by_column for key in column))
     lines = tuple((metric, part, tuple(column.get((metric, part)) for column in by_column)) for metric, part in keys)
-    # Those with an interval are what an evaluation is made for.
+    # An evaluation is made for the metrics that have an interval.
     ordered = sorted(lines, key=lambda line: not any(each and each.low is not None for each in line[2]))
     return Evaluation(
         op,

@@ -1,1 +1,1 @@
-"""What pages say about the rows of a version."""
+"""Facts about the rows of a version."""

@@ -1,4 +1,4 @@
-"""The card of a dataset, as `engine export` writes it beside the rows."""
+"""The card of a dataset, as `engine export` writes it next to the rows."""
 
 from __future__ import annotations
 

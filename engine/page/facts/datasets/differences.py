@@ -94,12 +94,12 @@ class Comparison:
 
     @property
     def identity(self) -> Hashable:
-        """The same for the same result, whatever happens to the registry."""
+        """Identifies the comparison. The result for an identity never changes."""
         return self.old.version_id, self.new.version_id, self.key
 
     @property
     def is_large(self) -> bool:
-        """Whether it takes longer than a page may."""
+        """Whether it takes too long for one request."""
         return self.old.content_id != self.new.content_id and max(self.old.rows, self.new.rows) >= LARGE
 
 
@@ -116,7 +116,7 @@ class _Kept:
 
 
 def comparison(reader: Reader, version: VersionFacts, other: str, key: Sequence[str]) -> Comparison:
-    """What is compared.
+    """The comparison of a version with another one.
 
     Args:
         other: a number of the same name, or `NAME@V`; empty: the version before.
@@ -146,8 +146,8 @@ def differences(reader: Reader, wanted: Comparison, part: str, page: int) -> Dif
     """How two versions differ, with a page of the rows.
 
     Args:
-        part: changed, removed or added rows; if there are none, the first of these that there are.
-        page: from 1; past the end, it is the last one.
+        part: changed, removed or added rows; if there are none, the first kind that has rows.
+        page: from 1; a page past the end is the last one.
     """
     old, new, diff = wanted.old, wanted.new, compared(reader, wanted)
     if diff.rows is None or diff.rows.places is None:
@@ -213,7 +213,7 @@ def _text(value: Any) -> str:
 
 
 def pieces(old: str, new: str) -> tuple[Piece, ...]:
-    """Two texts as one, with what was taken out and put in."""
+    """Two texts as one, with the words that were removed and added."""
     was, now = _words(old), _words(new)
     if max(len(was), len(now)) > _WORDS:
         return Piece("old", old), Piece("new", new)
@@ -228,12 +228,12 @@ def pieces(old: str, new: str) -> tuple[Piece, ...]:
 
 
 def _words(text: str) -> list[str]:
-    """Words, each with the space before it, so that one that is added at the end changes no other."""
+    """Words, each with the space before it, so that a word that is added at the end changes no other."""
     return re.findall(r"\s*\S+|\s+$", text)
 
 
 def _shortened(words: Sequence[str], *, first: bool, last: bool) -> list[Piece]:
-    """Words that did not change: only those near a change are shown."""
+    """Unchanged words, of which only those near a change are shown."""
     before, after = (0 if first else _CONTEXT), (0 if last else _CONTEXT)
     left = len(words) - before - after
     if left <= _CONTEXT:

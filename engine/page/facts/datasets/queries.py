@@ -42,7 +42,7 @@ def answer(reader: Reader, query: str) -> Answer:
 
 @contextmanager
 def csv_lines(reader: Reader, query: str) -> Iterator[Iterator[str]]:
-    """The whole result as CSV, piece by piece. What fails before the first rows fails here."""
+    """The whole result as CSV, piece by piece. Errors before the first rows are raised here."""
     with reader.session.stream(query, timeout=SECONDS) as (columns, batches):
         first: list[tuple[Any, ...]] = next(batches, [])
 
@@ -51,7 +51,7 @@ def csv_lines(reader: Reader, query: str) -> Iterator[Iterator[str]]:
             for batch in chain([first], batches):
                 yield _csv([[_cell(value) for value in row] for row in batch])
             if left_out := reader.session.left_out():
-                raise CorruptError(left_out[0])  # the file ends early: it is not whole
+                raise CorruptError(left_out[0])  # the file ends early, so that it is recognised as incomplete
 
         yield pieces()
 

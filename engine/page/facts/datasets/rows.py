@@ -52,7 +52,7 @@ class Wanted:
         where: an SQL expression over the columns; empty: all rows.
         sort: a column; empty: by the rows' numbers.
         page: from 1.
-        size: rows of a page.
+        size: rows per page.
     """
 
     where: str = ""
@@ -96,7 +96,7 @@ def rows_page(reader: Reader, manifest: Manifest, wanted: Wanted) -> RowsPage:
 
 
 def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Rows by their numbers. What was read lately is not read again."""
+    """Rows by their numbers. Rows that were read recently are not read again."""
     names = column_names(reader, manifest)
     stops = list(accumulate(part.rows for part in manifest.data))
     places = {place: list(group) for place, group in groupby(sorted(set(rows)), key=lambda row: bisect_right(stops, row))}
@@ -114,7 +114,7 @@ def records_at(reader: Reader, manifest: Manifest, rows: Iterable[int]) -> dict[
 
 
 def _at_once(read: Callable[[K], V], of: Iterable[K]) -> list[V]:
-    """What is read of each, of several at a time."""
+    """The results of reading each, several at a time."""
     if len(every := list(of)) < 2:
         return list(map(read, every))
     with ThreadPoolExecutor(_READERS) as readers:
@@ -215,7 +215,7 @@ def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Num
         f"{_query(manifest, wanted)} order by {quoted(wanted.sort)} {'desc' if wanted.descending else 'asc'} nulls last, {ROW}"
     )
     if stop <= _FIRST:
-        # The first rows are found in a fraction of the time that all of them take.
+        # Finding the first rows takes a fraction of the time of sorting all of them.
         key, query = (*key, _FIRST), f"{query} limit {_FIRST}"
     found: Numbers = reader.kept.orders.get(key, lambda: _asked(reader, query, manifest, wanted))
     return found
@@ -223,7 +223,7 @@ def _order(reader: Reader, manifest: Manifest, wanted: Wanted, stop: int) -> Num
 
 def _query(manifest: Manifest, wanted: Wanted) -> str:
     query = f"select {ROW} from {quoted(str(manifest.ref))}"
-    # In brackets and on lines of its own, so that a comment at its end goes no further.
+    # In brackets and on its own lines, so that a comment at its end does not affect the rest.
     return f"{query} where (\n{wanted.where}\n)" if wanted.where else query
 
 

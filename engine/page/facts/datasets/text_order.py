@@ -63,7 +63,7 @@ class TextOrder:
 
     Args:
         chunks: arrays of strings, which together have a text or null for each row.
-        kept: what `first_keys` gave for the same column, which saves half of the time; None if it is not known.
+        kept: the result of `first_keys` for the same column, which saves half of the time; None if it is not known.
     """
 
     chunks: Sequence[pa.Array]
@@ -162,7 +162,7 @@ class _Selection:
         lengths = self.of.lengths(rows)
         if lengths.max() > depth + _WORD:
             return self.between(rows, start, stop, depth + _WORD)
-        # What a zero stands for, a character or the end of the text, the lengths say.
+        # Whether a zero is a character or the end of the text follows from the lengths.
         return rows[np.argsort(-lengths if self.descending else lengths, kind="stable")][start:stop]
 
     def _ordered(self, rows: Numbers) -> Numbers:

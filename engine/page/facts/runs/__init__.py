@@ -1,1 +1,1 @@
-"""What pages say about runs: all of them, one of them, and what they cost."""
+"""Facts about runs: the list of runs, a single run, and costs."""

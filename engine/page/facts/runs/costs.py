@@ -1,4 +1,4 @@
-"""What runs cost: dollars, tokens, calls and answers from the journal, by pipeline, step, model and day, and of a kept row."""
+"""The costs of runs: dollars, tokens, calls and answers from the journal, by pipeline, step, model, day and kept row."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the rows of a version cost: the dollars of the steps that made it, and of all that they were made from.
+    """The costs of a version's rows: the dollars of the steps that made it, and of everything that they were made from.
 
     A step's dollars are those of the run that made the version, and of runs before it that did not finish the step.
     """
@@ -61,18 +61,18 @@ class Kept:
 
     @property
     def each(self) -> float:
-        """Dollars of a row."""
+        """Dollars per row."""
         return self.cost_usd / self.rows
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What was spent.
+    """Spending.
 
     Args:
-        since: the first day; None: ever.
-        pipeline: only of this one; empty: of all.
-        unassigned: what was spent in runs that did not record it by model.
+        since: the first day; None: since the first run.
+        pipeline: only that of this pipeline; empty: of all.
+        unassigned: the spending of runs that did not record it by model.
     """
 
     since: dt.date | None
@@ -87,7 +87,7 @@ class Costs:
 
 
 def costs(reader: Reader, pipeline: str = "", since: dt.date | None = None) -> Costs:
-    """What the runs of the registry cost, of one pipeline or of all."""
+    """The costs of the runs of the registry, of one pipeline or of all."""
     given = [dt.datetime.combine(since or dt.date(1, 1, 1), dt.time()), pipeline, pipeline]
     ask = reader.session.ask
 
@@ -121,7 +121,7 @@ def _kept(reader: Reader, pipeline: str) -> list[Kept]:
     priced = {making: place for place, making in enumerate(dict.fromkeys(made.values()))}
     graph, facts = reader.session.lineage.graph, reader.session.lineage.facts
     parents = {version: [link.parent for link in graph.links(version, "up")] for version in facts}
-    # What a version was made by, as bits: outputs of one step are made together and share its dollars.
+    # The steps that made a version, as bits: outputs of one step are made together and share its dollars.
     bits: dict[Version, int] = {}
     for version in TopologicalSorter(parents).static_order():
         own = 1 << priced[made[version]] if version in made else 0
@@ -146,7 +146,7 @@ class _Making(NamedTuple):
 
 
 def _makings(reader: Reader) -> dict[Version, _Making]:
-    """What made each version, if that cost anything."""
+    """The step that made each version, if it cost anything."""
     makings: dict[tuple[str, ...], _Making] = {}
     unfinished: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     for pipeline, variant, step, run_id, outcome, cost, _ in reader.session.ask(_SPENT).rows:

@@ -1,4 +1,4 @@
-"""What the first page says: what is running, the last runs, the pipelines, and the names in the registry."""
+"""The facts on the home page: active runs, the last runs, the pipelines, and the names in the registry."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class RunLine:
     """A run in the list of runs.
 
     Args:
-        state: as in `runs`; `interrupted` also if its process has died and nobody has recorded that.
-        rows: rows that its steps put out, together; of unchanged steps, too.
+        state: as in `runs`; `interrupted` also if its process has died and that is not recorded yet.
+        rows: the rows of all outputs of its steps, including unchanged steps.
         dollars: the price of the calls of this run.
-        now: its steps that wait or run, as far as it says.
+        now: its steps that wait or run, as far as it reports them.
     """
 
     run_id: str
@@ -57,7 +57,7 @@ class RunLine:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; until now while it is running; None if nothing says when it ended."""
+        """How long it took; until now while it is running; None if it is not known when it ended."""
         if self.state == "running":
             return max(0.0, (dt.datetime.now(dt.UTC).replace(tzinfo=None) - self.started_at).total_seconds())
         return (self.ended_at - self.started_at).total_seconds() if self.ended_at else None
@@ -102,7 +102,7 @@ def runs(reader: Reader, most: int, pipeline: str = "") -> tuple[RunLine, ...]:
 
 
 def _now(reader: Reader, lines: Iterator[RunLine]) -> Iterator[RunLine]:
-    """The same runs; for those that are recorded as running, what they are doing, or that they have died."""
+    """The same runs; those recorded as running with their current steps, or as interrupted if their process has died."""
     journals = reader.registry.catalog.runs
     for line in lines:
         if line.state != "running":
@@ -125,7 +125,7 @@ def pipelines(reader: Reader) -> tuple[Pipeline, ...]:
 
 
 def names(reader: Reader, most: int, containing: str = "") -> Names:
-    """The names in the registry, by alphabet; without regard to case."""
+    """The names in the registry in alphabetical order, ignoring case."""
     [(count,)] = reader.session.ask(_COUNT, [containing]).rows
     found = reader.session.ask(_NAMED, [containing, most]).rows
     return Names(tuple(Named(*row) for row in found), int(count))

@@ -1,4 +1,4 @@
-"""What is new of a run: the newest rows of a step, and the end of the log."""
+"""News of a run: the newest rows of a step, and the end of the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEWEST = 300
 
 @dataclass(frozen=True)
 class NewRow:
-    """A row of a step that runs, on one line, what is new of it first; `output` names which of its outputs has it."""
+    """A row of a running step on one line, with its new fields first; `output` is the output that has it."""
 
     output: str
     text: str

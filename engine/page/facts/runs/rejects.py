@@ -68,7 +68,7 @@ def _of_sources(reader: Reader, run: RunFacts) -> Iterator[Rejects]:
         if part.name not in made and part.version is not None and not part.removed:
             title = part.name.partition("/")[2] or part.name
             found = _of_version(reader, title, part)
-            # What it was made of is a file, unless another pipeline made it: then the run that did lists it.
+            # It was made from a file, unless another pipeline made it; then the run of that pipeline lists it.
             if found and found.is_source:
                 yield found.rejects
 

@@ -1,4 +1,4 @@
-"""A run: what each of its steps did, made, cost and waited for, whether it has ended or not."""
+"""A run, active or ended: what each of its steps did, made, cost and waited for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Part:
     """A version that a step of the run reads or makes.
 
     Args:
-        version: its number; None while it is not made, or if nothing says which one it was.
+        version: its number; None while it is not made, or if the number is not known.
         rows: None where they are not known.
         removed: whether it was made, and has been removed since.
     """
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a step that runs is: rows, or the operator's own units; `note` says what it is waiting for."""
+    """The progress of a running step, in rows or in the operator's own units; `note` says what it is waiting for."""
 
     done: int
     total: int
@@ -127,7 +127,7 @@ class RunFacts:
 
     Args:
         state: as in `runs`; `interrupted` if its process has died and nothing has recorded that yet.
-        live_at: when it last said what it is doing; None if it has ended.
+        live_at: when it last reported its progress; None if it has ended.
         others: the newest other runs of its pipeline.
     """
 
@@ -145,7 +145,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None if it runs, or if nobody knows when its process died."""
+        """How long it took; None if it is running, or if it is not known when its process died."""
         known = self.ended_at and self.state in ("succeeded", "failed")
         return (self.ended_at - self.started_at).total_seconds() if known and self.ended_at else None
 
@@ -160,7 +160,7 @@ class RunFacts:
         return sum(step.cost_usd for step in self.steps)
 
     def total(self, name: str) -> int:
-        """A number of all steps together."""
+        """The sum of a number over all steps."""
         return sum(getattr(step, name) for step in self.steps)
 
 
@@ -207,7 +207,7 @@ def _steps(reader: Reader, run_id: str, live: Sequence[LiveStep], *, running: bo
     uses = _uses(reader, run_id)
     versions = {name: version for parts in made.values() for name, version in parts}
     if running:
-        # A run commits its sources, or finds them, before it says anything: the newest versions are those that it reads.
+        # A run commits or finds its sources before it reports anything, so the newest versions are those that it reads.
         sources = {name for plan in planned.values() for name in _planned_inputs(plan)} - {
             name for plan in planned.values() for name in plan.get("outputs", ())
         }
@@ -248,7 +248,7 @@ def _opened(live: LiveStep) -> StepFacts:
 
 
 def _recorded(reader: Reader, run_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, list[tuple[str, int]]]]:
-    """The steps as the run began with them, and what each made or used; nothing of a journal that is damaged."""
+    """The steps that the run began with, and what each made or used; empty if the journal is damaged."""
     runs = reader.registry.catalog.runs
     try:
         first = next(iter(runs.read(run_id)), None)
@@ -271,7 +271,7 @@ def _part(reader: Reader, name: str, version: int) -> Part:
 
 
 def _inputs(reader: Reader, outputs: Sequence[Part]) -> tuple[Part, ...]:
-    """What versions were made from, without models."""
+    """The versions that versions were made from, without models."""
     links = (
         link
         for part in outputs
@@ -282,7 +282,7 @@ def _inputs(reader: Reader, outputs: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def _named(reader: Reader, name: str, versions: Mapping[str, int]) -> Part:
-    """A version of the registry (`NAME@V`), or what the run has made, will make or has read under a name."""
+    """A version of the registry (`NAME@V`), or the version that the run has made, will make or has read under a name."""
     own, _, number = name.rpartition("@")
     if own and number.isdecimal():
         return _part(reader, own, int(number))
@@ -309,7 +309,7 @@ def _models(
     versions: Mapping[str, int],
     used: dict[str, dict[str, Any]],
 ) -> Iterator[ModelUse]:
-    """The models in a step's roles, and others that its record has calls of."""
+    """The models in a step's roles, and others with calls in its record."""
     links = [
         link.parent
         for part in outputs[:1]

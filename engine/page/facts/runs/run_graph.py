@@ -1,4 +1,4 @@
-"""The graph of a run: what steps read and made, with the number of rows, losses and dollars on the edges."""
+"""The graph of a run: the versions that steps read and made, with rows, losses and dollars on the edges."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KINDS = ("dataset", "model", "calibration", "report")
 def run_graph(run: RunFacts) -> Graph:
     """The graph of a run: versions, steps, and the models that were asked.
 
-    An edge into a step has the rows that it read. The edge to a step's first output has what else became of its rows, and their
-    price, as the views list them; an edge from a model has the calls. What was not run again is muted. A model that is not in
-    the registry stands beside each step that asks it: one node for all would have edges across the whole graph.
+    An edge into a step shows the rows that it read. The edge to a step's first output shows the rows that were lost, and their
+    price, as the views list them; an edge from a model shows the calls. Unchanged parts are muted. A model that is not in
+    the registry has a node next to each step that asks it, because a single node would have edges across the whole graph.
     """
     nodes: dict[str, Node] = {}
     edges: dict[tuple[str, str], Edge] = {}
@@ -26,7 +26,7 @@ def run_graph(run: RunFacts) -> Graph:
             f"step {step.name}", "step", step.name, tuple(_about(step)), _state(step), anchor=step.name
         )
         for node, edge in _around(step, made):
-            # A part that several steps name is the same; one of them may know more of it.
+            # Several steps may name the same part, and one of them may know more about it.
             if node.id not in nodes or nodes[node.id].state == "missing":
                 nodes[node.id] = node
             edges.setdefault((edge.start, edge.end), edge)
@@ -34,7 +34,7 @@ def run_graph(run: RunFacts) -> Graph:
 
 
 def _around(step: StepFacts, made: set[str]) -> Iterator[tuple[Node, Edge]]:
-    """The nodes beside a step, each with the edge to it."""
+    """The nodes next to a step, each with its edge."""
     own, muted = f"step {step.name}", step.outcome == "hit"
     for part in step.inputs:
         node = _version(part, muted=muted, source=part.name not in made)

@@ -1,1 +1,1 @@
-"""What the page of a row says: how it was made, and what it became."""
+"""The facts on the page of a row: how it was made, and what was made from it."""

@@ -1,4 +1,4 @@
-"""Model calls that made a row: what was asked, what was answered, and what it took."""
+"""Model calls that made a row: prompts, answers, tokens, price and time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CallFacts:
-    """A model call. What engines of before 0.4 did not record is None.
+    """A model call. Fields that engines before 0.4 did not record are None.
 
     Args:
-        prompt: the messages; a text if what was recorded is no list of messages.
+        prompt: the messages; a text if the record is not a list of messages.
         tool_calls: as recorded.
     """
 
@@ -67,7 +67,7 @@ def _messages(text: str) -> Any:
 
 
 def _parsed(text: str | None) -> Any:
-    """JSON as what it says; another text as it is."""
+    """The value of a JSON text; any other text as it is."""
     try:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):

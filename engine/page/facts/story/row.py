@@ -1,4 +1,4 @@
-"""A row and its way: what it came from, what was asked for it, and what it became."""
+"""The story of a row: the rows that it came from, its calls, and what was made from it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FieldFacts:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """A row of a stage; `text` is what is new in it, on one line. `unreadable` says why it has no fields, if it has none.
+    """A row of a stage; `text` shows its new fields on one line. `unreadable` says why it has no fields, if it has none.
 
     `decisions` are those of reviewers about its content.
     """
@@ -66,12 +66,12 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Stage:
-    """Rows of a version on the way of a row.
+    """Rows of a version in the story of a row.
 
     Args:
         parents: the versions that it was made from.
-        others: further rows of the version that belong to the way.
-        unknown: whether other rows may belong to it as well, because that was not recorded.
+        others: the number of further rows of the version in the story.
+        unknown: whether other rows may belong to the story as well, because that was not recorded.
     """
 
     version: Version
@@ -96,7 +96,7 @@ class Hop:
 
 @dataclass(frozen=True)
 class Sibling:
-    """Another row from the same rows; `text` is what is different in it, on one line."""
+    """Another row from the same rows; `text` shows the fields that differ, on one line."""
 
     row: int
     text: str
@@ -104,16 +104,16 @@ class Sibling:
 
 @dataclass(frozen=True)
 class RowStory:
-    """A row and its way.
+    """The story of a row.
 
     Args:
-        before: what it came from, in the order in which it was made, itself last.
-        after: what it became, nearest first.
+        before: the rows that it came from, in the order in which they were made, itself last.
+        after: the rows that were made from it, nearest first.
         hops: the edges between the rows of the stages.
-        left_out: versions of its way that are not shown.
+        left_out: the number of versions of the story that are not shown.
         siblings: other rows that came from the same rows; `more_siblings` are not listed.
         impact: everything that was made from it, itself first.
-        notes: what could not be read.
+        notes: what could not be read, and why.
     """
 
     version: Version
@@ -176,7 +176,7 @@ def row_story(reader: Reader, target: str, row: int) -> RowStory:
 
 
 def _walked(reader: Reader, version: Version, row: int, direction: Direction, notes: list[str]) -> Walk:
-    """A walk, or only its start where edges cannot be read."""
+    """A walk, or only its start if edges cannot be read."""
     try:
         return reader.session.lineage.walk(version, [row], direction, through_models=direction == "down")
     except (RegistryError, OSError) as error:
@@ -233,8 +233,8 @@ def _stages(reader: Reader, walk: Walk, records: _Known, without: Version | None
 def _order(versions: Sequence[Version], made_from: Mapping[Version, Sequence[Version]], vague: Set[Version]) -> list[Version]:
     """Each version after those that it was made from.
 
-    Those of which no row is known, such as what a step compared its rows with, stand beside what was made from them: a story
-    begins with its seed.
+    Versions without a known row, such as those that a step only compared its rows with, come just before the versions made from
+    them, so that a story begins with its seed.
     """
     found: dict[Version, None] = {}
     open_ones: list[tuple[Version, bool]] = [(version, False) for version in reversed(versions)]
@@ -289,7 +289,7 @@ def _stage(
         ]
         own = _distinct(calls.get(row, ()))
         fields = tuple(_field(name, value, origins) for name, value in record.items())
-        # Of a model, its files would say the most, and tell the least.
+        # The files of a model would fill the line without telling anything.
         fresh = {
             each.name: record[each.name]
             for each in fields

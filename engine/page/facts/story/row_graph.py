@@ -32,7 +32,7 @@ def row_graph(story: RowStory) -> Graph:
         ends = _id(*hop.parent), _id(*hop.child)
         if known.issuperset(ends):
             edges[ends] = Edge(*ends)
-    # Rows that are not shown, or not known, hang on their neighbours.
+    # Rows that are not shown, or not known, are tied to their neighbours.
     ends_of = {stage.version: _ends(stage, known) for stage in stages}
     for stage in stages:
         for parent in stage.parents:
